@@ -1,0 +1,1 @@
+"""The words both sides speak: specs, schedules, plans, events, statuses and the catalog. Pydantic and PyYAML alone."""

@@ -1,0 +1,122 @@
+"""What a child process tells its supervisor: one JSON object a line in `events.jsonl`, in the order it happened."""
+
+from datetime import UTC, datetime
+from typing import Annotated, Any, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
+
+
+class _Event(BaseModel):
+    """Every event carries its time (UTC). NaN and infinity are written as null."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
+
+
+class Started(_Event):
+    """The child has loaded what it needs and begins to work."""
+
+    type: Literal["started"] = "started"
+    provenance: dict[str, Any] = Field(description="Device, package versions, weight and prompt hashes, threads, process id.")
+    resumed_at: int = Field(0, description="Optimizer steps already done by an earlier attempt.")
+
+
+class Progress(_Event):
+    """Where the run stands. Also the sign that it is not stuck."""
+
+    type: Literal["progress"] = "progress"
+    step: int = Field(description="Optimizer steps done.")
+    max_steps: int
+    phase: Literal["loading", "evaluation", "rollout", "reward", "update", "checkpoint"]
+    eta_seconds: float | None = Field(None, description="Estimated seconds to the end; null until a step has been timed.")
+
+
+class Metrics(_Event):
+    """Scalar measurements after `step` optimizer steps."""
+
+    type: Literal["metrics"] = "metrics"
+    step: int
+    values: dict[str, float | None] = Field(description="Name to value; null where not finite.")
+
+
+class RewardGroup(BaseModel):
+    """The rewards of one group: what its advantages were made of."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    prompt: str
+    prompt_index: int = Field(description="Place of the prompt in this step's batch.")
+    sde_step: int
+    granularity: int
+    reward: str
+    values: list[float | None] = Field(description="One value per sample of the group; null = the reward failed.")
+
+
+class RewardGroups(_Event):
+    """All groups of one optimizer step."""
+
+    type: Literal["reward_groups"] = "reward_groups"
+    step: int
+    groups: list[RewardGroup]
+
+
+class Sample(_Event):
+    """A picture worth looking at: held out, or the best or worst of a group."""
+
+    type: Literal["sample"] = "sample"
+    step: int
+    kind: Literal["heldout", "best", "worst"]
+    index: int = Field(description="Place among the pictures of this kind at this step.")
+    prompt: str
+    rewards: dict[str, float | None]
+    sde_step: int | None = Field(None, description="For best and worst: the SDE step of the group.")
+    granularity: int | None = Field(None, description="For best and worst: the stride it was denoised with.")
+    file: str = Field(description="PNG, relative to the attempt's directory.")
+    sha256: str
+    size: int = Field(description="Bytes.")
+
+
+class CheckpointSaved(_Event):
+    """A checkpoint directory is complete: its manifest was written last."""
+
+    type: Literal["checkpoint"] = "checkpoint"
+    step: int
+    directory: str = Field(description="Relative to the attempt's directory; holds `manifest.json`.")
+
+
+class HeldoutSummary(BaseModel):
+    """A held-out reward before and after, over the same prompts and noises."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    before: float
+    after: float
+    difference: float
+    interval95: tuple[float, float] = Field(description="95% paired bootstrap interval of the difference.")
+    pairs: int
+
+
+class Finished(_Event):
+    """The run did all its steps, or was asked to stop."""
+
+    type: Literal["finished"] = "finished"
+    outcome: Literal["succeeded", "cancelled"]
+    step: int
+    heldout: dict[str, HeldoutSummary] = Field({}, description="By reward; empty when nothing was evaluated.")
+
+
+class Failed(_Event):
+    """The run cannot go on."""
+
+    type: Literal["failed"] = "failed"
+    code: Literal["bad_config", "out_of_memory", "rewards_failed", "not_finite", "disk_full", "error"]
+    detail: str = Field(description="What happened.")
+    hint: str = Field("", description="What to do about it.")
+
+
+Event = Annotated[
+    Started | Progress | Metrics | RewardGroups | Sample | CheckpointSaved | Finished | Failed, Field(discriminator="type")
+]
+EventLine: TypeAdapter[Event] = TypeAdapter(Event)
+"""Reads one line: `EventLine.validate_json(line)`."""

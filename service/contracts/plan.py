@@ -1,0 +1,153 @@
+"""What a run would cost before it is started: evaluations by part, memory, time, and what to beware of."""
+
+from pydantic import Field
+
+from service.contracts.base import Contract
+from service.contracts.catalog import Catalog, ModelEntry
+from service.contracts.runs import RunSpec
+from service.contracts.schedule import RolloutCost, naive_cost, seed_formula, shared_cost
+
+_BYTES = {"float32": 4, "bfloat16": 2}
+
+
+class Evaluations(Contract):
+    """Evaluations of the network for one prompt's rollout."""
+
+    anchor: int
+    sde_steps: int = Field(description="Velocities for the SDE steps themselves; 0 here: the anchor already has them.")
+    continuations: int
+    total: int
+    images: int = Field(description="Pictures decoded and scored, the anchor's included.")
+
+
+class PaperFormula(Contract):
+    """The supplement's own cost formula beside the evaluations really done."""
+
+    steps_by_granularity: dict[int, int] = Field(description="S_λ = Σ_{m∈M} ⌊m/λ⌋ per stride λ.")
+    total: int = Field(description="T_Λ = Σ S_λ, per sample of a group.")
+    overhead: float = Field(description="Δ_Λ = (T_Λ − S_1)/T_Λ, a share.")
+    note: str
+
+
+class Memory(Contract):
+    """Estimated peak bytes by part, in the larger of rollout and update."""
+
+    weights: int
+    optimizer: int = Field(description="Gradients, master weights and AdamW moments of what is trained.")
+    total: int
+
+
+class Plan(Contract):
+    """The run's cost, from its spec alone."""
+
+    spec: RunSpec = Field(description="The resolved spec the run would have.")
+    per_prompt: Evaluations
+    naive_per_prompt: Evaluations = Field(description="The public reference's schedule: nothing shared.")
+    saved_share: float = Field(description="Share of evaluations saved against the naive schedule.")
+    per_step_evaluations: int = Field(description="Rollout evaluations of one optimizer step.")
+    per_step_updates: int = Field(description="Forward and backward passes of one optimizer step, in samples.")
+    heldout_evaluations: int = Field(description="Evaluations spent on held-out pictures over the whole run.")
+    total_evaluations: int = Field(description="Rollouts and held-out pictures over the whole run.")
+    paper_formula: PaperFormula
+    memory: Memory | None = Field(description="Estimate; null for a model the catalog does not have.")
+    seconds: float | None = Field(description="Estimated sampling time from the catalog's measured rate; null if none.")
+    seconds_basis: str = Field(description="What the estimate rests on.")
+    warnings: tuple[str, ...]
+
+
+def heldout_pairs(spec: RunSpec) -> list[int]:
+    """Number of prompt and noise pairs at each held-out evaluation of the run, in order."""
+    steps = evaluation_steps(spec)
+    ends = spec.evaluation.final_num_prompts or spec.evaluation.num_prompts
+    return [ends if step in (0, spec.training.max_steps) else spec.evaluation.num_prompts for step in steps]
+
+
+def evaluation_steps(spec: RunSpec) -> list[int]:
+    """Optimizer steps after which held-out pictures are drawn: the start, every `every`, and the end."""
+    every, last = spec.evaluation.every, spec.training.max_steps
+    return sorted({*range(0, last, every), last}) if every else []
+
+
+def make_plan(spec: RunSpec, catalog: Catalog) -> Plan:
+    """The plan of `spec`; names that `catalog` does not have become warnings."""
+    algorithm, steps = spec.algorithm, spec.sampling.steps
+    shape = (steps, algorithm.sde_steps, algorithm.granularities, algorithm.group_size)
+    shared, naive = shared_cost(*shape), naive_cost(*shape)
+    per_step = shared.total * spec.training.prompts_per_step
+    heldout = sum(heldout_pairs(spec)) * steps
+    total = per_step * spec.training.max_steps + heldout
+    entry = next((model for model in catalog.models if model.name == spec.model), None)
+    rate = entry.seconds_per_evaluation if entry else None
+    return Plan(
+        spec=spec,
+        per_prompt=_evaluations(shared),
+        naive_per_prompt=_evaluations(naive),
+        saved_share=1 - shared.total / naive.total,
+        per_step_evaluations=per_step,
+        per_step_updates=len(algorithm.sde_steps) * spec.training.prompts_per_step,
+        heldout_evaluations=heldout,
+        total_evaluations=total,
+        paper_formula=_paper_formula(spec),
+        memory=_memory(spec, entry) if entry else None,
+        seconds=total * rate if rate else None,
+        seconds_basis=f"{rate} s per sample and evaluation on {entry.measured_on}; decoding, rewards and updates come on top"
+        if entry and rate
+        else "no measured rate in the catalog",
+        warnings=tuple(_warnings(spec, catalog)),
+    )
+
+
+def _evaluations(cost: RolloutCost) -> Evaluations:
+    return Evaluations(
+        anchor=cost.anchor,
+        sde_steps=cost.sde_steps,
+        continuations=cost.continuations,
+        total=cost.total,
+        images=cost.images,
+    )
+
+
+def _paper_formula(spec: RunSpec) -> PaperFormula:
+    formula = seed_formula(spec.sampling.steps, spec.algorithm.sde_steps, spec.algorithm.granularities)
+    return PaperFormula(
+        steps_by_granularity=formula.steps_by_stride,
+        total=formula.total,
+        overhead=formula.overhead,
+        note="The supplement's formula counts m steps for a continuation that evaluates the network m − 1 times, shares "
+        "nothing, and leaves the anchor out. For its example (T = 16, M = {16..9}, strides 1, 2, 3) it gives "
+        "100 + 48 + 31 = 179 and 44.1%; the printed 184 and 45.7% need rounding up m/3.",
+    )
+
+
+def _memory(spec: RunSpec, entry: ModelEntry) -> Memory:
+    precision = spec.training.precision
+    width = _BYTES["bfloat16" if precision == "auto" and entry.max_size > 64 else precision if precision != "auto" else "float32"]
+    weights = entry.parameters * width
+    if spec.training.adapter == "full":
+        optimizer = entry.parameters * 16
+    else:
+        # A LoRA on a layer of width d adds 2·r·d to its d² weights; r over the model's width is its share.
+        optimizer = int(entry.parameters * min(1.0, 2 * spec.training.lora_rank / 3072) * 16)
+        weights *= 2  # continuations sample with merged weights, restored from a pristine copy
+    return Memory(weights=weights, optimizer=optimizer, total=weights + optimizer)
+
+
+def _warnings(spec: RunSpec, catalog: Catalog) -> list[str]:
+    warnings = []
+    names = [("model", spec.model, catalog.models)]
+    names += [("rewards", reward.name, catalog.rewards) for reward in spec.rewards]
+    names += [("evaluation.rewards", name, catalog.rewards) for name in spec.evaluation.rewards or ()]
+    names += [("prompts.set", spec.prompts.set, catalog.prompt_sets)] if spec.prompts.set else []
+    names += [("evaluation.prompts", spec.evaluation.prompts, catalog.prompt_sets)]
+    for field, name, entries in names:
+        if name not in {entry.name for entry in entries}:
+            warnings.append(f"{field}: {name!r} is not in this server's catalog; a run would be refused")
+    if spec.training.adapter == "lora" and spec.training.learning_rate < 1e-5:
+        warnings.append(
+            f"training.learning_rate {spec.training.learning_rate} hardly moves a LoRA; it wants about ten times the rate of all weights"
+        )
+    if spec.training.prompts_per_step < 8:
+        warnings.append(
+            f"training.prompts_per_step {spec.training.prompts_per_step}: fewer than 8 prompts make updates noisy"
+        )
+    return warnings

@@ -1,0 +1,42 @@
+"""Named starting points of a run's spec. A field's own default is the `shapes` value; a preset says what differs."""
+
+from typing import Any
+
+_PAPER: dict[str, Any] = {
+    "model": "flux-1-dev",
+    "sampling": {"steps": 16, "shift": 3.0, "width": 720, "height": 720, "guidance": 3.5, "rollout_batch_size": 12},
+    "algorithm": {"name": "g2rpo", "granularities": [1, 2, 3], "sde_steps": [0, 1, 2, 3, 4, 5, 6, 7], "group_size": 12},
+    "rewards": [{"name": "hps_v2.1", "weight": 1.0}, {"name": "clip_score", "weight": 1.0}],
+    "training": {"max_steps": 300, "prompts_per_step": 16, "learning_rate": 2e-6, "adapter": "full"},
+    "evaluation": {"every": 10, "num_prompts": 64},
+    "checkpoints": {"every": 50},
+}
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "shapes": {},
+    "shapes-no-mgai": {"algorithm": {"granularities": [1]}},
+    "paper": _PAPER,
+    "paper-lora": {
+        **_PAPER,
+        "training": {**_PAPER["training"], "adapter": "lora", "lora_rank": 64, "lora_alpha": 128, "learning_rate": 2e-5},
+    },
+}
+
+
+def merge(preset: dict[str, Any], explicit: dict[str, Any]) -> dict[str, Any]:
+    """`preset` with every explicitly given field in its place; objects merge field by field, everything else replaces.
+
+    An `algorithm` of another name, and `prompts`, replace the preset's as a whole: their fields belong together.
+    """
+    merged = dict(preset)
+    for key, value in explicit.items():
+        base = merged.get(key)
+        whole = key == "prompts" or (
+            key == "algorithm"
+            and isinstance(base, dict)
+            and isinstance(value, dict)
+            and value.get("name", base.get("name")) != base.get("name")
+        )
+        both_objects = isinstance(base, dict) and isinstance(value, dict)
+        merged[key] = merge(base, value) if both_objects and not whole else value  # type: ignore[arg-type]
+    return merged

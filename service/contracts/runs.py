@@ -1,0 +1,171 @@
+"""The spec of an alignment run: what a client may say, with bounds, units and defaults."""
+
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
+
+from service.contracts.algorithms import Algorithm
+from service.contracts.base import Contract, Name, Prompt
+from service.contracts.presets import PRESETS, merge
+
+SPEC_VERSION = 1
+
+Label = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00]*$")]
+
+
+class Sampling(Contract):
+    """The denoising schedule and picture size used for rollouts, anchors and held-out pictures."""
+
+    steps: int = Field(8, ge=2, le=200, description="Denoising steps T.")
+    shift: float = Field(3.0, ge=0.1, le=20, description="Schedule shift s. Source: supplement, Table 1.")
+    width: int = Field(32, ge=16, le=4096, multiple_of=16, description="Picture width in pixels.")
+    height: int = Field(32, ge=16, le=4096, multiple_of=16, description="Picture height in pixels.")
+    guidance: float = Field(3.5, ge=0, le=30, description="Embedded guidance given to the model.")
+    rollout_batch_size: int = Field(
+        96, ge=1, le=1024, description="Samples per forward in rollouts. Changes speed and memory, not what is computed."
+    )
+
+
+class Reward(Contract):
+    """One reward and its weight in the sum."""
+
+    name: Name = Field(description="A reward of the catalog.")
+    weight: float = Field(1.0, gt=-100, lt=100, description="Weight w_k of this reward's advantages; not 0.")
+
+    @field_validator("weight")
+    @classmethod
+    def _not_zero(cls, weight: float) -> float:
+        if weight == 0:
+            raise ValueError("a reward of weight 0 trains nothing; list it under evaluation.rewards instead")
+        return weight
+
+
+class PromptSource(Contract):
+    """Training prompts: a named set of the catalog, or a list given here."""
+
+    set: Name | None = Field(None, description="A prompt set of the catalog.")
+    items: tuple[Prompt, ...] | None = Field(None, min_length=1, max_length=10_000, description="The prompts themselves.")
+
+    @model_validator(mode="after")
+    def _one_of(self) -> "PromptSource":
+        if (self.set is None) == (self.items is None):
+            raise ValueError("give either `set` or `items`")
+        return self
+
+
+class Training(Contract):
+    """The optimisation."""
+
+    max_steps: int = Field(60, ge=1, le=1_000_000, description="Optimizer steps.")
+    prompts_per_step: int = Field(8, ge=1, le=1024, description="Prompts (groups per SDE step) behind one optimizer step.")
+    learning_rate: float = Field(3e-4, gt=0, le=1, description="AdamW's rate. LoRA wants about ten times that of all weights.")
+    weight_decay: float = Field(1e-4, ge=0, le=1, description="AdamW's decay. Source: supplement, Table 1.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's β₁.")
+    beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's β₂.")
+    warmup_steps: int = Field(0, ge=0, le=100_000, description="Linear warm-up, in optimizer steps. Source: Table 1.")
+    max_grad_norm: float = Field(1.0, gt=0, le=1e6, description="Gradients are clipped to this norm. Source: Table 1.")
+    adapter: Literal["lora", "full"] = Field("lora", description="Train a LoRA adapter or all transformer weights.")
+    lora_rank: int = Field(16, ge=1, le=1024, description="Rank r of the LoRA; unused with adapter `full`.")
+    lora_alpha: float = Field(16.0, gt=0, le=4096, description="LoRA scale numerator α; unused with adapter `full`.")
+    precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="`auto`: bfloat16 on CUDA, float32 on CPU. Log-probabilities and rewards are always float32."
+    )
+    gradient_checkpointing: bool = Field(False, description="Recompute activations in the update: less memory, slower.")
+    seed: int = Field(42, ge=0, le=2**63 - 1, description="Seeds noises and adapter initialisation. Source: Table 1.")
+    sampler_seed: int = Field(1223627, ge=0, le=2**63 - 1, description="Seeds the order of prompts. Source: Table 1.")
+
+
+class Evaluation(Contract):
+    """Held-out evaluation: the same prompts and noises every time, never trained on."""
+
+    every: int = Field(10, ge=0, le=1_000_000, description="Optimizer steps between evaluations, also at start and end; 0 = never.")
+    prompts: Name = Field("shapes-heldout", description="A prompt set of the catalog.")
+    num_prompts: int = Field(128, ge=1, le=10_000, description="Pairs of prompt and noise at each evaluation.")
+    final_num_prompts: int | None = Field(
+        None, ge=1, le=10_000, description="Pairs at the first and last evaluation, for tight intervals; null: num_prompts."
+    )
+    rewards: tuple[Name, ...] | None = Field(
+        None, min_length=1, max_length=8, description="Rewards of the catalog to report; null: those trained on."
+    )
+    seed: int = Field(7, ge=0, le=2**63 - 1, description="Seeds the held-out noises.")
+    samples: int = Field(8, ge=0, le=64, description="Held-out pictures kept at each evaluation.")
+
+
+class Checkpoints(Contract):
+    """When the policy is saved. The last step is always saved."""
+
+    every: int = Field(20, ge=0, le=1_000_000, description="Optimizer steps between checkpoints; 0 = only at the end.")
+    keep: int = Field(3, ge=1, le=1000, description="Newest checkpoints kept in the worker's own directory.")
+
+
+class Resources(Contract):
+    """What the run is given."""
+
+    nodes: Literal[1] = Field(1, description="Machines. Only 1 is supported.")
+    processes_per_node: Literal[1] = Field(1, description="Processes. Only 1 is supported.")
+
+
+class RunSpec(Contract):
+    """An alignment run. A preset fills what is not said; explicit fields win."""
+
+    preset: Name = Field("shapes", description="`shapes`, `shapes-no-mgai`, `paper` or `paper-lora`.")
+    name: str = Field("", max_length=200, pattern=r"^[^\x00]*$", description="A name for people.")
+    labels: dict[Label, Label] = Field({}, max_length=32, description="Up to 32 labels to filter by.")
+    model: Name = Field("shapes-flux", description="A model of the catalog.")
+    start_from: UUID | None = Field(None, description="A checkpoint whose weights the run starts from.")
+    sampling: Sampling = Sampling()
+    algorithm: Algorithm = Field(default_factory=Algorithm)
+    rewards: tuple[Reward, ...] = Field(
+        (Reward(name="clip_score"), Reward(name="shapes_verifier")), min_length=1, max_length=8, description="Trained on."
+    )
+    prompts: PromptSource = PromptSource(set="shapes-train")
+    training: Training = Training()
+    evaluation: Evaluation = Evaluation()
+    checkpoints: Checkpoints = Checkpoints()
+    resources: Resources = Resources()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        preset = data.get("preset", "shapes")
+        if not isinstance(preset, str) or preset not in PRESETS:
+            return data
+        return merge(PRESETS[preset], data)
+
+    @field_validator("preset")
+    @classmethod
+    def _known_preset(cls, preset: str) -> str:
+        if preset not in PRESETS:
+            raise ValueError(f"unknown preset {preset!r}; allowed are {', '.join(PRESETS)}")
+        return preset
+
+    @field_validator("algorithm")
+    @classmethod
+    def _within_schedule(cls, algorithm: Algorithm, info: ValidationInfo) -> Algorithm:
+        sampling = info.data.get("sampling")
+        if sampling is None:
+            return algorithm
+        last = sampling.steps - 2
+        outside = [i for i in algorithm.sde_steps if i > last]
+        if outside:
+            raise ValueError(
+                f"sde_steps {outside} lie outside the schedule: with sampling.steps = {sampling.steps} allowed are 0 to {last}"
+            )
+        return algorithm
+
+    @field_validator("rewards")
+    @classmethod
+    def _distinct_rewards(cls, rewards: tuple[Reward, ...]) -> tuple[Reward, ...]:
+        names = [reward.name for reward in rewards]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"{repeated} stand more than once; give each reward one weight")
+        return rewards
+
+    @property
+    def evaluation_rewards(self) -> tuple[str, ...]:
+        """Names of the rewards reported on held-out pictures."""
+        return self.evaluation.rewards or tuple(reward.name for reward in self.rewards)

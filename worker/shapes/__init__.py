@@ -1,0 +1,14 @@
+"""The bundled world: small pictures of coloured shapes, their captions, and the rules that judge one by the other."""
+
+from pathlib import Path
+
+WEIGHTS = Path(__file__).parent / "weights"
+FLUX_WEIGHTS = WEIGHTS / "shapes-flux"
+"""A complete `FluxPipeline` directory."""
+CLIP_WEIGHTS = WEIGHTS / "shapes-clip"
+"""A `CLIPModel` directory with its tokenizer and image processor."""
+
+PICTURE_SIZE = 32
+"""Height and width of every picture, in pixels."""
+TEXT_LENGTH = 16
+"""Tokens of every prompt, for CLIP (`model_max_length`) and T5 (`max_sequence_length`) alike: embeddings depend on it."""
