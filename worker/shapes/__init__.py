@@ -11,4 +11,4 @@ CLIP_WEIGHTS = WEIGHTS / "shapes-clip"
 PICTURE_SIZE = 32
 """Height and width of every picture, in pixels."""
 TEXT_LENGTH = 16
-"""Tokens of every prompt, for CLIP (`model_max_length`) and T5 (`max_sequence_length`) alike: embeddings depend on it."""
+"""Tokens of every prompt, as CLIP's `model_max_length` and T5's `max_sequence_length`: embeddings depend on it."""

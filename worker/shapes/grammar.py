@@ -53,6 +53,8 @@ class Scene:
     relations: tuple[Relation, ...] = ()
 
     def __post_init__(self) -> None:
+        if (len(self.objects), len(self.relations)) not in ((1, 0), (2, 1)):
+            raise ValueError(f"a scene is one object, or two with one relation; not {self.objects}, {self.relations}")
         kinds = [thing.kind for thing in self.objects]
         if len(set(kinds)) < len(kinds):
             colour, shape = kinds[0]
@@ -116,14 +118,18 @@ def caption(scene: Scene) -> str:
 def parse(text: str) -> Scene:
     """The scene that `text` describes; the inverse of `caption`. ValueError names the word that is not understood."""
     words = _Words(text)
-    first = _parse_object(words)
+    objects: tuple[Object, ...] = (_parse_object(words),)
+    relations: tuple[Relation, ...] = ()
     following = words.take("a relation or 'on'", ("left", "right", "above", "below", "on"))
-    if following == "on":
-        return _finish(words, (first,), ())
-    if following in ("left", "right"):
-        words.take("the rest of the relation", ("of",))
-        following += " of"
-    return _finish(words, (first, _parse_object(words)), (Relation(0, following, 1),), on_expected=True)
+    if following != "on":
+        if following in ("left", "right"):
+            following += " " + words.take("the rest of the relation", ("of",))
+        objects += (_parse_object(words),)
+        relations = (Relation(0, following, 1),)
+        words.take("the word before the background", ("on",))
+    background = words.take("a background", BACKGROUNDS)
+    words.end()
+    return Scene(objects, background, relations)
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:
@@ -195,16 +201,6 @@ def _parse_object(words: _Words) -> Object:
     return Object(size, colour, words.take("a shape", SHAPES))
 
 
-def _finish(
-    words: _Words, objects: tuple[Object, ...], relations: tuple[Relation, ...], on_expected: bool = False
-) -> Scene:
-    if on_expected:
-        words.take("the word before the background", ("on",))
-    background = words.take("a background", BACKGROUNDS)
-    words.end()
-    return Scene(objects, background, relations)
-
-
 def _sample_object(rng: np.random.Generator) -> Object:
     return Object(_choose(rng, SIZES), _choose(rng, COLOURS), _choose(rng, SHAPES))
 
@@ -217,8 +213,10 @@ def _distinct_captions(count: int, heldout: bool, seed: int) -> tuple[str, ...]:
     rng = np.random.default_rng(seed)
     # A dict keeps the order of first occurrence.
     found: dict[str, None] = {}
-    while len(found) < count:
+    for _ in range(50 * count + 1000):
+        if len(found) == count:
+            return tuple(found)
         text = caption(sample_scene(rng))
         if is_heldout(text) == heldout:
             found[text] = None
-    return tuple(found)
+    raise ValueError(f"the world has only about {len(found)} such captions; {count} were asked for")
