@@ -1,0 +1,24 @@
+"""One process tree at a time in a data directory."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from service.embedded import EmbeddedError
+
+
+def hold(directory: Path) -> int:
+    """Lock `directory` and return the descriptor that holds the lock.
+
+    The lock lives as long as any process has the descriptor open. Handing it to a server keeps the directory locked
+    while that server runs, even after the process that started it was killed.
+    """
+    descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise EmbeddedError(
+            f"{directory} is in use by another process; stop that one, or choose another data directory"
+        ) from None
+    return descriptor
