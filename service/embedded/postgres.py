@@ -95,8 +95,9 @@ def _create(cluster: Path, binaries: Path, account: Account) -> None:
         shutil.rmtree(fresh)
     fresh.mkdir(mode=0o700)
     account.own(fresh)
-    arguments = ["-D", fresh, "-U", _USER, "--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions"]
-    argv, options = account.command([binaries / "initdb", *arguments], [binaries, fresh])
+    words: list[str | Path] = [binaries / "initdb", "-D", fresh, "-U", _USER]
+    words += ["--auth=trust", "--encoding=UTF8", "--locale=C.UTF-8", "--no-instructions"]
+    argv, options = account.command(words, [binaries, fresh])
     made = subprocess.run(argv, capture_output=True, text=True, errors="replace", cwd="/", **options)
     if made.returncode != 0:
         raise EmbeddedError(f"PostgreSQL's files could not be created in {cluster}: {made.stderr.strip()[-2000:]}")
@@ -137,7 +138,7 @@ def _launch(
 
 
 def _is_ready(pid_file: Path, pid: int) -> bool:
-    """PostgreSQL's own notice: the file's first line is its process id, the eighth `ready` once it takes connections."""
+    """PostgreSQL's own notice: the file's first line is its process id, the eighth says `ready` when it serves."""
     try:
         lines = pid_file.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:
