@@ -1,0 +1,29 @@
+"""One file per noun. Importing this package registers every table."""
+
+from service.db.models.attempt import Attempt
+from service.db.models.checkpoint import Checkpoint
+from service.db.models.generation import Generation, GenerationImage
+from service.db.models.job import Job, JobError
+from service.db.models.log_chunk import LogChunk
+from service.db.models.metric import Metric
+from service.db.models.reward_group import RewardGroup
+from service.db.models.run import Run
+from service.db.models.run_event import RunEvent
+from service.db.models.sample import Sample
+from service.db.models.worker import Worker
+
+__all__ = [
+    "Attempt",
+    "Checkpoint",
+    "Generation",
+    "GenerationImage",
+    "Job",
+    "JobError",
+    "LogChunk",
+    "Metric",
+    "RewardGroup",
+    "Run",
+    "RunEvent",
+    "Sample",
+    "Worker",
+]

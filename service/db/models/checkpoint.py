@@ -1,0 +1,32 @@
+"""`checkpoints`: saved policies."""
+
+import uuid
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import BigInteger, ForeignKey, Integer, Text, UniqueConstraint, func
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.db.base import Base, new_id
+
+
+class Checkpoint(Base):
+    """A policy after `step` optimizer steps. `key` is its directory in the artifact store; the row comes last."""
+
+    __tablename__ = "checkpoints"
+    __table_args__ = (UniqueConstraint("run_id", "step", "attempt"),)
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    run_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id"))
+    attempt: Mapped[int] = mapped_column(Integer)
+    step: Mapped[int] = mapped_column(Integer)
+    kind: Mapped[str] = mapped_column(Text)
+    """`lora` or `full`."""
+    model: Mapped[str] = mapped_column(Text)
+    architecture: Mapped[str] = mapped_column(Text)
+    manifest: Mapped[dict[str, Any]]
+    """`contracts.jobs.CheckpointManifest`, as JSON."""
+    key: Mapped[str] = mapped_column(Text)
+    size: Mapped[int] = mapped_column(BigInteger)
+    """Bytes of all its files."""
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())

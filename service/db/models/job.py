@@ -1,0 +1,90 @@
+"""The columns that every job has, runs and generations alike, and the guard on its status."""
+
+import uuid
+from datetime import datetime
+from typing import Any, ClassVar, Literal, TypedDict
+
+from sqlalchemy import Enum, Index, Integer, Text, TextClause, func, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column, validates
+
+from service.contracts.status import CLAIMABLE, HELD, TERMINAL, JobStatus, check_move
+from service.db.base import new_id
+
+
+class JobError(TypedDict):
+    """Why a job failed, for the person who reads it."""
+
+    code: str
+    detail: str
+    hint: str
+    log_tail: str
+
+
+def job_indexes(table: str) -> tuple[Index, Index]:
+    """What every table of jobs is searched by: the next to claim, and leases that may have run out."""
+    return (
+        Index(f"ix_{table}_claimable", "priority", "created_at", "id", postgresql_where=_status_in(CLAIMABLE)),
+        Index(f"ix_{table}_held", "lease_expires_at", postgresql_where=_status_in(HELD)),
+    )
+
+
+def _status_in(states: frozenset[JobStatus]) -> TextClause:
+    return text(f"status IN ({', '.join(repr(state.value) for state in sorted(states))})")
+
+
+class Job:
+    """A row that a worker claims, holds by a lease, and ends.
+
+    Writers set `status` by attribute: a move that `contracts.status` does not allow raises ValueError. `move_to` also
+    keeps the times and the lease in step. Claims go by `priority`, then `created_at`; smaller is earlier.
+    """
+
+    KIND: ClassVar[Literal["run", "generation"]]
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    status: Mapped[JobStatus] = mapped_column(
+        Enum(
+            JobStatus,
+            name="status",
+            native_enum=False,
+            create_constraint=True,
+            length=16,
+            values_callable=lambda states: [state.value for state in states],
+        ),
+        default=JobStatus.QUEUED,
+    )
+    priority: Mapped[int] = mapped_column(Integer, default=0)
+    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    started_at: Mapped[datetime | None]
+    ended_at: Mapped[datetime | None]
+    attempt: Mapped[int] = mapped_column(Integer, default=0)
+    """Times it has been claimed; the number of the attempt that may write."""
+    lease_owner: Mapped[str | None] = mapped_column(Text)
+    lease_expires_at: Mapped[datetime | None]
+    cancel_requested_at: Mapped[datetime | None]
+    progress: Mapped[dict[str, Any] | None]
+    """The last `contracts.events.Progress`, as JSON."""
+    error: Mapped[JobError | None] = mapped_column(JSONB(none_as_null=True))
+
+    @validates("status")
+    def _guard(self, _key: str, new: JobStatus) -> JobStatus:
+        if self.status is None:
+            if new is not JobStatus.QUEUED:
+                raise ValueError(f"a job begins as queued, not {new}")
+        elif new is not self.status:
+            check_move(self.status, new)
+        return new
+
+    def move_to(self, new: JobStatus, error: JobError | None = None) -> None:
+        """Go to `new`, by the database's clock: a terminal or interrupted job gives up its lease."""
+        self.status = new
+        if error is not None:
+            self.error = error
+        if new is JobStatus.STARTING and self.started_at is None:
+            self.started_at = func.now()
+        if new in TERMINAL:
+            self.ended_at = func.now()
+        if new not in HELD:
+            self.lease_owner = None
+            self.lease_expires_at = None

@@ -1,0 +1,39 @@
+"""`runs`: one alignment run."""
+
+import uuid
+from typing import Any, ClassVar, Literal
+
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, Text
+from sqlalchemy.orm import Mapped, mapped_column
+
+from service.db.base import Base
+from service.db.models.job import Job, job_indexes
+
+
+class Run(Job, Base):
+    """What was asked for, what it resolved to, and where it stands. The spec is frozen: reads never validate it."""
+
+    __tablename__ = "runs"
+    __table_args__ = (
+        *job_indexes("runs"),
+        Index("ix_runs_labels", "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
+    )
+    KIND: ClassVar[Literal["run", "generation"]] = "run"
+
+    name: Mapped[str] = mapped_column(Text, default="")
+    labels: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    model: Mapped[str] = mapped_column(Text, index=True)
+    algorithm: Mapped[str] = mapped_column(Text)
+    requested: Mapped[dict[str, Any]]
+    """The request's body, as it came."""
+    spec: Mapped[dict[str, Any]]
+    """The resolved `RunSpec`, as JSON."""
+    spec_version: Mapped[int] = mapped_column(Integer)
+    seed: Mapped[int] = mapped_column(BigInteger)
+    start_from: Mapped[uuid.UUID | None] = mapped_column(
+        ForeignKey("checkpoints.id", name="fk_runs_start_from", use_alter=True), index=True
+    )
+    heldout: Mapped[dict[str, Any] | None]
+    """`contracts.events.Finished.heldout`, as JSON: held-out rewards before and after."""
+    last_event: Mapped[int] = mapped_column(BigInteger, default=0)
+    """The newest id in `run_events`; `service.db.events.record` counts it up."""

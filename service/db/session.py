@@ -1,0 +1,51 @@
+"""Engines and sessions: the one way a process reaches the database."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from sqlalchemy import Engine, create_engine
+from sqlalchemy.orm import Session, sessionmaker
+
+from service.db.artifacts import ArtifactStore
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Database:
+    """A process's connections, with the settings they were made from.
+
+    A worker writes `database = connect()`, then `with database.transaction() as session: ...`; its lease times, limits
+    and artifact store come from `database.settings` and `database.artifacts`.
+    """
+
+    settings: Settings
+    engine: Engine
+    sessions: sessionmaker[Session]
+    artifacts: ArtifactStore
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """A session whose work is committed at the end, or rolled back by an exception."""
+        with self.sessions() as session, session.begin():
+            yield session
+
+    def close(self) -> None:
+        """Give up every connection."""
+        self.engine.dispose()
+
+
+def connect(settings: Settings | None = None) -> Database:
+    """The database of `settings`, else of the environment. Connects at first use, and again after a loss."""
+    settings = settings or Settings()
+    engine = create_engine(
+        settings.database_url,
+        pool_size=settings.database_pool,
+        max_overflow=0,
+        pool_pre_ping=True,
+        pool_timeout=settings.connect_seconds,
+        connect_args={"connect_timeout": settings.connect_seconds, "application_name": "g2rpo"},
+    )
+    return Database(
+        settings, engine, sessionmaker(engine, expire_on_commit=False), ArtifactStore(settings.artifacts_url)
+    )

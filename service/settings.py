@@ -1,0 +1,83 @@
+"""Everything an operator may set, in one class: environment variables `G2RPO_<NAME>`, or arguments.
+
+The API takes it from `create_app`; a worker takes it from `service.db.session.connect(...)`, as `database.settings`.
+"""
+
+import ipaddress
+from pathlib import Path
+
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Where things are, and how much of each is allowed."""
+
+    model_config = SettingsConfigDict(env_prefix="G2RPO_", extra="ignore", frozen=True)
+
+    # Where the service listens
+    host: str = Field("127.0.0.1", description="Address to listen on. Loopback only: there are no API keys yet.")
+    port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one.")
+
+    # What it stands on
+    database_url: str = Field(
+        "postgresql+psycopg://localhost/g2rpo", description="PostgreSQL 15 or newer, by psycopg 3."
+    )
+    broker_url: str = Field("redis://localhost:6379/0", description="Redis or Valkey; only wakes workers up.")
+    data_dir: Path = Field(Path(".g2rpo"), description="Local directory for what has no other place.")
+    storage_url: str | None = Field(
+        None, description="fsspec URL of the artifact store; unset: `artifacts` under data_dir."
+    )
+    log_level: str = Field("INFO", description="Least severe level that is logged.")
+
+    # How jobs are held
+    lease_seconds: PositiveFloat = Field(30, description="A job whose lease is older than this may be taken again.")
+    renew_seconds: PositiveFloat = Field(10, description="Seconds between two renewals of a lease.")
+    reconcile_seconds: PositiveFloat = Field(15, description="Seconds between two looks for jobs nobody was woken for.")
+    progress_timeout_seconds: PositiveFloat = Field(
+        1800, description="A child that reports nothing for this long is ended."
+    )
+    cancel_grace_seconds: PositiveFloat = Field(120, description="A child asked to stop gets this long before SIGTERM.")
+    max_attempts: PositiveInt = Field(3, description="Times a job is taken before a lost worker makes it fail.")
+    worker_timeout_seconds: PositiveFloat = Field(60, description="A worker silent for this long is no longer listed.")
+
+    # Limits on requests and answers
+    max_body_bytes: PositiveInt = Field(32 * 2**20, description="Largest request body, bytes.")
+    max_wait_seconds: PositiveFloat = Field(60, description="Longest wait that `Prefer: wait=N` is granted.")
+    max_images: PositiveInt = Field(1024, description="Most pictures of one generation.")
+    max_pixels: PositiveInt = Field(2**30, description="Most pixels of one generation, over all its pictures.")
+    max_grid_pixels: PositiveInt = Field(64_000_000, description="Largest comparison grid, pixels.")
+    log_chunk_bytes: PositiveInt = Field(256 * 1024, description="Most bytes of log in one answer or row.")
+    database_pool: PositiveInt = Field(12, description="Most connections a process holds to the database.")
+    connect_seconds: PositiveInt = Field(5, description="Longest wait for a connection to the database.")
+
+    @field_validator("host")
+    @classmethod
+    def _loopback(cls, host: str) -> str:
+        if host == "localhost":
+            return host
+        try:
+            loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
+        except ValueError:
+            loopback = False
+        if not loopback:
+            raise ValueError(
+                f"{host!r} is not a loopback address; without API keys the service listens on 127.0.0.1, ::1 or "
+                "localhost only. Put a proxy that authenticates in front to reach it from elsewhere"
+            )
+        return host
+
+    @field_validator("database_url")
+    @classmethod
+    def _psycopg(cls, url: str) -> str:
+        for plain in ("postgresql://", "postgres://"):
+            if url.startswith(plain):
+                return "postgresql+psycopg://" + url.removeprefix(plain)
+        if not url.startswith("postgresql+psycopg://"):
+            raise ValueError("the database must be PostgreSQL: postgresql+psycopg://USER:PASSWORD@HOST/DATABASE")
+        return url
+
+    @property
+    def artifacts_url(self) -> str:
+        """The artifact store's fsspec URL."""
+        return self.storage_url or f"file://{(self.data_dir / 'artifacts').resolve()}"
