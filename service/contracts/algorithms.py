@@ -10,7 +10,9 @@ from service.contracts.base import Contract
 class Advantage(Contract):
     """How rewards of a group become one advantage per sample."""
 
-    clip_max: float = Field(5.0, gt=0, le=100, description="Advantages are clamped to ±this. Source: supplement, Table 1.")
+    clip_max: float = Field(
+        5.0, gt=0, le=100, description="Advantages are clamped to ±this. Source: supplement, Table 1."
+    )
     std_eps: float = Field(
         1e-8, ge=0, le=1, description="Added to the group's standard deviation. Source: the public implementation."
     )
@@ -20,7 +22,7 @@ class Advantage(Contract):
         le=1,
         description="A (reward, granularity) group whose standard deviation is under this contributes 0 and is counted "
         "in `zero_std_fraction`. In the reward's own unit. Default: rewards are scored in float32, where the same "
-        "picture scored in another batch moves by up to 1e-6; a spread under ten times that is rounding, not preference.",
+        "picture scored in another batch moves by up to 1e-6; a spread under ten times that is rounding.",
     )
     scale: Literal["sum", "mean"] = Field(
         "sum",
@@ -48,10 +50,16 @@ class G2RPO(Contract):
     )
     group_size: int = Field(12, ge=2, le=256, description="Samples G per SDE step. Source: supplement, Table 1.")
     eta: float = Field(
-        0.7, gt=0, le=2, description="Noise level η of the SDE step; 0 has no log-probability. Source: supplement, Table 1."
+        0.7,
+        gt=0,
+        le=2,
+        description="Noise level η of the SDE step; 0 has no log-probability. Source: supplement, Table 1.",
     )
     clip_range: float = Field(
-        1e-4, gt=0, le=1, description="Clip range of the ratio (log-probability is a mean over dimensions). Source: Table 1."
+        1e-4,
+        gt=0,
+        le=1,
+        description="Clip range of the ratio (log-probability is a mean over dimensions). Source: Table 1.",
     )
     advantage: Advantage = Advantage()
 

@@ -38,11 +38,27 @@ class ModelEntry(Contract):
     max_size: int = Field(description="The largest width and height, pixels.")
     text_length: int = Field(512, description="Tokens of the T5 sequence; pictures depend on it.")
     parameters: int = Field(description="Transformer parameters.")
-    seconds_per_evaluation: float | None = Field(None, description="Measured seconds per sample and evaluation, batched.")
+    seconds_per_evaluation: float | None = Field(
+        None, description="Measured seconds per sample and evaluation, batched."
+    )
     measured_on: str = Field("", description="The device of `seconds_per_evaluation`.")
     lora_targets: tuple[str, ...] = Field(
-        ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out", "proj_mlp", "proj_out",
-         "ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+        (
+            "to_q",
+            "to_k",
+            "to_v",
+            "to_out.0",
+            "add_q_proj",
+            "add_k_proj",
+            "add_v_proj",
+            "to_add_out",
+            "proj_mlp",
+            "proj_out",
+            "ff.net.0.proj",
+            "ff.net.2",
+            "ff_context.net.0.proj",
+            "ff_context.net.2",
+        ),
         description="Linear layers (name endings) that get a LoRA.",
     )
 
@@ -61,7 +77,9 @@ class PromptSetEntry(Contract):
     """A named list of prompts."""
 
     name: Name
-    kind: Literal["shapes", "file"] = Field(description="`shapes`: made by the bundled grammar; `file`: one prompt a line.")
+    kind: Literal["shapes", "file"] = Field(
+        description="`shapes`: made by the bundled grammar; `file`: one prompt a line."
+    )
     split: Literal["train", "heldout"] | None = Field(None, description="Which part of the bundled world's prompts.")
     path: Path | None = Field(None, description="The operator's UTF-8 text file, for kind `file`.")
     description: str = ""

@@ -18,7 +18,9 @@ class Started(_Event):
     """The child has loaded what it needs and begins to work."""
 
     type: Literal["started"] = "started"
-    provenance: dict[str, Any] = Field(description="Device, package versions, weight and prompt hashes, threads, process id.")
+    provenance: dict[str, Any] = Field(
+        description="Device, package versions, weight and prompt hashes, threads, process id."
+    )
     resumed_at: int = Field(0, description="Optimizer steps already done by an earlier attempt.")
 
 
@@ -29,7 +31,9 @@ class Progress(_Event):
     step: int = Field(description="Optimizer steps done.")
     max_steps: int
     phase: Literal["loading", "evaluation", "rollout", "reward", "update", "checkpoint"]
-    eta_seconds: float | None = Field(None, description="Estimated seconds to the end; null until a step has been timed.")
+    eta_seconds: float | None = Field(
+        None, description="Estimated seconds to the end; null until a step has been timed."
+    )
 
 
 class Metrics(_Event):
@@ -116,7 +120,8 @@ class Failed(_Event):
 
 
 Event = Annotated[
-    Started | Progress | Metrics | RewardGroups | Sample | CheckpointSaved | Finished | Failed, Field(discriminator="type")
+    Started | Progress | Metrics | RewardGroups | Sample | CheckpointSaved | Finished | Failed,
+    Field(discriminator="type"),
 ]
 EventLine: TypeAdapter[Event] = TypeAdapter(Event)
 """Reads one line: `EventLine.validate_json(line)`."""

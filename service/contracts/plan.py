@@ -57,9 +57,9 @@ class Plan(Contract):
 
 def heldout_pairs(spec: RunSpec) -> list[int]:
     """Number of prompt and noise pairs at each held-out evaluation of the run, in order."""
-    steps = evaluation_steps(spec)
-    ends = spec.evaluation.final_num_prompts or spec.evaluation.num_prompts
-    return [ends if step in (0, spec.training.max_steps) else spec.evaluation.num_prompts for step in steps]
+    pairs, last = spec.evaluation.pairs, spec.training.max_steps
+    ends = max(pairs, spec.evaluation.final_pairs)
+    return [ends if step in (0, last) else pairs for step in evaluation_steps(spec)]
 
 
 def evaluation_steps(spec: RunSpec) -> list[int]:
@@ -90,11 +90,16 @@ def make_plan(spec: RunSpec, catalog: Catalog) -> Plan:
         paper_formula=_paper_formula(spec),
         memory=_memory(spec, entry) if entry else None,
         seconds=total * rate if rate else None,
-        seconds_basis=f"{rate} s per sample and evaluation on {entry.measured_on}; decoding, rewards and updates come on top"
-        if entry and rate
-        else "no measured rate in the catalog",
+        seconds_basis=_basis(entry),
         warnings=tuple(_warnings(spec, catalog)),
     )
+
+
+def _basis(entry: ModelEntry | None) -> str:
+    if entry is None or entry.seconds_per_evaluation is None:
+        return "no measured rate in the catalog"
+    rate = f"{entry.seconds_per_evaluation} s per sample and evaluation on {entry.measured_on}"
+    return f"{rate}; decoding, rewards and updates come on top"
 
 
 def _evaluations(cost: RolloutCost) -> Evaluations:
@@ -113,15 +118,17 @@ def _paper_formula(spec: RunSpec) -> PaperFormula:
         steps_by_granularity=formula.steps_by_stride,
         total=formula.total,
         overhead=formula.overhead,
-        note="The supplement's formula counts m steps for a continuation that evaluates the network m − 1 times, shares "
-        "nothing, and leaves the anchor out. For its example (T = 16, M = {16..9}, strides 1, 2, 3) it gives "
+        note="The supplement's formula counts m steps for a continuation that evaluates the network m − 1 times, "
+        "shares nothing, and leaves the anchor out. For its example (T = 16, M = {16..9}, strides 1, 2, 3) it gives "
         "100 + 48 + 31 = 179 and 44.1%; the printed 184 and 45.7% need rounding up m/3.",
     )
 
 
 def _memory(spec: RunSpec, entry: ModelEntry) -> Memory:
     precision = spec.training.precision
-    width = _BYTES["bfloat16" if precision == "auto" and entry.max_size > 64 else precision if precision != "auto" else "float32"]
+    width = _BYTES[
+        "bfloat16" if precision == "auto" and entry.max_size > 64 else precision if precision != "auto" else "float32"
+    ]
     weights = entry.parameters * width
     if spec.training.adapter == "full":
         optimizer = entry.parameters * 16
@@ -134,17 +141,20 @@ def _memory(spec: RunSpec, entry: ModelEntry) -> Memory:
 
 def _warnings(spec: RunSpec, catalog: Catalog) -> list[str]:
     warnings = []
-    names = [("model", spec.model, catalog.models)]
-    names += [("rewards", reward.name, catalog.rewards) for reward in spec.rewards]
-    names += [("evaluation.rewards", name, catalog.rewards) for name in spec.evaluation.rewards or ()]
-    names += [("prompts.set", spec.prompts.set, catalog.prompt_sets)] if spec.prompts.set else []
-    names += [("evaluation.prompts", spec.evaluation.prompts, catalog.prompt_sets)]
-    for field, name, entries in names:
-        if name not in {entry.name for entry in entries}:
+    models, rewards, sets = (
+        {entry.name for entry in entries} for entries in (catalog.models, catalog.rewards, catalog.prompt_sets)
+    )
+    named = [("model", spec.model, models), ("evaluation.prompts", spec.evaluation.prompts, sets)]
+    named += [("rewards", reward.name, rewards) for reward in spec.rewards]
+    named += [("evaluation.rewards", name, rewards) for name in spec.evaluation.rewards or ()]
+    named += [("prompts.set", spec.prompts.set, sets)] if spec.prompts.set else []
+    for field, name, known in named:
+        if name not in known:
             warnings.append(f"{field}: {name!r} is not in this server's catalog; a run would be refused")
     if spec.training.adapter == "lora" and spec.training.learning_rate < 1e-5:
         warnings.append(
-            f"training.learning_rate {spec.training.learning_rate} hardly moves a LoRA; it wants about ten times the rate of all weights"
+            f"training.learning_rate {spec.training.learning_rate} hardly moves a LoRA; "
+            "it wants about ten times the rate of all weights"
         )
     if spec.training.prompts_per_step < 8:
         warnings.append(

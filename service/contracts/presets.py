@@ -4,11 +4,25 @@ from typing import Any
 
 _PAPER: dict[str, Any] = {
     "model": "flux-1-dev",
-    "sampling": {"steps": 16, "shift": 3.0, "width": 720, "height": 720, "guidance": 3.5, "rollout_batch_size": 12},
+    "sampling": {
+        "steps": 16,
+        "shift": 3.0,
+        "width": 720,
+        "height": 720,
+        "guidance": 3.5,
+        "rollout_batch_size": 12,
+        "decode_batch_size": 4,
+    },
     "algorithm": {"name": "g2rpo", "granularities": [1, 2, 3], "sde_steps": [0, 1, 2, 3, 4, 5, 6, 7], "group_size": 12},
     "rewards": [{"name": "hps_v2.1", "weight": 1.0}, {"name": "clip_score", "weight": 1.0}],
-    "training": {"max_steps": 300, "prompts_per_step": 16, "learning_rate": 2e-6, "adapter": "full"},
-    "evaluation": {"every": 10, "num_prompts": 64},
+    "training": {
+        "max_steps": 300,
+        "prompts_per_step": 16,
+        "update_batch_size": 1,
+        "learning_rate": 2e-6,
+        "adapter": "full",
+    },
+    "evaluation": {"every": 10, "pairs": 64, "final_pairs": 0},
     "checkpoints": {"every": 50},
 }
 
@@ -18,7 +32,13 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": _PAPER,
     "paper-lora": {
         **_PAPER,
-        "training": {**_PAPER["training"], "adapter": "lora", "lora_rank": 64, "lora_alpha": 128, "learning_rate": 2e-5},
+        "training": {
+            **_PAPER["training"],
+            "adapter": "lora",
+            "lora_rank": 64,
+            "lora_alpha": 128,
+            "learning_rate": 2e-5,
+        },
     },
 }
 

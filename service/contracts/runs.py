@@ -23,8 +23,12 @@ class Sampling(Contract):
     height: int = Field(32, ge=16, le=4096, multiple_of=16, description="Picture height in pixels.")
     guidance: float = Field(3.5, ge=0, le=30, description="Embedded guidance given to the model.")
     rollout_batch_size: int = Field(
-        96, ge=1, le=1024, description="Samples per forward in rollouts. Changes speed and memory, not what is computed."
+        96,
+        ge=1,
+        le=1024,
+        description="Samples per forward in rollouts. Changes speed and memory, not what is computed.",
     )
+    decode_batch_size: int = Field(96, ge=1, le=1024, description="Pictures per decode and reward call.")
 
 
 class Reward(Contract):
@@ -45,7 +49,9 @@ class PromptSource(Contract):
     """Training prompts: a named set of the catalog, or a list given here."""
 
     set: Name | None = Field(None, description="A prompt set of the catalog.")
-    items: tuple[Prompt, ...] | None = Field(None, min_length=1, max_length=10_000, description="The prompts themselves.")
+    items: tuple[Prompt, ...] | None = Field(
+        None, min_length=1, max_length=10_000, description="The prompts themselves."
+    )
 
     @model_validator(mode="after")
     def _one_of(self) -> "PromptSource":
@@ -58,8 +64,12 @@ class Training(Contract):
     """The optimisation."""
 
     max_steps: int = Field(60, ge=1, le=1_000_000, description="Optimizer steps.")
-    prompts_per_step: int = Field(8, ge=1, le=1024, description="Prompts (groups per SDE step) behind one optimizer step.")
-    learning_rate: float = Field(3e-4, gt=0, le=1, description="AdamW's rate. LoRA wants about ten times that of all weights.")
+    prompts_per_step: int = Field(
+        8, ge=1, le=1024, description="Prompts (groups per SDE step) behind one optimizer step."
+    )
+    learning_rate: float = Field(
+        3e-4, gt=0, le=1, description="AdamW's rate. LoRA wants about ten times that of all weights."
+    )
     weight_decay: float = Field(1e-4, ge=0, le=1, description="AdamW's decay. Source: supplement, Table 1.")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's β₁.")
     beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's β₂.")
@@ -69,7 +79,15 @@ class Training(Contract):
     lora_rank: int = Field(16, ge=1, le=1024, description="Rank r of the LoRA; unused with adapter `full`.")
     lora_alpha: float = Field(16.0, gt=0, le=4096, description="LoRA scale numerator α; unused with adapter `full`.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="`auto`: bfloat16 on CUDA, float32 on CPU. Log-probabilities and rewards are always float32."
+        "auto",
+        description="`auto`: bfloat16 on CUDA, float32 on CPU. Log-probabilities and rewards are always float32.",
+    )
+    update_batch_size: int = Field(
+        8,
+        ge=1,
+        le=1024,
+        description="Prompts per forward and backward of the update. Anchors use the same shape, so that the old "
+        "log-probability is the policy's own to the last bit.",
     )
     gradient_checkpointing: bool = Field(False, description="Recompute activations in the update: less memory, slower.")
     seed: int = Field(42, ge=0, le=2**63 - 1, description="Seeds noises and adapter initialisation. Source: Table 1.")
@@ -79,11 +97,19 @@ class Training(Contract):
 class Evaluation(Contract):
     """Held-out evaluation: the same prompts and noises every time, never trained on."""
 
-    every: int = Field(10, ge=0, le=1_000_000, description="Optimizer steps between evaluations, also at start and end; 0 = never.")
+    every: int = Field(
+        10, ge=0, le=1_000_000, description="Optimizer steps between evaluations, also at start and end; 0 = never."
+    )
     prompts: Name = Field("shapes-heldout", description="A prompt set of the catalog.")
-    num_prompts: int = Field(128, ge=1, le=10_000, description="Pairs of prompt and noise at each evaluation.")
-    final_num_prompts: int | None = Field(
-        None, ge=1, le=10_000, description="Pairs at the first and last evaluation, for tight intervals; null: num_prompts."
+    pairs: int = Field(
+        128, ge=1, le=100_000, description="Pairs of prompt and noise behind each point of the `heldout/*` curves."
+    )
+    final_pairs: int = Field(
+        1024,
+        ge=0,
+        le=100_000,
+        description="Pairs behind the comparison of the first with the last policy, when more than `pairs`; "
+        "the curves use the first `pairs` of them.",
     )
     rewards: tuple[Name, ...] | None = Field(
         None, min_length=1, max_length=8, description="Rewards of the catalog to report; null: those trained on."
@@ -96,7 +122,6 @@ class Checkpoints(Contract):
     """When the policy is saved. The last step is always saved."""
 
     every: int = Field(20, ge=0, le=1_000_000, description="Optimizer steps between checkpoints; 0 = only at the end.")
-    keep: int = Field(3, ge=1, le=1000, description="Newest checkpoints kept in the worker's own directory.")
 
 
 class Resources(Contract):
@@ -117,7 +142,10 @@ class RunSpec(Contract):
     sampling: Sampling = Sampling()
     algorithm: Algorithm = Field(default_factory=Algorithm)
     rewards: tuple[Reward, ...] = Field(
-        (Reward(name="clip_score"), Reward(name="shapes_verifier")), min_length=1, max_length=8, description="Trained on."
+        (Reward(name="clip_score"), Reward(name="shapes_verifier")),
+        min_length=1,
+        max_length=8,
+        description="Trained on.",
     )
     prompts: PromptSource = PromptSource(set="shapes-train")
     training: Training = Training()
@@ -152,7 +180,8 @@ class RunSpec(Contract):
         outside = [i for i in algorithm.sde_steps if i > last]
         if outside:
             raise ValueError(
-                f"sde_steps {outside} lie outside the schedule: with sampling.steps = {sampling.steps} allowed are 0 to {last}"
+                f"sde_steps {outside} lie outside the schedule: "
+                f"with sampling.steps = {sampling.steps} allowed are 0 to {last}"
             )
         return algorithm
 

@@ -1,0 +1,1 @@
+"""Programs that a supervisor, torchrun or a researcher starts."""

@@ -1,0 +1,152 @@
+"""`python -m worker.entrypoints.train spec.json --out DIR`: one alignment run, with no server."""
+
+import argparse
+import errno
+import logging
+import os
+import sys
+import threading
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from service.contracts.catalog import Catalog, load_catalog
+from service.contracts.events import Failed, Finished, Started
+from service.contracts.jobs import PARENT_FD, SPEC_FILE
+from service.contracts.runs import RunSpec
+from worker.models import load_model
+from worker.rewards import load_reward
+from worker.training.events import Cancelled, ControlFile, EventWriter
+from worker.training.prompts import load_prompt_set, load_prompts
+from worker.training.scoring import RewardsFailed
+from worker.training.trainer import NotFinite, Trainer
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run and return the exit code: 0 after `finished`, 1 after `failed`."""
+    options = _parse(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    _die_with_parent()
+    options.out.mkdir(parents=True, exist_ok=True)
+    events = EventWriter(options.out)
+    trainer = None
+    try:
+        spec = RunSpec.model_validate_json(options.spec.read_bytes())
+        (options.out / SPEC_FILE).write_text(spec.model_dump_json(indent=1), encoding="utf-8")
+        trainer = build_trainer(spec, load_catalog(), events, options.device)
+        if options.resume:
+            trainer.resume(options.resume)
+        elif options.start_from:
+            trainer.start_from(options.start_from)
+        events.write(Started(provenance=provenance(trainer), resumed_at=trainer.step))
+        trainer.run()
+        return 0
+    except Cancelled:
+        events.write(Finished(outcome="cancelled", step=trainer.step if trainer else 0))
+        return 0
+    except Exception as error:  # every cause becomes an event that the supervisor can show
+        logger.exception("the run failed")
+        events.write(classify(error))
+        return 1
+    finally:
+        events.close()
+
+
+def build_trainer(spec: RunSpec, catalog: Catalog, events: EventWriter, device: str | None = None) -> Trainer:
+    """Load what `spec` names: model, rewards, prompts. ValueError or KeyError says what is wrong."""
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    names = dict.fromkeys([reward.name for reward in spec.rewards] + list(spec.evaluation_rewards))
+    rewards = {name: load_reward(catalog.reward(name), place) for name in names}
+    model = load_model(catalog.model(spec.model), place, _dtype(spec, place))
+    if spec.training.gradient_checkpointing:
+        model.transformer.enable_gradient_checkpointing()
+    control = ControlFile(events.directory)
+    return Trainer(
+        spec,
+        model,
+        rewards,
+        load_prompts(spec.prompts, catalog),
+        load_prompt_set(catalog.prompt_set(spec.evaluation.prompts)),
+        events,
+        control.check,
+    )
+
+
+def provenance(trainer: Trainer) -> dict[str, Any]:
+    """What the attempt ran on and with."""
+    device = trainer.model.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "precision": str(trainer.model.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "process": os.getpid(),
+        "python": sys.version.split()[0],
+        "packages": {name: version(name) for name in ("torch", "diffusers", "transformers", "peft")},
+        "architecture": trainer.model.architecture(),
+        "trained_parameters": sum(parameter.numel() for parameter in trainer.parameters),
+    }
+
+
+def classify(error: Exception) -> Failed:
+    """What went wrong and what to do about it."""
+    detail = f"{type(error).__name__}: {error}"
+    match error:
+        case RewardsFailed():
+            return Failed(
+                code="rewards_failed", detail=str(error), hint="Mend or remove the failing rewards, then start again."
+            )
+        case NotFinite():
+            return Failed(code="not_finite", detail=str(error), hint="Lower training.learning_rate or use float32.")
+        case torch.OutOfMemoryError():
+            hint = "Lower sampling.rollout_batch_size, sampling.decode_batch_size or training.update_batch_size."
+            return Failed(code="out_of_memory", detail=detail, hint=hint)
+        case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return Failed(
+                code="disk_full", detail=detail, hint="Free disk space; checkpoints already listed are whole."
+            )
+        case ValidationError() | ValueError() | KeyError():
+            text = str(error.args[0]) if isinstance(error, KeyError) else str(error)
+            return Failed(code="bad_config", detail=text, hint="Correct the spec or the catalog.")
+        case _:
+            return Failed(code="error", detail=detail, hint="The log's end shows where it happened.")
+
+
+def _dtype(spec: RunSpec, device: torch.device) -> torch.dtype:
+    if spec.training.precision == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[spec.training.precision]
+
+
+def _die_with_parent() -> None:
+    """End this process at once when the supervisor's end of the pipe closes: nobody would read its results."""
+    descriptor = os.environ.get(PARENT_FD)
+    if descriptor is None:
+        return
+
+    def watch() -> None:
+        os.read(int(descriptor), 1)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def _parse(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m worker.entrypoints.train", description=__doc__)
+    parser.add_argument("spec", type=Path, help="the run's spec, JSON: fields as in POST /runs")
+    parser.add_argument("--out", type=Path, required=True, help="directory for events, samples and checkpoints")
+    parser.add_argument("--device", help="torch device; default: cuda if there is one, else cpu")
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
+        "--start-from", type=Path, metavar="DIR", help="checkpoint directory whose weights to start from"
+    )
+    start.add_argument("--resume", type=Path, metavar="DIR", help="checkpoint directory of this run to continue")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

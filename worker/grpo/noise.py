@@ -1,0 +1,26 @@
+"""Addressed randomness: every draw has an address, so batching, process count and resuming cannot change it."""
+
+import hashlib
+
+import torch
+from torch import Tensor
+
+Address = tuple[int | str, ...]
+
+
+def generator(seed: int, *address: int | str) -> torch.Generator:
+    """A CPU generator for one address, such as ("sde", step, slot, i, g). Different addresses are independent."""
+    text = "\x1f".join([str(seed), *(f"{type(part).__name__}:{part}" for part in address)])
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
+
+
+def normal(shape: tuple[int, ...], seed: int, *address: int | str) -> Tensor:
+    """Standard normal noise of `shape`, float32 on the CPU: the same values wherever it is then sent."""
+    return torch.randn(shape, generator=generator(seed, *address), dtype=torch.float32)
+
+
+def permutation(length: int, seed: int, *address: int | str) -> list[int]:
+    """A random order of `range(length)`."""
+    order: list[int] = torch.randperm(length, generator=generator(seed, *address)).tolist()
+    return order

@@ -1,0 +1,94 @@
+"""Deterministic trajectories and the batched tree of continuations that branch off them."""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from service.contracts.schedule import Evaluation
+from worker.grpo.transitions import clean_estimate, ode_step
+
+Velocity = Callable[[Tensor, Tensor, list[int]], Tensor]
+"""velocity(latents [n, tokens, channels], sigmas [n], n prompt indices) → a tensor like the latents."""
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """ODE trajectories: kept states and velocities by step, and the clean ends, each [prompts, tokens, channels]."""
+
+    states: dict[int, Tensor]
+    velocities: dict[int, Tensor]
+    end: Tensor
+
+
+def ode_trajectory(
+    velocity: Velocity, noise: Tensor, sigmas: Sequence[float], batch_size: int, keep: Sequence[int] = ()
+) -> Trajectory:
+    """Denoise `noise` [prompts, tokens, channels] along all nodes; keep x_i and v_i for i in `keep`.
+
+    Prompts go through the model in batches of `batch_size`, always the same prompts together, so that a later
+    evaluation of the same batch at a kept state repeats the velocity bit for bit.
+    """
+    states: dict[int, list[Tensor]] = {i: [] for i in keep}
+    velocities: dict[int, list[Tensor]] = {i: [] for i in keep}
+    ends: list[Tensor] = []
+    for start in range(0, len(noise), batch_size):
+        x = noise[start : start + batch_size]
+        prompts = list(range(start, start + len(x)))
+        for i in range(len(sigmas) - 1):
+            v = velocity(x, torch.full((len(x),), sigmas[i], dtype=x.dtype, device=x.device), prompts)
+            if i in states:
+                states[i].append(x)
+                velocities[i].append(v)
+            x = ode_step(x, v, sigmas[i + 1] - sigmas[i])
+        ends.append(x)
+    return Trajectory(
+        {i: torch.cat(parts) for i, parts in states.items()},
+        {i: torch.cat(parts) for i, parts in velocities.items()},
+        torch.cat(ends),
+    )
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A sample waiting for an evaluation: its state [tokens, channels], where, and whose it is."""
+
+    latents: Tensor
+    evaluation: Evaluation
+    prompt: int
+    place: tuple[int, ...]
+
+
+def denoise_branches(
+    velocity: Velocity,
+    branches: Sequence[Branch],
+    sigmas: Sequence[float],
+    batch_size: int,
+    finish: Callable[[Branch, int, Tensor], None],
+    between_batches: Callable[[], None] = lambda: None,
+) -> int:
+    """Evaluate every branch's tree in full batches, mixing prompts, nodes and strides; return the evaluations made.
+
+    `finish(branch, stride, x̂_0)` is called for each path that ends. First come, first served: long paths are all begun
+    early, so that the last batches are full too. `between_batches` may raise to abandon the rollout.
+    """
+    waiting = deque(branches)
+    evaluations = 0
+    while waiting:
+        between_batches()
+        batch = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
+        x = torch.stack([branch.latents for branch in batch])
+        sigma = torch.tensor([sigmas[branch.evaluation.node] for branch in batch], dtype=x.dtype, device=x.device)
+        v = velocity(x, sigma, [branch.prompt for branch in batch])
+        evaluations += len(batch)
+        estimates = clean_estimate(x, v, sigma[:, None, None])
+        for index, branch in enumerate(batch):
+            for stride in branch.evaluation.ends:
+                finish(branch, stride, estimates[index])
+            for child in branch.evaluation.children:
+                delta = sigmas[child.node] - sigmas[branch.evaluation.node]
+                state = ode_step(x[index], v[index], delta)
+                waiting.append(Branch(state, child, branch.prompt, branch.place))
+    return evaluations

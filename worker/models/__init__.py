@@ -1,0 +1,17 @@
+"""Model adapters: what the engine needs of a diffusers model, one file per family."""
+
+import torch
+
+from service.contracts.catalog import ModelEntry
+from worker.models.base import FlowModel
+from worker.models.flux import FluxModel
+
+FAMILIES: dict[str, type[FlowModel]] = {"flux": FluxModel}
+
+
+def load_model(entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> FlowModel:
+    """Load the catalog's model onto `device` in `dtype`, frozen. Raises ValueError where its files do not fit."""
+    return FAMILIES[entry.family].load(entry, device, dtype)
+
+
+__all__ = ["FAMILIES", "FlowModel", "load_model"]

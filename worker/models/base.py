@@ -1,0 +1,119 @@
+"""The adapter between the engine and a diffusers model: encode prompts, velocity, decode, trainable weights."""
+
+import hashlib
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from service.contracts.catalog import ModelEntry
+from worker.grpo.rollout import Velocity
+
+
+@dataclass(frozen=True)
+class Conditioning:
+    """Encoded prompts, one row per prompt. Pooled is [prompts, width], sequence [prompts, text tokens, width]."""
+
+    pooled: Tensor
+    sequence: Tensor
+
+    def rows(self, indices: Sequence[int]) -> "Conditioning":
+        """The rows `indices`, repeated and ordered as given."""
+        index = torch.tensor(indices, device=self.pooled.device)
+        return Conditioning(self.pooled[index], self.sequence[index])
+
+
+@dataclass(frozen=True)
+class PictureSize:
+    """Width and height in pixels."""
+
+    width: int
+    height: int
+
+
+class FlowModel(ABC):
+    """A flow text-to-image model. Latents are packed, [pictures, tokens, channels], and never below float32."""
+
+    entry: ModelEntry
+    device: torch.device
+    dtype: torch.dtype
+    transformer: Any
+    """The diffusers model; its classes carry no types."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> "FlowModel":
+        """Load from the entry's source, frozen and in eval mode."""
+
+    @abstractmethod
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Encode prompts once; raises ValueError naming a word the tokenizer does not know."""
+
+    @abstractmethod
+    def latent_shape(self, size: PictureSize) -> tuple[int, int, int]:
+        """Unpacked latent shape (channels, height, width): noise is drawn in it, as the diffusers pipeline does."""
+
+    @abstractmethod
+    def pack(self, latents: Tensor) -> Tensor:
+        """[pictures, channels, height, width] → [pictures, tokens, packed channels]."""
+
+    @abstractmethod
+    def predict(
+        self, latents: Tensor, sigma: Tensor, conditioning: Conditioning, size: PictureSize, guidance: float
+    ) -> Tensor:
+        """The velocity at `latents` and `sigma` [pictures], in the latents' dtype. Rows of `conditioning` match."""
+
+    @abstractmethod
+    def decode(self, latents: Tensor, size: PictureSize) -> Tensor:
+        """Packed clean latents → pictures [pictures, 3, height, width] in 0..1."""
+
+    @abstractmethod
+    def save_trained(self, directory: Path) -> None:
+        """Write the trained weights in the family's ordinary diffusers format."""
+
+    @abstractmethod
+    def load_trained(self, directory: Path) -> None:
+        """Load what `save_trained` wrote; ValueError where names or shapes do not fit."""
+
+    @property
+    def latent_dtype(self) -> torch.dtype:
+        """float32, or float64 for a float64 model: trajectories are never kept in bfloat16."""
+        return torch.float64 if self.dtype == torch.float64 else torch.float32
+
+    def noise(self, draw: Callable[[tuple[int, ...]], Tensor], size: PictureSize) -> Tensor:
+        """Packed initial noise of one picture, drawn by `draw(shape)` with shape [1, channels, height, width]."""
+        return self.pack(draw((1, *self.latent_shape(size)))).to(self.device, self.latent_dtype)
+
+    def velocity(self, conditioning: Conditioning, size: PictureSize, guidance: float) -> Velocity:
+        """The model as the rollout wants it: prompts by index into `conditioning`."""
+
+        def evaluate(latents: Tensor, sigma: Tensor, prompts: list[int]) -> Tensor:
+            return self.predict(latents, sigma, conditioning.rows(prompts), size, guidance)
+
+        return evaluate
+
+    def architecture(self) -> str:
+        """Hash of the transformer's configuration: trained weights fit only the same architecture."""
+        config: dict[str, Any] = {k: v for k, v in dict(self.transformer.config).items() if not k.startswith("_")}
+        return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+    def train_all(self) -> list[nn.Parameter]:
+        """Make every transformer weight trainable."""
+        self.transformer.requires_grad_(True)
+        return list(self.transformer.parameters())
+
+    @abstractmethod
+    def train_lora(self, rank: int, alpha: float, seed: int) -> list[nn.Parameter]:
+        """Attach a LoRA whose initial weights depend on `seed` alone; its output starts at zero."""
+
+    @abstractmethod
+    @contextmanager
+    def sampling_weights(self) -> Iterator[None]:
+        """Within: the same policy in its fastest form for sampling. The weights afterwards are exactly those before."""
+        yield

@@ -1,0 +1,139 @@
+"""FLUX.1 and finetunes of its architecture, through diffusers."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+import torch
+from diffusers import FluxPipeline
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from service.contracts.catalog import ModelEntry
+from worker.models import lora
+from worker.models.base import Conditioning, FlowModel, PictureSize
+from worker.models.sources import locate
+
+_ENCODE_BATCH = 8
+"""Prompts are encoded in batches of this many rows, filled up: an embedding must not depend on its company."""
+
+
+class FluxModel(FlowModel):
+    """A FluxPipeline directory. Trained weights are a LoRA in diffusers' format, or a transformer directory."""
+
+    def __init__(self, pipeline: FluxPipeline, entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> None:
+        self.entry, self.device, self.dtype = entry, device, dtype
+        self._pipeline = pipeline
+        self.transformer = pipeline.transformer
+        self._merger: lora.Merger | None = None
+
+    @classmethod
+    def load(cls, entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> "FluxModel":
+        place, revision = locate(entry.source)
+        pipeline = FluxPipeline.from_pretrained(place, revision=revision, torch_dtype=dtype)
+        for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
+            part.requires_grad_(False).eval().to(device)
+        return cls(pipeline, entry, device, dtype)
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        self._refuse_unknown_words(prompts)
+        pooled, sequence = [], []
+        for start in range(0, len(prompts), _ENCODE_BATCH):
+            chunk = list(prompts[start : start + _ENCODE_BATCH])
+            filled = chunk + chunk[-1:] * (_ENCODE_BATCH - len(chunk))
+            embeds, pooled_embeds, _ = self._pipeline.encode_prompt(
+                filled, None, device=self.device, max_sequence_length=self.entry.text_length
+            )
+            sequence.append(embeds[: len(chunk)])
+            pooled.append(pooled_embeds[: len(chunk)])
+        return Conditioning(torch.cat(pooled).to(self.dtype), torch.cat(sequence).to(self.dtype))
+
+    def _refuse_unknown_words(self, prompts: Sequence[str]) -> None:
+        tokenizer = self._pipeline.tokenizer_2
+        unknown, end = tokenizer.unk_token_id, tokenizer.eos_token_id
+        if unknown is None or unknown == end:
+            return
+        for prompt in prompts:
+            encoding = tokenizer(prompt)
+            if unknown in encoding.input_ids:
+                words = [word for word in prompt.split() if unknown in tokenizer(word).input_ids]
+                raise ValueError(
+                    f"prompt {prompt!r}: the model {self.entry.name!r} does not know {', '.join(words) or 'a sign'}"
+                )
+
+    def latent_shape(self, size: PictureSize) -> tuple[int, int, int]:
+        cell = 2 * self._pipeline.vae_scale_factor
+        if size.width % cell or size.height % cell:
+            raise ValueError(f"size {size.width}×{size.height}: width and height must be multiples of {cell} pixels")
+        channels = self.transformer.config.in_channels // 4
+        return channels, 2 * (size.height // cell), 2 * (size.width // cell)
+
+    def pack(self, latents: Tensor) -> Tensor:
+        packed: Tensor = self._pipeline._pack_latents(latents, *latents.shape)
+        return packed
+
+    def predict(
+        self, latents: Tensor, sigma: Tensor, conditioning: Conditioning, size: PictureSize, guidance: float
+    ) -> Tensor:
+        _, height, width = self.latent_shape(size)
+        image_ids = self._pipeline._prepare_latent_image_ids(1, height // 2, width // 2, self.device, self.dtype)
+        text_ids = torch.zeros(conditioning.sequence.shape[1], 3, device=self.device, dtype=self.dtype)
+        embedded = self.transformer.config.guidance_embeds
+        mixed = self.transformer.dtype != self.dtype
+        with torch.autocast(self.device.type, self.dtype) if mixed else nullcontext():
+            output = self.transformer(
+                hidden_states=latents.to(self.dtype),
+                timestep=sigma.to(self.dtype),
+                guidance=torch.full_like(sigma, guidance, dtype=torch.float32) if embedded else None,
+                pooled_projections=conditioning.pooled,
+                encoder_hidden_states=conditioning.sequence,
+                txt_ids=text_ids,
+                img_ids=image_ids,
+                return_dict=False,
+            )[0]
+        velocity: Tensor = output.to(latents.dtype)
+        return velocity
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor, size: PictureSize) -> Tensor:
+        vae = self._pipeline.vae
+        unpacked = self._pipeline._unpack_latents(latents, size.height, size.width, self._pipeline.vae_scale_factor)
+        scaled = unpacked / vae.config.scaling_factor + vae.config.shift_factor
+        pictures: Tensor = vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
+        return (pictures.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
+
+    def train_lora(self, rank: int, alpha: float, seed: int) -> list[nn.Parameter]:
+        parameters = lora.attach(self.transformer, self.entry.lora_targets, rank, alpha, seed)
+        self._merger = lora.Merger(self.transformer)
+        return parameters
+
+    def train_all(self) -> list[nn.Parameter]:
+        self.transformer.to(self.latent_dtype)  # master weights; forwards run in `dtype` by autocast
+        return super().train_all()
+
+    @contextmanager
+    def sampling_weights(self) -> Iterator[None]:
+        with self._merger.merged() if self._merger else nullcontext():
+            yield
+
+    def save_trained(self, directory: Path) -> None:
+        if self._merger is None:
+            self.transformer.save_pretrained(directory / "transformer")
+            return
+        metadata = self.transformer.peft_config[lora.ADAPTER].to_dict()
+        FluxPipeline.save_lora_weights(
+            directory, lora.state(self.transformer), transformer_lora_adapter_metadata=metadata
+        )
+
+    def load_trained(self, directory: Path) -> None:
+        if self._merger is not None:
+            lora.load(self.transformer, directory)
+            return
+        saved: dict[str, Tensor] = {}
+        for path in sorted((directory / "transformer").glob("*.safetensors")):
+            saved.update(load_file(path))
+        try:
+            self.transformer.load_state_dict(saved)
+        except RuntimeError as error:
+            raise ValueError(f"the checkpoint's transformer does not fit {self.entry.name!r}: {error}") from error

@@ -1,0 +1,18 @@
+"""Rewards: one value per picture, higher is better, NaN where scoring failed. One file per reward."""
+
+import torch
+
+from service.contracts.catalog import RewardEntry
+from worker.rewards.base import Reward
+from worker.rewards.clip import ClipReward
+from worker.rewards.shapes_verifier import ShapesVerifierReward
+
+KINDS: dict[str, type[Reward]] = {"clip": ClipReward, "shapes_verifier": ShapesVerifierReward}
+
+
+def load_reward(entry: RewardEntry, device: torch.device) -> Reward:
+    """The catalog's reward, ready to score on `device`."""
+    return KINDS[entry.kind].load(entry, device)
+
+
+__all__ = ["KINDS", "Reward", "load_reward"]

@@ -1,0 +1,40 @@
+"""What every reward is: a scorer of pictures against their prompts."""
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from service.contracts.catalog import RewardEntry
+
+logger = logging.getLogger(__name__)
+
+
+class Reward(ABC):
+    """Scores pictures; stateless towards its caller."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, entry: RewardEntry, device: torch.device) -> "Reward":
+        """Make the reward from its catalog entry."""
+
+    @abstractmethod
+    def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+        """pictures [n, 3, height, width] in 0..1 and their n prompts → n values, float32 or better; NaN = failed."""
+
+
+def score_or_missing(reward: Reward, name: str, pictures: Tensor, prompts: Sequence[str]) -> tuple[Tensor, str | None]:
+    """`reward.score`, with an exception or a wrong count turned into missing values and the cause.
+
+    Values are on the CPU; infinities count as missing. A failing reward must not end a run that has others, nor be 0.
+    """
+    try:
+        values = reward.score(pictures, prompts).detach().cpu()
+        if values.shape != (len(prompts),):
+            raise ValueError(f"{tuple(values.shape)} values for {len(prompts)} pictures")
+    except Exception as error:  # a reward may be anybody's code: whatever it raises is a missing value
+        logger.warning("reward %s failed on %d pictures", name, len(prompts), exc_info=True)
+        return torch.full((len(prompts),), torch.nan, dtype=torch.float32), f"{type(error).__name__}: {error}"
+    return torch.where(values.isfinite(), values, torch.nan), None

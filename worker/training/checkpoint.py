@@ -1,0 +1,125 @@
+"""Checkpoints: written beside, made durable, then renamed into place; the manifest with hashes is the last file."""
+
+import hashlib
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from service.contracts.jobs import MANIFEST_FILE, CheckpointFile, CheckpointManifest
+from service.contracts.runs import RunSpec
+from worker.models.base import FlowModel
+
+OPTIMIZER_FILE = "optimizer.safetensors"
+STATE_FILE = "state.json"
+
+
+@dataclass
+class TrainingState:
+    """What a continuation needs beside weights and optimizer. Draws are addressed: there is no generator to save."""
+
+    step: int
+    evaluations: int
+    images: int
+    heldout_before: dict[str, list[float]]
+
+
+def save_checkpoint(
+    root: Path, spec: RunSpec, model: FlowModel, optimizer: torch.optim.Optimizer, state: TrainingState
+) -> Path:
+    """Write `root/step-NNNNNN` and return it. Nothing of that name exists until it is whole; older ones stay valid."""
+    final = root / f"step-{state.step:06d}"
+    if final.exists():
+        return final
+    partial = root / f".{final.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        model.save_trained(partial)
+        save_file(_optimizer_tensors(optimizer), partial / OPTIMIZER_FILE)
+        (partial / STATE_FILE).write_text(json.dumps(vars(state)), encoding="utf-8")
+        files = tuple(_describe(path, partial) for path in sorted(partial.rglob("*")) if path.is_file())
+        manifest = CheckpointManifest(
+            model=spec.model,
+            architecture=model.architecture(),
+            kind=spec.training.adapter,
+            step=state.step,
+            lora_rank=spec.training.lora_rank if spec.training.adapter == "lora" else None,
+            lora_alpha=spec.training.lora_alpha if spec.training.adapter == "lora" else None,
+            spec=spec,
+            files=files,
+        )
+        (partial / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+        for path in [*partial.rglob("*"), partial]:
+            _sync(path)
+        partial.rename(final)
+        _sync(root)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return final
+
+
+def read_manifest(directory: Path) -> CheckpointManifest:
+    """The manifest of a checkpoint whose every file is there, whole and unchanged; ValueError says which is not."""
+    try:
+        manifest = CheckpointManifest.model_validate_json((directory / MANIFEST_FILE).read_bytes())
+    except FileNotFoundError as error:
+        raise ValueError(f"{directory} is no checkpoint: it has no {MANIFEST_FILE}") from error
+    for file in manifest.files:
+        path = directory / file.name
+        if not path.resolve().is_relative_to(directory.resolve()):
+            raise ValueError(f"checkpoint file {file.name!r} lies outside its directory")
+        if not path.is_file() or _describe(path, directory) != file:
+            raise ValueError(f"checkpoint file {file.name!r} in {directory} is missing or was changed")
+    return manifest
+
+
+def load_weights(directory: Path, spec: RunSpec, model: FlowModel) -> None:
+    """Start `model`'s trained weights from a checkpoint; ValueError where it belongs to another model or adapter."""
+    manifest = read_manifest(directory)
+    training = spec.training
+    wanted = (model.architecture(), training.adapter, training.lora_rank if training.adapter == "lora" else None)
+    found = (manifest.architecture, manifest.kind, manifest.lora_rank)
+    if wanted != found:
+        raise ValueError(
+            f"the checkpoint (architecture {found[0]}, {found[1]}, rank {found[2]}) does not fit the run "
+            f"(architecture {wanted[0]}, {wanted[1]}, rank {wanted[2]})"
+        )
+    model.load_trained(directory)
+
+
+def load_training(directory: Path, spec: RunSpec, model: FlowModel, optimizer: torch.optim.Optimizer) -> TrainingState:
+    """Continue exactly: weights, optimizer and state of a checkpoint of the same run."""
+    load_weights(directory, spec, model)
+    saved = load_file(directory / OPTIMIZER_FILE)
+    states: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in saved.items():
+        index, key = name.split(".", 1)
+        states.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+    return TrainingState(**json.loads((directory / STATE_FILE).read_text(encoding="utf-8")))
+
+
+def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    states = optimizer.state_dict()["state"]
+    return {f"{index}.{key}": value.contiguous() for index, state in states.items() for key, value in state.items()}
+
+
+def _describe(path: Path, root: Path) -> CheckpointFile:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return CheckpointFile(name=path.relative_to(root).as_posix(), sha256=digest, size=path.stat().st_size)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,89 @@
+"""Held-out evaluation: the same prompts and noises each time, never trained on, and how sure a difference is."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from service.contracts.events import HeldoutSummary
+from service.contracts.runs import RunSpec
+from worker.grpo.noise import normal
+from worker.grpo.rollout import ode_trajectory
+from worker.models.base import FlowModel, PictureSize
+from worker.training.meter import Meter
+from worker.training.scoring import Scorer
+
+RESAMPLES = 10_000
+
+
+class HeldOut:
+    """Draws and scores held-out pictures. Pair j is prompt j mod n with a noise of its own."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        model: FlowModel,
+        prompts: Sequence[str],
+        scorer: Scorer,
+        meter: Meter,
+        sigmas: Sequence[float],
+    ) -> None:
+        self._spec, self._model, self._scorer, self._meter, self._sigmas = spec, model, scorer, meter, sigmas
+        self.names = spec.evaluation_rewards
+        self._prompts = prompts[: max(spec.evaluation.pairs, spec.evaluation.final_pairs)]
+        self._conditioning = model.encode(self._prompts)
+        self.before: dict[str, list[float]] = {}
+        """Values of the first evaluation, by reward; NaN where the reward failed."""
+
+    def evaluate(self, pairs: int) -> tuple[Tensor, Tensor]:
+        """Clean latents [pairs, …] of today's policy and their values [rewards, pairs]."""
+        size = PictureSize(self._spec.sampling.width, self._spec.sampling.height)
+        batch = self._spec.sampling.rollout_batch_size
+        ends = []
+        with torch.no_grad(), self._model.sampling_weights(), self._meter.part("heldout"):
+            for start in range(0, pairs, batch):
+                self._scorer.check()
+                indices = range(start, min(start + batch, pairs))
+                noise = torch.cat([self._noise(j, size) for j in indices])
+                conditioning = self._conditioning.rows([j % len(self._prompts) for j in indices])
+                velocity = self._model.velocity(conditioning, size, self._spec.sampling.guidance)
+                ends.append(ode_trajectory(velocity, noise, self._sigmas, batch).end)
+        self._meter.count("heldout", pairs * self._spec.sampling.steps)
+        latents = torch.cat(ends)
+        return latents, self._scorer.score(latents, [self.prompt(j) for j in range(pairs)], self.names)
+
+    def prompt(self, index: int) -> str:
+        """The prompt of pair `index`."""
+        return self._prompts[index % len(self._prompts)]
+
+    def _noise(self, pair: int, size: PictureSize) -> Tensor:
+        return self._model.noise(lambda shape: normal(shape, self._spec.evaluation.seed, "heldout", pair), size)
+
+    def summary(self, after: Tensor) -> dict[str, HeldoutSummary]:
+        """First against last policy, by reward, over the pairs that both have; a reward without any is left out."""
+        summaries = {}
+        for name, last in zip(self.names, after, strict=True):
+            first = torch.tensor(self.before.get(name, []), dtype=torch.float64)
+            pairs = min(len(first), len(last))
+            both = first[:pairs].isfinite() & last[:pairs].isfinite()
+            if both.any():
+                summaries[name] = compare_pairs(first[:pairs][both].numpy(), last[:pairs][both].double().numpy())
+        return summaries
+
+
+def compare_pairs(before: np.ndarray, after: np.ndarray) -> HeldoutSummary:
+    """Means, their difference, and its 95% percentile interval over bootstrap resamples of the pairs (seeded)."""
+    differences = after - before
+    generator = np.random.default_rng(0)
+    means = np.array(
+        [differences[generator.integers(0, len(differences), len(differences))].mean() for _ in range(RESAMPLES)]
+    )
+    low, high = np.quantile(means, [0.025, 0.975])
+    return HeldoutSummary(
+        before=float(before.mean()),
+        after=float(after.mean()),
+        difference=float(differences.mean()),
+        interval95=(float(low), float(high)),
+        pairs=len(differences),
+    )

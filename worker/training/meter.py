@@ -1,0 +1,56 @@
+"""Seconds, evaluations and memory of a step, by part."""
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class Meter:
+    """Counts what a step costs. On CUDA each part waits for the device, so that its seconds are its own."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self.total_evaluations = 0
+        self.total_images = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self._seconds: dict[str, float] = defaultdict(float)
+        self._evaluations: dict[str, int] = defaultdict(int)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Add the enclosed seconds to part `name`."""
+        started = self._now()
+        try:
+            yield
+        finally:
+            self._seconds[name] += self._now() - started
+
+    def _now(self) -> float:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        return time.perf_counter()
+
+    def count(self, part: str, evaluations: int) -> None:
+        """Add network evaluations (samples, not calls) to part `name` and to the run's total."""
+        self._evaluations[part] += evaluations
+        self.total_evaluations += evaluations
+
+    def count_images(self, images: int) -> None:
+        """Add decoded pictures to the run's total."""
+        self.total_images += images
+
+    def take(self) -> dict[str, float]:
+        """The metrics since the last call, and the run's totals."""
+        values: dict[str, float] = {f"seconds/{part}": seconds for part, seconds in self._seconds.items()}
+        values |= {f"evaluations/{part}": float(count) for part, count in self._evaluations.items()}
+        values["evaluations/total"] = float(self.total_evaluations)
+        values["images/total"] = float(self.total_images)
+        if self._device.type == "cuda":
+            values["memory/peak_bytes"] = float(torch.cuda.max_memory_allocated(self._device))
+        self._reset()
+        return values

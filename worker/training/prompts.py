@@ -1,0 +1,51 @@
+"""Prompts of a run: named sets, and the order in which a run takes them."""
+
+from pathlib import Path
+
+from service.contracts.catalog import Catalog, PromptSetEntry
+from service.contracts.runs import PromptSource
+from worker.grpo.noise import permutation
+from worker.shapes.grammar import heldout_prompts, train_prompts
+
+
+def load_prompt_set(entry: PromptSetEntry) -> tuple[str, ...]:
+    """The prompts of a catalog entry; ValueError where its file is missing, empty or not UTF-8."""
+    if entry.kind == "shapes":
+        return train_prompts() if entry.split == "train" else heldout_prompts()
+    path = entry.path or Path()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"prompt set {entry.name!r}: cannot read {path}: {error}") from error
+    prompts = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not prompts:
+        raise ValueError(f"prompt set {entry.name!r}: {path} has no prompts")
+    return prompts
+
+
+def load_prompts(source: PromptSource, catalog: Catalog) -> tuple[str, ...]:
+    """The prompts that a spec names or lists, each once."""
+    if source.items is not None:
+        return tuple(dict.fromkeys(source.items))
+    return load_prompt_set(catalog.prompt_set(str(source.set)))
+
+
+class PromptOrder:
+    """Endless passes over the prompts, each pass in an order of its own that depends on (seed, pass) alone."""
+
+    def __init__(self, prompts: tuple[str, ...], seed: int) -> None:
+        self._prompts, self._seed = prompts, seed
+        self._orders: dict[int, list[int]] = {}
+
+    def draw(self, step: int, count: int) -> list[str]:
+        """The `count` prompts of optimizer step `step` (from 0)."""
+        return [self._at(place) for place in range(step * count, (step + 1) * count)]
+
+    def _at(self, place: int) -> str:
+        epoch, offset = divmod(place, len(self._prompts))
+        if epoch not in self._orders:
+            self._orders = {
+                **{known: order for known, order in self._orders.items() if known >= epoch - 1},
+                epoch: permutation(len(self._prompts), self._seed, "prompts", epoch),
+            }
+        return self._prompts[self._orders[epoch][offset]]

@@ -1,0 +1,57 @@
+"""Decoding latents and scoring the pictures, in batches, with failures counted."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from worker.models.base import FlowModel, PictureSize
+from worker.rewards.base import Reward, score_or_missing
+from worker.training.meter import Meter
+
+
+class RewardsFailed(Exception):
+    """Every reward failed on every picture of a step."""
+
+
+@dataclass
+class Scorer:
+    """Decodes and scores. `causes` keeps each reward's latest failure."""
+
+    model: FlowModel
+    rewards: dict[str, Reward]
+    size: PictureSize
+    batch_size: int
+    meter: Meter
+    check: Callable[[], None]
+    causes: dict[str, str] = field(default_factory=dict)
+
+    def score(self, latents: Tensor, prompts: Sequence[str], names: Sequence[str]) -> Tensor:
+        """Values [rewards, pictures] on the CPU of clean `latents` [pictures, …]; NaN where a reward failed."""
+        values = []
+        for start in range(0, len(latents), self.batch_size):
+            self.check()
+            batch = slice(start, start + self.batch_size)
+            pictures = self.decode(latents[batch])
+            with self.meter.part("reward"):
+                values.append(torch.stack([self._score(name, pictures, prompts[batch]) for name in names]))
+        return torch.cat(values, dim=1)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Pictures [n, 3, height, width] in 0..1 of a batch of latents."""
+        with self.meter.part("decode"):
+            self.meter.count_images(len(latents))
+            return self.model.decode(latents, self.size)
+
+    def _score(self, name: str, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+        values, cause = score_or_missing(self.rewards[name], name, pictures, prompts)
+        if cause:
+            self.causes[name] = cause
+        return values
+
+    def refuse_all_missing(self, values: Tensor) -> None:
+        """Raise RewardsFailed with the causes when not one of `values` is there."""
+        if not values.isfinite().any():
+            causes = "; ".join(f"{name}: {cause}" for name, cause in self.causes.items())
+            raise RewardsFailed(f"every reward failed on every picture of the step. {causes or 'All values were NaN.'}")

@@ -1,0 +1,314 @@
+"""The training loop. `Trainer.run` reads like the algorithm; each line is a call with the paper's name for it."""
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from service.contracts.events import CheckpointSaved, Finished, Metrics, Progress, RewardGroup, RewardGroups, Sample
+from service.contracts.plan import evaluation_steps
+from service.contracts.runs import RunSpec
+from service.contracts.schedule import sigma_nodes
+from worker.grpo.advantages import Advantages
+from worker.grpo.algorithms import ALGORITHMS, Experience, LossPart
+from worker.grpo.noise import normal
+from worker.models.base import Conditioning, FlowModel, PictureSize
+from worker.rewards.base import Reward
+from worker.training.checkpoint import TrainingState, load_training, load_weights, save_checkpoint
+from worker.training.events import EventWriter, finite
+from worker.training.heldout import HeldOut
+from worker.training.meter import Meter
+from worker.training.pictures import widest_groups, write_png
+from worker.training.prompts import PromptOrder
+from worker.training.scoring import Scorer
+
+MAX_BAD_STEPS = 3
+"""Updates in a row that may be skipped for a non-finite loss or gradient before the run fails."""
+
+
+class NotFinite(Exception):
+    """The model's losses or gradients are not finite, again and again."""
+
+
+class Trainer:
+    """One alignment run, from its spec to its last checkpoint. Knows no server: it writes events and checkpoints."""
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        model: FlowModel,
+        rewards: dict[str, Reward],
+        prompts: tuple[str, ...],
+        heldout_prompts: tuple[str, ...],
+        events: EventWriter,
+        check: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.spec, self.model, self.events, self.check = spec, model, events, check
+        self.size = PictureSize(spec.sampling.width, spec.sampling.height)
+        self.sigmas = sigma_nodes(spec.sampling.steps, spec.sampling.shift)
+        self.algorithm = ALGORITHMS[spec.algorithm.name](spec.algorithm, self.sigmas)
+        self.weights = {reward.name: reward.weight for reward in spec.rewards}
+        self.order = PromptOrder(prompts, spec.training.sampler_seed)
+        self.meter = Meter(model.device)
+        self.scorer = Scorer(model, rewards, self.size, spec.sampling.decode_batch_size, self.meter, check)
+        self.heldout = HeldOut(spec, model, heldout_prompts, self.scorer, self.meter, self.sigmas)
+        training = spec.training
+        if training.adapter == "lora":
+            self.parameters = model.train_lora(training.lora_rank, training.lora_alpha, training.seed)
+        else:
+            self.parameters = model.train_all()
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=training.learning_rate,
+            betas=(training.beta1, training.beta2),
+            weight_decay=training.weight_decay,
+        )
+        self.step = 0
+        self._bad_steps = 0
+        self._skipped = 0
+        self._step_seconds: list[float] = []
+
+    def start_from(self, directory: Path) -> None:
+        """Begin with a checkpoint's weights and a fresh optimizer."""
+        load_weights(directory, self.spec, self.model)
+
+    def resume(self, directory: Path) -> None:
+        """Continue where a checkpoint of this run stopped."""
+        state = load_training(directory, self.spec, self.model, self.optimizer)
+        self.step = state.step
+        self.meter.total_evaluations, self.meter.total_images = state.evaluations, state.images
+        self.heldout.before = state.heldout_before
+
+    def run(self) -> None:
+        """Train to the last step. Raises Cancelled, RewardsFailed or NotFinite; what was written stays."""
+        heldout = None
+        evaluate_at = set(evaluation_steps(self.spec))
+        if self.step == 0 and 0 in evaluate_at:
+            heldout = self.evaluate()
+        while self.step < self.spec.training.max_steps:
+            self.check()
+            started = time.perf_counter()
+            prompts = self.order.draw(self.step, self.spec.training.prompts_per_step)
+            conditioning = self.model.encode(prompts)
+            experience, ends, anchors = self.roll_out(prompts, conditioning)
+            rewards = self.score(ends, prompts)
+            advantages = self.algorithm.advantages(rewards, list(self.weights.values()))
+            update = self.update(conditioning, experience, advantages)
+            self.record(prompts, rewards, anchors, advantages, update)
+            self._step_seconds.append(time.perf_counter() - started)
+            if self.step in evaluate_at:
+                self.keep_best_and_worst(prompts, ends, rewards)
+                heldout = self.evaluate()
+            if self._checkpoint_due():
+                self.checkpoint()
+        summary = self.heldout.summary(heldout) if heldout is not None else {}
+        self.events.write(Finished(outcome="succeeded", step=self.step, heldout=summary))
+
+    @torch.no_grad()
+    def roll_out(self, prompts: list[str], conditioning: Conditioning) -> tuple[Experience, Tensor, Tensor]:
+        """Anchors, one perturbation per SDE step and sample, and every continuation's clean end."""
+        self._progress("rollout")
+        sampling, model, algorithm = self.spec.sampling, self.model, self.algorithm
+        velocity = model.velocity(conditioning, self.size, sampling.guidance)
+        noise = torch.cat([self._initial_noise(p) for p in range(len(prompts))])
+        with self.meter.part("anchor"):
+            anchors = algorithm.anchors(velocity, noise, self.spec.training.update_batch_size)
+        self.meter.count("anchor", len(prompts) * sampling.steps)
+        experience = algorithm.perturb(anchors, self._sde_noise(noise))
+        with self.meter.part("continuation"), model.sampling_weights():
+            ends, evaluations = algorithm.denoise(velocity, experience.samples, sampling.rollout_batch_size, self.check)
+        self.meter.count("continuation", evaluations)
+        return experience, ends, anchors.end
+
+    def _initial_noise(self, prompt: int) -> Tensor:
+        seed, step = self.spec.training.seed, self.step
+        return self.model.noise(lambda shape: normal(shape, seed, "initial", step, prompt), self.size)
+
+    def _sde_noise(self, like: Tensor) -> Tensor:
+        """Noise [P, K, G, tokens, channels] of the SDE steps, each draw by its own address."""
+        config, seed, step = self.spec.algorithm, self.spec.training.seed, self.step
+        shape = tuple(like.shape[1:])
+        draws = [
+            normal(shape, seed, "sde", step, p, i, g)
+            for p in range(len(like))
+            for i in config.sde_steps
+            for g in range(config.group_size)
+        ]
+        stacked = torch.stack(draws).reshape(len(like), len(config.sde_steps), config.group_size, *shape)
+        return stacked.to(like)
+
+    def score(self, ends: Tensor, prompts: list[str]) -> Tensor:
+        """Rewards [rewards, P, K, G, Λ] of the continuations' ends."""
+        self._progress("reward")
+        groups = ends.shape[:4]
+        each = [prompt for prompt in prompts for _ in range(math.prod(groups[1:]))]
+        values = self.scorer.score(ends.flatten(0, 3), each, list(self.weights))
+        self.scorer.refuse_all_missing(values)
+        return values.reshape(len(self.weights), *groups)
+
+    def update(self, conditioning: Conditioning, experience: Experience, advantages: Advantages) -> dict[str, float]:
+        """One optimizer step; returns what it saw. A non-finite gradient is skipped and counted."""
+        self._progress("update")
+        training = self.spec.training
+        velocity = self.model.velocity(conditioning, self.size, self.spec.sampling.guidance)
+        rate = training.learning_rate * min(1.0, (self.step + 1) / max(1, training.warmup_steps))
+        values = advantages.values.to(experience.samples)
+        parts: list[LossPart] = []
+        with self.meter.part("update"):
+            self.optimizer.zero_grad(set_to_none=True)
+            for part in self.algorithm.losses(velocity, experience, values, training.update_batch_size):
+                part.loss.backward()  # type: ignore[no-untyped-call]
+                parts.append(part)
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, training.max_grad_norm).item()
+            self._step_optimizer(rate, norm)
+        self.meter.count("update", values.shape[0] * values.shape[1])
+        ratios = torch.cat([part.ratios.flatten() for part in parts])
+        return {
+            "loss": sum(part.loss.item() for part in parts),
+            "grad_norm": norm,
+            "learning_rate": rate,
+            "ratio/mean": ratios.mean().item(),
+            "ratio/min": ratios.min().item(),
+            "ratio/max": ratios.max().item(),
+            "clip_fraction": torch.cat([part.clipped.flatten() for part in parts]).float().mean().item(),
+            "skipped_updates": float(self._skipped),
+        }
+
+    def _step_optimizer(self, rate: float, norm: float) -> None:
+        if not math.isfinite(norm):
+            self._bad_steps += 1
+            self._skipped += 1
+            if self._bad_steps >= MAX_BAD_STEPS:
+                raise NotFinite(
+                    f"the gradient was not finite in {self._bad_steps} updates in a row, the last at step {self.step}"
+                )
+            return
+        self._bad_steps = 0
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+
+    def record(
+        self, prompts: list[str], rewards: Tensor, anchors: Tensor, advantages: Advantages, update: dict[str, float]
+    ) -> None:
+        """Count the step as done and write its metrics and reward groups."""
+        anchor_values = self.scorer.score(anchors, prompts, list(self.weights))
+        self.step += 1
+        values = dict(update)
+        for k, name in enumerate(self.weights):
+            values[f"reward/{name}"] = rewards[k].nanmean().item()
+            values[f"anchor/{name}"] = anchor_values[k].nanmean().item()
+            values[f"spread/{name}"] = advantages.spread[k].nanmean().item()
+            values[f"failures/{name}"] = float((~rewards[k].isfinite()).sum())
+        values["zero_std_fraction"] = advantages.zero_std_fraction
+        values["advantage/abs_mean"] = advantages.values.abs().mean().item()
+        self._metrics(values | self.meter.take())
+        self.events.write(RewardGroups(step=self.step, groups=self._groups(prompts, rewards)))
+
+    def _groups(self, prompts: list[str], rewards: Tensor) -> list[RewardGroup]:
+        config = self.spec.algorithm
+        return [
+            RewardGroup(
+                prompt=prompt,
+                prompt_index=p,
+                sde_step=i,
+                granularity=stride,
+                reward=name,
+                values=[finite(value) for value in rewards[r, p, k, :, s].tolist()],
+            )
+            for r, name in enumerate(self.weights)
+            for p, prompt in enumerate(prompts)
+            for k, i in enumerate(config.sde_steps)
+            for s, stride in enumerate(config.granularities)
+        ]
+
+    def evaluate(self) -> Tensor:
+        """Held-out metrics and pictures of today's policy; returns the values [rewards, pairs]."""
+        self._progress("evaluation")
+        evaluation = self.spec.evaluation
+        ends = self.step in (0, self.spec.training.max_steps)
+        latents, values = self.heldout.evaluate(
+            max(evaluation.pairs, evaluation.final_pairs) if ends else evaluation.pairs
+        )
+        if not self.heldout.before:
+            self.heldout.before = dict(zip(self.heldout.names, values.tolist(), strict=True))
+        curve = values[:, : evaluation.pairs]
+        metrics = {f"heldout/{name}": row.nanmean().item() for name, row in zip(self.heldout.names, curve, strict=True)}
+        self._metrics(metrics | self.meter.take())
+        kept = min(evaluation.samples, len(latents))
+        for index, picture in enumerate(self.scorer.decode(latents[:kept]) if kept else []):
+            scores = {name: finite(values[r, index].item()) for r, name in enumerate(self.heldout.names)}
+            self._sample("heldout", index, self.heldout.prompt(index), picture, scores)
+        return values
+
+    def keep_best_and_worst(self, prompts: list[str], ends: Tensor, rewards: Tensor) -> None:
+        """For each of the first prompts: the best and worst picture of its widest group, to show what is rewarded."""
+        weights = torch.tensor(list(self.weights.values()))[:, None, None, None, None]
+        totals = (rewards * weights).sum(dim=0)
+        config = self.spec.algorithm
+        for p, (k, s) in enumerate(widest_groups(totals)[: self.spec.evaluation.samples]):
+            if k < 0:
+                continue
+            group = totals[p, k, :, s]
+            best = torch.where(group.isfinite(), group, -torch.inf).argmax()
+            worst = torch.where(group.isfinite(), group, torch.inf).argmin()
+            chosen = [int(best), int(worst)]
+            pictures = self.scorer.decode(ends[p, k, chosen, s])
+            for kind, g, picture in zip(("best", "worst"), chosen, pictures, strict=True):
+                scores = {name: finite(rewards[r, p, k, g, s].item()) for r, name in enumerate(self.weights)}
+                self._sample(kind, p, prompts[p], picture, scores, config.sde_steps[k], config.granularities[s])
+
+    def checkpoint(self) -> None:
+        """Save the policy after this step."""
+        self._progress("checkpoint")
+        state = TrainingState(self.step, self.meter.total_evaluations, self.meter.total_images, self.heldout.before)
+        root = self.events.directory / "checkpoints"
+        directory = save_checkpoint(root, self.spec, self.model, self.optimizer, state)
+        self.events.write(
+            CheckpointSaved(step=self.step, directory=directory.relative_to(self.events.directory).as_posix())
+        )
+
+    def _checkpoint_due(self) -> bool:
+        every = self.spec.checkpoints.every
+        return self.step == self.spec.training.max_steps or bool(every and self.step % every == 0)
+
+    def _metrics(self, values: dict[str, float]) -> None:
+        self.events.write(Metrics(step=self.step, values={name: finite(value) for name, value in values.items()}))
+
+    def _sample(
+        self,
+        kind: str,
+        index: int,
+        prompt: str,
+        picture: Tensor,
+        rewards: dict[str, float | None],
+        sde_step: int | None = None,
+        granularity: int | None = None,
+    ) -> None:
+        name = f"{self.step:06d}-{kind}-{index:03d}.png"
+        file, sha256, size = write_png(self.events.directory, name, picture)
+        self.events.write(
+            Sample(
+                step=self.step,
+                kind=kind,
+                index=index,
+                prompt=prompt,
+                rewards=rewards,
+                sde_step=sde_step,
+                granularity=granularity,
+                file=file,
+                sha256=sha256,
+                size=size,
+            )
+        )
+
+    def _progress(self, phase: str) -> None:
+        left = self.spec.training.max_steps - self.step
+        eta = median(self._step_seconds[-20:]) * left if self._step_seconds else None
+        self.events.write(
+            Progress(step=self.step, max_steps=self.spec.training.max_steps, phase=phase, eta_seconds=eta)
+        )
