@@ -1,0 +1,99 @@
+"""Between an attempt's directory and the artifact store: nothing is stored, or used, that is not what its hash says."""
+
+import hashlib
+import os
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from service.contracts.jobs import MANIFEST_FILE, CheckpointManifest
+from service.db.artifacts import ArtifactDamaged, ArtifactStore
+from service.db.models import Checkpoint
+from service.db.session import Database
+
+_KEPT = 16
+"""Fetched checkpoints kept on this machine, newest use first."""
+
+
+class Rejected(ValueError):
+    """A child's file is not what the child said of it."""
+
+
+def inside(directory: Path, relative: str) -> Path:
+    """The path of a file that the child named. Raises Rejected when it leads out of the attempt's directory."""
+    path = (directory / relative).resolve()
+    if not path.is_relative_to(directory.resolve()):
+        raise Rejected(f"{relative!r} leads out of the attempt's directory")
+    return path
+
+
+def store_file(store: ArtifactStore, source: Path, key: str, sha256: str) -> None:
+    """Put a file whose hash must be `sha256`."""
+    found = store.put_file(source, key).sha256
+    if found != sha256:
+        store.delete(key)
+        raise Rejected(f"{source.name} has the hash {found}, not {sha256}")
+
+
+def store_checkpoint(store: ArtifactStore, source: Path, key: str) -> CheckpointManifest:
+    """Put a checkpoint's files, each checked against the manifest, and the manifest last."""
+    manifest = read_manifest(source)
+    for file in manifest.files:
+        store_file(store, inside(source, file.name), f"{key}/{file.name}", file.sha256)
+    store.put_file(source / MANIFEST_FILE, f"{key}/{MANIFEST_FILE}")
+    return manifest
+
+
+def read_manifest(directory: Path) -> CheckpointManifest:
+    """The manifest of a checkpoint directory."""
+    try:
+        return CheckpointManifest.model_validate_json((directory / MANIFEST_FILE).read_bytes())
+    except ValidationError as error:
+        raise Rejected(f"{directory.name}/{MANIFEST_FILE} is not a manifest: {error}") from error
+
+
+def fetch_checkpoint(database: Database, id: uuid.UUID) -> Path:
+    """The checkpoint's files on this machine, fetched from the store unless they are here and whole.
+
+    Raises ArtifactDamaged when the store has lost or altered a file.
+    """
+    cache = database.settings.data_dir.absolute() / "work" / "checkpoints"
+    place = cache / str(id)
+    if (place / MANIFEST_FILE).exists():
+        os.utime(place)
+        return place
+    with database.transaction() as session:
+        row = session.get(Checkpoint, id)
+        if row is None:
+            raise ArtifactDamaged(f"there is no checkpoint {id}")
+        key, manifest = row.key, CheckpointManifest.model_validate(row.manifest)
+    cache.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix="fetching-", dir=cache))
+    try:
+        names = [file.name for file in manifest.files]
+        database.artifacts.get_directory(key, [*names, MANIFEST_FILE], fresh)
+        for file in manifest.files:
+            if _hash(fresh / file.name) != file.sha256:
+                raise ArtifactDamaged(f"{file.name} of checkpoint {id} is not what its manifest says")
+        if place.exists():
+            shutil.rmtree(place)
+        fresh.rename(place)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
+    _forget_oldest(cache)
+    return place
+
+
+def _forget_oldest(cache: Path) -> None:
+    fetched = sorted((path for path in cache.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+    for path in fetched[:-_KEPT]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

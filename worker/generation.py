@@ -1,0 +1,158 @@
+"""One attempt at one generation: pictures from one or several checkpoints, stored as they come."""
+
+import hashlib
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import structlog
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.contracts.generations import GenerationSpec
+from service.contracts.status import JobStatus
+from service.db import events
+from service.db.artifacts import ArtifactDamaged
+from service.db.models import Generation, GenerationImage
+from service.db.session import Database
+from worker import artifacts
+from worker.claims import Claim, LeaseLost, cancel_requested, held, move
+from worker.lease import Lease
+from worker.outcome import Outcome, failed
+
+if TYPE_CHECKING:
+    from worker.inference import GeneratedImage, Generator
+
+log = structlog.get_logger()
+
+_FLUSH_SECONDS = 0.5
+"""Pictures are recorded in batches of this length, so that quick models are not held up by the database."""
+
+_generator: "Generator | None" = None
+
+
+class _Stopped(Exception):
+    """The generation ends before its last picture, for the reason in `outcome`."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+
+
+def generate(database: Database, claim: Claim, stopping: threading.Event) -> None:
+    """See a claimed generation through. Never raises for what the request, a model or another worker did."""
+    bound = log.bind(generation=str(claim.id), attempt=claim.attempt)
+    try:
+        with Lease(database, claim, on_lost=lambda: None) as lease:
+            outcome = _attempt(database, claim, lease, stopping)
+            while True:
+                try:
+                    move(database, claim, outcome.status, outcome.error)
+                    break
+                except SQLAlchemyError as error:
+                    bound.warning("generation.not_recorded", error=str(error).splitlines()[0])
+                if lease.lost.wait(1.0):
+                    raise LeaseLost("the lease could not be renewed in time")
+            bound.info("generation.ended", status=outcome.status)
+    except LeaseLost as lost:
+        bound.warning("generation.lost", detail=str(lost))
+
+
+def _attempt(database: Database, claim: Claim, lease: Lease, stopping: threading.Event) -> Outcome:
+    try:
+        _draw(database, claim, lease, stopping)
+    except _Stopped as stopped:
+        return stopped.outcome
+    except LeaseLost:
+        raise
+    except ArtifactDamaged as error:
+        return failed("bad_checkpoint", str(error), "Choose another checkpoint.")
+    except SQLAlchemyError as error:
+        log.warning("generation.not_recorded", error=str(error).splitlines()[0])
+        return Outcome(JobStatus.INTERRUPTED, lost=True)
+    except MemoryError as error:
+        return failed("out_of_memory", str(error), "Ask for fewer or smaller pictures.")
+    except Exception as error:
+        log.exception("generation.failed", generation=str(claim.id))
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, by name: this module must not import torch
+            return failed("out_of_memory", str(error), "Ask for fewer or smaller pictures.")
+        return failed("error", f"{type(error).__name__}: {error}", "The worker's log has the details.")
+    return Outcome(JobStatus.SUCCEEDED)
+
+
+def _draw(database: Database, claim: Claim, lease: Lease, stopping: threading.Event) -> None:
+    with database.transaction() as session:
+        spec = GenerationSpec.model_validate(session.get_one(Generation, claim.id).spec)
+    move(database, claim, JobStatus.RUNNING)
+    checkpoints = {
+        str(id_): None if id_ == "base" else artifacts.fetch_checkpoint(database, id_) for id_ in spec.checkpoints
+    }
+    recorder = _Recorder(database, claim, spec)
+    for image in _the_generator().generate(spec, checkpoints, lambda *_: None):
+        recorder.add(image)
+        if lease.lost.is_set():
+            raise LeaseLost("the lease could not be renewed in time")
+        if stopping.is_set():
+            raise _Stopped(Outcome(JobStatus.INTERRUPTED))
+    recorder.flush()
+
+
+def _the_generator() -> "Generator":
+    """The process's one generator, which keeps models warm. Torch is first imported here."""
+    global _generator
+    if _generator is None:
+        from worker.inference import Generator
+
+        _generator = Generator(None)
+    return _generator
+
+
+class _Recorder:
+    """Stores pictures and inserts their rows, some at a time."""
+
+    def __init__(self, database: Database, claim: Claim, spec: GenerationSpec) -> None:
+        self._database, self._claim, self._spec = database, claim, spec
+        self._order = [str(checkpoint) for checkpoint in spec.checkpoints]
+        self._pending: list[dict[str, Any]] = []
+        self._done, self._flushed = 0, time.monotonic()
+
+    def add(self, image: "GeneratedImage") -> None:
+        place = self._order.index(image.checkpoint) * len(self._spec.prompts) + image.prompt_index
+        number = place * self._spec.num_images + image.image_index
+        key = f"generations/{self._claim.id}/{number}.png"
+        with tempfile.NamedTemporaryFile(suffix=".png") as file:
+            file.write(image.png)
+            file.flush()
+            self._database.artifacts.put_file(Path(file.name), key)
+        self._pending.append(
+            {
+                "generation_id": self._claim.id,
+                "number": number,
+                "checkpoint": image.checkpoint,
+                "prompt_index": image.prompt_index,
+                "image_index": image.image_index,
+                "seed": image.seed,
+                "key": key,
+                "sha256": hashlib.sha256(image.png).hexdigest(),
+                "size": len(image.png),
+            }
+        )
+        self._done += 1
+        if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
+            self.flush()
+            if cancel_requested(self._database, self._claim):
+                raise _Stopped(Outcome(JobStatus.CANCELLED))
+
+    def flush(self) -> None:
+        """Insert the rows of what was stored, with the progress made."""
+        statement = insert(GenerationImage)
+        changes = {name: statement.excluded[name] for name in ("key", "sha256", "size", "seed")}
+        statement = statement.on_conflict_do_update(index_elements=["generation_id", "number"], set_=changes)
+        with self._database.transaction() as session:
+            row = held(session, self._claim)
+            row.progress = {"done": self._done, "total": self._spec.total_images}
+            if self._pending:
+                session.connection().execute(statement, self._pending)
+            events.notify_job(session, "generation", self._claim.id)
+        self._pending, self._flushed = [], time.monotonic()

@@ -1,0 +1,133 @@
+"""What every worker does beside its work: say that it is there, give up for the dead, and wake for the forgotten."""
+
+import os
+import threading
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import cast
+
+import structlog
+from celery import Celery
+from kombu.exceptions import OperationalError
+from sqlalchemy import delete, exists, func, select, text
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.orm import Session, defer
+
+from service.contracts.status import CLAIMABLE, HELD, JobStatus
+from service.db import events
+from service.db.models import Attempt, Generation, Run, Worker
+from service.db.session import Database
+from worker.celery_app import GENERATE, TRAIN
+from worker.claims import JobRow, JobType
+from worker.outcome import too_often_lost
+
+log = structlog.get_logger()
+
+_LOCK = 0x67327270_6F01
+"""Key of the advisory lock under which one worker at a time looks after all jobs."""
+_WAKE: dict[JobType, tuple[str, str]] = {Run: ("runs.wake", TRAIN), Generation: ("generations.wake", GENERATE)}
+
+
+class Housekeeping:
+    """A thread that works every `reconcile_seconds`, from the worker's start to its end."""
+
+    def __init__(self, database: Database, app: Celery, name: str, queue: str) -> None:
+        self._database, self._app, self._name, self._queue = database, app, name, queue
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and take the worker off the list."""
+        self._ended.set()
+        self._thread.join(self._database.settings.connect_seconds)
+        try:
+            with self._database.transaction() as session:
+                session.execute(delete(Worker).where(Worker.name == self._name))
+        except SQLAlchemyError as error:
+            log.warning("worker.not_removed", error=str(error).splitlines()[0])
+
+    def _run(self) -> None:
+        while True:
+            try:
+                heartbeat(self._database, self._name, self._queue)
+                reconcile(self._database, self._app)
+            except (SQLAlchemyError, OperationalError, OSError) as error:
+                log.warning("worker.not_reconciled", error=str(error).splitlines()[0])
+            if self._ended.wait(self._database.settings.reconcile_seconds):
+                return
+
+
+def heartbeat(database: Database, name: str, queue: str) -> None:
+    """Write that the worker is there, and forget those long gone."""
+    row = {"name": name, "queue": queue, "device": device()}
+    with database.transaction() as session:
+        beat = (
+            insert(Worker)
+            .values(**row)
+            .on_conflict_do_update(index_elements=["name"], set_={"heartbeat_at": func.now()})
+        )
+        session.execute(beat)
+        session.execute(delete(Worker).where(Worker.heartbeat_at < func.now() - timedelta(days=1)))
+
+
+def device() -> str:
+    """The devices of this machine in words, found without loading torch."""
+    names = []
+    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        model = next(line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("Model:"))
+        names.append(model.removeprefix("Model:").strip())
+    return ", ".join(names) if names else f"cpu ({len(os.sched_getaffinity(0))} cores)"
+
+
+def reconcile(database: Database, app: Celery) -> None:
+    """Interrupt jobs whose lease has run out, and wake a queue that has claimable jobs and no message.
+
+    One worker at a time does it; the others find the lock taken and leave it at that.
+    """
+    waiting = []
+    with database.transaction() as session:
+        if not session.scalar(select(func.pg_try_advisory_xact_lock(text(str(_LOCK))))):
+            return
+        for job in _WAKE:
+            _interrupt_expired(session, job, database.settings.max_attempts)
+            if session.scalar(select(exists().where(job.status.in_(CLAIMABLE)))):
+                waiting.append(job)
+    for job in waiting:
+        task, queue = _WAKE[job]
+        _wake(app, task, queue)
+
+
+def _interrupt_expired(session: Session, job: JobType, max_attempts: int) -> None:
+    expired = select(job).where(job.status.in_(HELD), job.lease_expires_at < func.now())
+    light = expired.options(defer(job.spec), defer(job.requested)).with_for_update(skip_locked=True)
+    for row in cast("Sequence[JobRow]", session.scalars(light).all()):
+        owner, error = row.lease_owner, None
+        if row.status is JobStatus.CANCELLING:
+            status = JobStatus.CANCELLED
+        elif row.attempt >= max_attempts:
+            outcome = too_often_lost(row.attempt, None)
+            status, error = outcome.status, outcome.error
+        else:
+            status = JobStatus.INTERRUPTED
+        row.move_to(status, error)
+        log.warning("job.expired", kind=row.KIND, job=str(row.id), attempt=row.attempt, owner=owner, status=status)
+        if isinstance(row, Run):
+            attempt = session.get_one(Attempt, (row.id, row.attempt))
+            attempt.ended_at, attempt.outcome = func.now(), status
+            session.flush()
+            data = {"status": status.value, "worker": owner, "detail": "the worker's lease ran out"}
+            events.record(session, row.id, row.attempt, "status", data)
+        events.notify_job(session, row.KIND, row.id)
+
+
+def _wake(app: Celery, task: str, queue: str) -> None:
+    # A message is enough for a queue: the worker that gets it goes on until nothing is claimable. More would only
+    # pile up while every worker is busy.
+    with app.connection_for_write() as connection:
+        if connection.default_channel.queue_declare(queue).message_count == 0:
+            app.send_task(task, queue=queue, connection=connection, retry=False)

@@ -1,0 +1,243 @@
+"""From an attempt's files to rows: events, pictures, checkpoints and the log, each exactly once.
+
+The place up to which a file has been read commits together with the rows that came from it. So a crash at any moment
+repeats at most what it did not commit, and repeating is harmless: rows are upserts, and artifacts have fixed keys.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import structlog
+from pydantic import ValidationError
+from sqlalchemy import update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from service.contracts import events as said
+from service.contracts.jobs import EVENTS_FILE, LOG_FILE
+from service.contracts.status import JobStatus
+from service.db import events
+from service.db.models import Attempt, Checkpoint, LogChunk, Metric, RewardGroup, Run, Sample
+from service.db.session import Database
+from worker import artifacts
+from worker.claims import Claim, held, move_held
+
+log = structlog.get_logger()
+
+_BATCH_BYTES = 4 << 20
+_EXCERPT = 2000
+"""Characters of a line that is no event, kept in the run's events; the whole line stays in the worker's file."""
+
+
+@dataclass
+class _Batch:
+    """What a piece of the events file said."""
+
+    metrics: dict[tuple[str, int], float | None] = field(default_factory=dict)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    checkpoints: list[dict[str, Any]] = field(default_factory=list)
+    records: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    started: said.Started | None = None
+    progress: said.Progress | None = None
+    finished: said.Finished | None = None
+
+
+class Ingest:
+    """Reads the files of attempt `number` of a claimed run. Writes are refused when the claim is no longer held.
+
+    `number` is an earlier attempt's where that one's worker died before it had read everything.
+    """
+
+    def __init__(self, database: Database, claim: Claim, directory: Path, number: int | None = None) -> None:
+        self._database, self._claim, self._directory = database, claim, directory
+        self._number = claim.attempt if number is None else number
+        with database.transaction() as session:
+            attempt = session.get_one(Attempt, (claim.id, self._number))
+            self._events_offset, self._log_offset = attempt.events_offset, attempt.log_offset
+        self.ending: said.Finished | said.Failed | None = None
+        """The child's own word on how it ended, once it was read."""
+        self.lines = 0
+        """Lines read so far: when this stands still, so does the child."""
+
+    def drain(self) -> None:
+        """Bring everything that was written up to now into rows. Raises LeaseLost, or what database and store raise."""
+        while piece := _whole_lines(self._directory / EVENTS_FILE, self._events_offset):
+            self._ingest_events(piece)
+        while self._ingest_log():
+            pass
+
+    def log_tail(self, size: int = 4000) -> str:
+        """The end of what the child printed."""
+        try:
+            with (self._directory / LOG_FILE).open("rb") as file:
+                file.seek(max(0, file.seek(0, 2) - size))
+                # PostgreSQL keeps no NUL in text.
+                return file.read().decode("utf-8", errors="replace").replace("\x00", "�").strip()
+        except FileNotFoundError:
+            return ""
+
+    def _ingest_events(self, piece: bytes) -> None:
+        batch = _Batch()
+        place = self._events_offset
+        lines = piece.splitlines(keepends=True)
+        for line in lines:
+            try:
+                self._read(said.EventLine.validate_json(line), batch)
+            except ValidationError as error:
+                batch.records.append(("unreadable_event", self._unreadable(line, place, error)))
+            place += len(line)
+        with self._database.transaction() as session:
+            run = held(session, self._claim)
+            assert isinstance(run, Run)
+            self._write(session, run, batch)
+            session.execute(self._attempt().values(events_offset=place))
+        self._events_offset = place
+        self.lines += len(lines)
+
+    def _read(self, event: said.Event, batch: _Batch) -> None:
+        match event:
+            case said.Started():
+                batch.started = event
+                data = {"resumed_at": event.resumed_at, "device": event.provenance.get("device")}
+                batch.records.append(("started", data))
+            case said.Progress():
+                batch.progress = event
+            case said.Metrics():
+                batch.metrics |= {(name, event.step): value for name, value in event.values.items()}
+            case said.RewardGroups():
+                batch.groups += [{**group.model_dump(), **self._key(), "step": event.step} for group in event.groups]
+            case said.Sample():
+                self._read_sample(event, batch)
+            case said.CheckpointSaved():
+                self._read_checkpoint(event, batch)
+            case said.Finished():
+                batch.finished = self.ending = event
+            case said.Failed():
+                self.ending = event
+
+    def _read_sample(self, event: said.Sample, batch: _Batch) -> None:
+        key = f"{self._prefix()}/samples/{event.step}-{event.kind}-{event.index}.png"
+        try:
+            source = artifacts.inside(self._directory, event.file)
+            artifacts.store_file(self._database.artifacts, source, key, event.sha256)
+        except (artifacts.Rejected, FileNotFoundError) as error:
+            batch.records.append(("sample_rejected", {"step": event.step, "file": event.file, "detail": str(error)}))
+            return
+        row = event.model_dump(exclude={"type", "time", "file"})
+        batch.samples.append({**row, **self._key(), "key": key})
+
+    def _read_checkpoint(self, event: said.CheckpointSaved, batch: _Batch) -> None:
+        key = f"{self._prefix()}/checkpoints/{event.step}"
+        try:
+            source = artifacts.inside(self._directory, event.directory)
+            manifest = artifacts.store_checkpoint(self._database.artifacts, source, key)
+        except (artifacts.Rejected, FileNotFoundError) as error:
+            data = {"step": event.step, "directory": event.directory, "detail": str(error)}
+            batch.records.append(("checkpoint_rejected", data))
+            return
+        size = sum(file.size for file in manifest.files)
+        row = {
+            "step": event.step,
+            "kind": manifest.kind,
+            "model": manifest.model,
+            "architecture": manifest.architecture,
+        }
+        batch.checkpoints.append(
+            {**self._key(), **row, "manifest": manifest.model_dump(mode="json"), "key": key, "size": size}
+        )
+        batch.records.append(("checkpoint", {"step": event.step, "size": size}))
+
+    def _write(self, session: Session, run: Run, batch: _Batch) -> None:
+        key = self._key()
+        metrics = [{**key, "name": name, "step": step, "value": value} for (name, step), value in batch.metrics.items()]
+        _upsert(session, Metric, metrics, ("run_id", "name", "step", "attempt"), ("value",))
+        groups = ("run_id", "step", "prompt_index", "sde_step", "granularity", "reward", "attempt")
+        _upsert(session, RewardGroup, batch.groups, groups, ("prompt", "values"))
+        _upsert(session, Sample, batch.samples, ("run_id", "step", "kind", "index", "attempt"), ())
+        _upsert(session, Checkpoint, batch.checkpoints, ("run_id", "step", "attempt"), ())
+        for type_, data in batch.records:
+            events.record(session, run.id, self._number, type_, data)
+        if batch.progress is not None and self._number == self._claim.attempt:
+            run.progress = batch.progress.model_dump(mode="json", exclude={"type"})
+        if batch.finished is not None:
+            run.heldout = {name: summary.model_dump(mode="json") for name, summary in batch.finished.heldout.items()}
+        if batch.started is not None:
+            started = batch.started
+            session.execute(self._attempt().values(provenance=started.provenance, resumed_at=started.resumed_at))
+            if run.status is JobStatus.STARTING and self._number == self._claim.attempt:
+                session.flush()
+                move_held(session, self._claim, JobStatus.RUNNING)
+
+    def _ingest_log(self) -> bool:
+        try:
+            with (self._directory / LOG_FILE).open("rb") as file:
+                file.seek(self._log_offset)
+                data = file.read(self._database.settings.log_chunk_bytes)
+        except FileNotFoundError:
+            return False
+        if not data:
+            return False
+        with self._database.transaction() as session:
+            held(session, self._claim)
+            _upsert(
+                session,
+                LogChunk,
+                [{**self._key(), "offset": self._log_offset, "data": data}],
+                ("run_id", "attempt", "offset"),
+                (),
+            )
+            session.execute(self._attempt().values(log_offset=self._log_offset + len(data)))
+        self._log_offset += len(data)
+        return True
+
+    def _unreadable(self, line: bytes, place: int, error: ValidationError) -> dict[str, Any]:
+        text = line.decode("utf-8", errors="replace").replace("\x00", "�").rstrip("\n")
+        log.warning("ingest.unreadable_event", run=str(self._claim.id), attempt=self._number, offset=place, line=text)
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return {
+            "offset": place,
+            "line": text[:_EXCERPT],
+            "detail": f"{where}: {first['msg']}" if where else first["msg"],
+        }
+
+    def _key(self) -> dict[str, Any]:
+        return {"run_id": self._claim.id, "attempt": self._number}
+
+    def _prefix(self) -> str:
+        return f"runs/{self._claim.id}/{self._number}"
+
+    def _attempt(self) -> Any:
+        return update(Attempt).where(Attempt.run_id == self._claim.id, Attempt.number == self._number)
+
+
+def _whole_lines(path: Path, offset: int) -> bytes:
+    """Some whole lines of the file from `offset` on; nothing while the writer is in the middle of the next one."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            piece = file.read(_BATCH_BYTES)
+            while b"\n" not in piece and (more := file.read(_BATCH_BYTES)):
+                piece += more
+    except FileNotFoundError:
+        return b""
+    return piece[: piece.rfind(b"\n") + 1]
+
+
+def _upsert(
+    session: Session, table: type[Any], rows: Iterable[dict[str, Any]], key: tuple[str, ...], replaced: tuple[str, ...]
+) -> None:
+    rows = list(rows)
+    if not rows:
+        return
+    statement = insert(table)
+    if replaced:
+        changes = {name: statement.excluded[name] for name in replaced}
+        statement = statement.on_conflict_do_update(index_elements=key, set_=changes)
+    else:
+        statement = statement.on_conflict_do_nothing(index_elements=key)
+    # A list of rows, never `values(rows)`: the driver then sends one prepared statement in a pipeline.
+    session.connection().execute(statement, rows)

@@ -1,0 +1,90 @@
+"""What a child's end means for its job."""
+
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.contracts.events import Failed, Finished
+from service.contracts.status import JobStatus
+from service.db.models import JobError
+
+_LOST = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+"""Signals from outside: a machine going down, an operator, the kernel short of memory. Not the run's fault."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The status a job gets, and why if it failed. An interrupted job is taken again."""
+
+    status: JobStatus
+    error: JobError | None = None
+    lost: bool = False
+    """Interrupted by a loss, which counts towards the most attempts, unlike a worker's orderly end."""
+
+
+def failed(code: str, detail: str, hint: str = "", log_tail: str = "") -> Outcome:
+    """A failure, for the person who reads it."""
+    return Outcome(JobStatus.FAILED, {"code": code, "detail": detail, "hint": hint, "log_tail": log_tail})
+
+
+def classify(
+    ending: Finished | Failed | None, returncode: int, *, cancelled: bool, out_of_memory: bool, log_tail: str
+) -> Outcome:
+    """What became of a child that exited by itself or was ended from outside; its own last word counts first."""
+    if isinstance(ending, Finished):
+        return Outcome(JobStatus(ending.outcome))
+    if isinstance(ending, Failed):
+        return failed(ending.code, ending.detail, ending.hint, log_tail)
+    if cancelled:
+        return Outcome(JobStatus.CANCELLED)
+    if out_of_memory:
+        return failed(
+            "out_of_memory",
+            "the kernel ended the process because the machine's or container's memory was used up",
+            "Lower sampling.rollout_batch_size or the picture size, or give the worker more memory.",
+            log_tail,
+        )
+    if returncode < 0:
+        name = _signal_name(-returncode)
+        if -returncode in _LOST:
+            return Outcome(JobStatus.INTERRUPTED, lost=True)
+        return failed("crashed", f"the process was ended by {name}", "The end of the log may say where.", log_tail)
+    return failed(
+        "error",
+        f"the process exited with status {returncode} and did not say why",
+        "The end of the log may say why.",
+        log_tail,
+    )
+
+
+def too_often_lost(attempts: int, returncode: int | None, log_tail: str = "") -> Outcome:
+    """The end of a job whose every attempt was lost."""
+    how = (
+        f"; the last one was ended by {_signal_name(-returncode)}" if returncode is not None and returncode < 0 else ""
+    )
+    return failed(
+        "lost",
+        f"all {attempts} attempts were lost, their worker or process having disappeared{how}",
+        "Look for a shortage of memory or for restarts of the worker; G2RPO_MAX_ATTEMPTS sets how often to try.",
+        log_tail,
+    )
+
+
+def oom_kills() -> int:
+    """How often the kernel killed something in this container for want of memory; 0 where that is not counted."""
+    for counter in (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control")):
+        try:
+            for line in counter.read_text(encoding="ascii").splitlines():
+                name, _, value = line.partition(" ")
+                if name == "oom_kill":
+                    return int(value)
+        except (OSError, ValueError):
+            continue
+    return 0
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,68 @@
+"""What a woken worker does: take jobs until none is left. A message carries no work, only the news of some."""
+
+import os
+import socket
+import threading
+from typing import Any
+
+import structlog
+from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
+
+from service.db.models import Generation, Run
+from service.db.session import connect
+from worker import generation, supervisor
+from worker.celery_app import app
+from worker.claims import claim_next
+from worker.housekeeping import Housekeeping
+
+structlog.configure(
+    processors=[
+        structlog.stdlib.add_log_level,
+        structlog.processors.format_exc_info,
+        structlog.processors.JSONRenderer(default=str),
+    ],
+    wrapper_class=structlog.stdlib.BoundLogger,
+    logger_factory=structlog.stdlib.LoggerFactory(),  # into the log that Celery sets up
+)
+
+database = connect()
+stopping = threading.Event()
+name = f"{socket.gethostname()}:{os.getpid()}"
+"""Unique for every process that ever ran: a restarted worker must not mistake an old lease for its own."""
+
+_housekeeping: Housekeeping | None = None
+
+
+@app.task(name="runs.wake")  # type: ignore[untyped-decorator]
+def wake_runs(*_: Any) -> None:
+    """Take alignment runs, one after the other, until none is claimable."""
+    while not stopping.is_set() and (claim := claim_next(database, Run, name)):
+        supervisor.supervise(database, claim, stopping)
+
+
+@app.task(name="generations.wake")  # type: ignore[untyped-decorator]
+def wake_generations(*_: Any) -> None:
+    """Take generations, one after the other, until none is claimable."""
+    while not stopping.is_set() and (claim := claim_next(database, Generation, name)):
+        generation.generate(database, claim, stopping)
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _begin(sender: Any, **_: Any) -> None:
+    global _housekeeping
+    queue = next(iter(sender.app.amqp.queues.consume_from))
+    _housekeeping = Housekeeping(database, app, name, queue)
+    _housekeeping.start()
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _drain(**_: Any) -> None:
+    """SIGTERM: the running job is given up, and taken again by another worker."""
+    stopping.set()
+
+
+@worker_shutdown.connect  # type: ignore[untyped-decorator]
+def _end(**_: Any) -> None:
+    if _housekeeping is not None:
+        _housekeeping.stop()
+    database.close()
