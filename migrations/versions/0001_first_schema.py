@@ -72,6 +72,7 @@ def upgrade() -> None:
         sa.Column("requested", JSONB(), nullable=False),
         sa.Column("spec", JSONB(), nullable=False),
         sa.Column("spec_version", sa.Integer(), nullable=False),
+        sa.Column("plan", JSONB(), nullable=False),
         sa.Column("seed", sa.BigInteger(), nullable=False),
         sa.Column("start_from", sa.Uuid(), nullable=True),
         sa.Column("heldout", JSONB(), nullable=True),

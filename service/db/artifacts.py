@@ -79,13 +79,29 @@ class ArtifactStore:
             raise ArtifactDamaged(f"{key} in the artifact store does not have the hash that was recorded for it")
         return data
 
-    def stream(self, key: str, start: int, size: int) -> Iterator[bytes]:
-        """`size` bytes from `start` on, in blocks."""
-        with self.open(key) as reading:
-            reading.seek(start)
+    def stream(self, key: str, start: int, size: int, sha256: str | None = None) -> Iterator[bytes]:
+        """`size` bytes from `start` on, in blocks; the file is opened at once, so a missing one is found before the first.
+
+        With `sha256`, the hash of what is asked: a block is passed on only when the one after it has been read, and the
+        last one only if the hash is right. Raises ArtifactDamaged.
+        """
+        reading = self.open(key)
+        reading.seek(start)
+        return self._blocks(reading, key, size, sha256)
+
+    def _blocks(self, reading: BinaryIO, key: str, size: int, sha256: str | None) -> Iterator[bytes]:
+        digest, held = hashlib.sha256(), b""
+        with reading:
             while size > 0 and (block := reading.read(min(_BLOCK, size))):
                 size -= len(block)
-                yield block
+                digest.update(block)
+                if held:
+                    yield held
+                held = block
+        if size > 0 or (sha256 is not None and digest.hexdigest() != sha256):
+            raise ArtifactDamaged(f"{key} in the artifact store is not what was recorded for it")
+        if held:
+            yield held
 
     def exists(self, key: str) -> bool:
         """Whether there is a file under `key`."""

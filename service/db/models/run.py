@@ -29,6 +29,8 @@ class Run(Job, Base):
     spec: Mapped[dict[str, Any]]
     """The resolved `RunSpec`, as JSON."""
     spec_version: Mapped[int] = mapped_column(Integer)
+    plan: Mapped[dict[str, Any]]
+    """The `contracts.plan.Plan` of the spec when it was accepted, as JSON without the spec."""
     seed: Mapped[int] = mapped_column(BigInteger)
     start_from: Mapped[uuid.UUID | None] = mapped_column(
         ForeignKey("checkpoints.id", name="fk_runs_start_from", use_alter=True), index=True

@@ -1,0 +1,83 @@
+"""Reading metrics: the newest attempt's value of each step, found along the table's key."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+# One index probe per name finds the next name: a run's names cost what they number, not what its rows number.
+_LATEST = text("""
+WITH RECURSIVE names(name) AS (
+    (SELECT name FROM metrics WHERE run_id = :run ORDER BY name LIMIT 1)
+    UNION ALL
+    SELECT (SELECT m.name FROM metrics m WHERE m.run_id = :run AND m.name > names.name ORDER BY m.name LIMIT 1)
+    FROM names WHERE names.name IS NOT NULL
+)
+SELECT names.name, first.step, latest.step, latest.value
+FROM names,
+LATERAL (SELECT m.step FROM metrics m WHERE m.run_id = :run AND m.name = names.name ORDER BY m.step LIMIT 1) first,
+LATERAL (SELECT m.step, m.value FROM metrics m WHERE m.run_id = :run AND m.name = names.name
+         ORDER BY m.step DESC, m.attempt DESC LIMIT 1) latest
+WHERE names.name IS NOT NULL ORDER BY names.name
+""")
+
+_BUCKETS = text("""
+WITH series AS (
+    SELECT * FROM unnest(CAST(:names AS text[]), CAST(:firsts AS int[]), CAST(:widths AS int[])) AS s(name, first, width)
+)
+SELECT series.name, array_agg(b.step), array_agg(b.mean), array_agg(b.low), array_agg(b.high), array_agg(b.count)
+FROM series,
+LATERAL (
+    SELECT min(step) AS step, avg(value) AS mean, min(value) AS low, max(value) AS high, count(value) AS count
+    FROM (
+        SELECT DISTINCT ON (m.step) m.step, m.value FROM metrics m
+        WHERE m.run_id = :run AND m.name = series.name AND m.step >= series.first
+        ORDER BY m.step DESC, m.attempt DESC
+    ) newest
+    GROUP BY (step - series.first) / series.width ORDER BY 1
+) b
+GROUP BY series.name ORDER BY series.name
+""")
+
+
+@dataclass(frozen=True)
+class Latest:
+    """What a run has of one metric: its first step, its last, and the value there."""
+
+    name: str
+    first_step: int
+    last_step: int
+    value: float | None
+
+
+@dataclass(frozen=True)
+class Buckets:
+    """A metric over steps. Each bucket has its first step, and mean, least, greatest and number of its finite values."""
+
+    name: str
+    steps: list[int]
+    means: list[float | None]
+    lows: list[float | None]
+    highs: list[float | None]
+    counts: list[int]
+
+
+def latest(session: Session, run_id: uuid.UUID) -> list[Latest]:
+    """Every metric of a run, by name."""
+    return [Latest(*row) for row in session.execute(_LATEST, {"run": run_id})]
+
+
+def buckets(
+    session: Session, run_id: uuid.UUID, ranges: Sequence[Latest], since_step: int, max_points: int
+) -> list[Buckets]:
+    """The metrics in `ranges` from `since_step` on, each in at most `max_points` buckets of equally many steps."""
+    wanted = [(one, max(one.first_step, since_step)) for one in ranges if one.last_step >= since_step]
+    values = {
+        "run": run_id,
+        "names": [one.name for one, _ in wanted],
+        "firsts": [first for _, first in wanted],
+        "widths": [-(-(one.last_step - first + 1) // max_points) for one, first in wanted],
+    }
+    return [Buckets(*row) for row in session.execute(_BUCKETS, values)]
