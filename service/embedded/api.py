@@ -1,0 +1,26 @@
+"""`python -m service.embedded.api FD`: the API on a listening socket that was opened by the parent."""
+
+import socket
+import sys
+
+import uvicorn
+
+from service.app import create_app
+from service.settings import Settings
+
+
+def main() -> None:
+    """Serve until SIGTERM. Open streams are given two seconds."""
+    settings = Settings()
+    listening = socket.socket(fileno=int(sys.argv[1]))
+    config = uvicorn.Config(
+        create_app(settings),
+        timeout_graceful_shutdown=2,
+        access_log=False,
+        log_level=settings.log_level.lower(),
+    )
+    uvicorn.Server(config).run(sockets=[listening])
+
+
+if __name__ == "__main__":
+    main()
