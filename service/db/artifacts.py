@@ -80,10 +80,10 @@ class ArtifactStore:
         return data
 
     def stream(self, key: str, start: int, size: int, sha256: str | None = None) -> Iterator[bytes]:
-        """`size` bytes from `start` on, in blocks; the file is opened at once, so a missing one is found before the first.
+        """`size` bytes from `start` on, in blocks. The file is opened at once: a missing one is found before the first.
 
-        With `sha256`, the hash of what is asked: a block is passed on only when the one after it has been read, and the
-        last one only if the hash is right. Raises ArtifactDamaged.
+        With `sha256`, the hash of what is asked, the last block is given only if the hash is right. Raises
+        ArtifactDamaged.
         """
         reading = self.open(key)
         reading.seek(start)

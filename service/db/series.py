@@ -25,7 +25,8 @@ WHERE names.name IS NOT NULL ORDER BY names.name
 
 _BUCKETS = text("""
 WITH series AS (
-    SELECT * FROM unnest(CAST(:names AS text[]), CAST(:firsts AS int[]), CAST(:widths AS int[])) AS s(name, first, width)
+    SELECT * FROM unnest(CAST(:names AS text[]), CAST(:firsts AS int[]), CAST(:widths AS int[]))
+    AS s(name, first, width)
 )
 SELECT series.name, array_agg(b.step), array_agg(b.mean), array_agg(b.low), array_agg(b.high), array_agg(b.count)
 FROM series,
@@ -54,7 +55,7 @@ class Latest:
 
 @dataclass(frozen=True)
 class Buckets:
-    """A metric over steps. Each bucket has its first step, and mean, least, greatest and number of its finite values."""
+    """A metric over steps. A bucket has its first step, and mean, least, greatest and number of its finite values."""
 
     name: str
     steps: list[int]

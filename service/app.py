@@ -1,0 +1,82 @@
+"""The API: `uvicorn --factory service.app:create_app`."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from service import errors
+from service import logging as service_logging
+from service.catalog.router import router as catalog
+from service.checkpoints.router import router as checkpoints
+from service.contracts.catalog import load_catalog
+from service.curves.router import router as curves
+from service.db.session import connect
+from service.generations.router import router as generations
+from service.health.router import router as health
+from service.logs.router import router as logs
+from service.middleware import RequestMiddleware
+from service.plans.router import router as plans
+from service.queue import Queue
+from service.rewards.router import router as rewards
+from service.runs.router import router as runs
+from service.samples.router import router as samples
+from service.settings import Settings
+from service.waiting import JobWaiter
+
+DESCRIPTION = """Aligns flow text-to-image models with human preference by G²RPO, and draws pictures from the result.
+
+Errors are `application/problem+json`; every answer carries `X-Request-ID`; lists come in pages."""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The service on `settings`, else the environment's. It starts without database and broker, and finds them."""
+    settings = settings or Settings()
+    service_logging.configure(settings.log_level)
+    app = FastAPI(
+        title="G²RPO", version=_version(), description=DESCRIPTION, lifespan=_lifespan, redirect_slashes=False
+    )
+    app.state.database = connect(settings)
+    app.state.catalog = load_catalog()
+    app.state.queue = Queue(settings)
+    app.state.waiter = JobWaiter(app.state.database.engine)
+    for router in (runs, curves, rewards, samples, logs, checkpoints, generations, catalog, plans, health):
+        app.include_router(router)
+    app.add_middleware(RequestMiddleware, max_body_bytes=settings.max_body_bytes)
+    errors.install(app)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    listening = asyncio.create_task(app.state.waiter.run())
+    yield
+    listening.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await listening
+    app.state.queue.close()
+    app.state.database.close()
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """The schema, with the problem model that every route's error answers point to."""
+    if app.openapi_schema is None:
+        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        problem = errors.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas = schema["components"]["schemas"]
+        schemas.update(problem.pop("$defs"))
+        schemas["Problem"] = problem
+        app.openapi_schema = schema
+    return app.openapi_schema
+
+
+def _version() -> str:
+    try:
+        return version("g2rpo")
+    except PackageNotFoundError:
+        return "0.0.0"

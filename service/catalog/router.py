@@ -1,0 +1,16 @@
+"""`/catalog`: what a request may name."""
+
+from fastapi import APIRouter
+
+from service.catalog import service
+from service.catalog.schemas import CatalogView
+from service.dependencies import CatalogDep, SessionDep, SettingsDep
+from service.errors import problems
+
+router = APIRouter(tags=["catalog"])
+
+
+@router.get("/catalog", operation_id="getCatalog", summary="What a request may name", responses=problems())
+def get_catalog(session: SessionDep, settings: SettingsDep, catalog: CatalogDep) -> CatalogView:
+    """Models, algorithms with their JSON Schema, presets resolved, rewards, prompt sets, workers and their devices."""
+    return service.show(session, settings, catalog)

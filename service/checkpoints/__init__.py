@@ -1,0 +1,1 @@
+"""Checkpoints: listing, manifests, downloads."""

@@ -1,0 +1,50 @@
+"""How checkpoints are shown."""
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.pages import Cursor, Limit
+
+
+class CheckpointFilters(BaseModel):
+    """Which page to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    limit: Limit = 50
+    cursor: Cursor = None
+
+
+class CheckpointSummary(BaseModel):
+    """A saved policy."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: UUID
+    run_id: UUID
+    attempt: int
+    step: int = Field(description="Optimizer steps done.")
+    kind: str = Field(description="`lora` or `full`.")
+    model: str = Field(description="Catalog name of the model it belongs to.")
+    architecture: str = Field(description="Hash of the transformer's configuration.")
+    size: int = Field(description="Bytes of all its files.")
+    created_at: datetime
+
+
+class CheckpointFileView(BaseModel):
+    """One file of a checkpoint."""
+
+    name: str
+    sha256: str
+    size: int = Field(description="Bytes.")
+    url: str = Field(description="Where it can be downloaded, whole or in ranges.")
+
+
+class CheckpointView(CheckpointSummary):
+    """A checkpoint in full."""
+
+    files: list[CheckpointFileView]
+    manifest: dict[str, Any] = Field(description="As it was saved: files with hashes, LoRA rank and alpha, the spec.")

@@ -1,0 +1,63 @@
+"""The rules of checkpoints."""
+
+import uuid
+from typing import Any
+from urllib.parse import quote
+
+from pydantic import TypeAdapter
+from sqlalchemy import select, tuple_
+from sqlalchemy.orm import Session
+
+from service import jobs
+from service.checkpoints.schemas import CheckpointFileView, CheckpointFilters, CheckpointSummary, CheckpointView
+from service.db.models import Checkpoint, Run
+from service.errors import NotFound
+from service.pages import Page, decode_cursor, encode_cursor
+
+_CURSOR = TypeAdapter(tuple[int, uuid.UUID])
+
+
+def listing(session: Session, run_id: uuid.UUID, filters: CheckpointFilters) -> Page[CheckpointSummary]:
+    """A run's checkpoints, newest step first. Raises NotFound."""
+    jobs.find(session, Run, run_id)
+    key = (Checkpoint.step, Checkpoint.id)
+    query = (
+        select(Checkpoint)
+        .where(Checkpoint.run_id == run_id)
+        .order_by(*(column.desc() for column in key))
+        .limit(filters.limit + 1)
+    )
+    if filters.cursor is not None:
+        query = query.where(tuple_(*key) < tuple_(*decode_cursor(filters.cursor, _CURSOR)))
+    rows = session.scalars(query).all()
+    page = rows[: filters.limit]
+    return Page(
+        items=[CheckpointSummary.model_validate(row) for row in page],
+        next_cursor=encode_cursor(page[-1].step, page[-1].id) if len(rows) > len(page) else None,
+    )
+
+
+def show(session: Session, id: uuid.UUID) -> CheckpointView:
+    """A checkpoint in full. Raises NotFound."""
+    row = _find(session, id)
+    files = [
+        CheckpointFileView(**one, url=f"/checkpoints/{id}/files/{quote(one['name'])}") for one in row.manifest["files"]
+    ]
+    return CheckpointView(**CheckpointSummary.model_validate(row).model_dump(), files=files, manifest=row.manifest)
+
+
+def file(session: Session, id: uuid.UUID, name: str) -> tuple[str, dict[str, Any]]:
+    """The store's key of one file, and the manifest's entry for it: the name is looked up there. Raises NotFound."""
+    row = _find(session, id)
+    for entry in row.manifest["files"]:
+        if entry["name"] == name:
+            return f"{row.key}/{entry['name']}", entry
+    names = ", ".join(entry["name"] for entry in row.manifest["files"])
+    raise NotFound(f"checkpoint {id} has no file of that name; it has {names}")
+
+
+def _find(session: Session, id: uuid.UUID) -> Checkpoint:
+    row = session.get(Checkpoint, id)
+    if row is None:
+        raise NotFound(f"there is no checkpoint {id}")
+    return row

@@ -1,0 +1,1 @@
+"""Convergence curves: metrics of a run over its steps, as numbers, tables and figures."""

@@ -1,0 +1,196 @@
+"""The one tree of errors, and how each becomes `application/problem+json` (RFC 9457)."""
+
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import Any
+
+import structlog
+from fastapi import FastAPI, HTTPException, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import InterfaceError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeoutError
+from starlette.exceptions import HTTPException as RoutingError
+
+from service.db.artifacts import ArtifactDamaged
+
+MEDIA_TYPE = "application/problem+json"
+log = structlog.get_logger()
+
+
+class FieldError(BaseModel):
+    """What is wrong with one field of a request."""
+
+    loc: list[str | int] = Field(description="Where: `body`, `query`, `path` or `header`, then names and indices.")
+    msg: str = Field(description="What is wrong, and what is allowed.")
+    type: str = Field(description="A stable name for the kind of error.")
+
+
+class ReadinessCheck(BaseModel):
+    """One thing the service stands on."""
+
+    name: str = Field(description="`database`, `schema`, `broker` or `storage`.")
+    ok: bool
+    detail: str = Field(description="What was found.")
+    hint: str = Field("", description="How to mend it.")
+
+
+class Problem(BaseModel):
+    """Why a request was not answered as asked."""
+
+    type: str = Field("about:blank", description="A URI for the kind of problem; `about:blank`: see `code`.")
+    title: str = Field(description="The status in words.")
+    status: int = Field(description="The HTTP status.")
+    detail: str = Field(description="What was wrong, and what to do.")
+    code: str = Field(description="A stable name to branch on.")
+    request_id: str = Field(description="Also in `X-Request-ID` and in the service's log.")
+    errors: list[FieldError] | None = Field(None, description="With status 422: every field that is wrong.")
+    checks: list[ReadinessCheck] | None = Field(None, description="With `not_ready`: what was looked at.")
+
+
+class ServiceError(HTTPException):
+    """The root: whatever is raised below it is answered with its status, code and detail."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    code = "internal_error"
+
+    def __init__(self, detail: str, *, headers: dict[str, str] | None = None, **extensions: Any) -> None:
+        super().__init__(self.status, detail, headers)
+        self.extensions = extensions
+
+
+class NotFound(ServiceError):
+    """There is no such thing."""
+
+    status = HTTPStatus.NOT_FOUND
+    code = "not_found"
+
+
+class NotAcceptable(ServiceError):
+    """None of the media types the client accepts can be made."""
+
+    status = HTTPStatus.NOT_ACCEPTABLE
+    code = "not_acceptable"
+
+
+class NotFinished(ServiceError):
+    """The job has to end first."""
+
+    status = HTTPStatus.CONFLICT
+    code = "not_finished"
+
+
+class BodyTooLarge(ServiceError):
+    """The request's body is over the limit."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    code = "body_too_large"
+
+
+class RangeNotSatisfiable(ServiceError):
+    """No byte of the file lies in the asked range."""
+
+    status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
+    code = "range_not_satisfiable"
+
+
+class Invalid(ServiceError):
+    """Fields of the request are wrong."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+    code = "invalid_request"
+
+    def __init__(self, errors: Sequence[FieldError]) -> None:
+        shown = "; ".join(f"{'.'.join(map(str, error.loc))}: {error.msg}" for error in errors[:3])
+        more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
+        super().__init__(shown + more, errors=[error.model_dump() for error in errors])
+
+
+class NotReady(ServiceError):
+    """Something the service stands on is missing."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "not_ready"
+
+
+def invalid(loc: Sequence[str | int], msg: str, type: str = "value_error") -> Invalid:
+    """The error for a single field."""
+    return Invalid([FieldError(loc=list(loc), msg=msg, type=type)])
+
+
+def problem_response(
+    status: int, code: str, detail: str, request_id: str, headers: dict[str, str] | None = None, **extensions: Any
+) -> JSONResponse:
+    """An answer of `application/problem+json`."""
+    body = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "request_id": request_id,
+        **extensions,
+    }
+    return JSONResponse(body, status, headers, MEDIA_TYPE)
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The documented error answers of a route: `statuses`, and those that any route may give."""
+    return {
+        status: {
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}},
+        }
+        for status in sorted({*statuses, 400, 500, 503})
+    }
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` as a problem."""
+    app.add_exception_handler(RoutingError, _http_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    app.add_exception_handler(ArtifactDamaged, _artifact_damaged)
+    for unavailable in (OperationalError, InterfaceError, PoolTimeoutError):
+        app.add_exception_handler(unavailable, _database_unavailable)
+
+
+_ROUTING_CODES = {400: "bad_request", 404: "unknown_route", 405: "method_not_allowed"}
+
+
+async def _http_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RoutingError)
+    headers = dict(error.headers) if error.headers else None
+    request_id = request.state.request_id
+    if isinstance(error, ServiceError):
+        return problem_response(
+            error.status_code, error.code, error.detail, request_id, headers=headers, **error.extensions
+        )
+    details = {
+        404: f"there is no route {request.url.path!r}; see /docs",
+        405: f"{request.method} is not allowed here; allowed is {(headers or {}).get('Allow', 'what /docs says')}",
+    }
+    detail = details.get(error.status_code, str(error.detail))
+    code = _ROUTING_CODES.get(error.status_code, "http_error")
+    return problem_response(error.status_code, code, detail, request_id, headers=headers)
+
+
+async def _validation_error(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, RequestValidationError)
+    errors = [
+        FieldError(loc=list(one["loc"]), msg=one["msg"].removeprefix("Value error, "), type=one["type"])
+        for one in error.errors()
+    ]
+    return await _http_error(request, Invalid(errors))
+
+
+async def _artifact_damaged(request: Request, error: Exception) -> JSONResponse:
+    log.error("artifact_damaged", detail=str(error))
+    detail = "a stored file is missing or damaged; the service's log names it under this request id"
+    return problem_response(500, "artifact_damaged", detail, request.state.request_id)
+
+
+async def _database_unavailable(request: Request, error: Exception) -> JSONResponse:
+    log.error("database_unavailable", exc_info=error)
+    detail = "the database cannot be reached; /readyz says more. Try again"
+    return problem_response(503, "database_unavailable", detail, request.state.request_id, {"Retry-After": "5"})

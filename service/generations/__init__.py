@@ -1,0 +1,1 @@
+"""Pictures on request, from one or several checkpoints."""

@@ -1,0 +1,159 @@
+"""`/generate` and `/generations`: pictures on request."""
+
+import asyncio
+import re
+import uuid
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Header, Path, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from service.contracts.generations import GenerationSpec
+from service.db.session import Database
+from service.dependencies import CatalogDep, DatabaseDep, QueueDep, SessionDep, WaiterDep
+from service.errors import NotAcceptable, problems
+from service.generations import grid, service
+from service.generations.schemas import GenerationView
+from service.json_route import JsonRoute
+from service.pictures import PNG, picture
+from service.runs.router import LOCATION
+from service.waiting import JobWaiter
+
+router = APIRouter(tags=["generations"], route_class=JsonRoute)
+
+EXAMPLE = {"checkpoints": ["base"], "prompts": ["a red circle left of a blue square"], "num_images": 2, "seed": 7}
+ImageNumber = Annotated[int, Path(ge=0, le=2**31 - 1, description="The picture's `number`.")]
+
+
+@router.post(
+    "/generate",
+    status_code=202,
+    operation_id="generate",
+    summary="Draw pictures",
+    responses={
+        200: {"model": GenerationView, "description": "It ended within the asked time."},
+        202: {"headers": LOCATION},
+        **problems(413, 422),
+    },
+)
+async def generate(
+    spec: Annotated[GenerationSpec, Body(openapi_examples={"base": {"summary": "Two pictures", "value": EXAMPLE}})],
+    request: Request,
+    response: Response,
+    database: DatabaseDep,
+    catalog: CatalogDep,
+    queue: QueueDep,
+    waiter: WaiterDep,
+    prefer: Annotated[str | None, Header(description="`wait=N`: answer when it has ended, or after N seconds.")] = None,
+) -> GenerationView:
+    """Draw the same prompts with the same seeds from one or several checkpoints.
+
+    Picture j of a prompt begins with the same noise for every checkpoint, so differences are the checkpoints'. With
+    `Prefer: wait=N` the answer is 200 once it has ended, else 202 after N seconds; ask `Location` for the rest.
+    """
+
+    def accept() -> uuid.UUID:
+        with database.sessions() as session:
+            return service.create(session, database.settings, catalog, queue, spec, request.state.body)
+
+    def shown() -> GenerationView:
+        with database.sessions() as session:
+            return service.show(session, generation)
+
+    generation = await run_in_threadpool(accept)
+    response.headers["Location"] = f"/generations/{generation}"
+    seconds = min(preferred_wait(prefer), database.settings.max_wait_seconds)
+    if seconds > 0:
+        response.headers["Preference-Applied"] = f"wait={seconds:g}"
+        if await _ends_within(seconds, database, waiter, generation):
+            response.status_code = 200
+    return await run_in_threadpool(shown)
+
+
+@router.get(
+    "/generations/{generation_id}",
+    operation_id="getGeneration",
+    summary="Show a generation",
+    responses=problems(404, 422),
+)
+def get_generation(generation_id: uuid.UUID, session: SessionDep) -> GenerationView:
+    """Where a generation stands, and the pictures drawn so far."""
+    return service.show(session, generation_id)
+
+
+@router.get(
+    "/generations/{generation_id}/images/{number}",
+    operation_id="getGenerationImage",
+    summary="A picture of a generation",
+    response_class=Response,
+    responses={**PNG, **problems(404, 409, 422)},
+)
+def get_generation_image(
+    generation_id: uuid.UUID, number: ImageNumber, request: Request, database: DatabaseDep, session: SessionDep
+) -> Response:
+    """The PNG, with prompt, seed and checkpoint in its metadata."""
+    row = service.image(session, generation_id, number)
+    return picture(request, database.artifacts, row.key, row.sha256)
+
+
+@router.get(
+    "/generations/{generation_id}/grid.png",
+    operation_id="getGenerationGrid",
+    summary="All pictures of a generation side by side",
+    response_class=Response,
+    responses={**PNG, **problems(404, 406, 409, 422)},
+)
+def get_generation_grid(generation_id: uuid.UUID, database: DatabaseDep, session: SessionDep) -> Response:
+    """A row per prompt and seed, a column per checkpoint, labelled."""
+    shown, images, labels = service.comparison(session, generation_id)
+    session.close()  # reading and drawing take a while, and need no connection
+    spec, per_checkpoint = shown.spec, len(shown.spec["prompts"]) * shown.spec["num_images"]
+    rows = []
+    for place in range(per_checkpoint):
+        column = [images.get(index * per_checkpoint + place) for index in range(len(labels))]
+        prompt = spec["prompts"][place // spec["num_images"]]
+        seeds = sorted({image.seed for image in column if image})
+        label = f"{prompt} (seed {', '.join(map(str, seeds))})"
+        rows.append(
+            grid.Row(label, [database.artifacts.read(image.key, image.sha256) if image else None for image in column])
+        )
+    most = database.settings.max_grid_pixels
+    try:
+        drawn = grid.draw(list(labels.values()), rows, spec["width"], spec["height"], most)
+    except grid.GridTooLarge as error:
+        raise NotAcceptable(f"{error}; fetch the pictures one by one") from error
+    return Response(drawn, media_type="image/png")
+
+
+@router.post(
+    "/generations/{generation_id}/cancel",
+    status_code=202,
+    operation_id="cancelGeneration",
+    summary="Cancel a generation",
+    responses=problems(404, 422),
+)
+def cancel_generation(generation_id: uuid.UUID, session: SessionDep) -> GenerationView:
+    """Ask for a generation's end. Asking twice changes nothing; one that has ended is answered as it is."""
+    return service.cancel(session, generation_id)
+
+
+def preferred_wait(prefer: str | None) -> float:
+    """Seconds in a `Prefer: wait=N` header (RFC 7240); 0 where there is none."""
+    match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?\s*(?:$|[,;])", prefer or "", re.IGNORECASE)
+    return float(match.group(1)) if match else 0.0
+
+
+async def _ends_within(seconds: float, database: Database, waiter: JobWaiter, id: uuid.UUID) -> bool:
+    def ended() -> bool:
+        with database.sessions() as session:
+            return service.has_ended(session, id)
+
+    with waiter.subscription("generation", id) as changed:
+        try:
+            async with asyncio.timeout(seconds):
+                while not await run_in_threadpool(ended):
+                    await changed.wait()
+                    changed.clear()
+        except TimeoutError:
+            return await run_in_threadpool(ended)
+    return True

@@ -1,0 +1,144 @@
+"""The rules of generations."""
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service import jobs
+from service.contracts.catalog import Catalog
+from service.contracts.generations import GenerationSpec
+from service.contracts.runs import SPEC_VERSION
+from service.contracts.status import TERMINAL, JobStatus
+from service.db.models import Checkpoint, Generation, GenerationImage
+from service.errors import FieldError, Invalid, NotFinished, NotFound
+from service.generations.schemas import GenerationView, ImageView
+from service.naming import check_checkpoint, check_size, find_model, unknown
+from service.queue import Queue
+from service.settings import Settings
+
+
+def create(
+    session: Session,
+    settings: Settings,
+    catalog: Catalog,
+    queue: Queue,
+    spec: GenerationSpec,
+    requested: dict[str, Any],
+) -> uuid.UUID:
+    """Accept a generation: check its names and size, commit the row, wake a worker."""
+    resolved = resolve(session, settings, catalog, spec)
+    row = Generation(requested=requested, spec=resolved.model_dump(mode="json"), spec_version=SPEC_VERSION)
+    session.add(row)
+    session.commit()
+    queue.send("generations.wake", row.id)
+    return row.id
+
+
+def resolve(session: Session, settings: Settings, catalog: Catalog, spec: GenerationSpec) -> GenerationSpec:
+    """The spec with the model's own numbers in place of what was not said. Raises Invalid."""
+    model = find_model(catalog, spec.model)
+    if model is None:
+        raise Invalid(list(unknown(catalog.model, spec.model, ("body", "model"))))
+    resolved = spec.model_copy(
+        update={
+            "steps": spec.steps if spec.steps is not None else model.steps,
+            "guidance": spec.guidance if spec.guidance is not None else model.guidance,
+            "width": spec.width if spec.width is not None else model.width,
+            "height": spec.height if spec.height is not None else model.height,
+        }
+    )
+    width, height = resolved.width or model.width, resolved.height or model.height
+    errors = list(check_size(model, width, height, ("body",)))
+    errors += _too_much(settings, resolved.total_images, width * height)
+    for index, checkpoint in enumerate(spec.checkpoints):
+        if isinstance(checkpoint, uuid.UUID):
+            errors += check_checkpoint(session, checkpoint, spec.model, ("body", "checkpoints", index))[1]
+    if errors:
+        raise Invalid(errors)
+    return resolved
+
+
+def show(session: Session, id: uuid.UUID) -> GenerationView:
+    """A generation in full. Raises NotFound."""
+    row = jobs.find(session, Generation, id)
+    spec = row.spec
+    images = session.scalars(
+        select(GenerationImage).where(GenerationImage.generation_id == id).order_by(GenerationImage.number)
+    )
+    return GenerationView(
+        **jobs.JobView.model_validate(row).model_dump(),
+        spec=spec,
+        queue_position=jobs.queue_position(session, row),
+        total_images=len(spec["checkpoints"]) * len(spec["prompts"]) * spec["num_images"],
+        images=[_view(image, spec["prompts"]) for image in images],
+        grid=f"/generations/{id}/grid.png",
+    )
+
+
+def has_ended(session: Session, id: uuid.UUID) -> bool:
+    """Whether no more will happen to it."""
+    return session.scalars(select(Generation.status).where(Generation.id == id)).one() in TERMINAL
+
+
+def image(session: Session, id: uuid.UUID, number: int) -> GenerationImage:
+    """One picture. Raises NotFound, and NotFinished while it may still be drawn."""
+    row = jobs.find(session, Generation, id)
+    found = session.get(GenerationImage, (id, number))
+    if found is not None:
+        return found
+    if row.status not in TERMINAL and number < show(session, id).total_images:
+        raise NotFinished(f"picture {number} of generation {id} is not drawn yet; the generation is {row.status}")
+    raise NotFound(f"generation {id} has no picture {number}")
+
+
+def comparison(session: Session, id: uuid.UUID) -> tuple[GenerationView, dict[int, GenerationImage], dict[str, str]]:
+    """All that a grid needs: the generation, its pictures by number, and a short label for each checkpoint.
+
+    Raises NotFound, and NotFinished unless it has succeeded.
+    """
+    shown = show(session, id)
+    if shown.status is not JobStatus.SUCCEEDED:
+        raise NotFinished(f"generation {id} is {shown.status}; a grid is made of one that has succeeded")
+    images = session.scalars(select(GenerationImage).where(GenerationImage.generation_id == id))
+    labels = {name: _label(session, name) for name in shown.spec["checkpoints"]}
+    return shown, {image.number: image for image in images}, labels
+
+
+def cancel(session: Session, id: uuid.UUID) -> GenerationView:
+    """Ask for a generation's end; asking again changes nothing. Raises NotFound."""
+    jobs.cancel(session, Generation, id)
+    session.commit()
+    return show(session, id)
+
+
+def _too_much(settings: Settings, images: int, pixels: int) -> Iterator[FieldError]:
+    if images > settings.max_images:
+        msg = f"{images} pictures in all (checkpoints x prompts x num_images); allowed are {settings.max_images}"
+        yield FieldError(loc=["body", "num_images"], msg=msg, type="too_many_images")
+    elif images * pixels > settings.max_pixels:
+        msg = f"{images * pixels} pixels over all pictures; allowed are {settings.max_pixels}"
+        yield FieldError(loc=["body", "width"], msg=msg, type="too_many_pixels")
+
+
+def _view(image: GenerationImage, prompts: list[str]) -> ImageView:
+    return ImageView(
+        number=image.number,
+        checkpoint=image.checkpoint,
+        prompt_index=image.prompt_index,
+        image_index=image.image_index,
+        prompt=prompts[image.prompt_index],
+        seed=image.seed,
+        sha256=image.sha256,
+        size=image.size,
+        url=f"/generations/{image.generation_id}/images/{image.number}",
+    )
+
+
+def _label(session: Session, name: str) -> str:
+    if name == "base":
+        return "base"
+    checkpoint = session.get(Checkpoint, uuid.UUID(name))
+    return f"step {checkpoint.step} of {str(checkpoint.run_id)[-6:]}" if checkpoint else name[-6:]

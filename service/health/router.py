@@ -1,0 +1,39 @@
+"""`/`, `/healthz`, `/readyz`: whether the service lives, and whether it can work."""
+
+from fastapi import APIRouter
+from pydantic import BaseModel
+
+from service.dependencies import DatabaseDep, QueueDep
+from service.errors import problems
+from service.health import service
+from service.health.schemas import Alive, Ready
+
+router = APIRouter(tags=["health"])
+
+
+class Index(BaseModel):
+    """Where to go from here."""
+
+    service: str = "g2rpo"
+    docs: str = "/docs"
+    openapi: str = "/openapi.json"
+    catalog: str = "/catalog"
+    runs: str = "/runs"
+
+
+@router.get("/", operation_id="getIndex", summary="Where to go from here", responses=problems())
+def get_index() -> Index:
+    """Links into the service."""
+    return Index()
+
+
+@router.get("/healthz", operation_id="getHealth", summary="Whether the process lives", responses=problems())
+async def get_health() -> Alive:
+    """Answers as long as the process does, whatever it stands on."""
+    return Alive()
+
+
+@router.get("/readyz", operation_id="getReadiness", summary="Whether the service can work", responses=problems())
+def get_readiness(database: DatabaseDep, queue: QueueDep) -> Ready:
+    """Database, schema, broker and artifact store; a 503 says which is missing and how to mend it."""
+    return service.readiness(database, queue)

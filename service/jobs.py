@@ -1,0 +1,83 @@
+"""What runs and generations have in common on this side: how a job is shown, its place in the queue, cancelling it."""
+
+import uuid
+from datetime import datetime
+from typing import TypeVar
+
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from sqlalchemy import func, select, tuple_
+from sqlalchemy.orm import Session
+
+from service.contracts.events import Progress
+from service.contracts.status import CLAIMABLE, TERMINAL, JobStatus
+from service.db.events import notify_job
+from service.db.models import Generation, Run
+from service.errors import NotFound
+
+JobRow = TypeVar("JobRow", Run, Generation)
+
+
+class JobFailure(BaseModel):
+    """Why a job failed."""
+
+    code: str = Field(description="A stable name for the kind of failure.")
+    detail: str = Field(description="What happened.")
+    hint: str = Field("", description="What to do about it.")
+    log_tail: str = Field("", description="The last lines the child process printed.")
+
+
+class JobView(BaseModel):
+    """Where a job stands."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    id: uuid.UUID
+    status: JobStatus
+    priority: int = Field(description="Smaller is claimed earlier; equal ones by age.")
+    created_at: datetime
+    started_at: datetime | None = Field(description="When a worker first took it.")
+    ended_at: datetime | None
+    attempt: int = Field(description="Times it has been taken by a worker.")
+    worker: str | None = Field(
+        validation_alias=AliasChoices("lease_owner", "worker"), description="The worker that holds it."
+    )
+    cancel_requested_at: datetime | None
+    progress: Progress | None = Field(description="What the child process last reported.")
+    error: JobFailure | None = Field(description="Why it failed; null unless it did.")
+
+
+def find(session: Session, model: type[JobRow], id: uuid.UUID, *, lock: bool = False) -> JobRow:
+    """The job of that id. Raises NotFound."""
+    row = session.get(model, id, with_for_update=lock or None)
+    if row is None:
+        raise NotFound(f"there is no {model.KIND} {id}")
+    return row
+
+
+def queue_position(session: Session, job: JobRow) -> int | None:
+    """1 for the job that is claimed next; None for one that waits for nobody."""
+    if job.status not in CLAIMABLE:
+        return None
+    model = type(job)
+    place = tuple_(model.priority, model.created_at, model.id)
+    before = select(func.count()).where(
+        model.status.in_(CLAIMABLE), place < tuple_(job.priority, job.created_at, job.id)
+    )
+    return 1 + (session.scalar(before) or 0)
+
+
+def cancel(session: Session, model: type[JobRow], id: uuid.UUID) -> tuple[JobRow, bool]:
+    """Ask for the job's end, and say whether this changed anything.
+
+    A job that no worker holds is cancelled at once; one that is held becomes `cancelling` and its worker ends it; one
+    that has ended, or is being cancelled, stays as it is. The caller commits.
+    """
+    job = find(session, model, id, lock=True)
+    if job.status in TERMINAL or job.status is JobStatus.CANCELLING:
+        return job, False
+    job.cancel_requested_at = func.now()
+    job.move_to(JobStatus.CANCELLED if job.status in CLAIMABLE else JobStatus.CANCELLING)
+    notify_job(session, model.KIND, id)
+    session.flush()
+    session.refresh(job)
+    return job, True

@@ -1,0 +1,37 @@
+"""`/runs/{run_id}/logs`: what the child process printed."""
+
+import uuid
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Query, Response
+
+from service.dependencies import SessionDep, SettingsDep
+from service.errors import problems
+from service.logs import service
+from service.logs.schemas import LogPart, LogQuery
+from service.negotiation import choose
+
+router = APIRouter(tags=["logs"])
+
+
+@router.get(
+    "/runs/{run_id}/logs",
+    operation_id="getLogs",
+    summary="The log of a run",
+    response_model=LogPart,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}, **problems(404, 406, 422)},
+)
+def get_logs(
+    run_id: uuid.UUID,
+    query: Annotated[LogQuery, Query()],
+    session: SessionDep,
+    settings: SettingsDep,
+    accept: Annotated[str | None, Header(description="JSON or `text/plain`.")] = None,
+) -> Response:
+    """The child's log by byte offset. Follow it by asking again from `next_offset`, in plain text `X-Next-Offset`."""
+    media_type = choose(accept, ("application/json", "text/plain"))
+    part = service.read(session, run_id, query, settings.log_chunk_bytes)
+    headers = {"Vary": "Accept", "X-Next-Offset": str(part.next_offset)}
+    if media_type == "text/plain":
+        return Response(part.text, media_type="text/plain; charset=utf-8", headers=headers)
+    return Response(part.model_dump_json(), media_type=media_type, headers=headers)

@@ -1,0 +1,92 @@
+"""Looking up the names of a request: in the catalog, and checkpoints in the database."""
+
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+
+from sqlalchemy.orm import Session
+
+from service.contracts.catalog import Catalog, ModelEntry
+from service.contracts.runs import RunSpec
+from service.db.models import Checkpoint
+from service.errors import FieldError, Invalid
+
+Loc = tuple[str | int, ...]
+
+
+def check_run(session: Session, catalog: Catalog, spec: RunSpec) -> None:
+    """Raise Invalid, with every field that is wrong, unless the run's names are known and fit together."""
+    errors = list(_names(catalog, spec))
+    model = find_model(catalog, spec.model)
+    if model is not None:
+        errors += check_size(model, spec.sampling.width, spec.sampling.height, ("body", "sampling"))
+        if spec.start_from is not None:
+            errors += _start(session, spec, spec.start_from)
+    if errors:
+        raise Invalid(errors)
+
+
+def find_model(catalog: Catalog, name: str) -> ModelEntry | None:
+    """The model of that name, if the catalog has it."""
+    return next((entry for entry in catalog.models if entry.name == name), None)
+
+
+def unknown(lookup: Callable[[str], object], name: str, loc: Loc) -> Iterator[FieldError]:
+    """The error for a name that the catalog's `lookup` does not know; it says which there are."""
+    try:
+        lookup(name)
+    except KeyError as missing:
+        yield FieldError(loc=list(loc), msg=str(missing.args[0]), type="unknown_name")
+
+
+def check_size(model: ModelEntry, width: int, height: int, loc: Loc) -> Iterator[FieldError]:
+    """The errors of a picture size that the model cannot draw."""
+    for side, pixels in (("width", width), ("height", height)):
+        if pixels > model.max_size or pixels % model.size_multiple:
+            yield FieldError(
+                loc=[*loc, side],
+                msg=f"{pixels} is no {side} of {model.name}; allowed are multiples of {model.size_multiple} "
+                f"up to {model.max_size} pixels",
+                type="size_not_possible",
+            )
+
+
+def check_checkpoint(
+    session: Session, id: uuid.UUID, model: str, loc: Loc
+) -> tuple[Checkpoint | None, Sequence[FieldError]]:
+    """A checkpoint and what speaks against using it with `model`."""
+    checkpoint = session.get(Checkpoint, id)
+    if checkpoint is None:
+        return None, [FieldError(loc=list(loc), msg=f"there is no checkpoint {id}", type="unknown_name")]
+    if checkpoint.model != model:
+        msg = (
+            f"checkpoint {id} belongs to model {checkpoint.model!r} (architecture {checkpoint.architecture[:12]}), "
+            f"not to {model!r}; set model to {checkpoint.model!r} or take another checkpoint"
+        )
+        return checkpoint, [FieldError(loc=list(loc), msg=msg, type="other_architecture")]
+    return checkpoint, []
+
+
+def _names(catalog: Catalog, spec: RunSpec) -> Iterator[FieldError]:
+    yield from unknown(catalog.model, spec.model, ("body", "model"))
+    for index, reward in enumerate(spec.rewards):
+        yield from unknown(catalog.reward, reward.name, ("body", "rewards", index, "name"))
+    for index, name in enumerate(spec.evaluation.rewards or ()):
+        yield from unknown(catalog.reward, name, ("body", "evaluation", "rewards", index))
+    if spec.prompts.set is not None:
+        yield from unknown(catalog.prompt_set, spec.prompts.set, ("body", "prompts", "set"))
+    yield from unknown(catalog.prompt_set, spec.evaluation.prompts, ("body", "evaluation", "prompts"))
+
+
+def _start(session: Session, spec: RunSpec, id: uuid.UUID) -> Iterator[FieldError]:
+    loc: Loc = ("body", "start_from")
+    checkpoint, errors = check_checkpoint(session, id, spec.model, loc)
+    yield from errors
+    if checkpoint is None:
+        return
+    training, rank = spec.training, checkpoint.manifest.get("lora_rank")
+    if checkpoint.kind != training.adapter:
+        msg = f"checkpoint {id} is of kind {checkpoint.kind!r}; set training.adapter to it, not to {training.adapter!r}"
+        yield FieldError(loc=list(loc), msg=msg, type="other_kind")
+    elif checkpoint.kind == "lora" and rank != training.lora_rank:
+        msg = f"checkpoint {id} is a LoRA of rank {rank}; set training.lora_rank to it, not to {training.lora_rank}"
+        yield FieldError(loc=list(loc), msg=msg, type="other_rank")

@@ -1,0 +1,40 @@
+"""Lists in pages: `{"items": [...], "next_cursor": ...}`, each page continuing after the last row of the one before."""
+
+import base64
+import binascii
+import json
+from typing import Annotated, Any, Generic, TypeVar
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from service.errors import invalid
+
+Item = TypeVar("Item")
+
+Limit = Annotated[int, Field(ge=1, le=200, description="Items of one page, at most 200.")]
+Cursor = Annotated[
+    str | None, Field(max_length=500, description="The `next_cursor` of the page before; unset for the first page.")
+]
+
+
+class Page(BaseModel, Generic[Item]):
+    """A page of a list."""
+
+    items: list[Item]
+    next_cursor: str | None = Field(description="Ask again with `cursor=` this for what follows; null at the end.")
+
+
+def encode_cursor(*key: Any) -> str:
+    """A cursor from the sort key of a page's last row."""
+    return base64.urlsafe_b64encode(json.dumps(key, default=str).encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str, key: TypeAdapter[Any]) -> Any:
+    """The sort key in a cursor, as `key` has it. Raises Invalid."""
+    try:
+        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        return key.validate_json(text)
+    except (binascii.Error, ValueError, ValidationError) as error:
+        raise invalid(
+            ["query", "cursor"], "this is no cursor of this list; take `next_cursor` of a page of it", "cursor_invalid"
+        ) from error

@@ -1,0 +1,57 @@
+"""Waking workers up: the only place on this side that knows Celery's name.
+
+Messages carry no work. A woken worker claims the next job it finds in the database, so a lost message delays a job
+until the workers' next look, and a doubled one does nothing.
+"""
+
+import uuid
+from typing import Literal
+
+import structlog
+from celery import Celery
+
+from service.settings import Settings
+
+Task = Literal["runs.wake", "generations.wake"]
+_QUEUES: dict[Task, str] = {"runs.wake": "train", "generations.wake": "generate"}
+_PATIENCE = 1.0
+"""Seconds to reach the broker before giving up."""
+
+log = structlog.get_logger()
+
+
+class Queue:
+    """A sender of wake-ups."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._celery = Celery("g2rpo", broker=settings.broker_url, set_as_current=False)
+        self._celery.conf.update(
+            task_serializer="json",
+            task_ignore_result=True,
+            broker_connection_timeout=_PATIENCE,
+            broker_transport_options={
+                "socket_connect_timeout": _PATIENCE,
+                "socket_timeout": _PATIENCE,
+                "max_retries": 0,
+                "retry_on_timeout": False,
+            },
+        )
+
+    def send(self, task: Task, id: uuid.UUID) -> bool:
+        """Wake a worker for a job; False, and a line in the log, where the broker does not answer."""
+        try:
+            self._celery.send_task(task, args=[str(id)], queue=_QUEUES[task], retry=False, ignore_result=True)
+        except Exception as error:
+            # Whatever the transport raises: the row is already committed, and workers look for such rows.
+            log.warning("wake_up_not_sent", task=task, job=str(id), error=repr(error))
+            return False
+        return True
+
+    def ping(self) -> None:
+        """Raise what the transport raises unless the broker answers within a second."""
+        with self._celery.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=0, timeout=_PATIENCE, errback=None)
+
+    def close(self) -> None:
+        """Give up every connection."""
+        self._celery.close()

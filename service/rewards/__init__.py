@@ -1,0 +1,1 @@
+"""Reward groups: what a run's advantages were made of."""

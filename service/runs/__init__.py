@@ -1,0 +1,1 @@
+"""Alignment runs: accepting, listing, showing, cancelling."""

@@ -1,0 +1,99 @@
+"""The rules of runs."""
+
+import uuid
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import TypeAdapter
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from service import jobs
+from service.contracts.catalog import Catalog
+from service.contracts.plan import make_plan
+from service.contracts.runs import SPEC_VERSION, RunSpec
+from service.contracts.status import JobStatus
+from service.db import events, series
+from service.db.models import Run
+from service.naming import check_run
+from service.pages import Page, decode_cursor, encode_cursor
+from service.queue import Queue
+from service.runs.schemas import LatestMetric, RunFilters, RunSummary, RunView
+
+_CURSOR = TypeAdapter(tuple[uuid.UUID])
+
+
+def create(session: Session, catalog: Catalog, queue: Queue, spec: RunSpec, requested: dict[str, Any]) -> RunView:
+    """Accept a run: check its names, commit the row, wake a worker. The row alone is what makes it happen."""
+    check_run(session, catalog, spec)
+    run = Run(
+        name=spec.name,
+        labels=dict(spec.labels),
+        model=spec.model,
+        algorithm=spec.algorithm.name,
+        requested=requested,
+        spec=spec.model_dump(mode="json"),
+        spec_version=SPEC_VERSION,
+        plan=make_plan(spec, catalog).model_dump(mode="json", exclude={"spec"}),
+        seed=spec.training.seed,
+        start_from=spec.start_from,
+    )
+    session.add(run)
+    session.flush()
+    events.record(session, run.id, 0, "status", {"status": JobStatus.QUEUED})
+    session.commit()
+    shown = show(session, run.id)
+    queue.send("runs.wake", run.id)
+    return shown
+
+
+def listing(session: Session, filters: RunFilters) -> Page[RunSummary]:
+    """The runs that match, newest first."""
+    query = select(Run).order_by(Run.id.desc()).limit(filters.limit + 1)
+    if filters.status:
+        query = query.where(Run.status.in_(filters.status))
+    if filters.algorithm is not None:
+        query = query.where(Run.algorithm == filters.algorithm)
+    if filters.model is not None:
+        query = query.where(Run.model == filters.model)
+    for label in filters.label:
+        key, _, value = label.partition(":")
+        query = query.where(Run.labels.contains({key: value}))
+    if filters.created_after is not None:
+        query = query.where(Run.created_at >= filters.created_after)
+    if filters.created_before is not None:
+        query = query.where(Run.created_at < filters.created_before)
+    if filters.cursor is not None:
+        (last,) = decode_cursor(filters.cursor, _CURSOR)
+        query = query.where(Run.id < last)
+    rows: Sequence[Run] = session.scalars(query).all()
+    page = rows[: filters.limit]
+    return Page(
+        items=[RunSummary.model_validate(row) for row in page],
+        next_cursor=encode_cursor(page[-1].id) if len(rows) > len(page) else None,
+    )
+
+
+def show(session: Session, id: uuid.UUID) -> RunView:
+    """A run in full. Raises NotFound."""
+    run = jobs.find(session, Run, id)
+    progress = run.progress or {}
+    return RunView(
+        **RunSummary.model_validate(run).model_dump(),
+        spec=run.spec,
+        spec_version=run.spec_version,
+        queue_position=jobs.queue_position(session, run),
+        eta_seconds=progress.get("eta_seconds") if run.status is JobStatus.RUNNING else None,
+        resources=run.spec.get("resources", {}),
+        plan=run.plan,
+        metrics={one.name: LatestMetric(step=one.last_step, value=one.value) for one in series.latest(session, run.id)},
+    )
+
+
+def cancel(session: Session, id: uuid.UUID) -> RunView:
+    """Ask for a run's end; asking again changes nothing. Raises NotFound."""
+    run, changed = jobs.cancel(session, Run, id)
+    if changed:
+        events.record(session, run.id, run.attempt, "status", {"status": run.status})
+    session.commit()
+    return show(session, id)

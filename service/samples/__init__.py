@@ -1,0 +1,1 @@
+"""Sample pictures: held out, and the best and worst of groups."""

@@ -1,0 +1,38 @@
+"""`/runs/{run_id}/samples`: pictures worth looking at."""
+
+import uuid
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+
+from service.dependencies import DatabaseDep, SessionDep
+from service.errors import problems
+from service.pages import Page
+from service.pictures import PNG, picture
+from service.samples import service
+from service.samples.schemas import SampleFilters, SampleView
+
+router = APIRouter(prefix="/runs/{run_id}/samples", tags=["samples"])
+
+
+@router.get("", operation_id="listSamples", summary="Sample pictures of a run", responses=problems(404, 422))
+def list_samples(
+    run_id: uuid.UUID, filters: Annotated[SampleFilters, Query()], session: SessionDep
+) -> Page[SampleView]:
+    """Held-out pictures at each evaluation, and the best and worst of a group with their rewards."""
+    return service.samples(session, run_id, filters)
+
+
+@router.get(
+    "/{sample_id}/image",
+    operation_id="getSampleImage",
+    summary="The picture of a sample",
+    response_class=Response,
+    responses={**PNG, **problems(404, 422)},
+)
+def get_sample_image(
+    run_id: uuid.UUID, sample_id: uuid.UUID, request: Request, database: DatabaseDep, session: SessionDep
+) -> Response:
+    """The PNG as the run drew it, checked against its hash."""
+    row = service.sample(session, run_id, sample_id)
+    return picture(request, database.artifacts, row.key, row.sha256)

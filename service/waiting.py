@@ -1,0 +1,61 @@
+"""Waiting for jobs without holding threads: one LISTEN connection for the whole process."""
+
+import asyncio
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import structlog
+from sqlalchemy import Engine
+
+from service.db.events import CHANNEL
+
+_RETRY_SECONDS = 0.5
+log = structlog.get_logger()
+
+
+class JobWaiter:
+    """Tells waiting routes that a job has changed.
+
+    `run` keeps the connection. After a loss all who wait are told to look again: a notice may have been missed.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._arguments: dict[str, Any] = dict(engine.dialect.create_connect_args(engine.url)[1])
+        self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
+
+    @contextmanager
+    def subscription(self, kind: str, id: uuid.UUID) -> Iterator[asyncio.Event]:
+        """An event that is set whenever the job may have changed, from now on. Look at the job after subscribing."""
+        name, changed = f"{kind}:{id}", asyncio.Event()
+        self._waiting[name].add(changed)
+        try:
+            yield changed
+        finally:
+            self._waiting[name].discard(changed)
+            if not self._waiting[name]:
+                del self._waiting[name]
+
+    async def run(self) -> None:
+        """Listen until cancelled."""
+        while True:
+            try:
+                async with await psycopg.AsyncConnection.connect(
+                    **self._arguments, autocommit=True, connect_timeout=5, application_name="g2rpo-listen"
+                ) as connection:
+                    await connection.execute(f"LISTEN {CHANNEL}")
+                    self._wake_all()
+                    async for notice in connection.notifies():
+                        for changed in self._waiting.get(notice.payload, ()):
+                            changed.set()
+            except psycopg.Error as error:
+                log.warning("listen_connection_lost", error=str(error))
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    def _wake_all(self) -> None:
+        for events in self._waiting.values():
+            for changed in events:
+                changed.set()
