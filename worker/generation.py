@@ -11,6 +11,7 @@ import structlog
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
+from service.contracts.events import Progress
 from service.contracts.generations import GenerationSpec
 from service.contracts.status import JobStatus
 from service.db import events
@@ -144,6 +145,11 @@ class _Recorder:
             if cancel_requested(self._database, self._claim):
                 raise _Stopped(Outcome(JobStatus.CANCELLED))
 
+    def _progress(self) -> dict[str, Any]:
+        """Pictures drawn, in the words of a run's progress."""
+        progress = Progress(step=self._done, max_steps=self._spec.total_images, phase="rollout")
+        return progress.model_dump(mode="json", exclude={"type"})
+
     def flush(self) -> None:
         """Insert the rows of what was stored, with the progress made."""
         statement = insert(GenerationImage)
@@ -151,7 +157,7 @@ class _Recorder:
         statement = statement.on_conflict_do_update(index_elements=["generation_id", "number"], set_=changes)
         with self._database.transaction() as session:
             row = held(session, self._claim)
-            row.progress = {"done": self._done, "total": self._spec.total_images}
+            row.progress = self._progress()
             if self._pending:
                 session.connection().execute(statement, self._pending)
             events.notify_job(session, "generation", self._claim.id)
