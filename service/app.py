@@ -32,6 +32,8 @@ DESCRIPTION = """Aligns flow text-to-image models with human preference by G²RP
 
 Errors are `application/problem+json`; every answer carries `X-Request-ID`; lists come in pages."""
 
+ROUTERS = (runs, curves, rewards, samples, logs, checkpoints, generations, catalog, plans, health)
+
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The service on `settings`, else the environment's. It starts without database and broker, and finds them."""
@@ -44,10 +46,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.catalog = load_catalog()
     app.state.queue = Queue(settings)
     app.state.waiter = JobWaiter(app.state.database.engine)
-    for router in (runs, curves, rewards, samples, logs, checkpoints, generations, catalog, plans, health):
+    for router in ROUTERS:
         app.include_router(router)
     app.add_middleware(RequestMiddleware, max_body_bytes=settings.max_body_bytes)
-    errors.install(app)
+    errors.install(app, [route for router in ROUTERS for route in router.routes])
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

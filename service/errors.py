@@ -8,10 +8,12 @@ import structlog
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, Field
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException as RoutingError
+from starlette.routing import BaseRoute
 
 from service.db.artifacts import ArtifactDamaged
 
@@ -146,8 +148,9 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error of `app` as a problem."""
+def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Answer every error of `app`, which has `routes`, as a problem."""
+    app.state.api_routes = [route for route in routes if isinstance(route, APIRoute)]
     app.add_exception_handler(RoutingError, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(ArtifactDamaged, _artifact_damaged)
@@ -160,19 +163,27 @@ _ROUTING_CODES = {400: "bad_request", 404: "unknown_route", 405: "method_not_all
 
 async def _http_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RoutingError)
-    headers = dict(error.headers) if error.headers else None
+    headers = dict(error.headers or {})
     request_id = request.state.request_id
     if isinstance(error, ServiceError):
         return problem_response(
             error.status_code, error.code, error.detail, request_id, headers=headers, **error.extensions
         )
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        headers["Allow"] = ", ".join(_allowed(request))
     details = {
         404: f"there is no route {request.url.path!r}; see /docs",
-        405: f"{request.method} is not allowed here; allowed is {(headers or {}).get('Allow', 'what /docs says')}",
+        405: f"{request.method} is not allowed here; allowed are {headers.get('Allow')}",
     }
     detail = details.get(error.status_code, str(error.detail))
     code = _ROUTING_CODES.get(error.status_code, "http_error")
     return problem_response(error.status_code, code, detail, request_id, headers=headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Methods of all routes on the request's path: routing itself names only the first route's."""
+    fitting = (route for route in request.app.state.api_routes if route.path_regex.match(request.url.path))
+    return sorted({method for route in fitting for method in route.methods})
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:

@@ -1,0 +1,160 @@
+"""Measures the API: importing it, starting it, posting runs, curves of a long run.
+
+    python benchmarks/api.py [--posts 200] [--rows 100000]
+
+Uses G2RPO_DATABASE_URL and G2RPO_BROKER_URL where set, else embedded servers in a temporary directory. It makes a
+database of its own on the server and drops it in the end.
+"""
+
+import argparse
+import contextlib
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+from sqlalchemy import create_engine, insert, text
+from sqlalchemy.engine import make_url
+
+from service.db import migrate
+from service.db.models import Metric
+from service.db.session import connect
+from service.settings import Settings
+
+METRICS = 20
+"""Names among which the rows are divided, as a run has them."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--posts", type=int, default=200)
+    parser.add_argument("--rows", type=int, default=100_000)
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place, servers(Path(place)) as environment:
+        print(f"import service.app                   {import_seconds():6.2f} s   (best of 5, fresh interpreter)")
+        with api(environment) as (url, started), httpx.Client(base_url=url, timeout=30) as client:
+            print(f"start to first answer                {started:6.2f} s   (fresh process)")
+            posts = [milliseconds(lambda: client.post("/runs", json={}).raise_for_status()) for _ in range(arguments.posts)]
+            report(f"POST /runs, {arguments.posts} times", posts)
+            one_name = fill(client, environment, arguments.rows, names=1)
+            many_names = fill(client, environment, arguments.rows, names=METRICS)
+            for run, names in ((one_name, 1), (many_names, METRICS)):
+                times = [
+                    milliseconds(lambda run=run: client.get(f"/runs/{run}/curves").raise_for_status())  # type: ignore[misc]
+                    for _ in range(30)
+                ]
+                report(f"curves, {arguments.rows} rows of {names} metrics", times)
+            report("GET /runs/{id} of that run", [milliseconds(lambda: client.get(f"/runs/{run}")) for _ in range(30)])
+            report("GET /runs, 50 of them", [milliseconds(lambda: client.get("/runs")) for _ in range(30)])
+
+
+def report(what: str, times: list[float]) -> None:
+    """Print median and 95th percentile."""
+    ordered = sorted(times)
+    p95 = ordered[int(0.95 * (len(ordered) - 1))]
+    print(f"{what:36} {statistics.median(times):6.1f} ms median, {p95:6.1f} ms p95")
+
+
+def milliseconds(action: object) -> float:
+    """How long `action` takes."""
+    assert callable(action)
+    began = time.perf_counter()
+    action()
+    return 1000 * (time.perf_counter() - began)
+
+
+def import_seconds() -> float:
+    """The least of five imports, each in an interpreter of its own, by that interpreter's clock."""
+    code = "import time; t = time.perf_counter(); import service.app; print(time.perf_counter() - t)"
+    command = [sys.executable, "-c", code]
+    return min(float(subprocess.run(command, capture_output=True, check=True, text=True).stdout) for _ in range(5))
+
+
+@contextlib.contextmanager
+def servers(place: Path) -> Iterator[dict[str, str]]:
+    """The environment of an API with a migrated database of its own and a broker."""
+    with contextlib.ExitStack() as stack:
+        server, broker = os.environ.get("G2RPO_DATABASE_URL"), os.environ.get("G2RPO_BROKER_URL")
+        if server is None:
+            from service.embedded import postgres
+
+            embedded = postgres.start(place / "postgres")
+            stack.callback(embedded.stop)
+            server = embedded.url
+        if broker is None:
+            from service.embedded import valkey
+
+            started = valkey.start(place / "valkey")
+            stack.callback(started.stop)
+            broker = started.url
+        name = f"benchmark_{uuid.uuid4().hex}"
+        admin = create_engine(server, isolation_level="AUTOCOMMIT")
+        with admin.connect() as connection:
+            connection.execute(text(f"CREATE DATABASE {name}"))
+        database = make_url(server).set(database=name).render_as_string(hide_password=False)
+        migrate.upgrade(database)
+        yield {
+            **os.environ,
+            "G2RPO_DATABASE_URL": database,
+            "G2RPO_BROKER_URL": broker,
+            "G2RPO_DATA_DIR": str(place),
+            "G2RPO_LOG_LEVEL": "WARNING",
+        }
+        with admin.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        admin.dispose()
+
+
+@contextlib.contextmanager
+def api(environment: dict[str, str]) -> Iterator[tuple[str, float]]:
+    """The API's URL, and the seconds from starting its process to its first answer."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    options = ["--factory", "service.app:create_app", "--port", str(port), "--log-level", "warning", "--no-access-log"]
+    began = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "uvicorn", *options], env=environment)
+    try:
+        with httpx.Client(base_url=url) as client:
+            while True:
+                with contextlib.suppress(httpx.ConnectError):
+                    client.get("/healthz").raise_for_status()
+                    break
+                if process.poll() is not None:
+                    raise SystemExit("the API ended before its first answer")
+                time.sleep(0.01)
+        yield url, time.perf_counter() - began
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def fill(client: httpx.Client, environment: dict[str, str], rows: int, names: int) -> str:
+    """A run with that many metric rows; its id."""
+    run = uuid.UUID(client.post("/runs", json={}).json()["id"])
+    database = connect(
+        Settings(database_url=environment["G2RPO_DATABASE_URL"], data_dir=Path(environment["G2RPO_DATA_DIR"]))
+    )
+    values = [
+        {"run_id": run, "attempt": 1, "name": f"reward/{name:02}", "step": step, "value": (step * 7919 % 1000) / 1000}
+        for name in range(names)
+        for step in range(rows // names)
+    ]
+    with database.transaction() as session:
+        session.execute(insert(Metric), values)
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("VACUUM ANALYZE metrics"))
+    database.close()
+    return str(run)
+
+
+if __name__ == "__main__":
+    main()
