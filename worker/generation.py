@@ -1,11 +1,13 @@
 """One attempt at one generation: pictures from one or several checkpoints, stored as they come."""
 
+import contextlib
 import hashlib
 import tempfile
 import threading
 import time
+from collections.abc import Generator as Drawing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import structlog
 from sqlalchemy.dialects.postgresql import insert
@@ -72,6 +74,8 @@ def _attempt(database: Database, claim: Claim, lease: Lease, stopping: threading
     except SQLAlchemyError as error:
         log.warning("generation.not_recorded", error=str(error).splitlines()[0])
         return Outcome(JobStatus.INTERRUPTED, lost=True)
+    except (ValueError, KeyError) as error:
+        return failed("bad_config", str(error.args[0] if error.args else error), "Correct the request or the catalog.")
     except MemoryError as error:
         return failed("out_of_memory", str(error), "Ask for fewer or smaller pictures.")
     except Exception as error:
@@ -90,12 +94,15 @@ def _draw(database: Database, claim: Claim, lease: Lease, stopping: threading.Ev
         str(id_): None if id_ == "base" else artifacts.fetch_checkpoint(database, id_) for id_ in spec.checkpoints
     }
     recorder = _Recorder(database, claim, spec)
-    for image in _the_generator().generate(spec, checkpoints, lambda *_: None):
-        recorder.add(image)
-        if lease.lost.is_set():
-            raise LeaseLost("the lease could not be renewed in time")
-        if stopping.is_set():
-            raise _Stopped(Outcome(JobStatus.INTERRUPTED))
+    # Closed, whatever ends the loop: the generator then takes the checkpoint's weights off the model again.
+    drawing = cast("Drawing[GeneratedImage]", _the_generator().generate(spec, checkpoints))
+    with contextlib.closing(drawing) as images:
+        for image in images:
+            recorder.add(image)
+            if lease.lost.is_set():
+                raise LeaseLost("the lease could not be renewed in time")
+            if stopping.is_set():
+                raise _Stopped(Outcome(JobStatus.INTERRUPTED))
     recorder.flush()
 
 
@@ -105,7 +112,7 @@ def _the_generator() -> "Generator":
     if _generator is None:
         from worker.inference import Generator
 
-        _generator = Generator(None)
+        _generator = Generator()
     return _generator
 
 

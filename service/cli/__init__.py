@@ -1,0 +1,64 @@
+"""`g2rpo`: everything from a terminal. Exit status 1: a job failed; 2: a request or a start was refused."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from service.cli import generate, runs, show
+from service.cli.console import Refusals, errors, refusing
+
+app = typer.Typer(
+    cls=Refusals,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Align flow text-to-image models with human preference by G²RPO. The service's address is G2RPO_URL, "
+    "http://127.0.0.1:8000 if unset.",
+)
+app.add_typer(runs.app, name="runs")
+app.command("generate")(generate.generate)
+app.command("catalog")(show.catalog)
+app.command("plan")(show.plan)
+
+DataOption = Annotated[
+    Path, typer.Option("--data", envvar="G2RPO_DATA_DIR", help="Directory of database, queue, pictures, weights, logs.")
+]
+
+
+@app.command()
+def up(
+    port: Annotated[int, typer.Option(min=0, max=65535, envvar="G2RPO_PORT", help="TCP port; 0: a free one.")] = 8000,
+    data: DataOption = Path(".g2rpo"),
+) -> None:
+    """Run the whole service on this machine until Ctrl-C: PostgreSQL, Valkey, API, workers.
+
+    What was begun goes on with the next `up` on the same data. G2RPO_DATABASE_URL and G2RPO_BROKER_URL name servers
+    to use instead of our own.
+    """
+    from service.embedded.up import up as run
+
+    with refusing():
+        run(data, port, say=lambda line: errors.print(line, highlight=False, soft_wrap=True))
+
+
+@app.command()
+def demo(
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the run.")] = 42,
+    out: Annotated[Path, typer.Option(help="Directory for curves.png, before_after.png and report.json.")] = Path(
+        "demo"
+    ),
+    data: Annotated[Path | None, typer.Option(help="Directory of database and logs; default: OUT/.data.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps, instead of the preset's.")] = None,
+    pairs: Annotated[int | None, typer.Option(min=1, help="Held-out pairs, instead of the preset's.")] = None,
+) -> None:
+    """Align the bundled model while you watch, and draw the same pictures before and after."""
+    from service.demo import run
+
+    overrides: dict[str, Any] = {"training": {"seed": seed}}
+    if steps is not None:
+        overrides["training"]["max_steps"] = steps
+    if pairs is not None:
+        overrides["evaluation"] = {"pairs": pairs, "final_pairs": pairs}
+    with refusing():
+        raise typer.Exit(run({"preset": "shapes", "name": "demo", **overrides}, out, data or out / ".data"))

@@ -1,0 +1,94 @@
+"""How runs, plans and the catalog are printed."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+import yaml
+from rich.table import Table
+
+from service.cli.console import connect, console, read_spec
+from service.generations.schemas import GenerationView
+from service.runs.schemas import RunView
+
+
+def print_run(run: RunView) -> None:
+    """A run on a few lines."""
+    done = f", step {run.progress.step} of {run.progress.max_steps}" if run.progress else ""
+    name = f" ({run.name})" if run.name else ""
+    console.print(f"run {run.id}{name}: {run.status}{done}, attempt {run.attempt}", highlight=False, markup=False)
+    if run.queue_position is not None:
+        console.print(f"place {run.queue_position} in the queue", highlight=False)
+    if run.heldout:
+        table = Table("held out", "before", "after", "difference", "95% interval", "pairs", box=None)
+        for reward, one in run.heldout.items():
+            low, high = one.interval95
+            numbers = (f"{one.before:.4f}", f"{one.after:.4f}", f"{one.difference:+.4f}", f"{low:+.4f} to {high:+.4f}")
+            table.add_row(reward, *numbers, str(one.pairs))
+        console.print(table)
+    elif run.metrics:
+        table = Table("metric", "step", "value", box=None)
+        for metric, latest in run.metrics.items():
+            table.add_row(metric, str(latest.step), "" if latest.value is None else f"{latest.value:.5g}")
+        console.print(table)
+    print_error(run)
+
+
+def print_error(job: RunView | GenerationView) -> None:
+    """Why a job failed, and the end of its log."""
+    if job.error is None:
+        return
+    console.print(f"{job.error.code}: {job.error.detail}", style="red", highlight=False, markup=False)
+    if job.error.hint:
+        console.print(job.error.hint, highlight=False, markup=False)
+    if job.error.log_tail:
+        console.print(job.error.log_tail[-1500:], style="dim", highlight=False, markup=False)
+
+
+def print_yaml(value: Any) -> None:
+    """A nested value, for reading and for `--file`."""
+    typer.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), nl=False)
+
+
+def catalog() -> None:
+    """Show what a request may name: models, presets, rewards, prompt sets; and the workers."""
+    with connect() as client:
+        found = client.catalog()
+    table = Table("kind", "name", "what", box=None)
+    for model in found.models:
+        table.add_row("model", model.name, f"{model.description} {model.width}x{model.height}, {model.steps} steps")
+    for algorithm in found.algorithms:
+        table.add_row("algorithm", algorithm.name, algorithm.description.splitlines()[0])
+    for preset, spec in found.presets.items():
+        table.add_row("preset", preset, f"{spec['model']}, {spec['training']['max_steps']} steps")
+    for reward in found.rewards:
+        table.add_row("reward", reward.name, f"{reward.description} {reward.scale}")
+    for prompts in found.prompt_sets:
+        table.add_row("prompt set", prompts.name, prompts.description)
+    for worker in found.workers:
+        table.add_row("worker", worker.name, f"{worker.queue} on {worker.device}")
+    console.print(table)
+
+
+def plan(
+    file: Annotated[Path | None, typer.Option("--file", "-f", help="The spec, YAML or JSON; - for stdin.")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="As in preset=paper; repeatable.")
+    ] = None,
+) -> None:
+    """Show what a run would cost: evaluations of the network, memory, time."""
+    with connect() as client:
+        made = client.plan(read_spec(file, settings or []))
+    console.print(
+        f"per prompt: {made.per_prompt.total} evaluations (anchor {made.per_prompt.anchor}, continuations "
+        f"{made.per_prompt.continuations}); naive {made.naive_per_prompt.total}; saved {made.saved_share:.1%}\n"
+        f"per step: {made.per_step_evaluations} evaluations, {made.per_step_updates} forward and backward passes\n"
+        f"whole run: {made.total_evaluations} evaluations, {made.heldout_evaluations} of them held out",
+        highlight=False,
+    )
+    if made.memory is not None:
+        console.print(f"memory: about {made.memory.total / 2**30:.1f} GiB", highlight=False)
+    if made.seconds is not None:
+        console.print(f"sampling: about {made.seconds:.0f} s ({made.seconds_basis})", highlight=False)
+    for warning in made.warnings:
+        console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
