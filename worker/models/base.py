@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from service.contracts.catalog import ModelEntry
+from service.contracts.jobs import CheckpointManifest
 from worker.grpo.rollout import Velocity
 
 
@@ -72,6 +73,12 @@ class FlowModel(ABC):
     @abstractmethod
     def decode(self, latents: Tensor, size: PictureSize) -> Tensor:
         """Packed clean latents → pictures [pictures, 3, height, width] in 0..1."""
+
+    @abstractmethod
+    @contextmanager
+    def checkpoint_weights(self, directory: Path, manifest: CheckpointManifest) -> Iterator[None]:
+        """Within: sample with a checkpoint's weights. Afterwards: the base, bit for bit. Not while training."""
+        yield
 
     @abstractmethod
     def save_trained(self, directory: Path) -> None:

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from service.contracts.catalog import ModelEntry
+from service.contracts.jobs import CheckpointManifest
 from worker.models import lora
 from worker.models.base import Conditioning, FlowModel, PictureSize
 from worker.models.sources import locate
@@ -30,7 +31,7 @@ class FluxModel(FlowModel):
     @classmethod
     def load(cls, entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> "FluxModel":
         place, revision = locate(entry.source)
-        pipeline = FluxPipeline.from_pretrained(place, revision=revision, torch_dtype=dtype)
+        pipeline = FluxPipeline.from_pretrained(place, revision=revision, dtype=dtype)
         for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
             part.requires_grad_(False).eval().to(device)
         return cls(pipeline, entry, device, dtype)
@@ -117,13 +118,36 @@ class FluxModel(FlowModel):
         with self._merger.merged() if self._merger else nullcontext():
             yield
 
+    @contextmanager
+    def checkpoint_weights(self, directory: Path, manifest: CheckpointManifest) -> Iterator[None]:
+        if manifest.architecture != self.architecture():
+            raise ValueError(
+                f"the checkpoint's architecture {manifest.architecture} is not that of {self.entry.name!r}, "
+                f"{self.architecture()}"
+            )
+        if manifest.lora_rank is None or manifest.lora_alpha is None:
+            base = {name: tensor.clone() for name, tensor in self.transformer.state_dict().items()}
+            try:
+                self.load_trained(directory)
+                yield
+            finally:
+                self.transformer.load_state_dict(base)
+            return
+        self.train_lora(manifest.lora_rank, manifest.lora_alpha, seed=0)
+        try:
+            self.load_trained(directory)
+            with self.sampling_weights():
+                yield
+        finally:
+            self.transformer.unload_lora()
+            self._merger = None
+
     def save_trained(self, directory: Path) -> None:
         if self._merger is None:
             self.transformer.save_pretrained(directory / "transformer")
             return
-        metadata = self.transformer.peft_config[lora.ADAPTER].to_dict()
         FluxPipeline.save_lora_weights(
-            directory, lora.state(self.transformer), transformer_lora_adapter_metadata=metadata
+            directory, lora.state(self.transformer), transformer_lora_adapter_metadata=lora.metadata(self.transformer)
         )
 
     def load_trained(self, directory: Path) -> None:

@@ -65,6 +65,12 @@ def state(transformer: Any) -> dict[str, Tensor]:
     return weights
 
 
+def metadata(transformer: Any) -> dict[str, Any]:
+    """The adapter's configuration, without which readers take α for r; sets are sorted so that files can be compared."""
+    config: dict[str, Any] = transformer.peft_config[ADAPTER].to_dict()
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
+
+
 def load(transformer: Any, directory: Path) -> None:
     """Load a saved LoRA into the attached adapter; ValueError unless every tensor is there and fits."""
     path = directory / WEIGHTS

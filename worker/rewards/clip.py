@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn.functional import interpolate, normalize
-from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerBase
 
 from service.contracts.catalog import RewardEntry
 from worker.models.sources import locate
@@ -32,7 +32,7 @@ class ClipReward(Reward):
         place, revision = locate(entry.source)
         model = CLIPModel.from_pretrained(place, revision=revision or "main", dtype=dtype).eval().requires_grad_(False)
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision or "main")
-        processor = CLIPImageProcessor.from_pretrained(place, revision=revision or "main")
+        processor = CLIPImageProcessorPil.from_pretrained(place, revision=revision or "main")
         mean, std = (
             torch.tensor(values, dtype=dtype, device=device)[:, None, None]
             for values in (processor.image_mean, processor.image_std)

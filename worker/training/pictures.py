@@ -1,20 +1,12 @@
-"""Sample pictures: which are worth keeping, and writing them."""
+"""Sample pictures of a run: which are worth keeping, and writing them."""
 
 import hashlib
-import io
 from pathlib import Path
 
 import torch
-from PIL import Image
 from torch import Tensor
 
-
-def png(picture: Tensor) -> bytes:
-    """A picture [3, height, width] in 0..1 as PNG."""
-    pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, format="PNG")
-    return buffer.getvalue()
+from worker.models.pictures import png
 
 
 def write_png(directory: Path, name: str, picture: Tensor) -> tuple[str, str, int]:

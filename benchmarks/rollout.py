@@ -1,0 +1,126 @@
+"""The shared, batched rollout against the naive schedule (batch 1, nothing shared): same advantages, less time.
+
+    python benchmarks/rollout.py [--prompts 2] [--threads 2]
+
+Both run in this process on the bundled model, one after the other. The naive schedule is written out here, as the
+public implementation does it: a velocity for every SDE sample, every continuation from its own beginning, pictures
+decoded and scored one by one. First in float64 for advantages, then in float32 for rewards and seconds.
+"""
+
+import argparse
+import time
+
+import torch
+from torch import Tensor
+
+from service.contracts.algorithms import G2RPO
+from service.contracts.catalog import load_catalog
+from service.contracts.runs import RunSpec
+from service.contracts.schedule import continuation_path, naive_cost, shared_cost, sigma_nodes
+from worker.grpo.algorithms import GranularGRPO
+from worker.grpo.noise import normal
+from worker.grpo.transitions import FlowTransition
+from worker.models import load_model
+from worker.models.base import FlowModel, PictureSize
+from worker.rewards.clip import ClipReward
+from worker.shapes.grammar import heldout_prompts
+
+SPEC = RunSpec()
+SIZE = PictureSize(SPEC.sampling.width, SPEC.sampling.height)
+SIGMAS = sigma_nodes(SPEC.sampling.steps, SPEC.sampling.shift)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompts", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    prompts = heldout_prompts()[: options.prompts]
+    config = SPEC.algorithm
+    shape = (SPEC.sampling.steps, config.sde_steps, config.granularities, config.group_size)
+    print(f"evaluations per prompt: shared {shared_cost(*shape).total}, naive {naive_cost(*shape).total}")
+    for dtype in (torch.float64, torch.float32):
+        model, reward = load(dtype)
+        initial, sde = noises(model, len(prompts), config)
+        fast, fast_seconds = timed(lambda m=model, r=reward, n=initial, s=sde: shared(m, r, prompts, n, s))
+        slow, slow_seconds = timed(lambda m=model, r=reward, n=initial, s=sde: naive(m, r, prompts, n, s))
+        algorithm = GranularGRPO(config, SIGMAS)
+        advantages = [algorithm.advantages(rewards[None], [1.0]).values for rewards in (fast, slow)]
+        print(
+            f"{dtype}: rewards differ by ≤ {(fast - slow).abs().max():.2e}, "
+            f"advantages by ≤ {(advantages[0] - advantages[1]).abs().max():.2e}; "
+            f"shared {fast_seconds:.2f} s, naive {slow_seconds:.2f} s: {slow_seconds / fast_seconds:.1f}×"
+        )
+
+
+def load(dtype: torch.dtype) -> tuple[FlowModel, ClipReward]:
+    """The bundled model with a LoRA that is not zero, and the bundled CLIP, both in `dtype`."""
+    catalog, cpu = load_catalog(), torch.device("cpu")
+    model = load_model(catalog.model(SPEC.model), cpu, dtype)
+    for index, parameter in enumerate(model.train_lora(16, 16.0, seed=0)):
+        parameter.data += 0.01 * normal(tuple(parameter.shape), 0, "lora", index).to(dtype)
+    return model, ClipReward.load(catalog.reward("clip_score"), cpu, dtype)
+
+
+def noises(model: FlowModel, prompts: int, config: G2RPO) -> tuple[Tensor, Tensor]:
+    """Initial noise [P, …] and SDE noise [P, K, G, …]."""
+    initial = torch.cat([model.noise(lambda s, p=p: normal(s, 1, "initial", p), SIZE) for p in range(prompts)])
+    shape = (prompts, len(config.sde_steps), config.group_size, *initial.shape[1:])
+    return initial, normal(shape, 1, "sde").to(initial)
+
+
+@torch.no_grad()
+def shared(model: FlowModel, reward: ClipReward, prompts: tuple[str, ...], initial: Tensor, sde: Tensor) -> Tensor:
+    """Rewards [P, K, G, Λ] as the engine computes them."""
+    algorithm = GranularGRPO(SPEC.algorithm, SIGMAS)
+    velocity = model.velocity(model.encode(prompts), SIZE, SPEC.sampling.guidance)
+    anchors = algorithm.anchors(velocity, initial, SPEC.training.update_batch_size)
+    experience = algorithm.perturb(anchors, sde)
+    with model.sampling_weights():
+        ends, _ = algorithm.denoise(velocity, experience.samples, SPEC.sampling.rollout_batch_size)
+    flat, each = ends.flatten(0, 3), [prompt for prompt in prompts for _ in range(ends[0].shape[:3].numel())]
+    batch = SPEC.sampling.decode_batch_size
+    values = [
+        reward.score(model.decode(flat[start : start + batch], SIZE), each[start : start + batch])
+        for start in range(0, len(flat), batch)
+    ]
+    return torch.cat(values).reshape(ends.shape[:4])
+
+
+@torch.no_grad()
+def naive(model: FlowModel, reward: ClipReward, prompts: tuple[str, ...], initial: Tensor, sde: Tensor) -> Tensor:
+    """The same rewards by the plain procedure, one sample at a time."""
+    config, steps = SPEC.algorithm, SPEC.sampling.steps
+    rewards = initial.new_empty(len(prompts), len(config.sde_steps), config.group_size, len(config.granularities))
+    for p, prompt in enumerate(prompts):
+        conditioning = model.encode([prompt])
+
+        def v(x: Tensor, node: int, conditioning=conditioning) -> Tensor:  # type: ignore[no-untyped-def]
+            sigma = torch.tensor([SIGMAS[node]], dtype=x.dtype)
+            return model.predict(x, sigma, conditioning, SIZE, SPEC.sampling.guidance)
+
+        x = initial[p : p + 1]
+        for i in range(steps):
+            if i in config.sde_steps:
+                k, transition = config.sde_steps.index(i), FlowTransition.at(SIGMAS, i, config.eta)
+                for g in range(config.group_size):
+                    sample = transition.mean(x, v(x, i)) + transition.std * sde[p, k, g]
+                    for s, stride in enumerate(config.granularities):
+                        z, path = sample, continuation_path(steps, i, stride)
+                        for node, following in zip(path, (*path[1:], steps), strict=True):
+                            z = z + (SIGMAS[following] - SIGMAS[node]) * v(z, node)
+                        rewards[p, k, g, s] = reward.score(model.decode(z, SIZE), [prompt])[0]
+            x = x + (SIGMAS[i + 1] - SIGMAS[i]) * v(x, i)
+    return rewards
+
+
+def timed(call) -> tuple[Tensor, float]:  # type: ignore[no-untyped-def]
+    """The result of `call` and its seconds, after nothing: both sides pay their own warm-up."""
+    started = time.perf_counter()
+    result = call()
+    return result, time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,269 @@
+"""Whole runs of the training loop on the bundled model: what it records, and how it ends."""
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from service.contracts.catalog import RewardEntry, load_catalog
+from service.contracts.jobs import CONTROL_FILE
+from service.contracts.plan import make_plan
+from service.contracts.presets import merge
+from service.contracts.runs import RunSpec
+from worker.entrypoints.train import build_trainer, classify, main
+from worker.rewards.base import Reward
+from worker.training.checkpoint import read_manifest
+from worker.training.events import Cancelled, EventWriter
+from worker.training.scoring import RewardsFailed
+from worker.training.trainer import NotFinite, Trainer
+
+MINIATURE: dict[str, Any] = {
+    "algorithm": {"group_size": 4, "sde_steps": [0, 2]},
+    "training": {"max_steps": 4, "prompts_per_step": 4, "update_batch_size": 4, "lora_rank": 4},
+    "evaluation": {"every": 2, "pairs": 8, "final_pairs": 16, "samples": 2},
+    "checkpoints": {"every": 2},
+}
+
+
+def spec(**changes: Any) -> RunSpec:
+    return RunSpec.model_validate(merge(MINIATURE, changes))
+
+
+def trainer(directory: Path, **changes: Any) -> Trainer:
+    directory.mkdir(parents=True, exist_ok=True)
+    return build_trainer(spec(**changes), load_catalog(), EventWriter(directory), "cpu")
+
+
+def events(directory: Path, *types: str) -> list[dict[str, Any]]:
+    lines = (directory / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    return [event for event in map(json.loads, lines) if event["type"] in types]
+
+
+def metrics(directory: Path, pattern: str = "") -> list[tuple[int, str, float]]:
+    """(step, name, value) of all metrics but seconds, which no two runs share."""
+    return [
+        (event["step"], name, value)
+        for event in events(directory, "metrics")
+        for name, value in event["values"].items()
+        if not name.startswith("seconds/") and re.search(pattern, name)
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run that was never interrupted."""
+    directory = tmp_path_factory.mktemp("finished")
+    trainer(directory).run()
+    return directory
+
+
+def test_the_run_ends_with_a_summary_over_all_pairs(finished: Path) -> None:
+    (last,) = events(finished, "finished")
+    assert last["outcome"] == "succeeded"
+    assert set(last["heldout"]) == {"clip_score", "shapes_verifier"}
+    for row in last["heldout"].values():
+        assert row["pairs"] == 16
+        assert row["difference"] == pytest.approx(row["after"] - row["before"], abs=1e-9)
+        assert row["interval95"][0] <= row["difference"] <= row["interval95"][1]
+
+
+def test_evaluations_are_those_of_the_plan(finished: Path) -> None:
+    plan = make_plan(spec(), load_catalog())
+    totals = [value for _, name, value in metrics(finished) if name == "evaluations/total"]
+    updates = sum(value for _, name, value in metrics(finished) if name == "evaluations/update")
+    assert updates == plan.per_step_updates * 4
+    assert totals[-1] == plan.total_evaluations + updates
+    per_step = [value for _, name, value in metrics(finished) if name == "evaluations/continuation"]
+    assert per_step == [plan.per_prompt.continuations * 4] * 4
+
+
+def test_every_ratio_is_one_before_the_update(finished: Path) -> None:
+    extremes = [value for _, name, value in metrics(finished, r"^ratio/(min|max)$")]
+    assert len(extremes) == 8
+    assert all(abs(value - 1) <= 1e-5 for value in extremes)
+
+
+def test_the_ratio_test_can_fail(tmp_path: Path) -> None:
+    subject = trainer(tmp_path)
+    prompts = subject.order.draw(0, 4)
+    conditioning = subject.model.encode(prompts)
+    experience, ends, _ = subject.roll_out(prompts, conditioning)
+    advantages = subject.algorithm.advantages(subject.score(ends, prompts), [1.0, 1.0])
+    with torch.no_grad():
+        for parameter in subject.parameters:
+            parameter += 0.02
+    update = subject.update(conditioning, experience, advantages)
+    assert max(abs(update["ratio/min"] - 1), abs(update["ratio/max"] - 1)) > 1e-5
+
+
+def test_each_step_records_its_groups(finished: Path) -> None:
+    for step, event in enumerate(events(finished, "reward_groups"), start=1):
+        assert event["step"] == step
+        assert len(event["groups"]) == 2 * 4 * 2 * 3  # rewards, prompts, SDE steps, granularities
+        assert all(len(group["values"]) == 4 for group in event["groups"])
+        assert {group["granularity"] for group in event["groups"]} == {1, 2, 3}
+
+
+def test_pictures_are_kept_with_their_rewards(finished: Path) -> None:
+    samples = events(finished, "sample")
+    assert [s["step"] for s in samples if s["kind"] == "heldout"] == [0, 0, 2, 2, 4, 4]
+    assert {s["step"] for s in samples if s["kind"] == "best"} == {2, 4}
+    for sample in samples:
+        assert (finished / sample["file"]).stat().st_size == sample["size"]
+    pairs = {}
+    for sample in samples:
+        if sample["kind"] != "heldout":
+            pairs.setdefault((sample["step"], sample["index"]), {})[sample["kind"]] = sum(sample["rewards"].values())
+    assert all(pair["best"] > pair["worst"] for pair in pairs.values())
+
+
+def test_the_policy_moves_and_the_base_does_not(finished: Path, tmp_path: Path) -> None:
+    fresh = trainer(tmp_path)
+    before = {name: p.clone() for name, p in fresh.model.transformer.named_parameters()}
+    fresh.run()
+    changed = {name for name, p in fresh.model.transformer.named_parameters() if not torch.equal(p, before[name])}
+    assert changed
+    assert all("lora_" in name for name in changed)
+    assert metrics(tmp_path) == metrics(finished)
+
+
+def test_full_fine_tuning_moves_every_weight(tmp_path: Path) -> None:
+    subject = trainer(
+        tmp_path, training={"adapter": "full", "max_steps": 1, "learning_rate": 1e-5}, evaluation={"every": 0}
+    )
+    before = [parameter.clone() for parameter in subject.parameters]
+    subject.run()
+    moved = [not torch.equal(a, b) for a, b in zip(before, subject.parameters, strict=True)]
+    assert sum(moved) / len(moved) > 0.9
+    assert read_manifest(tmp_path / "checkpoints/step-000001").kind == "full"
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+def test_resuming_ends_bit_identical(adapter: str, tmp_path: Path) -> None:
+    changes = {"training": {"adapter": adapter, "learning_rate": 1e-4}}
+    trainer(tmp_path / "straight", **changes).run()
+    resumed = trainer(tmp_path / "resumed", **changes)
+    resumed.resume(tmp_path / "straight/checkpoints/step-000002")
+    resumed.run()
+
+    one, other = (read_manifest(tmp_path / name / "checkpoints/step-000004") for name in ("straight", "resumed"))
+    assert [file for file in one.files if file.name != "state.json"] == [
+        f for f in other.files if f.name != "state.json"
+    ]
+    assert metrics(tmp_path / "resumed") == [row for row in metrics(tmp_path / "straight") if row[0] > 2]
+    assert (
+        events(tmp_path / "resumed", "finished")[0]["heldout"]
+        == events(tmp_path / "straight", "finished")[0]["heldout"]
+    )
+
+
+def test_starting_from_a_checkpoint_takes_its_policy(finished: Path, tmp_path: Path) -> None:
+    subject = trainer(tmp_path, training={"max_steps": 1})
+    subject.start_from(finished / "checkpoints/step-000004")
+    subject.run()
+    start = [row[1:] for row in metrics(tmp_path, "^heldout/") if row[0] == 0]
+    end = [row[1:] for row in metrics(finished, "^heldout/") if row[0] == 4]
+    assert start == end
+
+
+class Broken(Reward):
+    """A reward whose server is down."""
+
+    @classmethod
+    def load(cls, entry: RewardEntry, device: torch.device) -> "Broken":
+        return cls()
+
+    def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+        raise ConnectionError("the reward server does not answer")
+
+
+def test_a_failing_reward_is_missing_and_counted_and_the_run_goes_on(tmp_path: Path) -> None:
+    subject = trainer(tmp_path)
+    subject.scorer.rewards["shapes_verifier"] = Broken()
+    subject.run()
+    failures = [value for _, name, value in metrics(tmp_path) if name == "failures/shapes_verifier"]
+    assert failures == [4 * 2 * 4 * 3] * 4
+    (last,) = events(tmp_path, "finished")
+    assert set(last["heldout"]) == {"clip_score"}
+
+
+def test_when_every_reward_fails_the_run_fails_with_the_cause(tmp_path: Path) -> None:
+    subject = trainer(tmp_path)
+    subject.scorer.rewards = {name: Broken() for name in subject.scorer.rewards}
+    with pytest.raises(RewardsFailed, match="the reward server does not answer") as failure:
+        subject.run()
+    assert classify(failure.value).code == "rewards_failed"
+
+
+def test_a_model_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
+    subject = trainer(tmp_path, evaluation={"every": 0})
+    with torch.no_grad():
+        subject.parameters[0].fill_(torch.nan)
+    with pytest.raises((NotFinite, RewardsFailed)):
+        subject.run()
+
+
+def test_a_skipped_update_leaves_the_policy_and_is_counted(tmp_path: Path) -> None:
+    subject = trainer(tmp_path)
+    before = [parameter.clone() for parameter in subject.parameters]
+    subject._step_optimizer(rate=1.0, norm=float("nan"))
+    assert all(torch.equal(a, b) for a, b in zip(before, subject.parameters, strict=True))
+    subject._step_optimizer(rate=1.0, norm=float("inf"))
+    with pytest.raises(NotFinite, match="3 updates in a row"):
+        subject._step_optimizer(rate=1.0, norm=float("nan"))
+
+
+def test_a_cancelled_run_stops_between_batches(tmp_path: Path) -> None:
+    subject = trainer(tmp_path)
+    (tmp_path / CONTROL_FILE).write_text('{"action": "cancel"}')
+    with pytest.raises(Cancelled):
+        subject.run()
+
+
+def run_program(directory: Path, request: dict[str, Any], *arguments: str) -> tuple[int, dict[str, Any]]:
+    """Exit code and last event of the program, started as a researcher would."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "request.json").write_text(json.dumps(request))
+    code = main([str(directory / "request.json"), "--out", str(directory / "out"), "--device", "cpu", *arguments])
+    last = (directory / "out/events.jsonl").read_text().splitlines()[-1]
+    return code, json.loads(last)
+
+
+def test_the_program_needs_no_server(tmp_path: Path) -> None:
+    code, last = run_program(tmp_path, merge(MINIATURE, {"training": {"max_steps": 1}}))
+    assert (code, last["type"], last["outcome"]) == (0, "finished", "succeeded")
+    assert read_manifest(tmp_path / "out/checkpoints/step-000001").step == 1
+    (started,) = events(tmp_path / "out", "started")
+    assert started["provenance"]["device"] == "cpu"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "flux-9"}, "unknown model 'flux-9'"),
+        ({"prompts": {"items": ["a small red dinosaur on white"]}}, "does not know dinosaur"),
+        ({"algorithm": {"group_size": 1}}, "group_size"),
+    ],
+)
+def test_what_is_wrong_with_a_spec_is_the_last_event(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+    code, last = run_program(tmp_path, merge(MINIATURE, changes))
+    assert (code, last["type"], last["code"]) == (1, "failed", "bad_config")
+    assert message in last["detail"]
+
+
+def test_a_damaged_checkpoint_is_no_start(finished: Path, tmp_path: Path) -> None:
+    damaged = tmp_path / "checkpoint"
+    damaged.mkdir()
+    for path in (finished / "checkpoints/step-000004").iterdir():
+        (damaged / path.name).write_bytes(path.read_bytes())
+    with (damaged / "pytorch_lora_weights.safetensors").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x01")
+    code, last = run_program(tmp_path, MINIATURE, "--start-from", str(damaged))
+    assert (code, last["code"]) == (1, "bad_config")
+    assert "missing or was changed" in last["detail"]
