@@ -1,0 +1,117 @@
+"""Runs in the database, and a supervisor whose child is the scripted one."""
+
+import sys
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from service.contracts.catalog import load_catalog
+from service.contracts.plan import make_plan
+from service.contracts.runs import RunSpec
+from service.contracts.status import JobStatus
+from service.db.models import Attempt, Run, RunEvent
+from service.db.session import Database, connect
+from service.settings import Settings
+from worker.claims import Claim, claim_next
+from worker.supervisor import supervise
+
+PROGRAM = (sys.executable, "-S", str(Path(__file__).with_name("scripted_child.py")))
+
+
+@pytest.fixture
+def program() -> tuple[str, ...]:
+    """What is started in place of the engine."""
+    return PROGRAM
+
+
+@pytest.fixture
+def impatient(database: Database, settings: Settings) -> Iterator[Database]:
+    """The emptied database, with a lease and timeouts that end within a test."""
+    quick = settings.model_copy(
+        update={
+            "lease_seconds": 3.0,
+            "renew_seconds": 0.5,
+            "progress_timeout_seconds": 60.0,
+            "cancel_grace_seconds": 60.0,
+        }
+    )
+    connected = connect(quick)
+    yield connected
+    connected.close()
+
+
+@dataclass
+class Jobs:
+    """Runs, claims and supervisors, all ended when the test is."""
+
+    database: Database
+    eventually: Callable[[Callable[[], object]], None]
+    stopping: threading.Event = field(default_factory=threading.Event)
+    threads: list[threading.Thread] = field(default_factory=list)
+
+    def add(self, name: str = "finishes", **columns: Any) -> uuid.UUID:
+        """A queued run whose child will behave as `name` says."""
+        spec = RunSpec(name=name)
+        values: dict[str, Any] = {"model": spec.model, "algorithm": "g2rpo", "requested": {}, "spec_version": 1}
+        values |= {"plan": make_plan(spec, load_catalog()).model_dump(mode="json", exclude={"spec"})}
+        run = Run(spec=spec.model_dump(mode="json"), seed=spec.training.seed, **(values | columns))
+        with self.database.transaction() as session:
+            session.add(run)
+        return run.id
+
+    def claim(self, owner: str = "worker:1") -> Claim:
+        """The next run, claimed."""
+        claim = claim_next(self.database, Run, owner)
+        assert claim is not None
+        return claim
+
+    def supervise(self, claim: Claim, database: Database | None = None) -> threading.Thread:
+        """Supervise a claimed run in a thread."""
+        thread = threading.Thread(target=supervise, args=(database or self.database, claim, self.stopping, PROGRAM))
+        thread.start()
+        self.threads.append(thread)
+        return thread
+
+    def perform(self, name: str, **columns: Any) -> Run:
+        """Add a run, see one attempt through, and return the row."""
+        id = self.add(name, **columns)
+        self.supervise(self.claim()).join()
+        return self.run(id)
+
+    def run(self, id: uuid.UUID) -> Run:
+        with self.database.transaction() as session:
+            return session.get_one(Run, id)
+
+    def reaches(self, id: uuid.UUID, status: JobStatus) -> Run:
+        """Wait until the run has that status."""
+        self.eventually(lambda: self.run(id).status is status)
+        return self.run(id)
+
+    def attempt(self, id: uuid.UUID, number: int = 1) -> Attempt:
+        with self.database.transaction() as session:
+            return session.get_one(Attempt, (id, number))
+
+    def events(self, id: uuid.UUID) -> list[tuple[str, dict[str, Any]]]:
+        """What happened to the run: types and data, in order."""
+        with self.database.transaction() as session:
+            rows = session.scalars(select(RunEvent).where(RunEvent.run_id == id).order_by(RunEvent.id)).all()
+        return [(row.type, row.data) for row in rows]
+
+    def statuses(self, id: uuid.UUID) -> list[str]:
+        return [data["status"] for type, data in self.events(id) if type == "status"]
+
+
+@pytest.fixture
+def jobs(impatient: Database, eventually: Callable[[Callable[[], object]], None]) -> Iterator[Jobs]:
+    """Runs and supervisors on the emptied database."""
+    made = Jobs(impatient, eventually)
+    yield made
+    made.stopping.set()
+    for thread in made.threads:
+        thread.join()

@@ -1,0 +1,152 @@
+"""A training child in place of the engine: it speaks the same protocol, and behaves as the run's name says.
+
+Standard library only, so that it starts at once.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+PNG = b"\x89PNG\r\n\x1a\n scripted"
+
+parser = argparse.ArgumentParser()
+parser.add_argument("spec", type=Path)
+parser.add_argument("--out", type=Path, required=True)
+parser.add_argument("--start-from", type=Path)
+parser.add_argument("--resume", type=Path)
+options = parser.parse_args()
+out: Path = options.out
+spec = json.loads(options.spec.read_text())
+attempt = int(out.name.removeprefix("attempt-"))
+
+
+def end_with_parent() -> None:
+    os.read(int(os.environ["G2RPO_PARENT_FD"]), 1)
+    os._exit(1)
+
+
+def write(line: bytes) -> None:
+    with (out / "events.jsonl").open("ab") as file:
+        file.write(line)
+
+
+def say(type: str, **values: object) -> None:
+    event = {"type": type, "time": datetime.now(UTC).isoformat(), **values}
+    write(json.dumps(event).encode() + b"\n")
+
+
+def progress(step: int) -> None:
+    say("progress", step=step, max_steps=3, phase="rollout", eta_seconds=1.5)
+
+
+def metrics(step: int) -> None:
+    say("metrics", step=step, values={"reward/clip_score": step / 10, "loss": None})
+
+
+def groups(step: int) -> None:
+    group = {"prompt": "a red circle", "prompt_index": 0, "sde_step": 0, "granularity": 1, "reward": "clip_score"}
+    say("reward_groups", step=step, groups=[{**group, "values": [0.25, None, 0.75]}])
+
+
+def sample(step: int, sha256: str | None = None) -> None:
+    (out / "samples").mkdir(exist_ok=True)
+    file = f"samples/{step}.png"
+    (out / file).write_bytes(PNG)
+    sha256 = sha256 or hashlib.sha256(PNG).hexdigest()
+    values = {"kind": "heldout", "index": 0, "prompt": "a red circle", "rewards": {"clip_score": 0.5}}
+    say("sample", step=step, file=file, sha256=sha256, size=len(PNG), **values)
+
+
+def checkpoint(step: int, spoil: bool = False) -> None:
+    directory = out / "checkpoints" / f"step-{step:06d}"
+    directory.mkdir(parents=True)
+    weights = f"weights after {step} steps".encode()
+    (directory / "lora.safetensors").write_bytes(b"spoiled" if spoil else weights)
+    file = {"name": "lora.safetensors", "sha256": hashlib.sha256(weights).hexdigest(), "size": len(weights)}
+    about = {"model": spec["model"], "architecture": "a" * 64, "kind": "lora", "step": step, "spec": spec}
+    (directory / "manifest.json").write_text(json.dumps({"format": 1, **about, "files": [file]}))
+    say("checkpoint", step=step, directory=f"checkpoints/{directory.name}")
+
+
+def finish(outcome: str = "succeeded") -> None:
+    summary = {"before": 0.5, "after": 0.75, "difference": 0.25, "interval95": [0.2, 0.3], "pairs": 8}
+    say("finished", outcome=outcome, step=3, heldout={"clip_score": summary})
+    sys.exit(0)
+
+
+def work() -> None:
+    for step in (1, 2, 3):
+        progress(step)
+        metrics(step)
+        groups(step)
+    sample(3)
+    checkpoint(3)
+    finish()
+
+
+def wait_for_control() -> None:
+    while not (out / "control.json").exists():
+        time.sleep(0.01)
+    assert json.loads((out / "control.json").read_text()) == {"action": "cancel"}
+
+
+threading.Thread(target=end_with_parent, daemon=True).start()
+out.mkdir(parents=True, exist_ok=True)
+print("the child began", flush=True)
+behaviour = spec["name"]
+if behaviour == "is-silent":
+    print("cannot go on: the disk is on fire", file=sys.stderr)
+    sys.exit(3)
+if behaviour == "ignores-sigterm":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+read = Path(options.resume or options.start_from or os.devnull)
+weights = (read / "lora.safetensors").read_text() if read.is_dir() else None
+resumed = json.loads((read / "manifest.json").read_text())["step"] if options.resume else 0
+say("started", provenance={"device": "scripted", "process": os.getpid(), "weights": weights}, resumed_at=resumed)
+
+match behaviour:
+    case "finishes":
+        work()
+    case "fails":
+        progress(1)
+        say("failed", code="not_finite", detail="the gradient was not finite", hint="Lower the learning rate.")
+        sys.exit(1)
+    case "writes-garbage":
+        write(b'{"type": "metrics", "step": 1\n')
+        write(b"\xff\xfe\x00 not even text\n")
+        say(
+            "sample", step=1, kind="heldout", index=1, prompt="x", rewards={}, file="../../../secret", sha256="", size=1
+        )
+        sample(2, sha256="0" * 64)
+        checkpoint(2, spoil=True)
+        work()
+    case "crashes":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    case "is-killed-once":
+        if attempt == 1:
+            metrics(1)
+            checkpoint(1)
+            os.kill(os.getpid(), signal.SIGKILL)
+        work()
+    case "is-killed-always":
+        os.kill(os.getpid(), signal.SIGKILL)
+    case "hangs" | "ignores-sigterm":
+        progress(1)
+        while True:
+            time.sleep(1)
+    case "cancels":
+        progress(1)
+        wait_for_control()
+        finish("cancelled")
+    case "leaves-a-grandchild":
+        other = subprocess.Popen(["sleep", "1000"])
+        say("metrics", step=1, values={"grandchild": float(other.pid)})
+        finish()

@@ -1,0 +1,289 @@
+"""A supervisor brings everything its child says into rows, ends it when it must, and says truly how it ended."""
+
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, text, update
+
+from service import jobs as service_jobs
+from service.contracts.status import JobStatus
+from service.db.models import Checkpoint, LogChunk, Metric, RewardGroup, Run, Sample
+from service.db.session import Database, connect
+from worker.claims import LeaseLost, move
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def rows(database: Database, table: type[Any], run: Run) -> list[Any]:
+    with database.transaction() as session:
+        return list(session.scalars(select(table).where(table.run_id == run.id)))
+
+
+class TestSuccess:
+    def test_everything_the_child_said_is_in_rows(self, jobs: Any, impatient: Database) -> None:
+        run = jobs.perform("finishes")
+
+        assert run.status is JobStatus.SUCCEEDED
+        assert run.error is None
+        assert run.ended_at is not None and run.lease_owner is None
+        assert run.heldout["clip_score"]["interval95"] == [0.2, 0.3]
+        assert run.progress["step"] == 3
+        metrics = {(row.name, row.step): row.value for row in rows(impatient, Metric, run)}
+        assert metrics[("reward/clip_score", 2)] == 0.2
+        assert metrics[("loss", 1)] is None
+        assert len(metrics) == 6
+        assert [row.values for row in rows(impatient, RewardGroup, run)] == [[0.25, None, 0.75]] * 3
+
+    def test_pictures_and_checkpoints_are_in_the_store_with_their_hashes(self, jobs: Any, impatient: Database) -> None:
+        run = jobs.perform("finishes")
+
+        [sample] = rows(impatient, Sample, run)
+        assert impatient.artifacts.read(sample.key, sample.sha256).startswith(b"\x89PNG")
+        [checkpoint] = rows(impatient, Checkpoint, run)
+        [file] = checkpoint.manifest["files"]
+        assert impatient.artifacts.read(f"{checkpoint.key}/{file['name']}", file["sha256"]) == b"weights after 3 steps"
+        assert impatient.artifacts.exists(f"{checkpoint.key}/manifest.json")
+
+    def test_the_log_and_the_attempt_are_recorded(self, jobs: Any, impatient: Database) -> None:
+        run = jobs.perform("finishes")
+
+        assert b"".join(row.data for row in rows(impatient, LogChunk, run)) == b"the child began\n"
+        attempt = jobs.attempt(run.id)
+        assert attempt.outcome == "succeeded"
+        assert attempt.worker == "worker:1"
+        assert attempt.provenance["device"] == "scripted"
+        assert jobs.statuses(run.id) == ["starting", "running", "succeeded"]
+
+    def test_a_run_starts_from_the_weights_it_was_given(self, jobs: Any) -> None:
+        first = jobs.perform("finishes")
+        [checkpoint] = rows(jobs.database, Checkpoint, first)
+
+        second = jobs.perform("finishes", start_from=checkpoint.id)
+
+        assert jobs.attempt(second.id).provenance["weights"] == "weights after 3 steps"
+
+    def test_a_damaged_start_is_a_failure_that_names_it(self, jobs: Any, impatient: Database) -> None:
+        first = jobs.perform("finishes")
+        [checkpoint] = rows(impatient, Checkpoint, first)
+        impatient.artifacts.delete(f"{checkpoint.key}/lora.safetensors")
+
+        second = jobs.perform("finishes", start_from=checkpoint.id)
+
+        assert second.status is JobStatus.FAILED
+        assert second.error["code"] == "bad_checkpoint"
+        assert "lora.safetensors" in second.error["detail"]
+
+
+class TestFailure:
+    def test_the_childs_own_reason_is_kept(self, jobs: Any) -> None:
+        run = jobs.perform("fails")
+
+        assert run.status is JobStatus.FAILED
+        assert run.error["code"] == "not_finite"
+        assert run.error["hint"] == "Lower the learning rate."
+        assert run.error["log_tail"] == "the child began"
+
+    def test_a_silent_exit_shows_the_end_of_the_log(self, jobs: Any) -> None:
+        run = jobs.perform("is-silent")
+
+        assert run.status is JobStatus.FAILED
+        assert run.error["code"] == "error"
+        assert "status 3" in run.error["detail"]
+        assert "the disk is on fire" in run.error["log_tail"]
+
+    def test_a_crash_names_the_signal(self, jobs: Any) -> None:
+        run = jobs.perform("crashes")
+
+        assert run.error["code"] == "crashed"
+        assert "SIGSEGV" in run.error["detail"]
+
+    def test_a_hung_child_is_ended(self, jobs: Any, impatient: Database) -> None:
+        settings = impatient.settings.model_copy(update={"progress_timeout_seconds": 0.5})
+        id = jobs.add("hangs")
+        jobs.supervise(jobs.claim(), connect(settings)).join()
+
+        assert jobs.run(id).error["code"] == "stuck"
+        assert not alive(jobs.attempt(id).provenance["process"])
+
+    def test_what_is_no_event_is_recorded_and_skipped(self, jobs: Any, impatient: Database) -> None:
+        run = jobs.perform("writes-garbage")
+
+        assert run.status is JobStatus.SUCCEEDED
+        events = jobs.events(run.id)
+        lines = [data["line"] for type, data in events if type == "unreadable_event"]
+        assert lines == ['{"type": "metrics", "step": 1', "��� not even text"]
+        details = [data["detail"] for type, data in events if type in ("sample_rejected", "checkpoint_rejected")]
+        assert "leads out of the attempt's directory" in details[0]
+        assert "has the hash" in details[1] and "has the hash" in details[2]
+        assert len(rows(impatient, Sample, run)) == 1
+        assert [row.step for row in rows(impatient, Checkpoint, run)] == [3]
+
+    def test_a_program_that_cannot_be_started_is_a_failure(self, jobs: Any, impatient: Database) -> None:
+        from worker.supervisor import supervise
+
+        id = jobs.add()
+        supervise(impatient, jobs.claim(), threading.Event(), ("/no/such/program",))
+
+        assert jobs.run(id).status is JobStatus.FAILED
+
+
+class TestLoss:
+    def test_a_killed_run_goes_on_from_its_newest_checkpoint(self, jobs: Any, impatient: Database) -> None:
+        run = jobs.perform("is-killed-once")
+        assert run.status is JobStatus.INTERRUPTED
+
+        jobs.supervise(jobs.claim("worker:2")).join()
+
+        run = jobs.run(run.id)
+        assert run.status is JobStatus.SUCCEEDED
+        assert run.attempt == 2
+        second = jobs.attempt(run.id, 2)
+        assert (second.resumed_at, second.provenance["weights"]) == (1, "weights after 1 steps")
+        metrics = {(row.name, row.step, row.attempt) for row in rows(impatient, Metric, run)}
+        assert ("reward/clip_score", 1, 1) in metrics and ("reward/clip_score", 3, 2) in metrics
+
+    def test_a_run_that_is_always_killed_fails_in_the_end(self, jobs: Any, impatient: Database) -> None:
+        id = jobs.add("is-killed-always")
+        for _ in range(impatient.settings.max_attempts):
+            jobs.supervise(jobs.claim()).join()
+
+        run = jobs.run(id)
+        assert run.status is JobStatus.FAILED
+        assert run.error["code"] == "lost"
+        assert "SIGKILL" in run.error["detail"]
+
+    def test_a_stopping_worker_gives_its_run_up(self, jobs: Any) -> None:
+        id = jobs.add("hangs")
+        supervising = jobs.supervise(jobs.claim())
+        jobs.reaches(id, JobStatus.RUNNING)
+
+        jobs.stopping.set()
+        supervising.join()
+
+        assert jobs.run(id).status is JobStatus.INTERRUPTED
+        assert not alive(jobs.attempt(id).provenance["process"])
+
+    def test_a_child_whose_lease_another_worker_took_is_ended_and_writes_no_more(
+        self, jobs: Any, impatient: Database
+    ) -> None:
+        id = jobs.add("hangs")
+        claim = jobs.claim()
+        supervising = jobs.supervise(claim)
+        jobs.reaches(id, JobStatus.RUNNING)
+        with impatient.transaction() as session:
+            session.execute(update(Run).where(Run.id == id).values(attempt=2, lease_owner="worker:2"))
+
+        supervising.join()
+
+        assert not alive(jobs.attempt(id).provenance["process"])
+        assert jobs.run(id).status is JobStatus.RUNNING
+        with pytest.raises(LeaseLost):
+            move(impatient, claim, JobStatus.FAILED)
+
+    def test_a_database_out_of_reach_for_longer_than_the_lease_ends_the_child(
+        self, jobs: Any, impatient: Database, eventually: Any
+    ) -> None:
+        id = jobs.add("hangs")
+        supervising = jobs.supervise(jobs.claim())
+        jobs.reaches(id, JobStatus.RUNNING)
+        child = jobs.attempt(id).provenance["process"]
+
+        with impatient.engine.begin() as blocking:
+            blocking.execute(text("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE"))
+            eventually(lambda: not alive(child))
+        supervising.join()
+
+    def test_what_a_lost_supervisor_had_not_read_is_read_by_the_next(self, jobs: Any, impatient: Database) -> None:
+        run = jobs.perform("is-killed-once")
+        with impatient.transaction() as session:
+            for table in (Metric, Checkpoint, LogChunk):
+                session.execute(table.__table__.delete())
+            session.execute(text("UPDATE attempts SET events_offset = 0, log_offset = 0"))
+
+        jobs.supervise(jobs.claim()).join()
+
+        assert jobs.attempt(run.id, 2).resumed_at == 1
+        assert {row.attempt for row in rows(impatient, Metric, run)} == {1, 2}
+        assert {row.attempt for row in rows(impatient, LogChunk, run)} == {1, 2}
+
+
+class TestCancel:
+    def request(self, database: Database, id: Any) -> None:
+        with database.transaction() as session:
+            service_jobs.cancel(session, Run, id)
+
+    def test_the_child_is_asked_and_stops_by_itself(self, jobs: Any, impatient: Database) -> None:
+        id = jobs.add("cancels")
+        supervising = jobs.supervise(jobs.claim())
+        jobs.reaches(id, JobStatus.RUNNING)
+
+        self.request(impatient, id)
+        supervising.join()
+
+        assert jobs.run(id).status is JobStatus.CANCELLED
+        assert jobs.attempt(id).outcome == "cancelled"
+
+    @pytest.mark.parametrize("behaviour", ["hangs", "ignores-sigterm"])
+    def test_a_child_that_does_not_listen_is_ended(
+        self, jobs: Any, impatient: Database, behaviour: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("worker.supervisor.TERMINATION_SECONDS", 0.2)
+        settings = impatient.settings.model_copy(update={"cancel_grace_seconds": 0.1})
+        id = jobs.add(behaviour)
+        supervising = jobs.supervise(jobs.claim(), connect(settings))
+        jobs.reaches(id, JobStatus.RUNNING)
+
+        self.request(impatient, id)
+        supervising.join()
+
+        assert jobs.run(id).status is JobStatus.CANCELLED
+        assert not alive(jobs.attempt(id).provenance["process"])
+
+
+class TestProcesses:
+    def test_nothing_the_child_started_outlives_it(self, jobs: Any, impatient: Database) -> None:
+        run = jobs.perform("leaves-a-grandchild")
+
+        with impatient.transaction() as session:
+            pid = session.scalars(select(Metric.value).where(Metric.run_id == run.id)).one()
+        assert not alive(int(pid))
+
+    def test_a_child_ends_when_its_supervisor_is_killed(
+        self, jobs: Any, program: tuple[str, ...], tmp_path: Path, eventually: Any
+    ) -> None:
+        (tmp_path / "attempt-1").mkdir()
+        (tmp_path / "spec.json").write_text('{"name": "hangs"}')
+        holder = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(tmp_path), *program], stdout=subprocess.PIPE, text=True
+        )
+        assert holder.stdout is not None
+        child = int(holder.stdout.readline())
+        assert alive(child)
+
+        holder.kill()
+        holder.wait()
+
+        eventually(lambda: not alive(child))
+
+
+HOLDER = """
+import sys, threading
+from pathlib import Path
+from worker.child import Child
+from worker.launch import train
+directory = Path(sys.argv[1])
+launch = train(directory / "spec.json", directory / "attempt-1", program=sys.argv[2:])
+child = Child(launch, directory / "log.txt", threading.Event())
+print(child.pid, flush=True)
+child.ended.wait()
+"""
