@@ -1,0 +1,100 @@
+"""Workers say that they are there, give up for the dead, and wake for the forgotten."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from celery import Celery
+from sqlalchemy import func, select, update
+
+from service.contracts.status import JobStatus
+from service.db.models import Run, Worker
+from service.db.session import Database
+from worker.celery_app import TRAIN, make_app
+from worker.housekeeping import heartbeat, reconcile
+
+
+@pytest.fixture
+def app(impatient: Database) -> Iterator[Celery]:
+    made = make_app(impatient.settings)
+    with made.connection_for_write() as connection:
+        connection.default_channel.queue_declare(TRAIN)
+        connection.default_channel.queue_purge(TRAIN)
+    yield made
+    made.close()
+
+
+def messages(app: Celery) -> int:
+    with app.connection_for_write() as connection:
+        return int(connection.default_channel.queue_declare(TRAIN).message_count)
+
+
+def expire(database: Database) -> None:
+    with database.transaction() as session:
+        session.execute(update(Run).values(lease_expires_at=func.now() - func.make_interval(0, 0, 0, 0, 0, 0, 1)))
+
+
+class TestReconcile:
+    def test_a_lease_that_ran_out_interrupts_the_run_and_wakes_a_worker(
+        self, jobs: Any, impatient: Database, app: Celery
+    ) -> None:
+        id = jobs.add()
+        jobs.claim()
+        expire(impatient)
+
+        reconcile(impatient, app)
+
+        assert jobs.run(id).status is JobStatus.INTERRUPTED
+        assert jobs.attempt(id).outcome == "interrupted"
+        assert messages(app) == 1
+        assert jobs.claim().attempt == 2
+
+    def test_a_lease_that_lasts_is_left_alone(self, jobs: Any, impatient: Database, app: Celery) -> None:
+        id = jobs.add()
+        jobs.claim()
+
+        reconcile(impatient, app)
+
+        assert jobs.run(id).status is JobStatus.STARTING
+        assert messages(app) == 0
+
+    def test_the_last_attempts_loss_is_the_runs_failure(self, jobs: Any, impatient: Database, app: Celery) -> None:
+        id = jobs.add()
+        for _ in range(impatient.settings.max_attempts):
+            jobs.claim()
+            expire(impatient)
+            reconcile(impatient, app)
+
+        run = jobs.run(id)
+        assert run.status is JobStatus.FAILED
+        assert run.error["code"] == "lost"
+
+    def test_a_run_being_cancelled_ends_as_cancelled(self, jobs: Any, impatient: Database, app: Celery) -> None:
+        id = jobs.add()
+        jobs.claim()
+        with impatient.transaction() as session:
+            session.get_one(Run, id).move_to(JobStatus.CANCELLING)
+        expire(impatient)
+
+        reconcile(impatient, app)
+
+        assert jobs.run(id).status is JobStatus.CANCELLED
+
+    def test_wake_ups_do_not_pile_up(self, jobs: Any, impatient: Database, app: Celery) -> None:
+        jobs.add()
+        for _ in range(3):
+            reconcile(impatient, app)
+
+        assert messages(app) == 1
+
+
+class TestHeartbeat:
+    def test_a_worker_is_listed_once_with_its_devices(self, impatient: Database) -> None:
+        for _ in range(2):
+            heartbeat(impatient, "host:1", TRAIN)
+
+        with impatient.transaction() as session:
+            [worker] = session.scalars(select(Worker)).all()
+        assert (worker.name, worker.queue) == ("host:1", "train")
+        assert worker.device
+        assert worker.heartbeat_at > worker.started_at

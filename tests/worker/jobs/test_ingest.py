@@ -1,0 +1,165 @@
+"""Ingestion makes each event a row exactly once, whenever and however often it is broken off."""
+
+import json
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, text
+
+from service.contracts.status import JobStatus
+from service.db.models import Attempt, Checkpoint, LogChunk, Metric, RewardGroup, RunEvent, Sample
+from service.db.session import Database
+from worker.claims import LeaseLost, move
+from worker.ingest import Ingest
+
+
+def line(type: str, **values: Any) -> bytes:
+    return json.dumps({"type": type, "time": datetime.now(UTC).isoformat(), **values}).encode() + b"\n"
+
+
+def metrics(step: int) -> bytes:
+    return line("metrics", step=step, values={"reward/clip_score": step / 100})
+
+
+def append(directory: Path, data: bytes, name: str = "events.jsonl") -> None:
+    directory.mkdir(exist_ok=True)
+    with (directory / name).open("ab") as file:
+        file.write(data)
+
+
+def count(database: Database, table: type[Any]) -> int:
+    with database.transaction() as session:
+        return session.scalar(select(func.count()).select_from(table)) or 0
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Path:
+    made = tmp_path / "attempt-1"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture
+def claim(jobs: Any) -> Any:
+    jobs.add()
+    return jobs.claim()
+
+
+class TestDrain:
+    def test_a_line_counts_once_it_is_whole(self, impatient: Database, claim: Any, directory: Path) -> None:
+        ingest, last = Ingest(impatient, claim, directory), metrics(2)
+        append(directory, metrics(1) + last[:20])
+        ingest.drain()
+        assert count(impatient, Metric) == 1
+
+        append(directory, last[20:])
+        ingest.drain()
+
+        assert count(impatient, Metric) == 2
+        assert ingest.lines == 2
+
+    def test_reading_everything_again_changes_nothing(self, jobs: Any, impatient: Database) -> None:
+        jobs.add("finishes")
+        claim = jobs.claim()
+        directory = impatient.settings.data_dir / "copy"
+        source = impatient.settings.data_dir / "work" / "runs" / str(claim.id) / "attempt-1"
+        jobs.supervise(claim).join()
+        shutil.copytree(source, directory)
+        tables = (Metric, RewardGroup, Sample, Checkpoint, LogChunk)
+        before = [count(impatient, table) for table in tables]
+        with impatient.transaction() as session:
+            session.execute(text("UPDATE attempts SET events_offset = 0, log_offset = 0"))
+            session.execute(text("UPDATE runs SET status = 'running', lease_owner = 'worker:1'"))
+
+        again = Ingest(impatient, claim, directory)
+        again.drain()
+
+        assert again.ending is not None
+        assert [count(impatient, table) for table in tables] == before
+
+    def test_the_place_commits_with_the_rows(self, impatient: Database, claim: Any, directory: Path) -> None:
+        append(directory, metrics(1) + metrics(2))
+        Ingest(impatient, claim, directory).drain()
+
+        with impatient.transaction() as session:
+            attempt = session.get_one(Attempt, (claim.id, 1))
+            assert attempt.events_offset == len(metrics(1) + metrics(2))
+
+    def test_a_process_killed_between_batches_loses_and_doubles_nothing(
+        self, impatient: Database, claim: Any, directory: Path, eventually: Any
+    ) -> None:
+        steps = 1000
+        append(directory, b"".join(metrics(step) + b"no event\n" for step in range(steps)))
+        url, data = impatient.settings.database_url, str(impatient.settings.data_dir)
+        words = [url, data, str(claim.id), claim.owner, str(directory)]
+        killed = subprocess.Popen([sys.executable, "-c", INGESTING, *words])
+        eventually(lambda: count(impatient, Metric) > 0)
+        killed.kill()
+        killed.wait()
+        assert 0 < count(impatient, Metric) < steps
+
+        Ingest(impatient, claim, directory).drain()
+
+        assert count(impatient, Metric) == steps
+        with impatient.transaction() as session:
+            unreadable = select(func.count()).where(RunEvent.type == "unreadable_event")
+            assert session.scalar(unreadable) == steps
+            numbers = session.scalars(select(RunEvent.id).order_by(RunEvent.id)).all()
+        assert list(numbers) == list(range(1, len(numbers) + 1))
+
+    def test_a_claim_that_was_lost_writes_nothing(self, impatient: Database, claim: Any, directory: Path) -> None:
+        ingest = Ingest(impatient, claim, directory)
+        append(directory, metrics(1))
+        append(directory, b"a line of log\n", "log.txt")
+        move(impatient, claim, JobStatus.INTERRUPTED)
+
+        with pytest.raises(LeaseLost):
+            ingest.drain()
+        assert count(impatient, Metric) == count(impatient, LogChunk) == 0
+
+    def test_values_that_are_not_finite_become_null(self, impatient: Database, claim: Any, directory: Path) -> None:
+        append(directory, line("metrics", step=1, values={"loss": None}))
+        Ingest(impatient, claim, directory).drain()
+
+        with impatient.transaction() as session:
+            assert session.scalars(select(Metric.value)).all() == [None]
+
+    def test_a_log_is_kept_to_the_byte(self, impatient: Database, claim: Any, directory: Path) -> None:
+        printed = b"caf\xc3\xa9\x00\xff\n" * 100_000
+        append(directory, printed, "log.txt")
+        ingest = Ingest(impatient, claim, directory)
+        ingest.drain()
+        append(directory, b"the end", "log.txt")
+        ingest.drain()
+
+        with impatient.transaction() as session:
+            chunks = session.scalars(select(LogChunk).order_by(LogChunk.offset)).all()
+        assert b"".join(chunk.data for chunk in chunks) == printed + b"the end"
+        assert ingest.log_tail().endswith("the end")
+
+    def test_many_rows_go_in_quickly_enough(self, impatient: Database, claim: Any, directory: Path) -> None:
+        values = {f"metric/{number}": 0.5 for number in range(100)}
+        append(directory, b"".join(line("metrics", step=step, values=values) for step in range(1000)))
+        Ingest(impatient, claim, directory).drain()
+
+        assert count(impatient, Metric) == 100_000
+
+
+INGESTING = """
+import sys, uuid
+from pathlib import Path
+from service.db.models import Run
+from service.db.session import connect
+from service.settings import Settings
+from worker import ingest
+from worker.claims import Claim
+url, data, id, owner, directory = sys.argv[1:]
+ingest._BATCH_BYTES = 2000
+database = connect(Settings(database_url=url, data_dir=Path(data)))
+ingest.Ingest(database, Claim(Run, uuid.UUID(id), 1, owner, 0.0), Path(directory)).drain()
+"""
