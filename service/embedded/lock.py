@@ -2,23 +2,31 @@
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from service.embedded import EmbeddedError
 
+_PATIENCE_SECONDS = 3.0
+"""What a killed server's helpers, or the guard of a killed `up`, may need to end and let go."""
+
 
 def hold(directory: Path) -> int:
-    """Lock `directory` and return the descriptor that holds the lock.
+    """Lock `directory` and return the descriptor that holds the lock. Raises EmbeddedError.
 
     The lock lives as long as any process has the descriptor open. Handing it to a server keeps the directory locked
     while that server runs, even after the process that started it was killed.
     """
     descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise EmbeddedError(
-            f"{directory} is in use by another process; stop that one, or choose another data directory"
-        ) from None
-    return descriptor
+    deadline = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(descriptor)
+                raise EmbeddedError(
+                    f"{directory} is in use by another process; stop that one, or choose another data directory"
+                ) from None
+            time.sleep(0.05)
