@@ -149,6 +149,8 @@ def _components(covered: Tensor, colour: Tensor, count: int) -> _Components:
 def _match(components: _Components, covered: Tensor) -> tuple[list[int], list[float]]:
     """Shape (index into SHAPES, or -1) and radius of every region: each shape is drawn in its place and compared."""
     kept = len(components.area)
+    if kept == 0:
+        return [], []
     span = torch.arange(-REACH, REACH + 1)
     centre = torch.from_numpy(components.centre)
     x = centre[:, 0].floor().long()[:, None] + span  # [K, window]
@@ -169,9 +171,18 @@ def _match(components: _Components, covered: Tensor) -> tuple[list[int], list[fl
         for scale in SCALES:
             radius = scale * (area / AREA[index]).sqrt()[:, None, None]
             drawn = coverage(shape, dx, dy + CENTROID_BELOW_MIDDLE[index] * radius, radius)
-            fits.append((seen - drawn).square_().mul_(inside).sum(dim=(1, 2)) / area)
-            radii.append(radius[:, 0, 0])
+            for mask in (drawn, _blurred(drawn)):
+                fits.append((seen - mask).square_().mul_(inside).sum(dim=(1, 2)) / area)
+                radii.append(radius[:, 0, 0])
     best = torch.stack(fits).min(dim=0)
     radius = torch.stack(radii).gather(0, best.indices[None])[0]
-    shape_index = best.indices // len(SCALES)
+    shape_index = best.indices // (len(fits) // len(SHAPES))
     return torch.where(best.values <= WORST_FIT, shape_index, -1).tolist(), radius.tolist()
+
+
+def _blurred(masks: Tensor) -> Tensor:
+    """Masks [K, H, W] a little out of focus, as an autoencoder leaves them; the rim of the window stays empty."""
+    blurred = torch.zeros_like(masks)
+    rows = masks[:, :-2] + 2 * masks[:, 1:-1] + masks[:, 2:]
+    blurred[:, 1:-1, 1:-1] = (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 16
+    return blurred

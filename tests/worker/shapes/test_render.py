@@ -1,0 +1,40 @@
+"""Pictures of scenes: shape, range, and what the seed decides."""
+
+import torch
+
+from worker.shapes.grammar import parse, train_prompts
+from worker.shapes.render import BACKGROUND_PALETTE, GAP, HALF_EXTENT, MARGIN, encode, place, render
+
+SCENES = [parse(text) for text in train_prompts()[:300]]
+
+
+class TestRender:
+    def test_pictures_are_in_range(self) -> None:
+        pictures = render(SCENES)
+        assert pictures.shape == (300, 3, 32, 32)
+        assert pictures.dtype == torch.float32
+        assert pictures.min() >= 0
+        assert pictures.max() <= 1
+
+    def test_the_seed_decides_the_places(self) -> None:
+        assert torch.equal(render(SCENES, 1), render(SCENES, 1))
+        assert not torch.equal(render(SCENES, 1), render(SCENES, 2))
+
+    def test_corners_show_the_background(self) -> None:
+        backgrounds = BACKGROUND_PALETTE[encode(SCENES)[:, -1]]
+        corners = render(SCENES)[:, :, [0, 0, -1, -1], [0, -1, 0, -1]].median(dim=2).values
+        assert torch.equal(corners, backgrounds)
+
+
+class TestPlace:
+    def test_objects_keep_clear_of_the_edge_and_each_other(self) -> None:
+        draws = torch.rand(2000, 6, generator=torch.Generator().manual_seed(0))
+        encoded = encode(SCENES).repeat(7, 1)[:2000]
+        placed = place(encoded, draws)
+        # An absent object stands, with no extent, where the first one is.
+        extent = torch.where(placed.shape < 0, 0.0, placed.radius * HALF_EXTENT[placed.shape.clamp(min=0)])
+        assert (placed.centre - extent[:, :, None] >= MARGIN - 1e-4).all()
+        assert (placed.centre + extent[:, :, None] <= 32 - MARGIN + 1e-4).all()
+        two = placed.shape[:, 1] >= 0
+        apart = (placed.centre[two, 0] - placed.centre[two, 1]).abs().max(dim=1).values
+        assert (apart >= extent[two].sum(dim=1) + GAP - 1e-4).all()

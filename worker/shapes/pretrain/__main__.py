@@ -1,0 +1,48 @@
+"""`python -m worker.shapes.pretrain --out DIR`: train the bundled weights, in one go or stage by stage."""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from worker.shapes.pretrain.autoencoder import train_autoencoder
+from worker.shapes.pretrain.card import write_cards
+from worker.shapes.pretrain.clip import train_clip
+from worker.shapes.pretrain.flow import train_flow
+from worker.shapes.pretrain.presets import PRESETS, Preset
+from worker.shapes.pretrain.scores import measure
+
+
+def score(preset: Preset, out: Path, device: str) -> None:
+    """Measures the weights in `out` and writes their model cards."""
+    scores = measure(out, preset.scored_prompts, preset.seed, device)
+    (out / "records" / "scores.json").write_text(json.dumps(scores, indent=2))
+    write_cards(out, scores)
+    print(json.dumps(scores), flush=True)
+
+
+STAGES: dict[str, Callable[[Preset, Path, str], None]] = {
+    "clip": train_clip,
+    "autoencoder": train_autoencoder,
+    "flow": train_flow,
+    "score": score,
+}
+"""In order. Flow needs what clip and autoencoder wrote; score needs all."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m worker.shapes.pretrain", description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="directory for shapes-flux, shapes-clip and records")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--preset", choices=sorted(PRESETS), default="full")
+    parser.add_argument("--stage", choices=[*STAGES, "all"], default="all")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    for stage in STAGES if arguments.stage == "all" else [arguments.stage]:
+        STAGES[stage](PRESETS[arguments.preset], arguments.out, arguments.device)
+
+
+if __name__ == "__main__":
+    main()
