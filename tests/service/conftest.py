@@ -1,0 +1,163 @@
+"""An API on the test's database, and rows such as workers write them."""
+
+import hashlib
+import json
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from sqlalchemy import insert
+
+from service.app import create_app
+from service.contracts.catalog import load_catalog
+from service.contracts.jobs import MANIFEST_FILE
+from service.contracts.plan import make_plan
+from service.contracts.runs import RunSpec
+from service.contracts.status import JobStatus
+from service.db.models import Checkpoint, Generation, GenerationImage, Metric, RewardGroup, Run
+from service.db.session import Database
+
+LOOPBACK = "http://127.0.0.1"
+_WAY = (JobStatus.STARTING, JobStatus.RUNNING)
+
+
+@pytest.fixture
+def app(database: Database) -> FastAPI:
+    """The service on the emptied database."""
+    return create_app(database.settings)
+
+
+@pytest.fixture
+def client(app: FastAPI) -> Iterator[TestClient]:
+    """A client of the service, with its lifespan."""
+    with TestClient(app, base_url=LOOPBACK, raise_server_exceptions=False) as connected:
+        yield connected
+
+
+@dataclass
+class Records:
+    """Writes what workers write."""
+
+    database: Database
+    directory: Path
+
+    def run(self, status: JobStatus = JobStatus.QUEUED, spec: dict[str, Any] | None = None, **columns: Any) -> Run:
+        """A run in that state, led there by allowed moves."""
+        resolved = RunSpec.model_validate(spec or {})
+        plan = make_plan(resolved, load_catalog()).model_dump(mode="json", exclude={"spec"})
+        values: dict[str, Any] = {
+            "model": resolved.model,
+            "algorithm": resolved.algorithm.name,
+            "labels": dict(resolved.labels),
+            "requested": spec or {},
+            "spec": resolved.model_dump(mode="json"),
+            "spec_version": 1,
+            "plan": plan,
+            "seed": resolved.training.seed,
+        }
+        run = Run(**(values | columns))
+        with self.database.transaction() as session:
+            session.add(run)
+            _lead(run, status)
+        return run
+
+    def generation(self, spec: dict[str, Any], status: JobStatus = JobStatus.QUEUED) -> Generation:
+        """A generation in that state."""
+        row = Generation(requested=spec, spec=spec, spec_version=1)
+        with self.database.transaction() as session:
+            session.add(row)
+            _lead(row, status)
+        return row
+
+    def image(self, generation: Generation, number: int, png: bytes, **columns: Any) -> GenerationImage:
+        """A picture of a generation, in the store and in a row."""
+        file = self.directory / f"{uuid.uuid4()}.png"
+        file.write_bytes(png)
+        stored = self.database.artifacts.put_file(file, f"generations/{generation.id}/{number}.png")
+        values: dict[str, Any] = {"checkpoint": "base", "prompt_index": 0, "image_index": 0, "seed": 7}
+        row = GenerationImage(
+            generation_id=generation.id,
+            number=number,
+            key=stored.key,
+            sha256=stored.sha256,
+            size=stored.size,
+            **(values | columns),
+        )
+        with self.database.transaction() as session:
+            session.add(row)
+        return row
+
+    def metric(self, run: Run, name: str, values: Sequence[float | None], attempt: int = 1, first: int = 0) -> None:
+        """A metric's value at each step from `first` on."""
+        rows = [
+            {"run_id": run.id, "attempt": attempt, "name": name, "step": first + index, "value": value}
+            for index, value in enumerate(values)
+        ]
+        with self.database.transaction() as session:
+            session.execute(insert(Metric), rows)
+
+    def reward_group(self, run: Run, values: list[float | None], **columns: Any) -> None:
+        """The rewards of one group."""
+        key: dict[str, Any] = {"step": 1, "prompt_index": 0, "sde_step": 0, "granularity": 1, "attempt": 1}
+        texts = {"reward": "clip_score", "prompt": "a red circle"}
+        with self.database.transaction() as session:
+            session.add(RewardGroup(run_id=run.id, values=values, **(key | texts | columns)))
+
+    def checkpoint(self, run: Run, files: dict[str, bytes], step: int = 20, **columns: Any) -> Checkpoint:
+        """A stored LoRA checkpoint with those files."""
+        directory = self.directory / str(uuid.uuid4())
+        for name, data in files.items():
+            (directory / name).parent.mkdir(parents=True, exist_ok=True)
+            (directory / name).write_bytes(data)
+        values: dict[str, Any] = {"kind": "lora", "model": "shapes-flux", "architecture": "a" * 64}
+        values |= columns
+        manifest = {
+            "format": 1,
+            **values,
+            "step": step,
+            "lora_rank": 16,
+            "lora_alpha": 16.0,
+            "spec": run.spec,
+            "files": [
+                {"name": name, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+                for name, data in files.items()
+            ],
+        }
+        (directory / MANIFEST_FILE).write_text(json.dumps(manifest))
+        key = f"runs/{run.id}/1/checkpoints/{step}"
+        stored = self.database.artifacts.put_directory(directory, key)
+        row = Checkpoint(
+            run_id=run.id,
+            attempt=1,
+            step=step,
+            manifest=manifest,
+            key=key,
+            size=sum(one.size for one in stored.values()),
+            **values,
+        )
+        with self.database.transaction() as session:
+            session.add(row)
+        return row
+
+
+def _lead(job: Run | Generation, status: JobStatus) -> None:
+    if job.status is None:
+        job.status = JobStatus.QUEUED
+    if status is JobStatus.QUEUED:
+        return
+    for step in _WAY:
+        if job.status is not status:
+            job.move_to(step)
+    if job.status is not status:
+        job.move_to(status)
+
+
+@pytest.fixture
+def records(database: Database, tmp_path: Path) -> Records:
+    """Rows and artifacts such as workers leave them."""
+    return Records(database, tmp_path)

@@ -1,0 +1,58 @@
+"""The guard on a job's status, and what moves with it."""
+
+from typing import Any
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from service.contracts.status import MOVES, JobStatus
+from service.db.models import Run
+from service.db.session import Database
+
+
+@pytest.mark.parametrize("old", list(JobStatus))
+@pytest.mark.parametrize("new", list(JobStatus))
+def test_a_status_is_set_only_along_allowed_moves(old: JobStatus, new: JobStatus) -> None:
+    run = Run(status=JobStatus.QUEUED)
+    run.__dict__["status"] = old
+    if new in MOVES[old] or new is old:
+        run.status = new
+        assert run.status is new
+    else:
+        with pytest.raises(ValueError, match=f"cannot go from {old} to {new}"):
+            run.status = new
+
+
+def test_a_job_begins_queued() -> None:
+    with pytest.raises(ValueError, match="begins as queued"):
+        Run(status=JobStatus.RUNNING)
+
+
+def test_the_database_refuses_a_status_that_is_none(database: Database, records: Any) -> None:
+    run = records.run()
+    with pytest.raises(IntegrityError), database.transaction() as session:
+        session.execute(text("UPDATE runs SET status = 'asleep' WHERE id = :id"), {"id": run.id})
+
+
+def test_times_and_lease_move_with_the_status(database: Database, records: Any) -> None:
+    run = records.run(JobStatus.RUNNING, lease_owner="worker-1")
+    with database.transaction() as session:
+        held = session.get_one(Run, run.id)
+        assert held.started_at is not None and held.ended_at is None and held.lease_owner == "worker-1"
+        held.move_to(JobStatus.FAILED, {"code": "error", "detail": "it broke", "hint": "", "log_tail": ""})
+    with database.sessions() as session:
+        ended = session.get_one(Run, run.id)
+        assert ended.status is JobStatus.FAILED
+        assert ended.ended_at is not None and ended.lease_owner is None
+        assert ended.error is not None and ended.error["detail"] == "it broke"
+
+
+def test_the_first_start_is_kept(database: Database, records: Any) -> None:
+    run = records.run(JobStatus.INTERRUPTED)
+    with database.transaction() as session:
+        again = session.get_one(Run, run.id)
+        first = again.started_at
+        again.move_to(JobStatus.STARTING)
+    with database.sessions() as session:
+        assert session.get_one(Run, run.id).started_at == first

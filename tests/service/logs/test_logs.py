@@ -1,0 +1,95 @@
+"""`/runs/{run_id}/logs`: bytes by offset, cut between characters."""
+
+import uuid
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from service.contracts.status import JobStatus
+from service.db.models import LogChunk
+from service.db.session import Database
+
+TEXT = "step 1: reward 0.9\nη = 0.7, σ → 0 \N{WHITE HEAVY CHECK MARK}\nend\n"
+
+
+@pytest.fixture
+def run(records: Any) -> Any:
+    return records.run(JobStatus.RUNNING)
+
+
+def write(database: Database, run: Any, data: bytes, attempt: int = 1, size: int = 5) -> None:
+    """Store a log in chunks that mind no character."""
+    with database.transaction() as session:
+        for offset in range(0, len(data), size):
+            session.add(LogChunk(run_id=run.id, attempt=attempt, offset=offset, data=data[offset : offset + size]))
+
+
+def read(client: TestClient, run: Any, query: str = "") -> dict[str, Any]:
+    response = client.get(f"/runs/{run.id}/logs{query}")
+    assert response.status_code == 200, response.text
+    body: dict[str, Any] = response.json()
+    return body
+
+
+def test_a_silent_run_has_an_empty_log(client: TestClient, run: Any) -> None:
+    assert read(client, run) == {"attempt": None, "offset": 0, "next_offset": 0, "size": 0, "text": ""}
+
+
+def test_the_whole_log_is_given(client: TestClient, run: Any, database: Database) -> None:
+    write(database, run, TEXT.encode())
+    size = len(TEXT.encode())
+    assert read(client, run) == {"attempt": 1, "offset": 0, "next_offset": size, "size": size, "text": TEXT}
+
+
+@pytest.mark.parametrize("limit", range(4, 12))
+def test_following_it_part_by_part_loses_nothing(client: TestClient, run: Any, database: Database, limit: int) -> None:
+    write(database, run, TEXT.encode())
+    text, offset = "", 0
+    while True:
+        part = read(client, run, f"?offset={offset}&limit={limit}")
+        assert part["offset"] == offset and len(part["text"].encode()) == part["next_offset"] - offset <= limit
+        if part["next_offset"] == offset:
+            break
+        text, offset = text + part["text"], part["next_offset"]
+    assert text == TEXT
+
+
+def test_bytes_that_are_no_utf8_are_replaced_and_passed(client: TestClient, run: Any, database: Database) -> None:
+    data = b"a\xff\x80\x80\x80\x80\x80b\x00c\xc3"
+    write(database, run, data)
+    offset, text = 0, ""
+    while offset < len(data):
+        part = read(client, run, f"?offset={offset}&limit=4")
+        assert part["next_offset"] > offset
+        offset, text = part["next_offset"], text + part["text"]
+    assert text.startswith("a\N{REPLACEMENT CHARACTER}") and "b\x00c" in text
+
+
+def test_the_newest_attempt_is_given_unless_asked(client: TestClient, run: Any, database: Database) -> None:
+    write(database, run, b"first", attempt=1)
+    write(database, run, b"second", attempt=2)
+    assert read(client, run)["text"] == "second"
+    assert read(client, run, "?attempt=1")["text"] == "first"
+    assert read(client, run, "?attempt=3")["size"] == 0
+
+
+def test_an_offset_past_the_end_waits_there(client: TestClient, run: Any, database: Database) -> None:
+    write(database, run, b"abc")
+    assert read(client, run, "?offset=999") == {"attempt": 1, "offset": 3, "next_offset": 3, "size": 3, "text": ""}
+
+
+def test_plain_text_is_given_when_asked(client: TestClient, run: Any, database: Database) -> None:
+    write(database, run, TEXT.encode())
+    response = client.get(f"/runs/{run.id}/logs", headers={"Accept": "text/plain"})
+    assert response.headers["content-type"] == "text/plain; charset=utf-8"
+    assert (response.text, response.headers["X-Next-Offset"]) == (TEXT, str(len(TEXT.encode())))
+
+
+def test_an_unknown_run_is_not_found(client: TestClient) -> None:
+    assert client.get(f"/runs/{uuid.uuid4()}/logs").status_code == 404
+
+
+@pytest.mark.parametrize("query", ["offset=-1", "limit=0", "attempt=0", f"offset={2**63}", "tail=1"])
+def test_a_wrong_query_is_refused(client: TestClient, run: Any, query: str) -> None:
+    assert client.get(f"/runs/{run.id}/logs?{query}").status_code == 422

@@ -1,0 +1,25 @@
+"""Cursors."""
+
+import uuid
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter
+
+from service.errors import Invalid
+from service.pages import decode_cursor, encode_cursor
+
+KEY = TypeAdapter(tuple[int, str, uuid.UUID])
+
+
+@given(st.tuples(st.integers(-(2**31), 2**31), st.text(st.characters(codec="utf-8"), max_size=30), st.uuids()))
+def test_a_cursor_gives_back_its_key(key: tuple[int, str, uuid.UUID]) -> None:
+    assert decode_cursor(encode_cursor(*key), KEY) == key
+
+
+@given(st.text(max_size=60))
+def test_anything_else_is_refused_as_a_field_of_the_query(cursor: str) -> None:
+    with pytest.raises(Invalid) as refused:
+        decode_cursor(cursor, KEY)
+    assert refused.value.extensions["errors"][0]["loc"] == ["query", "cursor"]
