@@ -1,12 +1,12 @@
 """`g2rpo`: everything from a terminal. Exit status 1: a job failed; 2: a request or a start was refused."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from service.cli import generate, runs, show
-from service.cli.console import Refusals, errors, refusing
+from service.cli.console import Refusals, SettingsOption, errors, read_spec, refusing
 
 app = typer.Typer(
     cls=Refusals,
@@ -49,16 +49,11 @@ def demo(
         "demo"
     ),
     data: Annotated[Path | None, typer.Option(help="Directory of database and logs; default: OUT/.data.")] = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps, instead of the preset's.")] = None,
-    pairs: Annotated[int | None, typer.Option(min=1, help="Held-out pairs, instead of the preset's.")] = None,
+    settings: SettingsOption = None,
 ) -> None:
     """Align the bundled model while you watch, and draw the same pictures before and after."""
     from service.demo import run
 
-    overrides: dict[str, Any] = {"training": {"seed": seed}}
-    if steps is not None:
-        overrides["training"]["max_steps"] = steps
-    if pairs is not None:
-        overrides["evaluation"] = {"pairs": pairs, "final_pairs": pairs}
+    spec = read_spec(None, ["preset=shapes", "name=demo", f"training.seed={seed}", *(settings or [])])
     with refusing():
-        raise typer.Exit(run({"preset": "shapes", "name": "demo", **overrides}, out, data or out / ".data"))
+        raise typer.Exit(run(spec, out, data or out / ".data"))

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import yaml
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 
 console = Console()
 errors = Console(stderr=True)
+
+FileOption = Annotated[Path | None, typer.Option("--file", "-f", help="The spec, YAML or JSON; - for stdin.")]
+SettingsOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="As in training.max_steps=20; repeatable.")
+]
 
 REFUSED = 2
 """Exit status for what was refused before anything ran."""
@@ -42,7 +47,9 @@ def refusing() -> Iterator[None]:
     except (ApiError, EmbeddedError) as error:
         request = getattr(error, "request_id", "")
         errors.print("[bold red]error:[/] ", end="")
-        errors.print(f"{error}{f'  (request {request})' if request else ''}", markup=False, highlight=False)
+        errors.print(
+            f"{error}{f'  (request {request})' if request else ''}", markup=False, highlight=False, soft_wrap=True
+        )
         raise typer.Exit(REFUSED) from None
 
 

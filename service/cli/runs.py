@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from service.cli.console import connect, console, read_spec
+from service.cli.console import FileOption, SettingsOption, connect, console, read_spec
 from service.cli.show import print_error, print_run, print_yaml
 from service.cli.watch import watch
 from service.contracts.status import TERMINAL, JobStatus
@@ -21,10 +21,8 @@ FAILED = 1
 
 @app.command()
 def create(
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="The spec, YAML or JSON; - for stdin.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="As in training.max_steps=20; repeatable.")
-    ] = None,
+    file: FileOption = None,
+    settings: SettingsOption = None,
     watching: Annotated[bool, typer.Option("--watch", help="Follow the run to its end.")] = False,
 ) -> None:
     """Start a run. Without a file it is the preset `shapes`."""

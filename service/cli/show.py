@@ -1,13 +1,12 @@
 """How runs, plans and the catalog are printed."""
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import typer
 import yaml
 from rich.table import Table
 
-from service.cli.console import connect, console, read_spec
+from service.cli.console import FileOption, SettingsOption, connect, console, read_spec
 from service.generations.schemas import GenerationView
 from service.runs.schemas import RunView
 
@@ -70,12 +69,7 @@ def catalog() -> None:
     console.print(table)
 
 
-def plan(
-    file: Annotated[Path | None, typer.Option("--file", "-f", help="The spec, YAML or JSON; - for stdin.")] = None,
-    settings: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="As in preset=paper; repeatable.")
-    ] = None,
-) -> None:
+def plan(file: FileOption = None, settings: SettingsOption = None) -> None:
     """Show what a run would cost: evaluations of the network, memory, time."""
     with connect() as client:
         made = client.plan(read_spec(file, settings or []))

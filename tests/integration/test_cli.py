@@ -1,0 +1,88 @@
+"""The commands, against a running service."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from service.cli import app
+from service.embedded.stack import Stack
+
+
+@pytest.fixture
+def g2rpo(stack: Stack) -> Callable[..., Result]:
+    """Runs a command, as with G2RPO_URL set."""
+    environment = {"G2RPO_URL": stack.url, "COLUMNS": "300", "TERM": "dumb"}
+    return lambda *words, **options: CliRunner().invoke(app, [str(word) for word in words], env=environment, **options)
+
+
+class TestRuns:
+    def test_create_and_watch_a_run_from_a_file(self, g2rpo: Any, tiny: Any, finished: Any, tmp_path: Path) -> None:
+        file = tmp_path / "spec.yaml"
+        file.write_text(yaml.safe_dump(tiny))
+
+        done = g2rpo("runs", "create", "--file", file, "--set", "training.max_steps=1", "--watch")
+
+        assert done.exit_code == 0, done.output
+        assert "succeeded, step 1 of 1" in done.output
+        assert "95% interval" in done.output
+
+    def test_a_spec_from_standard_input_that_is_refused_says_why(self, g2rpo: Any) -> None:
+        done = g2rpo("runs", "create", "--file", "-", input=json.dumps({"algorithm": {"group_size": 1}}))
+
+        assert done.exit_code == 2
+        assert "group_size" in done.output
+        assert "Traceback" not in done.output
+
+    def test_list_and_show_name_the_run(self, g2rpo: Any, finished: Any) -> None:
+        assert str(finished.id) in g2rpo("runs", "list", "--status", "succeeded").output
+        shown = g2rpo("runs", "show", finished.id).output
+        assert "(tiny): succeeded" in shown
+        assert "checkpoint" in shown
+
+    def test_show_of_nothing_is_refused(self, g2rpo: Any) -> None:
+        done = g2rpo("runs", "show", "00000000-0000-0000-0000-000000000000")
+        assert done.exit_code == 2
+        assert "there is no run" in done.output
+
+    def test_curves_are_printed_and_written(self, g2rpo: Any, finished: Any, tmp_path: Path) -> None:
+        assert "heldout/clip_score" in g2rpo("runs", "curves", finished.id, "--metric", "heldout/*").output
+        for name in ("curves.csv", "curves.png", "curves.svg"):
+            assert g2rpo("runs", "curves", finished.id, "--out", tmp_path / name).exit_code == 0
+            assert (tmp_path / name).stat().st_size > 100
+
+    def test_logs_cancel_and_spec(self, g2rpo: Any, finished: Any) -> None:
+        assert g2rpo("runs", "logs", finished.id).exit_code == 0
+        assert "is succeeded" in g2rpo("runs", "cancel", finished.id).output
+        assert yaml.safe_load(g2rpo("runs", "spec", finished.id).output)["name"] == "tiny"
+
+
+class TestOthers:
+    def test_generate_saves_pictures_and_a_grid(self, g2rpo: Any, tmp_path: Path) -> None:
+        done = g2rpo("generate", "-p", "a red circle", "-n", 2, "--steps", 2, "--out", tmp_path)
+
+        assert done.exit_code == 0, done.output
+        assert len(list(tmp_path.glob("*-base-*.png"))) == 2
+        assert (tmp_path / "grid.png").exists()
+
+    def test_catalog_lists_what_can_be_named(self, g2rpo: Any) -> None:
+        printed = g2rpo("catalog").output
+        for name in ("shapes-flux", "clip_score", "shapes-train", "train on"):
+            assert name in printed
+
+    def test_the_papers_plan_has_the_papers_count(self, g2rpo: Any) -> None:
+        assert "1708 evaluations" in g2rpo("plan", "--set", "preset=paper").output
+
+    def test_a_setting_without_a_value_is_refused(self, g2rpo: Any) -> None:
+        done = g2rpo("plan", "--set", "preset")
+        assert done.exit_code == 2
+        assert "path.to.field=value" in done.output
+
+    def test_no_service_is_an_error_not_a_traceback(self) -> None:
+        done = CliRunner().invoke(app, ["catalog"], env={"G2RPO_URL": "http://127.0.0.1:1"})
+        assert done.exit_code == 2
+        assert "is the service up" in done.output

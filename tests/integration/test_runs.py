@@ -1,0 +1,151 @@
+"""Runs over HTTP to the end: the API writes what is wanted, workers do it, and rows say what happened."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from service.client import ApiError, Client
+from service.contracts.status import TERMINAL, JobStatus
+from service.embedded.stack import Stack
+
+Eventually = Callable[[Callable[[], object]], None]
+
+
+class TestFinished:
+    def test_it_tells_what_it_did(self, client: Client, finished: Any) -> None:
+        assert finished.status is JobStatus.SUCCEEDED
+        assert finished.attempt == 1
+        assert finished.progress.step == 2
+        assert {"clip_score", "shapes_verifier"} == finished.heldout.keys()
+        assert finished.heldout["clip_score"].pairs == 8
+
+    def test_the_network_was_evaluated_as_often_as_planned(self, client: Client, finished: Any, tiny: Any) -> None:
+        plan = client.plan(tiny)
+        counted = {
+            curve.name: sum(curve.values)
+            for curve in client.curves(finished.id, ["evaluations/*"]).curves
+            if curve.steps
+        }
+        rollout = counted["evaluations/anchor"] + counted["evaluations/continuation"]
+        assert rollout == plan.per_step_evaluations * 2
+        assert counted["evaluations/heldout"] == plan.heldout_evaluations
+
+    def test_every_reward_of_every_group_is_there(self, client: Client, finished: Any) -> None:
+        groups = list(client.rewards(finished.id))
+        assert len(groups) == 2 * 2 * 1 * 2 * 2  # steps, prompts, SDE steps, granularities, rewards
+        assert {len(group.values) for group in groups} == {2}
+
+    def test_its_pictures_are_pictures(self, client: Client, finished: Any) -> None:
+        heldout = list(client.samples(finished.id, kind="heldout"))
+        assert {sample.step for sample in heldout} == {0, 1, 2}
+        assert len(heldout) == 6
+        png = client.picture(heldout[0].image)
+        assert png.startswith(b"\x89PNG") and hashlib.sha256(png).hexdigest() == heldout[0].sha256
+
+    def test_its_checkpoints_download_whole(self, client: Client, finished: Any, tmp_path: Path) -> None:
+        newest, oldest = client.checkpoints(finished.id)
+        assert (newest.step, oldest.step) == (2, 1)
+        files = client.download(newest.id, tmp_path)
+        hashes = {file.name: file.sha256 for file in client.checkpoint(newest.id).files}
+        found = {str(file.relative_to(tmp_path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+        assert found == hashes
+
+    def test_its_log_and_curves_can_be_read(self, client: Client, finished: Any) -> None:
+        assert client.logs(finished.id).attempt == 1
+        assert client.curves_as(finished.id, "text/csv", ["heldout/*"]).count(b"\n") > 3
+        assert client.curves_as(finished.id, "image/png", ["heldout/*"]).startswith(b"\x89PNG")
+
+
+class TestGenerate:
+    def test_checkpoints_are_compared_on_the_same_noise(self, client: Client, finished: Any) -> None:
+        newest = next(client.checkpoints(finished.id))
+        prompts = [sample.prompt for sample in client.samples(finished.id, kind="heldout", step=0)]
+        spec = {"checkpoints": ["base", str(newest.id)], "prompts": prompts, "num_images": 2, "seed": 3}
+
+        made, again = client.generate(spec, wait=120), client.generate(spec, wait=120)
+
+        assert made.status is JobStatus.SUCCEEDED, made.error
+        assert [image.number for image in made.images] == list(range(8))
+        assert [image.seed for image in made.images] == [3, 4] * 4
+        assert [image.sha256 for image in made.images] == [image.sha256 for image in again.images]
+        assert client.image(made.id, 0).startswith(b"\x89PNG")
+        assert client.grid(made.id).startswith(b"\x89PNG")
+
+
+class TestEnds:
+    @pytest.fixture
+    def long(self, tiny: dict[str, Any]) -> dict[str, Any]:
+        return {**tiny, "training": {**tiny["training"], "max_steps": 100_000}}
+
+    def test_a_running_run_is_cancelled_and_stays_so(self, client: Client, long: Any, eventually: Eventually) -> None:
+        id = client.create_run(long).id
+        eventually(lambda: (run := client.run(id)).progress and run.progress.step > 0)
+
+        first, second = client.cancel(id), client.cancel(id)
+        assert (first.status, second.cancel_requested_at) == (JobStatus.CANCELLING, first.cancel_requested_at)
+        run = client.wait_for_run(id, timeout=60, every=0.1)
+
+        assert run.status is JobStatus.CANCELLED
+        assert client.cancel(id).status is JobStatus.CANCELLED
+
+    def test_a_waiting_run_is_cancelled_at_once_and_never_taken(
+        self, client: Client, long: Any, eventually: Eventually
+    ) -> None:
+        ahead = client.create_run(long).id
+        eventually(lambda: client.run(ahead).status is JobStatus.RUNNING)
+        waiting = client.create_run(long)
+        assert waiting.queue_position == 1
+
+        assert client.cancel(waiting.id).status is JobStatus.CANCELLED
+        client.cancel(ahead)
+        client.wait_for_run(ahead, timeout=60, every=0.1)
+        assert client.run(waiting.id).attempt == 0
+
+    def test_a_run_whose_worker_is_killed_goes_on_elsewhere(
+        self, client: Client, stack: Stack, tiny: Any, finished: Any, eventually: Eventually
+    ) -> None:
+        spec = {**tiny, "training": {**tiny["training"], "max_steps": 12}}
+        id = client.create_run(spec).id
+        eventually(lambda: list(client.checkpoints(id)))
+        worker = psutil.Process(stack.processes["worker-train"])
+        children = worker.children()
+        assert len(children) == 1
+
+        worker.kill()
+
+        eventually(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
+        run = client.wait_for_run(id, timeout=120, every=0.2)
+        assert (run.status, run.attempt) == (JobStatus.SUCCEEDED, 2)
+        assert len(list(client.rewards(id))) == 12 * 8
+
+    def test_a_prompt_that_the_model_cannot_read_is_an_error_that_names_the_word(
+        self, client: Client, tiny: Any
+    ) -> None:
+        spec = {**tiny, "prompts": {"items": ["a xyzzy circle"]}}
+        run = client.wait_for_run(client.create_run(spec).id, timeout=60, every=0.1)
+
+        assert run.status is JobStatus.FAILED
+        assert run.error is not None and run.error.code == "bad_config"
+        assert "xyzzy" in run.error.detail
+
+
+class TestRefusals:
+    def test_the_client_raises_what_the_service_says(self, client: Client) -> None:
+        with pytest.raises(ApiError) as refused:
+            client.create_run({"training": {"max_steps": 0}})
+        assert refused.value.status == 422
+        assert "max_steps" in str(refused.value)
+
+    def test_a_service_that_is_not_there_is_named(self) -> None:
+        with Client("http://127.0.0.1:1") as nobody, pytest.raises(ApiError, match="is the service up"):
+            nobody.catalog()
+
+    def test_listing_pages_through_everything(self, client: Client, finished: Any) -> None:
+        listed = list(client.runs())
+        assert finished.id in {run.id for run in listed}
+        assert {run.id for run in client.runs(status=["succeeded"])} <= {run.id for run in listed}
+        assert all(run.status in TERMINAL for run in client.runs(status=sorted(TERMINAL)))
