@@ -4,18 +4,32 @@ import io
 import math
 from typing import Literal
 
-from service.curves.schemas import Curves
+from service.curves.schemas import Curve, Curves
 
 _PANELS = 24
 """Most panels of one figure."""
-_UNITS = {"seconds": "seconds", "fraction": "share", "grad_norm": "norm", "learning_rate": "rate", "bytes": "bytes"}
+_ORDER = ("heldout", "reward", "anchor", "spread", "advantage", "failures", "zero_std_fraction")
+"""Families in the order in which one looks at them; all others follow by name."""
+_UNITS = {
+    "heldout": "reward",
+    "reward": "reward",
+    "anchor": "reward",
+    "spread": "standard deviation",
+    "advantage": "advantage",
+    "failures": "failed samples",
+    "seconds": "seconds",
+    "evaluations": "network evaluations",
+    "images": "pictures",
+    "memory": "bytes",
+}
+"""By family, the part of a name before its first slash."""
 
 
 def draw(curves: Curves, title: str, form: Literal["png", "svg"]) -> bytes:
     """A figure of the curves: mean as a line, least to greatest as a band, at most 24 metrics."""
     from matplotlib.figure import Figure  # 0.3 s that no other route has to pay
 
-    shown = curves.curves[:_PANELS]
+    shown = sorted(curves.curves, key=_rank)[:_PANELS]
     columns = min(3, max(1, len(shown)))
     rows = max(1, math.ceil(len(shown) / columns))
     figure = Figure(figsize=(1.2 + 4.6 * columns, 0.9 + 2.9 * rows), layout="constrained")
@@ -24,7 +38,13 @@ def draw(curves: Curves, title: str, form: Literal["png", "svg"]) -> bytes:
     for index, curve in enumerate(shown):
         axes = figure.add_subplot(rows, columns, index + 1)
         values = [math.nan if value is None else value for value in curve.values]
-        axes.plot(curve.steps, values, marker="." if len(values) <= 60 else "", linewidth=1.4, label="mean")
+        axes.plot(
+            curve.steps,
+            values,
+            marker="." if len(values) <= 60 else "",
+            linewidth=1.4,
+            label="mean" if curve.min else "value",
+        )
         if curve.min is not None and curve.max is not None:
             low = [math.nan if value is None else value for value in curve.min]
             high = [math.nan if value is None else value for value in curve.max]
@@ -44,6 +64,11 @@ def draw(curves: Curves, title: str, form: Literal["png", "svg"]) -> bytes:
     return drawn.getvalue()
 
 
+def _rank(curve: Curve) -> tuple[int, str]:
+    family = curve.name.partition("/")[0]
+    return _ORDER.index(family) if family in _ORDER else len(_ORDER), curve.name
+
+
 def _unit(name: str) -> str:
-    last = name.rsplit("/", 1)[-1]
-    return next((unit for ending, unit in _UNITS.items() if last.endswith(ending)), last)
+    family, _, part = name.partition("/")
+    return _UNITS.get(family, part or family.replace("_", " "))

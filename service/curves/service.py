@@ -15,10 +15,10 @@ from service.db.models import Run
 
 def curves(session: Session, run_id: uuid.UUID, query: CurveQuery) -> Curves:
     """The curves of a run. Raises NotFound."""
-    jobs.find(session, Run, run_id)
+    run = jobs.find(session, Run, run_id)
     patterns = [name.strip() for names in query.metrics for name in names.split(",") if name.strip()]
     wanted = [one for one in series.latest(session, run_id) if not patterns or _matches(one.name, patterns)]
-    found = series.buckets(session, run_id, wanted, query.since_step, query.max_points)
+    found = series.buckets(session, run, wanted, query.since_step, query.max_points)
     return Curves(run_id=str(run_id), curves=[_curve(one, query.smooth) for one in found])
 
 

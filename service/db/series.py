@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from service.db.models import Run
+
 # One index probe per name finds the next name: a run's names cost what they number, not what its rows number.
 _LATEST = text("""
 WITH RECURSIVE names(name) AS (
@@ -23,7 +25,7 @@ LATERAL (SELECT m.step, m.value FROM metrics m WHERE m.run_id = :run AND m.name 
 WHERE names.name IS NOT NULL ORDER BY names.name
 """)
 
-_BUCKETS = text("""
+_BUCKETS = """
 WITH series AS (
     SELECT * FROM unnest(CAST(:names AS text[]), CAST(:firsts AS int[]), CAST(:widths AS int[]))
     AS s(name, first, width)
@@ -33,14 +35,16 @@ FROM series,
 LATERAL (
     SELECT min(step) AS step, avg(value) AS mean, min(value) AS low, max(value) AS high, count(value) AS count
     FROM (
-        SELECT DISTINCT ON (m.step) m.step, m.value FROM metrics m
+        SELECT {newest} m.step, m.value FROM metrics m
         WHERE m.run_id = :run AND m.name = series.name AND m.step >= series.first
-        ORDER BY m.step DESC, m.attempt DESC
+        {order}
     ) newest
     GROUP BY (step - series.first) / series.width ORDER BY 1
 ) b
 GROUP BY series.name ORDER BY series.name
-""")
+"""
+_ONE_ATTEMPT = text(_BUCKETS.format(newest="", order=""))
+_NEWEST_ATTEMPT = text(_BUCKETS.format(newest="DISTINCT ON (m.step)", order="ORDER BY m.step DESC, m.attempt DESC"))
 
 
 @dataclass(frozen=True)
@@ -70,15 +74,16 @@ def latest(session: Session, run_id: uuid.UUID) -> list[Latest]:
     return [Latest(*row) for row in session.execute(_LATEST, {"run": run_id})]
 
 
-def buckets(
-    session: Session, run_id: uuid.UUID, ranges: Sequence[Latest], since_step: int, max_points: int
-) -> list[Buckets]:
-    """The metrics in `ranges` from `since_step` on, each in at most `max_points` buckets of equally many steps."""
+def buckets(session: Session, run: Run, ranges: Sequence[Latest], since_step: int, max_points: int) -> list[Buckets]:
+    """The metrics in `ranges` from `since_step` on, each in at most `max_points` buckets of equally many steps.
+
+    Choosing the newest of several attempts costs a third of the time, so a run that had but one is spared it.
+    """
     wanted = [(one, max(one.first_step, since_step)) for one in ranges if one.last_step >= since_step]
     values = {
-        "run": run_id,
+        "run": run.id,
         "names": [one.name for one, _ in wanted],
         "firsts": [first for _, first in wanted],
         "widths": [-(-(one.last_step - first + 1) // max_points) for one, first in wanted],
     }
-    return [Buckets(*row) for row in session.execute(_BUCKETS, values)]
+    return [Buckets(*row) for row in session.execute(_ONE_ATTEMPT if run.attempt <= 1 else _NEWEST_ATTEMPT, values)]

@@ -36,7 +36,8 @@ class TestValues:
     def test_a_run_without_metrics_has_no_curves(self, client: TestClient, run: Any) -> None:
         assert curves(client, run) == {}
 
-    def test_the_newest_attempt_of_a_step_wins(self, client: TestClient, records: Any, run: Any) -> None:
+    def test_the_newest_attempt_of_a_step_wins(self, client: TestClient, records: Any) -> None:
+        run = records.run(JobStatus.RUNNING, attempt=3)
         records.metric(run, "loss", [1, 1, 1, 1], attempt=1)
         records.metric(run, "loss", [2, 2], attempt=2, first=2)
         records.metric(run, "loss", [3], attempt=3, first=3)
@@ -192,6 +193,14 @@ class TestForms:
         assert response.text.startswith("<?xml")
         for words in ("heldout/clip_score", "loss $x$", "optimizer step", "min to max", "mean"):
             assert words in response.text
+
+    def test_what_is_looked_at_first_comes_first(self, client: TestClient, records: Any, run: Any) -> None:
+        for name in ("advantage/abs_mean", "reward/clip_score", "seconds/rollout"):
+            records.metric(run, name, [1.0, 2.0])
+        text = client.get(f"/runs/{run.id}/curves", headers={"Accept": "image/svg+xml"}).text
+        titles = ["heldout/clip_score", "reward/clip_score", "advantage/abs_mean", "loss $x$", "seconds/rollout"]
+        places = [text.index(f"<!-- {title} -->") for title in titles]
+        assert places == sorted(places)
 
     def test_a_figure_of_nothing_says_so(self, client: TestClient, run: Any) -> None:
         response = client.get(f"/runs/{run.id}/curves?metrics=nothing", headers={"Accept": "image/svg+xml"})
