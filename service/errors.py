@@ -9,12 +9,13 @@ from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException as RoutingError
 from starlette.routing import BaseRoute
 
+from service import examples
 from service.db.artifacts import ArtifactDamaged
 
 MEDIA_TYPE = "application/problem+json"
@@ -40,6 +41,8 @@ class ReadinessCheck(BaseModel):
 
 class Problem(BaseModel):
     """Why a request was not answered as asked."""
+
+    model_config = ConfigDict(json_schema_extra=examples.example(examples.PROBLEM))
 
     type: str = Field("about:blank", description="A URI for the kind of problem; `about:blank`: see `code`.")
     title: str = Field(description="The status in words.")

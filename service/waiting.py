@@ -40,7 +40,8 @@ class JobWaiter:
                 del self._waiting[name]
 
     async def run(self) -> None:
-        """Listen until cancelled."""
+        """Listen until cancelled; a loss is logged once, however long it lasts."""
+        lost = False
         while True:
             try:
                 async with await psycopg.AsyncConnection.connect(
@@ -48,11 +49,14 @@ class JobWaiter:
                 ) as connection:
                     await connection.execute(f"LISTEN {CHANNEL}")
                     self._wake_all()
+                    lost = False
                     async for notice in connection.notifies():
                         for changed in self._waiting.get(notice.payload, ()):
                             changed.set()
             except psycopg.Error as error:
-                log.warning("listen_connection_lost", error=str(error))
+                if not lost:
+                    log.warning("listen_connection_lost", error=str(error))
+                lost = True
             await asyncio.sleep(_RETRY_SECONDS)
 
     def _wake_all(self) -> None:

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service import examples
 from service.pages import Cursor, Limit
 
 
@@ -21,7 +22,7 @@ class CheckpointFilters(BaseModel):
 class CheckpointSummary(BaseModel):
     """A saved policy."""
 
-    model_config = ConfigDict(from_attributes=True)
+    model_config = ConfigDict(from_attributes=True, json_schema_extra=examples.example(examples.CHECKPOINT_SUMMARY))
 
     id: UUID
     run_id: UUID
@@ -45,6 +46,8 @@ class CheckpointFileView(BaseModel):
 
 class CheckpointView(CheckpointSummary):
     """A checkpoint in full."""
+
+    model_config = ConfigDict(json_schema_extra=examples.example(examples.CHECKPOINT))
 
     files: list[CheckpointFileView]
     manifest: dict[str, Any] = Field(description="As it was saved: files with hashes, LoRA rank and alpha, the spec.")

@@ -4,6 +4,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
+from service import examples
+
 MetricPattern = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")]
 
 
@@ -48,6 +50,8 @@ class Curve(BaseModel):
 
 class Curves(BaseModel):
     """Convergence curves of a run, each step by its newest attempt."""
+
+    model_config = ConfigDict(json_schema_extra=examples.example(examples.CURVES))
 
     run_id: str
     curves: list[Curve]

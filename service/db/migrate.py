@@ -1,4 +1,7 @@
-"""Bringing a database to the newest schema, and asking whether it is there."""
+"""Bringing a database to the newest schema, and asking whether it is there.
+
+`python -m service.db.migrate` upgrades the database that the settings name.
+"""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +13,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 
 import migrations
+from service.settings import Settings
 
 _LOCK = 0x6732727043
 """Key of the advisory lock under which one process at a time migrates."""
@@ -51,3 +55,7 @@ def _locked(url: str, work: Callable[[Connection], None]) -> None:
             work(connection)
     finally:
         engine.dispose()
+
+
+if __name__ == "__main__":
+    upgrade(Settings().database_url)

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field
 
+from service import examples
 from service.jobs import JobView
 
 
@@ -23,6 +24,8 @@ class ImageView(BaseModel):
 
 class GenerationView(JobView):
     """A generation in full."""
+
+    model_config = ConfigDict(json_schema_extra=examples.example(examples.GENERATION))
 
     spec: dict[str, Any] = Field(description="What is drawn: the request, with the model's own numbers filled in.")
     queue_position: int | None = Field(description="1 is taken next; null when it does not wait.")

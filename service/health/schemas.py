@@ -2,8 +2,9 @@
 
 from typing import Literal
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
+from service import examples
 from service.errors import ReadinessCheck
 
 
@@ -15,6 +16,8 @@ class Alive(BaseModel):
 
 class Ready(BaseModel):
     """Everything the service stands on is there."""
+
+    model_config = ConfigDict(json_schema_extra=examples.example(examples.READY))
 
     status: Literal["ready"] = "ready"
     checks: list[ReadinessCheck]

@@ -16,7 +16,7 @@ def readiness(database: Database, queue: Queue) -> Ready:
     url = make_url(database.settings.database_url).render_as_string(hide_password=True)
     checks = [
         _check("database", lambda: _database(database), f"start PostgreSQL, or mend G2RPO_DATABASE_URL (now {url})"),
-        _check("schema", lambda: _schema(database), "run `g2rpo migrate`, or `alembic upgrade head`"),
+        _check("schema", lambda: _schema(database), "run `python -m service.db.migrate`; `g2rpo up` does it by itself"),
         _check(
             "broker", lambda: _broker(queue), "start Valkey or Redis, or mend G2RPO_BROKER_URL; jobs wait meanwhile"
         ),

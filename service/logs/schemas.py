@@ -2,6 +2,8 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service import examples
+
 
 class LogQuery(BaseModel):
     """From which byte of which attempt's log on."""
@@ -15,6 +17,8 @@ class LogQuery(BaseModel):
 
 class LogPart(BaseModel):
     """A part of what an attempt's child process printed."""
+
+    model_config = ConfigDict(json_schema_extra=examples.example(examples.LOG_PART))
 
     attempt: int | None = Field(description="Null when no attempt has printed anything.")
     offset: int = Field(description="The byte the text begins at.")

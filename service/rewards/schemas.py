@@ -2,6 +2,7 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service import examples
 from service.pages import Cursor, Limit
 from service.runs.schemas import Text
 
@@ -21,6 +22,8 @@ class RewardFilters(BaseModel):
 
 class RewardGroupView(BaseModel):
     """The rewards of one group: a prompt, an SDE step, a granularity, a reward."""
+
+    model_config = ConfigDict(json_schema_extra=examples.example(examples.REWARD_GROUP))
 
     step: int
     prompt_index: int = Field(description="Place of the prompt in the step's batch.")

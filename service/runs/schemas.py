@@ -5,6 +5,7 @@ from uuid import UUID
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
+from service import examples
 from service.contracts.events import HeldoutSummary
 from service.contracts.status import JobStatus
 from service.jobs import JobView
@@ -32,6 +33,8 @@ class RunFilters(BaseModel):
 class RunSummary(JobView):
     """A run in a list."""
 
+    model_config = ConfigDict(json_schema_extra=examples.example(examples.RUN_SUMMARY))
+
     name: str
     labels: dict[str, str]
     model: str
@@ -49,6 +52,8 @@ class LatestMetric(BaseModel):
 
 class RunView(RunSummary):
     """A run in full."""
+
+    model_config = ConfigDict(json_schema_extra=examples.example(examples.RUN))
 
     spec: dict[str, Any] = Field(description="The resolved spec, as it was accepted: see the body of `POST /runs`.")
     spec_version: int

@@ -43,6 +43,7 @@ def create(session: Session, catalog: Catalog, queue: Queue, spec: RunSpec, requ
     events.record(session, run.id, 0, "status", {"status": JobStatus.QUEUED})
     session.commit()
     shown = show(session, run.id)
+    session.close()  # a broker that does not answer takes a second, which needs no connection
     queue.send("runs.wake", run.id)
     return shown
 

@@ -5,6 +5,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from service import examples
 from service.pages import Cursor, Limit
 
 
@@ -21,6 +22,8 @@ class SampleFilters(BaseModel):
 
 class SampleView(BaseModel):
     """A picture worth looking at."""
+
+    model_config = ConfigDict(json_schema_extra=examples.example(examples.SAMPLE))
 
     id: UUID
     step: int = Field(description="Optimizer steps done when it was drawn.")

@@ -9,7 +9,16 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from service.app import create_app
+from service.checkpoints.schemas import CheckpointSummary, CheckpointView
+from service.curves.schemas import Curves
 from service.db.session import Database
+from service.errors import Problem
+from service.generations.schemas import GenerationView
+from service.health.schemas import Ready
+from service.logs.schemas import LogPart
+from service.rewards.schemas import RewardGroupView
+from service.runs.schemas import RunSummary, RunView
+from service.samples.schemas import SampleView
 from service.settings import Settings
 
 HEAVY = ("torch", "diffusers", "transformers", "matplotlib", "PIL", "numpy", "alembic", "worker")
@@ -130,3 +139,15 @@ class TestOpenApi:
             examples = paths[path]["post"]["requestBody"]["content"]["application/json"]["examples"]
             for example in examples.values():
                 assert client.post(path, json=example["value"]).status_code in (200, 202), path
+
+    def test_examples_of_answers_are_answers(self, client: TestClient) -> None:
+        schemas = client.get("/openapi.json").json()["components"]["schemas"]
+        models = (
+            *(RunSummary, RunView, Curves, RewardGroupView, SampleView, LogPart, Problem, Ready),
+            *(CheckpointSummary, CheckpointView, GenerationView),
+        )
+        for model in models:
+            assert schemas[model.__name__]["examples"], model.__name__
+            (example,) = model.model_json_schema()["examples"]
+            given = model.model_validate(example).model_dump(mode="json", exclude_unset=True)
+            assert given == example, model.__name__

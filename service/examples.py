@@ -1,0 +1,167 @@
+"""Examples of answers, for the API's documentation; a test holds each against its model."""
+
+from typing import Any
+
+RUN_ID = "01a204c3-f0ca-74ae-8fde-44fae912a6da"
+_CHECKPOINT_ID = "01a204d2-11f4-7b3c-9c55-6a1c6f0e2b11"
+_GENERATION_ID = "01a204d3-5c02-7a91-b6aa-0f4be7a1c2d3"
+_SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+
+_JOB: dict[str, Any] = {
+    "status": "running",
+    "priority": 0,
+    "created_at": "2026-01-01T12:00:00Z",
+    "started_at": "2026-01-01T12:00:01Z",
+    "ended_at": None,
+    "attempt": 1,
+    "worker": "train@host:4711",
+    "cancel_requested_at": None,
+    "progress": {
+        "time": "2026-01-01T12:01:00Z",
+        "type": "progress",
+        "step": 12,
+        "max_steps": 60,
+        "phase": "rollout",
+        "eta_seconds": 192.5,
+    },
+    "error": None,
+}
+RUN_SUMMARY: dict[str, Any] = {
+    "id": RUN_ID,
+    **_JOB,
+    "name": "first try",
+    "labels": {"paper": "table-2"},
+    "model": "shapes-flux",
+    "algorithm": "g2rpo",
+    "start_from": None,
+    "heldout": None,
+}
+RUN: dict[str, Any] = {
+    **RUN_SUMMARY,
+    "spec": {"preset": "shapes", "training": {"max_steps": 60, "seed": 42}},
+    "spec_version": 1,
+    "queue_position": None,
+    "eta_seconds": 192.5,
+    "resources": {"nodes": 1, "processes_per_node": 1},
+    "plan": {"per_prompt": {"total": 332}, "saved_share": 0.42},
+    "metrics": {"heldout/clip_score": {"step": 10, "value": 0.71}, "reward/clip_score": {"step": 12, "value": 0.68}},
+}
+CURVES: dict[str, Any] = {
+    "run_id": RUN_ID,
+    "curves": [
+        {
+            "name": "heldout/clip_score",
+            "steps": [0, 10, 20],
+            "values": [0.64, 0.71, 0.76],
+            "min": None,
+            "max": None,
+        }
+    ],
+}
+REWARD_GROUP: dict[str, Any] = {
+    "step": 12,
+    "prompt_index": 0,
+    "prompt": "a small red circle above a large blue square",
+    "sde_step": 0,
+    "granularity": 2,
+    "reward": "clip_score",
+    "attempt": 1,
+    "values": [0.5, 0.75, None, 1.0],
+    "mean": 0.75,
+    "std": 0.25,
+    "failures": 1,
+    "zero_std": False,
+}
+SAMPLE: dict[str, Any] = {
+    "id": "01a204d4-0000-7000-8000-000000000001",
+    "step": 10,
+    "kind": "heldout",
+    "index": 0,
+    "prompt": "a small red circle above a large blue square",
+    "rewards": {"clip_score": 0.71, "shapes_verifier": 0.83},
+    "sde_step": None,
+    "granularity": None,
+    "attempt": 1,
+    "sha256": _SHA256,
+    "size": 2210,
+    "image": f"/runs/{RUN_ID}/samples/01a204d4-0000-7000-8000-000000000001/image",
+}
+LOG_PART: dict[str, Any] = {
+    "attempt": 1,
+    "offset": 0,
+    "next_offset": 27,
+    "size": 4096,
+    "text": "step 12 of 60: reward 0.68\n",
+}
+CHECKPOINT_SUMMARY: dict[str, Any] = {
+    "id": _CHECKPOINT_ID,
+    "run_id": RUN_ID,
+    "attempt": 1,
+    "step": 60,
+    "kind": "lora",
+    "model": "shapes-flux",
+    "architecture": _SHA256,
+    "size": 812345,
+    "created_at": "2026-01-01T12:05:00Z",
+}
+CHECKPOINT: dict[str, Any] = {
+    **CHECKPOINT_SUMMARY,
+    "files": [
+        {
+            "name": "pytorch_lora_weights.safetensors",
+            "sha256": _SHA256,
+            "size": 810000,
+            "url": f"/checkpoints/{_CHECKPOINT_ID}/files/pytorch_lora_weights.safetensors",
+        }
+    ],
+    "manifest": {"format": 1, "kind": "lora", "lora_rank": 16, "lora_alpha": 16.0},
+}
+GENERATION: dict[str, Any] = {
+    "id": _GENERATION_ID,
+    **_JOB,
+    "status": "succeeded",
+    "ended_at": "2026-01-01T12:00:03Z",
+    "worker": None,
+    "progress": None,
+    "spec": {"model": "shapes-flux", "checkpoints": ["base"], "prompts": ["a red circle"], "seed": 7, "num_images": 1},
+    "queue_position": None,
+    "total_images": 1,
+    "images": [
+        {
+            "number": 0,
+            "checkpoint": "base",
+            "prompt_index": 0,
+            "image_index": 0,
+            "prompt": "a red circle",
+            "seed": 7,
+            "sha256": _SHA256,
+            "size": 2210,
+            "url": f"/generations/{_GENERATION_ID}/images/0",
+        }
+    ],
+    "grid": f"/generations/{_GENERATION_ID}/grid.png",
+}
+PROBLEM: dict[str, Any] = {
+    "type": "about:blank",
+    "title": "Unprocessable Entity",
+    "status": 422,
+    "detail": "body.algorithm.group_size: Input should be greater than or equal to 2",
+    "code": "invalid_request",
+    "request_id": "01a204c3-7312-71d9-9300-f5913550663d",
+    "errors": [
+        {
+            "loc": ["body", "algorithm", "group_size"],
+            "msg": "Input should be greater than or equal to 2",
+            "type": "greater_than_equal",
+        }
+    ],
+}
+READY: dict[str, Any] = {
+    "status": "ready",
+    "checks": [{"name": "database", "ok": True, "detail": "PostgreSQL 18.4", "hint": ""}],
+}
+
+
+def example(value: dict[str, Any]) -> dict[str, Any]:
+    """What a model's `json_schema_extra` says to show `value` as its example."""
+    return {"examples": [value]}
