@@ -35,9 +35,11 @@ class StageRecord:
         # The loss stays where it is: fetching it would wait for the device at every step.
         self.losses.append(loss.detach())
         steps: int = getattr(self.preset, self.stage).steps
-        if len(self.losses) % max(1, steps // REPORTS) == 0:
+        width = max(1, steps // REPORTS)
+        if len(self.losses) % width == 0:
+            recent = float(torch.stack(self.losses[-width:]).mean())
             seconds = time.monotonic() - self.started
-            print(f"{self.stage} {len(self.losses)}/{steps}: {seconds:.0f} s, {self.curve()}", flush=True)
+            print(f"{self.stage} {len(self.losses)}/{steps}: loss {recent:.4f}, {seconds:.0f} s", flush=True)
 
     def curve(self) -> dict[int, float]:
         """Mean loss of each tenth of the steps so far, by last step."""
@@ -65,7 +67,7 @@ class StageRecord:
         path = out / "records" / f"{self.stage}.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(record, indent=2))
-        print(f"{self.stage}: {record['seconds']} s, loss {record['loss']}, {facts}", flush=True)
+        print(f"{self.stage}: done in {record['seconds']} s, {facts}", flush=True)
 
 
 def read_record(out: Path, stage: str) -> dict[str, Any]:

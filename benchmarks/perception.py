@@ -1,0 +1,132 @@
+"""How far the rules of the shapes world can be trusted: `python -m benchmarks.perception`.
+
+Prints, for each kind of predicate, how often the verifier is right: on renders (where the truth is known, for captions
+that hold and for captions with one attribute changed), on the same renders blurred, noisy and after the autoencoder,
+and on pictures of the base model labelled by eye, where `perception_hand_labels` has them.
+"""
+
+import json
+import time
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional
+
+from worker.shapes import FLUX_WEIGHTS, PICTURE_SIZE
+from worker.shapes.grammar import Predicate, PredicateKind, Scene, heldout_prompts, parse, predicates
+from worker.shapes.perception import SeenObject, SeenPicture, perceive
+from worker.shapes.pretrain.autoencoder import reconstruct
+from worker.shapes.pretrain.data import alter
+from worker.shapes.render import encode, place, render
+from worker.shapes.verifier import holds, verify
+
+LABELS = Path(__file__).parent / "perception_hand_labels"
+KINDS = [kind.value for kind in PredicateKind]
+SEED = 11
+
+Judgement = tuple[Predicate, bool, bool]
+"""A predicate, what it is in truth, and what the verifier says."""
+
+
+def main() -> None:
+    captions = heldout_prompts()
+    scenes = [parse(text) for text in captions]
+    rng = np.random.default_rng(SEED)
+    changed = [alter(scene, rng) for scene in scenes]
+    pictures = render(scenes, SEED)
+    print(f"| agreement, {len(scenes)} pictures | true predicates | false predicates | {' | '.join(KINDS)} |")
+    print(f"|---|---|---|{'---|' * len(KINDS)}")
+    for name, seen in _views(pictures):
+        found = perceive(seen)
+        _row(name, [*_judge(scenes, scenes, found), *_judge(changed, scenes, found)])
+    if LABELS.exists():
+        _row(f"labelled by eye ({len(_labels())} pictures)", _hand_labelled())
+    torch.set_num_threads(1)
+    wanted = list(captions[:1000])
+    seconds = min(_timed(pictures[:1000], wanted) for _ in range(5))
+    print(f"\nVerifying 1000 pictures takes {seconds:.2f} ms each on one thread.")
+
+
+def _views(pictures: Tensor) -> Iterable[tuple[str, Tensor]]:
+    """The pictures as they are, and worse."""
+    generator = torch.Generator().manual_seed(SEED)
+    noise = torch.randn(pictures.shape, generator=generator)
+    yield "renders", pictures
+    for sigma in (0.5, 0.8, 1.2):
+        yield f"blurred, σ = {sigma} px", _blur(pictures, sigma)
+    for strength in (0.05, 0.1, 0.2):
+        yield f"noisy, σ = {strength}", (pictures + strength * noise).clamp(0, 1)
+    autoencoder = AutoencoderKL.from_pretrained(FLUX_WEIGHTS / "vae").eval()
+    yield "after the autoencoder", reconstruct(autoencoder, pictures)
+
+
+def _judge(asked: list[Scene], shown: list[Scene], found: list[SeenPicture]) -> list[Judgement]:
+    """The predicates of each scene `asked` about a picture of the scene `shown`; the truth follows from the scenes."""
+    return [
+        (predicate, holds(predicate, _perfectly_seen(truth)), holds(predicate, seen))
+        for wanted, truth, seen in zip(asked, shown, found, strict=True)
+        for predicate in predicates(wanted)
+    ]
+
+
+def _perfectly_seen(scene: Scene) -> SeenPicture:
+    centres = place(encode([scene]), torch.full((1, 6), 0.5)).centre[0].tolist()
+    things = zip(scene.objects, centres, strict=False)
+    objects = tuple(SeenObject(thing.colour, thing.shape, thing.size, x, y) for thing, (x, y) in things)
+    return SeenPicture(objects, scene.background)
+
+
+def _labels() -> list[dict[str, object]]:
+    labels: list[dict[str, object]] = json.loads((LABELS / "labels.json").read_text())["pictures"]
+    return labels
+
+
+def _hand_labelled() -> list[Judgement]:
+    labels = _labels()
+    sheet = torch.from_numpy(np.array(Image.open(LABELS / "pictures.png"))).permute(2, 0, 1) / 255
+    tiles = sheet.unfold(1, PICTURE_SIZE, PICTURE_SIZE).unfold(2, PICTURE_SIZE, PICTURE_SIZE)
+    pictures = tiles.permute(1, 2, 0, 3, 4).flatten(0, 1)[: len(labels)]
+    captions = [str(label["caption"]) for label in labels]
+    judged = []
+    for label, text, results in zip(labels, captions, verify(pictures, captions), strict=True):
+        truth = label["holds"]
+        assert isinstance(truth, list)
+        judged += list(zip(predicates(parse(text)), truth, results, strict=True))
+    return judged
+
+
+def _row(name: str, judged: list[Judgement]) -> None:
+    """Prints the share of right judgements: on true predicates, on false ones, and by kind."""
+    right: dict[str, list[bool]] = defaultdict(list)
+    for predicate, truth, said in judged:
+        right["true" if truth else "false"].append(truth == said)
+        right[predicate.kind.value].append(truth == said)
+    shares = [f"{np.mean(right[column]):.4f} ({len(right[column])})" for column in ("true", "false", *KINDS)]
+    print(f"| {name} | {' | '.join(shares)} |")
+
+
+def _blur(pictures: Tensor, sigma: float) -> Tensor:
+    """Gaussian blur with repeated edges."""
+    offsets = torch.arange(-4, 5)
+    kernel = torch.exp(-offsets.square() / (2 * sigma**2))
+    kernel = kernel / kernel.sum()
+    padded = functional.pad(pictures, (4, 4, 4, 4), mode="replicate").flatten(0, 1)[:, None]
+    across = functional.conv2d(padded, kernel.view(1, 1, 1, 9))
+    return functional.conv2d(across, kernel.view(1, 1, 9, 1)).view(pictures.shape)
+
+
+def _timed(pictures: Tensor, captions: list[str]) -> float:
+    """Milliseconds per picture."""
+    start = time.perf_counter()
+    verify(pictures, captions)
+    return (time.perf_counter() - start) * 1000 / len(pictures)
+
+
+if __name__ == "__main__":
+    main()
