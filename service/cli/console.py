@@ -46,10 +46,9 @@ def refusing() -> Iterator[None]:
         yield
     except (ApiError, EmbeddedError) as error:
         request = getattr(error, "request_id", "")
+        text = f"{error}  (request {request})" if request else str(error)
         errors.print("[bold red]error:[/] ", end="")
-        errors.print(
-            f"{error}{f'  (request {request})' if request else ''}", markup=False, highlight=False, soft_wrap=True
-        )
+        errors.print(text, markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(REFUSED) from None
 
 

@@ -20,12 +20,13 @@ SETTINGS = [
     "evaluation.final_pairs=8",
 ]
 OWN = {name: value for name, value in os.environ.items() if name not in ("G2RPO_DATABASE_URL", "G2RPO_BROKER_URL")}
+OWN |= {"COLUMNS": "200", "OMP_NUM_THREADS": "1"}
 
 
 def demo(out: Path, *settings: str) -> "subprocess.CompletedProcess[str]":
     words = [word for setting in (*SETTINGS, *settings) for word in ("--set", setting)]
     command = [sys.executable, "-m", "service.cli", "demo", "--seed", "5", "--out", str(out), *words]
-    return subprocess.run(command, capture_output=True, text=True, env={**OWN, "COLUMNS": "200"})
+    return subprocess.run(command, capture_output=True, text=True, env=OWN)
 
 
 def processes_of(out: Path) -> list[psutil.Process]:

@@ -120,8 +120,13 @@ def test_a_killed_up_leaves_nothing_behind(up: Callable[..., Up], eventually: Ev
     assert up().url
 
 
-def test_two_on_the_same_data_are_refused(up: Callable[..., Up]) -> None:
+def test_a_part_that_dies_is_started_again_and_a_second_up_is_refused(
+    up: Callable[..., Up], eventually: Eventually
+) -> None:
     first = up()
+    api, server = first.part("service.embedded.api"), first.part("postgres", "cluster")
+    api.kill()
+    server.kill()
 
     second = subprocess.run(
         [sys.executable, "-m", "service.cli", "up", "--port", "0", "--data", str(first.data)],
@@ -132,13 +137,6 @@ def test_two_on_the_same_data_are_refused(up: Callable[..., Up]) -> None:
 
     assert second.returncode == 2
     assert "in use by another process" in second.stderr
-
-
-def test_a_part_that_dies_is_started_again(up: Callable[..., Up], eventually: Eventually) -> None:
-    first = up()
-    api, server = first.part("service.embedded.api"), first.part("postgres", "cluster")
-    api.kill()
-    server.kill()
 
     def answers() -> bool:
         with contextlib.suppress(Exception), Client(first.url) as client:

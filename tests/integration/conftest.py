@@ -24,6 +24,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with pytest.MonkeyPatch.context() as environment:
         for name in ("G2RPO_DATABASE_URL", "G2RPO_BROKER_URL"):
             environment.delenv(name, raising=False)
+        environment.setenv("OMP_NUM_THREADS", "1")  # tiny tensors: a second thread only gets in the way
         environment.setenv("G2RPO_LEASE_SECONDS", "4")
         environment.setenv("G2RPO_RENEW_SECONDS", "1")
         environment.setenv("G2RPO_RECONCILE_SECONDS", "1")
