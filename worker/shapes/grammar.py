@@ -19,6 +19,8 @@ VOCABULARY = ("a", "on", *SIZES, *COLOURS, *SHAPES, *BACKGROUNDS, "left", "right
 ONE_OBJECT_SHARE = 0.2
 """Share of sampled scenes with a single object."""
 HELDOUT_ONE_IN = 8
+MOST_TRAIN, MOST_HELDOUT = 30000, 4000
+"""Captions that can be drawn: the world has about 36,700 and 5,200, and the last ones would take very long to meet."""
 
 _MIRROR = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
@@ -210,13 +212,14 @@ def _choose(rng: np.random.Generator, options: tuple[str, ...]) -> str:
 
 
 def _distinct_captions(count: int, heldout: bool, seed: int) -> tuple[str, ...]:
+    most = MOST_HELDOUT if heldout else MOST_TRAIN
+    if count > most:
+        raise ValueError(f"{count} captions were asked for; at most {most} can be drawn")
     rng = np.random.default_rng(seed)
     # A dict keeps the order of first occurrence.
     found: dict[str, None] = {}
-    for _ in range(50 * count + 1000):
-        if len(found) == count:
-            return tuple(found)
+    while len(found) < count:
         text = caption(sample_scene(rng))
         if is_heldout(text) == heldout:
             found[text] = None
-    raise ValueError(f"the world has only about {len(found)} such captions; {count} were asked for")
+    return tuple(found)

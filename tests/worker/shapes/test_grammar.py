@@ -101,5 +101,5 @@ class TestPrompts:
         assert 0.10 < share < 0.15
 
     def test_more_than_the_world_has_is_refused(self) -> None:
-        with pytest.raises(ValueError, match="only about"):
+        with pytest.raises(ValueError, match="at most 4000"):
             grammar.heldout_prompts(20000)
