@@ -20,7 +20,7 @@ ONE_OBJECT_SHARE = 0.2
 """Share of sampled scenes with a single object."""
 HELDOUT_ONE_IN = 8
 MOST_TRAIN, MOST_HELDOUT = 30000, 4000
-"""Captions that can be drawn: the world has about 36,700 and 5,200, and the last ones would take very long to meet."""
+"""Captions that can be drawn: the world has 36,594 and 5,346, and the last ones would take very long to meet."""
 
 _MIRROR = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
