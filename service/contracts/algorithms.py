@@ -42,7 +42,7 @@ class G2RPO(Contract):
         description="Strides Λ with which each perturbed sample is denoised; [1] is G²RPO without MGAI. Distinct.",
     )
     sde_steps: tuple[Annotated[int, Field(ge=0, le=198)], ...] = Field(
-        (0, 1, 2, 3),
+        (1, 2, 3, 4),
         min_length=1,
         max_length=64,
         description="Step indices i at which one SDE step is taken, each 0 to steps − 2, distinct. "

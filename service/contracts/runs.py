@@ -63,12 +63,12 @@ class PromptSource(Contract):
 class Training(Contract):
     """The optimisation."""
 
-    max_steps: int = Field(60, ge=1, le=1_000_000, description="Optimizer steps.")
+    max_steps: int = Field(45, ge=1, le=1_000_000, description="Optimizer steps.")
     prompts_per_step: int = Field(
         8, ge=1, le=1024, description="Prompts (groups per SDE step) behind one optimizer step."
     )
     learning_rate: float = Field(
-        3e-4, gt=0, le=1, description="AdamW's rate. LoRA wants about ten times that of all weights."
+        7e-4, gt=0, le=1, description="AdamW's rate. LoRA wants about ten times that of all weights."
     )
     weight_decay: float = Field(1e-4, ge=0, le=1, description="AdamW's decay. Source: supplement, Table 1.")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's β₁.")
@@ -98,7 +98,7 @@ class Evaluation(Contract):
     """Held-out evaluation: the same prompts and noises every time, never trained on."""
 
     every: int = Field(
-        10, ge=0, le=1_000_000, description="Optimizer steps between evaluations, also at start and end; 0 = never."
+        5, ge=0, le=1_000_000, description="Optimizer steps between evaluations, also at start and end; 0 = never."
     )
     prompts: Name = Field("shapes-heldout", description="A prompt set of the catalog.")
     pairs: int = Field(

@@ -91,9 +91,10 @@ def _stage(record: dict[str, Any]) -> str:
     losses = ", ".join(f"{loss:.4g} ({step})" for step, loss in record["loss"].items())
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     settings = ", ".join(f"{name} {value}" for name, value in plan.items() if name != "snapshots")
+    drawn = "one picture of each" if record["stage"] == "flow" else "rendered anew at every step"
     return f"""\
 ## {record["stage"].capitalize()} ({record["parameters"]:,} parameters)
-- Data: {2 * preset["pairs"]:,} captions, none held out, rendered anew at every step.
+- Data: {2 * preset["pairs"]:,} captions, none held out, {drawn}.
 - Settings: preset {preset["name"]}, seed {preset["seed"]}, {settings}.
 - Loss, mean of each part (last step): {losses}.
 - Made on {record["date"]} in {record["seconds"]} s on one {record["device"]} with {versions}.

@@ -54,7 +54,7 @@ FULL = Preset(
     scored_prompts=512,
     clip=ClipPlan(steps=3000, batch=512),
     autoencoder=AutoencoderPlan(steps=5000, batch=256),
-    flow=FlowPlan(steps=9000, schedule_steps=9000, batch=32),
+    flow=FlowPlan(steps=4000, schedule_steps=6500, batch=512),
 )
 MINIATURE = Preset(
     name="miniature",
