@@ -5,12 +5,15 @@ until the workers' next look, and a doubled one does nothing.
 """
 
 import uuid
-from typing import Literal
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
 
 import structlog
-from celery import Celery
 
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from celery import Celery
 
 Task = Literal["runs.wake", "generations.wake"]
 _QUEUES: dict[Task, str] = {"runs.wake": "train", "generations.wake": "generate"}
@@ -24,8 +27,14 @@ class Queue:
     """A sender of wake-ups."""
 
     def __init__(self, settings: Settings) -> None:
-        self._celery = Celery("g2rpo", broker=settings.broker_url, set_as_current=False)
-        self._celery.conf.update(
+        self._url = settings.broker_url
+
+    @cached_property
+    def _celery(self) -> "Celery":
+        from celery import Celery  # 0.15 s that the first sending pays, and starting does not
+
+        celery = Celery("g2rpo", broker=self._url, set_as_current=False)
+        celery.conf.update(
             task_serializer="json",
             task_ignore_result=True,
             broker_connection_timeout=_PATIENCE,
@@ -36,6 +45,7 @@ class Queue:
                 "retry_on_timeout": False,
             },
         )
+        return celery
 
     def send(self, task: Task, id: uuid.UUID) -> bool:
         """Wake a worker for a job; False, and a line in the log, where the broker does not answer."""
@@ -54,4 +64,5 @@ class Queue:
 
     def close(self) -> None:
         """Give up every connection."""
-        self._celery.close()
+        if "_celery" in self.__dict__:
+            self._celery.close()

@@ -22,7 +22,7 @@ class CurveQuery(BaseModel):
     )
     since_step: int = Field(0, ge=0, le=2**31 - 1, description="From this optimizer step on.")
     max_points: int = Field(
-        1000, ge=1, le=10_000, description="Most points of a metric. Longer ones are cut into buckets of equal width."
+        500, ge=1, le=10_000, description="Most points of a metric. Longer ones are cut into buckets of equal width."
     )
     smooth: float = Field(
         0,
