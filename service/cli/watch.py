@@ -13,10 +13,10 @@ POLL_SECONDS = 1.0
 _LINE_SECONDS = 10.0
 
 
-def watch(client: Client, run: RunView, on: Console = console) -> RunView:
-    """Show the run until it has ended, and return it then. Without a terminal: a line every ten seconds."""
+def watch(client: Client, run: RunView, on: Console = console, every: float = POLL_SECONDS) -> RunView:
+    """Show the run until it has ended, asking `every` so many seconds, and return it then. Without a terminal: a line every ten seconds."""
     if not on.is_terminal:
-        return client.wait_for_run(run.id, every=POLL_SECONDS, seen=_Lines(on))
+        return client.wait_for_run(run.id, every=every, seen=_Lines(on))
     columns = (
         TextColumn("{task.fields[status]:<10}"),
         BarColumn(),
@@ -34,7 +34,7 @@ def watch(client: Client, run: RunView, on: Console = console) -> RunView:
             progress.update(task, completed=step, total=total, status=run.status, left=left, rewards=rewards(run))
             progress.refresh()
 
-        return client.wait_for_run(run.id, every=POLL_SECONDS, seen=seen)
+        return client.wait_for_run(run.id, every=every, seen=seen)
 
 
 def rewards(run: RunView) -> str:
