@@ -14,7 +14,10 @@ _LINE_SECONDS = 10.0
 
 
 def watch(client: Client, run: RunView, on: Console = console, every: float = POLL_SECONDS) -> RunView:
-    """Show the run until it has ended, asking `every` so many seconds, and return it then. Without a terminal: a line every ten seconds."""
+    """Show the run until it has ended, asking `every` so many seconds, and return it then.
+
+    Without a terminal it is a line every ten seconds.
+    """
     if not on.is_terminal:
         return client.wait_for_run(run.id, every=every, seen=_Lines(on))
     columns = (
