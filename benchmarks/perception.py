@@ -1,14 +1,15 @@
 """How far the rules of the shapes world can be trusted: `python -m benchmarks.perception`.
 
 Prints, for each kind of predicate, how often the verifier is right: on renders (where the truth is known, for captions
-that hold and for captions with one attribute changed), on the same renders blurred, noisy and after the autoencoder,
-and on pictures of the base model labelled by eye, where `perception_hand_labels` has them.
+that hold and for captions with one attribute changed), on the same renders blurred, noisy and after the autoencoder;
+then how far it agrees with the labels that pictures of the base were given by eye (`perception_hand_labels`).
 """
 
 import json
 import time
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -45,8 +46,7 @@ def main() -> None:
     for name, seen in _views(pictures):
         found = perceive(seen)
         _row(name, [*_judge(scenes, scenes, found), *_judge(changed, scenes, found)])
-    if LABELS.exists():
-        _row(f"labelled by eye ({len(_labels())} pictures)", _hand_labelled())
+    _print_agreement()
     torch.set_num_threads(1)
     wanted = list(captions[:1000])
     seconds = min(_timed(pictures[:1000], wanted) for _ in range(5))
@@ -82,23 +82,57 @@ def _perfectly_seen(scene: Scene) -> SeenPicture:
     return SeenPicture(objects, scene.background)
 
 
-def _labels() -> list[dict[str, object]]:
-    labels: list[dict[str, object]] = json.loads((LABELS / "labels.json").read_text())["pictures"]
-    return labels
+@dataclass(frozen=True)
+class Labelled:
+    """A picture of the base, and what an eye saw in it."""
+
+    caption: str
+    seen: str
+    """Its objects in words, such as "small yellow blob; on black"; a blob is an object of no clear shape."""
+    holds: tuple[bool, ...]
+    """For each of the caption's predicates."""
 
 
-def _hand_labelled() -> list[Judgement]:
-    labels = _labels()
+def labelled_pictures() -> tuple[list[Labelled], Tensor]:
+    """The hand-labelled set: labels, and pictures [N, 3, 32, 32] in [0, 1]."""
+    rows = json.loads((LABELS / "labels.json").read_text())["pictures"]
+    labels = [Labelled(row["caption"], row["seen"], tuple(row["holds"])) for row in rows]
     sheet = torch.from_numpy(np.array(Image.open(LABELS / "pictures.png"))).permute(2, 0, 1) / 255
     tiles = sheet.unfold(1, PICTURE_SIZE, PICTURE_SIZE).unfold(2, PICTURE_SIZE, PICTURE_SIZE)
-    pictures = tiles.permute(1, 2, 0, 3, 4).flatten(0, 1)[: len(labels)]
-    captions = [str(label["caption"]) for label in labels]
-    judged = []
-    for label, text, results in zip(labels, captions, verify(pictures, captions), strict=True):
-        truth = label["holds"]
-        assert isinstance(truth, list)
-        judged += list(zip(predicates(parse(text)), truth, results, strict=True))
-    return judged
+    return labels, tiles.permute(1, 2, 0, 3, 4).flatten(0, 1)[: len(labels)]
+
+
+def _print_agreement() -> None:
+    """The table of agreement with the eye. A false pass is what the verifier passes and the eye does not."""
+    labels, pictures = labelled_pictures()
+    every: list[Judgement] = []
+    clear: list[Judgement] = []
+    for label, results in zip(labels, verify(pictures, [label.caption for label in labels]), strict=True):
+        judged = list(zip(predicates(parse(label.caption)), label.holds, results, strict=True))
+        every += judged
+        clear += [judgement for judgement in judged if not _about_a_blob(judgement[0], label)]
+    print(f"\n| {len(labels)} pictures labelled by eye | predicates | agreement | false passes | false fails | kappa |")
+    print("|---|---|---|---|---|---|")
+    for kind in PredicateKind:
+        _agreement_row(kind.value, [judgement for judgement in every if judgement[0].kind is kind])
+    _agreement_row("all", every)
+    _agreement_row("all, not about blobs", clear)
+
+
+def _about_a_blob(predicate: Predicate, label: Labelled) -> bool:
+    """Whether the eye saw an object of unclear shape in a colour that the predicate speaks of."""
+    return any(f"{thing.colour} blob" in label.seen for thing in predicate.objects)
+
+
+def _agreement_row(name: str, judged: list[Judgement]) -> None:
+    truth = np.array([judgement[1] for judgement in judged])
+    said = np.array([judgement[2] for judgement in judged])
+    agreement = np.mean(truth == said)
+    chance = truth.mean() * said.mean() + (1 - truth.mean()) * (1 - said.mean())
+    # Where both always say the same there is nothing to agree about beyond chance.
+    kappa = f"{(agreement - chance) / (1 - chance):.3f}" if chance < 1 else "–"
+    passes, fails = np.sum(said & ~truth), np.sum(truth & ~said)
+    print(f"| {name} | {len(judged)} | {agreement:.4f} | {passes} | {fails} | {kappa} |")
 
 
 def _row(name: str, judged: list[Judgement]) -> None:
