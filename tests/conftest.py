@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
@@ -21,6 +22,10 @@ from service.db.session import Database, connect
 from service.settings import Settings
 
 _PATIENCE = 60.0
+
+# The same examples every time, and no deadline: the machine may be busy.
+hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, max_examples=50)
+hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

@@ -66,7 +66,7 @@ def state(transformer: Any) -> dict[str, Tensor]:
 
 
 def metadata(transformer: Any) -> dict[str, Any]:
-    """The adapter's configuration, without which readers take α for r; sets are sorted so that files can be compared."""
+    """The adapter's configuration, without which readers take α for r. Sets are sorted: their order varies."""
     config: dict[str, Any] = transformer.peft_config[ADAPTER].to_dict()
     return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
 

@@ -1,6 +1,7 @@
 """σ nodes, continuation paths and their sharing, for every schedule that a spec may name."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -37,7 +38,7 @@ def reference_path(steps: int, i: int, stride: int) -> list[int]:
 
 def paths(tree: Evaluation, before: tuple[int, ...] = ()) -> dict[int, tuple[int, ...]]:
     here = (*before, tree.node)
-    found = {stride: here for stride in tree.ends}
+    found = dict.fromkeys(tree.ends, here)
     for child in tree.children:
         found |= paths(child, here)
     return found
@@ -48,7 +49,7 @@ def test_nodes_fall_from_one_to_zero(steps: int, shift: float) -> None:
     nodes = sigma_nodes(steps, shift)
     assert nodes[0] == 1.0
     assert nodes[-1] == 0.0
-    assert all(a > b for a, b in zip(nodes, nodes[1:], strict=False))
+    assert all(a > b for a, b in pairwise(nodes))
 
 
 @given(st.integers(2, 200), st.floats(0.5, 10))
