@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from pydantic import ValidationError
+from safetensors import SafetensorError
 
 from service.contracts.catalog import Catalog, load_catalog
 from service.contracts.events import Failed, Finished, Started
@@ -105,7 +106,7 @@ def classify(error: Exception) -> Failed:
         case torch.OutOfMemoryError():
             hint = "Lower sampling.rollout_batch_size, sampling.decode_batch_size or training.update_batch_size."
             return Failed(code="out_of_memory", detail=detail, hint=hint)
-        case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        case OSError() | SafetensorError() if _disk_full(error):
             return Failed(
                 code="disk_full", detail=detail, hint="Free disk space; checkpoints already listed are whole."
             )
@@ -114,6 +115,14 @@ def classify(error: Exception) -> Failed:
             return Failed(code="bad_config", detail=text, hint="Correct the spec or the catalog.")
         case _:
             return Failed(code="error", detail=detail, hint="The log's end shows where it happened.")
+
+
+def _disk_full(error: Exception) -> bool:
+    """Whether writing failed for want of space. safetensors has no error numbers but in its text."""
+    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    if isinstance(error, OSError):
+        return error.errno in full
+    return any(f"(os error {number})" in str(error) for number in full)
 
 
 def _dtype(spec: RunSpec, device: torch.device) -> torch.dtype:

@@ -1,8 +1,12 @@
 """Whole runs of the training loop on the bundled model: what it records, and how it ends."""
 
 import json
+import os
 import re
-from collections.abc import Sequence
+import resource
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -275,3 +279,25 @@ def test_a_damaged_checkpoint_is_no_start(finished: Path, tmp_path: Path) -> Non
     code, last = run_program(tmp_path, MINIATURE, "--start-from", str(damaged))
     assert (code, last["code"]) == (1, "bad_config")
     assert "missing or was changed" in last["detail"]
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_whole_and_says_so(
+    tmp_path: Path, eventually: Callable[[Callable[[], object]], None]
+) -> None:
+    (tmp_path / "request.json").write_text(
+        json.dumps(merge(MINIATURE, {"checkpoints": {"every": 1}, "evaluation": {"every": 0}}))
+    )
+    program = [sys.executable, "-m", "worker.entrypoints.train", "request.json", "--out", "out", "--device", "cpu"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(program, cwd=tmp_path, env=environment, stderr=subprocess.DEVNULL)
+    first = tmp_path / "out/checkpoints/step-000001"
+    eventually(lambda: first.exists() or child.poll() is not None)
+    # From now on no file may grow over 300 KiB: the next optimizer state does not fit, the events do.
+    resource.prlimit(child.pid, resource.RLIMIT_FSIZE, (300 * 1024, 300 * 1024))
+
+    assert child.wait() == 1
+
+    last = json.loads((tmp_path / "out/events.jsonl").read_text().splitlines()[-1])
+    assert (last["type"], last["code"]) == ("failed", "disk_full")
+    assert [path.name for path in first.parent.iterdir()] == ["step-000001"]
+    assert read_manifest(first).step == 1
