@@ -77,6 +77,9 @@ def start(
         process = _launch(cluster, directory, binaries, account, held, durable, log_file)
         announce(process)
         _wait_until_ready(process, cluster, log_file)
+    except BaseException:
+        sockets.remove_directory(data)
+        raise
     finally:
         os.close(held)
     url = URL.create("postgresql+psycopg", username=_USER, database="postgres", query={"host": str(directory)})

@@ -110,7 +110,7 @@ class TestEnds:
     def test_a_run_whose_worker_ends_goes_on_elsewhere(
         self, client: Client, stack: Stack, tiny: Any, ending: signal.Signals, eventually: Eventually
     ) -> None:
-        spec = {**tiny, "training": {**tiny["training"], "max_steps": 40}, "evaluation": {"every": 0}}
+        spec = {**tiny, "training": {**tiny["training"], "max_steps": 20}, "evaluation": {"every": 0}}
         id = client.create_run(spec).id
         eventually(lambda: list(client.checkpoints(id)))
         worker = psutil.Process(stack.processes["worker-train"])
@@ -122,7 +122,7 @@ class TestEnds:
         eventually(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
         run = client.wait_for_run(id, timeout=120, every=0.2)
         assert (run.status, run.attempt) == (JobStatus.SUCCEEDED, 2)
-        assert len(list(client.rewards(id))) == 40 * 8
+        assert len(list(client.rewards(id))) == 20 * 8
 
     def test_a_prompt_that_the_model_cannot_read_is_an_error_that_names_the_word(
         self, client: Client, tiny: Any
