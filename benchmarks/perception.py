@@ -3,11 +3,13 @@
 Prints, for each kind of predicate, how often the verifier is right: on renders (where the truth is known, for captions
 that hold and for captions with one attribute changed), on the same renders blurred, noisy and after the autoencoder;
 then how far it agrees with the labels that pictures of the base were given by eye (`perception_hand_labels`).
+`--sheet FILE` writes the first of those pictures instead, each beside a render of its caption.
 """
 
+import argparse
 import json
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +17,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
 from worker.shapes import FLUX_WEIGHTS, PICTURE_SIZE
-from worker.shapes.grammar import Predicate, PredicateKind, Scene, heldout_prompts, parse, predicates
+from worker.shapes.grammar import SHAPES, SIZES, Predicate, PredicateKind, Scene, heldout_prompts, parse, predicates
 from worker.shapes.perception import SeenObject, SeenPicture, perceive
 from worker.shapes.pretrain.autoencoder import reconstruct
 from worker.shapes.pretrain.data import alter
@@ -31,11 +33,23 @@ LABELS = Path(__file__).parent / "perception_hand_labels"
 KINDS = [kind.value for kind in PredicateKind]
 SEED = 11
 
+SHEET_COLUMNS, SHEET_ROWS, ENLARGED = 4, 5, 4
+
 Judgement = tuple[Predicate, bool, bool]
 """A predicate, what it is in truth, and what the verifier says."""
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.perception", description=__doc__)
+    parser.add_argument("--sheet", type=Path, help="write a contact sheet of the labelled pictures here, and no table")
+    sheet = parser.parse_args().sheet
+    if sheet:
+        _write_sheet(sheet)
+    else:
+        _print_tables()
+
+
+def _print_tables() -> None:
     captions = heldout_prompts()
     scenes = [parse(text) for text in captions]
     rng = np.random.default_rng(SEED)
@@ -47,6 +61,7 @@ def main() -> None:
         found = perceive(seen)
         _row(name, [*_judge(scenes, scenes, found), *_judge(changed, scenes, found)])
     _print_agreement()
+    _print_shapes()
     torch.set_num_threads(1)
     wanted = list(captions[:1000])
     seconds = min(_timed(pictures[:1000], wanted) for _ in range(5))
@@ -119,6 +134,23 @@ def _print_agreement() -> None:
     _agreement_row("all, not about blobs", clear)
 
 
+def _print_shapes() -> None:
+    """What perception takes the labelled shapes for, where object and region are the only ones of their colour."""
+    labels, pictures = labelled_pictures()
+    taken: Counter[tuple[str, str]] = Counter()
+    for label, found in zip(labels, perceive(pictures), strict=True):
+        things = [words for words in map(str.split, label.seen.split("; ")) if words[0] in SIZES]
+        for _, colour, shape in things:
+            regions = [thing for thing in found.objects if thing.colour == colour]
+            if sum(other == colour for _, other, _ in things) == 1 and len(regions) == 1:
+                taken[shape, regions[0].shape or "none"] += 1
+    columns = (*SHAPES, "none")
+    print(f"\n| to the eye, and to perception: | {' | '.join(columns)} |")
+    print(f"|---|{'---|' * len(columns)}")
+    for shape in (*SHAPES, "blob"):
+        print(f"| {shape} | {' | '.join(str(taken[shape, column]) for column in columns)} |")
+
+
 def _about_a_blob(predicate: Predicate, label: Labelled) -> bool:
     """Whether the eye saw an object of unclear shape in a colour that the predicate speaks of."""
     return any(f"{thing.colour} blob" in label.seen for thing in predicate.objects)
@@ -143,6 +175,28 @@ def _row(name: str, judged: list[Judgement]) -> None:
         right[predicate.kind.value].append(truth == said)
     shares = [f"{np.mean(right[column]):.4f} ({len(right[column])})" for column in ("true", "false", *KINDS)]
     print(f"| {name} | {' | '.join(shares)} |")
+
+
+def _write_sheet(path: Path) -> None:
+    """The first labelled pictures, enlarged: on the left what the base drew, on the right a render of the caption."""
+    labels, pictures = labelled_pictures()
+    labels = labels[: SHEET_COLUMNS * SHEET_ROWS]
+    renders = render([parse(label.caption) for label in labels], SEED)
+    side, gap, text = PICTURE_SIZE * ENLARGED, 10, 34
+    width, height = 2 * side + 4 + 2 * gap, side + text + gap
+    sheet = Image.new("RGB", (SHEET_COLUMNS * width, SHEET_ROWS * height), "#e8e4da")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
+    for index, label in enumerate(labels):
+        left, top = index % SHEET_COLUMNS * width + gap, index // SHEET_COLUMNS * height + gap
+        for column, picture in enumerate((pictures[index], renders[index])):
+            pixels = (picture * 255).round().byte().permute(1, 2, 0).numpy()
+            large = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
+            sheet.paste(large, (left + column * (side + 4), top))
+        # Broken before the relation, or before the background where there is only one object.
+        words = label.caption.split()
+        lines = " ".join(words[:4]), " ".join(words[4:])
+        pen.multiline_text((left, top + side + 1), "\n".join(lines), fill="black", font=font, spacing=1)
+    sheet.save(path, optimize=True)
 
 
 def _blur(pictures: Tensor, sigma: float) -> Tensor:
