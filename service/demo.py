@@ -28,7 +28,7 @@ from service.runs.schemas import RunView
 
 PROMPTS, IMAGES, GENERATION_SEED = 6, 2, 1000
 _GENERATION_SECONDS = 300.0
-_POLL_SECONDS = 2.0
+_POLL_SECONDS = 3.0
 """Asking costs processor time that the run on the same cores would use."""
 _PACKAGES = (
     "g2rpo",
