@@ -73,6 +73,7 @@ def train_flow(preset: Preset, out: Path, device: str) -> None:
             transformer.save_pretrained(out / "snapshots" / str(step) / "transformer")
             t5.save_pretrained(out / "snapshots" / str(step) / "text_encoder_2")
 
+    autoencoder.register_to_config(_name_or_path="")  # else the shipped file would name a directory of this machine
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT, use_dynamic_shifting=False),
         vae=autoencoder.cpu(),
