@@ -8,6 +8,7 @@ before and after, their 95% paired interval, and seconds.
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -42,8 +43,8 @@ def execute(out: Path, name: str, seed: int, spec: dict[str, Any]) -> dict[str, 
     """Run one variant unless its result is there; None when it failed."""
     directory = out / f"{name}-seed{seed}"
     if not (result := read_result(directory)):
-        directory.mkdir(parents=True, exist_ok=True)
-        (directory / "events.jsonl").unlink(missing_ok=True)
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir(parents=True)
         training = {**spec.get("training", {}), "seed": seed, "sampler_seed": seed}
         request = directory / "request.json"
         request.write_text(json.dumps({**spec, "training": training}), encoding="utf-8")

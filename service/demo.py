@@ -28,6 +28,7 @@ from service.runs.schemas import RunView
 
 PROMPTS, IMAGES, GENERATION_SEED = 6, 2, 1000
 _GENERATION_SECONDS = 300.0
+LABEL = {"g2rpo": "demo"}
 _POLL_SECONDS = 3.0
 """Asking costs processor time that the run on the same cores would use."""
 _PACKAGES = (
@@ -104,6 +105,7 @@ def run(spec: Mapping[str, Any], out: Path, data: Path) -> int:
 def _demonstrate(client: Client, stack: Stack, spec: Mapping[str, Any], out: Path, seconds: _Seconds) -> dict[str, Any]:
     console.print(f"the service answers at {stack.url}", highlight=False)
     _cancel_leftovers(client)
+    spec = {**spec, "labels": {**spec.get("labels", {}), **LABEL}}
     plan = client.plan(spec)
     console.print(f"aligning by G²RPO: {plan.total_evaluations} evaluations of the network planned", highlight=False)
     with seconds.phase("run"):
@@ -140,7 +142,8 @@ def _demonstrate(client: Client, stack: Stack, spec: Mapping[str, Any], out: Pat
 
 def _cancel_leftovers(client: Client) -> None:
     """An earlier demo on the same data may have been interrupted; its run must not be taken before ours."""
-    for leftover in client.runs(status=[status for status in JobStatus if status not in TERMINAL]):
+    unfinished = [status for status in JobStatus if status not in TERMINAL]
+    for leftover in client.runs(status=unfinished, label=[f"{key}:{value}" for key, value in LABEL.items()]):
         client.cancel(leftover.id)
 
 

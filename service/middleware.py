@@ -43,7 +43,12 @@ class RequestMiddleware:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                if not is_loopback(headers.get("host", "")):
+                client = scope.get("client")  # none on a unix socket
+                if client is not None and not is_loopback(client[0]):
+                    detail = "the service answers to this machine only; it has no API keys yet"
+                    refusal = problem_response(403, "not_local", detail, request_id)
+                    await refusal(scope, receive, answer)
+                elif not is_loopback(headers.get("host", "")):
                     detail = "the Host header must be localhost or a loopback address; the service answers to no other"
                     refusal = problem_response(400, "host_not_allowed", detail, request_id)
                     await refusal(scope, receive, answer)

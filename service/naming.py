@@ -83,10 +83,14 @@ def _start(session: Session, spec: RunSpec, id: uuid.UUID) -> Iterator[FieldErro
     yield from errors
     if checkpoint is None:
         return
-    training, rank = spec.training, checkpoint.manifest.get("lora_rank")
+    training, manifest = spec.training, checkpoint.manifest
+    rank, alpha = manifest.get("lora_rank"), manifest.get("lora_alpha")
     if checkpoint.kind != training.adapter:
         msg = f"checkpoint {id} is of kind {checkpoint.kind!r}; set training.adapter to it, not to {training.adapter!r}"
         yield FieldError(loc=list(loc), msg=msg, type="other_kind")
     elif checkpoint.kind == "lora" and rank != training.lora_rank:
         msg = f"checkpoint {id} is a LoRA of rank {rank}; set training.lora_rank to it, not to {training.lora_rank}"
         yield FieldError(loc=list(loc), msg=msg, type="other_rank")
+    elif checkpoint.kind == "lora" and alpha != training.lora_alpha:
+        msg = f"checkpoint {id} is a LoRA of alpha {alpha}; set training.lora_alpha to it, not to {training.lora_alpha}"
+        yield FieldError(loc=list(loc), msg=msg, type="other_alpha")

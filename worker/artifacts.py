@@ -62,7 +62,7 @@ def fetch_checkpoint(database: Database, id: uuid.UUID) -> Path:
     """
     cache = database.settings.data_dir.absolute() / "work" / "checkpoints"
     place = cache / str(id)
-    if (place / MANIFEST_FILE).exists():
+    if _whole(place):
         os.utime(place)
         return place
     with database.transaction() as session:
@@ -78,9 +78,11 @@ def fetch_checkpoint(database: Database, id: uuid.UUID) -> Path:
         for file in manifest.files:
             if _hash(fresh / file.name) != file.sha256:
                 raise ArtifactDamaged(f"{file.name} of checkpoint {id} is not what its manifest says")
-        if place.exists():
-            shutil.rmtree(place)
-        fresh.rename(place)
+        if _whole(place):  # another worker was quicker, and somebody may be reading its copy
+            shutil.rmtree(fresh)
+        else:
+            _discard(place)
+            fresh.rename(place)
     except BaseException:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
@@ -91,7 +93,24 @@ def fetch_checkpoint(database: Database, id: uuid.UUID) -> Path:
 def _forget_oldest(cache: Path) -> None:
     fetched = sorted((path for path in cache.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
     for path in fetched[:-_KEPT]:
-        shutil.rmtree(path, ignore_errors=True)
+        _discard(path)
+
+
+def _whole(place: Path) -> bool:
+    """Whether every file that the manifest names is there in its length."""
+    try:
+        manifest = CheckpointManifest.model_validate_json((place / MANIFEST_FILE).read_bytes())
+        return all((place / file.name).stat().st_size == file.size for file in manifest.files)
+    except (OSError, ValidationError):
+        return False
+
+
+def _discard(place: Path) -> None:
+    """Remove a directory, out of sight first: half of it must not look like a checkpoint."""
+    if place.exists():
+        hidden = place.with_name(f"discarded-{uuid.uuid4()}")
+        place.rename(hidden)
+        shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _hash(path: Path) -> str:

@@ -88,8 +88,8 @@ def move(database: Database, claim: Claim, status: JobStatus, error: JobError | 
 def move_held(session: Session, claim: Claim, status: JobStatus, error: JobError | None = None) -> None:
     """`move` as a part of the caller's transaction."""
     row = held(session, claim)
-    if row.status is status:
-        return
+    if row.status is status or (row.status, status) == (JobStatus.CANCELLING, JobStatus.RUNNING):
+        return  # there already, or asked to end while it was starting
     if status is JobStatus.INTERRUPTED and row.status is JobStatus.CANCELLING:
         status = JobStatus.CANCELLED  # who asked for the end does not want it taken up again
     if status is JobStatus.SUCCEEDED and row.status is JobStatus.STARTING:

@@ -23,7 +23,7 @@ from service.db.session import Database
 from worker import artifacts
 from worker.claims import Claim, LeaseLost, cancel_requested, held, move
 from worker.lease import Lease
-from worker.outcome import Outcome, failed
+from worker.outcome import Outcome, failed, too_often_lost
 
 if TYPE_CHECKING:
     from worker.inference import GeneratedImage, Generator
@@ -49,6 +49,8 @@ def generate(database: Database, claim: Claim, stopping: threading.Event) -> Non
     try:
         with Lease(database, claim, on_lost=lambda: None) as lease:
             outcome = _attempt(database, claim, lease, stopping)
+            if outcome.lost and claim.attempt >= database.settings.max_attempts:
+                outcome = too_often_lost(claim.attempt, None)
             while True:
                 try:
                     move(database, claim, outcome.status, outcome.error)
@@ -89,6 +91,8 @@ def _attempt(database: Database, claim: Claim, lease: Lease, stopping: threading
 def _draw(database: Database, claim: Claim, lease: Lease, stopping: threading.Event) -> None:
     with database.transaction() as session:
         spec = GenerationSpec.model_validate(session.get_one(Generation, claim.id).spec)
+    if cancel_requested(database, claim):
+        raise _Stopped(Outcome(JobStatus.CANCELLED))
     move(database, claim, JobStatus.RUNNING)
     checkpoints = {
         str(id_): None if id_ == "base" else artifacts.fetch_checkpoint(database, id_) for id_ in spec.checkpoints

@@ -69,6 +69,11 @@ class Ingest:
         while self._ingest_log():
             pass
 
+    def written(self) -> int:
+        """Bytes of events the child has written so far: it is alive while this grows, whether or not they are read."""
+        path = self._directory / EVENTS_FILE
+        return path.stat().st_size if path.exists() else 0
+
     def log_tail(self, size: int = 4000) -> str:
         """The end of what the child printed."""
         try:

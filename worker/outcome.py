@@ -1,6 +1,7 @@
 """What a child's end means for its job."""
 
 import signal
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,8 @@ class Outcome:
 
 def failed(code: str, detail: str, hint: str = "", log_tail: str = "") -> Outcome:
     """A failure, for the person who reads it."""
-    return Outcome(JobStatus.FAILED, {"code": code, "detail": detail, "hint": hint, "log_tail": log_tail})
+    said = detail.replace("\x00", "�")  # PostgreSQL keeps no NUL
+    return Outcome(JobStatus.FAILED, {"code": code, "detail": said, "hint": hint, "log_tail": log_tail})
 
 
 def classify(
@@ -37,7 +39,7 @@ def classify(
         return failed(ending.code, ending.detail, ending.hint, log_tail)
     if cancelled:
         return Outcome(JobStatus.CANCELLED)
-    if out_of_memory:
+    if out_of_memory and returncode == -signal.SIGKILL:
         return failed(
             "out_of_memory",
             "the kernel ended the process because the machine's or container's memory was used up",
@@ -71,8 +73,8 @@ def too_often_lost(attempts: int, returncode: int | None, log_tail: str = "") ->
 
 
 def oom_kills() -> int:
-    """How often the kernel killed something in this container for want of memory; 0 where that is not counted."""
-    for counter in (Path("/sys/fs/cgroup/memory.events"), Path("/sys/fs/cgroup/memory/memory.oom_control")):
+    """How often the kernel killed something of this process's control group for want of memory; 0 where not counted."""
+    for counter in _oom_counters():
         try:
             for line in counter.read_text(encoding="ascii").splitlines():
                 name, _, value = line.partition(" ")
@@ -81,6 +83,22 @@ def oom_kills() -> int:
         except (OSError, ValueError):
             continue
     return 0
+
+
+def _oom_counters() -> Iterator[Path]:
+    """The files that may count, of this process's own group first, then of the one mounted at the root (containers)."""
+    root = Path("/sys/fs/cgroup")
+    try:
+        groups = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        groups = []
+    for _, controllers, group in (line.split(":", 2) for line in groups if line.count(":") >= 2):
+        if not controllers:
+            yield root / group.lstrip("/") / "memory.events"
+        elif "memory" in controllers.split(","):
+            yield root / "memory" / group.lstrip("/") / "memory.oom_control"
+    yield root / "memory.events"
+    yield root / "memory" / "memory.oom_control"
 
 
 def _signal_name(number: int) -> str:

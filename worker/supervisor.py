@@ -8,7 +8,8 @@ from pathlib import Path
 
 import structlog
 from sqlalchemy import select
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from service.contracts.events import Failed, Finished
 from service.contracts.jobs import CONTROL_FILE, LOG_FILE, SPEC_FILE, Control
@@ -27,6 +28,8 @@ from worker.outcome import Outcome, classify, failed, oom_kills, too_often_lost
 log = structlog.get_logger()
 
 POLL_SECONDS = 1.0
+_DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout)
+"""The database is out of reach, which passes. Anything else would fail again however often it is tried."""
 TERMINATION_SECONDS = 10.0
 """How long a child gets between SIGTERM and SIGKILL."""
 
@@ -56,6 +59,8 @@ class _Supervisor:
         self._wake = threading.Event()
         self._child: Child | None = None
         self._killed = False
+        self._drained = False
+        """Whether everything the child wrote is in rows and in the store."""
         self._log = log.bind(run=str(claim.id), attempt=claim.attempt)
 
     def kill(self) -> None:
@@ -72,7 +77,7 @@ class _Supervisor:
             raise
         except ArtifactDamaged as error:
             outcome = failed("bad_checkpoint", str(error), "Choose another checkpoint in start_from.")
-        except SQLAlchemyError as error:
+        except _DATABASE_AWAY as error:
             self._log.warning("run.not_recorded", error=str(error).splitlines()[0])
             outcome = Outcome(JobStatus.INTERRUPTED, lost=True)
         except OSError as error:
@@ -100,6 +105,7 @@ class _Supervisor:
         finally:
             child.end(0)
         self._drain_all(ingest, lease)
+        self._drained = True
         assert child.returncode is not None
         if ended is not None and ingest.ending is None:
             return ended
@@ -126,6 +132,7 @@ class _Supervisor:
             ingest = Ingest(self._database, self._claim, directory, number)
             ingest.drain()
             if isinstance(ingest.ending, Finished | Failed):
+                self._drained = True
                 return classify(ingest.ending, 0, cancelled=False, out_of_memory=False, log_tail=ingest.log_tail())
         return None
 
@@ -157,7 +164,7 @@ class _Supervisor:
     def _watch(self, child: Child, ingest: Ingest, lease: Lease) -> Outcome | None:
         """Until the child has exited: an outcome of our making, or None where the child's own end tells."""
         settings = self._database.settings
-        lines, moved = 0, time.monotonic()
+        spoken, moved = 0, time.monotonic()
         asked: float | None = None
         while not self._wake.wait(POLL_SECONDS):
             if self._stopping.is_set():
@@ -165,15 +172,18 @@ class _Supervisor:
                 return Outcome(JobStatus.INTERRUPTED)
             try:
                 ingest.drain()
-                if asked is None and cancel_requested(self._database, self._claim):
-                    self._ask(Control(action="cancel"))
-                    asked = time.monotonic()
             except (SQLAlchemyError, OSError) as error:
                 # The child goes on, and its files keep everything, for as long as the lease holds.
                 self._log.warning("run.not_recorded", error=str(error).splitlines()[0])
             now = time.monotonic()
-            if ingest.lines != lines:
-                lines, moved = ingest.lines, now
+            try:
+                if asked is None and cancel_requested(self._database, self._claim):
+                    asked = now
+                    self._ask(Control(action="cancel"))
+            except (SQLAlchemyError, OSError) as error:
+                self._log.warning("run.not_asked", error=str(error).splitlines()[0])
+            if (written := ingest.written()) != spoken:
+                spoken, moved = written, now
             if asked is not None and now - asked > settings.cancel_grace_seconds:
                 child.end(TERMINATION_SECONDS)
                 return Outcome(JobStatus.CANCELLED)
@@ -200,7 +210,7 @@ class _Supervisor:
         while True:
             try:
                 return ingest.drain()
-            except (SQLAlchemyError, OSError) as error:
+            except (*_DATABASE_AWAY, OSError) as error:
                 tries += 1
                 if isinstance(error, OSError) and tries >= 5:
                     raise
@@ -216,12 +226,12 @@ class _Supervisor:
             try:
                 move(self._database, self._claim, outcome.status, outcome.error)
                 break
-            except SQLAlchemyError as error:
+            except _DATABASE_AWAY as error:
                 self._log.warning("run.not_recorded", error=str(error).splitlines()[0])
             if lease.lost.wait(POLL_SECONDS):
                 raise LeaseLost("the lease could not be renewed in time")
         self._log.info("run.ended", status=outcome.status, code=outcome.error["code"] if outcome.error else None)
-        if outcome.status is not JobStatus.INTERRUPTED:
+        if outcome.status is not JobStatus.INTERRUPTED and self._drained:
             self._forget_files()
 
     def _forget_files(self) -> None:

@@ -38,6 +38,7 @@ class ModelEntry(Contract):
     max_size: int = Field(description="The largest width and height, pixels.")
     text_length: int = Field(512, description="Tokens of the T5 sequence; pictures depend on it.")
     parameters: int = Field(description="Transformer parameters.")
+    hidden_size: int = Field(3072, description="Width of the transformer's layers.")
     seconds_per_evaluation: float | None = Field(
         None, description="Measured seconds per sample and evaluation, batched."
     )

@@ -5,6 +5,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
 
+Phase = Literal["loading", "evaluation", "rollout", "reward", "update", "checkpoint"]
+"""What a run is doing."""
+
 
 class _Event(BaseModel):
     """Every event carries its time (UTC). NaN and infinity are written as null."""
@@ -30,7 +33,7 @@ class Progress(_Event):
     type: Literal["progress"] = "progress"
     step: int = Field(description="Optimizer steps done.")
     max_steps: int
-    phase: Literal["loading", "evaluation", "rollout", "reward", "update", "checkpoint"]
+    phase: Phase
     eta_seconds: float | None = Field(
         None, description="Estimated seconds to the end; null until a step has been timed."
     )

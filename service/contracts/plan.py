@@ -30,7 +30,7 @@ class PaperFormula(Contract):
 
 
 class Memory(Contract):
-    """Estimated peak bytes by part, in the larger of rollout and update."""
+    """Estimated bytes of the transformer and its optimizer. Activations, encoders, decoder and rewards come on top."""
 
     weights: int
     optimizer: int = Field(description="Gradients, master weights and AdamW moments of what is trained.")
@@ -133,8 +133,8 @@ def _memory(spec: RunSpec, entry: ModelEntry) -> Memory:
     if spec.training.adapter == "full":
         optimizer = entry.parameters * 16
     else:
-        # A LoRA on a layer of width d adds 2·r·d to its d² weights; r over the model's width is its share.
-        optimizer = int(entry.parameters * min(1.0, 2 * spec.training.lora_rank / 3072) * 16)
+        # A LoRA on a layer of width d adds 2·r·d to its d² weights: about 2·r/d of them.
+        optimizer = int(entry.parameters * min(1.0, 2 * spec.training.lora_rank / entry.hidden_size) * 16)
         weights *= 2  # continuations sample with merged weights, restored from a pristine copy
     return Memory(weights=weights, optimizer=optimizer, total=weights + optimizer)
 
@@ -151,6 +151,8 @@ def _warnings(spec: RunSpec, catalog: Catalog) -> list[str]:
     for field, name, known in named:
         if name not in known:
             warnings.append(f"{field}: {name!r} is not in this server's catalog; a run would be refused")
+    if spec.prompts.set == spec.evaluation.prompts:
+        warnings.append(f"evaluation.prompts: {spec.evaluation.prompts!r} is trained on; held-out figures will flatter")
     if spec.training.adapter == "lora" and spec.training.learning_rate < 1e-5:
         warnings.append(
             f"training.learning_rate {spec.training.learning_rate} hardly moves a LoRA; "

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+# The supplement's Table 1, spelled out: retuning `shapes` must not change it.
 _PAPER: dict[str, Any] = {
     "model": "flux-1-dev",
     "sampling": {
@@ -13,16 +14,33 @@ _PAPER: dict[str, Any] = {
         "rollout_batch_size": 12,
         "decode_batch_size": 4,
     },
-    "algorithm": {"name": "g2rpo", "granularities": [1, 2, 3], "sde_steps": [0, 1, 2, 3, 4, 5, 6, 7], "group_size": 12},
+    "algorithm": {
+        "name": "g2rpo",
+        "granularities": [1, 2, 3],
+        "sde_steps": [0, 1, 2, 3, 4, 5, 6, 7],
+        "group_size": 12,
+        "eta": 0.7,
+        "clip_range": 1e-4,
+        "advantage": {"clip_max": 5.0, "std_eps": 1e-8, "std_floor": 1e-5, "scale": "sum"},
+    },
     "rewards": [{"name": "hps_v2.1", "weight": 1.0}, {"name": "clip_score", "weight": 1.0}],
     "training": {
         "max_steps": 300,
         "prompts_per_step": 16,
         "update_batch_size": 1,
         "learning_rate": 2e-6,
+        "weight_decay": 1e-4,
+        "beta1": 0.9,
+        "beta2": 0.999,
+        "warmup_steps": 0,
+        "max_grad_norm": 1.0,
         "adapter": "full",
+        "seed": 42,
+        "sampler_seed": 1223627,
     },
-    "evaluation": {"every": 10, "pairs": 64, "final_pairs": 0},
+    # Sets that an operator's catalog brings along with FLUX.
+    "prompts": {"set": "alignment-train"},
+    "evaluation": {"every": 10, "prompts": "alignment-heldout", "pairs": 64, "final_pairs": 0},
     "checkpoints": {"every": 50},
 }
 

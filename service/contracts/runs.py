@@ -140,7 +140,7 @@ class RunSpec(Contract):
     model: Name = Field("shapes-flux", description="A model of the catalog.")
     start_from: UUID | None = Field(None, description="A checkpoint whose weights the run starts from.")
     sampling: Sampling = Sampling()
-    algorithm: Algorithm = Field(default_factory=Algorithm)
+    algorithm: Algorithm = Field(default_factory=Algorithm, validate_default=True)
     rewards: tuple[Reward, ...] = Field(
         (Reward(name="clip_score"), Reward(name="shapes_verifier")),
         min_length=1,

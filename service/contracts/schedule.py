@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 def sigma_nodes(steps: int, shift: float) -> tuple[float, ...]:
     """The T+1 noise levels σ_i = s·t_i / (1 + (s−1)·t_i) at t_i = 1 − i/T, from σ_0 = 1 down to σ_T = 0."""
-    times = [1.0 - i / steps for i in range(steps + 1)]
-    return tuple(shift * t / (1.0 + (shift - 1.0) * t) for t in times)
+    times = [1.0 - i / steps for i in range(1, steps + 1)]
+    return (1.0, *(shift * t / (1.0 + (shift - 1.0) * t) for t in times))  # rounding must not move σ_0 off 1
 
 
 def continuation_path(steps: int, sde_step: int, stride: int) -> tuple[int, ...]:

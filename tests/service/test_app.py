@@ -62,7 +62,9 @@ def test_an_unexpected_error_is_answered_without_its_cause(app: FastAPI) -> None
     def fails() -> None:
         raise RuntimeError("a password in a message")
 
-    with TestClient(app, base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+    with TestClient(
+        app, base_url="http://127.0.0.1", client=("127.0.0.1", 50000), raise_server_exceptions=False
+    ) as client:
         response = client.get("/fails")
     problem(response, 500, "internal_error")
     assert "password" not in response.text
@@ -82,7 +84,7 @@ def test_a_rebound_name_is_refused(client: TestClient, host: str) -> None:
 
 def test_a_body_over_the_limit_is_refused_whatever_it_announces(database: Database) -> None:
     small = create_app(database.settings.model_copy(update={"max_body_bytes": 1000}))
-    with TestClient(small, base_url="http://127.0.0.1") as client:
+    with TestClient(small, base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as client:
         problem(
             client.post("/plans", content=b"x" * 1001, headers={"Content-Type": "application/json"}),
             413,
@@ -97,7 +99,9 @@ def test_a_body_over_the_limit_is_refused_whatever_it_announces(database: Databa
 
 def test_a_lost_database_is_a_503_that_says_so(settings: Settings) -> None:
     lost = settings.model_copy(update={"database_url": "postgresql+psycopg://u@127.0.0.1:1/d"})
-    with TestClient(create_app(lost), base_url="http://127.0.0.1", raise_server_exceptions=False) as client:
+    with TestClient(
+        create_app(lost), base_url="http://127.0.0.1", client=("127.0.0.1", 50000), raise_server_exceptions=False
+    ) as client:
         response = client.get("/runs")
         problem(response, 503, "database_unavailable")
         assert response.headers["Retry-After"]

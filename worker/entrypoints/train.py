@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from service.contracts.catalog import Catalog, load_catalog
-from service.contracts.events import Failed, Finished, Started
-from service.contracts.jobs import PARENT_FD, SPEC_FILE
+from service.contracts.events import Failed, Finished, Progress, Started
+from service.contracts.jobs import EVENTS_FILE, PARENT_FD, SPEC_FILE
 from service.contracts.runs import RunSpec
 from worker.models import load_model
 from worker.rewards import load_reward
@@ -29,16 +29,21 @@ logger = logging.getLogger(__name__)
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run and return the exit code: 0 after `finished`, 1 after `failed`."""
+    """Run and return the exit code: 0 after `finished`, 1 after `failed`, 2 where nothing was begun."""
     options = _parse(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     _die_with_parent()
+    torch.backends.cudnn.allow_tf32 = False  # rewards are float32 in earnest; the model's own speed is bfloat16's
+    if (options.out / EVENTS_FILE).exists():
+        sys.stderr.write(f"{options.out} already holds a run; give --out a directory of its own\n")
+        return 2
     options.out.mkdir(parents=True, exist_ok=True)
     events = EventWriter(options.out)
     trainer = None
     try:
         spec = RunSpec.model_validate_json(options.spec.read_bytes())
         (options.out / SPEC_FILE).write_text(spec.model_dump_json(indent=1), encoding="utf-8")
+        events.write(Progress(step=0, max_steps=spec.training.max_steps, phase="loading"))
         trainer = build_trainer(spec, load_catalog(), events, options.device)
         if options.resume:
             trainer.resume(options.resume)
@@ -66,16 +71,10 @@ def build_trainer(spec: RunSpec, catalog: Catalog, events: EventWriter, device: 
     model = load_model(catalog.model(spec.model), place, _dtype(spec, place))
     if spec.training.gradient_checkpointing:
         model.transformer.enable_gradient_checkpointing()
-    control = ControlFile(events.directory)
-    return Trainer(
-        spec,
-        model,
-        rewards,
-        load_prompts(spec.prompts, catalog),
-        load_prompt_set(catalog.prompt_set(spec.evaluation.prompts)),
-        events,
-        control.check,
-    )
+    prompts = load_prompts(spec.prompts, catalog)
+    heldout = load_prompt_set(catalog.prompt_set(spec.evaluation.prompts))
+    model.check_prompts(prompts)  # now rather than at the step that draws the bad one
+    return Trainer(spec, model, rewards, prompts, heldout, events, ControlFile(events.directory).check)
 
 
 def provenance(trainer: Trainer) -> dict[str, Any]:

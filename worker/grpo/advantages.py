@@ -29,11 +29,12 @@ class Advantages:
     zero_std_fraction: float
 
 
-def group_z_scores(rewards: Tensor, std_eps: float, std_floor: float) -> tuple[Tensor, Tensor]:
+def group_z_scores(rewards: Tensor, std_eps: float, std_floor: float) -> tuple[Tensor, Tensor, Tensor]:
     """z-scores over the last dimension, (R − mean)/(std + std_eps), with missing values (NaN) left out.
 
-    rewards: [..., group]; returns scores of that shape and the unbiased std [...]. A missing value is 0 and moves no
-    other sample's score; with fewer than two valid values (std NaN) or a std under `std_floor` the whole group is 0.
+    rewards: [..., group]; returns scores of that shape, the unbiased std [...], and which groups are flat [...].
+    A missing value is 0 and moves no other sample's score. A group is flat, all 0, with fewer than two valid values
+    (its std is NaN) or with a std under `std_floor`.
     """
     valid = rewards.isfinite()
     count = valid.sum(dim=-1, keepdim=True)
@@ -44,7 +45,7 @@ def group_z_scores(rewards: Tensor, std_eps: float, std_floor: float) -> tuple[T
     std = torch.where(count >= 2, variance.sqrt(), torch.nan)
     usable = std >= max(std_floor, torch.finfo(std.dtype).tiny)
     scores = torch.where(usable & valid, centred / (std + std_eps), 0.0)
-    return scores, std.squeeze(-1)
+    return scores, std.squeeze(-1), ~usable.squeeze(-1)
 
 
 def integrate_advantages(rewards: Tensor, weights: list[float], config: AdvantageConfig) -> Advantages:
@@ -53,10 +54,9 @@ def integrate_advantages(rewards: Tensor, weights: list[float], config: Advantag
     rewards: [rewards, ..., group, granularities], NaN where a reward failed. Scale `mean` divides by Σ|w|·|Λ|.
     Source: the paper's MGAI.
     """
-    scores, spread = group_z_scores(rewards.movedim(-2, -1), config.std_eps, config.std_floor)
+    scores, spread, flat = group_z_scores(rewards.movedim(-2, -1), config.std_eps, config.std_floor)
     weight = torch.tensor(weights, dtype=rewards.dtype, device=rewards.device)
     total = torch.einsum("k,k...->...", weight, scores).sum(dim=-2)
     if config.scale == "mean":
         total = total / (weight.abs().sum() * rewards.shape[-1])
-    flat = ~(spread >= config.std_floor)
     return Advantages(total.clamp(-config.clip_max, config.clip_max), spread, flat.float().mean().item())

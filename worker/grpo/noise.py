@@ -9,7 +9,10 @@ Address = tuple[int | str, ...]
 
 
 def generator(seed: int, *address: int | str) -> torch.Generator:
-    """A CPU generator for one address, such as ("sde", step, slot, i, g). Different addresses are independent."""
+    """A CPU generator for one address, such as ("sde", step, slot, i, g). Different addresses draw differently.
+
+    (torch seeds this generator with 32 bits: among very many addresses a rare pair may coincide, which does no harm.)
+    """
     text = "\x1f".join([str(seed), *(f"{type(part).__name__}:{part}" for part in address)])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)

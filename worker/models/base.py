@@ -57,6 +57,10 @@ class FlowModel(ABC):
         """Encode prompts once; raises ValueError naming a word the tokenizer does not know."""
 
     @abstractmethod
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Raise ValueError naming the first word that a model of a closed vocabulary does not know."""
+
+    @abstractmethod
     def latent_shape(self, size: PictureSize) -> tuple[int, int, int]:
         """Unpacked latent shape (channels, height, width): noise is drawn in it, as the diffusers pipeline does."""
 
@@ -121,6 +125,10 @@ class FlowModel(ABC):
 
     @abstractmethod
     @contextmanager
-    def sampling_weights(self) -> Iterator[None]:
-        """Within: the same policy in its fastest form for sampling. The weights afterwards are exactly those before."""
+    def sampling_weights(self, faithful: bool = False) -> Iterator[None]:
+        """Within: the policy in its fastest form for sampling. The weights afterwards are exactly those before.
+
+        In bfloat16 the fastest form rounds small updates away, which continuations may bear; `faithful` forbids that,
+        for pictures that measure or show the policy.
+        """
         yield

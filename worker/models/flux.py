@@ -38,7 +38,7 @@ class FluxModel(FlowModel):
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        self._refuse_unknown_words(prompts)
+        self.check_prompts(prompts)
         pooled, sequence = [], []
         for start in range(0, len(prompts), _ENCODE_BATCH):
             chunk = list(prompts[start : start + _ENCODE_BATCH])
@@ -50,11 +50,11 @@ class FluxModel(FlowModel):
             pooled.append(pooled_embeds[: len(chunk)])
         return Conditioning(torch.cat(pooled).to(self.dtype), torch.cat(sequence).to(self.dtype))
 
-    def _refuse_unknown_words(self, prompts: Sequence[str]) -> None:
+    def check_prompts(self, prompts: Sequence[str]) -> None:
         tokenizer = self._pipeline.tokenizer_2
-        unknown, end = tokenizer.unk_token_id, tokenizer.eos_token_id
-        if unknown is None or unknown == end:
-            return
+        if type(tokenizer.backend_tokenizer.model).__name__ != "WordLevel":
+            return  # others spell out what they do not know; an odd sign becoming <unk> is no error there
+        unknown = tokenizer.unk_token_id
         for prompt in prompts:
             encoding = tokenizer(prompt)
             if unknown in encoding.input_ids:
@@ -114,8 +114,9 @@ class FluxModel(FlowModel):
         return super().train_all()
 
     @contextmanager
-    def sampling_weights(self) -> Iterator[None]:
-        with self._merger.merged() if self._merger else nullcontext():
+    def sampling_weights(self, faithful: bool = False) -> Iterator[None]:
+        rounds = self.dtype == torch.bfloat16
+        with self._merger.merged() if self._merger and not (faithful and rounds) else nullcontext():
             yield
 
     @contextmanager
@@ -133,13 +134,14 @@ class FluxModel(FlowModel):
             finally:
                 self.transformer.load_state_dict(base)
             return
-        self.train_lora(manifest.lora_rank, manifest.lora_alpha, seed=0)
         try:
+            self.train_lora(manifest.lora_rank, manifest.lora_alpha, seed=0)
             self.load_trained(directory)
-            with self.sampling_weights():
+            with self.sampling_weights(faithful=True):
                 yield
         finally:
-            self.transformer.unload_lora()
+            if lora.layers(self.transformer):
+                self.transformer.unload_lora()
             self._merger = None
 
     def save_trained(self, directory: Path) -> None:

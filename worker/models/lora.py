@@ -44,19 +44,22 @@ class Merger:
     @contextmanager
     def merged(self) -> Iterator[None]:
         """Within: base + scale·B·A in each layer, the adapter off. Afterwards: the pristine base, the adapter on."""
-        with torch.no_grad():
-            for layer, pristine in zip(self._layers, self._pristine, strict=True):
-                low, high = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-                update = (high @ low) * layer.scaling[ADAPTER]
-                layer.get_base_layer().weight.copy_(pristine.to(update.dtype) + update)
-        self._transformer.disable_adapters()
         try:
+            self._merge()
+            self._transformer.disable_adapters()
             yield
         finally:
             with torch.no_grad():
                 for layer, pristine in zip(self._layers, self._pristine, strict=True):
                     layer.get_base_layer().weight.copy_(pristine)
             self._transformer.enable_adapters()
+
+    def _merge(self) -> None:
+        with torch.no_grad():
+            for layer, pristine in zip(self._layers, self._pristine, strict=True):
+                low, high = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
+                update = (high @ low) * layer.scaling[ADAPTER]
+                layer.get_base_layer().weight.copy_(pristine.to(update.dtype) + update)
 
 
 def state(transformer: Any) -> dict[str, Tensor]:

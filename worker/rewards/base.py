@@ -28,12 +28,15 @@ class Reward(ABC):
 def score_or_missing(reward: Reward, name: str, pictures: Tensor, prompts: Sequence[str]) -> tuple[Tensor, str | None]:
     """`reward.score`, with an exception or a wrong count turned into missing values and the cause.
 
-    Values are on the CPU; infinities count as missing. A failing reward must not end a run that has others, nor be 0.
+    Values are float32 on the CPU; infinities count as missing. A failing reward must not end a run that has others,
+    nor be 0.
     """
     try:
-        values = reward.score(pictures, prompts).detach().cpu()
+        values = reward.score(pictures, prompts).detach().float().cpu()
         if values.shape != (len(prompts),):
             raise ValueError(f"{tuple(values.shape)} values for {len(prompts)} pictures")
+    except torch.OutOfMemoryError:
+        raise  # the run's own trouble, with a remedy of its own
     except Exception as error:  # a reward may be anybody's code: whatever it raises is a missing value
         logger.warning("reward %s failed on %d pictures", name, len(prompts), exc_info=True)
         return torch.full((len(prompts),), torch.nan, dtype=torch.float32), f"{type(error).__name__}: {error}"

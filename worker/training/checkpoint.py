@@ -27,6 +27,8 @@ class TrainingState:
     evaluations: int
     images: int
     heldout_before: dict[str, list[float]]
+    skipped_updates: int
+    bad_steps: int
 
 
 def save_checkpoint(
@@ -34,8 +36,6 @@ def save_checkpoint(
 ) -> Path:
     """Write `root/step-NNNNNN` and return it. Nothing of that name exists until it is whole; older ones stay valid."""
     final = root / f"step-{state.step:06d}"
-    if final.exists():
-        return final
     partial = root / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -84,12 +84,13 @@ def load_weights(directory: Path, spec: RunSpec, model: FlowModel) -> None:
     """Start `model`'s trained weights from a checkpoint; ValueError where it belongs to another model or adapter."""
     manifest = read_manifest(directory)
     training = spec.training
-    wanted = (model.architecture(), training.adapter, training.lora_rank if training.adapter == "lora" else None)
-    found = (manifest.architecture, manifest.kind, manifest.lora_rank)
+    lora = (training.lora_rank, training.lora_alpha) if training.adapter == "lora" else (None, None)
+    wanted = (model.architecture(), training.adapter, *lora)
+    found = (manifest.architecture, manifest.kind, manifest.lora_rank, manifest.lora_alpha)
     if wanted != found:
         raise ValueError(
-            f"the checkpoint (architecture {found[0]}, {found[1]}, rank {found[2]}) does not fit the run "
-            f"(architecture {wanted[0]}, {wanted[1]}, rank {wanted[2]})"
+            f"the checkpoint (architecture {found[0]}, {found[1]}, rank {found[2]}, alpha {found[3]}) does not fit "
+            f"the run (architecture {wanted[0]}, {wanted[1]}, rank {wanted[2]}, alpha {wanted[3]})"
         )
     model.load_trained(directory)
 

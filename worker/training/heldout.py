@@ -31,7 +31,8 @@ class HeldOut:
     ) -> None:
         self._spec, self._model, self._scorer, self._meter, self._sigmas = spec, model, scorer, meter, sigmas
         self.names = spec.evaluation_rewards
-        self._prompts = prompts[: max(spec.evaluation.pairs, spec.evaluation.final_pairs)]
+        most = max(spec.evaluation.pairs, spec.evaluation.final_pairs) if spec.evaluation.every else 1
+        self._prompts = prompts[:most]
         self._conditioning = model.encode(self._prompts)
         self.before: dict[str, list[float]] = {}
         """Values of the first evaluation, by reward; NaN where the reward failed."""
@@ -41,7 +42,7 @@ class HeldOut:
         size = PictureSize(self._spec.sampling.width, self._spec.sampling.height)
         batch = self._spec.sampling.rollout_batch_size
         ends = []
-        with torch.no_grad(), self._model.sampling_weights(), self._meter.part("heldout"):
+        with torch.no_grad(), self._model.sampling_weights(faithful=True), self._meter.part("heldout"):
             for start in range(0, pairs, batch):
                 self._scorer.check()
                 indices = range(start, min(start + batch, pairs))
@@ -51,7 +52,7 @@ class HeldOut:
                 ends.append(ode_trajectory(velocity, noise, self._sigmas, batch).end)
         self._meter.count("heldout", pairs * self._spec.sampling.steps)
         latents = torch.cat(ends)
-        return latents, self._scorer.score(latents, [self.prompt(j) for j in range(pairs)], self.names)
+        return latents, self._scorer.score(latents, [self.prompt(j) for j in range(pairs)], self.names, "heldout_")
 
     def prompt(self, index: int) -> str:
         """The prompt of pair `index`."""

@@ -15,7 +15,9 @@ def load_prompt_set(entry: PromptSetEntry) -> tuple[str, ...]:
     path = entry.path or Path()
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        if any("\x00" in line for line in lines):
+            raise ValueError("it holds a NUL, which the database cannot keep")
+    except (OSError, ValueError) as error:
         raise ValueError(f"prompt set {entry.name!r}: cannot read {path}: {error}") from error
     prompts = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if not prompts:

@@ -27,20 +27,23 @@ class Scorer:
     check: Callable[[], None]
     causes: dict[str, str] = field(default_factory=dict)
 
-    def score(self, latents: Tensor, prompts: Sequence[str], names: Sequence[str]) -> Tensor:
-        """Values [rewards, pictures] on the CPU of clean `latents` [pictures, …]; NaN where a reward failed."""
+    def score(self, latents: Tensor, prompts: Sequence[str], names: Sequence[str], part: str = "") -> Tensor:
+        """Values [rewards, pictures] on the CPU of clean `latents` [pictures, …]; NaN where a reward failed.
+
+        `part` goes before the names under which seconds are counted.
+        """
         values = []
         for start in range(0, len(latents), self.batch_size):
             self.check()
             batch = slice(start, start + self.batch_size)
-            pictures = self.decode(latents[batch])
-            with self.meter.part("reward"):
+            pictures = self.decode(latents[batch], part)
+            with self.meter.part(f"{part}reward"):
                 values.append(torch.stack([self._score(name, pictures, prompts[batch]) for name in names]))
         return torch.cat(values, dim=1)
 
-    def decode(self, latents: Tensor) -> Tensor:
+    def decode(self, latents: Tensor, part: str = "") -> Tensor:
         """Pictures [n, 3, height, width] in 0..1 of a batch of latents."""
-        with self.meter.part("decode"):
+        with self.meter.part(f"{part}decode"):
             self.meter.count_images(len(latents))
             return self.model.decode(latents, self.size)
 
@@ -48,7 +51,8 @@ class Scorer:
         values, cause = score_or_missing(self.rewards[name], name, pictures, prompts)
         if cause:
             self.causes[name] = cause
-        return values
+        drawn = pictures.isfinite().flatten(1).all(dim=1).cpu()
+        return torch.where(drawn, values, torch.nan)
 
     def refuse_all_missing(self, values: Tensor) -> None:
         """Raise RewardsFailed with the causes when not one of `values` is there."""

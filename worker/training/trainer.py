@@ -9,7 +9,16 @@ from statistics import median
 import torch
 from torch import Tensor
 
-from service.contracts.events import CheckpointSaved, Finished, Metrics, Progress, RewardGroup, RewardGroups, Sample
+from service.contracts.events import (
+    CheckpointSaved,
+    Finished,
+    Metrics,
+    Phase,
+    Progress,
+    RewardGroup,
+    RewardGroups,
+    Sample,
+)
 from service.contracts.plan import evaluation_steps
 from service.contracts.runs import RunSpec
 from service.contracts.schedule import sigma_nodes
@@ -30,6 +39,10 @@ MAX_BAD_STEPS = 3
 """Updates in a row that may be skipped for a non-finite loss or gradient before the run fails."""
 
 
+PROGRESS_SECONDS = 30.0
+"""Longest silence within a phase that goes in batches."""
+
+
 class NotFinite(Exception):
     """The model's losses or gradients are not finite, again and again."""
 
@@ -47,14 +60,15 @@ class Trainer:
         events: EventWriter,
         check: Callable[[], None] = lambda: None,
     ) -> None:
-        self.spec, self.model, self.events, self.check = spec, model, events, check
+        self.spec, self.model, self.events = spec, model, events
+        self._asked_to_stop = check
         self.size = PictureSize(spec.sampling.width, spec.sampling.height)
         self.sigmas = sigma_nodes(spec.sampling.steps, spec.sampling.shift)
         self.algorithm = ALGORITHMS[spec.algorithm.name](spec.algorithm, self.sigmas)
         self.weights = {reward.name: reward.weight for reward in spec.rewards}
         self.order = PromptOrder(prompts, spec.training.sampler_seed)
         self.meter = Meter(model.device)
-        self.scorer = Scorer(model, rewards, self.size, spec.sampling.decode_batch_size, self.meter, check)
+        self.scorer = Scorer(model, rewards, self.size, spec.sampling.decode_batch_size, self.meter, self.check)
         self.heldout = HeldOut(spec, model, heldout_prompts, self.scorer, self.meter, self.sigmas)
         training = spec.training
         if training.adapter == "lora":
@@ -71,6 +85,8 @@ class Trainer:
         self._bad_steps = 0
         self._skipped = 0
         self._step_seconds: list[float] = []
+        self._phase: Phase = "loading"
+        self._last_progress = 0.0
 
     def start_from(self, directory: Path) -> None:
         """Begin with a checkpoint's weights and a fresh optimizer."""
@@ -82,6 +98,7 @@ class Trainer:
         self.step = state.step
         self.meter.total_evaluations, self.meter.total_images = state.evaluations, state.images
         self.heldout.before = state.heldout_before
+        self._skipped, self._bad_steps = state.skipped_updates, state.bad_steps
 
     def run(self) -> None:
         """Train to the last step. Raises Cancelled, RewardsFailed or NotFinite; what was written stays."""
@@ -105,6 +122,8 @@ class Trainer:
                 heldout = self.evaluate()
             if self._checkpoint_due():
                 self.checkpoint()
+        if heldout is None and self.step in evaluate_at:  # continued from the last step's own checkpoint
+            heldout = self.evaluate()
         summary = self.heldout.summary(heldout) if heldout is not None else {}
         self.events.write(Finished(outcome="succeeded", step=self.step, heldout=summary))
 
@@ -240,7 +259,7 @@ class Trainer:
         metrics = {f"heldout/{name}": row.nanmean().item() for name, row in zip(self.heldout.names, curve, strict=True)}
         self._metrics(metrics | self.meter.take())
         kept = min(evaluation.samples, len(latents))
-        for index, picture in enumerate(self.scorer.decode(latents[:kept]) if kept else []):
+        for index, picture in enumerate(self.scorer.decode(latents[:kept], "heldout_") if kept else []):
             scores = {name: finite(values[r, index].item()) for r, name in enumerate(self.heldout.names)}
             self._sample("heldout", index, self.heldout.prompt(index), picture, scores)
         return values
@@ -257,7 +276,7 @@ class Trainer:
             best = torch.where(group.isfinite(), group, -torch.inf).argmax()
             worst = torch.where(group.isfinite(), group, torch.inf).argmin()
             chosen = [int(best), int(worst)]
-            pictures = self.scorer.decode(ends[p, k, chosen, s])
+            pictures = self.scorer.decode(ends[p, k, chosen, s], "heldout_")
             for kind, g, picture in zip(("best", "worst"), chosen, pictures, strict=True):
                 scores = {name: finite(rewards[r, p, k, g, s].item()) for r, name in enumerate(self.weights)}
                 self._sample(kind, p, prompts[p], picture, scores, config.sde_steps[k], config.granularities[s])
@@ -265,7 +284,14 @@ class Trainer:
     def checkpoint(self) -> None:
         """Save the policy after this step."""
         self._progress("checkpoint")
-        state = TrainingState(self.step, self.meter.total_evaluations, self.meter.total_images, self.heldout.before)
+        state = TrainingState(
+            step=self.step,
+            evaluations=self.meter.total_evaluations,
+            images=self.meter.total_images,
+            heldout_before=self.heldout.before,
+            skipped_updates=self._skipped,
+            bad_steps=self._bad_steps,
+        )
         root = self.events.directory / "checkpoints"
         directory = save_checkpoint(root, self.spec, self.model, self.optimizer, state)
         self.events.write(
@@ -306,7 +332,14 @@ class Trainer:
             )
         )
 
-    def _progress(self, phase: str) -> None:
+    def check(self) -> None:
+        """Called between batches: stops a run that was asked to, and tells that a long phase is alive."""
+        self._asked_to_stop()
+        if time.monotonic() - self._last_progress >= PROGRESS_SECONDS:
+            self._progress(self._phase)
+
+    def _progress(self, phase: Phase) -> None:
+        self._phase, self._last_progress = phase, time.monotonic()
         left = self.spec.training.max_steps - self.step
         eta = median(self._step_seconds[-20:]) * left if self._step_seconds else None
         self.events.write(

@@ -44,7 +44,7 @@ def paths(tree: Evaluation, before: tuple[int, ...] = ()) -> dict[int, tuple[int
     return found
 
 
-@given(st.integers(2, 200), st.floats(0.5, 10))
+@given(st.integers(2, 200), st.floats(0.1, 10))
 def test_nodes_fall_from_one_to_zero(steps: int, shift: float) -> None:
     nodes = sigma_nodes(steps, shift)
     assert nodes[0] == 1.0

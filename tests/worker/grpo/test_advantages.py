@@ -58,8 +58,8 @@ def test_permuting_a_group_permutes_its_advantages(rewards: np.ndarray, order: l
 
 @given(groups, st.floats(0.5, 20), values)
 def test_scores_do_not_feel_the_rewards_unit_or_offset(rewards: np.ndarray, unit: float, offset: float) -> None:
-    plain, _ = group_z_scores(torch.from_numpy(rewards), 0.0, 1e-5)
-    moved, _ = group_z_scores(torch.from_numpy(rewards * unit + offset), 0.0, 1e-5)
+    plain, _, _ = group_z_scores(torch.from_numpy(rewards), 0.0, 1e-5)
+    moved, _, _ = group_z_scores(torch.from_numpy(rewards * unit + offset), 0.0, 1e-5)
     torch.testing.assert_close(moved, plain, rtol=0, atol=1e-7)
 
 
@@ -68,8 +68,8 @@ def test_a_missing_reward_is_as_if_the_sample_had_not_been(rewards: np.ndarray, 
     lost = data.draw(st.integers(0, len(rewards) - 1))
     holed = rewards.copy()
     holed[lost] = np.nan
-    scores, std = group_z_scores(torch.from_numpy(holed), 1e-8, 1e-5)
-    rest, rest_std = group_z_scores(torch.from_numpy(np.delete(rewards, lost)), 1e-8, 1e-5)
+    scores, std, _ = group_z_scores(torch.from_numpy(holed), 1e-8, 1e-5)
+    rest, rest_std, _ = group_z_scores(torch.from_numpy(np.delete(rewards, lost)), 1e-8, 1e-5)
     assert scores[lost] == 0.0
     torch.testing.assert_close(torch.cat([scores[:lost], scores[lost + 1 :]]), rest, rtol=0, atol=1e-12)
     torch.testing.assert_close(std, rest_std, rtol=0, atol=1e-12, equal_nan=True)
@@ -77,7 +77,7 @@ def test_a_missing_reward_is_as_if_the_sample_had_not_been(rewards: np.ndarray, 
 
 def test_a_failed_reward_moves_no_other_samples_rank() -> None:
     rewards = torch.tensor([[0.1, 0.4, float("nan"), 0.2, float("inf"), 0.3]])
-    scores, _ = group_z_scores(rewards, 1e-8, 1e-5)
+    scores, _, _ = group_z_scores(rewards, 1e-8, 1e-5)
     kept = scores[0, [0, 3, 5, 1]]
     assert torch.equal(kept.argsort(), torch.arange(4))
     assert scores[0, 2] == scores[0, 4] == 0
@@ -87,7 +87,7 @@ def test_a_failed_reward_moves_no_other_samples_rank() -> None:
 def test_fewer_than_two_valid_values_say_nothing(valid: int) -> None:
     rewards = torch.full((1, 4), torch.nan)
     rewards[0, :valid] = 0.3
-    scores, std = group_z_scores(rewards, 1e-8, 1e-5)
+    scores, std, _ = group_z_scores(rewards, 1e-8, 1e-5)
     assert torch.equal(scores, torch.zeros(1, 4))
     assert std.isnan().all()
 

@@ -16,7 +16,7 @@ from worker.grpo.transitions import (
     probability_ratio,
 )
 
-schedules = st.tuples(st.integers(2, 40), st.floats(0.5, 8.0))
+schedules = st.tuples(st.integers(2, 40), st.floats(0.1, 8.0))
 etas = st.floats(0.05, 1.5)
 
 

@@ -122,6 +122,29 @@ def test_merged_sampling_is_the_same_policy_and_leaves_no_trace(model: FluxModel
     assert torch.equal(draw(model, PROMPTS, [1, 2, 3, 4]), adapted)
 
 
+def test_whatever_ends_sampling_the_weights_are_given_back(model: FluxModel) -> None:
+    moved_lora(model)
+    adapted = draw(model, PROMPTS, [1, 2, 3, 4])
+    with pytest.raises(RuntimeError, match="in the middle"), model.sampling_weights():
+        raise RuntimeError("in the middle")
+    assert torch.equal(draw(model, PROMPTS, [1, 2, 3, 4]), adapted)
+
+
+def test_in_bfloat16_faithful_sampling_keeps_the_smallest_update() -> None:
+    model = load_model(ENTRY, torch.device("cpu"), torch.bfloat16)
+    assert isinstance(model, FluxModel)
+    pristine = {name: p.clone() for name, p in model.transformer.named_parameters()}
+    moved_lora(model)
+    with model.sampling_weights(faithful=True):
+        faithful = draw(model, PROMPTS, [1, 2, 3, 4])
+    assert torch.equal(faithful, draw(model, PROMPTS, [1, 2, 3, 4]))
+    with model.sampling_weights():
+        pass
+    for name, parameter in model.transformer.named_parameters():
+        if (base := name.replace(".base_layer", "")) in pristine:
+            assert torch.equal(parameter, pristine[base])
+
+
 def test_a_checkpoints_weights_leave_the_base_as_it_was(model: FluxModel, tmp_path: Path) -> None:
     base = draw(model, PROMPTS, [1, 2, 3, 4])
     trained = load_model(ENTRY, torch.device("cpu"), torch.float32)

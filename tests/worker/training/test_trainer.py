@@ -22,6 +22,7 @@ from service.contracts.presets import merge
 from service.contracts.runs import RunSpec
 from worker.entrypoints.train import build_trainer, classify, main
 from worker.rewards.base import Reward
+from worker.shapes.grammar import train_prompts
 from worker.training.checkpoint import read_manifest
 from worker.training.events import Cancelled, EventWriter
 from worker.training.scoring import RewardsFailed
@@ -183,6 +184,43 @@ def test_starting_from_a_checkpoint_takes_its_policy(finished: Path, tmp_path: P
     assert start == end
 
 
+def test_continuing_from_the_last_step_still_ends_with_the_summary(finished: Path, tmp_path: Path) -> None:
+    subject = trainer(tmp_path)
+    subject.resume(finished / "checkpoints/step-000004")
+    subject.run()
+    assert events(tmp_path, "finished")[0]["heldout"] == events(finished, "finished")[0]["heldout"]
+
+
+def test_a_start_of_another_alpha_is_refused(finished: Path, tmp_path: Path) -> None:
+    subject = trainer(tmp_path, training={"lora_alpha": 32})
+    with pytest.raises(ValueError, match=r"alpha 16.0.*alpha 32.0"):
+        subject.start_from(finished / "checkpoints/step-000004")
+
+
+@pytest.mark.parametrize("adapter", ["lora", "full"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_in_bfloat16_every_ratio_is_one_and_the_policy_moves(adapter: str, checkpointing: bool, tmp_path: Path) -> None:
+    training = {
+        "adapter": adapter,
+        "max_steps": 1,
+        "precision": "bfloat16",
+        "gradient_checkpointing": checkpointing,
+        "learning_rate": 1e-3,
+    }
+    subject = trainer(tmp_path, training=training, evaluation={"every": 0}, algorithm={"granularities": [3]})
+    before = [parameter.clone() for parameter in subject.parameters]
+    subject.run()
+    assert all(abs(value - 1) <= 1e-5 for _, _, value in metrics(tmp_path, r"^ratio/(min|max)$"))
+    assert {parameter.dtype for parameter in subject.parameters} == {torch.float32}
+    assert any(not torch.equal(a, b) for a, b in zip(before, subject.parameters, strict=True))
+
+
+def test_the_rate_warms_up(tmp_path: Path) -> None:
+    training = {"max_steps": 3, "warmup_steps": 2, "learning_rate": 1e-3}
+    trainer(tmp_path, training=training, evaluation={"every": 0}).run()
+    assert [value for _, _, value in metrics(tmp_path, "^learning_rate$")] == pytest.approx([5e-4, 1e-3, 1e-3])
+
+
 class Broken(Reward):
     """A reward whose server is down."""
 
@@ -231,10 +269,27 @@ def test_a_skipped_update_leaves_the_policy_and_is_counted(tmp_path: Path) -> No
 
 
 def test_a_cancelled_run_stops_between_batches(tmp_path: Path) -> None:
-    subject = trainer(tmp_path)
-    (tmp_path / CONTROL_FILE).write_text('{"action": "cancel"}')
+    subject = trainer(tmp_path, sampling={"rollout_batch_size": 4}, evaluation={"every": 0})
+    prompts = subject.order.draw(0, 4)
+
+    def cancel_in_the_rollout(*_: object) -> None:
+        (tmp_path / CONTROL_FILE).write_text('{"action": "cancel"}')
+
+    hook = subject.model.transformer.register_forward_hook(cancel_in_the_rollout)
     with pytest.raises(Cancelled):
-        subject.run()
+        subject.roll_out(prompts, subject.model.encode(prompts))
+    hook.remove()
+    assert not events(tmp_path, "metrics")
+
+
+def test_a_picture_that_is_not_finite_scores_nothing(tmp_path: Path) -> None:
+    subject = trainer(tmp_path)
+    prompts = subject.order.draw(0, 4)
+    latents = torch.zeros(4, 16, 32)
+    latents[1] = torch.nan
+    values = subject.scorer.score(latents, prompts, ["clip_score", "shapes_verifier"])
+    assert values[:, 1].isnan().all()
+    assert values[:, [0, 2, 3]].isfinite().all()
 
 
 def run_program(directory: Path, request: dict[str, Any], *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -266,6 +321,20 @@ def test_what_is_wrong_with_a_spec_is_the_last_event(changes: dict[str, Any], me
     code, last = run_program(tmp_path, merge(MINIATURE, changes))
     assert (code, last["type"], last["code"]) == (1, "failed", "bad_config")
     assert message in last["detail"]
+
+
+def test_one_bad_prompt_among_many_is_found_before_the_first_step(tmp_path: Path) -> None:
+    prompts = [*train_prompts()[:50], "a small red dinosaur on white"]
+    code, last = run_program(tmp_path, merge(MINIATURE, {"prompts": {"items": prompts}}))
+    assert (code, last["code"]) == (1, "bad_config")
+    assert not events(tmp_path / "out", "metrics", "started")
+
+
+def test_a_directory_that_holds_a_run_is_not_written_over(finished: Path, tmp_path: Path) -> None:
+    (tmp_path / "request.json").write_text("{}")
+    before = (finished / "events.jsonl").read_bytes()
+    assert main([str(tmp_path / "request.json"), "--out", str(finished)]) == 2
+    assert (finished / "events.jsonl").read_bytes() == before
 
 
 def test_a_damaged_checkpoint_is_no_start(finished: Path, tmp_path: Path) -> None:
