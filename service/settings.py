@@ -3,10 +3,9 @@
 The API takes it from `create_app`; a worker takes it from `service.db.session.connect(...)`, as `database.settings`.
 """
 
-import ipaddress
 from pathlib import Path
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator
+from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -14,10 +13,6 @@ class Settings(BaseSettings):
     """Where things are, and how much of each is allowed."""
 
     model_config = SettingsConfigDict(env_prefix="G2RPO_", extra="ignore", frozen=True)
-
-    # Where the service listens
-    host: str = Field("127.0.0.1", description="Address to listen on. Loopback only: there are no API keys yet.")
-    port: int = Field(8000, ge=0, le=65535, description="TCP port; 0 takes a free one.")
 
     # What it stands on
     database_url: str = Field(
@@ -51,21 +46,14 @@ class Settings(BaseSettings):
     database_pool: PositiveInt = Field(12, description="Most connections a process holds to the database.")
     connect_seconds: PositiveInt = Field(5, description="Longest wait for a connection to the database.")
 
-    @field_validator("host")
-    @classmethod
-    def _loopback(cls, host: str) -> str:
-        if host == "localhost":
-            return host
-        try:
-            loopback = ipaddress.ip_address(host.strip("[]")).is_loopback
-        except ValueError:
-            loopback = False
-        if not loopback:
+    @model_validator(mode="after")
+    def _renewed_in_time(self) -> "Settings":
+        if self.renew_seconds >= self.lease_seconds:
             raise ValueError(
-                f"{host!r} is not a loopback address; without API keys the service listens on 127.0.0.1, ::1 or "
-                "localhost only. Put a proxy that authenticates in front to reach it from elsewhere"
+                f"renew_seconds {self.renew_seconds} must be less than lease_seconds {self.lease_seconds}: "
+                "a lease that is renewed too late is lost every time"
             )
-        return host
+        return self
 
     @field_validator("database_url")
     @classmethod

@@ -35,7 +35,7 @@ def app(database: Database) -> FastAPI:
 @pytest.fixture
 def client(app: FastAPI) -> Iterator[TestClient]:
     """A client of the service, with its lifespan."""
-    with TestClient(app, base_url=LOOPBACK, raise_server_exceptions=False) as connected:
+    with TestClient(app, base_url=LOOPBACK, client=("127.0.0.1", 50000), raise_server_exceptions=False) as connected:
         yield connected
 
 

@@ -70,6 +70,11 @@ def test_an_unexpected_error_is_answered_without_its_cause(app: FastAPI) -> None
     assert "password" not in response.text
 
 
+def test_another_machine_is_refused(app: FastAPI) -> None:
+    with TestClient(app, base_url="http://127.0.0.1", client=("192.168.1.5", 50000)) as client:
+        problem(client.get("/healthz"), 403, "not_local")
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:8000", "localhost:1", "LOCALHOST", "[::1]:8000", "[::1]"])
 def test_loopback_hosts_are_answered(client: TestClient, host: str) -> None:
     assert client.get("/healthz", headers={"Host": host}).status_code == 200
