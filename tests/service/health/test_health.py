@@ -13,7 +13,7 @@ from service.settings import Settings
 
 
 def readiness(settings: Settings) -> tuple[int, dict[str, Any]]:
-    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+    with TestClient(create_app(settings), base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as client:
         response = client.get("/readyz")
         return response.status_code, response.json()
 

@@ -46,7 +46,7 @@ class TestCreate:
 
     def test_a_dead_broker_delays_nothing_but_the_wake_up(self, settings: Settings, database: Database) -> None:
         deaf = settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"})
-        with TestClient(create_app(deaf), base_url="http://127.0.0.1") as client:
+        with TestClient(create_app(deaf), base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as client:
             run = client.post("/runs", json={}).json()
         with database.sessions() as session:
             assert session.get_one(Run, uuid.UUID(run["id"])).status is JobStatus.QUEUED
