@@ -31,7 +31,7 @@ class FluxModel(FlowModel):
     @classmethod
     def load(cls, entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> "FluxModel":
         place, revision = locate(entry.source)
-        pipeline = FluxPipeline.from_pretrained(place, revision=revision, dtype=dtype)
+        pipeline = FluxPipeline.from_pretrained(place, revision=revision, dtype=dtype, use_safetensors=True)
         for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
             part.requires_grad_(False).eval().to(device)
         return cls(pipeline, entry, device, dtype)

@@ -30,7 +30,8 @@ class ClipReward(Reward):
         if entry.source is None:
             raise ValueError(f"reward {entry.name!r} needs a source in the catalog")
         place, revision = locate(entry.source)
-        model = CLIPModel.from_pretrained(place, revision=revision or "main", dtype=dtype).eval().requires_grad_(False)
+        model = CLIPModel.from_pretrained(place, revision=revision or "main", dtype=dtype, use_safetensors=True)
+        model.eval().requires_grad_(False)
         tokenizer = AutoTokenizer.from_pretrained(place, revision=revision or "main")
         processor = CLIPImageProcessorPil.from_pretrained(place, revision=revision or "main")
         mean, std = (
