@@ -1,7 +1,7 @@
 """Pictures from the base model or from checkpoints, with models kept warm between requests."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -47,7 +47,6 @@ class Generator:
         self,
         spec: GenerationSpec,
         checkpoints: Mapping[str, Path | None],
-        on_progress: Callable[[int, int], None] = lambda done, total: None,
     ) -> Iterator[GeneratedImage]:
         """Draw every picture of `spec`, checkpoint by checkpoint; `checkpoints` gives each one's directory, base None.
 
@@ -61,7 +60,6 @@ class Generator:
         guidance = entry.guidance if spec.guidance is None else spec.guidance
         places = [(p, j) for p in range(len(spec.prompts)) for j in range(spec.num_images)]
         batch_size = max(1, min(_MOST_PICTURES, _BATCH_PIXELS // (size.width * size.height)))
-        done = 0
         for name, directory in checkpoints.items():
             weights = model.checkpoint_weights(directory, read_manifest(directory)) if directory else nullcontext()
             with weights:
@@ -77,8 +75,6 @@ class Generator:
                             "model": spec.model,
                             "checkpoint": name,
                         }
-                        done += 1
-                        on_progress(done, len(places) * len(checkpoints))
                         yield GeneratedImage(name, p, j, seed, png(picture, metadata))
 
     @torch.no_grad()

@@ -5,8 +5,6 @@ import hashlib
 import torch
 from torch import Tensor
 
-Address = tuple[int | str, ...]
-
 
 def generator(seed: int, *address: int | str) -> torch.Generator:
     """A CPU generator for one address, such as ("sde", step, slot, i, g). Different addresses draw differently.
