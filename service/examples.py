@@ -96,6 +96,7 @@ LOG_PART: dict[str, Any] = {
 CHECKPOINT_SUMMARY: dict[str, Any] = {
     "id": _CHECKPOINT_ID,
     "run_id": RUN_ID,
+    "name": "",
     "attempt": 1,
     "step": 60,
     "kind": "lora",
@@ -103,6 +104,7 @@ CHECKPOINT_SUMMARY: dict[str, Any] = {
     "architecture": _SHA256,
     "size": 812345,
     "created_at": "2026-01-01T12:05:00Z",
+    "deleted_at": None,
 }
 CHECKPOINT: dict[str, Any] = {
     **CHECKPOINT_SUMMARY,

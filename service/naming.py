@@ -57,10 +57,14 @@ def check_checkpoint(
     checkpoint = session.get(Checkpoint, id)
     if checkpoint is None:
         return None, [FieldError(loc=list(loc), msg=f"there is no checkpoint {id}", type="unknown_name")]
+    if checkpoint.deleted_at is not None:
+        msg = f"checkpoint {id} was deleted at {checkpoint.deleted_at:%Y-%m-%d %H:%M:%S} UTC; take another one"
+        return None, [FieldError(loc=list(loc), msg=msg, type="deleted_checkpoint")]
     if checkpoint.model != model:
+        about = f" (architecture {checkpoint.architecture[:12]})" if checkpoint.architecture else ""
         msg = (
-            f"checkpoint {id} belongs to model {checkpoint.model!r} (architecture {checkpoint.architecture[:12]}), "
-            f"not to {model!r}; set model to {checkpoint.model!r} or take another checkpoint"
+            f"checkpoint {id} belongs to model {checkpoint.model!r}{about}, not to {model!r}; "
+            f"set model to {checkpoint.model!r} or take another checkpoint"
         )
         return checkpoint, [FieldError(loc=list(loc), msg=msg, type="other_architecture")]
     return checkpoint, []

@@ -32,11 +32,29 @@ class Settings(BaseSettings):
     progress_timeout_seconds: PositiveFloat = Field(
         1800, description="A child that reports nothing for this long is ended."
     )
-    cancel_grace_seconds: PositiveFloat = Field(120, description="A child asked to stop gets this long before SIGTERM.")
-    max_attempts: PositiveInt = Field(3, description="Times a job is taken before a lost worker makes it fail.")
+    cancel_grace_seconds: PositiveFloat = Field(
+        120, description="A child asked to stop gets this long, and two of its steps, before SIGTERM."
+    )
+    drain_seconds: PositiveFloat = Field(
+        60, description="A worker told to stop gives its job this long to be saved before it ends the child."
+    )
+    max_attempts: PositiveInt = Field(
+        3, description="Attempts lost in a row, with no checkpoint in between, that make a job fail."
+    )
+    max_run_seconds: PositiveFloat = Field(
+        30 * 86_400, description="Longest a run may have a worker since it was created or resumed; its spec may say less."
+    )
     worker_timeout_seconds: PositiveFloat = Field(60, description="A worker silent for this long is no longer listed.")
 
+    # What is kept
+    orphan_seconds: PositiveFloat = Field(
+        86_400, description="Artifacts that no row names are collected when the job in their key is older than this."
+    )
+    collect_seconds: PositiveFloat = Field(3600, description="Seconds between two searches for such artifacts.")
+    idempotency_seconds: PositiveFloat = Field(7 * 86_400, description="How long an Idempotency-Key is remembered.")
+
     # Limits on requests and answers
+    max_upload_bytes: PositiveInt = Field(2 * 2**30, description="Largest imported LoRA file, bytes.")
     max_body_bytes: PositiveInt = Field(32 * 2**20, description="Largest request body, bytes.")
     max_wait_seconds: PositiveFloat = Field(60, description="Longest wait that `Prefer: wait=N` is granted.")
     max_images: PositiveInt = Field(1024, description="Most pictures of one generation.")

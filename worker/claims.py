@@ -52,7 +52,7 @@ def claim_next(database: Database, job: JobType, owner: str) -> Claim | None:
         row.progress = None
         claim = Claim(job, row.id, row.attempt, owner, taken_at)
         if isinstance(row, Run):
-            session.add(Attempt(run_id=row.id, number=row.attempt, worker=owner))
+            session.add(Attempt(run_id=row.id, number=row.attempt, worker=owner, max_steps=row.max_steps))
             session.flush()
             record_status(session, row, claim)
         else:

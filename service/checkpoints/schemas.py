@@ -25,14 +25,16 @@ class CheckpointSummary(BaseModel):
     model_config = ConfigDict(from_attributes=True, json_schema_extra=examples.example(examples.CHECKPOINT_SUMMARY))
 
     id: UUID
-    run_id: UUID
+    run_id: UUID | None = Field(description="The run that made it; null for imported weights.")
+    name: str = Field(description="A name for people, of imported weights.")
     attempt: int
     step: int = Field(description="Optimizer steps done.")
     kind: str = Field(description="`lora` or `full`.")
     model: str = Field(description="Catalog name of the model it belongs to.")
-    architecture: str = Field(description="Hash of the transformer's configuration.")
+    architecture: str | None = Field(description="Hash of the transformer's configuration; null for imported weights.")
     size: int = Field(description="Bytes of all its files.")
     created_at: datetime
+    deleted_at: datetime | None = Field(description="When it was deleted or retired: its files are no longer there.")
 
 
 class CheckpointFileView(BaseModel):

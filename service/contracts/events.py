@@ -37,6 +37,7 @@ class Progress(_Event):
     eta_seconds: float | None = Field(
         None, description="Estimated seconds to the end; null until a step has been timed."
     )
+    step_seconds: float | None = Field(None, description="Seconds of a step lately; null until one has been timed.")
 
 
 class Metrics(_Event):
@@ -90,6 +91,7 @@ class CheckpointSaved(_Event):
     type: Literal["checkpoint"] = "checkpoint"
     step: int
     directory: str = Field(description="Relative to the attempt's directory; holds `manifest.json`.")
+    request: int = Field(0, description="The newest request for a checkpoint that it answers; 0: none.")
 
 
 class HeldoutSummary(BaseModel):
@@ -108,7 +110,7 @@ class Finished(_Event):
     """The run did all its steps, or was asked to stop."""
 
     type: Literal["finished"] = "finished"
-    outcome: Literal["succeeded", "cancelled"]
+    outcome: Literal["succeeded", "paused", "cancelled"]
     step: int
     heldout: dict[str, HeldoutSummary] = Field({}, description="By reward; empty when nothing was evaluated.")
 

@@ -18,7 +18,10 @@ PARENT_FD = "G2RPO_PARENT_FD"
 class Control(Contract):
     """What the supervisor asks of a running child; written by rename, polled between steps and rollout batches."""
 
-    action: Literal["cancel"]
+    action: Literal["checkpoint", "pause", "cancel"] = Field(
+        description="`checkpoint`: save after this step and go on; `pause`: save what is done and end; `cancel`: end."
+    )
+    request: int = Field(0, description="Counts requests for a checkpoint; the saved one says which it answers.")
 
 
 class CheckpointFile(Contract):
@@ -34,12 +37,15 @@ class CheckpointManifest(Contract):
 
     format: Literal[1] = 1
     model: str = Field(description="Catalog name of the model it belongs to.")
-    architecture: str = Field(description="Hash of the transformer's configuration; a start must have the same.")
+    architecture: str | None = Field(
+        description="Hash of the transformer's configuration; a start must have the same. Null for imported weights, "
+        "whose shapes alone are checked."
+    )
     kind: Literal["lora", "full"]
     step: int
     lora_rank: int | None = None
     lora_alpha: float | None = None
-    spec: RunSpec
+    spec: RunSpec | None = Field(description="Of the run that made it; null for imported weights.")
     files: tuple[CheckpointFile, ...]
 
 

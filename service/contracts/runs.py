@@ -122,6 +122,12 @@ class Checkpoints(Contract):
     """When the policy is saved. The last step is always saved."""
 
     every: int = Field(20, ge=0, le=1_000_000, description="Optimizer steps between checkpoints; 0 = only at the end.")
+    keep: int | None = Field(
+        None,
+        ge=1,
+        le=10_000,
+        description="Newest checkpoints kept; null: all. One that a waiting or working job needs is never removed.",
+    )
 
 
 class Resources(Contract):
@@ -129,6 +135,21 @@ class Resources(Contract):
 
     nodes: Literal[1] = Field(1, description="Machines. Only 1 is supported.")
     processes_per_node: Literal[1] = Field(1, description="Processes. Only 1 is supported.")
+
+
+class Limits(Contract):
+    """When the run is ended for taking too long."""
+
+    wall_clock_seconds: float | None = Field(
+        None,
+        ge=1,
+        le=10_000_000,
+        description="Seconds with a worker, over all attempts since it was created or resumed; then it is saved and "
+        "fails with `budget_spent`. Null: the operator's limit alone.",
+    )
+    progress_timeout_seconds: float | None = Field(
+        None, ge=10, le=86_400, description="A process silent for so many seconds is ended; null: the operator's."
+    )
 
 
 class RunSpec(Contract):
@@ -152,6 +173,8 @@ class RunSpec(Contract):
     evaluation: Evaluation = Evaluation()
     checkpoints: Checkpoints = Checkpoints()
     resources: Resources = Resources()
+    limits: Limits = Limits()
+    priority: int = Field(0, ge=-100, le=100, description="Smaller is taken earlier; equal ones by age.")
 
     @model_validator(mode="before")
     @classmethod

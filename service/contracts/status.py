@@ -7,6 +7,8 @@ class JobStatus(StrEnum):
     QUEUED = "queued"
     STARTING = "starting"
     RUNNING = "running"
+    PAUSING = "pausing"
+    PAUSED = "paused"
     CANCELLING = "cancelling"
     INTERRUPTED = "interrupted"
     SUCCEEDED = "succeeded"
@@ -16,27 +18,31 @@ class JobStatus(StrEnum):
 
 TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
 CLAIMABLE = frozenset({JobStatus.QUEUED, JobStatus.INTERRUPTED})
-HELD = frozenset({JobStatus.STARTING, JobStatus.RUNNING, JobStatus.CANCELLING})
+HELD = frozenset({JobStatus.STARTING, JobStatus.RUNNING, JobStatus.PAUSING, JobStatus.CANCELLING})
 """States in which a worker holds the job's lease."""
+RESTING = TERMINAL | {JobStatus.PAUSED}
+"""States that a job leaves only when somebody asks for it."""
 
 MOVES: dict[JobStatus, frozenset[JobStatus]] = {
-    JobStatus.QUEUED: frozenset({JobStatus.STARTING, JobStatus.CANCELLED}),
-    JobStatus.STARTING: frozenset(
-        {JobStatus.RUNNING, JobStatus.CANCELLING, JobStatus.INTERRUPTED, JobStatus.FAILED, JobStatus.CANCELLED}
+    JobStatus.QUEUED: frozenset({JobStatus.STARTING, JobStatus.PAUSED, JobStatus.CANCELLED}),
+    JobStatus.STARTING: frozenset({JobStatus.RUNNING, JobStatus.PAUSING, JobStatus.CANCELLING})
+    | {JobStatus.INTERRUPTED, JobStatus.FAILED, JobStatus.CANCELLED},
+    JobStatus.RUNNING: frozenset({JobStatus.PAUSING, JobStatus.CANCELLING, JobStatus.INTERRUPTED}) | TERMINAL,
+    JobStatus.PAUSING: frozenset({JobStatus.PAUSED, JobStatus.CANCELLING}) | TERMINAL,
+    JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
+    JobStatus.CANCELLING: TERMINAL,
+    JobStatus.INTERRUPTED: frozenset(
+        {JobStatus.STARTING, JobStatus.PAUSED, JobStatus.CANCELLED, JobStatus.FAILED},
     ),
-    JobStatus.RUNNING: frozenset(
-        {JobStatus.CANCELLING, JobStatus.INTERRUPTED, JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED}
-    ),
-    JobStatus.CANCELLING: frozenset({JobStatus.CANCELLED, JobStatus.SUCCEEDED, JobStatus.FAILED}),
-    JobStatus.INTERRUPTED: frozenset({JobStatus.STARTING, JobStatus.CANCELLED, JobStatus.FAILED}),
-    JobStatus.SUCCEEDED: frozenset(),
-    JobStatus.FAILED: frozenset(),
-    JobStatus.CANCELLED: frozenset(),
+    JobStatus.SUCCEEDED: frozenset({JobStatus.QUEUED}),
+    JobStatus.FAILED: frozenset({JobStatus.QUEUED}),
+    JobStatus.CANCELLED: frozenset({JobStatus.QUEUED}),
 }
+"""An ended or paused job is queued again when it is resumed."""
 
 
 def check_move(old: JobStatus, new: JobStatus) -> None:
     """Raise ValueError unless a job may go from `old` to `new`."""
     if new not in MOVES[old]:
-        allowed = ", ".join(sorted(MOVES[old])) or "nothing: it has ended"
+        allowed = ", ".join(sorted(MOVES[old]))
         raise ValueError(f"a job cannot go from {old} to {new}; from {old} it may go to {allowed}")

@@ -36,6 +36,8 @@ def create(session: Session, catalog: Catalog, queue: Queue, spec: RunSpec, requ
         spec_version=SPEC_VERSION,
         plan=make_plan(spec, catalog).model_dump(mode="json", exclude={"spec"}),
         seed=spec.training.seed,
+        max_steps=spec.training.max_steps,
+        priority=spec.priority,
         start_from=spec.start_from,
     )
     session.add(run)

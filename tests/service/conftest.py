@@ -59,6 +59,7 @@ class Records:
             "spec_version": 1,
             "plan": plan,
             "seed": resolved.training.seed,
+            "max_steps": resolved.training.max_steps,
         }
         run = Run(**(values | columns))
         with self.database.transaction() as session:

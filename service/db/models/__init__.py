@@ -1,8 +1,11 @@
 """One file per noun. Importing this package registers every table."""
 
+from service.db.models.api_key import ApiKey
 from service.db.models.attempt import Attempt
 from service.db.models.checkpoint import Checkpoint
+from service.db.models.garbage import Garbage
 from service.db.models.generation import Generation, GenerationImage
+from service.db.models.idempotency_key import IdempotencyKey
 from service.db.models.job import Job, JobError
 from service.db.models.log_chunk import LogChunk
 from service.db.models.metric import Metric
@@ -13,10 +16,13 @@ from service.db.models.sample import Sample
 from service.db.models.worker import Worker
 
 __all__ = [
+    "ApiKey",
     "Attempt",
     "Checkpoint",
+    "Garbage",
     "Generation",
     "GenerationImage",
+    "IdempotencyKey",
     "Job",
     "JobError",
     "LogChunk",

@@ -11,22 +11,33 @@ from service.db.base import Base, new_id
 
 
 class Checkpoint(Base):
-    """A policy after `step` optimizer steps. `key` is its directory in the artifact store; the row comes last."""
+    """A policy after `step` optimizer steps. `key` is its directory in the artifact store; the row comes last.
+
+    A deleted one keeps its row, for the runs and pictures that came from it.
+    """
 
     __tablename__ = "checkpoints"
     __table_args__ = (UniqueConstraint("run_id", "step", "attempt"),)
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
-    run_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id"))
+    run_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("runs.id"))
+    """The run that made it; null for imported weights."""
+    name: Mapped[str] = mapped_column(Text, default="", server_default="")
+    """A name for people, of imported weights."""
     attempt: Mapped[int] = mapped_column(Integer)
     step: Mapped[int] = mapped_column(Integer)
     kind: Mapped[str] = mapped_column(Text)
     """`lora` or `full`."""
     model: Mapped[str] = mapped_column(Text)
-    architecture: Mapped[str] = mapped_column(Text)
+    architecture: Mapped[str | None] = mapped_column(Text)
+    """Null for imported weights."""
     manifest: Mapped[dict[str, Any]]
     """`contracts.jobs.CheckpointManifest`, as JSON."""
     key: Mapped[str] = mapped_column(Text)
     size: Mapped[int] = mapped_column(BigInteger)
     """Bytes of all its files."""
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    created_by: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("api_keys.id"))
+    """The API key that imported it."""
+    deleted_at: Mapped[datetime | None]
+    """When it was deleted or retired; its files are then removed from the store."""

@@ -4,7 +4,7 @@ import uuid
 from datetime import datetime
 from typing import Any, ClassVar, Literal, TypedDict
 
-from sqlalchemy import Enum, Index, Integer, Text, TextClause, func, text
+from sqlalchemy import Enum, ForeignKey, Index, Integer, Text, TextClause, func, text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column, validates
 
@@ -56,10 +56,16 @@ class Job:
     )
     priority: Mapped[int] = mapped_column(Integer, default=0)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    created_by: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("api_keys.id"), index=True)
+    """The API key that asked for it; null where none was needed."""
+    queued_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    """Since when it waits, or waited, for a worker."""
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
     attempt: Mapped[int] = mapped_column(Integer, default=0)
     """Times it has been claimed; the number of the attempt that may write."""
+    losses: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    """Attempts lost in a row, with no checkpoint in between; an orderly stop is no loss."""
     lease_owner: Mapped[str | None] = mapped_column(Text)
     lease_expires_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
@@ -83,6 +89,9 @@ class Job:
             self.error = error
         if new is JobStatus.STARTING and self.started_at is None:
             self.started_at = func.now()
+        if new in CLAIMABLE:
+            self.queued_at = func.now()
+            self.ended_at = None
         if new in TERMINAL:
             self.ended_at = func.now()
         if new not in HELD:

@@ -3,7 +3,7 @@
 import uuid
 from typing import Any, ClassVar, Literal
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, Text
+from sqlalchemy import BigInteger, Double, ForeignKey, Index, Integer, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.db.base import Base
@@ -21,6 +21,7 @@ class Run(Job, Base):
     KIND: ClassVar[Literal["run", "generation"]] = "run"
 
     name: Mapped[str] = mapped_column(Text, default="")
+    notes: Mapped[str] = mapped_column(Text, default="", server_default="")
     labels: Mapped[dict[str, Any]] = mapped_column(default=dict)
     model: Mapped[str] = mapped_column(Text, index=True)
     algorithm: Mapped[str] = mapped_column(Text)
@@ -35,6 +36,16 @@ class Run(Job, Base):
     start_from: Mapped[uuid.UUID | None] = mapped_column(
         ForeignKey("checkpoints.id", name="fk_runs_start_from", use_alter=True), index=True
     )
+    parent_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("runs.id", ondelete="SET NULL"), index=True)
+    """The run it is a clone of."""
+    max_steps: Mapped[int] = mapped_column(Integer)
+    """Optimizer steps to do: the spec's, unless a resumption asked for others."""
+    seconds_used: Mapped[float] = mapped_column(Double, default=0.0, server_default="0")
+    """Seconds with a worker in the ended attempts since it was created or resumed."""
+    checkpoint_requests: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    """How many checkpoints were asked for out of turn."""
+    checkpoint_answers: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    """The newest of these requests that a stored checkpoint answers."""
     heldout: Mapped[dict[str, Any] | None]
     """`contracts.events.Finished.heldout`, as JSON: held-out rewards before and after."""
     last_event: Mapped[int] = mapped_column(BigInteger, default=0)

@@ -60,7 +60,8 @@ class Jobs:
         spec = RunSpec(name=name)
         values: dict[str, Any] = {"model": spec.model, "algorithm": "g2rpo", "requested": {}, "spec_version": 1}
         values |= {"plan": make_plan(spec, load_catalog()).model_dump(mode="json", exclude={"spec"})}
-        run = Run(spec=spec.model_dump(mode="json"), seed=spec.training.seed, **(values | columns))
+        values |= {"spec": spec.model_dump(mode="json"), "seed": spec.training.seed, "max_steps": spec.training.max_steps}
+        run = Run(**(values | columns))
         with self.database.transaction() as session:
             session.add(run)
         return run.id
