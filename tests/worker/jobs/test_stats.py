@@ -1,0 +1,80 @@
+"""What a worker counts and measures of itself."""
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from worker.stats import GpuMemory, Stats, gather
+
+
+def executable(path: Path, script: str) -> str:
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+class TestStats:
+    def test_threads_count_together(self) -> None:
+        stats = Stats()
+        threads = [threading.Thread(target=lambda: [stats.add("steps") for _ in range(1000)]) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert stats.snapshot() == {"steps": 4000}
+
+    def test_what_is_set_is_as_it_was_last(self) -> None:
+        stats = Stats()
+        stats.set("x", 2)
+        stats.set("x", 1)
+        assert stats.snapshot() == {"x": 1}
+
+    def test_being_behind_lasts_until_nothing_is_left(self) -> None:
+        stats = Stats()
+        stats.behind("ingestion_lag", 500)
+        first = stats.snapshot()
+        stats.behind("ingestion_lag", 900)
+        second = stats.snapshot()
+        stats.behind("ingestion_lag", 0)
+
+        assert (first["ingestion_lag_bytes"], second["ingestion_lag_bytes"]) == (500, 900)
+        assert 0 < first["ingestion_lag_seconds"] < second["ingestion_lag_seconds"]
+        assert stats.snapshot() == {"ingestion_lag_bytes": 0, "ingestion_lag_seconds": 0}
+
+
+class TestGpuMemory:
+    def test_every_card_is_told_in_bytes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        program = executable(tmp_path / "smi", 'printf "0, 100, 81559\\n1, [N/A], [N/A]\\n"')
+        assert GpuMemory(program).read() == {
+            "gpu_memory_used_bytes.0": 100 * 2**20,
+            "gpu_memory_total_bytes.0": 81559 * 2**20,
+        }
+
+    def test_only_visible_cards_are_asked_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        program = executable(tmp_path / "smi", f'echo "$@" > {tmp_path}/asked')
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+        GpuMemory(program).read()
+        assert "--id=1" in (tmp_path / "asked").read_text().split()
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+        (tmp_path / "asked").unlink()
+        assert GpuMemory(program).read() == {}
+        assert not (tmp_path / "asked").exists()
+
+    def test_a_driver_that_fails_or_is_not_there_tells_nothing(self, tmp_path: Path) -> None:
+        assert GpuMemory(executable(tmp_path / "smi", "exit 9")).read() == {}
+        assert GpuMemory(str(tmp_path / "nowhere")).read() == {}
+
+    def test_a_driver_that_hangs_does_not_hold_up_the_caller(self, tmp_path: Path) -> None:
+        gate = tmp_path / "gate"
+        os.mkfifo(gate)
+        memory = GpuMemory(executable(tmp_path / "smi", f"read line < {gate}"))
+        assert memory.read() == {}
+        assert memory.read() == {}
+        gate.write_text("answer\n")  # it ends, and is not left behind
+
+
+def test_the_room_left_is_told_even_before_the_directory_is_made(tmp_path: Path) -> None:
+    assert gather(tmp_path / "not" / "yet")["data_free_bytes"] > 0
