@@ -4,6 +4,7 @@ import argparse
 import errno
 import logging
 import os
+import subprocess
 import sys
 import threading
 from importlib.metadata import version
@@ -19,8 +20,9 @@ from service.contracts.events import Failed, Finished, Progress, Started
 from service.contracts.jobs import EVENTS_FILE, PARENT_FD, SPEC_FILE
 from service.contracts.runs import RunSpec
 from worker.models import load_model
+from worker.models.sources import fingerprint
 from worker.rewards import load_reward
-from worker.training.events import Cancelled, ControlFile, EventWriter
+from worker.training.events import Cancelled, EventWriter, Paused
 from worker.training.prompts import load_prompt_set, load_prompts
 from worker.training.scoring import RewardsFailed
 from worker.training.trainer import NotFinite, Trainer
@@ -39,21 +41,23 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
     events = EventWriter(options.out)
-    trainer = None
     try:
         spec = RunSpec.model_validate_json(options.spec.read_bytes())
         (options.out / SPEC_FILE).write_text(spec.model_dump_json(indent=1), encoding="utf-8")
         events.write(Progress(step=0, max_steps=spec.training.max_steps, phase="loading"))
-        trainer = build_trainer(spec, load_catalog(), events, options.device)
+        catalog = load_catalog()
+        trainer = build_trainer(spec, catalog, events, options.device)
         if options.resume:
             trainer.resume(options.resume)
         elif options.start_from:
             trainer.start_from(options.start_from)
-        events.write(Started(provenance=provenance(trainer), resumed_at=trainer.step))
-        trainer.run()
-        return 0
-    except Cancelled:
-        events.write(Finished(outcome="cancelled", step=trainer.step if trainer else 0))
+        events.write(Started(provenance=provenance(trainer, catalog), resumed_at=trainer.step))
+        try:
+            trainer.run()
+        except Cancelled:
+            events.write(Finished(outcome="cancelled", step=trainer.step))
+        except Paused:
+            trainer.pause()
         return 0
     except Exception as error:  # every cause becomes an event that the supervisor can show
         logger.exception("the run failed")
@@ -74,22 +78,40 @@ def build_trainer(spec: RunSpec, catalog: Catalog, events: EventWriter, device: 
     prompts = load_prompts(spec.prompts, catalog)
     heldout = load_prompt_set(catalog.prompt_set(spec.evaluation.prompts))
     model.check_prompts(prompts)  # now rather than at the step that draws the bad one
-    return Trainer(spec, model, rewards, prompts, heldout, events, ControlFile(events.directory).check)
+    return Trainer(spec, model, rewards, prompts, heldout, events)
 
 
-def provenance(trainer: Trainer) -> dict[str, Any]:
-    """What the attempt ran on and with."""
-    device = trainer.model.device
+def provenance(trainer: Trainer, catalog: Catalog) -> dict[str, Any]:
+    """What the attempt ran on and with: enough to say whether two attempts computed the same thing."""
+    device, spec = trainer.model.device, trainer.spec
+    rewards = {name: catalog.reward(name).source for name in trainer.scorer.rewards}
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "precision": str(trainer.model.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "process": os.getpid(),
         "python": sys.version.split()[0],
-        "packages": {name: version(name) for name in ("torch", "diffusers", "transformers", "peft")},
+        "packages": {name: version(name) for name in ("g2rpo", "torch", "diffusers", "transformers", "peft")},
+        "commit": git_commit(),
+        "weights": {
+            spec.model: fingerprint(catalog.model(spec.model).source),
+            **{name: fingerprint(source) for name, source in rewards.items() if source is not None},
+        },
+        "prompts": {"train": trainer.order.fingerprint, "heldout": trainer.heldout.fingerprint},
         "architecture": trainer.model.architecture(),
         "trained_parameters": sum(parameter.numel() for parameter in trainer.parameters),
     }
+
+
+def git_commit() -> str | None:
+    """The commit of the code: what the image's build wrote down, else that of the checkout it runs from."""
+    if given := os.environ.get("G2RPO_COMMIT"):
+        return given
+    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None  # no git, or no checkout
 
 
 def classify(error: Exception) -> Failed:

@@ -121,7 +121,7 @@ class FluxModel(FlowModel):
 
     @contextmanager
     def checkpoint_weights(self, directory: Path, manifest: CheckpointManifest) -> Iterator[None]:
-        if manifest.architecture != self.architecture():
+        if manifest.architecture not in (None, self.architecture()):
             raise ValueError(
                 f"the checkpoint's architecture {manifest.architecture} is not that of {self.entry.name!r}, "
                 f"{self.architecture()}"

@@ -29,6 +29,8 @@ class TrainingState:
     heldout_before: dict[str, list[float]]
     skipped_updates: int
     bad_steps: int
+    evaluated: bool = True
+    """Whether the evaluation that is due after this step has been done."""
 
 
 def save_checkpoint(
@@ -86,7 +88,8 @@ def load_weights(directory: Path, spec: RunSpec, model: FlowModel) -> None:
     training = spec.training
     lora = (training.lora_rank, training.lora_alpha) if training.adapter == "lora" else (None, None)
     wanted = (model.architecture(), training.adapter, *lora)
-    found = (manifest.architecture, manifest.kind, manifest.lora_rank, manifest.lora_alpha)
+    # Imported weights know no architecture: the shapes of their tensors decide when they are loaded.
+    found = (manifest.architecture or wanted[0], manifest.kind, manifest.lora_rank, manifest.lora_alpha)
     if wanted != found:
         raise ValueError(
             f"the checkpoint (architecture {found[0]}, {found[1]}, rank {found[2]}, alpha {found[3]}) does not fit "

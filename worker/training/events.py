@@ -10,7 +10,11 @@ from service.contracts.jobs import CONTROL_FILE, EVENTS_FILE, Control
 
 
 class Cancelled(Exception):
-    """The supervisor asked the run to stop."""
+    """The supervisor asked the run to end."""
+
+
+class Paused(Exception):
+    """The supervisor asked the run to save what is done, and to end."""
 
 
 class EventWriter:
@@ -33,18 +37,29 @@ class EventWriter:
 
 
 class ControlFile:
-    """The file by which the supervisor reaches the run."""
+    """The file by which the supervisor reaches the run. It is replaced whole, and holds the newest wish alone."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / CONTROL_FILE
 
     def check(self) -> None:
-        """Raise Cancelled when the run was asked to stop."""
+        """Raise Cancelled or Paused when the run was asked to stop."""
+        match self._read():
+            case Control(action="cancel"):
+                raise Cancelled
+            case Control(action="pause"):
+                raise Paused
+
+    def checkpoint_request(self) -> int:
+        """The number of the newest request for a checkpoint out of turn; 0 where there is none."""
+        control = self._read()
+        return control.request if control is not None else 0
+
+    def _read(self) -> Control | None:
         try:
-            Control.model_validate_json(self._path.read_bytes())
+            return Control.model_validate_json(self._path.read_bytes())
         except (FileNotFoundError, ValidationError):
-            return
-        raise Cancelled
+            return None
 
 
 def finite(value: float) -> float | None:

@@ -12,6 +12,7 @@ from worker.grpo.noise import normal
 from worker.grpo.rollout import ode_trajectory
 from worker.models.base import FlowModel, PictureSize
 from worker.training.meter import Meter
+from worker.training.prompts import fingerprint
 from worker.training.scoring import Scorer
 
 RESAMPLES = 10_000
@@ -33,6 +34,7 @@ class HeldOut:
         self.names = spec.evaluation_rewards
         most = max(spec.evaluation.pairs, spec.evaluation.final_pairs) if spec.evaluation.every else 1
         self._prompts = prompts[:most]
+        self.fingerprint = fingerprint(self._prompts)
         self._conditioning = model.encode(self._prompts)
         self.before: dict[str, list[float]] = {}
         """Values of the first evaluation, by reward; NaN where the reward failed."""

@@ -1,5 +1,7 @@
 """Prompts of a run: named sets, and the order in which a run takes them."""
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from service.contracts.catalog import Catalog, PromptSetEntry
@@ -32,12 +34,18 @@ def load_prompts(source: PromptSource, catalog: Catalog) -> tuple[str, ...]:
     return load_prompt_set(catalog.prompt_set(str(source.set)))
 
 
+def fingerprint(prompts: Sequence[str]) -> str:
+    """SHA-256 of the prompts in their order."""
+    return hashlib.sha256("\n".join(prompts).encode()).hexdigest()
+
+
 class PromptOrder:
     """Endless passes over the prompts, each pass in an order of its own that depends on (seed, pass) alone."""
 
     def __init__(self, prompts: tuple[str, ...], seed: int) -> None:
         self._prompts, self._seed = prompts, seed
         self._orders: dict[int, list[int]] = {}
+        self.fingerprint = fingerprint(prompts)
 
     def draw(self, step: int, count: int) -> list[str]:
         """The `count` prompts of optimizer step `step` (from 0)."""

@@ -2,7 +2,6 @@
 
 import math
 import time
-from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
@@ -28,7 +27,7 @@ from worker.grpo.noise import normal
 from worker.models.base import Conditioning, FlowModel, PictureSize
 from worker.rewards.base import Reward
 from worker.training.checkpoint import TrainingState, load_training, load_weights, save_checkpoint
-from worker.training.events import EventWriter, finite
+from worker.training.events import ControlFile, EventWriter, finite
 from worker.training.heldout import HeldOut
 from worker.training.meter import Meter
 from worker.training.pictures import widest_groups, write_png
@@ -58,10 +57,9 @@ class Trainer:
         prompts: tuple[str, ...],
         heldout_prompts: tuple[str, ...],
         events: EventWriter,
-        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.spec, self.model, self.events = spec, model, events
-        self._asked_to_stop = check
+        self.control = ControlFile(events.directory)
         self.size = PictureSize(spec.sampling.width, spec.sampling.height)
         self.sigmas = sigma_nodes(spec.sampling.steps, spec.sampling.shift)
         self.algorithm = ALGORITHMS[spec.algorithm.name](spec.algorithm, self.sigmas)
@@ -87,6 +85,15 @@ class Trainer:
         self._step_seconds: list[float] = []
         self._phase: Phase = "loading"
         self._last_progress = 0.0
+        self._evaluate_at = frozenset(evaluation_steps(spec))
+        self._evaluated = 0 not in self._evaluate_at
+        self._values: Tensor | None = None
+        """Held-out values [rewards, pairs] of the newest evaluation."""
+        self._saved: Path | None = None
+        """The checkpoint of this very state, if there is one."""
+        self._answered = 0
+        self._boundary = self._state()
+        """What a checkpoint says now: never the middle of a step."""
 
     def start_from(self, directory: Path) -> None:
         """Begin with a checkpoint's weights and a fresh optimizer."""
@@ -99,33 +106,44 @@ class Trainer:
         self.meter.total_evaluations, self.meter.total_images = state.evaluations, state.images
         self.heldout.before = state.heldout_before
         self._skipped, self._bad_steps = state.skipped_updates, state.bad_steps
+        self._evaluated, self._boundary = state.evaluated, state
 
     def run(self) -> None:
-        """Train to the last step. Raises Cancelled, RewardsFailed or NotFinite; what was written stays."""
-        heldout = None
-        evaluate_at = set(evaluation_steps(self.spec))
-        if self.step == 0 and 0 in evaluate_at:
-            heldout = self.evaluate()
+        """Train to the last step. Raises Cancelled, Paused, RewardsFailed or NotFinite; what was written stays."""
+        self.conclude_step(resumed=self.step > 0 and self._evaluated)
         while self.step < self.spec.training.max_steps:
             self.check()
             started = time.perf_counter()
             prompts = self.order.draw(self.step, self.spec.training.prompts_per_step)
             conditioning = self.model.encode(prompts)
             experience, ends, anchors = self.roll_out(prompts, conditioning)
-            rewards = self.score(ends, prompts)
+            rewards, anchor_rewards = self.score(ends, prompts), self.score_anchors(anchors, prompts)
             advantages = self.algorithm.advantages(rewards, list(self.weights.values()))
+            # From here to the end of `record` nothing may stop the run: weights and step must agree.
             update = self.update(conditioning, experience, advantages)
-            self.record(prompts, rewards, anchors, advantages, update)
+            self.record(prompts, rewards, anchor_rewards, advantages, update)
             self._step_seconds.append(time.perf_counter() - started)
-            if self.step in evaluate_at:
+            if not self._evaluated:
                 self.keep_best_and_worst(prompts, ends, rewards)
-                heldout = self.evaluate()
-            if self._checkpoint_due():
-                self.checkpoint()
-        if heldout is None and self.step in evaluate_at:  # continued from the last step's own checkpoint
-            heldout = self.evaluate()
-        summary = self.heldout.summary(heldout) if heldout is not None else {}
+            self._boundary = self._state()
+            self.conclude_step()
+        if self._values is None and self.step in self._evaluate_at:  # continued from the last step's own checkpoint
+            self.evaluate()
+        summary = self.heldout.summary(self._values) if self._values is not None else {}
         self.events.write(Finished(outcome="succeeded", step=self.step, heldout=summary))
+
+    def conclude_step(self, resumed: bool = False) -> None:
+        """The evaluation and the checkpoint due between two steps; none where a run was `resumed` after them."""
+        if not self._evaluated:
+            self.evaluate()
+        request = self.control.checkpoint_request()
+        if (self._checkpoint_due() and not resumed) or request > self._answered:
+            self.checkpoint(request)
+
+    def pause(self) -> None:
+        """Save the policy as it was after the last whole step, and say that the run waits."""
+        self.checkpoint(self.control.checkpoint_request())
+        self.events.write(Finished(outcome="paused", step=self.step))
 
     @torch.no_grad()
     def roll_out(self, prompts: list[str], conditioning: Conditioning) -> tuple[Experience, Tensor, Tensor]:
@@ -168,6 +186,10 @@ class Trainer:
         values = self.scorer.score(ends.flatten(0, 3), each, list(self.weights))
         self.scorer.refuse_all_missing(values)
         return values.reshape(len(self.weights), *groups)
+
+    def score_anchors(self, anchors: Tensor, prompts: list[str]) -> Tensor:
+        """Rewards [rewards, P] of the anchors' ends: what the policy draws without noise."""
+        return self.scorer.score(anchors, prompts, list(self.weights))
 
     def update(self, conditioning: Conditioning, experience: Experience, advantages: Advantages) -> dict[str, float]:
         """One optimizer step; returns what it saw. A non-finite gradient is skipped and counted."""
@@ -212,15 +234,20 @@ class Trainer:
         self.optimizer.step()
 
     def record(
-        self, prompts: list[str], rewards: Tensor, anchors: Tensor, advantages: Advantages, update: dict[str, float]
+        self,
+        prompts: list[str],
+        rewards: Tensor,
+        anchor_rewards: Tensor,
+        advantages: Advantages,
+        update: dict[str, float],
     ) -> None:
         """Count the step as done and write its metrics and reward groups."""
-        anchor_values = self.scorer.score(anchors, prompts, list(self.weights))
         self.step += 1
+        self._evaluated, self._values, self._saved = self.step not in self._evaluate_at, None, None
         values = dict(update)
         for k, name in enumerate(self.weights):
             values[f"reward/{name}"] = rewards[k].nanmean().item()
-            values[f"anchor/{name}"] = anchor_values[k].nanmean().item()
+            values[f"anchor/{name}"] = anchor_rewards[k].nanmean().item()
             values[f"spread/{name}"] = advantages.spread[k].nanmean().item()
             values[f"failures/{name}"] = float((~rewards[k].isfinite()).sum())
         values["zero_std_fraction"] = advantages.zero_std_fraction
@@ -245,8 +272,8 @@ class Trainer:
             for s, stride in enumerate(config.granularities)
         ]
 
-    def evaluate(self) -> Tensor:
-        """Held-out metrics and pictures of today's policy; returns the values [rewards, pairs]."""
+    def evaluate(self) -> None:
+        """Held-out metrics and pictures of today's policy."""
         self._progress("evaluation")
         evaluation = self.spec.evaluation
         ends = self.step in (0, self.spec.training.max_steps)
@@ -262,7 +289,8 @@ class Trainer:
         for index, picture in enumerate(self.scorer.decode(latents[:kept], "heldout_") if kept else []):
             scores = {name: finite(values[r, index].item()) for r, name in enumerate(self.heldout.names)}
             self._sample("heldout", index, self.heldout.prompt(index), picture, scores)
-        return values
+        self._evaluated, self._values, self._saved = True, values, None
+        self._boundary = self._state()
 
     def keep_best_and_worst(self, prompts: list[str], ends: Tensor, rewards: Tensor) -> None:
         """For each of the first prompts: the best and worst picture of its widest group, to show what is rewarded."""
@@ -281,26 +309,31 @@ class Trainer:
                 scores = {name: finite(rewards[r, p, k, g, s].item()) for r, name in enumerate(self.weights)}
                 self._sample(kind, p, prompts[p], picture, scores, config.sde_steps[k], config.granularities[s])
 
-    def checkpoint(self) -> None:
-        """Save the policy after this step."""
-        self._progress("checkpoint")
-        state = TrainingState(
-            step=self.step,
-            evaluations=self.meter.total_evaluations,
-            images=self.meter.total_images,
-            heldout_before=self.heldout.before,
-            skipped_updates=self._skipped,
-            bad_steps=self._bad_steps,
-        )
-        root = self.events.directory / "checkpoints"
-        directory = save_checkpoint(root, self.spec, self.model, self.optimizer, state)
-        self.events.write(
-            CheckpointSaved(step=self.step, directory=directory.relative_to(self.events.directory).as_posix())
-        )
+    def checkpoint(self, request: int = 0) -> None:
+        """Save the policy after the last whole step, as an answer to `request` and all before it."""
+        if self._saved is None:
+            self._progress("checkpoint")
+            root = self.events.directory / "checkpoints"
+            self._saved = save_checkpoint(root, self.spec, self.model, self.optimizer, self._boundary)
+        self._answered = request
+        directory = self._saved.relative_to(self.events.directory).as_posix()
+        self.events.write(CheckpointSaved(step=self.step, directory=directory, request=request))
 
     def _checkpoint_due(self) -> bool:
         every = self.spec.checkpoints.every
-        return self.step == self.spec.training.max_steps or bool(every and self.step % every == 0)
+        last = self.step == self.spec.training.max_steps
+        return last or bool(every and self.step > 0 and self.step % every == 0)
+
+    def _state(self) -> TrainingState:
+        return TrainingState(
+            step=self.step,
+            evaluations=self.meter.total_evaluations,
+            images=self.meter.total_images,
+            heldout_before=dict(self.heldout.before),
+            skipped_updates=self._skipped,
+            bad_steps=self._bad_steps,
+            evaluated=self._evaluated,
+        )
 
     def _metrics(self, values: dict[str, float]) -> None:
         self.events.write(Metrics(step=self.step, values={name: finite(value) for name, value in values.items()}))
@@ -334,14 +367,14 @@ class Trainer:
 
     def check(self) -> None:
         """Called between batches: stops a run that was asked to, and tells that a long phase is alive."""
-        self._asked_to_stop()
+        self.control.check()
         if time.monotonic() - self._last_progress >= PROGRESS_SECONDS:
             self._progress(self._phase)
 
     def _progress(self, phase: Phase) -> None:
         self._phase, self._last_progress = phase, time.monotonic()
         left = self.spec.training.max_steps - self.step
-        eta = median(self._step_seconds[-20:]) * left if self._step_seconds else None
-        self.events.write(
-            Progress(step=self.step, max_steps=self.spec.training.max_steps, phase=phase, eta_seconds=eta)
-        )
+        lately = median(self._step_seconds[-20:]) if self._step_seconds else None
+        eta = lately * left if lately is not None else None
+        most = self.spec.training.max_steps
+        self.events.write(Progress(step=self.step, max_steps=most, phase=phase, eta_seconds=eta, step_seconds=lately))

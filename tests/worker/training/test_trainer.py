@@ -1,5 +1,6 @@
 """Whole runs of the training loop on the bundled model: what it records, and how it ends."""
 
+import itertools
 import json
 import os
 import re
@@ -24,7 +25,7 @@ from worker.entrypoints.train import build_trainer, classify, main
 from worker.rewards.base import Reward
 from worker.shapes.grammar import train_prompts
 from worker.training.checkpoint import read_manifest
-from worker.training.events import Cancelled, EventWriter
+from worker.training.events import Cancelled, EventWriter, Paused
 from worker.training.scoring import RewardsFailed
 from worker.training.trainer import NotFinite, Trainer
 
@@ -173,6 +174,87 @@ def test_resuming_ends_bit_identical(adapter: str, tmp_path: Path) -> None:
         events(tmp_path / "resumed", "finished")[0]["heldout"]
         == events(tmp_path / "straight", "finished")[0]["heldout"]
     )
+
+
+def call(subject: Trainer, number: int, action: Callable[[], object]) -> None:
+    """Do something during the `number`-th forward of the model from now on."""
+    calls = itertools.count(1)
+
+    def hook(*_: object) -> None:
+        if next(calls) == number:
+            action()
+
+    subject.model.transformer.register_forward_hook(hook)
+
+
+def ask(directory: Path, **control: Any) -> None:
+    (directory / CONTROL_FILE).write_text(json.dumps(control))
+
+
+SMALL_BATCHES: dict[str, Any] = {"sampling": {"rollout_batch_size": 8}, "evaluation": {"final_pairs": 16, "pairs": 16}}
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, int]:
+    """The directory of a run of small batches, and how many forwards of the model it took."""
+    directory = tmp_path_factory.mktemp("uninterrupted")
+    subject = trainer(directory, **SMALL_BATCHES)
+    counted: list[int] = []
+    subject.model.transformer.register_forward_hook(lambda *_: counted.append(1))
+    subject.run()
+    return directory, len(counted)
+
+
+@pytest.mark.parametrize("place", [0.005, 0.05, 0.3, 0.45, 0.53, 0.9, 0.99])
+def test_a_run_paused_anywhere_ends_bit_identical(
+    place: float, uninterrupted: tuple[Path, int], tmp_path: Path
+) -> None:
+    straight, forwards = uninterrupted
+    paused = trainer(tmp_path / "paused", **SMALL_BATCHES)
+    call(paused, max(1, round(place * forwards)), lambda: ask(tmp_path / "paused", action="pause"))
+    with pytest.raises(Paused):
+        paused.run()
+    paused.pause()
+    (end,) = events(tmp_path / "paused", "finished")
+    assert end["outcome"] == "paused"
+    saved = events(tmp_path / "paused", "checkpoint")[-1]
+    assert saved["step"] == end["step"]
+
+    resumed = trainer(tmp_path / "resumed", **SMALL_BATCHES)
+    resumed.resume(tmp_path / "paused" / saved["directory"])
+    resumed.run()
+
+    last = "checkpoints/step-000004"
+    assert tensors(tmp_path / "resumed" / last) == tensors(straight / last)
+    # Whatever both attempts say of a step, they say alike; together they say what the uninterrupted run says.
+    said = metrics(tmp_path / "paused") + metrics(tmp_path / "resumed")
+    assert sorted(set(said)) == sorted(set(metrics(straight)))
+    groups = {event["step"]: event["groups"] for name in ("paused", "resumed") for event in groups_of(tmp_path / name)}
+    assert groups == {event["step"]: event["groups"] for event in groups_of(straight)}
+    assert events(tmp_path / "resumed", "finished")[0]["heldout"] == events(straight, "finished")[0]["heldout"]
+
+
+def groups_of(directory: Path) -> list[dict[str, Any]]:
+    return events(directory, "reward_groups")
+
+
+def test_a_run_resumed_with_more_steps_is_the_longer_run(finished: Path, tmp_path: Path) -> None:
+    longer = {"training": {"max_steps": 6}}
+    resumed = trainer(tmp_path / "resumed", **longer)
+    resumed.resume(finished / "checkpoints/step-000004")
+    resumed.run()
+    trainer(tmp_path / "straight", **longer).run()
+    one, other = (tmp_path / name / "checkpoints/step-000006" for name in ("straight", "resumed"))
+    assert tensors(one) == tensors(other)
+
+
+def test_a_checkpoint_asked_for_comes_after_the_step_and_once(tmp_path: Path) -> None:
+    subject = trainer(tmp_path, checkpoints={"every": 0})
+    ask(tmp_path, action="checkpoint", request=3)
+    subject.run()
+    saved = [(event["step"], event["request"]) for event in events(tmp_path, "checkpoint")]
+    assert saved == [(0, 3), (4, 3)]
+    assert read_manifest(tmp_path / "checkpoints/step-000000").step == 0
 
 
 def test_starting_from_a_checkpoint_takes_its_policy(finished: Path, tmp_path: Path) -> None:
