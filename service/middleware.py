@@ -10,6 +10,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import BodyTooLarge, problem_response
+from service.idempotency import REPLAYED
 
 REQUEST_ID = "X-Request-ID"
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -38,7 +39,10 @@ class RequestMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                headers = MutableHeaders(scope=message)
+                headers[REQUEST_ID] = request_id
+                if scope["state"].get("replayed"):
+                    headers[REPLAYED] = "true"
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):

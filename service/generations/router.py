@@ -14,7 +14,9 @@ from service.dependencies import CatalogDep, DatabaseDep, QueueDep, SessionDep, 
 from service.errors import NotAcceptable, problems
 from service.generations import grid, service
 from service.generations.schemas import GenerationView
+from service.idempotency import OnceDep
 from service.json_route import JsonRoute
+from service.keys.caller import CallerDep
 from service.pictures import PNG, picture
 from service.runs.router import LOCATION
 from service.waiting import JobWaiter
@@ -33,7 +35,7 @@ ImageNumber = Annotated[int, Path(ge=0, le=2**31 - 1, description="The picture's
     responses={
         200: {"model": GenerationView, "description": "It ended within the asked time."},
         202: {"headers": LOCATION},
-        **problems(413, 422),
+        **problems(409, 413, 422),
     },
 )
 async def generate(
@@ -44,6 +46,8 @@ async def generate(
     catalog: CatalogDep,
     queue: QueueDep,
     waiter: WaiterDep,
+    caller: CallerDep,
+    once: OnceDep,
     prefer: Annotated[str | None, Header(description="`wait=N`: answer when it has ended, or after N seconds.")] = None,
 ) -> GenerationView:
     """Draw the same prompts with the same seeds from one or several checkpoints.
@@ -54,7 +58,7 @@ async def generate(
 
     def accept() -> uuid.UUID:
         with database.sessions() as session:
-            return service.create(session, database.settings, catalog, queue, spec, request.state.body)
+            return service.create(session, database.settings, catalog, queue, spec, request.state.body, caller, once)
 
     def shown() -> GenerationView:
         with database.sessions() as session:
@@ -130,11 +134,11 @@ def get_generation_grid(generation_id: uuid.UUID, database: DatabaseDep, session
     status_code=202,
     operation_id="cancelGeneration",
     summary="Cancel a generation",
-    responses=problems(404, 422),
+    responses=problems(404, 409, 422),
 )
-def cancel_generation(generation_id: uuid.UUID, session: SessionDep) -> GenerationView:
+def cancel_generation(generation_id: uuid.UUID, session: SessionDep, once: OnceDep) -> GenerationView:
     """Ask for a generation's end. Asking twice changes nothing; one that has ended is answered as it is."""
-    return service.cancel(session, generation_id)
+    return service.cancel(session, generation_id, once)
 
 
 def preferred_wait(prefer: str | None) -> float:

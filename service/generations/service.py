@@ -12,9 +12,12 @@ from service.contracts.catalog import Catalog
 from service.contracts.generations import GenerationSpec
 from service.contracts.runs import SPEC_VERSION
 from service.contracts.status import TERMINAL, JobStatus
+from service.db.base import new_id
 from service.db.models import Checkpoint, Generation, GenerationImage
 from service.errors import FieldError, Invalid, NotFinished, NotFound
 from service.generations.schemas import GenerationView, ImageView
+from service.idempotency import Once
+from service.keys.caller import Caller
 from service.naming import check_checkpoint, check_size, find_model, unknown
 from service.queue import Queue
 from service.settings import Settings
@@ -27,14 +30,25 @@ def create(
     queue: Queue,
     spec: GenerationSpec,
     requested: dict[str, Any],
+    caller: Caller,
+    once: Once,
 ) -> uuid.UUID:
     """Accept a generation: check its names and size, commit the row, wake a worker."""
+    id = new_id()
+    if (known := once.claim(session, id)) is not None:
+        return known
     resolved = resolve(session, settings, catalog, spec)
-    row = Generation(requested=requested, spec=resolved.model_dump(mode="json"), spec_version=SPEC_VERSION)
+    row = Generation(
+        id=id,
+        requested=requested,
+        spec=resolved.model_dump(mode="json"),
+        spec_version=SPEC_VERSION,
+        created_by=caller.id,
+    )
     session.add(row)
     session.commit()
-    queue.send("generations.wake", row.id)
-    return row.id
+    queue.send("generations.wake", id)
+    return id
 
 
 def resolve(session: Session, settings: Settings, catalog: Catalog, spec: GenerationSpec) -> GenerationSpec:
@@ -107,8 +121,10 @@ def comparison(session: Session, id: uuid.UUID) -> tuple[GenerationView, dict[in
     return shown, {image.number: image for image in images}, labels
 
 
-def cancel(session: Session, id: uuid.UUID) -> GenerationView:
+def cancel(session: Session, id: uuid.UUID, once: Once) -> GenerationView:
     """Ask for a generation's end; asking again changes nothing. Raises NotFound."""
+    if once.claim(session, id) is not None:
+        return show(session, id)
     jobs.cancel(session, Generation, id)
     session.commit()
     return show(session, id)

@@ -8,6 +8,7 @@ from service.contracts.plan import Plan, make_plan
 from service.contracts.runs import RunSpec
 from service.dependencies import CatalogDep
 from service.errors import problems
+from service.idempotency import OnceDep
 from service.json_route import JsonRoute
 from service.runs.router import EXAMPLE
 
@@ -18,6 +19,7 @@ router = APIRouter(tags=["plans"], route_class=JsonRoute)
 def make_a_plan(
     spec: Annotated[RunSpec, Body(openapi_examples={"shapes": {"summary": "The bundled world", "value": EXAMPLE}})],
     catalog: CatalogDep,
+    _once: OnceDep,
 ) -> Plan:
     """The spec a run would have, and its cost: evaluations of the network by part, beside the paper's formula; memory
     and time as far as they can be estimated; warnings. Nothing is stored, and names the catalog lacks are warnings."""

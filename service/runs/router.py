@@ -8,7 +8,9 @@ from fastapi import APIRouter, Body, Query, Request, Response
 from service.contracts.runs import RunSpec
 from service.dependencies import CatalogDep, QueueDep, SessionDep
 from service.errors import problems
+from service.idempotency import OnceDep
 from service.json_route import JsonRoute
+from service.keys.caller import CallerDep
 from service.pages import Page
 from service.runs import service
 from service.runs.schemas import RunFilters, RunSummary, RunView
@@ -31,7 +33,7 @@ EXAMPLE = {
     status_code=202,
     operation_id="createRun",
     summary="Start an alignment run",
-    responses={202: {"headers": LOCATION}, **problems(413, 422)},
+    responses={202: {"headers": LOCATION}, **problems(409, 413, 422)},
 )
 def create_run(
     spec: Annotated[RunSpec, Body(openapi_examples={"shapes": {"summary": "The bundled world", "value": EXAMPLE}})],
@@ -40,12 +42,14 @@ def create_run(
     session: SessionDep,
     catalog: CatalogDep,
     queue: QueueDep,
+    caller: CallerDep,
+    once: OnceDep,
 ) -> RunView:
     """Accept a run: it is checked as a whole, stored, and taken by a worker as soon as one is free.
 
     A preset fills what is not said; explicit fields win; the answer shows the resolved spec and its planned cost.
     """
-    run = service.create(session, catalog, queue, spec, request.state.body)
+    run = service.create(session, catalog, queue, spec, request.state.body, caller, once)
     response.headers["Location"] = f"/runs/{run.id}"
     return run
 
@@ -67,11 +71,11 @@ def get_run(run_id: uuid.UUID, session: SessionDep) -> RunView:
     status_code=202,
     operation_id="cancelRun",
     summary="Cancel a run",
-    responses=problems(404, 422),
+    responses=problems(404, 409, 422),
 )
-def cancel_run(run_id: uuid.UUID, session: SessionDep) -> RunView:
+def cancel_run(run_id: uuid.UUID, session: SessionDep, once: OnceDep) -> RunView:
     """Ask for a run's end. A waiting run is cancelled at once, a running one at its next step boundary.
 
     Asking twice changes nothing, and a run that has ended is answered as it is.
     """
-    return service.cancel(session, run_id)
+    return service.cancel(session, run_id, once)

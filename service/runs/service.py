@@ -14,7 +14,10 @@ from service.contracts.plan import make_plan
 from service.contracts.runs import SPEC_VERSION, RunSpec
 from service.contracts.status import JobStatus
 from service.db import events, series
+from service.db.base import new_id
 from service.db.models import Run
+from service.idempotency import Once
+from service.keys.caller import Caller
 from service.naming import check_run
 from service.pages import Page, decode_cursor, encode_cursor
 from service.queue import Queue
@@ -23,10 +26,22 @@ from service.runs.schemas import LatestMetric, RunFilters, RunSummary, RunView
 _CURSOR = TypeAdapter(tuple[uuid.UUID])
 
 
-def create(session: Session, catalog: Catalog, queue: Queue, spec: RunSpec, requested: dict[str, Any]) -> RunView:
+def create(
+    session: Session,
+    catalog: Catalog,
+    queue: Queue,
+    spec: RunSpec,
+    requested: dict[str, Any],
+    caller: Caller,
+    once: Once,
+) -> RunView:
     """Accept a run: check its names, commit the row, wake a worker. The row alone is what makes it happen."""
+    id = new_id()
+    if (known := once.claim(session, id)) is not None:
+        return show(session, known)
     check_run(session, catalog, spec)
     run = Run(
+        id=id,
         name=spec.name,
         labels=dict(spec.labels),
         model=spec.model,
@@ -39,6 +54,7 @@ def create(session: Session, catalog: Catalog, queue: Queue, spec: RunSpec, requ
         max_steps=spec.training.max_steps,
         priority=spec.priority,
         start_from=spec.start_from,
+        created_by=caller.id,
     )
     session.add(run)
     session.flush()
@@ -93,8 +109,10 @@ def show(session: Session, id: uuid.UUID) -> RunView:
     )
 
 
-def cancel(session: Session, id: uuid.UUID) -> RunView:
+def cancel(session: Session, id: uuid.UUID, once: Once) -> RunView:
     """Ask for a run's end; asking again changes nothing. Raises NotFound."""
+    if once.claim(session, id) is not None:
+        return show(session, id)
     run, changed = jobs.cancel(session, Run, id)
     if changed:
         events.record(session, run.id, run.attempt, "status", {"status": run.status})

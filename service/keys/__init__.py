@@ -1,0 +1,1 @@
+"""API keys: making, showing and revoking them, and what each lets its owner do."""

@@ -1,0 +1,134 @@
+"""`Idempotency-Key`: the same request is done once, however often and from however many connections it comes."""
+
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from fastapi.testclient import TestClient
+from httpx import Response
+from sqlalchemy import func, select, text
+
+from service.contracts.status import JobStatus
+from service.db.models import Generation, IdempotencyKey, Run
+from service.db.session import Database
+
+GENERATION = {"prompts": ["a red circle"]}
+
+
+def key(name: str = "mine-1") -> dict[str, str]:
+    return {"Idempotency-Key": name}
+
+
+def rows(database: Database, model: type[Run | Generation | IdempotencyKey]) -> int:
+    with database.sessions() as session:
+        return session.scalar(select(func.count()).select_from(model)) or 0
+
+
+@pytest.mark.parametrize(("path", "body", "model"), [("/runs", {}, Run), ("/generate", GENERATION, Generation)])
+class TestMaking:
+    def test_the_same_request_again_shows_what_the_first_one_made(
+        self, client: TestClient, database: Database, path: str, body: dict[str, object], model: type[Run | Generation]
+    ) -> None:
+        first, again = (client.post(path, json=body, headers=key()) for _ in range(2))
+        assert (first.status_code, again.status_code) == (202, 202)
+        assert first.json()["id"] == again.json()["id"]
+        assert first.headers["Location"] == again.headers["Location"]
+        assert "Idempotency-Replayed" not in first.headers
+        assert again.headers["Idempotency-Replayed"] == "true"
+        assert rows(database, model) == 1
+
+    def test_other_keys_and_no_key_are_other_requests(
+        self, client: TestClient, database: Database, path: str, body: dict[str, object], model: type[Run | Generation]
+    ) -> None:
+        for headers in (key("a"), key("b"), {}, {}):
+            assert client.post(path, json=body, headers=headers).status_code == 202
+        assert rows(database, model) == 4
+
+    def test_requests_at_the_same_time_make_one_thing(
+        self, client: TestClient, database: Database, path: str, body: dict[str, object], model: type[Run | Generation]
+    ) -> None:
+        def ask(_: int) -> Response:
+            return client.post(path, json=body, headers=key())
+
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(ask, range(16)))
+        assert {answer.status_code for answer in answers} == {202}
+        assert len({answer.json()["id"] for answer in answers}) == 1
+        assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) == 1
+        assert rows(database, model) == 1
+
+
+def test_another_body_path_or_query_under_the_same_key_is_refused(client: TestClient, database: Database) -> None:
+    made = client.post("/runs", json={}, headers=key())
+    for other in (
+        client.post("/runs", json={"name": "other"}, headers=key()),
+        client.post("/runs?x=1", json={}, headers=key()),
+        client.post("/generate", json=GENERATION, headers=key()),
+        client.post(f"{made.headers['Location']}/cancel", headers=key()),
+    ):
+        assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
+        assert "take a new key" in other.json()["detail"]
+    assert (rows(database, Run), rows(database, Generation)) == (1, 0)
+
+
+def test_a_refused_request_leaves_its_key_free(client: TestClient) -> None:
+    refused = client.post("/runs", json={"model": "unheard-of"}, headers=key())
+    assert refused.status_code == 422
+    assert client.post("/runs", json={}, headers=key()).status_code == 202
+
+
+def test_a_cancellation_that_is_sent_again_spares_what_came_after(client: TestClient, database: Database) -> None:
+    for made in (client.post("/runs", json={}), client.post("/generate", json=GENERATION)):
+        cancel = f"{made.headers['Location']}/cancel"
+        first, again = (client.post(cancel, headers=key(made.json()["id"])) for _ in range(2))
+        assert (first.json()["status"], again.json()["status"]) == ("cancelled", "cancelled")
+        assert again.headers["Idempotency-Replayed"] == "true"
+
+
+def test_cancelling_again_after_a_resumption_leaves_the_run_alone(client: TestClient, database: Database) -> None:
+    made = client.post("/runs", json={}).json()
+    assert client.post(f"/runs/{made['id']}/cancel", headers=key()).json()["status"] == "cancelled"
+    with database.transaction() as session:
+        session.get_one(Run, uuid.UUID(made["id"])).move_to(JobStatus.QUEUED)
+    assert client.post(f"/runs/{made['id']}/cancel", headers=key()).json()["status"] == "queued"
+
+
+def test_a_plan_takes_a_key_and_keeps_nothing(client: TestClient, database: Database) -> None:
+    assert client.post("/plans", json={}, headers=key()).status_code == 200
+    assert client.post("/plans", json={"training": {"max_steps": 5}}, headers=key()).status_code == 200
+    assert rows(database, IdempotencyKey) == 0
+
+
+@pytest.mark.parametrize("bad", ["", "x" * 256, "two words", "caf\xe9"])
+@pytest.mark.parametrize("path", ["/runs", "/generate", "/plans"])
+def test_a_key_is_visible_ascii_of_at_most_255_characters(client: TestClient, path: str, bad: str) -> None:
+    body = GENERATION if path == "/generate" else {}
+    answer = client.post(path, json=body, headers={b"Idempotency-Key": bad.encode("latin-1")})
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["loc"] == ["header", "Idempotency-Key"]
+    assert client.post(path, json=body, headers=key("x" * 255)).status_code < 300
+
+
+def test_a_key_stands_once(client: TestClient) -> None:
+    twice = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    assert client.post("/runs", json={}, headers=twice).status_code == 422
+
+
+@pytest.fixture
+def held(client: TestClient, database: Database) -> Iterator[str]:
+    """A key whose first request does not come to its end."""
+    with database.engine.connect() as connection:
+        connection.execute(
+            text("INSERT INTO idempotency_keys (scope, key, fingerprint) VALUES (:scope, 'held', 'x')"),
+            {"scope": uuid.UUID(int=0)},
+        )
+        yield "held"
+
+
+def test_waiting_for_the_first_one_has_an_end(client: TestClient, held: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.idempotency._PATIENCE", "20ms")
+    answer = client.post("/runs", json={}, headers=key(held))
+    assert (answer.status_code, answer.json()["code"]) == (409, "idempotency_in_progress")
+    assert answer.headers["Retry-After"]
+    assert client.post("/runs", json={}, headers=key("another")).status_code == 202
