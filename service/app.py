@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
+import structlog
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
@@ -16,6 +18,8 @@ from service.checkpoints.router import router as checkpoints
 from service.contracts.catalog import load_catalog
 from service.curves.router import router as curves
 from service.db.session import connect
+from service.events.router import router as events
+from service.events.stream import Streams
 from service.generations.router import router as generations
 from service.health.router import router as health
 from service.logs.router import router as logs
@@ -25,20 +29,24 @@ from service.queue import Queue
 from service.rewards.router import router as rewards
 from service.runs.router import router as runs
 from service.samples.router import router as samples
-from service.settings import Settings
+from service.settings import Settings, unknown_variables
 from service.waiting import JobWaiter
 
 DESCRIPTION = """Aligns flow text-to-image models with human preference by G²RPO, and draws pictures from the result.
 
 Errors are `application/problem+json`; every answer carries `X-Request-ID`; lists come in pages."""
 
-ROUTERS = (runs, curves, rewards, samples, logs, checkpoints, generations, catalog, plans, health)
+log = structlog.get_logger()
+
+ROUTERS = (runs, events, curves, rewards, samples, logs, checkpoints, generations, catalog, plans, health)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The service on `settings`, else the environment's. It starts without database and broker, and finds them."""
     settings = settings or Settings()
     service_logging.configure(settings.log_level)
+    for variable, meant in unknown_variables(os.environ).items():
+        log.warning("setting.unknown", variable=variable, did_you_mean=meant)
     app = FastAPI(
         title="G²RPO", version=_version(), description=DESCRIPTION, lifespan=_lifespan, redirect_slashes=False
     )
@@ -46,6 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.catalog = load_catalog()
     app.state.queue = Queue(settings)
     app.state.waiter = JobWaiter(app.state.database.engine)
+    app.state.streams = Streams(settings.max_streams)
     for router in ROUTERS:
         app.include_router(router)
     app.add_middleware(RequestMiddleware, max_body_bytes=settings.max_body_bytes)

@@ -1,23 +1,83 @@
-"""Structured logs: one JSON object a line on standard error, with the request's id on everything it caused."""
+"""Structured logs: one JSON object a line on standard error, with the ids of the request and of the job it is about.
+
+The service, the workers, and the libraries both stand on write the same lines.
+"""
 
 import logging
+import re
 import sys
+from typing import Any
 
 import structlog
 from structlog.tracebacks import ExceptionDictTransformer
+from structlog.typing import EventDict, Processor
+
+_OURS = ("service", "worker", "uvicorn", "celery")
+"""Loggers that follow the level asked for; other libraries' lines begin at WARNING."""
+_PASSWORD = re.compile(r"(://[^:/@\s\"]*):[^@/\s\"]+@")
+_FIRST = ("time", "level", "event", "logger")
 
 
-def configure(level: str) -> None:
-    """Log events of at least `level` as JSON lines."""
+def configure(level: str, **always: str) -> None:
+    """Log events of at least `level` as JSON lines, each with the fields `always`."""
+
+    def add_always(_logger: Any, _method: str, event: EventDict) -> EventDict:
+        return {**event, **always}
+
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+        add_always,
+    ]
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
-            structlog.processors.JSONRenderer(default=str),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping().get(level.upper(), 20)),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        processors=[structlog.stdlib.filter_by_level, *shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.stdlib.BoundLogger,
+        logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=False,
     )
+    lines = _Lines(sys.stderr)
+    lines.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                # Local variables hold what nobody should read in a log.
+                structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
+                _in_order,
+                structlog.processors.JSONRenderer(default=str),
+                _without_passwords,
+            ],
+        )
+    )
+    _take_over(lines, logging.getLevelNamesMapping().get(level.upper(), logging.INFO))
+
+
+class _Lines(logging.StreamHandler[Any]):
+    """The one handler, told apart from those that others put on the root."""
+
+
+def _take_over(lines: _Lines, level: int) -> None:
+    root = logging.getLogger()
+    for old in [handler for handler in root.handlers if isinstance(handler, _Lines)]:
+        root.removeHandler(old)
+    root.addHandler(lines)
+    root.setLevel(max(level, logging.WARNING))
+    for name in _OURS:
+        logging.getLogger(name).setLevel(level)
+    for name in ("uvicorn", "uvicorn.error", "uvicorn.access"):
+        server = logging.getLogger(name)
+        server.handlers.clear()
+        server.propagate = True
+    logging.getLogger("uvicorn.access").disabled = True  # every request has a line of ours, with its id
+    logging.captureWarnings(True)
+
+
+def _in_order(_logger: Any, _method: str, event: EventDict) -> EventDict:
+    return {**{name: event[name] for name in _FIRST if name in event}, **event}
+
+
+def _without_passwords(_logger: Any, _method: str, line: Any) -> Any:
+    """The line without the password of any URL in it: libraries put those into their messages."""
+    return _PASSWORD.sub(r"\1:***@", line)

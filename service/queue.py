@@ -49,12 +49,17 @@ class Queue:
 
     def send(self, task: Task, id: uuid.UUID) -> bool:
         """Wake a worker for a job; False, and a line in the log, where the broker does not answer."""
+        request_id = structlog.contextvars.get_contextvars().get("request_id")
+        headers = {"request_id": request_id} if request_id else None
         try:
-            self._celery.send_task(task, args=[str(id)], queue=_QUEUES[task], retry=False, ignore_result=True)
+            self._celery.send_task(
+                task, args=[str(id)], queue=_QUEUES[task], headers=headers, retry=False, ignore_result=True
+            )
         except Exception as error:
             # Whatever the transport raises: the row is already committed, and workers look for such rows.
             log.warning("wake_up_not_sent", task=task, job=str(id), error=repr(error))
             return False
+        log.info("wake_up_sent", task=task, job=str(id))
         return True
 
     def ping(self) -> None:

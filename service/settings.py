@@ -3,6 +3,8 @@
 The API takes it from `create_app`; a worker takes it from `service.db.session.connect(...)`, as `database.settings`.
 """
 
+import difflib
+from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
@@ -42,7 +44,8 @@ class Settings(BaseSettings):
         3, description="Attempts lost in a row, with no checkpoint in between, that make a job fail."
     )
     max_run_seconds: PositiveFloat = Field(
-        30 * 86_400, description="Longest a run may have a worker since it was created or resumed; its spec may say less."
+        30 * 86_400,
+        description="Longest a run may have a worker since it was created or resumed; its spec may say less.",
     )
     worker_timeout_seconds: PositiveFloat = Field(60, description="A worker silent for this long is no longer listed.")
 
@@ -57,6 +60,10 @@ class Settings(BaseSettings):
     max_upload_bytes: PositiveInt = Field(2 * 2**30, description="Largest imported LoRA file, bytes.")
     max_body_bytes: PositiveInt = Field(32 * 2**20, description="Largest request body, bytes.")
     max_wait_seconds: PositiveFloat = Field(60, description="Longest wait that `Prefer: wait=N` is granted.")
+    max_streams: PositiveInt = Field(1000, description="Most event streams that one API process keeps open.")
+    max_stream_seconds: PositiveFloat = Field(
+        3600, description="A stream older than this is closed; its client goes on with another."
+    )
     max_images: PositiveInt = Field(1024, description="Most pictures of one generation.")
     max_pixels: PositiveInt = Field(2**30, description="Most pixels of one generation, over all its pictures.")
     max_grid_pixels: PositiveInt = Field(64_000_000, description="Largest comparison grid, pixels.")
@@ -87,3 +94,14 @@ class Settings(BaseSettings):
     def artifacts_url(self) -> str:
         """The artifact store's fsspec URL."""
         return self.storage_url or f"file://{(self.data_dir / 'artifacts').resolve()}"
+
+
+READ_ELSEWHERE = frozenset({"G2RPO_URL", "G2RPO_PORT", "G2RPO_CATALOG", "G2RPO_COMMIT", "G2RPO_PARENT_FD"})
+"""Variables with our prefix that are no settings: of the command line, catalog, build and training process."""
+
+
+def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
+    """The variables with our prefix that nothing reads, each with the name that was probably meant."""
+    known = {f"G2RPO_{name.upper()}" for name in Settings.model_fields} | READ_ELSEWHERE
+    unknown = sorted(name for name in environment if name.startswith("G2RPO_") and name not in known)
+    return {name: next(iter(difflib.get_close_matches(name, known, n=1)), None) for name in unknown}

@@ -5,7 +5,6 @@ import socket
 import threading
 from typing import Any
 
-import structlog
 from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 
 from service.db.models import Generation, Run
@@ -14,21 +13,14 @@ from worker import generation, supervisor
 from worker.celery_app import app
 from worker.claims import claim_next
 from worker.housekeeping import Housekeeping
-
-structlog.configure(
-    processors=[
-        structlog.stdlib.add_log_level,
-        structlog.processors.format_exc_info,
-        structlog.processors.JSONRenderer(default=str),
-    ],
-    wrapper_class=structlog.stdlib.BoundLogger,
-    logger_factory=structlog.stdlib.LoggerFactory(),  # into the log that Celery sets up
-)
+from worker.logging import install as install_logging
+from worker.logging import working_on
 
 database = connect()
 stopping = threading.Event()
 name = f"{socket.gethostname()}:{os.getpid()}"
 """Unique for every process that ever ran: a restarted worker must not mistake an old lease for its own."""
+install_logging(name, database.settings.log_level)
 
 _housekeeping: Housekeeping | None = None
 
@@ -37,14 +29,16 @@ _housekeeping: Housekeeping | None = None
 def wake_runs(*_: Any) -> None:
     """Take alignment runs, one after the other, until none is claimable."""
     while not stopping.is_set() and (claim := claim_next(database, Run, name)):
-        supervisor.supervise(database, claim, stopping)
+        with working_on(claim):
+            supervisor.supervise(database, claim, stopping)
 
 
 @app.task(name="generations.wake")  # type: ignore[untyped-decorator]
 def wake_generations(*_: Any) -> None:
     """Take generations, one after the other, until none is claimable."""
     while not stopping.is_set() and (claim := claim_next(database, Generation, name)):
-        generation.generate(database, claim, stopping)
+        with working_on(claim):
+            generation.generate(database, claim, stopping)
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]

@@ -16,8 +16,7 @@ def main() -> None:
     config = uvicorn.Config(
         create_app(settings),
         timeout_graceful_shutdown=2,
-        access_log=False,
-        log_level=settings.log_level.lower(),
+        log_config=None,  # the application has set it up by now, for the server's lines too
     )
     uvicorn.Server(config).run(sockets=[listening])
 
