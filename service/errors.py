@@ -16,7 +16,7 @@ from starlette.exceptions import HTTPException as RoutingError
 from starlette.routing import BaseRoute
 
 from service import examples
-from service.db.artifacts import ArtifactDamaged
+from service.db.artifacts import ArtifactDamaged, StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
 log = structlog.get_logger()
@@ -119,6 +119,13 @@ class NotReady(ServiceError):
     code = "not_ready"
 
 
+class TooManyStreams(ServiceError):
+    """This process keeps as many event streams open as it may."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    code = "too_many_streams"
+
+
 def invalid(loc: Sequence[str | int], msg: str, type: str = "value_error") -> Invalid:
     """The error for a single field."""
     return Invalid([FieldError(loc=list(loc), msg=msg, type=type)])
@@ -128,7 +135,16 @@ def problem_response(
     status: int, code: str, detail: str, request_id: str, headers: dict[str, str] | None = None, **extensions: Any
 ) -> JSONResponse:
     """An answer of `application/problem+json`."""
-    body = {
+    return JSONResponse(_problem(status, code, detail, request_id, extensions), status, headers, MEDIA_TYPE)
+
+
+def problem_of(error: ServiceError, request_id: str) -> dict[str, Any]:
+    """The problem of an error that is told inside an answer which has begun."""
+    return _problem(error.status_code, error.code, error.detail, request_id, error.extensions)
+
+
+def _problem(status: int, code: str, detail: str, request_id: str, extensions: dict[str, Any]) -> dict[str, Any]:
+    return {
         "type": "about:blank",
         "title": HTTPStatus(status).phrase,
         "status": status,
@@ -137,7 +153,6 @@ def problem_response(
         "request_id": request_id,
         **extensions,
     }
-    return JSONResponse(body, status, headers, MEDIA_TYPE)
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -157,6 +172,7 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
     app.add_exception_handler(RoutingError, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(ArtifactDamaged, _artifact_damaged)
+    app.add_exception_handler(StoreUnavailable, _storage_unavailable)
     for unavailable in (OperationalError, InterfaceError, PoolTimeoutError):
         app.add_exception_handler(unavailable, _database_unavailable)
 
@@ -202,6 +218,12 @@ async def _artifact_damaged(request: Request, error: Exception) -> JSONResponse:
     log.error("artifact_damaged", detail=str(error))
     detail = "a stored file is missing or damaged; the service's log names it under this request id"
     return problem_response(500, "artifact_damaged", detail, request.state.request_id)
+
+
+async def _storage_unavailable(request: Request, error: Exception) -> JSONResponse:
+    log.error("storage_unavailable", detail=str(error))
+    detail = "the artifact store cannot be used; /readyz says more. Try again"
+    return problem_response(503, "storage_unavailable", detail, request.state.request_id, {"Retry-After": "5"})
 
 
 async def _database_unavailable(request: Request, error: Exception) -> JSONResponse:

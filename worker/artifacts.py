@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from service.contracts.jobs import MANIFEST_FILE, CheckpointManifest
-from service.db.artifacts import ArtifactDamaged, ArtifactStore
+from service.db.artifacts import ArtifactDamaged, ArtifactStore, Stored
 from service.db.models import Checkpoint
 from service.db.session import Database
 
@@ -30,19 +30,21 @@ def inside(directory: Path, relative: str) -> Path:
     return path
 
 
-def store_file(store: ArtifactStore, source: Path, key: str, sha256: str) -> None:
-    """Put a file whose hash must be `sha256`."""
-    found = store.put_file(source, key).sha256
-    if found != sha256:
-        store.delete(key)
-        raise Rejected(f"{source.name} has the hash {found}, not {sha256}")
+def store_file(store: ArtifactStore, source: Path, key: str, sha256: str) -> Stored:
+    """Put a file whose hash must be `sha256`. Raises Rejected for another hash, and for a name no store can keep."""
+    try:
+        return store.put_file(source, key, sha256)
+    except ValueError as error:
+        raise Rejected(str(error)) from error
 
 
 def store_checkpoint(store: ArtifactStore, source: Path, key: str) -> CheckpointManifest:
     """Put a checkpoint's files, each checked against the manifest, and the manifest last."""
     manifest = read_manifest(source)
     for file in manifest.files:
-        store_file(store, inside(source, file.name), f"{key}/{file.name}", file.sha256)
+        stored = store_file(store, inside(source, file.name), f"{key}/{file.name}", file.sha256)
+        if stored.size != file.size:
+            raise Rejected(f"{file.name} has {stored.size} bytes, not {file.size}")
     store.put_file(source / MANIFEST_FILE, f"{key}/{MANIFEST_FILE}")
     return manifest
 

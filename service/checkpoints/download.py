@@ -7,35 +7,40 @@ from collections.abc import Mapping
 from fastapi import Response
 from fastapi.responses import StreamingResponse
 
-from service.db.artifacts import ArtifactStore
+from service.db.artifacts import ArtifactStore, Stored
 from service.errors import RangeNotSatisfiable
 
+_MEDIA_TYPE = "application/octet-stream"
 _RANGE = re.compile(r"bytes=(\d{0,18})-(\d{0,18})")
 
 
-def download(artifacts: ArtifactStore, key: str, sha256: str, size: int, headers: Mapping[str, str]) -> Response:
-    """The file under `key` as the request's headers want it. Raises ArtifactDamaged, RangeNotSatisfiable.
+def download(artifacts: ArtifactStore, file: Stored, method: str, headers: Mapping[str, str]) -> Response:
+    """The file as the request's method and headers want it. Raises ArtifactDamaged, RangeNotSatisfiable.
 
     A whole file is hashed on its way: the last block of a damaged one is never sent, so the client sees it break off.
+    Of a part the length of the file is checked; the client checks the hash once it has all parts.
     """
-    etag = f'"{sha256}"'
+    etag = f'"{file.sha256}"'
     about = {
         "ETag": etag,
         "Accept-Ranges": "bytes",
-        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(sha256)).decode()}:",
+        "Repr-Digest": f"sha-256=:{base64.b64encode(bytes.fromhex(file.sha256)).decode()}:",
         "Cache-Control": "private, max-age=31536000, immutable",
         "Content-Disposition": "attachment",
     }
     if etag in headers.get("if-none-match", ""):
         return Response(status_code=304, headers=about)
-    part = byte_range(headers.get("range"), size) if headers.get("if-range", etag) == etag else None
+    if method == "HEAD":  # for which ranges mean nothing
+        artifacts.check_size(file)
+        return Response(None, 200, {**about, "Content-Length": str(file.size)}, _MEDIA_TYPE)
+    part = byte_range(headers.get("range"), file.size) if headers.get("if-range", etag) == etag else None
     if part is None:
-        about["Content-Length"] = str(size)
-        return StreamingResponse(artifacts.stream(key, 0, size, sha256), 200, about, "application/octet-stream")
+        about["Content-Length"] = str(file.size)
+        return StreamingResponse(artifacts.stream(file), 200, about, _MEDIA_TYPE)
     start, length = part
     about["Content-Length"] = str(length)
-    about["Content-Range"] = f"bytes {start}-{start + length - 1}/{size}"
-    return StreamingResponse(artifacts.stream(key, start, length), 206, about, "application/octet-stream")
+    about["Content-Range"] = f"bytes {start}-{start + length - 1}/{file.size}"
+    return StreamingResponse(artifacts.stream(file, start, length), 206, about, _MEDIA_TYPE)
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:

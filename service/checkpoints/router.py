@@ -13,6 +13,7 @@ from service.pages import Page
 
 router = APIRouter(tags=["checkpoints"])
 
+FileName = Annotated[str, Path(description="A name of the manifest.", examples=["pytorch_lora_weights.safetensors"])]
 _BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 
 
@@ -54,12 +55,31 @@ def get_checkpoint(checkpoint_id: uuid.UUID, session: SessionDep) -> CheckpointV
 )
 def download_checkpoint_file(
     checkpoint_id: uuid.UUID,
-    name: Annotated[str, Path(description="A name of the manifest.", examples=["pytorch_lora_weights.safetensors"])],
+    name: FileName,
     request: Request,
     database: DatabaseDep,
     session: SessionDep,
     range: Annotated[str | None, Header(description="One range of bytes, such as `bytes=0-1023`.")] = None,
 ) -> Response:
     """A file, whole or a range of it; `ETag` is its SHA-256. A LoRA file is what `load_lora_weights` takes."""
-    key, entry = service.file(session, checkpoint_id, name)
-    return download.download(database.artifacts, key, entry["sha256"], entry["size"], request.headers)
+    file = service.file(session, checkpoint_id, name)
+    return download.download(database.artifacts, file, request.method, request.headers)
+
+
+@router.head(
+    "/checkpoints/{checkpoint_id}/files/{name:path}",
+    operation_id="headCheckpointFile",
+    summary="Length and hash of a file of a checkpoint",
+    response_class=Response,
+    responses={
+        200: {"description": "Its `Content-Length`, `ETag` and `Repr-Digest`.", **_BYTES},
+        304: {"description": "The client has it."},
+        **problems(404, 422),
+    },
+)
+def head_checkpoint_file(
+    checkpoint_id: uuid.UUID, name: FileName, request: Request, database: DatabaseDep, session: SessionDep
+) -> Response:
+    """What a download would answer with, without the file."""
+    file = service.file(session, checkpoint_id, name)
+    return download.download(database.artifacts, file, request.method, request.headers)

@@ -1,7 +1,6 @@
 """The rules of checkpoints."""
 
 import uuid
-from typing import Any
 from urllib.parse import quote
 
 from pydantic import TypeAdapter
@@ -10,6 +9,7 @@ from sqlalchemy.orm import Session
 
 from service import jobs
 from service.checkpoints.schemas import CheckpointFileView, CheckpointFilters, CheckpointSummary, CheckpointView
+from service.db.artifacts import Stored
 from service.db.models import Checkpoint, Run
 from service.errors import NotFound
 from service.pages import Page, decode_cursor, encode_cursor
@@ -46,12 +46,12 @@ def show(session: Session, id: uuid.UUID) -> CheckpointView:
     return CheckpointView(**CheckpointSummary.model_validate(row).model_dump(), files=files, manifest=row.manifest)
 
 
-def file(session: Session, id: uuid.UUID, name: str) -> tuple[str, dict[str, Any]]:
-    """The store's key of one file, and the manifest's entry for it: the name is looked up there. Raises NotFound."""
+def file(session: Session, id: uuid.UUID, name: str) -> Stored:
+    """One file of a checkpoint, in the store: the name is looked up in the manifest. Raises NotFound."""
     row = _find(session, id)
     for entry in row.manifest["files"]:
         if entry["name"] == name:
-            return f"{row.key}/{entry['name']}", entry
+            return Stored(f"{row.key}/{entry['name']}", entry["sha256"], entry["size"])
     names = ", ".join(entry["name"] for entry in row.manifest["files"])
     raise NotFound(f"checkpoint {id} has no file of that name; it has {names}")
 

@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+import logging
+import os
 import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import s3fs
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import insert
@@ -162,3 +165,38 @@ def _lead(job: Run | Generation, status: JobStatus) -> None:
 def records(database: Database, tmp_path: Path) -> Records:
     """Rows and artifacts such as workers leave them."""
     return Records(database, tmp_path)
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[dict[str, str]]:
+    """A bucket of an S3 server on this machine: the environment variables that lead there, and the bucket's name."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "testing",
+        "AWS_SECRET_ACCESS_KEY": "testing",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "NO_PROXY": "127.0.0.1",
+    }
+    with pytest.MonkeyPatch.context() as patched:
+        for name, value in environment.items():
+            patched.setenv(name, value)
+        s3fs.S3FileSystem(skip_instance_cache=True).mkdir("artifacts")
+    yield {**environment, "BUCKET": "artifacts"}
+    server.stop()
+
+
+@pytest.fixture
+def bucket_url(bucket: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty prefix in the bucket, which the environment's credentials open."""
+    for name, value in bucket.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{bucket['BUCKET']}/{uuid.uuid4()}"

@@ -12,11 +12,13 @@ from fastapi.testclient import TestClient
 
 from service.checkpoints.download import byte_range
 from service.contracts.status import JobStatus
+from service.db.artifacts import BLOCK
 from service.db.session import Database
 from service.errors import RangeNotSatisfiable
+from service.settings import Settings
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
-DATA = bytes(range(256)) * 9000  # more than two blocks
+DATA = bytes(range(256)) * (2 * BLOCK // 256 + 1)  # more than two blocks
 
 
 @pytest.fixture
@@ -90,6 +92,16 @@ class TestDownload:
         response = client.get(f"/checkpoints/{checkpoint.id}/files/{name}")
         assert response.status_code == 404
 
+    def test_its_length_and_hash_can_be_asked_for_alone(self, client: TestClient, checkpoint: Any) -> None:
+        url = f"/checkpoints/{checkpoint.id}/files/{WEIGHTS}"
+        response = client.head(url, headers={"Range": "bytes=0-1"})
+        assert (response.status_code, response.content) == (200, b"")
+        whole = client.get(url).headers
+        for name in ("Content-Length", "Content-Type", "ETag", "Repr-Digest", "Accept-Ranges"):
+            assert response.headers[name] == whole[name]
+        assert client.head(url, headers={"If-None-Match": whole["ETag"]}).status_code == 304
+        assert client.head(f"/checkpoints/{checkpoint.id}/files/other").status_code == 404
+
     def test_a_damaged_file_breaks_off(
         self, client: TestClient, checkpoint: Any, database: Database, tmp_path: Path
     ) -> None:
@@ -101,12 +113,31 @@ class TestDownload:
                 received += block
         assert len(received) < len(DATA)
 
+    @pytest.mark.parametrize(("name", "content"), [(WEIGHTS, DATA[:-1]), ("sub dir/état.json", b"[]")])
+    def test_damage_that_shows_at_once_is_an_error_before_anything_is_sent(
+        self, client: TestClient, checkpoint: Any, database: Database, tmp_path: Path, name: str, content: bytes
+    ) -> None:
+        (tmp_path / "tampered").write_bytes(content)
+        database.artifacts.put_file(tmp_path / "tampered", f"{checkpoint.key}/{name}")
+        for headers in ({}, {"Range": "bytes=0-0"}):
+            response = client.get(f"/checkpoints/{checkpoint.id}/files/{name}", headers=headers)
+            assert (response.status_code, response.json()["code"]) == (500, "artifact_damaged")
+
+    def test_a_store_that_is_away_is_not_called_damaged(
+        self, client: TestClient, checkpoint: Any, settings: Settings
+    ) -> None:
+        (settings.data_dir / "artifacts").rename(settings.data_dir / "away")
+        response = client.get(f"/checkpoints/{checkpoint.id}/files/{WEIGHTS}")
+        assert (response.status_code, response.json()["code"]) == (503, "storage_unavailable")
+        assert response.headers["Retry-After"] == "5"
+
     def test_a_missing_file_is_an_error_before_anything_is_sent(
         self, client: TestClient, checkpoint: Any, database: Database
     ) -> None:
         database.artifacts.delete(checkpoint.key)
         response: httpx.Response = client.get(f"/checkpoints/{checkpoint.id}/files/{WEIGHTS}")
         assert (response.status_code, response.json()["code"]) == (500, "artifact_damaged")
+        assert client.head(f"/checkpoints/{checkpoint.id}/files/{WEIGHTS}").status_code == 500
 
 
 @pytest.mark.parametrize(

@@ -1,67 +1,272 @@
-"""The artifact store."""
+"""The artifact store: the same promises in a directory and in an S3 bucket."""
 
+import errno
+import multiprocessing
+import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from service.contracts.jobs import MANIFEST_FILE
-from service.db.artifacts import ArtifactDamaged, ArtifactStore
+from service.db.artifacts import BLOCK, ArtifactDamaged, ArtifactStore, Stored, StoreUnavailable, WrongHash
+
+LONG = os.urandom(2 * BLOCK + 1000)
 
 
-@pytest.fixture(params=["file", "memory"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> ArtifactStore:
-    """A store in a directory, and one without directories."""
-    url = f"file://{tmp_path / 'store'}" if request.param == "file" else f"memory://{tmp_path.name}"
+@pytest.fixture(params=["directory", "bucket"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Where an empty store is."""
+    if request.param == "bucket":
+        return str(request.getfixturevalue("bucket_url"))
+    return f"file://{tmp_path / 'the store'}"
+
+
+@pytest.fixture
+def store(url: str) -> ArtifactStore:
+    """An empty store."""
     return ArtifactStore(url)
 
 
-def write(directory: Path, **files: str) -> Path:
+def write(directory: Path, files: dict[str, bytes]) -> Path:
     for name, content in files.items():
-        place = directory / name.replace("__", "/")
+        place = directory / name
         place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_text(content)
+        place.write_bytes(content)
     return directory
 
 
-def test_a_file_comes_back_with_its_hash(store: ArtifactStore, tmp_path: Path) -> None:
-    stored = store.put_file(write(tmp_path, picture="pixels") / "picture", "runs/1/a.png")
-    assert (stored.key, stored.size) == ("runs/1/a.png", 6)
-    assert store.read(stored.key, stored.sha256) == b"pixels"
-    assert b"".join(store.stream(stored.key, 1, 3)) == b"ixe"
+def put(store: ArtifactStore, directory: Path, key: str, content: bytes) -> Stored:
+    return store.put_file(write(directory, {"file": content}) / "file", key)
 
 
-def test_a_directory_is_stored_with_its_manifest_last(store: ArtifactStore, tmp_path: Path) -> None:
-    source = write(tmp_path / "checkpoint", weights="w", sub__more="m", **{MANIFEST_FILE: "{}"})
-    stored = store.put_directory(source, "runs/1/checkpoints/20")
-    assert list(stored) == ["sub/more", "weights", MANIFEST_FILE]
-    target = tmp_path / "copy"
-    store.get_directory("runs/1/checkpoints/20", ["sub/more", "weights"], target)
-    assert (target / "sub/more").read_text() == "m"
-    store.delete("runs/1")
-    assert not store.exists("runs/1/checkpoints/20/weights")
-    store.delete("runs/1")
+class TestFiles:
+    def test_a_file_comes_back_with_its_hash(self, store: ArtifactStore, tmp_path: Path) -> None:
+        for content in (b"", b"pixels", LONG):
+            stored = put(store, tmp_path, "runs/1/a.png", content)
+            assert (stored.key, stored.size) == ("runs/1/a.png", len(content))
+            assert store.read(stored.key, stored.sha256) == content
+            assert b"".join(store.stream(stored)) == content
+            store.check_size(stored)
+
+    def test_any_part_of_a_file_can_be_had(self, store: ArtifactStore, tmp_path: Path) -> None:
+        stored = put(store, tmp_path, "a", LONG)
+        for start, length in ((0, 1), (BLOCK - 1, 2), (5, 2 * BLOCK), (len(LONG) - 1, 1)):
+            assert b"".join(store.stream(stored, start, length)) == LONG[start : start + length]
+
+    def test_a_later_file_replaces_an_earlier_one(self, store: ArtifactStore, tmp_path: Path) -> None:
+        put(store, tmp_path, "a", b"a longer one")
+        second = put(store, tmp_path, "a", b"second")
+        assert store.read("a", second.sha256) == b"second"
+
+    def test_nothing_is_stored_of_a_file_with_another_hash(self, store: ArtifactStore, tmp_path: Path) -> None:
+        first = put(store, tmp_path, "a", b"right")
+        source = write(tmp_path, {"wrong": b"wrong"}) / "wrong"
+        with pytest.raises(WrongHash):
+            store.put_file(source, "a", first.sha256)
+        with pytest.raises(WrongHash):
+            store.put_file(source, "b", first.sha256)
+        assert store.read("a", first.sha256) == b"right" and not store.exists("b")
+
+    def test_a_source_that_is_not_there_is_said_so(self, store: ArtifactStore, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError):
+            store.put_file(tmp_path / "missing", "a")
+
+    def test_a_key_stays_inside(self, store: ArtifactStore) -> None:
+        for key in ("/etc/passwd", "../a", "a/../../b", "", "a\\b", "a\x00", "a*", "a?versionId=1"):
+            for use in (store.exists, store.delete, store.names):
+                with pytest.raises(ValueError, match="not a key"):
+                    use(key)
 
 
-def test_a_directory_without_a_manifest_is_not_stored(store: ArtifactStore, tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="not complete"):
-        store.put_directory(write(tmp_path / "half", weights="w"), "runs/1")
-    assert not store.exists("runs/1/weights")
+class TestDirectories:
+    def test_a_directory_is_stored_with_its_manifest_last(self, store: ArtifactStore, tmp_path: Path) -> None:
+        source = write(tmp_path / "checkpoint", {"weights": LONG, "sub/more": b"m", MANIFEST_FILE: b"{}"})
+        stored = store.put_directory(source, "runs/1/checkpoints/20")
+        assert list(stored) == ["sub/more", "weights", MANIFEST_FILE]
+        target = tmp_path / "copy"
+        store.get_directory("runs/1/checkpoints/20", ["sub/more", "weights"], target)
+        assert (target / "sub/more").read_bytes() == b"m" and (target / "weights").read_bytes() == LONG
+        with pytest.raises(ArtifactDamaged):
+            store.get_directory("runs/1/checkpoints/20", ["other"], target)
+
+    def test_a_directory_without_a_manifest_is_not_stored(self, store: ArtifactStore, tmp_path: Path) -> None:
+        with pytest.raises(FileNotFoundError, match="not complete"):
+            store.put_directory(write(tmp_path / "half", {"weights": b"w"}), "runs/1")
+        assert not store.exists("runs/1/weights")
+
+    def test_what_lies_under_a_prefix_is_named(self, store: ArtifactStore, tmp_path: Path) -> None:
+        assert list(store.names("runs")) == []
+        for key in ("runs/1/a", "runs/1/b/c", "runs/2/a", "generations/3/a"):
+            put(store, tmp_path, key, b"x")
+        assert list(store.names("runs")) == ["1", "2"]
+        assert list(store.names("runs/1")) == ["a", "b"]
+        assert list(store.names("runs/7")) == [] == list(store.names("runs/1/a"))
+
+    def test_deleting_takes_a_prefix_and_nothing_beside_it(self, store: ArtifactStore, tmp_path: Path) -> None:
+        for key in ("runs/1/a", "runs/1/b/c", "runs/10/a", "runs/1.png"):
+            put(store, tmp_path, key, b"x")
+        for _ in range(2):
+            store.delete("runs/1")
+            assert list(store.names("runs")) == ["1.png", "10"]
+        store.delete("runs/1.png")
+        assert not store.exists("runs/1.png") and store.exists("runs/10/a")
+        store.delete("never/there")
+
+    def test_what_another_process_stored_is_seen_at_once(self, url: str, tmp_path: Path) -> None:
+        here, there = ArtifactStore(url), ArtifactStore(url)
+        assert list(here.names("runs")) == [] and not here.exists("runs/1/a")
+        stored = put(there, tmp_path, "runs/1/a", b"x")
+        assert list(here.names("runs")) == ["1"] and here.read("runs/1/a", stored.sha256) == b"x"
+        there.delete("runs/1")
+        assert not here.exists("runs/1/a") and list(here.names("runs/1")) == []
 
 
-def test_damage_is_found_on_reading(store: ArtifactStore, tmp_path: Path) -> None:
-    stored = store.put_file(write(tmp_path, a="right") / "a", "a")
-    store.put_file(write(tmp_path, b="wrong") / "b", "a")
-    with pytest.raises(ArtifactDamaged, match="hash"):
-        store.read("a", stored.sha256)
-    with pytest.raises(ArtifactDamaged):
-        list(store.stream("a", 0, 5, stored.sha256))
-    with pytest.raises(ArtifactDamaged):
-        list(store.stream("a", 0, 6))
-    with pytest.raises(ArtifactDamaged, match="not in the artifact store"):
-        store.stream("missing", 0, 1)
+class TestDamage:
+    @pytest.mark.parametrize("content", [b"right", LONG], ids=["short", "long"])
+    def test_an_altered_file_is_never_given_whole(self, store: ArtifactStore, tmp_path: Path, content: bytes) -> None:
+        stored = put(store, tmp_path, "a", content)
+        put(store, tmp_path, "a", content[:-1] + b"!")
+        with pytest.raises(ArtifactDamaged, match="hash"):
+            store.read("a", stored.sha256)
+        received = b""
+        with pytest.raises(ArtifactDamaged):
+            for block in store.stream(stored):
+                received += block
+        assert len(received) < len(content)
+
+    def test_any_damage_to_a_short_file_is_found_before_the_first_byte(
+        self, store: ArtifactStore, tmp_path: Path
+    ) -> None:
+        stored = put(store, tmp_path, "a", b"right")
+        put(store, tmp_path, "a", b"wrong")
+        for start, length in ((0, None), (1, 2)):
+            with pytest.raises(ArtifactDamaged):
+                store.stream(stored, start, length)
+
+    def test_another_length_is_found_before_the_first_byte(self, store: ArtifactStore, tmp_path: Path) -> None:
+        stored = put(store, tmp_path, "a", LONG)
+        for content in (LONG[:-1], LONG + b"x", b"", None):
+            store.delete("a") if content is None else put(store, tmp_path, "a", content)
+            for use in (store.stream, store.check_size, lambda one: store.stream(one, 5, 1)):
+                with pytest.raises(ArtifactDamaged):
+                    use(stored)
+
+    def test_a_prefix_is_no_file(self, store: ArtifactStore, tmp_path: Path) -> None:
+        stored = put(store, tmp_path, "runs/1/a", b"x")
+        assert not store.exists("runs/1")
+        with pytest.raises(ArtifactDamaged):
+            store.read("runs/1", stored.sha256)
 
 
-@pytest.mark.parametrize("key", ["/etc/passwd", "../a", "a/../../b", "", "a\\b", "a\x00"])
-def test_a_key_stays_inside(store: ArtifactStore, key: str) -> None:
-    with pytest.raises(ValueError, match="not a key"):
-        store.open(key)
+class TestSharing:
+    def test_threads_share_a_store(self, store: ArtifactStore, tmp_path: Path) -> None:
+        start = threading.Barrier(8)
+
+        def use(number: int) -> bool:
+            content = str(number).encode() * 1000
+            start.wait()
+            stored = put(store, tmp_path / str(number), f"runs/{number}/a", content)
+            return store.read(stored.key, stored.sha256) == content
+
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(use, range(8)))
+
+    @pytest.mark.filterwarnings("ignore::DeprecationWarning")
+    def test_a_store_outlives_a_fork(self, store: ArtifactStore, tmp_path: Path) -> None:
+        stored = put(store, tmp_path, "a", b"content")
+        forked = multiprocessing.get_context("fork").Process(target=store.read, args=("a", stored.sha256))
+        forked.start()
+        forked.join(30)
+        assert forked.exitcode == 0
+        assert store.read("a", stored.sha256) == b"content"
+
+    def test_one_writer_at_a_time_is_seen_whole(self, store: ArtifactStore, tmp_path: Path) -> None:
+        contents = [bytes([number]) * 50_000 for number in range(4)]
+        hashes = {put(store, tmp_path, "a", content).sha256: content for content in contents}
+        with ThreadPoolExecutor(4) as pool:
+            writing = [
+                pool.submit(put, store, tmp_path / str(number), "a", content)
+                for number, content in enumerate(contents * 3)
+            ]
+            assert all(one.result().sha256 in hashes for one in writing)
+        found = [hash for hash in hashes if _holds(store, "a", hash)]
+        assert len(found) == 1 and list(store.names("a")) == []
+
+
+def _holds(store: ArtifactStore, key: str, sha256: str) -> bool:
+    try:
+        store.read(key, sha256)
+    except ArtifactDamaged:
+        return False
+    return True
+
+
+class TestTrial:
+    def test_a_trial_leaves_nothing_behind(self, store: ArtifactStore) -> None:
+        store.check()
+        store.check()
+        assert list(store.names("probes")) == []
+
+    def test_room_is_told_where_it_is_known(self, store: ArtifactStore, url: str) -> None:
+        room = store.free_bytes()
+        assert room is None if url.startswith("s3:") else room is not None and room > 0
+
+
+class TestDirectoryStore:
+    def test_a_write_that_fails_leaves_the_earlier_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        store = ArtifactStore(f"file://{tmp_path / 'store'}")
+        first = put(store, tmp_path, "runs/1/a", b"first")
+
+        def full(_descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "fsync", full)
+            with pytest.raises(StoreUnavailable, match="No space left") as caught:
+                put(store, tmp_path, "runs/1/a", b"second")
+            assert caught.value.errno == errno.ENOSPC
+        assert store.read("runs/1/a", first.sha256) == b"first"
+        assert [path.name for path in (tmp_path / "store/runs/1").iterdir()] == ["a"]
+
+    def test_a_directory_that_is_away_says_nothing_of_its_files(self, tmp_path: Path) -> None:
+        store = ArtifactStore(f"file://{tmp_path / 'store'}")
+        stored = put(store, tmp_path, "a", b"x")
+        (tmp_path / "store").rename(tmp_path / "away")
+        with pytest.raises(StoreUnavailable, match="G2RPO_STORAGE_URL"):
+            store.read("a", stored.sha256)
+        assert list(store.names("runs")) == []
+
+    def test_a_place_that_cannot_be_written_fails_the_trial(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("not a directory")
+        with pytest.raises(StoreUnavailable, match="trial"):
+            ArtifactStore(f"file://{tmp_path / 'file' / 'store'}").check()
+
+
+class TestBucketStore:
+    def test_a_bucket_that_is_missing_says_nothing_of_its_files(self, bucket_url: str, tmp_path: Path) -> None:
+        store = ArtifactStore("s3://no-such-bucket/prefix")
+        uses: list[Callable[[], object]] = [
+            store.check,
+            lambda: put(store, tmp_path, "a", b"x"),
+            lambda: store.read("a", ""),
+            lambda: store.exists("a"),
+            lambda: store.names("runs"),
+        ]
+        for use in uses:
+            with pytest.raises(StoreUnavailable, match="G2RPO_STORAGE_URL"):
+                use()
+
+    def test_a_server_that_is_away_is_said_so(self, bucket_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        store = ArtifactStore(bucket_url)
+        with pytest.raises(StoreUnavailable, match="connect"):
+            store.exists("a")
+
+    def test_what_the_address_lacks_is_said_at_the_start(self) -> None:
+        with pytest.raises(ValueError, match="names no bucket"):
+            ArtifactStore("s3://")
+        with pytest.raises(ValueError, match="not known"):
+            ArtifactStore("nonsense://bucket")
