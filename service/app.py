@@ -23,6 +23,9 @@ from service.events.stream import Streams
 from service.generations.router import router as generations
 from service.health.router import router as health
 from service.logs.router import router as logs
+from service.metrics.registry import make_registry
+from service.metrics.requests import MetricsMiddleware
+from service.metrics.router import router as metrics
 from service.middleware import RequestMiddleware
 from service.plans.router import router as plans
 from service.queue import Queue
@@ -38,7 +41,7 @@ Errors are `application/problem+json`; every answer carries `X-Request-ID`; list
 
 log = structlog.get_logger()
 
-ROUTERS = (runs, events, curves, rewards, samples, logs, checkpoints, generations, catalog, plans, health)
+ROUTERS = (runs, events, curves, rewards, samples, logs, checkpoints, generations, catalog, plans, health, metrics)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -51,6 +54,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         title="G²RPO", version=_version(), description=DESCRIPTION, lifespan=_lifespan, redirect_slashes=False
     )
     app.state.database = connect(settings)
+    app.state.registry = make_registry(app.state.database, app.version)
     app.state.catalog = load_catalog()
     app.state.queue = Queue(settings)
     app.state.waiter = JobWaiter(app.state.database.engine)
@@ -58,6 +62,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
     app.add_middleware(RequestMiddleware, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(MetricsMiddleware, registry=app.state.registry)  # around everything else
     errors.install(app, [route for router in ROUTERS for route in router.routes])
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
