@@ -29,8 +29,8 @@ from service.runs.schemas import RunView
 PROMPTS, IMAGES, GENERATION_SEED = 6, 2, 1000
 _GENERATION_SECONDS = 300.0
 LABEL = {"g2rpo": "demo"}
-_POLL_SECONDS = 3.0
-"""Asking costs processor time that the run on the same cores would use."""
+_REDRAW_SECONDS = 3.0
+"""Drawing costs processor time that the run on the same cores would use."""
 _PACKAGES = (
     "g2rpo",
     "torch",
@@ -109,7 +109,7 @@ def _demonstrate(client: Client, stack: Stack, spec: Mapping[str, Any], out: Pat
     plan = client.plan(spec)
     console.print(f"aligning by G²RPO: {plan.total_evaluations} evaluations of the network planned", highlight=False)
     with seconds.phase("run"):
-        aligned = watch(client, client.create_run(spec), console, _POLL_SECONDS)
+        aligned = watch(client, client.create_run(spec), console, _REDRAW_SECONDS)
     if aligned.status is not JobStatus.SUCCEEDED:
         console.print(f"run {aligned.id} is {aligned.status}", style="red", highlight=False)
         print_error(aligned)

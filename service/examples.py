@@ -91,6 +91,7 @@ LOG_PART: dict[str, Any] = {
     "offset": 0,
     "next_offset": 27,
     "size": 4096,
+    "next_attempt": None,
     "text": "step 12 of 60: reward 0.68\n",
 }
 CHECKPOINT_SUMMARY: dict[str, Any] = {
@@ -143,6 +144,23 @@ GENERATION: dict[str, Any] = {
     ],
     "grid": f"/generations/{_GENERATION_ID}/grid.png",
 }
+RUN_EVENT: dict[str, Any] = {
+    "id": 3,
+    "time": "2026-01-01T12:00:09Z",
+    "attempt": 1,
+    "type": "status",
+    "data": {"status": "running"},
+}
+RUN_PROGRESS: dict[str, Any] = {
+    "run_id": RUN_ID,
+    "status": "running",
+    "attempt": 1,
+    "progress": _JOB["progress"],
+    "eta_seconds": 192.5,
+    "queue_position": None,
+    "metrics": {"reward/clip_score": {"step": 12, "value": 0.68}},
+}
+RUN_END: dict[str, Any] = {"run_id": RUN_ID, "status": "succeeded", "last_event": 9}
 PROBLEM: dict[str, Any] = {
     "type": "about:blank",
     "title": "Unprocessable Entity",

@@ -1,5 +1,6 @@
-"""Choosing among the media types that a route can make."""
+"""What a client would like: one of the media types that a route can make, an answer that waits."""
 
+import re
 from collections.abc import Sequence
 
 from service.errors import NotAcceptable
@@ -25,6 +26,12 @@ def choose(accept: str | None, offered: Sequence[str]) -> str:
     if not best:
         raise NotAcceptable(f"this route makes {', '.join(offered)}; none of them is in Accept: {accept}")
     return best
+
+
+def preferred_wait(prefer: str | None) -> float:
+    """Seconds in a `Prefer: wait=N` header (RFC 7240); 0 where there is none."""
+    match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?\s*(?:$|[,;])", prefer or "", re.IGNORECASE)
+    return float(match.group(1)) if match else 0.0
 
 
 def _range(part: str) -> tuple[str, float]:

@@ -30,11 +30,19 @@ def encode_cursor(*key: Any) -> str:
 
 
 def decode_cursor(cursor: str, key: TypeAdapter[Any]) -> Any:
-    """The sort key in a cursor, as `key` has it. Raises Invalid."""
+    """The sort key in a cursor, as `key` has it: one that the database can compare. Raises Invalid."""
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
-        return key.validate_json(text)
+        return _storable(key.validate_json(text))
     except (binascii.Error, ValueError, ValidationError) as error:
         raise invalid(
             ["query", "cursor"], "this is no cursor of this list; take `next_cursor` of a page of it", "cursor_invalid"
         ) from error
+
+
+def _storable(key: Any) -> Any:
+    """`key`, unless a row cannot have it: numbers of ours have 32 bits, and texts no NUL. Raises ValueError."""
+    for part in key:
+        if (isinstance(part, int) and not -(2**31) <= part < 2**31) or (isinstance(part, str) and "\x00" in part):
+            raise ValueError("no row has such a key")
+    return key

@@ -14,6 +14,14 @@ from sqlalchemy import Engine
 from service.db.events import CHANNEL
 
 _RETRY_SECONDS = 0.5
+_CONNECTION: dict[str, Any] = {
+    "connect_timeout": 5,
+    "application_name": "g2rpo-listen",
+    # It only ever reads: without these a database machine that vanished would never be missed.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
 log = structlog.get_logger()
 
 
@@ -24,7 +32,7 @@ class JobWaiter:
     """
 
     def __init__(self, engine: Engine) -> None:
-        self._arguments: dict[str, Any] = dict(engine.dialect.create_connect_args(engine.url)[1])
+        self._arguments: dict[str, Any] = {**_CONNECTION, **engine.dialect.create_connect_args(engine.url)[1]}
         self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
 
     @contextmanager
@@ -44,16 +52,14 @@ class JobWaiter:
         lost = False
         while True:
             try:
-                async with await psycopg.AsyncConnection.connect(
-                    **self._arguments, autocommit=True, connect_timeout=5, application_name="g2rpo-listen"
-                ) as connection:
+                async with await psycopg.AsyncConnection.connect(**self._arguments, autocommit=True) as connection:
                     await connection.execute(f"LISTEN {CHANNEL}")
                     self._wake_all()
                     lost = False
                     async for notice in connection.notifies():
                         for changed in self._waiting.get(notice.payload, ()):
                             changed.set()
-            except psycopg.Error as error:
+            except (psycopg.Error, OSError) as error:
                 if not lost:
                     log.warning("listen_connection_lost", error=str(error))
                 lost = True

@@ -1,25 +1,27 @@
 """Following a run in a terminal: a bar with steps, time left and the newest rewards."""
 
 import time
+from collections.abc import Callable, Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from service.cli.console import console
-from service.client import Client
-from service.runs.schemas import RunView
+from service.client import Client, RunProgress
+from service.contracts.status import RESTING
+from service.runs.schemas import LatestMetric, RunView
 
-POLL_SECONDS = 1.0
+REDRAW_SECONDS = 1.0
 _LINE_SECONDS = 10.0
 
 
-def watch(client: Client, run: RunView, on: Console = console, every: float = POLL_SECONDS) -> RunView:
-    """Show the run until it has ended, asking `every` so many seconds, and return it then.
+def watch(client: Client, run: RunView, on: Console = console, every: float = REDRAW_SECONDS) -> RunView:
+    """Show the run until it has ended or is paused, and return it then. It is drawn once in `every` seconds at most.
 
     Without a terminal it is a line every ten seconds.
     """
     if not on.is_terminal:
-        return client.wait_for_run(run.id, every=every, seen=_Lines(on))
+        return client.wait_for_run(run.id, until=RESTING, every=every, seen=_Lines(on))
     columns = (
         TextColumn("{task.fields[status]:<10}"),
         BarColumn(),
@@ -29,49 +31,57 @@ def watch(client: Client, run: RunView, on: Console = console, every: float = PO
     )
     # Drawn when there is news: a bar that redraws itself takes time from the run on the same cores.
     with Progress(*columns, console=on, auto_refresh=False) as progress:
-        task = progress.add_task("", total=None, status=run.status, left="", rewards="")
-
-        def seen(run: RunView) -> None:
-            step, total = _steps(run)
-            left = _left(run)
-            progress.update(task, completed=step, total=total, status=run.status, left=left, rewards=rewards(run))
-            progress.refresh()
-
-        return client.wait_for_run(run.id, every=every, seen=seen)
+        return client.wait_for_run(run.id, until=RESTING, every=every, seen=_bar(progress, run))
 
 
-def rewards(run: RunView) -> str:
+def rewards(metrics: Mapping[str, LatestMetric]) -> str:
     """The newest held-out rewards; those trained on where nothing is evaluated."""
     for prefix in ("heldout/", "reward/"):
-        values = {name.removeprefix(prefix): one.value for name, one in run.metrics.items() if name.startswith(prefix)}
+        values = {name.removeprefix(prefix): one.value for name, one in metrics.items() if name.startswith(prefix)}
         if values:
             shown = [f"{name} {value:.4f}" for name, value in values.items() if value is not None]
             return ("held-out " if prefix == "heldout/" else "") + "  ".join(shown)
     return ""
 
 
+def _bar(progress: Progress, run: RunView) -> Callable[[RunProgress], None]:
+    task = progress.add_task("", total=None, status=run.status, left="", rewards="")
+    metrics: dict[str, LatestMetric] = {}
+
+    def draw(now: RunProgress) -> None:
+        metrics.update(now.metrics)
+        step, total = _steps(now)
+        left, newest = _left(now), rewards(metrics)
+        progress.update(task, completed=step, total=total, status=now.status, left=left, rewards=newest)
+        progress.refresh()
+
+    return draw
+
+
 class _Lines:
     def __init__(self, on: Console) -> None:
         self._on, self._next, self._last = on, 0.0, ""
+        self._metrics: dict[str, LatestMetric] = {}
 
-    def __call__(self, run: RunView) -> None:
-        step, total = _steps(run)
-        line = f"{run.status} {step}/{total or '?'}  {_left(run)}  {rewards(run)}"
+    def __call__(self, now: RunProgress) -> None:
+        self._metrics.update(now.metrics)
+        step, total = _steps(now)
+        line = f"{now.status} {step}/{total or '?'}  {_left(now)}  {rewards(self._metrics)}"
         if time.monotonic() >= self._next and line != self._last:
             self._on.print(line, highlight=False, soft_wrap=True)
             self._last, self._next = line, time.monotonic() + _LINE_SECONDS
 
 
-def _steps(run: RunView) -> tuple[int, int | None]:
-    return (run.progress.step, run.progress.max_steps) if run.progress else (0, None)
+def _steps(now: RunProgress) -> tuple[int, int | None]:
+    return (now.progress.step, now.progress.max_steps) if now.progress else (0, None)
 
 
-def _left(run: RunView) -> str:
-    if run.queue_position is not None:
-        return f"place {run.queue_position} in the queue"
-    if run.progress is None:
+def _left(now: RunProgress) -> str:
+    if now.queue_position is not None:
+        return f"place {now.queue_position} in the queue"
+    if now.progress is None:
         return "loading"
-    if run.eta_seconds is None:
-        return run.progress.phase
-    minutes, seconds = divmod(round(run.eta_seconds), 60)
+    if now.eta_seconds is None:
+        return now.progress.phase
+    minutes, seconds = divmod(round(now.eta_seconds), 60)
     return f"{minutes}:{seconds:02d} left"

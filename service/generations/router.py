@@ -1,7 +1,6 @@
 """`/generate` and `/generations`: pictures on request."""
 
 import asyncio
-import re
 import uuid
 from typing import Annotated
 
@@ -17,6 +16,7 @@ from service.generations.schemas import GenerationView
 from service.idempotency import OnceDep
 from service.json_route import JsonRoute
 from service.keys.caller import CallerDep
+from service.negotiation import preferred_wait
 from service.pictures import PNG, picture
 from service.runs.router import LOCATION
 from service.waiting import JobWaiter
@@ -80,9 +80,26 @@ async def generate(
     summary="Show a generation",
     responses=problems(404, 422),
 )
-def get_generation(generation_id: uuid.UUID, session: SessionDep) -> GenerationView:
+async def get_generation(
+    generation_id: uuid.UUID,
+    response: Response,
+    database: DatabaseDep,
+    waiter: WaiterDep,
+    prefer: Annotated[str | None, Header(description="`wait=N`: answer when it has ended, or after N seconds.")] = None,
+) -> GenerationView:
     """Where a generation stands, and the pictures drawn so far."""
-    return service.show(session, generation_id)
+
+    def shown() -> GenerationView:
+        with database.sessions() as session:
+            return service.show(session, generation_id)
+
+    seconds = min(preferred_wait(prefer), database.settings.max_wait_seconds)
+    found = await run_in_threadpool(shown)
+    if seconds > 0:
+        response.headers["Preference-Applied"] = f"wait={seconds:g}"
+        await _ends_within(seconds, database, waiter, generation_id)
+        found = await run_in_threadpool(shown)
+    return found
 
 
 @router.get(
@@ -139,12 +156,6 @@ def get_generation_grid(generation_id: uuid.UUID, database: DatabaseDep, session
 def cancel_generation(generation_id: uuid.UUID, session: SessionDep, once: OnceDep) -> GenerationView:
     """Ask for a generation's end. Asking twice changes nothing; one that has ended is answered as it is."""
     return service.cancel(session, generation_id, once)
-
-
-def preferred_wait(prefer: str | None) -> float:
-    """Seconds in a `Prefer: wait=N` header (RFC 7240); 0 where there is none."""
-    match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?\s*(?:$|[,;])", prefer or "", re.IGNORECASE)
-    return float(match.group(1)) if match else 0.0
 
 
 async def _ends_within(seconds: float, database: Database, waiter: JobWaiter, id: uuid.UUID) -> bool:

@@ -24,4 +24,7 @@ class LogPart(BaseModel):
     offset: int = Field(description="The byte the text begins at.")
     next_offset: int = Field(description="Ask again with `offset=` this for what follows.")
     size: int = Field(description="Bytes of this attempt's log so far.")
+    next_attempt: int | None = Field(
+        description="The next attempt that has printed something: read this one's rest, then go on with that one's."
+    )
     text: str = Field(description="UTF-8, cut between characters; bytes that are no UTF-8 are replaced.")

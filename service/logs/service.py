@@ -1,8 +1,9 @@
 """The rules of logs: bytes by offset, cut between characters."""
 
 import uuid
+from collections.abc import Sequence
 
-from sqlalchemy import func, select
+from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from service import jobs
@@ -13,31 +14,29 @@ from service.logs.schemas import LogPart, LogQuery
 def read(session: Session, run_id: uuid.UUID, query: LogQuery, most: int) -> LogPart:
     """The log of one attempt from `offset` on, at most `most` bytes. Raises NotFound."""
     jobs.find(session, Run, run_id)
-    of_run = select(LogChunk).where(LogChunk.run_id == run_id)
-    attempt = query.attempt or session.scalar(select(func.max(LogChunk.attempt)).where(LogChunk.run_id == run_id))
+    attempts = select(LogChunk.attempt).where(LogChunk.run_id == run_id)
+    attempt = query.attempt or session.scalar(attempts.order_by(LogChunk.attempt.desc()).limit(1))
     if attempt is None:
-        return LogPart(attempt=None, offset=0, next_offset=0, size=0, text="")
-    of_attempt = of_run.where(LogChunk.attempt == attempt)
-    last = session.scalar(of_attempt.order_by(LogChunk.offset.desc()).limit(1))
-    size = last.offset + len(last.data) if last else 0
+        return LogPart(attempt=None, offset=0, next_offset=0, size=0, next_attempt=None, text="")
+    of_attempt = (LogChunk.run_id == run_id, LogChunk.attempt == attempt)
+    # Asked for first: when there is a next attempt, this one's log is complete, and so is the size read after it.
+    later = session.scalar(attempts.where(LogChunk.attempt > attempt).order_by(LogChunk.attempt).limit(1))
+    end = select(LogChunk.offset + func.length(LogChunk.data)).where(*of_attempt)
+    size = session.scalar(end.order_by(LogChunk.offset.desc()).limit(1)) or 0
     begin = min(query.offset, size)
-    wanted = min(query.limit or most, most)
-    data = _bytes(session, run_id, attempt, begin, wanted)
+    data = _bytes(session, of_attempt, begin, min(query.limit or most, most))
     if begin + len(data) < size:
         data = data[: _whole_characters(data)]
     text = data.decode("utf-8", errors="replace")
-    return LogPart(attempt=attempt, offset=begin, next_offset=begin + len(data), size=size, text=text)
+    next_offset = begin + len(data)
+    return LogPart(attempt=attempt, offset=begin, next_offset=next_offset, size=size, next_attempt=later, text=text)
 
 
-def _bytes(session: Session, run_id: uuid.UUID, attempt: int, begin: int, wanted: int) -> bytes:
+def _bytes(session: Session, of_attempt: Sequence[ColumnElement[bool]], begin: int, wanted: int) -> bytes:
+    first = select(func.max(LogChunk.offset)).where(*of_attempt, LogChunk.offset <= begin).scalar_subquery()
     chunks = session.scalars(
         select(LogChunk)
-        .where(
-            LogChunk.run_id == run_id,
-            LogChunk.attempt == attempt,
-            LogChunk.offset + func.length(LogChunk.data) > begin,
-            LogChunk.offset < begin + wanted,
-        )
+        .where(*of_attempt, LogChunk.offset >= first, LogChunk.offset < begin + wanted)
         .order_by(LogChunk.offset)
     ).all()
     if not chunks:

@@ -16,7 +16,7 @@ from service.contracts.status import JobStatus
 from service.db.events import notify_job
 from service.db.models import Generation
 from service.db.session import Database
-from service.generations.router import preferred_wait
+from service.negotiation import preferred_wait
 
 PROMPTS = ["a red circle", "a blue square left of a green triangle above a very long caption that has to be wrapped"]
 

@@ -1,0 +1,8 @@
+"""The Python client: what the CLI, the demo and the tests speak to the service with. `docs/client.md` shows its use."""
+
+from service.client.client import DEFAULT_URL, Client
+from service.client.errors import ApiError
+from service.client.events import Event
+from service.events.schemas import RunEnd, RunEvent, RunProgress
+
+__all__ = ["DEFAULT_URL", "ApiError", "Client", "Event", "RunEnd", "RunEvent", "RunProgress"]

@@ -1,0 +1,83 @@
+"""Following a run by its event stream, across lost connections and restarts of the service."""
+
+import json
+import math
+import time
+from collections.abc import Iterable, Iterator
+
+import httpx
+
+from service.client.errors import ApiError, of_problem
+from service.client.transport import Transport, passes, pause
+from service.events.schemas import RunEnd, RunEvent, RunProgress
+
+Event = RunEvent | RunProgress | RunEnd
+"""What happened, where the run stands, or its end."""
+
+_TIMEOUT = httpx.Timeout(45.0, connect=10.0)
+"""The service writes every 15 s at least: a connection silent for longer is lost."""
+_PATIENCE_SECONDS = 600.0
+"""For how long a stream that had begun is asked for again."""
+
+
+def follow(transport: Transport, path: str, after: int, every: float, deadline: float | None) -> Iterator[Event]:
+    """A run's events after that of id `after`, to its end or until the monotonic clock shows `deadline`.
+
+    A stream that breaks off is taken up after the last event that came. Raises ApiError.
+    """
+    tries, patience, heard = 0, transport.patience, time.monotonic()
+    while deadline is None or time.monotonic() < deadline:
+        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+        if deadline is not None:
+            headers["Prefer"] = f"wait={max(1, math.ceil(deadline - time.monotonic()))}"
+        failure: ApiError | None = None
+        try:
+            with transport.opened("GET", path, {"every": every}, headers, timeout=_TIMEOUT) as response:
+                for name, data in frames(response.iter_bytes()):
+                    event = _read(name, data)
+                    after = event.id if isinstance(event, RunEvent) else after
+                    tries, patience, heard = 0, max(patience, _PATIENCE_SECONDS), time.monotonic()
+                    yield event
+                    if isinstance(event, RunEnd):
+                        return
+        except ApiError as error:
+            if not passes(error):
+                raise
+            failure = error
+        tries += 1
+        seconds = pause(tries, failure)
+        if failure is not None and time.monotonic() + seconds > heard + patience:
+            raise failure
+        time.sleep(min(seconds, max(0.0, deadline - time.monotonic())) if deadline is not None else seconds)
+
+
+def frames(blocks: Iterable[bytes]) -> Iterator[tuple[str, str]]:
+    """Name and data of each event in the bytes of an event stream; what breaks off in the middle is none.
+
+    Lines end as the standard says, and nowhere else: `str.splitlines` would know more ends.
+    """
+    name, data, rest = "", list[str](), b""
+    for block in blocks:
+        *lines, rest = (rest + block).replace(b"\r\n", b"\n").split(b"\n")
+        for line in lines:
+            field, _, value = line.decode("utf-8", errors="replace").rstrip("\r").partition(":")
+            value = value.removeprefix(" ")
+            if field == "event":
+                name = value
+            elif field == "data":
+                data.append(value)
+            elif not line.rstrip(b"\r"):
+                if data:
+                    yield name, "\n".join(data)
+                name, data = "", []
+
+
+def _read(name: str, data: str) -> Event:
+    try:
+        if name == "error":
+            problem = json.loads(data)
+            raise of_problem(problem, int(problem["status"]))
+        model: type[Event] = RunProgress if name == "progress" else RunEnd if name == "end" else RunEvent
+        return model.model_validate_json(data)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ApiError(f"the event {name!r} cannot be read by this client: {error}", code="bad_event") from error

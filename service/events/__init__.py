@@ -1,0 +1,1 @@
+"""What happens to a run, as it happens: server-sent events."""
