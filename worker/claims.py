@@ -4,9 +4,9 @@ import time
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast
 
-from sqlalchemy import ColumnElement, func, select
+from sqlalchemy import ColumnElement, case, func, literal, select
 from sqlalchemy.orm import Session, defer
 
 from service.contracts.status import CLAIMABLE, HELD, JobStatus
@@ -54,7 +54,7 @@ def claim_next(database: Database, job: JobType, owner: str) -> Claim | None:
         if isinstance(row, Run):
             session.add(Attempt(run_id=row.id, number=row.attempt, worker=owner, max_steps=row.max_steps))
             session.flush()
-            record_status(session, row, claim)
+            record_status(session, row, owner)
         else:
             events.notify_job(session, row.KIND, row.id)
     return claim
@@ -76,53 +76,97 @@ def renew(database: Database, claim: Claim) -> None:
         held(session, claim).lease_expires_at = _expiry(database)
 
 
-def move(database: Database, claim: Claim, status: JobStatus, error: JobError | None = None) -> None:
+def move(
+    database: Database, claim: Claim, status: JobStatus, error: JobError | None = None, *, lost: bool = False
+) -> None:
     """Bring the job to `status` and tell those who wait for it. Raises LeaseLost.
 
-    Terminal and interrupted jobs give up their lease: this is the attempt's last word.
+    Resting and interrupted jobs give up their lease: this is the attempt's last word. `lost`: it is no orderly one.
     """
     with database.transaction() as session:
-        move_held(session, claim, status, error)
+        move_held(session, claim, status, error, lost=lost)
 
 
-def move_held(session: Session, claim: Claim, status: JobStatus, error: JobError | None = None) -> None:
+def move_held(
+    session: Session, claim: Claim, status: JobStatus, error: JobError | None = None, *, lost: bool = False
+) -> None:
     """`move` as a part of the caller's transaction."""
     row = held(session, claim)
-    if row.status is status or (row.status, status) == (JobStatus.CANCELLING, JobStatus.RUNNING):
+    if row.status is status or (row.status in _LEAVING and status is JobStatus.RUNNING):
         return  # there already, or asked to end while it was starting
-    if status is JobStatus.INTERRUPTED and row.status is JobStatus.CANCELLING:
-        status = JobStatus.CANCELLED  # who asked for the end does not want it taken up again
+    if status in (JobStatus.INTERRUPTED, JobStatus.PAUSED):
+        # Who asked for the end, or for a rest, does not want it taken up again.
+        status = _LEAVING.get(row.status, status)
     if status is JobStatus.SUCCEEDED and row.status is JobStatus.STARTING:
         row.move_to(JobStatus.RUNNING)  # it ended before anybody saw it run
+    leave(session, row, status, error, lost=lost)
+
+
+_LEAVING = {JobStatus.CANCELLING: JobStatus.CANCELLED, JobStatus.PAUSING: JobStatus.PAUSED}
+"""What becomes of a job that was asked to stop and whose attempt ends for another reason, such as a lost worker."""
+
+
+def give_up(session: Session, row: JobRow) -> JobStatus:
+    """End the attempt of a job whose worker is lost; the status it got."""
+    status = _LEAVING.get(row.status, JobStatus.INTERRUPTED)
+    leave(session, row, status, lost=True, detail="the worker's lease ran out")
+    return status
+
+
+def leave(
+    session: Session, row: JobRow, status: JobStatus, error: JobError | None = None, *, lost: bool, **said: str
+) -> None:
+    """Bring a locked row to `status`, end its attempt if that is no status of a held job, record and notify."""
+    owner = row.lease_owner
     row.move_to(status, error)
+    if lost:
+        row.losses += 1
     if isinstance(row, Run):
-        record_status(session, row, claim)
         if status not in HELD:
-            attempt = session.get_one(Attempt, (row.id, claim.attempt))
-            attempt.ended_at = func.now()
-            attempt.outcome = status
+            attempt = session.get_one(Attempt, (row.id, row.attempt))
+            attempt.ended_at, attempt.outcome, attempt.lost = func.now(), status, lost
+            session.flush()
+            assert attempt.ended_at is not None
+            row.seconds_used += (attempt.ended_at - attempt.started_at).total_seconds()
+        session.flush()
+        record_status(session, row, owner, **said)
     else:
         events.notify_job(session, row.KIND, row.id)
 
 
-def cancel_requested(database: Database, claim: Claim) -> bool:
-    """Whether somebody asked for the job's end. Raises LeaseLost."""
+@dataclass(frozen=True)
+class Wish:
+    """What people want of a held job by now."""
+
+    stop: Literal["pause", "cancel"] | None
+    checkpoint: int
+    """The newest request for a checkpoint out of turn that none has answered; 0: none."""
+
+
+def wish(database: Database, claim: Claim) -> Wish:
+    """What is asked of the job. Raises LeaseLost."""
     job = claim.job
+    unanswered: Any = literal(0)
+    if job is Run:
+        unanswered = case((Run.checkpoint_requests > Run.checkpoint_answers, Run.checkpoint_requests), else_=0)
     with database.transaction() as session:
-        found = session.execute(
-            select(job.attempt, job.status, job.cancel_requested_at).where(job.id == claim.id)
-        ).one_or_none()
-    if found is None or found.attempt != claim.attempt or found.status not in HELD:
+        asked = select(job.attempt, job.lease_owner, job.status, unanswered.label("checkpoint"))
+        found = session.execute(asked.where(job.id == claim.id)).one_or_none()
+    if found is None or (found.attempt, found.lease_owner) != (claim.attempt, claim.owner) or found.status not in HELD:
         raise LeaseLost(f"attempt {claim.attempt} of {job.KIND} {claim.id} is no longer {claim.owner}'s")
-    return found.cancel_requested_at is not None or found.status is JobStatus.CANCELLING
+    stop: dict[JobStatus, Literal["pause", "cancel"]] = {
+        JobStatus.PAUSING: "pause",
+        JobStatus.CANCELLING: "cancel",
+    }
+    return Wish(stop.get(found.status), found.checkpoint)
 
 
-def record_status(session: Session, run: Run, claim: Claim) -> None:
+def record_status(session: Session, run: Run, owner: str | None, **said: str) -> None:
     """Add a change of state to the run's events, and notify."""
-    data = {"status": run.status.value, "worker": claim.owner}
+    data = {"status": run.status.value, "worker": owner, **said}
     if run.error is not None and run.status is JobStatus.FAILED:
         data |= {"code": run.error["code"], "detail": run.error["detail"]}
-    events.record(session, run.id, claim.attempt, "status", data)
+    events.record(session, run.id, run.attempt, "status", data)
     events.notify_job(session, run.KIND, run.id)
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import os
 import tempfile
 import threading
 import time
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import structlog
+from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -21,9 +23,9 @@ from service.db.artifacts import ArtifactDamaged
 from service.db.models import Generation, GenerationImage
 from service.db.session import Database
 from worker import artifacts
-from worker.claims import Claim, LeaseLost, cancel_requested, held, move
+from worker.claims import Claim, LeaseLost, held, move, wish
 from worker.lease import Lease
-from worker.outcome import Outcome, failed, too_often_lost
+from worker.outcome import Outcome, failed, stuck_for, too_often_lost
 
 if TYPE_CHECKING:
     from worker.inference import GeneratedImage, Generator
@@ -32,6 +34,9 @@ log = structlog.get_logger()
 
 _FLUSH_SECONDS = 0.5
 """Pictures are recorded in batches of this length, so that quick models are not held up by the database."""
+
+STUCK_EXIT = 70
+"""Exit status of a worker whose drawing hung."""
 
 _generator: "Generator | None" = None
 
@@ -47,13 +52,13 @@ def generate(database: Database, claim: Claim, stopping: threading.Event) -> Non
     """See a claimed generation through. Never raises for what the request, a model or another worker did."""
     bound = log.bind(generation=str(claim.id), attempt=claim.attempt)
     try:
-        with Lease(database, claim, on_lost=lambda: None) as lease:
-            outcome = _attempt(database, claim, lease, stopping)
-            if outcome.lost and claim.attempt >= database.settings.max_attempts:
-                outcome = too_often_lost(claim.attempt, None)
+        with Lease(database, claim, on_lost=lambda: None) as lease, _Watch(database, claim) as watch:
+            outcome = _attempt(database, claim, lease, stopping, watch)
             while True:
                 try:
-                    move(database, claim, outcome.status, outcome.error)
+                    if outcome.lost and (lost := _losses(database, claim) + 1) >= database.settings.max_attempts:
+                        outcome = too_often_lost(lost, None)
+                    move(database, claim, outcome.status, outcome.error, lost=outcome.lost)
                     break
                 except SQLAlchemyError as error:
                     bound.warning("generation.not_recorded", error=str(error).splitlines()[0])
@@ -64,9 +69,50 @@ def generate(database: Database, claim: Claim, stopping: threading.Event) -> Non
         bound.warning("generation.lost", detail=str(lost))
 
 
-def _attempt(database: Database, claim: Claim, lease: Lease, stopping: threading.Event) -> Outcome:
+class _Watch:
+    """Ends this process when a drawing does not get on: a thread that hangs in the device cannot be stopped otherwise.
+
+    Whoever started the worker starts it again.
+    """
+
+    def __init__(self, database: Database, claim: Claim) -> None:
+        self._database, self._claim = database, claim
+        self._timeout = database.settings.progress_timeout_seconds
+        self._moved = time.monotonic()
+        self._ended = threading.Event()
+
+    def moved(self) -> None:
+        """The drawing got on."""
+        self._moved = time.monotonic()
+
+    def __enter__(self) -> "_Watch":
+        threading.Thread(target=self._run, name="generation-watch", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+
+    def _run(self) -> None:
+        while not self._ended.wait(max(0.05, self._moved + self._timeout - time.monotonic())):
+            if time.monotonic() - self._moved < self._timeout:
+                continue
+            log.error("generation.stuck", generation=str(self._claim.id), seconds=self._timeout)
+            outcome = stuck_for(self._timeout, "")
+            with contextlib.suppress(SQLAlchemyError, LeaseLost):
+                move(self._database, self._claim, outcome.status, outcome.error)
+            os._exit(STUCK_EXIT)
+
+
+def _losses(database: Database, claim: Claim) -> int:
+    with database.transaction() as session:
+        return session.scalars(select(Generation.losses).where(Generation.id == claim.id)).one()
+
+
+def _attempt(database: Database, claim: Claim, lease: Lease, stopping: threading.Event, watch: _Watch) -> Outcome:
     try:
-        _draw(database, claim, lease, stopping)
+        if (lost := _losses(database, claim)) >= database.settings.max_attempts:
+            return too_often_lost(lost, None)
+        _draw(database, claim, lease, stopping, watch)
     except _Stopped as stopped:
         return stopped.outcome
     except LeaseLost:
@@ -88,10 +134,10 @@ def _attempt(database: Database, claim: Claim, lease: Lease, stopping: threading
     return Outcome(JobStatus.SUCCEEDED)
 
 
-def _draw(database: Database, claim: Claim, lease: Lease, stopping: threading.Event) -> None:
+def _draw(database: Database, claim: Claim, lease: Lease, stopping: threading.Event, watch: _Watch) -> None:
     with database.transaction() as session:
         spec = GenerationSpec.model_validate(session.get_one(Generation, claim.id).spec)
-    if cancel_requested(database, claim):
+    if wish(database, claim).stop is not None:
         raise _Stopped(Outcome(JobStatus.CANCELLED))
     move(database, claim, JobStatus.RUNNING)
     checkpoints = {
@@ -102,6 +148,7 @@ def _draw(database: Database, claim: Claim, lease: Lease, stopping: threading.Ev
     drawing = cast("Drawing[GeneratedImage]", _the_generator().generate(spec, checkpoints))
     with contextlib.closing(drawing) as images:
         for image in images:
+            watch.moved()
             recorder.add(image)
             if lease.lost.is_set():
                 raise LeaseLost("the lease could not be renewed in time")
@@ -153,7 +200,7 @@ class _Recorder:
         self._done += 1
         if time.monotonic() - self._flushed >= _FLUSH_SECONDS:
             self.flush()
-            if cancel_requested(self._database, self._claim):
+            if wish(self._database, self._claim).stop is not None:
                 raise _Stopped(Outcome(JobStatus.CANCELLED))
 
     def _progress(self) -> dict[str, Any]:

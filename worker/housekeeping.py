@@ -15,13 +15,11 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, defer
 
-from service.contracts.status import CLAIMABLE, HELD, JobStatus
-from service.db import events
-from service.db.models import Attempt, Generation, Run, Worker
+from service.contracts.status import CLAIMABLE, HELD
+from service.db.models import Generation, Run, Worker
 from service.db.session import Database
 from worker.celery_app import GENERATE, TRAIN
-from worker.claims import JobRow, JobType
-from worker.outcome import too_often_lost
+from worker.claims import JobRow, JobType, give_up
 
 log = structlog.get_logger()
 
@@ -85,7 +83,7 @@ def device() -> str:
 
 
 def reconcile(database: Database, app: Celery) -> None:
-    """Interrupt jobs whose lease has run out, and wake a queue that has claimable jobs and no message.
+    """Give up jobs whose lease has run out, and wake a queue that has claimable jobs and no message.
 
     One worker at a time does it; the others find the lock taken and leave it at that.
     """
@@ -94,7 +92,7 @@ def reconcile(database: Database, app: Celery) -> None:
         if not session.scalar(select(func.pg_try_advisory_xact_lock(text(str(_LOCK))))):
             return
         for job in _WAKE:
-            _interrupt_expired(session, job, database.settings.max_attempts)
+            _give_up_expired(session, job)
             if session.scalar(select(exists().where(job.status.in_(CLAIMABLE)))):
                 waiting.append(job)
     for job in waiting:
@@ -102,27 +100,14 @@ def reconcile(database: Database, app: Celery) -> None:
         _wake(app, task, queue)
 
 
-def _interrupt_expired(session: Session, job: JobType, max_attempts: int) -> None:
+def _give_up_expired(session: Session, job: JobType) -> None:
+    """Whoever takes the job next first reads what the lost worker left unread, and then decides how often is enough."""
     expired = select(job).where(job.status.in_(HELD), job.lease_expires_at < func.now())
     light = expired.options(defer(job.spec), defer(job.requested)).with_for_update(skip_locked=True)
     for row in cast("Sequence[JobRow]", session.scalars(light).all()):
-        owner, error = row.lease_owner, None
-        if row.status is JobStatus.CANCELLING:
-            status = JobStatus.CANCELLED
-        elif row.attempt >= max_attempts:
-            outcome = too_often_lost(row.attempt, None)
-            status, error = outcome.status, outcome.error
-        else:
-            status = JobStatus.INTERRUPTED
-        row.move_to(status, error)
+        owner = row.lease_owner
+        status = give_up(session, row)
         log.warning("job.expired", kind=row.KIND, job=str(row.id), attempt=row.attempt, owner=owner, status=status)
-        if isinstance(row, Run):
-            attempt = session.get_one(Attempt, (row.id, row.attempt))
-            attempt.ended_at, attempt.outcome = func.now(), status
-            session.flush()
-            data = {"status": status.value, "worker": owner, "detail": "the worker's lease ran out"}
-            events.record(session, row.id, row.attempt, "status", data)
-        events.notify_job(session, row.KIND, row.id)
 
 
 def _wake(app: Celery, task: str, queue: str) -> None:

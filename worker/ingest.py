@@ -11,14 +11,14 @@ from typing import Any
 
 import structlog
 from pydantic import ValidationError
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from service.contracts import events as said
 from service.contracts.jobs import EVENTS_FILE, LOG_FILE
 from service.contracts.status import JobStatus
-from service.db import events
+from service.db import events, retention
 from service.db.models import Attempt, Checkpoint, LogChunk, Metric, RewardGroup, Run, Sample
 from service.db.session import Database
 from worker import artifacts
@@ -39,6 +39,7 @@ class _Batch:
     groups: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
+    answered: int = 0
     records: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     started: said.Started | None = None
     progress: said.Progress | None = None
@@ -59,8 +60,10 @@ class Ingest:
             self._events_offset, self._log_offset = attempt.events_offset, attempt.log_offset
         self.ending: said.Finished | said.Failed | None = None
         """The child's own word on how it ended, once it was read."""
-        self.lines = 0
-        """Lines read so far: when this stands still, so does the child."""
+        self.started = False
+        """Whether the child has loaded what it needs, and looks at what it is asked."""
+        self.step_seconds = 0.0
+        """How long a step lately takes, as far as the child has said."""
 
     def drain(self) -> None:
         """Bring everything that was written up to now into rows. Raises LeaseLost, or what database and store raise."""
@@ -100,16 +103,16 @@ class Ingest:
             self._write(session, run, batch)
             session.execute(self._attempt().values(events_offset=place))
         self._events_offset = place
-        self.lines += len(lines)
 
     def _read(self, event: said.Event, batch: _Batch) -> None:
         match event:
             case said.Started():
-                batch.started = event
+                batch.started, self.started = event, True
                 data = {"resumed_at": event.resumed_at, "device": event.provenance.get("device")}
                 batch.records.append(("started", data))
             case said.Progress():
                 batch.progress = event
+                self.step_seconds = event.step_seconds or self.step_seconds
             case said.Metrics():
                 batch.metrics |= {(name, event.step): value for name, value in event.values.items()}
             case said.RewardGroups():
@@ -153,6 +156,7 @@ class Ingest:
         batch.checkpoints.append(
             {**self._key(), **row, "manifest": manifest.model_dump(mode="json"), "key": key, "size": size}
         )
+        batch.answered = max(batch.answered, event.request)
         batch.records.append(("checkpoint", {"step": event.step, "size": size}))
 
     def _write(self, session: Session, run: Run, batch: _Batch) -> None:
@@ -162,9 +166,11 @@ class Ingest:
         groups = ("run_id", "step", "prompt_index", "sde_step", "granularity", "reward", "attempt")
         _upsert(session, RewardGroup, batch.groups, groups, ("prompt", "values"))
         _upsert(session, Sample, batch.samples, ("run_id", "step", "kind", "index", "attempt"), ())
-        _upsert(session, Checkpoint, batch.checkpoints, ("run_id", "step", "attempt"), ())
+        if batch.checkpoints:
+            self._write_checkpoints(session, run, batch)
         for type_, data in batch.records:
             events.record(session, run.id, self._number, type_, data)
+        events.notify_job(session, "run", run.id)
         if batch.progress is not None and self._number == self._claim.attempt:
             run.progress = batch.progress.model_dump(mode="json", exclude={"type"})
         if batch.finished is not None:
@@ -175,6 +181,15 @@ class Ingest:
             if run.status is JobStatus.STARTING and self._number == self._claim.attempt:
                 session.flush()
                 move_held(session, self._claim, JobStatus.RUNNING)
+
+    def _write_checkpoints(self, session: Session, run: Run, batch: _Batch) -> None:
+        _upsert(session, Checkpoint, batch.checkpoints, ("run_id", "step", "attempt"), ())
+        run.losses = 0
+        run.checkpoint_answers = max(run.checkpoint_answers, batch.answered)
+        keep = session.scalar(select(Run.spec["checkpoints"]["keep"].as_integer()).where(Run.id == run.id))
+        if keep is not None:
+            for step in retention.retire_old(session, run.id, keep):
+                events.record(session, run.id, self._number, "checkpoint_retired", {"step": step, "keep": keep})
 
     def _ingest_log(self) -> bool:
         try:

@@ -4,6 +4,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from service.contracts.events import Failed, Finished
 from service.contracts.status import JobStatus
@@ -11,6 +12,10 @@ from service.db.models import JobError
 
 _LOST = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
 """Signals from outside: a machine going down, an operator, the kernel short of memory. Not the run's fault."""
+
+
+Stop = Literal["cancel", "drain", "pause", "budget"]
+"""Why a child is asked to stop: somebody wants the run's end, the worker leaves, somebody wants a rest, time is up."""
 
 
 @dataclass(frozen=True)
@@ -30,15 +35,20 @@ def failed(code: str, detail: str, hint: str = "", log_tail: str = "") -> Outcom
 
 
 def classify(
-    ending: Finished | Failed | None, returncode: int, *, cancelled: bool, out_of_memory: bool, log_tail: str
+    ending: Finished | Failed | None, returncode: int, *, stop: Stop | None, out_of_memory: bool, log_tail: str
 ) -> Outcome:
-    """What became of a child that exited by itself or was ended from outside; its own last word counts first."""
-    if isinstance(ending, Finished):
+    """What became of a child that exited by itself or was ended; its own last word counts first.
+
+    `stop` is why it was asked to stop, if it was.
+    """
+    if isinstance(ending, Finished) and ending.outcome != "paused":
         return Outcome(JobStatus(ending.outcome))
     if isinstance(ending, Failed):
         return failed(ending.code, ending.detail, ending.hint, log_tail)
-    if cancelled:
-        return Outcome(JobStatus.CANCELLED)
+    if stop is not None:
+        return _stopped(stop, log_tail)
+    if ending is not None:
+        return Outcome(JobStatus.INTERRUPTED)
     if out_of_memory and returncode == -signal.SIGKILL:
         return failed(
             "out_of_memory",
@@ -57,6 +67,32 @@ def classify(
         "The end of the log may say why.",
         log_tail,
     )
+
+
+def _stopped(stop: Stop, log_tail: str) -> Outcome:
+    match stop:
+        case "cancel":
+            return Outcome(JobStatus.CANCELLED)
+        case "pause":
+            return Outcome(JobStatus.PAUSED)
+        case "drain":
+            return Outcome(JobStatus.INTERRUPTED)
+        case "budget":
+            return failed(
+                "budget_spent",
+                "the run has had a worker for as long as its limits.wall_clock_seconds, or the operator, allows",
+                "Resume it for as long again, or clone it with another limit.",
+                log_tail,
+            )
+
+
+def stuck_for(seconds: float, log_tail: str) -> Outcome:
+    """The end of a child that said nothing for too long."""
+    detail = f"the process reported nothing for {seconds:g} s and was ended"
+    hint = (
+        "limits.progress_timeout_seconds and G2RPO_PROGRESS_TIMEOUT_SECONDS say how long is too long. Resume the run."
+    )
+    return failed("stuck", detail, hint, log_tail)
 
 
 def too_often_lost(attempts: int, returncode: int | None, log_tail: str = "") -> Outcome:

@@ -1,10 +1,13 @@
 """One attempt at one run: prepare its directory, start the child, watch it, bring what it says into rows, end it."""
 
+import math
 import shutil
 import threading
 import time
+import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import structlog
 from sqlalchemy import select
@@ -13,17 +16,18 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from service.contracts.events import Failed, Finished
 from service.contracts.jobs import CONTROL_FILE, LOG_FILE, SPEC_FILE, Control
-from service.contracts.runs import RunSpec
+from service.contracts.runs import Limits, RunSpec
 from service.contracts.status import JobStatus
+from service.db import events
 from service.db.artifacts import ArtifactDamaged
 from service.db.models import Attempt, Checkpoint, Run
 from service.db.session import Database
 from worker import artifacts, launch
 from worker.child import Child
-from worker.claims import Claim, LeaseLost, cancel_requested, move
+from worker.claims import Claim, LeaseLost, held, move, wish
 from worker.ingest import Ingest
 from worker.lease import Lease
-from worker.outcome import Outcome, classify, failed, oom_kills, too_often_lost
+from worker.outcome import Outcome, Stop, classify, failed, oom_kills, stuck_for, too_often_lost
 
 log = structlog.get_logger()
 
@@ -32,6 +36,8 @@ _DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout)
 """The database is out of reach, which passes. Anything else would fail again however often it is tried."""
 TERMINATION_SECONDS = 10.0
 """How long a child gets between SIGTERM and SIGKILL."""
+STORAGE_TRIES = 30
+"""How often, a second apart, a child's last files are offered to an artifact store that refuses them."""
 
 
 def supervise(
@@ -51,16 +57,25 @@ def supervise(
         supervisor.kill()
 
 
+_RANK: tuple[Stop, ...] = ("cancel", "drain", "pause", "budget")
+"""Of several reasons to stop, the first decides what becomes of the run."""
+
+
 class _Supervisor:
     def __init__(self, database: Database, claim: Claim, stopping: threading.Event, program: Sequence[str]) -> None:
         self._database, self._claim, self._stopping, self._program = database, claim, stopping, program
-        self._runs = database.settings.data_dir.absolute() / "work" / "runs" / str(claim.id)
+        self._settings = database.settings
+        self._runs = self._settings.data_dir.absolute() / "work" / "runs" / str(claim.id)
         self._directory = self._runs / f"attempt-{claim.attempt}"
         self._wake = threading.Event()
         self._child: Child | None = None
         self._killed = False
         self._drained = False
         """Whether everything the child wrote is in rows and in the store."""
+        self._stop: Stop | None = None
+        self._asked: Control | None = None
+        self._patience = math.inf
+        """When a child that was asked to stop is ended, by the monotonic clock."""
         self._log = log.bind(run=str(claim.id), attempt=claim.attempt)
 
     def kill(self) -> None:
@@ -92,8 +107,13 @@ class _Supervisor:
         earlier = self._finish_earlier_attempts()
         if earlier is not None:
             return earlier
+        with self._database.transaction() as session:
+            run = session.get_one(Run, self._claim.id)
+        if run.losses >= self._settings.max_attempts:
+            return too_often_lost(run.losses, None)
+        spec = self._spec(run)
         self._directory.mkdir(parents=True, exist_ok=True)
-        command = self._prepare()
+        command = self._prepare(spec, run.start_from)
         ingest = Ingest(self._database, self._claim, self._directory)
         kills = oom_kills()
         child = self._child = Child(command, self._directory / LOG_FILE, self._wake)
@@ -101,18 +121,18 @@ class _Supervisor:
         try:
             if self._killed:
                 raise LeaseLost("the lease was lost before the child was started")
-            ended = self._watch(child, ingest, lease)
+            stuck = self._watch(child, ingest, lease, spec.limits, run.seconds_used)
         finally:
             child.end(0)
         self._drain_all(ingest, lease)
         self._drained = True
         assert child.returncode is not None
-        if ended is not None and ingest.ending is None:
-            return ended
+        if stuck and ingest.ending is None:
+            return stuck_for(stuck, ingest.log_tail())
         return classify(
             ingest.ending,
             child.returncode,
-            cancelled=cancel_requested(self._database, self._claim),
+            stop=self._stop,
             out_of_memory=oom_kills() > kills,
             log_tail=ingest.log_tail(),
         )
@@ -120,6 +140,7 @@ class _Supervisor:
     def _finish_earlier_attempts(self) -> Outcome | None:
         """Bring into rows what an earlier worker on this machine had no time for; perhaps the run has ended already."""
         with self._database.transaction() as session:
+            resumed = session.get_one(Run, self._claim.id).resumed_attempt
             numbers = session.scalars(
                 select(Attempt.number)
                 .where(Attempt.run_id == self._claim.id, Attempt.number < self._claim.attempt)
@@ -131,15 +152,18 @@ class _Supervisor:
                 continue
             ingest = Ingest(self._database, self._claim, directory, number)
             ingest.drain()
-            if isinstance(ingest.ending, Finished | Failed):
+            ended = isinstance(ingest.ending, Finished | Failed) and getattr(ingest.ending, "outcome", "") != "paused"
+            if ended and number > resumed:
                 self._drained = True
-                return classify(ingest.ending, 0, cancelled=False, out_of_memory=False, log_tail=ingest.log_tail())
+                return classify(ingest.ending, 0, stop=None, out_of_memory=False, log_tail=ingest.log_tail())
         return None
 
-    def _prepare(self) -> launch.Launch:
-        with self._database.transaction() as session:
-            run = session.get_one(Run, self._claim.id)
-            spec, start = RunSpec.model_validate(run.spec), run.start_from
+    def _spec(self, run: Run) -> RunSpec:
+        spec = RunSpec.model_validate(run.spec)
+        training = spec.training.model_copy(update={"max_steps": run.max_steps})
+        return spec.model_copy(update={"training": training})
+
+    def _prepare(self, spec: RunSpec, start: uuid.UUID | None) -> launch.Launch:
         spec_file = self._directory / SPEC_FILE
         spec_file.write_text(spec.model_dump_json(indent=2), encoding="utf-8")
         resume = self._newest_checkpoint()
@@ -151,7 +175,7 @@ class _Supervisor:
         with self._database.transaction() as session:
             ids = session.scalars(
                 select(Checkpoint.id)
-                .where(Checkpoint.run_id == self._claim.id)
+                .where(Checkpoint.run_id == self._claim.id, Checkpoint.deleted_at.is_(None))
                 .order_by(Checkpoint.step.desc(), Checkpoint.attempt.desc())
             ).all()
         for id_ in ids:
@@ -159,50 +183,71 @@ class _Supervisor:
                 return artifacts.fetch_checkpoint(self._database, id_)
             except ArtifactDamaged as error:
                 self._log.warning("checkpoint.damaged", checkpoint=str(id_), detail=str(error))
+                self._record("checkpoint_damaged", {"checkpoint": str(id_), "detail": str(error)})
         return None
 
-    def _watch(self, child: Child, ingest: Ingest, lease: Lease) -> Outcome | None:
-        """Until the child has exited: an outcome of our making, or None where the child's own end tells."""
-        settings = self._database.settings
+    def _record(self, type_: str, data: dict[str, Any]) -> None:
+        with self._database.transaction() as session:
+            held(session, self._claim)
+            events.record(session, self._claim.id, self._claim.attempt, type_, data)
+
+    def _watch(self, child: Child, ingest: Ingest, lease: Lease, limits: Limits, used: float) -> float | None:
+        """Until the child has exited. Seconds of silence if it was ended for that, else None."""
+        timeout = limits.progress_timeout_seconds or self._settings.progress_timeout_seconds
+        budget = min(limits.wall_clock_seconds or math.inf, self._settings.max_run_seconds) - used
         spoken, moved = 0, time.monotonic()
-        asked: float | None = None
         while not self._wake.wait(POLL_SECONDS):
-            if self._stopping.is_set():
-                child.end(TERMINATION_SECONDS)
-                return Outcome(JobStatus.INTERRUPTED)
             try:
                 ingest.drain()
             except (SQLAlchemyError, OSError) as error:
                 # The child goes on, and its files keep everything, for as long as the lease holds.
                 self._log.warning("run.not_recorded", error=str(error).splitlines()[0])
-            now = time.monotonic()
             try:
-                if asked is None and cancel_requested(self._database, self._claim):
-                    asked = now
-                    self._ask(Control(action="cancel"))
+                self._ask(child, ingest, time.monotonic() - self._claim.taken_at > budget)
             except (SQLAlchemyError, OSError) as error:
                 self._log.warning("run.not_asked", error=str(error).splitlines()[0])
+            now = time.monotonic()
             if (written := ingest.written()) != spoken:
                 spoken, moved = written, now
-            if asked is not None and now - asked > settings.cancel_grace_seconds:
+            if now > self._patience:
                 child.end(TERMINATION_SECONDS)
-                return Outcome(JobStatus.CANCELLED)
-            if now - moved > settings.progress_timeout_seconds:
+            elif self._stop is None and now - moved > timeout:
                 child.end(TERMINATION_SECONDS)
-                return self._stuck(ingest)
+                return timeout
         if lease.lost.is_set():
             raise LeaseLost("the lease could not be renewed in time")
         return None
 
-    def _ask(self, control: Control) -> None:
+    def _ask(self, child: Child, ingest: Ingest, over_budget: bool) -> None:
+        """Tell the child what is wanted of it by now, if that is something new."""
+        asked = wish(self._database, self._claim)
+        wanted: set[Stop] = {stop for stop in (asked.stop,) if stop is not None}
+        if self._stopping.is_set():
+            wanted.add("drain")
+        if over_budget:
+            wanted.add("budget")
+        stop = next((stop for stop in _RANK if stop in wanted), None)
+        if stop is None:
+            if asked.checkpoint:
+                self._tell(Control(action="checkpoint", request=asked.checkpoint))
+        elif stop != self._stop:
+            self._stop = stop
+            self._log.info("run.stopping", why=stop)
+            grace = self._settings.cancel_grace_seconds + 2 * ingest.step_seconds
+            if stop == "drain":
+                grace = self._settings.drain_seconds
+            self._patience = time.monotonic() + grace
+            if not ingest.started:
+                child.end(TERMINATION_SECONDS)  # still loading: there is nothing to save, and nobody listens
+            self._tell(Control(action="cancel" if stop == "cancel" else "pause", request=asked.checkpoint))
+
+    def _tell(self, control: Control) -> None:
+        if control == self._asked:
+            return
         fresh = self._directory / f"{CONTROL_FILE}.new"
         fresh.write_text(control.model_dump_json(), encoding="utf-8")
         fresh.replace(self._directory / CONTROL_FILE)
-
-    def _stuck(self, ingest: Ingest) -> Outcome:
-        seconds = self._database.settings.progress_timeout_seconds
-        detail = f"the process reported nothing for {seconds:g} s and was ended"
-        return failed("stuck", detail, "G2RPO_PROGRESS_TIMEOUT_SECONDS sets how long is too long.", ingest.log_tail())
+        self._asked = control
 
     def _drain_all(self, ingest: Ingest, lease: Lease) -> None:
         """Nothing recorded is lost: a terminal status waits for every row, as long as the lease holds."""
@@ -212,19 +257,19 @@ class _Supervisor:
                 return ingest.drain()
             except (*_DATABASE_AWAY, OSError) as error:
                 tries += 1
-                if isinstance(error, OSError) and tries >= 5:
+                if isinstance(error, OSError) and tries >= STORAGE_TRIES:
                     raise
                 self._log.warning("run.not_recorded", error=str(error).splitlines()[0])
             if lease.lost.wait(POLL_SECONDS):
                 raise LeaseLost("the lease could not be renewed in time")
 
     def _conclude(self, outcome: Outcome, lease: Lease) -> None:
-        if outcome.lost and self._claim.attempt >= self._database.settings.max_attempts:
-            code = self._child.returncode if self._child else None
-            outcome = too_often_lost(self._claim.attempt, code)
         while True:
             try:
-                move(self._database, self._claim, outcome.status, outcome.error)
+                if outcome.lost and (lost := self._losses() + 1) >= self._settings.max_attempts:
+                    code = self._child.returncode if self._child else None
+                    outcome = too_often_lost(lost, code)
+                move(self._database, self._claim, outcome.status, outcome.error, lost=outcome.lost)
                 break
             except _DATABASE_AWAY as error:
                 self._log.warning("run.not_recorded", error=str(error).splitlines()[0])
@@ -233,6 +278,10 @@ class _Supervisor:
         self._log.info("run.ended", status=outcome.status, code=outcome.error["code"] if outcome.error else None)
         if outcome.status is not JobStatus.INTERRUPTED and self._drained:
             self._forget_files()
+
+    def _losses(self) -> int:
+        with self._database.transaction() as session:
+            return session.scalars(select(Run.losses).where(Run.id == self._claim.id)).one()
 
     def _forget_files(self) -> None:
         """Everything is in rows and in the store; only the log and the events stay, for a person at the machine."""

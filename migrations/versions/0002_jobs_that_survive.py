@@ -63,6 +63,7 @@ def upgrade() -> None:
     op.add_column("runs", sa.Column("parent_id", sa.Uuid(), nullable=True))
     op.create_foreign_key("fk_runs_parent_id", "runs", "runs", ["parent_id"], ["id"], ondelete="SET NULL")
     op.create_index("ix_runs_parent_id", "runs", ["parent_id"])
+    op.add_column("runs", sa.Column("resumed_attempt", sa.Integer(), server_default="0", nullable=False))
     op.add_column("runs", sa.Column("seconds_used", sa.Double(), server_default="0", nullable=False))
     op.add_column("runs", sa.Column("checkpoint_requests", sa.Integer(), server_default="0", nullable=False))
     op.add_column("runs", sa.Column("checkpoint_answers", sa.Integer(), server_default="0", nullable=False))
@@ -94,7 +95,9 @@ def downgrade() -> None:
     op.alter_column("checkpoints", "run_id", nullable=False)
     for column in ("max_steps", "lost"):
         op.drop_column("attempts", column)
-    for column in ("max_steps", "checkpoint_answers", "checkpoint_requests", "seconds_used", "parent_id", "notes"):
+    for column in ("max_steps", "checkpoint_answers", "checkpoint_requests", "seconds_used"):
+        op.drop_column("runs", column)
+    for column in ("resumed_attempt", "parent_id", "notes"):
         op.drop_column("runs", column)
     for table in ("runs", "generations"):
         op.execute(f"UPDATE {table} SET status = 'cancelled', ended_at = now() WHERE status IN ('pausing', 'paused')")

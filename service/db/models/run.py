@@ -40,6 +40,8 @@ class Run(Job, Base):
     """The run it is a clone of."""
     max_steps: Mapped[int] = mapped_column(Integer)
     """Optimizer steps to do: the spec's, unless a resumption asked for others."""
+    resumed_attempt: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
+    """The newest attempt when it was last resumed: how that and those before it ended counts no more."""
     seconds_used: Mapped[float] = mapped_column(Double, default=0.0, server_default="0")
     """Seconds with a worker in the ended attempts since it was created or resumed."""
     checkpoint_requests: Mapped[int] = mapped_column(Integer, default=0, server_default="0")

@@ -39,6 +39,7 @@ def impatient(database: Database, settings: Settings) -> Iterator[Database]:
             "renew_seconds": 0.5,
             "progress_timeout_seconds": 60.0,
             "cancel_grace_seconds": 60.0,
+            "drain_seconds": 2.0,
         }
     )
     connected = connect(quick)
@@ -60,7 +61,8 @@ class Jobs:
         spec = RunSpec(name=name)
         values: dict[str, Any] = {"model": spec.model, "algorithm": "g2rpo", "requested": {}, "spec_version": 1}
         values |= {"plan": make_plan(spec, load_catalog()).model_dump(mode="json", exclude={"spec"})}
-        values |= {"spec": spec.model_dump(mode="json"), "seed": spec.training.seed, "max_steps": spec.training.max_steps}
+        values |= {"seed": spec.training.seed, "max_steps": spec.training.max_steps}
+        values |= {"spec": spec.model_dump(mode="json")}
         run = Run(**(values | columns))
         with self.database.transaction() as session:
             session.add(run)

@@ -4,6 +4,7 @@ Standard library only, so that it starts at once.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -65,15 +66,15 @@ def sample(step: int, sha256: str | None = None) -> None:
     say("sample", step=step, file=file, sha256=sha256, size=len(PNG), **values)
 
 
-def checkpoint(step: int, spoil: bool = False) -> None:
+def checkpoint(step: int, spoil: bool = False, request: int = 0) -> None:
     directory = out / "checkpoints" / f"step-{step:06d}"
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     weights = f"weights after {step} steps".encode()
     (directory / "lora.safetensors").write_bytes(b"spoiled" if spoil else weights)
     file = {"name": "lora.safetensors", "sha256": hashlib.sha256(weights).hexdigest(), "size": len(weights)}
     about = {"model": spec["model"], "architecture": "a" * 64, "kind": "lora", "step": step, "spec": spec}
     (directory / "manifest.json").write_text(json.dumps({"format": 1, **about, "files": [file]}))
-    say("checkpoint", step=step, directory=f"checkpoints/{directory.name}")
+    say("checkpoint", step=step, directory=f"checkpoints/{directory.name}", request=request)
 
 
 def finish(outcome: str = "succeeded") -> None:
@@ -92,10 +93,14 @@ def work() -> None:
     finish()
 
 
-def wait_for_control() -> None:
-    while not (out / "control.json").exists():
+def wait_for_control(action: str) -> dict[str, object]:
+    """What was asked, once it is `action`."""
+    while True:
+        with contextlib.suppress(FileNotFoundError):
+            control = json.loads((out / "control.json").read_text())
+            if control["action"] == action:
+                return control
         time.sleep(0.01)
-    assert json.loads((out / "control.json").read_text()) == {"action": "cancel"}
 
 
 threading.Thread(target=end_with_parent, daemon=True).start()
@@ -110,7 +115,8 @@ if behaviour == "ignores-sigterm":
 read = Path(options.resume or options.start_from or os.devnull)
 weights = (read / "lora.safetensors").read_text() if read.is_dir() else None
 resumed = json.loads((read / "manifest.json").read_text())["step"] if options.resume else 0
-say("started", provenance={"device": "scripted", "process": os.getpid(), "weights": weights}, resumed_at=resumed)
+if behaviour != "loads-forever":
+    say("started", provenance={"device": "scripted", "process": os.getpid(), "weights": weights}, resumed_at=resumed)
 
 match behaviour:
     case "finishes":
@@ -144,8 +150,34 @@ match behaviour:
             time.sleep(1)
     case "cancels":
         progress(1)
-        wait_for_control()
+        wait_for_control("cancel")
         finish("cancelled")
+    case "pauses":
+        progress(resumed + 1)
+        metrics(resumed + 1)
+        if resumed:
+            finish()
+        wait_for_control("pause")
+        checkpoint(1)
+        finish("paused")
+    case "saves-when-asked":
+        progress(1)
+        asked = wait_for_control("checkpoint")
+        checkpoint(1, request=asked["request"])
+        wait_for_control("cancel")
+        finish("cancelled")
+    case "loads-forever":
+        while True:
+            time.sleep(1)
+    case "keeps-three":
+        for step in range(1, 7):
+            checkpoint(step)
+        finish()
+    case "is-killed-after-each-checkpoint":
+        checkpoint(attempt)
+        if attempt < 6:
+            os.kill(os.getpid(), signal.SIGKILL)
+        finish()
     case "leaves-a-grandchild":
         other = subprocess.Popen(["sleep", "1000"])
         say("metrics", step=1, values={"grandchild": float(other.pid)})

@@ -10,7 +10,7 @@ import pytest
 from service.contracts.status import JobStatus
 from service.db.models import Run
 from service.db.session import Database
-from worker.claims import LeaseLost, cancel_requested, claim_next, move, renew
+from worker.claims import LeaseLost, claim_next, move, renew, wish
 
 
 class TestClaimNext:
@@ -62,7 +62,7 @@ class TestMove:
         for write in (
             lambda: move(impatient, superseded, JobStatus.FAILED),
             lambda: renew(impatient, superseded),
-            lambda: cancel_requested(impatient, superseded),
+            lambda: wish(impatient, superseded),
         ):
             with pytest.raises(LeaseLost):
                 write()

@@ -45,7 +45,7 @@ class TestReconcile:
         reconcile(impatient, app)
 
         assert jobs.run(id).status is JobStatus.INTERRUPTED
-        assert jobs.attempt(id).outcome == "interrupted"
+        assert (jobs.attempt(id).outcome, jobs.attempt(id).lost) == ("interrupted", True)
         assert messages(app) == 1
         assert jobs.claim().attempt == 2
 
@@ -65,20 +65,29 @@ class TestReconcile:
             expire(impatient)
             reconcile(impatient, app)
 
+        # Whoever takes it next reads what was left, and then gives up.
+        assert jobs.run(id).losses == impatient.settings.max_attempts
+        jobs.supervise(jobs.claim()).join()
         run = jobs.run(id)
         assert run.status is JobStatus.FAILED
         assert run.error["code"] == "lost"
 
-    def test_a_run_being_cancelled_ends_as_cancelled(self, jobs: Any, impatient: Database, app: Celery) -> None:
+    @pytest.mark.parametrize(
+        ("asked", "becomes"),
+        [(JobStatus.CANCELLING, JobStatus.CANCELLED), (JobStatus.PAUSING, JobStatus.PAUSED)],
+    )
+    def test_a_run_that_was_asked_to_stop_stops(
+        self, jobs: Any, impatient: Database, app: Celery, asked: JobStatus, becomes: JobStatus
+    ) -> None:
         id = jobs.add()
         jobs.claim()
         with impatient.transaction() as session:
-            session.get_one(Run, id).move_to(JobStatus.CANCELLING)
+            session.get_one(Run, id).move_to(asked)
         expire(impatient)
 
         reconcile(impatient, app)
 
-        assert jobs.run(id).status is JobStatus.CANCELLED
+        assert jobs.run(id).status is becomes
 
     def test_wake_ups_do_not_pile_up(self, jobs: Any, impatient: Database, app: Celery) -> None:
         jobs.add()

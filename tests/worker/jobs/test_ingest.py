@@ -61,7 +61,6 @@ class TestDrain:
         ingest.drain()
 
         assert count(impatient, Metric) == 2
-        assert ingest.lines == 2
 
     def test_reading_everything_again_changes_nothing(self, jobs: Any, impatient: Database) -> None:
         jobs.add("finishes")

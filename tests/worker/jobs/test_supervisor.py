@@ -10,8 +10,9 @@ import pytest
 from sqlalchemy import select, text, update
 
 from service import jobs as service_jobs
+from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
-from service.db.models import Checkpoint, LogChunk, Metric, RewardGroup, Run, Sample
+from service.db.models import Checkpoint, Garbage, LogChunk, Metric, RewardGroup, Run, Sample
 from service.db.session import Database, connect
 from worker.claims import LeaseLost, move
 
@@ -248,6 +249,92 @@ class TestCancel:
 
         assert jobs.run(id).status is JobStatus.CANCELLED
         assert not alive(jobs.attempt(id).provenance["process"])
+
+
+class TestPause:
+    def ask(self, database: Database, id: Any, status: JobStatus = JobStatus.PAUSING) -> None:
+        with database.transaction() as session:
+            session.get_one(Run, id, with_for_update=True).move_to(status)
+
+    def test_the_child_saves_and_the_run_rests_until_it_is_queued_again(self, jobs: Any, impatient: Database) -> None:
+        id = jobs.add("pauses")
+        supervising = jobs.supervise(jobs.claim())
+        jobs.reaches(id, JobStatus.RUNNING)
+
+        self.ask(impatient, id)
+        supervising.join()
+
+        run = jobs.run(id)
+        assert (run.status, run.lease_owner, run.ended_at, run.losses) == (JobStatus.PAUSED, None, None, 0)
+        assert (jobs.attempt(id).outcome, jobs.attempt(id).lost) == ("paused", False)
+        assert [row.step for row in rows(impatient, Checkpoint, run)] == [1]
+
+        self.ask(impatient, id, JobStatus.QUEUED)
+        jobs.supervise(jobs.claim()).join()
+
+        assert jobs.run(id).status is JobStatus.SUCCEEDED
+        assert jobs.attempt(id, 2).resumed_at == 1
+
+    def test_a_child_that_is_still_loading_is_ended_at_once(self, jobs: Any, impatient: Database) -> None:
+        for asked, becomes in ((JobStatus.PAUSING, JobStatus.PAUSED), (JobStatus.CANCELLING, JobStatus.CANCELLED)):
+            id = jobs.add("loads-forever")
+            supervising = jobs.supervise(jobs.claim())
+            self.ask(impatient, id, asked)
+            supervising.join()
+            assert jobs.run(id).status is becomes
+
+    def test_a_worker_that_leaves_has_its_run_saved(self, jobs: Any, impatient: Database) -> None:
+        id = jobs.add("pauses")
+        supervising = jobs.supervise(jobs.claim())
+        jobs.reaches(id, JobStatus.RUNNING)
+
+        jobs.stopping.set()
+        supervising.join()
+
+        run = jobs.run(id)
+        assert (run.status, run.losses) == (JobStatus.INTERRUPTED, 0)
+        assert [row.step for row in rows(impatient, Checkpoint, run)] == [1]
+
+    def test_a_run_out_of_budget_is_saved_and_fails_with_what_to_do(self, jobs: Any, impatient: Database) -> None:
+        id = jobs.add("pauses", seconds_used=impatient.settings.max_run_seconds)
+        jobs.supervise(jobs.claim()).join()
+
+        run = jobs.run(id)
+        assert (run.status, run.error["code"]) == (JobStatus.FAILED, "budget_spent")
+        assert "Resume it" in run.error["hint"]
+        assert run.seconds_used > impatient.settings.max_run_seconds
+
+
+class TestCheckpoints:
+    def test_one_asked_for_is_answered_once(self, jobs: Any, impatient: Database) -> None:
+        id = jobs.add("saves-when-asked", checkpoint_requests=4, checkpoint_answers=3)
+        supervising = jobs.supervise(jobs.claim())
+        jobs.eventually(lambda: jobs.run(id).checkpoint_answers == 4)
+
+        TestCancel().request(impatient, id)
+        supervising.join()
+
+        assert jobs.run(id).status is JobStatus.CANCELLED
+        assert [row.step for row in rows(impatient, Checkpoint, jobs.run(id))] == [1]
+
+    def test_old_ones_are_retired_but_for_those_in_use(self, jobs: Any, impatient: Database) -> None:
+        spec = RunSpec(name="keeps-three", checkpoints={"keep": 3}).model_dump(mode="json")
+        run = jobs.perform("keeps-three", spec=spec)
+
+        kept = [row.step for row in rows(impatient, Checkpoint, run) if row.deleted_at is None]
+        assert sorted(kept) == [4, 5, 6]
+        with impatient.transaction() as session:
+            prefixes = set(session.scalars(select(Garbage.prefix)))
+        assert prefixes == {f"runs/{run.id}/1/checkpoints/{step}" for step in (1, 2, 3)}
+        assert [data["step"] for type, data in jobs.events(run.id) if type == "checkpoint_retired"] == [3, 2, 1]
+
+    def test_a_run_that_gets_on_between_its_losses_is_not_given_up(self, jobs: Any, impatient: Database) -> None:
+        id = jobs.add("is-killed-after-each-checkpoint")
+        for _ in range(6):
+            jobs.supervise(jobs.claim()).join()
+
+        assert jobs.run(id).status is JobStatus.SUCCEEDED
+        assert jobs.run(id).attempt == 6
 
 
 class TestProcesses:
