@@ -14,11 +14,14 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException as RoutingError
 from starlette.routing import BaseRoute
+from starlette.types import Receive, Scope, Send
 
 from service import examples
 from service.db.artifacts import ArtifactDamaged, StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
+UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError)
+"""What is raised when the database cannot be reached."""
 log = structlog.get_logger()
 
 
@@ -33,10 +36,10 @@ class FieldError(BaseModel):
 class ReadinessCheck(BaseModel):
     """One thing the service stands on."""
 
-    name: str = Field(description="`database`, `schema`, `broker` or `storage`.")
+    name: str = Field(description="`database`, `schema`, `broker`, `storage` or `workers`.")
     ok: bool
     detail: str = Field(description="What was found.")
-    hint: str = Field("", description="How to mend it.")
+    hint: str = Field("", description="How to mend it; with `ok`, what is still worth a look.")
 
 
 class Problem(BaseModel):
@@ -131,11 +134,25 @@ def invalid(loc: Sequence[str | int], msg: str, type: str = "value_error") -> In
     return Invalid([FieldError(loc=list(loc), msg=msg, type=type)])
 
 
+class ProblemResponse(JSONResponse):
+    """An answer of `application/problem+json`. Its code is then in the request's state, as `problem`, for the log."""
+
+    media_type = MEDIA_TYPE
+
+    def __init__(self, problem: dict[str, Any], headers: dict[str, str] | None = None) -> None:
+        super().__init__(problem, problem["status"], headers)
+        self._code = problem["code"]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope.setdefault("state", {})["problem"] = self._code
+        await super().__call__(scope, receive, send)
+
+
 def problem_response(
     status: int, code: str, detail: str, request_id: str, headers: dict[str, str] | None = None, **extensions: Any
 ) -> JSONResponse:
     """An answer of `application/problem+json`."""
-    return JSONResponse(_problem(status, code, detail, request_id, extensions), status, headers, MEDIA_TYPE)
+    return ProblemResponse(_problem(status, code, detail, request_id, extensions), headers)
 
 
 def problem_of(error: ServiceError, request_id: str) -> dict[str, Any]:
@@ -173,8 +190,15 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(ArtifactDamaged, _artifact_damaged)
     app.add_exception_handler(StoreUnavailable, _storage_unavailable)
-    for unavailable in (OperationalError, InterfaceError, PoolTimeoutError):
+    for unavailable in UNAVAILABLE:
         app.add_exception_handler(unavailable, _database_unavailable)
+
+
+async def answer_error(request: Request, error: Exception) -> JSONResponse:
+    """The answer to an error that is raised before the routes are reached: a ServiceError, or one of UNAVAILABLE."""
+    if isinstance(error, ServiceError):
+        return await _http_error(request, error)
+    return await _database_unavailable(request, error)
 
 
 _ROUTING_CODES = {400: "bad_request", 404: "unknown_route", 405: "method_not_allowed"}

@@ -4,6 +4,7 @@ Messages carry no work. A woken worker claims the next job it finds in the datab
 until the workers' next look, and a doubled one does nothing.
 """
 
+import re
 import uuid
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
@@ -61,6 +62,11 @@ class Queue:
             return False
         log.info("wake_up_sent", task=task, job=str(id))
         return True
+
+    @property
+    def address(self) -> str:
+        """The broker's URL without its password."""
+        return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", self._url)
 
     def ping(self) -> None:
         """Raise what the transport raises unless the broker answers within a second."""

@@ -6,26 +6,50 @@ The API takes it from `create_app`; a worker takes it from `service.db.session.c
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import urlsplit
 
-from pydantic import Field, PositiveFloat, PositiveInt, field_validator, model_validator
+from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
+
+from service.keys.secret import check_form
+
+_UNREADABLE = (
+    "the URL cannot be read: after the host comes a port, which is a number; in user and password write "
+    "%25 for %, %2F for /, %3A for :, %40 for @"
+)
 
 
 class Settings(BaseSettings):
     """Where things are, and how much of each is allowed."""
 
-    model_config = SettingsConfigDict(env_prefix="G2RPO_", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="G2RPO_", extra="ignore", frozen=True, hide_input_in_errors=True)
 
     # What it stands on
     database_url: str = Field(
-        "postgresql+psycopg://localhost/g2rpo", description="PostgreSQL 15 or newer, by psycopg 3."
+        "postgresql+psycopg://localhost/g2rpo", repr=False, description="PostgreSQL 15 or newer, by psycopg 3."
     )
-    broker_url: str = Field("redis://localhost:6379/0", description="Redis or Valkey; only wakes workers up.")
+    broker_url: str = Field(
+        "redis://localhost:6379/0", repr=False, description="Redis or Valkey: wakes workers up, counts requests."
+    )
     data_dir: Path = Field(Path(".g2rpo"), description="Local directory for what has no other place.")
     storage_url: str | None = Field(
         None, description="fsspec URL of the artifact store; unset: `artifacts` under data_dir."
     )
+    min_free_bytes: NonNegativeInt = Field(
+        2**30, description="With less room than this in the artifact store the service says that it is not ready."
+    )
     log_level: str = Field("INFO", description="Least severe level that is logged.")
+
+    # Who may ask for how much
+    admin_key: SecretStr | None = Field(
+        None, description="An API key with the scope admin, made by `g2rpo keys new`; another value revokes the former."
+    )
+    max_open_jobs: PositiveInt = Field(
+        1000, description="Most runs and generations of one key that have not ended and do not rest."
+    )
+    requests_per_minute: PositiveInt = Field(6000, description="Most requests of one key in a minute.")
 
     # How jobs are held
     lease_seconds: PositiveFloat = Field(30, description="A job whose lease is older than this may be taken again.")
@@ -58,6 +82,10 @@ class Settings(BaseSettings):
 
     # Limits on requests and answers
     max_upload_bytes: PositiveInt = Field(2 * 2**30, description="Largest imported LoRA file, bytes.")
+    max_prompts: PositiveInt = Field(10_000, description="Most prompts that one request may list.")
+    max_run_evaluations: PositiveInt = Field(
+        100_000_000_000, description="Most evaluations of the network that a run's plan may cost."
+    )
     max_body_bytes: PositiveInt = Field(32 * 2**20, description="Largest request body, bytes.")
     max_wait_seconds: PositiveFloat = Field(60, description="Longest wait that `Prefer: wait=N` is granted.")
     max_streams: PositiveInt = Field(1000, description="Most event streams that one API process keeps open.")
@@ -85,10 +113,36 @@ class Settings(BaseSettings):
     def _psycopg(cls, url: str) -> str:
         for plain in ("postgresql://", "postgres://"):
             if url.startswith(plain):
-                return "postgresql+psycopg://" + url.removeprefix(plain)
+                url = "postgresql+psycopg://" + url.removeprefix(plain)
         if not url.startswith("postgresql+psycopg://"):
             raise ValueError("the database must be PostgreSQL: postgresql+psycopg://USER:PASSWORD@HOST/DATABASE")
+        try:
+            make_url(url)
+        except (ArgumentError, ValueError):
+            raise ValueError(_UNREADABLE) from None
         return url
+
+    @field_validator("broker_url")
+    @classmethod
+    def _readable(cls, url: str) -> str:
+        try:
+            parts = urlsplit(url)
+            _ = parts.port
+        except ValueError:
+            raise ValueError(_UNREADABLE) from None
+        if not parts.scheme:
+            raise ValueError("the broker is named by a URL, such as redis://:PASSWORD@HOST:6379/0")
+        return url
+
+    @field_validator("admin_key")
+    @classmethod
+    def _well_formed(cls, key: SecretStr | None) -> SecretStr | None:
+        if key is not None:
+            try:
+                check_form(key.get_secret_value())
+            except ValueError as error:
+                raise ValueError(f"G2RPO_ADMIN_KEY: {error}; `g2rpo keys new` makes one") from None
+        return key
 
     @property
     def artifacts_url(self) -> str:

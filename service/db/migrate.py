@@ -47,6 +47,11 @@ def head() -> str | None:
     return ScriptDirectory.from_config(config()).get_current_head()
 
 
+def knows(revision: str) -> bool:
+    """Whether this version of the service has the migration `revision`."""
+    return any(script.revision == revision for script in ScriptDirectory.from_config(config()).walk_revisions())
+
+
 def _locked(url: str, work: Callable[[Connection], None]) -> None:
     engine = create_engine(url)
     try:

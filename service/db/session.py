@@ -44,7 +44,11 @@ def connect(settings: Settings | None = None) -> Database:
         max_overflow=0,
         pool_pre_ping=True,
         pool_timeout=settings.connect_seconds,
-        connect_args={"connect_timeout": settings.connect_seconds, "application_name": "g2rpo"},
+        connect_args={
+            "connect_timeout": settings.connect_seconds,
+            "application_name": "g2rpo",
+            "client_encoding": "utf8",  # a database without an encoding would answer in bytes
+        },
     )
     return Database(
         settings, engine, sessionmaker(engine, expire_on_commit=False), ArtifactStore(settings.artifacts_url)
