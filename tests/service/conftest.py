@@ -1,17 +1,21 @@
 """An API on the test's database, and rows such as workers write them."""
 
+import contextlib
 import hashlib
 import json
 import logging
 import os
+import socket
+import threading
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import s3fs
+import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import insert
@@ -40,6 +44,25 @@ def client(app: FastAPI) -> Iterator[TestClient]:
     """A client of the service, with its lifespan."""
     with TestClient(app, base_url=LOOPBACK, client=("127.0.0.1", 50000), raise_server_exceptions=False) as connected:
         yield connected
+
+
+@contextlib.contextmanager
+def _served(app: FastAPI, port: int = 0) -> Iterator[str]:
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+    with socket.create_server(("127.0.0.1", port), backlog=1024) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            yield f"{LOOPBACK}:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+@pytest.fixture
+def serve() -> Callable[..., contextlib.AbstractContextManager[str]]:
+    """Serves an application on a socket, at the URL that it gives: streams need one."""
+    return _served
 
 
 @dataclass
