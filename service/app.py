@@ -9,6 +9,7 @@ from typing import Any
 
 import structlog
 from fastapi import FastAPI
+from fastapi.concurrency import run_in_threadpool
 from fastapi.openapi.utils import get_openapi
 
 from service import errors
@@ -22,6 +23,9 @@ from service.events.router import router as events
 from service.events.stream import Streams
 from service.generations.router import router as generations
 from service.health.router import router as health
+from service.keys.admission import Admission, Gate
+from service.keys.openapi import declare_keys
+from service.keys.router import router as keys
 from service.logs.router import router as logs
 from service.metrics.registry import make_registry
 from service.metrics.requests import MetricsMiddleware
@@ -41,7 +45,10 @@ Errors are `application/problem+json`; every answer carries `X-Request-ID`; list
 
 log = structlog.get_logger()
 
-ROUTERS = (runs, events, curves, rewards, samples, logs, checkpoints, generations, catalog, plans, health, metrics)
+ROUTERS = (
+    *(runs, events, curves, rewards, samples, logs),
+    *(checkpoints, generations, catalog, plans, keys, health, metrics),
+)
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -57,10 +64,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.registry = make_registry(app.state.database, app.version)
     app.state.catalog = load_catalog()
     app.state.queue = Queue(settings)
+    app.state.admission = Admission(app.state.database)
     app.state.waiter = JobWaiter(app.state.database.engine)
     app.state.streams = Streams(settings.max_streams)
     for router in ROUTERS:
         app.include_router(router)
+    app.add_middleware(Gate, state=app.state)
     app.add_middleware(RequestMiddleware, max_body_bytes=settings.max_body_bytes)
     app.add_middleware(MetricsMiddleware, registry=app.state.registry)  # around everything else
     errors.install(app, [route for router in ROUTERS for route in router.routes])
@@ -71,10 +80,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 @contextlib.asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     listening = asyncio.create_task(app.state.waiter.run())
+    await run_in_threadpool(app.state.admission.begin)
     yield
     listening.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await listening
+    app.state.admission.close()
     app.state.queue.close()
     app.state.database.close()
 
@@ -87,6 +98,7 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         schemas = schema["components"]["schemas"]
         schemas.update(problem.pop("$defs"))
         schemas["Problem"] = problem
+        declare_keys(schema)
         app.openapi_schema = schema
     return app.openapi_schema
 

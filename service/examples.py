@@ -161,6 +161,20 @@ RUN_PROGRESS: dict[str, Any] = {
     "metrics": {"reward/clip_score": {"step": 12, "value": 0.68}},
 }
 RUN_END: dict[str, Any] = {"run_id": RUN_ID, "status": "succeeded", "last_event": 9}
+KEY: dict[str, Any] = {
+    "id": "01a204d5-7777-7000-8000-000000000001",
+    "name": "the lab",
+    "prefix": "g2k_9dKq2Lw7",
+    "scopes": ["write"],
+    "max_open_jobs": 20,
+    "requests_per_minute": None,
+    "created_at": "2026-01-01T12:00:00Z",
+    "expires_at": "2099-01-01T00:00:00Z",
+    "revoked_at": None,
+    "last_used_at": "2026-01-02T08:15:00Z",
+    "state": "active",
+}
+KEY_MADE: dict[str, Any] = {**KEY, "last_used_at": None, "key": "g2k_9dKq2Lw7…"}
 PROBLEM: dict[str, Any] = {
     "type": "about:blank",
     "title": "Unprocessable Entity",

@@ -92,7 +92,7 @@ class Once:
                 "request (method, path, query and body must be the same, byte for byte); take a new key for a new "
                 "request"
             )
-        self.request.state.replayed = True
+        self.request.state.answer_headers[REPLAYED] = "true"
         return earlier.resource_id
 
     def _inserted(self, session: Session, key: str, fingerprint: str, resource_id: uuid.UUID) -> bool:

@@ -1,6 +1,5 @@
-"""What surrounds every request: its id, its log line, the allowed hosts, the limit on its body, and the last resort."""
+"""What surrounds every request: its id, its lines in the log, the limit on its body, and the last resort."""
 
-import ipaddress
 import re
 import time
 
@@ -9,6 +8,7 @@ import uuid_utils
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service import audit
 from service.errors import BodyTooLarge, problem_response
 from service.idempotency import REPLAYED
 
@@ -18,7 +18,7 @@ log = structlog.get_logger()
 
 
 class RequestMiddleware:
-    """Names each request, refuses foreign hosts and large bodies, logs the answer, and answers what nobody caught."""
+    """Names each request, refuses large bodies, logs the answer, and answers what nobody caught."""
 
     def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
         self.app = app
@@ -31,33 +31,25 @@ class RequestMiddleware:
         headers = Headers(scope=scope)
         given = headers.get(REQUEST_ID, "")
         request_id = given if _CLIENT_ID.fullmatch(given) else str(uuid_utils.uuid7())
-        scope.setdefault("state", {})["request_id"] = request_id
+        answer_headers: dict[str, str] = {}
+        scope.setdefault("state", {}).update(request_id=request_id, answer_headers=answer_headers)
         began = time.perf_counter()
         status = 0
+        location: str | None = None
 
         async def answer(message: Message) -> None:
-            nonlocal status
+            nonlocal status, location
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers[REQUEST_ID] = request_id
-                if scope["state"].get("replayed"):
-                    headers[REPLAYED] = "true"
+                said = MutableHeaders(scope=message)
+                said.update(answer_headers)
+                said[REQUEST_ID] = request_id
+                location = said.get("Location")
             await send(message)
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                client = scope.get("client")  # none on a unix socket
-                if client is not None and not is_loopback(client[0]):
-                    detail = "the service answers to this machine only; it has no API keys yet"
-                    refusal = problem_response(403, "not_local", detail, request_id)
-                    await refusal(scope, receive, answer)
-                elif not is_loopback(headers.get("host", "")):
-                    detail = "the Host header must be localhost or a loopback address; the service answers to no other"
-                    refusal = problem_response(400, "host_not_allowed", detail, request_id)
-                    await refusal(scope, receive, answer)
-                else:
-                    await self.app(scope, self._limited(headers, receive), answer)
+                await self.app(scope, self._limited(headers, receive), answer)
             except Exception as error:
                 log.error("request_failed", exc_info=error)
                 if status:
@@ -72,6 +64,7 @@ class RequestMiddleware:
                     status=status,
                     milliseconds=round(1000 * (time.perf_counter() - began), 1),
                 )
+                audit.record(scope, status, location, replayed=REPLAYED in answer_headers)
 
     def _limited(self, headers: Headers, receive: Receive) -> Receive:
         received = 0
@@ -89,14 +82,3 @@ class RequestMiddleware:
             return message
 
         return limited
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a Host header names this machine: a web page that rebinds its name to 127.0.0.1 does not."""
-    name = re.sub(r":\d{1,5}$", "", host)
-    if name.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(name.removeprefix("[").removesuffix("]")).is_loopback
-    except ValueError:
-        return False

@@ -1,4 +1,4 @@
-"""Looking up the names of a request: in the catalog, and checkpoints in the database."""
+"""Looking up the names of a request, in the catalog and among checkpoints, and holding it to the limits."""
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -6,16 +6,22 @@ from collections.abc import Callable, Iterator, Sequence
 from sqlalchemy.orm import Session
 
 from service.contracts.catalog import Catalog, ModelEntry
+from service.contracts.plan import Plan, make_plan
 from service.contracts.runs import RunSpec
 from service.db.models import Checkpoint
 from service.errors import FieldError, Invalid
+from service.settings import Settings
 
 Loc = tuple[str | int, ...]
 
 
-def check_run(session: Session, catalog: Catalog, spec: RunSpec) -> None:
-    """Raise Invalid, with every field that is wrong, unless the run's names are known and fit together."""
-    errors = list(_names(catalog, spec))
+def check_run(session: Session, settings: Settings, catalog: Catalog, spec: RunSpec) -> Plan:
+    """The plan of a run whose names are known and fit together, and whose cost is within the limits.
+
+    Raises Invalid, with every field that is wrong.
+    """
+    plan = make_plan(spec, catalog)
+    errors = [*_names(catalog, spec), *check_budget(settings, plan)]
     model = find_model(catalog, spec.model)
     if model is not None:
         errors += check_size(model, spec.sampling.width, spec.sampling.height, ("body", "sampling"))
@@ -23,6 +29,27 @@ def check_run(session: Session, catalog: Catalog, spec: RunSpec) -> None:
             errors += _start(session, spec, spec.start_from)
     if errors:
         raise Invalid(errors)
+    return plan
+
+
+def check_budget(settings: Settings, plan: Plan) -> Iterator[FieldError]:
+    """The errors of a run that would cost more than this service allows."""
+    yield from check_prompts(settings, len(plan.spec.prompts.items or ()), ("body", "prompts", "items"))
+    most = settings.max_run_evaluations
+    if plan.total_evaluations > most:
+        yield FieldError(
+            loc=["body", "training", "max_steps"],
+            msg=f"the run would evaluate the network {plan.total_evaluations} times; allowed are {most}. Take fewer "
+            "steps, prompts per step, samples of a group, or held-out pictures",
+            type="too_many_evaluations",
+        )
+
+
+def check_prompts(settings: Settings, prompts: int, loc: Loc) -> Iterator[FieldError]:
+    """The error of a request that lists more prompts than this service allows."""
+    if prompts > settings.max_prompts:
+        msg = f"{prompts} prompts; allowed are {settings.max_prompts}"
+        yield FieldError(loc=list(loc), msg=msg, type="too_many_prompts")
 
 
 def find_model(catalog: Catalog, name: str) -> ModelEntry | None:

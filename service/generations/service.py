@@ -18,7 +18,8 @@ from service.errors import FieldError, Invalid, NotFinished, NotFound
 from service.generations.schemas import GenerationView, ImageView
 from service.idempotency import Once
 from service.keys.caller import Caller
-from service.naming import check_checkpoint, check_size, find_model, unknown
+from service.keys.limits import check_open_jobs
+from service.naming import check_checkpoint, check_prompts, check_size, find_model, unknown
 from service.queue import Queue
 from service.settings import Settings
 
@@ -33,11 +34,15 @@ def create(
     caller: Caller,
     once: Once,
 ) -> uuid.UUID:
-    """Accept a generation: check its names and size, commit the row, wake a worker."""
+    """Accept a generation: check its names and size, commit the row, wake a worker.
+
+    Raises Invalid, TooManyOpenJobs, IdempotencyMismatch.
+    """
     id = new_id()
     if (known := once.claim(session, id)) is not None:
         return known
     resolved = resolve(session, settings, catalog, spec)
+    check_open_jobs(session, settings, caller)
     row = Generation(
         id=id,
         requested=requested,
@@ -66,6 +71,7 @@ def resolve(session: Session, settings: Settings, catalog: Catalog, spec: Genera
     )
     width, height = resolved.width or model.width, resolved.height or model.height
     errors = list(check_size(model, width, height, ("body",)))
+    errors += check_prompts(settings, len(spec.prompts), ("body", "prompts"))
     errors += _too_much(settings, resolved.total_images, width * height)
     for index, checkpoint in enumerate(spec.checkpoints):
         if isinstance(checkpoint, uuid.UUID):

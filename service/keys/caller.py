@@ -27,6 +27,8 @@ class Caller:
     prefix: str = ""
     max_open_jobs: int | None = None
     """Most jobs that have not ended; None: the setting's."""
+    requests_per_minute: int | None = None
+    """Most requests in a minute; None: the setting's."""
 
     def may(self, needed: Scope) -> bool:
         """Whether one of the scopes is `needed`, or includes it."""

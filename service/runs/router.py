@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Query, Request, Response
 
 from service.contracts.runs import RunSpec
-from service.dependencies import CatalogDep, QueueDep, SessionDep
+from service.dependencies import CatalogDep, QueueDep, SessionDep, SettingsDep
 from service.errors import problems
 from service.idempotency import OnceDep
 from service.json_route import JsonRoute
@@ -40,6 +40,7 @@ def create_run(
     request: Request,
     response: Response,
     session: SessionDep,
+    settings: SettingsDep,
     catalog: CatalogDep,
     queue: QueueDep,
     caller: CallerDep,
@@ -49,7 +50,7 @@ def create_run(
 
     A preset fills what is not said; explicit fields win; the answer shows the resolved spec and its planned cost.
     """
-    run = service.create(session, catalog, queue, spec, request.state.body, caller, once)
+    run = service.create(session, settings, catalog, queue, spec, request.state.body, caller, once)
     response.headers["Location"] = f"/runs/{run.id}"
     return run
 

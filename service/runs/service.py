@@ -10,7 +10,6 @@ from sqlalchemy.orm import Session
 
 from service import jobs
 from service.contracts.catalog import Catalog
-from service.contracts.plan import make_plan
 from service.contracts.runs import SPEC_VERSION, RunSpec
 from service.contracts.status import JobStatus
 from service.db import events, series
@@ -18,16 +17,19 @@ from service.db.base import new_id
 from service.db.models import Run
 from service.idempotency import Once
 from service.keys.caller import Caller
+from service.keys.limits import check_open_jobs
 from service.naming import check_run
 from service.pages import Page, decode_cursor, encode_cursor
 from service.queue import Queue
 from service.runs.schemas import LatestMetric, RunFilters, RunSummary, RunView
+from service.settings import Settings
 
 _CURSOR = TypeAdapter(tuple[uuid.UUID])
 
 
 def create(
     session: Session,
+    settings: Settings,
     catalog: Catalog,
     queue: Queue,
     spec: RunSpec,
@@ -35,11 +37,15 @@ def create(
     caller: Caller,
     once: Once,
 ) -> RunView:
-    """Accept a run: check its names, commit the row, wake a worker. The row alone is what makes it happen."""
+    """Accept a run: check it, commit the row, wake a worker. The row alone is what makes it happen.
+
+    Raises Invalid, TooManyOpenJobs, IdempotencyMismatch.
+    """
     id = new_id()
     if (known := once.claim(session, id)) is not None:
         return show(session, known)
-    check_run(session, catalog, spec)
+    plan = check_run(session, settings, catalog, spec)
+    check_open_jobs(session, settings, caller)
     run = Run(
         id=id,
         name=spec.name,
@@ -49,7 +55,7 @@ def create(
         requested=requested,
         spec=spec.model_dump(mode="json"),
         spec_version=SPEC_VERSION,
-        plan=make_plan(spec, catalog).model_dump(mode="json", exclude={"spec"}),
+        plan=plan.model_dump(mode="json", exclude={"spec"}),
         seed=spec.training.seed,
         max_steps=spec.training.max_steps,
         priority=spec.priority,

@@ -1,0 +1,176 @@
+"""Who is let in: every request is looked at here before its body is read.
+
+While there are no keys, this machine alone is answered. From the first key on, every request shows one, except for what
+needs none; where it comes from then no longer matters.
+"""
+
+import ipaddress
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import structlog
+from sqlalchemy.orm import Session
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers, State
+from starlette.requests import Request
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as Connection
+
+from service.db.session import Database
+from service.errors import UNAVAILABLE, ServiceError, answer_error
+from service.keys import scopes, secret, service
+from service.keys.caller import ANONYMOUS, LOCAL, Caller
+from service.keys.rate import RateLimiter
+from service.keys.refusals import HostNotAllowed, KeyMalformed, KeyMissing, NotLocal, ScopeMissing, Unauthorized
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True)
+class Applicant:
+    """What a request shows of who sent it."""
+
+    authorization: tuple[str, ...]
+    """Its Authorization headers."""
+    stranger: ServiceError | None
+    """Why it does not come from this machine; None if it does."""
+
+
+class Admission:
+    """Decides who a request comes from, and whether it may ask for what it asks."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._limiter = RateLimiter(database.settings.broker_url)
+        admin_key = database.settings.admin_key
+        self._to_store = admin_key.get_secret_value() if admin_key else None
+        self._in_force = admin_key is not None
+        """Once there is a key there always is one, if only a revoked one: rows are never deleted."""
+
+    def begin(self) -> None:
+        """Have the environment's key, if the database is there; else the first request does it."""
+        try:
+            with self._database.sessions() as session:
+                self._store(session)
+        except UNAVAILABLE as error:
+            log.warning("admin_key_not_stored", error=type(error).__name__, hint="the first request will store it")
+
+    def visitor(self, applicant: Applicant) -> Caller:
+        """Who asks for what needs no key. Raises NotLocal or HostNotAllowed while there are no keys."""
+        if applicant.stranger is None:
+            return LOCAL
+        try:
+            return self._caller(applicant)
+        except (Unauthorized, *UNAVAILABLE):
+            return ANONYMOUS
+
+    def caller(self, applicant: Applicant, operation: str | None, headers: dict[str, str]) -> Caller:
+        """Who asks for an operation, if the key is good and has its scope; `headers` gets what the answer says of the
+        key's rate.
+
+        Raises Unauthorized, ScopeMissing, RateLimited, and NotLocal or HostNotAllowed while there are no keys.
+        """
+        try:
+            caller = self._caller(applicant)
+        except UNAVAILABLE:
+            if applicant.stranger is None and operation in scopes.WITHOUT_DATABASE:
+                return ANONYMOUS
+            raise
+        if caller.id is not None:
+            usual = self._database.settings.requests_per_minute
+            headers.update(self._limiter.take(caller.id, caller.requests_per_minute or usual))
+        needed = scopes.needed(operation)
+        if needed is not None and not caller.may(needed):
+            raise ScopeMissing(caller, needed)
+        return caller
+
+    def close(self) -> None:
+        """Give up every connection."""
+        self._limiter.close()
+
+    def _caller(self, applicant: Applicant) -> Caller:
+        with self._database.sessions() as session:
+            self._store(session)
+            self._in_force = self._in_force or service.in_force(session)
+            if self._in_force:
+                return service.authenticate(session, presented(applicant.authorization))
+        if applicant.stranger is not None:
+            raise applicant.stranger
+        return LOCAL
+
+    def _store(self, session: Session) -> None:
+        if self._to_store is not None:
+            service.store_environment_key(session, self._to_store)
+            self._to_store = None
+
+
+class Gate:
+    """Lets requests in whose sender may ask for what they ask; `state.caller` then says who it is."""
+
+    def __init__(self, app: ASGIApp, state: State) -> None:
+        self.app = app
+        self.state = state
+
+    async def __call__(self, connection: Connection, receive: Receive, send: Send) -> None:
+        if connection["type"] == "http":
+            route, found = scopes.asked_route(self.state.api_routes, connection)
+            try:
+                operation = route.operation_id if route else None
+                connection["state"]["caller"] = await self._caller(connection, operation)
+            except (ServiceError, *UNAVAILABLE) as error:
+                connection.update(found)  # for the log: routing is not reached
+                answer = await answer_error(Request(connection), error)
+                await answer(connection, receive, send)
+                return
+        await self.app(connection, receive, send)
+
+    async def _caller(self, connection: Connection, operation: str | None) -> Caller:
+        admission: Admission = self.state.admission
+        headers = Headers(scope=connection)
+        applicant = Applicant(tuple(headers.getlist("Authorization")), _stranger(connection, headers))
+        if connection["path"] in scopes.PUBLIC:
+            if applicant.stranger is None:
+                return LOCAL
+            return await run_in_threadpool(admission.visitor, applicant)
+        said: dict[str, str] = connection["state"]["answer_headers"]
+        return await run_in_threadpool(admission.caller, applicant, operation, said)
+
+
+def presented(authorization: Sequence[str]) -> str:
+    """The key in a request's Authorization headers. Raises Unauthorized, which does not show it."""
+    if not authorization:
+        raise KeyMissing
+    scheme, _, key = authorization[0].strip().partition(" ")
+    if len(authorization) > 1 or scheme.lower() != "bearer":
+        raise KeyMalformed("the key is sent in one header `Authorization: Bearer g2k_…`")
+    try:
+        secret.check_form(key.strip())
+    except ValueError as error:
+        raise KeyMalformed(f"this is no key: {error}") from None
+    return key.strip()
+
+
+def _stranger(connection: Connection, headers: Headers) -> ServiceError | None:
+    client = connection.get("client")  # none on a unix socket
+    if client is not None and not is_loopback(client[0]):
+        return NotLocal(
+            "without API keys the service answers to this machine only; make the first key by `g2rpo keys create` or "
+            "G2RPO_ADMIN_KEY, and every machine may ask that shows one"
+        )
+    if not is_loopback(headers.get("host", "")):
+        return HostNotAllowed(
+            "without API keys the Host header must be localhost or a loopback address; the service answers to no other"
+        )
+    return None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a Host header names this machine: a web page that rebinds its name to 127.0.0.1 does not."""
+    name = re.sub(r":\d{1,5}$", "", host)
+    if name.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(name.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False

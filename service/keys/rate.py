@@ -1,0 +1,98 @@
+"""How many requests a key may send in a minute: counted in the broker's server, for all API processes together.
+
+Each key has a bucket of as many requests as it may send in a minute, which fills up evenly (the generic cell rate
+algorithm: one number per key, changed by one script). Without the server nobody is refused and nobody waits: after a
+failure it is left alone for some seconds.
+"""
+
+import math
+import time
+import uuid
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+import structlog
+
+from service.keys.refusals import RateLimited
+
+if TYPE_CHECKING:
+    from redis.commands.core import Script
+
+_PATIENCE = 0.1
+"""Seconds for each of connecting and answering."""
+_REST = 5.0
+"""Seconds for which a server that failed is left alone."""
+_WINDOW = 60_000
+_TAKE = """
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local window, limit = tonumber(ARGV[1]), tonumber(ARGV[2])
+local full_at = math.max(tonumber(redis.call('GET', KEYS[1]) or now), now) + window / limit
+local filled = full_at - now
+if filled > window + 0.5 then
+    return {0, 0, math.ceil(filled - window)}
+end
+redis.call('SET', KEYS[1], string.format('%.3f', full_at), 'PX', math.ceil(filled))
+return {1, math.floor((window - filled) * limit / window + 0.5), math.ceil(filled)}
+"""
+"""KEYS: the bucket; ARGV: milliseconds in which it fills, what it holds. Whether one was taken, how many are left, and
+milliseconds until it is full, or until one can be taken."""
+
+log = structlog.get_logger()
+
+
+class RateLimiter:
+    """Counts requests in the server at `broker_url`."""
+
+    def __init__(self, broker_url: str) -> None:
+        self._url = broker_url
+        self._rests_until = 0.0
+
+    def take(self, key: uuid.UUID, per_minute: int) -> dict[str, str]:
+        """Count a request of `key`; what the answer's headers say of it, if it was counted. Raises RateLimited."""
+        now = time.monotonic()
+        if now < self._rests_until:
+            return {}
+        if self._rests_until:
+            self._rests_until = now + _REST  # one request tries whether the server is back; the others do not wait
+        try:
+            taken, left, milliseconds = self._script(keys=[f"g2rpo:rate:{key}"], args=[_WINDOW, per_minute])
+        except Exception as error:
+            # Whatever the driver raises, also of a URL that is none of its own: a limit is not worth an outage.
+            self._rests_until = time.monotonic() + _REST
+            log.warning("rate_limit_not_counted", error=type(error).__name__, seconds=_REST)
+            return {}
+        self._rests_until = 0.0
+        seconds = str(math.ceil(milliseconds / 1000))
+        headers = {"RateLimit-Limit": str(per_minute), "RateLimit-Remaining": str(left), "RateLimit-Reset": seconds}
+        if not taken:
+            raise RateLimited(
+                f"more than {per_minute} requests in a minute; send the next one in {seconds} s",
+                headers={**headers, "Retry-After": seconds},
+            )
+        return headers
+
+    @cached_property
+    def _script(self) -> "Script":
+        from redis import Redis  # what the first request with a key pays, and starting does not
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        options: dict[str, Any] = {"socket_timeout": _PATIENCE, "socket_connect_timeout": _PATIENCE}
+        client = Redis.from_url(_redis_url(self._url), retry=Retry(NoBackoff(), 0), **options)
+        return client.register_script(_TAKE)
+
+    def close(self) -> None:
+        """Give up every connection."""
+        if "_script" in self.__dict__:
+            self._script.registered_client.close()
+
+
+def _redis_url(broker_url: str) -> str:
+    """The broker's URL as the driver of the server itself writes it: Celery names unix sockets differently."""
+    parts = urlsplit(broker_url)
+    if parts.scheme != "redis+socket":
+        return broker_url
+    query = {"virtual_host": ["0"], **parse_qs(parts.query)}
+    return f"unix://{parts.netloc}{parts.path}?{urlencode({'db': query['virtual_host'][0]})}"

@@ -1,0 +1,64 @@
+"""What every route asks of a key: one table, by operationId. A route that is not in it asks for `admin`."""
+
+from collections.abc import Iterable
+
+from fastapi.routing import APIRoute
+from starlette.routing import Match
+from starlette.types import Scope as Connection
+
+from service.keys.caller import Scope
+
+READ, WRITE, ADMIN = Scope.READ, Scope.WRITE, Scope.ADMIN
+
+SCOPES: dict[str, Scope | None] = {
+    "getIndex": None,
+    "getHealth": None,
+    "getReadiness": None,
+    "getMetrics": READ,
+    "getCatalog": READ,
+    "makePlan": READ,
+    "createRun": WRITE,
+    "listRuns": READ,
+    "getRun": READ,
+    "cancelRun": WRITE,
+    "getCurves": READ,
+    "listRewardGroups": READ,
+    "listSamples": READ,
+    "getSampleImage": READ,
+    "getLogs": READ,
+    "streamRunEvents": READ,
+    "listCheckpoints": READ,
+    "getCheckpoint": READ,
+    "downloadCheckpointFile": READ,
+    "headCheckpointFile": READ,
+    "generate": WRITE,
+    "getGeneration": READ,
+    "getGenerationImage": READ,
+    "getGenerationGrid": READ,
+    "cancelGeneration": WRITE,
+    "createKey": ADMIN,
+    "listKeys": ADMIN,
+    "getKey": ADMIN,
+    "revokeKey": ADMIN,
+}
+"""The scope that an operation needs; None: it needs no key."""
+PUBLIC = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
+"""Paths that need no key."""
+
+
+WITHOUT_DATABASE = frozenset({"getMetrics"})
+"""Operations that this machine may ask for without a key while the database is away: they tell that it is."""
+
+
+def asked_route(routes: Iterable[APIRoute], connection: Connection) -> tuple[APIRoute | None, Connection]:
+    """The route that takes a request, and what it finds in the path; none where no route does."""
+    for route in routes:
+        match, found = route.matches(connection)
+        if match is Match.FULL:
+            return route, {"route": route, "path_params": found["path_params"]}
+    return None, {}
+
+
+def needed(operation: str | None) -> Scope | None:
+    """The scope that an operation needs; None for no operation: any good key may learn that there is none."""
+    return None if operation is None else SCOPES.get(operation, Scope.ADMIN)

@@ -1,0 +1,206 @@
+"""The rules of keys."""
+
+import hmac
+import uuid
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+from pydantic import TypeAdapter
+from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import Session
+
+from service.db.base import new_id
+from service.db.models import ApiKey
+from service.errors import NotFound, invalid
+from service.idempotency import Once
+from service.keys import secret as secrets
+from service.keys.caller import Caller, Scope
+from service.keys.refusals import KeyExpired, KeyMissing, KeyRevoked, KeyUnknown, LastAdminKey
+from service.keys.schemas import ENVIRONMENT, KeyFilters, KeyMade, KeySpec, KeyView
+from service.pages import Page, decode_cursor, encode_cursor
+
+_CURSOR = TypeAdapter(tuple[uuid.UUID])
+_EXPIRED = and_(ApiKey.expires_at.is_not(None), ApiKey.expires_at <= func.now())
+"""By the database's clock, so that all API processes agree."""
+_USED_LONG_AGO = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - timedelta(minutes=1))
+
+log = structlog.get_logger()
+
+
+def in_force(session: Session) -> bool:
+    """Whether requests must show a key: since the first one was made, even if all are revoked."""
+    return session.scalar(select(ApiKey.id).limit(1)) is not None
+
+
+def authenticate(session: Session, presented: str) -> Caller:
+    """The owner of a key of good form, by one look at an index. Raises Unauthorized.
+
+    When it was last used is noted once a minute, in a transaction of its own that waits for nobody.
+    """
+    query = select(ApiKey, _EXPIRED.label("expired"), _USED_LONG_AGO.label("stale"))
+    found = session.execute(query.where(ApiKey.prefix == secrets.prefix_of(presented))).one_or_none()
+    if found is None or not hmac.compare_digest(found.ApiKey.hash, secrets.digest_of(presented)):
+        raise KeyUnknown("this service has given out no such key; was it made for another one?")
+    key: ApiKey = found.ApiKey
+    _check_good(key, found.expired)
+    session.commit()
+    if found.stale:
+        _note_use(session, key.id)
+    return Caller(
+        id=key.id,
+        name=key.name,
+        scopes=frozenset(Scope(scope) for scope in key.scopes),
+        prefix=key.prefix,
+        max_open_jobs=key.max_open_jobs,
+        requests_per_minute=key.requests_per_minute,
+    )
+
+
+def check(session: Session, key_id: uuid.UUID | None) -> None:
+    """Raise Unauthorized unless a key that began something long is still good.
+
+    A stream calls it now and then with its caller's `id`; None, of a caller without a key, is good until the first key
+    is made.
+    """
+    if key_id is None:
+        if in_force(session):
+            raise KeyMissing
+        return
+    found = session.execute(select(ApiKey, _EXPIRED.label("expired")).where(ApiKey.id == key_id)).one_or_none()
+    if found is None:
+        raise KeyUnknown("this key is no longer known here")
+    _check_good(found.ApiKey, found.expired)
+
+
+def _check_good(key: ApiKey, expired: bool) -> None:
+    if key.revoked_at is not None:
+        raise KeyRevoked(f"the key {key.prefix} ({key.name}) was revoked at {_utc(key.revoked_at)}; ask for another")
+    if expired:
+        assert key.expires_at is not None
+        raise KeyExpired(f"the key {key.prefix} ({key.name}) expired at {_utc(key.expires_at)}; ask for another")
+
+
+def _utc(time: datetime) -> str:
+    return f"{time:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _note_use(session: Session, id: uuid.UUID) -> None:
+    # Somebody who is counting the key's jobs holds its row: the note can wait for another request.
+    free = select(ApiKey.id).where(ApiKey.id == id, _USED_LONG_AGO).with_for_update(key_share=True, skip_locked=True)
+    session.execute(
+        update(ApiKey)
+        .where(ApiKey.id.in_(free))
+        .values(last_used_at=func.now())
+        .execution_options(synchronize_session=False)
+    )
+    session.commit()
+
+
+@dataclass(frozen=True)
+class Made:
+    """A key that was just made; `secret` is known to nobody else."""
+
+    row: ApiKey
+    secret: str
+
+
+def make(session: Session, spec: KeySpec, id: uuid.UUID | None = None) -> Made:
+    """Add a key. The caller commits."""
+    secret = secrets.new_secret()
+    row = ApiKey(
+        id=id or new_id(),
+        name=spec.name,
+        prefix=secrets.prefix_of(secret),
+        hash=secrets.digest_of(secret),
+        scopes=sorted(set(spec.scopes)),
+        max_open_jobs=spec.max_open_jobs,
+        requests_per_minute=spec.requests_per_minute,
+        expires_at=spec.expires_at,
+    )
+    session.add(row)
+    session.flush()
+    return Made(row, secret)
+
+
+def create(session: Session, spec: KeySpec, once: Once) -> KeyMade:
+    """Make a key. The first one must be able to make others: from then on every request needs one."""
+    id = new_id()
+    if (known := once.claim(session, id)) is not None:
+        return KeyMade(**show(session, known).model_dump(), key=None)
+    if Scope.ADMIN not in spec.scopes and not in_force(session):
+        msg = "the first key must have the scope `admin`: from then on every request needs a key, also to make keys"
+        raise invalid(["body", "scopes"], msg, "first_key")
+    made = make(session, spec, id)
+    session.commit()
+    return KeyMade(**show(session, id).model_dump(), key=made.secret)
+
+
+def listing(session: Session, filters: KeyFilters) -> Page[KeyView]:
+    """All keys, newest first, revoked ones too."""
+    query = select(ApiKey).order_by(ApiKey.id.desc()).limit(filters.limit + 1)
+    if filters.cursor is not None:
+        (last,) = decode_cursor(filters.cursor, _CURSOR)
+        query = query.where(ApiKey.id < last)
+    rows = session.scalars(query).all()
+    page = rows[: filters.limit]
+    return Page(
+        items=[KeyView.model_validate(row) for row in page],
+        next_cursor=encode_cursor(page[-1].id) if len(rows) > len(page) else None,
+    )
+
+
+def find(session: Session, id: uuid.UUID) -> ApiKey:
+    """The key of that id. Raises NotFound."""
+    row = session.get(ApiKey, id)
+    if row is None:
+        raise NotFound(f"there is no key {id}")
+    return row
+
+
+def show(session: Session, id: uuid.UUID) -> KeyView:
+    """A key without its secret. Raises NotFound."""
+    return KeyView.model_validate(find(session, id))
+
+
+def revoke(session: Session, id: uuid.UUID, *, spare_last_admin: bool = True) -> KeyView:
+    """Take a key back; twice is the same. Raises NotFound, and LastAdminKey where it is to be spared."""
+    # All admin keys are locked, in one order: of two that revoke each other at once, one finds itself the last.
+    admins = session.scalars(
+        select(ApiKey).where(ApiKey.scopes.contains([Scope.ADMIN])).order_by(ApiKey.id).with_for_update(key_share=True)
+    )
+    good = {row.id for row in admins if KeyView.model_validate(row).state == "active"}
+    if spare_last_admin and good == {id}:
+        raise LastAdminKey
+    find(session, id)
+    session.execute(
+        update(ApiKey)
+        .where(ApiKey.id == id, ApiKey.revoked_at.is_(None))
+        .values(revoked_at=func.now())
+        .execution_options(synchronize_session=False)
+    )
+    session.commit()
+    session.expire_all()
+    return show(session, id)
+
+
+def store_environment_key(session: Session, secret: str) -> None:
+    """Have the key that G2RPO_ADMIN_KEY says, in place of the one that it said before.
+
+    Several API processes may do this at once. A key that was revoked stays revoked, whatever the variable says.
+    """
+    prefix = secrets.prefix_of(secret)
+    row = {"id": new_id(), "name": ENVIRONMENT, "prefix": prefix, "hash": secrets.digest_of(secret)}
+    inserting = insert(ApiKey).values(**row, scopes=[Scope.ADMIN]).on_conflict_do_nothing().returning(ApiKey.id)
+    if session.scalar(inserting) is not None:
+        session.execute(
+            update(ApiKey)
+            .where(ApiKey.name == ENVIRONMENT, ApiKey.prefix != prefix, ApiKey.revoked_at.is_(None))
+            .values(revoked_at=func.now())
+            .execution_options(synchronize_session=False)
+        )
+        log.info("admin_key_stored", key_prefix=prefix)
+    elif session.scalars(select(ApiKey).where(ApiKey.prefix == prefix)).one().revoked_at is not None:
+        log.warning("admin_key_revoked", key_prefix=prefix, hint="G2RPO_ADMIN_KEY says a revoked key; make another")
+    session.commit()
