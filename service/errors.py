@@ -89,6 +89,31 @@ class NotFinished(ServiceError):
     code = "not_finished"
 
 
+class WrongState(ServiceError):
+    """The job is in a state in which this cannot be asked of it."""
+
+    status = HTTPStatus.CONFLICT
+    code = "wrong_state"
+
+    def __init__(self, detail: str, code: str = "wrong_state") -> None:
+        super().__init__(detail)
+        self.code = code
+
+
+class InUse(ServiceError):
+    """Something that has not ended needs it."""
+
+    status = HTTPStatus.CONFLICT
+    code = "in_use"
+
+
+class Deleted(ServiceError):
+    """There was such a thing, and it was deleted."""
+
+    status = HTTPStatus.GONE
+    code = "deleted"
+
+
 class BodyTooLarge(ServiceError):
     """The request's body is over the limit."""
 

@@ -11,9 +11,12 @@ _JOB: dict[str, Any] = {
     "status": "running",
     "priority": 0,
     "created_at": "2026-01-01T12:00:00Z",
+    "created_by": None,
+    "queued_at": "2026-01-01T12:00:00Z",
     "started_at": "2026-01-01T12:00:01Z",
     "ended_at": None,
     "attempt": 1,
+    "losses": 0,
     "worker": "train@host:4711",
     "cancel_requested_at": None,
     "progress": {
@@ -23,6 +26,7 @@ _JOB: dict[str, Any] = {
         "max_steps": 60,
         "phase": "rollout",
         "eta_seconds": 192.5,
+        "step_seconds": 4.0,
     },
     "error": None,
 }
@@ -33,18 +37,34 @@ RUN_SUMMARY: dict[str, Any] = {
     "labels": {"paper": "table-2"},
     "model": "shapes-flux",
     "algorithm": "g2rpo",
+    "max_steps": 60,
     "start_from": None,
+    "parent_id": None,
     "heldout": None,
 }
 RUN: dict[str, Any] = {
     **RUN_SUMMARY,
     "spec": {"preset": "shapes", "training": {"max_steps": 60, "seed": 42}},
     "spec_version": 1,
+    "notes": "",
+    "seconds_used": 0.0,
+    "checkpoint_pending": False,
     "queue_position": None,
     "eta_seconds": 192.5,
     "resources": {"nodes": 1, "processes_per_node": 1},
     "plan": {"per_prompt": {"total": 332}, "saved_share": 0.42},
     "metrics": {"heldout/clip_score": {"step": 10, "value": 0.71}, "reward/clip_score": {"step": 12, "value": 0.68}},
+}
+ATTEMPT: dict[str, Any] = {
+    "number": 1,
+    "worker": "train@host:4711",
+    "started_at": "2026-01-01T12:00:01Z",
+    "ended_at": None,
+    "outcome": None,
+    "lost": False,
+    "resumed_at": 0,
+    "max_steps": 60,
+    "provenance": {"device": "cpu", "threads": 2, "packages": {"torch": "2.13.0"}, "commit": None},
 }
 CURVES: dict[str, Any] = {
     "run_id": RUN_ID,

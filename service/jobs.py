@@ -9,7 +9,7 @@ from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
 from service.contracts.events import Progress
-from service.contracts.status import CLAIMABLE, TERMINAL, JobStatus
+from service.contracts.status import CLAIMABLE, HELD, TERMINAL, JobStatus
 from service.db.events import notify_job
 from service.db.models import Generation, Run
 from service.errors import NotFound
@@ -35,9 +35,12 @@ class JobView(BaseModel):
     status: JobStatus
     priority: int = Field(description="Smaller is claimed earlier; equal ones by age.")
     created_at: datetime
+    created_by: uuid.UUID | None = Field(description="The API key that asked for it; null where none was needed.")
+    queued_at: datetime = Field(description="Since when it waits, or waited, for a worker.")
     started_at: datetime | None = Field(description="When a worker first took it.")
     ended_at: datetime | None
     attempt: int = Field(description="Times it has been taken by a worker.")
+    losses: int = Field(description="Attempts lost in a row, with no checkpoint in between.")
     worker: str | None = Field(
         validation_alias=AliasChoices("lease_owner", "worker"), description="The worker that holds it."
     )
@@ -76,7 +79,7 @@ def cancel(session: Session, model: type[JobRow], id: uuid.UUID) -> tuple[JobRow
     if job.status in TERMINAL or job.status is JobStatus.CANCELLING:
         return job, False
     job.cancel_requested_at = func.now()
-    job.move_to(JobStatus.CANCELLED if job.status in CLAIMABLE else JobStatus.CANCELLING)
+    job.move_to(JobStatus.CANCELLING if job.status in HELD else JobStatus.CANCELLED)
     notify_job(session, model.KIND, id)
     session.flush()
     session.refresh(job)

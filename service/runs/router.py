@@ -1,7 +1,7 @@
 """`/runs`: alignment runs."""
 
 import uuid
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Body, Query, Request, Response
 
@@ -12,8 +12,8 @@ from service.idempotency import OnceDep
 from service.json_route import JsonRoute
 from service.keys.caller import CallerDep
 from service.pages import Page
-from service.runs import service
-from service.runs.schemas import RunFilters, RunSummary, RunView
+from service.runs import life, service
+from service.runs.schemas import AttemptFilters, AttemptView, Resumption, RunChanges, RunFilters, RunSummary, RunView
 
 router = APIRouter(prefix="/runs", tags=["runs"], route_class=JsonRoute)
 
@@ -67,6 +67,38 @@ def get_run(run_id: uuid.UUID, session: SessionDep) -> RunView:
     return service.show(session, run_id)
 
 
+@router.patch("/{run_id}", operation_id="changeRun", summary="Change a run", responses=problems(404, 422))
+def change_run(run_id: uuid.UUID, changes: RunChanges, session: SessionDep) -> RunView:
+    """Change its name, notes, labels or priority; what is unsaid stays."""
+    life.change(session, run_id, changes)
+    return service.show(session, run_id)
+
+
+@router.delete(
+    "/{run_id}",
+    status_code=204,
+    operation_id="deleteRun",
+    summary="Delete a run",
+    responses=problems(404, 409, 422),
+)
+def delete_run(run_id: uuid.UUID, session: SessionDep) -> None:
+    """Delete a paused or ended run with everything recorded of it: curves, rewards, pictures, logs, checkpoints.
+
+    One of whose checkpoints something else started, or draws, is refused.
+    """
+    life.delete(session, run_id)
+
+
+@router.get(
+    "/{run_id}/attempts", operation_id="listAttempts", summary="Attempts at a run", responses=problems(404, 422)
+)
+def list_attempts(
+    run_id: uuid.UUID, filters: Annotated[AttemptFilters, Query()], session: SessionDep
+) -> Page[AttemptView]:
+    """Every try at a run, newest first: who, on what, with which versions and weights, and how it ended."""
+    return life.attempts(session, run_id, filters)
+
+
 @router.post(
     "/{run_id}/cancel",
     status_code=202,
@@ -75,8 +107,92 @@ def get_run(run_id: uuid.UUID, session: SessionDep) -> RunView:
     responses=problems(404, 409, 422),
 )
 def cancel_run(run_id: uuid.UUID, session: SessionDep, once: OnceDep) -> RunView:
-    """Ask for a run's end. A waiting run is cancelled at once, a running one at its next step boundary.
+    """Ask for a run's end. A waiting run is cancelled at once, a running one at its next batch.
 
     Asking twice changes nothing, and a run that has ended is answered as it is.
     """
-    return service.cancel(session, run_id, once)
+    life.cancel(session, run_id, once)
+    return service.show(session, run_id)
+
+
+@router.post(
+    "/{run_id}/pause",
+    status_code=202,
+    operation_id="pauseRun",
+    summary="Pause a run",
+    responses=problems(404, 409, 422),
+)
+def pause_run(run_id: uuid.UUID, session: SessionDep, once: OnceDep) -> RunView:
+    """Have a run saved after its last whole step and its device freed: `pausing`, then `paused`.
+
+    A waiting run rests at once. Asking twice changes nothing; a run that has ended is refused.
+    """
+    life.pause(session, run_id, once)
+    return service.show(session, run_id)
+
+
+@router.post(
+    "/{run_id}/resume",
+    status_code=202,
+    operation_id="resumeRun",
+    summary="Go on with a run",
+    responses=problems(404, 409, 413, 422),
+)
+def resume_run(
+    run_id: uuid.UUID,
+    session: SessionDep,
+    queue: QueueDep,
+    once: OnceDep,
+    wanted: Annotated[Resumption | None, Body(openapi_examples={"longer": {"value": {"max_steps": 120}}})] = None,
+) -> RunView:
+    """Queue a paused or ended run again; it goes on from its newest checkpoint exactly where it stopped.
+
+    Only `max_steps` may be another number. A run that waits or works is refused, and so is one without a checkpoint.
+    """
+    life.resume(session, queue, run_id, wanted or Resumption(), once)
+    return service.show(session, run_id)
+
+
+@router.post(
+    "/{run_id}/checkpoint",
+    status_code=202,
+    operation_id="saveRun",
+    summary="Save a running run",
+    responses=problems(404, 409, 422),
+)
+def save_run(run_id: uuid.UUID, session: SessionDep, once: OnceDep) -> RunView:
+    """Ask for a checkpoint after the current step, out of turn; `checkpoint_pending` tells until it is stored."""
+    life.save(session, run_id, once)
+    return service.show(session, run_id)
+
+
+@router.post(
+    "/{run_id}/clone",
+    status_code=202,
+    operation_id="cloneRun",
+    summary="Start a run like another",
+    responses={202: {"headers": LOCATION}, **problems(404, 409, 413, 422)},
+)
+def clone_run(
+    run_id: uuid.UUID,
+    response: Response,
+    session: SessionDep,
+    settings: SettingsDep,
+    catalog: CatalogDep,
+    queue: QueueDep,
+    caller: CallerDep,
+    once: OnceDep,
+    overrides: Annotated[
+        dict[str, Any] | None,
+        Body(
+            description="Fields of a run's spec that are to be others; objects merge field by field.",
+            openapi_examples={"seed": {"value": {"name": "another seed", "training": {"seed": 43}}}},
+        ),
+    ] = None,
+) -> RunView:
+    """Start a new run with the resolved spec of another, some fields changed. To go on from its weights, say
+    `start_from` with one of its checkpoints."""
+    spec = life.cloned_spec(session, run_id, overrides or {})
+    run = service.create(session, settings, catalog, queue, spec, overrides or {}, caller, once, parent=run_id)
+    response.headers["Location"] = f"/runs/{run.id}"
+    return run

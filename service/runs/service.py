@@ -36,6 +36,7 @@ def create(
     requested: dict[str, Any],
     caller: Caller,
     once: Once,
+    parent: uuid.UUID | None = None,
 ) -> RunView:
     """Accept a run: check it, commit the row, wake a worker. The row alone is what makes it happen.
 
@@ -60,6 +61,7 @@ def create(
         max_steps=spec.training.max_steps,
         priority=spec.priority,
         start_from=spec.start_from,
+        parent_id=parent,
         created_by=caller.id,
     )
     session.add(run)
@@ -107,20 +109,12 @@ def show(session: Session, id: uuid.UUID) -> RunView:
         **RunSummary.model_validate(run).model_dump(),
         spec=run.spec,
         spec_version=run.spec_version,
+        notes=run.notes,
+        seconds_used=run.seconds_used,
+        checkpoint_pending=run.checkpoint_requests > run.checkpoint_answers,
         queue_position=jobs.queue_position(session, run),
         eta_seconds=progress.get("eta_seconds") if run.status is JobStatus.RUNNING else None,
         resources=run.spec.get("resources", {}),
         plan=run.plan,
         metrics={one.name: LatestMetric(step=one.last_step, value=one.value) for one in series.latest(session, run.id)},
     )
-
-
-def cancel(session: Session, id: uuid.UUID, once: Once) -> RunView:
-    """Ask for a run's end; asking again changes nothing. Raises NotFound."""
-    if once.claim(session, id) is not None:
-        return show(session, id)
-    run, changed = jobs.cancel(session, Run, id)
-    if changed:
-        events.record(session, run.id, run.attempt, "status", {"status": run.status})
-    session.commit()
-    return show(session, id)

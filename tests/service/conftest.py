@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,15 @@ from service.contracts.jobs import MANIFEST_FILE
 from service.contracts.plan import make_plan
 from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
-from service.db.models import Checkpoint, Generation, GenerationImage, Metric, RewardGroup, Run
+from service.db.models import Attempt, Checkpoint, Generation, GenerationImage, Metric, RewardGroup, Run
 from service.db.session import Database
 
 LOOPBACK = "http://127.0.0.1"
-_WAY = (JobStatus.STARTING, JobStatus.RUNNING)
+_WAY = {
+    JobStatus.STARTING: (JobStatus.STARTING,),
+    JobStatus.PAUSED: (JobStatus.STARTING, JobStatus.RUNNING, JobStatus.PAUSING, JobStatus.PAUSED),
+}
+_LED = (JobStatus.STARTING, JobStatus.RUNNING)
 
 
 @pytest.fixture
@@ -135,7 +140,15 @@ class Records:
         with self.database.transaction() as session:
             session.add(RewardGroup(run_id=run.id, values=values, **(key | texts | columns)))
 
-    def checkpoint(self, run: Run, files: dict[str, bytes], step: int = 20, **columns: Any) -> Checkpoint:
+    def attempts(self, run: Run, count: int) -> None:
+        """The run's first `count` attempts."""
+        with self.database.transaction() as session:
+            for number in range(1, count + 1):
+                session.add(Attempt(run_id=run.id, number=number, worker="worker:1", max_steps=run.max_steps))
+
+    def checkpoint(
+        self, run: Run, files: dict[str, bytes], step: int = 20, deleted_at: datetime | None = None, **columns: Any
+    ) -> Checkpoint:
         """A stored LoRA checkpoint with those files."""
         directory = self.directory / str(uuid.uuid4())
         for name, data in files.items():
@@ -164,6 +177,7 @@ class Records:
             step=step,
             manifest=manifest,
             key=key,
+            deleted_at=deleted_at,
             size=sum(one.size for one in stored.values()),
             **values,
         )
@@ -177,11 +191,9 @@ def _lead(job: Run | Generation, status: JobStatus) -> None:
         job.status = JobStatus.QUEUED
     if status is JobStatus.QUEUED:
         return
-    for step in _WAY:
-        if job.status is not status:
+    for step in _WAY.get(status, (*_LED, status)):
+        if job.status is not step:
             job.move_to(step)
-    if job.status is not status:
-        job.move_to(status)
 
 
 @pytest.fixture

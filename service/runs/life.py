@@ -1,0 +1,154 @@
+"""The rules of a run's life after it was accepted: pausing, going on, saving, cloning, changing, deleting."""
+
+import uuid
+from typing import Any
+
+from fastapi.exceptions import RequestValidationError
+from pydantic import TypeAdapter, ValidationError
+from sqlalchemy import delete as delete_rows
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from service import jobs
+from service.contracts.presets import merge
+from service.contracts.runs import RunSpec
+from service.contracts.status import CLAIMABLE, RESTING, TERMINAL, JobStatus
+from service.db import events, retention
+from service.db.models import Attempt, Checkpoint, Run
+from service.errors import InUse, WrongState, invalid
+from service.idempotency import Once
+from service.pages import Page, decode_cursor, encode_cursor
+from service.queue import Queue
+from service.runs.schemas import AttemptFilters, AttemptView, Resumption, RunChanges
+
+_NUMBER = TypeAdapter(tuple[int])
+
+
+def cancel(session: Session, id: uuid.UUID, once: Once) -> None:
+    """Ask for a run's end; asking again changes nothing. Raises NotFound."""
+    if once.claim(session, id) is None:
+        run, changed = jobs.cancel(session, Run, id)
+        if changed:
+            _record(session, run)
+    session.commit()
+
+
+def pause(session: Session, id: uuid.UUID, once: Once) -> None:
+    """Have a run saved and given up by its worker; one that waits rests at once. Raises NotFound, WrongState."""
+    if once.claim(session, id) is None:
+        run = jobs.find(session, Run, id, lock=True)
+        if run.status in TERMINAL or run.status is JobStatus.CANCELLING:
+            detail = f"run {id} is {run.status} and cannot be paused"
+            raise WrongState(f"{detail}; POST /runs/{id}/resume goes on with a run that has ended")
+        if run.status not in (JobStatus.PAUSING, JobStatus.PAUSED):
+            run.move_to(JobStatus.PAUSED if run.status in CLAIMABLE else JobStatus.PAUSING)
+            _record(session, run)
+    session.commit()
+
+
+def resume(session: Session, queue: Queue, id: uuid.UUID, wanted: Resumption, once: Once) -> None:
+    """Queue a paused or ended run again, perhaps for other steps. Raises NotFound, WrongState, Invalid."""
+    if once.claim(session, id) is not None:
+        session.commit()
+        return
+    run = jobs.find(session, Run, id, lock=True)
+    if run.status not in RESTING:
+        detail = f"run {id} is {run.status}: only a paused or ended run can be resumed"
+        raise WrongState(f"{detail}; POST /runs/{id}/pause first, and wait until it is paused")
+    newest = _newest_step(session, id)
+    if newest is None and run.status in TERMINAL:
+        raise WrongState(
+            f"run {id} has no checkpoint to go on from; POST /runs/{id}/clone starts it from its beginning",
+            code="no_checkpoint",
+        )
+    steps = wanted.max_steps or run.max_steps
+    if steps < (newest or 0):
+        allowed = f"its newest checkpoint has {newest} steps, allowed are {newest} and more"
+        raise invalid(["body", "max_steps"], f"{steps} is too few: {allowed}", "too_few_steps")
+    if run.status is JobStatus.SUCCEEDED and steps <= run.max_steps:
+        detail = f"run {id} has done all its {run.max_steps} steps"
+        raise WrongState(f"{detail}; give max_steps above {run.max_steps}", code="nothing_left")
+    run.move_to(JobStatus.QUEUED)
+    run.max_steps, run.error, run.cancel_requested_at, run.heldout = steps, None, None, None
+    run.losses, run.seconds_used, run.resumed_attempt = 0, 0.0, run.attempt
+    _record(session, run, max_steps=steps, from_step=newest or 0)
+    session.commit()
+    queue.send("runs.wake", id)
+
+
+def save(session: Session, id: uuid.UUID, once: Once) -> None:
+    """Ask a working run for a checkpoint after its step; asking again before it came is no second one."""
+    if once.claim(session, id) is None:
+        run = jobs.find(session, Run, id, lock=True)
+        if run.status not in (JobStatus.STARTING, JobStatus.RUNNING):
+            raise WrongState(f"run {id} is {run.status}: only one that a worker works on can be saved")
+        if run.checkpoint_requests == run.checkpoint_answers:
+            run.checkpoint_requests += 1
+            events.record(session, id, run.attempt, "checkpoint_requested", {"request": run.checkpoint_requests})
+    session.commit()
+
+
+def cloned_spec(session: Session, id: uuid.UUID, overrides: dict[str, Any]) -> RunSpec:
+    """The resolved spec of a run with `overrides` in place of what it says. Raises NotFound, Invalid."""
+    spec = jobs.find(session, Run, id).spec
+    if "preset" in overrides:
+        raise invalid(["body", "preset"], "a clone has the resolved spec of its parent; say the fields to change")
+    try:
+        return RunSpec.model_validate(merge(spec, overrides))
+    except ValidationError as error:
+        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in error.errors()]) from error
+
+
+def change(session: Session, id: uuid.UUID, changes: RunChanges) -> None:
+    """Change what people say of a run, and its priority. Raises NotFound."""
+    run = jobs.find(session, Run, id, lock=True)
+    for name in changes.model_fields_set:
+        setattr(run, name, getattr(changes, name))
+    events.notify_job(session, "run", id)
+    session.commit()
+
+
+def delete(session: Session, id: uuid.UUID) -> None:
+    """Delete a run that rests, with everything recorded of it. Raises NotFound, WrongState, InUse."""
+    run = jobs.find(session, Run, id, lock=True)
+    if run.status not in RESTING:
+        raise WrongState(f"run {id} is {run.status}; cancel it and wait for its end before deleting it")
+    own = select(Checkpoint).where(Checkpoint.run_id == id)
+    checkpoints = session.scalars(own.with_for_update()).all()
+    started = select(Run.id).where(Run.start_from.in_([one.id for one in checkpoints]), Run.id != id)
+    if (other := session.scalar(started.limit(1))) is not None:
+        raise InUse(f"run {other} started from a checkpoint of run {id}; delete that one first")
+    for checkpoint in checkpoints:
+        if run.status in TERMINAL and (use := retention.use_of(session, checkpoint)) is not None:
+            raise InUse(f"checkpoint {checkpoint.id} of run {id} is in use: {use}")
+    retention.discard(session, [f"runs/{id}"])
+    session.execute(delete_rows(Checkpoint).where(Checkpoint.run_id == id))
+    session.delete(run)
+    events.notify_job(session, "run", id)
+    session.commit()
+
+
+def attempts(session: Session, id: uuid.UUID, filters: AttemptFilters) -> Page[AttemptView]:
+    """A run's attempts, newest first. Raises NotFound."""
+    jobs.find(session, Run, id)
+    query = select(Attempt).where(Attempt.run_id == id).order_by(Attempt.number.desc()).limit(filters.limit + 1)
+    if filters.cursor is not None:
+        (last,) = decode_cursor(filters.cursor, _NUMBER)
+        query = query.where(Attempt.number < last)
+    rows = session.scalars(query).all()
+    page = rows[: filters.limit]
+    return Page(
+        items=[AttemptView.model_validate(row) for row in page],
+        next_cursor=encode_cursor(page[-1].number) if len(rows) > len(page) else None,
+    )
+
+
+def _newest_step(session: Session, id: uuid.UUID) -> int | None:
+    return session.scalar(
+        select(func.max(Checkpoint.step)).where(Checkpoint.run_id == id, Checkpoint.deleted_at.is_(None))
+    )
+
+
+def _record(session: Session, run: Run, **said: Any) -> None:
+    events.record(session, run.id, run.attempt, "status", {"status": run.status.value, **said})
+    events.notify_job(session, "run", run.id)
