@@ -7,7 +7,7 @@ until the workers' next look, and a doubled one does nothing.
 import re
 import uuid
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import structlog
 
@@ -72,6 +72,13 @@ class Queue:
         """Raise what the transport raises unless the broker answers within a second."""
         with self._celery.connection_for_write() as connection:
             connection.ensure_connection(max_retries=0, timeout=_PATIENCE, errback=None)
+
+    def server(self) -> dict[str, Any]:
+        """What the broker says of itself, as its command INFO names it. Raises what the transport raises."""
+        with self._celery.connection_for_write() as connection:
+            connection.ensure_connection(max_retries=0, timeout=_PATIENCE, errback=None)
+            said: dict[str, Any] = connection.default_channel.client.info()
+            return said
 
     def close(self) -> None:
         """Give up every connection."""

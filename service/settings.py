@@ -8,7 +8,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pydantic import Field, NonNegativeInt, PositiveFloat, PositiveInt, SecretStr, field_validator, model_validator
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
@@ -150,7 +159,9 @@ class Settings(BaseSettings):
         return self.storage_url or f"file://{(self.data_dir / 'artifacts').resolve()}"
 
 
-READ_ELSEWHERE = frozenset({"G2RPO_URL", "G2RPO_PORT", "G2RPO_CATALOG", "G2RPO_COMMIT", "G2RPO_PARENT_FD"})
+READ_ELSEWHERE = frozenset(
+    {"G2RPO_URL", "G2RPO_API_KEY", "G2RPO_PORT", "G2RPO_CATALOG", "G2RPO_COMMIT", "G2RPO_PARENT_FD"}
+)
 """Variables with our prefix that are no settings: of the command line, catalog, build and training process."""
 
 
@@ -159,3 +170,11 @@ def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
     known = {f"G2RPO_{name.upper()}" for name in Settings.model_fields} | READ_ELSEWHERE
     unknown = sorted(name for name in environment if name.startswith("G2RPO_") and name not in known)
     return {name: next(iter(difflib.get_close_matches(name, known, n=1)), None) for name in unknown}
+
+
+def what_is_wrong(error: ValidationError) -> str:
+    """Why settings were refused, by variable, without the values: some are secret."""
+    return "; ".join(
+        f"G2RPO_{'.'.join(map(str, one['loc'])).upper()}: {one['msg']}" if one["loc"] else one["msg"]
+        for one in error.errors(include_url=False, include_input=False, include_context=False)
+    )

@@ -1,11 +1,11 @@
-"""`g2rpo`: everything from a terminal. Exit status 1: a job failed; 2: a request or a start was refused."""
+"""`g2rpo`: everything from a terminal. Exit status 1: a job failed, or `doctor` found something; 2: a refusal."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from service.cli import generate, runs, show
+from service.cli import doctor, generate, keys, runs, show
 from service.cli.console import Refusals, SettingsOption, errors, read_spec, refusing
 
 app = typer.Typer(
@@ -14,12 +14,14 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Align flow text-to-image models with human preference by G²RPO. The service's address is G2RPO_URL, "
-    "http://127.0.0.1:8000 if unset.",
+    "http://127.0.0.1:8000 if unset; its API key is G2RPO_API_KEY.",
 )
 app.add_typer(runs.app, name="runs")
+app.add_typer(keys.app, name="keys")
 app.command("generate")(generate.generate)
 app.command("catalog")(show.catalog)
 app.command("plan")(show.plan)
+app.command("doctor")(doctor.doctor)
 
 DataOption = Annotated[
     Path, typer.Option("--data", envvar="G2RPO_DATA_DIR", help="Directory of database, queue, pictures, weights, logs.")

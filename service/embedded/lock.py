@@ -30,3 +30,18 @@ def hold(directory: Path) -> int:
                     f"{directory} is in use by another process; stop that one, or choose another data directory"
                 ) from None
             time.sleep(0.05)
+
+
+def is_held(directory: Path) -> bool:
+    """Whether some process works on `directory` now."""
+    try:
+        descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

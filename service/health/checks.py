@@ -46,18 +46,16 @@ def database(database: Database) -> str:
 
 def schema(database: Database) -> str:
     """The schema is the one that this version of the service was written for."""
-    from service.db import migrate  # Alembic is 0.1 s that no other route has to pay
+    current, newest = _revisions(database)
+    if current != newest:
+        raise Wrong(f"the schema is at {current or 'nothing'}, this service wants {newest}", _MIGRATE)
+    return f"at {current}"
 
-    with _connected(database, Unknown("the database cannot be reached")) as connection:
-        current = migrate.current(connection)
-    newest = migrate.head()
-    if current == newest:
-        return f"at {current}"
-    found = f"the schema is at {current or 'nothing'}, this service wants {newest}"
-    if current is not None and not migrate.knows(current):
-        hint = "a newer version of the service made it: install that one, or restore the backup from before it"
-        raise Wrong(f"{found}, and does not know {current}", hint)
-    raise Wrong(found, _MIGRATE)
+
+def upgradable(database: Database) -> str:
+    """The schema is this version's or an older one's, which can be brought up to it."""
+    current, newest = _revisions(database)
+    return f"at {current or 'nothing'}, to be at {newest}"
 
 
 def broker(queue: Queue) -> str:
@@ -111,6 +109,20 @@ def workers(database: Database) -> str:
         command = " and ".join(f"`celery --app worker.celery_app worker --queues {queue}`" for queue in idle)
         raise Doubtful(f"{found}: jobs for {' and '.join(idle)} are accepted, and wait", f"start {command}")
     return found
+
+
+def _revisions(database: Database) -> tuple[str | None, str | None]:
+    """The schema's revision, None where there is none, and the one it should have. Raises Wrong for a newer one."""
+    from service.db import migrate  # Alembic is 0.1 s that no other route has to pay
+
+    with _connected(database, Unknown("the database cannot be reached")) as connection:
+        current = migrate.current(connection)
+    newest = migrate.head()
+    if current is not None and not migrate.knows(current):
+        found = f"the schema is at {current}, which this service, at {newest}, does not know"
+        hint = "a newer version of the service made it: install that one, or restore the backup from before it"
+        raise Wrong(found, hint)
+    return current, newest
 
 
 def in_words(size: int) -> str:
