@@ -15,6 +15,7 @@ from structlog.typing import EventDict, Processor
 _OURS = ("service", "worker", "uvicorn", "celery")
 """Loggers that follow the level asked for; other libraries' lines begin at WARNING."""
 _PASSWORD = re.compile(r"(://[^:/@\s\"]*):[^@/\s\"]+@")
+_KEY = re.compile(r"(g2k_[0-9A-Za-z]{8})[0-9A-Za-z]{30}")
 _FIRST = ("time", "level", "event", "logger")
 
 
@@ -47,7 +48,7 @@ def configure(level: str, **always: str) -> None:
                 structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
                 _in_order,
                 structlog.processors.JSONRenderer(default=str),
-                _without_passwords,
+                _without_secrets,
             ],
         )
     )
@@ -78,6 +79,6 @@ def _in_order(_logger: Any, _method: str, event: EventDict) -> EventDict:
     return {**{name: event[name] for name in _FIRST if name in event}, **event}
 
 
-def _without_passwords(_logger: Any, _method: str, line: Any) -> Any:
-    """The line without the password of any URL in it: libraries put those into their messages."""
-    return _PASSWORD.sub(r"\1:***@", line)
+def _without_secrets(_logger: Any, _method: str, line: Any) -> Any:
+    """The line without the password of any URL in it, which libraries put into messages, and without any API key."""
+    return _KEY.sub(r"\1***", _PASSWORD.sub(r"\1:***@", line))

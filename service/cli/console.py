@@ -53,10 +53,10 @@ def refusing() -> Iterator[None]:
 
 
 def connect() -> "Client":
-    """The service that G2RPO_URL names."""
+    """The service that G2RPO_URL names, asked with the key in G2RPO_API_KEY."""
     from service.client import DEFAULT_URL, Client
 
-    return Client(os.environ.get("G2RPO_URL", DEFAULT_URL))
+    return Client(os.environ.get("G2RPO_URL", DEFAULT_URL), os.environ.get("G2RPO_API_KEY"))
 
 
 def read_spec(file: Path | None, settings: list[str]) -> dict[str, Any]:

@@ -1,0 +1,157 @@
+"""`g2rpo keys ...`: make, list and revoke API keys in the database itself: the first one must come from somewhere."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.table import Table
+
+from service.cli.console import console, errors
+from service.embedded import EmbeddedError
+from service.keys.caller import Scope
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from service.settings import Settings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    help="API keys, in the database that G2RPO_DATABASE_URL names, else in that of the `g2rpo up` that runs on --data.",
+)
+
+DataOption = Annotated[
+    Path, typer.Option("--data", envvar="G2RPO_DATA_DIR", help="Data directory of the `g2rpo up` that runs here.")
+]
+_HERE = Path(".g2rpo")
+
+
+@app.command()
+def create(
+    name: Annotated[str, typer.Argument(help="Whose it is, or what for.")],
+    scope: Annotated[list[Scope], typer.Option(help="admin includes write, write includes read; repeatable.")],
+    expires_days: Annotated[float | None, typer.Option(min=0.001, help="Days until it is refused.")] = None,
+    max_open_jobs: Annotated[int | None, typer.Option(min=1, help="Jobs that have not ended.")] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Requests in a minute.")] = None,
+    data: DataOption = _HERE,
+) -> None:
+    """Make a key and print it, this once: only a hash is kept. From the first key on every request needs one."""
+    from service.keys import service
+    from service.keys.schemas import KeySpec
+
+    with _accepted():
+        spec = KeySpec(
+            name=name,
+            scopes=tuple(scope),
+            expires_at=datetime.now(UTC) + timedelta(days=expires_days) if expires_days else None,
+            max_open_jobs=max_open_jobs,
+            requests_per_minute=requests_per_minute,
+        )
+    with _database(data) as session:
+        first = not service.in_force(session)
+        made = service.make(session, spec)
+        session.commit()
+    errors.print(
+        f"made {made.row.id}  {made.row.prefix}  ({', '.join(made.row.scopes)})", highlight=False, markup=False
+    )
+    if first:
+        errors.print("from now on every request to this service needs a key", highlight=False)
+    typer.echo(made.secret)
+
+
+@app.command()
+def new() -> None:
+    """Print a fresh key for G2RPO_ADMIN_KEY. It is stored nowhere: the service that is started with it takes it in."""
+    from service.keys.secret import new_secret
+
+    typer.echo(new_secret())
+
+
+@app.command("list")
+def list_keys(data: DataOption = _HERE) -> None:
+    """List all keys, newest first, revoked ones too; never their secrets."""
+    from service.keys import service
+    from service.keys.schemas import KeyFilters
+
+    table = Table("key", "prefix", "name", "scopes", "state", "created", "last used", "expires", box=None)
+    with _database(data) as session:
+        page = service.listing(session, KeyFilters(limit=200))
+        keys = page.items
+        while page.next_cursor is not None:
+            page = service.listing(session, KeyFilters(limit=200, cursor=page.next_cursor))
+            keys += page.items
+    for key in keys:
+        times = (f"{time.astimezone():%Y-%m-%d %H:%M}" if time else "" for time in (key.last_used_at, key.expires_at))
+        created = f"{key.created_at.astimezone():%Y-%m-%d %H:%M}"
+        table.add_row(str(key.id), key.prefix, key.name, ", ".join(key.scopes), key.state, created, *times)
+    console.print(table)
+
+
+@app.command()
+def revoke(
+    key_id: Annotated[uuid.UUID, typer.Argument(metavar="KEY", help="The key's id.")], data: DataOption = _HERE
+) -> None:
+    """Take a key back, at once; also the last one with the scope admin. Its jobs go on."""
+    from service.errors import NotFound
+    from service.keys import service
+
+    with _database(data) as session:
+        try:
+            key = service.revoke(session, key_id, spare_last_admin=False)
+        except NotFound as error:
+            raise EmbeddedError(error.detail) from None
+    console.print(f"key {key.prefix} ({key.name}) is {key.state}", highlight=False, markup=False)
+
+
+@contextmanager
+def _accepted() -> Iterator[None]:
+    """Refuse what a model does not take, as a line of text that shows no value."""
+    from pydantic import ValidationError
+
+    try:
+        yield
+    except ValidationError as error:
+        said = (
+            f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}" for one in error.errors()
+        )
+        raise EmbeddedError("; ".join(said)) from None
+
+
+@contextmanager
+def _database(data: Path) -> Iterator["Session"]:
+    from sqlalchemy.exc import OperationalError, ProgrammingError
+
+    from service.db.session import connect
+
+    database = connect(_settings(data))
+    try:
+        with database.sessions() as session:
+            yield session
+    except OperationalError as error:
+        reason = (str(error.orig).strip() or type(error).__name__).splitlines()[0]
+        raise EmbeddedError(f"the database cannot be reached: {reason}") from None
+    except ProgrammingError:
+        raise EmbeddedError("the database has no schema, or an old one: run `python -m service.db.migrate`") from None
+    finally:
+        database.close()
+
+
+def _settings(data: Path) -> "Settings":
+    from service.embedded import running
+    from service.settings import Settings
+
+    with _accepted():
+        if "G2RPO_DATABASE_URL" in os.environ:
+            return Settings()
+        found = running.find(data)
+        if found is None or found.database_url is None:
+            raise EmbeddedError(
+                f"no service with a database of its own runs on {data}: start it by `g2rpo up --data {data}`, name its "
+                "directory by --data, or set G2RPO_DATABASE_URL"
+            )
+        return Settings(database_url=found.database_url)
