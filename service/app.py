@@ -70,7 +70,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
     app.add_middleware(Gate, state=app.state)
-    app.add_middleware(RequestMiddleware, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        RequestMiddleware, max_body_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes
+    )
     app.add_middleware(MetricsMiddleware, registry=app.state.registry)  # around everything else
     errors.install(app, [route for router in ROUTERS for route in router.routes])
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]

@@ -20,6 +20,8 @@ from service import examples
 from service.db.artifacts import ArtifactDamaged, StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
+_MOST_ERRORS = 100
+"""Wrong fields that an answer lists."""
 UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError)
 """What is raised when the database cannot be reached."""
 log = structlog.get_logger()
@@ -31,6 +33,11 @@ class FieldError(BaseModel):
     loc: list[str | int] = Field(description="Where: `body`, `query`, `path` or `header`, then names and indices.")
     msg: str = Field(description="What is wrong, and what is allowed.")
     type: str = Field(description="A stable name for the kind of error.")
+
+    def told(self) -> "FieldError":
+        """The same, in an answer's few words: what was sent is not sent back at any length, nor what is no UTF-8."""
+        loc = [part if isinstance(part, int) else _short(part, 100) for part in self.loc]
+        return FieldError(loc=loc, msg=_short(self.msg, 1000), type=self.type)
 
 
 class ReadinessCheck(BaseModel):
@@ -53,7 +60,9 @@ class Problem(BaseModel):
     detail: str = Field(description="What was wrong, and what to do.")
     code: str = Field(description="A stable name to branch on.")
     request_id: str = Field(description="Also in `X-Request-ID` and in the service's log.")
-    errors: list[FieldError] | None = Field(None, description="With status 422: every field that is wrong.")
+    errors: list[FieldError] | None = Field(
+        None, description="With status 422: every field that is wrong, up to a hundred."
+    )
     checks: list[ReadinessCheck] | None = Field(None, description="With `not_ready`: what was looked at.")
 
 
@@ -64,7 +73,7 @@ class ServiceError(HTTPException):
     code = "internal_error"
 
     def __init__(self, detail: str, *, headers: dict[str, str] | None = None, **extensions: Any) -> None:
-        super().__init__(self.status, detail, headers)
+        super().__init__(self.status, _short(detail, 4000), headers)
         self.extensions = extensions
 
 
@@ -121,6 +130,13 @@ class BodyTooLarge(ServiceError):
     code = "body_too_large"
 
 
+class UnsupportedMediaType(ServiceError):
+    """The body is not of the kind that the route takes."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    code = "unsupported_media_type"
+
+
 class RangeNotSatisfiable(ServiceError):
     """No byte of the file lies in the asked range."""
 
@@ -135,9 +151,10 @@ class Invalid(ServiceError):
     code = "invalid_request"
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
-        shown = "; ".join(f"{'.'.join(map(str, error.loc))}: {error.msg}" for error in errors[:3])
+        told = [error.told() for error in errors[:_MOST_ERRORS]]
+        shown = "; ".join(f"{'.'.join(map(str, error.loc))}: {error.msg}" for error in told[:3])
         more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
-        super().__init__(shown + more, errors=[error.model_dump() for error in errors])
+        super().__init__(shown + more, errors=[error.model_dump() for error in told])
 
 
 class NotReady(ServiceError):
@@ -152,6 +169,11 @@ class TooManyStreams(ServiceError):
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     code = "too_many_streams"
+
+
+def _short(text: str, most: int) -> str:
+    whole = text.encode("utf-8", errors="backslashreplace").decode()
+    return whole if len(whole) <= most else whole[:most] + "…"
 
 
 def invalid(loc: Sequence[str | int], msg: str, type: str = "value_error") -> Invalid:

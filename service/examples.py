@@ -139,6 +139,17 @@ CHECKPOINT: dict[str, Any] = {
     ],
     "manifest": {"format": 1, "kind": "lora", "lora_rank": 16, "lora_alpha": 16.0},
 }
+GENERATION_SUMMARY: dict[str, Any] = {
+    "id": _GENERATION_ID,
+    **_JOB,
+    "status": "succeeded",
+    "ended_at": "2026-01-01T12:00:03Z",
+    "worker": None,
+    "progress": None,
+    "model": "shapes-flux",
+    "checkpoints": ["base"],
+    "total_images": 1,
+}
 GENERATION: dict[str, Any] = {
     "id": _GENERATION_ID,
     **_JOB,

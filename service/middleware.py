@@ -13,16 +13,19 @@ from service.errors import BodyTooLarge, problem_response
 from service.idempotency import REPLAYED
 
 REQUEST_ID = "X-Request-ID"
+_MOST_HEADERS, _HEADER_BYTES = 200, 64 * 1024
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+UPLOADS = "/checkpoints"
+"""The path that takes files; every other body is read as a whole."""
 log = structlog.get_logger()
 
 
 class RequestMiddleware:
     """Names each request, refuses large bodies, logs the answer, and answers what nobody caught."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int, max_upload_bytes: int) -> None:
         self.app = app
-        self.max_body_bytes = max_body_bytes
+        self.max_body_bytes, self.max_upload_bytes = max_body_bytes, max_upload_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -49,7 +52,7 @@ class RequestMiddleware:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self.app(scope, self._limited(headers, receive), answer)
+                await self.app(scope, self._limited(scope, headers, receive), answer)
             except Exception as error:
                 log.error("request_failed", exc_info=error)
                 if status:
@@ -66,19 +69,25 @@ class RequestMiddleware:
                 )
                 audit.record(scope, status, location, replayed=REPLAYED in answer_headers)
 
-    def _limited(self, headers: Headers, receive: Receive) -> Receive:
+    def _limited(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
         received = 0
         announced = headers.get("content-length", "")
-        too_large = BodyTooLarge(f"the body is larger than {self.max_body_bytes} bytes, the most that is taken")
+        most = self.max_upload_bytes if scope["path"] == UPLOADS else self.max_body_bytes
+        too_large = BodyTooLarge(f"the body is larger than {most} bytes, the most that is taken")
 
         async def limited() -> Message:
             nonlocal received
-            if announced.isdecimal() and int(announced) > self.max_body_bytes:
+            if announced.isdecimal() and int(announced) > most:
                 raise too_large
             message = await receive()
             received += len(message.get("body", b""))
-            if received > self.max_body_bytes:
+            if received > most:
                 raise too_large
             return message
 
         return limited
+
+
+def _too_large(headers: Headers) -> bool:
+    size = sum(len(name) + len(value) for name, value in headers.raw)
+    return len(headers.raw) > _MOST_HEADERS or size > _HEADER_BYTES

@@ -81,7 +81,8 @@ def check_checkpoint(
     session: Session, id: uuid.UUID, model: str, loc: Loc
 ) -> tuple[Checkpoint | None, Sequence[FieldError]]:
     """A checkpoint and what speaks against using it with `model`."""
-    checkpoint = session.get(Checkpoint, id)
+    # Shared until the commit: what is deleted meanwhile is either seen here or sees who uses it.
+    checkpoint = session.get(Checkpoint, id, with_for_update={"read": True}, populate_existing=True)
     if checkpoint is None:
         return None, [FieldError(loc=list(loc), msg=f"there is no checkpoint {id}", type="unknown_name")]
     if checkpoint.deleted_at is not None:

@@ -5,13 +5,15 @@ import binascii
 import json
 from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, ValidationError
 
 from service.errors import invalid
 
 Item = TypeVar("Item")
 
 Limit = Annotated[int, Field(ge=1, le=200, description="Items of one page, at most 200.")]
+Text = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00]*$")]
+"""A text to filter by."""
 Cursor = Annotated[
     str | None, Field(max_length=500, description="The `next_cursor` of the page before; unset for the first page.")
 ]

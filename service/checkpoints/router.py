@@ -1,20 +1,33 @@
 """`/runs/{run_id}/checkpoints` and `/checkpoints`: saved policies."""
 
+import pathlib
+import tempfile
 import uuid
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Path, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
-from service.checkpoints import download, service
-from service.checkpoints.schemas import CheckpointFilters, CheckpointSummary, CheckpointView
-from service.dependencies import DatabaseDep, SessionDep
-from service.errors import problems
+from service.checkpoints import download, imports, service
+from service.checkpoints.schemas import (
+    AllCheckpointFilters,
+    CheckpointFilters,
+    CheckpointSummary,
+    CheckpointView,
+    ImportQuery,
+)
+from service.dependencies import CatalogDep, DatabaseDep, SessionDep
+from service.errors import UnsupportedMediaType, problems
+from service.idempotency import StreamedOnceDep
+from service.keys.caller import CallerDep
 from service.pages import Page
+from service.runs.router import LOCATION
 
 router = APIRouter(tags=["checkpoints"])
 
 FileName = Annotated[str, Path(description="A name of the manifest.", examples=["pytorch_lora_weights.safetensors"])]
-_BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
+MEDIA_TYPE = "application/octet-stream"
+_BYTES = {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 
 
 @router.get(
@@ -28,6 +41,72 @@ def list_checkpoints(
 ) -> Page[CheckpointSummary]:
     """A run's checkpoints, newest step first."""
     return service.listing(session, run_id, filters)
+
+
+@router.get(
+    "/checkpoints",
+    operation_id="listAllCheckpoints",
+    summary="All checkpoints",
+    responses=problems(422),
+)
+def list_all_checkpoints(
+    filters: Annotated[AllCheckpointFilters, Query()], session: SessionDep
+) -> Page[CheckpointSummary]:
+    """Checkpoints of all runs and imported ones, newest first."""
+    return service.listing_all(session, filters)
+
+
+@router.post(
+    "/checkpoints",
+    status_code=201,
+    operation_id="importCheckpoint",
+    summary="Import a LoRA",
+    responses={201: {"headers": LOCATION}, **problems(409, 413, 415, 422)},
+    openapi_extra={"requestBody": {"required": True, **_BYTES}},
+)
+async def import_checkpoint(
+    query: Annotated[ImportQuery, Query()],
+    request: Request,
+    response: Response,
+    database: DatabaseDep,
+    catalog: CatalogDep,
+    caller: CallerDep,
+    once: StreamedOnceDep,
+) -> CheckpointView:
+    """Send a LoRA file of diffusers' format (safetensors) as the body; runs can start from it, and pictures be drawn.
+
+    Its layers must be ones that the model takes a LoRA on. Layers it does not have stay as they are in the model.
+    """
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != MEDIA_TYPE:
+        raise UnsupportedMediaType(f"the body must be {MEDIA_TYPE}, the bytes of the file, not {media_type[:100]!r}")
+
+    def stored() -> CheckpointView:
+        with database.sessions() as session:
+            id = imports.store(session, database.artifacts, catalog, query, file, sha256, caller, once)
+            return service.show(session, id)
+
+    with tempfile.TemporaryDirectory(prefix="g2rpo-import-") as directory:
+        file = pathlib.Path(directory) / imports.WEIGHTS
+        sha256 = await imports.receive(request.stream(), file, database.settings.max_upload_bytes)
+        shown = await run_in_threadpool(stored)
+    response.headers["Location"] = f"/checkpoints/{shown.id}"
+    return shown
+
+
+@router.delete(
+    "/checkpoints/{checkpoint_id}",
+    status_code=204,
+    operation_id="deleteCheckpoint",
+    summary="Delete a checkpoint",
+    responses=problems(404, 409, 422),
+)
+def delete_checkpoint(checkpoint_id: uuid.UUID, session: SessionDep) -> None:
+    """Delete a checkpoint's files. One that a waiting or working job needs is refused; deleting twice is no error.
+
+    What is known of it stays, for the runs and pictures that came from it.
+    """
+    service.delete(session, checkpoint_id)
 
 
 @router.get(
@@ -50,7 +129,7 @@ def get_checkpoint(checkpoint_id: uuid.UUID, session: SessionDep) -> CheckpointV
         200: _BYTES,
         206: {"description": "The asked range.", **_BYTES},
         304: {"description": "The client has it."},
-        **problems(404, 416, 422),
+        **problems(404, 410, 416, 422),
     },
 )
 def download_checkpoint_file(
@@ -74,7 +153,7 @@ def download_checkpoint_file(
     responses={
         200: {"description": "Its `Content-Length`, `ETag` and `Repr-Digest`.", **_BYTES},
         304: {"description": "The client has it."},
-        **problems(404, 422),
+        **problems(404, 410, 422),
     },
 )
 def head_checkpoint_file(

@@ -7,7 +7,8 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from service import examples
-from service.pages import Cursor, Limit
+from service.contracts.base import Name
+from service.pages import Cursor, Limit, Text
 
 
 class CheckpointFilters(BaseModel):
@@ -17,6 +18,26 @@ class CheckpointFilters(BaseModel):
 
     limit: Limit = 50
     cursor: Cursor = None
+
+
+class AllCheckpointFilters(CheckpointFilters):
+    """Which checkpoints to list."""
+
+    model: Text | None = Field(None, description="The model's name.")
+    imported: bool | None = Field(None, description="Only imported ones, or only those of runs.")
+    deleted: bool = Field(False, description="Also those that were deleted.")
+
+
+class ImportQuery(BaseModel):
+    """What an imported LoRA file is for."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    model: Name = Field(description="A model of the catalog.")
+    name: str = Field("", max_length=200, pattern=r"^[^\x00]*$", description="A name for people.")
+    lora_alpha: float | None = Field(
+        None, gt=0, le=4096, allow_inf_nan=False, description="α; unset: what the file's metadata says, else its rank."
+    )
 
 
 class CheckpointSummary(BaseModel):

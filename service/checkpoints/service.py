@@ -8,22 +8,30 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from service import jobs
-from service.checkpoints.schemas import CheckpointFileView, CheckpointFilters, CheckpointSummary, CheckpointView
+from service.checkpoints.schemas import (
+    AllCheckpointFilters,
+    CheckpointFileView,
+    CheckpointFilters,
+    CheckpointSummary,
+    CheckpointView,
+)
+from service.db import retention
 from service.db.artifacts import Stored
 from service.db.models import Checkpoint, Run
-from service.errors import NotFound
+from service.errors import Deleted, InUse, NotFound
 from service.pages import Page, decode_cursor, encode_cursor
 
 _CURSOR = TypeAdapter(tuple[int, uuid.UUID])
+_ID_CURSOR = TypeAdapter(tuple[uuid.UUID])
 
 
 def listing(session: Session, run_id: uuid.UUID, filters: CheckpointFilters) -> Page[CheckpointSummary]:
-    """A run's checkpoints, newest step first. Raises NotFound."""
+    """A run's checkpoints that were not deleted, newest step first. Raises NotFound."""
     jobs.find(session, Run, run_id)
     key = (Checkpoint.step, Checkpoint.id)
     query = (
         select(Checkpoint)
-        .where(Checkpoint.run_id == run_id)
+        .where(Checkpoint.run_id == run_id, Checkpoint.deleted_at.is_(None))
         .order_by(*(column.desc() for column in key))
         .limit(filters.limit + 1)
     )
@@ -37,6 +45,38 @@ def listing(session: Session, run_id: uuid.UUID, filters: CheckpointFilters) -> 
     )
 
 
+def listing_all(session: Session, filters: AllCheckpointFilters) -> Page[CheckpointSummary]:
+    """The checkpoints that match, of all runs and imported ones, newest first."""
+    query = select(Checkpoint).order_by(Checkpoint.id.desc()).limit(filters.limit + 1)
+    if filters.model is not None:
+        query = query.where(Checkpoint.model == filters.model)
+    if filters.imported is not None:
+        query = query.where(Checkpoint.run_id.is_(None) if filters.imported else Checkpoint.run_id.is_not(None))
+    if not filters.deleted:
+        query = query.where(Checkpoint.deleted_at.is_(None))
+    if filters.cursor is not None:
+        (last,) = decode_cursor(filters.cursor, _ID_CURSOR)
+        query = query.where(Checkpoint.id < last)
+    rows = session.scalars(query).all()
+    page = rows[: filters.limit]
+    return Page(
+        items=[CheckpointSummary.model_validate(row) for row in page],
+        next_cursor=encode_cursor(page[-1].id) if len(rows) > len(page) else None,
+    )
+
+
+def delete(session: Session, id: uuid.UUID) -> None:
+    """Delete a checkpoint that nothing needs: its files go, its row stays. Raises NotFound, InUse."""
+    row = session.get(Checkpoint, id, with_for_update=True)
+    if row is None:
+        raise NotFound(f"there is no checkpoint {id}")
+    if row.deleted_at is None:
+        if (use := retention.use_of(session, row)) is not None:
+            raise InUse(f"checkpoint {id} is in use: {use}")
+        retention.retire(session, [row])
+    session.commit()
+
+
 def show(session: Session, id: uuid.UUID) -> CheckpointView:
     """A checkpoint in full. Raises NotFound."""
     row = _find(session, id)
@@ -47,8 +87,10 @@ def show(session: Session, id: uuid.UUID) -> CheckpointView:
 
 
 def file(session: Session, id: uuid.UUID, name: str) -> Stored:
-    """One file of a checkpoint, in the store: the name is looked up in the manifest. Raises NotFound."""
+    """One file of a checkpoint, in the store: the name is looked up in the manifest. Raises NotFound, Deleted."""
     row = _find(session, id)
+    if row.deleted_at is not None:
+        raise Deleted(f"checkpoint {id} was deleted at {row.deleted_at:%Y-%m-%d %H:%M:%S} UTC: its files are gone")
     for entry in row.manifest["files"]:
         if entry["name"] == name:
             return Stored(f"{row.key}/{entry['name']}", entry["sha256"], entry["size"])

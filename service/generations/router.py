@@ -4,7 +4,7 @@ import asyncio
 import uuid
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Header, Path, Request, Response
+from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from service.contracts.generations import GenerationSpec
@@ -12,11 +12,12 @@ from service.db.session import Database
 from service.dependencies import CatalogDep, DatabaseDep, QueueDep, SessionDep, WaiterDep
 from service.errors import NotAcceptable, problems
 from service.generations import grid, service
-from service.generations.schemas import GenerationView
+from service.generations.schemas import GenerationFilters, GenerationSummary, GenerationView
 from service.idempotency import OnceDep
 from service.json_route import JsonRoute
 from service.keys.caller import CallerDep
 from service.negotiation import preferred_wait
+from service.pages import Page
 from service.pictures import PNG, picture
 from service.runs.router import LOCATION
 from service.waiting import JobWaiter
@@ -72,6 +73,12 @@ async def generate(
         if await _ends_within(seconds, database, waiter, generation):
             response.status_code = 200
     return await run_in_threadpool(shown)
+
+
+@router.get("/generations", operation_id="listGenerations", summary="List generations", responses=problems(422))
+def list_generations(filters: Annotated[GenerationFilters, Query()], session: SessionDep) -> Page[GenerationSummary]:
+    """Generations, newest first, by state and time of creation."""
+    return service.listing(session, filters)
 
 
 @router.get(

@@ -2,10 +2,12 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from service import examples
+from service.contracts.status import JobStatus
 from service.jobs import JobView
+from service.pages import Cursor, Limit
 
 
 class ImageView(BaseModel):
@@ -20,6 +22,28 @@ class ImageView(BaseModel):
     sha256: str
     size: int = Field(description="Bytes of the PNG.")
     url: str = Field(description="Where the PNG is.")
+
+
+class GenerationFilters(BaseModel):
+    """Which generations to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: list[JobStatus] = Field([], max_length=len(JobStatus), description="One of these states.")
+    created_after: AwareDatetime | None = Field(None, description="Created at or after this time.")
+    created_before: AwareDatetime | None = Field(None, description="Created before this time.")
+    limit: Limit = 50
+    cursor: Cursor = None
+
+
+class GenerationSummary(JobView):
+    """A generation in a list."""
+
+    model_config = ConfigDict(json_schema_extra=examples.example(examples.GENERATION_SUMMARY))
+
+    model: str
+    checkpoints: list[str]
+    total_images: int
 
 
 class GenerationView(JobView):

@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic import TypeAdapter
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -15,13 +16,16 @@ from service.contracts.status import TERMINAL, JobStatus
 from service.db.base import new_id
 from service.db.models import Checkpoint, Generation, GenerationImage
 from service.errors import FieldError, Invalid, NotFinished, NotFound
-from service.generations.schemas import GenerationView, ImageView
+from service.generations.schemas import GenerationFilters, GenerationSummary, GenerationView, ImageView
 from service.idempotency import Once
 from service.keys.caller import Caller
 from service.keys.limits import check_open_jobs
 from service.naming import check_checkpoint, check_prompts, check_size, find_model, unknown
+from service.pages import Page, decode_cursor, encode_cursor
 from service.queue import Queue
 from service.settings import Settings
+
+_CURSOR = TypeAdapter(tuple[uuid.UUID])
 
 
 def create(
@@ -81,6 +85,38 @@ def resolve(session: Session, settings: Settings, catalog: Catalog, spec: Genera
     return resolved
 
 
+def listing(session: Session, filters: GenerationFilters) -> Page[GenerationSummary]:
+    """The generations that match, newest first."""
+    query = select(Generation).order_by(Generation.id.desc()).limit(filters.limit + 1)
+    if filters.status:
+        query = query.where(Generation.status.in_(filters.status))
+    if filters.created_after is not None:
+        query = query.where(Generation.created_at >= filters.created_after)
+    if filters.created_before is not None:
+        query = query.where(Generation.created_at < filters.created_before)
+    if filters.cursor is not None:
+        (last,) = decode_cursor(filters.cursor, _CURSOR)
+        query = query.where(Generation.id < last)
+    rows = session.scalars(query).all()
+    page = rows[: filters.limit]
+    return Page(
+        items=[
+            GenerationSummary(
+                **jobs.JobView.model_validate(row).model_dump(),
+                model=row.spec["model"],
+                checkpoints=row.spec["checkpoints"],
+                total_images=_total(row.spec),
+            )
+            for row in page
+        ],
+        next_cursor=encode_cursor(page[-1].id) if len(rows) > len(page) else None,
+    )
+
+
+def _total(spec: dict[str, Any]) -> int:
+    return len(spec["checkpoints"]) * len(spec["prompts"]) * int(spec["num_images"])
+
+
 def show(session: Session, id: uuid.UUID) -> GenerationView:
     """A generation in full. Raises NotFound."""
     row = jobs.find(session, Generation, id)
@@ -92,7 +128,7 @@ def show(session: Session, id: uuid.UUID) -> GenerationView:
         **jobs.JobView.model_validate(row).model_dump(),
         spec=spec,
         queue_position=jobs.queue_position(session, row),
-        total_images=len(spec["checkpoints"]) * len(spec["prompts"]) * spec["num_images"],
+        total_images=_total(spec),
         images=[_view(image, spec["prompts"]) for image in images],
         grid=f"/generations/{id}/grid.png",
     )

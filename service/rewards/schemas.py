@@ -3,8 +3,7 @@
 from pydantic import BaseModel, ConfigDict, Field
 
 from service import examples
-from service.pages import Cursor, Limit
-from service.runs.schemas import Text
+from service.pages import Cursor, Limit, Text
 
 
 class RewardFilters(BaseModel):

@@ -12,10 +12,9 @@ from service.contracts.events import HeldoutSummary
 from service.contracts.runs import Label
 from service.contracts.status import JobStatus
 from service.jobs import JobView
-from service.pages import Cursor, Limit
+from service.pages import Cursor, Limit, Text
 
 LabelFilter = Annotated[str, StringConstraints(pattern=r"^[^\x00:]{1,100}:[^\x00]{1,100}$")]
-Text = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00]*$")]
 
 
 class RunFilters(BaseModel):

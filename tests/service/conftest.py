@@ -77,7 +77,7 @@ class Records:
     database: Database
     directory: Path
 
-    def run(self, status: JobStatus = JobStatus.QUEUED, spec: dict[str, Any] | None = None, **columns: Any) -> Run:
+    def run(self, status: JobStatus | str = JobStatus.QUEUED, spec: dict[str, Any] | None = None, **columns: Any) -> Run:
         """A run in that state, led there by allowed moves."""
         resolved = RunSpec.model_validate(spec or {})
         plan = make_plan(resolved, load_catalog()).model_dump(mode="json", exclude={"spec"})
@@ -95,7 +95,7 @@ class Records:
         run = Run(**(values | columns))
         with self.database.transaction() as session:
             session.add(run)
-            _lead(run, status)
+            _lead(run, JobStatus(status))
         return run
 
     def generation(self, spec: dict[str, Any], status: JobStatus = JobStatus.QUEUED) -> Generation:

@@ -75,15 +75,25 @@ def metadata(transformer: Any) -> dict[str, Any]:
 
 
 def load(transformer: Any, directory: Path) -> None:
-    """Load a saved LoRA into the attached adapter; ValueError unless every tensor is there and fits."""
+    """Load a saved LoRA into the attached adapter; ValueError where a tensor is unknown, misshapen, or lacks its pair.
+
+    A layer that the file leaves out, as one from outside may, keeps its fresh adapter, whose output is zero.
+    """
     path = directory / WEIGHTS
     saved = {name.removeprefix("transformer."): tensor for name, tensor in load_file(path).items()}
     expected = state(transformer)
-    missing, extra = expected.keys() - saved.keys(), saved.keys() - expected.keys()
+    present = {_layer(name) for name in saved}
+    missing = {name for name in expected.keys() - saved.keys() if _layer(name) in present}
+    extra = saved.keys() - expected.keys()
     wrong = [name for name in expected.keys() & saved.keys() if expected[name].shape != saved[name].shape]
-    if missing or extra or wrong:
+    if missing or extra or wrong or not saved:
         raise ValueError(
             f"{path.name} does not fit the model's LoRA: {len(missing)} tensors missing, {len(extra)} unexpected, "
-            f"{len(wrong)} of another shape, such as {next(iter([*wrong, *missing, *extra]))}"
+            f"{len(wrong)} of another shape, such as {next(iter([*wrong, *missing, *extra]), 'all')}"
         )
     set_peft_model_state_dict(transformer, saved, adapter_name=ADAPTER)
+
+
+def _layer(name: str) -> str:
+    """The layer of a tensor by peft's name, such as `blocks.0.attn.to_q.lora_A.weight`."""
+    return name.rpartition(".lora_")[0]
