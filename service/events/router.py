@@ -11,6 +11,8 @@ from service.errors import Problem, problems
 from service.events.schemas import LAST_ID, EventQuery, RunEnd, RunEvent, RunProgress
 from service.events.service import Place
 from service.events.stream import EventStream, RunStream, Streams
+from service.keys.caller import CallerDep
+from service.keys.service import check
 from service.negotiation import choose, preferred_wait
 
 router = APIRouter(tags=["events"])
@@ -43,6 +45,7 @@ async def stream_run_events(
     request: Request,
     database: DatabaseDep,
     waiter: WaiterDep,
+    caller: CallerDep,
     last_event_id: Annotated[
         int | None, Header(ge=0, le=LAST_ID, description="The id of the newest event the client has.")
     ] = None,
@@ -70,7 +73,7 @@ async def stream_run_events(
         query.every,
         min(wanted, most) if wanted else most,
         request.state.request_id,
-        permit=lambda session: None,
+        permit=lambda session: check(session, caller.id),
     )
     await stream.look()  # an unknown run is refused before the stream begins
     return EventStream(stream)

@@ -10,15 +10,13 @@ from dataclasses import dataclass, field
 import structlog
 from anyio import CapacityLimiter, to_thread
 from pydantic import BaseModel
-from sqlalchemy.exc import InterfaceError, OperationalError
-from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.orm import Session
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
 from starlette.types import Message, Receive, Scope, Send
 
 from service.db.session import Database
-from service.errors import ServiceError, TooManyStreams, problem_of
+from service.errors import UNAVAILABLE, ServiceError, TooManyStreams, problem_of
 from service.events import service
 from service.events.service import News, Place
 from service.waiting import JobWaiter
@@ -33,7 +31,6 @@ _STALL_SECONDS = 60.0
 """A reader that takes nothing for so long is given up."""
 _READERS = 4
 """Streams that read at once: however many there are, threads and connections are left for other requests."""
-_UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError)
 log = structlog.get_logger()
 
 
@@ -89,7 +86,7 @@ class RunStream:
                 changed.clear()
                 try:
                     news = await self.look(quiet=clock() < told + self.every)
-                except _UNAVAILABLE as error:
+                except UNAVAILABLE as error:
                     if not lost:
                         log.warning("stream_read_failed", run=str(self.run_id), error=str(error))
                     lost = True

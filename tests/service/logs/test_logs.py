@@ -11,6 +11,7 @@ from service.db.models import LogChunk
 from service.db.session import Database
 
 TEXT = "step 1: reward 0.9\nη = 0.7, σ → 0 \N{WHITE HEAVY CHECK MARK}\nend\n"
+EMPTY = {"attempt": 1, "offset": 0, "next_offset": 0, "size": 0, "next_attempt": None, "text": ""}
 
 
 @pytest.fixture
@@ -33,13 +34,13 @@ def read(client: TestClient, run: Any, query: str = "") -> dict[str, Any]:
 
 
 def test_a_silent_run_has_an_empty_log(client: TestClient, run: Any) -> None:
-    assert read(client, run) == {"attempt": None, "offset": 0, "next_offset": 0, "size": 0, "text": ""}
+    assert read(client, run) == EMPTY | {"attempt": None}
 
 
 def test_the_whole_log_is_given(client: TestClient, run: Any, database: Database) -> None:
     write(database, run, TEXT.encode())
     size = len(TEXT.encode())
-    assert read(client, run) == {"attempt": 1, "offset": 0, "next_offset": size, "size": size, "text": TEXT}
+    assert read(client, run) == EMPTY | {"next_offset": size, "size": size, "text": TEXT}
 
 
 @pytest.mark.parametrize("limit", range(4, 12))
@@ -74,9 +75,22 @@ def test_the_newest_attempt_is_given_unless_asked(client: TestClient, run: Any, 
     assert read(client, run, "?attempt=3")["size"] == 0
 
 
+def test_an_attempt_names_the_next_that_printed(client: TestClient, run: Any, database: Database) -> None:
+    for attempt in (1, 2, 5):
+        write(database, run, b"words", attempt=attempt)
+    assert [read(client, run, f"?attempt={attempt}")["next_attempt"] for attempt in (1, 2, 3, 5)] == [2, 5, 5, None]
+
+
+@pytest.mark.parametrize("offset", range(0, len(TEXT.encode()) + 1, 7))
+def test_any_offset_gives_the_rest(client: TestClient, run: Any, database: Database, offset: int) -> None:
+    write(database, run, TEXT.encode())
+    rest = TEXT.encode()[offset:].decode(errors="replace")
+    assert read(client, run, f"?offset={offset}")["text"] == rest
+
+
 def test_an_offset_past_the_end_waits_there(client: TestClient, run: Any, database: Database) -> None:
     write(database, run, b"abc")
-    assert read(client, run, "?offset=999") == {"attempt": 1, "offset": 3, "next_offset": 3, "size": 3, "text": ""}
+    assert read(client, run, "?offset=999") == EMPTY | {"offset": 3, "next_offset": 3, "size": 3}
 
 
 def test_plain_text_is_given_when_asked(client: TestClient, run: Any, database: Database) -> None:
