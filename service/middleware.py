@@ -52,7 +52,12 @@ class RequestMiddleware:
 
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
-                await self.app(scope, self._limited(scope, headers, receive), answer)
+                if _too_large(headers):
+                    detail = f"there may be {_MOST_HEADERS} headers, of {_HEADER_BYTES} bytes in all; send fewer"
+                    refusal = problem_response(431, "headers_too_large", detail, request_id)
+                    await refusal(scope, receive, answer)
+                else:
+                    await self.app(scope, self._limited(scope, headers, receive), answer)
             except Exception as error:
                 log.error("request_failed", exc_info=error)
                 if status:
@@ -77,7 +82,7 @@ class RequestMiddleware:
 
         async def limited() -> Message:
             nonlocal received
-            if announced.isdecimal() and int(announced) > most:
+            if announced.isdecimal() and (len(announced) > 19 or int(announced) > most):
                 raise too_large
             message = await receive()
             received += len(message.get("body", b""))
