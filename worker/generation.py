@@ -26,6 +26,7 @@ from worker import artifacts
 from worker.claims import Claim, LeaseLost, held, move, wish
 from worker.lease import Lease
 from worker.outcome import Outcome, failed, stuck_for, too_often_lost
+from worker.stats import STATS
 
 if TYPE_CHECKING:
     from worker.inference import GeneratedImage, Generator
@@ -64,6 +65,7 @@ def generate(database: Database, claim: Claim, stopping: threading.Event) -> Non
                     bound.warning("generation.not_recorded", error=str(error).splitlines()[0])
                 if lease.lost.wait(1.0):
                     raise LeaseLost("the lease could not be renewed in time")
+            STATS.add(f"jobs.{outcome.status}")
             bound.info("generation.ended", status=outcome.status)
     except LeaseLost as lost:
         bound.warning("generation.lost", detail=str(lost))
@@ -219,4 +221,5 @@ class _Recorder:
             if self._pending:
                 session.connection().execute(statement, self._pending)
             events.notify_job(session, "generation", self._claim.id)
+        STATS.add("pictures", len(self._pending))
         self._pending, self._flushed = [], time.monotonic()

@@ -2,14 +2,14 @@
 
 import os
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import cast
 
 import structlog
 from celery import Celery
-from kombu.exceptions import OperationalError
 from sqlalchemy import delete, exists, func, select, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
@@ -18,8 +18,10 @@ from sqlalchemy.orm import Session, defer
 from service.contracts.status import CLAIMABLE, HELD
 from service.db.models import Generation, Run, Worker
 from service.db.session import Database
+from worker import collection
 from worker.celery_app import GENERATE, TRAIN
 from worker.claims import JobRow, JobType, give_up
+from worker.stats import STATS, gather
 
 log = structlog.get_logger()
 
@@ -50,24 +52,37 @@ class Housekeeping:
             log.warning("worker.not_removed", error=str(error).splitlines()[0])
 
     def _run(self) -> None:
+        settings = self._database.settings
+        collect_at = time.monotonic()
         while True:
-            try:
-                heartbeat(self._database, self._name, self._queue)
-                reconcile(self._database, self._app)
-            except (SQLAlchemyError, OperationalError, OSError) as error:
-                log.warning("worker.not_reconciled", error=str(error).splitlines()[0])
-            if self._ended.wait(self._database.settings.reconcile_seconds):
+            _attempt("heartbeat", lambda: heartbeat(self._database, self._name, self._queue))
+            _attempt("reconcile", lambda: reconcile(self._database, self._app))
+            _attempt("collect", lambda: collection.collect_garbage(self._database))
+            if time.monotonic() >= collect_at:
+                collect_at = time.monotonic() + settings.collect_seconds
+                for look in (collection.find_orphans, collection.forget_requests, collection.clear_local_files):
+                    _attempt(look.__name__, lambda look=look: look(self._database))  # type: ignore[misc]
+            if self._ended.wait(settings.reconcile_seconds):
                 return
+
+
+def _attempt(what: str, work: Callable[[], object]) -> None:
+    """Do a piece of work that is done again soon: a failure is a line in the log."""
+    try:
+        work()
+    except Exception as error:
+        # Whatever database, broker or store raise: this thread must go on, or the worker counts as gone.
+        log.warning("housekeeping.failed", work=what, error=(str(error) or repr(error)).splitlines()[0])
 
 
 def heartbeat(database: Database, name: str, queue: str) -> None:
     """Write that the worker is there, and forget those long gone."""
-    row = {"name": name, "queue": queue, "device": device()}
+    row = {"name": name, "queue": queue, "device": device(), "stats": gather(database.settings.data_dir)}
     with database.transaction() as session:
         beat = (
             insert(Worker)
             .values(**row)
-            .on_conflict_do_update(index_elements=["name"], set_={"heartbeat_at": func.now()})
+            .on_conflict_do_update(index_elements=["name"], set_={"heartbeat_at": func.now(), "stats": row["stats"]})
         )
         session.execute(beat)
         session.execute(delete(Worker).where(Worker.heartbeat_at < func.now() - timedelta(days=1)))
@@ -107,6 +122,7 @@ def _give_up_expired(session: Session, job: JobType) -> None:
     for row in cast("Sequence[JobRow]", session.scalars(light).all()):
         owner = row.lease_owner
         status = give_up(session, row)
+        STATS.add("leases_expired")
         log.warning("job.expired", kind=row.KIND, job=str(row.id), attempt=row.attempt, owner=owner, status=status)
 
 

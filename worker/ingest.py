@@ -23,9 +23,11 @@ from service.db.models import Attempt, Checkpoint, LogChunk, Metric, RewardGroup
 from service.db.session import Database
 from worker import artifacts
 from worker.claims import Claim, held, move_held
+from worker.stats import STATS
 
 log = structlog.get_logger()
 
+_LAG = "ingestion_lag"
 _BATCH_BYTES = 4 << 20
 _EXCERPT = 2000
 """Characters of a line that is no event, kept in the run's events; the whole line stays in the worker's file."""
@@ -40,6 +42,8 @@ class _Batch:
     samples: list[dict[str, Any]] = field(default_factory=list)
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
     answered: int = 0
+    steps: int = 0
+    evaluations: float = 0.0
     records: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     started: said.Started | None = None
     progress: said.Progress | None = None
@@ -67,8 +71,10 @@ class Ingest:
 
     def drain(self) -> None:
         """Bring everything that was written up to now into rows. Raises LeaseLost, or what database and store raise."""
+        STATS.behind(_LAG, self.written() - self._events_offset)
         while piece := _whole_lines(self._directory / EVENTS_FILE, self._events_offset):
             self._ingest_events(piece)
+        STATS.behind(_LAG, self.written() - self._events_offset)
         while self._ingest_log():
             pass
 
@@ -103,6 +109,8 @@ class Ingest:
             self._write(session, run, batch)
             session.execute(self._attempt().values(events_offset=place))
         self._events_offset = place
+        STATS.add("steps", batch.steps)
+        STATS.add("evaluations", batch.evaluations)
 
     def _read(self, event: said.Event, batch: _Batch) -> None:
         match event:
@@ -115,7 +123,10 @@ class Ingest:
                 self.step_seconds = event.step_seconds or self.step_seconds
             case said.Metrics():
                 batch.metrics |= {(name, event.step): value for name, value in event.values.items()}
+                parts = {name: value or 0.0 for name, value in event.values.items() if name.startswith("evaluations/")}
+                batch.evaluations += sum(parts.values()) - parts.get("evaluations/total", 0.0)
             case said.RewardGroups():
+                batch.steps += 1
                 batch.groups += [{**group.model_dump(), **self._key(), "step": event.step} for group in event.groups]
             case said.Sample():
                 self._read_sample(event, batch)

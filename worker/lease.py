@@ -11,6 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from service.db.session import Database
 from worker.claims import Claim, LeaseLost, renew
+from worker.stats import STATS
 
 log = structlog.get_logger()
 
@@ -50,12 +51,14 @@ class Lease:
                     self._deadline = before
                 return
             except SQLAlchemyError as error:
+                STATS.add("lease_renewals_failed")
                 log.warning("lease.not_renewed", job=str(self._claim.id), error=str(error).splitlines()[0])
 
     def _watch(self) -> None:
         # Short waits, because a lease that another attempt took moves the deadline nearer.
         while not self._ended.wait(min(1.0, max(0.0, self._deadline - time.monotonic()))):
             if time.monotonic() >= self._deadline:
+                STATS.add("leases_lost")
                 log.error("lease.lost", job=str(self._claim.id), attempt=self._claim.attempt)
                 self.lost.set()
                 self._on_lost()

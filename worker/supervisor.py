@@ -28,6 +28,7 @@ from worker.claims import Claim, LeaseLost, held, move, wish
 from worker.ingest import Ingest
 from worker.lease import Lease
 from worker.outcome import Outcome, Stop, classify, failed, oom_kills, stuck_for, too_often_lost
+from worker.stats import STATS
 
 log = structlog.get_logger()
 
@@ -275,6 +276,7 @@ class _Supervisor:
                 self._log.warning("run.not_recorded", error=str(error).splitlines()[0])
             if lease.lost.wait(POLL_SECONDS):
                 raise LeaseLost("the lease could not be renewed in time")
+        STATS.add(f"jobs.{outcome.status}")
         self._log.info("run.ended", status=outcome.status, code=outcome.error["code"] if outcome.error else None)
         if outcome.status is not JobStatus.INTERRUPTED and self._drained:
             self._forget_files()

@@ -1,6 +1,7 @@
 """What a woken worker does: take jobs until none is left. A message carries no work, only the news of some."""
 
 import os
+import secrets
 import socket
 import threading
 from typing import Any
@@ -18,7 +19,7 @@ from worker.logging import working_on
 
 database = connect()
 stopping = threading.Event()
-name = f"{socket.gethostname()}:{os.getpid()}"
+name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 """Unique for every process that ever ran: a restarted worker must not mistake an old lease for its own."""
 install_logging(name, database.settings.log_level)
 

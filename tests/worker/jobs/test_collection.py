@@ -1,0 +1,83 @@
+"""What nothing refers to any more is removed, and nothing else."""
+
+import uuid
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import func, select, update
+
+from service.contracts.status import JobStatus
+from service.db.base import new_id
+from service.db.models import Garbage, IdempotencyKey, Run
+from service.db.session import Database, connect
+from worker.collection import clear_local_files, collect_garbage, find_orphans, forget_requests
+
+
+@pytest.fixture
+def hasty(impatient: Database) -> Database:
+    """A database whose orphans are old at once."""
+    return connect(impatient.settings.model_copy(update={"orphan_seconds": 1e-6, "idempotency_seconds": 60.0}))
+
+
+def put(database: Database, tmp_path: Path, key: str) -> str:
+    file = tmp_path / "file"
+    file.write_bytes(b"x")
+    database.artifacts.put_file(file, key)
+    return key
+
+
+class TestGarbage:
+    def test_it_is_removed_with_its_row(self, impatient: Database, tmp_path: Path) -> None:
+        gone, stays = put(impatient, tmp_path, "runs/a/1/file"), put(impatient, tmp_path, "runs/b/1/file")
+        with impatient.transaction() as session:
+            session.add_all([Garbage(prefix="runs/a"), Garbage(prefix="runs/never-there")])
+
+        assert collect_garbage(impatient) == 2
+
+        assert not impatient.artifacts.exists(gone)
+        assert impatient.artifacts.exists(stays)
+        assert collect_garbage(impatient) == 0
+
+
+class TestOrphans:
+    def test_only_those_without_a_row_are_marked(self, jobs: Any, hasty: Database, tmp_path: Path) -> None:
+        known, orphan = jobs.add(), new_id()
+        for key in (f"runs/{known}/1/f", f"runs/{orphan}/1/f", "runs/of-a-person/f", f"probes/{uuid.uuid4()}"):
+            put(hasty, tmp_path, key)
+
+        assert find_orphans(hasty) == [f"runs/{orphan}"]
+
+        with hasty.transaction() as session:
+            assert session.scalars(select(Garbage.prefix)).all() == [f"runs/{orphan}"]
+
+    def test_young_ones_are_left_alone(self, impatient: Database, tmp_path: Path) -> None:
+        put(impatient, tmp_path, f"checkpoints/{new_id()}/f")
+        assert find_orphans(impatient) == []
+
+
+def test_old_requests_are_forgotten(hasty: Database) -> None:
+    with hasty.transaction() as session:
+        for key, age in (("old", 61), ("young", 59)):
+            made = func.now() - timedelta(seconds=age)
+            session.add(IdempotencyKey(scope=uuid.UUID(int=0), key=key, fingerprint="", created_at=made))
+
+    forget_requests(hasty)
+
+    with hasty.transaction() as session:
+        assert session.scalars(select(IdempotencyKey.key)).all() == ["young"]
+
+
+def test_files_of_runs_that_are_gone_or_long_ended_leave_this_machine(jobs: Any, hasty: Database) -> None:
+    root = hasty.settings.data_dir / "work" / "runs"
+    ended, going, deleted = jobs.perform("finishes").id, jobs.add(), new_id()
+    for name in (going, deleted, "of-a-person"):
+        (root / str(name)).mkdir(parents=True)
+    with hasty.transaction() as session:
+        session.execute(update(Run).where(Run.id == ended).values(ended_at=func.now() - timedelta(seconds=1)))
+        assert session.get_one(Run, ended).status is JobStatus.SUCCEEDED
+
+    clear_local_files(hasty)
+
+    assert {path.name for path in root.iterdir()} == {str(going), "of-a-person"}
