@@ -175,6 +175,7 @@ def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
 def what_is_wrong(error: ValidationError) -> str:
     """Why settings were refused, by variable, without the values: some are secret."""
     return "; ".join(
-        f"G2RPO_{'.'.join(map(str, one['loc'])).upper()}: {one['msg']}" if one["loc"] else one["msg"]
+        (f"G2RPO_{'.'.join(map(str, one['loc'])).upper()}: " if one["loc"] else "")
+        + one["msg"].removeprefix("Value error, ")
         for one in error.errors(include_url=False, include_input=False, include_context=False)
     )

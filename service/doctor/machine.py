@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
+from yaml import YAMLError
 
 from service.contracts.catalog import BUNDLED, load_catalog
 from service.health.checks import in_words
@@ -39,7 +40,7 @@ def data_directory(data: Path, least: int) -> str:
         raise Wrong(f"{place} cannot be written: {error.strerror}", hint) from error
     free = shutil.disk_usage(place).free
     if free < least:
-        hint = f"make room there, or choose another (--data, G2RPO_DATA_DIR; now {data})"
+        hint = f"make room there (G2RPO_MIN_FREE_BYTES asks for {in_words(least)}), or choose another place with --data"
         raise Wrong(f"disk nearly full: {in_words(free)} left in {place}", hint)
     if place != data:
         return f"{data} is made when it is first needed, {in_words(free)} free"
@@ -50,11 +51,11 @@ def data_directory(data: Path, least: int) -> str:
 
 def catalog() -> str:
     """The catalog can be read, and the weights and prompts that it has on this machine are there."""
-    chosen = os.environ.get("G2RPO_CATALOG") or str(BUNDLED)
+    chosen = Path(os.environ.get("G2RPO_CATALOG") or BUNDLED)
     try:
-        offered = load_catalog()
-    except (OSError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
+        offered = load_catalog(chosen)
+    except (OSError, ValueError, YAMLError) as error:
+        reason = (error.strerror or "" if isinstance(error, OSError) else " ".join(str(error).split()))[:300]
         hint = (
             "mend the file that G2RPO_CATALOG names, or unset it for the bundled one; docs/extending.md has the fields"
         )

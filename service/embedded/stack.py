@@ -125,6 +125,7 @@ class Stack:
     def _start(self) -> None:
         least = self._settings().min_free_bytes
         _demand("the data directory", lambda: machine.data_directory(self.data, least))
+        _demand("the catalog", machine.catalog)
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.logs.mkdir(exist_ok=True)
         self._held = lock.hold(self.data)
@@ -320,7 +321,7 @@ class Stack:
 def _demand(what: str, check: Callable[[], str], hint: str = "") -> None:
     finding = look(what, check, hint)
     if not finding.ok:
-        raise EmbeddedError(f"{what}: {finding.detail}; {finding.hint}")
+        raise EmbeddedError(f"{what}: {finding.detail.removeprefix(f'{what}: ').rstrip('.')}; {finding.hint}")
 
 
 def _listen(port: int) -> socket.socket:

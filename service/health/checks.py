@@ -64,7 +64,7 @@ def broker(queue: Queue) -> str:
         queue.ping()
     except Exception as error:
         # Whatever the transport raises, also for an address that is none.
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300].strip("'\"")
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:300].strip("'\".")
         if any(word in reason.lower() for word in _BROKER_PASSWORD):
             hint = "put the right password into G2RPO_BROKER_URL: redis://:PASSWORD@HOST:6379/0"
         elif reason.startswith("No such transport"):

@@ -13,6 +13,7 @@ from typing import Any
 
 import psutil
 import pytest
+from sqlalchemy import create_engine, text
 
 from service.client import Client
 
@@ -162,3 +163,54 @@ def test_a_port_that_is_taken_is_an_error_that_says_so(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert f"port {port} of 127.0.0.1" in refused.stderr
     assert "--port" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "told"),
+    [
+        (
+            "G2RPO_DATABASE_URL",
+            "postgresql://u:hunter2@127.0.0.1:1/d",
+            ["Connection refused", "start PostgreSQL there"],
+        ),
+        ("G2RPO_DATABASE_URL", "mysql://u:hunter2@h/d", ["G2RPO_DATABASE_URL: the database must be PostgreSQL"]),
+        ("G2RPO_BROKER_URL", "redis://:hunter2@127.0.0.1:1/0", ["the broker: ", "start Valkey or Redis"]),
+        ("G2RPO_STORAGE_URL", "file:///dev/null/store", ["the artifact store: ", "mend G2RPO_STORAGE_URL"]),
+        ("G2RPO_MIN_FREE_BYTES", str(2**60), ["disk nearly full: ", "make room"]),
+        ("G2RPO_CATALOG", "/nowhere.yaml", ["the catalog: /nowhere.yaml", "No such file"]),
+    ],
+)
+def test_what_keeps_it_from_starting_is_named_with_a_remedy(
+    tmp_path: Path, variable: str, value: str, told: list[str]
+) -> None:
+    refused = subprocess.run(
+        [sys.executable, "-m", "service.cli", "up", "--port", "0", "--data", str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        env={name: one for name, one in os.environ.items() if not name.startswith("G2RPO_")} | {variable: value},
+    )
+
+    assert refused.returncode == 2, refused.stderr
+    assert all(words in refused.stderr for words in told), refused.stderr
+    assert "hunter2" not in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path, new_database_url: str, broker_url: str) -> None:
+    engine = create_engine(new_database_url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    own = {"G2RPO_DATABASE_URL": new_database_url, "G2RPO_BROKER_URL": broker_url}
+    refused = subprocess.run(
+        [sys.executable, "-m", "service.cli", "up", "--port", "0", "--data", str(tmp_path / "data")],
+        capture_output=True,
+        text=True,
+        env=os.environ | own,
+    )
+    with engine.begin() as connection:
+        assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
+    engine.dispose()
+
+    assert refused.returncode == 2
+    assert "the schema is at 9999" in refused.stderr
+    assert "a newer version of the service made it" in refused.stderr
