@@ -14,12 +14,13 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
+from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from service.contracts.events import Progress
 from service.contracts.generations import GenerationSpec
 from service.contracts.status import JobStatus
 from service.db import events
-from service.db.artifacts import ArtifactDamaged
+from service.db.artifacts import ArtifactDamaged, StoreUnavailable
 from service.db.models import Generation, GenerationImage
 from service.db.session import Database
 from worker import artifacts
@@ -38,6 +39,11 @@ _FLUSH_SECONDS = 0.5
 
 STUCK_EXIT = 70
 """Exit status of a worker whose drawing hung."""
+
+_patiently = Retrying(
+    retry=retry_if_exception_type(StoreUnavailable), wait=wait_fixed(1), stop=stop_after_delay(30), reraise=True
+)
+"""Calls something again while the artifact store is away."""
 
 _generator: "Generator | None" = None
 
@@ -124,6 +130,8 @@ def _attempt(database: Database, claim: Claim, lease: Lease, stopping: threading
     except SQLAlchemyError as error:
         log.warning("generation.not_recorded", error=str(error).splitlines()[0])
         return Outcome(JobStatus.INTERRUPTED, lost=True)
+    except StoreUnavailable as error:
+        return failed("storage", str(error), "Mend G2RPO_STORAGE_URL, or its place; then ask again.")
     except (ValueError, KeyError) as error:
         return failed("bad_config", str(error.args[0] if error.args else error), "Correct the request or the catalog.")
     except MemoryError as error:
@@ -143,7 +151,8 @@ def _draw(database: Database, claim: Claim, lease: Lease, stopping: threading.Ev
         raise _Stopped(Outcome(JobStatus.CANCELLED))
     move(database, claim, JobStatus.RUNNING)
     checkpoints = {
-        str(id_): None if id_ == "base" else artifacts.fetch_checkpoint(database, id_) for id_ in spec.checkpoints
+        str(id_): None if id_ == "base" else _patiently(artifacts.fetch_checkpoint, database, id_)
+        for id_ in spec.checkpoints
     }
     recorder = _Recorder(database, claim, spec)
     # Closed, whatever ends the loop: the generator then takes the checkpoint's weights off the model again.
@@ -185,7 +194,7 @@ class _Recorder:
         with tempfile.NamedTemporaryFile(suffix=".png") as file:
             file.write(image.png)
             file.flush()
-            self._database.artifacts.put_file(Path(file.name), key)
+            _patiently(self._database.artifacts.put_file, Path(file.name), key)
         self._pending.append(
             {
                 "generation_id": self._claim.id,

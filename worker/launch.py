@@ -9,7 +9,10 @@ from pathlib import Path
 TRAIN = (sys.executable, "-m", "worker.entrypoints.train")
 """The program that trains. Tests of supervision put a script of their own in its place."""
 
-_NOT_FOR_CHILDREN = ("G2RPO_DATABASE_URL", "G2RPO_BROKER_URL", "G2RPO_STORAGE_URL")
+_NOT_FOR_CHILDREN = (
+    *("G2RPO_DATABASE_URL", "G2RPO_BROKER_URL", "G2RPO_STORAGE_URL", "G2RPO_ADMIN_KEY", "G2RPO_API_KEY"),
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+)
 """The engine knows no database, broker or store; what it does not have it cannot print."""
 
 

@@ -1,6 +1,6 @@
 """What a worker measures of itself: counted where it happens, and written beside its heartbeat for Prometheus.
 
-A name may end in `.` and the value of a label: `jobs.failed`, `gpu_memory_used_bytes.0`. `service.metrics.worker` says
+A name may end in `.` and the value of a label: `jobs.failed`, `gpu_memory_used_bytes.0`. `service.metrics.workers` says
 which names are shown, and what each one is.
 """
 

@@ -5,9 +5,9 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import select
@@ -31,6 +31,7 @@ from worker.outcome import Outcome, Stop, classify, failed, oom_kills, stuck_for
 from worker.stats import STATS
 
 log = structlog.get_logger()
+T = TypeVar("T")
 
 POLL_SECONDS = 1.0
 _DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout)
@@ -38,7 +39,7 @@ _DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout)
 TERMINATION_SECONDS = 10.0
 """How long a child gets between SIGTERM and SIGKILL."""
 STORAGE_TRIES = 30
-"""How often, a second apart, a child's last files are offered to an artifact store that refuses them."""
+"""How often, a second apart, files are offered to, or asked of, a store or disk that refuses."""
 
 
 def supervise(
@@ -105,7 +106,7 @@ class _Supervisor:
         self._conclude(outcome, lease)
 
     def _attempt(self, lease: Lease) -> Outcome:
-        earlier = self._finish_earlier_attempts()
+        earlier = self._patiently(self._finish_earlier_attempts, lease)
         if earlier is not None:
             return earlier
         with self._database.transaction() as session:
@@ -114,7 +115,7 @@ class _Supervisor:
             return too_often_lost(run.losses, None)
         spec = self._spec(run)
         self._directory.mkdir(parents=True, exist_ok=True)
-        command = self._prepare(spec, run.start_from)
+        command = self._patiently(lambda: self._prepare(spec, run.start_from), lease)
         ingest = Ingest(self._database, self._claim, self._directory)
         kills = oom_kills()
         child = self._child = Child(command, self._directory / LOG_FILE, self._wake)
@@ -125,7 +126,7 @@ class _Supervisor:
             stuck = self._watch(child, ingest, lease, spec.limits, run.seconds_used)
         finally:
             child.end(0)
-        self._drain_all(ingest, lease)
+        self._patiently(ingest.drain, lease)
         self._drained = True
         assert child.returncode is not None
         if stuck and ingest.ending is None:
@@ -250,17 +251,17 @@ class _Supervisor:
         fresh.replace(self._directory / CONTROL_FILE)
         self._asked = control
 
-    def _drain_all(self, ingest: Ingest, lease: Lease) -> None:
-        """Nothing recorded is lost: a terminal status waits for every row, as long as the lease holds."""
+    def _patiently(self, work: Callable[[], T], lease: Lease) -> T:
+        """Do `work`, and again while database or store are away, as long as the lease holds: nothing recorded is lost."""
         tries = 0
         while True:
             try:
-                return ingest.drain()
+                return work()
             except (*_DATABASE_AWAY, OSError) as error:
-                tries += 1
-                if isinstance(error, OSError) and tries >= STORAGE_TRIES:
+                tries += isinstance(error, OSError)
+                if tries >= STORAGE_TRIES:
                     raise
-                self._log.warning("run.not_recorded", error=str(error).splitlines()[0])
+                self._log.warning("run.held_up", error=str(error).splitlines()[0])
             if lease.lost.wait(POLL_SECONDS):
                 raise LeaseLost("the lease could not be renewed in time")
 

@@ -31,8 +31,8 @@ _RESTARTS, _RESTART_WINDOW = 5, 600.0
 """A part that ends more often than this, in this many seconds, has something wrong that restarting does not mend."""
 _READY_SECONDS = 60.0
 _GRACE = 15.0
-_WORKER_GRACE = 30.0
-"""A draining worker ends its child, which may take 10 s, and records what it had."""
+_RECORDING_SECONDS = 30.0
+"""What a draining worker may need beside its `drain_seconds`: to end a child that does not listen, and to record."""
 
 Process = subprocess.Popen[bytes]
 
@@ -201,7 +201,7 @@ class Stack:
             0,
             signal.SIGTERM,
             lambda announce: announce(self._python(name, arguments, environment)),
-            _WORKER_GRACE,
+            Settings().drain_seconds + _RECORDING_SECONDS,
         )
 
     def _python(self, name: str, module: list[str], environment: dict[str, str], *descriptors: int) -> Process:
