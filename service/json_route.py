@@ -1,6 +1,7 @@
 """A route that reads JSON strictly: what is no JSON, and what only Python takes for JSON, is refused with its place."""
 
 import json
+import re
 from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
 
@@ -8,6 +9,8 @@ from fastapi import Request, Response
 from fastapi.routing import APIRoute
 
 from service.errors import invalid
+
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class JsonRequest(Request):
@@ -17,10 +20,12 @@ class JsonRequest(Request):
         body = await self.body()
         try:
             parsed = json.loads(body, parse_constant=_refuse)
+            if _SURROGATE.search(body):
+                json.dumps(parsed, ensure_ascii=False).encode()  # half of a pair is no character, and nothing stores it
         except json.JSONDecodeError as error:
             raise invalid(["body", error.pos], f"the body is no JSON: {error.msg}", "json_invalid") from error
         except (ValueError, RecursionError) as error:
-            # Not UTF-8, NaN or Infinity, a number of thousands of digits, brackets nested thousands deep.
+            # No UTF-8, half a pair of surrogates, NaN, Infinity, thousands of digits, brackets nested thousands deep.
             reason = "brackets nest too deep" if isinstance(error, RecursionError) else str(error)[:200]
             raise invalid(["body"], f"the body is no JSON this service reads: {reason}", "json_invalid") from error
         self.state.body = parsed

@@ -1,0 +1,265 @@
+"""What no honest client sends: it is refused by its field, or taken as what it is, and never a 5xx."""
+
+import base64
+import json
+import socket
+import uuid
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+from fastapi.testclient import TestClient
+
+from service.app import create_app
+from service.contracts.status import JobStatus
+from service.settings import Settings
+
+_DOCUMENT = create_app(Settings()).openapi()
+_LIMIT = 30_000
+"""Bytes of an answer that refuses: what was sent is not sent back."""
+
+VALUES = {
+    "NUL": "%00",
+    "no UTF-8": "%ff%fe",
+    "a lone surrogate": "%ed%a0%80",
+    "2^31": str(2**31),
+    "2^63": str(2**63),
+    "-2^63": str(-(2**63)),
+    "thousands of digits": "9" * 5000,
+    "NaN": "nan",
+    "infinity": "-inf",
+    "beyond floats": "1e999",
+    "digits of another script": quote("٣"),
+    "many characters": "a" * 5000,
+    "line ends": "a%0d%0ab",
+    "a path": "..%2f..%2f..%2fetc%2fpasswd",
+    "an early year": "0001-01-01T00:00:00%2B14:00",
+    "a late year": "9999-12-31T23:59:59-14:00",
+    "a pattern": "%25_*?[a-z]%5c",
+    "SQL": quote("' OR 1=1; --"),
+    "nothing": "",
+}
+BODIES = {
+    "NaN": "NaN",
+    "infinity": "-Infinity",
+    "beyond floats": "1e999",
+    "2^31": str(2**31),
+    "2^63": str(2**63),
+    "400 digits": "9" * 400,
+    "thousands of digits": "9" * 5000,
+    "small beyond floats": "1e-999",
+    "a lone surrogate": r'"\ud800"',
+    "NUL": r'"\u0000"',
+    "a surrogate's name": r'{"\ud800": 1}',
+    "NUL's name": r'{"\u0000": 1}',
+    "many characters": json.dumps("a" * 100_000),
+    "many items": json.dumps([1] * 50_000),
+    "many names": json.dumps({str(index): "a" for index in range(20_000)}),
+    "depth": "[" * 500 + "]" * 500,
+    "more depth": "[" * 100_000 + "]" * 100_000,
+    "depth of mappings": '{"a":' * 900 + "1" + "}" * 900,
+    "null": "null",
+    "true": "true",
+    "a list": "[[]]",
+    "a mapping": '{"__proto__": {"a": 1}}',
+    "text": '"3"',
+}
+
+
+def operations(method: str) -> list[str]:
+    return [path for path, methods in _DOCUMENT["paths"].items() if method in methods]
+
+
+def parameters(path: str, method: str, place: str) -> list[str]:
+    return [one["name"] for one in _DOCUMENT["paths"][path][method].get("parameters", []) if one["in"] == place]
+
+
+def refused_or_answered(response: Any) -> None:
+    """An answer that is no 5xx, and a problem where it refuses."""
+    assert response.status_code < 500, response.text[:2000]
+    if response.status_code >= 400:
+        assert response.headers["content-type"] == "application/problem+json"
+        assert len(response.content) < _LIMIT, response.text[:2000]
+
+
+@pytest.fixture
+def ids(records: Any) -> dict[str, str]:
+    """A row of each noun, so that what is sent meets more than a 404."""
+    run = records.run(JobStatus.SUCCEEDED)
+    records.metric(run, "reward/clip_score", [0.1, None, 0.3])
+    records.reward_group(run, [0.1, None, 0.3])
+    checkpoint = records.checkpoint(run, {"w": b"weights"})
+    generation = records.generation(
+        {"model": "shapes-flux", "checkpoints": ["base"], "prompts": ["a"], "num_images": 1}, JobStatus.FAILED
+    )
+    found = {"run_id": run.id, "checkpoint_id": checkpoint.id, "generation_id": generation.id}
+    return {name: str(id) for name, id in found.items()} | {"name": "w", "number": "0", "sample_id": str(uuid.uuid4())}
+
+
+def address(path: str, ids: dict[str, str]) -> str:
+    return path.format_map({name: str(uuid.uuid4()) for name in ("key_id",)} | ids)
+
+
+class TestParameters:
+    @pytest.mark.parametrize("path", operations("get"))
+    def test_of_the_query(self, client: TestClient, ids: dict[str, str], path: str) -> None:
+        for name in [*parameters(path, "get", "query"), "unknown"]:
+            for value in VALUES.values():
+                refused_or_answered(client.get(f"{address(path, ids)}?{name}={value}"))
+            refused_or_answered(client.get(f"{address(path, ids)}?{name}=1&{name}=2"))
+
+    @pytest.mark.parametrize(
+        ("path", "method"),
+        [(path, method) for method in ("get", "post", "delete", "patch") for path in operations(method) if "{" in path],
+    )
+    def test_of_the_path(self, client: TestClient, ids: dict[str, str], path: str, method: str) -> None:
+        for name in parameters(path, method, "path"):
+            for value in VALUES.values():
+                refused_or_answered(client.request(method, address(path, {**ids, name: value})))
+
+    @pytest.mark.parametrize(
+        "path", [path for path in operations("get") if "cursor" in parameters(path, "get", "query")]
+    )
+    def test_of_cursors(self, client: TestClient, ids: dict[str, str], path: str) -> None:
+        some = str(uuid.uuid4())
+        parts: tuple[Any, ...] = (
+            2**31,
+            2**63,
+            -(2**70),
+            10**300,
+            1e308,
+            "a\x00",
+            "\ud800",
+            "\ud83d\ude00",
+            None,
+            True,
+            some,
+        )
+        keys = [[part] * count for part in parts for count in range(6)]
+        keys += [[part, some] for part in parts] + [[2**40, 0, 0, 1, "r"], [0, 0, 0, 1, "r\x00"], [2**40, "best", 0]]
+        for key in keys:
+            cursor = base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
+            response = client.get(address(path, ids), params={"cursor": cursor})
+            refused_or_answered(response)
+            assert response.status_code in (200, 422)
+
+
+class TestBodies:
+    @pytest.mark.parametrize("name", BODIES)
+    @pytest.mark.parametrize(
+        ("path", "method"), [(path, method) for method in ("post", "patch") for path in operations(method)]
+    )
+    def test_at_every_place(self, client: TestClient, ids: dict[str, str], path: str, method: str, name: str) -> None:
+        value = BODIES[name]
+        fields = (
+            "preset",
+            "name",
+            "labels",
+            "model",
+            "start_from",
+            "priority",
+            "prompts",
+            "checkpoints",
+            "seed",
+            "max_steps",
+        )
+        bodies = [value, f"{{{json.dumps('unknown')}: {value}}}"]
+        bodies += [f'{{"{field}": {value}}}' for field in fields]
+        bodies += [
+            f'{{"prompts": [{value}]}}',
+            f'{{"labels": {{"a": {value}}}}}',
+            f'{{"prompts": {{"items": [{value}]}}}}',
+        ]
+        bodies += [f'{{"training": {{"seed": {value}, "max_steps": {value}, "learning_rate": {value}}}}}']
+        bodies += [
+            f'{{"prompts": ["a"], "seed": {value}, "guidance": {value}, "num_images": {value}, "width": {value}}}'
+        ]
+        for body in bodies:
+            response = client.request(
+                method, address(path, ids), content=body.encode(), headers={"Content-Type": "application/json"}
+            )
+            refused_or_answered(response)
+
+    @pytest.mark.parametrize("path", ["/runs", "/plans", "/generate"])
+    @pytest.mark.parametrize(
+        "body",
+        [b"", b"\xff", b'"\xed\xa0\x80"', b"{", b'{"a":1,"a":2}', b"{}{}"],
+    )
+    def test_what_is_no_json(self, client: TestClient, path: str, body: bytes) -> None:
+        response = client.post(path, content=body, headers={"Content-Type": "application/json"})
+        refused_or_answered(response)
+        assert response.status_code == 422
+
+
+HEADERS = {
+    "accept": [",".join(["a/b;q=0.1"] * 5000), "*/*;q=nan", "*/*;q=inf", "text/html;q=\xff", ";;;,,,", "*/*;" * 5000],
+    "range": [
+        "bytes=" + "9" * 5000 + "-",
+        "bytes=0-" + "9" * 5000,
+        "bytes=-" + "9" * 18,
+        "bytes=" + "0-0," * 5000,
+        "\xb2",
+    ],
+    "if-none-match": ["*", '"' * 5000, "\xff"],
+    "if-range": ['"', "Wed, 21 Oct 2099 07:28:00 GMT", "\xff"],
+    "prefer": ["wait=" + "9" * 5000, "wait=" + " " * 20_000, "wait " * 5000, "wait=\xb2", "wait=-0", ", " * 20_000],
+    "last-event-id": ["9" * 5000, "-1", "\xb2", "1e5", "0x1"],
+    "idempotency-key": ["", "a" * 5000, "\xff", "a b", "\x7f"],
+    "x-request-id": ["a" * 5000, "../..", "\xff", "a\tb"],
+    "content-type": ["application/json; charset=utf-7", "application/json" * 1000, "\xff", "multipart/form-data"],
+    "content-length": ["9" * 5000, "-1", "\xb2", "1, 1"],
+    "content-encoding": ["gzip", "br"],
+    "transfer-encoding": ["gzip"],
+    "authorization": ["Bearer " + "a" * 5000, "Basic \xff", "Bearer", "Bearer g2k_\xff", "g2k_" * 1000],
+    "host": ["127.0.0.1:99999999", "[::1", "127.0.0.1@evil", "\xff", "[" * 1000],
+    "origin": ["null", "\xff"],
+    "x-forwarded-for": ["10.0.0.1, " * 500],
+    "cookie": ["a=b; " * 5000],
+}
+
+
+class TestHeaders:
+    @pytest.mark.parametrize("name", HEADERS)
+    def test_each_alone_and_twice(self, client: TestClient, ids: dict[str, str], name: str) -> None:
+        for path in operations("get"):
+            for value in HEADERS[name]:
+                sent = (name.encode(), value.encode("latin-1"))
+                refused_or_answered(client.get(address(path, ids), headers=[sent]))
+                refused_or_answered(client.get(address(path, ids), headers=[sent, sent]))
+        for value in HEADERS[name]:
+            headers = {"content-type": b"application/json", name: value.encode("latin-1")}
+            refused_or_answered(client.post("/generate", content=b'{"prompts": ["a"]}', headers=headers))
+
+    @pytest.mark.parametrize(("many", "size"), [(1, 200_000), (5000, 20)])
+    def test_too_many_are_refused(self, client: TestClient, many: int, size: int) -> None:
+        headers = [(f"x-{index}", "a" * size) for index in range(many)]
+        response = client.get("/healthz", headers=headers)
+        assert (response.status_code, response.json()["code"]) == (431, "headers_too_large")
+
+
+REQUESTS = {
+    "no HTTP": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" * 20 + b"\r\n\r\n",
+    "two lengths": b"POST /runs HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+    "length and chunks": b"POST /runs HTTP/1.1\r\nHost: localhost\r\n"
+    b"Content-Length: 9\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+    "a bad chunk": b"POST /runs HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n-1\r\n\r\n",
+    "NUL in a header": b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX: a\x00b\r\n\r\n",
+    "no host": b"GET /healthz HTTP/1.1\r\n\r\n",
+    "an absolute address": b"GET http://evil.example/healthz HTTP/1.1\r\nHost: evil.example\r\n\r\n",
+    "another method": b"BREW /runs HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "a long path": b"GET /" + b"a" * 60_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_requests_that_are_none(app: Any, serve: Any, name: str) -> None:
+    with serve(app) as url:
+        port = int(url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+            connection.sendall(REQUESTS[name])
+            connection.shutdown(socket.SHUT_WR)
+            answer = connection.recv(65536)
+        assert answer == b"" or answer.startswith(b"HTTP/1.1 4"), answer[:200]
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+            assert connection.recv(65536).startswith(b"HTTP/1.1 200")
