@@ -39,7 +39,7 @@ def record(connection: Connection, status: int, location: str | None, replayed: 
         route=getattr(connection.get("route"), "path", None),
         ids=ids,
         resource=location or (connection["path"] if ids else None),
-        status=status,
+        status=int(status),
         code=state.get("problem"),
         replayed=replayed,
     )

@@ -40,6 +40,7 @@ def connect(settings: Settings | None = None) -> Database:
     settings = settings or Settings()
     engine = create_engine(
         settings.database_url,
+        hide_parameters=True,  # errors go into logs: they say the statement, not whose values it had
         pool_size=settings.database_pool,
         max_overflow=0,
         pool_pre_ping=True,

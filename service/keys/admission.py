@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import structlog
+from sqlalchemy.exc import ProgrammingError
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, State
@@ -18,12 +19,14 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
 from service.db.session import Database
-from service.errors import UNAVAILABLE, ServiceError, answer_error
+from service.errors import UNAVAILABLE, NotReady, ServiceError, answer_error
 from service.keys import scopes, secret, service
 from service.keys.caller import ANONYMOUS, LOCAL, Caller
 from service.keys.rate import RateLimiter
 from service.keys.refusals import HostNotAllowed, KeyMalformed, KeyMissing, NotLocal, ScopeMissing, Unauthorized
 
+_AWAY = (*UNAVAILABLE, ProgrammingError)
+"""What is raised without a database, or with one that has another schema."""
 log = structlog.get_logger()
 
 
@@ -53,7 +56,7 @@ class Admission:
         try:
             with self._database.sessions() as session:
                 self._store(session)
-        except UNAVAILABLE as error:
+        except _AWAY as error:
             log.warning("admin_key_not_stored", error=type(error).__name__, hint="the first request will store it")
 
     def visitor(self, applicant: Applicant) -> Caller:
@@ -62,7 +65,7 @@ class Admission:
             return LOCAL
         try:
             return self._caller(applicant)
-        except (Unauthorized, *UNAVAILABLE):
+        except (Unauthorized, *_AWAY):
             return ANONYMOUS
 
     def caller(self, applicant: Applicant, operation: str | None, headers: dict[str, str]) -> Caller:
@@ -73,7 +76,7 @@ class Admission:
         """
         try:
             caller = self._caller(applicant)
-        except UNAVAILABLE:
+        except _AWAY:
             if applicant.stranger is None and operation in scopes.WITHOUT_DATABASE:
                 return ANONYMOUS
             raise
@@ -118,7 +121,9 @@ class Gate:
             try:
                 operation = route.operation_id if route else None
                 connection["state"]["caller"] = await self._caller(connection, operation)
-            except (ServiceError, *UNAVAILABLE) as error:
+            except (ServiceError, *_AWAY) as error:
+                if isinstance(error, ProgrammingError):
+                    error = NotReady("the database has no schema, or another one; /readyz says more")
                 connection.update(found)  # for the log: routing is not reached
                 answer = await answer_error(Request(connection), error)
                 await answer(connection, receive, send)

@@ -1,0 +1,117 @@
+"""Secrets are in no log and in no answer, whatever fails."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from pydantic import SecretStr
+
+from service.app import create_app
+from service.db.session import Database
+from service.keys.secret import new_secret
+from service.settings import Settings
+
+PASSWORD = "pass-w0rd-of-the-server"
+BODY = {"Content-Type": "application/json"}
+
+
+def presentations(secret: str) -> list[dict[str, str]]:
+    """Ways in which a client shows a key, rightly and wrongly."""
+    forms = ("Bearer {}", "Basic {}", "{}", "Bearer {} {}", "Bearer {}x")
+    return [{"Authorization": form.format(secret, secret)} for form in forms]
+
+
+def ask_everything(client: TestClient, secret: str) -> str:
+    """Send requests that fail in every way, each with a key in it, and return all that was answered."""
+    answers = []
+    for headers in presentations(secret):
+        answers += [
+            client.get("/runs", headers=headers),
+            client.get("/runs", params={"limit": -1, "key": secret}, headers=headers),
+            client.get("/keys/1", headers=headers),
+            client.post("/runs", content=b"{", headers={**headers, **BODY}),
+            client.post("/runs", json={"model": "unheard-of"}, headers=headers),
+            client.post("/runs", json={}, headers=headers),
+            client.post("/keys", json={"name": "x", "scopes": ["owner"]}, headers=headers),
+            client.put("/runs", headers=headers),
+            client.get("/readyz", headers=headers),
+            client.get("/metrics", headers=headers),
+        ]
+    return "\n".join(answer.text + str(answer.headers) for answer in answers)
+
+
+@pytest.mark.parametrize("level", ["DEBUG", "INFO"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"database_url": f"postgresql+psycopg://u:{PASSWORD}@127.0.0.1:1/d"},
+        {"broker_url": f"redis://:{PASSWORD}@127.0.0.1:1/0"},
+    ],
+    ids=["all well", "database away", "broker away"],
+)
+def test_failing_requests_show_no_secret(
+    database: Database,
+    remote: Callable[[FastAPI], TestClient],
+    keys: Any,
+    capfd: pytest.CaptureFixture[str],
+    change: dict[str, str],
+    level: str,
+) -> None:
+    environment = new_secret()
+    update = {"log_level": level, "admin_key": SecretStr(environment), **change}
+    client = remote(create_app(database.settings.model_copy(update=update)))
+    good, revoked, unknown = keys.make().secret, keys.make(revoked_at="2026-01-01").secret, new_secret()
+    answers = "".join(ask_everything(client, secret) for secret in (good, revoked, unknown, environment))
+    answers += client.get(f"/runs/{good}").text.replace(good, "")  # its own words, said back to it
+    out, err = capfd.readouterr()
+    assert '"event": "request"' in err and '"event": "audit"' in err
+    for secret in (good, revoked, unknown, environment):
+        assert secret[12:] not in out + err
+        assert secret[12:] not in answers
+    assert PASSWORD not in out + err + answers
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"G2RPO_DATABASE_URL": f"mysql://u:{PASSWORD}@h/d"},
+        {"G2RPO_DATABASE_URL": f"postgresql://u:{PASSWORD}:x@h:port/d"},
+        {"G2RPO_DATABASE_URL": f"{PASSWORD}"},
+        {"G2RPO_BROKER_URL": f"redis://:x/{PASSWORD}@h:6379/0"},
+        {"G2RPO_BROKER_URL": f"{PASSWORD}"},
+        {"G2RPO_ADMIN_KEY": PASSWORD},
+        {"G2RPO_LEASE_SECONDS": "1", "G2RPO_DATABASE_URL": f"postgresql://u:{PASSWORD}@h/d"},
+    ],
+    ids=lambda environment: "-".join(environment),
+)
+@pytest.mark.parametrize("module", ["service.app", "worker.celery_app"])
+def test_a_start_with_bad_settings_says_which_and_shows_no_secret(
+    environment: dict[str, str], module: str, tmp_path: Path
+) -> None:
+    code = f"import {module} as m; from service.settings import Settings; getattr(m, 'create_app', Settings)()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(Path.cwd()), "G2RPO_DATA_DIR": str(tmp_path), **environment},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode != 0
+    assert next(iter(environment)).removeprefix("G2RPO_").lower() in done.stderr.lower()
+    assert PASSWORD not in done.stdout + done.stderr
+
+
+def test_settings_do_not_print_their_secrets() -> None:
+    settings = Settings(
+        database_url=f"postgresql://u:{PASSWORD}@h/d",
+        broker_url=f"redis://:{PASSWORD}@h/0",
+        admin_key=SecretStr(secret := new_secret()),
+    )
+    assert PASSWORD not in repr(settings) + str(settings)
+    assert secret not in repr(settings) + str(settings)
