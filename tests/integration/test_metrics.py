@@ -1,0 +1,30 @@
+"""What workers count reaches Prometheus."""
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from service.client import Client
+from service.embedded.stack import Stack
+
+
+def test_a_finished_run_was_counted_step_by_step(
+    stack: Stack, client: Client, finished: Any, eventually: Callable[[Callable[[], object]], None]
+) -> None:
+    def told() -> dict[str, float]:
+        text = httpx.get(f"{stack.url}/metrics", trust_env=False).text
+        every = [sample for family in parse(text) for sample in family.samples]
+        return {one.name: one.value for one in every if one.labels.get("queue", "train") == "train"}
+
+    eventually(lambda: "g2rpo_worker_jobs_total" in told())  # with the worker's next heartbeat after the end
+    found = told()
+    assert found["g2rpo_workers"] == 1
+    # Other tests' runs may have been counted too.
+    assert found["g2rpo_worker_jobs_total"] >= 1
+    assert found["g2rpo_worker_steps_total"] >= finished.progress.step
+    evaluations = [curve for curve in client.curves(finished.id, ["evaluations/*"]).curves if "total" not in curve.name]
+    assert found["g2rpo_worker_evaluations_total"] >= sum(sum(curve.values) for curve in evaluations) > 0
+    assert found["g2rpo_worker_data_free_bytes"] > 0
+    assert found["g2rpo_database_scrape_seconds"] < 1
