@@ -68,7 +68,11 @@ def get_run(run_id: uuid.UUID, session: SessionDep) -> RunView:
 
 
 @router.patch("/{run_id}", operation_id="changeRun", summary="Change a run", responses=problems(404, 422))
-def change_run(run_id: uuid.UUID, changes: RunChanges, session: SessionDep) -> RunView:
+def change_run(
+    run_id: uuid.UUID,
+    changes: Annotated[RunChanges, Body(openapi_examples={"notes": {"value": {"notes": "the best so far"}}})],
+    session: SessionDep,
+) -> RunView:
     """Change its name, notes, labels or priority; what is unsaid stays."""
     life.change(session, run_id, changes)
     return service.show(session, run_id)
@@ -141,6 +145,7 @@ def pause_run(run_id: uuid.UUID, session: SessionDep, once: OnceDep) -> RunView:
 def resume_run(
     run_id: uuid.UUID,
     session: SessionDep,
+    settings: SettingsDep,
     queue: QueueDep,
     once: OnceDep,
     wanted: Annotated[Resumption | None, Body(openapi_examples={"longer": {"value": {"max_steps": 120}}})] = None,
@@ -149,7 +154,7 @@ def resume_run(
 
     Only `max_steps` may be another number. A run that waits or works is refused, and so is one without a checkpoint.
     """
-    life.resume(session, queue, run_id, wanted or Resumption(), once)
+    life.resume(session, settings, queue, run_id, wanted or Resumption(), once)
     return service.show(session, run_id)
 
 

@@ -128,8 +128,8 @@ class TestOpenApi:
             for status, answer in operation["responses"].items():
                 if int(status) >= 400:
                     assert list(answer["content"]) == ["application/problem+json"], (method, path, status)
-            if "requestBody" in operation:
-                assert operation["requestBody"]["content"]["application/json"]["examples"], path
+            for media_type, body in operation.get("requestBody", {"content": {}})["content"].items():
+                assert body.get("examples") or media_type == "application/octet-stream", path
         assert document["components"]["schemas"]["Problem"]["required"]
 
     def test_every_field_of_a_request_says_what_it_is(self, client: TestClient) -> None:
