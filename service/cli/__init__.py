@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import doctor, generate, keys, runs, show
+from service.cli import checkpoints, doctor, generate, keys, runs, show
 from service.cli.console import Refusals, SettingsOption, errors, read_spec, refusing
 
 app = typer.Typer(
@@ -17,6 +17,7 @@ app = typer.Typer(
     "http://127.0.0.1:8000 if unset; its API key is G2RPO_API_KEY.",
 )
 app.add_typer(runs.app, name="runs")
+app.add_typer(checkpoints.app, name="checkpoints")
 app.add_typer(keys.app, name="keys")
 app.command("generate")(generate.generate)
 app.command("catalog")(show.catalog)

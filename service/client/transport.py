@@ -7,10 +7,14 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import httpx
+from pydantic import BaseModel, TypeAdapter
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay
 
 from service.client.errors import ApiError, of_response
+from service.pages import Page
 
+Id = uuid.UUID | str
+Model = TypeVar("Model", bound=BaseModel)
 Result = TypeVar("Result")
 Query = Mapping[str, str | int | float | Sequence[str] | None]
 
@@ -66,6 +70,22 @@ class Transport:
                 return response
 
         return self.patiently(once)
+
+    def read(self, model: type[Model], method: str, path: str, query: Query | None = None, **request: Any) -> Model:
+        """The answer to a request, as `model` has it. Raises ApiError."""
+        content = self.send(method, path, query, **request).content
+        # By name too: the service fills some fields from columns of other names.
+        return TypeAdapter(model).validate_json(content, by_alias=True, by_name=True)
+
+    def pages(self, model: type[Model], path: str, query: Query) -> Iterator[Model]:
+        """The items of a list, asked for page by page."""
+        cursor: str | None = None
+        while True:
+            page = self.read(Page[model], "GET", path, {**query, "limit": 200, "cursor": cursor})  # type: ignore[valid-type]
+            yield from page.items
+            cursor = page.next_cursor
+            if cursor is None:
+                return
 
     def patiently(self, once: Callable[[], Result]) -> Result:
         """What `once` returns, called again while it meets what passes."""
