@@ -46,7 +46,7 @@ def create(
     if (known := once.claim(session, id)) is not None:
         return known
     resolved = resolve(session, settings, catalog, spec)
-    check_open_jobs(session, settings, caller)
+    check_open_jobs(session, settings, caller.id)
     row = Generation(
         id=id,
         requested=requested,

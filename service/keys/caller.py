@@ -25,8 +25,6 @@ class Caller:
     name: str
     scopes: frozenset[Scope]
     prefix: str = ""
-    max_open_jobs: int | None = None
-    """Most jobs that have not ended; None: the setting's."""
     requests_per_minute: int | None = None
     """Most requests in a minute; None: the setting's."""
 

@@ -53,7 +53,6 @@ def authenticate(session: Session, presented: str) -> Caller:
         name=key.name,
         scopes=frozenset(Scope(scope) for scope in key.scopes),
         prefix=key.prefix,
-        max_open_jobs=key.max_open_jobs,
         requests_per_minute=key.requests_per_minute,
     )
 

@@ -17,9 +17,11 @@ from service.db import events, retention
 from service.db.models import Attempt, Checkpoint, Run
 from service.errors import InUse, WrongState, invalid
 from service.idempotency import Once
+from service.keys.limits import check_open_jobs
 from service.pages import Page, decode_cursor, encode_cursor
 from service.queue import Queue
 from service.runs.schemas import AttemptFilters, AttemptView, Resumption, RunChanges
+from service.settings import Settings
 
 _NUMBER = TypeAdapter(tuple[int])
 
@@ -46,8 +48,11 @@ def pause(session: Session, id: uuid.UUID, once: Once) -> None:
     session.commit()
 
 
-def resume(session: Session, queue: Queue, id: uuid.UUID, wanted: Resumption, once: Once) -> None:
-    """Queue a paused or ended run again, perhaps for other steps. Raises NotFound, WrongState, Invalid."""
+def resume(session: Session, settings: Settings, queue: Queue, id: uuid.UUID, wanted: Resumption, once: Once) -> None:
+    """Queue a paused or ended run again, perhaps for other steps. It is again an open job of the key that made it.
+
+    Raises NotFound, WrongState, Invalid, TooManyOpenJobs.
+    """
     if once.claim(session, id) is not None:
         session.commit()
         return
@@ -68,6 +73,7 @@ def resume(session: Session, queue: Queue, id: uuid.UUID, wanted: Resumption, on
     if run.status is JobStatus.SUCCEEDED and steps <= run.max_steps:
         detail = f"run {id} has done all its {run.max_steps} steps"
         raise WrongState(f"{detail}; give max_steps above {run.max_steps}", code="nothing_left")
+    check_open_jobs(session, settings, run.created_by)
     run.move_to(JobStatus.QUEUED)
     run.max_steps, run.error, run.cancel_requested_at, run.heldout = steps, None, None, None
     run.losses, run.seconds_used, run.resumed_attempt = 0, 0.0, run.attempt

@@ -46,7 +46,7 @@ def create(
     if (known := once.claim(session, id)) is not None:
         return show(session, known)
     plan = check_run(session, settings, catalog, spec)
-    check_open_jobs(session, settings, caller)
+    check_open_jobs(session, settings, caller.id)
     run = Run(
         id=id,
         name=spec.name,

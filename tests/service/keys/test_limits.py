@@ -54,6 +54,17 @@ class TestOpenJobs:
             session.get_one(Run, uuid.UUID(run)).move_to(JobStatus.PAUSED)
         assert away.post("/runs", json={}, headers=headers).status_code == 202
 
+    def test_a_resumed_run_needs_room_with_the_key_that_made_it(self, away: TestClient, keys: Any) -> None:
+        headers = shown(keys.make("write", max_open_jobs=1).secret)
+        run = away.post("/runs", json={}, headers=headers).json()["id"]
+        assert away.post(f"/runs/{run}/pause", headers=headers).json()["status"] == "paused"
+        other = away.post("/runs", json={}, headers=headers).json()["id"]
+        for asking in (headers, shown(keys.make("admin").secret)):
+            refused = away.post(f"/runs/{run}/resume", headers=asking)
+            assert (refused.status_code, refused.json()["code"]) == (429, "too_many_open_jobs")
+        away.post(f"/runs/{other}/cancel", headers=headers)
+        assert away.post(f"/runs/{run}/resume", headers=headers).status_code == 202
+
     def test_requests_at_once_do_not_pass_it(self, away: TestClient, keys: Any) -> None:
         headers = shown(keys.make("write", max_open_jobs=3).secret)
 
