@@ -54,7 +54,7 @@ def follow(transport: Transport, path: str, after: int, every: float, deadline: 
 def frames(blocks: Iterable[bytes]) -> Iterator[tuple[str, str]]:
     """Name and data of each event in the bytes of an event stream; what breaks off in the middle is none.
 
-    Lines end as the standard says, and nowhere else: `str.splitlines` would know more ends.
+    Lines end in LF or CRLF, and nowhere else: `str.splitlines` would know more ends.
     """
     name, data, rest = "", list[str](), b""
     for block in blocks:
