@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import structlog
+from kombu import Connection
 
 from service.contracts.status import TERMINAL
 from service.db.models import Run
@@ -39,6 +40,8 @@ def test_every_line_of_a_job_names_it_and_the_request_it_came_with(
     )
     with database.transaction() as session:
         session.add(run)
+    with Connection(own.broker_url) as connection:
+        connection.SimpleQueue("train").clear()  # other tests' messages would wake it for this run, too
     if told:  # else the worker finds the run by itself
         with structlog.contextvars.bound_contextvars(request_id="asked-1"):
             assert Queue(own).send("runs.wake", run.id)
