@@ -39,7 +39,7 @@ def client(stack: Stack) -> Iterator[Client]:
         yield connected
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def tiny() -> dict[str, Any]:
     """The smallest run that uses every part of the engine."""
     return TINY
