@@ -7,9 +7,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import select, text
 
+from service.client import ApiError, Client
+from service.contracts.status import JobStatus
+from service.db import events
 from service.db.models import ApiKey, Generation, Run
 from service.db.session import Database
 from service.keys import service
@@ -220,6 +224,23 @@ class TestGoingOn:
         keys.make("admin")
         with pytest.raises(KeyMissing):
             check(None)
+
+    def test_a_stream_ends_when_its_key_is_revoked(
+        self, app: FastAPI, serve: Any, keys: Any, records: Any, database: Database
+    ) -> None:
+        made, run = keys.make("read"), records.run(JobStatus.RUNNING)
+        with database.transaction() as session:
+            events.record(session, run.id, 1, "status", {"status": "running"})
+        with serve(app) as url, Client(url, made.secret) as following:
+            stream = following.events(run.id)
+            next(stream)
+            with database.sessions() as session:
+                service.revoke(session, made.row.id)
+            with database.transaction() as session:
+                events.notify_job(session, "run", run.id)
+            with pytest.raises(ApiError) as refused:
+                list(stream)
+        assert (refused.value.status, refused.value.code) == (401, "key_revoked")
 
 
 class TestHeader:

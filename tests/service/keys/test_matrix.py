@@ -14,6 +14,7 @@ from httpx import Response
 from service.app import create_app
 from service.contracts.generations import GenerationSpec
 from service.contracts.status import JobStatus
+from service.db.session import Database
 from service.keys.caller import Scope
 from service.keys.scopes import PUBLIC, SCOPES
 from service.settings import Settings
@@ -143,6 +144,20 @@ def test_what_needs_no_key_is_answered_whatever_is_shown(away: TestClient, keys:
     headers = keys.presented(state, "read")
     for path in PUBLIC:
         assert away.get(path, headers=headers).status_code == 200, path
+
+
+def test_strangers_are_told_what_is_missing_but_not_where(
+    settings: Settings, remote: Callable[[FastAPI], TestClient], keys: Any, database: Database
+) -> None:
+    lost = remote(create_app(settings.model_copy(update={"broker_url": "redis://secret-host.example:1/0"})))
+    headers = keys.presented("valid", "read")
+    for shown, details in ((headers, True), ({}, False), (keys.presented("unknown"), False)):
+        answer = lost.get("/readyz", headers=shown)
+        assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+        missing = {check["name"] for check in answer.json()["checks"] if not check["ok"]}
+        assert missing == {"broker"}
+        assert all(bool(check["detail"]) is details for check in answer.json()["checks"])
+        assert ("G2RPO_BROKER_URL" in answer.text) is details
 
 
 @pytest.mark.parametrize("path", ["/nowhere", "/runs/not-an-id/nothing", "/redoc", "/docs/oauth2-redirect"])
