@@ -1,0 +1,31 @@
+"""The page on the client does what it says: its blocks are run in order, in one namespace."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.embedded.stack import Stack
+
+PAGE = Path(__file__).parents[2] / "docs" / "client.md"
+ADDRESS = "http://127.0.0.1:8000"
+
+
+def test_its_blocks_run(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = PAGE.read_text(encoding="utf-8")
+    blocks = list(re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))
+    assert len(blocks) >= 8 and text.count(f'"{ADDRESS}"') == 1
+    namespace: dict[str, Any] = {}
+    for block in blocks:
+        # Blank lines before it: a traceback names the line of the page.
+        code = "\n" * text.count("\n", 0, block.start(1)) + block[1].replace(ADDRESS, stack.url)
+        exec(compile(code, PAGE, "exec"), namespace)
+
+    assert namespace["longer"].progress.step == 4
+    assert namespace["imported"].name == "came back"
+    assert len(namespace["spread"]) == 4
+    assert all(picture.startswith(b"\x89PNG") for picture in namespace["pictures"]) and namespace["pictures"]
+    for made in ("curves.png", "grid.png", "0.png", "3.png"):
+        assert (tmp_path / made).read_bytes().startswith(b"\x89PNG")
