@@ -10,6 +10,7 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from service.cli import app
+from service.client import Client, RunEvent
 from service.embedded.stack import Stack
 
 
@@ -86,3 +87,59 @@ class TestOthers:
         done = CliRunner().invoke(app, ["catalog"], env={"G2RPO_URL": "http://127.0.0.1:1"})
         assert done.exit_code == 2
         assert "is the service up" in done.output
+
+
+class TestCourse:
+    def test_a_run_is_paused_resumed_saved_and_cancelled(self, g2rpo: Any, client: Client, tiny: Any) -> None:
+        long = {**tiny, "training": {**tiny["training"], "max_steps": 100_000}, "evaluation": {"every": 0}}
+        id = g2rpo("runs", "create", "--file", "-", input=json.dumps(long)).output.strip()
+        next(event for event in client.events(id) if isinstance(event, RunEvent) and event.type == "checkpoint")
+
+        assert "is paus" in g2rpo("runs", "pause", id).output
+        assert f"run {id}: paused" in g2rpo("runs", "show", id, "--watch").output  # following ends at rest
+        assert g2rpo("runs", "resume", id).output.strip() == id
+        client.wait_for_run(id, 60, until={"running"})
+        assert "is running" in g2rpo("runs", "checkpoint", id).output
+        assert "is cancel" in g2rpo("runs", "cancel", id).output
+        client.wait_for_run(id, 60)
+        listed = g2rpo("runs", "attempts", id).output
+        assert "paused" in listed and "cancelled" in listed and "cpu" in listed
+        assert g2rpo("runs", "delete", id, input="n\n").exit_code != 0
+        assert g2rpo("runs", "delete", id, "--yes").exit_code == 0
+        assert "there is no run" in g2rpo("runs", "show", id).output
+
+    def test_a_clone_is_followed_to_its_end(self, g2rpo: Any, finished: Any) -> None:
+        done = g2rpo("runs", "clone", finished.id, "--set", "training.max_steps=1", "--set", "name=clone", "--watch")
+        assert done.exit_code == 0, done.output
+        assert "(clone): succeeded, step 1 of 1" in done.output
+
+    def test_events_are_a_line_each(self, g2rpo: Any, finished: Any) -> None:
+        lines = g2rpo("runs", "events", finished.id).output.splitlines()
+        assert [int(line.split()[0]) for line in lines] == list(range(1, len(lines) + 1))
+        assert '"succeeded"' in lines[-1]
+        assert g2rpo("runs", "events", finished.id, "--follow", "--after", 2).output.splitlines() == lines[2:]
+
+    def test_a_name_notes_and_labels_are_changed(self, g2rpo: Any, client: Client, finished: Any) -> None:
+        done = g2rpo("runs", "edit", finished.id, "--notes", "good", "--label", "kept:yes", "--label", "by:hand")
+        assert done.exit_code == 0, done.output
+        run = client.run(finished.id)
+        assert (run.name, run.notes, run.labels) == ("tiny", "good", {"kept": "yes", "by": "hand"})
+        assert "say what to change" in g2rpo("runs", "edit", finished.id).output
+        assert "write KEY:VALUE" in g2rpo("runs", "edit", finished.id, "--label", "kept").output
+
+
+class TestCheckpoints:
+    def test_one_is_shown_downloaded_imported_and_deleted(
+        self, g2rpo: Any, client: Client, finished: Any, tmp_path: Path
+    ) -> None:
+        id = str(next(client.checkpoints(finished.id)).id)
+        assert id in g2rpo("checkpoints", "list", "--run", finished.id).output
+        assert yaml.safe_load(g2rpo("checkpoints", "show", id).output)["manifest"]["lora_rank"] == 4
+        assert g2rpo("checkpoints", "download", id, "--out", tmp_path / "out").exit_code == 0
+
+        weights = tmp_path / "out" / "pytorch_lora_weights.safetensors"
+        imported = g2rpo("checkpoints", "import", weights, "--model", "shapes-flux", "--name", "again").output.strip()
+        assert imported in g2rpo("checkpoints", "list", "--imported").output
+        assert id not in g2rpo("checkpoints", "list", "--imported").output
+        assert g2rpo("checkpoints", "delete", imported, "--yes").exit_code == 0
+        assert imported not in g2rpo("checkpoints", "list", "--imported").output
