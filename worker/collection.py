@@ -13,6 +13,7 @@ from service.contracts.status import TERMINAL
 from service.db import retention
 from service.db.models import Checkpoint, Garbage, Generation, IdempotencyKey, Run
 from service.db.session import Database
+from worker.salvage import unread
 
 log = structlog.get_logger()
 
@@ -67,7 +68,10 @@ def forget_requests(database: Database) -> None:
 
 
 def clear_local_files(database: Database) -> None:
-    """Remove the files of deleted runs, and of runs that ended long ago, from this machine's working directory."""
+    """Remove the files of deleted runs, and of runs that ended long ago, from this machine's working directory.
+
+    What was not read yet, because the store refused it, stays.
+    """
     root = database.settings.data_dir.absolute() / "work" / "runs"
     if not root.is_dir():
         return
@@ -77,6 +81,7 @@ def clear_local_files(database: Database) -> None:
         known = _known(session, Run, ids)
         ended = select(Run.id).where(Run.id.in_(map(uuid.UUID, known)), Run.status.in_(TERMINAL), Run.ended_at < old)
         done = {str(id_) for id_ in session.scalars(ended)}
+    done -= {str(run_id) for run_id, *_ in unread(database)}
     for name in (ids - known) | done:
         shutil.rmtree(root / name, ignore_errors=True)
         log.info("local_files.removed", run=name)

@@ -21,6 +21,7 @@ from service.db.session import Database
 from worker import collection
 from worker.celery_app import GENERATE, TRAIN
 from worker.claims import JobRow, JobType, give_up
+from worker.salvage import salvage
 from worker.stats import STATS, gather
 
 log = structlog.get_logger()
@@ -58,6 +59,8 @@ class Housekeeping:
             _attempt("heartbeat", lambda: heartbeat(self._database, self._name, self._queue))
             _attempt("reconcile", lambda: reconcile(self._database, self._app))
             _attempt("collect", lambda: collection.collect_garbage(self._database))
+            if self._queue == TRAIN:
+                _attempt("salvage", lambda: salvage(self._database))
             if time.monotonic() >= collect_at:
                 collect_at = time.monotonic() + settings.collect_seconds
                 for look in (collection.find_orphans, collection.forget_requests, collection.clear_local_files):

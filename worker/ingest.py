@@ -4,7 +4,7 @@ The place up to which a file has been read commits together with the rows that c
 repeats at most what it did not commit, and repeating is harmless: rows are upserts, and artifacts have fixed keys.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from service.db import events, retention
 from service.db.models import Attempt, Checkpoint, LogChunk, Metric, RewardGroup, Run, Sample
 from service.db.session import Database
 from worker import artifacts
-from worker.claims import Claim, held, move_held
+from worker.claims import Claim, JobRow, held, move_held
 from worker.stats import STATS
 
 log = structlog.get_logger()
@@ -53,11 +53,19 @@ class _Batch:
 class Ingest:
     """Reads the files of attempt `number` of a claimed run. Writes are refused when the claim is no longer held.
 
-    `number` is an earlier attempt's where that one's worker died before it had read everything.
+    `number` is an earlier attempt's where that one's worker died before it had read everything. `lock` gives the run's
+    row, locked, or raises LeaseLost where the claim may not write.
     """
 
-    def __init__(self, database: Database, claim: Claim, directory: Path, number: int | None = None) -> None:
-        self._database, self._claim, self._directory = database, claim, directory
+    def __init__(
+        self,
+        database: Database,
+        claim: Claim,
+        directory: Path,
+        number: int | None = None,
+        lock: Callable[[Session, Claim], JobRow] = held,
+    ) -> None:
+        self._database, self._claim, self._directory, self._lock = database, claim, directory, lock
         self._number = claim.attempt if number is None else number
         with database.transaction() as session:
             attempt = session.get_one(Attempt, (claim.id, self._number))
@@ -72,7 +80,7 @@ class Ingest:
     def drain(self) -> None:
         """Bring everything that was written up to now into rows. Raises LeaseLost, or what database and store raise."""
         STATS.behind(_LAG, self.written() - self._events_offset)
-        while piece := _whole_lines(self._directory / EVENTS_FILE, self._events_offset):
+        while piece := whole_lines(self._directory / EVENTS_FILE, self._events_offset):
             self._ingest_events(piece)
         STATS.behind(_LAG, self.written() - self._events_offset)
         while self._ingest_log():
@@ -104,10 +112,15 @@ class Ingest:
                 batch.records.append(("unreadable_event", self._unreadable(line, place, error)))
             place += len(line)
         with self._database.transaction() as session:
-            run = held(session, self._claim)
+            run = self._lock(session, self._claim)
             assert isinstance(run, Run)
-            self._write(session, run, batch)
-            session.execute(self._attempt().values(events_offset=place))
+            read = self._read_so_far(session).events_offset
+            if read == self._events_offset:
+                self._write(session, run, batch)
+                session.execute(self._attempt().values(events_offset=place))
+        if read != self._events_offset:  # somebody read on meanwhile; what comes next is another piece
+            self._events_offset = read
+            return
         self._events_offset = place
         STATS.add("steps", batch.steps)
         STATS.add("evaluations", batch.evaluations)
@@ -212,17 +225,18 @@ class Ingest:
         if not data:
             return False
         with self._database.transaction() as session:
-            held(session, self._claim)
-            _upsert(
-                session,
-                LogChunk,
-                [{**self._key(), "offset": self._log_offset, "data": data}],
-                ("run_id", "attempt", "offset"),
-                (),
-            )
-            session.execute(self._attempt().values(log_offset=self._log_offset + len(data)))
-        self._log_offset += len(data)
+            self._lock(session, self._claim)
+            read = self._read_so_far(session).log_offset
+            if read == self._log_offset:
+                chunk = {**self._key(), "offset": self._log_offset, "data": data}
+                _upsert(session, LogChunk, [chunk], ("run_id", "attempt", "offset"), ())
+                session.execute(self._attempt().values(log_offset=self._log_offset + len(data)))
+        self._log_offset = read if read != self._log_offset else self._log_offset + len(data)
         return True
+
+    def _read_so_far(self, session: Session) -> Attempt:
+        """The attempt as it is now: the run's lock is held, so that nobody reads on meanwhile."""
+        return session.get_one(Attempt, (self._claim.id, self._number), populate_existing=True)
 
     def _unreadable(self, line: bytes, place: int, error: ValidationError) -> dict[str, Any]:
         text = line.decode("utf-8", errors="replace").replace("\x00", "�").rstrip("\n")
@@ -245,7 +259,7 @@ class Ingest:
         return update(Attempt).where(Attempt.run_id == self._claim.id, Attempt.number == self._number)
 
 
-def _whole_lines(path: Path, offset: int) -> bytes:
+def whole_lines(path: Path, offset: int) -> bytes:
     """Some whole lines of the file from `offset` on; nothing while the writer is in the middle of the next one."""
     try:
         with path.open("rb") as file:

@@ -6,13 +6,24 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, update
+from sqlalchemy import delete, func, select, update
 
 from service.contracts.status import JobStatus
 from service.db.base import new_id
-from service.db.models import Garbage, IdempotencyKey, Run
+from service.db.models import (
+    Attempt,
+    Checkpoint,
+    Garbage,
+    IdempotencyKey,
+    LogChunk,
+    Metric,
+    RewardGroup,
+    Run,
+    Sample,
+)
 from service.db.session import Database, connect
 from worker.collection import clear_local_files, collect_garbage, find_orphans, forget_requests
+from worker.salvage import salvage, unread
 
 
 @pytest.fixture
@@ -81,3 +92,47 @@ def test_files_of_runs_that_are_gone_or_long_ended_leave_this_machine(jobs: Any,
     clear_local_files(hasty)
 
     assert {path.name for path in root.iterdir()} == {str(going), "of-a-person"}
+
+
+class TestSalvage:
+    def forget(self, database: Database) -> None:
+        """As if the worker had died before it read anything."""
+        with database.transaction() as session:
+            for table in (Metric, RewardGroup, Sample, Checkpoint, LogChunk):
+                session.execute(delete(table))
+            session.execute(update(Attempt).values(events_offset=0, log_offset=0))
+
+    def test_what_a_lost_worker_left_of_an_ended_run_is_read_once(self, jobs: Any, impatient: Database) -> None:
+        run = jobs.perform("is-killed-once")
+        with impatient.transaction() as session:
+            session.get_one(Run, run.id).move_to(JobStatus.CANCELLED)
+        self.forget(impatient)
+        checkpoints = [type for type, _ in jobs.events(run.id)].count("checkpoint")
+
+        for _ in range(2):
+            salvage(impatient)
+
+        with impatient.transaction() as session:
+            assert session.scalar(select(func.count()).select_from(Metric)) == 2
+            assert session.scalar(select(func.count()).select_from(Checkpoint)) == 1
+            assert session.scalar(select(func.count()).select_from(LogChunk)) == 1
+        assert [type for type, _ in jobs.events(run.id)].count("checkpoint") == checkpoints + 1
+        assert jobs.run(run.id).status is JobStatus.CANCELLED
+        assert list(unread(impatient)) == []
+
+    def test_a_run_that_will_be_taken_again_is_left_to_its_next_supervisor(
+        self, jobs: Any, impatient: Database
+    ) -> None:
+        jobs.perform("is-killed-once")
+        self.forget(impatient)
+        salvage(impatient)
+        with impatient.transaction() as session:
+            assert session.scalar(select(func.count()).select_from(Metric)) == 0
+
+    def test_files_that_were_not_read_are_not_cleared(self, jobs: Any, hasty: Database) -> None:
+        run = jobs.perform("finishes")
+        self.forget(hasty)
+        with hasty.transaction() as session:
+            session.execute(update(Run).values(ended_at=func.now() - timedelta(seconds=1)))
+        clear_local_files(hasty)
+        assert (hasty.settings.data_dir / "work" / "runs" / str(run.id)).is_dir()
