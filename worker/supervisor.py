@@ -252,7 +252,7 @@ class _Supervisor:
         self._asked = control
 
     def _patiently(self, work: Callable[[], T], lease: Lease) -> T:
-        """Do `work`, and again while database or store are away, as long as the lease holds: nothing recorded is lost."""
+        """Do `work`, and again while database or store are away, for as long as the lease holds."""
         tries = 0
         while True:
             try:
