@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from service.cli.console import console, errors
 from service.embedded import EmbeddedError
@@ -78,17 +78,18 @@ def list_keys(data: DataOption = _HERE) -> None:
     from service.keys import service
     from service.keys.schemas import KeyFilters
 
-    table = Table("key", "prefix", "name", "scopes", "state", "created", "last used", "expires", box=None)
+    key, prefix = Column("key", no_wrap=True, min_width=36), Column("prefix", no_wrap=True, min_width=12)
+    table = Table(key, prefix, "name", "scopes", "state", "created", "last used", "expires", box=None)
     with _database(data) as session:
         page = service.listing(session, KeyFilters(limit=200))
         keys = page.items
         while page.next_cursor is not None:
             page = service.listing(session, KeyFilters(limit=200, cursor=page.next_cursor))
             keys += page.items
-    for key in keys:
-        times = (f"{time.astimezone():%Y-%m-%d %H:%M}" if time else "" for time in (key.last_used_at, key.expires_at))
-        created = f"{key.created_at.astimezone():%Y-%m-%d %H:%M}"
-        table.add_row(str(key.id), key.prefix, key.name, ", ".join(key.scopes), key.state, created, *times)
+    for one in keys:
+        moments = (one.created_at, one.last_used_at, one.expires_at)
+        times = (f"{moment.astimezone():%Y-%m-%d %H:%M}" if moment else "" for moment in moments)
+        table.add_row(str(one.id), one.prefix, one.name, ", ".join(one.scopes), one.state, *times)
     console.print(table)
 
 
