@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import hashlib
+import random
 import socket
 import threading
 import uuid
@@ -17,12 +18,12 @@ from hypothesis import strategies as st
 from sqlalchemy import func, select
 
 from service.checkpoints.schemas import CheckpointFileView
-from service.client import ApiError, Client, RunProgress
+from service.client import ApiError, Client, RunEnd, RunEvent, RunProgress
 from service.client.download import save
 from service.client.events import frames
 from service.client.transport import Transport
 from service.contracts.status import JobStatus
-from service.db.events import notify_job
+from service.db.events import notify_job, record
 from service.db.models import Generation, LogChunk, Run
 from service.db.session import Database
 
@@ -282,6 +283,23 @@ class TestWait:
             notify_job(session, "generation", made.id)
         waiting.join(60)
         assert [one.status for one in ended] == [JobStatus.CANCELLED]
+
+
+class TestEvents:
+    @pytest.mark.parametrize("seed", range(8))
+    def test_each_comes_once_wherever_the_stream_breaks_off(
+        self, reaching: Client, network: Network, records: Any, database: Database, seed: int
+    ) -> None:
+        run = records.run(JobStatus.RUNNING)
+        with database.transaction() as session:
+            for number in range(60):
+                record(session, run.id, 1, "checkpoint", {"number": number})
+            session.get_one(Run, run.id).move_to(JobStatus.SUCCEEDED)
+        chance = random.Random(seed)
+        network.plan.extend(chance.choice([chance.randrange(4000), chance.randrange(400), "refuse"]) for _ in range(12))
+        events = [event for event in reaching.events(run.id) if not isinstance(event, RunProgress)]
+        assert [event.data["number"] for event in events if isinstance(event, RunEvent)] == list(range(60))
+        assert isinstance(events[-1], RunEnd)
 
 
 class TestLists:

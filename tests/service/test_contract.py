@@ -45,7 +45,7 @@ def asked(database: Database, records: Any) -> Asked:
     records.checkpoint(run, {"pytorch_lora_weights.safetensors": b"weights"})
     with database.transaction() as session:
         key = make(session, KeySpec(name="contract", scopes=(Scope.ADMIN,)))
-    app = create_app(database.settings.model_copy(update={"max_wait_seconds": 0.05}))
+    app = create_app(database.settings.model_copy(update={"max_wait_seconds": 0.05, "max_stream_seconds": 0.05}))
     return Asked(app, {"Authorization": f"Bearer {key.secret}"})
 
 

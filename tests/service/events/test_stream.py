@@ -18,6 +18,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import text
+from sqlalchemy.engine import make_url
 
 from service.app import create_app
 from service.client import ApiError, Client, RunEnd, RunEvent, RunProgress
@@ -274,6 +275,20 @@ class TestSurvives:
             session.execute(text(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {listening}"))
         story.move(run, JobStatus.SUCCEEDED)
         assert isinstance(list(events)[-1], RunEnd)
+
+    def test_an_address_that_says_how_to_connect(
+        self, database: Database, serve: Any, records: Any, story: Any
+    ) -> None:
+        address = make_url(database.settings.database_url).update_query_dict(
+            {"connect_timeout": "3", "application_name": "mine", "keepalives": "1"}
+        )
+        run = records.run(JobStatus.RUNNING)
+        settings = database.settings.model_copy(update={"database_url": address.render_as_string(False)})
+        with serve(create_app(settings)) as url, Client(url) as client:
+            events = client.events(run.id, every=0.1)
+            next(events)
+            story.move(run, JobStatus.SUCCEEDED)
+            assert isinstance(list(events)[-1], RunEnd)
 
     def test_a_restart_of_the_service_on_the_clients_side(
         self, app: FastAPI, database: Database, serve: Any, records: Any, story: Any
