@@ -150,7 +150,7 @@ class Settings(BaseSettings):
             try:
                 check_form(key.get_secret_value())
             except ValueError as error:
-                raise ValueError(f"G2RPO_ADMIN_KEY: {error}; `g2rpo keys new` makes one") from None
+                raise ValueError(f"{error}; `g2rpo keys new` makes one") from None
         return key
 
     @property

@@ -143,16 +143,21 @@ def _database(data: Path) -> Iterator["Session"]:
 
 
 def _settings(data: Path) -> "Settings":
-    from service.embedded import running
-    from service.settings import Settings
+    from pydantic import ValidationError
 
-    with _accepted():
-        if "G2RPO_DATABASE_URL" in os.environ:
-            return Settings()
+    from service.embedded import running
+    from service.settings import Settings, what_is_wrong
+
+    url: str | None = None
+    if "G2RPO_DATABASE_URL" not in os.environ:
         found = running.find(data)
         if found is None or found.database_url is None:
             raise EmbeddedError(
                 f"no service with a database of its own runs on {data}: start it by `g2rpo up --data {data}`, name its "
                 "directory by --data, or set G2RPO_DATABASE_URL"
             )
-        return Settings(database_url=found.database_url)
+        url = found.database_url
+    try:
+        return Settings(database_url=url) if url else Settings()
+    except ValidationError as error:
+        raise EmbeddedError(f"a setting cannot be used: {what_is_wrong(error)}") from None

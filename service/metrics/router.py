@@ -32,7 +32,7 @@ class _Exposition(Response):
     operation_id="getMetrics",
     summary="Measurements for Prometheus",
     response_class=_Exposition,
-    responses={**_TEXT, **problems()},
+    responses={**_TEXT, **problems(422)},
 )
 def get_metrics(
     request: Request,

@@ -107,6 +107,32 @@ def test_a_start_with_bad_settings_says_which_and_shows_no_secret(
     assert PASSWORD not in done.stdout + done.stderr
 
 
+def test_a_worker_that_finds_no_servers_shows_no_password(
+    tmp_path: Path, eventually: Callable[[Callable[[], object]], None]
+) -> None:
+    log = tmp_path / "worker.log"
+    environment = {
+        "PATH": os.environ["PATH"],
+        "G2RPO_DATA_DIR": str(tmp_path),
+        "G2RPO_DATABASE_URL": f"postgresql://u:{PASSWORD}@127.0.0.1:1/d",
+        "G2RPO_BROKER_URL": f"redis://u:{PASSWORD}@127.0.0.1:1/0",
+    }
+    words = ["celery", "--app", "worker.celery_app", "worker", "--queues", "train", "--loglevel", "DEBUG"]
+    with log.open("wb") as writing:
+        worker = subprocess.Popen(
+            [sys.executable, "-m", *words, "--without-mingle", "--without-gossip"],
+            env=environment,
+            stdout=writing,
+            stderr=subprocess.STDOUT,
+        )
+    try:
+        eventually(lambda: "Cannot connect to redis://" in log.read_text())
+    finally:
+        worker.terminate()
+        worker.wait(30)
+    assert PASSWORD not in log.read_text()
+
+
 def test_settings_do_not_print_their_secrets() -> None:
     settings = Settings(
         database_url=f"postgresql://u:{PASSWORD}@h/d",
