@@ -20,6 +20,7 @@ from service.dependencies import CatalogDep, DatabaseDep, SessionDep
 from service.errors import UnsupportedMediaType, problems
 from service.idempotency import StreamedOnceDep
 from service.keys.caller import CallerDep
+from service.links import CHECKPOINT, FIRST_ID, ID, links
 from service.pages import Page
 from service.runs.router import LOCATION
 
@@ -27,6 +28,12 @@ router = APIRouter(tags=["checkpoints"])
 
 FileName = Annotated[str, Path(description="A name of the manifest.", examples=["pytorch_lora_weights.safetensors"])]
 MEDIA_TYPE = "application/octet-stream"
+FILES = links(
+    "downloadCheckpointFile",
+    "headCheckpointFile",
+    checkpoint_id=ID,
+    name="$response.body#/files/0/name",
+)
 _BYTES = {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 
 
@@ -47,7 +54,7 @@ def list_checkpoints(
     "/checkpoints",
     operation_id="listAllCheckpoints",
     summary="All checkpoints",
-    responses=problems(422),
+    responses={200: {"links": links(*CHECKPOINT, checkpoint_id=FIRST_ID)}, **problems(422)},
 )
 def list_all_checkpoints(
     filters: Annotated[AllCheckpointFilters, Query()], session: SessionDep
@@ -61,7 +68,10 @@ def list_all_checkpoints(
     status_code=201,
     operation_id="importCheckpoint",
     summary="Import a LoRA",
-    responses={201: {"headers": LOCATION}, **problems(409, 413, 415, 422)},
+    responses={
+        201: {"headers": LOCATION, "links": links(*CHECKPOINT, checkpoint_id=ID)},
+        **problems(409, 413, 415, 422),
+    },
     openapi_extra={"requestBody": {"required": True, **_BYTES}},
 )
 async def import_checkpoint(
@@ -113,7 +123,7 @@ def delete_checkpoint(checkpoint_id: uuid.UUID, session: SessionDep) -> None:
     "/checkpoints/{checkpoint_id}",
     operation_id="getCheckpoint",
     summary="Show a checkpoint",
-    responses=problems(404, 422),
+    responses={200: {"links": FILES}, **problems(404, 422)},
 )
 def get_checkpoint(checkpoint_id: uuid.UUID, session: SessionDep) -> CheckpointView:
     """A checkpoint with its manifest and its files."""

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from service import examples
 
-MetricPattern = Annotated[str, StringConstraints(max_length=2000, pattern=r"^[^\x00]*$")]
+MetricPattern = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00]*$")]
 
 
 class CurveQuery(BaseModel):

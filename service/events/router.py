@@ -7,8 +7,8 @@ from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from service.dependencies import DatabaseDep, WaiterDep
-from service.errors import Problem, problems
-from service.events.schemas import LAST_ID, EventQuery, RunEnd, RunEvent, RunProgress
+from service.errors import problems
+from service.events.schemas import LAST_ID, EventQuery, StreamedEvent
 from service.events.service import Place
 from service.events.stream import EventStream, RunStream, Streams
 from service.keys.caller import CallerDep
@@ -20,8 +20,8 @@ router = APIRouter(tags=["events"])
 _MEDIA_TYPE = "text/event-stream"
 _STREAM: dict[int | str, dict[str, Any]] = {
     200: {
-        "model": RunEvent | RunProgress | RunEnd | Problem,
-        "description": "The `data` of each event is one of these, as JSON on one line.",
+        "model": StreamedEvent,
+        "description": "Server-sent events: the schema is that of one event, whose `data` is JSON on one line.",
     }
 }
 

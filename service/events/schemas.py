@@ -1,14 +1,18 @@
 """The events of a run's stream, and how the stream is asked for."""
 
 import uuid
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
 
 from service import examples
 from service.contracts.events import Progress
 from service.contracts.status import JobStatus
+from service.errors import Problem
 from service.runs.schemas import LatestMetric
 
 LAST_ID = 2**63 - 1
@@ -60,3 +64,19 @@ class RunEnd(BaseModel):
     run_id: uuid.UUID
     status: Literal[JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED]
     last_event: int = Field(description="The id of the newest event.")
+
+
+@dataclass(frozen=True)
+class _AsText:
+    """Shows a type in OpenAPI as the JSON text that it is sent as."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return {"type": "string", "contentMediaType": "application/json", "contentSchema": handler(schema)}
+
+
+class StreamedEvent(BaseModel):
+    """One event of the stream, by its lines."""
+
+    event: str = Field(description="`progress`, `end`, `error`, or the `type` of one of the run's own events.")
+    id: str | None = Field(None, description="Of the run's own events: what `Last-Event-ID` resumes after.")
+    data: Annotated[RunEvent | RunProgress | RunEnd | Problem, _AsText()]

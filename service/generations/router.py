@@ -16,6 +16,7 @@ from service.generations.schemas import GenerationFilters, GenerationSummary, Ge
 from service.idempotency import OnceDep
 from service.json_route import JsonRoute
 from service.keys.caller import CallerDep
+from service.links import FIRST_ID, GENERATION, ID, links
 from service.negotiation import preferred_wait
 from service.pages import Page
 from service.pictures import PNG, picture
@@ -35,7 +36,7 @@ ImageNumber = Annotated[int, Path(ge=0, le=2**31 - 1, description="The picture's
     summary="Draw pictures",
     responses={
         200: {"model": GenerationView, "description": "It ended within the asked time."},
-        202: {"headers": LOCATION},
+        202: {"headers": LOCATION, "links": links(*GENERATION, generation_id=ID)},
         **problems(409, 413, 422),
     },
 )
@@ -75,7 +76,12 @@ async def generate(
     return await run_in_threadpool(shown)
 
 
-@router.get("/generations", operation_id="listGenerations", summary="List generations", responses=problems(422))
+@router.get(
+    "/generations",
+    operation_id="listGenerations",
+    summary="List generations",
+    responses={200: {"links": links(*GENERATION, generation_id=FIRST_ID)}, **problems(422)},
+)
 def list_generations(filters: Annotated[GenerationFilters, Query()], session: SessionDep) -> Page[GenerationSummary]:
     """Generations, newest first, by state and time of creation."""
     return service.listing(session, filters)

@@ -2,9 +2,10 @@
 
 from typing import Any
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from service import examples
+from service.contracts.base import Moment
 from service.contracts.status import JobStatus
 from service.jobs import JobView
 from service.pages import Cursor, Limit
@@ -30,8 +31,8 @@ class GenerationFilters(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     status: list[JobStatus] = Field([], max_length=len(JobStatus), description="One of these states.")
-    created_after: AwareDatetime | None = Field(None, description="Created at or after this time.")
-    created_before: AwareDatetime | None = Field(None, description="Created before this time.")
+    created_after: Moment | None = Field(None, description="Created at or after this time.")
+    created_before: Moment | None = Field(None, description="Created before this time.")
     limit: Limit = 50
     cursor: Cursor = None
 

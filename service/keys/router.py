@@ -11,6 +11,7 @@ from service.idempotency import OnceDep
 from service.json_route import JsonRoute
 from service.keys import service
 from service.keys.schemas import KeyFilters, KeyMade, KeySpec, KeyView
+from service.links import ID, KEY, links
 from service.pages import Page
 
 router = APIRouter(prefix="/keys", tags=["keys"], route_class=JsonRoute)
@@ -27,7 +28,7 @@ _EXAMPLES = {
     status_code=201,
     operation_id="createKey",
     summary="Make a key",
-    responses={201: {"headers": _LOCATION}, **problems(409, 413, 422)},
+    responses={201: {"headers": _LOCATION, "links": links(*KEY, key_id=ID)}, **problems(409, 413, 422)},
 )
 def create_key(
     spec: Annotated[KeySpec, Body(openapi_examples=_EXAMPLES)],

@@ -4,10 +4,10 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, computed_field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, computed_field, field_validator
 
 from service import examples
-from service.contracts.base import Contract
+from service.contracts.base import Contract, Moment
 from service.keys.caller import Scope
 from service.pages import Cursor, Limit
 
@@ -27,7 +27,7 @@ class KeySpec(Contract):
     scopes: tuple[Scope, ...] = Field(
         min_length=1, max_length=3, description="`admin` includes `write`, and `write` includes `read`."
     )
-    expires_at: AwareDatetime | None = Field(None, description="From then on it is refused; null: never.")
+    expires_at: Moment | None = Field(None, description="From then on it is refused; null: never.")
     max_open_jobs: Most | None = Field(
         None, description="Most runs and generations of it that have not ended and do not rest; null: the setting's."
     )

@@ -11,6 +11,7 @@ from service.errors import problems
 from service.idempotency import OnceDep
 from service.json_route import JsonRoute
 from service.keys.caller import CallerDep
+from service.links import FIRST_ID, ID, RUN, links
 from service.pages import Page
 from service.runs import life, service
 from service.runs.schemas import AttemptFilters, AttemptView, Resumption, RunChanges, RunFilters, RunSummary, RunView
@@ -18,6 +19,8 @@ from service.runs.schemas import AttemptFilters, AttemptView, Resumption, RunCha
 router = APIRouter(prefix="/runs", tags=["runs"], route_class=JsonRoute)
 
 LOCATION = {"Location": {"description": "Where to ask for its state.", "schema": {"type": "string"}}}
+ACCEPTED: dict[str, Any] = {"headers": LOCATION, "links": links(*RUN, run_id=ID)}
+FIRST: dict[str, Any] = {"links": links(*RUN, run_id=FIRST_ID)}
 EXAMPLE = {
     "preset": "shapes",
     "name": "first try",
@@ -33,7 +36,7 @@ EXAMPLE = {
     status_code=202,
     operation_id="createRun",
     summary="Start an alignment run",
-    responses={202: {"headers": LOCATION}, **problems(409, 413, 422)},
+    responses={202: ACCEPTED, **problems(409, 413, 422)},
 )
 def create_run(
     spec: Annotated[RunSpec, Body(openapi_examples={"shapes": {"summary": "The bundled world", "value": EXAMPLE}})],
@@ -55,7 +58,7 @@ def create_run(
     return run
 
 
-@router.get("", operation_id="listRuns", summary="List runs", responses=problems(422))
+@router.get("", operation_id="listRuns", summary="List runs", responses={200: FIRST, **problems(422)})
 def list_runs(filters: Annotated[RunFilters, Query()], session: SessionDep) -> Page[RunSummary]:
     """Runs, newest first, by state, algorithm, model, labels and time of creation."""
     return service.listing(session, filters)
@@ -176,7 +179,7 @@ def save_run(run_id: uuid.UUID, session: SessionDep, once: OnceDep) -> RunView:
     status_code=202,
     operation_id="cloneRun",
     summary="Start a run like another",
-    responses={202: {"headers": LOCATION}, **problems(404, 409, 413, 422)},
+    responses={202: ACCEPTED, **problems(404, 409, 413, 422)},
 )
 def clone_run(
     run_id: uuid.UUID,

@@ -4,10 +4,10 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from service import examples
-from service.contracts.base import Contract
+from service.contracts.base import Contract, Moment
 from service.contracts.events import HeldoutSummary
 from service.contracts.runs import Label
 from service.contracts.status import JobStatus
@@ -26,8 +26,8 @@ class RunFilters(BaseModel):
     algorithm: Text | None = Field(None, description="The algorithm's name.")
     model: Text | None = Field(None, description="The model's name.")
     label: list[LabelFilter] = Field([], max_length=32, description="`key:value`, a label the run must have.")
-    created_after: AwareDatetime | None = Field(None, description="Created at or after this time.")
-    created_before: AwareDatetime | None = Field(None, description="Created before this time.")
+    created_after: Moment | None = Field(None, description="Created at or after this time.")
+    created_before: Moment | None = Field(None, description="Created before this time.")
     limit: Limit = 50
     cursor: Cursor = None
 

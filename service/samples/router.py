@@ -7,6 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 
 from service.dependencies import DatabaseDep, SessionDep
 from service.errors import problems
+from service.links import FIRST_ID, links
 from service.pages import Page
 from service.pictures import PNG, picture
 from service.samples import service
@@ -14,8 +15,15 @@ from service.samples.schemas import SampleFilters, SampleView
 
 router = APIRouter(prefix="/runs/{run_id}/samples", tags=["samples"])
 
+PICTURE = links("getSampleImage", run_id="$request.path.run_id", sample_id=FIRST_ID)
 
-@router.get("", operation_id="listSamples", summary="Sample pictures of a run", responses=problems(404, 422))
+
+@router.get(
+    "",
+    operation_id="listSamples",
+    summary="Sample pictures of a run",
+    responses={200: {"links": PICTURE}, **problems(404, 422)},
+)
 def list_samples(
     run_id: uuid.UUID, filters: Annotated[SampleFilters, Query()], session: SessionDep
 ) -> Page[SampleView]:
