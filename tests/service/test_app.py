@@ -15,6 +15,7 @@ from service.db.session import Database
 from service.errors import Problem
 from service.generations.schemas import GenerationView
 from service.health.schemas import Ready
+from service.keys.schemas import KeyMade, KeyView
 from service.logs.schemas import LogPart
 from service.rewards.schemas import RewardGroupView
 from service.runs.schemas import RunSummary, RunView
@@ -153,7 +154,7 @@ class TestOpenApi:
         schemas = client.get("/openapi.json").json()["components"]["schemas"]
         models = (
             *(RunSummary, RunView, Curves, RewardGroupView, SampleView, LogPart, Problem, Ready),
-            *(CheckpointSummary, CheckpointView, GenerationView),
+            *(CheckpointSummary, CheckpointView, GenerationView, KeyView, KeyMade),
         )
         for model in models:
             assert schemas[model.__name__]["examples"], model.__name__
