@@ -33,6 +33,8 @@ def follow(transport: Transport, path: str, after: int, every: float, deadline: 
         failure: ApiError | None = None
         try:
             with transport.opened("GET", path, {"every": every}, headers, timeout=_TIMEOUT) as response:
+                if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
+                    raise ApiError(f"what answers at {transport.url} is not this service", code="foreign_service")
                 for name, data in frames(response.iter_bytes()):
                     event = _read(name, data)
                     after = event.id if isinstance(event, RunEvent) else after

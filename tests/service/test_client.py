@@ -301,6 +301,11 @@ class TestEvents:
         assert [event.data["number"] for event in events if isinstance(event, RunEvent)] == list(range(60))
         assert isinstance(events[-1], RunEnd)
 
+    def test_an_answer_that_is_no_stream_is_refused(self, reaching: Client, network: Network) -> None:
+        network.plan.append(answer("200 OK", "Content-Type: text/html"))
+        with pytest.raises(ApiError, match="is not this service"):
+            next(reaching.events(uuid.uuid4()))
+
 
 class TestLists:
     def test_all_pages_are_fetched(self, reaching: Client, records: Any, network: Network) -> None:
