@@ -54,7 +54,8 @@ def upgrade() -> None:
         op.create_foreign_key(f"fk_{table}_created_by", table, "api_keys", ["created_by"], ["id"])
         op.create_index(f"ix_{table}_created_by", table, ["created_by"])
         op.add_column(table, sa.Column("queued_at", _TIME, server_default=sa.func.now(), nullable=False))
-        op.execute(f"UPDATE {table} SET queued_at = created_at")
+        jobs = _jobs(table)
+        op.execute(jobs.update().values(queued_at=jobs.c.created_at))
         op.add_column(table, sa.Column("losses", sa.Integer(), server_default="0", nullable=False))
         _allow(table, (*_STATUSES, *_NEW_STATUSES))
         _index_held(table, ("cancelling", "pausing", "running", "starting"))
@@ -100,13 +101,19 @@ def downgrade() -> None:
     for column in ("resumed_attempt", "parent_id", "notes"):
         op.drop_column("runs", column)
     for table in ("runs", "generations"):
-        op.execute(f"UPDATE {table} SET status = 'cancelled', ended_at = now() WHERE status IN ('pausing', 'paused')")
+        jobs = _jobs(table)
+        resting = jobs.update().where(jobs.c.status.in_(_NEW_STATUSES))
+        op.execute(resting.values(status="cancelled", ended_at=sa.func.now()))
         _index_held(table, ("cancelling", "running", "starting"))
         _allow(table, _STATUSES)
         for column in ("losses", "queued_at", "created_by"):
             op.drop_column(table, column)
     for table in ("garbage", "idempotency_keys", "api_keys"):
         op.drop_table(table)
+
+
+def _jobs(table: str) -> sa.TableClause:
+    return sa.table(table, *map(sa.column, ("created_at", "queued_at", "ended_at", "status")))
 
 
 def _allow(table: str, statuses: Sequence[str]) -> None:

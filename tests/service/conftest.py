@@ -77,7 +77,9 @@ class Records:
     database: Database
     directory: Path
 
-    def run(self, status: JobStatus | str = JobStatus.QUEUED, spec: dict[str, Any] | None = None, **columns: Any) -> Run:
+    def run(
+        self, status: JobStatus | str = JobStatus.QUEUED, spec: dict[str, Any] | None = None, **columns: Any
+    ) -> Run:
         """A run in that state, led there by allowed moves."""
         resolved = RunSpec.model_validate(spec or {})
         plan = make_plan(resolved, load_catalog()).model_dump(mode="json", exclude={"spec"})
