@@ -55,13 +55,20 @@ class _Part:
 class Stack:
     """PostgreSQL, Valkey, API and workers on the files in `data`. Use it as a context manager. Raises EmbeddedError.
 
-    `port` 0 takes a free one. Servers that G2RPO_DATABASE_URL and G2RPO_BROKER_URL name are used instead of our own.
+    `port` 0 takes a free one. Servers that G2RPO_DATABASE_URL and G2RPO_BROKER_URL name are used instead of our own. A
+    part is started again up to `restarts` times in ten minutes.
     """
 
-    def __init__(self, data: Path, port: int = 8000, say: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        data: Path,
+        port: int = 8000,
+        say: Callable[[str], None] = lambda _: None,
+        restarts: int = _RESTARTS,
+    ) -> None:
         self.data = data.absolute()
         self.logs = self.data / "logs"
-        self._say, self._port = say, port
+        self._say, self._port, self._restarts = say, port, restarts
         self._environment = {**os.environ, "G2RPO_DATA_DIR": str(self.data)}
         self._parts: list[_Part] = []
         self._lock = threading.RLock()
@@ -255,10 +262,10 @@ class Stack:
                 self._tell_guard()
             now = time.monotonic()
             part.ends = [*(end for end in part.ends if now - end < _RESTART_WINDOW), now]
-            if len(part.ends) > _RESTARTS:
+            if len(part.ends) > self._restarts:
                 return self._give_up(f"{part.name} ended {len(part.ends)} times", part)
             self._say(f"{part.name} ended with status {code}; starting it again (its log: {part.log_file})")
-            if self.ended.wait(0.2 * len(part.ends)):
+            if self.ended.wait(0.2 * min(len(part.ends), _RESTARTS)):
                 return None
             try:
                 self._launch(part)

@@ -1,0 +1,339 @@
+"""The kinds of faults, and how each is done to the running system."""
+
+import contextlib
+import json
+import os
+import random
+import signal
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+import redis
+
+from service.contracts.jobs import EVENTS_FILE
+from service.embedded.guard import alive as pid_alive
+from service.queue import Queue, Task
+from tests.faults.monitor import Monitor, Standing
+from tests.faults.system import LEASE_SECONDS, System, Training, alive
+
+PHASES = ("loading", "evaluation", "rollout", "reward", "update", "checkpoint")
+_TASKS: tuple[Task, Task] = ("runs.wake", "generations.wake")
+_AIM_SECONDS = 15.0
+_BEYOND_THE_LEASE = LEASE_SECONDS + 2.0
+_STORE_SECONDS = 4.0
+_STOP_SECONDS = 5.0
+
+
+@dataclass
+class Storm:
+    """What a fault works on."""
+
+    system: System
+    monitor: Monitor
+    rng: random.Random
+    ended: threading.Event = field(default_factory=threading.Event)
+    repairs: list[threading.Thread] = field(default_factory=list)
+    store: threading.Lock = field(default_factory=threading.Lock)
+
+    def aim(self) -> tuple[Training, str] | None:
+        """A live training process at the moment it enters a phase drawn by lot; any moment if that does not come."""
+        phase = self.rng.choice(PHASES)
+        deadline = time.monotonic() + _AIM_SECONDS
+        children: list[Training] = []
+        seen = {child.directory: len(_phases(child)) for child in self.system.trainings()}
+        looked = 0.0
+        while time.monotonic() < deadline and not self.ended.wait(0.003):
+            if time.monotonic() - looked > 0.3:
+                children, looked = self.system.trainings(), time.monotonic()
+            for child in children:
+                entered = _phases(child)
+                if phase in entered[seen.get(child.directory, 0) :] and child.alive():
+                    return child, phase
+                seen[child.directory] = len(entered)
+        living = [child for child in self.system.trainings() if child.alive()]
+        return (self.rng.choice(living), "any moment") if living else None
+
+    def later(self, seconds: float, work: Callable[[], object]) -> None:
+        """Do `work` after so many seconds, whatever else happens meanwhile."""
+        thread = threading.Timer(seconds, work)
+        thread.start()
+        self.repairs.append(thread)
+
+    def mend(self) -> None:
+        """Wait until everything that was to be undone is undone."""
+        for thread in self.repairs:
+            thread.join()
+
+    def freeze(self, pids: list[int], seconds: float) -> None:
+        """Stop processes where they are, and let them go on after so many seconds."""
+        for pid in pids:
+            _signal(pid, signal.SIGSTOP)
+        self.later(seconds, lambda: [_signal(pid, signal.SIGCONT) for pid in pids])
+
+    def valkey(self) -> "redis.Redis[bytes]":
+        return redis.Redis(unix_socket_path=self.system.broker_socket, socket_timeout=2)
+
+
+@dataclass(frozen=True)
+class Effect:
+    """What a fault met: jobs by id, and whether they get on by another attempt alone."""
+
+    met: dict[str, Standing]
+    aim: str = ""
+    new_attempt: bool = False
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of fault. `do` returns None when there was nothing to do it to."""
+
+    name: str
+    kill: bool
+    do: Callable[[Storm], Effect | None]
+    weight: int = 1
+
+
+KINDS: dict[str, Kind] = {}
+
+
+def kind(name: str, *, kill: bool = False, weight: int = 1) -> Callable[[Callable[[Storm], Effect | None]], None]:
+    """Register a kind of fault."""
+
+    def register(do: Callable[[Storm], Effect | None]) -> None:
+        KINDS[name] = Kind(name, kill, do, weight)
+
+    return register
+
+
+def _met(storm: Storm, child: Training) -> dict[str, Standing]:
+    standing = storm.monitor.jobs.get(child.run)
+    return {child.run: standing} if standing and standing.attempt == child.attempt else {}
+
+
+@kind("training process (the one rank) killed", kill=True, weight=3)
+def _kill_child(storm: Storm) -> Effect | None:
+    if (aimed := storm.aim()) is None:
+        return None
+    child, phase = aimed
+    met = _met(storm, child)
+    return Effect(met, phase, new_attempt=True) if _signal(child.pid, signal.SIGKILL) else None
+
+
+@kind("training process's whole group killed", kill=True, weight=2)
+def _kill_group(storm: Storm) -> Effect | None:
+    if (aimed := storm.aim()) is None:
+        return None
+    child, phase = aimed
+    met = _met(storm, child)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+        return Effect(met, phase, new_attempt=True)
+    return None
+
+
+@kind("training process frozen beyond the lease")
+def _freeze_child(storm: Storm) -> Effect | None:
+    if (aimed := storm.aim()) is None:
+        return None
+    child, phase = aimed
+    storm.freeze([child.pid], _BEYOND_THE_LEASE)
+    return Effect(_met(storm, child), phase)
+
+
+@kind("training worker frozen beyond the lease, its process runs on")
+def _freeze_worker(storm: Storm) -> Effect | None:
+    return _to_supervisor(storm, lambda worker, _: storm.freeze([worker], _BEYOND_THE_LEASE))
+
+
+@kind("training worker and its process frozen beyond the lease")
+def _freeze_both(storm: Storm) -> Effect | None:
+    return _to_supervisor(storm, lambda worker, child: storm.freeze([worker, child.pid], _BEYOND_THE_LEASE))
+
+
+@kind("training worker (the supervisor) killed", kill=True, weight=3)
+def _kill_worker(storm: Storm) -> Effect | None:
+    return _to_supervisor(storm, lambda worker, _: _signal(worker, signal.SIGKILL))
+
+
+@kind("training worker told to leave (SIGTERM)")
+def _drain_worker(storm: Storm) -> Effect | None:
+    return _to_supervisor(storm, lambda worker, _: _signal(worker, signal.SIGTERM))
+
+
+def _to_supervisor(storm: Storm, do: Callable[[int, Training], object]) -> Effect | None:
+    if (aimed := storm.aim()) is None:
+        return None
+    child, phase = aimed
+    try:
+        worker = psutil.Process(child.pid).ppid()
+    except psutil.NoSuchProcess:
+        return None
+    if worker not in storm.system.workers():
+        return None
+    met = _met(storm, child)
+    do(worker, child)
+    return Effect(met, phase, new_attempt=True)
+
+
+@kind("generating worker killed", kill=True)
+def _kill_generator(storm: Storm) -> Effect | None:
+    return _to_part(storm, "worker-generate", signal.SIGKILL, "generation")
+
+
+@kind("API killed", kill=True)
+def _kill_api(storm: Storm) -> Effect | None:
+    return _to_part(storm, "api", signal.SIGKILL, "run")
+
+
+@kind("Valkey killed", kill=True)
+def _kill_valkey(storm: Storm) -> Effect | None:
+    return _to_part(storm, "valkey", signal.SIGKILL)
+
+
+@kind("Valkey frozen beyond the lease")
+def _freeze_valkey(storm: Storm) -> Effect | None:
+    pid = storm.system.stack.processes.get("valkey")
+    if pid is None:
+        return None
+    storm.freeze([pid], _BEYOND_THE_LEASE)
+    return Effect(storm.monitor.held())
+
+
+@kind("Valkey emptied")
+def _empty_valkey(storm: Storm) -> Effect | None:
+    return _to_valkey(storm, lambda valkey: valkey.flushall())
+
+
+@kind("wake-ups deleted")
+def _delete_messages(storm: Storm) -> Effect | None:
+    return _to_valkey(storm, lambda valkey: valkey.delete("train", "generate"))
+
+
+@kind("wake-ups doubled many times")
+def _double_messages(storm: Storm) -> Effect | None:
+    queue = Queue(storm.system.settings())
+    try:
+        sent = [queue.send(task, uuid.uuid4()) for task in _TASKS for _ in range(20)]
+    finally:
+        queue.close()
+    return Effect(storm.monitor.held()) if any(sent) else None
+
+
+@kind("PostgreSQL restarted (fast)", kill=True)
+def _restart_postgres(storm: Storm) -> Effect | None:
+    pid = storm.system.stack.processes.get("postgres")
+    if pid is not None:
+        began = psutil.Process(pid).create_time()
+        # As whoever restarts it does: a server that was asked in the middle of its recovery may not end by itself.
+        storm.later(_STOP_SECONDS, lambda: alive(pid, began) and _signal(pid, signal.SIGKILL))
+    return _to_part(storm, "postgres", signal.SIGINT)
+
+
+@kind("PostgreSQL killed (crash recovery)", kill=True)
+def _kill_postgres(storm: Storm) -> Effect | None:
+    return _to_part(storm, "postgres", signal.SIGKILL)
+
+
+@kind("a PostgreSQL connection's process killed (all reset)", kill=True)
+def _kill_backend(storm: Storm) -> Effect | None:
+    backends = [
+        one for one in _postgres_processes(storm) if "idle" in _title(one) or "postgres postgres" in _title(one)
+    ]
+    if not backends:
+        return None
+    met = storm.monitor.held()
+    return Effect(met) if _signal(storm.rng.choice(backends).pid, signal.SIGKILL) else None
+
+
+@kind("PostgreSQL frozen beyond the lease")
+def _freeze_postgres(storm: Storm) -> Effect | None:
+    pids = [one.pid for one in _postgres_processes(storm)]
+    postmaster = storm.system.stack.processes.get("postgres")
+    if postmaster is None:
+        return None
+    met = storm.monitor.held()
+    storm.freeze([postmaster, *pids], _BEYOND_THE_LEASE)
+    return Effect(met)
+
+
+@kind("artifact store refuses for seconds")
+def _break_store(storm: Storm) -> Effect | None:
+    # A link that is swapped in one step: for root too, nothing can be made or read below a plain file.
+    if not storm.store.acquire(blocking=False):
+        return None
+    refusing = storm.system.directory / "refusing"
+    refusing.touch()
+    _point(storm.system.store, refusing)
+
+    def restore() -> None:
+        _point(storm.system.store, storm.system.artifacts)
+        storm.store.release()
+
+    storm.later(_STORE_SECONDS, restore)
+    return Effect(storm.monitor.held())
+
+
+def _point(link: Path, target: Path) -> None:
+    fresh = link.with_name("store.new")
+    fresh.symlink_to(target)
+    fresh.replace(link)
+
+
+def _to_part(storm: Storm, name: str, number: signal.Signals, jobs: str | None = None) -> Effect | None:
+    pid = storm.system.stack.processes.get(name)
+    met = storm.monitor.held(jobs)
+    if pid is None or not _signal(pid, number):
+        return None
+    return Effect(met, new_attempt=name == "worker-generate")
+
+
+def _to_valkey(storm: Storm, do: "Callable[[redis.Redis[bytes]], object]") -> Effect | None:
+    try:
+        with contextlib.closing(storm.valkey()) as valkey:
+            do(valkey)
+    except redis.RedisError:
+        return None
+    return Effect(storm.monitor.held())
+
+
+def _postgres_processes(storm: Storm) -> list[psutil.Process]:
+    postmaster = storm.system.stack.processes.get("postgres")
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(postmaster).children() if postmaster is not None else []
+    return []
+
+
+def _title(process: psutil.Process) -> str:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
+
+
+def _phases(child: Training) -> list[str]:
+    """The phases that a training process has told of, in order."""
+    try:
+        lines = (child.directory / EVENTS_FILE).read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    found = []
+    for line in lines:
+        if b'"type":"progress"' in line:
+            with contextlib.suppress(ValueError):
+                found.append(json.loads(line)["phase"])
+    return found
+
+
+def _signal(pid: int, number: signal.Signals) -> bool:
+    """Send a signal; False where no such process runs any more."""
+    if not pid_alive(pid):
+        return False
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return False
+    return True

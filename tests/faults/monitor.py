@@ -1,0 +1,141 @@
+"""What is seen while the storm lasts: where jobs stand, which training processes live, when a job gets on again."""
+
+import threading
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+import psutil
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+
+from service.contracts.status import HELD, RESTING
+from tests.faults.system import System, Training
+
+_EVERY_SECONDS = 0.1
+_PROCESSES_EVERY_SECONDS = 0.3
+_JOBS = text("""
+SELECT 'run' AS kind, id::text AS id, status, attempt, progress FROM runs
+UNION ALL SELECT 'generation', id::text, status, attempt, progress FROM generations
+""")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Where a job stands."""
+
+    kind: str
+    status: str
+    attempt: int
+    progress: Any
+
+
+@dataclass
+class Injected:
+    """A fault that was injected, the jobs it met and, for each, the seconds until it got on again."""
+
+    kind: str
+    aim: str
+    at: float
+    met: dict[str, Standing]
+    new_attempt: bool
+    """Whether the job gets on by another attempt only."""
+    recovered: dict[str, float] = field(default_factory=dict)
+
+
+class Monitor:
+    """A thread that looks at the database and at the machine's processes, several times a second."""
+
+    def __init__(self, system: System) -> None:
+        self._system = system
+        self._engine = system.engine()
+        self._lock = threading.Lock()
+        self._ended = threading.Event()
+        self.jobs: dict[str, Standing] = {}
+        self.faults: list[Injected] = []
+        self.trainings: dict[tuple[int, float], Training] = {}
+        """Every training process ever seen."""
+        self.processes: set[tuple[int, float]] = set()
+        """Every process of the system ever seen, by id and beginning."""
+        self.together_seconds = 0.0
+        """How long, in all, two processes of one run lived at a time: one of them superseded."""
+        self.twins: list[str] = []
+        """Two live processes of the same attempt: never right."""
+        self._thread = threading.Thread(target=self._watch, name="monitor", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        self._engine.dispose()
+
+    def held(self, kind: str | None = None) -> dict[str, Standing]:
+        """The jobs that a worker holds, as last seen."""
+        with self._lock:
+            return {
+                id: job for id, job in self.jobs.items() if job.status in HELD and (kind is None or job.kind == kind)
+            }
+
+    def waiting(self) -> int:
+        """Jobs that do not rest."""
+        with self._lock:
+            return sum(job.status not in RESTING for job in self.jobs.values())
+
+    def injected(self, kind: str, aim: str, met: dict[str, Standing], new_attempt: bool) -> None:
+        """Remember a fault, and look for its end."""
+        with self._lock:
+            self.faults.append(Injected(kind, aim, time.monotonic(), met, new_attempt))
+
+    def _watch(self) -> None:
+        looked = time.monotonic()
+        while not self._ended.wait(_EVERY_SECONDS):
+            passed = time.monotonic() - looked
+            if passed >= _PROCESSES_EVERY_SECONDS:
+                looked += passed
+                self._look_at_processes(passed)
+            try:
+                with self._engine.connect() as connection:
+                    found = {
+                        row.id: Standing(row.kind, row.status, row.attempt, row.progress)
+                        for row in connection.execute(_JOBS)
+                    }
+            except SQLAlchemyError:
+                continue
+            with self._lock:
+                self.jobs = found
+                for fault in self.faults:
+                    self._resolve(fault, found)
+
+    def _look_at_processes(self, passed: float) -> None:
+        by_run: dict[str, list[Training]] = defaultdict(list)
+        try:
+            for one in self._system.trainings():
+                self.trainings[(one.pid, one.began)] = one
+                by_run[one.run].append(one)
+            self.processes |= self._system.everything()
+        except psutil.Error:
+            return
+        stack_worker = self._system.stack.processes.get("worker-train")
+        if stack_worker is not None:
+            self._system.workers_by_label["stack"].add(stack_worker)
+        for run, together in by_run.items():
+            if len(together) > 1:
+                self.together_seconds += passed
+            if len({one.attempt for one in together}) < len(together):
+                self.twins.append(f"run {run}: processes {[(one.pid, one.attempt) for one in together]}")
+
+    def _resolve(self, fault: Injected, jobs: dict[str, Standing]) -> None:
+        for id, before in fault.met.items():
+            if id not in fault.recovered and _got_on(before, jobs.get(id), fault.new_attempt):
+                fault.recovered[id] = time.monotonic() - fault.at
+
+
+def _got_on(before: Standing, now: Standing | None, new_attempt: bool) -> bool:
+    if now is None or now.status in RESTING:
+        return True
+    if now.status not in HELD or now.progress is None:
+        return False
+    if now.attempt > before.attempt:
+        return True
+    return not new_attempt and now.progress != before.progress

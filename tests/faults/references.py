@@ -1,0 +1,111 @@
+"""What undisturbed runs and generations of the same specs give: each in a process of its own, with no server."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from service.contracts.events import EventLine, Finished, Metrics, RewardGroups, Sample
+from service.contracts.jobs import EVENTS_FILE
+from tests.faults.system import SETTINGS
+
+MetricKey = tuple[str, int]
+GroupKey = tuple[int, int, int, int, str]
+SampleKey = tuple[int, str, int]
+
+_UNTOLD = ("name", "labels", "priority", "start_from")
+"""Fields of a spec that change nothing of what is computed."""
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What an undisturbed run recorded. Values of metrics are those written last for their name and step."""
+
+    directory: Path
+    metrics: dict[MetricKey, float | None]
+    groups: dict[GroupKey, tuple[str, list[float | None]]]
+    samples: dict[SampleKey, str]
+    heldout: dict[str, Any]
+
+    def checkpoint(self, step: int) -> Path:
+        """The directory of its checkpoint after `step` steps."""
+        return self.directory / "checkpoints" / f"step-{step:06d}"
+
+
+def timed(metric: str) -> bool:
+    """Whether a metric measures the machine rather than the run."""
+    return metric.startswith(("seconds/", "memory/"))
+
+
+class References:
+    """References by spec, each computed once, in `directory`. Threads may share it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        directory.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._known: dict[str, Reference] = {}
+
+    def of(self, spec: Mapping[str, Any], max_steps: int, start: Path | None = None) -> Reference:
+        """The undisturbed run of a resolved spec to `max_steps`, from the weights in `start` if that is given."""
+        plain = {name: value for name, value in spec.items() if name not in _UNTOLD}
+        plain["training"] = {**plain["training"], "max_steps": max_steps}
+        plain["checkpoints"] = {"every": 1, "keep": None}  # so that every checkpoint has one to compare with
+        text = json.dumps(plain, sort_keys=True)
+        key = hashlib.sha256(f"{text} from {start}".encode()).hexdigest()[:16]
+        with self._lock:
+            if key not in self._known:
+                self._known[key] = _read(self._run(text, self._directory / key, start))
+            return self._known[key]
+
+    def _run(self, spec: str, directory: Path, start: Path | None) -> Path:
+        spec_file = directory.with_suffix(".json")
+        spec_file.write_text(spec, encoding="utf-8")
+        command = [sys.executable, "-m", "worker.entrypoints.train", str(spec_file), "--out", str(directory)]
+        command += ["--device", "cpu"] + (["--start-from", str(start)] if start else [])
+        _execute(command)
+        return directory
+
+    def pictures(self, spec: Mapping[str, Any], checkpoints: Mapping[str, Path | None]) -> list[str]:
+        """SHA-256 of every picture of an undisturbed generation, in the request's order."""
+        asked = {
+            "spec": dict(spec),
+            "checkpoints": {name: str(path) if path else None for name, path in checkpoints.items()},
+        }
+        text = json.dumps(asked, sort_keys=True)
+        with self._lock:
+            return json.loads(_execute([sys.executable, "-m", "tests.faults.draw", text]))
+
+
+def _execute(command: list[str]) -> str:
+    environment = {**os.environ, "OMP_NUM_THREADS": SETTINGS["OMP_NUM_THREADS"]}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
+    if done.returncode != 0:
+        raise RuntimeError(f"{command} exited with {done.returncode}: {done.stderr[-3000:]}")
+    return done.stdout
+
+
+def _read(directory: Path) -> Reference:
+    metrics: dict[MetricKey, float | None] = {}
+    groups: dict[GroupKey, tuple[str, list[float | None]]] = {}
+    samples: dict[SampleKey, str] = {}
+    heldout: dict[str, Any] = {}
+    for line in (directory / EVENTS_FILE).read_bytes().splitlines():
+        match EventLine.validate_json(line):
+            case Metrics() as said:
+                metrics |= {(name, said.step): value for name, value in said.values.items() if not timed(name)}
+            case RewardGroups() as said:
+                for one in said.groups:
+                    key = (said.step, one.prompt_index, one.sde_step, one.granularity, one.reward)
+                    groups[key] = (one.prompt, one.values)
+            case Sample() as said:
+                samples[(said.step, said.kind, said.index)] = said.sha256
+            case Finished() as said:
+                heldout = {name: summary.model_dump(mode="json") for name, summary in said.heldout.items()}
+    return Reference(directory, metrics, groups, samples, heldout)

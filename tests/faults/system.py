@@ -1,0 +1,221 @@
+"""The service that is disturbed: the embedded stack, and one more training worker, here or as if elsewhere."""
+
+import contextlib
+import os
+import random
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import psutil
+from sqlalchemy import Engine, create_engine
+
+from service.embedded import postgres
+from service.embedded.stack import Stack
+from service.settings import Settings
+
+LEASE_SECONDS = 4.0
+SETTINGS = {
+    "G2RPO_LEASE_SECONDS": str(LEASE_SECONDS),
+    "G2RPO_RENEW_SECONDS": "1",
+    "G2RPO_RECONCILE_SECONDS": "1",
+    "G2RPO_WORKER_TIMEOUT_SECONDS": "10",
+    "G2RPO_COLLECT_SECONDS": "5",
+    "G2RPO_DRAIN_SECONDS": "20",
+    "G2RPO_MAX_ATTEMPTS": "1000000",
+    "OMP_NUM_THREADS": "1",  # the references are computed with as many
+}
+_EMBEDDED_ONLY = ("G2RPO_DATABASE_URL", "G2RPO_BROKER_URL", "G2RPO_ADMIN_KEY", "G2RPO_API_KEY", "G2RPO_CATALOG")
+_PROGRAM = "worker.entrypoints.train"
+
+
+@dataclass(frozen=True)
+class Training:
+    """A training process, known by its id and the time it began."""
+
+    pid: int
+    began: float
+    run: str
+    attempt: int
+    directory: Path
+
+    def alive(self) -> bool:
+        """Whether it runs; a zombie does not."""
+        return alive(self.pid, self.began)
+
+
+def alive(pid: int, began: float) -> bool:
+    """Whether the process with that id that began then still runs."""
+    try:
+        process = psutil.Process(pid)
+        return process.create_time() == began and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+class System:
+    """Everything that runs, in `directory`. A context manager."""
+
+    def __init__(self, directory: Path, rng: random.Random) -> None:
+        self.directory = directory
+        self._rng = rng
+        self.artifacts, self.store = directory / "artifacts", directory / "store"
+        self.machines = (directory / "near", directory / "far")
+        """The data directories of two machines: the stack's, and one that shares database, broker and store with it."""
+        self.workers_by_label: dict[str, set[int]] = {"stack": set()}
+        """By the label that a training worker's connections carry: its process ids."""
+        self.second: SecondWorker | None = None
+
+    @property
+    def database_url(self) -> str:
+        url = postgres.running_url(self.machines[0] / "postgres")
+        assert url is not None
+        return url
+
+    @property
+    def broker_socket(self) -> str:
+        return str((self.machines[0] / "valkey" / "sockets").readlink() / "valkey.sock")
+
+    def settings(self, **changed: Any) -> Settings:
+        """Settings on this system's servers and store."""
+        return Settings(
+            database_url=self.database_url,
+            broker_url=f"redis+socket://{self.broker_socket}?virtual_host=0",
+            storage_url=f"file://{self.store}",
+            data_dir=self.machines[0],
+            **changed,
+        )
+
+    def __enter__(self) -> Self:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.artifacts.mkdir()
+        self.store.symlink_to(self.artifacts)
+        with self._environment("stack"):
+            self.stack = Stack(self.machines[0], port=0, restarts=1_000_000)
+            self.stack.__enter__()
+        self.second = SecondWorker(self, self._rng)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.second is not None:
+            self.second.stop()
+        self.stack.stop()
+
+    def environment(self, label: str) -> dict[str, str]:
+        """The environment of a part; PostgreSQL knows its connections by `label`."""
+        inherited = {name: value for name, value in os.environ.items() if name not in _EMBEDDED_ONLY}
+        own = {"G2RPO_STORAGE_URL": f"file://{self.store}", "PGOPTIONS": f"-c campaign.worker={label}"}
+        return {**inherited, **SETTINGS, **own}
+
+    @contextlib.contextmanager
+    def _environment(self, label: str) -> Iterator[None]:
+        """`environment` as this process's own, for the stack, which takes it from there once."""
+        before = dict(os.environ)
+        wanted = self.environment(label)
+        os.environ.clear()
+        os.environ.update(wanted)
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+    def engine(self) -> Engine:
+        """Connections for looking on."""
+        return create_engine(self.database_url, pool_pre_ping=True, connect_args={"connect_timeout": 5})
+
+    def workers(self) -> list[int]:
+        """Process ids of the training workers that run now."""
+        found = [self.stack.processes.get("worker-train"), self.second.pid if self.second else None]
+        return [pid for pid in found if pid is not None]
+
+    def trainings(self) -> list[Training]:
+        """The training processes that run now and belong to this system."""
+        found: dict[int, tuple[int, Training]] = {}
+        for process in psutil.process_iter(["ppid", "cmdline", "create_time", "status"]):
+            words = process.info["cmdline"] or []
+            if _PROGRAM not in words or "--out" not in words or process.info["status"] == psutil.STATUS_ZOMBIE:
+                continue
+            out = Path(words[words.index("--out") + 1])
+            if out.is_relative_to(self.directory) and out.name.startswith("attempt-"):
+                number = int(out.name.removeprefix("attempt-"))
+                training = Training(process.pid, process.info["create_time"], out.parent.name, number, out)
+                found[process.pid] = (process.info["ppid"], training)
+        # A child of it that has not begun its own program yet still carries its words.
+        return [training for parent, training in found.values() if parent not in found]
+
+    def everything(self) -> set[tuple[int, float]]:
+        """All processes started for this system, by id and beginning."""
+        found: set[tuple[int, float]] = set()
+        for process in psutil.Process().children(recursive=True):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                found.add((process.pid, process.create_time()))
+        return found
+
+
+@dataclass
+class SecondWorker:
+    """A training worker beside the stack's. It is started again when it ends, each time on a machine drawn by lot."""
+
+    system: System
+    rng: random.Random
+    pid: int | None = None
+    _process: "subprocess.Popen[bytes] | None" = None
+    _stopping: threading.Event = field(default_factory=threading.Event)
+    _starts: int = 0
+
+    def __post_init__(self) -> None:
+        self._thread = threading.Thread(target=self._keep, name="second-worker", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End it for good."""
+        self._stopping.set()
+        if self._process is not None:
+            self._process.terminate()
+        self._thread.join(60)
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+            self._process.wait()
+
+    def _keep(self) -> None:
+        while not self._stopping.is_set():
+            self._process = self._start()
+            self.pid = self._process.pid
+            if self._stopping.is_set():
+                self._process.terminate()
+            self._process.wait()
+            self.pid = None
+            self._stopping.wait(0.2)
+
+    def _start(self) -> "subprocess.Popen[bytes]":
+        self._starts += 1
+        label = f"second-{self._starts}"
+        system = self.system
+        arguments = ["-m", "celery", "--app", "worker.celery_app", "worker", "--queues", "train"]
+        arguments += ["--hostname", f"{label}@%h", "--loglevel", "INFO"]
+        arguments += ["--without-mingle", "--without-gossip", "--without-heartbeat"]
+        environment = {
+            **system.environment(label),
+            "G2RPO_DATA_DIR": str(self.rng.choice(system.machines)),
+            "G2RPO_DATABASE_URL": system.database_url,
+            "G2RPO_BROKER_URL": f"redis+socket://{system.broker_socket}?virtual_host=0",
+        }
+        with (system.stack.logs / "worker-second.log").open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-P", *arguments],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        system.workers_by_label[label] = {process.pid}
+        return process

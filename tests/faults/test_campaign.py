@@ -1,0 +1,41 @@
+"""A short storm: whatever dies, freezes or refuses, every accepted job ends as it should, exactly as undisturbed."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.campaign import run_campaign
+
+SEED = 20
+FAULTS = (
+    "training process (the one rank) killed",
+    "training process's whole group killed",
+    "training worker frozen beyond the lease, its process runs on",
+    "training worker (the supervisor) killed",
+    "training worker told to leave (SIGTERM)",
+    "generating worker killed",
+    "API killed",
+    "Valkey killed",
+    "Valkey emptied",
+    "PostgreSQL restarted (fast)",
+    "PostgreSQL killed (crash recovery)",
+    "artifact store refuses for seconds",
+)
+
+
+@pytest.mark.timeout(600)
+def test_nothing_is_lost_doubled_or_left_behind(tmp_path: Path) -> None:
+    result = run_campaign(
+        tmp_path.resolve(),
+        SEED,
+        kills=100,
+        most_faults=len(FAULTS),
+        most_seconds=120.0,
+        settle_seconds=300.0,
+        between=(0.2, 1.0),
+        at_once=3,
+        kinds=FAULTS,
+    )
+
+    assert not result.wrong, result.report()
+    assert result.compared["runs against their reference"] > 0

@@ -1,0 +1,278 @@
+"""People who use the service while it is disturbed: they submit, pause, resume, save, cancel, extend, draw, delete."""
+
+import random
+import threading
+import time
+import traceback
+import uuid
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from typing import Any
+
+from service.client import ApiError, Client
+from service.contracts.status import RESTING, TERMINAL
+
+STEPS, LONGER = 8, 10
+SEEDS = (11, 12)
+SPEC: dict[str, Any] = {
+    "preset": "shapes",
+    "sampling": {"steps": 4},
+    "algorithm": {"granularities": [1, 2], "sde_steps": [0, 1], "group_size": 4},
+    "training": {"max_steps": STEPS, "prompts_per_step": 4, "lora_rank": 4},
+    "evaluation": {"every": 2, "pairs": 16, "final_pairs": 16, "samples": 1},
+    "checkpoints": {"every": 2},
+}
+DRAWING: dict[str, Any] = {"prompts": ["a red circle", "a blue square"], "num_images": 16}
+
+_PATIENCE_SECONDS = 900.0
+_EVERY_SECONDS = 0.25
+
+
+@dataclass
+class Job:
+    """An accepted job: which story it belongs to, and how it may end."""
+
+    kind: str
+    id: uuid.UUID
+    story: str
+    ends: Collection[str] = ("succeeded",)
+    deleted: bool = False
+
+
+class Broken(Exception):
+    """The service did what it must not do."""
+
+
+@dataclass
+class Users:
+    """Some people at a time, each going through one story after another, until they are told to stop."""
+
+    url: str
+    seed: int
+    at_once: int = 4
+    jobs: list[Job] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    """What went wrong, in words."""
+    finished: list[str] = field(default_factory=list)
+    """Ids of final checkpoints to start and draw from."""
+    told: dict[str, int] = field(default_factory=dict)
+    """How often each story was told to its end."""
+    stopping: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._next = 0
+        self._deck: list[str] = []
+        self._threads = [
+            threading.Thread(target=self._live, name=f"user-{number}", daemon=True) for number in range(self.at_once)
+        ]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self, seconds: float) -> None:
+        """Let everyone finish the story they are in, for at most so many seconds."""
+        self.stopping.set()
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        left = [thread.name for thread in self._threads if thread.is_alive()]
+        if left:
+            self.broken.append(f"{left} did not come to an end within {seconds:g} s after the storm")
+
+    def _live(self) -> None:
+        while not self.stopping.is_set():
+            number, name = self._draw()
+            label = f"{number}:{name}"
+            story = _Story(self, random.Random(f"{self.seed}:{label}"), label)
+            try:
+                with Client(self.url, timeout=15.0, patience=300.0) as client:
+                    story.client = client
+                    STORIES[name](story)
+                with self._lock:
+                    self.told[name] = self.told.get(name, 0) + 1
+            except (Broken, ApiError, TimeoutError) as error:
+                self.broken.append(f"story {label}: {type(error).__name__}: {error}")
+            except Exception:
+                self.broken.append(f"story {label}: {traceback.format_exc()}")
+
+    def _draw(self) -> tuple[int, str]:
+        """The next story, of a deck that is shuffled again when it is used up."""
+        with self._lock:
+            if not self._deck:
+                self._deck = sorted(STORIES)
+                random.Random(f"{self.seed}:deck:{self._next}").shuffle(self._deck)
+            self._next += 1
+            return self._next, self._deck.pop()
+
+
+@dataclass
+class _Story:
+    users: Users
+    rng: random.Random
+    label: str
+    client: Client = None  # type: ignore[assignment]
+
+    def submit(self, **changed: Any) -> Job:
+        training = {**SPEC["training"], "seed": self.rng.choice(SEEDS)}
+        asked = {**SPEC, "training": training, "name": self.label, "labels": {"story": self.label}, **changed}
+        job = Job("run", self.client.create_run(asked).id, self.label)
+        self.users.jobs.append(job)
+        return job
+
+    def draw(self, checkpoints: list[str]) -> Job:
+        asked = {**DRAWING, "checkpoints": checkpoints, "seed": self.rng.choice(SEEDS)}
+        job = Job("generation", self.client.generate(asked).id, self.label)
+        self.users.jobs.append(job)
+        return job
+
+    def wait(self, job: Job, states: Collection[str]) -> str:
+        """Until the job has one of the states; which it is."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        read: Callable[[Any], Any] = self.client.run if job.kind == "run" else self.client.generation
+        while (status := read(job.id).status) not in states:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"{job.kind} {job.id} is still {status} after {_PATIENCE_SECONDS:g} s")
+            time.sleep(_EVERY_SECONDS)
+        return str(status)
+
+    def some_time(self, job: Job) -> None:
+        """A moment drawn by lot: in the queue, while it loads, or while it works."""
+        if self.rng.random() < 0.6:
+            self.wait(job, {"running", *RESTING})
+        time.sleep(self.rng.uniform(0, 4))
+
+    def end(self, job: Job) -> str:
+        status = self.wait(job, TERMINAL)
+        if status not in job.ends:
+            raise Broken(f"{job.kind} {job.id} ended as {status}, not as {' or '.join(job.ends)}")
+        return status
+
+    def newest(self, job: Job) -> Any:
+        return next(iter(self.client.checkpoints(job.id)), None)
+
+    def refused(self, code: str, do: Callable[[], object]) -> None:
+        """`do` must be refused with that code."""
+        try:
+            do()
+        except ApiError as error:
+            if error.code != code:
+                raise
+        else:
+            raise Broken(f"what must be refused as {code} was done")
+
+
+def _plain(story: _Story) -> None:
+    job = story.submit()
+    story.end(job)
+    story.users.finished.append(str(story.newest(job).id))
+
+
+def _pauses(story: _Story) -> None:
+    job = story.submit()
+    for _ in range(story.rng.choice((1, 1, 2))):
+        story.some_time(job)
+        try:
+            story.client.pause(job.id)
+        except ApiError as error:
+            if error.code != "wrong_state":
+                raise
+            break  # it has ended meanwhile
+        if story.wait(job, RESTING) == "paused":
+            if (newest := story.newest(job)) is not None:
+                story.refused("in_use", lambda newest=newest: story.client.delete_checkpoint(newest.id))
+            story.client.resume(job.id)
+    story.end(job)
+
+
+def _cancels(story: _Story) -> None:
+    job = story.submit()
+    job.ends = ("cancelled", "succeeded")
+    story.some_time(job)
+    story.client.cancel(job.id)
+    story.end(job)
+
+
+def _changes_their_mind(story: _Story) -> None:
+    job = story.submit()
+    job.ends = ("cancelled", "succeeded")
+    story.some_time(job)
+    story.client.cancel(job.id)
+    if story.end(job) == "cancelled" and story.newest(job) is not None:
+        story.client.resume(job.id)
+        job.ends = ("succeeded",)
+        story.end(job)
+
+
+def _saves(story: _Story) -> None:
+    job = story.submit(checkpoints={"every": 0})
+    for _ in range(2):
+        story.wait(job, {"running", *RESTING})
+        try:
+            story.client.save(job.id)
+        except ApiError as error:
+            if error.code != "wrong_state":
+                raise
+        time.sleep(story.rng.uniform(0, 2))
+    story.end(job)
+
+
+def _goes_on(story: _Story) -> None:
+    job = story.submit(checkpoints={"every": 2, "keep": 2})
+    story.end(job)
+    story.client.resume(job.id, LONGER)
+    story.end(job)
+
+
+def _deletes(story: _Story) -> None:
+    job = story.submit()
+    if story.rng.random() < 0.5:
+        job.ends = ("cancelled", "succeeded")
+        story.some_time(job)
+        story.client.cancel(job.id)
+    story.end(job)
+    job.deleted = True
+    try:
+        story.client.delete_run(job.id)
+    except ApiError as error:
+        if error.status != 404:  # the answer to the first try was lost
+            raise
+    story.refused("not_found", lambda: story.client.run(job.id))
+
+
+def _starts_from(story: _Story) -> None:
+    if not story.users.finished:
+        return
+    start = story.rng.choice(story.users.finished)
+    job = story.submit(start_from=start)
+    if story.client.run(job.id).status not in TERMINAL:
+        story.refused("in_use", lambda: story.client.delete_checkpoint(start))
+    story.end(job)
+
+
+def _draws(story: _Story) -> None:
+    for _ in range(3):
+        story.end(story.draw(["base", *story.users.finished[-1:]]))
+
+
+def _draws_and_cancels(story: _Story) -> None:
+    job = story.draw(["base"])
+    job.ends = ("cancelled", "succeeded")
+    time.sleep(story.rng.uniform(0, 2))
+    story.client.cancel_generation(job.id)
+    story.end(job)
+
+
+STORIES: dict[str, Callable[[_Story], None]] = {
+    "plain": _plain,
+    "pauses": _pauses,
+    "cancels": _cancels,
+    "changes their mind": _changes_their_mind,
+    "saves": _saves,
+    "goes on": _goes_on,
+    "deletes": _deletes,
+    "starts from": _starts_from,
+    "draws": _draws,
+    "draws and cancels": _draws_and_cancels,
+}
