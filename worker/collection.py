@@ -22,6 +22,8 @@ _BATCH = 50
 _OWNERS: dict[str, type[Any]] = {"runs": Run, "generations": Generation, "checkpoints": Checkpoint}
 """By the beginning of an artifact's key: whose id comes next in it."""
 
+_NEVER = datetime.max.replace(tzinfo=UTC)
+
 
 def collect_garbage(database: Database) -> int:
     """Remove what was marked as garbage from the artifact store; how many prefixes that were."""
@@ -46,7 +48,9 @@ def find_orphans(database: Database) -> list[str]:
 
     Young ones are left alone, by the time in their owner's id: their row may be on its way.
     """
-    youngest = datetime.now(UTC) - timedelta(seconds=database.settings.orphan_seconds)
+    with database.transaction() as session:
+        now = session.scalars(select(func.now())).one()  # machines' clocks differ
+    youngest = now - timedelta(seconds=database.settings.orphan_seconds)
     orphans: list[str] = []
     for beginning, owner in _OWNERS.items():
         names = {name for name in database.artifacts.names(beginning) if _made(name) < youngest}
@@ -75,7 +79,7 @@ def clear_local_files(database: Database) -> None:
     root = database.settings.data_dir.absolute() / "work" / "runs"
     if not root.is_dir():
         return
-    ids = {path.name for path in root.iterdir() if _made(path.name) <= datetime.now(UTC)}
+    ids = {path.name for path in root.iterdir() if _made(path.name) < _NEVER}
     old = func.now() - timedelta(seconds=database.settings.orphan_seconds)
     with database.transaction() as session:
         known = _known(session, Run, ids)
@@ -96,7 +100,7 @@ def _made(name: str) -> datetime:
     try:
         id_ = uuid.UUID(name)
     except ValueError:
-        return datetime.max.replace(tzinfo=UTC)
+        return _NEVER
     if id_.version != 7 or str(id_) != name:
-        return datetime.max.replace(tzinfo=UTC)
+        return _NEVER
     return datetime.fromtimestamp((id_.int >> 80) / 1000, UTC)

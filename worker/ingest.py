@@ -197,7 +197,7 @@ class Ingest:
         events.notify_job(session, "run", run.id)
         if batch.progress is not None and self._number == self._claim.attempt:
             run.progress = batch.progress.model_dump(mode="json", exclude={"type"})
-        if batch.finished is not None:
+        if batch.finished is not None and self._number > run.resumed_attempt:  # earlier ones had other steps to do
             run.heldout = {name: summary.model_dump(mode="json") for name, summary in batch.finished.heldout.items()}
         if batch.started is not None:
             started = batch.started

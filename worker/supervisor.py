@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import structlog
 from sqlalchemy import select
-from sqlalchemy.exc import InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from service.contracts.events import Failed, Finished
@@ -34,8 +34,8 @@ log = structlog.get_logger()
 T = TypeVar("T")
 
 POLL_SECONDS = 1.0
-_DATABASE_AWAY = (OperationalError, InterfaceError, PoolTimeout)
-"""The database is out of reach, which passes. Anything else would fail again however often it is tried."""
+_DATABASE_AWAY = (OperationalError, InterfaceError, InternalError, PoolTimeout)
+"""The database is out of reach, or ended the transaction, which passes. Anything else would fail every time."""
 TERMINATION_SECONDS = 10.0
 """How long a child gets between SIGTERM and SIGKILL."""
 STORAGE_TRIES = 30

@@ -10,6 +10,7 @@ from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 
 from service.db.models import Generation, Run
 from service.db.session import connect
+from service.settings import Settings
 from worker import generation, supervisor
 from worker.celery_app import app
 from worker.claims import claim_next
@@ -17,7 +18,8 @@ from worker.housekeeping import Housekeeping
 from worker.logging import install as install_logging
 from worker.logging import working_on
 
-database = connect()
+_settings = Settings()
+database = connect(_settings, idle_seconds=_settings.lease_seconds)
 stopping = threading.Event()
 name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 """Unique for every process that ever ran: a restarted worker must not mistake an old lease for its own."""

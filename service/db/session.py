@@ -3,8 +3,9 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.orm import Session, sessionmaker
 
 from service.db.artifacts import ArtifactStore
@@ -35,8 +36,12 @@ class Database:
         self.engine.dispose()
 
 
-def connect(settings: Settings | None = None) -> Database:
-    """The database of `settings`, else of the environment. Connects at first use, and again after a loss."""
+def connect(settings: Settings | None = None, idle_seconds: float | None = None) -> Database:
+    """The database of `settings`, else of the environment. Connects at first use, and again after a loss.
+
+    A transaction whose client says nothing for `idle_seconds` is ended by the database, which lets go of what it had
+    locked: a process that hangs, or a machine that vanished, keeps nobody else waiting.
+    """
     settings = settings or Settings()
     engine = create_engine(
         settings.database_url,
@@ -51,6 +56,13 @@ def connect(settings: Settings | None = None) -> Database:
             "client_encoding": "utf8",  # a database without an encoding would answer in bytes
         },
     )
+    if idle_seconds is not None:
+
+        def limit(connection: Any, _record: object) -> None:
+            connection.execute(f"SET idle_in_transaction_session_timeout = {int(idle_seconds * 1000)}")
+            connection.commit()
+
+        event.listen(engine, "connect", limit)
     return Database(
         settings, engine, sessionmaker(engine, expire_on_commit=False), ArtifactStore(settings.artifacts_url)
     )

@@ -1,15 +1,18 @@
 """Workers say that they are there, give up for the dead, and wake for the forgotten."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from celery import Celery
-from sqlalchemy import func, select, update
+from sqlalchemy import func, select, text, update
+from sqlalchemy.exc import DBAPIError
 
 from service.contracts.status import JobStatus
 from service.db.models import Run, Worker
-from service.db.session import Database
+from service.db.session import Database, connect
+from worker import housekeeping
 from worker.celery_app import TRAIN, make_app
 from worker.housekeeping import heartbeat, reconcile
 
@@ -48,6 +51,23 @@ class TestReconcile:
         assert (jobs.attempt(id).outcome, jobs.attempt(id).lost) == ("interrupted", True)
         assert messages(app) == 1
         assert jobs.claim().attempt == 2
+
+    def test_a_worker_that_hangs_in_the_middle_of_it_does_not_keep_the_others_from_it(
+        self, jobs: Any, impatient: Database, app: Celery, eventually: Callable[[Callable[[], object]], None]
+    ) -> None:
+        hanging = connect(impatient.settings, idle_seconds=0.2)
+        with contextlib.suppress(DBAPIError), hanging.transaction() as session:
+            session.execute(select(func.pg_advisory_xact_lock(text(str(housekeeping._LOCK)))))
+            id = jobs.add()
+            jobs.claim()
+            expire(impatient)
+
+            def given_up() -> bool:
+                reconcile(impatient, app)
+                return jobs.run(id).status is JobStatus.INTERRUPTED
+
+            eventually(given_up)
+        hanging.close()
 
     def test_a_lease_that_lasts_is_left_alone(self, jobs: Any, impatient: Database, app: Celery) -> None:
         id = jobs.add()
