@@ -28,6 +28,7 @@ log = structlog.get_logger()
 
 _LOCK = 0x67327270_6F01
 """Key of the advisory lock under which one worker at a time looks after all jobs."""
+_BROKER_SECONDS = 5.0
 _WAKE: dict[JobType, tuple[str, str]] = {Run: ("runs.wake", TRAIN), Generation: ("generations.wake", GENERATE)}
 
 
@@ -132,6 +133,8 @@ def _give_up_expired(session: Session, job: JobType) -> None:
 def _wake(app: Celery, task: str, queue: str) -> None:
     # A message is enough for a queue: the worker that gets it goes on until nothing is claimable. More would only
     # pile up while every worker is busy.
-    with app.connection_for_write() as connection:
+    # A broker that hangs must not keep this thread from its other work.
+    limits = {"socket_timeout": _BROKER_SECONDS, "socket_connect_timeout": _BROKER_SECONDS}
+    with app.connection(app.conf.broker_write_url, transport_options=limits) as connection:
         if connection.default_channel.queue_declare(queue).message_count == 0:
             app.send_task(task, queue=queue, connection=connection, retry=False)

@@ -1,17 +1,21 @@
 """Workers say that they are there, give up for the dead, and wake for the forgotten."""
 
 import contextlib
+import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 from celery import Celery
+from kombu.exceptions import OperationalError
 from sqlalchemy import func, select, text, update
 from sqlalchemy.exc import DBAPIError
 
 from service.contracts.status import JobStatus
 from service.db.models import Run, Worker
 from service.db.session import Database, connect
+from service.embedded import valkey
 from worker import housekeeping
 from worker.celery_app import TRAIN, make_app
 from worker.housekeeping import heartbeat, reconcile
@@ -68,6 +72,26 @@ class TestReconcile:
 
             eventually(given_up)
         hanging.close()
+
+    def test_a_broker_that_hangs_is_waited_for_a_moment_only(
+        self, jobs: Any, impatient: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(housekeeping, "_BROKER_SECONDS", 0.2)
+        server = valkey.start(tmp_path / "valkey")
+        app = make_app(impatient.settings.model_copy(update={"broker_url": server.url}))
+        id = jobs.add()
+        jobs.claim()
+        expire(impatient)
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            with pytest.raises(OperationalError, match="Timeout"):
+                reconcile(impatient, app)
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+            app.close()
+            server.stop()
+
+        assert jobs.run(id).status is JobStatus.INTERRUPTED
 
     def test_a_lease_that_lasts_is_left_alone(self, jobs: Any, impatient: Database, app: Celery) -> None:
         id = jobs.add()

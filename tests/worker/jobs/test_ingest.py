@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import func, select, text
+from sqlalchemy import func, select, text, update
 
 from service.contracts.status import JobStatus
-from service.db.models import Attempt, Checkpoint, LogChunk, Metric, RewardGroup, RunEvent, Sample
+from service.db.models import Attempt, Checkpoint, LogChunk, Metric, RewardGroup, Run, RunEvent, Sample
 from service.db.session import Database
 from worker.claims import LeaseLost, move
 from worker.ingest import Ingest
@@ -48,6 +48,21 @@ def directory(tmp_path: Path) -> Path:
 def claim(jobs: Any) -> Any:
     jobs.add()
     return jobs.claim()
+
+
+class TestHeldout:
+    @pytest.mark.parametrize(("resumed", "kept"), [(0, True), (1, False)])
+    def test_it_is_that_of_attempts_since_the_run_was_resumed(
+        self, jobs: Any, impatient: Database, claim: Any, directory: Path, resumed: int, kept: bool
+    ) -> None:
+        with impatient.transaction() as session:
+            session.execute(update(Run).values(resumed_attempt=resumed))
+        summary = {"before": 0.5, "after": 0.75, "difference": 0.25, "interval95": [0.2, 0.3], "pairs": 8}
+        append(directory, line("finished", outcome="succeeded", step=3, heldout={"clip_score": summary}))
+
+        Ingest(impatient, claim, directory).drain()
+
+        assert jobs.run(claim.id).heldout == ({"clip_score": summary} if kept else None)
 
 
 class TestDrain:
