@@ -17,8 +17,6 @@ from worker.salvage import unread
 
 log = structlog.get_logger()
 
-_BATCH = 50
-"""Prefixes removed in one transaction: their rows are locked meanwhile, so that two workers do not do it twice."""
 _OWNERS: dict[str, type[Any]] = {"runs": Run, "generations": Generation, "checkpoints": Checkpoint}
 """By the beginning of an artifact's key: whose id comes next in it."""
 
@@ -26,18 +24,22 @@ _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 def collect_garbage(database: Database) -> int:
-    """Remove what was marked as garbage from the artifact store; how many prefixes that were."""
+    """Remove what was marked as garbage from the artifact store; how many prefixes that were.
+
+    Each in a transaction of its own, whose lock keeps other workers from doing the same; what a broken one had removed
+    stays removed.
+    """
     removed = 0
     while True:
         with database.transaction() as session:
-            oldest = select(Garbage).order_by(Garbage.created_at).limit(_BATCH).with_for_update(skip_locked=True)
-            rows = session.scalars(oldest).all()
-            for row in rows:
+            oldest = select(Garbage).order_by(Garbage.created_at, Garbage.prefix).limit(1)
+            row = session.scalars(oldest.with_for_update(skip_locked=True)).first()
+            if row is not None:
                 database.artifacts.delete(row.prefix)
                 session.delete(row)
-        removed += len(rows)
-        if len(rows) < _BATCH:
+        if row is None:
             break
+        removed += 1
     if removed:
         log.info("garbage.collected", prefixes=removed)
     return removed
