@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 42
 
-.PHONY: setup demo test check format lock bench clean
+.PHONY: setup demo test contract check format lock bench clean
 
 setup: $(VENV)/.installed
 
@@ -20,6 +20,11 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest
+
+# Some ten thousand requests, in minutes; CONTRACT_EXAMPLES sets how many.
+contract: export CONTRACT_EXAMPLES ?= 40
+contract: setup
+	$(BIN)/python -m pytest tests/service/test_contract.py --timeout=3600
 
 check: setup
 	$(BIN)/ruff check .

@@ -12,6 +12,8 @@ from service.contracts.presets import PRESETS, merge
 SPEC_VERSION = 1
 
 Label = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00]*$")]
+Labels = Annotated[dict[Label, Label], Field(max_length=32, json_schema_extra={"additionalProperties": False})]
+"""What is said of a run, by name. Without the schema's last words a name of another form would seem to be allowed."""
 
 
 class Sampling(Contract):
@@ -89,7 +91,9 @@ class Training(Contract):
         description="Prompts per forward and backward of the update. Anchors use the same shape, so that the old "
         "log-probability is the policy's own to the last bit.",
     )
-    gradient_checkpointing: bool = Field(False, description="Recompute activations in the update: less memory, slower.")
+    gradient_checkpointing: bool = Field(
+        False, strict=True, description="Recompute activations in the update: less memory, slower."
+    )
     seed: int = Field(42, ge=0, le=2**63 - 1, description="Seeds noises and adapter initialisation. Source: Table 1.")
     sampler_seed: int = Field(1223627, ge=0, le=2**63 - 1, description="Seeds the order of prompts. Source: Table 1.")
 
@@ -157,7 +161,7 @@ class RunSpec(Contract):
 
     preset: Name = Field("shapes", description="`shapes`, `shapes-no-mgai`, `paper` or `paper-lora`.")
     name: str = Field("", max_length=200, pattern=r"^[^\x00]*$", description="A name for people.")
-    labels: dict[Label, Label] = Field({}, max_length=32, description="Up to 32 labels to filter by.")
+    labels: Labels = Field({}, description="Up to 32 labels to filter by.")
     model: Name = Field("shapes-flux", description="A model of the catalog.")
     start_from: UUID | None = Field(None, description="A checkpoint whose weights the run starts from.")
     sampling: Sampling = Sampling()

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from service import examples
 from service.contracts.base import Contract, Moment
 from service.contracts.events import HeldoutSummary
-from service.contracts.runs import Label
+from service.contracts.runs import Labels
 from service.contracts.status import JobStatus
 from service.jobs import JobView
 from service.pages import Cursor, Limit, Text
@@ -56,7 +56,7 @@ class RunChanges(Contract):
 
     name: str = Field("", max_length=200, pattern=r"^[^\x00]*$", description="A name for people.")
     notes: str = Field("", max_length=20_000, pattern=r"^[^\x00]*$", description="Whatever people want to remember.")
-    labels: dict[Label, Label] = Field({}, max_length=32, description="Up to 32 labels; they replace those there.")
+    labels: Labels = Field({}, description="Up to 32 labels; they replace those there.")
     priority: int = Field(0, ge=-100, le=100, description="Smaller is taken earlier; equal ones by age.")
 
 
