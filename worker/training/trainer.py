@@ -128,7 +128,7 @@ class Trainer:
             self._boundary = self._state()
             self.conclude_step()
         if self._values is None and self.step in self._evaluate_at:  # continued from the last step's own checkpoint
-            self.evaluate()
+            _, self._values = self._draw_heldout()  # recorded and counted before that checkpoint was saved
         summary = self.heldout.summary(self._values) if self._values is not None else {}
         self.events.write(Finished(outcome="succeeded", step=self.step, heldout=summary))
 
@@ -274,12 +274,8 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Held-out metrics and pictures of today's policy."""
-        self._progress("evaluation")
         evaluation = self.spec.evaluation
-        ends = self.step in (0, self.spec.training.max_steps)
-        latents, values = self.heldout.evaluate(
-            max(evaluation.pairs, evaluation.final_pairs) if ends else evaluation.pairs
-        )
+        latents, values = self._draw_heldout()
         if not self.heldout.before:
             self.heldout.before = dict(zip(self.heldout.names, values.tolist(), strict=True))
         curve = values[:, : evaluation.pairs]
@@ -291,6 +287,14 @@ class Trainer:
             self._sample("heldout", index, self.heldout.prompt(index), picture, scores)
         self._evaluated, self._values, self._saved = True, values, None
         self._boundary = self._state()
+
+    def _draw_heldout(self) -> tuple[Tensor, Tensor]:
+        """Latents and values [rewards, pairs] of today's policy; more pairs at the run's start and end."""
+        self._progress("evaluation")
+        evaluation = self.spec.evaluation
+        ends = self.step in (0, self.spec.training.max_steps)
+        pairs = max(evaluation.pairs, evaluation.final_pairs) if ends else evaluation.pairs
+        return self.heldout.evaluate(pairs)
 
     def keep_best_and_worst(self, prompts: list[str], ends: Tensor, rewards: Tensor) -> None:
         """For each of the first prompts: the best and worst picture of its widest group, to show what is rewarded."""

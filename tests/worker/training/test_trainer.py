@@ -266,11 +266,14 @@ def test_starting_from_a_checkpoint_takes_its_policy(finished: Path, tmp_path: P
     assert start == end
 
 
-def test_continuing_from_the_last_step_still_ends_with_the_summary(finished: Path, tmp_path: Path) -> None:
+def test_continuing_from_the_last_step_ends_with_the_summary_and_counts_nothing_twice(
+    finished: Path, tmp_path: Path
+) -> None:
     subject = trainer(tmp_path)
     subject.resume(finished / "checkpoints/step-000004")
     subject.run()
     assert events(tmp_path, "finished")[0]["heldout"] == events(finished, "finished")[0]["heldout"]
+    assert events(tmp_path, "metrics") == events(tmp_path, "sample") == []
 
 
 def test_a_start_of_another_alpha_is_refused(finished: Path, tmp_path: Path) -> None:
