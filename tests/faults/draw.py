@@ -10,9 +10,9 @@ from worker.inference import Generator
 
 
 def main() -> None:
-    """`JSON` has the resolved `spec`, and `checkpoints`: name to directory, or null for the base model."""
+    """`JSON` has the resolved `spec`, and `checkpoints`: pairs of name and directory, null for the base model."""
     asked = json.loads(sys.argv[1])
-    checkpoints = {name: Path(place) if place else None for name, place in asked["checkpoints"].items()}
+    checkpoints = {name: Path(place) if place else None for name, place in asked["checkpoints"]}
     images = Generator("cpu").generate(GenerationSpec.model_validate(asked["spec"]), checkpoints)
     sys.stdout.write(json.dumps([hashlib.sha256(image.png).hexdigest() for image in images]))
 

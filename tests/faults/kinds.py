@@ -24,7 +24,7 @@ from tests.faults.system import LEASE_SECONDS, System, Training, alive
 PHASES = ("loading", "evaluation", "rollout", "reward", "update", "checkpoint")
 _TASKS: tuple[Task, Task] = ("runs.wake", "generations.wake")
 _AIM_SECONDS = 15.0
-_BEYOND_THE_LEASE = LEASE_SECONDS + 2.0
+_BEYOND_THE_LEASE = (LEASE_SECONDS + 2.0, LEASE_SECONDS + 10.0)
 _STORE_SECONDS = 4.0
 _STOP_SECONDS = 5.0
 
@@ -69,8 +69,9 @@ class Storm:
         for thread in self.repairs:
             thread.join()
 
-    def freeze(self, pids: list[int], seconds: float) -> None:
-        """Stop processes where they are, and let them go on after so many seconds."""
+    def freeze(self, pids: list[int]) -> None:
+        """Stop processes where they are, and let them go on some seconds after a lease has run out."""
+        seconds = self.rng.uniform(*_BEYOND_THE_LEASE)
         for pid in pids:
             _signal(pid, signal.SIGSTOP)
         self.later(seconds, lambda: [_signal(pid, signal.SIGCONT) for pid in pids])
@@ -141,18 +142,18 @@ def _freeze_child(storm: Storm) -> Effect | None:
     if (aimed := storm.aim()) is None:
         return None
     child, phase = aimed
-    storm.freeze([child.pid], _BEYOND_THE_LEASE)
+    storm.freeze([child.pid])
     return Effect(_met(storm, child), phase)
 
 
 @kind("training worker frozen beyond the lease, its process runs on")
 def _freeze_worker(storm: Storm) -> Effect | None:
-    return _to_supervisor(storm, lambda worker, _: storm.freeze([worker], _BEYOND_THE_LEASE))
+    return _to_supervisor(storm, lambda worker, _: storm.freeze([worker]))
 
 
 @kind("training worker and its process frozen beyond the lease")
 def _freeze_both(storm: Storm) -> Effect | None:
-    return _to_supervisor(storm, lambda worker, child: storm.freeze([worker, child.pid], _BEYOND_THE_LEASE))
+    return _to_supervisor(storm, lambda worker, child: storm.freeze([worker, child.pid]))
 
 
 @kind("training worker (the supervisor) killed", kill=True, weight=3)
@@ -182,6 +183,9 @@ def _to_supervisor(storm: Storm, do: Callable[[int, Training], object]) -> Effec
 
 @kind("generating worker killed", kill=True)
 def _kill_generator(storm: Storm) -> Effect | None:
+    deadline = time.monotonic() + _AIM_SECONDS
+    while not storm.monitor.held("generation") and time.monotonic() < deadline:
+        storm.ended.wait(0.02)
     return _to_part(storm, "worker-generate", signal.SIGKILL, "generation")
 
 
@@ -200,7 +204,7 @@ def _freeze_valkey(storm: Storm) -> Effect | None:
     pid = storm.system.stack.processes.get("valkey")
     if pid is None:
         return None
-    storm.freeze([pid], _BEYOND_THE_LEASE)
+    storm.freeze([pid])
     return Effect(storm.monitor.held())
 
 
@@ -257,7 +261,7 @@ def _freeze_postgres(storm: Storm) -> Effect | None:
     if postmaster is None:
         return None
     met = storm.monitor.held()
-    storm.freeze([postmaster, *pids], _BEYOND_THE_LEASE)
+    storm.freeze([postmaster, *pids])
     return Effect(met)
 
 

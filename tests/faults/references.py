@@ -74,11 +74,8 @@ class References:
 
     def pictures(self, spec: Mapping[str, Any], checkpoints: Mapping[str, Path | None]) -> list[str]:
         """SHA-256 of every picture of an undisturbed generation, in the request's order."""
-        asked = {
-            "spec": dict(spec),
-            "checkpoints": {name: str(path) if path else None for name, path in checkpoints.items()},
-        }
-        text = json.dumps(asked, sort_keys=True)
+        places = [(name, str(path) if path else None) for name, path in checkpoints.items()]
+        text = json.dumps({"spec": dict(spec), "checkpoints": places})
         with self._lock:
             return json.loads(_execute([sys.executable, "-m", "tests.faults.draw", text]))
 

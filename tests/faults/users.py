@@ -5,7 +5,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ SPEC: dict[str, Any] = {
     "evaluation": {"every": 2, "pairs": 16, "final_pairs": 16, "samples": 1},
     "checkpoints": {"every": 2},
 }
-DRAWING: dict[str, Any] = {"prompts": ["a red circle", "a blue square"], "num_images": 16}
+DRAWING: dict[str, Any] = {"prompts": ["a red circle", "a blue square"], "num_images": 64}
 
 _PATIENCE_SECONDS = 900.0
 _EVERY_SECONDS = 0.25
@@ -50,6 +50,7 @@ class Users:
     url: str
     seed: int
     at_once: int = 4
+    """How many train; one more draws."""
     jobs: list[Job] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     """What went wrong, in words."""
@@ -61,10 +62,10 @@ class Users:
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
-        self._next = 0
-        self._deck: list[str] = []
+        self._told_so_far = 0
         self._threads = [
-            threading.Thread(target=self._live, name=f"user-{number}", daemon=True) for number in range(self.at_once)
+            threading.Thread(target=self._live, args=(stories,), name=f"user-{number}", daemon=True)
+            for number, stories in enumerate([TRAINING] * self.at_once + [DRAWINGS])
         ]
 
     def start(self) -> None:
@@ -81,15 +82,16 @@ class Users:
         if left:
             self.broken.append(f"{left} did not come to an end within {seconds:g} s after the storm")
 
-    def _live(self) -> None:
+    def _live(self, stories: Mapping[str, "Callable[[_Story], None]"]) -> None:
+        deck: list[str] = []
         while not self.stopping.is_set():
-            number, name = self._draw()
+            number, name = self._next_of(stories, deck)
             label = f"{number}:{name}"
             story = _Story(self, random.Random(f"{self.seed}:{label}"), label)
             try:
                 with Client(self.url, timeout=15.0, patience=300.0) as client:
                     story.client = client
-                    STORIES[name](story)
+                    stories[name](story)
                 with self._lock:
                     self.told[name] = self.told.get(name, 0) + 1
             except (Broken, ApiError, TimeoutError) as error:
@@ -97,14 +99,14 @@ class Users:
             except Exception:
                 self.broken.append(f"story {label}: {traceback.format_exc()}")
 
-    def _draw(self) -> tuple[int, str]:
+    def _next_of(self, stories: Mapping[str, object], deck: list[str]) -> tuple[int, str]:
         """The next story, of a deck that is shuffled again when it is used up."""
         with self._lock:
-            if not self._deck:
-                self._deck = sorted(STORIES)
-                random.Random(f"{self.seed}:deck:{self._next}").shuffle(self._deck)
-            self._next += 1
-            return self._next, self._deck.pop()
+            self._told_so_far += 1
+            if not deck:
+                deck += sorted(stories)
+                random.Random(f"{self.seed}:deck:{self._told_so_far}").shuffle(deck)
+            return self._told_so_far, deck.pop()
 
 
 @dataclass
@@ -254,6 +256,7 @@ def _starts_from(story: _Story) -> None:
 def _draws(story: _Story) -> None:
     for _ in range(3):
         story.end(story.draw(["base", *story.users.finished[-1:]]))
+        time.sleep(story.rng.uniform(0, 5))
 
 
 def _draws_and_cancels(story: _Story) -> None:
@@ -264,7 +267,7 @@ def _draws_and_cancels(story: _Story) -> None:
     story.end(job)
 
 
-STORIES: dict[str, Callable[[_Story], None]] = {
+TRAINING: dict[str, Callable[[_Story], None]] = {
     "plain": _plain,
     "pauses": _pauses,
     "cancels": _cancels,
@@ -273,6 +276,5 @@ STORIES: dict[str, Callable[[_Story], None]] = {
     "goes on": _goes_on,
     "deletes": _deletes,
     "starts from": _starts_from,
-    "draws": _draws,
-    "draws and cancels": _draws_and_cancels,
 }
+DRAWINGS: dict[str, Callable[[_Story], None]] = {"draws": _draws, "draws and cancels": _draws_and_cancels}
