@@ -10,6 +10,8 @@ from fastapi.routing import APIRoute
 
 from service.errors import invalid
 
+_MOST_NAMES = 1000
+"""In one mapping. No request has a use for more, and each unknown one costs the making of an error."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -19,7 +21,7 @@ class JsonRequest(Request):
     async def json(self) -> Any:
         body = await self.body()
         try:
-            parsed = json.loads(body, parse_constant=_refuse)
+            parsed = json.loads(body, parse_constant=_refuse, object_pairs_hook=_mapping)
             if _SURROGATE.search(body):
                 json.dumps(parsed, ensure_ascii=False).encode()  # half of a pair is no character, and nothing stores it
         except json.JSONDecodeError as error:
@@ -30,6 +32,12 @@ class JsonRequest(Request):
             raise invalid(["body"], f"the body is no JSON this service reads: {reason}", "json_invalid") from error
         self.state.body = parsed
         return parsed
+
+
+def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > _MOST_NAMES:
+        raise ValueError(f"a mapping of {len(pairs)} names; allowed are {_MOST_NAMES}")
+    return dict(pairs)
 
 
 def _refuse(constant: str) -> NoReturn:
