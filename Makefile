@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SEED ?= 42
+KILLS ?= 120
 
-.PHONY: setup demo test contract check format lock bench clean
+.PHONY: setup demo test contract faults check format lock bench clean
 
 setup: $(VENV)/.installed
 
@@ -25,6 +26,10 @@ test: setup
 contract: export CONTRACT_EXAMPLES ?= 40
 contract: setup
 	$(BIN)/python -m pytest tests/service/test_contract.py --timeout=3600
+
+# Half an hour of killing, freezing and emptying: docs/faults.md.
+faults: setup
+	$(BIN)/python -m tests.faults --seed $(SEED) --kills $(KILLS)
 
 check: setup
 	$(BIN)/ruff check .

@@ -75,8 +75,8 @@ def run_campaign(
     """Disturb a fresh service in `directory` until `kills` processes were killed, let it come to rest, and check it.
 
     `most_faults` and `most_seconds` bound the storm, `settle_seconds` what follows; `between` are the least and most
-    seconds between two faults; `at_once` users work. `kinds`: these faults alone. The seed decides the order of faults,
-    what they aim at, and what users do; when exactly things happen is the machine's.
+    seconds between two faults; `at_once` users train. `kinds`: these faults alone, each as often as the others. The
+    seed decides the order of faults, what they aim at, and what users do; when exactly things happen is the machine's.
     """
     rng = random.Random(seed)
     references = References(directory / "references")
@@ -87,7 +87,8 @@ def run_campaign(
         storm = Storm(system, monitor, rng)
         users.start()
         started = time.monotonic()
-        deck = _Deck(rng, [KINDS[name] for name in (kinds or KINDS)])
+        chosen = [KINDS[name] for name in kinds] or [kind for kind in KINDS.values() for _ in range(kind.weight)]
+        deck = _Deck(rng, chosen)
         done = 0
         while done < kills and len(monitor.faults) < most_faults and time.monotonic() - started < most_seconds:
             storm.ended.wait(rng.uniform(*between) if rng.random() < 0.8 else 0.0)
@@ -120,14 +121,14 @@ def run_campaign(
 
 
 class _Deck:
-    """All kinds of faults, each as often as its weight says, shuffled again when it is used up."""
+    """Kinds of faults in an order drawn by lot, shuffled again when it is used up."""
 
     def __init__(self, rng: random.Random, kinds: Sequence[Kind]) -> None:
         self._rng, self._kinds, self._cards = rng, kinds, list[Kind]()
 
     def draw(self) -> Kind:
         if not self._cards:
-            self._cards = [kind for kind in self._kinds for _ in range(kind.weight)]
+            self._cards = list(self._kinds)
             self._rng.shuffle(self._cards)
         return self._cards.pop()
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,8 @@ from tests.faults.system import SETTINGS
 MetricKey = tuple[str, int]
 GroupKey = tuple[int, int, int, int, str]
 SampleKey = tuple[int, str, int]
+Drawing = tuple[Mapping[str, Any], Mapping[str, Path | None]]
+"""A resolved spec, and its checkpoints: name to directory, none for the base model."""
 
 _UNTOLD = ("name", "labels", "priority", "start_from")
 """Fields of a spec that change nothing of what is computed."""
@@ -72,17 +74,19 @@ class References:
         _execute(command)
         return directory
 
-    def pictures(self, spec: Mapping[str, Any], checkpoints: Mapping[str, Path | None]) -> list[str]:
-        """SHA-256 of every picture of an undisturbed generation, in the request's order."""
-        places = [(name, str(path) if path else None) for name, path in checkpoints.items()]
-        text = json.dumps({"spec": dict(spec), "checkpoints": places})
-        with self._lock:
-            return json.loads(_execute([sys.executable, "-m", "tests.faults.draw", text]))
+    def pictures(self, drawings: Sequence[Drawing]) -> list[list[str]]:
+        """SHA-256 of every picture of undisturbed generations, all drawn in one process, in the requests' order."""
+        asked = [
+            {"spec": dict(spec), "checkpoints": [(name, str(path) if path else None) for name, path in places.items()]}
+            for spec, places in drawings
+        ]
+        drawn: list[list[str]] = json.loads(_execute([sys.executable, "-m", "tests.faults.draw"], json.dumps(asked)))
+        return drawn
 
 
-def _execute(command: list[str]) -> str:
+def _execute(command: list[str], asked: str = "") -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": SETTINGS["OMP_NUM_THREADS"]}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, errors="replace")
+    done = subprocess.run(command, input=asked, env=environment, capture_output=True, text=True, errors="replace")
     if done.returncode != 0:
         raise RuntimeError(f"{command} exited with {done.returncode}: {done.stderr[-3000:]}")
     return done.stdout

@@ -33,7 +33,7 @@ def test_nothing_is_lost_doubled_or_left_behind(tmp_path: Path) -> None:
         most_seconds=120.0,
         settle_seconds=300.0,
         between=(0.2, 1.0),
-        at_once=3,
+        at_once=2,
         kinds=FAULTS,
     )
 
