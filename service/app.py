@@ -45,6 +45,8 @@ Errors are `application/problem+json`; every answer carries `X-Request-ID`; list
 
 log = structlog.get_logger()
 
+IDLE_SECONDS = 60.0
+"""An API process that hangs in a transaction, or whose machine vanished, keeps nobody waiting for longer."""
 ROUTERS = (
     *(runs, events, curves, rewards, samples, logs),
     *(checkpoints, generations, catalog, plans, keys, health, metrics),
@@ -60,7 +62,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app = FastAPI(
         title="G²RPO", version=_version(), description=DESCRIPTION, lifespan=_lifespan, redirect_slashes=False
     )
-    app.state.database = connect(settings)
+    app.state.database = connect(settings, idle_seconds=IDLE_SECONDS)
     app.state.registry = make_registry(app.state.database, app.version)
     app.state.catalog = load_catalog()
     app.state.queue = Queue(settings)

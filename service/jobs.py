@@ -51,7 +51,8 @@ class JobView(BaseModel):
 
 def find(session: Session, model: type[JobRow], id: uuid.UUID, *, lock: bool = False) -> JobRow:
     """The job of that id. Raises NotFound."""
-    row = session.get(model, id, with_for_update=lock or None)
+    # The lock is not against references to the row: a clone makes one while it holds locks on checkpoints.
+    row = session.get(model, id, with_for_update={"key_share": True} if lock else None)
     if row is None:
         raise NotFound(f"there is no {model.KIND} {id}")
     return row

@@ -110,10 +110,10 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _renewed_in_time(self) -> "Settings":
-        if self.renew_seconds >= self.lease_seconds:
+        if 2 * self.renew_seconds > self.lease_seconds:
             raise ValueError(
-                f"renew_seconds {self.renew_seconds} must be less than lease_seconds {self.lease_seconds}: "
-                "a lease that is renewed too late is lost every time"
+                f"renew_seconds {self.renew_seconds} must be at most half of lease_seconds {self.lease_seconds}: "
+                "a lease must bear a renewal that fails"
             )
         return self
 

@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, cast
 from sqlalchemy import ColumnElement, case, func, literal, select
 from sqlalchemy.orm import Session, defer
 
-from service.contracts.status import CLAIMABLE, HELD, JobStatus
+from service.contracts.status import CLAIMABLE, HELD, RESTING, JobStatus
 from service.db import events
 from service.db.models import Attempt, Generation, JobError, Run
 from service.db.session import Database
@@ -63,7 +63,9 @@ def claim_next(database: Database, job: JobType, owner: str) -> Claim | None:
 def held(session: Session, claim: Claim) -> JobRow:
     """The claimed job's row, locked until the transaction ends. Raises LeaseLost."""
     light = [defer(claim.job.spec), defer(claim.job.requested)]
-    found = session.get(claim.job, claim.id, options=light, with_for_update=True, populate_existing=True)
+    # Not against references to the row, which a clone makes while it holds locks that its parent's writer may want.
+    lock = {"key_share": True}
+    found = session.get(claim.job, claim.id, options=light, with_for_update=lock, populate_existing=True)
     row = cast("JobRow | None", found)
     if row is None or row.attempt != claim.attempt or row.lease_owner != claim.owner or row.status not in HELD:
         raise LeaseLost(f"attempt {claim.attempt} of {claim.job.KIND} {claim.id} is no longer {claim.owner}'s")
@@ -122,6 +124,8 @@ def leave(
     if lost:
         row.losses += 1
     if isinstance(row, Run):
+        if status in RESTING:
+            row.checkpoint_answers = row.checkpoint_requests  # nobody is left to answer
         if status not in HELD:
             attempt = session.get_one(Attempt, (row.id, row.attempt))
             attempt.ended_at, attempt.outcome, attempt.lost = func.now(), status, lost

@@ -1,17 +1,21 @@
 """Removing what nothing refers to any more: from the artifact store, from this machine's disk, from the database."""
 
+import hashlib
 import shutil
+import tempfile
 import uuid
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import delete, func, select
+from sqlalchemy import and_, delete, func, select
 from sqlalchemy.orm import Session
 
 from service.contracts.status import TERMINAL
 from service.db import retention
-from service.db.models import Checkpoint, Garbage, Generation, IdempotencyKey, Run
+from service.db.artifacts import ArtifactDamaged
+from service.db.models import Checkpoint, Deployment, Garbage, Generation, IdempotencyKey, Run
 from service.db.session import Database
 from worker.salvage import unread
 
@@ -20,36 +24,51 @@ log = structlog.get_logger()
 _OWNERS: dict[str, type[Any]] = {"runs": Run, "generations": Generation, "checkpoints": Checkpoint}
 """By the beginning of an artifact's key: whose id comes next in it."""
 
+_OWNER_KEY = "deployment"
+"""The file of the store that says which database knows what is in it."""
 _NEVER = datetime.max.replace(tzinfo=UTC)
+
+
+class ForeignStore(Exception):
+    """The store, or the disk, holds what another installation made: another database knows what it is."""
 
 
 def collect_garbage(database: Database) -> int:
     """Remove what was marked as garbage from the artifact store; how many prefixes that were.
 
     Each in a transaction of its own, whose lock keeps other workers from doing the same; what a broken one had removed
-    stays removed.
+    stays removed, and what cannot be removed does not keep the rest.
     """
+    with database.transaction() as session:
+        marked = session.scalars(select(Garbage.prefix).order_by(Garbage.created_at, Garbage.prefix)).all()
     removed = 0
-    while True:
-        with database.transaction() as session:
-            oldest = select(Garbage).order_by(Garbage.created_at, Garbage.prefix).limit(1)
-            row = session.scalars(oldest.with_for_update(skip_locked=True)).first()
-            if row is not None:
-                database.artifacts.delete(row.prefix)
-                session.delete(row)
-        if row is None:
-            break
-        removed += 1
+    for prefix in marked:
+        try:
+            removed += _collect(database, prefix)
+        except OSError as error:
+            log.warning("garbage.not_collected", prefix=prefix, error=str(error).splitlines()[0])
     if removed:
         log.info("garbage.collected", prefixes=removed)
     return removed
 
 
+def _collect(database: Database, prefix: str) -> bool:
+    with database.transaction() as session:
+        row = session.get(Garbage, prefix, with_for_update={"skip_locked": True})
+        if row is None:
+            return False
+        database.artifacts.delete(prefix)
+        session.delete(row)
+    return True
+
+
 def find_orphans(database: Database) -> list[str]:
     """Mark artifacts whose owner has no row, and return their prefixes: a crash may leave some before the row comes.
 
-    Young ones are left alone, by the time in their owner's id: their row may be on its way.
+    Young ones are left alone, by the time in their owner's id: their row may be on its way. Raises ForeignStore: what
+    has no row in this database may have one in another.
     """
+    check_ours(database)
     with database.transaction() as session:
         now = session.scalars(select(func.now())).one()  # machines' clocks differ
     youngest = now - timedelta(seconds=database.settings.orphan_seconds)
@@ -66,6 +85,35 @@ def find_orphans(database: Database) -> list[str]:
     return orphans
 
 
+def check_ours(database: Database) -> None:
+    """Raise ForeignStore unless the store belongs to this database; a store without an owner gets this one."""
+    with database.transaction() as session:
+        ours = str(_deployment(session).id)
+    if not database.artifacts.exists(_OWNER_KEY):
+        with tempfile.NamedTemporaryFile("w", encoding="ascii") as file:
+            file.write(ours)
+            file.flush()
+            database.artifacts.put_file(Path(file.name), _OWNER_KEY)
+        return
+    try:
+        database.artifacts.read(_OWNER_KEY, hashlib.sha256(ours.encode()).hexdigest())
+    except ArtifactDamaged as error:
+        raise ForeignStore(
+            f"the artifact store belongs to another database than this one ({ours}): nothing is collected in it. Mend "
+            f"G2RPO_DATABASE_URL or G2RPO_STORAGE_URL; if the store is really this one's, remove {_OWNER_KEY} from it"
+        ) from error
+
+
+def _deployment(session: Session) -> Deployment:
+    """This installation; a database that was emptied is another one."""
+    found = session.scalars(select(Deployment).order_by(Deployment.created_at, Deployment.id)).first()
+    if found is None:
+        found = Deployment()
+        session.add(found)
+        session.flush()
+    return found
+
+
 def forget_requests(database: Database) -> None:
     """Forget the names that clients gave requests long ago."""
     old = func.now() - timedelta(seconds=database.settings.idempotency_seconds)
@@ -76,21 +124,31 @@ def forget_requests(database: Database) -> None:
 def clear_local_files(database: Database) -> None:
     """Remove the files of deleted runs, and of runs that ended long ago, from this machine's working directory.
 
-    What was not read yet, because the store refused it, stays.
+    What was not read yet, because the store refused it, stays. Raises ForeignStore: this may not be our database.
     """
+    check_ours(database)
     root = database.settings.data_dir.absolute() / "work" / "runs"
     if not root.is_dir():
         return
-    ids = {path.name for path in root.iterdir() if _made(path.name) < _NEVER}
+    waiting = {run_id for run_id, *_ in unread(database)}
+    for path in root.iterdir():
+        if _made(path.name) < _NEVER and (run_id := uuid.UUID(path.name)) not in waiting:
+            _clear(database, run_id, path)
+
+
+def _clear(database: Database, run_id: uuid.UUID, path: Path) -> None:
     old = func.now() - timedelta(seconds=database.settings.orphan_seconds)
-    with database.transaction() as session:
-        known = _known(session, Run, ids)
-        ended = select(Run.id).where(Run.id.in_(map(uuid.UUID, known)), Run.status.in_(TERMINAL), Run.ended_at < old)
-        done = {str(id_) for id_ in session.scalars(ended)}
-    done -= {str(run_id) for run_id, *_ in unread(database)}
-    for name in (ids - known) | done:
-        shutil.rmtree(root / name, ignore_errors=True)
-        log.info("local_files.removed", run=name)
+    done = and_(Run.status.in_(TERMINAL), Run.ended_at < old)
+    aside = path.with_name(f"removed-{run_id}")
+    with database.transaction() as session:  # the lock keeps it from being resumed until its files are out of the way
+        row = session.execute(
+            select(Run.id, done.label("done")).where(Run.id == run_id).with_for_update()
+        ).one_or_none()
+        if row is not None and not row.done:
+            return
+        path.rename(aside)
+    shutil.rmtree(aside, ignore_errors=True)
+    log.info("local_files.removed", run=str(run_id))
 
 
 def _known(session: Session, owner: type[Any], names: set[str]) -> set[str]:

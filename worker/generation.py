@@ -190,7 +190,7 @@ class _Recorder:
     def add(self, image: "GeneratedImage") -> None:
         place = self._order.index(image.checkpoint) * len(self._spec.prompts) + image.prompt_index
         number = place * self._spec.num_images + image.image_index
-        key = f"generations/{self._claim.id}/{number}.png"
+        key = f"generations/{self._claim.id}/{self._claim.attempt}/{number}.png"
         with tempfile.NamedTemporaryFile(suffix=".png") as file:
             file.write(image.png)
             file.flush()

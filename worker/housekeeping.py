@@ -33,41 +33,50 @@ _WAKE: dict[JobType, tuple[str, str]] = {Run: ("runs.wake", TRAIN), Generation: 
 
 
 class Housekeeping:
-    """A thread that works every `reconcile_seconds`, from the worker's start to its end."""
+    """Two threads, from the worker's start to its end: one keeps the time, the other tidies up and may take long."""
 
     def __init__(self, database: Database, app: Celery, name: str, queue: str) -> None:
         self._database, self._app, self._name, self._queue = database, app, name, queue
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
+        self._threads = [
+            threading.Thread(target=work, name=f"housekeeping-{work.__name__.strip('_')}", daemon=True)
+            for work in (self._beat, self._tidy)
+        ]
 
     def start(self) -> None:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
-        """End the thread and take the worker off the list."""
+        """End the threads and take the worker off the list."""
         self._ended.set()
-        self._thread.join(self._database.settings.connect_seconds)
+        self._threads[0].join(self._database.settings.connect_seconds)
         try:
             with self._database.transaction() as session:
                 session.execute(delete(Worker).where(Worker.name == self._name))
         except SQLAlchemyError as error:
             log.warning("worker.not_removed", error=str(error).splitlines()[0])
 
-    def _run(self) -> None:
-        settings = self._database.settings
-        collect_at = time.monotonic()
+    def _beat(self) -> None:
         while True:
             _attempt("heartbeat", lambda: heartbeat(self._database, self._name, self._queue))
             _attempt("reconcile", lambda: reconcile(self._database, self._app))
+            if self._ended.wait(self._database.settings.reconcile_seconds):
+                return
+
+    def _tidy(self) -> None:
+        settings = self._database.settings
+        search_at = time.monotonic() + settings.collect_seconds
+        _attempt("check_ours", lambda: collection.check_ours(self._database))
+        while not self._ended.wait(settings.reconcile_seconds):
             _attempt("collect", lambda: collection.collect_garbage(self._database))
             if self._queue == TRAIN:
                 _attempt("salvage", lambda: salvage(self._database))
-            if time.monotonic() >= collect_at:
-                collect_at = time.monotonic() + settings.collect_seconds
-                for look in (collection.find_orphans, collection.forget_requests, collection.clear_local_files):
-                    _attempt(look.__name__, lambda look=look: look(self._database))  # type: ignore[misc]
-            if self._ended.wait(settings.reconcile_seconds):
-                return
+            if time.monotonic() < search_at:
+                continue
+            search_at = time.monotonic() + settings.collect_seconds
+            for look in (collection.find_orphans, collection.forget_requests, collection.clear_local_files):
+                _attempt(look.__name__, lambda look=look: look(self._database))  # type: ignore[misc]
 
 
 def _attempt(what: str, work: Callable[[], object]) -> None:

@@ -4,6 +4,7 @@ The place up to which a file has been read commits together with the rows that c
 repeats at most what it did not commit, and repeating is harmless: rows are upserts, and artifacts have fixed keys.
 """
 
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +42,7 @@ class _Batch:
     groups: list[dict[str, Any]] = field(default_factory=list)
     samples: list[dict[str, Any]] = field(default_factory=list)
     checkpoints: list[dict[str, Any]] = field(default_factory=list)
+    stored: list[Path] = field(default_factory=list)
     answered: int = 0
     steps: int = 0
     evaluations: float = 0.0
@@ -70,12 +72,16 @@ class Ingest:
         with database.transaction() as session:
             attempt = session.get_one(Attempt, (claim.id, self._number))
             self._events_offset, self._log_offset = attempt.events_offset, attempt.log_offset
+        self._local: list[Path] = []
+        """Checkpoints of this attempt that are both in the store and on this machine."""
         self.ending: said.Finished | said.Failed | None = None
         """The child's own word on how it ended, once it was read."""
         self.started = False
         """Whether the child has loaded what it needs, and looks at what it is asked."""
         self.step_seconds = 0.0
         """How long a step lately takes, as far as the child has said."""
+        self.phase: said.Phase = "loading"
+        """What the child last said it does."""
 
     def drain(self) -> None:
         """Bring everything that was written up to now into rows. Raises LeaseLost, or what database and store raise."""
@@ -122,6 +128,7 @@ class Ingest:
             self._events_offset = read
             return
         self._events_offset = place
+        self._forget_stored(batch.stored)
         STATS.add("steps", batch.steps)
         STATS.add("evaluations", batch.evaluations)
 
@@ -134,6 +141,7 @@ class Ingest:
             case said.Progress():
                 batch.progress = event
                 self.step_seconds = event.step_seconds or self.step_seconds
+                self.phase = event.phase
             case said.Metrics():
                 batch.metrics |= {(name, event.step): value for name, value in event.values.items()}
                 parts = {name: value or 0.0 for name, value in event.values.items() if name.startswith("evaluations/")}
@@ -163,6 +171,9 @@ class Ingest:
 
     def _read_checkpoint(self, event: said.CheckpointSaved, batch: _Batch) -> None:
         key = f"{self._prefix()}/checkpoints/{event.step}"
+        batch.answered = max(batch.answered, event.request)
+        if self._is_stored(event.step):  # saved for one reason, and asked for by another
+            return
         try:
             source = artifacts.inside(self._directory, event.directory)
             manifest = artifacts.store_checkpoint(self._database.artifacts, source, key)
@@ -180,8 +191,19 @@ class Ingest:
         batch.checkpoints.append(
             {**self._key(), **row, "manifest": manifest.model_dump(mode="json"), "key": key, "size": size}
         )
-        batch.answered = max(batch.answered, event.request)
+        batch.stored.append(source)
         batch.records.append(("checkpoint", {"step": event.step, "size": size}))
+
+    def _is_stored(self, step: int) -> bool:
+        row = select(Checkpoint.id).where(Checkpoint.run_id == self._claim.id, Checkpoint.step == step)
+        with self._database.transaction() as session:
+            return session.scalar(row.where(Checkpoint.attempt == self._number)) is not None
+
+    def _forget_stored(self, stored: list[Path]) -> None:
+        """Remove checkpoints that are in the store from this machine, but for the newest one."""
+        self._local += stored
+        while len(self._local) > 1:
+            shutil.rmtree(self._local.pop(0), ignore_errors=True)
 
     def _write(self, session: Session, run: Run, batch: _Batch) -> None:
         key = self._key()
@@ -190,6 +212,7 @@ class Ingest:
         groups = ("run_id", "step", "prompt_index", "sde_step", "granularity", "reward", "attempt")
         _upsert(session, RewardGroup, batch.groups, groups, ("prompt", "values"))
         _upsert(session, Sample, batch.samples, ("run_id", "step", "kind", "index", "attempt"), ())
+        run.checkpoint_answers = max(run.checkpoint_answers, batch.answered)
         if batch.checkpoints:
             self._write_checkpoints(session, run, batch)
         for type_, data in batch.records:
@@ -197,7 +220,9 @@ class Ingest:
         events.notify_job(session, "run", run.id)
         if batch.progress is not None and self._number == self._claim.attempt:
             run.progress = batch.progress.model_dump(mode="json", exclude={"type"})
-        if batch.finished is not None and self._number > run.resumed_attempt:  # earlier ones had other steps to do
+        # Attempts before a resumption had other steps to do, and one that was overtaken has no last word.
+        counts = self._number > run.resumed_attempt and (self._number == run.attempt or run.heldout is None)
+        if batch.finished is not None and batch.finished.outcome == "succeeded" and counts:
             run.heldout = {name: summary.model_dump(mode="json") for name, summary in batch.finished.heldout.items()}
         if batch.started is not None:
             started = batch.started
@@ -209,7 +234,6 @@ class Ingest:
     def _write_checkpoints(self, session: Session, run: Run, batch: _Batch) -> None:
         _upsert(session, Checkpoint, batch.checkpoints, ("run_id", "step", "attempt"), ())
         run.losses = 0
-        run.checkpoint_answers = max(run.checkpoint_answers, batch.answered)
         keep = session.scalar(select(Run.spec["checkpoints"]["keep"].as_integer()).where(Run.id == run.id))
         if keep is not None:
             for step in retention.retire_old(session, run.id, keep):

@@ -41,16 +41,19 @@ class Lease:
         self._ended.set()
 
     def _renew(self) -> None:
-        while not self._ended.wait(self._database.settings.renew_seconds):
-            before = time.monotonic()
+        settings = self._database.settings
+        pause = settings.renew_seconds
+        while not self._ended.wait(pause):
+            before, pause = time.monotonic(), settings.renew_seconds
             try:
                 renew(self._database, self._claim)
-                self._deadline = before + self._database.settings.lease_seconds
+                self._deadline = before + settings.lease_seconds
             except LeaseLost:
                 if not self._ended.is_set():
                     self._deadline = before
                 return
             except SQLAlchemyError as error:
+                pause = min(1.0, pause)
                 STATS.add("lease_renewals_failed")
                 log.warning("lease.not_renewed", job=str(self._claim.id), error=str(error).splitlines()[0])
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import structlog
 from sqlalchemy import select, tuple_
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.contracts.jobs import EVENTS_FILE
@@ -31,6 +32,8 @@ def salvage(database: Database) -> None:
             log.info("run.salvaged", run=str(run_id), attempt=attempt)
         except LeaseLost:
             continue  # resumed meanwhile: its supervisor reads it
+        except (SQLAlchemyError, OSError) as error:
+            log.warning("run.not_salvaged", run=str(run_id), attempt=attempt, error=str(error).splitlines()[0])
 
 
 def unread(database: Database) -> Iterator[tuple[uuid.UUID, int, int, Path]]:

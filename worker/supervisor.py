@@ -4,30 +4,28 @@ import math
 import shutil
 import threading
 import time
-import uuid
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, TypeVar
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from typing import TypeVar
 
 import structlog
 from sqlalchemy import select
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from service.contracts.events import Failed, Finished
-from service.contracts.jobs import CONTROL_FILE, LOG_FILE, SPEC_FILE, Control
-from service.contracts.runs import Limits, RunSpec
+from service.contracts.jobs import CONTROL_FILE, LOG_FILE, Control
+from service.contracts.runs import Limits
 from service.contracts.status import JobStatus
-from service.db import events
 from service.db.artifacts import ArtifactDamaged
-from service.db.models import Attempt, Checkpoint, Run
+from service.db.models import Run
 from service.db.session import Database
-from worker import artifacts, launch
+from worker import launch
 from worker.child import Child
-from worker.claims import Claim, LeaseLost, held, move, wish
+from worker.claims import Claim, LeaseLost, move, wish
 from worker.ingest import Ingest
 from worker.lease import Lease
 from worker.outcome import Outcome, Stop, classify, failed, oom_kills, stuck_for, too_often_lost
+from worker.preparation import finish_earlier_attempts, make_room, prepare, spec_of
 from worker.stats import STATS
 
 log = structlog.get_logger()
@@ -74,6 +72,7 @@ class _Supervisor:
         self._killed = False
         self._drained = False
         """Whether everything the child wrote is in rows and in the store."""
+        self._log_tail = ""
         self._stop: Stop | None = None
         self._asked: Control | None = None
         self._patience = math.inf
@@ -93,7 +92,8 @@ class _Supervisor:
         except LeaseLost:
             raise
         except ArtifactDamaged as error:
-            outcome = failed("bad_checkpoint", str(error), "Choose another checkpoint in start_from.")
+            hint = "Mend the artifact store and resume the run, or clone it to begin anew or with another checkpoint."
+            outcome = failed("bad_checkpoint", str(error), hint)
         except _DATABASE_AWAY as error:
             self._log.warning("run.not_recorded", error=str(error).splitlines()[0])
             outcome = Outcome(JobStatus.INTERRUPTED, lost=True)
@@ -106,104 +106,61 @@ class _Supervisor:
         self._conclude(outcome, lease)
 
     def _attempt(self, lease: Lease) -> Outcome:
-        earlier = self._patiently(self._finish_earlier_attempts, lease)
+        claim, database = self._claim, self._database
+        earlier = self._patiently(lambda: finish_earlier_attempts(database, claim, self._runs), lease)
         if earlier is not None:
+            self._drained = True
             return earlier
-        with self._database.transaction() as session:
-            run = session.get_one(Run, self._claim.id)
+        run = self._patiently(self._row, lease)
         if run.losses >= self._settings.max_attempts:
             return too_often_lost(run.losses, None)
-        spec = self._spec(run)
-        self._directory.mkdir(parents=True, exist_ok=True)
-        command = self._patiently(lambda: self._prepare(spec, run.start_from), lease)
-        ingest = Ingest(self._database, self._claim, self._directory)
+        make_room(self._directory)
+        command = self._patiently(lambda: prepare(database, claim, run, self._directory, self._program), lease)
+        if (stop := self._wanted(False)[0]) is not None:  # fetching a checkpoint may have taken a while
+            return classify(None, 0, stop=stop, out_of_memory=False, log_tail="")
+        ingest = self._patiently(lambda: Ingest(database, claim, self._directory), lease)
         kills = oom_kills()
         child = self._child = Child(command, self._directory / LOG_FILE, self._wake)
         self._log.info("run.started", pid=child.pid)
-        try:
-            if self._killed:
-                raise LeaseLost("the lease was lost before the child was started")
-            stuck = self._watch(child, ingest, lease, spec.limits, run.seconds_used)
-        finally:
-            child.end(0)
+        with ThreadPoolExecutor(1, "ingest") as reader:
+            try:
+                if self._killed:
+                    raise LeaseLost("the lease was lost before the child was started")
+                stuck = self._watch(child, ingest, reader, lease, spec_of(run).limits, run.seconds_used)
+            finally:
+                child.end(0)
         self._patiently(ingest.drain, lease)
         self._drained = True
+        self._log_tail = ingest.log_tail()
         assert child.returncode is not None
         if stuck and ingest.ending is None:
-            return stuck_for(stuck, ingest.log_tail())
+            return stuck_for(stuck, self._log_tail)
         return classify(
             ingest.ending,
             child.returncode,
             stop=self._stop,
             out_of_memory=oom_kills() > kills,
-            log_tail=ingest.log_tail(),
+            log_tail=self._log_tail,
         )
 
-    def _finish_earlier_attempts(self) -> Outcome | None:
-        """Bring into rows what an earlier worker on this machine had no time for; perhaps the run has ended already."""
+    def _row(self) -> Run:
         with self._database.transaction() as session:
-            resumed = session.get_one(Run, self._claim.id).resumed_attempt
-            numbers = session.scalars(
-                select(Attempt.number)
-                .where(Attempt.run_id == self._claim.id, Attempt.number < self._claim.attempt)
-                .order_by(Attempt.number)
-            ).all()
-        for number in numbers:
-            directory = self._runs / f"attempt-{number}"
-            if not directory.is_dir():
-                continue
-            ingest = Ingest(self._database, self._claim, directory, number)
-            ingest.drain()
-            ended = isinstance(ingest.ending, Finished | Failed) and getattr(ingest.ending, "outcome", "") != "paused"
-            if ended and number > resumed:
-                self._drained = True
-                return classify(ingest.ending, 0, stop=None, out_of_memory=False, log_tail=ingest.log_tail())
-        return None
+            return session.get_one(Run, self._claim.id)
 
-    def _spec(self, run: Run) -> RunSpec:
-        spec = RunSpec.model_validate(run.spec)
-        training = spec.training.model_copy(update={"max_steps": run.max_steps})
-        return spec.model_copy(update={"training": training})
+    def _watch(
+        self, child: Child, ingest: Ingest, reader: Executor, lease: Lease, limits: Limits, used: float
+    ) -> float | None:
+        """Until the child has exited. Seconds of silence if it was ended for that, else None.
 
-    def _prepare(self, spec: RunSpec, start: uuid.UUID | None) -> launch.Launch:
-        spec_file = self._directory / SPEC_FILE
-        spec_file.write_text(spec.model_dump_json(indent=2), encoding="utf-8")
-        resume = self._newest_checkpoint()
-        start_from = artifacts.fetch_checkpoint(self._database, start) if start and not resume else None
-        return launch.train(spec_file, self._directory, start_from, resume, self._program)
-
-    def _newest_checkpoint(self) -> Path | None:
-        """The run's own newest checkpoint that the store still has whole, on this machine."""
-        with self._database.transaction() as session:
-            ids = session.scalars(
-                select(Checkpoint.id)
-                .where(Checkpoint.run_id == self._claim.id, Checkpoint.deleted_at.is_(None))
-                .order_by(Checkpoint.step.desc(), Checkpoint.attempt.desc())
-            ).all()
-        for id_ in ids:
-            try:
-                return artifacts.fetch_checkpoint(self._database, id_)
-            except ArtifactDamaged as error:
-                self._log.warning("checkpoint.damaged", checkpoint=str(id_), detail=str(error))
-                self._record("checkpoint_damaged", {"checkpoint": str(id_), "detail": str(error)})
-        return None
-
-    def _record(self, type_: str, data: dict[str, Any]) -> None:
-        with self._database.transaction() as session:
-            held(session, self._claim)
-            events.record(session, self._claim.id, self._claim.attempt, type_, data)
-
-    def _watch(self, child: Child, ingest: Ingest, lease: Lease, limits: Limits, used: float) -> float | None:
-        """Until the child has exited. Seconds of silence if it was ended for that, else None."""
+        What it says is read beside this thread: storing a checkpoint may take minutes, in which people are still heard.
+        """
         timeout = limits.progress_timeout_seconds or self._settings.progress_timeout_seconds
         budget = min(limits.wall_clock_seconds or math.inf, self._settings.max_run_seconds) - used
         spoken, moved = 0, time.monotonic()
+        reading: Future[None] | None = None
         while not self._wake.wait(POLL_SECONDS):
-            try:
-                ingest.drain()
-            except (SQLAlchemyError, OSError) as error:
-                # The child goes on, and its files keep everything, for as long as the lease holds.
-                self._log.warning("run.not_recorded", error=str(error).splitlines()[0])
+            if reading is None or reading.done():
+                reading = reader.submit(self._read, ingest)
             try:
                 self._ask(child, ingest, time.monotonic() - self._claim.taken_at > budget)
             except (SQLAlchemyError, OSError) as error:
@@ -211,7 +168,8 @@ class _Supervisor:
             now = time.monotonic()
             if (written := ingest.written()) != spoken:
                 spoken, moved = written, now
-            if now > self._patience:
+            saving = ingest.phase == "checkpoint" and now - moved < timeout
+            if now > self._patience and not saving:
                 child.end(TERMINATION_SECONDS)
             elif self._stop is None and now - moved > timeout:
                 child.end(TERMINATION_SECONDS)
@@ -220,18 +178,31 @@ class _Supervisor:
             raise LeaseLost("the lease could not be renewed in time")
         return None
 
-    def _ask(self, child: Child, ingest: Ingest, over_budget: bool) -> None:
-        """Tell the child what is wanted of it by now, if that is something new."""
+    def _read(self, ingest: Ingest) -> None:
+        """Bring into rows what the child has said by now. It goes on, and its files keep everything, if that fails."""
+        try:
+            ingest.drain()
+        except LeaseLost:
+            return  # the lease's own threads notice
+        except (SQLAlchemyError, OSError) as error:
+            self._log.warning("run.not_recorded", error=str(error).splitlines()[0])
+
+    def _wanted(self, over_budget: bool) -> tuple[Stop | None, int]:
+        """Why the child is to stop by now, if it is, and the request for a checkpoint that it has not answered."""
         asked = wish(self._database, self._claim)
-        wanted: set[Stop] = {stop for stop in (asked.stop,) if stop is not None}
+        wanted: set[Stop] = {asked.stop} if asked.stop is not None else set()
         if self._stopping.is_set():
             wanted.add("drain")
         if over_budget:
             wanted.add("budget")
-        stop = next((stop for stop in _RANK if stop in wanted), None)
+        return next((stop for stop in _RANK if stop in wanted), None), asked.checkpoint
+
+    def _ask(self, child: Child, ingest: Ingest, over_budget: bool) -> None:
+        """Tell the child what is wanted of it by now, if that is something new."""
+        stop, request = self._wanted(over_budget)
         if stop is None:
-            if asked.checkpoint:
-                self._tell(Control(action="checkpoint", request=asked.checkpoint))
+            if request:
+                self._tell(Control(action="checkpoint", request=request))
         elif stop != self._stop:
             self._stop = stop
             self._log.info("run.stopping", why=stop)
@@ -241,7 +212,7 @@ class _Supervisor:
             self._patience = time.monotonic() + grace
             if not ingest.started:
                 child.end(TERMINATION_SECONDS)  # still loading: there is nothing to save, and nobody listens
-            self._tell(Control(action="cancel" if stop == "cancel" else "pause", request=asked.checkpoint))
+            self._tell(Control(action="cancel" if stop == "cancel" else "pause", request=request))
 
     def _tell(self, control: Control) -> None:
         if control == self._asked:
@@ -270,7 +241,7 @@ class _Supervisor:
             try:
                 if outcome.lost and (lost := self._losses() + 1) >= self._settings.max_attempts:
                     code = self._child.returncode if self._child else None
-                    outcome = too_often_lost(lost, code)
+                    outcome = too_often_lost(lost, code, self._log_tail)
                 move(self._database, self._claim, outcome.status, outcome.error, lost=outcome.lost)
                 break
             except _DATABASE_AWAY as error:

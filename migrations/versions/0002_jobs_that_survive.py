@@ -49,6 +49,13 @@ def upgrade() -> None:
         sa.Column("created_at", _TIME, server_default=sa.func.now(), nullable=False),
         sa.PrimaryKeyConstraint("prefix", name="pk_garbage"),
     )
+    op.create_table(
+        "deployments",
+        sa.Column("id", sa.Uuid(), server_default=sa.func.gen_random_uuid(), nullable=False),
+        sa.Column("created_at", _TIME, server_default=sa.func.now(), nullable=False),
+        sa.PrimaryKeyConstraint("id", name="pk_deployments"),
+    )
+    op.execute("INSERT INTO deployments DEFAULT VALUES")
     for table in ("runs", "generations"):
         op.add_column(table, sa.Column("created_by", sa.Uuid(), nullable=True))
         op.create_foreign_key(f"fk_{table}_created_by", table, "api_keys", ["created_by"], ["id"])
@@ -81,6 +88,7 @@ def upgrade() -> None:
     op.alter_column("checkpoints", "architecture", nullable=True)
     op.add_column("checkpoints", sa.Column("name", sa.Text(), server_default="", nullable=False))
     op.add_column("checkpoints", sa.Column("deleted_at", _TIME, nullable=True))
+    op.add_column("checkpoints", sa.Column("damaged", sa.Boolean(), server_default=sa.false(), nullable=False))
     op.add_column("checkpoints", sa.Column("created_by", sa.Uuid(), nullable=True))
     op.create_foreign_key("fk_checkpoints_created_by", "checkpoints", "api_keys", ["created_by"], ["id"])
 
@@ -90,7 +98,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Paused jobs become cancelled. Refused by the database while there are imported checkpoints: they need a run."""
     op.drop_column("workers", "stats")
-    for column in ("created_by", "deleted_at", "name"):
+    for column in ("created_by", "damaged", "deleted_at", "name"):
         op.drop_column("checkpoints", column)
     op.alter_column("checkpoints", "architecture", nullable=False)
     op.alter_column("checkpoints", "run_id", nullable=False)
@@ -108,7 +116,7 @@ def downgrade() -> None:
         _allow(table, _STATUSES)
         for column in ("losses", "queued_at", "created_by"):
             op.drop_column(table, column)
-    for table in ("garbage", "idempotency_keys", "api_keys"):
+    for table in ("deployments", "garbage", "idempotency_keys", "api_keys"):
         op.drop_table(table)
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from service.checkpoints.schemas import ImportQuery
 from service.contracts.catalog import Catalog, ModelEntry
 from service.contracts.jobs import MANIFEST_FILE, CheckpointFile, CheckpointManifest
+from service.db import retention
 from service.db.artifacts import ArtifactStore, Stored
 from service.db.base import new_id
 from service.db.models import Checkpoint
@@ -66,9 +67,6 @@ def store(
 ) -> uuid.UUID:
     """Check a received file, store it as a checkpoint, and return its id. Raises Invalid."""
     id = new_id()
-    if (known := once.with_body(sha256).claim(session, id)) is not None:
-        session.commit()
-        return known
     model = find_model(catalog, query.model)
     if model is None:
         raise Invalid(list(unknown(catalog.model, query.model, ("query", "model"))))
@@ -87,6 +85,10 @@ def store(
     )
     key = f"checkpoints/{id}"
     _put(artifacts, file, manifest, Stored(key, sha256, entry.size))
+    if (known := once.with_body(sha256).claim(session, id)) is not None:
+        retention.discard(session, [key])
+        session.commit()
+        return known
     row = Checkpoint(
         id=id,
         run_id=None,

@@ -67,7 +67,10 @@ def listing_all(session: Session, filters: AllCheckpointFilters) -> Page[Checkpo
 
 def delete(session: Session, id: uuid.UUID) -> None:
     """Delete a checkpoint that nothing needs: its files go, its row stays. Raises NotFound, InUse."""
-    row = session.get(Checkpoint, id, with_for_update=True)
+    made_by = _find(session, id).run_id
+    if made_by is not None:  # first, as everybody does who wants both: a resumption must not overlook this
+        session.get(Run, made_by, with_for_update={"key_share": True})
+    row = session.get(Checkpoint, id, with_for_update=True, populate_existing=True)
     if row is None:
         raise NotFound(f"there is no checkpoint {id}")
     if row.deleted_at is None:

@@ -1,11 +1,10 @@
 """The files through which a supervisor and its child process speak, all inside the attempt's own directory."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from service.contracts.base import Contract
-from service.contracts.runs import RunSpec
 
 SPEC_FILE = "spec.json"
 EVENTS_FILE = "events.jsonl"
@@ -45,7 +44,9 @@ class CheckpointManifest(Contract):
     step: int
     lora_rank: int | None = None
     lora_alpha: float | None = None
-    spec: RunSpec | None = Field(description="Of the run that made it; null for imported weights.")
+    spec: dict[str, Any] | None = Field(
+        description="Resolved spec of the run that made it: a record, never read again. Null for imported weights."
+    )
     files: tuple[CheckpointFile, ...]
 
 

@@ -152,7 +152,7 @@ class Limits(Contract):
         "fails with `budget_spent`. Null: the operator's limit alone.",
     )
     progress_timeout_seconds: float | None = Field(
-        None, ge=10, le=86_400, description="A process silent for so many seconds is ended; null: the operator's."
+        None, ge=60, le=86_400, description="A process silent for so many seconds is ended; null: the operator's."
     )
 
 

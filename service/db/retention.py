@@ -11,10 +11,11 @@ from service.contracts.status import TERMINAL
 from service.db.models import Checkpoint, Garbage, Generation, Run
 
 
-def use_of(session: Session, checkpoint: Checkpoint) -> str | None:
-    """What still needs the checkpoint, in words; None where nothing does.
+def use_of(session: Session, checkpoint: Checkpoint, by_its_run: bool = True) -> str | None:
+    """What still needs the checkpoint, in words; None where nothing does. `by_its_run`: or the run that made it.
 
-    The caller has locked the row: whoever is about to use it takes a shared lock first, and then looks at it again.
+    The caller has locked the row, and that of its run first: whoever is about to use the checkpoint takes a shared lock
+    on it, and then looks at it again.
     """
     started = select(Run.id).where(Run.start_from == checkpoint.id, Run.status.not_in(TERMINAL)).limit(1)
     if (run := session.scalar(started)) is not None:
@@ -23,7 +24,7 @@ def use_of(session: Session, checkpoint: Checkpoint) -> str | None:
     drawing = select(Generation.id).where(drawn, Generation.status.not_in(TERMINAL)).limit(1)
     if (generation := session.scalar(drawing)) is not None:
         return f"generation {generation} draws from it"
-    if checkpoint.run_id is not None and checkpoint.id == _resume_point(session, checkpoint.run_id):
+    if by_its_run and checkpoint.run_id is not None and checkpoint.id == _resume_point(session, checkpoint.run_id):
         return f"run {checkpoint.run_id} goes on from it"
     return None
 
@@ -36,10 +37,16 @@ def retire(session: Session, checkpoints: Iterable[Checkpoint]) -> None:
 
 
 def retire_old(session: Session, run_id: uuid.UUID, keep: int) -> list[int]:
-    """Retire all but the run's `keep` newest checkpoints, except those in use; the steps of those retired."""
-    own = select(Checkpoint).where(Checkpoint.run_id == run_id, Checkpoint.deleted_at.is_(None))
-    newest_first = own.order_by(Checkpoint.step.desc(), Checkpoint.attempt.desc()).with_for_update()
-    old = [one for one in session.scalars(newest_first).all()[keep:] if use_of(session, one) is None]
+    """Retire all but the run's `keep` newest whole checkpoints, except those in use; the steps of those retired.
+
+    Damaged ones stay, and do not count: the store may be mended.
+    """
+    own = select(Checkpoint).where(
+        Checkpoint.run_id == run_id, Checkpoint.deleted_at.is_(None), Checkpoint.damaged.is_(False)
+    )
+    locked = session.scalars(own.order_by(Checkpoint.id).with_for_update()).all()
+    newest_first = sorted(locked, key=lambda one: (one.step, one.attempt), reverse=True)
+    old = [one for one in newest_first[keep:] if use_of(session, one) is None]
     retire(session, old)
     return [one.step for one in old]
 
@@ -54,5 +61,6 @@ def discard(session: Session, prefixes: Sequence[str]) -> None:
 def _resume_point(session: Session, run_id: uuid.UUID) -> uuid.UUID | None:
     """The newest checkpoint of a run that has not ended."""
     going = exists().where(Run.id == run_id, Run.status.not_in(TERMINAL))
-    own = select(Checkpoint.id).where(Checkpoint.run_id == run_id, Checkpoint.deleted_at.is_(None), going)
+    whole = (Checkpoint.deleted_at.is_(None), Checkpoint.damaged.is_(False))
+    own = select(Checkpoint.id).where(Checkpoint.run_id == run_id, *whole, going)
     return session.scalar(own.order_by(Checkpoint.step.desc(), Checkpoint.attempt.desc()).limit(1))

@@ -11,6 +11,9 @@ from sqlalchemy.orm import Session, sessionmaker
 from service.db.artifacts import ArtifactStore
 from service.settings import Settings
 
+_ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
+"""A connection whose other end vanished, with a machine or a router, is missed after 25 s; libpq waits many minutes."""
+
 
 @dataclass(frozen=True)
 class Database:
@@ -54,6 +57,7 @@ def connect(settings: Settings | None = None, idle_seconds: float | None = None)
             "connect_timeout": settings.connect_seconds,
             "application_name": "g2rpo",
             "client_encoding": "utf8",  # a database without an encoding would answer in bytes
+            **_ALIVE,
         },
     )
     if idle_seconds is not None:

@@ -10,14 +10,19 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service import jobs
+from service.contracts.catalog import Catalog
+from service.contracts.plan import make_plan
 from service.contracts.presets import merge
 from service.contracts.runs import RunSpec
 from service.contracts.status import CLAIMABLE, RESTING, TERMINAL, JobStatus
 from service.db import events, retention
+from service.db.artifacts import ArtifactDamaged, ArtifactStore, Stored
 from service.db.models import Attempt, Checkpoint, Run
-from service.errors import InUse, WrongState, invalid
+from service.db.session import Database
+from service.errors import InUse, Invalid, WrongState, invalid
 from service.idempotency import Once
 from service.keys.limits import check_open_jobs
+from service.naming import check_budget
 from service.pages import Page, decode_cursor, encode_cursor
 from service.queue import Queue
 from service.runs.schemas import AttemptFilters, AttemptView, Resumption, RunChanges
@@ -48,7 +53,15 @@ def pause(session: Session, id: uuid.UUID, once: Once) -> None:
     session.commit()
 
 
-def resume(session: Session, settings: Settings, queue: Queue, id: uuid.UUID, wanted: Resumption, once: Once) -> None:
+def resume(
+    session: Session,
+    database: Database,
+    catalog: Catalog,
+    queue: Queue,
+    id: uuid.UUID,
+    wanted: Resumption,
+    once: Once,
+) -> None:
     """Queue a paused or ended run again, perhaps for other steps. It is again an open job of the key that made it.
 
     Raises NotFound, WrongState, Invalid, TooManyOpenJobs.
@@ -73,7 +86,10 @@ def resume(session: Session, settings: Settings, queue: Queue, id: uuid.UUID, wa
     if run.status is JobStatus.SUCCEEDED and steps <= run.max_steps:
         detail = f"run {id} has done all its {run.max_steps} steps"
         raise WrongState(f"{detail}; give max_steps above {run.max_steps}", code="nothing_left")
-    check_open_jobs(session, settings, run.created_by)
+    check_open_jobs(session, database.settings, run.created_by)
+    if steps > run.max_steps:
+        _check_budget(database.settings, catalog, run, steps)
+    _check_whole(session, database.artifacts, id)
     run.move_to(JobStatus.QUEUED)
     run.max_steps, run.error, run.cancel_requested_at, run.heldout = steps, None, None, None
     run.losses, run.seconds_used, run.resumed_attempt = 0, 0.0, run.attempt
@@ -119,13 +135,13 @@ def delete(session: Session, id: uuid.UUID) -> None:
     run = jobs.find(session, Run, id, lock=True)
     if run.status not in RESTING:
         raise WrongState(f"run {id} is {run.status}; cancel it and wait for its end before deleting it")
-    own = select(Checkpoint).where(Checkpoint.run_id == id)
+    own = select(Checkpoint).where(Checkpoint.run_id == id).order_by(Checkpoint.id)
     checkpoints = session.scalars(own.with_for_update()).all()
     started = select(Run.id).where(Run.start_from.in_([one.id for one in checkpoints]), Run.id != id)
     if (other := session.scalar(started.limit(1))) is not None:
         raise InUse(f"run {other} started from a checkpoint of run {id}; delete that one first")
     for checkpoint in checkpoints:
-        if run.status in TERMINAL and (use := retention.use_of(session, checkpoint)) is not None:
+        if (use := retention.use_of(session, checkpoint, by_its_run=False)) is not None:
             raise InUse(f"checkpoint {checkpoint.id} of run {id} is in use: {use}")
     retention.discard(session, [f"runs/{id}"])
     session.execute(delete_rows(Checkpoint).where(Checkpoint.run_id == id))
@@ -149,10 +165,38 @@ def attempts(session: Session, id: uuid.UUID, filters: AttemptFilters) -> Page[A
     )
 
 
+def _check_whole(session: Session, artifacts: ArtifactStore, id: uuid.UUID) -> None:
+    """Raise WrongState where the run has checkpoints and the store has not one of them in its full length.
+
+    Their hashes are checked by the worker that fetches one.
+    """
+    own = select(Checkpoint).where(Checkpoint.run_id == id, Checkpoint.deleted_at.is_(None))
+    damage = ""
+    for checkpoint in session.scalars(own.order_by(Checkpoint.step.desc(), Checkpoint.attempt.desc())):
+        try:
+            for file in checkpoint.manifest["files"]:
+                artifacts.check_size(Stored(f"{checkpoint.key}/{file['name']}", file["sha256"], file["size"]))
+            return
+        except ArtifactDamaged as error:
+            damage = damage or str(error)
+    if damage:
+        raise WrongState(
+            f"no checkpoint of run {id} is whole ({damage}); mend the artifact store, or clone the run to begin anew",
+            code="damaged_checkpoint",
+        )
+
+
+def _check_budget(settings: Settings, catalog: Catalog, run: Run, steps: int) -> None:
+    spec = RunSpec.model_validate(run.spec)
+    longer = spec.model_copy(update={"training": spec.training.model_copy(update={"max_steps": steps})})
+    errors = list(check_budget(settings, make_plan(longer, catalog)))
+    if errors:
+        raise Invalid([error.model_copy(update={"loc": ["body", "max_steps"]}) for error in errors])
+
+
 def _newest_step(session: Session, id: uuid.UUID) -> int | None:
-    return session.scalar(
-        select(func.max(Checkpoint.step)).where(Checkpoint.run_id == id, Checkpoint.deleted_at.is_(None))
-    )
+    own = (Checkpoint.run_id == id, Checkpoint.deleted_at.is_(None), Checkpoint.damaged.is_(False))
+    return session.scalar(select(func.max(Checkpoint.step)).where(*own))
 
 
 def _record(session: Session, run: Run, **said: Any) -> None:

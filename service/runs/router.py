@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Request, Response
 
 from service.contracts.runs import RunSpec
-from service.dependencies import CatalogDep, QueueDep, SessionDep, SettingsDep
+from service.dependencies import CatalogDep, DatabaseDep, QueueDep, SessionDep, SettingsDep
 from service.errors import problems
 from service.idempotency import OnceDep
 from service.json_route import JsonRoute
@@ -148,7 +148,8 @@ def pause_run(run_id: uuid.UUID, session: SessionDep, once: OnceDep) -> RunView:
 def resume_run(
     run_id: uuid.UUID,
     session: SessionDep,
-    settings: SettingsDep,
+    database: DatabaseDep,
+    catalog: CatalogDep,
     queue: QueueDep,
     once: OnceDep,
     wanted: Annotated[Resumption | None, Body(openapi_examples={"longer": {"value": {"max_steps": 120}}})] = None,
@@ -157,7 +158,7 @@ def resume_run(
 
     Only `max_steps` may be another number. A run that waits or works is refused, and so is one without a checkpoint.
     """
-    life.resume(session, settings, queue, run_id, wanted or Resumption(), once)
+    life.resume(session, database, catalog, queue, run_id, wanted or Resumption(), once)
     return service.show(session, run_id)
 
 

@@ -31,6 +31,8 @@ class TrainingState:
     bad_steps: int
     evaluated: bool = True
     """Whether the evaluation that is due after this step has been done."""
+    threads: int | None = None
+    """Threads that computed it; on a CPU another number gives other last bits."""
 
 
 def save_checkpoint(
@@ -53,7 +55,7 @@ def save_checkpoint(
             step=state.step,
             lora_rank=spec.training.lora_rank if spec.training.adapter == "lora" else None,
             lora_alpha=spec.training.lora_alpha if spec.training.adapter == "lora" else None,
-            spec=spec,
+            spec=spec.model_dump(mode="json"),
             files=files,
         )
         (partial / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")

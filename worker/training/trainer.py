@@ -107,6 +107,8 @@ class Trainer:
         self.heldout.before = state.heldout_before
         self._skipped, self._bad_steps = state.skipped_updates, state.bad_steps
         self._evaluated, self._boundary = state.evaluated, state
+        if state.threads is not None and self.model.device.type == "cpu":
+            torch.set_num_threads(state.threads)
 
     def run(self) -> None:
         """Train to the last step. Raises Cancelled, Paused, RewardsFailed or NotFinite; what was written stays."""
@@ -337,6 +339,7 @@ class Trainer:
             skipped_updates=self._skipped,
             bad_steps=self._bad_steps,
             evaluated=self._evaluated,
+            threads=torch.get_num_threads(),
         )
 
     def _metrics(self, values: dict[str, float]) -> None:

@@ -3,6 +3,7 @@
 from service.db.models.api_key import ApiKey
 from service.db.models.attempt import Attempt
 from service.db.models.checkpoint import Checkpoint
+from service.db.models.deployment import Deployment
 from service.db.models.garbage import Garbage
 from service.db.models.generation import Generation, GenerationImage
 from service.db.models.idempotency_key import IdempotencyKey
@@ -19,6 +20,7 @@ __all__ = [
     "ApiKey",
     "Attempt",
     "Checkpoint",
+    "Deployment",
     "Garbage",
     "Generation",
     "GenerationImage",

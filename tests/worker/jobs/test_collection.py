@@ -13,6 +13,7 @@ from service.db.base import new_id
 from service.db.models import (
     Attempt,
     Checkpoint,
+    Deployment,
     Garbage,
     IdempotencyKey,
     LogChunk,
@@ -22,7 +23,7 @@ from service.db.models import (
     Sample,
 )
 from service.db.session import Database, connect
-from worker.collection import clear_local_files, collect_garbage, find_orphans, forget_requests
+from worker.collection import ForeignStore, clear_local_files, collect_garbage, find_orphans, forget_requests
 from worker.salvage import salvage, unread
 
 
@@ -62,6 +63,20 @@ class TestOrphans:
 
         with hasty.transaction() as session:
             assert session.scalars(select(Garbage.prefix)).all() == [f"runs/{orphan}"]
+
+    def test_a_store_that_another_database_knows_is_left_alone(
+        self, jobs: Any, hasty: Database, tmp_path: Path
+    ) -> None:
+        find_orphans(hasty)
+        put(hasty, tmp_path, f"runs/{new_id()}/1/f")
+        with hasty.transaction() as session:
+            session.execute(delete(Deployment))
+
+        with pytest.raises(ForeignStore, match="belongs to another database"):
+            find_orphans(hasty)
+        (hasty.settings.data_dir / "work" / "runs").mkdir(parents=True)
+        with pytest.raises(ForeignStore):
+            clear_local_files(hasty)
 
     def test_young_ones_are_left_alone(self, impatient: Database, tmp_path: Path) -> None:
         put(impatient, tmp_path, f"checkpoints/{new_id()}/f")

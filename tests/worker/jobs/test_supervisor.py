@@ -1,5 +1,6 @@
 """A supervisor brings everything its child says into rows, ends it when it must, and says truly how it ended."""
 
+import json
 import subprocess
 import sys
 import threading
@@ -14,7 +15,7 @@ from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
 from service.db.models import Checkpoint, Garbage, LogChunk, Metric, RewardGroup, Run, Sample
 from service.db.session import Database, connect
-from worker.claims import LeaseLost, move
+from worker.claims import LeaseLost, give_up, move
 
 
 def alive(pid: int) -> bool:
@@ -327,6 +328,34 @@ class TestCheckpoints:
             prefixes = set(session.scalars(select(Garbage.prefix)))
         assert prefixes == {f"runs/{run.id}/1/checkpoints/{step}" for step in (1, 2, 3)}
         assert [data["step"] for type, data in jobs.events(run.id) if type == "checkpoint_retired"] == [3, 2, 1]
+
+    def test_without_a_whole_one_the_run_does_not_begin_anew_unasked(self, jobs: Any, impatient: Database) -> None:
+        run = jobs.perform("is-killed-once")
+        [checkpoint] = rows(impatient, Checkpoint, run)
+        impatient.artifacts.delete(f"{checkpoint.key}/lora.safetensors")
+
+        jobs.supervise(jobs.claim()).join()
+
+        failed = jobs.run(run.id)
+        assert (failed.status, failed.error["code"]) == (JobStatus.FAILED, "bad_checkpoint")
+        assert rows(impatient, Checkpoint, run)[0].damaged
+        assert [data["step"] for type, data in jobs.events(run.id) if type == "checkpoint_damaged"] == [1]
+
+    def test_what_an_overtaken_attempt_says_of_its_end_counts_no_more(self, jobs: Any, impatient: Database) -> None:
+        id = jobs.add("finishes")
+        jobs.claim()  # its worker is lost, and so is the next one's, which had gone on elsewhere
+        first = impatient.settings.data_dir / "work" / "runs" / str(id) / "attempt-1"
+        first.mkdir(parents=True)
+        failure = {"type": "failed", "time": "2026-01-01T00:00:00Z", "code": "disk_full", "detail": "no room"}
+        (first / "events.jsonl").write_text(json.dumps(failure) + "\n")
+        for _ in range(2):
+            with impatient.transaction() as session:
+                give_up(session, session.get_one(Run, id))
+            claim = jobs.claim()
+
+        jobs.supervise(claim).join()
+
+        assert (jobs.run(id).status, claim.attempt) == (JobStatus.SUCCEEDED, 3)
 
     def test_a_run_that_gets_on_between_its_losses_is_not_given_up(self, jobs: Any, impatient: Database) -> None:
         id = jobs.add("is-killed-after-each-checkpoint")
