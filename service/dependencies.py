@@ -1,9 +1,10 @@
-"""What routes are given: a session, the settings, the catalog, the queue."""
+"""What routes are given: a session, the settings, the catalog, the queue. None of it is worth a thread."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import Depends, Request
+from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
 from service.contracts.catalog import Catalog
@@ -13,34 +14,38 @@ from service.settings import Settings
 from service.waiting import JobWaiter
 
 
-def _database(request: Request) -> Database:
+async def _database(request: Request) -> Database:
     database: Database = request.app.state.database
     return database
 
 
-def _settings(request: Request) -> Settings:
+async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.database.settings
     return settings
 
 
-def _catalog(request: Request) -> Catalog:
+async def _catalog(request: Request) -> Catalog:
     catalog: Catalog = request.app.state.catalog
     return catalog
 
 
-def _queue(request: Request) -> Queue:
+async def _queue(request: Request) -> Queue:
     queue: Queue = request.app.state.queue
     return queue
 
 
-def _waiter(request: Request) -> JobWaiter:
+async def _waiter(request: Request) -> JobWaiter:
     waiter: JobWaiter = request.app.state.waiter
     return waiter
 
 
-def _session(database: Annotated[Database, Depends(_database)]) -> Iterator[Session]:
-    with database.sessions() as session:
+async def _session(database: Annotated[Database, Depends(_database)]) -> AsyncIterator[Session]:
+    session = database.sessions()
+    try:
         yield session
+    finally:
+        if session.in_transaction():  # a ThreadRoute has closed it in its own thread
+            await run_in_threadpool(session.close)
 
 
 DatabaseDep = Annotated[Database, Depends(_database)]

@@ -116,7 +116,7 @@ class Once:
         return hashlib.sha256("\n".join(said).encode()).hexdigest()
 
 
-def _streamed(request: Request, caller: CallerDep, key: _KeyHeader = None) -> Once:
+async def _streamed(request: Request, caller: CallerDep, key: _KeyHeader = None) -> Once:
     if len(request.headers.getlist("Idempotency-Key")) > 1:
         raise invalid(["header", "Idempotency-Key"], "it stands more than once; send one")
     return Once(request, caller.id or _NOBODY, key, None)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Coroutine
 from typing import Any, NoReturn
 
 from fastapi import Request, Response
-from fastapi.routing import APIRoute
 
 from service.errors import invalid
+from service.thread_route import ThreadRoute
 
 _MOST_NAMES = 1000
 """In one mapping. No request has a use for more, and each unknown one costs the making of an error."""
@@ -44,7 +44,7 @@ def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is not a JSON number")
 
 
-class JsonRoute(APIRoute):
+class JsonRoute(ThreadRoute):
     """The route class of every router that takes a body."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:

@@ -6,8 +6,9 @@ from service.catalog import service
 from service.catalog.schemas import CatalogView
 from service.dependencies import CatalogDep, SessionDep, SettingsDep
 from service.errors import problems
+from service.thread_route import ThreadRoute
 
-router = APIRouter(tags=["catalog"])
+router = APIRouter(tags=["catalog"], route_class=ThreadRoute)
 
 
 @router.get("/catalog", operation_id="getCatalog", summary="What a request may name", responses=problems())

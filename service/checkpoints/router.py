@@ -23,8 +23,9 @@ from service.keys.caller import CallerDep
 from service.links import CHECKPOINT, FIRST_ID, ID, links
 from service.pages import Page
 from service.runs.router import LOCATION
+from service.thread_route import ThreadRoute
 
-router = APIRouter(tags=["checkpoints"])
+router = APIRouter(tags=["checkpoints"], route_class=ThreadRoute)
 
 FileName = Annotated[str, Path(description="A name of the manifest.", examples=["pytorch_lora_weights.safetensors"])]
 MEDIA_TYPE = "application/octet-stream"

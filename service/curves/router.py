@@ -12,8 +12,9 @@ from service.db.models import Run
 from service.dependencies import SessionDep
 from service.errors import problems
 from service.negotiation import choose
+from service.thread_route import ThreadRoute
 
-router = APIRouter(tags=["curves"])
+router = APIRouter(tags=["curves"], route_class=ThreadRoute)
 
 _FORMS: dict[str, Literal["png", "svg"]] = {"image/png": "png", "image/svg+xml": "svg"}
 _OFFERED = ("application/json", "text/csv", *_FORMS)

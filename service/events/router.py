@@ -14,8 +14,9 @@ from service.events.stream import EventStream, RunStream, Streams
 from service.keys.caller import CallerDep
 from service.keys.service import check
 from service.negotiation import choose, preferred_wait
+from service.thread_route import ThreadRoute
 
-router = APIRouter(tags=["events"])
+router = APIRouter(tags=["events"], route_class=ThreadRoute)
 
 _MEDIA_TYPE = "text/event-stream"
 _STREAM: dict[int | str, dict[str, Any]] = {

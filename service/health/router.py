@@ -8,8 +8,9 @@ from service.errors import problems
 from service.health import service
 from service.health.schemas import Alive, Ready
 from service.keys.caller import ANONYMOUS, CallerDep
+from service.thread_route import ThreadRoute
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=ThreadRoute)
 
 
 class Index(BaseModel):

@@ -40,7 +40,7 @@ ANONYMOUS = Caller(None, "anonymous", frozenset())
 """Whoever asks for what needs no key, without one."""
 
 
-def _caller(request: Request) -> Caller:
+async def _caller(request: Request) -> Caller:
     caller: Caller = getattr(request.state, "caller", LOCAL)
     return caller
 

@@ -10,8 +10,9 @@ from service.errors import problems
 from service.logs import service
 from service.logs.schemas import LogPart, LogQuery
 from service.negotiation import choose
+from service.thread_route import ThreadRoute
 
-router = APIRouter(tags=["logs"])
+router = APIRouter(tags=["logs"], route_class=ThreadRoute)
 
 
 @router.get(

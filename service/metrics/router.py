@@ -7,8 +7,9 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from service.errors import problems
+from service.thread_route import ThreadRoute
 
-router = APIRouter(tags=["health"])
+router = APIRouter(tags=["health"], route_class=ThreadRoute)
 
 _TEXT: dict[int | str, dict[str, Any]] = {
     200: {

@@ -10,8 +10,9 @@ from service.errors import problems
 from service.pages import Page
 from service.rewards import service
 from service.rewards.schemas import RewardFilters, RewardGroupView
+from service.thread_route import ThreadRoute
 
-router = APIRouter(tags=["rewards"])
+router = APIRouter(tags=["rewards"], route_class=ThreadRoute)
 
 
 @router.get(

@@ -12,8 +12,9 @@ from service.pages import Page
 from service.pictures import PNG, picture
 from service.samples import service
 from service.samples.schemas import SampleFilters, SampleView
+from service.thread_route import ThreadRoute
 
-router = APIRouter(prefix="/runs/{run_id}/samples", tags=["samples"])
+router = APIRouter(prefix="/runs/{run_id}/samples", tags=["samples"], route_class=ThreadRoute)
 
 PICTURE = links("getSampleImage", run_id="$request.path.run_id", sample_id=FIRST_ID)
 
