@@ -1,0 +1,342 @@
+"""Measures the API under mixed reads while a run trains: latency, errors, and what the run loses by it.
+
+    python benchmarks/load.py [--rate 100] [--seconds 60] [--json FILE] [--costs]
+
+It starts the whole service on a directory of its own, fills a finished run, and has another one train (preset
+`shapes`), whose seconds per step are measured before, under and after the load. Requests come on a fixed schedule,
+however long answers take, and a latency counts from the time a request was due: waiting in line is part of it. With
+`--costs` it measures what each route costs: processor time of the API and of PostgreSQL for a request.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import os
+import random
+import statistics
+import tempfile
+import time
+import uuid
+from collections import Counter, defaultdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+from PIL import Image
+from sqlalchemy import insert, text
+
+from service.client import Client
+from service.db.models import LogChunk, Metric, RewardGroup, Sample
+from service.db.session import Database, connect
+from service.embedded.running import find
+from service.embedded.stack import Stack
+from service.settings import Settings
+
+ROWS, METRICS = 100_000, 20
+"""Rows of the finished run, and the names among which they are divided, as a run has them."""
+STREAMS = 24
+"""Event streams that are open all the while."""
+ENDED = ("succeeded", "failed", "cancelled")
+TRAINING = {"preset": "shapes", "name": "under load", "training": {"max_steps": 1_000_000}}
+
+
+@dataclass(frozen=True)
+class Read:
+    """A request of the mix, and how often it comes among others."""
+
+    route: str
+    path: str
+    weight: int
+
+
+@dataclass
+class Load:
+    """What came of the requests."""
+
+    milliseconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    errors: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Window:
+    """A time of training: seconds of each whole step in it, and the processor's share by process."""
+
+    steps: list[float]
+    share: dict[str, float]
+
+    @property
+    def seconds_per_step(self) -> float:
+        return statistics.fmean(self.steps) if self.steps else float("nan")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rate", type=float, default=100.0, help="requests per second")
+    parser.add_argument("--seconds", type=float, default=60.0, help="of load, and of quiet before and after")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    parser.add_argument("--costs", action="store_true", help="measure each route's processor time instead")
+    arguments = parser.parse_args()
+    for name in [name for name in os.environ if name.startswith("G2RPO_")]:
+        del os.environ[name]
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place, Stack(Path(place), port=0) as stack:
+        key = made_key(stack)
+        with Client(stack.url, key) as client:
+            finished, sample = filled(stack, client)
+            if arguments.costs:
+                figures = costs(stack, key, mix(finished, finished, sample))
+            else:
+                figures = measured(stack, client, key, finished, sample, arguments.rate, arguments.seconds)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+
+
+def made_key(stack: Stack) -> str:
+    """A key that may do everything, as often as it likes."""
+    spec = {"name": "load", "scopes": ["admin"], "requests_per_minute": 1_000_000}
+    made = httpx.post(f"{stack.url}/keys", json=spec, trust_env=False).raise_for_status().json()
+    return str(made["key"])
+
+
+def filled(stack: Stack, client: Client) -> tuple[str, str]:
+    """A run with as many rows as a long one, and one of its samples."""
+    run = client.create_run({"preset": "shapes", "name": "long ago"}).id
+    client.cancel(run)
+    while client.run(run).status not in ENDED:
+        time.sleep(0.1)
+    with database_of(stack) as database:
+        sample = _fill(database, stack.data, run)
+        with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            connection.execute(text("VACUUM ANALYZE"))
+    return str(run), str(sample)
+
+
+@contextlib.contextmanager
+def database_of(stack: Stack) -> Iterator[Database]:
+    """The stack's database and artifacts."""
+    running = find(stack.data)
+    assert running is not None and running.database_url is not None
+    database = connect(Settings(database_url=running.database_url, data_dir=stack.data))
+    yield database
+    database.close()
+
+
+def _fill(database: Database, place: Path, run: uuid.UUID) -> uuid.UUID:
+    key: dict[str, Any] = {"run_id": run, "attempt": 1}
+    steps = range(ROWS // METRICS)
+    metrics = [
+        {**key, "name": f"reward/{name:02}", "step": step, "value": step * 7919 % 1000 / 1000}
+        for name in range(METRICS)
+        for step in steps
+    ]
+    groups = [
+        {**key, "step": step, "prompt_index": prompt, "sde_step": sde, "granularity": 1, "reward": "clip_score"}
+        | {"prompt": "a small red circle above a large blue square", "values": [0.1 * part for part in range(12)]}
+        for step in range(1, 60)
+        for prompt in range(8)
+        for sde in range(4)
+    ]
+    picture = place / "picture.png"
+    Image.effect_noise((32, 32), 50).save(picture)
+    with database.transaction() as session:
+        session.execute(insert(Metric), metrics)
+        session.execute(insert(RewardGroup), groups)
+        line = b"step 12 of 60: reward 0.68, spread 0.11, 4.0 s\n"
+        session.add_all(
+            LogChunk(run_id=run, attempt=1, offset=number * 1000 * len(line), data=line * 1000) for number in range(20)
+        )
+        samples = []
+        for index in range(64):
+            stored = database.artifacts.put_file(picture, f"runs/{run}/samples/{index}.png")
+            shown = {"step": 10 * (index // 8), "kind": "heldout", "index": index % 8, "prompt": "a red circle"}
+            samples.append(
+                Sample(
+                    **key, **shown, rewards={"clip_score": 0.7}, key=stored.key, sha256=stored.sha256, size=stored.size
+                )
+            )
+        session.add_all(samples)
+        session.flush()
+        return samples[0].id
+
+
+def mix(training: str, finished: str, sample: str) -> list[Read]:
+    """What people and dashboards ask while they watch a run."""
+    return [
+        Read("/runs", "/runs", 8),
+        Read("/runs?status", "/runs?status=running&status=queued&limit=10", 6),
+        Read("/runs/{id}", f"/runs/{training}", 20),
+        Read("/runs/{id} ended", f"/runs/{finished}", 6),
+        Read("/curves", f"/runs/{training}/curves", 10),
+        Read("/curves 200 points", f"/runs/{finished}/curves?metrics=reward/0*&max_points=200", 6),
+        Read("/curves 500 points", f"/runs/{finished}/curves", 3),
+        Read("/curves 5000 points", f"/runs/{finished}/curves?metrics=reward/00,reward/01&max_points=10000", 1),
+        Read("/rewards", f"/runs/{finished}/rewards", 5),
+        Read("/samples", f"/runs/{finished}/samples", 5),
+        Read("/samples/{id}/image", f"/runs/{finished}/samples/{sample}/image", 10),
+        Read("/logs", f"/runs/{finished}/logs?limit=16384", 5),
+        Read("/runs/{id}/checkpoints", f"/runs/{training}/checkpoints", 3),
+        Read("/checkpoints", "/checkpoints", 2),
+        Read("/generations", "/generations", 2),
+        Read("/catalog", "/catalog", 3),
+        Read("/healthz", "/healthz", 3),
+        Read("/readyz", "/readyz", 1),
+        Read("/metrics", "/metrics", 1),
+    ]
+
+
+def measured(
+    stack: Stack, client: Client, key: str, finished: str, sample: str, rate: float, seconds: float
+) -> dict[str, Any]:
+    """The three windows and the load, printed and as figures."""
+    run = client.create_run(TRAINING).id
+    while (client.run(run).progress is None) or "seconds/update" not in client.run(run).metrics:
+        time.sleep(1)
+    before = window(stack, client, run, lambda: time.sleep(seconds))
+    load = Load()
+    reads = mix(str(run), finished, sample)
+    under = window(stack, client, run, lambda: asyncio.run(drive(stack.url, key, reads, str(run), rate, seconds, load)))
+    after = window(stack, client, run, lambda: time.sleep(seconds))
+    client.cancel(run)
+    quiet = statistics.fmean(before.steps + after.steps)
+    slowdown = 100 * (under.seconds_per_step / quiet - 1)
+    _print_load(load)
+    names = {"before": before, "under load": under, "after": after}
+    for name, one in names.items():
+        shares = ", ".join(f"{process} {100 * share:.0f}%" for process, share in one.share.items() if share >= 0.005)
+        print(f"{name:12} {one.seconds_per_step:6.2f} s per step ({len(one.steps)} steps); of a core: {shares}")
+    print(f"training slowed by {slowdown:.1f}%")
+    return {
+        "rate": rate,
+        "routes": {route: spread(times) for route, times in load.milliseconds.items()},
+        "all": spread([one for times in load.milliseconds.values() for one in times]),
+        "errors": dict(load.errors),
+        "windows": {name: asdict(one) for name, one in names.items()},
+        "slowdown_percent": slowdown,
+    }
+
+
+def window(stack: Stack, client: Client, run: uuid.UUID, meanwhile: Any) -> Window:
+    """The run's whole steps, and the processes' time, while `meanwhile` is done."""
+    first, used, began = step_of(client, run), processor_seconds(stack), time.perf_counter()
+    meanwhile()
+    elapsed = time.perf_counter() - began
+    share = {name: (spent - used[name]) / elapsed for name, spent in processor_seconds(stack).items()}
+    last = step_of(client, run)
+    parts = client.curves(run, metrics=["seconds/*"], since_step=first + 2, max_points=10_000).curves
+    steps: dict[int, float] = defaultdict(float)
+    for part in parts:
+        # Held-out evaluation comes every few steps: a window with one more of them is not slower.
+        if not part.name.startswith("seconds/heldout"):
+            for step, value in zip(part.steps, part.values, strict=True):
+                steps[step] += value or 0.0
+    return Window([value for step, value in sorted(steps.items()) if step <= last], share)
+
+
+def step_of(client: Client, run: uuid.UUID) -> int:
+    """Optimizer steps done."""
+    progress = client.run(run).progress
+    return progress.step if progress else 0
+
+
+def processor_seconds(stack: Stack) -> dict[str, float]:
+    """What each part of the service has used so far, with its children, and this process, which sends the requests."""
+    used = {name: _of_tree(pid) for name, pid in stack.processes.items()}
+    return used | {"requests": time.process_time()}
+
+
+def _of_tree(pid: int) -> float:
+    process = psutil.Process(pid)
+    total = 0.0
+    for one in [process, *process.children(recursive=True)]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            times = one.cpu_times()
+            total += times.user + times.system
+    return total
+
+
+async def drive(url: str, key: str, reads: list[Read], training: str, rate: float, seconds: float, load: Load) -> None:
+    """Send requests of the mix on schedule, with event streams open."""
+    chosen = random.Random(7).choices(reads, [read.weight for read in reads], k=int(rate * seconds))
+    limits = httpx.Limits(max_connections=200, max_keepalive_connections=200)
+    authorization = {"Authorization": f"Bearer {key}"}
+    async with httpx.AsyncClient(
+        base_url=url, headers=authorization, limits=limits, timeout=30, trust_env=False
+    ) as client:
+        streams = [asyncio.create_task(_listen(client, training)) for _ in range(STREAMS)]
+        began = time.perf_counter()
+        sent = []
+        for number, read in enumerate(chosen):
+            due = began + number / rate
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            sent.append(asyncio.create_task(_ask(client, read, due, load)))
+        await asyncio.gather(*sent)
+        load.seconds = time.perf_counter() - began
+        for stream in streams:
+            if stream.done():
+                load.errors[f"stream: {stream.exception()!r}"] += 1
+            stream.cancel()
+        await asyncio.gather(*streams, return_exceptions=True)
+
+
+async def _ask(client: httpx.AsyncClient, read: Read, due: float, load: Load) -> None:
+    try:
+        response = await client.get(read.path)
+        if response.status_code != 200:
+            load.errors[f"{read.route}: {response.status_code}"] += 1
+    except httpx.HTTPError as error:
+        load.errors[f"{read.route}: {error!r}"] += 1
+    load.milliseconds[read.route].append(1000 * (time.perf_counter() - due))
+
+
+async def _listen(client: httpx.AsyncClient, run: str) -> None:
+    async with client.stream("GET", f"/runs/{run}/events") as response:
+        response.raise_for_status()
+        async for _ in response.aiter_raw():
+            pass
+    raise RuntimeError("the stream ended before its run")
+
+
+def spread(times: list[float]) -> dict[str, float]:
+    """Number, median, 95th and 99th percentile and greatest of milliseconds."""
+    ordered = sorted(times)
+
+    def at(share: float) -> float:
+        return round(ordered[min(len(ordered) - 1, int(share * len(ordered)))], 1)
+
+    return {"n": len(ordered), "p50": at(0.5), "p95": at(0.95), "p99": at(0.99), "max": round(ordered[-1], 1)}
+
+
+def _print_load(load: Load) -> None:
+    everything = [one for times in load.milliseconds.values() for one in times]
+    print(f"{'milliseconds':28} {'n':>6} {'p50':>8} {'p95':>8} {'p99':>8} {'max':>8}")
+    for route, times in [*load.milliseconds.items(), ("all", everything)]:
+        print(f"{route:28} " + " ".join(f"{value:>{6 if name == 'n' else 8}}" for name, value in spread(times).items()))
+    print(f"{len(everything) / load.seconds:.1f} requests a second, {load.errors.total()} errors {dict(load.errors)}")
+
+
+def costs(stack: Stack, key: str, reads: list[Read], times: int = 200) -> dict[str, Any]:
+    """Milliseconds of processor time a request, by route."""
+    figures = {}
+    print(f"{'CPU milliseconds a request':28} {'API':>8} {'PostgreSQL':>11} {'bytes':>8}")
+    with httpx.Client(base_url=stack.url, headers={"Authorization": f"Bearer {key}"}, trust_env=False) as client:
+        for read in reads:
+            size = len(client.get(read.path).raise_for_status().content)
+            used = processor_seconds(stack)
+            for _ in range(times):
+                client.get(read.path)
+            spent = {name: 1000 * (now - used[name]) / times for name, now in processor_seconds(stack).items()}
+            figures[read.route] = {"api": spent["api"], "postgres": spent["postgres"], "bytes": size}
+            print(f"{read.route:28} {spent['api']:8.2f} {spent['postgres']:11.2f} {size:8}")
+    weights = sum(read.weight for read in reads)
+    for part in ("api", "postgres"):
+        mean = sum(figures[read.route][part] * read.weight for read in reads) / weights
+        print(f"the mix, {part:19} {mean:8.2f}")
+    return figures
+
+
+if __name__ == "__main__":
+    main()
