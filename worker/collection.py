@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import and_, delete, func, select
+from sqlalchemy import Select, and_, delete, func, select
 from sqlalchemy.orm import Session
 
 from service.contracts.status import TERMINAL
 from service.db import retention
 from service.db.artifacts import ArtifactDamaged
-from service.db.models import Checkpoint, Deployment, Garbage, Generation, IdempotencyKey, Run
+from service.db.models import Checkpoint, Deployment, Garbage, Generation, GenerationImage, IdempotencyKey, Run
 from service.db.session import Database
 from worker.salvage import unread
 
@@ -83,6 +83,39 @@ def find_orphans(database: Database) -> list[str]:
     if orphans:
         log.info("orphans.found", prefixes=len(orphans), first=orphans[0])
     return orphans
+
+
+def find_leftovers(database: Database) -> list[str]:
+    """Mark what lost workers stored for lately ended jobs and no row came to name; the prefixes. Raises ForeignStore.
+
+    Each job is looked at once or twice, when it has been over for `orphan_seconds`.
+    """
+    check_ours(database)
+    settings, store = database.settings, database.artifacts
+    newest = func.now() - timedelta(seconds=settings.orphan_seconds)
+    oldest = newest - timedelta(seconds=2 * settings.collect_seconds)
+    leftovers: list[str] = []
+    with database.transaction() as session:
+        runs = session.scalars(select(Run.id).where(Run.ended_at.between(oldest, newest))).all()
+        generations = session.scalars(select(Generation.id).where(Generation.ended_at.between(oldest, newest))).all()
+    for id_ in generations:
+        parts = [f"generations/{id_}/{name}" for name in store.names(f"generations/{id_}")]
+        named = select(GenerationImage.key).where(GenerationImage.generation_id == id_)
+        leftovers += _mark_unnamed(database, parts, named)
+    for id_ in runs:
+        places = [f"runs/{id_}/{attempt}/checkpoints" for attempt in store.names(f"runs/{id_}")]
+        parts = [f"{place}/{step}" for place in places for step in store.names(place)]
+        named = select(Checkpoint.key).where(Checkpoint.run_id == id_, Checkpoint.deleted_at.is_(None))
+        leftovers += _mark_unnamed(database, parts, named)
+    return leftovers
+
+
+def _mark_unnamed(database: Database, parts: list[str], named: Select[str]) -> list[str]:
+    with database.transaction() as session:
+        keys = session.scalars(named).all()
+        unnamed = [part for part in parts if not any(key == part or key.startswith(f"{part}/") for key in keys)]
+        retention.discard(session, unnamed)
+    return unnamed
 
 
 def check_ours(database: Database) -> None:

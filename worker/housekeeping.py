@@ -75,7 +75,12 @@ class Housekeeping:
             if time.monotonic() < search_at:
                 continue
             search_at = time.monotonic() + settings.collect_seconds
-            for look in (collection.find_orphans, collection.forget_requests, collection.clear_local_files):
+            for look in (
+                collection.find_orphans,
+                collection.find_leftovers,
+                collection.forget_requests,
+                collection.clear_local_files,
+            ):
                 _attempt(look.__name__, lambda look=look: look(self._database))  # type: ignore[misc]
 
 

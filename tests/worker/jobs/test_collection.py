@@ -15,6 +15,8 @@ from service.db.models import (
     Checkpoint,
     Deployment,
     Garbage,
+    Generation,
+    GenerationImage,
     IdempotencyKey,
     LogChunk,
     Metric,
@@ -23,7 +25,14 @@ from service.db.models import (
     Sample,
 )
 from service.db.session import Database, connect
-from worker.collection import ForeignStore, clear_local_files, collect_garbage, find_orphans, forget_requests
+from worker.collection import (
+    ForeignStore,
+    clear_local_files,
+    collect_garbage,
+    find_leftovers,
+    find_orphans,
+    forget_requests,
+)
 from worker.salvage import salvage, unread
 
 
@@ -81,6 +90,32 @@ class TestOrphans:
     def test_young_ones_are_left_alone(self, impatient: Database, tmp_path: Path) -> None:
         put(impatient, tmp_path, f"checkpoints/{new_id()}/f")
         assert find_orphans(impatient) == []
+
+
+class TestLeftovers:
+    def test_what_no_row_names_of_an_ended_job_is_marked(self, jobs: Any, hasty: Database, tmp_path: Path) -> None:
+        run = jobs.perform("finishes").id
+        generation = Generation(requested={}, spec={}, spec_version=1)
+        with hasty.transaction() as session:
+            session.add(generation)
+            session.flush()
+            generation.move_to(JobStatus.CANCELLED)
+            image = {"checkpoint": "base", "prompt_index": 0, "image_index": 0, "seed": 1, "sha256": "", "size": 1}
+            drawn = put(hasty, tmp_path, f"generations/{generation.id}/2/0.png")
+            session.add(GenerationImage(generation_id=generation.id, number=0, key=drawn, **image))
+        lost = [f"generations/{generation.id}/1", f"runs/{run}/1/checkpoints/7"]
+        for prefix in lost:
+            put(hasty, tmp_path, f"{prefix}/0.png")
+        with hasty.transaction() as session:
+            for job in (Run, Generation):
+                session.execute(update(job).values(ended_at=func.now() - timedelta(seconds=1)))
+
+        assert find_leftovers(hasty) == lost
+
+        collect_garbage(hasty)
+        assert hasty.artifacts.exists(drawn)
+        assert hasty.artifacts.exists(f"runs/{run}/1/checkpoints/3/manifest.json")
+        assert find_leftovers(hasty) == []
 
 
 def test_old_requests_are_forgotten(hasty: Database) -> None:
