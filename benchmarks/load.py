@@ -195,14 +195,14 @@ def measured(
     run = client.create_run(TRAINING).id
     while (client.run(run).progress is None) or "seconds/update" not in client.run(run).metrics:
         time.sleep(1)
-    before = window(stack, client, run, lambda: time.sleep(seconds))
+    before = window(stack, client, run, lambda: rest(client, run, seconds))
     load = Load()
     reads = mix(str(run), finished, sample)
     under = window(stack, client, run, lambda: asyncio.run(drive(stack.url, key, reads, str(run), rate, seconds, load)))
-    after = window(stack, client, run, lambda: time.sleep(seconds))
+    after = window(stack, client, run, lambda: rest(client, run, seconds))
     client.cancel(run)
     quiet = statistics.fmean(before.steps + after.steps)
-    slowdown = 100 * (under.seconds_per_step / quiet - 1)
+    slowdown = 100 * (under.seconds_per_step / quiet - 1)  # no number, where no step began and ended under the load
     _print_load(load)
     names = {"before": before, "under load": under, "after": after}
     for name, one in names.items():
@@ -236,6 +236,14 @@ def window(stack: Stack, client: Client, run: uuid.UUID, meanwhile: Any) -> Wind
     return Window([value for step, value in sorted(steps.items()) if step <= last], share)
 
 
+def rest(client: Client, run: uuid.UUID, seconds: float) -> None:
+    """Do nothing for so long, and until whole steps have been done."""
+    enough = step_of(client, run) + 4
+    time.sleep(seconds)
+    while step_of(client, run) < enough:
+        time.sleep(1)
+
+
 def step_of(client: Client, run: uuid.UUID) -> int:
     """Optimizer steps done."""
     progress = client.run(run).progress
@@ -258,46 +266,75 @@ def _of_tree(pid: int) -> float:
     return total
 
 
+@dataclass
+class Connections:
+    """Kept connections to the service. A client library would take more of the two cores than what it asks for."""
+
+    host: str
+    port: int
+    key: str
+    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
+
+    async def ask(self, path: str) -> int:
+        """The status of the answer to a GET, once all of it is there. Raises OSError."""
+        reader, writer = self.idle.pop() if self.idle else await asyncio.open_connection(self.host, self.port)
+        status, length = await self._head(reader, writer, path)
+        await reader.readexactly(length)
+        self.idle.append((reader, writer))
+        return status
+
+    async def listen(self, path: str) -> None:
+        """Read an endless answer. Raises OSError when it ends."""
+        reader, writer = await asyncio.open_connection(self.host, self.port)
+        try:
+            await self._head(reader, writer, path)
+            while await reader.read(65536):
+                pass
+        finally:
+            writer.close()
+        raise ConnectionError("the stream ended before its run")
+
+    async def _head(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str) -> tuple[int, int]:
+        lines = f"GET {path} HTTP/1.1", f"Host: {self.host}", f"Authorization: Bearer {self.key}", "", ""
+        writer.write("\r\n".join(lines).encode())
+        try:
+            head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
+        except asyncio.IncompleteReadError as error:
+            raise ConnectionError("the connection was closed without an answer") from error
+        length = head.partition("content-length:")[2].partition("\r\n")[0]
+        return int(head.split(" ", 2)[1]), int(length or 0)
+
+
 async def drive(url: str, key: str, reads: list[Read], training: str, rate: float, seconds: float, load: Load) -> None:
     """Send requests of the mix on schedule, with event streams open."""
     chosen = random.Random(7).choices(reads, [read.weight for read in reads], k=int(rate * seconds))
-    limits = httpx.Limits(max_connections=200, max_keepalive_connections=200)
-    authorization = {"Authorization": f"Bearer {key}"}
-    async with httpx.AsyncClient(
-        base_url=url, headers=authorization, limits=limits, timeout=30, trust_env=False
-    ) as client:
-        streams = [asyncio.create_task(_listen(client, training)) for _ in range(STREAMS)]
-        began = time.perf_counter()
-        sent = []
-        for number, read in enumerate(chosen):
-            due = began + number / rate
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            sent.append(asyncio.create_task(_ask(client, read, due, load)))
-        await asyncio.gather(*sent)
-        load.seconds = time.perf_counter() - began
-        for stream in streams:
-            if stream.done():
-                load.errors[f"stream: {stream.exception()!r}"] += 1
-            stream.cancel()
-        await asyncio.gather(*streams, return_exceptions=True)
+    address = httpx.URL(url)
+    connections = Connections(address.host, address.port or 80, key)
+    streams = [asyncio.create_task(connections.listen(f"/runs/{training}/events")) for _ in range(STREAMS)]
+    began = time.perf_counter()
+    sent = []
+    for number, read in enumerate(chosen):
+        due = began + number / rate
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        sent.append(asyncio.create_task(_ask(connections, read, due, load)))
+    await asyncio.gather(*sent)
+    load.seconds = time.perf_counter() - began
+    for stream in streams:
+        if stream.done():
+            load.errors[f"stream: {stream.exception()!r}"] += 1
+        stream.cancel()
+    await asyncio.gather(*streams, return_exceptions=True)
 
 
-async def _ask(client: httpx.AsyncClient, read: Read, due: float, load: Load) -> None:
+async def _ask(connections: Connections, read: Read, due: float, load: Load) -> None:
     try:
-        response = await client.get(read.path)
-        if response.status_code != 200:
-            load.errors[f"{read.route}: {response.status_code}"] += 1
-    except httpx.HTTPError as error:
+        async with asyncio.timeout(30):
+            status = await connections.ask(read.path)
+        if status != 200:
+            load.errors[f"{read.route}: {status}"] += 1
+    except (OSError, EOFError) as error:  # TimeoutError is one
         load.errors[f"{read.route}: {error!r}"] += 1
     load.milliseconds[read.route].append(1000 * (time.perf_counter() - due))
-
-
-async def _listen(client: httpx.AsyncClient, run: str) -> None:
-    async with client.stream("GET", f"/runs/{run}/events") as response:
-        response.raise_for_status()
-        async for _ in response.aiter_raw():
-            pass
-    raise RuntimeError("the stream ended before its run")
 
 
 def spread(times: list[float]) -> dict[str, float]:
