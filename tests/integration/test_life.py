@@ -45,6 +45,7 @@ def longer(tiny: dict[str, Any]) -> dict[str, Any]:
     return {**tiny, "training": training, "evaluation": {**tiny["evaluation"], "every": 3}}
 
 
+@pytest.mark.timeout(900)
 def test_a_run_paused_saved_and_resumed_is_the_uninterrupted_one(
     client: Client, longer: dict[str, Any], eventually: Eventually, tmp_path: Path
 ) -> None:
@@ -58,7 +59,7 @@ def test_a_run_paused_saved_and_resumed_is_the_uninterrupted_one(
     assert client.run(broken.id).worker is None
     client.resume(broken.id)
 
-    ended = [client.wait_for_run(run.id, timeout=200) for run in (straight, broken)]
+    ended = [client.wait_for_run(run.id, timeout=600) for run in (straight, broken)]
 
     assert [run.status for run in ended] == [JobStatus.SUCCEEDED] * 2
     assert ended[0].heldout == ended[1].heldout
