@@ -40,6 +40,8 @@ ROWS, METRICS = 100_000, 20
 """Rows of the finished run, and the names among which they are divided, as a run has them."""
 STREAMS = 24
 """Event streams that are open all the while."""
+KEPT_SECONDS = 3.0
+"""The server closes a connection on which nothing was asked for five seconds."""
 ENDED = ("succeeded", "failed", "cancelled")
 TRAINING = {"preset": "shapes", "name": "under load", "training": {"max_steps": 1_000_000}}
 
@@ -273,15 +275,25 @@ class Connections:
     host: str
     port: int
     key: str
-    idle: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
+    idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
+    """Since when, the one used last at the end."""
 
     async def ask(self, path: str) -> int:
         """The status of the answer to a GET, once all of it is there. Raises OSError."""
-        reader, writer = self.idle.pop() if self.idle else await asyncio.open_connection(self.host, self.port)
+        reader, writer = self._fresh() or await asyncio.open_connection(self.host, self.port)
         status, length = await self._head(reader, writer, path)
         await reader.readexactly(length)
-        self.idle.append((reader, writer))
+        self.idle.append((time.monotonic(), reader, writer))
         return status
+
+    def _fresh(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        if self.idle and self.idle[-1][0] > time.monotonic() - KEPT_SECONDS:
+            _, reader, writer = self.idle.pop()
+            return reader, writer
+        for _, _, writer in self.idle:
+            writer.close()
+        self.idle.clear()
+        return None
 
     async def listen(self, path: str) -> None:
         """Read an endless answer. Raises OSError when it ends."""
