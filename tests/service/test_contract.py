@@ -122,7 +122,9 @@ def rows(database: Database, records: Any, tmp_path: Path) -> Rows:
         rows.add("checkpoint_id", checkpoint)
         records.run(JobStatus.QUEUED, start_from=checkpoint.id)
         rows.add("sample_id", *_printed_and_drawn(database, run, tmp_path))
-    for status in (JobStatus.QUEUED, JobStatus.PAUSED, JobStatus.FAILED, *[JobStatus.RUNNING] * 9):
+    # Enough of each that some are left to resume and to delete, whatever else is asked of them first.
+    paused, ended, going = ([status] * 12 for status in (JobStatus.PAUSED, JobStatus.FAILED, JobStatus.RUNNING))
+    for status in (JobStatus.QUEUED, *paused, *ended, *going):
         rows.add("run_id", records.run(status))
     for step in range(3):
         rows.add("checkpoint_id", records.checkpoint(finished, {"pytorch_lora_weights.safetensors": b"w"}, step=step))
