@@ -9,7 +9,6 @@ from torch import Tensor
 
 from service.contracts.catalog import load_catalog
 from service.contracts.jobs import CheckpointManifest
-from service.contracts.runs import RunSpec
 from service.contracts.schedule import sigma_nodes
 from worker.grpo.noise import normal
 from worker.grpo.rollout import ode_trajectory
@@ -71,7 +70,7 @@ def moved_lora(model: FluxModel, rank: int = 4, alpha: float = 8.0) -> None:
 
 def manifest(model: FluxModel, **values: object) -> CheckpointManifest:
     return CheckpointManifest(
-        model="shapes-flux", architecture=model.architecture(), step=1, spec=RunSpec(), files=(), **values
+        model="shapes-flux", architecture=model.architecture(), step=1, spec=None, files=(), **values
     )
 
 
