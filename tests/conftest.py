@@ -21,7 +21,7 @@ from service.db.base import Base
 from service.db.session import Database, connect
 from service.settings import Settings
 
-_PATIENCE = 60.0
+_PATIENCE = 180.0
 
 # The same examples every time, and no deadline: the machine may be busy.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, max_examples=50)
@@ -30,12 +30,12 @@ hypothesis.settings.load_profile("repeatable")
 
 @pytest.fixture(scope="session")
 def eventually() -> Callable[[Callable[[], object]], None]:
-    """Waits until a condition holds, for at most a minute."""
+    """Waits until a condition holds, for at most three minutes."""
 
     def wait(condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + _PATIENCE
         while not condition():
-            assert time.monotonic() < deadline, "the condition did not come to hold within a minute"
+            assert time.monotonic() < deadline, "the condition did not come to hold within three minutes"
             time.sleep(0.01)
 
     return wait

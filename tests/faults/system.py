@@ -70,6 +70,8 @@ class System:
         self.workers_by_label: dict[str, set[int]] = {"stack": set()}
         """By the label that a training worker's connections carry: its process ids."""
         self.second: SecondWorker | None = None
+        self._others = {child.pid for child in psutil.Process().children()}
+        """Children of this process that were there before, such as servers of other tests."""
 
     @property
     def database_url(self) -> str:
@@ -154,9 +156,11 @@ class System:
     def everything(self) -> set[tuple[int, float]]:
         """All processes started for this system, by id and beginning."""
         found: set[tuple[int, float]] = set()
-        for process in psutil.Process().children(recursive=True):
+        for child in psutil.Process().children():
+            if child.pid in self._others:
+                continue
             with contextlib.suppress(psutil.NoSuchProcess):
-                found.add((process.pid, process.create_time()))
+                found |= {(one.pid, one.create_time()) for one in (child, *child.children(recursive=True))}
         return found
 
 
