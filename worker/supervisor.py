@@ -116,7 +116,8 @@ class _Supervisor:
             return too_often_lost(run.losses, None)
         make_room(self._directory)
         command = self._patiently(lambda: prepare(database, claim, run, self._directory, self._program), lease)
-        if (stop := self._wanted(False)[0]) is not None:  # fetching a checkpoint may have taken a while
+        stop, _ = self._patiently(lambda: self._wanted(False), lease)  # fetching a checkpoint may have taken a while
+        if stop is not None:
             return classify(None, 0, stop=stop, out_of_memory=False, log_tail="")
         ingest = self._patiently(lambda: Ingest(database, claim, self._directory), lease)
         kills = oom_kills()
