@@ -39,25 +39,30 @@ def tensors(client: Client, id: Any, directory: Path) -> dict[str, bytes]:
     }
 
 
-@pytest.fixture(scope="module")
-def longer(tiny: dict[str, Any]) -> dict[str, Any]:
-    training = {**tiny["training"], "max_steps": 12, "prompts_per_step": 4}
-    return {**tiny, "training": training, "evaluation": {**tiny["evaluation"], "every": 3}}
-
-
 @pytest.mark.timeout(900)
 def test_a_run_paused_saved_and_resumed_is_the_uninterrupted_one(
-    client: Client, longer: dict[str, Any], eventually: Eventually, tmp_path: Path
+    client: Client, tiny: dict[str, Any], eventually: Eventually, tmp_path: Path
 ) -> None:
-    straight = client.create_run(longer)
-    broken = client.create_run({**longer, "checkpoints": {"every": 0}})
+    def spec(max_steps: int) -> dict[str, Any]:
+        training = {**tiny["training"], "max_steps": max_steps, "prompts_per_step": 4}
+        checkpoints = {"every": 0}
+        return {
+            **tiny,
+            "training": training,
+            "checkpoints": checkpoints,
+            "evaluation": {**tiny["evaluation"], "every": 3},
+        }
+
+    broken = client.create_run(spec(100_000))  # so many that it cannot end before it hears that it is to pause
     eventually(lambda: client.run(broken.id).status is JobStatus.RUNNING and client.run(broken.id).metrics)
     assert client.save(broken.id).checkpoint_pending
     eventually(lambda: list(client.checkpoints(broken.id)))
     assert client.pause(broken.id).status is JobStatus.PAUSING
     eventually(lambda: client.run(broken.id).status is JobStatus.PAUSED)
     assert client.run(broken.id).worker is None
-    client.resume(broken.id)
+    steps = next(client.checkpoints(broken.id)).step + 4
+    client.resume(broken.id, max_steps=steps)
+    straight = client.create_run(spec(steps))
 
     ended = [client.wait_for_run(run.id, timeout=600) for run in (straight, broken)]
 
