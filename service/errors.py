@@ -17,6 +17,7 @@ from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from service import examples
+from service.contracts.algorithms import CONTRACTS
 from service.db.artifacts import ArtifactDamaged, StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
@@ -279,10 +280,16 @@ def _allowed(request: Request) -> list[str]:
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     errors = [
-        FieldError(loc=list(one["loc"]), msg=one["msg"].removeprefix("Value error, "), type=one["type"])
+        FieldError(loc=_named(one["loc"]), msg=one["msg"].removeprefix("Value error, "), type=one["type"])
         for one in error.errors()
     ]
     return await _http_error(request, Invalid(errors))
+
+
+def _named(loc: Sequence[str | int]) -> list[str | int]:
+    """The place as the request has it: without the tag by which an algorithm's contract was chosen."""
+    places = zip(("", *loc), loc, strict=False)
+    return [part for before, part in places if before != "algorithm" or part not in CONTRACTS]
 
 
 async def _artifact_damaged(request: Request, error: Exception) -> JSONResponse:

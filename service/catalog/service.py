@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service.catalog.schemas import AlgorithmView, CatalogView, ModelView, PromptSetView, RewardView, WorkerView
-from service.contracts.algorithms import G2RPO
+from service.contracts.algorithms import CONTRACTS
 from service.contracts.catalog import Catalog
 from service.contracts.presets import PRESETS
 from service.contracts.runs import RunSpec
@@ -34,11 +34,11 @@ def show(session: Session, settings: Settings, catalog: Catalog) -> CatalogView:
 def _algorithms() -> list[AlgorithmView]:
     return [
         AlgorithmView(
-            name=str(algorithm.model_fields["name"].default),
+            name=name,
             description=algorithm.__doc__ or "",
             json_schema=algorithm.model_json_schema(),
         )
-        for algorithm in (G2RPO,)
+        for name, algorithm in CONTRACTS.items()
     ]
 
 

@@ -55,7 +55,7 @@ class RewardGroup(BaseModel):
 
     prompt: str
     prompt_index: int = Field(description="Place of the prompt in this step's batch.")
-    sde_step: int
+    sde_step: int = Field(description="The SDE step that its samples differ by; −1: they are whole chains.")
     granularity: int
     reward: str
     values: list[float | None] = Field(description="One value per sample of the group; null = the reward failed.")
@@ -92,6 +92,7 @@ class CheckpointSaved(_Event):
     step: int
     directory: str = Field(description="Relative to the attempt's directory; holds `manifest.json`.")
     request: int = Field(0, description="The newest request for a checkpoint that it answers; 0: none.")
+    best: float | None = Field(None, description="Its held-out value, where it is the best so far.")
 
 
 class HeldoutSummary(BaseModel):

@@ -2,10 +2,11 @@
 
 from pydantic import Field
 
+from service.contracts.algorithms import G2RPO
 from service.contracts.base import Contract
 from service.contracts.catalog import Catalog, ModelEntry
 from service.contracts.runs import RunSpec
-from service.contracts.schedule import RolloutCost, naive_cost, seed_formula, shared_cost
+from service.contracts.schedule import RolloutCost, seed_formula
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 
@@ -14,10 +15,10 @@ class Evaluations(Contract):
     """Evaluations of the network for one prompt's rollout."""
 
     anchor: int
-    sde_steps: int = Field(description="Velocities for the SDE steps themselves; 0 here: the anchor already has them.")
+    sde_steps: int = Field(description="Velocities for the SDE steps; 0 for G²RPO, whose anchor already has them.")
     continuations: int
     total: int
-    images: int = Field(description="Pictures decoded and scored, the anchor's included.")
+    images: int = Field(description="Pictures decoded and scored, G²RPO's anchor included.")
 
 
 class PaperFormula(Contract):
@@ -41,14 +42,14 @@ class Plan(Contract):
     """The run's cost, from its spec alone."""
 
     spec: RunSpec = Field(description="The resolved spec the run would have.")
-    per_prompt: Evaluations
-    naive_per_prompt: Evaluations = Field(description="The public reference's schedule: nothing shared.")
+    per_prompt: Evaluations = Field(description="In the run's first step; MixGRPO's change with its window.")
+    naive_per_prompt: Evaluations = Field(description="The same as public references do it: nothing shared.")
     saved_share: float = Field(description="Share of evaluations saved against the naive schedule.")
-    per_step_evaluations: int = Field(description="Rollout evaluations of one optimizer step.")
-    per_step_updates: int = Field(description="Forward and backward passes of one optimizer step, in samples.")
+    per_step_evaluations: int = Field(description="Rollout evaluations of the run's first step.")
+    per_step_updates: int = Field(description="Forward and backward passes of one step, in samples.")
     heldout_evaluations: int = Field(description="Evaluations spent on held-out pictures over the whole run.")
     total_evaluations: int = Field(description="Rollouts and held-out pictures over the whole run.")
-    paper_formula: PaperFormula
+    paper_formula: PaperFormula | None = Field(description="Of G²RPO alone.")
     memory: Memory | None = Field(description="Estimate; null for a model the catalog does not have.")
     seconds: float | None = Field(description="Estimated sampling time from the catalog's measured rate; null if none.")
     seconds_basis: str = Field(description="What the estimate rests on.")
@@ -71,11 +72,10 @@ def evaluation_steps(spec: RunSpec) -> list[int]:
 def make_plan(spec: RunSpec, catalog: Catalog) -> Plan:
     """The plan of `spec`; names that `catalog` does not have become warnings."""
     algorithm, steps = spec.algorithm, spec.sampling.steps
-    shape = (steps, algorithm.sde_steps, algorithm.granularities, algorithm.group_size)
-    shared, naive = shared_cost(*shape), naive_cost(*shape)
-    per_step = shared.total * spec.training.prompts_per_step
+    seed, prompts = spec.training.seed, spec.training.prompts_per_step
+    shared, naive = algorithm.cost(steps, 0, seed), algorithm.naive_cost(steps, 0, seed)
     heldout = sum(heldout_pairs(spec)) * steps
-    total = per_step * spec.training.max_steps + heldout
+    total = prompts * algorithm.total_evaluations(steps, spec.training.max_steps, seed) + heldout
     entry = next((model for model in catalog.models if model.name == spec.model), None)
     rate = entry.seconds_per_evaluation if entry else None
     return Plan(
@@ -83,11 +83,11 @@ def make_plan(spec: RunSpec, catalog: Catalog) -> Plan:
         per_prompt=_evaluations(shared),
         naive_per_prompt=_evaluations(naive),
         saved_share=1 - shared.total / naive.total,
-        per_step_evaluations=per_step,
-        per_step_updates=len(algorithm.sde_steps) * spec.training.prompts_per_step,
+        per_step_evaluations=shared.total * prompts,
+        per_step_updates=algorithm.trained(steps) * prompts,
         heldout_evaluations=heldout,
         total_evaluations=total,
-        paper_formula=_paper_formula(spec),
+        paper_formula=_paper_formula(algorithm, steps) if isinstance(algorithm, G2RPO) else None,
         memory=_memory(spec, entry) if entry else None,
         seconds=total * rate if rate else None,
         seconds_basis=_basis(entry),
@@ -112,8 +112,8 @@ def _evaluations(cost: RolloutCost) -> Evaluations:
     )
 
 
-def _paper_formula(spec: RunSpec) -> PaperFormula:
-    formula = seed_formula(spec.sampling.steps, spec.algorithm.sde_steps, spec.algorithm.granularities)
+def _paper_formula(algorithm: G2RPO, steps: int) -> PaperFormula:
+    formula = seed_formula(steps, algorithm.sde_steps, algorithm.granularities)
     return PaperFormula(
         steps_by_granularity=formula.steps_by_stride,
         total=formula.total,

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
-from service.contracts.algorithms import Algorithm
+from service.contracts.algorithms import G2RPO, Algorithm, AlgorithmContract
 from service.contracts.base import Contract, Name, Prompt
 from service.contracts.presets import PRESETS, merge
 
@@ -65,17 +65,39 @@ class PromptSource(Contract):
 class Training(Contract):
     """The optimisation."""
 
-    max_steps: int = Field(45, ge=1, le=1_000_000, description="Optimizer steps.")
-    prompts_per_step: int = Field(
-        8, ge=1, le=1024, description="Prompts (groups per SDE step) behind one optimizer step."
+    max_steps: int = Field(
+        45,
+        ge=1,
+        le=1_000_000,
+        description="Steps: a rollout and its updates (algorithm.updates_per_rollout, mostly 1).",
     )
+    prompts_per_step: int = Field(8, ge=1, le=1024, description="Prompts of a rollout, over all processes.")
     learning_rate: float = Field(
         7e-4, gt=0, le=1, description="AdamW's rate. LoRA wants about ten times that of all weights."
     )
     weight_decay: float = Field(1e-4, ge=0, le=1, description="AdamW's decay. Source: supplement, Table 1.")
     beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's β₁.")
     beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's β₂.")
-    warmup_steps: int = Field(0, ge=0, le=100_000, description="Linear warm-up, in optimizer steps. Source: Table 1.")
+    warmup_steps: int = Field(0, ge=0, le=100_000, description="Linear warm-up, in steps. Source: Table 1.")
+    lr_schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant",
+        description="How the rate falls after the warm-up: not at all, or along a line or half a cosine to "
+        "`lr_end_share` of it at `max_steps`.",
+    )
+    lr_end_share: float = Field(0.0, ge=0, le=1, description="Share of the rate at `max_steps`; unused if constant.")
+    ema_decay: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Keep an exponential moving average of the trained weights, this much of it at each update. It is "
+        "what held-out pictures are drawn with and what checkpoints offer; rollouts use the weights themselves.",
+    )
+    max_bad_steps: int = Field(
+        3,
+        ge=1,
+        le=1000,
+        description="Updates in a row that may be skipped for a gradient that is not finite before the run fails.",
+    )
     max_grad_norm: float = Field(1.0, gt=0, le=1e6, description="Gradients are clipped to this norm. Source: Table 1.")
     adapter: Literal["lora", "full"] = Field("lora", description="Train a LoRA adapter or all transformer weights.")
     lora_rank: int = Field(16, ge=1, le=1024, description="Rank r of the LoRA; unused with adapter `full`.")
@@ -88,8 +110,8 @@ class Training(Contract):
         8,
         ge=1,
         le=1024,
-        description="Prompts per forward and backward of the update. Anchors use the same shape, so that the old "
-        "log-probability is the policy's own to the last bit.",
+        description="Samples per forward and backward of the update, whose gradients are accumulated. Stochastic steps "
+        "and anchors use the same shape, so that the old log-probability is the policy's own to the last bit.",
     )
     gradient_checkpointing: bool = Field(
         False, strict=True, description="Recompute activations in the update: less memory, slower."
@@ -98,11 +120,19 @@ class Training(Contract):
     sampler_seed: int = Field(1223627, ge=0, le=2**63 - 1, description="Seeds the order of prompts. Source: Table 1.")
 
 
+class EarlyStop(Contract):
+    """End the run, as succeeded, when a held-out reward no longer rises."""
+
+    reward: Name = Field(description="One of the held-out rewards.")
+    patience: int = Field(5, ge=1, le=10_000, description="Evaluations in a row without a new best before it ends.")
+    min_delta: float = Field(0.0, ge=0, le=1000, description="By how much a new best must exceed the last one.")
+
+
 class Evaluation(Contract):
     """Held-out evaluation: the same prompts and noises every time, never trained on."""
 
     every: int = Field(
-        5, ge=0, le=1_000_000, description="Optimizer steps between evaluations, also at start and end; 0 = never."
+        5, ge=0, le=1_000_000, description="Steps between evaluations, also at start and end; 0 = never."
     )
     prompts: Name = Field("shapes-heldout", description="A prompt set of the catalog.")
     pairs: int = Field(
@@ -120,17 +150,22 @@ class Evaluation(Contract):
     )
     seed: int = Field(7, ge=0, le=2**63 - 1, description="Seeds the held-out noises.")
     samples: int = Field(8, ge=0, le=64, description="Held-out pictures kept at each evaluation.")
+    early_stop: EarlyStop | None = Field(None, description="When to end for want of progress; null: never.")
 
 
 class Checkpoints(Contract):
     """When the policy is saved. The last step is always saved."""
 
-    every: int = Field(20, ge=0, le=1_000_000, description="Optimizer steps between checkpoints; 0 = only at the end.")
+    every: int = Field(20, ge=0, le=1_000_000, description="Steps between checkpoints; 0 = only at the end.")
     keep: int | None = Field(
         None,
         ge=1,
         le=10_000,
-        description="Newest checkpoints kept; null: all. One that a waiting or working job needs is never removed.",
+        description="Newest checkpoints kept; null: all. The best one and those that waiting or working jobs need are "
+        "never removed.",
+    )
+    best: Name | None = Field(
+        None, description="Also save the policy whenever this held-out reward, its curve's value, is the best so far."
     )
 
 
@@ -138,7 +173,13 @@ class Resources(Contract):
     """What the run is given."""
 
     nodes: Literal[1] = Field(1, description="Machines. Only 1 is supported.")
-    processes_per_node: Literal[1] = Field(1, description="Processes. Only 1 is supported.")
+    processes_per_node: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Processes that share the prompts of a step, each on a device of its own (on CPU: a share of the "
+        "cores). Must divide training.prompts_per_step.",
+    )
 
 
 class Limits(Contract):
@@ -159,13 +200,13 @@ class Limits(Contract):
 class RunSpec(Contract):
     """An alignment run. A preset fills what is not said; explicit fields win."""
 
-    preset: Name = Field("shapes", description="`shapes`, `shapes-no-mgai`, `paper` or `paper-lora`.")
+    preset: Name = Field("shapes", description="A name of `GET /catalog`'s presets, such as `shapes` or `paper`.")
     name: str = Field("", max_length=200, pattern=r"^[^\x00]*$", description="A name for people.")
     labels: Labels = Field({}, description="Up to 32 labels to filter by.")
     model: Name = Field("shapes-flux", description="A model of the catalog.")
     start_from: UUID | None = Field(None, description="A checkpoint whose weights the run starts from.")
     sampling: Sampling = Sampling()
-    algorithm: Algorithm = Field(default_factory=Algorithm, validate_default=True)
+    algorithm: Algorithm = Field(default_factory=G2RPO, validate_default=True)
     rewards: tuple[Reward, ...] = Field(
         (Reward(name="clip_score"), Reward(name="shapes_verifier")),
         min_length=1,
@@ -173,10 +214,10 @@ class RunSpec(Contract):
         description="Trained on.",
     )
     prompts: PromptSource = PromptSource(set="shapes-train")
-    training: Training = Training()
+    training: Training = Field(Training(), validate_default=True)
     evaluation: Evaluation = Evaluation()
     checkpoints: Checkpoints = Checkpoints()
-    resources: Resources = Resources()
+    resources: Resources = Field(Resources(), validate_default=True)
     limits: Limits = Limits()
     priority: int = Field(0, ge=-100, le=100, description="Smaller is taken earlier; equal ones by age.")
 
@@ -203,14 +244,47 @@ class RunSpec(Contract):
         sampling = info.data.get("sampling")
         if sampling is None:
             return algorithm
-        last = sampling.steps - 2
-        outside = [i for i in algorithm.sde_steps if i > last]
-        if outside:
-            raise ValueError(
-                f"sde_steps {outside} lie outside the schedule: "
-                f"with sampling.steps = {sampling.steps} allowed are 0 to {last}"
-            )
+        algorithm.refuse_outside(sampling.steps)
         return algorithm
+
+    @field_validator("training")
+    @classmethod
+    def _updates_take_whole_pieces(cls, training: Training, info: ValidationInfo) -> Training:
+        algorithm = info.data.get("algorithm")
+        if algorithm is None:
+            return training
+        if algorithm.kl_weight and training.adapter == "full":
+            raise ValueError("adapter full has no frozen base for algorithm.kl_weight; take lora, or kl_weight 0")
+        refuse_split(algorithm, training.prompts_per_step, 1)
+        return training
+
+    @field_validator("evaluation")
+    @classmethod
+    def _stops_by_a_reported_reward(cls, evaluation: Evaluation, info: ValidationInfo) -> Evaluation:
+        if evaluation.early_stop is not None and "rewards" in info.data:
+            refuse_unreported("early_stop.reward", evaluation.early_stop.reward, evaluation, info.data["rewards"])
+        return evaluation
+
+    @field_validator("checkpoints")
+    @classmethod
+    def _best_by_a_reported_reward(cls, checkpoints: Checkpoints, info: ValidationInfo) -> Checkpoints:
+        if checkpoints.best is not None and {"rewards", "evaluation"} <= info.data.keys():
+            refuse_unreported("best", checkpoints.best, info.data["evaluation"], info.data["rewards"])
+        return checkpoints
+
+    @field_validator("resources")
+    @classmethod
+    def _processes_share_evenly(cls, resources: Resources, info: ValidationInfo) -> Resources:
+        training, algorithm = info.data.get("training"), info.data.get("algorithm")
+        if training is None or algorithm is None:
+            return resources
+        if training.prompts_per_step % resources.processes_per_node:
+            raise ValueError(
+                f"processes_per_node {resources.processes_per_node} does not divide "
+                f"training.prompts_per_step {training.prompts_per_step}"
+            )
+        refuse_split(algorithm, training.prompts_per_step, resources.processes_per_node)
+        return resources
 
     @field_validator("rewards")
     @classmethod
@@ -225,3 +299,23 @@ class RunSpec(Contract):
     def evaluation_rewards(self) -> tuple[str, ...]:
         """Names of the rewards reported on held-out pictures."""
         return self.evaluation.rewards or tuple(reward.name for reward in self.rewards)
+
+
+def refuse_split(algorithm: AlgorithmContract, prompts: int, processes: int) -> None:
+    """Raise ValueError where an update would get a part of a group or chain, or not every process the same number."""
+    pieces, updates = prompts * algorithm.pieces() // processes, algorithm.updates_per_rollout
+    if pieces % updates:
+        each = "groups of one SDE step" if algorithm.name == "g2rpo" else "chains"
+        raise ValueError(
+            f"algorithm.updates_per_rollout {updates} splits the rollout's {pieces} {each}"
+            f"{' of a process' if processes > 1 else ''}; allowed are the divisors of {pieces}"
+        )
+
+
+def refuse_unreported(field: str, name: str, evaluation: Evaluation, rewards: tuple[Reward, ...]) -> None:
+    """Raise ValueError where `name` is no held-out reward, or none is measured."""
+    reported = evaluation.rewards or tuple(reward.name for reward in rewards)
+    if name not in reported:
+        raise ValueError(f"{field} {name!r} is no held-out reward; allowed are {', '.join(reported)}")
+    if not evaluation.every:
+        raise ValueError(f"{field} needs held-out evaluations; set evaluation.every above 0")

@@ -4,6 +4,7 @@ Numbers follow the engine's indexing: node i of T has σ_i, σ_0 = 1 and σ_T = 
 left, m = T − i. Plans are made from these functions alone, and the engine samples along the very same paths.
 """
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,25 @@ from dataclasses import dataclass
 def sigma_nodes(steps: int, shift: float) -> tuple[float, ...]:
     """The T+1 noise levels σ_i = s·t_i / (1 + (s−1)·t_i) at t_i = 1 − i/T, from σ_0 = 1 down to σ_T = 0."""
     times = [1.0 - i / steps for i in range(1, steps + 1)]
-    return (1.0, *(shift * t / (1.0 + (shift - 1.0) * t) for t in times))  # rounding must not move σ_0 off 1
+    return (1.0, *(shifted(t, shift) for t in times))  # rounding must not move σ_0 off 1
+
+
+def shifted(time: float, shift: float) -> float:
+    """The noise level σ = s·t / (1 + (s−1)·t) at time t of 1 … 0."""
+    return shift * time / (1.0 + (shift - 1.0) * time)
+
+
+def tail_nodes(steps: int, shift: float, start: int, intervals: int) -> tuple[float, ...]:
+    """Noise levels of `intervals` equal intervals of time from node `start` to 0, both ends included."""
+    begin = 1.0 - start / steps
+    times = [begin * (1.0 - j / intervals) for j in range(1, intervals + 1)]
+    return (sigma_nodes(steps, shift)[start], *(shifted(t, shift) for t in times))
+
+
+def draw(below: int, seed: int, *address: int | str) -> int:
+    """A number of 0 … below − 1 that depends on seed and address alone: the same in a plan and in every process."""
+    text = "\x1f".join(str(part) for part in (seed, *address))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") % below
 
 
 def continuation_path(steps: int, sde_step: int, stride: int) -> tuple[int, ...]:
@@ -72,6 +91,17 @@ class RolloutCost:
     @property
     def total(self) -> int:
         return self.anchor + self.sde_steps + self.continuations
+
+
+def chain_cost(stochastic: range, group_size: int, same_noise: bool, tail: int) -> RolloutCost:
+    """What G chains of one prompt evaluate: up to the SDE steps, in them, and `tail` times each after them.
+
+    Chains that begin with one noise are one until their first SDE step, whose velocity is still theirs together.
+    """
+    apart = 1 if same_noise else group_size
+    anchor = apart * stochastic.start
+    branch = apart + group_size * (len(stochastic) - 1)
+    return RolloutCost(anchor, branch, group_size * tail, images=group_size)
 
 
 def shared_cost(steps: int, sde_steps: Sequence[int], strides: Sequence[int], group_size: int) -> RolloutCost:

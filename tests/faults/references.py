@@ -42,7 +42,7 @@ class Reference:
 
 def timed(metric: str) -> bool:
     """Whether a metric measures the machine rather than the run."""
-    return metric.startswith(("seconds/", "memory/"))
+    return metric.startswith(("seconds/", "elapsed/seconds", "memory/"))
 
 
 class References:

@@ -18,7 +18,11 @@ Eventually = Callable[[Callable[[], object]], None]
 def measured(client: Client, id: Any) -> dict[str, tuple[list[int], list[float | None]]]:
     """All curves but seconds, which no two runs share."""
     curves = client.curves(id, max_points=10_000).curves
-    return {one.name: (one.steps, one.values) for one in curves if not one.name.startswith(("seconds/", "memory/"))}
+    return {
+        one.name: (one.steps, one.values)
+        for one in curves
+        if not one.name.startswith(("seconds/", "elapsed/seconds", "memory/"))
+    }
 
 
 def rewards(client: Client, id: Any) -> list[Any]:

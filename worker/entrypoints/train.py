@@ -25,7 +25,8 @@ from worker.rewards import load_reward
 from worker.training.events import Cancelled, EventWriter, Paused
 from worker.training.prompts import load_prompt_set, load_prompts
 from worker.training.scoring import RewardsFailed
-from worker.training.trainer import NotFinite, Trainer
+from worker.training.trainer import Trainer
+from worker.training.update import NotFinite
 
 logger = logging.getLogger(__name__)
 
@@ -99,7 +100,7 @@ def provenance(trainer: Trainer, catalog: Catalog) -> dict[str, Any]:
         },
         "prompts": {"train": trainer.order.fingerprint, "heldout": trainer.heldout.fingerprint},
         "architecture": trainer.model.architecture(),
-        "trained_parameters": sum(parameter.numel() for parameter in trainer.parameters),
+        "trained_parameters": sum(parameter.numel() for parameter in trainer.updater.parameters),
     }
 
 

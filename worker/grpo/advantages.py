@@ -14,14 +14,16 @@ class AdvantageConfig:
     std_eps: float
     std_floor: float
     scale: str
+    aggregation: str = "advantage"
+    std: str = "group"
 
 
 @dataclass(frozen=True)
 class Advantages:
     """Advantages and what they were made of.
 
-    values: [..., group]. terms, one per reward: [..., group, granularities]. spread, one per reward:
-    [..., granularities], the group's standard deviation, NaN with fewer than two valid values.
+    values: [..., group]. spread, one per reward: [..., granularities], the group's standard deviation, NaN with fewer
+    than two valid values. zero_std_fraction: the share of terms that contributed nothing for want of spread.
     """
 
     values: Tensor
@@ -29,34 +31,51 @@ class Advantages:
     zero_std_fraction: float
 
 
-def group_z_scores(rewards: Tensor, std_eps: float, std_floor: float) -> tuple[Tensor, Tensor, Tensor]:
+def group_z_scores(
+    rewards: Tensor, std_eps: float, std_floor: float, batch: tuple[int, ...] = (-1,)
+) -> tuple[Tensor, Tensor, Tensor]:
     """z-scores over the last dimension, (R − mean)/(std + std_eps), with missing values (NaN) left out.
 
-    rewards: [..., group]; returns scores of that shape, the unbiased std [...], and which groups are flat [...].
-    A missing value is 0 and moves no other sample's score. A group is flat, all 0, with fewer than two valid values
-    (its std is NaN) or with a std under `std_floor`.
+    rewards: [..., group]; returns scores of that shape, the unbiased std of each group [...], and which groups are flat
+    [...]. A missing value is 0 and moves no other sample's score. A group is flat, all 0, with fewer than two valid
+    values (its std is NaN) or with a std under `std_floor`. `batch`: the dimensions whose values' standard deviation
+    divides, where it is not the group's own (Flow-GRPO's global std); flatness is then that of the batch.
     """
+    mean, std = _moments(rewards, (-1,))
     valid = rewards.isfinite()
-    count = valid.sum(dim=-1, keepdim=True)
-    filled = torch.where(valid, rewards, 0.0)
-    mean = filled.sum(dim=-1, keepdim=True) / count.clamp(min=1)
     centred = torch.where(valid, rewards - mean, 0.0)
-    variance = centred.square().sum(dim=-1, keepdim=True) / (count - 1).clamp(min=1)
-    std = torch.where(count >= 2, variance.sqrt(), torch.nan)
-    usable = std >= max(std_floor, torch.finfo(std.dtype).tiny)
-    scores = torch.where(usable & valid, centred / (std + std_eps), 0.0)
+    divisor = std if batch == (-1,) else _moments(rewards, batch)[1].expand_as(std)
+    usable = std.isfinite() & (divisor >= max(std_floor, torch.finfo(std.dtype).tiny))
+    scores = torch.where(usable & valid, centred / (divisor + std_eps), 0.0)
     return scores, std.squeeze(-1), ~usable.squeeze(-1)
+
+
+def _moments(rewards: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    """Mean and unbiased std of the valid values over `dims`, which are kept; the std is NaN with fewer than two."""
+    valid = rewards.isfinite()
+    count = valid.sum(dim=dims, keepdim=True)
+    mean = torch.where(valid, rewards, 0.0).sum(dim=dims, keepdim=True) / count.clamp(min=1)
+    square = torch.where(valid, rewards - mean, 0.0).square().sum(dim=dims, keepdim=True)
+    return mean, torch.where(count >= 2, (square / (count - 1).clamp(min=1)).sqrt(), torch.nan)
 
 
 def integrate_advantages(rewards: Tensor, weights: list[float], config: AdvantageConfig) -> Advantages:
     """Multi-granularity advantage integration: Â = Σ_k w_k Σ_λ A^k_λ, clamped to ±clip_max.
 
-    rewards: [rewards, ..., group, granularities], NaN where a reward failed. Scale `mean` divides by Σ|w|·|Λ|.
-    Source: the paper's MGAI.
+    rewards: [rewards, ..., group, granularities], NaN where a reward failed. With aggregation `reward` A is the z-score
+    of Σ_k w_k R^k. Scale `mean` divides by Σ|w|·|Λ| (by |Λ| with aggregation `reward`). Source: the paper's MGAI.
     """
-    scores, spread, flat = group_z_scores(rewards.movedim(-2, -1), config.std_eps, config.std_floor)
+    tables = rewards.movedim(-2, -1)  # [rewards, ..., granularities, group]
     weight = torch.tensor(weights, dtype=rewards.dtype, device=rewards.device)
+    spread = _moments(tables, (-1,))[1].squeeze(-1)
+    total_weight = weight.abs().sum()
+    if config.aggregation == "reward":
+        tables = torch.einsum("k,k...->...", weight, tables)[None]
+        weight, total_weight = weight.new_ones(1), weight.new_ones(())
+    everything_but_strides = (*range(1, tables.dim() - 2), tables.dim() - 1)
+    batch = everything_but_strides if config.std == "batch" else (-1,)
+    scores, _, flat = group_z_scores(tables, config.std_eps, config.std_floor, batch)
     total = torch.einsum("k,k...->...", weight, scores).sum(dim=-2)
     if config.scale == "mean":
-        total = total / (weight.abs().sum() * rewards.shape[-1])
+        total = total / (total_weight * rewards.shape[-1])
     return Advantages(total.clamp(-config.clip_max, config.clip_max), spread, flat.float().mean().item())

@@ -1,6 +1,8 @@
 """Addressed randomness: every draw has an address, so batching, process count and resuming cannot change it."""
 
 import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -25,3 +27,27 @@ def permutation(length: int, seed: int, *address: int | str) -> list[int]:
     """A random order of `range(length)`."""
     order: list[int] = torch.randperm(length, generator=generator(seed, *address)).tolist()
     return order
+
+
+@dataclass(frozen=True)
+class StepNoise:
+    """The noises of one training step's rollout. Prompt 0 here is prompt `first_prompt` of all processes.
+
+    packed: makes latents [1, tokens, channels] of a draw for the model's unpacked shape.
+    """
+
+    seed: int
+    step: int
+    packed: Callable[[Callable[[tuple[int, ...]], Tensor]], Tensor]
+    shape: tuple[int, ...]
+    """[tokens, channels]"""
+    first_prompt: int = 0
+
+    def initial(self, prompt: int, sample: int | None = None) -> Tensor:
+        """Noise [1, tokens, channels] that a prompt's group, or one sample of it, begins with."""
+        address = (self.first_prompt + prompt,) if sample is None else (self.first_prompt + prompt, sample)
+        return self.packed(lambda shape: normal(shape, self.seed, "initial", self.step, *address))
+
+    def sde(self, prompt: int, sde_step: int, sample: int) -> Tensor:
+        """Noise [tokens, channels] of one sample's SDE step, on the CPU."""
+        return normal(self.shape, self.seed, "sde", self.step, self.first_prompt + prompt, sde_step, sample)

@@ -23,14 +23,27 @@ class Trajectory:
     end: Tensor
 
 
+def filled(velocity: Velocity, x: Tensor, sigma: Tensor, prompts: list[int], rows: int) -> Tensor:
+    """The velocity of n ≤ `rows` samples, evaluated as a batch of `rows`, which the last one fills up.
+
+    One shape for every evaluation of a kind: batches of another shape differ in the last bits, and so would ratios.
+    """
+    missing = rows - len(x)
+    if missing <= 0:
+        return velocity(x, sigma, prompts)
+    x, sigma = (torch.cat([part, part[-1:].expand(missing, *part.shape[1:])]) for part in (x, sigma))
+    return velocity(x, sigma, prompts + prompts[-1:] * missing)[:-missing]
+
+
 def ode_trajectory(
     velocity: Velocity, noise: Tensor, sigmas: Sequence[float], batch_size: int, keep: Sequence[int] = ()
 ) -> Trajectory:
     """Denoise `noise` [prompts, tokens, channels] along all nodes; keep x_i and v_i for i in `keep`.
 
-    Prompts go through the model in batches of `batch_size`, always the same prompts together, so that a later
-    evaluation of the same batch at a kept state repeats the velocity bit for bit.
+    Prompts go through the model in batches of one shape, `batch_size` or all of them, so that a later evaluation at a
+    kept state in a batch of that shape repeats the velocity bit for bit.
     """
+    rows = min(batch_size, len(noise))
     states: dict[int, list[Tensor]] = {i: [] for i in keep}
     velocities: dict[int, list[Tensor]] = {i: [] for i in keep}
     ends: list[Tensor] = []
@@ -38,7 +51,7 @@ def ode_trajectory(
         x = noise[start : start + batch_size]
         prompts = list(range(start, start + len(x)))
         for i in range(len(sigmas) - 1):
-            v = velocity(x, torch.full((len(x),), sigmas[i], dtype=x.dtype, device=x.device), prompts)
+            v = filled(velocity, x, torch.full((len(x),), sigmas[i], dtype=x.dtype, device=x.device), prompts, rows)
             if i in states:
                 states[i].append(x)
                 velocities[i].append(v)

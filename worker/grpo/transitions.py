@@ -5,8 +5,10 @@ are numbers, or tensors that broadcast against the latents.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -22,9 +24,34 @@ def clean_estimate(x: Tensor, velocity: Tensor, sigma: Tensor | float) -> Tensor
     return x - sigma * velocity
 
 
+class Transition(ABC):
+    """One SDE step x' = μ + std·ε: what it does to the latents, and how likely it was."""
+
+    sigma: float
+    """The noise level it starts from."""
+
+    @classmethod
+    @abstractmethod
+    def at(cls, sigmas: Sequence[float], step: int, eta: float) -> Self:
+        """The transition of step i on the nodes `sigmas` (T+1 values from 1 to 0)."""
+
+    @property
+    @abstractmethod
+    def std(self) -> float:
+        """Standard deviation of the step's noise."""
+
+    @abstractmethod
+    def mean(self, x: Tensor, velocity: Tensor) -> Tensor:
+        """μ of the step from `x` with `velocity`; both of one shape."""
+
+    def log_prob(self, value: Tensor, mean: Tensor) -> Tensor:
+        """log π of `value` [..., tokens, channels] given μ: [...]. `value` carries no gradient."""
+        return gaussian_log_prob(value, mean, self.std)
+
+
 @dataclass(frozen=True)
-class FlowTransition:
-    """One SDE step: x' = μ + std·ε with std = s·√(−Δ), s = η·√(σ/(1−σ)).
+class FlowTransition(Transition):
+    """One SDE step with std = s·√(−Δ), s = η·√(σ/(1−σ)).
 
     μ = x·(1 + s²/(2σ)·Δ) + v·(1 + s²·(1−σ)/(2σ))·Δ. At σ = 1 the 1−σ under the root alone takes σ_1 for σ.
     Source: Flow-GRPO's SDE as Granular-GRPO uses it.
@@ -35,21 +62,56 @@ class FlowTransition:
     scale: float
 
     @classmethod
-    def at(cls, sigmas: Sequence[float], step: int, eta: float) -> "FlowTransition":
-        """The transition of step i on the nodes `sigmas` (T+1 values from 1 to 0)."""
+    def at(cls, sigmas: Sequence[float], step: int, eta: float) -> Self:
         sigma = sigmas[step]
         below = sigmas[1] if sigma == 1.0 else sigma
         return cls(sigma, sigmas[step + 1] - sigma, eta * math.sqrt(sigma / (1.0 - below)))
 
     @property
     def std(self) -> float:
-        """Standard deviation of the step's noise."""
         return self.scale * math.sqrt(-self.delta)
 
     def mean(self, x: Tensor, velocity: Tensor) -> Tensor:
-        """μ of the step from `x` with `velocity`; both of one shape."""
         drift = self.scale**2 / (2.0 * self.sigma)
         return x * (1.0 + drift * self.delta) + velocity * ((1.0 + drift * (1.0 - self.sigma)) * self.delta)
+
+
+@dataclass(frozen=True)
+class DanceTransition(FlowTransition):
+    """The same SDE with s = η at every step. Source: DanceGRPO, which writes the drift through the score."""
+
+    @classmethod
+    def at(cls, sigmas: Sequence[float], step: int, eta: float) -> Self:
+        return cls(sigmas[step], sigmas[step + 1] - sigmas[step], eta)
+
+
+@dataclass(frozen=True)
+class CpsTransition(Transition):
+    """A step that keeps the flow's coefficients: std = σ'·sin(ηπ/2), σ' the next noise level.
+
+    μ = x̂_0·(1−σ') + (x + (1−σ)·v)·√(σ'² − std²). Source: Flow-GRPO's later `cps` sampling.
+    """
+
+    sigma: float
+    following: float
+    eta: float
+
+    @classmethod
+    def at(cls, sigmas: Sequence[float], step: int, eta: float) -> Self:
+        return cls(sigmas[step], sigmas[step + 1], eta)
+
+    @property
+    def std(self) -> float:
+        return self.following * math.sin(self.eta * math.pi / 2.0)
+
+    def mean(self, x: Tensor, velocity: Tensor) -> Tensor:
+        noise = x + (1.0 - self.sigma) * velocity
+        kept = math.sqrt(max(0.0, self.following**2 - self.std**2))
+        return clean_estimate(x, velocity, self.sigma) * (1.0 - self.following) + noise * kept
+
+    def log_prob(self, value: Tensor, mean: Tensor) -> Tensor:
+        """−mean((x' − μ)²): as published, without the variance; the clip range 1e-5 belongs to this form."""
+        return -(value.detach() - mean).square().mean(dim=(-2, -1))
 
 
 def gaussian_log_prob(value: Tensor, mean: Tensor, std: float) -> Tensor:

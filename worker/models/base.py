@@ -101,6 +101,11 @@ class FlowModel(ABC):
         """Packed initial noise of one picture, drawn by `draw(shape)` with shape [1, channels, height, width]."""
         return self.pack(draw((1, *self.latent_shape(size)))).to(self.device, self.latent_dtype)
 
+    def packed_shape(self, size: PictureSize) -> tuple[int, ...]:
+        """[tokens, channels] of one picture's packed latents."""
+        packed = self.pack(torch.empty(1, *self.latent_shape(size), device="meta"))
+        return tuple(packed.shape[1:])
+
     def velocity(self, conditioning: Conditioning, size: PictureSize, guidance: float) -> Velocity:
         """The model as the rollout wants it: prompts by index into `conditioning`."""
 
@@ -131,4 +136,10 @@ class FlowModel(ABC):
         In bfloat16 the fastest form rounds small updates away, which continuations may bear; `faithful` forbids that,
         for pictures that measure or show the policy.
         """
+        yield
+
+    @abstractmethod
+    @contextmanager
+    def reference_weights(self) -> Iterator[None]:
+        """Within: the frozen base, which a LoRA leaves as it is. RuntimeError where all weights are trained."""
         yield

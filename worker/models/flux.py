@@ -120,6 +120,16 @@ class FluxModel(FlowModel):
             yield
 
     @contextmanager
+    def reference_weights(self) -> Iterator[None]:
+        if self._merger is None:
+            raise RuntimeError("all weights are trained: there is no frozen base")
+        self.transformer.disable_adapters()
+        try:
+            yield
+        finally:
+            self.transformer.enable_adapters()
+
+    @contextmanager
     def checkpoint_weights(self, directory: Path, manifest: CheckpointManifest) -> Iterator[None]:
         if manifest.architecture not in (None, self.architecture()):
             raise ValueError(

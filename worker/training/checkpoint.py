@@ -14,8 +14,11 @@ from torch import Tensor
 from service.contracts.jobs import MANIFEST_FILE, CheckpointFile, CheckpointManifest
 from service.contracts.runs import RunSpec
 from worker.models.base import FlowModel
+from worker.training.update import Updater
 
 OPTIMIZER_FILE = "optimizer.safetensors"
+OWN_WEIGHTS_FILE = "own_weights.safetensors"
+"""The trained weights themselves, where a moving average of them is what the checkpoint offers."""
 STATE_FILE = "state.json"
 
 
@@ -33,19 +36,27 @@ class TrainingState:
     """Whether the evaluation that is due after this step has been done."""
     threads: int | None = None
     """Threads that computed it; on a CPU another number gives other last bits."""
+    training_evaluations: int = 0
+    elapsed_seconds: float = 0.0
+    best: tuple[float | None, int] = (None, 0)
+    """Of `checkpoints.best`: the highest value, and evaluations since."""
+    rising: tuple[float | None, int] = (None, 0)
+    """Of `evaluation.early_stop`, the same."""
 
 
-def save_checkpoint(
-    root: Path, spec: RunSpec, model: FlowModel, optimizer: torch.optim.Optimizer, state: TrainingState
-) -> Path:
+def save_checkpoint(root: Path, spec: RunSpec, model: FlowModel, updater: Updater, state: TrainingState) -> Path:
     """Write `root/step-NNNNNN` and return it. Nothing of that name exists until it is whole; older ones stay valid."""
     final = root / f"step-{state.step:06d}"
     partial = root / f".{final.name}.partial"
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        model.save_trained(partial)
-        save_file(_optimizer_tensors(optimizer), partial / OPTIMIZER_FILE)
+        with updater.offered_weights():
+            model.save_trained(partial)
+        if updater.ema is not None:
+            own = {str(index): parameter.detach() for index, parameter in enumerate(updater.parameters)}
+            save_file(own, partial / OWN_WEIGHTS_FILE)
+        save_file(_optimizer_tensors(updater.optimizer), partial / OPTIMIZER_FILE)
         (partial / STATE_FILE).write_text(json.dumps(vars(state)), encoding="utf-8")
         files = tuple(_describe(path, partial) for path in sorted(partial.rglob("*")) if path.is_file())
         manifest = CheckpointManifest(
@@ -100,16 +111,24 @@ def load_weights(directory: Path, spec: RunSpec, model: FlowModel) -> None:
     model.load_trained(directory)
 
 
-def load_training(directory: Path, spec: RunSpec, model: FlowModel, optimizer: torch.optim.Optimizer) -> TrainingState:
-    """Continue exactly: weights, optimizer and state of a checkpoint of the same run."""
+def load_training(directory: Path, spec: RunSpec, model: FlowModel, updater: Updater) -> TrainingState:
+    """Continue exactly: weights, their average, optimizer and state of a checkpoint of the same run."""
     load_weights(directory, spec, model)
+    if updater.ema is not None:
+        updater.ema.reset()
+        own = load_file(directory / OWN_WEIGHTS_FILE)
+        with torch.no_grad():
+            for number, parameter in enumerate(updater.parameters):
+                parameter.copy_(own[str(number)])
     saved = load_file(directory / OPTIMIZER_FILE)
     states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in saved.items():
         index, key = name.split(".", 1)
         states.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
-    return TrainingState(**json.loads((directory / STATE_FILE).read_text(encoding="utf-8")))
+    updater.optimizer.load_state_dict({**updater.optimizer.state_dict(), "state": states})
+    state = TrainingState(**json.loads((directory / STATE_FILE).read_text(encoding="utf-8")))
+    updater.skipped, updater.bad_steps = state.skipped_updates, state.bad_steps
+    return state
 
 
 def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

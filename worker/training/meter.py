@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
+_ROLLOUT = ("anchor", "branch", "continuation")
+
 
 class Meter:
     """Counts what a step costs. On CUDA each part waits for the device, so that its seconds are its own."""
@@ -14,6 +16,8 @@ class Meter:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self.total_evaluations = 0
+        self.training_evaluations = 0
+        """Of rollouts alone: what methods are compared by."""
         self.total_images = 0
         self._reset()
 
@@ -39,6 +43,8 @@ class Meter:
         """Add network evaluations (samples, not calls) to part `name` and to the run's total."""
         self._evaluations[part] += evaluations
         self.total_evaluations += evaluations
+        if part in _ROLLOUT:
+            self.training_evaluations += evaluations
 
     def count_images(self, images: int) -> None:
         """Add decoded pictures to the run's total."""

@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
 
@@ -22,10 +24,14 @@ from service.contracts.plan import evaluation_steps
 from service.contracts.runs import RunSpec
 from service.contracts.schedule import sigma_nodes
 from worker.grpo.advantages import Advantages
-from worker.grpo.algorithms import ALGORITHMS, Experience, LossPart
-from worker.grpo.noise import normal
+from worker.grpo.algorithms import ALGORITHMS
+from worker.grpo.algorithms.base import Rollout, Sampler
+from worker.grpo.experience import Experience
+from worker.grpo.noise import StepNoise
+from worker.grpo.rollout import Velocity
 from worker.models.base import Conditioning, FlowModel, PictureSize
 from worker.rewards.base import Reward
+from worker.training.best import Best
 from worker.training.checkpoint import TrainingState, load_training, load_weights, save_checkpoint
 from worker.training.events import ControlFile, EventWriter, finite
 from worker.training.heldout import HeldOut
@@ -33,17 +39,10 @@ from worker.training.meter import Meter
 from worker.training.pictures import widest_groups, write_png
 from worker.training.prompts import PromptOrder
 from worker.training.scoring import Scorer
-
-MAX_BAD_STEPS = 3
-"""Updates in a row that may be skipped for a non-finite loss or gradient before the run fails."""
-
+from worker.training.update import NotFinite, Updater, save_inputs
 
 PROGRESS_SECONDS = 30.0
 """Longest silence within a phase that goes in batches."""
-
-
-class NotFinite(Exception):
-    """The model's losses or gradients are not finite, again and again."""
 
 
 class Trainer:
@@ -61,32 +60,33 @@ class Trainer:
         self.spec, self.model, self.events = spec, model, events
         self.control = ControlFile(events.directory)
         self.size = PictureSize(spec.sampling.width, spec.sampling.height)
+        training = spec.training
         self.sigmas = sigma_nodes(spec.sampling.steps, spec.sampling.shift)
-        self.algorithm = ALGORITHMS[spec.algorithm.name](spec.algorithm, self.sigmas)
+        make = ALGORITHMS[spec.algorithm.name]
+        self.algorithm = make(spec.algorithm, self.sigmas, spec.sampling.shift, training.seed)
         self.weights = {reward.name: reward.weight for reward in spec.rewards}
-        self.order = PromptOrder(prompts, spec.training.sampler_seed)
+        self.order = PromptOrder(prompts, training.sampler_seed)
         self.meter = Meter(model.device)
         self.scorer = Scorer(model, rewards, self.size, spec.sampling.decode_batch_size, self.meter, self.check)
         self.heldout = HeldOut(spec, model, heldout_prompts, self.scorer, self.meter, self.sigmas)
-        training = spec.training
         if training.adapter == "lora":
-            self.parameters = model.train_lora(training.lora_rank, training.lora_alpha, training.seed)
+            parameters = model.train_lora(training.lora_rank, training.lora_alpha, training.seed)
         else:
-            self.parameters = model.train_all()
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=training.learning_rate,
-            betas=(training.beta1, training.beta2),
-            weight_decay=training.weight_decay,
-        )
+            parameters = model.train_all()
+        self.updater = Updater(training, self.algorithm, parameters)
+        self.rows = self.algorithm.exact_rows(training.prompts_per_step, training.update_batch_size)
         self.step = 0
-        self._bad_steps = 0
-        self._skipped = 0
+        self._began = time.perf_counter()
+        self._elapsed = 0.0
+        """Seconds of training steps so far, over all attempts."""
         self._step_seconds: list[float] = []
         self._phase: Phase = "loading"
         self._last_progress = 0.0
         self._evaluate_at = frozenset(evaluation_steps(spec))
         self._evaluated = 0 not in self._evaluate_at
+        self._best, self._rising = Best(), Best()
+        """Of `checkpoints.best`, and of `evaluation.early_stop`."""
+        self._is_best = False
         self._values: Tensor | None = None
         """Held-out values [rewards, pairs] of the newest evaluation."""
         self._saved: Path | None = None
@@ -98,14 +98,17 @@ class Trainer:
     def start_from(self, directory: Path) -> None:
         """Begin with a checkpoint's weights and a fresh optimizer."""
         load_weights(directory, self.spec, self.model)
+        if self.updater.ema is not None:
+            self.updater.ema.reset()
 
     def resume(self, directory: Path) -> None:
         """Continue where a checkpoint of this run stopped."""
-        state = load_training(directory, self.spec, self.model, self.optimizer)
+        state = load_training(directory, self.spec, self.model, self.updater)
         self.step = state.step
         self.meter.total_evaluations, self.meter.total_images = state.evaluations, state.images
+        self.meter.training_evaluations, self._elapsed = state.training_evaluations, state.elapsed_seconds
         self.heldout.before = state.heldout_before
-        self._skipped, self._bad_steps = state.skipped_updates, state.bad_steps
+        self._best, self._rising = Best(*state.best), Best(*state.rising)
         self._evaluated, self._boundary = state.evaluated, state
         if state.threads is not None and self.model.device.type == "cpu":
             torch.set_num_threads(state.threads)
@@ -113,23 +116,22 @@ class Trainer:
     def run(self) -> None:
         """Train to the last step. Raises Cancelled, Paused, RewardsFailed or NotFinite; what was written stays."""
         self.conclude_step(resumed=self.step > 0 and self._evaluated)
-        while self.step < self.spec.training.max_steps:
+        while self.step < self.spec.training.max_steps and not self._risen():
             self.check()
-            started = time.perf_counter()
+            self._began = time.perf_counter()
             prompts = self.order.draw(self.step, self.spec.training.prompts_per_step)
             conditioning = self.model.encode(prompts)
-            experience, ends, anchors = self.roll_out(prompts, conditioning)
-            rewards, anchor_rewards = self.score(ends, prompts), self.score_anchors(anchors, prompts)
+            rollout = self.roll_out(prompts, conditioning)
+            rewards, anchor_rewards = self.score(rollout.ends, prompts), self.score_anchors(rollout.anchors, prompts)
             advantages = self.algorithm.advantages(rewards, list(self.weights.values()))
             # From here to the end of `record` nothing may stop the run: weights and step must agree.
-            update = self.update(conditioning, experience, advantages)
+            update = self.update(prompts, conditioning, rollout.experience, advantages)
             self.record(prompts, rewards, anchor_rewards, advantages, update)
-            self._step_seconds.append(time.perf_counter() - started)
             if not self._evaluated:
-                self.keep_best_and_worst(prompts, ends, rewards)
+                self.keep_best_and_worst(prompts, rollout.ends, rewards)
             self._boundary = self._state()
             self.conclude_step()
-        if self._values is None and self.step in self._evaluate_at:  # continued from the last step's own checkpoint
+        if self._values is None and self._ends_here():  # continued from the last step's own checkpoint
             _, self._values = self._draw_heldout()  # recorded and counted before that checkpoint was saved
         summary = self.heldout.summary(self._values) if self._values is not None else {}
         self.events.write(Finished(outcome="succeeded", step=self.step, heldout=summary))
@@ -139,7 +141,7 @@ class Trainer:
         if not self._evaluated:
             self.evaluate()
         request = self.control.checkpoint_request()
-        if (self._checkpoint_due() and not resumed) or request > self._answered:
+        if ((self._checkpoint_due() or self._is_best) and not resumed) or request > self._answered:
             self.checkpoint(request)
 
     def pause(self) -> None:
@@ -148,37 +150,25 @@ class Trainer:
         self.events.write(Finished(outcome="paused", step=self.step))
 
     @torch.no_grad()
-    def roll_out(self, prompts: list[str], conditioning: Conditioning) -> tuple[Experience, Tensor, Tensor]:
-        """Anchors, one perturbation per SDE step and sample, and every continuation's clean end."""
+    def roll_out(self, prompts: list[str], conditioning: Conditioning) -> Rollout:
+        """Groups of samples with the policy's own log-probabilities, and their clean ends."""
         self._progress("rollout")
-        sampling, model, algorithm = self.spec.sampling, self.model, self.algorithm
+        sampling, model = self.spec.sampling, self.model
         velocity = model.velocity(conditioning, self.size, sampling.guidance)
-        noise = torch.cat([self._initial_noise(p) for p in range(len(prompts))])
-        with self.meter.part("anchor"):
-            anchors = algorithm.anchors(velocity, noise, self.spec.training.update_batch_size)
-        self.meter.count("anchor", len(prompts) * sampling.steps)
-        experience = algorithm.perturb(anchors, self._sde_noise(noise))
-        with self.meter.part("continuation"), model.sampling_weights():
-            ends, evaluations = algorithm.denoise(velocity, experience.samples, sampling.rollout_batch_size, self.check)
-        self.meter.count("continuation", evaluations)
-        return experience, ends, anchors.end
 
-    def _initial_noise(self, prompt: int) -> Tensor:
-        seed, step = self.spec.training.seed, self.step
-        return self.model.noise(lambda shape: normal(shape, seed, "initial", step, prompt), self.size)
+        @contextmanager
+        def fast() -> Iterator[Velocity]:
+            with model.sampling_weights():
+                yield velocity
 
-    def _sde_noise(self, like: Tensor) -> Tensor:
-        """Noise [P, K, G, tokens, channels] of the SDE steps, each draw by its own address."""
-        config, seed, step = self.spec.algorithm, self.spec.training.seed, self.step
-        shape = tuple(like.shape[1:])
-        draws = [
-            normal(shape, seed, "sde", step, p, i, g)
-            for p in range(len(like))
-            for i in config.sde_steps
-            for g in range(config.group_size)
-        ]
-        stacked = torch.stack(draws).reshape(len(like), len(config.sde_steps), config.group_size, *shape)
-        return stacked.to(like)
+        sampler = Sampler(velocity, self.rows, fast, sampling.rollout_batch_size, self.meter, self.check)
+        noise = StepNoise(
+            self.spec.training.seed,
+            self.step,
+            packed=lambda draw: model.noise(draw, self.size),
+            shape=model.packed_shape(self.size),
+        )
+        return self.algorithm.roll_out(self.step, len(prompts), noise, sampler)
 
     def score(self, ends: Tensor, prompts: list[str]) -> Tensor:
         """Rewards [rewards, P, K, G, Λ] of the continuations' ends."""
@@ -186,70 +176,58 @@ class Trainer:
         groups = ends.shape[:4]
         each = [prompt for prompt in prompts for _ in range(math.prod(groups[1:]))]
         values = self.scorer.score(ends.flatten(0, 3), each, list(self.weights))
-        self.scorer.refuse_all_missing(values)
+        if ends.isfinite().any():  # else it is the model that fails, which the update notices
+            self.scorer.refuse_all_missing(values)
         return values.reshape(len(self.weights), *groups)
 
-    def score_anchors(self, anchors: Tensor, prompts: list[str]) -> Tensor:
-        """Rewards [rewards, P] of the anchors' ends: what the policy draws without noise."""
-        return self.scorer.score(anchors, prompts, list(self.weights))
+    def score_anchors(self, anchors: Tensor | None, prompts: list[str]) -> Tensor | None:
+        """Rewards [rewards, P] of the anchors' ends, what the policy draws without noise; None where there are none."""
+        return None if anchors is None else self.scorer.score(anchors, prompts, list(self.weights))
 
-    def update(self, conditioning: Conditioning, experience: Experience, advantages: Advantages) -> dict[str, float]:
-        """One optimizer step; returns what it saw. A non-finite gradient is skipped and counted."""
+    def update(
+        self, prompts: list[str], conditioning: Conditioning, experience: Experience, advantages: Advantages
+    ) -> dict[str, float]:
+        """The optimizer steps on a rollout; returns what they saw. Raises NotFinite, once the inputs are saved."""
         self._progress("update")
-        training = self.spec.training
         velocity = self.model.velocity(conditioning, self.size, self.spec.sampling.guidance)
-        rate = training.learning_rate * min(1.0, (self.step + 1) / max(1, training.warmup_steps))
-        values = advantages.values.to(experience.samples)
-        parts: list[LossPart] = []
-        with self.meter.part("update"):
-            self.optimizer.zero_grad(set_to_none=True)
-            for part in self.algorithm.losses(velocity, experience, values, training.update_batch_size):
-                part.loss.backward()  # type: ignore[no-untyped-call]
-                parts.append(part)
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters, training.max_grad_norm).item()
-            self._step_optimizer(rate, norm)
-        self.meter.count("update", values.shape[0] * values.shape[1])
-        ratios = torch.cat([part.ratios.flatten() for part in parts])
-        return {
-            "loss": sum(part.loss.item() for part in parts),
-            "grad_norm": norm,
-            "learning_rate": rate,
-            "ratio/mean": ratios.mean().item(),
-            "ratio/min": ratios.min().item(),
-            "ratio/max": ratios.max().item(),
-            "clip_fraction": torch.cat([part.clipped.flatten() for part in parts]).float().mean().item(),
-            "skipped_updates": float(self._skipped),
-        }
+        values = advantages.values.to(experience.samples).flatten()
 
-    def _step_optimizer(self, rate: float, norm: float) -> None:
-        if not math.isfinite(norm):
-            self._bad_steps += 1
-            self._skipped += 1
-            if self._bad_steps >= MAX_BAD_STEPS:
-                raise NotFinite(
-                    f"the gradient was not finite in {self._bad_steps} updates in a row, the last at step {self.step}"
-                )
-            return
-        self._bad_steps = 0
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
-        self.optimizer.step()
+        @torch.no_grad()
+        def base(latents: Tensor, sigma: Tensor, indices: list[int]) -> Tensor:
+            with self.model.reference_weights():
+                return velocity(latents, sigma, indices)
+
+        reference = base if self.algorithm.objective.kl_weight else None
+        try:
+            with self.meter.part("update"):
+                seen = self.updater.update(self.step, velocity, experience, values, self.rows, reference)
+        except NotFinite as error:
+            file = save_inputs(self.events.directory, self.step, prompts, experience, values)
+            raise NotFinite(f"{error}; what the last one was given is in {file} on the worker") from error
+        self.meter.count("update", len(experience.states))
+        if reference is not None:
+            self.meter.count("reference", len(experience.states))
+        return seen
 
     def record(
         self,
         prompts: list[str],
         rewards: Tensor,
-        anchor_rewards: Tensor,
+        anchor_rewards: Tensor | None,
         advantages: Advantages,
         update: dict[str, float],
     ) -> None:
         """Count the step as done and write its metrics and reward groups."""
         self.step += 1
         self._evaluated, self._values, self._saved = self.step not in self._evaluate_at, None, None
+        self._is_best = False
+        self._step_seconds.append(time.perf_counter() - self._began)
+        self._elapsed += self._step_seconds[-1]
         values = dict(update)
         for k, name in enumerate(self.weights):
             values[f"reward/{name}"] = rewards[k].nanmean().item()
-            values[f"anchor/{name}"] = anchor_rewards[k].nanmean().item()
+            if anchor_rewards is not None:
+                values[f"anchor/{name}"] = anchor_rewards[k].nanmean().item()
             values[f"spread/{name}"] = advantages.spread[k].nanmean().item()
             values[f"failures/{name}"] = float((~rewards[k].isfinite()).sum())
         values["zero_std_fraction"] = advantages.zero_std_fraction
@@ -258,7 +236,6 @@ class Trainer:
         self.events.write(RewardGroups(step=self.step, groups=self._groups(prompts, rewards)))
 
     def _groups(self, prompts: list[str], rewards: Tensor) -> list[RewardGroup]:
-        config = self.spec.algorithm
         return [
             RewardGroup(
                 prompt=prompt,
@@ -270,8 +247,8 @@ class Trainer:
             )
             for r, name in enumerate(self.weights)
             for p, prompt in enumerate(prompts)
-            for k, i in enumerate(config.sde_steps)
-            for s, stride in enumerate(config.granularities)
+            for k, i in enumerate(self.algorithm.places)
+            for s, stride in enumerate(self.algorithm.granularities)
         ]
 
     def evaluate(self) -> None:
@@ -283,6 +260,7 @@ class Trainer:
         curve = values[:, : evaluation.pairs]
         metrics = {f"heldout/{name}": row.nanmean().item() for name, row in zip(self.heldout.names, curve, strict=True)}
         self._metrics(metrics | self.meter.take())
+        self._judge(metrics)
         kept = min(evaluation.samples, len(latents))
         for index, picture in enumerate(self.scorer.decode(latents[:kept], "heldout_") if kept else []):
             scores = {name: finite(values[r, index].item()) for r, name in enumerate(self.heldout.names)}
@@ -290,19 +268,36 @@ class Trainer:
         self._evaluated, self._values, self._saved = True, values, None
         self._boundary = self._state()
 
+    def _judge(self, metrics: dict[str, float]) -> None:
+        """Whether this is the policy to keep, and whether the run still rises."""
+        if (best := self.spec.checkpoints.best) is not None:
+            self._is_best = self._best.see(metrics[f"heldout/{best}"])
+        if (stop := self.spec.evaluation.early_stop) is not None:
+            self._rising.see(metrics[f"heldout/{stop.reward}"], stop.min_delta)
+
+    def _risen(self) -> bool:
+        """Whether nothing more is to be hoped for, by `evaluation.early_stop`."""
+        stop = self.spec.evaluation.early_stop
+        return stop is not None and self._rising.since >= stop.patience
+
+    def _ends_here(self) -> bool:
+        """Whether this step's evaluation is the run's last."""
+        return self.step in self._evaluate_at and (self.step == self.spec.training.max_steps or self._risen())
+
     def _draw_heldout(self) -> tuple[Tensor, Tensor]:
         """Latents and values [rewards, pairs] of today's policy; more pairs at the run's start and end."""
         self._progress("evaluation")
         evaluation = self.spec.evaluation
         ends = self.step in (0, self.spec.training.max_steps)
         pairs = max(evaluation.pairs, evaluation.final_pairs) if ends else evaluation.pairs
-        return self.heldout.evaluate(pairs)
+        with self.updater.offered_weights():
+            return self.heldout.evaluate(pairs)
 
     def keep_best_and_worst(self, prompts: list[str], ends: Tensor, rewards: Tensor) -> None:
         """For each of the first prompts: the best and worst picture of its widest group, to show what is rewarded."""
         weights = torch.tensor(list(self.weights.values()))[:, None, None, None, None]
         totals = (rewards * weights).sum(dim=0)
-        config = self.spec.algorithm
+        places, strides = self.algorithm.places, self.algorithm.granularities
         for p, (k, s) in enumerate(widest_groups(totals)[: self.spec.evaluation.samples]):
             if k < 0:
                 continue
@@ -313,21 +308,22 @@ class Trainer:
             pictures = self.scorer.decode(ends[p, k, chosen, s], "heldout_")
             for kind, g, picture in zip(("best", "worst"), chosen, pictures, strict=True):
                 scores = {name: finite(rewards[r, p, k, g, s].item()) for r, name in enumerate(self.weights)}
-                self._sample(kind, p, prompts[p], picture, scores, config.sde_steps[k], config.granularities[s])
+                self._sample(kind, p, prompts[p], picture, scores, places[k], strides[s])
 
     def checkpoint(self, request: int = 0) -> None:
         """Save the policy after the last whole step, as an answer to `request` and all before it."""
         if self._saved is None:
             self._progress("checkpoint")
             root = self.events.directory / "checkpoints"
-            self._saved = save_checkpoint(root, self.spec, self.model, self.optimizer, self._boundary)
+            self._saved = save_checkpoint(root, self.spec, self.model, self.updater, self._boundary)
         self._answered = request
         directory = self._saved.relative_to(self.events.directory).as_posix()
-        self.events.write(CheckpointSaved(step=self.step, directory=directory, request=request))
+        best = self._best.value if self._is_best else None
+        self.events.write(CheckpointSaved(step=self.step, directory=directory, request=request, best=best))
 
     def _checkpoint_due(self) -> bool:
         every = self.spec.checkpoints.every
-        last = self.step == self.spec.training.max_steps
+        last = self.step == self.spec.training.max_steps or self._risen()
         return last or bool(every and self.step > 0 and self.step % every == 0)
 
     def _state(self) -> TrainingState:
@@ -336,13 +332,18 @@ class Trainer:
             evaluations=self.meter.total_evaluations,
             images=self.meter.total_images,
             heldout_before=dict(self.heldout.before),
-            skipped_updates=self._skipped,
-            bad_steps=self._bad_steps,
+            skipped_updates=self.updater.skipped,
+            bad_steps=self.updater.bad_steps,
+            training_evaluations=self.meter.training_evaluations,
+            elapsed_seconds=self._elapsed,
+            best=(self._best.value, self._best.since),
+            rising=(self._rising.value, self._rising.since),
             evaluated=self._evaluated,
             threads=torch.get_num_threads(),
         )
 
     def _metrics(self, values: dict[str, float]) -> None:
+        values |= {"elapsed/seconds": self._elapsed, "elapsed/evaluations": float(self.meter.training_evaluations)}
         self.events.write(Metrics(step=self.step, values={name: finite(value) for name, value in values.items()}))
 
     def _sample(

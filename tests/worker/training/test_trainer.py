@@ -27,7 +27,8 @@ from worker.shapes.grammar import train_prompts
 from worker.training.checkpoint import read_manifest
 from worker.training.events import Cancelled, EventWriter, Paused
 from worker.training.scoring import RewardsFailed
-from worker.training.trainer import NotFinite, Trainer
+from worker.training.trainer import Trainer
+from worker.training.update import NotFinite
 
 MINIATURE: dict[str, Any] = {
     "algorithm": {"group_size": 4, "sde_steps": [0, 2]},
@@ -57,7 +58,7 @@ def metrics(directory: Path, pattern: str = "") -> list[tuple[int, str, float]]:
         (event["step"], name, value)
         for event in events(directory, "metrics")
         for name, value in event["values"].items()
-        if not name.startswith("seconds/") and re.search(pattern, name)
+        if not name.startswith(("seconds/", "elapsed/seconds")) and re.search(pattern, name)
     ]
 
 
@@ -99,12 +100,12 @@ def test_the_ratio_test_can_fail(tmp_path: Path) -> None:
     subject = trainer(tmp_path)
     prompts = subject.order.draw(0, 4)
     conditioning = subject.model.encode(prompts)
-    experience, ends, _ = subject.roll_out(prompts, conditioning)
-    advantages = subject.algorithm.advantages(subject.score(ends, prompts), [1.0, 1.0])
+    rollout = subject.roll_out(prompts, conditioning)
+    advantages = subject.algorithm.advantages(subject.score(rollout.ends, prompts), [1.0, 1.0])
     with torch.no_grad():
-        for parameter in subject.parameters:
+        for parameter in subject.updater.parameters:
             parameter += 0.02
-    update = subject.update(conditioning, experience, advantages)
+    update = subject.update(prompts, conditioning, rollout.experience, advantages)
     assert max(abs(update["ratio/min"] - 1), abs(update["ratio/max"] - 1)) > 1e-5
 
 
@@ -143,9 +144,9 @@ def test_full_fine_tuning_moves_every_weight(tmp_path: Path) -> None:
     subject = trainer(
         tmp_path, training={"adapter": "full", "max_steps": 1, "learning_rate": 1e-5}, evaluation={"every": 0}
     )
-    before = [parameter.clone() for parameter in subject.parameters]
+    before = [parameter.clone() for parameter in subject.updater.parameters]
     subject.run()
-    moved = [not torch.equal(a, b) for a, b in zip(before, subject.parameters, strict=True)]
+    moved = [not torch.equal(a, b) for a, b in zip(before, subject.updater.parameters, strict=True)]
     assert sum(moved) / len(moved) > 0.9
     assert read_manifest(tmp_path / "checkpoints/step-000001").kind == "full"
 
@@ -293,11 +294,11 @@ def test_in_bfloat16_every_ratio_is_one_and_the_policy_moves(adapter: str, check
         "learning_rate": 1e-3,
     }
     subject = trainer(tmp_path, training=training, evaluation={"every": 0}, algorithm={"granularities": [3]})
-    before = [parameter.clone() for parameter in subject.parameters]
+    before = [parameter.clone() for parameter in subject.updater.parameters]
     subject.run()
     assert all(abs(value - 1) <= 1e-5 for _, _, value in metrics(tmp_path, r"^ratio/(min|max)$"))
-    assert {parameter.dtype for parameter in subject.parameters} == {torch.float32}
-    assert any(not torch.equal(a, b) for a, b in zip(before, subject.parameters, strict=True))
+    assert {parameter.dtype for parameter in subject.updater.parameters} == {torch.float32}
+    assert any(not torch.equal(a, b) for a, b in zip(before, subject.updater.parameters, strict=True))
 
 
 def test_the_rate_warms_up(tmp_path: Path) -> None:
@@ -338,19 +339,19 @@ def test_when_every_reward_fails_the_run_fails_with_the_cause(tmp_path: Path) ->
 def test_a_model_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     subject = trainer(tmp_path, evaluation={"every": 0})
     with torch.no_grad():
-        subject.parameters[0].fill_(torch.nan)
-    with pytest.raises((NotFinite, RewardsFailed)):
+        subject.updater.parameters[0].fill_(torch.nan)
+    with pytest.raises(NotFinite, match="3 updates in a row"):
         subject.run()
 
 
 def test_a_skipped_update_leaves_the_policy_and_is_counted(tmp_path: Path) -> None:
     subject = trainer(tmp_path)
-    before = [parameter.clone() for parameter in subject.parameters]
-    subject._step_optimizer(rate=1.0, norm=float("nan"))
-    assert all(torch.equal(a, b) for a, b in zip(before, subject.parameters, strict=True))
-    subject._step_optimizer(rate=1.0, norm=float("inf"))
+    before = [parameter.clone() for parameter in subject.updater.parameters]
+    subject.updater.step_optimizer(1, rate=1.0, norm=float("nan"))
+    assert all(torch.equal(a, b) for a, b in zip(before, subject.updater.parameters, strict=True))
+    subject.updater.step_optimizer(1, rate=1.0, norm=float("inf"))
     with pytest.raises(NotFinite, match="3 updates in a row"):
-        subject._step_optimizer(rate=1.0, norm=float("nan"))
+        subject.updater.step_optimizer(1, rate=1.0, norm=float("nan"))
 
 
 def test_a_cancelled_run_stops_between_batches(tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""DanceGRPO's contract."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from service.contracts.algorithms.chains import ChainContract
+
+
+class DanceGRPO(ChainContract):
+    """DanceGRPO: G stochastic chains from one noise, a random share of each chain's steps trained."""
+
+    name: Literal["dance_grpo"] = "dance_grpo"
+    eta: float = Field(
+        0.3, gt=0, le=2, description="Noise level η, the same at every step. Source: DanceGRPO's published script."
+    )
+    trained_share: float = Field(
+        0.6,
+        gt=0,
+        le=1,
+        description="Share of a chain's SDE steps that are trained, drawn anew for every chain, at least one. "
+        "Source: DanceGRPO's published script.",
+    )
+    updates_per_rollout: int = Field(
+        3, ge=1, le=1024, description="Optimizer steps per rollout, each on a share of the chains. Source: the same."
+    )
+
+    def stochastic(self, steps: int, step: int, seed: int) -> range:
+        return range(steps - 1)
+
+    def tail(self, steps: int, stop: int) -> int:
+        return steps - stop
+
+    def trained_of_a_chain(self, steps: int) -> int:
+        """SDE steps trained of each chain."""
+        return max(1, int(self.trained_share * (steps - 1)))
+
+    def trained(self, steps: int) -> int:
+        return self.group_size * self.trained_of_a_chain(steps)

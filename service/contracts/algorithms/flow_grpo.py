@@ -1,0 +1,38 @@
+"""Flow-GRPO's contract."""
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from service.contracts.algorithms.chains import ChainContract
+
+
+class FlowGRPO(ChainContract):
+    """Flow-GRPO: G stochastic chains, each from a noise of its own, every SDE step trained."""
+
+    name: Literal["flow_grpo"] = "flow_grpo"
+    eta: float = Field(0.9, gt=0, le=2, description="Noise level η; at most 1 with `cps`. Source: Flow-GRPO.")
+    transition: Literal["flow", "cps"] = Field(
+        "flow",
+        description="The SDE step: Flow-GRPO's first, or its later coefficients-preserving one, whose log-probability "
+        "leaves the variance out, so that a clip range of 1e-5 belongs to it.",
+    )
+    same_noise: bool = Field(False, strict=True, description="Whether the chains of a group begin with one noise.")
+    updates_per_rollout: int = Field(
+        2, ge=1, le=1024, description="Optimizer steps per rollout, each on a share of the chains. Source: Flow-GRPO."
+    )
+
+    @model_validator(mode="after")
+    def _cps_within_one(self) -> "FlowGRPO":
+        if self.transition == "cps" and self.eta > 1:
+            raise ValueError(f"eta {self.eta} is too much for transition cps; allowed is above 0 up to 1")
+        return self
+
+    def stochastic(self, steps: int, step: int, seed: int) -> range:
+        return range(steps - 1)
+
+    def tail(self, steps: int, stop: int) -> int:
+        return steps - stop
+
+    def trained(self, steps: int) -> int:
+        return self.group_size * (steps - 1)

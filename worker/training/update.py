@@ -1,0 +1,137 @@
+"""The update: several optimizer steps over a rollout's shares, gradients that are not finite left out."""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from service.contracts.runs import Training
+from worker.grpo.algorithms.base import Algorithm
+from worker.grpo.experience import Experience, LossPart, losses
+from worker.grpo.noise import permutation
+from worker.grpo.rollout import Velocity
+from worker.training.ema import Ema
+from worker.training.rates import learning_rate
+
+
+class NotFinite(Exception):
+    """The model's losses or gradients are not finite, again and again."""
+
+
+class Updater:
+    """Optimizer, learning rate and moving average of what is trained."""
+
+    def __init__(self, training: Training, algorithm: Algorithm, parameters: list[nn.Parameter]) -> None:
+        self.training, self.algorithm, self.parameters = training, algorithm, parameters
+        self.optimizer = torch.optim.AdamW(
+            parameters,
+            lr=training.learning_rate,
+            betas=(training.beta1, training.beta2),
+            weight_decay=training.weight_decay,
+        )
+        self.ema = Ema(parameters, training.ema_decay) if training.ema_decay is not None else None
+        self.bad_steps = 0
+        """Updates skipped in a row."""
+        self.skipped = 0
+
+    def update(
+        self,
+        step: int,
+        policy: Velocity,
+        experience: Experience,
+        advantages: Tensor,
+        rows: int,
+        reference: Velocity | None = None,
+    ) -> dict[str, float]:
+        """The optimizer steps of training step `step`; returns what they saw.
+
+        advantages: flat, as `experience.members` points into them. Raises NotFinite.
+        """
+        algorithm, objective = self.algorithm, self.algorithm.objective
+        rate = learning_rate(self.training, step)
+        parts: list[LossPart] = []
+        norms = []
+        for share in self._minibatches(step, experience):
+            self.optimizer.zero_grad(set_to_none=True)
+            for part in losses(policy, share, advantages, algorithm.transitions, objective, rows, reference=reference):
+                part.loss.backward()  # type: ignore[no-untyped-call]
+                parts.append(part)
+            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.training.max_grad_norm).item()
+            norms.append(norm)
+            self.step_optimizer(step, rate, norm)
+        divergence = {} if reference is None else {"kl": torch.cat([part.divergence for part in parts]).mean().item()}
+        return (
+            _seen(parts, algorithm.updates)
+            | divergence
+            | {
+                "grad_norm": sum(norms) / len(norms),
+                "learning_rate": rate,
+                "skipped_updates": float(self.skipped),
+            }
+        )
+
+    def _minibatches(self, step: int, experience: Experience) -> list[Experience]:
+        count, pieces = self.algorithm.updates, self.algorithm.pieces
+        prompts = range(max(experience.prompts) + 1)
+        orders = [permutation(pieces, self.training.seed, "minibatches", step, p) for p in prompts if count > 1]
+        return experience.minibatches(count, orders)
+
+    def step_optimizer(self, step: int, rate: float, norm: float) -> None:
+        """One optimizer step, left out and counted where the gradient's norm is not finite. Raises NotFinite."""
+        if not math.isfinite(norm):
+            self.bad_steps += 1
+            self.skipped += 1
+            if self.bad_steps >= self.training.max_bad_steps:
+                raise NotFinite(
+                    f"the gradient was not finite in {self.bad_steps} updates in a row, the last at step {step}"
+                )
+            return
+        self.bad_steps = 0
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        if self.ema is not None:
+            self.ema.update()
+
+    @contextmanager
+    def offered_weights(self) -> Iterator[None]:
+        """Within: the policy that is shown and offered, the moving average where one is kept."""
+        if self.ema is None:
+            yield
+            return
+        with self.ema.applied():
+            yield
+
+
+def _seen(parts: list[LossPart], updates: int) -> dict[str, float]:
+    """What the updates of a step saw, as metrics."""
+    ratios = torch.cat([part.ratios.flatten() for part in parts])
+    return {
+        "loss": sum(part.loss.item() for part in parts) / updates,
+        "ratio/mean": ratios.mean().item(),
+        "ratio/min": ratios.min().item(),
+        "ratio/max": ratios.max().item(),
+        "ratio/first_deviation": (parts[0].ratios - 1.0).abs().max().item(),
+        "clip_fraction": torch.cat([part.clipped.flatten() for part in parts]).float().mean().item(),
+    }
+
+
+def save_inputs(directory: Path, step: int, prompts: list[str], experience: Experience, advantages: Tensor) -> Path:
+    """Write what an update that failed was given, for a person to look at; the file's path."""
+    path = directory / f"bad-step-{step:06d}.safetensors"
+    tensors = {
+        "states": experience.states,
+        "samples": experience.samples,
+        "old_log_probs": experience.old_log_probs,
+        "sde_steps": torch.tensor(experience.sde_steps),
+        "prompts": torch.tensor(experience.prompts),
+        "members": experience.members,
+        "advantages": advantages,
+    }
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(contiguous, path, metadata={str(index): prompt for index, prompt in enumerate(prompts)})
+    return path
