@@ -9,21 +9,25 @@ decoded and scored one by one. First in float64 for advantages, then in float32 
 
 import argparse
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-from service.contracts.algorithms import G2RPO
 from service.contracts.catalog import load_catalog
 from service.contracts.runs import RunSpec
 from service.contracts.schedule import continuation_path, naive_cost, shared_cost, sigma_nodes
-from worker.grpo.algorithms import GranularGRPO
-from worker.grpo.noise import normal
+from worker.grpo.algorithms.base import Sampler
+from worker.grpo.algorithms.g2rpo import GranularGRPO
+from worker.grpo.noise import StepNoise, normal
+from worker.grpo.rollout import Velocity
 from worker.grpo.transitions import FlowTransition
 from worker.models import load_model
 from worker.models.base import FlowModel, PictureSize
 from worker.rewards.clip import ClipReward
 from worker.shapes.grammar import heldout_prompts
+from worker.training.meter import Meter
 
 SPEC = RunSpec()
 SIZE = PictureSize(SPEC.sampling.width, SPEC.sampling.height)
@@ -42,10 +46,10 @@ def main() -> None:
     print(f"evaluations per prompt: shared {shared_cost(*shape).total}, naive {naive_cost(*shape).total}")
     for dtype in (torch.float64, torch.float32):
         model, reward = load(dtype)
-        initial, sde = noises(model, len(prompts), config)
-        fast, fast_seconds = timed(lambda m=model, r=reward, n=initial, s=sde: shared(m, r, prompts, n, s))
-        slow, slow_seconds = timed(lambda m=model, r=reward, n=initial, s=sde: naive(m, r, prompts, n, s))
-        algorithm = GranularGRPO(config, SIGMAS)
+        noise = noises(model)
+        fast, fast_seconds = timed(lambda m=model, r=reward, n=noise: shared(m, r, prompts, n))
+        slow, slow_seconds = timed(lambda m=model, r=reward, n=noise: naive(m, r, prompts, n))
+        algorithm = made()
         advantages = [algorithm.advantages(rewards[None], [1.0]).values for rewards in (fast, slow)]
         print(
             f"{dtype}: rewards differ by ≤ {(fast - slow).abs().max():.2e}, "
@@ -63,24 +67,32 @@ def load(dtype: torch.dtype) -> tuple[FlowModel, ClipReward]:
     return model, ClipReward.load(catalog.reward("clip_score"), cpu, dtype)
 
 
-def noises(model: FlowModel, prompts: int, config: G2RPO) -> tuple[Tensor, Tensor]:
-    """Initial noise [P, …] and SDE noise [P, K, G, …]."""
-    initial = torch.cat([model.noise(lambda s, p=p: normal(s, 1, "initial", p), SIZE) for p in range(prompts)])
-    shape = (prompts, len(config.sde_steps), config.group_size, *initial.shape[1:])
-    return initial, normal(shape, 1, "sde").to(initial)
+def made() -> GranularGRPO:
+    """The algorithm of the bundled preset."""
+    return GranularGRPO(SPEC.algorithm, SIGMAS, SPEC.sampling.shift, SPEC.training.seed)
+
+
+def noises(model: FlowModel) -> StepNoise:
+    """The noises of one step."""
+    return StepNoise(1, 0, lambda draw: model.noise(draw, SIZE), model.packed_shape(SIZE))
 
 
 @torch.no_grad()
-def shared(model: FlowModel, reward: ClipReward, prompts: tuple[str, ...], initial: Tensor, sde: Tensor) -> Tensor:
+def shared(model: FlowModel, reward: ClipReward, prompts: tuple[str, ...], noise: StepNoise) -> Tensor:
     """Rewards [P, K, G, Λ] as the engine computes them."""
-    algorithm = GranularGRPO(SPEC.algorithm, SIGMAS)
-    velocity = model.velocity(model.encode(prompts), SIZE, SPEC.sampling.guidance)
-    anchors = algorithm.anchors(velocity, initial, SPEC.training.update_batch_size)
-    experience = algorithm.perturb(anchors, sde)
-    with model.sampling_weights():
-        ends, _ = algorithm.denoise(velocity, experience.samples, SPEC.sampling.rollout_batch_size)
+    algorithm, sampling = made(), SPEC.sampling
+    velocity = model.velocity(model.encode(prompts), SIZE, sampling.guidance)
+
+    @contextmanager
+    def fast() -> Iterator[Velocity]:
+        with model.sampling_weights():
+            yield velocity
+
+    rows = algorithm.exact_rows(len(prompts), SPEC.training.update_batch_size)
+    sampler = Sampler(velocity, rows, fast, sampling.rollout_batch_size, Meter(model.device))
+    ends = algorithm.roll_out(0, len(prompts), noise, sampler).ends
     flat, each = ends.flatten(0, 3), [prompt for prompt in prompts for _ in range(ends[0].shape[:3].numel())]
-    batch = SPEC.sampling.decode_batch_size
+    batch = sampling.decode_batch_size
     values = [
         reward.score(model.decode(flat[start : start + batch], SIZE), each[start : start + batch])
         for start in range(0, len(flat), batch)
@@ -89,10 +101,11 @@ def shared(model: FlowModel, reward: ClipReward, prompts: tuple[str, ...], initi
 
 
 @torch.no_grad()
-def naive(model: FlowModel, reward: ClipReward, prompts: tuple[str, ...], initial: Tensor, sde: Tensor) -> Tensor:
+def naive(model: FlowModel, reward: ClipReward, prompts: tuple[str, ...], noise: StepNoise) -> Tensor:
     """The same rewards by the plain procedure, one sample at a time."""
     config, steps = SPEC.algorithm, SPEC.sampling.steps
-    rewards = initial.new_empty(len(prompts), len(config.sde_steps), config.group_size, len(config.granularities))
+    shape = len(prompts), len(config.sde_steps), config.group_size, len(config.granularities)
+    rewards = torch.empty(shape, dtype=model.latent_dtype)
     for p, prompt in enumerate(prompts):
         conditioning = model.encode([prompt])
 
@@ -100,12 +113,12 @@ def naive(model: FlowModel, reward: ClipReward, prompts: tuple[str, ...], initia
             sigma = torch.tensor([SIGMAS[node]], dtype=x.dtype)
             return model.predict(x, sigma, conditioning, SIZE, SPEC.sampling.guidance)
 
-        x = initial[p : p + 1]
+        x = noise.initial(p)
         for i in range(steps):
             if i in config.sde_steps:
                 k, transition = config.sde_steps.index(i), FlowTransition.at(SIGMAS, i, config.eta)
                 for g in range(config.group_size):
-                    sample = transition.mean(x, v(x, i)) + transition.std * sde[p, k, g]
+                    sample = transition.mean(x, v(x, i)) + transition.std * noise.sde(p, i, g).to(x)
                     for s, stride in enumerate(config.granularities):
                         z, path = sample, continuation_path(steps, i, stride)
                         for node, following in zip(path, (*path[1:], steps), strict=True):

@@ -124,6 +124,7 @@ CHECKPOINT_SUMMARY: dict[str, Any] = {
     "model": "shapes-flux",
     "architecture": _SHA256,
     "size": 812345,
+    "best_value": None,
     "created_at": "2026-01-01T12:05:00Z",
     "deleted_at": None,
 }

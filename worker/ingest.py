@@ -187,6 +187,7 @@ class Ingest:
             "kind": manifest.kind,
             "model": manifest.model,
             "architecture": manifest.architecture,
+            "best_value": event.best,
         }
         batch.checkpoints.append(
             {**self._key(), **row, "manifest": manifest.model_dump(mode="json"), "key": key, "size": size}

@@ -54,6 +54,10 @@ class CheckpointSummary(BaseModel):
     model: str = Field(description="Catalog name of the model it belongs to.")
     architecture: str | None = Field(description="Hash of the transformer's configuration; null for imported weights.")
     size: int = Field(description="Bytes of all its files.")
+    best_value: float | None = Field(
+        description="The value of `checkpoints.best` by which it was the best of its run when it was saved; null where "
+        "it was not."
+    )
     created_at: datetime
     deleted_at: datetime | None = Field(description="When it was deleted or retired: its files are no longer there.")
 

@@ -44,20 +44,79 @@ _PAPER: dict[str, Any] = {
     "checkpoints": {"every": 50},
 }
 
+
+def _like_paper(algorithm: dict[str, Any], training: dict[str, Any], **sampling: int) -> dict[str, Any]:
+    """A baseline's published values for FLUX.1-dev, with the supplement's models, rewards and prompts."""
+    return {
+        **_PAPER,
+        "sampling": {**_PAPER["sampling"], **sampling},
+        "algorithm": algorithm,
+        "training": {**_PAPER["training"], **training},
+    }
+
+
+_DANCE_GRPO: dict[str, Any] = {
+    "name": "dance_grpo",
+    "group_size": 12,
+    "eta": 0.3,
+    "clip_range": 1e-4,
+    "trained_share": 0.6,
+    "same_noise": True,
+    "updates_per_rollout": 3,
+}
+_MIX_GRPO: dict[str, Any] = {
+    "name": "mix_grpo",
+    "group_size": 12,
+    "eta": 0.7,
+    "clip_range": 1e-4,
+    "window": {"size": 4, "order": "progressive", "every": 25, "stride": 1},
+    "same_noise": True,
+    "updates_per_rollout": 4,
+    "advantage": {"scale": "mean"},
+}
+_FLOW_GRPO: dict[str, Any] = {
+    "name": "flow_grpo",
+    "group_size": 24,
+    "eta": 0.9,
+    "clip_range": 1e-4,
+    "transition": "flow",
+    "same_noise": False,
+    "updates_per_rollout": 2,
+    "kl_weight": 0.0,
+    "advantage": {"aggregation": "reward", "std": "batch"},
+}
+_LORA_64: dict[str, Any] = {"adapter": "lora", "lora_rank": 64, "lora_alpha": 128}
+
 PRESETS: dict[str, dict[str, Any]] = {
     "shapes": {},
     "shapes-no-mgai": {"algorithm": {"granularities": [1]}},
-    "paper": _PAPER,
-    "paper-lora": {
-        **_PAPER,
-        "training": {
-            **_PAPER["training"],
-            "adapter": "lora",
-            "lora_rank": 64,
-            "lora_alpha": 128,
-            "learning_rate": 2e-5,
-        },
+    "shapes-dance-grpo": {"algorithm": {"name": "dance_grpo"}, "training": {"learning_rate": 3e-4, "max_steps": 100}},
+    "shapes-mix-grpo": {
+        "algorithm": {"name": "mix_grpo", "advantage": {"scale": "mean"}},
+        "training": {"learning_rate": 3e-4, "max_steps": 100},
     },
+    "shapes-flow-grpo": {
+        "algorithm": {"name": "flow_grpo", "advantage": {"aggregation": "reward", "std": "batch"}},
+        "training": {"learning_rate": 3e-4, "max_steps": 100},
+    },
+    "paper": _PAPER,
+    "paper-lora": {**_PAPER, "training": {**_PAPER["training"], **_LORA_64, "learning_rate": 2e-5}},
+    "paper-no-mgai": {**_PAPER, "algorithm": {**_PAPER["algorithm"], "granularities": [1]}},
+    "dance-grpo": _like_paper(_DANCE_GRPO, {"learning_rate": 1e-5}),
+    "mix-grpo": _like_paper(_MIX_GRPO, {"learning_rate": 1e-5}, steps=25),
+    "mix-grpo-flash": _like_paper(
+        {**_MIX_GRPO, "window": {**_MIX_GRPO["window"], "every": 20}, "flash": {"share": 0.4}},
+        {"learning_rate": 1e-5},
+        steps=25,
+    ),
+    # The published recipe for FLUX; its moving average is taken every eighth update there.
+    "flow-grpo": _like_paper(
+        _FLOW_GRPO,
+        {**_LORA_64, "learning_rate": 3e-4, "prompts_per_step": 48, "ema_decay": 0.9},
+        steps=6,
+        width=512,
+        height=512,
+    ),
 }
 
 

@@ -37,7 +37,7 @@ def retire(session: Session, checkpoints: Iterable[Checkpoint]) -> None:
 
 
 def retire_old(session: Session, run_id: uuid.UUID, keep: int) -> list[int]:
-    """Retire all but the run's `keep` newest whole checkpoints, except those in use; the steps of those retired.
+    """Retire all but the run's `keep` newest whole checkpoints, its best and those in use; the steps of those retired.
 
     Damaged ones stay, and do not count: the store may be mended.
     """
@@ -46,7 +46,9 @@ def retire_old(session: Session, run_id: uuid.UUID, keep: int) -> list[int]:
     )
     locked = session.scalars(own.order_by(Checkpoint.id).with_for_update()).all()
     newest_first = sorted(locked, key=lambda one: (one.step, one.attempt), reverse=True)
-    old = [one for one in newest_first[keep:] if use_of(session, one) is None]
+    values = {one.id: one.best_value for one in locked if one.best_value is not None}
+    best = max(values, key=lambda id: values[id], default=None)
+    old = [one for one in newest_first[keep:] if one.id != best and use_of(session, one) is None]
     retire(session, old)
     return [one.step for one in old]
 

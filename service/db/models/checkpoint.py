@@ -4,7 +4,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Integer, Text, UniqueConstraint, false, func
+from sqlalchemy import BigInteger, Double, ForeignKey, Integer, Text, UniqueConstraint, false, func
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.db.base import Base, new_id
@@ -39,6 +39,8 @@ class Checkpoint(Base):
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     created_by: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("api_keys.id"))
     """The API key that imported it."""
+    best_value: Mapped[float | None] = mapped_column(Double)
+    """The held-out value by which it was the best of its run when it was saved; null where it was not."""
     damaged: Mapped[bool] = mapped_column(default=False, server_default=false())
     """Whether the store was found to have lost or altered a file of it, when a worker last wanted it."""
     deleted_at: Mapped[datetime | None]

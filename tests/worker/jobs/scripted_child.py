@@ -66,7 +66,7 @@ def sample(step: int, sha256: str | None = None) -> None:
     say("sample", step=step, file=file, sha256=sha256, size=len(PNG), **values)
 
 
-def checkpoint(step: int, spoil: bool = False, request: int = 0) -> None:
+def checkpoint(step: int, spoil: bool = False, request: int = 0, best: float | None = None) -> None:
     directory = out / "checkpoints" / f"step-{step:06d}"
     directory.mkdir(parents=True, exist_ok=True)
     weights = f"weights after {step} steps".encode()
@@ -74,7 +74,7 @@ def checkpoint(step: int, spoil: bool = False, request: int = 0) -> None:
     file = {"name": "lora.safetensors", "sha256": hashlib.sha256(weights).hexdigest(), "size": len(weights)}
     about = {"model": spec["model"], "architecture": "a" * 64, "kind": "lora", "step": step, "spec": spec}
     (directory / "manifest.json").write_text(json.dumps({"format": 1, **about, "files": [file]}))
-    say("checkpoint", step=step, directory=f"checkpoints/{directory.name}", request=request)
+    say("checkpoint", step=step, directory=f"checkpoints/{directory.name}", request=request, best=best)
 
 
 def finish(outcome: str = "succeeded") -> None:
@@ -171,7 +171,7 @@ match behaviour:
             time.sleep(1)
     case "keeps-three":
         for step in range(1, 7):
-            checkpoint(step)
+            checkpoint(step, best={1: 0.5, 2: 0.75}.get(step) if spec["checkpoints"]["best"] else None)
         finish()
     case "is-killed-after-each-checkpoint":
         checkpoint(attempt)

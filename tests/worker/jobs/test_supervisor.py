@@ -329,6 +329,13 @@ class TestCheckpoints:
         assert prefixes == {f"runs/{run.id}/1/checkpoints/{step}" for step in (1, 2, 3)}
         assert [data["step"] for type, data in jobs.events(run.id) if type == "checkpoint_retired"] == [3, 2, 1]
 
+    def test_the_best_one_is_kept(self, jobs: Any, impatient: Database) -> None:
+        spec = RunSpec(name="keeps-three", checkpoints={"keep": 3, "best": "clip_score"}).model_dump(mode="json")
+        run = jobs.perform("keeps-three", spec=spec)
+
+        kept = {row.step: row.best_value for row in rows(impatient, Checkpoint, run) if row.deleted_at is None}
+        assert kept == {2: 0.75, 4: None, 5: None, 6: None}
+
     def test_without_a_whole_one_the_run_does_not_begin_anew_unasked(self, jobs: Any, impatient: Database) -> None:
         run = jobs.perform("is-killed-once")
         [checkpoint] = rows(impatient, Checkpoint, run)
