@@ -3,13 +3,18 @@
 import base64
 import binascii
 import json
-from typing import Annotated, Any, Generic, TypeVar
+from collections.abc import Callable, Sequence
+from types import GenericAlias
+from typing import Annotated, Any, Generic, Protocol, TypeVar
 
 from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, ValidationError
+from sqlalchemy import ColumnElement, Select, tuple_
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from service.errors import invalid
 
 Item = TypeVar("Item")
+Row = TypeVar("Row")
 
 Limit = Annotated[int, Field(ge=1, le=200, description="Items of one page, at most 200.")]
 Text = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00]*$")]
@@ -24,6 +29,45 @@ class Page(BaseModel, Generic[Item]):
 
     items: list[Item]
     next_cursor: str | None = Field(description="Ask again with `cursor=` this for what follows; null at the end.")
+
+
+class Asked(Protocol):
+    """What a request for a page says of it."""
+
+    @property
+    def limit(self) -> int: ...
+
+    @property
+    def cursor(self) -> str | None: ...
+
+
+def paged(
+    session: Session,
+    query: Select[Row],
+    key: Sequence[InstrumentedAttribute[Any]],
+    asked: Asked,
+    view: Callable[[Row], Item],
+    *,
+    ascending: bool = False,
+    then: Sequence[ColumnElement[Any]] = (),
+) -> Page[Item]:
+    """The asked page of the rows of `query`, which the columns `key` tell apart: greatest first, or least first.
+
+    `then` sorts rows of the same key, for a query that takes the first of them. Raises Invalid.
+    """
+    query = query.order_by(*(key if ascending else [column.desc() for column in key]), *then)
+    if asked.cursor is not None:
+        types: Any = GenericAlias(tuple, tuple(column.type.python_type for column in key))
+        place, last = tuple_(*key), tuple_(*decode_cursor(asked.cursor, TypeAdapter(types)))
+        query = query.where(place > last if ascending else place < last)
+    rows = session.scalars(query.limit(asked.limit + 1)).all()
+    page = rows[: asked.limit]
+    return Page(
+        items=[view(row) for row in page],
+        next_cursor=encode_cursor(*(getattr(page[-1], column.key) for column in key))
+        if len(rows) > len(page)
+        else None,
+    )
 
 
 def encode_cursor(*key: Any) -> str:

@@ -3,8 +3,7 @@
 import uuid
 from urllib.parse import quote
 
-from pydantic import TypeAdapter
-from sqlalchemy import select, tuple_
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import jobs
@@ -19,50 +18,26 @@ from service.db import retention
 from service.db.artifacts import Stored
 from service.db.models import Checkpoint, Run
 from service.errors import Deleted, InUse, NotFound
-from service.pages import Page, decode_cursor, encode_cursor
-
-_CURSOR = TypeAdapter(tuple[int, uuid.UUID])
-_ID_CURSOR = TypeAdapter(tuple[uuid.UUID])
+from service.pages import Page, paged
 
 
 def listing(session: Session, run_id: uuid.UUID, filters: CheckpointFilters) -> Page[CheckpointSummary]:
     """A run's checkpoints that were not deleted, newest step first. Raises NotFound."""
     jobs.find(session, Run, run_id)
-    key = (Checkpoint.step, Checkpoint.id)
-    query = (
-        select(Checkpoint)
-        .where(Checkpoint.run_id == run_id, Checkpoint.deleted_at.is_(None))
-        .order_by(*(column.desc() for column in key))
-        .limit(filters.limit + 1)
-    )
-    if filters.cursor is not None:
-        query = query.where(tuple_(*key) < tuple_(*decode_cursor(filters.cursor, _CURSOR)))
-    rows = session.scalars(query).all()
-    page = rows[: filters.limit]
-    return Page(
-        items=[CheckpointSummary.model_validate(row) for row in page],
-        next_cursor=encode_cursor(page[-1].step, page[-1].id) if len(rows) > len(page) else None,
-    )
+    own = select(Checkpoint).where(Checkpoint.run_id == run_id, Checkpoint.deleted_at.is_(None))
+    return paged(session, own, (Checkpoint.step, Checkpoint.id), filters, CheckpointSummary.model_validate)
 
 
 def listing_all(session: Session, filters: AllCheckpointFilters) -> Page[CheckpointSummary]:
     """The checkpoints that match, of all runs and imported ones, newest first."""
-    query = select(Checkpoint).order_by(Checkpoint.id.desc()).limit(filters.limit + 1)
+    query = select(Checkpoint)
     if filters.model is not None:
         query = query.where(Checkpoint.model == filters.model)
     if filters.imported is not None:
         query = query.where(Checkpoint.run_id.is_(None) if filters.imported else Checkpoint.run_id.is_not(None))
     if not filters.deleted:
         query = query.where(Checkpoint.deleted_at.is_(None))
-    if filters.cursor is not None:
-        (last,) = decode_cursor(filters.cursor, _ID_CURSOR)
-        query = query.where(Checkpoint.id < last)
-    rows = session.scalars(query).all()
-    page = rows[: filters.limit]
-    return Page(
-        items=[CheckpointSummary.model_validate(row) for row in page],
-        next_cursor=encode_cursor(page[-1].id) if len(rows) > len(page) else None,
-    )
+    return paged(session, query, (Checkpoint.id,), filters, CheckpointSummary.model_validate)
 
 
 def delete(session: Session, id: uuid.UUID) -> None:

@@ -4,7 +4,6 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import TypeAdapter
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -21,11 +20,9 @@ from service.idempotency import Once
 from service.keys.caller import Caller
 from service.keys.limits import check_open_jobs
 from service.naming import check_checkpoint, check_prompts, check_size, find_model, unknown
-from service.pages import Page, decode_cursor, encode_cursor
+from service.pages import Page, paged
 from service.queue import Queue
 from service.settings import Settings
-
-_CURSOR = TypeAdapter(tuple[uuid.UUID])
 
 
 def create(
@@ -87,29 +84,22 @@ def resolve(session: Session, settings: Settings, catalog: Catalog, spec: Genera
 
 def listing(session: Session, filters: GenerationFilters) -> Page[GenerationSummary]:
     """The generations that match, newest first."""
-    query = select(Generation).order_by(Generation.id.desc()).limit(filters.limit + 1)
+    query = select(Generation)
     if filters.status:
         query = query.where(Generation.status.in_(filters.status))
     if filters.created_after is not None:
         query = query.where(Generation.created_at >= filters.created_after)
     if filters.created_before is not None:
         query = query.where(Generation.created_at < filters.created_before)
-    if filters.cursor is not None:
-        (last,) = decode_cursor(filters.cursor, _CURSOR)
-        query = query.where(Generation.id < last)
-    rows = session.scalars(query).all()
-    page = rows[: filters.limit]
-    return Page(
-        items=[
-            GenerationSummary(
-                **jobs.JobView.model_validate(row).model_dump(),
-                model=row.spec["model"],
-                checkpoints=row.spec["checkpoints"],
-                total_images=_total(row.spec),
-            )
-            for row in page
-        ],
-        next_cursor=encode_cursor(page[-1].id) if len(rows) > len(page) else None,
+    return paged(session, query, (Generation.id,), filters, _summary)
+
+
+def _summary(row: Generation) -> GenerationSummary:
+    return GenerationSummary(
+        **jobs.JobView.model_validate(row).model_dump(),
+        model=row.spec["model"],
+        checkpoints=row.spec["checkpoints"],
+        total_images=_total(row.spec),
     )
 
 

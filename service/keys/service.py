@@ -7,7 +7,6 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from pydantic import TypeAdapter
 from sqlalchemy import Row, and_, bindparam, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
@@ -20,9 +19,8 @@ from service.keys import secret as secrets
 from service.keys.caller import Caller, Scope
 from service.keys.refusals import KeyExpired, KeyMissing, KeyRevoked, KeyUnknown, LastAdminKey
 from service.keys.schemas import ENVIRONMENT, KeyFilters, KeyMade, KeySpec, KeyView
-from service.pages import Page, decode_cursor, encode_cursor
+from service.pages import Page, paged
 
-_CURSOR = TypeAdapter(tuple[uuid.UUID])
 _EXPIRED = and_(ApiKey.expires_at.is_not(None), ApiKey.expires_at <= func.now())
 """By the database's clock, so that all API processes agree."""
 _USED_LONG_AGO = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - timedelta(minutes=1))
@@ -142,16 +140,7 @@ def create(session: Session, spec: KeySpec, once: Once) -> KeyMade:
 
 def listing(session: Session, filters: KeyFilters) -> Page[KeyView]:
     """All keys, newest first, revoked ones too."""
-    query = select(ApiKey).order_by(ApiKey.id.desc()).limit(filters.limit + 1)
-    if filters.cursor is not None:
-        (last,) = decode_cursor(filters.cursor, _CURSOR)
-        query = query.where(ApiKey.id < last)
-    rows = session.scalars(query).all()
-    page = rows[: filters.limit]
-    return Page(
-        items=[KeyView.model_validate(row) for row in page],
-        next_cursor=encode_cursor(page[-1].id) if len(rows) > len(page) else None,
-    )
+    return paged(session, select(ApiKey), (ApiKey.id,), filters, KeyView.model_validate)
 
 
 def find(session: Session, id: uuid.UUID) -> ApiKey:

@@ -4,7 +4,7 @@ import uuid
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 from sqlalchemy import delete as delete_rows
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
@@ -23,12 +23,10 @@ from service.errors import InUse, Invalid, WrongState, invalid
 from service.idempotency import Once
 from service.keys.limits import check_open_jobs
 from service.naming import check_budget
-from service.pages import Page, decode_cursor, encode_cursor
+from service.pages import Page, paged
 from service.queue import Queue
 from service.runs.schemas import AttemptFilters, AttemptView, Resumption, RunChanges
 from service.settings import Settings
-
-_NUMBER = TypeAdapter(tuple[int])
 
 
 def cancel(session: Session, id: uuid.UUID, once: Once) -> None:
@@ -153,16 +151,8 @@ def delete(session: Session, id: uuid.UUID) -> None:
 def attempts(session: Session, id: uuid.UUID, filters: AttemptFilters) -> Page[AttemptView]:
     """A run's attempts, newest first. Raises NotFound."""
     jobs.find(session, Run, id)
-    query = select(Attempt).where(Attempt.run_id == id).order_by(Attempt.number.desc()).limit(filters.limit + 1)
-    if filters.cursor is not None:
-        (last,) = decode_cursor(filters.cursor, _NUMBER)
-        query = query.where(Attempt.number < last)
-    rows = session.scalars(query).all()
-    page = rows[: filters.limit]
-    return Page(
-        items=[AttemptView.model_validate(row) for row in page],
-        next_cursor=encode_cursor(page[-1].number) if len(rows) > len(page) else None,
-    )
+    own = select(Attempt).where(Attempt.run_id == id)
+    return paged(session, own, (Attempt.number,), filters, AttemptView.model_validate)
 
 
 def _check_whole(session: Session, artifacts: ArtifactStore, id: uuid.UUID) -> None:

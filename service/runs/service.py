@@ -1,10 +1,8 @@
 """The rules of runs."""
 
 import uuid
-from collections.abc import Sequence
 from typing import Any
 
-from pydantic import TypeAdapter
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -19,12 +17,10 @@ from service.idempotency import Once
 from service.keys.caller import Caller
 from service.keys.limits import check_open_jobs
 from service.naming import check_run
-from service.pages import Page, decode_cursor, encode_cursor
+from service.pages import Page, paged
 from service.queue import Queue
 from service.runs.schemas import LatestMetric, RunFilters, RunSummary, RunView
 from service.settings import Settings
-
-_CURSOR = TypeAdapter(tuple[uuid.UUID])
 
 
 def create(
@@ -76,7 +72,7 @@ def create(
 
 def listing(session: Session, filters: RunFilters) -> Page[RunSummary]:
     """The runs that match, newest first."""
-    query = select(Run).order_by(Run.id.desc()).limit(filters.limit + 1)
+    query = select(Run)
     if filters.status:
         query = query.where(Run.status.in_(filters.status))
     if filters.algorithm is not None:
@@ -90,15 +86,7 @@ def listing(session: Session, filters: RunFilters) -> Page[RunSummary]:
         query = query.where(Run.created_at >= filters.created_after)
     if filters.created_before is not None:
         query = query.where(Run.created_at < filters.created_before)
-    if filters.cursor is not None:
-        (last,) = decode_cursor(filters.cursor, _CURSOR)
-        query = query.where(Run.id < last)
-    rows: Sequence[Run] = session.scalars(query).all()
-    page = rows[: filters.limit]
-    return Page(
-        items=[RunSummary.model_validate(row) for row in page],
-        next_cursor=encode_cursor(page[-1].id) if len(rows) > len(page) else None,
-    )
+    return paged(session, query, (Run.id,), filters, RunSummary.model_validate)
 
 
 def show(session: Session, id: uuid.UUID) -> RunView:
