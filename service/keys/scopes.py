@@ -53,7 +53,11 @@ SCOPES: dict[str, Scope | None] = {
     "revokeKey": ADMIN,
 }
 """The scope that an operation needs; None: it needs no key."""
-PUBLIC = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"})
+DOCS_ASSETS = "/docs/assets"
+"""Where the files of the page `/docs` are."""
+PUBLIC = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"}) | {
+    f"{DOCS_ASSETS}/{name}" for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")
+}
 """Paths that need no key."""
 
 

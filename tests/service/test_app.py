@@ -1,5 +1,6 @@
 """What surrounds every route: imports, ids, errors, limits, the OpenAPI document."""
 
+import re
 import subprocess
 import sys
 from typing import Any
@@ -112,6 +113,17 @@ def test_a_lost_database_is_a_503_that_says_so(settings: Settings) -> None:
         problem(response, 503, "database_unavailable")
         assert response.headers["Retry-After"]
         assert client.get("/healthz").status_code == 200
+
+
+def test_the_documentations_page_needs_no_other_host(client: TestClient) -> None:
+    page = client.get("/docs").text
+    assert not re.search(r"""["'(](https?:)?//""", page), page
+    assert '"validatorUrl": null' in page
+    files = re.findall(r"""(?:src|href)="([^"]*)\"""", page)
+    assert len(files) == 3
+    for file in files:
+        assert client.get(file).status_code == 200, file
+    assert not re.search(r"url\(\s*[\"']?(https?:)?//", client.get(next(one for one in files if "css" in one)).text)
 
 
 class TestOpenApi:
