@@ -17,15 +17,18 @@ from service.contracts.runs import RunSpec
 from service.contracts.status import CLAIMABLE, RESTING, TERMINAL, JobStatus
 from service.db import events, retention
 from service.db.artifacts import ArtifactDamaged, ArtifactStore, Stored
+from service.db.base import new_id
 from service.db.models import Attempt, Checkpoint, Run
 from service.db.session import Database
 from service.errors import InUse, Invalid, WrongState, invalid
 from service.idempotency import Once
+from service.keys.caller import Caller
 from service.keys.limits import check_open_jobs
 from service.naming import check_budget
 from service.pages import Page, paged
 from service.queue import Queue
-from service.runs.schemas import AttemptFilters, AttemptView, Resumption, RunChanges
+from service.runs import service
+from service.runs.schemas import AttemptFilters, AttemptView, Resumption, RunChanges, RunView
 from service.settings import Settings
 
 
@@ -108,7 +111,28 @@ def save(session: Session, id: uuid.UUID, once: Once) -> None:
     session.commit()
 
 
-def cloned_spec(session: Session, id: uuid.UUID, overrides: dict[str, Any]) -> RunSpec:
+def clone(
+    session: Session,
+    settings: Settings,
+    catalog: Catalog,
+    queue: Queue,
+    id: uuid.UUID,
+    overrides: dict[str, Any],
+    caller: Caller,
+    once: Once,
+) -> RunView:
+    """Accept a run like another, but for `overrides`; it remembers its parent.
+
+    Raises NotFound, Invalid, TooManyOpenJobs, IdempotencyMismatch, Deleted.
+    """
+    made = new_id()
+    if (known := once.claim(session, made)) is not None:
+        return service.show_made(session, known)
+    spec = _cloned_spec(session, id, overrides)
+    return service.accept(session, settings, catalog, queue, made, spec, overrides, caller, parent=id)
+
+
+def _cloned_spec(session: Session, id: uuid.UUID, overrides: dict[str, Any]) -> RunSpec:
     """The resolved spec of a run with `overrides` in place of what it says. Raises NotFound, Invalid."""
     spec = jobs.find(session, Run, id).spec
     if "preset" in overrides:

@@ -36,7 +36,7 @@ EXAMPLE = {
     status_code=202,
     operation_id="createRun",
     summary="Start an alignment run",
-    responses={202: ACCEPTED, **problems(409, 413, 422)},
+    responses={202: ACCEPTED, **problems(409, 410, 413, 422)},
 )
 def create_run(
     spec: Annotated[RunSpec, Body(openapi_examples={"shapes": {"summary": "The bundled world", "value": EXAMPLE}})],
@@ -180,7 +180,7 @@ def save_run(run_id: uuid.UUID, session: SessionDep, once: OnceDep) -> RunView:
     status_code=202,
     operation_id="cloneRun",
     summary="Start a run like another",
-    responses={202: ACCEPTED, **problems(404, 409, 413, 422)},
+    responses={202: ACCEPTED, **problems(404, 409, 410, 413, 422)},
 )
 def clone_run(
     run_id: uuid.UUID,
@@ -201,7 +201,6 @@ def clone_run(
 ) -> RunView:
     """Start a new run with the resolved spec of another, some fields changed. To go on from its weights, say
     `start_from` with one of its checkpoints."""
-    spec = life.cloned_spec(session, run_id, overrides or {})
-    run = service.create(session, settings, catalog, queue, spec, overrides or {}, caller, once, parent=run_id)
+    run = life.clone(session, settings, catalog, queue, run_id, overrides or {}, caller, once)
     response.headers["Location"] = f"/runs/{run.id}"
     return run

@@ -13,6 +13,7 @@ from service.contracts.status import JobStatus
 from service.db import events, series
 from service.db.base import new_id
 from service.db.models import Run
+from service.errors import Deleted, NotFound
 from service.idempotency import Once
 from service.keys.caller import Caller
 from service.keys.limits import check_open_jobs
@@ -32,15 +33,29 @@ def create(
     requested: dict[str, Any],
     caller: Caller,
     once: Once,
-    parent: uuid.UUID | None = None,
 ) -> RunView:
-    """Accept a run: check it, commit the row, wake a worker. The row alone is what makes it happen.
-
-    Raises Invalid, TooManyOpenJobs, IdempotencyMismatch.
-    """
+    """Accept a run. Raises Invalid, TooManyOpenJobs, IdempotencyMismatch, Deleted."""
     id = new_id()
     if (known := once.claim(session, id)) is not None:
-        return show(session, known)
+        return show_made(session, known)
+    return accept(session, settings, catalog, queue, id, spec, requested, caller)
+
+
+def accept(
+    session: Session,
+    settings: Settings,
+    catalog: Catalog,
+    queue: Queue,
+    id: uuid.UUID,
+    spec: RunSpec,
+    requested: dict[str, Any],
+    caller: Caller,
+    parent: uuid.UUID | None = None,
+) -> RunView:
+    """Check a run, commit the row, wake a worker. The row alone is what makes it happen.
+
+    Raises Invalid, TooManyOpenJobs.
+    """
     plan = check_run(session, settings, catalog, spec)
     check_open_jobs(session, settings, caller.id)
     run = Run(
@@ -87,6 +102,15 @@ def listing(session: Session, filters: RunFilters) -> Page[RunSummary]:
     if filters.created_before is not None:
         query = query.where(Run.created_at < filters.created_before)
     return paged(session, query, (Run.id,), filters, RunSummary.model_validate)
+
+
+def show_made(session: Session, id: uuid.UUID) -> RunView:
+    """The run that an earlier, identical request made. Raises Deleted."""
+    try:
+        return show(session, id)
+    except NotFound as error:
+        detail = f"run {id}, which the first request with this Idempotency-Key made, was deleted since"
+        raise Deleted(f"{detail}; take a new key to make another") from error
 
 
 def show(session: Session, id: uuid.UUID) -> RunView:

@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -92,6 +93,33 @@ def test_cancelling_again_after_a_resumption_leaves_the_run_alone(client: TestCl
     with database.transaction() as session:
         session.get_one(Run, uuid.UUID(made["id"])).move_to(JobStatus.QUEUED)
     assert client.post(f"/runs/{made['id']}/cancel", headers=key()).json()["status"] == "queued"
+
+
+def test_a_clone_is_shown_again_after_its_parent_was_deleted(client: TestClient, records: Any) -> None:
+    parent = records.run(JobStatus.SUCCEEDED)
+    clone = f"/runs/{parent.id}/clone"
+    first = client.post(clone, json={"name": "other"}, headers=key())
+    assert client.delete(f"/runs/{parent.id}").status_code == 204
+
+    again = client.post(clone, json={"name": "other"}, headers=key())
+
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert again.json() == {**first.json(), "parent_id": None}
+    assert again.headers["Location"] == first.headers["Location"]
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert client.post(clone, json={"name": "other"}, headers=key("new")).status_code == 404
+
+
+def test_what_was_made_and_deleted_is_not_made_again(client: TestClient, records: Any, database: Database) -> None:
+    parent = records.run(JobStatus.SUCCEEDED)
+    for number, path in enumerate(("/runs", f"/runs/{parent.id}/clone")):
+        made = client.post(path, json={}, headers=key(str(number))).headers["Location"]
+        assert client.post(f"{made}/cancel").json()["status"] == "cancelled"
+        assert client.delete(made).status_code == 204
+        again = client.post(path, json={}, headers=key(str(number)))
+        assert (again.status_code, again.json()["code"]) == (410, "deleted")
+        assert made.removeprefix("/runs/") in again.json()["detail"]
+    assert rows(database, Run) == 1
 
 
 def test_a_plan_takes_a_key_and_keeps_nothing(client: TestClient, database: Database) -> None:
