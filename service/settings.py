@@ -83,6 +83,12 @@ class Settings(BaseSettings):
     worker_timeout_seconds: PositiveFloat = Field(60, description="A worker silent for this long is no longer listed.")
 
     # What is kept
+    max_log_bytes: int = Field(
+        64 * 2**20,
+        ge=2**20,
+        le=2**34,
+        description="Of what one attempt's process prints, the first so many bytes; its file is cut at twice that.",
+    )
     orphan_seconds: PositiveFloat = Field(
         86_400, description="Artifacts that no row names are collected when the job in their key is older than this."
     )

@@ -23,6 +23,7 @@ from service.db import events, retention
 from service.db.models import Attempt, Checkpoint, LogChunk, Metric, RewardGroup, Run, Sample
 from service.db.session import Database
 from worker import artifacts
+from worker.child_log import ChildLog
 from worker.claims import Claim, JobRow, held, move_held
 from worker.stats import STATS
 
@@ -72,6 +73,7 @@ class Ingest:
         with database.transaction() as session:
             attempt = session.get_one(Attempt, (claim.id, self._number))
             self._events_offset, self._log_offset = attempt.events_offset, attempt.log_offset
+        self._printed = ChildLog(directory / LOG_FILE, database.settings.max_log_bytes)
         self._local: list[Path] = []
         """Checkpoints of this attempt that are both in the store and on this machine."""
         self.ending: said.Finished | said.Failed | None = None
@@ -99,13 +101,11 @@ class Ingest:
 
     def log_tail(self, size: int = 4000) -> str:
         """The end of what the child printed."""
-        try:
-            with (self._directory / LOG_FILE).open("rb") as file:
-                file.seek(max(0, file.seek(0, 2) - size))
-                # PostgreSQL keeps no NUL in text.
-                return file.read().decode("utf-8", errors="replace").replace("\x00", "�").strip()
-        except FileNotFoundError:
-            return ""
+        return self._printed.tail(size)
+
+    def trim_log(self) -> None:
+        """Keep what the child prints from filling the disk. Raises OSError."""
+        self._printed.trim()
 
     def _ingest_events(self, piece: bytes) -> None:
         batch = _Batch()
@@ -241,12 +241,7 @@ class Ingest:
                 events.record(session, run.id, self._number, "checkpoint_retired", {"step": step, "keep": keep})
 
     def _ingest_log(self) -> bool:
-        try:
-            with (self._directory / LOG_FILE).open("rb") as file:
-                file.seek(self._log_offset)
-                data = file.read(self._database.settings.log_chunk_bytes)
-        except FileNotFoundError:
-            return False
+        data = self._printed.read(self._log_offset, self._database.settings.log_chunk_bytes)
         if not data:
             return False
         with self._database.transaction() as session:

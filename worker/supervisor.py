@@ -1,5 +1,6 @@
 """One attempt at one run: prepare its directory, start the child, watch it, bring what it says into rows, end it."""
 
+import contextlib
 import math
 import shutil
 import threading
@@ -166,6 +167,8 @@ class _Supervisor:
                 self._ask(child, ingest, time.monotonic() - self._claim.taken_at > budget)
             except (SQLAlchemyError, OSError) as error:
                 self._log.warning("run.not_asked", error=str(error).splitlines()[0])
+            with contextlib.suppress(OSError):  # a disk in trouble is told of by what needs it
+                ingest.trim_log()
             now = time.monotonic()
             if (written := ingest.written()) != spoken:
                 spoken, moved = written, now

@@ -166,6 +166,15 @@ match behaviour:
         checkpoint(1, request=asked["request"])
         wait_for_control("cancel")
         finish("cancelled")
+    case "prints-too-much":
+        longest = 0
+        while (size := (out / "log.txt").stat().st_size) >= longest:
+            longest = size
+            print("a line of log" * 4000, flush=True)
+            time.sleep(0.01)
+        print("the last words", flush=True)
+        say("failed", code="error", detail="too many words")
+        sys.exit(1)
     case "loads-forever":
         while True:
             time.sleep(1)

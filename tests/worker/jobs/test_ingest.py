@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -155,6 +156,26 @@ class TestDrain:
             chunks = session.scalars(select(LogChunk).order_by(LogChunk.offset)).all()
         assert b"".join(chunk.data for chunk in chunks) == printed + b"the end"
         assert ingest.log_tail().endswith("the end")
+
+    def test_a_log_that_is_too_long_is_cut_once_however_often_it_is_read(
+        self, impatient: Database, claim: Any, directory: Path
+    ) -> None:
+        most = 50_000
+        small = replace(impatient, settings=impatient.settings.model_copy(update={"max_log_bytes": most}))
+        printed = b"".join(b"line %d\n" % number for number in range(20_000))
+        for begin, end in ((0, 30_000), (30_000, most), (most, 120_000), (120_000, len(printed))):
+            append(directory, printed[begin:end], "log.txt")
+            for _ in range(2):
+                ingest = Ingest(small, claim, directory)
+                ingest.drain()
+                ingest.trim_log()
+
+        with impatient.transaction() as session:
+            log = b"".join(session.scalars(select(LogChunk.data).order_by(LogChunk.offset)))
+        assert log[:most] == printed[:most]
+        assert log.count(b"are kept") == 1 and log.endswith(b"are kept: G2RPO_MAX_LOG_BYTES]\n")
+        kept = (directory / "log.txt").read_bytes()
+        assert len(kept) <= 2 * most and kept[:most] == printed[:most] and kept.endswith(b"line 19999\n")
 
     def test_many_rows_go_in_quickly_enough(self, impatient: Database, claim: Any, directory: Path) -> None:
         values = {f"metric/{number}": 0.5 for number in range(100)}

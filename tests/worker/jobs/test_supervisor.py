@@ -109,6 +109,21 @@ class TestFailure:
         assert run.error["code"] == "crashed"
         assert "SIGSEGV" in run.error["detail"]
 
+    def test_a_child_that_prints_without_end_is_not_kept_from_its_work(self, jobs: Any, impatient: Database) -> None:
+        most = 100_000
+        id = jobs.add("prints-too-much")
+        jobs.supervise(jobs.claim(), connect(impatient.settings.model_copy(update={"max_log_bytes": most}))).join()
+
+        run = jobs.run(id)
+        assert run.error["detail"] == "too many words"
+        assert run.error["log_tail"].endswith("the last words")
+        with impatient.transaction() as session:
+            chunks = session.scalars(select(LogChunk.data).order_by(LogChunk.offset)).all()
+        log = b"".join(chunks)
+        assert log.startswith(b"the child began\na line of log") and b"the last words" not in log
+        assert log[most:] == b"\n[only the first 100000 bytes of this log are kept: G2RPO_MAX_LOG_BYTES]\n"
+        assert jobs.attempt(id).log_offset == len(log)
+
     def test_a_hung_child_is_ended(self, jobs: Any, impatient: Database) -> None:
         settings = impatient.settings.model_copy(update={"progress_timeout_seconds": 0.5})
         id = jobs.add("hangs")
