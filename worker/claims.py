@@ -9,7 +9,7 @@ from typing import Any, Literal, TypeAlias, cast
 from sqlalchemy import ColumnElement, case, func, literal, select
 from sqlalchemy.orm import Session, defer
 
-from service.contracts.status import CLAIMABLE, HELD, RESTING, JobStatus
+from service.contracts.status import CLAIMABLE, HELD, JobStatus
 from service.db import events
 from service.db.models import Attempt, Generation, JobError, Run
 from service.db.session import Database
@@ -124,8 +124,6 @@ def leave(
     if lost:
         row.losses += 1
     if isinstance(row, Run):
-        if status in RESTING:
-            row.checkpoint_answers = row.checkpoint_requests  # nobody is left to answer
         if status not in HELD:
             attempt = session.get_one(Attempt, (row.id, row.attempt))
             attempt.ended_at, attempt.outcome, attempt.lost = func.now(), status, lost

@@ -6,8 +6,9 @@ from typing import Any, ClassVar, Literal
 from sqlalchemy import BigInteger, Double, ForeignKey, Index, Integer, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
+from service.contracts.status import RESTING, JobStatus
 from service.db.base import Base
-from service.db.models.job import Job, job_indexes
+from service.db.models.job import Job, JobError, job_indexes
 
 
 class Run(Job, Base):
@@ -52,3 +53,9 @@ class Run(Job, Base):
     """`contracts.events.Finished.heldout`, as JSON: held-out rewards before and after."""
     last_event: Mapped[int] = mapped_column(BigInteger, default=0)
     """The newest id in `run_events`; `service.db.events.record` counts it up."""
+
+    def move_to(self, new: JobStatus, error: JobError | None = None) -> None:
+        """As every job; one that comes to rest has answered what was asked of it: nobody is left to save more."""
+        super().move_to(new, error)
+        if new in RESTING:
+            self.checkpoint_answers = self.checkpoint_requests

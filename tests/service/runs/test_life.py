@@ -118,6 +118,14 @@ class TestSave:
         assert client.get(f"/runs/{run.id}").json()["checkpoint_pending"] is False
         assert client.post(f"/runs/{run.id}/checkpoint").json()["checkpoint_pending"] is True
 
+    @pytest.mark.parametrize("ask", ["pause", "cancel"])
+    def test_a_run_that_comes_to_rest_without_a_worker_owes_no_checkpoint(
+        self, client: TestClient, records: Any, ask: str
+    ) -> None:
+        run = records.run(JobStatus.INTERRUPTED, checkpoint_requests=1)
+        assert client.get(f"/runs/{run.id}").json()["checkpoint_pending"] is True
+        assert client.post(f"/runs/{run.id}/{ask}").json()["checkpoint_pending"] is False
+
     @pytest.mark.parametrize("status", (*WAITING, *ENDED, JobStatus.PAUSED, JobStatus.PAUSING))
     def test_one_that_does_not_work_is_refused(self, client: TestClient, records: Any, status: JobStatus) -> None:
         run = records.run(status)

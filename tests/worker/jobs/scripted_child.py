@@ -175,6 +175,10 @@ match behaviour:
         print("the last words", flush=True)
         say("failed", code="error", detail="too many words")
         sys.exit(1)
+    case "ends-before-it-is-asked":
+        checkpoint(3)
+        wait_for_control("checkpoint")
+        finish()
     case "loads-forever":
         while True:
             time.sleep(1)

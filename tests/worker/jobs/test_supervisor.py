@@ -333,6 +333,19 @@ class TestCheckpoints:
         assert jobs.run(id).status is JobStatus.CANCELLED
         assert [row.step for row in rows(impatient, Checkpoint, jobs.run(id))] == [1]
 
+    @pytest.mark.parametrize(("behaviour", "attempts"), [("ends-before-it-is-asked", 1), ("is-killed-once", 2)])
+    def test_one_asked_for_too_late_is_the_last_steps(
+        self, jobs: Any, impatient: Database, behaviour: str, attempts: int
+    ) -> None:
+        id = jobs.add(behaviour, checkpoint_requests=1)
+        for _ in range(attempts):
+            assert jobs.run(id).checkpoint_answers == 0
+            jobs.supervise(jobs.claim()).join()
+
+        run = jobs.run(id)
+        assert (run.status, run.checkpoint_answers) == (JobStatus.SUCCEEDED, 1)
+        assert 3 in {row.step for row in rows(impatient, Checkpoint, run)}
+
     def test_old_ones_are_retired_but_for_those_in_use(self, jobs: Any, impatient: Database) -> None:
         spec = RunSpec(name="keeps-three", checkpoints={"keep": 3}).model_dump(mode="json")
         run = jobs.perform("keeps-three", spec=spec)
