@@ -21,16 +21,18 @@ class JobError(TypedDict):
     log_tail: str
 
 
-def job_indexes(table: str) -> tuple[Index, Index]:
-    """What every table of jobs is searched by: the next to claim, and leases that may have run out."""
+def job_indexes(table: str) -> tuple[Index, ...]:
+    """What every table of jobs is searched by: the next to claim, leases that may have run out, and jobs that have not
+    ended: few, among ever more that have."""
     return (
         Index(f"ix_{table}_claimable", "priority", "created_at", "id", postgresql_where=_status_in(CLAIMABLE)),
         Index(f"ix_{table}_held", "lease_expires_at", postgresql_where=_status_in(HELD)),
+        Index(f"ix_{table}_open", "created_by", postgresql_where=_status_in(TERMINAL, "NOT IN")),
     )
 
 
-def _status_in(states: frozenset[JobStatus]) -> TextClause:
-    return text(f"status IN ({', '.join(repr(state.value) for state in sorted(states))})")
+def _status_in(states: frozenset[JobStatus], operator: str = "IN") -> TextClause:
+    return text(f"status {operator} ({', '.join(repr(state.value) for state in sorted(states))})")
 
 
 class Job:
