@@ -106,6 +106,19 @@ class Jobs:
             rows = session.scalars(select(RunEvent).where(RunEvent.run_id == id).order_by(RunEvent.id)).all()
         return [(row.type, row.data) for row in rows]
 
+    def rows(self, table: type[Any], run: Run) -> list[Any]:
+        """What a table has of the run."""
+        with self.database.transaction() as session:
+            return list(session.scalars(select(table).where(table.run_id == run.id)))
+
+    @staticmethod
+    def alive(pid: int) -> bool:
+        """Whether the process runs; a zombie does not."""
+        try:
+            return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        except FileNotFoundError:
+            return False
+
     def statuses(self, id: uuid.UUID) -> list[str]:
         return [data["status"] for type, data in self.events(id) if type == "status"]
 

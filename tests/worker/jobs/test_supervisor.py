@@ -1,6 +1,5 @@
 """A supervisor brings everything its child says into rows, ends it when it must, and says truly how it ended."""
 
-import json
 import subprocess
 import sys
 import threading
@@ -10,29 +9,14 @@ from typing import Any
 import pytest
 from sqlalchemy import select, text, update
 
-from service import jobs as service_jobs
-from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
-from service.db.models import Checkpoint, Garbage, LogChunk, Metric, RewardGroup, Run, Sample
+from service.db.models import Checkpoint, LogChunk, Metric, RewardGroup, Run, Sample
 from service.db.session import Database, connect
-from worker.claims import LeaseLost, give_up, move
-
-
-def alive(pid: int) -> bool:
-    """Whether the process runs; a zombie does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
-def rows(database: Database, table: type[Any], run: Run) -> list[Any]:
-    with database.transaction() as session:
-        return list(session.scalars(select(table).where(table.run_id == run.id)))
+from worker.claims import LeaseLost, move
 
 
 class TestSuccess:
-    def test_everything_the_child_said_is_in_rows(self, jobs: Any, impatient: Database) -> None:
+    def test_everything_the_child_said_is_in_rows(self, jobs: Any) -> None:
         run = jobs.perform("finishes")
 
         assert run.status is JobStatus.SUCCEEDED
@@ -40,26 +24,26 @@ class TestSuccess:
         assert run.ended_at is not None and run.lease_owner is None
         assert run.heldout["clip_score"]["interval95"] == [0.2, 0.3]
         assert run.progress["step"] == 3
-        metrics = {(row.name, row.step): row.value for row in rows(impatient, Metric, run)}
+        metrics = {(row.name, row.step): row.value for row in jobs.rows(Metric, run)}
         assert metrics[("reward/clip_score", 2)] == 0.2
         assert metrics[("loss", 1)] is None
         assert len(metrics) == 6
-        assert [row.values for row in rows(impatient, RewardGroup, run)] == [[0.25, None, 0.75]] * 3
+        assert [row.values for row in jobs.rows(RewardGroup, run)] == [[0.25, None, 0.75]] * 3
 
     def test_pictures_and_checkpoints_are_in_the_store_with_their_hashes(self, jobs: Any, impatient: Database) -> None:
         run = jobs.perform("finishes")
 
-        [sample] = rows(impatient, Sample, run)
+        [sample] = jobs.rows(Sample, run)
         assert impatient.artifacts.read(sample.key, sample.sha256).startswith(b"\x89PNG")
-        [checkpoint] = rows(impatient, Checkpoint, run)
+        [checkpoint] = jobs.rows(Checkpoint, run)
         [file] = checkpoint.manifest["files"]
         assert impatient.artifacts.read(f"{checkpoint.key}/{file['name']}", file["sha256"]) == b"weights after 3 steps"
         assert impatient.artifacts.exists(f"{checkpoint.key}/manifest.json")
 
-    def test_the_log_and_the_attempt_are_recorded(self, jobs: Any, impatient: Database) -> None:
+    def test_the_log_and_the_attempt_are_recorded(self, jobs: Any) -> None:
         run = jobs.perform("finishes")
 
-        assert b"".join(row.data for row in rows(impatient, LogChunk, run)) == b"the child began\n"
+        assert b"".join(row.data for row in jobs.rows(LogChunk, run)) == b"the child began\n"
         attempt = jobs.attempt(run.id)
         assert attempt.outcome == "succeeded"
         assert attempt.worker == "worker:1"
@@ -68,7 +52,7 @@ class TestSuccess:
 
     def test_a_run_starts_from_the_weights_it_was_given(self, jobs: Any) -> None:
         first = jobs.perform("finishes")
-        [checkpoint] = rows(jobs.database, Checkpoint, first)
+        [checkpoint] = jobs.rows(Checkpoint, first)
 
         second = jobs.perform("finishes", start_from=checkpoint.id)
 
@@ -76,7 +60,7 @@ class TestSuccess:
 
     def test_a_damaged_start_is_a_failure_that_names_it(self, jobs: Any, impatient: Database) -> None:
         first = jobs.perform("finishes")
-        [checkpoint] = rows(impatient, Checkpoint, first)
+        [checkpoint] = jobs.rows(Checkpoint, first)
         impatient.artifacts.delete(f"{checkpoint.key}/lora.safetensors")
 
         second = jobs.perform("finishes", start_from=checkpoint.id)
@@ -130,9 +114,9 @@ class TestFailure:
         jobs.supervise(jobs.claim(), connect(settings)).join()
 
         assert jobs.run(id).error["code"] == "stuck"
-        assert not alive(jobs.attempt(id).provenance["process"])
+        assert not jobs.alive(jobs.attempt(id).provenance["process"])
 
-    def test_what_is_no_event_is_recorded_and_skipped(self, jobs: Any, impatient: Database) -> None:
+    def test_what_is_no_event_is_recorded_and_skipped(self, jobs: Any) -> None:
         run = jobs.perform("writes-garbage")
 
         assert run.status is JobStatus.SUCCEEDED
@@ -142,8 +126,8 @@ class TestFailure:
         details = [data["detail"] for type, data in events if type in ("sample_rejected", "checkpoint_rejected")]
         assert "leads out of the attempt's directory" in details[0]
         assert "has the hash" in details[1] and "has the hash" in details[2]
-        assert len(rows(impatient, Sample, run)) == 1
-        assert [row.step for row in rows(impatient, Checkpoint, run)] == [3]
+        assert len(jobs.rows(Sample, run)) == 1
+        assert [row.step for row in jobs.rows(Checkpoint, run)] == [3]
 
     def test_a_program_that_cannot_be_started_is_a_failure(self, jobs: Any, impatient: Database) -> None:
         from worker.supervisor import supervise
@@ -155,7 +139,7 @@ class TestFailure:
 
 
 class TestLoss:
-    def test_a_killed_run_goes_on_from_its_newest_checkpoint(self, jobs: Any, impatient: Database) -> None:
+    def test_a_killed_run_goes_on_from_its_newest_checkpoint(self, jobs: Any) -> None:
         run = jobs.perform("is-killed-once")
         assert run.status is JobStatus.INTERRUPTED
 
@@ -166,7 +150,7 @@ class TestLoss:
         assert run.attempt == 2
         second = jobs.attempt(run.id, 2)
         assert (second.resumed_at, second.provenance["weights"]) == (1, "weights after 1 steps")
-        metrics = {(row.name, row.step, row.attempt) for row in rows(impatient, Metric, run)}
+        metrics = {(row.name, row.step, row.attempt) for row in jobs.rows(Metric, run)}
         assert ("reward/clip_score", 1, 1) in metrics and ("reward/clip_score", 3, 2) in metrics
 
     def test_a_run_that_is_always_killed_fails_in_the_end(self, jobs: Any, impatient: Database) -> None:
@@ -188,7 +172,7 @@ class TestLoss:
         supervising.join()
 
         assert jobs.run(id).status is JobStatus.INTERRUPTED
-        assert not alive(jobs.attempt(id).provenance["process"])
+        assert not jobs.alive(jobs.attempt(id).provenance["process"])
 
     def test_a_child_whose_lease_another_worker_took_is_ended_and_writes_no_more(
         self, jobs: Any, impatient: Database
@@ -202,7 +186,7 @@ class TestLoss:
 
         supervising.join()
 
-        assert not alive(jobs.attempt(id).provenance["process"])
+        assert not jobs.alive(jobs.attempt(id).provenance["process"])
         assert jobs.run(id).status is JobStatus.RUNNING
         with pytest.raises(LeaseLost):
             move(impatient, claim, JobStatus.FAILED)
@@ -217,7 +201,7 @@ class TestLoss:
 
         with impatient.engine.begin() as blocking:
             blocking.execute(text("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE"))
-            eventually(lambda: not alive(child))
+            eventually(lambda: not jobs.alive(child))
         supervising.join()
 
     def test_what_a_lost_supervisor_had_not_read_is_read_by_the_next(self, jobs: Any, impatient: Database) -> None:
@@ -230,175 +214,8 @@ class TestLoss:
         jobs.supervise(jobs.claim()).join()
 
         assert jobs.attempt(run.id, 2).resumed_at == 1
-        assert {row.attempt for row in rows(impatient, Metric, run)} == {1, 2}
-        assert {row.attempt for row in rows(impatient, LogChunk, run)} == {1, 2}
-
-
-class TestCancel:
-    def request(self, database: Database, id: Any) -> None:
-        with database.transaction() as session:
-            service_jobs.cancel(session, Run, id)
-
-    def test_the_child_is_asked_and_stops_by_itself(self, jobs: Any, impatient: Database) -> None:
-        id = jobs.add("cancels")
-        supervising = jobs.supervise(jobs.claim())
-        jobs.reaches(id, JobStatus.RUNNING)
-
-        self.request(impatient, id)
-        supervising.join()
-
-        assert jobs.run(id).status is JobStatus.CANCELLED
-        assert jobs.attempt(id).outcome == "cancelled"
-
-    @pytest.mark.parametrize("behaviour", ["hangs", "ignores-sigterm"])
-    def test_a_child_that_does_not_listen_is_ended(
-        self, jobs: Any, impatient: Database, behaviour: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr("worker.supervisor.TERMINATION_SECONDS", 0.2)
-        settings = impatient.settings.model_copy(update={"cancel_grace_seconds": 0.1})
-        id = jobs.add(behaviour)
-        supervising = jobs.supervise(jobs.claim(), connect(settings))
-        jobs.reaches(id, JobStatus.RUNNING)
-
-        self.request(impatient, id)
-        supervising.join()
-
-        assert jobs.run(id).status is JobStatus.CANCELLED
-        assert not alive(jobs.attempt(id).provenance["process"])
-
-
-class TestPause:
-    def ask(self, database: Database, id: Any, status: JobStatus = JobStatus.PAUSING) -> None:
-        with database.transaction() as session:
-            session.get_one(Run, id, with_for_update=True).move_to(status)
-
-    def test_the_child_saves_and_the_run_rests_until_it_is_queued_again(self, jobs: Any, impatient: Database) -> None:
-        id = jobs.add("pauses")
-        supervising = jobs.supervise(jobs.claim())
-        jobs.reaches(id, JobStatus.RUNNING)
-
-        self.ask(impatient, id)
-        supervising.join()
-
-        run = jobs.run(id)
-        assert (run.status, run.lease_owner, run.ended_at, run.losses) == (JobStatus.PAUSED, None, None, 0)
-        assert (jobs.attempt(id).outcome, jobs.attempt(id).lost) == ("paused", False)
-        assert [row.step for row in rows(impatient, Checkpoint, run)] == [1]
-
-        self.ask(impatient, id, JobStatus.QUEUED)
-        jobs.supervise(jobs.claim()).join()
-
-        assert jobs.run(id).status is JobStatus.SUCCEEDED
-        assert jobs.attempt(id, 2).resumed_at == 1
-
-    def test_a_child_that_is_still_loading_is_ended_at_once(self, jobs: Any, impatient: Database) -> None:
-        for asked, becomes in ((JobStatus.PAUSING, JobStatus.PAUSED), (JobStatus.CANCELLING, JobStatus.CANCELLED)):
-            id = jobs.add("loads-forever")
-            supervising = jobs.supervise(jobs.claim())
-            self.ask(impatient, id, asked)
-            supervising.join()
-            assert jobs.run(id).status is becomes
-
-    def test_a_worker_that_leaves_has_its_run_saved(self, jobs: Any, impatient: Database) -> None:
-        id = jobs.add("pauses")
-        supervising = jobs.supervise(jobs.claim())
-        jobs.reaches(id, JobStatus.RUNNING)
-
-        jobs.stopping.set()
-        supervising.join()
-
-        run = jobs.run(id)
-        assert (run.status, run.losses) == (JobStatus.INTERRUPTED, 0)
-        assert [row.step for row in rows(impatient, Checkpoint, run)] == [1]
-
-    def test_a_run_out_of_budget_is_saved_and_fails_with_what_to_do(self, jobs: Any, impatient: Database) -> None:
-        id = jobs.add("pauses", seconds_used=impatient.settings.max_run_seconds)
-        jobs.supervise(jobs.claim()).join()
-
-        run = jobs.run(id)
-        assert (run.status, run.error["code"]) == (JobStatus.FAILED, "budget_spent")
-        assert "Resume it" in run.error["hint"]
-        assert run.seconds_used > impatient.settings.max_run_seconds
-
-
-class TestCheckpoints:
-    def test_one_asked_for_is_answered_once(self, jobs: Any, impatient: Database) -> None:
-        id = jobs.add("saves-when-asked", checkpoint_requests=4, checkpoint_answers=3)
-        supervising = jobs.supervise(jobs.claim())
-        jobs.eventually(lambda: jobs.run(id).checkpoint_answers == 4)
-
-        TestCancel().request(impatient, id)
-        supervising.join()
-
-        assert jobs.run(id).status is JobStatus.CANCELLED
-        assert [row.step for row in rows(impatient, Checkpoint, jobs.run(id))] == [1]
-
-    @pytest.mark.parametrize(("behaviour", "attempts"), [("ends-before-it-is-asked", 1), ("is-killed-once", 2)])
-    def test_one_asked_for_too_late_is_the_last_steps(
-        self, jobs: Any, impatient: Database, behaviour: str, attempts: int
-    ) -> None:
-        id = jobs.add(behaviour, checkpoint_requests=1)
-        for _ in range(attempts):
-            assert jobs.run(id).checkpoint_answers == 0
-            jobs.supervise(jobs.claim()).join()
-
-        run = jobs.run(id)
-        assert (run.status, run.checkpoint_answers) == (JobStatus.SUCCEEDED, 1)
-        assert 3 in {row.step for row in rows(impatient, Checkpoint, run)}
-
-    def test_old_ones_are_retired_but_for_those_in_use(self, jobs: Any, impatient: Database) -> None:
-        spec = RunSpec(name="keeps-three", checkpoints={"keep": 3}).model_dump(mode="json")
-        run = jobs.perform("keeps-three", spec=spec)
-
-        kept = [row.step for row in rows(impatient, Checkpoint, run) if row.deleted_at is None]
-        assert sorted(kept) == [4, 5, 6]
-        with impatient.transaction() as session:
-            prefixes = set(session.scalars(select(Garbage.prefix)))
-        assert prefixes == {f"runs/{run.id}/1/checkpoints/{step}" for step in (1, 2, 3)}
-        assert [data["step"] for type, data in jobs.events(run.id) if type == "checkpoint_retired"] == [3, 2, 1]
-
-    def test_the_best_one_is_kept(self, jobs: Any, impatient: Database) -> None:
-        spec = RunSpec(name="keeps-three", checkpoints={"keep": 3, "best": "clip_score"}).model_dump(mode="json")
-        run = jobs.perform("keeps-three", spec=spec)
-
-        kept = {row.step: row.best_value for row in rows(impatient, Checkpoint, run) if row.deleted_at is None}
-        assert kept == {2: 0.75, 4: None, 5: None, 6: None}
-
-    def test_without_a_whole_one_the_run_does_not_begin_anew_unasked(self, jobs: Any, impatient: Database) -> None:
-        run = jobs.perform("is-killed-once")
-        [checkpoint] = rows(impatient, Checkpoint, run)
-        impatient.artifacts.delete(f"{checkpoint.key}/lora.safetensors")
-
-        jobs.supervise(jobs.claim()).join()
-
-        failed = jobs.run(run.id)
-        assert (failed.status, failed.error["code"]) == (JobStatus.FAILED, "bad_checkpoint")
-        assert rows(impatient, Checkpoint, run)[0].damaged
-        assert [data["step"] for type, data in jobs.events(run.id) if type == "checkpoint_damaged"] == [1]
-
-    def test_what_an_overtaken_attempt_says_of_its_end_counts_no_more(self, jobs: Any, impatient: Database) -> None:
-        id = jobs.add("finishes")
-        jobs.claim()  # its worker is lost, and so is the next one's, which had gone on elsewhere
-        first = impatient.settings.data_dir / "work" / "runs" / str(id) / "attempt-1"
-        first.mkdir(parents=True)
-        failure = {"type": "failed", "time": "2026-01-01T00:00:00Z", "code": "disk_full", "detail": "no room"}
-        (first / "events.jsonl").write_text(json.dumps(failure) + "\n")
-        for _ in range(2):
-            with impatient.transaction() as session:
-                give_up(session, session.get_one(Run, id))
-            claim = jobs.claim()
-
-        jobs.supervise(claim).join()
-
-        assert (jobs.run(id).status, claim.attempt) == (JobStatus.SUCCEEDED, 3)
-
-    def test_a_run_that_gets_on_between_its_losses_is_not_given_up(self, jobs: Any, impatient: Database) -> None:
-        id = jobs.add("is-killed-after-each-checkpoint")
-        for _ in range(6):
-            jobs.supervise(jobs.claim()).join()
-
-        assert jobs.run(id).status is JobStatus.SUCCEEDED
-        assert jobs.run(id).attempt == 6
+        assert {row.attempt for row in jobs.rows(Metric, run)} == {1, 2}
+        assert {row.attempt for row in jobs.rows(LogChunk, run)} == {1, 2}
 
 
 class TestProcesses:
@@ -407,7 +224,7 @@ class TestProcesses:
 
         with impatient.transaction() as session:
             pid = session.scalars(select(Metric.value).where(Metric.run_id == run.id)).one()
-        assert not alive(int(pid))
+        assert not jobs.alive(int(pid))
 
     def test_a_child_ends_when_its_supervisor_is_killed(
         self, jobs: Any, program: tuple[str, ...], tmp_path: Path, eventually: Any
@@ -419,12 +236,12 @@ class TestProcesses:
         )
         assert holder.stdout is not None
         child = int(holder.stdout.readline())
-        assert alive(child)
+        assert jobs.alive(child)
 
         holder.kill()
         holder.wait()
 
-        eventually(lambda: not alive(child))
+        eventually(lambda: not jobs.alive(child))
 
 
 HOLDER = """
