@@ -9,6 +9,7 @@ from torch import Tensor
 
 from service.contracts.schedule import Evaluation
 from worker.grpo.transitions import clean_estimate, ode_step
+from worker.lanes import Check, Lanes
 
 Velocity = Callable[[Tensor, Tensor, list[int]], Tensor]
 """velocity(latents [n, tokens, channels], sigmas [n], n prompt indices) → a tensor like the latents."""
@@ -80,13 +81,33 @@ def denoise_branches(
     sigmas: Sequence[float],
     batch_size: int,
     finish: Callable[[Branch, int, Tensor], None],
-    between_batches: Callable[[], None] = lambda: None,
+    between_batches: Check = lambda: None,
 ) -> int:
     """Evaluate every branch's tree in full batches, mixing prompts, nodes and strides; return the evaluations made.
 
-    `finish(branch, stride, x̂_0)` is called for each path that ends. First come, first served: long paths are all begun
-    early, so that the last batches are full too. `between_batches` may raise to abandon the rollout.
+    `finish(branch, stride, x̂_0)` is called for each path that ends, by several lanes at once. Branches are dealt to the
+    lanes in turn. `between_batches` may raise to abandon the rollout.
     """
+    if not branches:
+        return 0
+    lanes = Lanes.on(branches[0].latents.device, batch_size)
+
+    def share(number: int) -> Callable[[Check], int]:
+        own = branches[number :: lanes.number]
+        return lambda check: _denoise(velocity, own, sigmas, lanes.batch_size, finish, check)
+
+    return sum(lanes.run([share(number) for number in range(lanes.number)], between_batches))
+
+
+def _denoise(
+    velocity: Velocity,
+    branches: Sequence[Branch],
+    sigmas: Sequence[float],
+    batch_size: int,
+    finish: Callable[[Branch, int, Tensor], None],
+    between_batches: Check,
+) -> int:
+    """One lane's share. First come, first served: long paths are all begun early, so that the last batches are full."""
     waiting = deque(branches)
     evaluations = 0
     while waiting:

@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 class Reward(ABC):
-    """Scores pictures; stateless towards its caller."""
+    """Scores pictures; stateless towards its caller, who may have several threads."""
 
     @classmethod
     @abstractmethod

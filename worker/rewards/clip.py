@@ -1,5 +1,6 @@
 """CLIP score: the cosine between a picture and its prompt, by any transformers `CLIPModel`."""
 
+import threading
 from collections import OrderedDict
 from collections.abc import Sequence
 
@@ -24,6 +25,8 @@ class ClipReward(Reward):
         self._size = int(model.config.vision_config.image_size)
         self._length = int(model.config.text_config.max_position_embeddings)
         self._texts: OrderedDict[str, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+        """Held by who encodes: neither the cache nor a tokenizer bears two threads at once."""
 
     @classmethod
     def load(cls, entry: RewardEntry, device: torch.device, dtype: torch.dtype = torch.float32) -> "ClipReward":
@@ -54,17 +57,21 @@ class ClipReward(Reward):
 
     def _encode(self, prompts: Sequence[str]) -> Tensor:
         """Unit embeddings [n, width] of `prompts`, each encoded once."""
-        for prompt in dict.fromkeys(prompts):
-            if prompt not in self._texts:
-                tokens = self._tokenizer(
-                    prompt, padding="max_length", truncation=True, max_length=self._length, return_tensors="pt"
-                ).to(self._mean.device)
-                features = self.model.get_text_features(
-                    input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
-                ).pooler_output
-                self._texts[prompt] = normalize(features[0], dim=-1)
-            self._texts.move_to_end(prompt)
-        embeddings = torch.stack([self._texts[prompt] for prompt in prompts])
-        while len(self._texts) > _TEXT_CACHE:
-            self._texts.popitem(last=False)
+        with self._lock:
+            for prompt in dict.fromkeys(prompts):
+                if prompt not in self._texts:
+                    self._texts[prompt] = self._encoded(prompt)
+                self._texts.move_to_end(prompt)
+            embeddings = torch.stack([self._texts[prompt] for prompt in prompts])
+            while len(self._texts) > _TEXT_CACHE:
+                self._texts.popitem(last=False)
         return embeddings
+
+    def _encoded(self, prompt: str) -> Tensor:
+        tokens = self._tokenizer(
+            prompt, padding="max_length", truncation=True, max_length=self._length, return_tensors="pt"
+        ).to(self._mean.device)
+        features = self.model.get_text_features(
+            input_ids=tokens.input_ids, attention_mask=tokens.attention_mask
+        ).pooler_output
+        return normalize(features[0], dim=-1)

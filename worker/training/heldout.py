@@ -1,6 +1,6 @@
 """Held-out evaluation: the same prompts and noises each time, never trained on, and how sure a difference is."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -10,6 +10,7 @@ from service.contracts.events import HeldoutSummary
 from service.contracts.runs import RunSpec
 from worker.grpo.noise import normal
 from worker.grpo.rollout import ode_trajectory
+from worker.lanes import Check, Lanes
 from worker.models.base import FlowModel, PictureSize
 from worker.training.meter import Meter
 from worker.training.prompts import fingerprint
@@ -41,20 +42,28 @@ class HeldOut:
 
     def evaluate(self, pairs: int) -> tuple[Tensor, Tensor]:
         """Clean latents [pairs, …] of today's policy and their values [rewards, pairs]."""
-        size = PictureSize(self._spec.sampling.width, self._spec.sampling.height)
-        batch = self._spec.sampling.rollout_batch_size
-        ends = []
+        sampling = self._spec.sampling
+        lanes = Lanes.on(self._model.device, sampling.rollout_batch_size)
+        starts = range(0, pairs, lanes.batch_size)
+        tasks = [self._sampling(range(start, min(start + lanes.batch_size, pairs))) for start in starts]
         with torch.no_grad(), self._model.sampling_weights(faithful=True), self._meter.part("heldout"):
-            for start in range(0, pairs, batch):
-                self._scorer.check()
-                indices = range(start, min(start + batch, pairs))
-                noise = torch.cat([self._noise(j, size) for j in indices])
-                conditioning = self._conditioning.rows([j % len(self._prompts) for j in indices])
-                velocity = self._model.velocity(conditioning, size, self._spec.sampling.guidance)
-                ends.append(ode_trajectory(velocity, noise, self._sigmas, batch).end)
-        self._meter.count("heldout", pairs * self._spec.sampling.steps)
-        latents = torch.cat(ends)
+            latents = torch.cat(lanes.run(tasks, self._scorer.check))
+        self._meter.count("heldout", pairs * sampling.steps)
         return latents, self._scorer.score(latents, [self.prompt(j) for j in range(pairs)], self.names, "heldout_")
+
+    def _sampling(self, pairs: range) -> Callable[[Check], Tensor]:
+        """Draws the clean latents of `pairs`, one batch."""
+        sampling = self._spec.sampling
+        size = PictureSize(sampling.width, sampling.height)
+
+        def draw(check: Check) -> Tensor:
+            check()
+            noise = torch.cat([self._noise(j, size) for j in pairs])
+            conditioning = self._conditioning.rows([j % len(self._prompts) for j in pairs])
+            velocity = self._model.velocity(conditioning, size, sampling.guidance)
+            return ode_trajectory(velocity, noise, self._sigmas, len(pairs)).end
+
+        return draw
 
     def prompt(self, index: int) -> str:
         """The prompt of pair `index`."""

@@ -1,7 +1,8 @@
 """Seconds, evaluations and memory of a step, by part."""
 
+import threading
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -19,6 +20,10 @@ class Meter:
         self.training_evaluations = 0
         """Of rollouts alone: what methods are compared by."""
         self.total_images = 0
+        self._lock = threading.Lock()
+        self._within: Counter[str] = Counter()
+        """How many lanes are in each part."""
+        self._since = 0.0
         self._reset()
 
     def _reset(self) -> None:
@@ -27,12 +32,23 @@ class Meter:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Add the enclosed seconds to part `name`."""
-        started = self._now()
+        """Add the enclosed seconds to part `name`. Parts that lanes are in at the same time divide them."""
+        self._move(name, 1)
         try:
             yield
         finally:
-            self._seconds[name] += self._now() - started
+            self._move(name, -1)
+
+    def _move(self, name: str, change: int) -> None:
+        """Divide the time since the last such call among the lanes in a part; then one enters or leaves `name`."""
+        with self._lock:
+            now = self._now()
+            lanes = sum(self._within.values())
+            for part, number in self._within.items():
+                self._seconds[part] += (now - self._since) * number / lanes
+            self._since = now
+            self._within[name] += change
+            self._within = +self._within
 
     def _now(self) -> float:
         if self._device.type == "cuda":
@@ -48,7 +64,8 @@ class Meter:
 
     def count_images(self, images: int) -> None:
         """Add decoded pictures to the run's total."""
-        self.total_images += images
+        with self._lock:
+            self.total_images += images
 
     def take(self) -> dict[str, float]:
         """The metrics since the last call, and the run's totals."""

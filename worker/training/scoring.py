@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from worker.lanes import Check, Lanes
 from worker.models.base import FlowModel, PictureSize
 from worker.rewards.base import Reward, score_or_missing
 from worker.training.meter import Meter
@@ -24,7 +25,7 @@ class Scorer:
     size: PictureSize
     batch_size: int
     meter: Meter
-    check: Callable[[], None]
+    check: Check
     causes: dict[str, str] = field(default_factory=dict)
 
     def score(self, latents: Tensor, prompts: Sequence[str], names: Sequence[str], part: str = "") -> Tensor:
@@ -32,14 +33,20 @@ class Scorer:
 
         `part` goes before the names under which seconds are counted.
         """
-        values = []
-        for start in range(0, len(latents), self.batch_size):
-            self.check()
-            batch = slice(start, start + self.batch_size)
-            pictures = self.decode(latents[batch], part)
-            with self.meter.part(f"{part}reward"):
-                values.append(torch.stack([self._score(name, pictures, prompts[batch]) for name in names]))
-        return torch.cat(values, dim=1)
+        lanes = Lanes.on(latents.device, self.batch_size)
+
+        def batch(start: int) -> Callable[[Check], Tensor]:
+            rows = slice(start, start + lanes.batch_size)
+            return lambda check: self._batch(latents[rows], prompts[rows], names, part, check)
+
+        starts = range(0, len(latents), lanes.batch_size)
+        return torch.cat(lanes.run([batch(start) for start in starts], self.check), dim=1)
+
+    def _batch(self, latents: Tensor, prompts: Sequence[str], names: Sequence[str], part: str, check: Check) -> Tensor:
+        check()
+        pictures = self.decode(latents, part)
+        with self.meter.part(f"{part}reward"):
+            return torch.stack([self._score(name, pictures, prompts) for name in names])
 
     def decode(self, latents: Tensor, part: str = "") -> Tensor:
         """Pictures [n, 3, height, width] in 0..1 of a batch of latents."""

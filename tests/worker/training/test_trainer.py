@@ -7,7 +7,7 @@ import re
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from service.contracts.plan import make_plan
 from service.contracts.presets import merge
 from service.contracts.runs import RunSpec
 from worker.entrypoints.train import build_trainer, classify, main
+from worker.lanes import Lanes
 from worker.rewards.base import Reward
 from worker.shapes.grammar import train_prompts
 from worker.training.checkpoint import read_manifest
@@ -247,6 +248,37 @@ def test_a_run_resumed_with_more_steps_is_the_longer_run(finished: Path, tmp_pat
     trainer(tmp_path / "straight", **longer).run()
     one, other = (tmp_path / name / "checkpoints/step-000006" for name in ("straight", "resumed"))
     assert tensors(one) == tensors(other)
+
+
+def test_a_run_in_lanes_that_was_paused_ends_bit_identical(two_threads: None, tmp_path: Path) -> None:
+    changes = {"training": {"max_steps": 3}, "evaluation": {"every": 3, "pairs": 32, "final_pairs": 0, "samples": 0}}
+    straight, paused = (trainer(tmp_path / name, **changes) for name in ("straight", "paused"))
+    assert Lanes.on(straight.model.device, straight.spec.sampling.rollout_batch_size).number == 2
+    counted: list[int] = []
+    straight.model.transformer.register_forward_hook(lambda *_: counted.append(1))
+    straight.run()
+    call(paused, round(0.7 * len(counted)), lambda: ask(tmp_path / "paused", action="pause"))
+    with pytest.raises(Paused):
+        paused.run()
+    paused.pause()
+    saved = events(tmp_path / "paused", "checkpoint")[-1]
+    assert 0 < saved["step"] < 3
+
+    resumed = trainer(tmp_path / "resumed", **changes)
+    resumed.resume(tmp_path / "paused" / saved["directory"])
+    resumed.run()
+
+    one, other = (tmp_path / name / "checkpoints/step-000003" for name in ("straight", "resumed"))
+    assert tensors(one) == tensors(other)
+    said = metrics(tmp_path / "paused") + metrics(tmp_path / "resumed")
+    assert sorted(set(said)) == sorted(set(metrics(tmp_path / "straight")))
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(1)
 
 
 def test_a_checkpoint_asked_for_comes_after_the_step_and_once(tmp_path: Path) -> None:
