@@ -6,35 +6,28 @@ import numpy as np
 import pytest
 import torch
 
-from service.contracts.algorithms import G2RPO, AlgorithmContract, DanceGRPO, FlowGRPO, MixGRPO
-from service.contracts.algorithms.mix_grpo import Flash, Window
+from service.contracts.algorithms import G2RPO, AlgorithmContract, DanceGRPO
 from tests.worker.grpo import transcription
-from tests.worker.grpo.toy import PROMPTS, SHIFT, STEPS, ToyFlow, make, noise, roll_out, sampler
+from tests.worker.grpo.toy import (
+    CONFIGS,
+    NODES,
+    PROMPTS,
+    SEED,
+    SHIFT,
+    STEPS,
+    TRAINING_STEP,
+    ToyFlow,
+    every_algorithm,
+    make,
+    noise,
+    roll_out,
+    sampler,
+    transition_of,
+)
 from worker.grpo.experience import losses
-
-WINDOW = Window(size=3, every=1)
-CONFIGS: dict[str, AlgorithmContract] = {
-    "g2rpo": G2RPO(granularities=(1, 2, 3), sde_steps=(0, 1, 3, 6), group_size=4),
-    "dance": DanceGRPO(group_size=4),
-    "dance-own-noise": DanceGRPO(group_size=4, same_noise=False),
-    "mix": MixGRPO(group_size=4, window=WINDOW),
-    "mix-own-noise": MixGRPO(group_size=4, window=WINDOW, same_noise=False),
-    "mix-random": MixGRPO(group_size=4, window=Window(size=2, every=1, order="random")),
-    "mix-flash": MixGRPO(group_size=4, window=WINDOW, flash=Flash(share=0.7)),
-    "flow": FlowGRPO(group_size=4),
-    "flow-same-noise": FlowGRPO(group_size=4, same_noise=True),
-    "flow-cps": FlowGRPO(group_size=4, transition="cps"),
-}
-every_algorithm = pytest.mark.parametrize("name", CONFIGS)
-TRAINING_STEP = 3
-NODES = transcription.sigmas(STEPS, SHIFT)
 
 Drawn = dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray, float]]
 """(prompt, SDE step, sample) → (x_i, x', log π(x')) of every SDE step taken."""
-
-
-def transition_of(config: AlgorithmContract) -> str:
-    return getattr(config, "transition", "dance" if config.name == "dance_grpo" else "flow")
 
 
 def draw(config: AlgorithmContract, v: transcription.Velocity, x: np.ndarray, i: int, noise: np.ndarray) -> Any:
@@ -69,7 +62,7 @@ def naive_g2rpo(config: G2RPO, flow: ToyFlow) -> tuple[np.ndarray, Drawn]:
 def naive_chains(config: Any, flow: ToyFlow) -> tuple[np.ndarray, Drawn]:
     """Ends [P, 1, G, 1, …] and what was drawn, one chain after another."""
     noises, ends, drawn = noise(TRAINING_STEP), [], {}
-    stochastic = config.stochastic(STEPS, TRAINING_STEP, 11)
+    stochastic = config.stochastic(STEPS, TRAINING_STEP, SEED)
     for p in range(PROMPTS):
 
         def v(x: np.ndarray, sigma: float, prompt: int = p) -> np.ndarray:
@@ -128,7 +121,7 @@ def test_what_is_trained_are_the_steps_of_the_contract_and_pieces_are_whole(name
     if isinstance(config, G2RPO):
         assert sorted(set(experience.sde_steps)) == list(config.sde_steps)
     elif not isinstance(config, DanceGRPO):
-        assert set(experience.sde_steps) == set(config.stochastic(STEPS, TRAINING_STEP, 11))
+        assert set(experience.sde_steps) == set(config.stochastic(STEPS, TRAINING_STEP, SEED))
 
 
 def test_dance_draws_the_trained_steps_of_every_chain_anew() -> None:

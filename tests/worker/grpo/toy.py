@@ -6,11 +6,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
-from service.contracts.algorithms import AlgorithmContract
+from service.contracts.algorithms import G2RPO, AlgorithmContract, DanceGRPO, FlowGRPO, MixGRPO
+from service.contracts.algorithms.mix_grpo import Flash, Window
 from service.contracts.schedule import sigma_nodes
+from tests.worker.grpo import transcription
 from worker.grpo.algorithms import ALGORITHMS
 from worker.grpo.algorithms.base import Algorithm, Rollout, Sampler
 from worker.grpo.noise import StepNoise, normal
@@ -18,6 +21,24 @@ from worker.grpo.rollout import Velocity
 
 PROMPTS, TOKENS, CHANNELS = 3, 4, 5
 STEPS, SHIFT, SEED = 8, 3.0, 11
+
+WINDOW = Window(size=3, every=1)
+CONFIGS: dict[str, AlgorithmContract] = {
+    "g2rpo": G2RPO(granularities=(1, 2, 3), sde_steps=(0, 1, 3, 6), group_size=4),
+    "dance": DanceGRPO(group_size=4),
+    "dance-own-noise": DanceGRPO(group_size=4, same_noise=False),
+    "mix": MixGRPO(group_size=4, window=WINDOW),
+    "mix-own-noise": MixGRPO(group_size=4, window=WINDOW, same_noise=False),
+    "mix-random": MixGRPO(group_size=4, window=Window(size=2, every=1, order="random")),
+    "mix-flash": MixGRPO(group_size=4, window=WINDOW, flash=Flash(share=0.7)),
+    "flow": FlowGRPO(group_size=4),
+    "flow-same-noise": FlowGRPO(group_size=4, same_noise=True),
+    "flow-cps": FlowGRPO(group_size=4, transition="cps"),
+}
+every_algorithm = pytest.mark.parametrize("name", CONFIGS)
+TRAINING_STEP = 3
+"""By then a window that moves at every step is in the middle."""
+NODES = transcription.sigmas(STEPS, SHIFT)
 
 
 class ToyFlow(torch.nn.Module):
@@ -79,3 +100,8 @@ def sampler(flow: Velocity, rows: int = 2, fast_rows: int = 7, fast_flow: Veloci
 def roll_out(config: AlgorithmContract, flow: Velocity, step: int = 0, rows: int = 2, fast_rows: int = 7) -> Rollout:
     """A rollout of all prompts."""
     return make(config).roll_out(step, PROMPTS, noise(step), sampler(flow, rows, fast_rows))
+
+
+def transition_of(config: AlgorithmContract) -> str:
+    """The name of its SDE step in `transcription`."""
+    return getattr(config, "transition", "dance" if config.name == "dance_grpo" else "flow")
