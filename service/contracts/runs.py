@@ -254,7 +254,10 @@ class RunSpec(Contract):
         if algorithm is None:
             return training
         if algorithm.kl_weight and training.adapter == "full":
-            raise ValueError("adapter full has no frozen base for algorithm.kl_weight; take lora, or kl_weight 0")
+            raise ValueError(
+                f"adapter full has no frozen base for algorithm.kl_weight {algorithm.kl_weight}; "
+                "allowed are adapter lora, or kl_weight 0"
+            )
         refuse_split(algorithm, training.prompts_per_step, 1)
         return training
 
@@ -281,7 +284,7 @@ class RunSpec(Contract):
         if training.prompts_per_step % resources.processes_per_node:
             raise ValueError(
                 f"processes_per_node {resources.processes_per_node} does not divide "
-                f"training.prompts_per_step {training.prompts_per_step}"
+                f"training.prompts_per_step {training.prompts_per_step}; allowed are its divisors"
             )
         refuse_split(algorithm, training.prompts_per_step, resources.processes_per_node)
         return resources
@@ -318,4 +321,6 @@ def refuse_unreported(field: str, name: str, evaluation: Evaluation, rewards: tu
     if name not in reported:
         raise ValueError(f"{field} {name!r} is no held-out reward; allowed are {', '.join(reported)}")
     if not evaluation.every:
-        raise ValueError(f"{field} needs held-out evaluations; set evaluation.every above 0")
+        raise ValueError(
+            f"{field} {name!r} needs held-out evaluations; evaluation.every 0 has none, allowed is above 0"
+        )

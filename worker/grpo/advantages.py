@@ -51,12 +51,19 @@ def group_z_scores(
 
 
 def _moments(rewards: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased std of the valid values over `dims`, which are kept; the std is NaN with fewer than two."""
+    """Mean and unbiased std of the valid values over `dims`, which are kept; the std is NaN with fewer than two.
+
+    Summed as distances from the highest value, so that equal values have that mean and std 0 to the last bit: the
+    rounding of a sum, divided by its own std, would be an advantage.
+    """
     valid = rewards.isfinite()
     count = valid.sum(dim=dims, keepdim=True)
-    mean = torch.where(valid, rewards, 0.0).sum(dim=dims, keepdim=True) / count.clamp(min=1)
-    square = torch.where(valid, rewards - mean, 0.0).square().sum(dim=dims, keepdim=True)
-    return mean, torch.where(count >= 2, (square / (count - 1).clamp(min=1)).sqrt(), torch.nan)
+    highest = torch.where(valid, rewards, -torch.inf).amax(dim=dims, keepdim=True)
+    highest = torch.where(count > 0, highest, 0.0)
+    below = torch.where(valid, rewards - highest, 0.0)
+    mean = below.sum(dim=dims, keepdim=True) / count.clamp(min=1)
+    square = torch.where(valid, below - mean, 0.0).square().sum(dim=dims, keepdim=True)
+    return highest + mean, torch.where(count >= 2, (square / (count - 1).clamp(min=1)).sqrt(), torch.nan)
 
 
 def integrate_advantages(rewards: Tensor, weights: list[float], config: AdvantageConfig) -> Advantages:

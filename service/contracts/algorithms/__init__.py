@@ -2,7 +2,8 @@
 
 from typing import Annotated, Any
 
-from pydantic import Discriminator, Tag
+from pydantic import BeforeValidator, Discriminator, Tag
+from pydantic_core import PydanticCustomError
 
 from service.contracts.algorithms.base import AlgorithmContract
 from service.contracts.algorithms.dance_grpo import DanceGRPO
@@ -25,6 +26,18 @@ def _name(value: Any) -> str | None:
     return name if isinstance(name, str) else None
 
 
+def _known(value: Any) -> Any:
+    """`value`, unless it names an algorithm that there is not."""
+    name = _name(value)
+    if name is not None and name not in CONTRACTS:
+        raise PydanticCustomError(
+            "unknown_algorithm",
+            "name {name} is no algorithm; allowed are {allowed}",
+            {"name": repr(name), "allowed": ", ".join(CONTRACTS)},
+        )
+    return value
+
+
 Algorithm = Annotated[
     Annotated[G2RPO, Tag("g2rpo")]
     | Annotated[DanceGRPO, Tag("dance_grpo")]
@@ -35,6 +48,7 @@ Algorithm = Annotated[
         custom_error_type="unknown_algorithm",
         custom_error_message=f"an algorithm is an object whose name is one of {', '.join(CONTRACTS)}",
     ),
+    BeforeValidator(_known),
 ]
 """Any algorithm, told apart by its `name`."""
 

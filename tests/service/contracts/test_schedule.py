@@ -17,6 +17,7 @@ from service.contracts.schedule import (
     shared_cost,
     sigma_nodes,
 )
+from tests.worker.grpo import transcription
 
 PAPER = (16, tuple(range(8)), (1, 2, 3), 12)
 
@@ -52,6 +53,11 @@ def test_nodes_fall_from_one_to_zero(steps: int, shift: float) -> None:
     assert all(a > b for a, b in pairwise(nodes))
 
 
+@given(st.integers(2, 200), st.floats(0.1, 20))
+def test_nodes_are_the_published_formula(steps: int, shift: float) -> None:
+    assert sigma_nodes(steps, shift) == pytest.approx(transcription.sigmas(steps, shift), rel=0, abs=1e-12)
+
+
 @given(st.integers(2, 200), st.floats(0.5, 10))
 def test_nodes_are_the_pipelines_sigmas(steps: int, shift: float) -> None:
     t = np.linspace(1.0, 1 / steps, steps)
@@ -62,7 +68,7 @@ def test_nodes_are_the_pipelines_sigmas(steps: int, shift: float) -> None:
 def test_a_path_is_the_reference_schedule(place: tuple[int, int], stride: int) -> None:
     steps, i = place
     path = continuation_path(steps, i, stride)
-    assert list(path) == reference_path(steps, i, stride)
+    assert list(path) == reference_path(steps, i, stride) == transcription.path(steps, i, stride)
     assert len(path) == math.ceil((steps - 1 - i) / stride)
 
 

@@ -1,149 +1,194 @@
-"""G²RPO's parts on a toy flow in float64: rollout against the naive schedule, and the update's gradient."""
+"""Every algorithm's rollout on a toy flow in float64, against the plain procedure: batch 1, nothing shared."""
 
+from typing import Any
+
+import numpy as np
 import pytest
 import torch
-from torch import Tensor
 
-from service.contracts.algorithms import G2RPO
-from service.contracts.schedule import continuation_path, shared_cost, sigma_nodes
-from worker.grpo.algorithms import GranularGRPO
-from worker.grpo.noise import normal
-from worker.grpo.objective import clipped_objective
-from worker.grpo.transitions import FlowTransition, gaussian_log_prob
+from service.contracts.algorithms import G2RPO, AlgorithmContract, DanceGRPO
+from tests.worker.grpo import transcription
+from tests.worker.grpo.toy import (
+    CONFIGS,
+    NODES,
+    PROMPTS,
+    SEED,
+    SHIFT,
+    STEPS,
+    TRAINING_STEP,
+    ToyFlow,
+    every_algorithm,
+    make,
+    noise,
+    roll_out,
+    sampler,
+    transition_of,
+)
+from worker.grpo.experience import losses
 
-PROMPTS, TOKENS, CHANNELS = 3, 4, 5
-CONFIG = G2RPO(granularities=(1, 2, 3), sde_steps=(0, 1, 3, 6), group_size=4)
-SIGMAS = sigma_nodes(8, 3.0)
-
-
-class ToyFlow(torch.nn.Module):
-    """A smooth velocity field with a term per prompt; counts its evaluations."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = torch.nn.Parameter(normal((CHANNELS, CHANNELS), 0, "weight").double() / 3)
-        self.bias = torch.nn.Parameter(normal((PROMPTS, CHANNELS), 0, "bias").double())
-        self.evaluations = 0
-
-    def forward(self, latents: Tensor, sigma: Tensor, prompts: list[int]) -> Tensor:
-        self.evaluations += len(latents)
-        return torch.tanh(latents @ self.weight + self.bias[prompts][:, None]) * (1 + sigma[:, None, None])
+Drawn = dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray, float]]
+"""(prompt, SDE step, sample) → (x_i, x', log π(x')) of every SDE step taken."""
 
 
-def noises() -> tuple[Tensor, Tensor]:
-    initial = normal((PROMPTS, TOKENS, CHANNELS), 1, "initial").double()
-    sde = normal((PROMPTS, len(CONFIG.sde_steps), CONFIG.group_size, TOKENS, CHANNELS), 1, "sde").double()
-    return initial, sde
+def draw(config: AlgorithmContract, v: transcription.Velocity, x: np.ndarray, i: int, noise: np.ndarray) -> Any:
+    """One SDE step from x_i: the sample and its log-probability."""
+    kind = transition_of(config)
+    mean, std = transcription.STEPS[kind](x, v(x, NODES[i]), NODES, i, config.eta)
+    sample = mean + std * noise
+    return sample, transcription.LOG_PROBS[kind](sample, mean, std)
 
 
-def naive_rollout(flow: ToyFlow, initial: Tensor, sde: Tensor) -> Tensor:
-    """The paper's procedure written plainly: batch 1, nothing shared. Returns the ends [P, K, G, Λ, …]."""
-    ends = torch.empty(PROMPTS, len(CONFIG.sde_steps), CONFIG.group_size, 3, TOKENS, CHANNELS, dtype=torch.float64)
+def naive_g2rpo(config: G2RPO, flow: ToyFlow) -> tuple[np.ndarray, Drawn]:
+    """Ends [P, K, G, Λ, …] and what was drawn, as the paper puts it."""
+    noises, ends, drawn = noise(TRAINING_STEP), [], {}
     for p in range(PROMPTS):
 
-        def v(x: Tensor, node: int, prompt: int = p) -> Tensor:
-            return flow(x[None], torch.tensor([SIGMAS[node]], dtype=torch.float64), [prompt])[0]
+        def v(x: np.ndarray, sigma: float, prompt: int = p) -> np.ndarray:
+            return flow.plain(x, sigma, prompt)
 
-        x = initial[p]
-        for i in range(8):
-            if i in CONFIG.sde_steps:
-                k = CONFIG.sde_steps.index(i)
-                transition = FlowTransition.at(SIGMAS, i, CONFIG.eta)
-                for g in range(CONFIG.group_size):
-                    y = transition.mean(x, v(x, i)) + transition.std * sde[p, k, g]
-                    for s, stride in enumerate(CONFIG.granularities):
-                        z, path = y, continuation_path(8, i, stride)
-                        for node, following in zip(path, (*path[1:], 8), strict=True):
-                            z = z + (SIGMAS[following] - SIGMAS[node]) * v(z, node)
-                        ends[p, k, g, s] = z
-            x = x + (SIGMAS[i + 1] - SIGMAS[i]) * v(x, i)
-    return ends
+        x = noises.initial(p)[0].numpy()
+        for i in range(STEPS):
+            for g in range(config.group_size if i in config.sde_steps else 0):
+                y, log_prob = draw(config, v, x, i, noises.sde(p, i, g).double().numpy())
+                drawn[p, i, g] = x, y, log_prob
+                for stride in config.granularities:
+                    levels = [NODES[node] for node in transcription.path(STEPS, i, stride)]
+                    ends.append(transcription.denoise(v, y, levels))
+            x = x + (NODES[i + 1] - NODES[i]) * v(x, NODES[i])
+    shape = (PROMPTS, len(config.sde_steps), config.group_size, len(config.granularities), *x.shape)
+    return np.reshape(ends, shape), drawn
 
 
-@pytest.mark.parametrize("batch_size", [1, 7, 64, 1000])
-@torch.no_grad()
-def test_the_shared_batched_rollout_is_the_naive_one(batch_size: int) -> None:
-    flow, algorithm = ToyFlow(), GranularGRPO(CONFIG, SIGMAS)
-    initial, sde = noises()
-
-    anchors = algorithm.anchors(flow, initial, batch_size=2)
-    experience = algorithm.perturb(anchors, sde)
-    ends, evaluations = algorithm.denoise(flow, experience.samples, batch_size)
-
-    torch.testing.assert_close(ends, naive_rollout(ToyFlow(), initial, sde), rtol=0, atol=1e-12)
-    cost = shared_cost(8, CONFIG.sde_steps, CONFIG.granularities, CONFIG.group_size)
-    assert evaluations == PROMPTS * cost.continuations
-    assert flow.evaluations == PROMPTS * cost.total
-
-
-@torch.no_grad()
-def test_the_anchor_is_kept_where_the_sde_steps_are() -> None:
-    flow, algorithm = ToyFlow(), GranularGRPO(CONFIG, SIGMAS)
-    initial, _ = noises()
-    anchors = algorithm.anchors(flow, initial, batch_size=2)
-    assert set(anchors.states) == set(anchors.velocities) == set(CONFIG.sde_steps)
-    assert torch.equal(anchors.states[0], initial)
-    for i in CONFIG.sde_steps:
-        sigma = torch.full((PROMPTS,), SIGMAS[i], dtype=torch.float64)
-        again = flow(anchors.states[i], sigma, list(range(PROMPTS)))
-        torch.testing.assert_close(anchors.velocities[i], again, rtol=0, atol=1e-15)
-
-
-@pytest.mark.parametrize("batch_size", [1, 2, 3])
-def test_one_forward_for_a_group_has_the_gradient_of_one_forward_per_sample(batch_size: int) -> None:
-    flow, algorithm = ToyFlow(), GranularGRPO(CONFIG, SIGMAS)
-    initial, sde = noises()
-    with torch.no_grad():
-        experience = algorithm.perturb(algorithm.anchors(flow, initial, 2), sde)
-        flow.bias += 0.01  # a policy that has moved: ratios differ from 1
-    advantages = normal((PROMPTS, len(CONFIG.sde_steps), CONFIG.group_size), 2, "advantages").double()
-
-    parts = list(algorithm.losses(flow, experience, advantages, batch_size))
-    shared = torch.autograd.grad(sum(part.loss for part in parts), list(flow.parameters()))
-
-    losses = []
+def naive_chains(config: Any, flow: ToyFlow) -> tuple[np.ndarray, Drawn]:
+    """Ends [P, 1, G, 1, …] and what was drawn, one chain after another."""
+    noises, ends, drawn = noise(TRAINING_STEP), [], {}
+    stochastic = config.stochastic(STEPS, TRAINING_STEP, SEED)
     for p in range(PROMPTS):
-        for k, i in enumerate(CONFIG.sde_steps):
-            transition = FlowTransition.at(SIGMAS, i, CONFIG.eta)
-            for g in range(CONFIG.group_size):
-                state = experience.states[p, k][None]
-                velocity = flow(state, torch.tensor([SIGMAS[i]], dtype=torch.float64), [p])
-                sample = experience.samples[p, k, g][None]
-                log_prob = gaussian_log_prob(sample, transition.mean(state, velocity), transition.std)
-                ratio = torch.exp(log_prob - experience.old_log_probs[p, k, g])
-                losses.append(clipped_objective(ratio, advantages[p, k, g], CONFIG.clip_range))
-    single = torch.autograd.grad(torch.stack(losses).mean(), list(flow.parameters()))
-    for one, other in zip(shared, single, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
+
+        def v(x: np.ndarray, sigma: float, prompt: int = p) -> np.ndarray:
+            return flow.plain(x, sigma, prompt)
+
+        for g in range(config.group_size):
+            x = (noises.initial(p) if config.same_noise else noises.initial(p, g))[0].numpy()
+            for i in range(stochastic.stop):
+                if i in stochastic:
+                    y, log_prob = draw(config, v, x, i, noises.sde(p, i, g).double().numpy())
+                    drawn[p, i, g] = x, y, log_prob
+                    x = y
+                else:
+                    x = x + (NODES[i + 1] - NODES[i]) * v(x, NODES[i])
+            if getattr(config, "flash", None) is not None:
+                levels = transcription.flash_sigmas(STEPS, SHIFT, stochastic.stop, config.flash.share)
+                ends.append(transcription.dpm_solver(v, x, levels))
+            else:
+                ends.append(transcription.denoise(v, x, NODES[stochastic.stop : STEPS]))
+    return np.reshape(ends, (PROMPTS, 1, config.group_size, 1, *x.shape)), drawn
 
 
-def test_before_the_first_update_every_ratio_is_one() -> None:
-    flow, algorithm = ToyFlow(), GranularGRPO(CONFIG, SIGMAS)
-    initial, sde = noises()
-    with torch.no_grad():
-        experience = algorithm.perturb(algorithm.anchors(flow, initial, 2), sde)
-    advantages = torch.ones(PROMPTS, len(CONFIG.sde_steps), CONFIG.group_size, dtype=torch.float64)
-    for part in algorithm.losses(flow, experience, advantages, batch_size=2):
-        assert torch.equal(part.ratios, torch.ones_like(part.ratios))
+@every_algorithm
+@pytest.mark.parametrize(("rows", "fast_rows"), [(1, 1), (2, 7), (5, 64), (1000, 1000)])
+def test_the_shared_batched_rollout_is_the_plain_one(name: str, rows: int, fast_rows: int) -> None:
+    config, flow = CONFIGS[name], ToyFlow()
+    algorithm = make(config)
+    rollout = roll_out(config, flow, TRAINING_STEP, min(rows, algorithm.exact_rows(PROMPTS, rows)), fast_rows)
+    ends, drawn = naive_g2rpo(config, flow) if isinstance(config, G2RPO) else naive_chains(config, flow)
+
+    assert rollout.ends.numpy() == pytest.approx(ends, rel=0, abs=1e-12)
+    experience = rollout.experience
+    places = torch.tensor(list(range(PROMPTS * len(algorithm.places) * config.group_size)))
+    assert rollout.ends.flatten(0, 2).shape[0] == len(places)
+    for unit, (i, p) in enumerate(zip(experience.sde_steps, experience.prompts, strict=True)):
+        for s, member in enumerate(experience.members[unit].tolist()):
+            place, g = divmod(member, config.group_size)
+            assert divmod(place, len(algorithm.places))[0] == p
+            assert algorithm.places[place % len(algorithm.places)] in (i, -1)
+            state, sample, log_prob = drawn[p, i, g]
+            assert experience.states[unit].numpy() == pytest.approx(state, rel=0, abs=1e-12)
+            assert experience.samples[unit, s].numpy() == pytest.approx(sample, rel=0, abs=1e-12)
+            assert experience.old_log_probs[unit, s].item() == pytest.approx(log_prob, rel=0, abs=1e-12)
+
+
+@every_algorithm
+def test_what_is_trained_are_the_steps_of_the_contract_and_pieces_are_whole(name: str) -> None:
+    config = CONFIGS[name]
+    algorithm = make(config)
+    experience = roll_out(config, ToyFlow(), TRAINING_STEP).experience
+    assert len(experience.states) == PROMPTS * config.trained(STEPS)
+    pieces = sorted(set(zip(experience.prompts, experience.pieces, strict=True)))
+    assert pieces == [(p, piece) for p in range(PROMPTS) for piece in range(config.pieces())]
+    assert algorithm.pieces == config.pieces()
+    assert set(experience.sde_steps) <= set(algorithm.transitions)
+    if isinstance(config, G2RPO):
+        assert sorted(set(experience.sde_steps)) == list(config.sde_steps)
+    elif not isinstance(config, DanceGRPO):
+        assert set(experience.sde_steps) == set(config.stochastic(STEPS, TRAINING_STEP, SEED))
+
+
+def test_dance_draws_the_trained_steps_of_every_chain_anew() -> None:
+    config = CONFIGS["dance"]
+    assert isinstance(config, DanceGRPO)
+    chosen: dict[tuple[int, int], list[int]] = {}
+    for step in range(2):
+        experience = roll_out(config, ToyFlow(), step).experience
+        for i, p, g in zip(experience.sde_steps, experience.prompts, experience.pieces, strict=True):
+            chosen.setdefault((step, p, g), []).append(i)
+    assert all(len(set(steps)) == len(steps) == config.trained_of_a_chain(STEPS) == 4 for steps in chosen.values())
+    assert {i for steps in chosen.values() for i in steps} == set(range(STEPS - 1))
+    assert len({tuple(sorted(steps)) for steps in chosen.values()}) > 10  # of 24 chains, among 35 choices
+
+
+@every_algorithm
+def test_before_the_first_update_every_ratio_is_one(name: str) -> None:
+    config, flow = CONFIGS[name], ToyFlow()
+    algorithm = make(config)
+    experience = roll_out(config, flow, TRAINING_STEP).experience
+    advantages = torch.ones(PROMPTS * len(algorithm.places) * config.group_size, dtype=torch.float64)
+    for part in losses(flow, experience, advantages, algorithm.transitions, algorithm.objective, rows=2):
+        torch.testing.assert_close(part.ratios, torch.ones_like(part.ratios), rtol=0, atol=1e-13)
         assert not part.clipped.any()
 
 
-def test_clipping_takes_the_worse_of_both() -> None:
-    ratio = torch.tensor([0.5, 1.5, 0.5, 1.5])
-    advantages = torch.tensor([1.0, 1.0, -1.0, -1.0])
-    assert clipped_objective(ratio, advantages, 0.1).tolist() == pytest.approx([-0.5, -1.1, 0.9, 1.5])
+@every_algorithm
+def test_log_probabilities_come_from_the_updates_own_numerics(name: str) -> None:
+    config, flow = CONFIGS[name], ToyFlow()
+    algorithm = make(config)
+
+    def quick(latents: torch.Tensor, sigma: torch.Tensor, prompts: list[int]) -> torch.Tensor:
+        return flow(latents, sigma, prompts) * 1.01
+
+    with torch.no_grad():
+        rollout = algorithm.roll_out(TRAINING_STEP, PROMPTS, noise(TRAINING_STEP), sampler(flow, fast_flow=quick))
+    assert not torch.equal(rollout.ends, roll_out(config, flow, TRAINING_STEP).ends)
+    advantages = torch.ones(PROMPTS * len(algorithm.places) * config.group_size, dtype=torch.float64)
+    for part in losses(flow, rollout.experience, advantages, algorithm.transitions, algorithm.objective, rows=2):
+        torch.testing.assert_close(part.ratios, torch.ones_like(part.ratios), rtol=0, atol=1e-13)
 
 
-def test_a_rollout_can_be_abandoned_between_batches() -> None:
-    flow, algorithm = ToyFlow(), GranularGRPO(CONFIG, SIGMAS)
-    initial, sde = noises()
+@every_algorithm
+def test_a_process_draws_its_prompts_as_one_process_would(name: str) -> None:
+    config, flow = CONFIGS[name], ToyFlow()
+    whole = roll_out(config, flow, TRAINING_STEP)
 
+    def last_prompt(latents: torch.Tensor, sigma: torch.Tensor, prompts: list[int]) -> torch.Tensor:
+        return flow(latents, sigma, [p + 2 for p in prompts])
+
+    with torch.no_grad():
+        part = make(config).roll_out(TRAINING_STEP, 1, noise(TRAINING_STEP, first_prompt=2), sampler(last_prompt, 1))
+    torch.testing.assert_close(part.ends, whole.ends[2:], rtol=0, atol=1e-12)
+    units = [unit for unit, p in enumerate(whole.experience.prompts) if p == 2]
+    own = whole.experience.take(units)
+    assert part.experience.sde_steps == own.sde_steps and part.experience.pieces == own.pieces
+    torch.testing.assert_close(part.experience.samples, own.samples, rtol=0, atol=1e-12)
+
+
+@every_algorithm
+def test_a_rollout_can_be_abandoned_between_batches(name: str) -> None:
     def stop() -> None:
         raise KeyboardInterrupt
 
-    with torch.no_grad():
-        experience = algorithm.perturb(algorithm.anchors(flow, initial, 2), sde)
-        done = flow.evaluations
-        with pytest.raises(KeyboardInterrupt):
-            algorithm.denoise(flow, experience.samples, 4, stop)
-    assert flow.evaluations == done
+    flow = ToyFlow()
+    ready = sampler(flow)
+    stopped = type(ready)(ready.exact, ready.exact_rows, ready.fast, ready.fast_rows, ready.costs, stop)
+    with torch.no_grad(), pytest.raises(KeyboardInterrupt):
+        make(CONFIGS[name]).roll_out(TRAINING_STEP, PROMPTS, noise(TRAINING_STEP), stopped)
+    assert flow.evaluations <= 2 * PROMPTS * STEPS  # the anchors, and nothing after them

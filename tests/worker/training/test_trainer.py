@@ -3,7 +3,6 @@
 import itertools
 import json
 import os
-import re
 import resource
 import subprocess
 import sys
@@ -13,54 +12,22 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from service.contracts.catalog import RewardEntry, load_catalog
 from service.contracts.jobs import CONTROL_FILE
 from service.contracts.plan import make_plan
 from service.contracts.presets import merge
-from service.contracts.runs import RunSpec
-from worker.entrypoints.train import build_trainer, classify, main
+from tests.worker.training.miniature import MINIATURE, events, metrics, spec, tensors, trainer
+from worker.entrypoints.train import classify, main
 from worker.lanes import Lanes
 from worker.rewards.base import Reward
 from worker.shapes.grammar import train_prompts
 from worker.training.checkpoint import read_manifest
-from worker.training.events import Cancelled, EventWriter, Paused
+from worker.training.events import Cancelled, Paused
 from worker.training.scoring import RewardsFailed
 from worker.training.trainer import Trainer
 from worker.training.update import NotFinite
-
-MINIATURE: dict[str, Any] = {
-    "algorithm": {"group_size": 4, "sde_steps": [0, 2]},
-    "training": {"max_steps": 4, "prompts_per_step": 4, "update_batch_size": 4, "lora_rank": 4},
-    "evaluation": {"every": 2, "pairs": 8, "final_pairs": 16, "samples": 2},
-    "checkpoints": {"every": 2},
-}
-
-
-def spec(**changes: Any) -> RunSpec:
-    return RunSpec.model_validate(merge(MINIATURE, changes))
-
-
-def trainer(directory: Path, **changes: Any) -> Trainer:
-    directory.mkdir(parents=True, exist_ok=True)
-    return build_trainer(spec(**changes), load_catalog(), EventWriter(directory), "cpu")
-
-
-def events(directory: Path, *types: str) -> list[dict[str, Any]]:
-    lines = (directory / "events.jsonl").read_text(encoding="utf-8").splitlines()
-    return [event for event in map(json.loads, lines) if event["type"] in types]
-
-
-def metrics(directory: Path, pattern: str = "") -> list[tuple[int, str, float]]:
-    """(step, name, value) of all metrics but seconds, which no two runs share."""
-    return [
-        (event["step"], name, value)
-        for event in events(directory, "metrics")
-        for name, value in event["values"].items()
-        if not name.startswith(("seconds/", "elapsed/seconds")) and re.search(pattern, name)
-    ]
 
 
 @pytest.fixture(scope="module")
@@ -150,15 +117,6 @@ def test_full_fine_tuning_moves_every_weight(tmp_path: Path) -> None:
     moved = [not torch.equal(a, b) for a, b in zip(before, subject.updater.parameters, strict=True)]
     assert sum(moved) / len(moved) > 0.9
     assert read_manifest(tmp_path / "checkpoints/step-000001").kind == "full"
-
-
-def tensors(checkpoint: Path) -> dict[str, bytes]:
-    """Every tensor of a checkpoint, weights and optimizer, as its bytes. (The files' headers have no fixed order.)"""
-    return {
-        f"{path.name}:{name}": tensor.numpy().tobytes()
-        for path in checkpoint.rglob("*.safetensors")
-        for name, tensor in load_file(path).items()
-    }
 
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])

@@ -79,12 +79,16 @@ class Chains(Algorithm):
         """States at node `start`, the first SDE step."""
         if start == 0:
             return x
+        ends = []
+        for first in range(0, len(x), sampler.fast_rows):
+            sampler.check()
+            batch = x[first : first + sampler.fast_rows]
 
-        def of_chains(latents: Tensor, sigma: Tensor, chains: list[int]) -> Tensor:
-            return velocity(latents, sigma, [owners[c] for c in chains])
+            def of_chains(latents: Tensor, sigma: Tensor, chains: list[int], first: int = first) -> Tensor:
+                return velocity(latents, sigma, [owners[first + c] for c in chains])
 
-        sampler.check()
-        return ode_trajectory(of_chains, x, self.sigmas[: start + 1], sampler.fast_rows).end
+            ends.append(ode_trajectory(of_chains, batch, self.sigmas[: start + 1], len(batch)).end)
+        return torch.cat(ends)
 
     def _branch(
         self, step: int, x: Tensor, prompts: int, stochastic: range, noise: StepNoise, sampler: Sampler

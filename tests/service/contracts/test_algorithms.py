@@ -1,0 +1,123 @@
+"""What is refused of an algorithm, and of what hangs together with it: where, and in which words."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from service.contracts.algorithms import CONTRACTS
+from service.contracts.runs import RunSpec
+
+MIX = {"name": "mix_grpo"}
+NAMES = "g2rpo, dance_grpo, mix_grpo, flow_grpo"
+
+REFUSALS: list[tuple[dict[str, Any], tuple[str | int, ...], list[str]]] = [
+    # changes, where (without the contract's name), and what the words say
+    ({"algorithm": {**MIX, "window": {"size": 8}}}, ("algorithm",), ["window.size 8", "allowed are 1 to 7"]),
+    ({"algorithm": {**MIX, "window": {"stride": 0}}}, ("algorithm", "window", "stride"), ["or equal to 1"]),
+    ({"algorithm": {**MIX, "window": {"every": 0}}}, ("algorithm", "window", "every"), ["or equal to 1"]),
+    ({"algorithm": {**MIX, "flash": {"share": 0}}}, ("algorithm", "flash", "share"), ["greater than 0"]),
+    ({"algorithm": {**MIX, "flash": {"share": 1.5}}}, ("algorithm", "flash", "share"), ["or equal to 1"]),
+    ({"algorithm": {"granularities": [2, 2]}}, ("algorithm", "granularities"), ["[2, 2] repeats a value"]),
+    ({"algorithm": {"granularities": [0]}}, ("algorithm", "granularities", 0), ["or equal to 1"]),
+    ({"algorithm": {"granularities": [-1, 1]}}, ("algorithm", "granularities", 0), ["or equal to 1"]),
+    ({"algorithm": {"sde_steps": [0, 7]}}, ("algorithm",), ["sde_steps [7]", "allowed are 0 to 6"]),
+    (
+        {"algorithm": {"name": "dance_grpo", "trained_share": 0}},
+        ("algorithm", "trained_share"),
+        ["greater than 0"],
+    ),
+    (
+        {"algorithm": {"name": "flow_grpo", "transition": "cps", "eta": 1.5}},
+        ("algorithm",),
+        ["eta 1.5", "allowed is above 0 up to 1"],
+    ),
+    (
+        {"algorithm": {"name": "flow_grpo", "transition": "dance"}},
+        ("algorithm", "transition"),
+        ["'flow' or 'cps'"],
+    ),
+    ({"algorithm": {"name": "dance_grpo", "window": {}}}, ("algorithm", "window"), ["not permitted"]),
+    ({"algorithm": {"name": "ppo"}}, ("algorithm",), ["name 'ppo' is no algorithm", f"allowed are {NAMES}"]),
+    ({"algorithm": {"name": None}}, ("algorithm",), [f"name is one of {NAMES}"]),
+    ({"algorithm": {"name": 3}}, ("algorithm",), [f"name is one of {NAMES}"]),
+    ({"algorithm": "g2rpo"}, ("algorithm",), [f"name is one of {NAMES}"]),
+    ({"algorithm": []}, ("algorithm",), [f"name is one of {NAMES}"]),
+    (
+        {"algorithm": {"updates_per_rollout": 3}},
+        ("training",),
+        ["algorithm.updates_per_rollout 3", "32 groups of one SDE step", "allowed are the divisors of 32"],
+    ),
+    (
+        {"algorithm": {"name": "dance_grpo", "group_size": 4, "updates_per_rollout": 5}},
+        ("training",),
+        ["algorithm.updates_per_rollout 5", "32 chains", "allowed are the divisors of 32"],
+    ),
+    (
+        {"algorithm": {"updates_per_rollout": 8}, "resources": {"processes_per_node": 8}},
+        ("resources",),
+        ["algorithm.updates_per_rollout 8", "4 groups of one SDE step of a process", "the divisors of 4"],
+    ),
+    (
+        {"resources": {"processes_per_node": 3}},
+        ("resources",),
+        ["processes_per_node 3", "training.prompts_per_step 8", "allowed are its divisors"],
+    ),
+    (
+        {"algorithm": {"kl_weight": 0.5}, "training": {"adapter": "full"}},
+        ("training",),
+        ["adapter full", "algorithm.kl_weight 0.5", "allowed are adapter lora, or kl_weight 0"],
+    ),
+    (
+        {"evaluation": {"early_stop": {"reward": "beauty"}}},
+        ("evaluation",),
+        ["early_stop.reward 'beauty'", "allowed are clip_score, shapes_verifier"],
+    ),
+    (
+        {"evaluation": {"rewards": ["clip_score"], "early_stop": {"reward": "shapes_verifier"}}},
+        ("evaluation",),
+        ["early_stop.reward 'shapes_verifier'", "allowed are clip_score"],
+    ),
+    (
+        {"checkpoints": {"best": "beauty"}},
+        ("checkpoints",),
+        ["best 'beauty'", "allowed are clip_score, shapes_verifier"],
+    ),
+    (
+        {"checkpoints": {"best": "clip_score"}, "evaluation": {"every": 0}},
+        ("checkpoints",),
+        ["best 'clip_score'", "evaluation.every 0", "allowed is above 0"],
+    ),
+]
+
+
+def without_tag(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
+    """The place without the contract by which an algorithm was read."""
+    return (*loc[:1], *loc[2:]) if loc[0] == "algorithm" and len(loc) > 1 and loc[1] in CONTRACTS else loc
+
+
+@pytest.mark.parametrize(("changes", "place", "says"), REFUSALS)
+def test_a_refusal_names_field_value_and_what_is_allowed(
+    changes: dict[str, Any], place: tuple[str | int, ...], says: list[str]
+) -> None:
+    with pytest.raises(ValidationError) as refusal:
+        RunSpec.model_validate({"sampling": {"steps": 8}, "training": {"prompts_per_step": 8}, **changes})
+    told = [error["msg"] for error in refusal.value.errors() if without_tag(error["loc"]) == place]
+    assert any(all(words in message for words in says) for message in told), refusal.value.errors()
+
+
+@pytest.mark.parametrize("name", CONTRACTS)
+def test_each_algorithm_needs_no_more_than_its_name(name: str) -> None:
+    spec = RunSpec.model_validate({"algorithm": {"name": name}, "training": {"prompts_per_step": 8}})
+    assert spec.algorithm.name == name
+    assert type(spec.algorithm) is CONTRACTS[name]
+    assert RunSpec.model_validate_json(spec.model_dump_json()) == spec
+
+
+def test_an_algorithm_without_a_name_is_g2rpo() -> None:
+    assert RunSpec.model_validate({"algorithm": {"group_size": 4}}).algorithm.name == "g2rpo"
+
+
+def test_another_algorithm_takes_nothing_of_the_presets() -> None:
+    spec = RunSpec.model_validate({"preset": "paper", "algorithm": {"name": "mix_grpo"}})
+    assert spec.algorithm == CONTRACTS["mix_grpo"]()
