@@ -17,6 +17,7 @@ from service import errors
 from service import logging as service_logging
 from service.catalog.router import router as catalog
 from service.checkpoints.router import router as checkpoints
+from service.comparisons.router import router as comparisons
 from service.contracts.catalog import load_catalog
 from service.curves.router import router as curves
 from service.db.session import connect
@@ -50,7 +51,7 @@ log = structlog.get_logger()
 IDLE_SECONDS = 60.0
 """An API process that hangs in a transaction, or whose machine vanished, keeps nobody waiting for longer."""
 ROUTERS = (
-    *(runs, events, curves, rewards, samples, logs),
+    *(runs, events, curves, comparisons, rewards, samples, logs),
     *(checkpoints, generations, catalog, plans, keys, health, metrics),
 )
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 RUN_ID = "01a204c3-f0ca-74ae-8fde-44fae912a6da"
+OTHER_RUN_ID = "01a204c3-f9b1-7c52-a1d7-0c9e4b7f3e58"
 _CHECKPOINT_ID = "01a204d2-11f4-7b3c-9c55-6a1c6f0e2b11"
 _GENERATION_ID = "01a204d3-5c02-7a91-b6aa-0f4be7a1c2d3"
 _SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -77,6 +78,25 @@ CURVES: dict[str, Any] = {
             "max": None,
         }
     ],
+}
+COMPARISON: dict[str, Any] = {
+    "x": "evaluations",
+    "unit": "network evaluations",
+    "band": "ci95",
+    "series": [
+        {
+            "name": "g2rpo",
+            "kind": "group",
+            "runs": [RUN_ID, OTHER_RUN_ID],
+            "metric": "heldout/clip_score",
+            "x": [0.0, 13440.0, 26880.0],
+            "values": [0.64, 0.71, 0.76],
+            "low": [0.64, 0.66, 0.74],
+            "high": [0.64, 0.76, 0.78],
+            "n": [2, 2, 2],
+        }
+    ],
+    "warnings": [],
 }
 REWARD_GROUP: dict[str, Any] = {
     "step": 12,

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from service.cli.console import FileOption, SettingsOption, connect, console, errors, read_spec
-from service.cli.show import print_error, print_run, print_yaml
+from service.cli.show import number, print_error, print_run, print_yaml
 from service.cli.watch import watch
 from service.client import Client, RunEvent
 from service.contracts.status import JobStatus
@@ -160,7 +160,7 @@ def curves(
         table = Table("metric", "first", "last", "points", box=None)
         for curve in client.curves(run_id, metric or []).curves:
             if curve.steps:
-                table.add_row(curve.name, _number(curve.values[0]), _number(curve.values[-1]), str(len(curve.steps)))
+                table.add_row(curve.name, number(curve.values[0]), number(curve.values[-1]), str(len(curve.steps)))
         console.print(table)
 
 
@@ -242,7 +242,3 @@ def _label(text: str) -> tuple[str, str]:
 
 def _time(moment: datetime | None) -> str:
     return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}" if moment else ""
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.5g}"

@@ -86,3 +86,8 @@ def plan(file: FileOption = None, settings: SettingsOption = None) -> None:
         console.print(f"sampling: about {made.seconds:.0f} s ({made.seconds_basis})", highlight=False)
     for warning in made.warnings:
         console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
+
+
+def number(value: float | None) -> str:
+    """A measured value in a table."""
+    return "" if value is None else f"{value:.5g}"

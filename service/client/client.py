@@ -6,6 +6,7 @@ from typing import Any, Self
 
 from service.catalog.schemas import CatalogView
 from service.client.checkpoints import Checkpoints
+from service.client.comparisons import Comparisons
 from service.client.generations import Generations
 from service.client.keys import Keys
 from service.client.runs import Runs
@@ -15,7 +16,7 @@ from service.contracts.plan import Plan
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
-class Client(Runs, Checkpoints, Generations, Keys):
+class Client(Runs, Comparisons, Checkpoints, Generations, Keys):
     """A connection to the service at `url`, with an API key where it wants one. Every method raises ApiError.
 
     `timeout`: seconds of silence after which a request is given up. `patience`: seconds for which a request is sent

@@ -51,7 +51,7 @@ def draw(curves: Curves, title: str, form: Literal["png", "svg"]) -> bytes:
             axes.fill_between(curve.steps, low, high, alpha=0.25, linewidth=0, label="min to max")
         axes.set_title(curve.name, fontsize=10, parse_math=False)
         axes.set_xlabel("optimizer step")
-        axes.set_ylabel(_unit(curve.name), parse_math=False)
+        axes.set_ylabel(unit(curve.name), parse_math=False)
         axes.grid(alpha=0.3)
         axes.legend(fontsize=8)
     if not shown:
@@ -64,11 +64,12 @@ def draw(curves: Curves, title: str, form: Literal["png", "svg"]) -> bytes:
     return drawn.getvalue()
 
 
+def unit(name: str) -> str:
+    """What a metric's values are of."""
+    family, _, part = name.partition("/")
+    return _UNITS.get(family, part or family.replace("_", " "))
+
+
 def _rank(curve: Curve) -> tuple[int, str]:
     family = curve.name.partition("/")[0]
     return _ORDER.index(family) if family in _ORDER else len(_ORDER), curve.name
-
-
-def _unit(name: str) -> str:
-    family, _, part = name.partition("/")
-    return _UNITS.get(family, part or family.replace("_", " "))

@@ -9,6 +9,23 @@ from service import examples
 MetricPattern = Annotated[str, StringConstraints(max_length=500, pattern=r"^[^\x00]*$")]
 
 
+SinceStep = Annotated[int, Field(ge=0, le=2**31 - 1, description="From this optimizer step on.")]
+MaxPoints = Annotated[
+    int,
+    Field(ge=1, le=10_000, description="Most points of a metric. Longer ones are cut into buckets of equal width."),
+]
+Smooth = Annotated[
+    float,
+    Field(
+        ge=0,
+        lt=1,
+        allow_inf_nan=False,
+        description="Exponential moving average: the weight each step keeps of what came before, corrected for the "
+        "start. 0: none. Extremes stay unsmoothed.",
+    ),
+]
+
+
 class CurveQuery(BaseModel):
     """Which metrics, from which step, how fine, how smooth."""
 
@@ -20,18 +37,9 @@ class CurveQuery(BaseModel):
         description="Names, repeated or separated by commas; a final `*` stands for any ending, as in `heldout/*`. "
         "Unset: all.",
     )
-    since_step: int = Field(0, ge=0, le=2**31 - 1, description="From this optimizer step on.")
-    max_points: int = Field(
-        500, ge=1, le=10_000, description="Most points of a metric. Longer ones are cut into buckets of equal width."
-    )
-    smooth: float = Field(
-        0,
-        ge=0,
-        lt=1,
-        allow_inf_nan=False,
-        description="Exponential moving average: the weight each step keeps of what came before, corrected for the "
-        "start. 0: none. Extremes stay unsmoothed.",
-    )
+    since_step: SinceStep = 0
+    max_points: MaxPoints = 500
+    smooth: Smooth = 0
 
 
 class Curve(BaseModel):

@@ -16,8 +16,9 @@ from service.db.models import Run
 def curves(session: Session, run_id: uuid.UUID, query: CurveQuery) -> Curves:
     """The curves of a run. Raises NotFound."""
     run = jobs.find(session, Run, run_id)
-    patterns = [name.strip() for names in query.metrics for name in names.split(",") if name.strip()]
-    wanted = [one for one in series.latest(session, run_id) if not patterns or _matches(one.name, patterns)]
+    wanted = series.latest(session, run_id)
+    if patterns := separated(query.metrics):
+        wanted = [one for one in wanted if any(matches(one.name, pattern) for pattern in patterns)]
     found = series.buckets(session, run, wanted, query.since_step, query.max_points)
     return Curves(run_id=str(run_id), curves=[_curve(one, query.smooth) for one in found])
 
@@ -48,8 +49,14 @@ def smoothed(values: Sequence[float | None], counts: Sequence[int], keep: float)
     return result
 
 
-def _matches(name: str, patterns: Sequence[str]) -> bool:
-    return any(name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern for pattern in patterns)
+def separated(names: Sequence[str]) -> list[str]:
+    """The names that a repeated parameter holds, some of them between commas."""
+    return [name.strip() for several in names for name in several.split(",") if name.strip()]
+
+
+def matches(name: str, pattern: str) -> bool:
+    """Whether a metric is meant by a name, or by a beginning with `*`."""
+    return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 
 def _curve(found: series.Buckets, smooth: float) -> Curve:

@@ -1,7 +1,7 @@
 """Reading metrics: the newest attempt's value of each step, found along the table's key."""
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import text
@@ -47,13 +47,30 @@ _ONE_ATTEMPT = text(_BUCKETS.format(newest="", order=""))
 _NEWEST_ATTEMPT = text(_BUCKETS.format(newest="DISTINCT ON (m.step)", order="ORDER BY m.step DESC, m.attempt DESC"))
 
 
+_AT = text("""
+SELECT DISTINCT ON (m.step) m.step, m.value FROM metrics m
+WHERE m.run_id = :run AND m.name = :name AND m.step = ANY(CAST(:steps AS int[]))
+ORDER BY m.step DESC, m.attempt DESC
+""")
+
+
 @dataclass(frozen=True)
-class Latest:
-    """What a run has of one metric: its first step, its last, and the value there."""
+class Range:
+    """A metric from its first step to its last."""
 
     name: str
     first_step: int
     last_step: int
+
+    def width(self, max_points: int) -> int:
+        """Steps of a bucket, where there may be `max_points` buckets of equally many."""
+        return -(-(self.last_step - self.first_step + 1) // max_points)
+
+
+@dataclass(frozen=True)
+class Latest(Range):
+    """What a run has of one metric: where it begins and ends, and the value there."""
+
     value: float | None
 
 
@@ -74,16 +91,24 @@ def latest(session: Session, run_id: uuid.UUID) -> list[Latest]:
     return [Latest(*row) for row in session.execute(_LATEST, {"run": run_id})]
 
 
-def buckets(session: Session, run: Run, ranges: Sequence[Latest], since_step: int, max_points: int) -> list[Buckets]:
+def at(session: Session, run_id: uuid.UUID, name: str, steps: Collection[int]) -> dict[int, float]:
+    """A metric's value at each of the steps where it is finite."""
+    rows = session.execute(_AT, {"run": run_id, "name": name, "steps": sorted(steps)})
+    return {step: value for step, value in rows if value is not None}
+
+
+def buckets(session: Session, run: Run, ranges: Sequence[Range], since_step: int, max_points: int) -> list[Buckets]:
     """The metrics in `ranges` from `since_step` on, each in at most `max_points` buckets of equally many steps.
 
     Choosing the newest of several attempts costs a third of the time, so a run that had but one is spared it.
     """
-    wanted = [(one, max(one.first_step, since_step)) for one in ranges if one.last_step >= since_step]
+    wanted = [
+        Range(one.name, max(one.first_step, since_step), one.last_step) for one in ranges if one.last_step >= since_step
+    ]
     values = {
         "run": run.id,
-        "names": [one.name for one, _ in wanted],
-        "firsts": [first for _, first in wanted],
-        "widths": [-(-(one.last_step - first + 1) // max_points) for one, first in wanted],
+        "names": [one.name for one in wanted],
+        "firsts": [one.first_step for one in wanted],
+        "widths": [one.width(max_points) for one in wanted],
     }
     return [Buckets(*row) for row in session.execute(_ONE_ATTEMPT if run.attempt <= 1 else _NEWEST_ATTEMPT, values)]

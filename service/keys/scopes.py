@@ -29,6 +29,7 @@ SCOPES: dict[str, Scope | None] = {
     "saveRun": WRITE,
     "cloneRun": WRITE,
     "getCurves": READ,
+    "compareCurves": READ,
     "listRewardGroups": READ,
     "listSamples": READ,
     "getSampleImage": READ,

@@ -56,6 +56,24 @@ class TestRuns:
             assert g2rpo("runs", "curves", finished.id, "--out", tmp_path / name).exit_code == 0
             assert (tmp_path / name).stat().st_size > 100
 
+    def test_runs_are_compared(self, g2rpo: Any, finished: Any, tmp_path: Path) -> None:
+        asked = ("curves", "--group", f"seeds={finished.id}", "--run", finished.id, "--metric", "heldout/clip_score")
+        printed = g2rpo(*asked)
+        assert printed.exit_code == 0, printed.output
+        assert "seeds" in printed.output and "tiny" in printed.output
+        for name in ("both.csv", "both.json", "both.png", "both.svg"):
+            assert g2rpo(*asked, "--out", tmp_path / name).exit_code == 0
+            assert (tmp_path / name).stat().st_size > 100
+
+    def test_a_comparison_of_nothing_is_refused(self, g2rpo: Any) -> None:
+        for words in (("--group", "abc"), ("--group", "g=1", "--group", "g=2"), ("--out", "figure.pdf"), ()):
+            done = g2rpo("curves", "--metric", "loss", *words)
+            assert done.exit_code == 2 and "Traceback" not in done.output
+
+    def test_what_a_comparison_lacks_is_told(self, g2rpo: Any, finished: Any) -> None:
+        done = g2rpo("curves", "--run", finished.id, "--metric", "nothing")
+        assert "warning: no run has a metric 'nothing'" in done.output
+
     def test_logs_cancel_and_spec(self, g2rpo: Any, finished: Any) -> None:
         assert g2rpo("runs", "logs", finished.id).exit_code == 0
         assert "is succeeded" in g2rpo("runs", "cancel", finished.id).output

@@ -11,6 +11,7 @@ from fastapi.testclient import TestClient
 
 from service.app import create_app
 from service.checkpoints.schemas import CheckpointSummary, CheckpointView
+from service.comparisons.schemas import Comparison
 from service.curves.schemas import Curves
 from service.db.session import Database
 from service.errors import Problem
@@ -165,7 +166,7 @@ class TestOpenApi:
     def test_examples_of_answers_are_answers(self, client: TestClient) -> None:
         schemas = client.get("/openapi.json").json()["components"]["schemas"]
         models = (
-            *(RunSummary, RunView, Curves, RewardGroupView, SampleView, LogPart, Problem, Ready),
+            *(RunSummary, RunView, Curves, Comparison, RewardGroupView, SampleView, LogPart, Problem, Ready),
             *(CheckpointSummary, CheckpointView, GenerationView, KeyView, KeyMade),
         )
         for model in models:

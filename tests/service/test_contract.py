@@ -6,6 +6,7 @@ sequences that follow the document's links. `make contract` does many more of th
 
 import logging
 import os
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +26,7 @@ from schemathesis.engine import events, from_schema
 from schemathesis.openapi.checks import UseAfterFree
 from schemathesis.specs.openapi.checks import RejectedPositiveData
 
+from service import examples
 from service.app import create_app
 from service.contracts.status import JobStatus
 from service.db import events as run_events
@@ -111,11 +113,14 @@ def rows(database: Database, records: Any, tmp_path: Path) -> Rows:
     """What the generated requests ask about."""
     rows = Rows()
     # Two runs that no request can delete: one is held, something started from a checkpoint of the other.
-    running, finished = records.run(JobStatus.RUNNING), records.run(JobStatus.SUCCEEDED)
+    running = records.run(JobStatus.RUNNING, id=uuid.UUID(examples.RUN_ID))
+    finished = records.run(JobStatus.SUCCEEDED, id=uuid.UUID(examples.OTHER_RUN_ID))
     for run in (running, finished):
         rows.add("run_id", run)
         records.attempts(run, 1)
         records.metric(run, "reward/clip_score", [0.1, None, 0.3] * 20)
+        records.metric(run, "heldout/clip_score", [0.5])
+        records.metric(run, "elapsed/evaluations", [100.0 * step for step in range(60)])
         for prompt in range(3):
             records.reward_group(run, [0.1, None, 0.3], prompt_index=prompt)
         checkpoint = records.checkpoint(run, {"pytorch_lora_weights.safetensors": b"weights", "a/b.txt": b"text"})
@@ -238,6 +243,15 @@ def _send_a_lora(context: Any, case: schemathesis.Case, kwargs: dict[str, Any]) 
     good = case.meta is not None and case.meta.generation.mode.is_positive
     if good and case.operation.definition.raw["operationId"] == "importCheckpoint":
         case.body = LORA
+
+
+@schemathesis.hook("before_call")
+def _compare_runs(context: Any, case: schemathesis.Case, kwargs: dict[str, Any]) -> None:
+    """Generated lists of ids never lead to runs: in place of good ones, those that do."""
+    good = case.meta is not None and case.meta.generation.mode.is_positive and case.meta.phase.name == "fuzzing"
+    if good and case.operation.definition.raw["operationId"] == "compareCurves":
+        ids = [examples.RUN_ID, examples.OTHER_RUN_ID]
+        case.query |= {"run": ids[:1], "group": [f"both:{','.join(ids)}"], "metric": ["reward/*"]}
 
 
 def _is_a_failure(context: Any, failure: Failure, case: schemathesis.Case, response: Response) -> bool:
