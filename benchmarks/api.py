@@ -1,4 +1,4 @@
-"""Measures the API: importing it, starting it, posting runs, curves of a long run.
+"""Measures the API: importing it, starting it, posting runs, curves of a long run and of several.
 
     python benchmarks/api.py [--posts 200] [--rows 100000]
 
@@ -54,6 +54,19 @@ def main() -> None:
                     for _ in range(30)
                 ]
                 report(f"curves, {arguments.rows} rows of {names} metrics", times)
+            six = [fill(client, environment, arguments.rows // 5, names=METRICS, elapsed=True) for _ in range(6)]
+            groups = [f"a:{','.join(six[:3])}", f"b:{','.join(six[3:])}"]
+            query = {"group": groups, "metric": [f"reward/0{name}" for name in range(4)], "x": "seconds"}
+            for form in ("application/json", "image/svg+xml"):
+                times = [
+                    milliseconds(
+                        lambda form=form: client.get(  # type: ignore[misc]
+                            "/curves", params=query, headers={"Accept": form}
+                        ).raise_for_status()
+                    )
+                    for _ in range(30)
+                ]
+                report(f"6 runs compared, {form.partition('/')[2]}", times)
             report("GET /runs/{id} of that run", [milliseconds(lambda: client.get(f"/runs/{run}")) for _ in range(30)])
             report("GET /runs, 50 of them", [milliseconds(lambda: client.get("/runs")) for _ in range(30)])
 
@@ -146,8 +159,8 @@ def api(environment: dict[str, str]) -> Iterator[tuple[str, float]]:
         process.wait()
 
 
-def fill(client: httpx.Client, environment: dict[str, str], rows: int, names: int) -> str:
-    """A run with that many metric rows; its id."""
+def fill(client: httpx.Client, environment: dict[str, str], rows: int, names: int, elapsed: bool = False) -> str:
+    """A run with that many metric rows, and with the seconds of each step where `elapsed`; its id."""
     run = uuid.UUID(client.post("/runs", json={}).json()["id"])
     database = connect(
         Settings(database_url=environment["G2RPO_DATABASE_URL"], data_dir=Path(environment["G2RPO_DATA_DIR"]))
@@ -157,6 +170,17 @@ def fill(client: httpx.Client, environment: dict[str, str], rows: int, names: in
         for name in range(names)
         for step in range(rows // names)
     ]
+    if elapsed:
+        values += [
+            {
+                "run_id": run,
+                "attempt": 1,
+                "name": "elapsed/seconds",
+                "step": step,
+                "value": step * (1 + run.int % 7 / 100),
+            }
+            for step in range(rows // names)
+        ]
     with database.transaction() as session:
         session.execute(insert(Metric), values)
     with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
