@@ -1,16 +1,25 @@
 """What every algorithm says of itself: the fields all have, and what validation and plans ask."""
 
 from abc import abstractmethod
+from typing import Any
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from service.contracts.algorithms.parts import Advantage
 from service.contracts.base import Contract
 from service.contracts.schedule import RolloutCost
 
 
+def _must_be_named(schema: dict[str, Any]) -> None:
+    """An object without a name is G²RPO's: for all others, the schema demands it."""
+    if schema["properties"]["name"].get("const") != "g2rpo":
+        schema["required"] = [*schema.get("required", []), "name"]
+
+
 class AlgorithmContract(Contract):
     """Fields of every algorithm. A subclass adds its `name` and its own."""
+
+    model_config = ConfigDict(json_schema_extra=_must_be_named)
 
     name: str
     group_size: int = Field(12, ge=2, le=256, description="Samples G of a group. Source: supplement, Table 1.")
