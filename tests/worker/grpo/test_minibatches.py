@@ -16,11 +16,11 @@ Piece = tuple[int, int]
 
 @st.composite
 def shapes(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
-    """Processes, prompts of each, pieces of a prompt, states of a piece, and updates that share them evenly."""
+    """Processes, prompts of each, pieces of a prompt, states of a piece, and updates that share all of them evenly."""
     processes, prompts = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     pieces, states = draw(st.integers(1, 12)), draw(st.integers(1, 4))
-    own = prompts * pieces
-    updates = draw(st.sampled_from([count for count in range(1, own + 1) if own % count == 0]))
+    total = processes * prompts * pieces
+    updates = draw(st.sampled_from([count for count in range(1, total + 1) if total % count == 0]))
     return processes, prompts, pieces, states, updates
 
 
@@ -62,7 +62,8 @@ def test_they_are_equal_whole_and_everything_and_no_matter_of_processes(
     for process in range(processes):
         first = process * prompts
         own = experience(prompts, pieces, states).minibatches(updates, orders[first : first + prompts], first)
-        assert {len(part.states) for part in own} == {prompts * pieces * states // updates}
+        if prompts * pieces % updates == 0:  # what a spec may ask for
+            assert {len(part.states) for part in own} == {prompts * pieces * states // updates}
         for number, part in enumerate(own):
             together[number] += pieces_of(part, first)
     assert together == found
