@@ -74,6 +74,7 @@ async def stream_run_events(
         query.every,
         min(wanted, most) if wanted else most,
         request.state.request_id,
+        permission=caller.id,
         permit=lambda session: check(session, caller.id),
     )
     await stream.look()  # an unknown run is refused before the stream begins

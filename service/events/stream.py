@@ -4,7 +4,8 @@ import asyncio
 import json
 import math
 import uuid
-from collections.abc import AsyncIterator, Callable
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Hashable
 from dataclasses import dataclass, field
 
 import structlog
@@ -40,7 +41,33 @@ class Streams:
 
     limit: int
     open: int = 0
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_READERS))
     readers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_READERS))
+
+    _asked: dict[Hashable, list[tuple[Place, asyncio.Task[News]]]] = field(default_factory=lambda: defaultdict(list))
+    """Looks that are yet to begin."""
+
+    async def look(self, whose: Hashable, place: Place, read: Callable[[], News]) -> News:
+        """What `read` says, to all streams at once that ask the same for one place.
+
+        Notices wake all streams of a run together. Who asks after a look has begun may have been told of something
+        newer, and has another one.
+        """
+        for other, look in self._asked[whose]:
+            if other == place:
+                return await asyncio.shield(look)
+        look = asyncio.create_task(self._look(whose, read))
+        look.add_done_callback(lambda done: done.cancelled() or done.exception())  # its askers may all have left
+        self._asked[whose].append((place, look))
+        return await asyncio.shield(look)
+
+    async def _look(self, whose: Hashable, read: Callable[[], News]) -> News:
+        async with self.turns:
+            asked = self._asked[whose]
+            asked[:] = [one for one in asked if one[1] is not asyncio.current_task()]
+            if not asked:
+                del self._asked[whose]
+            return await to_thread.run_sync(read, limiter=self.readers, abandon_on_cancel=True)
 
     def check(self) -> None:
         """Raise TooManyStreams when there may not be another one."""
@@ -54,7 +81,10 @@ class Streams:
 
 @dataclass
 class RunStream:
-    """The story of one run for one client, from `place` on. `permit` raises when the client may no longer listen."""
+    """The story of one run for one client, from `place` on. `permit` raises when the client may no longer listen.
+
+    Clients of one `permission` may listen as long as each other.
+    """
 
     database: Database
     waiter: JobWaiter
@@ -64,6 +94,7 @@ class RunStream:
     every: float
     lifetime: float
     request_id: str
+    permission: Hashable
     permit: Callable[[Session], None]
 
     async def look(self, quiet: bool = False) -> News:
@@ -74,7 +105,7 @@ class RunStream:
                 self.permit(session)
                 return service.news(session, self.run_id, self.place, quiet)
 
-        return await to_thread.run_sync(read, limiter=self.streams.readers, abandon_on_cancel=True)
+        return await self.streams.look((self.run_id, self.permission, quiet), self.place, read)
 
     async def events(self) -> AsyncIterator[ServerSentEvent]:
         """Everything until the run has ended, the client may no longer listen, or the stream is old."""

@@ -4,6 +4,7 @@ While there are no keys, this machine alone is answered. From the first key on, 
 needs none; where it comes from then no longer matters.
 """
 
+import functools
 import ipaddress
 import re
 from collections.abc import Sequence
@@ -18,10 +19,11 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
+from service import kept
 from service.db.session import Database
 from service.errors import UNAVAILABLE, NotReady, ServiceError, answer_error
 from service.keys import scopes, secret, service
-from service.keys.caller import ANONYMOUS, LOCAL, Caller
+from service.keys.caller import ANONYMOUS, LOCAL, Admitted, Caller
 from service.keys.rate import RateLimiter
 from service.keys.refusals import HostNotAllowed, KeyMalformed, KeyMissing, NotLocal, ScopeMissing, Unauthorized
 
@@ -45,6 +47,8 @@ class Admission:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self._looking = database.engine.execution_options(isolation_level="AUTOCOMMIT")
+        """A look at a key is one statement: beginning and ending a transaction would cost as much again, each."""
         self._limiter = RateLimiter(database.settings.broker_url)
         admin_key = database.settings.admin_key
         self._to_store = admin_key.get_secret_value() if admin_key else None
@@ -64,43 +68,46 @@ class Admission:
         if applicant.stranger is None:
             return LOCAL
         try:
-            return self._caller(applicant)
+            return self._admitted(applicant).caller
         except (Unauthorized, *_AWAY):
             return ANONYMOUS
 
-    def caller(self, applicant: Applicant, operation: str | None, headers: dict[str, str]) -> Caller:
+    def admit(self, applicant: Applicant, operation: str | None, headers: dict[str, str]) -> Admitted:
         """Who asks for an operation, if the key is good and has its scope; `headers` gets what the answer says of the
         key's rate.
 
         Raises Unauthorized, ScopeMissing, RateLimited, and NotLocal or HostNotAllowed while there are no keys.
         """
         try:
-            caller = self._caller(applicant)
+            admitted = self._admitted(applicant)
         except _AWAY:
             if applicant.stranger is None and operation in scopes.WITHOUT_DATABASE:
-                return ANONYMOUS
+                return Admitted(ANONYMOUS, None)
             raise
+        caller = admitted.caller
         if caller.id is not None:
             usual = self._database.settings.requests_per_minute
             headers.update(self._limiter.take(caller.id, caller.requests_per_minute or usual))
         needed = scopes.needed(operation)
         if needed is not None and not caller.may(needed):
             raise ScopeMissing(caller, needed)
-        return caller
+        return admitted
 
     def close(self) -> None:
         """Give up every connection."""
         self._limiter.close()
 
-    def _caller(self, applicant: Applicant) -> Caller:
-        with self._database.sessions() as session:
-            self._store(session)
+    def _admitted(self, applicant: Applicant) -> Admitted:
+        if self._to_store is not None:
+            with self._database.sessions() as session:
+                self._store(session)
+        with Session(self._looking) as session:
             self._in_force = self._in_force or service.in_force(session)
             if self._in_force:
                 return service.authenticate(session, presented(applicant.authorization))
-        if applicant.stranger is not None:
-            raise applicant.stranger
-        return LOCAL
+            if applicant.stranger is not None:
+                raise applicant.stranger
+            return Admitted(LOCAL, service.snapshot(session))
 
     def _store(self, session: Session) -> None:
         if self._to_store is not None:
@@ -114,13 +121,14 @@ class Gate:
     def __init__(self, app: ASGIApp, state: State) -> None:
         self.app = app
         self.state = state
+        self._kept = kept.KeptAnswers()
 
     async def __call__(self, connection: Connection, receive: Receive, send: Send) -> None:
         if connection["type"] == "http":
             route, found = scopes.asked_route(self.state.api_routes, connection)
             try:
                 operation = route.operation_id if route else None
-                connection["state"]["caller"] = await self._caller(connection, operation)
+                admitted = await self._admitted(connection, operation)
             except (ServiceError, *_AWAY) as error:
                 if isinstance(error, ProgrammingError):
                     error = NotReady("the database has no schema, or another one; /readyz says more")
@@ -128,18 +136,23 @@ class Gate:
                 answer = await answer_error(Request(connection), error)
                 await answer(connection, receive, send)
                 return
+            connection["state"]["caller"] = admitted.caller
+            if admitted.snapshot is not None and operation in kept.OPERATIONS:
+                connection.update(found)
+                await self._kept.answer(admitted.snapshot, self.app, connection, receive, send)
+                return
         await self.app(connection, receive, send)
 
-    async def _caller(self, connection: Connection, operation: str | None) -> Caller:
+    async def _admitted(self, connection: Connection, operation: str | None) -> Admitted:
         admission: Admission = self.state.admission
         headers = Headers(scope=connection)
         applicant = Applicant(tuple(headers.getlist("Authorization")), _stranger(connection, headers))
         if connection["path"] in scopes.PUBLIC:
             if applicant.stranger is None:
-                return LOCAL
-            return await run_in_threadpool(admission.visitor, applicant)
+                return Admitted(LOCAL, None)
+            return Admitted(await run_in_threadpool(admission.visitor, applicant), None)
         said: dict[str, str] = connection["state"]["answer_headers"]
-        return await run_in_threadpool(admission.caller, applicant, operation, said)
+        return await run_in_threadpool(admission.admit, applicant, operation, said)
 
 
 def presented(authorization: Sequence[str]) -> str:
@@ -170,6 +183,7 @@ def _stranger(connection: Connection, headers: Headers) -> ServiceError | None:
     return None
 
 
+@functools.lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
     """Whether a Host header names this machine: a web page that rebinds its name to 127.0.0.1 does not."""
     name = re.sub(r":\d{1,5}$", "", host)

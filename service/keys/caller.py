@@ -34,6 +34,15 @@ class Caller:
         return any(order.index(scope) >= order.index(needed) for scope in self.scopes)
 
 
+@dataclass(frozen=True)
+class Admitted:
+    """A caller who was let in, and the database's snapshot when it said so: which transactions it had seen end."""
+
+    caller: Caller
+    snapshot: str | None
+    """None where the database was not asked."""
+
+
 LOCAL = Caller(None, "local", frozenset({Scope.ADMIN}))
 """Whoever asks from this machine while there are no keys."""
 ANONYMOUS = Caller(None, "anonymous", frozenset())

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import structlog
-from sqlalchemy import Row, and_, bindparam, func, or_, select, update
+from sqlalchemy import Row, String, and_, bindparam, cast, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -16,7 +16,7 @@ from service.db.models import ApiKey
 from service.errors import NotFound, invalid
 from service.idempotency import Once
 from service.keys import secret as secrets
-from service.keys.caller import Caller, Scope
+from service.keys.caller import Admitted, Caller, Scope
 from service.keys.refusals import KeyExpired, KeyMissing, KeyRevoked, KeyUnknown, LastAdminKey
 from service.keys.schemas import ENVIRONMENT, KeyFilters, KeyMade, KeySpec, KeyView
 from service.pages import Page, paged
@@ -24,9 +24,11 @@ from service.pages import Page, paged
 _EXPIRED = and_(ApiKey.expires_at.is_not(None), ApiKey.expires_at <= func.now())
 """By the database's clock, so that all API processes agree."""
 _USED_LONG_AGO = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - timedelta(minutes=1))
+_SNAPSHOT = cast(func.pg_current_snapshot(), String)
 _PRESENTED = select(
     *(ApiKey.id, ApiKey.name, ApiKey.prefix, ApiKey.hash, ApiKey.scopes, ApiKey.requests_per_minute),
     *(ApiKey.revoked_at, ApiKey.expires_at, _EXPIRED.label("expired"), _USED_LONG_AGO.label("stale")),
+    _SNAPSHOT.label("snapshot"),
 ).where(ApiKey.prefix == bindparam("prefix"))
 """Built once, and of columns: every request asks it, and making an object of the row would cost more than the row."""
 
@@ -38,7 +40,12 @@ def in_force(session: Session) -> bool:
     return session.scalar(select(ApiKey.id).limit(1)) is not None
 
 
-def authenticate(session: Session, presented: str) -> Caller:
+def snapshot(session: Session) -> str:
+    """The database's snapshot: another one as soon as any transaction that changed something has ended."""
+    return session.scalars(select(_SNAPSHOT)).one()
+
+
+def authenticate(session: Session, presented: str) -> Admitted:
     """The owner of a key of good form, by one look at an index. Raises Unauthorized.
 
     When it was last used is noted once a minute, in a transaction of its own that waits for nobody.
@@ -50,13 +57,14 @@ def authenticate(session: Session, presented: str) -> Caller:
     if key.stale:
         session.rollback()
         _note_use(session, key.id)
-    return Caller(
+    caller = Caller(
         id=key.id,
         name=key.name,
         scopes=frozenset(Scope(scope) for scope in key.scopes),
         prefix=key.prefix,
         requests_per_minute=key.requests_per_minute,
     )
+    return Admitted(caller, key.snapshot)
 
 
 def check(session: Session, key_id: uuid.UUID | None) -> None:

@@ -1,5 +1,6 @@
 """`GET /runs/{run_id}/events`: everything that happened, once and in order, then the end."""
 
+import asyncio
 import json
 import os
 import signal
@@ -28,6 +29,8 @@ from service.db import migrate
 from service.db.models import Run
 from service.db.session import Database, connect
 from service.embedded import postgres
+from service.events.service import News, Place
+from service.events.stream import Streams
 from service.settings import Settings
 
 Eventually = Callable[[Callable[[], object]], None]
@@ -340,3 +343,28 @@ def test_a_server_that_stops_ends_its_streams_at_once(database: Database, record
         _, said = server.communicate(timeout=60)
         assert server.returncode in (0, -signal.SIGTERM)
         assert b"Traceback" not in said and b"without completing" not in said
+
+
+def test_streams_that_ask_the_same_at_once_share_a_look() -> None:
+    looks: list[int] = []
+    begun, go_on = threading.Event(), threading.Event()
+
+    def read() -> News:
+        looks.append(len(looks))
+        begun.set()
+        go_on.wait(30)
+        return News(Place(len(looks)), [])
+
+    async def ask() -> list[News]:
+        streams = Streams(10)
+        together = [asyncio.create_task(streams.look("a run", Place(0), read)) for _ in range(5)]
+        elsewhere = asyncio.create_task(streams.look("a run", Place(7), lambda: News(Place(7), [])))
+        await asyncio.to_thread(begun.wait, 30)
+        late = asyncio.create_task(streams.look("a run", Place(0), read))  # told of something newer, perhaps
+        await elsewhere
+        go_on.set()
+        return [await one for one in (*together, late)]
+
+    first, *same, last = asyncio.run(ask())
+    assert all(news is first for news in same)
+    assert last is not first and len(looks) == 2

@@ -1,0 +1,140 @@
+"""Kept answers: one is made once while nothing changes, and nobody is told less than the database would tell."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from sqlalchemy import event, func, text, update
+
+from service.app import create_app
+from service.contracts.status import JobStatus
+from service.db.models import ApiKey, Run
+from service.db.session import Database
+from service.keys import service as keys
+from service.keys.caller import Scope
+from service.keys.schemas import KeySpec
+
+
+@contextmanager
+def statements(app: FastAPI) -> Iterator[list[str]]:
+    """What `app` asks the database meanwhile."""
+    asked: list[str] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        asked.append(statement)
+
+    event.listen(app.state.database.engine, "before_cursor_execute", note)
+    yield asked
+    event.remove(app.state.database.engine, "before_cursor_execute", note)
+
+
+def made(app: FastAPI, ask: Callable[[], object]) -> bool:
+    """Whether an answer is made anew, and not only who asks is looked at."""
+    with statements(app) as asked:
+        ask()
+    assert any("pg_current_snapshot" in statement for statement in asked)
+    return len(asked) > 2
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.kept._SECONDS", 1000.0)
+
+
+@pytest.fixture
+def other(database: Database) -> Iterator[TestClient]:
+    """A client of another API process."""
+    with TestClient(create_app(database.settings), base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as one:
+        yield one
+
+
+def test_an_answer_is_made_once_while_nothing_changes(app: FastAPI, client: TestClient, records: Any) -> None:
+    path = f"/runs/{records.run().id}"
+    first = client.get(path)
+    with statements(app) as asked:
+        second = client.get(path)
+    assert len(asked) <= 2
+    assert second.json() == first.json()
+    assert {**second.headers, "x-request-id": ""} == {**first.headers, "x-request-id": ""}
+    assert second.headers["x-request-id"] != first.headers["x-request-id"]
+
+
+def test_other_questions_have_other_answers(client: TestClient, records: Any) -> None:
+    run = records.run()
+    records.metric(run, "reward/clip_score", [0.1, 0.2])
+    path = f"/runs/{run.id}/curves"
+    for _ in range(2):
+        assert len(client.get(path).json()["curves"][0]["steps"]) == 2
+        assert len(client.get(f"{path}?max_points=1").json()["curves"][0]["steps"]) == 1
+        assert client.get(path, headers={"Accept": "text/csv"}).text.startswith("name,step")
+
+
+def test_everybody_reads_what_anybody_wrote(client: TestClient, other: TestClient, records: Any) -> None:
+    path = f"/runs/{records.run().id}"
+    for number in range(20):
+        writer, reader = (client, other) if number % 2 else (other, client)
+        assert writer.patch(path, json={"name": str(number)}).status_code == 200
+        assert reader.get(path).json()["name"] == str(number)
+        assert writer.get(path).json()["name"] == str(number)
+
+
+def test_what_is_not_yet_committed_is_not_kept_from_anybody(
+    database: Database, client: TestClient, records: Any
+) -> None:
+    run = records.run()
+    with database.transaction() as session:
+        session.execute(text("SELECT pg_current_xact_id()"))  # the writer's number is older than every look
+        assert client.get(f"/runs/{run.id}").json()["notes"] == ""
+        session.execute(update(Run).where(Run.id == run.id).values(notes="done"))
+        assert client.get(f"/runs/{run.id}").json()["notes"] == ""
+    assert client.get(f"/runs/{run.id}").json()["notes"] == "done"
+
+
+@pytest.mark.parametrize("moment", ["before_cursor_execute", "after_cursor_execute"])
+def test_a_change_while_an_answer_is_made_is_in_the_next_one(
+    app: FastAPI, client: TestClient, records: Any, database: Database, moment: str
+) -> None:
+    run = records.run()
+    names = iter(["meanwhile"])
+
+    def rename(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if "FROM runs" in statement and (name := next(names, None)) is not None:
+            with database.transaction() as session:
+                session.execute(update(Run).where(Run.id == run.id).values(name=name))
+
+    event.listen(app.state.database.engine, moment, rename)
+    client.get(f"/runs/{run.id}")
+    assert next(names, None) is None
+    assert client.get(f"/runs/{run.id}").json()["name"] == "meanwhile"
+
+
+def test_a_revoked_key_is_refused_what_is_kept(app: FastAPI, client: TestClient, database: Database) -> None:
+    with database.transaction() as session:
+        secret = keys.make(session, KeySpec(name="reader", scopes=(Scope.READ,))).secret
+    shown = {"Authorization": f"Bearer {secret}"}
+    client.get("/runs", headers=shown)  # notes that the key was used
+    client.get("/runs", headers=shown)
+    assert not made(app, lambda: client.get("/runs", headers=shown))
+    assert client.get("/runs").status_code == 401
+    with database.transaction() as session:
+        session.execute(update(ApiKey).values(revoked_at=func.now()))
+    assert client.get("/runs", headers=shown).status_code == 401
+
+
+def test_errors_and_answers_that_wait_are_not_kept(app: FastAPI, client: TestClient, records: Any) -> None:
+    drawing = records.generation({"prompts": ["a red circle"], "checkpoints": ["base"]}, JobStatus.SUCCEEDED)
+    waiting = {"Prefer": "wait=1"}
+    for _ in range(2):
+        assert made(app, lambda: client.get("/runs/00000000-0000-7000-8000-000000000000"))
+        assert made(app, lambda: client.get(f"/generations/{drawing.id}", headers=waiting))
+
+
+def test_what_the_clock_changes_is_kept_for_a_moment_only(
+    app: FastAPI, client: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.kept._SECONDS", 0.0)
+    client.get("/catalog")
+    assert made(app, lambda: client.get("/catalog"))
