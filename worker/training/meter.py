@@ -1,13 +1,16 @@
 """Seconds, evaluations and memory of a step, by part."""
 
+import os
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 
+_RESIDENT = Path("/proc/self/statm")
 _ROLLOUT = ("anchor", "branch", "continuation")
 
 
@@ -29,6 +32,7 @@ class Meter:
     def _reset(self) -> None:
         self._seconds: dict[str, float] = defaultdict(float)
         self._evaluations: dict[str, int] = defaultdict(int)
+        self._memory: dict[str, int] = defaultdict(int)
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
@@ -47,6 +51,10 @@ class Meter:
             for part, number in self._within.items():
                 self._seconds[part] += (now - self._since) * number / lanes
             self._since = now
+            if change < 0:
+                self._memory[name] = max(self._memory[name], self._bytes())
+            elif self._device.type == "cuda":
+                torch.cuda.reset_peak_memory_stats(self._device)
             self._within[name] += change
             self._within = +self._within
 
@@ -54,6 +62,14 @@ class Meter:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
+
+    def _bytes(self) -> int:
+        """On CUDA the most that was allocated since a part began; else what this process has in memory now."""
+        if self._device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self._device)
+        if not _RESIDENT.exists():  # not Linux
+            return 0
+        return int(_RESIDENT.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def count(self, part: str, evaluations: int) -> None:
         """Add network evaluations (samples, not calls) to part `name` and to the run's total."""
@@ -73,7 +89,9 @@ class Meter:
         values |= {f"evaluations/{part}": float(count) for part, count in self._evaluations.items()}
         values["evaluations/total"] = float(self.total_evaluations)
         values["images/total"] = float(self.total_images)
-        if self._device.type == "cuda":
-            values["memory/peak_bytes"] = float(torch.cuda.max_memory_allocated(self._device))
+        memory = {part: most for part, most in self._memory.items() if most}
+        if memory:
+            values |= {f"memory/{part}": float(most) for part, most in memory.items()}
+            values["memory/peak_bytes"] = float(max(memory.values()))
         self._reset()
         return values

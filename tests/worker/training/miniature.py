@@ -40,12 +40,12 @@ def events(directory: Path, *types: str) -> list[dict[str, Any]]:
 
 
 def metrics(directory: Path, pattern: str = "") -> list[tuple[int, str, float]]:
-    """(step, name, value) of all metrics but seconds, which no two runs share."""
+    """(step, name, value) of all metrics but seconds and memory, which no two runs share."""
     return [
         (event["step"], name, value)
         for event in events(directory, "metrics")
         for name, value in event["values"].items()
-        if not name.startswith(("seconds/", "elapsed/seconds")) and re.search(pattern, name)
+        if not name.startswith(("seconds/", "elapsed/seconds", "memory/")) and re.search(pattern, name)
     ]
 
 
