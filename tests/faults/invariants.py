@@ -21,6 +21,7 @@ from service.contracts.status import HELD, MOVES, RESTING, JobStatus
 from service.db.models import (
     Attempt,
     Checkpoint,
+    Garbage,
     Generation,
     GenerationImage,
     LogChunk,
@@ -313,8 +314,14 @@ def empty_store(system: System, users: Users) -> list[str]:
         for run in list(client.runs()):  # newest first: those that started from others go before them
             client.delete_run(run.id)
     database = connect(system.settings())
-    try:
+
+    def collected() -> bool:
         collection.collect_garbage(database)
+        with database.transaction() as session:
+            return session.scalar(select(Garbage.prefix).limit(1)) is None
+
+    try:
+        _soon(collected)  # a worker may be at some of it
         return [f"{key} is left of deleted runs" for key in _stored(system.artifacts) if key.startswith("runs/")][:5]
     finally:
         database.close()
