@@ -149,7 +149,12 @@ def test_another_number_of_processes_continues_the_same_run(way: str, case: str,
     )
 
 
-LONG = {"training": {"max_steps": 100_000}, "evaluation": {"every": 0}, "checkpoints": {"every": 0}}
+LONG: dict[str, Any] = {
+    "algorithm": {"sde_steps": [0, 2]},
+    "training": {"max_steps": 100_000},
+    "evaluation": {"every": 0},
+    "checkpoints": {"every": 0},
+}
 
 
 class TestTwoAreOneProcess:
