@@ -33,15 +33,19 @@ class Claim:
     taken_at: float
 
 
-def claim_next(database: Database, job: JobType, owner: str) -> Claim | None:
+def claim_next(database: Database, job: JobType, owner: str, devices: int | None = None) -> Claim | None:
     """Take the first claimable job by priority and age; None when there is none.
 
-    Rows that another worker is just taking are skipped, so no two claims get the same job.
+    Of runs, only those whose processes can have one of so many `devices` each. Rows that another worker is just taking
+    are skipped, so no two claims get the same job.
     """
     taken_at = time.monotonic()
     with database.transaction() as session:
         oldest_first = (job.priority, job.created_at, job.id)
         claimable = select(job).where(job.status.in_(CLAIMABLE)).order_by(*oldest_first).limit(1)
+        if job is Run and devices is not None:
+            processes = Run.spec["resources", "processes_per_node"].as_integer()
+            claimable = claimable.where(func.coalesce(processes, 1) <= devices)
         row = cast("JobRow | None", session.scalars(claimable.with_for_update(skip_locked=True)).first())
         if row is None:
             return None

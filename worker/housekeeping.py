@@ -1,11 +1,9 @@
 """What every worker does beside its work: say that it is there, give up for the dead, and wake for the forgotten."""
 
-import os
 import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
-from pathlib import Path
 from typing import cast
 
 import structlog
@@ -18,7 +16,7 @@ from sqlalchemy.orm import Session, defer
 from service.contracts.status import CLAIMABLE, HELD
 from service.db.models import Generation, Run, Worker
 from service.db.session import Database
-from worker import collection
+from worker import collection, devices
 from worker.celery_app import GENERATE, TRAIN
 from worker.claims import JobRow, JobType, give_up
 from worker.salvage import salvage
@@ -95,7 +93,7 @@ def _attempt(what: str, work: Callable[[], object]) -> None:
 
 def heartbeat(database: Database, name: str, queue: str) -> None:
     """Write that the worker is there, and forget those long gone."""
-    row = {"name": name, "queue": queue, "device": device(), "stats": gather(database.settings.data_dir)}
+    row = {"name": name, "queue": queue, "device": devices.in_words(), "stats": gather(database.settings.data_dir)}
     with database.transaction() as session:
         beat = (
             insert(Worker)
@@ -104,15 +102,6 @@ def heartbeat(database: Database, name: str, queue: str) -> None:
         )
         session.execute(beat)
         session.execute(delete(Worker).where(Worker.heartbeat_at < func.now() - timedelta(days=1)))
-
-
-def device() -> str:
-    """The devices of this machine in words, found without loading torch."""
-    names = []
-    for file in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
-        model = next(line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("Model:"))
-        names.append(model.removeprefix("Model:").strip())
-    return ", ".join(names) if names else f"cpu ({len(os.sched_getaffinity(0))} cores)"
 
 
 def reconcile(database: Database, app: Celery) -> None:

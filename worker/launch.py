@@ -8,6 +8,8 @@ from pathlib import Path
 
 TRAIN = (sys.executable, "-m", "worker.entrypoints.train")
 """The program that trains. Tests of supervision put a script of their own in its place."""
+RANKS = (sys.executable, "-m", "worker.entrypoints.ranks")
+"""The program that starts it several times."""
 
 _NOT_FOR_CHILDREN = (
     *("G2RPO_DATABASE_URL", "G2RPO_BROKER_URL", "G2RPO_STORAGE_URL", "G2RPO_ADMIN_KEY", "G2RPO_API_KEY"),
@@ -30,13 +32,15 @@ def train(
     start_from: Path | None = None,
     resume: Path | None = None,
     program: Sequence[str] = TRAIN,
+    processes: int = 1,
 ) -> Launch:
     """Start the training of `spec_file` with its output in `directory`.
 
     `start_from` is a checkpoint whose weights the run begins with, `resume` one of its own that it goes on from
-    instead.
+    instead. Several processes are started, and ended, by one that starts them all; on a CPU they share its cores.
     """
-    argv = [*program, str(spec_file), "--out", str(directory)]
+    starter = [*RANKS, str(processes), str(directory)] if processes > 1 else []
+    argv = [*starter, *program, str(spec_file), "--out", str(directory)]
     if resume is not None:
         argv += ["--resume", str(resume)]
     elif start_from is not None:
@@ -44,4 +48,6 @@ def train(
     environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
     # What the child printed before it died must be in the log.
     environment["PYTHONUNBUFFERED"] = "1"
+    if processes > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     return Launch(tuple(argv), environment)

@@ -63,12 +63,12 @@ def prepare(database: Database, claim: Claim, run: Run, directory: Path, program
 
     Raises ArtifactDamaged where the run has checkpoints, of which none is whole: it must not begin anew unasked.
     """
-    spec_file = directory / SPEC_FILE
-    spec_file.write_text(spec_of(run).model_dump_json(indent=2), encoding="utf-8")
+    spec_file, spec = directory / SPEC_FILE, spec_of(run)
+    spec_file.write_text(spec.model_dump_json(indent=2), encoding="utf-8")
     resume = _newest_whole_checkpoint(database, claim, run.max_steps)
     start = run.start_from if resume is None else None
     start_from = artifacts.fetch_checkpoint(database, start) if start else None
-    return launch.train(spec_file, directory, start_from, resume, program)
+    return launch.train(spec_file, directory, start_from, resume, program, spec.resources.processes_per_node)
 
 
 def _newest_whole_checkpoint(database: Database, claim: Claim, most_steps: int) -> Path | None:

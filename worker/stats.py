@@ -12,6 +12,8 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
+from worker import devices
+
 _GPU_QUERY = ("--query-gpu=index,memory.used,memory.total", "--format=csv,noheader,nounits")
 _GPU_SECONDS = 5.0
 """A driver in trouble may never answer."""
@@ -111,4 +113,4 @@ GPUS = GpuMemory()
 
 def gather(data_dir: Path) -> dict[str, float]:
     """What was counted, and the machine as it is now: the heartbeat's `stats`."""
-    return STATS.snapshot() | GPUS.read() | disk(data_dir)
+    return STATS.snapshot() | GPUS.read() | disk(data_dir) | {"devices": float(devices.count())}

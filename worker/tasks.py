@@ -11,7 +11,7 @@ from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 from service.db.models import Generation, Run
 from service.db.session import connect
 from service.settings import Settings
-from worker import generation, supervisor
+from worker import devices, generation, supervisor
 from worker.celery_app import app
 from worker.claims import claim_next
 from worker.housekeeping import Housekeeping
@@ -31,7 +31,7 @@ _housekeeping: Housekeeping | None = None
 @app.task(name="runs.wake")  # type: ignore[untyped-decorator]
 def wake_runs(*_: Any) -> None:
     """Take alignment runs, one after the other, until none is claimable."""
-    while not stopping.is_set() and (claim := claim_next(database, Run, name)):
+    while not stopping.is_set() and (claim := claim_next(database, Run, name, devices.count())):
         with working_on(claim):
             supervisor.supervise(database, claim, stopping)
 

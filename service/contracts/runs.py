@@ -281,12 +281,7 @@ class RunSpec(Contract):
         training, algorithm = info.data.get("training"), info.data.get("algorithm")
         if training is None or algorithm is None:
             return resources
-        if training.prompts_per_step % resources.processes_per_node:
-            raise ValueError(
-                f"processes_per_node {resources.processes_per_node} does not divide "
-                f"training.prompts_per_step {training.prompts_per_step}; allowed are its divisors"
-            )
-        refuse_split(algorithm, training.prompts_per_step, resources.processes_per_node)
+        refuse_uneven(algorithm, training.prompts_per_step, resources.processes_per_node)
         return resources
 
     @field_validator("rewards")
@@ -302,6 +297,16 @@ class RunSpec(Contract):
     def evaluation_rewards(self) -> tuple[str, ...]:
         """Names of the rewards reported on held-out pictures."""
         return self.evaluation.rewards or tuple(reward.name for reward in self.rewards)
+
+
+def refuse_uneven(algorithm: AlgorithmContract, prompts: int, processes: int) -> None:
+    """Raise ValueError where `processes` cannot share the prompts of a step, or its updates, evenly."""
+    if prompts % processes:
+        raise ValueError(
+            f"processes_per_node {processes} does not divide training.prompts_per_step {prompts}; "
+            "allowed are its divisors"
+        )
+    refuse_split(algorithm, prompts, processes)
 
 
 def refuse_split(algorithm: AlgorithmContract, prompts: int, processes: int) -> None:

@@ -116,13 +116,14 @@ def _met(storm: Storm, child: Training) -> dict[str, Standing]:
     return {child.run: standing} if standing and standing.attempt == child.attempt else {}
 
 
-@kind("training process (the one rank) killed", kill=True, weight=3)
+@kind("training process (a rank) killed", kill=True, weight=3)
 def _kill_child(storm: Storm) -> Effect | None:
     if (aimed := storm.aim()) is None:
         return None
     child, phase = aimed
     met = _met(storm, child)
-    return Effect(met, phase, new_attempt=True) if _signal(child.pid, signal.SIGKILL) else None
+    victim = storm.rng.choice(child.ranks())
+    return Effect(met, phase, new_attempt=True) if _signal(victim, signal.SIGKILL) else None
 
 
 @kind("training process's whole group killed", kill=True, weight=2)

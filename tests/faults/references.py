@@ -14,6 +14,7 @@ from typing import Any
 from service.contracts.events import EventLine, Finished, Metrics, RewardGroups, Sample
 from service.contracts.jobs import EVENTS_FILE
 from tests.faults.system import SETTINGS
+from worker import launch
 
 MetricKey = tuple[str, int]
 GroupKey = tuple[int, int, int, int, str]
@@ -58,20 +59,19 @@ class References:
         """The undisturbed run of a resolved spec to `max_steps`, from the weights in `start` if that is given."""
         plain = {name: value for name, value in spec.items() if name not in _UNTOLD}
         plain["training"] = {**plain["training"], "max_steps": max_steps}
+        processes = plain["resources"]["processes_per_node"]
         plain["checkpoints"] = {"every": 1, "keep": None}  # so that every checkpoint has one to compare with
         text = json.dumps(plain, sort_keys=True)
         key = hashlib.sha256(f"{text} from {start}".encode()).hexdigest()[:16]
         with self._lock:
             if key not in self._known:
-                self._known[key] = _read(self._run(text, self._directory / key, start))
+                self._known[key] = _read(self._run(text, self._directory / key, start, processes))
             return self._known[key]
 
-    def _run(self, spec: str, directory: Path, start: Path | None) -> Path:
+    def _run(self, spec: str, directory: Path, start: Path | None, processes: int) -> Path:
         spec_file = directory.with_suffix(".json")
         spec_file.write_text(spec, encoding="utf-8")
-        command = [sys.executable, "-m", "worker.entrypoints.train", str(spec_file), "--out", str(directory)]
-        command += ["--device", "cpu"] + (["--start-from", str(start)] if start else [])
-        _execute(command)
+        _execute([*launch.train(spec_file, directory, start, processes=processes).argv, "--device", "cpu"])
         return directory
 
     def pictures(self, drawings: Sequence[Drawing]) -> list[list[str]]:

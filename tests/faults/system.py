@@ -31,7 +31,7 @@ SETTINGS = {
     "OMP_NUM_THREADS": "1",  # the references are computed with as many
 }
 _EMBEDDED_ONLY = ("G2RPO_DATABASE_URL", "G2RPO_BROKER_URL", "G2RPO_ADMIN_KEY", "G2RPO_API_KEY", "G2RPO_CATALOG")
-_PROGRAM = "worker.entrypoints.train"
+_PROGRAM, _STARTER = "worker.entrypoints.train", "worker.entrypoints.ranks"
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,14 @@ class Training:
     def alive(self) -> bool:
         """Whether it runs; a zombie does not."""
         return alive(self.pid, self.began)
+
+    def ranks(self) -> list[int]:
+        """The processes that compute: itself, or those that it has started, of a run of several."""
+        with contextlib.suppress(psutil.NoSuchProcess):
+            process = psutil.Process(self.pid)
+            if _STARTER in process.cmdline() and (children := process.children()):
+                return [child.pid for child in children]
+        return [self.pid]
 
 
 def alive(pid: int, began: float) -> bool:

@@ -8,7 +8,7 @@ from tests.faults.campaign import run_campaign
 
 SEED = 20
 FAULTS = (
-    "training process (the one rank) killed",
+    "training process (a rank) killed",
     "training process's whole group killed",
     "training worker frozen beyond the lease, its process runs on",
     "training worker (the supervisor) killed",

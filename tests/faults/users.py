@@ -1,5 +1,6 @@
 """People who use the service while it is disturbed: they submit, pause, resume, save, cancel, extend, draw, delete."""
 
+import os
 import random
 import threading
 import time
@@ -171,6 +172,11 @@ def _plain(story: _Story) -> None:
     story.users.finished.append(str(story.newest(job).id))
 
 
+def _shares(story: _Story) -> None:
+    """A run of several processes, where the machine has cores for them."""
+    story.end(story.submit(resources={"processes_per_node": min(2, len(os.sched_getaffinity(0)))}))
+
+
 def _pauses(story: _Story) -> None:
     job = story.submit()
     for _ in range(story.rng.choice((1, 1, 2))):
@@ -269,6 +275,7 @@ def _draws_and_cancels(story: _Story) -> None:
 
 TRAINING: dict[str, Callable[[_Story], None]] = {
     "plain": _plain,
+    "shares": _shares,
     "pauses": _pauses,
     "cancels": _cancels,
     "changes their mind": _changes_their_mind,

@@ -1,6 +1,7 @@
 """Runs over HTTP to the end: the API writes what is wanted, workers do it, and rows say what happened."""
 
 import hashlib
+import os
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -59,6 +60,33 @@ class TestFinished:
         assert client.logs(finished.id).attempt == 1
         assert client.curves_as(finished.id, "text/csv", ["heldout/*"]).count(b"\n") > 3
         assert client.curves_as(finished.id, "image/png", ["heldout/*"]).startswith(b"\x89PNG")
+
+
+class TestSeveralProcesses:
+    @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="each process needs a core of its own")
+    def test_they_are_one_run(self, client: Client, finished: Any, tiny: Any) -> None:
+        asked = {**tiny, "resources": {"processes_per_node": 2}}
+        run = client.wait_for_run(client.create_run(asked).id, timeout=240, every=0.2)
+
+        assert run.status is JobStatus.SUCCEEDED, run.error
+        assert run.progress.step == 2
+        provenance = next(client.attempts(run.id)).provenance
+        assert (provenance["devices"], len(set(provenance["processes"]))) == (["cpu", "cpu"], 2)
+        one, two = (
+            {
+                group.model_dump_json(include={"step", "prompt_index", "sde_step", "granularity", "reward"})
+                for group in found
+            }
+            for found in (client.rewards(finished.id), client.rewards(run.id))
+        )
+        assert one == two
+        assert [checkpoint.step for checkpoint in client.checkpoints(run.id)] == [2, 1]
+
+    @pytest.mark.skipif(len(os.sched_getaffinity(0)) >= 64, reason="there are as many as can be asked for")
+    def test_more_than_there_are_devices_is_refused(self, client: Client, finished: Any) -> None:
+        asked = {"training": {"prompts_per_step": 64}, "resources": {"processes_per_node": 64}}
+        with pytest.raises(ApiError, match="64 processes need a device each"):
+            client.create_run(asked)
 
 
 class TestGenerate:

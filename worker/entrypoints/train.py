@@ -6,7 +6,6 @@ import logging
 import os
 import subprocess
 import sys
-import threading
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,13 +16,16 @@ from safetensors import SafetensorError
 
 from service.contracts.catalog import Catalog, load_catalog
 from service.contracts.events import Failed, Finished, Progress, Started
-from service.contracts.jobs import EVENTS_FILE, PARENT_FD, SPEC_FILE
-from service.contracts.runs import RunSpec
+from service.contracts.jobs import EVENTS_FILE, SPEC_FILE
+from service.contracts.runs import RunSpec, refuse_uneven
+from worker.entrypoints.parent import end_with_parent
+from worker.entrypoints.ranks import FAILURE, RENDEZVOUS
 from worker.models import load_model
 from worker.models.sources import fingerprint
 from worker.rewards import load_reward
-from worker.training.events import Cancelled, EventWriter, Paused
+from worker.training.events import Cancelled, EventWriter, Paused, Unheard
 from worker.training.prompts import load_prompt_set, load_prompts
+from worker.training.ranks import Ranks, device_named, join
 from worker.training.scoring import RewardsFailed
 from worker.training.trainer import Trainer
 from worker.training.update import NotFinite
@@ -34,20 +36,24 @@ logger = logging.getLogger(__name__)
 def main(arguments: list[str] | None = None) -> int:
     """Run and return the exit code: 0 after `finished`, 1 after `failed`, 2 where nothing was begun."""
     options = _parse(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    _die_with_parent()
+    rank = f"rank {os.environ['RANK']} " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    form = f"%(asctime)s {rank}%(levelname)s %(name)s: %(message)s"
+    logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr)
+    end_with_parent()
     torch.backends.cudnn.allow_tf32 = False  # rewards are float32 in earnest; the model's own speed is bfloat16's
-    if (options.out / EVENTS_FILE).exists():
+    ranks = join(options.device, os.environ.get(RENDEZVOUS))
+    if ranks.agree((options.out / EVENTS_FILE).exists()):
         sys.stderr.write(f"{options.out} already holds a run; give --out a directory of its own\n")
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
-    events = EventWriter(options.out)
+    events = EventWriter(options.out) if ranks.leads else Unheard(options.out)
     try:
-        spec = RunSpec.model_validate_json(options.spec.read_bytes())
-        (options.out / SPEC_FILE).write_text(spec.model_dump_json(indent=1), encoding="utf-8")
+        spec = RunSpec.model_validate_json(ranks.agree(options.spec.read_bytes()))
+        if ranks.leads:
+            (options.out / SPEC_FILE).write_text(spec.model_dump_json(indent=1), encoding="utf-8")
         events.write(Progress(step=0, max_steps=spec.training.max_steps, phase="loading"))
         catalog = load_catalog()
-        trainer = build_trainer(spec, catalog, events, options.device)
+        trainer = build_trainer(spec, catalog, events, options.device, ranks)
         if options.resume:
             trainer.resume(options.resume)
         elif options.start_from:
@@ -59,18 +65,27 @@ def main(arguments: list[str] | None = None) -> int:
             events.write(Finished(outcome="cancelled", step=trainer.step))
         except Paused:
             trainer.pause()
+        ranks.leave()
         return 0
     except Exception as error:  # every cause becomes an event that the supervisor can show
         logger.exception("the run failed")
-        events.write(classify(error))
+        failure = classify(error)
+        if file := os.environ.get(FAILURE):  # whether this rank is the cause, only who started all of them can say
+            Path(file).write_text(failure.model_dump_json(), encoding="utf-8")
+        else:
+            events.write(failure)
         return 1
     finally:
         events.close()
 
 
-def build_trainer(spec: RunSpec, catalog: Catalog, events: EventWriter, device: str | None = None) -> Trainer:
+def build_trainer(
+    spec: RunSpec, catalog: Catalog, events: EventWriter, device: str | None = None, ranks: Ranks | None = None
+) -> Trainer:
     """Load what `spec` names: model, rewards, prompts. ValueError or KeyError says what is wrong."""
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    ranks = ranks or Ranks(device_named(device))
+    refuse_uneven(spec.algorithm, spec.training.prompts_per_step, ranks.world)
+    place = ranks.device
     names = dict.fromkeys([reward.name for reward in spec.rewards] + list(spec.evaluation_rewards))
     rewards = {name: load_reward(catalog.reward(name), place) for name in names}
     model = load_model(catalog.model(spec.model), place, _dtype(spec, place))
@@ -79,18 +94,22 @@ def build_trainer(spec: RunSpec, catalog: Catalog, events: EventWriter, device: 
     prompts = load_prompts(spec.prompts, catalog)
     heldout = load_prompt_set(catalog.prompt_set(spec.evaluation.prompts))
     model.check_prompts(prompts)  # now rather than at the step that draws the bad one
-    return Trainer(spec, model, rewards, prompts, heldout, events)
+    return Trainer(spec, model, rewards, prompts, heldout, events, ranks)
 
 
 def provenance(trainer: Trainer, catalog: Catalog) -> dict[str, Any]:
     """What the attempt ran on and with: enough to say whether two attempts computed the same thing."""
     device, spec = trainer.model.device, trainer.spec
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    everywhere = trainer.ranks.tell((os.getpid(), name))
     rewards = {name: catalog.reward(name).source for name in trainer.scorer.rewards}
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
+        "device": name,
+        "devices": [device for _, device in everywhere],
         "precision": str(trainer.model.dtype).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "process": os.getpid(),
+        "processes": [process for process, _ in everywhere],
         "python": sys.version.split()[0],
         "packages": {name: version(name) for name in ("g2rpo", "torch", "diffusers", "transformers", "peft")},
         "commit": git_commit(),
@@ -153,19 +172,6 @@ def _dtype(spec: RunSpec, device: torch.device) -> torch.dtype:
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[spec.training.precision]
 
 
-def _die_with_parent() -> None:
-    """End this process at once when the supervisor's end of the pipe closes: nobody would read its results."""
-    descriptor = os.environ.get(PARENT_FD)
-    if descriptor is None:
-        return
-
-    def watch() -> None:
-        os.read(int(descriptor), 1)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
-
-
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m worker.entrypoints.train", description=__doc__)
     parser.add_argument("spec", type=Path, help="the run's spec, JSON: fields as in POST /runs")
@@ -180,4 +186,8 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if status and torch.distributed.is_initialized():
+        sys.stderr.flush()
+        os._exit(status)  # an orderly end would wait for ranks that will not come
+    sys.exit(status)

@@ -11,10 +11,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from service.contracts.catalog import ModelEntry
 from service.contracts.jobs import CheckpointManifest
 from worker.grpo.rollout import Velocity
+from worker.models import sharding
 
 
 @dataclass(frozen=True)
@@ -85,8 +87,8 @@ class FlowModel(ABC):
         yield
 
     @abstractmethod
-    def save_trained(self, directory: Path) -> None:
-        """Write the trained weights in the family's ordinary diffusers format."""
+    def save_trained(self, directory: Path | None) -> None:
+        """Write the trained weights in the family's ordinary diffusers format; None: for another process to write."""
 
     @abstractmethod
     def load_trained(self, directory: Path) -> None:
@@ -119,10 +121,18 @@ class FlowModel(ABC):
         config: dict[str, Any] = {k: v for k, v in dict(self.transformer.config).items() if not k.startswith("_")}
         return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
-    def train_all(self) -> list[nn.Parameter]:
-        """Make every transformer weight trainable."""
+    def train_all(self, mesh: DeviceMesh | None = None) -> list[nn.Parameter]:
+        """Make every transformer weight trainable, sharded over the processes of `mesh`."""
         self.transformer.requires_grad_(True)
+        if mesh is not None:
+            sharding.shard(self.transformer, mesh, self.dtype)
         return list(self.transformer.parameters())
+
+    @contextmanager
+    def gathered(self) -> Iterator[None]:
+        """Within: weights that are sharded are whole in every process, so that none waits for another to sample."""
+        with sharding.gathered(self.transformer):
+            yield
 
     @abstractmethod
     def train_lora(self, rank: int, alpha: float, seed: int) -> list[nn.Parameter]:

@@ -8,10 +8,11 @@ import torch
 from diffusers import FluxPipeline
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from service.contracts.catalog import ModelEntry
 from service.contracts.jobs import CheckpointManifest
-from worker.models import lora
+from worker.models import lora, sharding
 from worker.models.base import Conditioning, FlowModel, PictureSize
 from worker.models.sources import locate
 
@@ -27,6 +28,8 @@ class FluxModel(FlowModel):
         self._pipeline = pipeline
         self.transformer = pipeline.transformer
         self._merger: lora.Merger | None = None
+        self._mixed = False
+        """Whether weights are of a higher precision than what computes with them."""
 
     @classmethod
     def load(cls, entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> "FluxModel":
@@ -81,8 +84,7 @@ class FluxModel(FlowModel):
         image_ids = self._pipeline._prepare_latent_image_ids(1, height // 2, width // 2, self.device, self.dtype)
         text_ids = torch.zeros(conditioning.sequence.shape[1], 3, device=self.device, dtype=self.dtype)
         embedded = self.transformer.config.guidance_embeds
-        mixed = self.transformer.dtype != self.dtype
-        with torch.autocast(self.device.type, self.dtype) if mixed else nullcontext():
+        with torch.autocast(self.device.type, self.dtype) if self._mixed else nullcontext():
             output = self.transformer(
                 hidden_states=latents.to(self.dtype),
                 timestep=sigma.to(self.dtype),
@@ -109,9 +111,10 @@ class FluxModel(FlowModel):
         self._merger = lora.Merger(self.transformer)
         return parameters
 
-    def train_all(self) -> list[nn.Parameter]:
+    def train_all(self, mesh: DeviceMesh | None = None) -> list[nn.Parameter]:
         self.transformer.to(self.latent_dtype)  # master weights; forwards run in `dtype` by autocast
-        return super().train_all()
+        self._mixed = self.latent_dtype != self.dtype
+        return super().train_all(mesh)
 
     @contextmanager
     def sampling_weights(self, faithful: bool = False) -> Iterator[None]:
@@ -154,9 +157,13 @@ class FluxModel(FlowModel):
                 self.transformer.unload_lora()
             self._merger = None
 
-    def save_trained(self, directory: Path) -> None:
+    def save_trained(self, directory: Path | None) -> None:
         if self._merger is None:
-            self.transformer.save_pretrained(directory / "transformer")
+            transformer = sharding.whole_model(self.transformer, keep=directory is not None)
+            if directory is not None:
+                transformer.save_pretrained(directory / "transformer")
+            return
+        if directory is None:
             return
         FluxPipeline.save_lora_weights(
             directory, lora.state(self.transformer), transformer_lora_adapter_metadata=lora.metadata(self.transformer)
@@ -169,7 +176,9 @@ class FluxModel(FlowModel):
         saved: dict[str, Tensor] = {}
         for path in sorted((directory / "transformer").glob("*.safetensors")):
             saved.update(load_file(path))
+        targets = self.transformer.state_dict()
         try:
-            self.transformer.load_state_dict(saved)
+            parts = {name: sharding.like(tensor, targets.get(name, tensor)) for name, tensor in saved.items()}
+            self.transformer.load_state_dict(parts)
         except RuntimeError as error:
             raise ValueError(f"the checkpoint's transformer does not fit {self.entry.name!r}: {error}") from error

@@ -14,6 +14,7 @@ from torch import Tensor
 from service.contracts.jobs import MANIFEST_FILE, CheckpointFile, CheckpointManifest
 from service.contracts.runs import RunSpec
 from worker.models.base import FlowModel
+from worker.models.sharding import like, whole_tensors
 from worker.training.update import Updater
 
 OPTIMIZER_FILE = "optimizer.safetensors"
@@ -35,7 +36,9 @@ class TrainingState:
     evaluated: bool = True
     """Whether the evaluation that is due after this step has been done."""
     threads: int | None = None
-    """Threads that computed it; on a CPU another number gives other last bits."""
+    """Threads of each process that computed it; on a CPU another number gives other last bits."""
+    processes: int = 1
+    """Processes that computed it, likewise."""
     training_evaluations: int = 0
     elapsed_seconds: float = 0.0
     best: tuple[float | None, int] = (None, 0)
@@ -44,19 +47,22 @@ class TrainingState:
     """Of `evaluation.early_stop`, the same."""
 
 
-def save_checkpoint(root: Path, spec: RunSpec, model: FlowModel, updater: Updater, state: TrainingState) -> Path:
-    """Write `root/step-NNNNNN` and return it. Nothing of that name exists until it is whole; older ones stay valid."""
+def save_checkpoint(
+    root: Path, spec: RunSpec, model: FlowModel, updater: Updater, state: TrainingState, writes: bool = True
+) -> Path:
+    """Write `root/step-NNNNNN` and return it. Nothing of that name exists until it is whole; older ones stay valid.
+
+    Every rank of a run calls it, and one `writes`: what is sharded is put together for that one, tensor by tensor.
+    """
     final = root / f"step-{state.step:06d}"
     partial = root / f".{final.name}.partial"
+    if not writes:
+        _save_tensors(None, model, updater)
+        return final
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     try:
-        with updater.offered_weights():
-            model.save_trained(partial)
-        if updater.ema is not None:
-            own = {str(index): parameter.detach() for index, parameter in enumerate(updater.parameters)}
-            save_file(own, partial / OWN_WEIGHTS_FILE)
-        save_file(_optimizer_tensors(updater.optimizer), partial / OPTIMIZER_FILE)
+        _save_tensors(partial, model, updater)
         (partial / STATE_FILE).write_text(json.dumps(vars(state)), encoding="utf-8")
         files = tuple(_describe(path, partial) for path in sorted(partial.rglob("*")) if path.is_file())
         manifest = CheckpointManifest(
@@ -78,6 +84,19 @@ def save_checkpoint(root: Path, spec: RunSpec, model: FlowModel, updater: Update
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return final
+
+
+def _save_tensors(directory: Path | None, model: FlowModel, updater: Updater) -> None:
+    """Put weights and optimizer together, and write them if there is a directory."""
+    with updater.offered_weights():
+        model.save_trained(directory)
+    files = {OPTIMIZER_FILE: _optimizer_tensors(updater.optimizer)}
+    if updater.ema is not None:
+        files[OWN_WEIGHTS_FILE] = {str(index): parameter.detach() for index, parameter in enumerate(updater.parameters)}
+    for name, tensors in files.items():
+        found = whole_tensors(tensors, keep=directory is not None)
+        if directory is not None:
+            save_file(found, directory / name)
 
 
 def read_manifest(directory: Path) -> CheckpointManifest:
@@ -119,12 +138,13 @@ def load_training(directory: Path, spec: RunSpec, model: FlowModel, updater: Upd
         own = load_file(directory / OWN_WEIGHTS_FILE)
         with torch.no_grad():
             for number, parameter in enumerate(updater.parameters):
-                parameter.copy_(own[str(number)])
+                parameter.copy_(like(own[str(number)], parameter))
     saved = load_file(directory / OPTIMIZER_FILE)
     states: dict[int, dict[str, Tensor]] = {}
     for name, tensor in saved.items():
         index, key = name.split(".", 1)
-        states.setdefault(int(index), {})[key] = tensor
+        parameter = updater.parameters[int(index)]
+        states.setdefault(int(index), {})[key] = like(tensor, parameter) if tensor.shape == parameter.shape else tensor
     updater.optimizer.load_state_dict({**updater.optimizer.state_dict(), "state": states})
     state = TrainingState(**json.loads((directory / STATE_FILE).read_text(encoding="utf-8")))
     updater.skipped, updater.bad_steps = state.skipped_updates, state.bad_steps

@@ -36,6 +36,19 @@ class EventWriter:
         self._file.close()
 
 
+class Unheard(EventWriter):
+    """What every rank but the leading one has: that one speaks for all."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def write(self, event: BaseModel) -> None:
+        """Leave it unsaid."""
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 class ControlFile:
     """The file by which the supervisor reaches the run. It is replaced whole, and holds the newest wish alone."""
 

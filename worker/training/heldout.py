@@ -14,6 +14,7 @@ from worker.lanes import Check, Lanes
 from worker.models.base import FlowModel, PictureSize
 from worker.training.meter import Meter
 from worker.training.prompts import fingerprint
+from worker.training.ranks import Ranks
 from worker.training.scoring import Scorer
 
 RESAMPLES = 10_000
@@ -30,8 +31,10 @@ class HeldOut:
         scorer: Scorer,
         meter: Meter,
         sigmas: Sequence[float],
+        ranks: Ranks,
     ) -> None:
         self._spec, self._model, self._scorer, self._meter, self._sigmas = spec, model, scorer, meter, sigmas
+        self._ranks = ranks
         self.names = spec.evaluation_rewards
         most = max(spec.evaluation.pairs, spec.evaluation.final_pairs) if spec.evaluation.every else 1
         self._prompts = prompts[:most]
@@ -40,16 +43,31 @@ class HeldOut:
         self.before: dict[str, list[float]] = {}
         """Values of the first evaluation, by reward; NaN where the reward failed."""
 
-    def evaluate(self, pairs: int) -> tuple[Tensor, Tensor]:
-        """Clean latents [pairs, …] of today's policy and their values [rewards, pairs]."""
-        sampling = self._spec.sampling
-        lanes = Lanes.on(self._model.device, sampling.rollout_batch_size)
-        starts = range(0, pairs, lanes.batch_size)
-        tasks = [self._sampling(range(start, min(start + lanes.batch_size, pairs))) for start in starts]
-        with torch.no_grad(), self._model.sampling_weights(faithful=True), self._meter.part("heldout"):
-            latents = torch.cat(lanes.run(tasks, self._scorer.check))
-        self._meter.count("heldout", pairs * sampling.steps)
-        return latents, self._scorer.score(latents, [self.prompt(j) for j in range(pairs)], self.names, "heldout_")
+    @torch.no_grad()
+    def evaluate(self, pairs: int, kept: int) -> tuple[Tensor, Tensor]:
+        """The first `kept` clean latents of today's policy, and values [rewards, pairs]; each rank draws its share."""
+        own = self._ranks.share(pairs)
+        with self._model.gathered(), self._ranks.together():
+            latents = self._draw(own)
+        with self._ranks.together():
+            values = self._scorer.score(latents, [self.prompt(j) for j in own], self.names, "heldout_")
+        first = latents.new_zeros(min(kept, pairs), *latents.shape[1:])
+        shown = range(min(own.start, len(first)), min(own.stop, len(first)))
+        first[shown.start : shown.stop] = latents[: len(shown)]
+        return self._ranks.sum(first), self._ranks.whole(values, pairs, dim=1)
+
+    def _draw(self, pairs: range) -> Tensor:
+        """Clean latents of `pairs`."""
+        sampling, model = self._spec.sampling, self._model
+        lanes = Lanes.on(model.device, sampling.rollout_batch_size)
+        starts = range(pairs.start, pairs.stop, lanes.batch_size)
+        tasks = [self._sampling(range(start, min(start + lanes.batch_size, pairs.stop))) for start in starts]
+        shape = model.packed_shape(PictureSize(sampling.width, sampling.height))
+        none = torch.empty(0, *shape, dtype=model.latent_dtype, device=model.device)
+        with model.sampling_weights(faithful=True), self._meter.part("heldout"):
+            latents = torch.cat([none, *lanes.run(tasks, self._scorer.check)])
+        self._meter.count("heldout", len(pairs) * sampling.steps)
+        return latents
 
     def _sampling(self, pairs: range) -> Callable[[Check], Tensor]:
         """Draws the clean latents of `pairs`, one batch."""

@@ -31,3 +31,10 @@ def widest_groups(totals: Tensor) -> list[tuple[int, int]]:
         k, stride = divmod(flat, prompt.shape[1])
         places.append((k, stride) if prompt[k, stride] > 0 else (-1, -1))
     return places
+
+
+def best_and_worst(group: Tensor) -> list[int]:
+    """The samples of the highest and the lowest of a group's values, NaN where missing."""
+    best = torch.where(group.isfinite(), group, -torch.inf).argmax()
+    worst = torch.where(group.isfinite(), group, torch.inf).argmin()
+    return [int(best), int(worst)]

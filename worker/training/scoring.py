@@ -40,7 +40,8 @@ class Scorer:
             return lambda check: self._batch(latents[rows], prompts[rows], names, part, check)
 
         starts = range(0, len(latents), lanes.batch_size)
-        return torch.cat(lanes.run([batch(start) for start in starts], self.check), dim=1)
+        values = lanes.run([batch(start) for start in starts], self.check)
+        return torch.cat([torch.empty(len(names), 0), *values], dim=1)
 
     def _batch(self, latents: Tensor, prompts: Sequence[str], names: Sequence[str], part: str, check: Check) -> Tensor:
         check()

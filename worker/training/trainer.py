@@ -36,8 +36,9 @@ from worker.training.checkpoint import TrainingState, load_training, load_weight
 from worker.training.events import ControlFile, EventWriter, finite
 from worker.training.heldout import HeldOut
 from worker.training.meter import Meter
-from worker.training.pictures import widest_groups, write_png
+from worker.training.pictures import best_and_worst, widest_groups, write_png
 from worker.training.prompts import PromptOrder
+from worker.training.ranks import Ranks
 from worker.training.scoring import Scorer
 from worker.training.update import NotFinite, Updater, save_inputs
 
@@ -56,8 +57,9 @@ class Trainer:
         prompts: tuple[str, ...],
         heldout_prompts: tuple[str, ...],
         events: EventWriter,
+        ranks: Ranks,
     ) -> None:
-        self.spec, self.model, self.events = spec, model, events
+        self.spec, self.model, self.events, self.ranks = spec, model, events, ranks
         self.control = ControlFile(events.directory)
         self.size = PictureSize(spec.sampling.width, spec.sampling.height)
         training = spec.training
@@ -66,15 +68,17 @@ class Trainer:
         self.algorithm = make(spec.algorithm, self.sigmas, spec.sampling.shift, training.seed)
         self.weights = {reward.name: reward.weight for reward in spec.rewards}
         self.order = PromptOrder(prompts, training.sampler_seed)
+        self.places = ranks.share(training.prompts_per_step)
+        """Which of a step's prompts are this rank's."""
         self.meter = Meter(model.device)
         self.scorer = Scorer(model, rewards, self.size, spec.sampling.decode_batch_size, self.meter, self.check)
-        self.heldout = HeldOut(spec, model, heldout_prompts, self.scorer, self.meter, self.sigmas)
+        self.heldout = HeldOut(spec, model, heldout_prompts, self.scorer, self.meter, self.sigmas, ranks)
         if training.adapter == "lora":
             parameters = model.train_lora(training.lora_rank, training.lora_alpha, training.seed)
         else:
-            parameters = model.train_all()
-        self.updater = Updater(training, self.algorithm, parameters)
-        self.rows = self.algorithm.exact_rows(training.prompts_per_step, training.update_batch_size)
+            parameters = model.train_all(ranks.mesh())
+        self.updater = Updater(training, self.algorithm, parameters, ranks)
+        self.rows = self.algorithm.exact_rows(len(self.places), training.update_batch_size)
         self.step = 0
         self._began = time.perf_counter()
         self._elapsed = 0.0
@@ -104,28 +108,32 @@ class Trainer:
     def resume(self, directory: Path) -> None:
         """Continue where a checkpoint of this run stopped."""
         state = load_training(directory, self.spec, self.model, self.updater)
-        self.step = state.step
-        self.meter.total_evaluations, self.meter.total_images = state.evaluations, state.images
-        self.meter.training_evaluations, self._elapsed = state.training_evaluations, state.elapsed_seconds
+        self.step, self._elapsed = state.step, state.elapsed_seconds
+        if self.ranks.leads:  # each rank counts its own work
+            self.meter.total_evaluations, self.meter.total_images = state.evaluations, state.images
+            self.meter.training_evaluations = state.training_evaluations
         self.heldout.before = state.heldout_before
         self._best, self._rising = Best(*state.best), Best(*state.rising)
         self._evaluated, self._boundary = state.evaluated, state
-        if state.threads is not None and self.model.device.type == "cpu":
+        alike = self.model.device.type == "cpu" and state.processes == self.ranks.world
+        if state.threads is not None and alike:
             torch.set_num_threads(state.threads)
 
     def run(self) -> None:
         """Train to the last step. Raises Cancelled, Paused, RewardsFailed or NotFinite; what was written stays."""
         self.conclude_step(resumed=self.step > 0 and self._evaluated)
         while self.step < self.spec.training.max_steps and not self._risen():
-            self.check()
+            with self.ranks.together():
+                self.check()
             self._began = time.perf_counter()
             prompts = self.order.draw(self.step, self.spec.training.prompts_per_step)
-            conditioning = self.model.encode(prompts)
-            rollout = self.roll_out(prompts, conditioning)
-            rewards, anchor_rewards = self.score(rollout.ends, prompts), self.score_anchors(rollout.anchors, prompts)
+            own = prompts[self.places.start : self.places.stop]
+            conditioning = self.model.encode(own)
+            rollout = self.roll_out(own, conditioning)
+            rewards, anchor_rewards = self.score(rollout.ends, own), self.score_anchors(rollout.anchors, own)
             advantages = self.algorithm.advantages(rewards, list(self.weights.values()))
             # From here to the end of `record` nothing may stop the run: weights and step must agree.
-            update = self.update(prompts, conditioning, rollout.experience, advantages)
+            update = self.update(own, conditioning, rollout.experience, advantages)
             self.record(prompts, rewards, anchor_rewards, advantages, update)
             if not self._evaluated:
                 self.keep_best_and_worst(prompts, rollout.ends, rewards)
@@ -140,18 +148,18 @@ class Trainer:
         """The evaluation and the checkpoint due between two steps; none where a run was `resumed` after them."""
         if not self._evaluated:
             self.evaluate()
-        request = self.control.checkpoint_request()
+        request = self.ranks.agree(self.control.checkpoint_request())
         if ((self._checkpoint_due() or self._is_best) and not resumed) or request > self._answered:
             self.checkpoint(request)
 
     def pause(self) -> None:
         """Save the policy as it was after the last whole step, and say that the run waits."""
-        self.checkpoint(self.control.checkpoint_request())
+        self.checkpoint(self.ranks.agree(self.control.checkpoint_request()))
         self.events.write(Finished(outcome="paused", step=self.step))
 
     @torch.no_grad()
     def roll_out(self, prompts: list[str], conditioning: Conditioning) -> Rollout:
-        """Groups of samples with the policy's own log-probabilities, and their clean ends."""
+        """Groups of samples with the policy's own log-probabilities, and their clean ends, of this rank's prompts."""
         self._progress("rollout")
         sampling, model = self.spec.sampling, self.model
         velocity = model.velocity(conditioning, self.size, sampling.guidance)
@@ -167,30 +175,42 @@ class Trainer:
             self.step,
             packed=lambda draw: model.noise(draw, self.size),
             shape=model.packed_shape(self.size),
+            first_prompt=self.places.start,
         )
-        return self.algorithm.roll_out(self.step, len(prompts), noise, sampler)
+        with model.gathered(), self.ranks.together():
+            return self.algorithm.roll_out(self.step, len(prompts), noise, sampler)
 
     def score(self, ends: Tensor, prompts: list[str]) -> Tensor:
-        """Rewards [rewards, P, K, G, Λ] of the continuations' ends."""
+        """Rewards [rewards, P, K, G, Λ] of all ranks' continuations; `ends` and `prompts` are this one's."""
         self._progress("reward")
         groups = ends.shape[:4]
         each = [prompt for prompt in prompts for _ in range(math.prod(groups[1:]))]
-        values = self.scorer.score(ends.flatten(0, 3), each, list(self.weights))
-        if ends.isfinite().any():  # else it is the model that fails, which the update notices
-            self.scorer.refuse_all_missing(values)
-        return values.reshape(len(self.weights), *groups)
+        with self.ranks.together():
+            values = self.scorer.score(ends.flatten(0, 3), each, list(self.weights))
+        rewards = self._of_all(values.reshape(len(self.weights), *groups))
+        if any(self.ranks.tell(ends.isfinite().any().item())):  # else it is the model that fails: the update notices
+            self.scorer.refuse_all_missing(rewards)
+        return rewards
 
     def score_anchors(self, anchors: Tensor | None, prompts: list[str]) -> Tensor | None:
         """Rewards [rewards, P] of the anchors' ends, what the policy draws without noise; None where there are none."""
-        return None if anchors is None else self.scorer.score(anchors, prompts, list(self.weights))
+        if anchors is None:
+            return None
+        with self.ranks.together():
+            values = self.scorer.score(anchors, prompts, list(self.weights))
+        return self._of_all(values)
+
+    def _of_all(self, rewards: Tensor) -> Tensor:
+        """Rewards [rewards, P, …] of all prompts of the step from those of this rank's."""
+        return self.ranks.whole(rewards, self.spec.training.prompts_per_step, dim=1)
 
     def update(
         self, prompts: list[str], conditioning: Conditioning, experience: Experience, advantages: Advantages
     ) -> dict[str, float]:
-        """The optimizer steps on a rollout; returns what they saw. Raises NotFinite, once the inputs are saved."""
+        """The optimizer steps on this rank's rollout; returns what all saw. Raises NotFinite, once inputs are saved."""
         self._progress("update")
         velocity = self.model.velocity(conditioning, self.size, self.spec.sampling.guidance)
-        values = advantages.values.to(experience.samples).flatten()
+        values = advantages.values[self.places.start : self.places.stop].to(experience.samples).flatten()
 
         @torch.no_grad()
         def base(latents: Tensor, sigma: Tensor, indices: list[int]) -> Tensor:
@@ -202,7 +222,9 @@ class Trainer:
             with self.meter.part("update"):
                 seen = self.updater.update(self.step, velocity, experience, values, self.rows, reference)
         except NotFinite as error:
-            file = save_inputs(self.events.directory, self.step, prompts, experience, values)
+            name = f"bad-step-{self.step:06d}" + (f"-rank-{self.ranks.rank}" if self.ranks.world > 1 else "")
+            file = self.events.directory / f"{name}.safetensors"
+            save_inputs(file, prompts, experience, values)
             raise NotFinite(f"{error}; what the last one was given is in {file} on the worker") from error
         self.meter.count("update", len(experience.states))
         if reference is not None:
@@ -254,7 +276,7 @@ class Trainer:
     def evaluate(self) -> None:
         """Held-out metrics and pictures of today's policy."""
         evaluation = self.spec.evaluation
-        latents, values = self._draw_heldout()
+        latents, values = self._draw_heldout(evaluation.samples)
         if not self.heldout.before:
             self.heldout.before = dict(zip(self.heldout.names, values.tolist(), strict=True))
         curve = values[:, : evaluation.pairs]
@@ -262,7 +284,8 @@ class Trainer:
         self._metrics(metrics | self.meter.take())
         self._judge(metrics)
         kept = min(evaluation.samples, len(latents))
-        for index, picture in enumerate(self.scorer.decode(latents[:kept], "heldout_") if kept else []):
+        shows = kept > 0 and self.ranks.leads
+        for index, picture in enumerate(self.scorer.decode(latents[:kept], "heldout_") if shows else []):
             scores = {name: finite(values[r, index].item()) for r, name in enumerate(self.heldout.names)}
             self._sample("heldout", index, self.heldout.prompt(index), picture, scores)
         self._evaluated, self._values, self._saved = True, values, None
@@ -284,29 +307,32 @@ class Trainer:
         """Whether this step's evaluation is the run's last."""
         return self.step in self._evaluate_at and (self.step == self.spec.training.max_steps or self._risen())
 
-    def _draw_heldout(self) -> tuple[Tensor, Tensor]:
-        """Latents and values [rewards, pairs] of today's policy; more pairs at the run's start and end."""
+    def _draw_heldout(self, kept: int = 0) -> tuple[Tensor, Tensor]:
+        """The first `kept` latents and values [rewards, pairs] of today's policy; more pairs at the start and end."""
         self._progress("evaluation")
         evaluation = self.spec.evaluation
         ends = self.step in (0, self.spec.training.max_steps)
         pairs = max(evaluation.pairs, evaluation.final_pairs) if ends else evaluation.pairs
         with self.updater.offered_weights():
-            return self.heldout.evaluate(pairs)
+            return self.heldout.evaluate(pairs, kept)
 
     def keep_best_and_worst(self, prompts: list[str], ends: Tensor, rewards: Tensor) -> None:
         """For each of the first prompts: the best and worst picture of its widest group, to show what is rewarded."""
         weights = torch.tensor(list(self.weights.values()))[:, None, None, None, None]
         totals = (rewards * weights).sum(dim=0)
         places, strides = self.algorithm.places, self.algorithm.granularities
-        for p, (k, s) in enumerate(widest_groups(totals)[: self.spec.evaluation.samples]):
-            if k < 0:
-                continue
-            group = totals[p, k, :, s]
-            best = torch.where(group.isfinite(), group, -torch.inf).argmax()
-            worst = torch.where(group.isfinite(), group, torch.inf).argmin()
-            chosen = [int(best), int(worst)]
-            pictures = self.scorer.decode(ends[p, k, chosen, s], "heldout_")
-            for kind, g, picture in zip(("best", "worst"), chosen, pictures, strict=True):
+        shown = [(p, k, s) for p, (k, s) in enumerate(widest_groups(totals)[: self.spec.evaluation.samples]) if k >= 0]
+        chosen = [best_and_worst(totals[p, k, :, s]) for p, k, s in shown]
+        latents = ends.new_zeros(len(shown), 2, *ends.shape[4:])
+        for row, ((p, k, s), pair) in enumerate(zip(shown, chosen, strict=True)):
+            if p in self.places:
+                latents[row] = ends[p - self.places.start, k, pair, s]
+        latents = self.ranks.sum(latents)
+        for row, ((p, k, s), pair) in enumerate(zip(shown, chosen, strict=True)):
+            if not self.ranks.leads:
+                break
+            pictures = self.scorer.decode(latents[row], "heldout_")
+            for kind, g, picture in zip(("best", "worst"), pair, pictures, strict=True):
                 scores = {name: finite(rewards[r, p, k, g, s].item()) for r, name in enumerate(self.weights)}
                 self._sample(kind, p, prompts[p], picture, scores, places[k], strides[s])
 
@@ -315,7 +341,7 @@ class Trainer:
         if self._saved is None:
             self._progress("checkpoint")
             root = self.events.directory / "checkpoints"
-            self._saved = save_checkpoint(root, self.spec, self.model, self.updater, self._boundary)
+            self._saved = save_checkpoint(root, self.spec, self.model, self.updater, self._boundary, self.ranks.leads)
         self._answered = request
         directory = self._saved.relative_to(self.events.directory).as_posix()
         best = self._best.value if self._is_best else None
@@ -327,23 +353,28 @@ class Trainer:
         return last or bool(every and self.step > 0 and self.step % every == 0)
 
     def _state(self) -> TrainingState:
+        meter = self.meter
+        work = self.ranks.tell((meter.total_evaluations, meter.total_images, meter.training_evaluations))
+        evaluations, images, training_evaluations = (sum(each) for each in zip(*work, strict=True))
         return TrainingState(
             step=self.step,
-            evaluations=self.meter.total_evaluations,
-            images=self.meter.total_images,
+            evaluations=evaluations,
+            images=images,
             heldout_before=dict(self.heldout.before),
             skipped_updates=self.updater.skipped,
             bad_steps=self.updater.bad_steps,
-            training_evaluations=self.meter.training_evaluations,
+            training_evaluations=training_evaluations,
             elapsed_seconds=self._elapsed,
             best=(self._best.value, self._best.since),
             rising=(self._rising.value, self._rising.since),
             evaluated=self._evaluated,
             threads=torch.get_num_threads(),
+            processes=self.ranks.world,
         )
 
     def _metrics(self, values: dict[str, float]) -> None:
         values |= {"elapsed/seconds": self._elapsed, "elapsed/evaluations": float(self.meter.training_evaluations)}
+        values = self.ranks.combine(values)
         self.events.write(Metrics(step=self.step, values={name: finite(value) for name, value in values.items()}))
 
     def _sample(

@@ -1,7 +1,7 @@
 """The update: several optimizer steps over a rollout's shares, gradients that are not finite left out."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,7 +14,9 @@ from worker.grpo.algorithms.base import Algorithm
 from worker.grpo.experience import Experience, LossPart, losses
 from worker.grpo.noise import permutation
 from worker.grpo.rollout import Velocity
+from worker.models.sharding import whole
 from worker.training.ema import Ema
+from worker.training.ranks import Ranks
 from worker.training.rates import learning_rate
 
 
@@ -25,8 +27,8 @@ class NotFinite(Exception):
 class Updater:
     """Optimizer, learning rate and moving average of what is trained."""
 
-    def __init__(self, training: Training, algorithm: Algorithm, parameters: list[nn.Parameter]) -> None:
-        self.training, self.algorithm, self.parameters = training, algorithm, parameters
+    def __init__(self, training: Training, algorithm: Algorithm, parameters: list[nn.Parameter], ranks: Ranks) -> None:
+        self.training, self.algorithm, self.parameters, self.ranks = training, algorithm, parameters, ranks
         self.optimizer = torch.optim.AdamW(
             parameters,
             lr=training.learning_rate,
@@ -49,23 +51,26 @@ class Updater:
     ) -> dict[str, float]:
         """The optimizer steps of training step `step`; returns what they saw.
 
-        advantages: flat, as `experience.members` points into them. Raises NotFinite.
+        advantages: flat, as `experience.members` points into them; of this rank's prompts, like `experience`. Raises
+        NotFinite.
         """
         algorithm, objective = self.algorithm, self.algorithm.objective
-        rate = learning_rate(self.training, step)
+        rate, share = learning_rate(self.training, step), 1.0 / self.ranks.world
         parts: list[LossPart] = []
         norms = []
-        for share in self._minibatches(step, experience):
+        for batch in self._minibatches(step, experience):
             self.optimizer.zero_grad(set_to_none=True)
-            for part in losses(policy, share, advantages, algorithm.transitions, objective, rows, reference=reference):
+            made = losses(policy, batch, advantages, algorithm.transitions, objective, rows, share, reference)
+            for part in made:
                 part.loss.backward()  # type: ignore[no-untyped-call]
                 parts.append(part)
-            norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.training.max_grad_norm).item()
+            self.ranks.sum_gradients(self.parameters)
+            norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.training.max_grad_norm)).item()
             norms.append(norm)
             self.step_optimizer(step, rate, norm)
-        divergence = {} if reference is None else {"kl": torch.cat([part.divergence for part in parts]).mean().item()}
+        divergence = {} if reference is None else {"kl": self._all([part.divergence for part in parts]).mean().item()}
         return (
-            _seen(parts, algorithm.updates)
+            self._seen(parts)
             | divergence
             | {
                 "grad_norm": sum(norms) / len(norms),
@@ -76,9 +81,28 @@ class Updater:
 
     def _minibatches(self, step: int, experience: Experience) -> list[Experience]:
         count, pieces = self.algorithm.updates, self.algorithm.pieces
-        prompts = range(max(experience.prompts) + 1)
+        prompts = self.ranks.share(self.training.prompts_per_step)
         orders = [permutation(pieces, self.training.seed, "minibatches", step, p) for p in prompts if count > 1]
-        return experience.minibatches(count, orders)
+        return experience.minibatches(count, orders, prompts.start)
+
+    def _all(self, parts: Sequence[Tensor]) -> Tensor:
+        """The numbers of all ranks, each of which has as many."""
+        own = torch.cat([part.flatten() for part in parts])
+        return self.ranks.whole(own, len(own) * self.ranks.world)
+
+    def _seen(self, parts: list[LossPart]) -> dict[str, float]:
+        """What the updates of a step saw, as metrics."""
+        ratios = self._all([part.ratios for part in parts])
+        first = (parts[0].ratios - 1.0).abs().max().reshape(1)
+        loss = sum(self.ranks.tell(sum(part.loss.item() for part in parts)))
+        return {
+            "loss": loss / self.algorithm.updates,
+            "ratio/mean": ratios.mean().item(),
+            "ratio/min": ratios.min().item(),
+            "ratio/max": ratios.max().item(),
+            "ratio/first_deviation": self._all([first]).max().item(),
+            "clip_fraction": self._all([part.clipped.float() for part in parts]).mean().item(),
+        }
 
     def step_optimizer(self, step: int, rate: float, norm: float) -> None:
         """One optimizer step, left out and counted where the gradient's norm is not finite. Raises NotFinite."""
@@ -107,22 +131,8 @@ class Updater:
             yield
 
 
-def _seen(parts: list[LossPart], updates: int) -> dict[str, float]:
-    """What the updates of a step saw, as metrics."""
-    ratios = torch.cat([part.ratios.flatten() for part in parts])
-    return {
-        "loss": sum(part.loss.item() for part in parts) / updates,
-        "ratio/mean": ratios.mean().item(),
-        "ratio/min": ratios.min().item(),
-        "ratio/max": ratios.max().item(),
-        "ratio/first_deviation": (parts[0].ratios - 1.0).abs().max().item(),
-        "clip_fraction": torch.cat([part.clipped.flatten() for part in parts]).float().mean().item(),
-    }
-
-
-def save_inputs(directory: Path, step: int, prompts: list[str], experience: Experience, advantages: Tensor) -> Path:
-    """Write what an update that failed was given, for a person to look at; the file's path."""
-    path = directory / f"bad-step-{step:06d}.safetensors"
+def save_inputs(path: Path, prompts: list[str], experience: Experience, advantages: Tensor) -> None:
+    """Write what an update that failed was given, for a person to look at."""
     tensors = {
         "states": experience.states,
         "samples": experience.samples,
@@ -134,4 +144,3 @@ def save_inputs(directory: Path, step: int, prompts: list[str], experience: Expe
     }
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(contiguous, path, metadata={str(index): prompt for index, prompt in enumerate(prompts)})
-    return path

@@ -12,7 +12,7 @@ from sqlalchemy import func, select
 from service.app import create_app
 from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
-from service.db.models import Run, RunEvent
+from service.db.models import Run, RunEvent, Worker
 from service.db.session import Database
 from service.settings import Settings
 
@@ -43,6 +43,25 @@ class TestCreate:
             assert row.requested == body
             events = session.scalars(select(RunEvent).where(RunEvent.run_id == row.id)).all()
             assert [(event.id, event.data) for event in events] == [(1, {"status": "queued"})]
+
+    def test_more_processes_than_any_worker_has_devices_are_refused(
+        self, client: TestClient, database: Database
+    ) -> None:
+        body = {"resources": {"processes_per_node": 4}}
+        waiting = client.post("/runs", json=body).json()
+        assert "no worker is there to say how many devices" in waiting["plan"]["warnings"][-1]
+
+        with database.transaction() as session:
+            session.add(Worker(name="a", queue="train", device="cpu", stats={"devices": 2.0}))
+            session.add(Worker(name="b", queue="train", device="cpu"))
+            session.add(Worker(name="c", queue="generate", device="cpu", stats={"devices": 8.0}))
+
+        [error] = refused(client.post("/runs", json=body))
+        assert error["loc"] == ["body", "resources", "processes_per_node"]
+        assert "4 processes" in error["msg"] and "allowed are 1 to 2" in error["msg"]
+        accepted = client.post("/runs", json={"resources": {"processes_per_node": 2}})
+        assert accepted.status_code == 202
+        assert not any("processes_per_node" in warning for warning in accepted.json()["plan"]["warnings"])
 
     def test_a_dead_broker_delays_nothing_but_the_wake_up(self, settings: Settings, database: Database) -> None:
         deaf = settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"})

@@ -24,6 +24,7 @@ parser.add_argument("--out", type=Path, required=True)
 parser.add_argument("--start-from", type=Path)
 parser.add_argument("--resume", type=Path)
 options = parser.parse_args()
+rank = int(os.environ.get("RANK", "0"))
 out: Path = options.out
 spec = json.loads(options.spec.read_text())
 attempt = int(out.name.removeprefix("attempt-"))
@@ -103,7 +104,25 @@ def wait_for_control(action: str) -> dict[str, object]:
         time.sleep(0.01)
 
 
+def be_the_second_rank() -> None:
+    """Behave as a rank that does not lead, from the moment the leading one has said something."""
+    while not (out / "events.jsonl").exists():
+        time.sleep(0.01)
+    if spec["name"] == "second-rank-is-killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if spec["name"] == "second-rank-fails":
+        print("out of memory in the second rank", flush=True)
+        event = {"type": "failed", "time": datetime.now(UTC).isoformat(), "code": "out_of_memory", "detail": "rank 1"}
+        Path(os.environ["G2RPO_FAILURE_FILE"]).write_text(json.dumps(event))
+        sys.exit(1)
+    while spec["name"] == "hangs":
+        time.sleep(1)
+
+
 threading.Thread(target=end_with_parent, daemon=True).start()
+if rank > 0:
+    be_the_second_rank()
+    sys.exit(0)
 out.mkdir(parents=True, exist_ok=True)
 print("the child began", flush=True)
 behaviour = spec["name"]
@@ -116,7 +135,11 @@ read = Path(options.resume or options.start_from or os.devnull)
 weights = (read / "lora.safetensors").read_text() if read.is_dir() else None
 resumed = json.loads((read / "manifest.json").read_text())["step"] if options.resume else 0
 if behaviour != "loads-forever":
-    say("started", provenance={"device": "scripted", "process": os.getpid(), "weights": weights}, resumed_at=resumed)
+    say(
+        "started",
+        provenance={"device": "scripted", "process": os.getpid(), "group": os.getpgid(0), "weights": weights},
+        resumed_at=resumed,
+    )
 
 match behaviour:
     case "finishes":
@@ -144,7 +167,7 @@ match behaviour:
         work()
     case "is-killed-always":
         os.kill(os.getpid(), signal.SIGKILL)
-    case "hangs" | "ignores-sigterm":
+    case "hangs" | "ignores-sigterm" | "second-rank-is-killed" | "second-rank-fails":
         progress(1)
         while True:
             time.sleep(1)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
 from service.db.models import Run
 from service.db.session import Database
@@ -38,6 +39,17 @@ class TestClaimNext:
 
     def test_an_empty_queue_gives_nothing(self, impatient: Database) -> None:
         assert claim_next(impatient, Run, "worker:1") is None
+
+    def test_a_run_of_more_processes_than_devices_is_left_to_another_worker(
+        self, jobs: Any, impatient: Database
+    ) -> None:
+        large = jobs.add(spec=RunSpec(resources={"processes_per_node": 4}).model_dump(mode="json"))
+        small = jobs.add()
+
+        taken = [claim_next(impatient, Run, "worker:1", devices=2) for _ in range(2)]
+        assert [claim and claim.id for claim in taken] == [small, None]
+        claim = claim_next(impatient, Run, "worker:2", devices=4)
+        assert claim is not None and claim.id == large
 
     def test_a_claim_begins_an_attempt_and_a_lease(self, jobs: Any) -> None:
         id = jobs.add()

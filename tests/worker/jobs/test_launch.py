@@ -1,10 +1,11 @@
 """How a child is started."""
 
+import os
 from pathlib import Path
 
 import pytest
 
-from worker.launch import TRAIN, train
+from worker.launch import RANKS, TRAIN, train
 
 SPEC, OUT, START, RESUME = (Path(name) for name in ("spec.json", "out dir", "start", "resume"))
 
@@ -20,6 +21,19 @@ class TestTrain:
         argv = train(SPEC, OUT, start_from=START, resume=RESUME).argv
         assert argv[-2:] == ("--resume", "resume")
         assert "--start-from" not in argv
+
+    def test_several_processes_are_started_by_one_that_ends_with_them(self) -> None:
+        argv = train(SPEC, OUT, processes=3).argv
+        assert argv == (*RANKS, "3", "out dir", *TRAIN, "spec.json", "--out", "out dir")
+
+    def test_they_share_the_cores_unless_told_otherwise(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+        cores = len(os.sched_getaffinity(0))
+        assert "OMP_NUM_THREADS" not in train(SPEC, OUT).environment
+        assert train(SPEC, OUT, processes=2).environment["OMP_NUM_THREADS"] == str(max(1, cores // 2))
+        assert train(SPEC, OUT, processes=64).environment["OMP_NUM_THREADS"] == str(max(1, cores // 64))
+        monkeypatch.setenv("OMP_NUM_THREADS", "5")
+        assert train(SPEC, OUT, processes=2).environment["OMP_NUM_THREADS"] == "5"
 
     def test_the_child_is_given_no_address_of_database_or_broker(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("G2RPO_DATABASE_URL", "G2RPO_BROKER_URL", "G2RPO_CATALOG"):

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from worker import devices
 from worker.stats import GpuMemory, Stats, gather
 
 
@@ -74,6 +75,33 @@ class TestGpuMemory:
         assert memory.read() == {}
         assert memory.read() == {}
         gate.write_text("answer\n")  # it ends, and is not left behind
+
+
+class TestDevices:
+    @pytest.fixture
+    def two_cards(self, tmp_path: Path) -> Path:
+        for name in ("0000:01:00.0", "0000:02:00.0"):
+            (tmp_path / name).mkdir()
+            (tmp_path / name / "information").write_text("Model: \t NVIDIA H100\nIRQ: 7\n")
+        return tmp_path
+
+    @pytest.mark.parametrize(("visible", "number"), [(None, 2), ("1", 1), ("0,1", 2), ("GPU-a,GPU-b,GPU-c", 2)])
+    def test_cards_that_may_be_used_are_counted(
+        self, visible: str | None, number: int, two_cards: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        if visible is not None:
+            monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert devices.count(two_cards) == number
+        assert devices.cards(two_cards) == ["NVIDIA H100"] * 2
+
+    @pytest.mark.parametrize("visible", ["", "-1"])
+    def test_without_any_it_is_the_cores(self, visible: str, two_cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert devices.count(two_cards) == len(os.sched_getaffinity(0))
+
+    def test_every_heartbeat_tells_how_many(self, tmp_path: Path) -> None:
+        assert gather(tmp_path)["devices"] == devices.count()
 
 
 def test_the_room_left_is_told_even_before_the_directory_is_made(tmp_path: Path) -> None:

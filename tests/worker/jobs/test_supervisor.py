@@ -1,14 +1,18 @@
 """A supervisor brings everything its child says into rows, ends it when it must, and says truly how it ended."""
 
+import contextlib
+import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from sqlalchemy import select, text, update
 
+from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
 from service.db.models import Checkpoint, LogChunk, Metric, RewardGroup, Run, Sample
 from service.db.session import Database, connect
@@ -218,6 +222,51 @@ class TestLoss:
         assert {row.attempt for row in jobs.rows(LogChunk, run)} == {1, 2}
 
 
+class TestRanks:
+    """A run of several processes is one child to its supervisor."""
+
+    def spec(self, name: str) -> dict[str, Any]:
+        return RunSpec(name=name, resources={"processes_per_node": 2}).model_dump(mode="json")
+
+    def left_over(self, jobs: Any, id: Any) -> list[int]:
+        """Processes of the run's group that still run."""
+        group, found = jobs.attempt(id).provenance["group"], []
+        for process in psutil.process_iter():
+            with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
+                if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                    found.append(process.pid)
+        return found
+
+    def test_the_run_succeeds_when_all_have_ended(self, jobs: Any) -> None:
+        run = jobs.perform("finishes", spec=self.spec("finishes"))
+        assert run.status is JobStatus.SUCCEEDED
+        assert len(jobs.rows(Metric, run)) == 6
+
+    def test_one_that_is_killed_is_a_loss_and_the_run_is_taken_again(self, jobs: Any) -> None:
+        run = jobs.perform("second-rank-is-killed", spec=self.spec("second-rank-is-killed"))
+        assert (run.status, run.losses) == (JobStatus.INTERRUPTED, 1)
+        log = b"".join(row.data for row in jobs.rows(LogChunk, run)).decode()
+        assert "rank 1 of 2" in log and "was ended by SIGKILL" in log
+        assert not self.left_over(jobs, run.id)
+
+    def test_the_reason_of_the_one_that_failed_is_the_runs(self, jobs: Any) -> None:
+        run = jobs.perform("second-rank-fails", spec=self.spec("second-rank-fails"))
+        assert (run.status, run.error["code"], run.error["detail"]) == (JobStatus.FAILED, "out_of_memory", "rank 1")
+        assert "out of memory in the second rank" in run.error["log_tail"]
+        assert not self.left_over(jobs, run.id)
+
+    def test_all_end_when_the_run_is_given_up(self, jobs: Any) -> None:
+        id = jobs.add("hangs", spec=self.spec("hangs"))
+        supervising = jobs.supervise(jobs.claim())
+        jobs.reaches(id, JobStatus.RUNNING)
+        jobs.eventually(lambda: len(self.left_over(jobs, id)) == 3)  # two ranks, and who started them
+
+        jobs.stopping.set()
+        supervising.join()
+
+        assert not self.left_over(jobs, id)
+
+
 class TestProcesses:
     def test_nothing_the_child_started_outlives_it(self, jobs: Any, impatient: Database) -> None:
         run = jobs.perform("leaves-a-grandchild")
@@ -226,22 +275,27 @@ class TestProcesses:
             pid = session.scalars(select(Metric.value).where(Metric.run_id == run.id)).one()
         assert not jobs.alive(int(pid))
 
+    @pytest.mark.parametrize("processes", [1, 2])
     def test_a_child_ends_when_its_supervisor_is_killed(
-        self, jobs: Any, program: tuple[str, ...], tmp_path: Path, eventually: Any
+        self, processes: int, jobs: Any, program: tuple[str, ...], tmp_path: Path, eventually: Any
     ) -> None:
         (tmp_path / "attempt-1").mkdir()
         (tmp_path / "spec.json").write_text('{"name": "hangs"}')
         holder = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, str(tmp_path), *program], stdout=subprocess.PIPE, text=True
+            [sys.executable, "-c", HOLDER, str(tmp_path), str(processes), *program], stdout=subprocess.PIPE, text=True
         )
         assert holder.stdout is not None
         child = int(holder.stdout.readline())
-        assert jobs.alive(child)
+        family = [child]
+        if processes > 1:
+            eventually(lambda: len(psutil.Process(child).children()) == processes)
+            family += [rank.pid for rank in psutil.Process(child).children()]
+        assert all(jobs.alive(process) for process in family)
 
         holder.kill()
         holder.wait()
 
-        eventually(lambda: not jobs.alive(child))
+        eventually(lambda: not any(jobs.alive(process) for process in family))
 
 
 HOLDER = """
@@ -250,7 +304,7 @@ from pathlib import Path
 from worker.child import Child
 from worker.launch import train
 directory = Path(sys.argv[1])
-launch = train(directory / "spec.json", directory / "attempt-1", program=sys.argv[2:])
+launch = train(directory / "spec.json", directory / "attempt-1", program=sys.argv[3:], processes=int(sys.argv[2]))
 child = Child(launch, directory / "log.txt", threading.Event())
 print(child.pid, flush=True)
 child.ended.wait()

@@ -1,0 +1,233 @@
+"""Several processes are one run: they compute what one computes, and begin, stop and fail as one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from service.contracts.jobs import CONTROL_FILE
+from service.contracts.presets import merge
+from tests.worker.training.in_double import perform
+from worker.training.checkpoint import read_manifest
+from worker.training.ranks import Ranks
+
+Eventually = Callable[[Callable[[], object]], None]
+
+SMALL: dict[str, Any] = {
+    "sampling": {"steps": 4, "rollout_batch_size": 8},
+    "algorithm": {"group_size": 3},
+    "rewards": [{"name": "clip_score"}],
+    "training": {"max_steps": 2, "prompts_per_step": 4, "update_batch_size": 3, "lora_rank": 4, "learning_rate": 1e-4},
+    "evaluation": {"every": 1, "pairs": 5, "final_pairs": 7, "samples": 4},
+    "checkpoints": {"every": 1},
+}
+CASES: dict[str, dict[str, Any]] = {
+    "g2rpo": {"algorithm": {"name": "g2rpo", "sde_steps": [0, 2], "updates_per_rollout": 2}},
+    "g2rpo-full": {
+        "algorithm": {"name": "g2rpo", "sde_steps": [1], "granularities": [1, 2]},
+        "training": {"adapter": "full", "ema_decay": 0.5},
+    },
+    "dance": {"algorithm": {"name": "dance_grpo", "updates_per_rollout": 2, "same_noise": True}},
+    "mix": {"algorithm": {"name": "mix_grpo", "window": {"size": 2, "every": 1}, "updates_per_rollout": 3}},
+    "flow": {
+        "algorithm": {"name": "flow_grpo", "advantage": {"std": "batch"}, "kl_weight": 0.1},
+        "training": {"ema_decay": 0.9},
+    },
+}
+RESUMED = ("g2rpo", "g2rpo-full")
+
+
+def spec(case: str) -> dict[str, Any]:
+    return merge(SMALL, CASES[case])
+
+
+def start(directory: Path, count: int, *program: str) -> "subprocess.Popen[bytes]":
+    """Several ranks of a program, with what they print in `log.txt`."""
+    command = [sys.executable, "-m", "worker.entrypoints.ranks", str(count), str(directory), sys.executable, "-m"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / "log.txt").open("wb") as log:
+        return subprocess.Popen([*command, *program], env=environment, stdout=log, stderr=log)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Every case by one process and by two, and some continued from the other's first checkpoint."""
+    root = tmp_path_factory.mktemp("runs")
+    for case in CASES:
+        perform(root / "one" / case, spec(case), Ranks(torch.device("cpu")))
+    cases = [{"directory": str(root / "two" / case), "spec": spec(case)} for case in CASES]
+    for case in RESUMED:
+        first = str(root / "one" / case / "checkpoints/step-000001")
+        cases.append({"directory": str(root / "one-then-two" / case), "spec": spec(case), "resume": first})
+    (root / "cases.json").write_text(json.dumps(cases))
+    code = start(root / "log", 2, "tests.worker.training.in_double", str(root / "cases.json")).wait()
+    assert code == 0, (root / "log/log.txt").read_text()
+    for case in RESUMED:
+        first = str(root / "two" / case / "checkpoints/step-000001")
+        perform(root / "two-then-one" / case, spec(case), Ranks(torch.device("cpu")), first)
+    return root
+
+
+def events(directory: Path, *types: str) -> list[dict[str, Any]]:
+    lines = (directory / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    return [event for event in map(json.loads, lines) if event["type"] in types]
+
+
+def assert_same_checkpoint(one: Path, other: Path) -> None:
+    assert {file.name for file in read_manifest(one).files} == {file.name for file in read_manifest(other).files}
+    for path in one.rglob("*.safetensors"):
+        tensors, others = load_file(path), load_file(other / path.relative_to(one))
+        assert tensors.keys() == others.keys()
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(others[name], tensor, rtol=0, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
+    states = [json.loads((place / "state.json").read_text()) for place in (one, other)]
+    for name in ("evaluations", "images", "training_evaluations", "step", "evaluated"):
+        assert states[0][name] == states[1][name], name
+
+
+@pytest.mark.parametrize("case", CASES)
+class TestTwoComputeWhatOneComputes:
+    def test_weights_and_optimizer(self, case: str, runs: Path) -> None:
+        for step in (1, 2):
+            places = [runs / number / case / f"checkpoints/step-{step:06d}" for number in ("one", "two")]
+            assert_same_checkpoint(*places)
+
+    def test_the_policy_moved(self, case: str, runs: Path) -> None:
+        first, last = (runs / "two" / case / f"checkpoints/step-00000{step}" for step in (1, 2))
+        weights = next(path for path in first.rglob("*.safetensors") if "optimizer" not in path.name)
+        before, after = load_file(weights), load_file(last / weights.relative_to(first))
+        assert max((after[name] - before[name]).abs().max().item() for name in before) > 1e-6
+
+    def test_reward_groups(self, case: str, runs: Path) -> None:
+        one, two = (events(runs / number / case, "reward_groups") for number in ("one", "two"))
+        assert len(one) == len(two) == 2
+        for ours, theirs in zip(one, two, strict=True):
+            for group, other in zip(ours["groups"], theirs["groups"], strict=True):
+                assert other.pop("values") == pytest.approx(group.pop("values"), abs=1e-10)
+                assert other == group
+
+    def test_metrics(self, case: str, runs: Path) -> None:
+        one, two = (events(runs / number / case, "metrics") for number in ("one", "two"))
+        for ours, theirs in zip(one, two, strict=True):
+            assert ours["step"] == theirs["step"]
+            for name, value in ours["values"].items():
+                if not name.startswith(("seconds/", "elapsed/seconds")):
+                    assert theirs["values"].pop(name) == pytest.approx(value, abs=1e-9), name
+
+    def test_pictures(self, case: str, runs: Path) -> None:
+        said = [
+            [
+                (e["step"], e["kind"], e["index"], e["prompt"], e["sha256"])
+                for e in events(runs / number / case, "sample")
+            ]
+            for number in ("one", "two")
+        ]
+        assert said[0] == said[1]
+
+    def test_the_summary(self, case: str, runs: Path) -> None:
+        [one], [two] = (events(runs / number / case, "finished") for number in ("one", "two"))
+        assert one["heldout"]["clip_score"].pop("interval95") == pytest.approx(
+            two["heldout"]["clip_score"].pop("interval95")
+        )
+        assert one["heldout"]["clip_score"] == pytest.approx(two["heldout"]["clip_score"])
+
+
+@pytest.mark.parametrize("case", RESUMED)
+@pytest.mark.parametrize("way", ["one-then-two", "two-then-one"])
+def test_another_number_of_processes_continues_the_same_run(way: str, case: str, runs: Path) -> None:
+    assert_same_checkpoint(
+        runs / "one" / case / "checkpoints/step-000002", runs / way / case / "checkpoints/step-000002"
+    )
+
+
+LONG: dict[str, Any] = {
+    "algorithm": {"sde_steps": [0, 2]},
+    "training": {"max_steps": 100_000},
+    "evaluation": {"every": 0},
+    "checkpoints": {"every": 0},
+}
+
+
+class TestTwoAreOneProcess:
+    @pytest.fixture
+    def begun(self, tmp_path: Path) -> "Iterator[Callable[..., subprocess.Popen[bytes]]]":
+        """Starts the real program in two ranks, of which nothing is left after the test."""
+        started: list[subprocess.Popen[bytes]] = []
+
+        def begin(**changes: Any) -> "subprocess.Popen[bytes]":
+            (tmp_path / "spec.json").write_text(json.dumps(merge(merge(SMALL, LONG), changes)))
+            arguments = (str(tmp_path / "spec.json"), "--out", str(tmp_path / "out"), "--device", "cpu")
+            started.append(start(tmp_path / "out", 2, "worker.entrypoints.train", *arguments))
+            return started[-1]
+
+        yield begin
+        for process in started:
+            process.kill()
+            process.wait()
+
+    def said(self, out: Path, type: str) -> list[dict[str, Any]]:
+        return events(out, type) if (out / "events.jsonl").exists() else []
+
+    def ask(self, out: Path, **control: Any) -> None:
+        (out / "control.new").write_text(json.dumps(control))
+        (out / "control.new").rename(out / CONTROL_FILE)
+
+    @pytest.mark.parametrize("adapter", ["lora", "full"])
+    def test_they_save_when_asked_and_pause(
+        self, adapter: str, begun: Any, tmp_path: Path, eventually: Eventually
+    ) -> None:
+        out, process = tmp_path / "out", begun(training={"adapter": adapter})
+        eventually(lambda: self.said(out, "metrics") or process.poll() is not None)
+        self.ask(out, action="checkpoint", request=1)
+        eventually(lambda: self.said(out, "checkpoint") or process.poll() is not None)
+        self.ask(out, action="pause", request=1)
+
+        assert process.wait() == 0, (out / "log.txt").read_text()
+        [end] = self.said(out, "finished")
+        asked, last = self.said(out, "checkpoint")
+        assert (asked["request"], end["outcome"], last["step"]) == (1, "paused", end["step"])
+        assert read_manifest(out / last["directory"]).step == end["step"]
+
+    def test_they_end_when_cancelled(self, begun: Any, tmp_path: Path, eventually: Eventually) -> None:
+        out, process = tmp_path / "out", begun()
+        eventually(lambda: self.said(out, "metrics") or process.poll() is not None)
+        self.ask(out, action="cancel")
+
+        assert process.wait() == 0, (out / "log.txt").read_text()
+        assert self.said(out, "finished")[0]["outcome"] == "cancelled"
+
+    def test_when_one_is_killed_all_end_and_it_is_named(
+        self, begun: Any, tmp_path: Path, eventually: Eventually
+    ) -> None:
+        out, process = tmp_path / "out", begun()
+        eventually(lambda: self.said(out, "metrics") or process.poll() is not None)
+        ranks = self.said(out, "started")[0]["provenance"]["processes"]
+
+        os.kill(ranks[1], signal.SIGKILL)
+
+        assert process.wait() == -signal.SIGKILL
+        assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
+        assert f"rank 1 of 2 (process {ranks[1]}) was ended by SIGKILL" in (out / "log.txt").read_text()
+        assert not self.said(out, "failed")
+
+    def test_when_their_starter_is_killed_they_end(self, begun: Any, tmp_path: Path, eventually: Eventually) -> None:
+        out, process = tmp_path / "out", begun()
+        eventually(lambda: self.said(out, "started") or process.poll() is not None)
+        ranks = self.said(out, "started")[0]["provenance"]["processes"]
+        process.kill()
+        eventually(lambda: not any(Path(f"/proc/{rank}").exists() for rank in ranks))
+
+    def test_what_is_wrong_is_said_once(self, begun: Any, tmp_path: Path) -> None:
+        process = begun(prompts={"items": ["a small red dinosaur on white"]})
+        assert process.wait() == 1
+        [failed] = self.said(tmp_path / "out", "failed")
+        assert (failed["code"], "dinosaur" in failed["detail"]) == ("bad_config", True)

@@ -1,0 +1,32 @@
+"""What this machine computes on, found without loading torch."""
+
+import os
+from pathlib import Path
+
+_CARDS = Path("/proc/driver/nvidia/gpus")
+
+
+def cards(root: Path = _CARDS) -> list[str]:
+    """The models of the CUDA cards that are there."""
+    names = []
+    for file in sorted(root.glob("*/information")):
+        model = next(line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("Model:"))
+        names.append(model.removeprefix("Model:").strip())
+    return names
+
+
+def in_words() -> str:
+    """The devices, for people."""
+    return ", ".join(cards()) or f"cpu ({_cores()} cores)"
+
+
+def count(root: Path = _CARDS) -> int:
+    """How many processes can have one each: the cards that this process may use, or else its cores."""
+    found, visible = len(cards(root)), os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        found = min(found, len([card for card in visible.split(",") if card.strip() not in ("", "-1")]))
+    return found or _cores()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,79 @@
+"""Weights that several processes hold in shards (FSDP2), each process a part of every one."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def shard(transformer: Any, mesh: DeviceMesh, compute: torch.dtype) -> None:
+    """Shard a diffusers transformer, block by block, over `mesh`; forwards compute in `compute`, gradients are sums."""
+    # Inputs keep their precision, as without shards: rotary embeddings would not survive bfloat16.
+    policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=transformer.dtype, cast_forward_inputs=False)
+    for module in transformer.modules():
+        if type(module).__name__ in transformer._no_split_modules:
+            fully_shard(module, mesh=mesh, mp_policy=policy)
+    fully_shard(transformer, mesh=mesh, mp_policy=policy)
+    for module in _shards(transformer):
+        module.set_gradient_divide_factor(1.0)  # the losses are parts of one mean already
+        module.set_force_sum_reduction_for_comms(True)  # Gloo knows no other
+
+
+@contextmanager
+def gathered(transformer: Any) -> Iterator[None]:
+    """Within: each process has all weights, and evaluates without waiting for the others. For sampling alone."""
+    modules = _shards(transformer)
+    for module in modules:
+        module.set_reshard_after_forward(False, recurse=False)
+        module.unshard()
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.reshard()
+            module.set_reshard_after_forward(module is not transformer, recurse=False)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that may be sharded; every process must ask."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def whole_tensors(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
+    """All of each, one after the other, on the CPU where they were sharded; nothing for who does not `keep` them."""
+    found = {}
+    for name, tensor in tensors.items():
+        full = whole(tensor)
+        if keep:
+            found[name] = full.cpu() if isinstance(tensor, DTensor) else full
+    return found
+
+
+def whole_model(transformer: Any, keep: bool) -> Any:
+    """A diffusers transformer with whole weights, on the CPU if they were sharded; None for who does not `keep` it."""
+    if not _shards(transformer):
+        return transformer if keep else None
+    weights = whole_tensors(transformer.state_dict(), keep)
+    if not keep:
+        return None
+    original: Any = type(transformer).__mro__[2]  # FSDP puts a class of its own, and FSDPModule, before it
+    with torch.device("meta"):
+        model = original.from_config(transformer.config)
+    model.load_state_dict(weights, assign=True)
+    return model
+
+
+def like(tensor: Tensor, target: Tensor) -> Tensor:
+    """This process's part of a whole `tensor`, if `target` is sharded; every process has the whole one."""
+    if not isinstance(target, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
+
+
+def _shards(transformer: Any) -> list[FSDPModule]:
+    return [module for module in transformer.modules() if isinstance(module, FSDPModule)]
