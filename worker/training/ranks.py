@@ -105,16 +105,16 @@ class Ranks:
             gradient.copy_(part.view_as(gradient))
 
     def combine(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Metrics of the run from those of its ranks, which must name the same: work added up, the widest memory.
+        """Metrics of the run from those of its ranks: work added up, the widest memory; a rank may lack a name.
 
         All else is the leading rank's: seconds, and what is the same on all of them.
         """
-        added = [name for name in values if name.startswith(_SUMMED)]
-        widest = [name for name in values if name.startswith(_WIDEST)]
-        said = self.tell([values[name] for name in added + widest])
-        totals = [sum(each) for each in zip(*said, strict=True)][: len(added)]
-        most = [max(each) for each in zip(*said, strict=True)][len(added) :]
-        return {**values, **dict(zip(added, totals, strict=True)), **dict(zip(widest, most, strict=True))}
+        said = self.tell({name: value for name, value in values.items() if name.startswith((*_SUMMED, *_WIDEST))})
+        combined = dict(values)
+        for name in {name: None for own in said for name in own}:
+            each = [own[name] for own in said if name in own]
+            combined[name] = max(each) if name.startswith(_WIDEST) else sum(each)
+        return combined
 
     def mesh(self) -> DeviceMesh | None:
         """The ranks as sharded weights see them; None for one alone, which has them whole."""
