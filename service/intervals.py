@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.contracts.benchmarks.dimensions import PRIMARY, SUB
-from service.contracts.benchmarks.scores import Comparison, Difference, Interval, Intervals, Tally
+from service.contracts.benchmarks.scores import RESAMPLES, Comparison, Difference, Interval, Intervals, Tally
 
-RESAMPLES = 2000
 _BLOCK = 500
 """Resamples at once: a few MB for 600 prompts."""
 _TEN, _MICRO = slice(0, len(PRIMARY)), len(PRIMARY) + len(SUB)

@@ -59,12 +59,17 @@ def dimensions_of(index: int) -> tuple[str, ...]:
     return SUB[index::PROMPTS]
 
 
+def text_of(index: int, file: OfficialFile) -> str:
+    """Prompt `index`."""
+    return f"tree number {index} of {file.name}"
+
+
 def rows(file: OfficialFile) -> list[list[str]]:
     """Ten good rows."""
     return [
         [
             str(index),
-            f"tree number {index} of {file.name}",
+            text_of(index, file),
             json.dumps(about(dimensions_of(index), file.language), ensure_ascii=False),
         ]
         for index in range(PROMPTS)
@@ -139,7 +144,7 @@ def result_row(
     result = {"prompt": "…", "testpoint": points, "analysis": ["…"] * len(points), "score": list(scores)}
     row = {
         "index": str(index),
-        "prompt": f"tree number {index}",
+        "prompt": text_of(index, file),
         "testpoint": str(points),
         "output": answer(scores),
         "result_json": json.dumps(result, ensure_ascii=False, indent=4),

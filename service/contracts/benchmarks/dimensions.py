@@ -42,7 +42,7 @@ CHINESE = {
 SUB = tuple(CHINESE)
 
 
-def _tidy(name: str) -> str:
+def tidy(name: str) -> str:
     """`name` with single spaces, and ` - ` at its first hyphen: what stands before it is the primary dimension."""
     primary, hyphen, rest = " ".join(name.split()).partition("-")
     return f"{primary.strip()} - {rest.strip()}" if hyphen else primary.strip()
@@ -54,7 +54,7 @@ def primary_of(dimension: str) -> str:
 
 
 _BY_SPELLING: Mapping[str, str] = MappingProxyType(
-    {_tidy(spelled): english for english, chinese in CHINESE.items() for spelled in (english, chinese)}
+    {tidy(spelled): english for english, chinese in CHINESE.items() for spelled in (english, chinese)}
 )
 _PRIMARY_BY_SPELLING: Mapping[str, str] = MappingProxyType(
     {primary_of(spelled): primary_of(english) for spelled, english in _BY_SPELLING.items()}
@@ -63,9 +63,9 @@ _PRIMARY_BY_SPELLING: Mapping[str, str] = MappingProxyType(
 
 def dimension_of(name: str) -> str | None:
     """The sub-dimension that a file's `name` means, in English; blanks do not matter. None: there is no such one."""
-    return _BY_SPELLING.get(_tidy(name))
+    return _BY_SPELLING.get(tidy(name))
 
 
 def primary_named(name: str) -> str | None:
     """The primary dimension that a file's `name` means, in English; None: there is no such one."""
-    return _PRIMARY_BY_SPELLING.get(_tidy(name))
+    return _PRIMARY_BY_SPELLING.get(tidy(name))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt, RowProblem
-from service.contracts.benchmarks.dimensions import PRIMARY, SUB, dimension_of, primary_named, primary_of
+from service.contracts.benchmarks.dimensions import PRIMARY, SUB, dimension_of, primary_named, primary_of, tidy
 from service.contracts.benchmarks.judging import Failure, Verdict, check_scores, read_answer
 
 COLUMNS = ("index", "testpoint", "result_json", "img_path")
@@ -131,8 +131,10 @@ def _answer(row: Any, prompts: Mapping[int, BenchmarkPrompt]) -> Answer | str:
     if prompt is None:
         return f"the benchmark has no prompt {index}"
     names = _literal(row.get("testpoint"))
-    if not isinstance(names, list) or [_dimension(name) for name in names] != [one.dimension for one in prompt.points]:
+    if not isinstance(names, list) or [_named(name) for name in names] != [tidy(one.name) for one in prompt.points]:
         return f"its test points are not those that the benchmark has for prompt {index}"
+    if row.get("prompt") and str(row["prompt"]).strip() != prompt.text.strip():
+        return f"its prompt is not the benchmark's prompt {index}"
     verdict = _recorded(row.get("result_json"), len(prompt.points))
     recovered = False
     if verdict.scores is None:
@@ -177,8 +179,8 @@ def _literal(value: Any) -> Any:
         return value
 
 
-def _dimension(name: Any) -> str | None:
-    return dimension_of(name) if isinstance(name, str) else None
+def _named(name: Any) -> str | None:
+    return tidy(name) if isinstance(name, str) else None
 
 
 def _text(value: Any) -> str | None:

@@ -14,6 +14,8 @@ from service.contracts.benchmarks.dimensions import PRIMARY, SUB, primary_of
 from service.contracts.benchmarks.judging import Failure
 from service.contracts.benchmarks.results import Answer
 
+RESAMPLES = 2000
+"""Of a bootstrap where nobody says another number."""
 Interval = tuple[float, float]
 
 

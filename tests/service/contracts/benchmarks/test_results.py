@@ -110,6 +110,7 @@ class TestRowsThatDoNotBelong:
             ({"img_path": "11_0.png", "index": "11"}, "the benchmark has no prompt 11"),
             ({"testpoint": "['Style']"}, "its test points are not those that the benchmark has for prompt 0"),
             ({"testpoint": ""}, "its test points are not those"),
+            ({"prompt": "another tree"}, "its prompt is not the benchmark's prompt 0"),
             ({"testpoint": "['Smell', 'Style', 'Style']"}, "its test points are not those"),
         ],
     )
