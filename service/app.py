@@ -15,6 +15,7 @@ from fastapi_offline import FastAPIOffline
 
 from service import errors
 from service import logging as service_logging
+from service.benchmarks.router import router as benchmarks
 from service.catalog.router import router as catalog
 from service.checkpoints.router import router as checkpoints
 from service.comparisons.router import router as comparisons
@@ -29,6 +30,7 @@ from service.keys.admission import Admission, Gate
 from service.keys.openapi import declare_keys
 from service.keys.router import router as keys
 from service.keys.scopes import DOCS_ASSETS
+from service.leaderboard.router import router as leaderboard
 from service.logs.router import router as logs
 from service.metrics.registry import make_registry
 from service.metrics.requests import MetricsMiddleware
@@ -52,7 +54,7 @@ IDLE_SECONDS = 60.0
 """An API process that hangs in a transaction, or whose machine vanished, keeps nobody waiting for longer."""
 ROUTERS = (
     *(runs, events, curves, comparisons, rewards, samples, logs),
-    *(checkpoints, generations, catalog, plans, keys, health, metrics),
+    *(checkpoints, generations, benchmarks, leaderboard, catalog, plans, keys, health, metrics),
 )
 
 
@@ -83,7 +85,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(router)
     app.add_middleware(Gate, state=app.state)
     app.add_middleware(
-        RequestMiddleware, max_body_bytes=settings.max_body_bytes, max_upload_bytes=settings.max_upload_bytes
+        RequestMiddleware,
+        max_body_bytes=settings.max_body_bytes,
+        max_upload_bytes=settings.max_upload_bytes,
+        max_results_bytes=settings.max_results_bytes,
     )
     app.add_middleware(MetricsMiddleware, registry=app.state.registry)  # around everything else
     errors.install(app, [route for router in ROUTERS for route in router.routes])

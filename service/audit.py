@@ -9,8 +9,8 @@ from starlette.types import Scope as Connection
 from service.keys.caller import ANONYMOUS, Caller
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
-_PURE = frozenset({"/plans"})
-"""Paths whose POST changes nothing."""
+_PURE = frozenset({"/plans", "/benchmarks/{name}/rescore"})
+"""Routes whose POST changes nothing."""
 _TURNED_AWAY = frozenset({401, 403, 429})
 
 log = structlog.get_logger("service.audit")
@@ -22,7 +22,8 @@ def record(connection: Connection, status: int, location: str | None, replayed: 
 
     It never holds a body, a query or a header that the client wrote: who, what route, which ids, what came of it.
     """
-    changes = connection["method"] not in _READING and connection["path"] not in _PURE
+    route = getattr(connection.get("route"), "path", None)
+    changes = connection["method"] not in _READING and route not in _PURE
     if not changes and status not in _TURNED_AWAY:
         return
     state = connection["state"]
@@ -36,7 +37,7 @@ def record(connection: Connection, status: int, location: str | None, replayed: 
         key_prefix=caller.prefix or None,
         client=client[0] if client else None,
         method=connection["method"],
-        route=getattr(connection.get("route"), "path", None),
+        route=route,
         ids=ids,
         resource=location or (connection["path"] if ids else None),
         status=int(status),

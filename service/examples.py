@@ -196,6 +196,103 @@ GENERATION: dict[str, Any] = {
     ],
     "grid": f"/generations/{_GENERATION_ID}/grid.png",
 }
+BENCHMARK_SUMMARY: dict[str, Any] = {
+    "name": "unigenbench-en",
+    "title": "UniGenBench++, English, short prompts",
+    "language": "en",
+    "length": "short",
+    "prompt_count": 600,
+    "point_count": 1813,
+    "file": "test_prompts_en.csv",
+    "data_sha256": _SHA256,
+    "pinned": True,
+    "content_sha256": _SHA256,
+    "template_sha256": _SHA256,
+    "definitions_sha256": _SHA256,
+    "imported_at": "2026-01-01T12:00:00Z",
+}
+BENCHMARK: dict[str, Any] = {
+    **BENCHMARK_SUMMARY,
+    "repairs": [{"row": 511, "index": 509, "description": 'a comma was missing between "A" and "B"'}],
+    "left_out": [],
+    "dimensions": {"Style": 250, "World Knowledge": 158},
+    "judge": {
+        "template": "Does the picture show «{prompt}»? Say so for each of {testpoint}.",
+        "definitions": {"Style": "How it is painted."},
+        "definitions_heading": "What they mean",
+        "descriptions_heading": "What is meant",
+    },
+    "prompts": {
+        "items": [
+            {
+                "index": 0,
+                "text": "an oak, painted in ink",
+                "category": "Art",
+                "subcategory": "Painting",
+                "subject": "Plant",
+                "sentence_structure": "Descriptive",
+                "points": [{"name": "Style", "dimension": "Style", "description": "painted in ink"}],
+            }
+        ],
+        "next_cursor": "WzBd",
+    },
+}
+_ACCURACY: dict[str, Any] = {
+    "correct": 571,
+    "total": 991,
+    "accuracy": 0.5762,
+    "interval95": [0.545, 0.607],
+    "failures": 9,
+}
+RESCORE: dict[str, Any] = {
+    "benchmark": "unigenbench-en",
+    "data_sha256": _SHA256,
+    "content_sha256": _SHA256,
+    "file_sha256": _SHA256,
+    "form": "answers",
+    "scores": {
+        "overall": 0.5797,
+        "overall_interval95": [0.5664, 0.5927],
+        "micro": _ACCURACY,
+        "primary": {"Style": _ACCURACY},
+        "sub": {"Style": _ACCURACY},
+        "prompts": 600,
+        "pictures": 2391,
+        "failed_answers": 9,
+        "failures": {"no_scores": 9},
+        "missing_pictures": 0,
+        "recovered": 2,
+        "resamples": 2000,
+        "seed": 0,
+        "points": None,
+    },
+}
+LEADERBOARD: dict[str, Any] = {
+    "benchmark": "unigenbench-en",
+    "columns": ["Overall", "Style"],
+    "rankings": [
+        {
+            "benchmark": "unigenbench-en",
+            "judge": "UniGenBench-EvalModel-qwen-72b-v1",
+            "data_sha256": None,
+            "protocol": "published",
+            "notes": [],
+            "rows": [
+                {
+                    "model": "G²RPO",
+                    "kind": "published",
+                    "source": "G²RPO, supplementary material, Table 2",
+                    "benchmark": "unigenbench-en",
+                    "judge": "UniGenBench-EvalModel-qwen-72b-v1",
+                    "data_sha256": None,
+                    "protocol": "published",
+                    "values": {"Overall": 69.21, "Style": 76.2},
+                    "marks": {"Overall": "best"},
+                }
+            ],
+        }
+    ],
+}
 RUN_EVENT: dict[str, Any] = {
     "id": 3,
     "time": "2026-01-01T12:00:09Z",

@@ -16,16 +16,19 @@ REQUEST_ID = "X-Request-ID"
 _MOST_HEADERS, _HEADER_BYTES = 200, 64 * 1024
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 UPLOADS = "/checkpoints"
-"""The path that takes files; every other body is read as a whole."""
+"""The path that takes weights."""
+RESULTS = re.compile("/benchmarks/[^/]+/rescore")
+"""Paths that take result files. Every other body is read as a whole."""
 log = structlog.get_logger()
 
 
 class RequestMiddleware:
     """Names each request, refuses large bodies, logs the answer, and answers what nobody caught."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, max_upload_bytes: int) -> None:
+    def __init__(self, app: ASGIApp, max_body_bytes: int, max_upload_bytes: int, max_results_bytes: int) -> None:
         self.app = app
-        self.max_body_bytes, self.max_upload_bytes = max_body_bytes, max_upload_bytes
+        self.max_body_bytes = max_body_bytes
+        self.max_upload_bytes, self.max_results_bytes = max_upload_bytes, max_results_bytes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -74,10 +77,16 @@ class RequestMiddleware:
                 )
                 audit.record(scope, status, location, replayed=REPLAYED in answer_headers)
 
+    def _most(self, path: str) -> int:
+        """Bytes of a body that a path takes."""
+        if path == UPLOADS:
+            return self.max_upload_bytes
+        return self.max_results_bytes if RESULTS.fullmatch(path) else self.max_body_bytes
+
     def _limited(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:
         received = 0
         announced = headers.get("content-length", "")
-        most = self.max_upload_bytes if scope["path"] == UPLOADS else self.max_body_bytes
+        most = self._most(scope["path"])
         too_large = BodyTooLarge(f"the body is larger than {most} bytes, the most that is taken")
 
         async def limited() -> Message:

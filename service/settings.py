@@ -97,6 +97,9 @@ class Settings(BaseSettings):
 
     # Limits on requests and answers
     max_upload_bytes: PositiveInt = Field(2 * 2**30, description="Largest imported LoRA file, bytes.")
+    max_results_bytes: PositiveInt = Field(
+        128 * 2**20, description="Largest result file that is scored again, bytes; it is written to disk first."
+    )
     max_prompts: PositiveInt = Field(10_000, description="Most prompts that one request may list.")
     max_run_evaluations: PositiveInt = Field(
         100_000_000_000, description="Most evaluations of the network that a run's plan may cost."

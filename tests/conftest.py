@@ -29,6 +29,19 @@ hypothesis.settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")
+def shared() -> Path:
+    """Data that tests may read and the project does not contain: `$SHARED_DATA`, else the nearest `shared/` upwards."""
+    here = Path(__file__).resolve()
+    places = (
+        [Path(os.environ["SHARED_DATA"])] if "SHARED_DATA" in os.environ else [up / "shared" for up in here.parents]
+    )
+    for place in places:
+        if (place / "golden").is_dir():
+            return place
+    pytest.skip("there is no shared/ with data and golden results above this repository; SHARED_DATA may name it")
+
+
+@pytest.fixture(scope="session")
 def eventually() -> Callable[[Callable[[], object]], None]:
     """Waits until a condition holds, for at most three minutes."""
 

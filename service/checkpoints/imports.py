@@ -4,11 +4,10 @@ The format is diffusers': safetensors, `transformer.<layer>.lora_A.weight` and `
 shapes are read here; whether the shapes fit the model's layers is known where the model is, when it is loaded.
 """
 
-import hashlib
 import json
 import re
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +21,7 @@ from service.db import retention
 from service.db.artifacts import ArtifactStore, Stored
 from service.db.base import new_id
 from service.db.models import Checkpoint
-from service.errors import BodyTooLarge, Invalid, invalid
+from service.errors import Invalid, invalid
 from service.idempotency import Once
 from service.keys.caller import Caller
 from service.naming import find_model, unknown
@@ -40,19 +39,6 @@ class Adapter(NamedTuple):
 
     rank: int
     alpha: float | None
-
-
-async def receive(body: AsyncIterator[bytes], file: Path, most: int) -> str:
-    """Write a request's body to `file`; its SHA-256, hexadecimal. Raises BodyTooLarge over `most` bytes."""
-    digest, size = hashlib.sha256(), 0
-    with file.open("wb") as writing:
-        async for part in body:
-            size += len(part)
-            if size > most:
-                raise BodyTooLarge(f"the file is larger than {most} bytes, the most that is taken")
-            digest.update(part)
-            writing.write(part)
-    return digest.hexdigest()
 
 
 def store(

@@ -24,6 +24,7 @@ from service.links import CHECKPOINT, FIRST_ID, ID, links
 from service.pages import Page
 from service.runs.router import LOCATION
 from service.thread_route import ThreadRoute
+from service.uploads import receive
 
 router = APIRouter(tags=["checkpoints"], route_class=ThreadRoute)
 
@@ -99,7 +100,7 @@ async def import_checkpoint(
 
     with tempfile.TemporaryDirectory(prefix="g2rpo-import-") as directory:
         file = pathlib.Path(directory) / imports.WEIGHTS
-        sha256 = await imports.receive(request.stream(), file, database.settings.max_upload_bytes)
+        sha256 = await receive(request.stream(), file, database.settings.max_upload_bytes)
         shown = await run_in_threadpool(stored)
     response.headers["Location"] = f"/checkpoints/{shown.id}"
     return shown

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import checkpoints, curves, doctor, generate, keys, runs, show
+from service.cli import benchmarks, checkpoints, curves, doctor, generate, keys, runs, show
 from service.cli.console import Refusals, SettingsOption, errors, read_spec, refusing
 
 app = typer.Typer(
@@ -18,9 +18,11 @@ app = typer.Typer(
 )
 app.add_typer(runs.app, name="runs")
 app.add_typer(checkpoints.app, name="checkpoints")
+app.add_typer(benchmarks.app, name="benchmarks")
 app.add_typer(keys.app, name="keys")
 app.command("curves")(curves.curves)
 app.command("generate")(generate.generate)
+app.command("leaderboard")(benchmarks.leaderboard)
 app.command("catalog")(show.catalog)
 app.command("plan")(show.plan)
 app.command("doctor")(doctor.doctor)

@@ -1,34 +1,23 @@
 """`g2rpo keys ...`: make, list and revoke API keys in the database itself: the first one must come from somewhere."""
 
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.table import Column, Table
 
 from service.cli.console import console, errors
+from service.cli.database import HERE, DataOption, opened
 from service.embedded import EmbeddedError
 from service.keys.caller import Scope
-
-if TYPE_CHECKING:
-    from sqlalchemy.orm import Session
-
-    from service.settings import Settings
 
 app = typer.Typer(
     no_args_is_help=True,
     help="API keys, in the database that G2RPO_DATABASE_URL names, else in that of the `g2rpo up` that runs on --data.",
 )
-
-DataOption = Annotated[
-    Path, typer.Option("--data", envvar="G2RPO_DATA_DIR", help="Data directory of the `g2rpo up` that runs here.")
-]
-_HERE = Path(".g2rpo")
 
 
 @app.command()
@@ -38,7 +27,7 @@ def create(
     expires_days: Annotated[float | None, typer.Option(min=0.001, help="Days until it is refused.")] = None,
     max_open_jobs: Annotated[int | None, typer.Option(min=1, help="Jobs that have not ended.")] = None,
     requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Requests in a minute.")] = None,
-    data: DataOption = _HERE,
+    data: DataOption = HERE,
 ) -> None:
     """Make a key and print it, this once: only a hash is kept. From the first key on every request needs one."""
     from service.keys import service
@@ -52,7 +41,7 @@ def create(
             max_open_jobs=max_open_jobs,
             requests_per_minute=requests_per_minute,
         )
-    with _database(data) as session:
+    with opened(data) as session:
         first = not service.in_force(session)
         made = service.make(session, spec)
         session.commit()
@@ -73,14 +62,14 @@ def new() -> None:
 
 
 @app.command("list")
-def list_keys(data: DataOption = _HERE) -> None:
+def list_keys(data: DataOption = HERE) -> None:
     """List all keys, newest first, revoked ones too; never their secrets."""
     from service.keys import service
     from service.keys.schemas import KeyFilters
 
     key, prefix = Column("key", no_wrap=True, min_width=36), Column("prefix", no_wrap=True, min_width=12)
     table = Table(key, prefix, "name", "scopes", "state", "created", "last used", "expires", box=None)
-    with _database(data) as session:
+    with opened(data) as session:
         page = service.listing(session, KeyFilters(limit=200))
         keys = page.items
         while page.next_cursor is not None:
@@ -95,13 +84,13 @@ def list_keys(data: DataOption = _HERE) -> None:
 
 @app.command()
 def revoke(
-    key_id: Annotated[uuid.UUID, typer.Argument(metavar="KEY", help="The key's id.")], data: DataOption = _HERE
+    key_id: Annotated[uuid.UUID, typer.Argument(metavar="KEY", help="The key's id.")], data: DataOption = HERE
 ) -> None:
     """Take a key back, at once; also the last one with the scope admin. Its jobs go on."""
     from service.errors import NotFound
     from service.keys import service
 
-    with _database(data) as session:
+    with opened(data) as session:
         try:
             key = service.revoke(session, key_id, spare_last_admin=False)
         except NotFound as error:
@@ -121,43 +110,3 @@ def _accepted() -> Iterator[None]:
             f"{'.'.join(map(str, one['loc']))}: {one['msg'].removeprefix('Value error, ')}" for one in error.errors()
         )
         raise EmbeddedError("; ".join(said)) from None
-
-
-@contextmanager
-def _database(data: Path) -> Iterator["Session"]:
-    from sqlalchemy.exc import OperationalError, ProgrammingError
-
-    from service.db.session import connect
-
-    database = connect(_settings(data))
-    try:
-        with database.sessions() as session:
-            yield session
-    except OperationalError as error:
-        reason = (str(error.orig).strip() or type(error).__name__).splitlines()[0]
-        raise EmbeddedError(f"the database cannot be reached: {reason}") from None
-    except ProgrammingError:
-        raise EmbeddedError("the database has no schema, or an old one: run `python -m service.db.migrate`") from None
-    finally:
-        database.close()
-
-
-def _settings(data: Path) -> "Settings":
-    from pydantic import ValidationError
-
-    from service.embedded import running
-    from service.settings import Settings, what_is_wrong
-
-    url: str | None = None
-    if "G2RPO_DATABASE_URL" not in os.environ:
-        found = running.find(data)
-        if found is None or found.database_url is None:
-            raise EmbeddedError(
-                f"no service with a database of its own runs on {data}: start it by `g2rpo up --data {data}`, name its "
-                "directory by --data, or set G2RPO_DATABASE_URL"
-            )
-        url = found.database_url
-    try:
-        return Settings(database_url=url) if url else Settings()
-    except ValidationError as error:
-        raise EmbeddedError(f"a setting cannot be used: {what_is_wrong(error)}") from None

@@ -5,9 +5,7 @@ from pathlib import Path
 
 from service.checkpoints.schemas import CheckpointSummary, CheckpointView
 from service.client import download
-from service.client.transport import Id, Query, Transport
-
-_BLOCK = 1 << 20
+from service.client.transport import Id, Query, Transport, blocks
 
 
 class Checkpoints:
@@ -51,11 +49,5 @@ class Checkpoints:
         query: Query = {"model": model, "name": name, "lora_alpha": lora_alpha}
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(file.stat().st_size)}
         return self._transport.read(
-            CheckpointView, "POST", "/checkpoints", query, headers=headers, body=lambda: _blocks(file)
+            CheckpointView, "POST", "/checkpoints", query, headers=headers, body=lambda: blocks(file)
         )
-
-
-def _blocks(file: Path) -> Iterator[bytes]:
-    with file.open("rb") as reading:
-        while block := reading.read(_BLOCK):
-            yield block

@@ -4,6 +4,7 @@ import random
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, TypeVar
 
 import httpx
@@ -20,6 +21,7 @@ Query = Mapping[str, str | int | float | Sequence[str] | None]
 
 _AGAIN = frozenset({429, 502, 503, 504})
 """Statuses of requests that were not done and may be soon."""
+_BLOCK = 1 << 20
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 
 
@@ -110,6 +112,13 @@ class Transport:
                 yield response
         except httpx.TransportError as error:
             raise ApiError(f"{self.url} does not answer ({error or repr(error)}); is the service up?") from error
+
+
+def blocks(file: Path) -> Iterator[bytes]:
+    """A file as a request's body."""
+    with file.open("rb") as reading:
+        while block := reading.read(_BLOCK):
+            yield block
 
 
 def passes(error: BaseException) -> bool:

@@ -2,6 +2,7 @@
 
 from service.db.models.api_key import ApiKey
 from service.db.models.attempt import Attempt
+from service.db.models.benchmark import BenchmarkRow
 from service.db.models.checkpoint import Checkpoint
 from service.db.models.deployment import Deployment
 from service.db.models.garbage import Garbage
@@ -19,6 +20,7 @@ from service.db.models.worker import Worker
 __all__ = [
     "ApiKey",
     "Attempt",
+    "BenchmarkRow",
     "Checkpoint",
     "Deployment",
     "Garbage",

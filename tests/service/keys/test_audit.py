@@ -106,4 +106,5 @@ def test_reading_and_planning_leave_none(client: TestClient, trail: Trail) -> No
     client.get("/runs")
     client.get("/runs/nothing")
     client.post("/plans", json={})
+    client.post("/benchmarks/nothing/rescore", content=b"", headers={"Content-Type": "text/csv"})
     assert trail() == []

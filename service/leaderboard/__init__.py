@@ -1,0 +1,1 @@
+"""The leaderboard: models ranked on a benchmark, as numbers, tables and a figure."""

@@ -1,0 +1,26 @@
+"""How the leaderboard is asked for and shown."""
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service import examples
+from service.contracts.benchmarks.leaderboard import Ranking
+from service.contracts.benchmarks.official import FILES
+from service.pages import Text
+
+
+class LeaderboardQuery(BaseModel):
+    """Which leaderboard."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    benchmark: Text = Field(FILES[0].name, description="One of UniGenBench++'s sets, or another that was imported.")
+
+
+class Leaderboard(BaseModel):
+    """Rankings on one benchmark. What two of them say cannot be compared: judge, data or protocol differ."""
+
+    model_config = ConfigDict(json_schema_extra=examples.example(examples.LEADERBOARD))
+
+    benchmark: str
+    columns: list[str] = Field(description="Names of the values, in the order of the tables.")
+    rankings: list[Ranking]
