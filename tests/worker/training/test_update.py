@@ -16,6 +16,7 @@ from service.contracts.runs import Training
 from tests.worker.grpo.toy import PROMPTS, ToyFlow, make, roll_out
 from worker.grpo.experience import Experience
 from worker.grpo.noise import normal
+from worker.training.ranks import Ranks
 from worker.training.rates import learning_rate
 from worker.training.update import NotFinite, Updater
 
@@ -39,7 +40,8 @@ def ready(name: str, updates: int = 1, **changes: Any) -> tuple[ToyFlow, Updater
     training = {key: changes.pop(key) for key in list(changes) if key in Training.model_fields}
     config = KINDS[name](group_size=4, clip_range=0.5, updates_per_rollout=updates, **CONFIGS[name], **changes)
     flow, algorithm = ToyFlow(), make(config)
-    updater = Updater(Training(**({"learning_rate": 1e-3} | training)), algorithm, list(flow.parameters()))
+    alone = Ranks(torch.device("cpu"))
+    updater = Updater(Training(**({"learning_rate": 1e-3} | training)), algorithm, list(flow.parameters()), alone)
     experience = roll_out(config, flow).experience
     count = PROMPTS * len(algorithm.places) * algorithm.group_size
     return flow, updater, experience, normal((count,), 2, "advantages").double()
