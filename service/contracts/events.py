@@ -22,7 +22,7 @@ class Started(_Event):
 
     type: Literal["started"] = "started"
     provenance: dict[str, Any] = Field(
-        description="Device, package versions, weight and prompt hashes, threads, process id."
+        description="Devices and processes, one for each rank, package versions, weight and prompt hashes, threads."
     )
     resumed_at: int = Field(0, description="Optimizer steps already done by an earlier attempt.")
 

@@ -131,8 +131,13 @@ class FlowModel(ABC):
     @contextmanager
     def gathered(self) -> Iterator[None]:
         """Within: weights that are sharded are whole in every process, so that none waits for another to sample."""
-        with sharding.gathered(self.transformer):
+        own = self.transformer
+        if sharding.is_sharded(own):
+            self.transformer = sharding.unsharded(own, self.dtype)
+        try:
             yield
+        finally:
+            self.transformer = own
 
     @abstractmethod
     def train_lora(self, rank: int, alpha: float, seed: int) -> list[nn.Parameter]:

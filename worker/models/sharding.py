@@ -1,7 +1,6 @@
 """Weights that several processes hold in shards (FSDP2), each process a part of every one."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,24 +18,18 @@ def shard(transformer: Any, mesh: DeviceMesh, compute: torch.dtype) -> None:
         if type(module).__name__ in transformer._no_split_modules:
             fully_shard(module, mesh=mesh, mp_policy=policy)
     fully_shard(transformer, mesh=mesh, mp_policy=policy)
-    for module in _shards(transformer):
+    for module in (module for module in transformer.modules() if isinstance(module, FSDPModule)):
         module.set_gradient_divide_factor(1.0)  # the losses are parts of one mean already
         module.set_force_sum_reduction_for_comms(True)  # Gloo knows no other
 
 
-@contextmanager
-def gathered(transformer: Any) -> Iterator[None]:
-    """Within: each process has all weights, and evaluates without waiting for the others. For sampling alone."""
-    modules = _shards(transformer)
-    for module in modules:
-        module.set_reshard_after_forward(False, recurse=False)
-        module.unshard()
-    try:
-        yield
-    finally:
-        for module in modules:
-            module.reshard()
-            module.set_reshard_after_forward(module is not transformer, recurse=False)
+def unsharded(transformer: Any, compute: torch.dtype) -> Any:
+    """A plain copy with whole weights in `compute`, for sampling: no evaluation of it waits for another process.
+
+    (FSDP's own way, to keep weights gathered, has hooks that threads may not run side by side.)
+    """
+    weights = {name: whole(tensor.to(compute)) for name, tensor in transformer.state_dict().items()}
+    return _plain(transformer, weights).requires_grad_(False).eval()
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -56,16 +49,12 @@ def whole_tensors(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor
 
 def whole_model(transformer: Any, keep: bool) -> Any:
     """A diffusers transformer with whole weights, on the CPU if they were sharded; None for who does not `keep` it."""
-    if not _shards(transformer):
+    if not is_sharded(transformer):
         return transformer if keep else None
     weights = whole_tensors(transformer.state_dict(), keep)
     if not keep:
         return None
-    original: Any = type(transformer).__mro__[2]  # FSDP puts a class of its own, and FSDPModule, before it
-    with torch.device("meta"):
-        model = original.from_config(transformer.config)
-    model.load_state_dict(weights, assign=True)
-    return model
+    return _plain(transformer, weights)
 
 
 def like(tensor: Tensor, target: Tensor) -> Tensor:
@@ -75,5 +64,18 @@ def like(tensor: Tensor, target: Tensor) -> Tensor:
     return distribute_tensor(tensor.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
 
 
-def _shards(transformer: Any) -> list[FSDPModule]:
-    return [module for module in transformer.modules() if isinstance(module, FSDPModule)]
+def _plain(transformer: Any, weights: Mapping[str, Tensor]) -> Any:
+    """A transformer of the same configuration that was never sharded, made of `weights`."""
+    original: Any = type(transformer).__mro__[2]  # FSDP puts a class of its own, and FSDPModule, before it
+    with torch.device("meta"):
+        model = original.from_config(transformer.config)
+    model.load_state_dict(weights, assign=True)
+    for name, buffer in transformer.named_buffers():  # of which a state has not all
+        owner, _, own_name = name.rpartition(".")
+        setattr(model.get_submodule(owner), own_name, buffer)
+    return model
+
+
+def is_sharded(transformer: Any) -> bool:
+    """Whether `shard` has been here."""
+    return isinstance(transformer, FSDPModule)

@@ -1,6 +1,8 @@
 """How a child is started."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,10 @@ class TestTrain:
     def test_several_processes_are_started_by_one_that_ends_with_them(self) -> None:
         argv = train(SPEC, OUT, processes=3).argv
         assert argv == (*RANKS, "3", "out dir", *TRAIN, "spec.json", "--out", "out dir")
+
+    def test_their_starter_does_not_load_torch(self) -> None:
+        code = "import sys, worker.entrypoints.ranks; sys.exit('torch' in sys.modules)"
+        assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
     def test_they_share_the_cores_unless_told_otherwise(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)

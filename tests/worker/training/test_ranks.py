@@ -19,6 +19,7 @@ from tests.worker.training.in_double import perform
 from worker.training.checkpoint import read_manifest
 from worker.training.ranks import Ranks
 
+pytestmark = pytest.mark.timeout(600)  # every test here loads torch more than once, and the machine may be busy
 Eventually = Callable[[Callable[[], object]], None]
 
 SMALL: dict[str, Any] = {
@@ -49,10 +50,10 @@ def spec(case: str) -> dict[str, Any]:
     return merge(SMALL, CASES[case])
 
 
-def start(directory: Path, count: int, *program: str) -> "subprocess.Popen[bytes]":
+def start(directory: Path, count: int, *program: str, threads: int = 1) -> "subprocess.Popen[bytes]":
     """Several ranks of a program, with what they print in `log.txt`."""
     command = [sys.executable, "-m", "worker.entrypoints.ranks", str(count), str(directory), sys.executable, "-m"]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "log.txt").open("wb") as log:
         return subprocess.Popen([*command, *program], env=environment, stdout=log, stderr=log)
@@ -163,10 +164,10 @@ class TestTwoAreOneProcess:
         """Starts the real program in two ranks, of which nothing is left after the test."""
         started: list[subprocess.Popen[bytes]] = []
 
-        def begin(**changes: Any) -> "subprocess.Popen[bytes]":
+        def begin(threads: int = 1, **changes: Any) -> "subprocess.Popen[bytes]":
             (tmp_path / "spec.json").write_text(json.dumps(merge(merge(SMALL, LONG), changes)))
             arguments = (str(tmp_path / "spec.json"), "--out", str(tmp_path / "out"), "--device", "cpu")
-            started.append(start(tmp_path / "out", 2, "worker.entrypoints.train", *arguments))
+            started.append(start(tmp_path / "out", 2, "worker.entrypoints.train", *arguments, threads=threads))
             return started[-1]
 
         yield begin
@@ -196,6 +197,15 @@ class TestTwoAreOneProcess:
         asked, last = self.said(out, "checkpoint")
         assert (asked["request"], end["outcome"], last["step"]) == (1, "paused", end["step"])
         assert read_manifest(out / last["directory"]).step == end["step"]
+
+    def test_in_bfloat16_and_with_several_threads_each_the_sharded_policy_is_the_one_that_drew(
+        self, begun: Any, tmp_path: Path
+    ) -> None:
+        training = {"adapter": "full", "precision": "bfloat16", "gradient_checkpointing": True, "max_steps": 1}
+        process = begun(threads=2, training=training, sampling={"rollout_batch_size": 64}, algorithm={"group_size": 8})
+        assert process.wait() == 0, (tmp_path / "out/log.txt").read_text()
+        [values] = [event["values"] for event in self.said(tmp_path / "out", "metrics")]
+        assert [values["ratio/min"], values["ratio/max"]] == pytest.approx([1, 1], abs=1e-5)
 
     def test_they_end_when_cancelled(self, begun: Any, tmp_path: Path, eventually: Eventually) -> None:
         out, process = tmp_path / "out", begun()
