@@ -40,7 +40,7 @@ def main() -> int:
         case "calibrate":
             return 0 if calibrate(settings, options.out) else 1
         case "tune":
-            rates = {method: settings["tune"]["rates"] for method in settings["methods"]}
+            rates = dict.fromkeys(settings["methods"], settings["tune"]["rates"])
             return 0 if train(settings, "tune", rates, options) else 1
         case "run":
             rates = {method: [rate] for method, rate in best_rates(settings, options.out).items()}

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -24,7 +25,7 @@ def calibrate(settings: dict[str, Any], out: Path) -> bool:
             return False
         metrics = training_metrics(directory)
         elapsed = [metrics[step]["elapsed/seconds"] for step in sorted(metrics)]
-        readings = [later - earlier for earlier, later in zip(elapsed, elapsed[1:], strict=False)]
+        readings = [later - earlier for earlier, later in pairwise(elapsed)]
         places = window_places(run.spec)
         # readings[0] is of step 1, in the second place of a window.
         by_place = [median(readings[(place - 1) % places :: places]) for place in range(places)]

@@ -1,13 +1,12 @@
 """Each method's best rate: by the smoothed held-out sum of rewards at the end of its tuning run."""
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.convergence.analysis import smooth
-from benchmarks.convergence.runs import curve, outcome
+from benchmarks.convergence.runs import curve, outcome, planned
 
 
 @dataclass(frozen=True)
@@ -29,20 +28,18 @@ class Tried:
 
 def grid(out: Path) -> list[Tried]:
     """What `tune` tried. ValueError while a run has no result."""
-    specs = json.loads((out / "tune.json").read_text(encoding="utf-8"))
     tried = []
-    for name, spec in specs.items():
-        directory = out / "tune" / name
+    for run in planned(out, "tune"):
+        directory = out / "tune" / run.name
         if (ended := outcome(directory)) is None:
             raise ValueError(f"{directory} has no result yet; finish `tune` first")
         points = curve(directory)
         smoothed = smooth([sum(point.rewards.values()) for point in points])
-        training = spec["training"]
         tried.append(
             Tried(
-                method=name.split("-", 1)[0],
-                rate=training["learning_rate"],
-                seed=training["seed"],
+                method=run.method,
+                rate=run.rate,
+                seed=run.seed,
                 start=float(smoothed[0]),
                 end=float(smoothed[-1]) if ended == "succeeded" else -math.inf,
                 best=float(smoothed.max()),

@@ -31,6 +31,15 @@ class Point:
     rewards: dict[str, float]
 
 
+def planned(out: Path, phase: str) -> list[Run]:
+    """The runs that `tune` or `run` has written down, from their specs."""
+    runs = []
+    for name, spec in json.loads((out / f"{phase}.json").read_text(encoding="utf-8")).items():
+        training = spec["training"]
+        runs.append(Run(name.split("-", 1)[0], training["learning_rate"], training["seed"], spec))
+    return runs
+
+
 def execute_all(runs: list[Run], root: Path, jobs: int) -> bool:
     """Bring every run to its end, `jobs` at a time; whether all came to a result."""
     with ThreadPoolExecutor(jobs) as pool:

@@ -1,0 +1,131 @@
+"""The final runs put side by side: curves on common axes, times to the target, gains with intervals, texture."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.convergence.analysis import Floats, largest_drop, roughness, smooth, time_to, value_at
+from benchmarks.convergence.calibration import load_seconds
+from benchmarks.convergence.runs import curve, outcome, planned
+
+TARGET = "dance_grpo"
+"""The method whose best is everybody's target."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Held-out rewards of one run, on both axes."""
+
+    seed: int
+    seconds: Floats
+    """Calm seconds of training steps."""
+    evaluations: Floats
+    """Of the network, in rollouts."""
+    rewards: dict[str, Floats]
+    engine_seconds: float
+    """What the run itself took, disturbed by whatever else ran."""
+
+    @property
+    def total(self) -> Floats:
+        """The sum of rewards."""
+        return np.sum(list(self.rewards.values()), axis=0)
+
+    @property
+    def smoothed(self) -> Floats:
+        return smooth(self.total)
+
+
+@dataclass(frozen=True)
+class Method:
+    """All seeds of a method."""
+
+    name: str
+    label: str
+    rate: float
+    curves: tuple[Curve, ...]
+
+    @property
+    def seconds(self) -> Floats:
+        return self.curves[0].seconds
+
+    def stack(self, reward: str | None) -> Floats:
+        """[seeds, points] of one reward; None: of their smoothed sum."""
+        return np.stack([curve.smoothed if reward is None else curve.rewards[reward] for curve in self.curves])
+
+
+def load_methods(settings: dict[str, Any], out: Path) -> list[Method]:
+    """The finished final runs. ValueError while one has no result."""
+    seconds = load_seconds(settings, out)
+    methods = []
+    for name, entry in settings["methods"].items():
+        runs = [run for run in planned(out, "run") if run.method == name]
+        curves = []
+        for run in runs:
+            directory = out / "run" / run.name
+            if outcome(directory) != "succeeded":
+                raise ValueError(f"{directory} has not succeeded; finish `run` first")
+            points = curve(directory)
+            curves.append(
+                Curve(
+                    seed=run.seed,
+                    seconds=np.array([seconds[name].of_first(point.step) for point in points]),
+                    evaluations=np.array([point.evaluations for point in points]),
+                    rewards={key: np.array([point.rewards[key] for point in points]) for key in points[0].rewards},
+                    engine_seconds=points[-1].seconds,
+                )
+            )
+        methods.append(Method(name, entry["label"], runs[0].rate, tuple(curves)))
+    return methods
+
+
+@dataclass(frozen=True)
+class Reached:
+    """When a curve reaches its target; None where it never does."""
+
+    seed: int | None
+    """None: of the mean over seeds."""
+    target: float
+    seconds: float | None
+    evaluations: float | None
+
+
+def times_to_target(method: Method, target: Method) -> list[Reached]:
+    """For each seed, the best smoothed sum of the target method with the same seed; then the same of the seeds' means.
+
+    The best counts from the first evaluation at which smoothing is over a whole window.
+    """
+    reached = [_reached(own.seed, own, own.smoothed, other.smoothed.max()) for own, other in _pairs(method, target)]
+    mean = method.stack(None).mean(axis=0)
+    return [*reached, _reached(None, method.curves[0], mean, target.stack(None).mean(axis=0).max())]
+
+
+def _pairs(method: Method, target: Method) -> list[tuple[Curve, Curve]]:
+    by_seed = {curve.seed: curve for curve in target.curves}
+    return [(curve, by_seed[curve.seed]) for curve in method.curves]
+
+
+def _reached(seed: int | None, axes: Curve, smoothed: Floats, target: float) -> Reached:
+    seconds, evaluations = (time_to(target, axis, smoothed) for axis in (axes.seconds, axes.evaluations))
+    return Reached(seed, float(target), seconds, evaluations)
+
+
+def at_equal(methods: Sequence[Method]) -> dict[str, dict[str, list[float | None]]]:
+    """Smoothed sums by method and seed at equal seconds and at equal evaluations: the least that any method spent."""
+    seconds = min(float(method.curves[0].seconds[-1]) for method in methods)
+    evaluations = min(float(method.curves[0].evaluations[-1]) for method in methods)
+    return {
+        method.name: {
+            "seconds": [value_at(seconds, curve.seconds, curve.smoothed) for curve in method.curves],
+            "evaluations": [value_at(evaluations, curve.evaluations, curve.smoothed) for curve in method.curves],
+        }
+        for method in methods
+    }
+
+
+def stability(method: Method) -> tuple[float, float, float]:
+    """Of the sum of rewards, unsmoothed: roughness, mean largest drop from the best so far, and the seeds' worst."""
+    drops = [largest_drop(curve.total) for curve in method.curves]
+    return float(np.mean([roughness(curve.total) for curve in method.curves])), float(np.mean(drops)), max(drops)
