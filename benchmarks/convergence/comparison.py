@@ -10,6 +10,7 @@ import numpy as np
 from benchmarks.convergence.analysis import Floats, largest_drop, roughness, smooth, time_to, value_at
 from benchmarks.convergence.calibration import load_seconds
 from benchmarks.convergence.runs import curve, outcome, planned
+from service.contracts.runs import RunSpec
 
 TARGET = "dance_grpo"
 """The method whose best is everybody's target."""
@@ -25,6 +26,8 @@ class Curve:
     evaluations: Floats
     """Of the network, in rollouts."""
     rewards: dict[str, Floats]
+    pairs: int
+    """Behind each point."""
     engine_seconds: float
     """What the run itself took, disturbed by whatever else ran."""
 
@@ -74,6 +77,7 @@ def load_methods(settings: dict[str, Any], out: Path) -> list[Method]:
                     seconds=np.array([seconds[name].of_first(point.step) for point in points]),
                     evaluations=np.array([point.evaluations for point in points]),
                     rewards={key: np.array([point.rewards[key] for point in points]) for key in points[0].rewards},
+                    pairs=RunSpec.model_validate(run.spec).evaluation.pairs,
                     engine_seconds=points[-1].seconds,
                 )
             )
@@ -93,10 +97,7 @@ class Reached:
 
 
 def times_to_target(method: Method, target: Method) -> list[Reached]:
-    """For each seed, the best smoothed sum of the target method with the same seed; then the same of the seeds' means.
-
-    The best counts from the first evaluation at which smoothing is over a whole window.
-    """
+    """For each seed, to the best smoothed sum of the target method with the same seed; then the same of their means."""
     reached = [_reached(own.seed, own, own.smoothed, other.smoothed.max()) for own, other in _pairs(method, target)]
     mean = method.stack(None).mean(axis=0)
     return [*reached, _reached(None, method.curves[0], mean, target.stack(None).mean(axis=0).max())]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from matplotlib.font_manager import findfont
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -125,7 +126,7 @@ def draw_sheet(settings: dict[str, Any], out: Path, seed: int, path: Path, rows:
     captions = heldout_prompts()[:rows]
     side, gap, head, foot = 32 * enlarged, 12, 30, 24
     sheet = Image.new("RGB", (len(columns) * (side + gap) + gap, head + rows * (side + foot) + gap), "#f4f2ec")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=15)
+    pen, font = ImageDraw.Draw(sheet), ImageFont.truetype(findfont("DejaVu Sans"), size=14)
     for column, (label, name) in enumerate(columns):
         left, pictures = gap + column * (side + gap), read(out, name).pictures
         pen.text((left, 7), label, fill="black", font=font)

@@ -16,6 +16,9 @@ from benchmarks.convergence.figures import draw_curves
 from benchmarks.convergence.pictures import RENDERS, Drawn, draw_sheet, read
 from benchmarks.convergence.plan import BASE, Run
 
+AGREEMENT = 1e-3
+"""How far a mean over the curve's pairs may be from itself: they are drawn again in other batches."""
+
 Rows = Iterable[Sequence[str]]
 
 
@@ -204,8 +207,17 @@ def texture_difference(differences: Floats, scale: float) -> str:
 
 
 def drawn_of(method: Method, out: Path) -> list[Drawn]:
-    """The final pictures of a method, by seed."""
-    return [read(out, Run(method.name, method.rate, curve.seed, {}).name) for curve in method.curves]
+    """The final pictures of a method, by seed. ValueError where their values are not those that the engine reported."""
+    drawn = []
+    for curve in method.curves:
+        name = Run(method.name, method.rate, curve.seed, {}).name
+        one = read(out, name)
+        for reward, reported in curve.rewards.items():
+            again = np.nanmean(one.values[reward][: curve.pairs])
+            if abs(again - reported[-1]) > AGREEMENT:
+                raise ValueError(f"{name}: {reward} is {again:.4f} when drawn again, the run said {reported[-1]:.4f}")
+        drawn.append(one)
+    return drawn
 
 
 def span(interval: tuple[float, float], digits: int = 4) -> str:

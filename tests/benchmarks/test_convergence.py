@@ -16,6 +16,7 @@ from benchmarks.convergence.analysis import (
     time_to,
     value_at,
 )
+from benchmarks.convergence.comparison import Curve, Method, at_equal, times_to_target
 from benchmarks.convergence.pictures import flat_pixels, texture
 from benchmarks.convergence.plan import Run, StepSeconds, load_settings, planned_runs, rhythm
 from benchmarks.convergence.report import put
@@ -67,6 +68,32 @@ def test_intervals_hold_the_mean_and_seeds_that_disagree_widen_them() -> None:
     assert pairs_interval(disagree) == pytest.approx((low, high))
     wide = seeds_interval(disagree)
     assert wide[1] - wide[0] > 1.5 * (high - low)
+
+
+def method(name: str, step_seconds: float, *totals: list[float]) -> Method:
+    """A method of one reward, evaluated at every step of so many seconds and 100 evaluations; a curve for each seed."""
+    axis = np.arange(len(totals[0]), dtype=np.float64)
+    curves = [
+        Curve(seed, step_seconds * axis, 100 * axis, {"clip_score": np.array(values)}, pairs=1, engine_seconds=0.0)
+        for seed, values in enumerate(totals)
+    ]
+    return Method(name, name, 1e-3, tuple(curves))
+
+
+def test_the_target_is_the_best_smoothed_value_of_the_same_seed_and_last_of_the_seeds_mean() -> None:
+    slow = method("dance_grpo", 4.0, [0.0, 3.0, 6.0, 3.0], [0.0, 0.0, 0.0, 3.0])
+    fast = method("g2rpo", 1.0, [0.0, 6.0, 6.0, 6.0], [0.0, 0.0, 0.0, 0.0])
+    reached = times_to_target(fast, slow)
+    assert [one.target for one in reached] == [4.0, 1.0, 2.5]
+    assert [one.seconds for one in reached] == [pytest.approx(2.0), None, pytest.approx(2.5)]
+    assert reached[0].evaluations == pytest.approx(200.0)
+    assert [one.seconds for one in times_to_target(slow, slow)] == [12.0, 12.0, 12.0]
+
+
+def test_methods_are_compared_where_the_least_spent_ends() -> None:
+    values = at_equal([method("dance_grpo", 4.0, [0.0, 3.0, 3.0]), method("g2rpo", 1.0, [0.0, 4.0, 8.0, 6.0])])
+    assert values["dance_grpo"] == {"seconds": [pytest.approx(1.125)], "evaluations": [pytest.approx(2.0)]}
+    assert values["g2rpo"] == {"seconds": [pytest.approx(6.0)], "evaluations": [pytest.approx(4.0)]}
 
 
 def test_a_window_that_moves_is_paid_for_place_by_place() -> None:
