@@ -43,7 +43,11 @@ def main() -> int:
             rates = dict.fromkeys(settings["methods"], settings["tune"]["rates"])
             return 0 if train(settings, "tune", rates, options) else 1
         case "run":
-            rates = {method: [rate] for method, rate in best_rates(settings, options.out).items()}
+            also = settings["run"].get("also", {})
+            rates = {
+                method: list(dict.fromkeys([rate, *also.get(method, [])]))
+                for method, rate in best_rates(settings, options.out).items()
+            }
             return 0 if train(settings, "run", rates, options) else 1
         case "draw":
             from benchmarks.convergence.pictures import draw_all  # torch, which no other phase needs

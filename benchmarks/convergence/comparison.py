@@ -9,6 +9,7 @@ import numpy as np
 
 from benchmarks.convergence.analysis import Floats, largest_drop, roughness, smooth, time_to, value_at
 from benchmarks.convergence.calibration import load_seconds
+from benchmarks.convergence.choice import best_rates
 from benchmarks.convergence.runs import curve, outcome, planned
 from service.contracts.runs import RunSpec
 
@@ -48,6 +49,8 @@ class Method:
     name: str
     label: str
     rate: float
+    chosen: bool
+    """Whether the rate is the one that tuning chose."""
     curves: tuple[Curve, ...]
 
     @property
@@ -61,10 +64,11 @@ class Method:
 
 def load_methods(settings: dict[str, Any], out: Path) -> list[Method]:
     """The finished final runs. ValueError while one has no result."""
-    seconds = load_seconds(settings, out)
+    seconds, chosen = load_seconds(settings, out), best_rates(settings, out)
     methods = []
-    for name, entry in settings["methods"].items():
-        runs = [run for run in planned(out, "run") if run.method == name]
+    every = planned(out, "run")
+    for name, rate in dict.fromkeys((run.method, run.rate) for run in every):
+        runs = [run for run in every if (run.method, run.rate) == (name, rate)]
         curves = []
         for run in runs:
             directory = out / "run" / run.name
@@ -81,8 +85,15 @@ def load_methods(settings: dict[str, Any], out: Path) -> list[Method]:
                     engine_seconds=points[-1].seconds,
                 )
             )
-        methods.append(Method(name, entry["label"], runs[0].rate, tuple(curves)))
+        label = settings["methods"][name]["label"]
+        mark = "" if rate == chosen[name] else f" at {rate:g}"
+        methods.append(Method(name, label + mark, rate, rate == chosen[name], tuple(curves)))
     return methods
+
+
+def the(name: str, methods: Sequence[Method]) -> Method:
+    """The method of this name at its chosen rate."""
+    return next(method for method in methods if method.name == name and method.chosen)
 
 
 @dataclass(frozen=True)

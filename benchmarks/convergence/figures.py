@@ -5,7 +5,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
-from benchmarks.convergence.comparison import TARGET, Method
+from benchmarks.convergence.comparison import TARGET, Method, the
 
 # Okabe and Ito's colours, told apart by line and mark as well.
 STYLES = [("#D55E00", "-", "o"), ("#E69F00", "--", "s"), ("#56B4E9", "-.", "^"), ("#0072B2", "-", "D")]
@@ -17,10 +17,11 @@ def draw_curves(methods: Sequence[Method], path: Path) -> None:
     rewards = [None, *methods[0].curves[0].rewards]
     figure = Figure(figsize=(12.5, 3.7 * len(rewards)), layout="constrained")
     panels = figure.subplots(len(rewards), 2, sharex="col", sharey="row")
-    target = next(method for method in methods if method.name == TARGET)
+    chosen = [method for method in methods if method.chosen]
+    target = the(TARGET, methods)
     for row, reward in zip(panels, rewards, strict=True):
         for axes, axis in zip(row, ("seconds", "evaluations"), strict=True):
-            for method, (colour, line, mark) in zip(methods, STYLES, strict=False):
+            for method, (colour, line, mark) in zip(chosen, STYLES, strict=True):
                 x, y = getattr(method.curves[0], axis), method.stack(reward)
                 axes.plot(x, y.mean(axis=0), line, color=colour, marker=mark, markersize=5, label=method.label)
                 axes.fill_between(x, y.min(axis=0), y.max(axis=0), color=colour, alpha=0.15, linewidth=0)
@@ -33,7 +34,7 @@ def draw_curves(methods: Sequence[Method], path: Path) -> None:
     panels[-1][0].set_xlabel("calm seconds of training steps", fontsize=SIZE)
     panels[-1][1].set_xlabel("network evaluations in rollouts", fontsize=SIZE)
     panels[0][0].legend(fontsize=SIZE - 1)
-    seeds = len(methods[0].curves)
-    figure.suptitle(f"Held-out rewards: mean of {seeds} seeds, band from least to greatest", fontsize=SIZE + 2)
+    title = f"Held-out rewards: mean of {len(target.curves)} seeds, band from least to greatest"
+    figure.suptitle(title, fontsize=SIZE + 2)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)

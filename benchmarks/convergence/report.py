@@ -11,7 +11,7 @@ import numpy as np
 from benchmarks.convergence.analysis import Floats, pairs_interval, seeds_interval
 from benchmarks.convergence.calibration import SECONDS_FILE
 from benchmarks.convergence.choice import best_rates, grid
-from benchmarks.convergence.comparison import TARGET, Method, at_equal, load_methods, stability, times_to_target
+from benchmarks.convergence.comparison import TARGET, Method, at_equal, load_methods, stability, the, times_to_target
 from benchmarks.convergence.figures import draw_curves
 from benchmarks.convergence.pictures import RENDERS, Drawn, draw_sheet, read
 from benchmarks.convergence.plan import BASE, Run
@@ -133,7 +133,7 @@ def difference(differences: Floats) -> tuple[str, str]:
 
 def times_table(methods: Sequence[Method]) -> str:
     """When each method reaches DanceGRPO's best smoothed sum."""
-    target = next(method for method in methods if method.name == TARGET)
+    target = the(TARGET, methods)
     own = times_to_target(target, target)
     rows = []
     for method in methods:
@@ -181,7 +181,7 @@ def stability_table(methods: Sequence[Method]) -> str:
 def texture_table(methods: Sequence[Method], out: Path) -> str:
     """Texture of flat areas, and how the methods differ in it pair by pair."""
     floor, base = read(out, RENDERS).texture, read(out, BASE).texture
-    full = np.stack([one.texture for one in drawn_of(next(m for m in methods if m.name == "g2rpo"), out)])
+    full = np.stack([one.texture for one in drawn_of(the("g2rpo", methods), out)])
     scale = 1e4
     rows = [("renders after the autoencoder", f"{scale * np.nanmean(floor):.2f}", "1.00", "", "")]
     rows.append(("base", f"{scale * np.nanmean(base):.2f}", f"{np.nanmean(base) / np.nanmean(floor):.2f}", "", ""))

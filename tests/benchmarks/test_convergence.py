@@ -77,7 +77,7 @@ def method(name: str, step_seconds: float, *totals: list[float]) -> Method:
         Curve(seed, step_seconds * axis, 100 * axis, {"clip_score": np.array(values)}, pairs=1, engine_seconds=0.0)
         for seed, values in enumerate(totals)
     ]
-    return Method(name, name, 1e-3, tuple(curves))
+    return Method(name, name, 1e-3, True, tuple(curves))
 
 
 def test_the_target_is_the_best_smoothed_value_of_the_same_seed_and_last_of_the_seeds_mean() -> None:
