@@ -10,6 +10,7 @@ import numpy as np
 from benchmarks.convergence.analysis import Floats, largest_drop, roughness, smooth, time_to, value_at
 from benchmarks.convergence.calibration import load_seconds
 from benchmarks.convergence.choice import best_rates
+from benchmarks.convergence.plan import Run, StepSeconds
 from benchmarks.convergence.runs import curve, outcome, planned
 from service.contracts.runs import RunSpec
 
@@ -63,32 +64,36 @@ class Method:
 
 
 def load_methods(settings: dict[str, Any], out: Path) -> list[Method]:
-    """The finished final runs. ValueError while one has no result."""
+    """The final runs of the seeds that every method has finished. ValueError where there is none."""
     seconds, chosen = load_seconds(settings, out), best_rates(settings, out)
+    done = [run for run in planned(out, "run") if outcome(out / "run" / run.name) == "succeeded"]
+    seeds_of = {key: {run.seed for run in done if (run.method, run.rate) == key} for key in chosen.items()}
+    seeds = set.intersection(*seeds_of.values())
+    if not seeds:
+        raise ValueError("no seed of which every method has succeeded; finish `run` first")
     methods = []
-    every = planned(out, "run")
-    for name, rate in dict.fromkeys((run.method, run.rate) for run in every):
-        runs = [run for run in every if (run.method, run.rate) == (name, rate)]
-        curves = []
-        for run in runs:
-            directory = out / "run" / run.name
-            if outcome(directory) != "succeeded":
-                raise ValueError(f"{directory} has not succeeded; finish `run` first")
-            points = curve(directory)
-            curves.append(
-                Curve(
-                    seed=run.seed,
-                    seconds=np.array([seconds[name].of_first(point.step) for point in points]),
-                    evaluations=np.array([point.evaluations for point in points]),
-                    rewards={key: np.array([point.rewards[key] for point in points]) for key in points[0].rewards},
-                    pairs=RunSpec.model_validate(run.spec).evaluation.pairs,
-                    engine_seconds=points[-1].seconds,
-                )
-            )
+    for name, rate in dict.fromkeys((run.method, run.rate) for run in done):
+        runs = [run for run in done if (run.method, run.rate) == (name, rate) and run.seed in seeds]
+        if len(runs) < len(seeds):
+            continue  # a rate beside the chosen one, not finished yet
+        curves = tuple(load_curve(run, out / "run" / run.name, seconds[name]) for run in runs)
         label = settings["methods"][name]["label"]
         mark = "" if rate == chosen[name] else f" at {rate:g}"
-        methods.append(Method(name, label + mark, rate, rate == chosen[name], tuple(curves)))
+        methods.append(Method(name, label + mark, rate, rate == chosen[name], curves))
     return methods
+
+
+def load_curve(run: Run, directory: Path, seconds: StepSeconds) -> Curve:
+    """What a run wrote down, on the common axes."""
+    points = curve(directory)
+    return Curve(
+        seed=run.seed,
+        seconds=np.array([seconds.of_first(point.step) for point in points]),
+        evaluations=np.array([point.evaluations for point in points]),
+        rewards={name: np.array([point.rewards[name] for point in points]) for name in points[0].rewards},
+        pairs=RunSpec.model_validate(run.spec).evaluation.pairs,
+        engine_seconds=points[-1].seconds,
+    )
 
 
 def the(name: str, methods: Sequence[Method]) -> Method:

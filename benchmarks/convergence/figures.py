@@ -33,8 +33,8 @@ def draw_curves(methods: Sequence[Method], path: Path) -> None:
         row[0].set_ylabel(reward or "sum of rewards, smoothed", fontsize=SIZE, parse_math=False)
     panels[-1][0].set_xlabel("calm seconds of training steps", fontsize=SIZE)
     panels[-1][1].set_xlabel("network evaluations in rollouts", fontsize=SIZE)
-    panels[0][0].legend(fontsize=SIZE - 1)
-    title = f"Held-out rewards: mean of {len(target.curves)} seeds, band from least to greatest"
+    panels[0][1].legend(fontsize=SIZE - 1, loc="lower right")
+    title = f"Held-out rewards: mean over seeds ({len(target.curves)}), band from the least to the greatest"
     figure.suptitle(title, fontsize=SIZE + 2)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=100)
