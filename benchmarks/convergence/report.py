@@ -110,20 +110,29 @@ def grid_table(settings: dict[str, Any], out: Path) -> str:
 
 def gains_table(methods: Sequence[Method], out: Path) -> str:
     """Held-out values of the final policies and their differences from the base."""
-    base = read(out, BASE)
-    rows = []
-    names = list(base.values)
-    rows.append(("base", *(cell for name in names for cell in (f"{np.nanmean(base.values[name]):.4f}", "", "")), ""))
+    base = read(out, BASE).values
+    rows = [
+        (
+            "base",
+            *(f"{cell}" for values in (*base.values(), total(base)) for cell in (f"{np.mean(values):.4f}", "", "")),
+        )
+    ]
     for method in methods:
-        drawn = drawn_of(method, out)
-        cells = []
-        for name in names:
-            after = np.stack([one.values[name] for one in drawn])
-            cells += [f"{after.mean():.4f}", *difference(after - base.values[name])]
-        best = method.stack(None).max(axis=1)
-        rows.append((method.label, *cells, f"{best.mean():.4f} ({', '.join(f'{value:.4f}' for value in best)})"))
-    head = [cell for name in names for cell in (f"`{name}`", "from base, 95% over pairs", "95% over seeds and pairs")]
-    return markdown(("method", *head, "best smoothed sum: mean (seeds)"), rows)
+        drawn = [one.values for one in drawn_of(method, out)]
+        cells: list[str] = []
+        for name in base:
+            after = np.stack([values[name] for values in drawn])
+            cells += [f"{after.mean():.4f}", *difference(after - base[name])]
+        after = np.stack([total(values) for values in drawn])
+        rows.append((method.label, *cells, f"{after.mean():.4f}", *difference(after - total(base))))
+    names = [*(f"`{name}`" for name in base), "their sum"]
+    head = [cell for name in names for cell in (name, "from base, 95% over pairs", "95% over seeds and pairs")]
+    return markdown(("method", *head), rows)
+
+
+def total(values: dict[str, Floats]) -> Floats:
+    """The sum of rewards, pair by pair."""
+    return np.sum(list(values.values()), axis=0)
 
 
 def difference(differences: Floats) -> tuple[str, str]:
@@ -132,29 +141,21 @@ def difference(differences: Floats) -> tuple[str, str]:
 
 
 def times_table(methods: Sequence[Method]) -> str:
-    """When each method reaches DanceGRPO's best smoothed sum."""
+    """Each method's best, and when it reaches DanceGRPO's."""
     target = the(TARGET, methods)
     own = times_to_target(target, target)
     rows = []
     for method in methods:
-        for reached, reference in zip(times_to_target(method, target), own, strict=True):
-            share = (
-                f"{reached.seconds / reference.seconds:.2f}"
-                if reached.seconds is not None and reference.seconds
-                else "–"
-            )
-            rows.append(
-                (
-                    method.label,
-                    "mean of seeds" if reached.seed is None else str(reached.seed),
-                    f"{reached.target:.4f}",
-                    "not reached" if reached.seconds is None else f"{reached.seconds:.0f}",
-                    share,
-                    "not reached" if reached.evaluations is None else f"{reached.evaluations:,.0f}",
-                )
-            )
-    head = ("method", "seed", "target", "calm s", "share of DanceGRPO's s", "evaluations")
-    return markdown(head, rows)
+        bests = [*(curve.smoothed.max() for curve in method.curves), method.stack(None).mean(axis=0).max()]
+        for best, reached, reference in zip(bests, times_to_target(method, target), own, strict=True):
+            seed = "mean of seeds" if reached.seed is None else str(reached.seed)
+            if reached.seconds is None or reached.evaluations is None or not reference.seconds:
+                spent = ("not reached", "–", "not reached")
+            else:
+                share = reached.seconds / reference.seconds
+                spent = (f"{reached.seconds:.0f}", f"{share:.2f}", f"{reached.evaluations:,.0f}")
+            rows.append((method.label, seed, f"{best:.4f}", f"{reached.target:.4f}", *spent))
+    return markdown(("method", "seed", "best", "target", "calm s", "share of DanceGRPO's s", "evaluations"), rows)
 
 
 def equal_table(methods: Sequence[Method]) -> str:
