@@ -71,7 +71,7 @@ def draw(spec: Spec, checkpoint: Path | None, pairs: int) -> tuple[dict[str, Ten
         trainer = build_trainer(wide, load_catalog(), EventWriter(Path(directory)), "cpu")
         if checkpoint is not None:
             trainer.start_from(checkpoint)
-        latents, values = trainer.heldout.evaluate(pairs)
+        latents, values = trainer.heldout.evaluate(pairs, kept=pairs)
         with torch.no_grad():
             pictures = torch.cat([trainer.scorer.decode(part) for part in latents.split(BATCH)])
     return dict(zip(trainer.heldout.names, values, strict=True)), pictures
