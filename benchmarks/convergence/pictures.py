@@ -1,0 +1,139 @@
+"""What the final policies draw: held-out pictures, their values, and the texture in areas that should have none."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+from matplotlib.font_manager import findfont
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+from torch.nn import functional
+
+from benchmarks.convergence.choice import best_rates
+from benchmarks.convergence.plan import BASE, Run, Spec, merge, method_spec
+from benchmarks.convergence.runs import newest_checkpoint, outcome, planned, say
+from service.contracts.catalog import load_catalog
+from service.contracts.runs import RunSpec
+from worker.entrypoints.train import build_trainer
+from worker.shapes import FLUX_WEIGHTS
+from worker.shapes.grammar import heldout_prompts, parse
+from worker.shapes.pretrain.autoencoder import reconstruct
+from worker.shapes.render import BACKGROUND_PALETTE, PALETTE, render
+from worker.training.events import EventWriter
+
+RENDERS = "renders"
+FLAT = 5
+"""A pixel is flat where so many by so many pixels around it are nearest to one and the same of the world's colours."""
+LAPLACIAN = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Held-out pictures of one policy; pair j has the same prompt and noise for every policy."""
+
+    values: dict[str, NDArray[np.float64]]
+    """By reward, [pairs]."""
+    texture: NDArray[np.float64]
+    """Of each picture, [pairs]."""
+    pictures: NDArray[np.uint8]
+    """[pairs, 3, height, width]"""
+
+
+def draw_all(settings: dict[str, Any], out: Path) -> None:
+    """Draw with the base and with every finished run's last checkpoint what is not drawn yet; then renders."""
+    pairs, directory = settings["draw"]["pairs"], out / "draw"
+    directory.mkdir(exist_ok=True)
+    wanted: list[tuple[str, Spec, Path | None]] = [(BASE, method_spec(settings, next(iter(settings["methods"]))), None)]
+    for run in planned(out, "run"):
+        if outcome(out / "run" / run.name) == "succeeded":
+            wanted.append((run.name, run.spec, newest_checkpoint(out / "run" / run.name)))
+    for name, spec, checkpoint in wanted:
+        if not (directory / f"{name}.npz").exists():
+            write(directory / f"{name}.npz", *draw(spec, checkpoint, pairs))
+            say(f"{name}: drawn")
+    if not (directory / f"{RENDERS}.npz").exists():
+        autoencoder = AutoencoderKL.from_pretrained(FLUX_WEIGHTS / "vae").eval()
+        scenes = [parse(heldout_prompts()[j % len(heldout_prompts())]) for j in range(pairs)]
+        with torch.no_grad():
+            write(directory / f"{RENDERS}.npz", {}, reconstruct(autoencoder, render(scenes)))
+
+
+def draw(spec: Spec, checkpoint: Path | None, pairs: int) -> tuple[dict[str, Tensor], Tensor]:
+    """Values by reward and pictures of the policy of `checkpoint`, or of the base, as the engine itself evaluates."""
+    wide = RunSpec.model_validate(merge(spec, {"evaluation": {"final_pairs": pairs}}))
+    with TemporaryDirectory() as directory:
+        trainer = build_trainer(wide, load_catalog(), EventWriter(Path(directory)), "cpu")
+        if checkpoint is not None:
+            trainer.start_from(checkpoint)
+        latents, values = trainer.heldout.evaluate(pairs, kept=pairs)
+        with torch.no_grad():
+            pictures = torch.cat([trainer.scorer.decode(part) for part in latents.split(BATCH)])
+    return dict(zip(trainer.heldout.names, values, strict=True)), pictures
+
+
+def write(path: Path, values: dict[str, Tensor], pictures: Tensor) -> None:
+    """Keep what was drawn; the file appears when it is whole."""
+    partial = path.with_suffix(".partial.npz")
+    np.savez_compressed(
+        partial,
+        texture=texture(pictures).double().numpy(),
+        pictures=(pictures.clamp(0, 1) * 255).round().byte().numpy(),
+        **{f"value_{name}": row.double().numpy() for name, row in values.items()},
+    )
+    partial.rename(path)
+
+
+def read(out: Path, name: str) -> Drawn:
+    """What `draw_all` kept."""
+    with np.load(out / "draw" / f"{name}.npz") as file:
+        values = {key.removeprefix("value_"): file[key] for key in file.files if key.startswith("value_")}
+        return Drawn(values, file["texture"], file["pictures"])
+
+
+def texture(pictures: Tensor) -> Tensor:
+    """Mean squared Laplacian of each of `pictures` [N, 3, H, W] in [0, 1] over its flat pixels; NaN without any."""
+    flat = flat_pixels(pictures)
+    kernel = LAPLACIAN.expand(3, 1, 3, 3)
+    energy = functional.conv2d(pictures, kernel, padding=1, groups=3).square().mean(dim=1)
+    return (energy * flat).sum(dim=(1, 2)) / flat.sum(dim=(1, 2))
+
+
+def flat_pixels(pictures: Tensor) -> Tensor:
+    """Which pixels [N, H, W] lie within an area of one colour, two pixels from its edge and the picture's."""
+    colours = torch.cat([PALETTE, BACKGROUND_PALETTE])
+    distances = [(pictures - colour[None, :, None, None]).square().sum(dim=1) for colour in colours]
+    nearest = torch.stack(distances).argmin(dim=0)
+    # A border of another label: nothing at the picture's own edge is flat.
+    margin = FLAT // 2
+    around = functional.pad(nearest, (margin,) * 4, value=-1).unfold(1, FLAT, 1).unfold(2, FLAT, 1).flatten(3)
+    return around.amax(dim=3) == around.amin(dim=3)
+
+
+def draw_sheet(settings: dict[str, Any], out: Path, seed: int, path: Path, rows: int = 8, enlarged: int = 4) -> None:
+    """The first pairs, unselected: each row one prompt and one noise, each column a policy, a render at the end."""
+    rates = best_rates(settings, out)
+    columns = [("base", BASE)]
+    columns += [
+        (entry["label"], Run(method, rates[method], seed, {}).name) for method, entry in settings["methods"].items()
+    ]
+    columns.append(("render", RENDERS))
+    captions = heldout_prompts()[:rows]
+    side, gap, head, foot = 32 * enlarged, 12, 30, 24
+    sheet = Image.new("RGB", (len(columns) * (side + gap) + gap, head + rows * (side + foot) + gap), "#f4f2ec")
+    pen, font = ImageDraw.Draw(sheet), ImageFont.truetype(findfont("DejaVu Sans"), size=14)
+    for column, (label, name) in enumerate(columns):
+        left, pictures = gap + column * (side + gap), read(out, name).pictures
+        pen.text((left, 7), label, fill="black", font=font)
+        for row in range(rows):
+            tile = Image.fromarray(pictures[row].transpose(1, 2, 0)).resize((side, side), Image.Resampling.NEAREST)
+            sheet.paste(tile, (left, head + row * (side + foot)))
+    for row, caption in enumerate(captions):
+        pen.text((gap, head + row * (side + foot) + side + 2), caption, fill="black", font=font)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sheet.save(path, optimize=True)
