@@ -28,5 +28,5 @@ def test_its_blocks_run(stack: Stack, tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(namespace["spread"]) == 4
     assert (tmp_path / "figure.svg").read_bytes().startswith(b"<?xml")
     assert all(picture.startswith(b"\x89PNG") for picture in namespace["pictures"]) and namespace["pictures"]
-    for made in ("curves.png", "grid.png", "0.png", "3.png"):
+    for made in ("curves.png", "leaderboard.png", "grid.png", "0.png", "3.png"):
         assert (tmp_path / made).read_bytes().startswith(b"\x89PNG")

@@ -128,11 +128,6 @@ def test_words_between_score_tags_do_not_spoil_the_list() -> None:
     assert read_answer(text, 3) == Verdict(SCORES)
 
 
-def test_there_are_at_least_300_adversarial_answers() -> None:
-    assert len(ANALYSES) * len(FRAMES) * len(FORMS) + len(REFUSED) * 3 * len(ANALYSES) > 5000
-    assert len(ANALYSES) * len(FRAMES) + len(REFUSED) > 250
-
-
 scores = st.lists(st.integers(0, 1), min_size=1, max_size=12)
 without_tags = st.text(max_size=300).filter(
     lambda text: not re.search(r"<[ \t]*/?[ \t]*(score|analysis|think)", text, re.I)
