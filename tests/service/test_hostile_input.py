@@ -141,7 +141,7 @@ class TestParameters:
             cursor = base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
             response = client.get(address(path, ids), params={"cursor": cursor})
             refused_or_answered(response)
-            assert response.status_code in (200, 422)
+            assert response.status_code in (200, 404, 422)  # nobody has imported a benchmark
 
 
 class TestBodies:
