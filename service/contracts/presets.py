@@ -98,7 +98,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "shapes-flow-grpo": {
         "algorithm": {"name": "flow_grpo", "advantage": {"aggregation": "reward", "std": "batch"}},
-        "training": {"learning_rate": 3e-4, "max_steps": 60},
+        "training": {"learning_rate": 1e-3, "max_steps": 60},
     },
     "paper": _PAPER,
     "paper-lora": {**_PAPER, "training": {**_PAPER["training"], **_LORA_64, "learning_rate": 2e-5}},
