@@ -95,15 +95,15 @@ async def rescore_benchmark(
     where the script lost an answer whose words are in `output`, those are read. A file with rows of another benchmark
     is refused, row by row.
     """
-    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in service.FORMS:
-        raise UnsupportedMediaType(f"the body must be one of {', '.join(service.FORMS)}, not {media_type[:100]!r}")
 
     def found() -> Benchmark:
         with database.sessions() as session:
             return service.current(session, name)
 
     benchmark = await run_in_threadpool(found)
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in service.FORMS:
+        raise UnsupportedMediaType(f"the body must be one of {', '.join(service.FORMS)}, not {media_type[:100]!r}")
     with tempfile.TemporaryDirectory(prefix="g2rpo-rescore-") as directory:
         file = pathlib.Path(directory) / "results"
         sha256 = await receive(request.stream(), file, database.settings.max_results_bytes)

@@ -11,8 +11,11 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.app import create_app
+from service.benchmarks.service import store
 from service.contracts.status import JobStatus
+from service.db.session import Database
 from service.settings import Settings
+from tests.service.unigenbench import benchmark
 
 _DOCUMENT = create_app(Settings()).openapi()
 _LIMIT = 30_000
@@ -83,12 +86,14 @@ def refused_or_answered(response: Any) -> None:
 
 
 @pytest.fixture
-def ids(records: Any) -> dict[str, str]:
+def ids(records: Any, database: Database) -> dict[str, str]:
     """A row of each noun, so that what is sent meets more than a 404."""
     run = records.run(JobStatus.SUCCEEDED)
     records.metric(run, "reward/clip_score", [0.1, None, 0.3])
     records.reward_group(run, [0.1, None, 0.3])
     checkpoint = records.checkpoint(run, {"w": b"weights"})
+    with database.transaction() as session:
+        store(session, benchmark().model_copy(update={"name": "w"}))
     generation = records.generation(
         {"model": "shapes-flux", "checkpoints": ["base"], "prompts": ["a"], "num_images": 1}, JobStatus.FAILED
     )
