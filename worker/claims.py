@@ -172,7 +172,7 @@ def record_status(session: Session, run: Run, owner: str | None, **said: str) ->
     data = {"status": run.status.value, "worker": owner, **said}
     if run.error is not None and run.status is JobStatus.FAILED:
         data |= {"code": run.error["code"], "detail": run.error["detail"]}
-    events.record(session, run.id, run.attempt, "status", data)
+    events.record(session, Run, run.id, run.attempt, "status", data)
     events.notify_job(session, run.KIND, run.id)
 
 

@@ -217,7 +217,7 @@ class Ingest:
         if batch.checkpoints:
             self._write_checkpoints(session, run, batch)
         for type_, data in batch.records:
-            events.record(session, run.id, self._number, type_, data)
+            events.record(session, Run, run.id, self._number, type_, data)
         events.notify_job(session, "run", run.id)
         if batch.progress is not None and self._number == self._claim.attempt:
             run.progress = batch.progress.model_dump(mode="json", exclude={"type"})
@@ -238,7 +238,7 @@ class Ingest:
         keep = session.scalar(select(Run.spec["checkpoints"]["keep"].as_integer()).where(Run.id == run.id))
         if keep is not None:
             for step in retention.retire_old(session, run.id, keep):
-                events.record(session, run.id, self._number, "checkpoint_retired", {"step": step, "keep": keep})
+                events.record(session, Run, run.id, self._number, "checkpoint_retired", {"step": step, "keep": keep})
 
     def _ingest_log(self) -> bool:
         data = self._printed.read(self._log_offset, self._database.settings.log_chunk_bytes)

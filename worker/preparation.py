@@ -101,7 +101,7 @@ def _note(database: Database, claim: Claim, id_: uuid.UUID, step: int, damage: s
         checkpoint = session.get_one(Checkpoint, id_, with_for_update=True)
         if damage is not None and not checkpoint.damaged:
             data = {"checkpoint": str(id_), "step": step, "detail": damage}
-            events.record(session, claim.id, claim.attempt, "checkpoint_damaged", data)
+            events.record(session, Run, claim.id, claim.attempt, "checkpoint_damaged", data)
         checkpoint.damaged = damage is not None
 
 

@@ -1,4 +1,4 @@
-"""The catalog: the models, rewards and prompt sets that the operator offers, and that clients name."""
+"""The catalog: the models, rewards, prompt sets and judges that the operator offers, and that clients name."""
 
 import os
 from functools import cache
@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 import yaml
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from service.contracts.base import Contract, Name
 
@@ -74,6 +74,44 @@ class RewardEntry(Contract):
     scale: str = Field("", description="What the values mean and where they usually lie.")
 
 
+class JudgeEntry(Contract):
+    """What tells whether pictures show what a benchmark asks for."""
+
+    name: Name
+    kind: Literal["perception", "openai"] = Field(
+        description="`perception`: reads the bundled world's pictures; `openai`: a server of a vision-language model "
+        "with the OpenAI chat protocol, such as vLLM."
+    )
+    description: str = ""
+    url: str | None = Field(None, pattern=r"^https?://", description="The server's base URL, up to and with `/v1`.")
+    model: str | None = Field(None, description="The model's name on the server; rows of one such name are compared.")
+    token_env: str | None = Field(
+        None, pattern=r"^[A-Z][A-Z0-9_]*$", description="Environment variable of the worker that holds the API key."
+    )
+    picture: Literal["jpeg", "png"] = Field(
+        "jpeg", description="As the official scripts send it: `jpeg` of quality 95 (vLLM), `png` as drawn (Gemini)."
+    )
+    picture_first: bool = Field(True, description="Before the text (vLLM) or after it (Gemini).")
+    max_tokens: int = Field(4096, ge=1, description="Of an answer.")
+    concurrency: int = Field(20, ge=1, le=256, description="Requests at once.")
+    timeout_seconds: float = Field(120.0, gt=0, description="Until an answer is there.")
+    tries: int = Field(3, ge=1, le=10, description="How often one picture is asked about until an answer can be read.")
+    patience_seconds: float = Field(
+        300.0, ge=0, description="How long a server that is away or fails is waited for, before the evaluation stops."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> "JudgeEntry":
+        if self.kind == "openai" and (self.url is None or self.model is None):
+            raise ValueError(f"judge {self.name}: kind `openai` needs `url` and `model`")
+        return self
+
+    @property
+    def identity(self) -> str:
+        """What scores are labelled with, for those of different judges cannot be compared."""
+        return self.model or self.name
+
+
 class PromptSetEntry(Contract):
     """A named list of prompts."""
 
@@ -92,6 +130,7 @@ class Catalog(Contract):
     models: tuple[ModelEntry, ...]
     rewards: tuple[RewardEntry, ...]
     prompt_sets: tuple[PromptSetEntry, ...]
+    judges: tuple[JudgeEntry, ...] = ()
 
     def model(self, name: str) -> ModelEntry:
         """The model of that name; KeyError says which there are."""
@@ -105,8 +144,12 @@ class Catalog(Contract):
         """The prompt set of that name; KeyError says which there are."""
         return _find("prompt set", self.prompt_sets, name)
 
+    def judge(self, name: str) -> JudgeEntry:
+        """The judge of that name; KeyError says which there are."""
+        return _find("judge", self.judges, name)
 
-Entry = TypeVar("Entry", ModelEntry, RewardEntry, PromptSetEntry)
+
+Entry = TypeVar("Entry", ModelEntry, RewardEntry, PromptSetEntry, JudgeEntry)
 
 
 def _find(noun: str, entries: tuple[Entry, ...], name: str) -> Entry:

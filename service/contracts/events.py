@@ -9,7 +9,7 @@ Phase = Literal["loading", "evaluation", "rollout", "reward", "update", "checkpo
 """What a run is doing."""
 
 
-class _Event(BaseModel):
+class Timed(BaseModel):
     """Every event carries its time (UTC). NaN and infinity are written as null."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -17,7 +17,7 @@ class _Event(BaseModel):
     time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
-class Started(_Event):
+class Started(Timed):
     """The child has loaded what it needs and begins to work."""
 
     type: Literal["started"] = "started"
@@ -27,7 +27,7 @@ class Started(_Event):
     resumed_at: int = Field(0, description="Optimizer steps already done by an earlier attempt.")
 
 
-class Progress(_Event):
+class Progress(Timed):
     """Where the run stands. Also the sign that it is not stuck."""
 
     type: Literal["progress"] = "progress"
@@ -40,7 +40,7 @@ class Progress(_Event):
     step_seconds: float | None = Field(None, description="Seconds of a step lately; null until one has been timed.")
 
 
-class Metrics(_Event):
+class Metrics(Timed):
     """Scalar measurements after `step` optimizer steps."""
 
     type: Literal["metrics"] = "metrics"
@@ -61,7 +61,7 @@ class RewardGroup(BaseModel):
     values: list[float | None] = Field(description="One value per sample of the group; null = the reward failed.")
 
 
-class RewardGroups(_Event):
+class RewardGroups(Timed):
     """All groups of one optimizer step."""
 
     type: Literal["reward_groups"] = "reward_groups"
@@ -69,7 +69,7 @@ class RewardGroups(_Event):
     groups: list[RewardGroup]
 
 
-class Sample(_Event):
+class Sample(Timed):
     """A picture worth looking at: held out, or the best or worst of a group."""
 
     type: Literal["sample"] = "sample"
@@ -85,7 +85,7 @@ class Sample(_Event):
     size: int = Field(description="Bytes.")
 
 
-class CheckpointSaved(_Event):
+class CheckpointSaved(Timed):
     """A checkpoint directory is complete: its manifest was written last."""
 
     type: Literal["checkpoint"] = "checkpoint"
@@ -107,7 +107,7 @@ class HeldoutSummary(BaseModel):
     pairs: int
 
 
-class Finished(_Event):
+class Finished(Timed):
     """The run did all its steps, or was asked to stop."""
 
     type: Literal["finished"] = "finished"
@@ -116,11 +116,11 @@ class Finished(_Event):
     heldout: dict[str, HeldoutSummary] = Field({}, description="By reward; empty when nothing was evaluated.")
 
 
-class Failed(_Event):
+class Failed(Timed):
     """The run cannot go on."""
 
     type: Literal["failed"] = "failed"
-    code: Literal["bad_config", "out_of_memory", "rewards_failed", "not_finite", "disk_full", "error"]
+    code: Literal["bad_config", "out_of_memory", "rewards_failed", "not_finite", "disk_full", "judge_failed", "error"]
     detail: str = Field(description="What happened.")
     hint: str = Field("", description="What to do about it.")
 

@@ -107,7 +107,7 @@ def save(session: Session, id: uuid.UUID, once: Once) -> None:
             raise WrongState(f"run {id} is {run.status}: only one that a worker works on can be saved")
         if run.checkpoint_requests == run.checkpoint_answers:
             run.checkpoint_requests += 1
-            events.record(session, id, run.attempt, "checkpoint_requested", {"request": run.checkpoint_requests})
+            events.record(session, Run, id, run.attempt, "checkpoint_requested", {"request": run.checkpoint_requests})
     session.commit()
 
 
@@ -214,5 +214,5 @@ def _newest_step(session: Session, id: uuid.UUID) -> int | None:
 
 
 def _record(session: Session, run: Run, **said: Any) -> None:
-    events.record(session, run.id, run.attempt, "status", {"status": run.status.value, **said})
+    events.record(session, Run, run.id, run.attempt, "status", {"status": run.status.value, **said})
     events.notify_job(session, "run", run.id)

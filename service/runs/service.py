@@ -77,7 +77,7 @@ def accept(
     )
     session.add(run)
     session.flush()
-    events.record(session, run.id, 0, "status", {"status": JobStatus.QUEUED})
+    events.record(session, Run, run.id, 0, "status", {"status": JobStatus.QUEUED})
     session.commit()
     shown = show(session, run.id)
     session.close()  # a broker that does not answer takes a second, which needs no connection

@@ -293,7 +293,7 @@ class TestEvents:
         run = records.run(JobStatus.RUNNING)
         with database.transaction() as session:
             for number in range(60):
-                record(session, run.id, 1, "checkpoint", {"number": number})
+                record(session, Run, run.id, 1, "checkpoint", {"number": number})
             session.get_one(Run, run.id).move_to(JobStatus.SUCCEEDED)
         chance = random.Random(seed)
         network.plan.extend(chance.choice([chance.randrange(4000), chance.randrange(400), "refuse"]) for _ in range(12))

@@ -32,7 +32,7 @@ from service.app import create_app
 from service.benchmarks.service import store
 from service.contracts.status import JobStatus
 from service.db import events as run_events
-from service.db.models import LogChunk, Sample
+from service.db.models import LogChunk, Run, Sample
 from service.db.session import Database
 from service.keys.caller import Scope
 from service.keys.schemas import KeySpec
@@ -154,7 +154,7 @@ def _printed_and_drawn(database: Database, run: Any, directory: Path) -> list[Sa
     samples = []
     with database.transaction() as session:
         session.add(LogChunk(run_id=run.id, attempt=1, offset=0, data="step 1 of 60 · reward 0.68\n".encode()))
-        run_events.record(session, run.id, 1, "status", {"status": run.status})
+        run_events.record(session, Run, run.id, 1, "status", {"status": run.status})
         for index in range(3):
             stored = database.artifacts.put_file(file, f"runs/{run.id}/samples/{index}.png")
             sample = Sample(

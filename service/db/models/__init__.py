@@ -5,16 +5,25 @@ from service.db.models.attempt import Attempt
 from service.db.models.benchmark import BenchmarkRow
 from service.db.models.checkpoint import Checkpoint
 from service.db.models.deployment import Deployment
+from service.db.models.evaluation import (
+    Evaluation,
+    EvaluationAnswer,
+    EvaluationAttempt,
+    EvaluationEvent,
+    EvaluationLogChunk,
+    EvaluationPicture,
+)
 from service.db.models.garbage import Garbage
 from service.db.models.generation import Generation, GenerationImage
 from service.db.models.idempotency_key import IdempotencyKey
-from service.db.models.job import Job, JobError
+from service.db.models.job import Job, JobError, JobKind
 from service.db.models.log_chunk import LogChunk
 from service.db.models.metric import Metric
 from service.db.models.reward_group import RewardGroup
 from service.db.models.run import Run
 from service.db.models.run_event import RunEvent
 from service.db.models.sample import Sample
+from service.db.models.supervised import SupervisedJob
 from service.db.models.worker import Worker
 
 __all__ = [
@@ -23,17 +32,25 @@ __all__ = [
     "BenchmarkRow",
     "Checkpoint",
     "Deployment",
+    "Evaluation",
+    "EvaluationAnswer",
+    "EvaluationAttempt",
+    "EvaluationEvent",
+    "EvaluationLogChunk",
+    "EvaluationPicture",
     "Garbage",
     "Generation",
     "GenerationImage",
     "IdempotencyKey",
     "Job",
     "JobError",
+    "JobKind",
     "LogChunk",
     "Metric",
     "RewardGroup",
     "Run",
     "RunEvent",
     "Sample",
+    "SupervisedJob",
     "Worker",
 ]

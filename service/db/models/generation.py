@@ -1,13 +1,13 @@
 """`generations` and `generation_images`: pictures made on request."""
 
 import uuid
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from sqlalchemy import BigInteger, ForeignKey, Integer, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.db.base import Base
-from service.db.models.job import Job, job_indexes
+from service.db.models.job import Job, JobKind, job_indexes
 
 
 class Generation(Job, Base):
@@ -15,7 +15,7 @@ class Generation(Job, Base):
 
     __tablename__ = "generations"
     __table_args__ = job_indexes("generations")
-    KIND: ClassVar[Literal["run", "generation"]] = "generation"
+    KIND: ClassVar[JobKind] = "generation"
 
     requested: Mapped[dict[str, Any]]
     spec: Mapped[dict[str, Any]]

@@ -1,8 +1,8 @@
-"""The columns that every job has, runs and generations alike, and the guard on its status."""
+"""The columns that every job has, runs, generations and evaluations alike, and the guard on its status."""
 
 import uuid
 from datetime import datetime
-from typing import Any, ClassVar, Literal, TypedDict
+from typing import Any, ClassVar, Literal, TypeAlias, TypedDict
 
 from sqlalchemy import Enum, ForeignKey, Index, Integer, Text, TextClause, func, text
 from sqlalchemy.dialects.postgresql import JSONB
@@ -10,6 +10,9 @@ from sqlalchemy.orm import Mapped, mapped_column, validates
 
 from service.contracts.status import CLAIMABLE, HELD, TERMINAL, JobStatus, check_move
 from service.db.base import new_id
+
+JobKind: TypeAlias = Literal["run", "generation", "evaluation"]
+"""What a job is called in errors, events and notices."""
 
 
 class JobError(TypedDict):
@@ -42,7 +45,7 @@ class Job:
     keeps the times and the lease in step. Claims go by `priority`, then `created_at`; smaller is earlier.
     """
 
-    KIND: ClassVar[Literal["run", "generation"]]
+    KIND: ClassVar[JobKind]
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     status: Mapped[JobStatus] = mapped_column(

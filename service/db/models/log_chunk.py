@@ -2,18 +2,19 @@
 
 import uuid
 
-from sqlalchemy import BigInteger, ForeignKey, Integer, LargeBinary
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import ForeignKey
+from sqlalchemy.orm import Mapped, mapped_column, synonym
 
 from service.db.base import Base
+from service.db.models.supervised import LogColumns
 
 
-class LogChunk(Base):
-    """Bytes of an attempt's log from `offset` on, as printed: any encoding, any cut, no gap between chunks."""
+class LogChunk(LogColumns, Base):
+    """A piece of the log of a run's attempt."""
 
     __tablename__ = "log_chunks"
 
-    run_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True)
-    attempt: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    offset: Mapped[int] = mapped_column(BigInteger, primary_key=True, autoincrement=False)
-    data: Mapped[bytes] = mapped_column(LargeBinary)
+    run_id: Mapped[uuid.UUID] = mapped_column(
+        ForeignKey("runs.id", ondelete="CASCADE"), primary_key=True, sort_order=-1
+    )
+    job_id = synonym("run_id")

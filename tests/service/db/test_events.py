@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import select
 
 from service.db import events
-from service.db.models import RunEvent
+from service.db.models import Run, RunEvent
 from service.db.session import Database
 
 
@@ -18,7 +18,7 @@ def test_ids_count_up_by_one_also_when_written_at_once(database: Database, recor
 
     def write(number: int) -> None:
         with database.transaction() as session:
-            events.record(session, run.id, 1, "tried", {"number": number})
+            events.record(session, Run, run.id, 1, "tried", {"number": number})
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(write, range(40)))
@@ -30,7 +30,7 @@ def test_ids_count_up_by_one_also_when_written_at_once(database: Database, recor
 
 def test_an_event_of_no_run_is_an_error(database: Database) -> None:
     with pytest.raises(LookupError), database.transaction() as session:
-        events.record(session, uuid.uuid4(), 1, "tried")
+        events.record(session, Run, uuid.uuid4(), 1, "tried")
 
 
 def test_a_notice_comes_with_the_commit(database: Database) -> None:

@@ -27,7 +27,7 @@ class Story:
         """Events of these types."""
         with self.database.transaction() as session:
             for type_ in types:
-                events.record(session, run.id, 1, type_, data)
+                events.record(session, Run, run.id, 1, type_, data)
             events.notify_job(session, "run", run.id)
 
     def progress(self, run: Run, step: int) -> None:
@@ -49,7 +49,7 @@ class Story:
             row = session.get_one(Run, run.id, with_for_update=True)
             row.move_to(status)
             session.flush()
-            events.record(session, run.id, row.attempt, "status", {"status": status})
+            events.record(session, Run, run.id, row.attempt, "status", {"status": status})
             events.notify_job(session, "run", run.id)
 
 

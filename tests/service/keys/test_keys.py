@@ -230,7 +230,7 @@ class TestGoingOn:
     ) -> None:
         made, run = keys.make("read"), records.run(JobStatus.RUNNING)
         with database.transaction() as session:
-            events.record(session, run.id, 1, "status", {"status": "running"})
+            events.record(session, Run, run.id, 1, "status", {"status": "running"})
         with serve(app) as url, Client(url, made.secret) as following:
             stream = following.events(run.id)
             next(stream)
