@@ -84,6 +84,17 @@ def compare(first: Tally, second: Tally, seed: int = 0, resamples: int = RESAMPL
     )
 
 
+def mean_over_prompts(
+    values: Sequence[Sequence[float]], seed: int = 0, resamples: int = RESAMPLES
+) -> tuple[float | None, Interval | None]:
+    """The mean over pictures, whose values come by prompt, and its 95% bootstrap interval over prompts (seeded)."""
+    if not values:
+        return None, None
+    sums, counts = (np.array([statistic(each) for each in values], dtype=float) for statistic in (sum, len))
+    (interval,) = _percentiles(lambda w: ((w @ sums) / (w @ counts))[:, None], len(values), seed, resamples)
+    return float(sums.sum() / counts.sum()), interval
+
+
 def _table(counted: Tally, indices: Sequence[int]) -> _Table:
     rows = {index: row for row, index in enumerate(indices)}
     primary = {name: column for column, name in enumerate(PRIMARY)}

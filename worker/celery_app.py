@@ -4,7 +4,7 @@ from celery import Celery
 
 from service.settings import Settings
 
-TRAIN, GENERATE = "train", "generate"
+TRAIN, GENERATE, EVALUATE = "train", "generate", "evaluate"
 """The queues. A worker listens to one of them."""
 
 
@@ -12,7 +12,11 @@ def make_app(settings: Settings) -> Celery:
     """An application on the broker of `settings`."""
     made = Celery("g2rpo", broker=settings.broker_url, include=["worker.tasks"])
     made.conf.update(
-        task_routes={"runs.*": {"queue": TRAIN}, "generations.*": {"queue": GENERATE}},
+        task_routes={
+            "runs.*": {"queue": TRAIN},
+            "generations.*": {"queue": GENERATE},
+            "evaluations.*": {"queue": EVALUATE},
+        },
         task_create_missing_queues=True,
         task_serializer="json",
         accept_content=["json"],

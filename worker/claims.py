@@ -11,11 +11,11 @@ from sqlalchemy.orm import Session, defer
 
 from service.contracts.status import CLAIMABLE, HELD, JobStatus
 from service.db import events
-from service.db.models import Attempt, Generation, JobError, Run
+from service.db.models import Evaluation, Generation, JobError, Run, SupervisedJob
 from service.db.session import Database
 
-JobRow: TypeAlias = Run | Generation
-JobType: TypeAlias = type[Run] | type[Generation]
+JobRow: TypeAlias = Run | Generation | Evaluation
+JobType: TypeAlias = type[Run] | type[Generation] | type[Evaluation]
 
 
 class LeaseLost(Exception):
@@ -55,8 +55,9 @@ def claim_next(database: Database, job: JobType, owner: str, devices: int | None
         row.lease_expires_at = _expiry(database)
         row.progress = None
         claim = Claim(job, row.id, row.attempt, owner, taken_at)
-        if isinstance(row, Run):
-            session.add(Attempt(run_id=row.id, number=row.attempt, worker=owner, max_steps=row.max_steps))
+        if isinstance(row, SupervisedJob):
+            attempt = {"max_steps": row.max_steps} if isinstance(row, Run) else {}
+            session.add(row.ATTEMPTS(job_id=row.id, number=row.attempt, worker=owner, **attempt))
             session.flush()
             record_status(session, row, owner)
         else:
@@ -127,9 +128,9 @@ def leave(
     row.move_to(status, error)
     if lost:
         row.losses += 1
-    if isinstance(row, Run):
+    if isinstance(row, SupervisedJob):
         if status not in HELD:
-            attempt = session.get_one(Attempt, (row.id, row.attempt))
+            attempt: Any = session.get_one(row.ATTEMPTS, (row.id, row.attempt))
             attempt.ended_at, attempt.outcome, attempt.lost = func.now(), status, lost
             session.flush()
             assert attempt.ended_at is not None
@@ -167,13 +168,13 @@ def wish(database: Database, claim: Claim) -> Wish:
     return Wish(stop.get(found.status), found.checkpoint)
 
 
-def record_status(session: Session, run: Run, owner: str | None, **said: str) -> None:
-    """Add a change of state to the run's events, and notify."""
-    data = {"status": run.status.value, "worker": owner, **said}
-    if run.error is not None and run.status is JobStatus.FAILED:
-        data |= {"code": run.error["code"], "detail": run.error["detail"]}
-    events.record(session, Run, run.id, run.attempt, "status", data)
-    events.notify_job(session, run.KIND, run.id)
+def record_status(session: Session, row: Run | Evaluation, owner: str | None, **said: str) -> None:
+    """Add a change of state to the job's events, and notify."""
+    data = {"status": row.status.value, "worker": owner, **said}
+    if row.error is not None and row.status is JobStatus.FAILED:
+        data |= {"code": row.error["code"], "detail": row.error["detail"]}
+    events.record(session, type(row), row.id, row.attempt, "status", data)
+    events.notify_job(session, row.KIND, row.id)
 
 
 def _expiry(database: Database) -> ColumnElement[datetime]:

@@ -15,13 +15,29 @@ from sqlalchemy.orm import Session
 from service.contracts.status import TERMINAL
 from service.db import retention
 from service.db.artifacts import ArtifactDamaged
-from service.db.models import Checkpoint, Deployment, Garbage, Generation, GenerationImage, IdempotencyKey, Run
+from service.db.models import (
+    Checkpoint,
+    Deployment,
+    Evaluation,
+    EvaluationPicture,
+    Garbage,
+    Generation,
+    GenerationImage,
+    IdempotencyKey,
+    Run,
+    SupervisedJob,
+)
 from service.db.session import Database
 from worker.salvage import unread
 
 log = structlog.get_logger()
 
-_OWNERS: dict[str, type[Any]] = {"runs": Run, "generations": Generation, "checkpoints": Checkpoint}
+_OWNERS: dict[str, type[Any]] = {
+    "runs": Run,
+    "generations": Generation,
+    "evaluations": Evaluation,
+    "checkpoints": Checkpoint,
+}
 """By the beginning of an artifact's key: whose id comes next in it."""
 
 _OWNER_KEY = "deployment"
@@ -98,6 +114,12 @@ def find_leftovers(database: Database) -> list[str]:
     with database.transaction() as session:
         runs = session.scalars(select(Run.id).where(Run.ended_at.between(oldest, newest))).all()
         generations = session.scalars(select(Generation.id).where(Generation.ended_at.between(oldest, newest))).all()
+        evaluations = session.scalars(select(Evaluation.id).where(Evaluation.ended_at.between(oldest, newest))).all()
+    for id_ in evaluations:
+        places = [f"evaluations/{id_}/{attempt}" for attempt in store.names(f"evaluations/{id_}")]
+        parts = [f"{place}/{name}" for place in places for name in store.names(place)]
+        drawn = select(EvaluationPicture.key).where(EvaluationPicture.evaluation_id == id_)
+        leftovers += _mark_unnamed(database, parts, drawn)
     for id_ in generations:
         parts = [f"generations/{id_}/{name}" for name in store.names(f"generations/{id_}")]
         named = select(GenerationImage.key).where(GenerationImage.generation_id == id_)
@@ -112,8 +134,8 @@ def find_leftovers(database: Database) -> list[str]:
 
 def _mark_unnamed(database: Database, parts: list[str], named: Select[str]) -> list[str]:
     with database.transaction() as session:
-        keys = session.scalars(named).all()
-        unnamed = [part for part in parts if not any(key == part or key.startswith(f"{part}/") for key in keys)]
+        keys = set(session.scalars(named).all())
+        unnamed = [part for part in parts if part not in keys and not any(key.startswith(f"{part}/") for key in keys)]
         retention.discard(session, unnamed)
     return unnamed
 
@@ -155,33 +177,32 @@ def forget_requests(database: Database) -> None:
 
 
 def clear_local_files(database: Database) -> None:
-    """Remove the files of deleted runs, and of runs that ended long ago, from this machine's working directory.
+    """Remove the files of deleted jobs, and of jobs that ended long ago, from this machine's working directory.
 
     What was not read yet, because the store refused it, stays. Raises ForeignStore: this may not be our database.
     """
     check_ours(database)
-    root = database.settings.data_dir.absolute() / "work" / "runs"
-    if not root.is_dir():
-        return
-    waiting = {run_id for run_id, *_ in unread(database)}
-    for path in root.iterdir():
-        if _made(path.name) < _NEVER and (run_id := uuid.UUID(path.name)) not in waiting:
-            _clear(database, run_id, path)
+    for job in (Run, Evaluation):
+        root = database.settings.data_dir.absolute() / "work" / job.FOLDER
+        if not root.is_dir():
+            continue
+        waiting = {id_ for id_, *_ in unread(database, job)}
+        for path in root.iterdir():
+            if _made(path.name) < _NEVER and (id_ := uuid.UUID(path.name)) not in waiting:
+                _clear(database, job, id_, path)
 
 
-def _clear(database: Database, run_id: uuid.UUID, path: Path) -> None:
+def _clear(database: Database, job: type[SupervisedJob], id_: uuid.UUID, path: Path) -> None:
     old = func.now() - timedelta(seconds=database.settings.orphan_seconds)
-    done = and_(Run.status.in_(TERMINAL), Run.ended_at < old)
-    aside = path.with_name(f"removed-{run_id}")
+    done = and_(job.status.in_(TERMINAL), job.ended_at < old)
+    aside = path.with_name(f"removed-{id_}")
     with database.transaction() as session:  # the lock keeps it from being resumed until its files are out of the way
-        row = session.execute(
-            select(Run.id, done.label("done")).where(Run.id == run_id).with_for_update()
-        ).one_or_none()
+        row = session.execute(select(job.id, done.label("done")).where(job.id == id_).with_for_update()).one_or_none()
         if row is not None and not row.done:
             return
         path.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)
-    log.info("local_files.removed", run=str(run_id))
+    log.info("local_files.removed", **{job.KIND: str(id_)})
 
 
 def _known(session: Session, owner: type[Any], names: set[str]) -> set[str]:

@@ -14,20 +14,25 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, defer
 
 from service.contracts.status import CLAIMABLE, HELD
-from service.db.models import Generation, Run, Worker
+from service.db.models import Evaluation, Generation, Run, Worker
 from service.db.session import Database
 from worker import collection, devices
-from worker.celery_app import GENERATE, TRAIN
+from worker.celery_app import EVALUATE, GENERATE, TRAIN
 from worker.claims import JobRow, JobType, give_up
 from worker.salvage import salvage
 from worker.stats import STATS, gather
+from worker.works import WORKS
 
 log = structlog.get_logger()
 
 _LOCK = 0x67327270_6F01
 """Key of the advisory lock under which one worker at a time looks after all jobs."""
 _BROKER_SECONDS = 5.0
-_WAKE: dict[JobType, tuple[str, str]] = {Run: ("runs.wake", TRAIN), Generation: ("generations.wake", GENERATE)}
+_WAKE: dict[JobType, tuple[str, str]] = {
+    Run: ("runs.wake", TRAIN),
+    Generation: ("generations.wake", GENERATE),
+    Evaluation: ("evaluations.wake", EVALUATE),
+}
 
 
 class Housekeeping:
@@ -68,8 +73,8 @@ class Housekeeping:
         _attempt("check_ours", lambda: collection.check_ours(self._database))
         while not self._ended.wait(settings.reconcile_seconds):
             _attempt("collect", lambda: collection.collect_garbage(self._database))
-            if self._queue == TRAIN:
-                _attempt("salvage", lambda: salvage(self._database))
+            if (work := WORKS.get(self._queue)) is not None:
+                _attempt("salvage", lambda work=work: salvage(self._database, work))  # type: ignore[misc]
             if time.monotonic() < search_at:
                 continue
             search_at = time.monotonic() + settings.collect_seconds

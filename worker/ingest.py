@@ -1,28 +1,28 @@
-"""From an attempt's files to rows: events, pictures, checkpoints and the log, each exactly once.
+"""From an attempt's files to rows: events and the log, each exactly once. What an event means is its job's matter.
 
 The place up to which a file has been read commits together with the rows that came from it. So a crash at any moment
 repeats at most what it did not commit, and repeating is harmless: rows are upserts, and artifacts have fixed keys.
 """
 
-import shutil
+from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import structlog
 from pydantic import ValidationError
-from sqlalchemy import select, update
+from sqlalchemy import update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
-from service.contracts import events as said
+from service.contracts.events import Failed, Finished, Phase, Progress, Started
 from service.contracts.jobs import EVENTS_FILE, LOG_FILE
 from service.contracts.status import JobStatus
-from service.db import events, retention
-from service.db.models import Attempt, Checkpoint, LogChunk, Metric, RewardGroup, Run, Sample
+from service.db import events
+from service.db.models import SupervisedJob
 from service.db.session import Database
-from worker import artifacts
 from worker.child_log import ChildLog
 from worker.claims import Claim, JobRow, held, move_held
 from worker.stats import STATS
@@ -32,31 +32,29 @@ log = structlog.get_logger()
 _LAG = "ingestion_lag"
 _BATCH_BYTES = 4 << 20
 _EXCERPT = 2000
-"""Characters of a line that is no event, kept in the run's events; the whole line stays in the worker's file."""
+"""Characters of a line that is no event, kept in the job's events; the whole line stays in the worker's file."""
 
 
 @dataclass
-class _Batch:
-    """What a piece of the events file said."""
+class Batch:
+    """What a piece of the events file said, whatever the job."""
 
-    metrics: dict[tuple[str, int], float | None] = field(default_factory=dict)
-    groups: list[dict[str, Any]] = field(default_factory=list)
-    samples: list[dict[str, Any]] = field(default_factory=list)
-    checkpoints: list[dict[str, Any]] = field(default_factory=list)
-    stored: list[Path] = field(default_factory=list)
-    answered: int = 0
-    steps: int = 0
-    evaluations: float = 0.0
     records: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    started: said.Started | None = None
-    progress: said.Progress | None = None
-    finished: said.Finished | None = None
+    """For the job's events: type and data."""
+    counted: Counter[str] = field(default_factory=Counter)
+    """For the worker's statistics."""
+    started: Started | None = None
+    progress: Progress | None = None
+    finished: Finished | None = None
 
 
-class Ingest:
-    """Reads the files of attempt `number` of a claimed run. Writes are refused when the claim is no longer held.
+B = TypeVar("B", bound=Batch)
 
-    `number` is an earlier attempt's where that one's worker died before it had read everything. `lock` gives the run's
+
+class Ingest(ABC, Generic[B]):
+    """Reads the files of attempt `number` of a claimed job. Writes are refused when the claim is no longer held.
+
+    `number` is an earlier attempt's where that one's worker died before it had read everything. `lock` gives the job's
     row, locked, or raises LeaseLost where the claim may not write.
     """
 
@@ -68,21 +66,21 @@ class Ingest:
         number: int | None = None,
         lock: Callable[[Session, Claim], JobRow] = held,
     ) -> None:
+        assert issubclass(claim.job, SupervisedJob)
+        self._job: type[SupervisedJob] = claim.job
         self._database, self._claim, self._directory, self._lock = database, claim, directory, lock
         self._number = claim.attempt if number is None else number
         with database.transaction() as session:
-            attempt = session.get_one(Attempt, (claim.id, self._number))
+            attempt = self._read_so_far(session)
             self._events_offset, self._log_offset = attempt.events_offset, attempt.log_offset
         self._printed = ChildLog(directory / LOG_FILE, database.settings.max_log_bytes)
-        self._local: list[Path] = []
-        """Checkpoints of this attempt that are both in the store and on this machine."""
-        self.ending: said.Finished | said.Failed | None = None
+        self.ending: Finished | Failed | None = None
         """The child's own word on how it ended, once it was read."""
         self.started = False
         """Whether the child has loaded what it needs, and looks at what it is asked."""
         self.step_seconds = 0.0
         """How long a step lately takes, as far as the child has said."""
-        self.phase: said.Phase = "loading"
+        self.phase: Phase = "loading"
         """What the child last said it does."""
 
     def drain(self) -> None:
@@ -108,137 +106,71 @@ class Ingest:
         self._printed.trim()
 
     def _ingest_events(self, piece: bytes) -> None:
-        batch = _Batch()
+        batch = self._new_batch()
         place = self._events_offset
-        lines = piece.splitlines(keepends=True)
-        for line in lines:
+        for line in piece.splitlines(keepends=True):
             try:
-                self._read(said.EventLine.validate_json(line), batch)
+                self._read(line, batch)
             except ValidationError as error:
                 batch.records.append(("unreadable_event", self._unreadable(line, place, error)))
             place += len(line)
         with self._database.transaction() as session:
-            run = self._lock(session, self._claim)
-            assert isinstance(run, Run)
+            row = self._lock(session, self._claim)
+            assert isinstance(row, SupervisedJob)
             read = self._read_so_far(session).events_offset
             if read == self._events_offset:
-                self._write(session, run, batch)
+                self._write(session, row, batch)
+                self._write_common(session, row, batch)
                 session.execute(self._attempt().values(events_offset=place))
         if read != self._events_offset:  # somebody read on meanwhile; what comes next is another piece
             self._events_offset = read
             return
         self._events_offset = place
-        self._forget_stored(batch.stored)
-        STATS.add("steps", batch.steps)
-        STATS.add("evaluations", batch.evaluations)
+        self._written(batch)
+        for what, number in batch.counted.items():
+            STATS.add(what, number)
 
-    def _read(self, event: said.Event, batch: _Batch) -> None:
+    @abstractmethod
+    def _new_batch(self) -> B:
+        """An empty batch."""
+
+    @abstractmethod
+    def _read(self, line: bytes, batch: B) -> None:
+        """Take a line into the batch, and its files into the store. Raises ValidationError where it is no event."""
+
+    @abstractmethod
+    def _write(self, session: Session, row: Any, batch: B) -> None:
+        """Write the rows of a batch, under the job's lock."""
+
+    def _written(self, batch: B) -> None:
+        """A batch is committed."""
+
+    def _read_common(self, event: Started | Progress | Finished | Failed, batch: B) -> None:
         match event:
-            case said.Started():
+            case Started():
                 batch.started, self.started = event, True
                 data = {"resumed_at": event.resumed_at, "device": event.provenance.get("device")}
                 batch.records.append(("started", data))
-            case said.Progress():
+            case Progress():
                 batch.progress = event
                 self.step_seconds = event.step_seconds or self.step_seconds
                 self.phase = event.phase
-            case said.Metrics():
-                batch.metrics |= {(name, event.step): value for name, value in event.values.items()}
-                parts = {name: value or 0.0 for name, value in event.values.items() if name.startswith("evaluations/")}
-                batch.evaluations += sum(parts.values()) - parts.get("evaluations/total", 0.0)
-            case said.RewardGroups():
-                batch.steps += 1
-                batch.groups += [{**group.model_dump(), **self._key(), "step": event.step} for group in event.groups]
-            case said.Sample():
-                self._read_sample(event, batch)
-            case said.CheckpointSaved():
-                self._read_checkpoint(event, batch)
-            case said.Finished():
+            case Finished():
                 batch.finished = self.ending = event
-            case said.Failed():
+            case Failed():
                 self.ending = event
 
-    def _read_sample(self, event: said.Sample, batch: _Batch) -> None:
-        key = f"{self._prefix()}/samples/{event.step}-{event.kind}-{event.index}.png"
-        try:
-            source = artifacts.inside(self._directory, event.file)
-            artifacts.store_file(self._database.artifacts, source, key, event.sha256)
-        except (artifacts.Rejected, FileNotFoundError) as error:
-            batch.records.append(("sample_rejected", {"step": event.step, "file": event.file, "detail": str(error)}))
-            return
-        row = event.model_dump(exclude={"type", "time", "file"})
-        batch.samples.append({**row, **self._key(), "key": key})
-
-    def _read_checkpoint(self, event: said.CheckpointSaved, batch: _Batch) -> None:
-        key = f"{self._prefix()}/checkpoints/{event.step}"
-        batch.answered = max(batch.answered, event.request)
-        if self._is_stored(event.step):  # saved for one reason, and asked for by another
-            return
-        try:
-            source = artifacts.inside(self._directory, event.directory)
-            manifest = artifacts.store_checkpoint(self._database.artifacts, source, key)
-        except (artifacts.Rejected, FileNotFoundError) as error:
-            data = {"step": event.step, "directory": event.directory, "detail": str(error)}
-            batch.records.append(("checkpoint_rejected", data))
-            return
-        size = sum(file.size for file in manifest.files)
-        row = {
-            "step": event.step,
-            "kind": manifest.kind,
-            "model": manifest.model,
-            "architecture": manifest.architecture,
-            "best_value": event.best,
-        }
-        batch.checkpoints.append(
-            {**self._key(), **row, "manifest": manifest.model_dump(mode="json"), "key": key, "size": size}
-        )
-        batch.stored.append(source)
-        batch.records.append(("checkpoint", {"step": event.step, "size": size}))
-
-    def _is_stored(self, step: int) -> bool:
-        row = select(Checkpoint.id).where(Checkpoint.run_id == self._claim.id, Checkpoint.step == step)
-        with self._database.transaction() as session:
-            return session.scalar(row.where(Checkpoint.attempt == self._number)) is not None
-
-    def _forget_stored(self, stored: list[Path]) -> None:
-        """Remove checkpoints that are in the store from this machine, but for the newest one."""
-        self._local += stored
-        while len(self._local) > 1:
-            shutil.rmtree(self._local.pop(0), ignore_errors=True)
-
-    def _write(self, session: Session, run: Run, batch: _Batch) -> None:
-        key = self._key()
-        metrics = [{**key, "name": name, "step": step, "value": value} for (name, step), value in batch.metrics.items()]
-        _upsert(session, Metric, metrics, ("run_id", "name", "step", "attempt"), ("value",))
-        groups = ("run_id", "step", "prompt_index", "sde_step", "granularity", "reward", "attempt")
-        _upsert(session, RewardGroup, batch.groups, groups, ("prompt", "values"))
-        _upsert(session, Sample, batch.samples, ("run_id", "step", "kind", "index", "attempt"), ())
-        run.checkpoint_answers = max(run.checkpoint_answers, batch.answered)
-        if batch.checkpoints:
-            self._write_checkpoints(session, run, batch)
+    def _write_common(self, session: Session, row: SupervisedJob, batch: B) -> None:
         for type_, data in batch.records:
-            events.record(session, Run, run.id, self._number, type_, data)
-        events.notify_job(session, "run", run.id)
+            events.record(session, self._job, row.id, self._number, type_, data)
+        events.notify_job(session, row.KIND, row.id)
         if batch.progress is not None and self._number == self._claim.attempt:
-            run.progress = batch.progress.model_dump(mode="json", exclude={"type"})
-        # Attempts before a resumption had other steps to do, and one that was overtaken has no last word.
-        counts = self._number > run.resumed_attempt and (self._number == run.attempt or run.heldout is None)
-        if batch.finished is not None and batch.finished.outcome == "succeeded" and counts:
-            run.heldout = {name: summary.model_dump(mode="json") for name, summary in batch.finished.heldout.items()}
+            row.progress = batch.progress.model_dump(mode="json", exclude={"type"})
         if batch.started is not None:
-            started = batch.started
-            session.execute(self._attempt().values(provenance=started.provenance, resumed_at=started.resumed_at))
-            if run.status is JobStatus.STARTING and self._number == self._claim.attempt:
+            session.execute(self._attempt().values(provenance=batch.started.provenance))
+            if row.status is JobStatus.STARTING and self._number == self._claim.attempt:
                 session.flush()
                 move_held(session, self._claim, JobStatus.RUNNING)
-
-    def _write_checkpoints(self, session: Session, run: Run, batch: _Batch) -> None:
-        _upsert(session, Checkpoint, batch.checkpoints, ("run_id", "step", "attempt"), ())
-        run.losses = 0
-        keep = session.scalar(select(Run.spec["checkpoints"]["keep"].as_integer()).where(Run.id == run.id))
-        if keep is not None:
-            for step in retention.retire_old(session, run.id, keep):
-                events.record(session, Run, run.id, self._number, "checkpoint_retired", {"step": step, "keep": keep})
 
     def _ingest_log(self) -> bool:
         data = self._printed.read(self._log_offset, self._database.settings.log_chunk_bytes)
@@ -249,18 +181,25 @@ class Ingest:
             read = self._read_so_far(session).log_offset
             if read == self._log_offset:
                 chunk = {**self._key(), "offset": self._log_offset, "data": data}
-                _upsert(session, LogChunk, [chunk], ("run_id", "attempt", "offset"), ())
+                upsert(session, self._job.LOGS, [chunk], (self._owner, "attempt", "offset"), ())
                 session.execute(self._attempt().values(log_offset=self._log_offset + len(data)))
         self._log_offset = read if read != self._log_offset else self._log_offset + len(data)
         return True
 
-    def _read_so_far(self, session: Session) -> Attempt:
-        """The attempt as it is now: the run's lock is held, so that nobody reads on meanwhile."""
-        return session.get_one(Attempt, (self._claim.id, self._number), populate_existing=True)
+    def _read_so_far(self, session: Session) -> Any:
+        """The attempt as it is now: the job's lock is held, so that nobody reads on meanwhile."""
+        key = {self._owner: self._claim.id, "number": self._number}
+        return session.get_one(self._job.ATTEMPTS, key, populate_existing=True)
 
     def _unreadable(self, line: bytes, place: int, error: ValidationError) -> dict[str, Any]:
         text = line.decode("utf-8", errors="replace").replace("\x00", "�").rstrip("\n")
-        log.warning("ingest.unreadable_event", run=str(self._claim.id), attempt=self._number, offset=place, line=text)
+        log.warning(
+            "ingest.unreadable_event",
+            **{self._job.KIND: str(self._claim.id)},
+            attempt=self._number,
+            offset=place,
+            line=text,
+        )
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         return {
@@ -269,14 +208,20 @@ class Ingest:
             "detail": f"{where}: {first['msg']}" if where else first["msg"],
         }
 
+    @property
+    def _owner(self) -> str:
+        return f"{self._job.KIND}_id"
+
     def _key(self) -> dict[str, Any]:
-        return {"run_id": self._claim.id, "attempt": self._number}
+        return {self._owner: self._claim.id, "attempt": self._number}
 
     def _prefix(self) -> str:
-        return f"runs/{self._claim.id}/{self._number}"
+        """Of the keys of this attempt's artifacts."""
+        return f"{self._job.FOLDER}/{self._claim.id}/{self._number}"
 
     def _attempt(self) -> Any:
-        return update(Attempt).where(Attempt.run_id == self._claim.id, Attempt.number == self._number)
+        attempts = self._job.ATTEMPTS
+        return update(attempts).where(attempts.job_id == self._claim.id, attempts.number == self._number)
 
 
 def whole_lines(path: Path, offset: int) -> bytes:
@@ -292,9 +237,10 @@ def whole_lines(path: Path, offset: int) -> bytes:
     return piece[: piece.rfind(b"\n") + 1]
 
 
-def _upsert(
+def upsert(
     session: Session, table: type[Any], rows: Iterable[dict[str, Any]], key: tuple[str, ...], replaced: tuple[str, ...]
 ) -> None:
+    """Insert `rows`; of those that are there already by their `key`, the columns `replaced` change."""
     rows = list(rows)
     if not rows:
         return

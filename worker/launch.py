@@ -1,4 +1,4 @@
-"""How a run's child process is started: its arguments and its environment."""
+"""How a child process is started: its arguments and its environment."""
 
 import os
 import sys
@@ -8,6 +8,8 @@ from pathlib import Path
 
 TRAIN = (sys.executable, "-m", "worker.entrypoints.train")
 """The program that trains. Tests of supervision put a script of their own in its place."""
+EVALUATE = (sys.executable, "-m", "worker.entrypoints.evaluate")
+"""The program that evaluates."""
 RANKS = (sys.executable, "-m", "worker.entrypoints.ranks")
 """The program that starts it several times."""
 
@@ -45,9 +47,20 @@ def train(
         argv += ["--resume", str(resume)]
     elif start_from is not None:
         argv += ["--start-from", str(start_from)]
-    environment = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
-    # What the child printed before it died must be in the log.
-    environment["PYTHONUNBUFFERED"] = "1"
+    environment = _environment()
     if processes > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
     return Launch(tuple(argv), environment)
+
+
+def evaluate(job_file: Path, directory: Path, checkpoint: Path | None, program: Sequence[str] = EVALUATE) -> Launch:
+    """Start the evaluation of `job_file` with its output in `directory`; no `checkpoint` means the base model."""
+    start = [] if checkpoint is None else ["--checkpoint", str(checkpoint)]
+    return Launch((*program, str(job_file), "--out", str(directory), *start), _environment())
+
+
+def _environment() -> dict[str, str]:
+    made = {name: value for name, value in os.environ.items() if name not in _NOT_FOR_CHILDREN}
+    # What the child printed before it died must be in the log.
+    made["PYTHONUNBUFFERED"] = "1"
+    return made

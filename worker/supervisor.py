@@ -5,9 +5,9 @@ import math
 import shutil
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import structlog
 from sqlalchemy import select
@@ -18,16 +18,16 @@ from service.contracts.jobs import CONTROL_FILE, LOG_FILE, Control
 from service.contracts.runs import Limits
 from service.contracts.status import JobStatus
 from service.db.artifacts import ArtifactDamaged
-from service.db.models import Run
+from service.db.models import SupervisedJob
 from service.db.session import Database
-from worker import launch
 from worker.child import Child
 from worker.claims import Claim, LeaseLost, move, wish
 from worker.ingest import Ingest
 from worker.lease import Lease
 from worker.outcome import Outcome, Stop, classify, failed, oom_kills, stuck_for, too_often_lost
-from worker.preparation import finish_earlier_attempts, make_room, prepare, spec_of
+from worker.preparation import finish_earlier_attempts, make_room
 from worker.stats import STATS
+from worker.work import Work
 
 log = structlog.get_logger()
 T = TypeVar("T")
@@ -41,33 +41,33 @@ STORAGE_TRIES = 30
 """How often, a second apart, files are offered to, or asked of, a store or disk that refuses."""
 
 
-def supervise(
-    database: Database, claim: Claim, stopping: threading.Event, program: Sequence[str] = launch.TRAIN
-) -> None:
-    """See a claimed run through to the end of this attempt. `stopping` asks to give it up for somebody else.
+def supervise(database: Database, claim: Claim, stopping: threading.Event, work: Work) -> None:
+    """See a claimed job through to the end of this attempt. `stopping` asks to give it up for somebody else.
 
-    Never raises for what a run, its child or another worker did; the run's row says how it ended.
+    Never raises for what a job, its child or another worker did; the job's row says how it ended.
     """
-    supervisor = _Supervisor(database, claim, stopping, program)
+    supervisor = _Supervisor(database, claim, stopping, work)
     try:
         with Lease(database, claim, supervisor.kill) as lease:
             supervisor.work(lease)
     except LeaseLost as lost:
-        log.warning("run.lost", run=str(claim.id), attempt=claim.attempt, detail=str(lost))
+        log.warning("job.lost", **{claim.job.KIND: str(claim.id)}, attempt=claim.attempt, detail=str(lost))
     finally:
         supervisor.kill()
 
 
 _RANK: tuple[Stop, ...] = ("cancel", "drain", "pause", "budget")
-"""Of several reasons to stop, the first decides what becomes of the run."""
+"""Of several reasons to stop, the first decides what becomes of the job."""
 
 
 class _Supervisor:
-    def __init__(self, database: Database, claim: Claim, stopping: threading.Event, program: Sequence[str]) -> None:
-        self._database, self._claim, self._stopping, self._program = database, claim, stopping, program
+    def __init__(self, database: Database, claim: Claim, stopping: threading.Event, work: Work) -> None:
+        assert issubclass(claim.job, SupervisedJob)
+        self._job: type[SupervisedJob] = claim.job
+        self._database, self._claim, self._stopping, self._work = database, claim, stopping, work
         self._settings = database.settings
-        self._runs = self._settings.data_dir.absolute() / "work" / "runs" / str(claim.id)
-        self._directory = self._runs / f"attempt-{claim.attempt}"
+        self._place = self._settings.data_dir.absolute() / "work" / claim.job.FOLDER / str(claim.id)
+        self._directory = self._place / f"attempt-{claim.attempt}"
         self._wake = threading.Event()
         self._child: Child | None = None
         self._killed = False
@@ -78,7 +78,7 @@ class _Supervisor:
         self._asked: Control | None = None
         self._patience = math.inf
         """When a child that was asked to stop is ended, by the monotonic clock."""
-        self._log = log.bind(run=str(claim.id), attempt=claim.attempt)
+        self._log = log.bind(**{claim.job.KIND: str(claim.id)}, attempt=claim.attempt)
 
     def kill(self) -> None:
         """End the child at once, and let none start: for a lost lease, and for leaving nothing behind."""
@@ -93,42 +93,42 @@ class _Supervisor:
         except LeaseLost:
             raise
         except ArtifactDamaged as error:
-            hint = "Mend the artifact store and resume the run, or clone it to begin anew or with another checkpoint."
+            hint = "Mend the artifact store and resume the job, or begin anew or with another checkpoint."
             outcome = failed("bad_checkpoint", str(error), hint)
         except _DATABASE_AWAY as error:
-            self._log.warning("run.not_recorded", error=str(error).splitlines()[0])
+            self._log.warning("job.not_recorded", error=str(error).splitlines()[0])
             outcome = Outcome(JobStatus.INTERRUPTED, lost=True)
         except OSError as error:
             hint = "Is there room, and may the worker write, in G2RPO_DATA_DIR and in the artifact store?"
             outcome = failed("storage", str(error), hint)
         except Exception as error:
-            self._log.exception("run.not_supervised")
+            self._log.exception("job.not_supervised")
             outcome = failed("internal", f"{type(error).__name__}: {error}", "The worker's log has the details.")
         self._conclude(outcome, lease)
 
     def _attempt(self, lease: Lease) -> Outcome:
         claim, database = self._claim, self._database
-        earlier = self._patiently(lambda: finish_earlier_attempts(database, claim, self._runs), lease)
+        earlier = self._patiently(lambda: finish_earlier_attempts(database, claim, self._place, self._work), lease)
         if earlier is not None:
             self._drained = True
             return earlier
-        run = self._patiently(self._row, lease)
-        if run.losses >= self._settings.max_attempts:
-            return too_often_lost(run.losses, None)
+        row = self._patiently(self._row, lease)
+        if row.losses >= self._settings.max_attempts:
+            return too_often_lost(row.losses, None)
         make_room(self._directory)
-        command = self._patiently(lambda: prepare(database, claim, run, self._directory, self._program), lease)
+        command = self._patiently(lambda: self._work.prepare(database, claim, row, self._directory), lease)
         stop, _ = self._patiently(lambda: self._wanted(False), lease)  # fetching a checkpoint may have taken a while
         if stop is not None:
             return classify(None, 0, stop=stop, out_of_memory=False, log_tail="")
-        ingest = self._patiently(lambda: Ingest(database, claim, self._directory), lease)
+        ingest = self._patiently(lambda: self._work.ingest(database, claim, self._directory), lease)
         kills = oom_kills()
         child = self._child = Child(command, self._directory / LOG_FILE, self._wake)
-        self._log.info("run.started", pid=child.pid)
+        self._log.info("job.started", pid=child.pid)
         with ThreadPoolExecutor(1, "ingest") as reader:
             try:
                 if self._killed:
                     raise LeaseLost("the lease was lost before the child was started")
-                stuck = self._watch(child, ingest, reader, lease, spec_of(run).limits, run.seconds_used)
+                stuck = self._watch(child, ingest, reader, lease, self._work.limits(row), row.seconds_used)
             finally:
                 child.end(0)
         self._patiently(ingest.drain, lease)
@@ -145,12 +145,12 @@ class _Supervisor:
             log_tail=self._log_tail,
         )
 
-    def _row(self) -> Run:
+    def _row(self) -> SupervisedJob:
         with self._database.transaction() as session:
-            return session.get_one(Run, self._claim.id)
+            return cast(SupervisedJob, session.get_one(self._claim.job, self._claim.id))
 
     def _watch(
-        self, child: Child, ingest: Ingest, reader: Executor, lease: Lease, limits: Limits, used: float
+        self, child: Child, ingest: Ingest[Any], reader: Executor, lease: Lease, limits: Limits, used: float
     ) -> float | None:
         """Until the child has exited. Seconds of silence if it was ended for that, else None.
 
@@ -166,7 +166,7 @@ class _Supervisor:
             try:
                 self._ask(child, ingest, time.monotonic() - self._claim.taken_at > budget)
             except (SQLAlchemyError, OSError) as error:
-                self._log.warning("run.not_asked", error=str(error).splitlines()[0])
+                self._log.warning("job.not_asked", error=str(error).splitlines()[0])
             with contextlib.suppress(OSError):  # a disk in trouble is told of by what needs it
                 ingest.trim_log()
             now = time.monotonic()
@@ -182,14 +182,14 @@ class _Supervisor:
             raise LeaseLost("the lease could not be renewed in time")
         return None
 
-    def _read(self, ingest: Ingest) -> None:
+    def _read(self, ingest: Ingest[Any]) -> None:
         """Bring into rows what the child has said by now. It goes on, and its files keep everything, if that fails."""
         try:
             ingest.drain()
         except LeaseLost:
             return  # the lease's own threads notice
         except (SQLAlchemyError, OSError) as error:
-            self._log.warning("run.not_recorded", error=str(error).splitlines()[0])
+            self._log.warning("job.not_recorded", error=str(error).splitlines()[0])
 
     def _wanted(self, over_budget: bool) -> tuple[Stop | None, int]:
         """Why the child is to stop by now, if it is, and the request for a checkpoint that it has not answered."""
@@ -201,7 +201,7 @@ class _Supervisor:
             wanted.add("budget")
         return next((stop for stop in _RANK if stop in wanted), None), asked.checkpoint
 
-    def _ask(self, child: Child, ingest: Ingest, over_budget: bool) -> None:
+    def _ask(self, child: Child, ingest: Ingest[Any], over_budget: bool) -> None:
         """Tell the child what is wanted of it by now, if that is something new."""
         stop, request = self._wanted(over_budget)
         if stop is None:
@@ -209,7 +209,7 @@ class _Supervisor:
                 self._tell(Control(action="checkpoint", request=request))
         elif stop != self._stop:
             self._stop = stop
-            self._log.info("run.stopping", why=stop)
+            self._log.info("job.stopping", why=stop)
             grace = self._settings.cancel_grace_seconds + 2 * ingest.step_seconds
             if stop == "drain":
                 grace = self._settings.drain_seconds
@@ -236,33 +236,35 @@ class _Supervisor:
                 tries += isinstance(error, OSError)
                 if tries >= STORAGE_TRIES:
                     raise
-                self._log.warning("run.held_up", error=str(error).splitlines()[0])
+                self._log.warning("job.held_up", error=str(error).splitlines()[0])
             if lease.lost.wait(POLL_SECONDS):
                 raise LeaseLost("the lease could not be renewed in time")
 
     def _conclude(self, outcome: Outcome, lease: Lease) -> None:
         while True:
             try:
+                if self._drained and outcome.status is not JobStatus.INTERRUPTED:
+                    self._work.conclude(self._database, self._claim)
                 if outcome.lost and (lost := self._losses() + 1) >= self._settings.max_attempts:
                     code = self._child.returncode if self._child else None
                     outcome = too_often_lost(lost, code, self._log_tail)
                 move(self._database, self._claim, outcome.status, outcome.error, lost=outcome.lost)
                 break
             except _DATABASE_AWAY as error:
-                self._log.warning("run.not_recorded", error=str(error).splitlines()[0])
+                self._log.warning("job.not_recorded", error=str(error).splitlines()[0])
             if lease.lost.wait(POLL_SECONDS):
                 raise LeaseLost("the lease could not be renewed in time")
         STATS.add(f"jobs.{outcome.status}")
-        self._log.info("run.ended", status=outcome.status, code=outcome.error["code"] if outcome.error else None)
+        self._log.info("job.ended", status=outcome.status, code=outcome.error["code"] if outcome.error else None)
         if outcome.status is not JobStatus.INTERRUPTED and self._drained:
             self._forget_files()
 
     def _losses(self) -> int:
         with self._database.transaction() as session:
-            return session.scalars(select(Run.losses).where(Run.id == self._claim.id)).one()
+            return session.scalars(select(self._job.losses).where(self._job.id == self._claim.id)).one()
 
     def _forget_files(self) -> None:
         """Everything is in rows and in the store; only the log and the events stay, for a person at the machine."""
-        for directory in self._runs.glob("attempt-*"):
-            for part in ("samples", "checkpoints"):
+        for directory in self._place.glob("attempt-*"):
+            for part in self._work.stored:
                 shutil.rmtree(directory / part, ignore_errors=True)

@@ -8,15 +8,16 @@ from typing import Any
 
 from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 
-from service.db.models import Generation, Run
+from service.db.models import Evaluation, Generation, Run
 from service.db.session import connect
 from service.settings import Settings
 from worker import devices, generation, supervisor
-from worker.celery_app import app
+from worker.celery_app import EVALUATE, TRAIN, app
 from worker.claims import claim_next
 from worker.housekeeping import Housekeeping
 from worker.logging import install as install_logging
 from worker.logging import working_on
+from worker.works import WORKS
 
 _settings = Settings()
 database = connect(_settings, idle_seconds=_settings.lease_seconds)
@@ -33,7 +34,7 @@ def wake_runs(*_: Any) -> None:
     """Take alignment runs, one after the other, until none is claimable."""
     while not stopping.is_set() and (claim := claim_next(database, Run, name, devices.count())):
         with working_on(claim):
-            supervisor.supervise(database, claim, stopping)
+            supervisor.supervise(database, claim, stopping, WORKS[TRAIN])
 
 
 @app.task(name="generations.wake")  # type: ignore[untyped-decorator]
@@ -42,6 +43,14 @@ def wake_generations(*_: Any) -> None:
     while not stopping.is_set() and (claim := claim_next(database, Generation, name)):
         with working_on(claim):
             generation.generate(database, claim, stopping)
+
+
+@app.task(name="evaluations.wake")  # type: ignore[untyped-decorator]
+def wake_evaluations(*_: Any) -> None:
+    """Take evaluations, one after the other, until none is claimable."""
+    while not stopping.is_set() and (claim := claim_next(database, Evaluation, name)):
+        with working_on(claim):
+            supervisor.supervise(database, claim, stopping, WORKS[EVALUATE])
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]

@@ -67,7 +67,7 @@ def names(session: Session) -> list[str]:
 
 def current(session: Session, name: str) -> Benchmark:
     """The benchmark that a name means. Raises NotFound."""
-    return _benchmark(_current(session, name))
+    return _current(session, name).benchmark()
 
 
 def listing(session: Session, filters: BenchmarkFilters) -> Page[BenchmarkSummary]:
@@ -91,7 +91,7 @@ def listing(session: Session, filters: BenchmarkFilters) -> Page[BenchmarkSummar
 def show(session: Session, name: str, filters: PromptFilters) -> BenchmarkView:
     """A benchmark with those of its prompts that fit. Raises NotFound, Invalid."""
     row = _current(session, name)
-    benchmark = _benchmark(row)
+    benchmark = row.benchmark()
     wanted = _dimensions(filters.dimension)
     after = -1 if filters.cursor is None else decode_cursor(filters.cursor, _INDEX)[0]
     fitting = [
@@ -167,10 +167,6 @@ def _current(session: Session, name: str) -> BenchmarkRow:
         known = ", ".join(names(session)) or "none; `g2rpo benchmarks import` brings some"
         raise NotFound(f"there is no benchmark {name[:100]!r}; there are: {known}")
     return row
-
-
-def _benchmark(row: BenchmarkRow) -> Benchmark:
-    return Benchmark.model_validate({**row.about, "prompts": row.prompts})
 
 
 def _summary(row: BenchmarkRow) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from service.db.models import Run
 from worker import supervisor, tasks
 from worker.celery_app import app
 from worker.claims import claim_next
+from worker.run_work import RunWork
 
 PROGRAM = (sys.executable, "-S", str(Path(__file__).parents[1] / "worker" / "jobs" / "scripted_child.py"))
 
@@ -27,7 +28,7 @@ __all__ = ["app"]
 def wake_runs(*_: Any) -> None:
     """Take runs until none is claimable, as `worker.tasks` does, with another program."""
     while not tasks.stopping.is_set() and (claim := claim_next(tasks.database, Run, tasks.name)):
-        supervisor.supervise(tasks.database, claim, tasks.stopping, PROGRAM)
+        supervisor.supervise(tasks.database, claim, tasks.stopping, RunWork(PROGRAM))
 
 
 tasks.wake_runs.run = wake_runs

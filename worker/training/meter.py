@@ -79,16 +79,19 @@ class Meter:
             self.training_evaluations += evaluations
 
     def count_images(self, images: int) -> None:
-        """Add decoded pictures to the run's total."""
+        """Add judged pictures to the run's total."""
         with self._lock:
             self.total_images += images
+
+    def totals(self) -> dict[str, float]:
+        """The metrics of the run's totals."""
+        return {"evaluations/total": float(self.total_evaluations), "images/total": float(self.total_images)}
 
     def take(self) -> dict[str, float]:
         """The metrics since the last call, and the run's totals."""
         values: dict[str, float] = {f"seconds/{part}": seconds for part, seconds in self._seconds.items()}
         values |= {f"evaluations/{part}": float(count) for part, count in self._evaluations.items()}
-        values["evaluations/total"] = float(self.total_evaluations)
-        values["images/total"] = float(self.total_images)
+        values |= self.totals()
         memory = {part: most for part, most in self._memory.items() if most}
         if memory:
             values |= {f"memory/{part}": float(most) for part, most in memory.items()}

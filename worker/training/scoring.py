@@ -46,13 +46,13 @@ class Scorer:
     def _batch(self, latents: Tensor, prompts: Sequence[str], names: Sequence[str], part: str, check: Check) -> Tensor:
         check()
         pictures = self.decode(latents, part)
+        self.meter.count_images(len(latents))
         with self.meter.part(f"{part}reward"):
             return torch.stack([self._score(name, pictures, prompts) for name in names])
 
     def decode(self, latents: Tensor, part: str = "") -> Tensor:
         """Pictures [n, 3, height, width] in 0..1 of a batch of latents."""
         with self.meter.part(f"{part}decode"):
-            self.meter.count_images(len(latents))
             return self.model.decode(latents, self.size)
 
     def _score(self, name: str, pictures: Tensor, prompts: Sequence[str]) -> Tensor:

@@ -121,6 +121,9 @@ class Trainer:
 
     def run(self) -> None:
         """Train to the last step. Raises Cancelled, Paused, RewardsFailed or NotFinite; what was written stays."""
+        if self.step:
+            # The newest attempt's values count, and one between may have got no further than this step's rollout.
+            self._metrics(self.meter.totals())
         self.conclude_step(resumed=self.step > 0 and self._evaluated)
         while self.step < self.spec.training.max_steps and not self._risen():
             with self.ranks.together():

@@ -8,6 +8,7 @@ from sqlalchemy import Boolean, Index, Integer, Text, UniqueConstraint, func
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+from service.contracts.benchmarks.data import Benchmark
 from service.db.base import Base, new_id
 
 
@@ -35,3 +36,7 @@ class BenchmarkRow(Base):
     prompts: Mapped[list[dict[str, Any]]] = mapped_column(JSONB, deferred=True)
     """Its prompts: a megabyte or so, which lists need not read."""
     imported_at: Mapped[datetime] = mapped_column(server_default=func.now())
+
+    def benchmark(self) -> Benchmark:
+        """The benchmark itself, with its prompts."""
+        return Benchmark.model_validate({**self.about, "prompts": self.prompts})

@@ -50,6 +50,7 @@ class Evaluation(SupervisedJob, Base):
     __tablename__ = "evaluations"
     __table_args__ = job_indexes("evaluations")
     KIND: ClassVar[JobKind] = "evaluation"
+    FOLDER = "evaluations"
     ATTEMPTS = EvaluationAttempt
     EVENTS = EvaluationEvent
     LOGS = EvaluationLogChunk

@@ -24,6 +24,7 @@ class Run(SupervisedJob, Base):
         Index("ix_runs_labels", "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
     )
     KIND: ClassVar[JobKind] = "run"
+    FOLDER = "runs"
     ATTEMPTS = Attempt
     EVENTS = RunEvent
     LOGS = LogChunk

@@ -20,7 +20,7 @@ from service.db.session import Database, connect
 from service.settings import Settings
 from worker.artifacts import fetch_checkpoint
 from worker.claims import claim_next
-from worker.ingest import Ingest
+from worker.run_ingest import RunIngest
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 FILES = {WEIGHTS: bytes(range(256)) * (BLOCK // 256 + 1), "training_state.json": b"{}"}
@@ -59,7 +59,7 @@ def saved(worker: Database, records: Any) -> Checkpoint:
     _write_checkpoint(directory / "checkpoints/20", run.spec)
     event = CheckpointSaved(time=datetime.now(UTC), step=20, directory="checkpoints/20").model_dump_json()
     (directory / EVENTS_FILE).write_text(event + "\n")
-    Ingest(worker, claim, directory).drain()
+    RunIngest(worker, claim, directory).drain()
     with worker.transaction() as session:
         return session.scalars(select(Checkpoint)).one()
 

@@ -19,6 +19,7 @@ from service.db.models import Attempt, Run, RunEvent
 from service.db.session import Database, connect
 from service.settings import Settings
 from worker.claims import Claim, claim_next
+from worker.run_work import RunWork
 from worker.supervisor import supervise
 
 PROGRAM = (sys.executable, "-S", str(Path(__file__).with_name("scripted_child.py")))
@@ -76,7 +77,9 @@ class Jobs:
 
     def supervise(self, claim: Claim, database: Database | None = None) -> threading.Thread:
         """Supervise a claimed run in a thread."""
-        thread = threading.Thread(target=supervise, args=(database or self.database, claim, self.stopping, PROGRAM))
+        thread = threading.Thread(
+            target=supervise, args=(database or self.database, claim, self.stopping, RunWork(PROGRAM))
+        )
         thread.start()
         self.threads.append(thread)
         return thread

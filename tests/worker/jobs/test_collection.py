@@ -33,6 +33,7 @@ from worker.collection import (
     find_orphans,
     forget_requests,
 )
+from worker.run_work import RunWork
 from worker.salvage import salvage, unread
 
 
@@ -160,7 +161,7 @@ class TestSalvage:
         checkpoints = [type for type, _ in jobs.events(run.id)].count("checkpoint")
 
         for _ in range(2):
-            salvage(impatient)
+            salvage(impatient, RunWork())
 
         with impatient.transaction() as session:
             assert session.scalar(select(func.count()).select_from(Metric)) == 2
@@ -168,14 +169,14 @@ class TestSalvage:
             assert session.scalar(select(func.count()).select_from(LogChunk)) == 1
         assert [type for type, _ in jobs.events(run.id)].count("checkpoint") == checkpoints + 1
         assert jobs.run(run.id).status is JobStatus.CANCELLED
-        assert list(unread(impatient)) == []
+        assert list(unread(impatient, Run)) == []
 
     def test_a_run_that_will_be_taken_again_is_left_to_its_next_supervisor(
         self, jobs: Any, impatient: Database
     ) -> None:
         jobs.perform("is-killed-once")
         self.forget(impatient)
-        salvage(impatient)
+        salvage(impatient, RunWork())
         with impatient.transaction() as session:
             assert session.scalar(select(func.count()).select_from(Metric)) == 0
 

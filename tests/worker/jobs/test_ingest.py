@@ -16,7 +16,7 @@ from service.contracts.status import JobStatus
 from service.db.models import Attempt, Checkpoint, LogChunk, Metric, RewardGroup, Run, RunEvent, Sample
 from service.db.session import Database
 from worker.claims import LeaseLost, move
-from worker.ingest import Ingest
+from worker.run_ingest import RunIngest
 
 
 def line(type: str, **values: Any) -> bytes:
@@ -61,14 +61,14 @@ class TestHeldout:
         summary = {"before": 0.5, "after": 0.75, "difference": 0.25, "interval95": [0.2, 0.3], "pairs": 8}
         append(directory, line("finished", outcome="succeeded", step=3, heldout={"clip_score": summary}))
 
-        Ingest(impatient, claim, directory).drain()
+        RunIngest(impatient, claim, directory).drain()
 
         assert jobs.run(claim.id).heldout == ({"clip_score": summary} if kept else None)
 
 
 class TestDrain:
     def test_a_line_counts_once_it_is_whole(self, impatient: Database, claim: Any, directory: Path) -> None:
-        ingest, last = Ingest(impatient, claim, directory), metrics(2)
+        ingest, last = RunIngest(impatient, claim, directory), metrics(2)
         append(directory, metrics(1) + last[:20])
         ingest.drain()
         assert count(impatient, Metric) == 1
@@ -91,7 +91,7 @@ class TestDrain:
             session.execute(text("UPDATE attempts SET events_offset = 0, log_offset = 0"))
             session.execute(text("UPDATE runs SET status = 'running', lease_owner = 'worker:1'"))
 
-        again = Ingest(impatient, claim, directory)
+        again = RunIngest(impatient, claim, directory)
         again.drain()
 
         assert again.ending is not None
@@ -99,7 +99,7 @@ class TestDrain:
 
     def test_the_place_commits_with_the_rows(self, impatient: Database, claim: Any, directory: Path) -> None:
         append(directory, metrics(1) + metrics(2))
-        Ingest(impatient, claim, directory).drain()
+        RunIngest(impatient, claim, directory).drain()
 
         with impatient.transaction() as session:
             attempt = session.get_one(Attempt, (claim.id, 1))
@@ -118,7 +118,7 @@ class TestDrain:
         killed.wait()
         assert 0 < count(impatient, Metric) < steps
 
-        Ingest(impatient, claim, directory).drain()
+        RunIngest(impatient, claim, directory).drain()
 
         assert count(impatient, Metric) == steps
         with impatient.transaction() as session:
@@ -128,7 +128,7 @@ class TestDrain:
         assert list(numbers) == list(range(1, len(numbers) + 1))
 
     def test_a_claim_that_was_lost_writes_nothing(self, impatient: Database, claim: Any, directory: Path) -> None:
-        ingest = Ingest(impatient, claim, directory)
+        ingest = RunIngest(impatient, claim, directory)
         append(directory, metrics(1))
         append(directory, b"a line of log\n", "log.txt")
         move(impatient, claim, JobStatus.INTERRUPTED)
@@ -139,7 +139,7 @@ class TestDrain:
 
     def test_values_that_are_not_finite_become_null(self, impatient: Database, claim: Any, directory: Path) -> None:
         append(directory, line("metrics", step=1, values={"loss": None}))
-        Ingest(impatient, claim, directory).drain()
+        RunIngest(impatient, claim, directory).drain()
 
         with impatient.transaction() as session:
             assert session.scalars(select(Metric.value)).all() == [None]
@@ -147,7 +147,7 @@ class TestDrain:
     def test_a_log_is_kept_to_the_byte(self, impatient: Database, claim: Any, directory: Path) -> None:
         printed = b"caf\xc3\xa9\x00\xff\n" * 100_000
         append(directory, printed, "log.txt")
-        ingest = Ingest(impatient, claim, directory)
+        ingest = RunIngest(impatient, claim, directory)
         ingest.drain()
         append(directory, b"the end", "log.txt")
         ingest.drain()
@@ -166,7 +166,7 @@ class TestDrain:
         for begin, end in ((0, 30_000), (30_000, most), (most, 120_000), (120_000, len(printed))):
             append(directory, printed[begin:end], "log.txt")
             for _ in range(2):
-                ingest = Ingest(small, claim, directory)
+                ingest = RunIngest(small, claim, directory)
                 ingest.drain()
                 ingest.trim_log()
 
@@ -180,7 +180,7 @@ class TestDrain:
     def test_many_rows_go_in_quickly_enough(self, impatient: Database, claim: Any, directory: Path) -> None:
         values = {f"metric/{number}": 0.5 for number in range(100)}
         append(directory, b"".join(line("metrics", step=step, values=values) for step in range(1000)))
-        Ingest(impatient, claim, directory).drain()
+        RunIngest(impatient, claim, directory).drain()
 
         assert count(impatient, Metric) == 100_000
 
@@ -191,10 +191,10 @@ from pathlib import Path
 from service.db.models import Run
 from service.db.session import connect
 from service.settings import Settings
-from worker import ingest
+from worker import ingest, run_ingest
 from worker.claims import Claim
 url, data, id, owner, directory = sys.argv[1:]
 ingest._BATCH_BYTES = 2000
 database = connect(Settings(database_url=url, data_dir=Path(data)))
-ingest.Ingest(database, Claim(Run, uuid.UUID(id), 1, owner, 0.0), Path(directory)).drain()
+run_ingest.RunIngest(database, Claim(Run, uuid.UUID(id), 1, owner, 0.0), Path(directory)).drain()
 """

@@ -60,7 +60,7 @@ def test_every_line_of_a_job_names_it_and_the_request_it_came_with(
     assert {"time", "level", "event"} <= set.intersection(*(set(line) for line in lines))
     assert len({line["worker"] for line in lines}) == 1
     of_the_run = [line for line in lines if line.get("run") == str(run.id)]
-    assert "run.ended" in {line["event"] for line in of_the_run}
+    assert "job.ended" in {line["event"] for line in of_the_run}
     assert {(line["attempt"], line.get("request_id")) for line in of_the_run} == {(1, "asked-1" if told else None)}
     assert any(line["event"].endswith(" ready.") for line in lines)
     [unknown] = [line for line in lines if line["event"] == "setting.unknown"]

@@ -17,6 +17,7 @@ from service.contracts.status import JobStatus
 from service.db.models import Checkpoint, LogChunk, Metric, RewardGroup, Run, Sample
 from service.db.session import Database, connect
 from worker.claims import LeaseLost, move
+from worker.run_work import RunWork
 
 
 class TestSuccess:
@@ -137,7 +138,7 @@ class TestFailure:
         from worker.supervisor import supervise
 
         id = jobs.add()
-        supervise(impatient, jobs.claim(), threading.Event(), ("/no/such/program",))
+        supervise(impatient, jobs.claim(), threading.Event(), RunWork(("/no/such/program",)))
 
         assert jobs.run(id).status is JobStatus.FAILED
 

@@ -49,6 +49,11 @@ def metrics(directory: Path, pattern: str = "") -> list[tuple[int, str, float]]:
     ]
 
 
+def newest(directory: Path) -> dict[tuple[int, str], float]:
+    """The value of each metric at each step, as it was told last."""
+    return {(step, name): value for step, name, value in metrics(directory)}
+
+
 def tensors(checkpoint: Path) -> dict[str, bytes]:
     """Every tensor of a checkpoint, weights and optimizer, as its bytes. (The files' headers have no fixed order.)"""
     return {

@@ -1,0 +1,67 @@
+"""From an evaluation's answers to its scores."""
+
+import uuid
+from collections import defaultdict
+from collections.abc import Sequence
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session, undefer
+
+from service.contracts.benchmarks.data import Benchmark
+from service.contracts.benchmarks.judging import Failure, Verdict
+from service.contracts.benchmarks.results import Answer
+from service.contracts.benchmarks.scores import Tally, scores, tally
+from service.contracts.evaluations import RewardMean
+from service.db.models import BenchmarkRow, Evaluation, EvaluationAnswer, EvaluationPicture
+from service.intervals import intervals, mean_over_prompts
+
+
+def newest(session: Session, evaluation_id: uuid.UUID) -> Sequence[EvaluationAnswer]:
+    """The newest answer on each picture, the only one that counts, in the order of the pictures' names."""
+    place = (EvaluationAnswer.index, EvaluationAnswer.image)
+    return session.scalars(
+        select(EvaluationAnswer)
+        .where(EvaluationAnswer.evaluation_id == evaluation_id)
+        .distinct(*place)
+        .order_by(*place, EvaluationAnswer.number.desc())
+    ).all()
+
+
+def benchmark_of(session: Session, row: Evaluation) -> Benchmark:
+    """The benchmark of an evaluation, with those prompts alone that are evaluated."""
+    found = session.get_one(BenchmarkRow, row.benchmark_id, options=[undefer(BenchmarkRow.prompts)]).benchmark()
+    wanted = set(row.prompts)
+    return found.model_copy(update={"prompts": tuple(one for one in found.prompts if one.index in wanted)})
+
+
+def tally_of(session: Session, row: Evaluation, benchmark: Benchmark) -> Tally:
+    """What the newest answers come to."""
+    return tally(benchmark, (_answer(one) for one in newest(session, row.id)))
+
+
+def score(session: Session, row: Evaluation) -> None:
+    """Write an evaluation's scores and mean rewards, of all that is there by now."""
+    if row.judge is not None:
+        counted = tally_of(session, row, benchmark_of(session, row))
+        row.scores = scores(counted, intervals(counted)).model_dump(mode="json")
+    found: dict[str, dict[int, list[float | None]]] = defaultdict(lambda: defaultdict(list))
+    pictures = select(EvaluationPicture.index, EvaluationPicture.rewards).order_by(
+        EvaluationPicture.index, EvaluationPicture.image
+    )
+    for index, rewards in session.execute(pictures.where(EvaluationPicture.evaluation_id == row.id)):
+        for name, value in rewards.items():
+            found[name][index].append(value)
+    row.rewards = {name: _mean(by_prompt).model_dump(mode="json") for name, by_prompt in found.items()} or None
+
+
+def _answer(row: EvaluationAnswer) -> Answer:
+    failure = Failure(row.failure) if row.failure else None
+    return Answer(row.index, row.image, Verdict(None if row.scores is None else tuple(row.scores), failure))
+
+
+def _mean(by_prompt: dict[int, list[float | None]]) -> RewardMean:
+    known = [[value for value in values if value is not None] for values in by_prompt.values()]
+    pictures = sum(map(len, known))
+    mean, interval = mean_over_prompts([values for values in known if values])
+    failures = sum(map(len, by_prompt.values())) - pictures
+    return RewardMean(mean=mean, interval95=interval, pictures=pictures, failures=failures)
