@@ -22,6 +22,7 @@ from service.comparisons.router import router as comparisons
 from service.contracts.catalog import load_catalog
 from service.curves.router import router as curves
 from service.db.session import connect
+from service.evaluations.router import router as evaluations
 from service.events.router import router as events
 from service.events.stream import Streams
 from service.generations.router import router as generations
@@ -54,7 +55,7 @@ IDLE_SECONDS = 60.0
 """An API process that hangs in a transaction, or whose machine vanished, keeps nobody waiting for longer."""
 ROUTERS = (
     *(runs, events, curves, comparisons, rewards, samples, logs),
-    *(checkpoints, generations, benchmarks, leaderboard, catalog, plans, keys, health, metrics),
+    *(checkpoints, generations, evaluations, benchmarks, leaderboard, catalog, plans, keys, health, metrics),
 )
 
 

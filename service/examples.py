@@ -6,6 +6,7 @@ RUN_ID = "01a204c3-f0ca-74ae-8fde-44fae912a6da"
 OTHER_RUN_ID = "01a204c3-f9b1-7c52-a1d7-0c9e4b7f3e58"
 _CHECKPOINT_ID = "01a204d2-11f4-7b3c-9c55-6a1c6f0e2b11"
 _GENERATION_ID = "01a204d3-5c02-7a91-b6aa-0f4be7a1c2d3"
+_EVALUATION_ID = "01a204d4-0f21-7e55-9d10-5b7c9e6a4f08"
 _SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
 _JOB: dict[str, Any] = {
@@ -196,6 +197,35 @@ GENERATION: dict[str, Any] = {
     ],
     "grid": f"/generations/{_GENERATION_ID}/grid.png",
 }
+EVALUATION_SUMMARY: dict[str, Any] = {
+    "id": _EVALUATION_ID,
+    **_JOB,
+    "name": "the base",
+    "model": "shapes-flux",
+    "checkpoint": "base",
+    "benchmark": "shapes-bench",
+    "judge": "perception",
+    "total_images": 80,
+    "overall": None,
+}
+EVALUATION: dict[str, Any] = {
+    **EVALUATION_SUMMARY,
+    "spec": {"model": "shapes-flux", "benchmark": "shapes-bench", "judge": "perception", "limit": 20, "seed": 3407},
+    "prompts": 20,
+    "benchmark_prompts": 200,
+    "data_sha256": _SHA256,
+    "content_sha256": _SHA256,
+    "template_sha256": _SHA256,
+    "definitions_sha256": _SHA256,
+    "queue_position": None,
+    "eta_seconds": 192.5,
+    "seconds_used": 0.0,
+    "pictures": 40,
+    "judged": 11,
+    "failed": 1,
+    "scores": None,
+    "rewards": {"clip_score": {"mean": 0.71, "interval95": [0.69, 0.73], "pictures": 40, "failures": 0}},
+}
 BENCHMARK_SUMMARY: dict[str, Any] = {
     "name": "unigenbench-en",
     "title": "UniGenBench++, English, short prompts",
@@ -309,6 +339,15 @@ RUN_PROGRESS: dict[str, Any] = {
     "queue_position": None,
     "metrics": {"reward/clip_score": {"step": 12, "value": 0.68}},
 }
+EVALUATION_PROGRESS: dict[str, Any] = {
+    "evaluation_id": _EVALUATION_ID,
+    "status": "running",
+    "attempt": 1,
+    "progress": _JOB["progress"],
+    "eta_seconds": 192.5,
+    "queue_position": None,
+}
+EVALUATION_END: dict[str, Any] = {"evaluation_id": _EVALUATION_ID, "status": "succeeded", "last_event": 9}
 RUN_END: dict[str, Any] = {"run_id": RUN_ID, "status": "succeeded", "last_event": 9}
 KEY: dict[str, Any] = {
     "id": "01a204d5-7777-7000-8000-000000000001",

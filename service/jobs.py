@@ -1,4 +1,4 @@
-"""What runs and generations have in common on this side: how a job is shown, its place in the queue, cancelling it."""
+"""What all jobs have in common on this side: how a job is shown, its place in the queue, cancelling it."""
 
 import uuid
 from datetime import datetime
@@ -11,10 +11,10 @@ from sqlalchemy.orm import Session
 from service.contracts.events import Progress
 from service.contracts.status import CLAIMABLE, HELD, TERMINAL, JobStatus
 from service.db.events import notify_job
-from service.db.models import Generation, Run
+from service.db.models import Evaluation, Generation, Run
 from service.errors import NotFound
 
-JobRow = TypeVar("JobRow", Run, Generation)
+JobRow = TypeVar("JobRow", bound=Run | Generation | Evaluation)
 
 
 class JobFailure(BaseModel):
@@ -40,7 +40,7 @@ class JobView(BaseModel):
     started_at: datetime | None = Field(description="When a worker first took it.")
     ended_at: datetime | None
     attempt: int = Field(description="Times it has been taken by a worker.")
-    losses: int = Field(description="Attempts lost in a row, with no checkpoint in between.")
+    losses: int = Field(description="Attempts lost in a row, with nothing saved in between.")
     worker: str | None = Field(
         validation_alias=AliasChoices("lease_owner", "worker"), description="The worker that holds it."
     )

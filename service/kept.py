@@ -14,6 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 OPERATIONS = frozenset(
     {"getCatalog", "listRuns", "getRun", "listAttempts", "getCurves", "listRewardGroups", "listSamples", "getLogs"}
     | {"listCheckpoints", "listAllCheckpoints", "getCheckpoint", "listGenerations", "getGeneration"}
+    | {"listEvaluations", "getEvaluation", "getEvaluationLogs"}
 )
 """What is answered from rows, alike to everybody who may ask."""
 _SECONDS = 1.0

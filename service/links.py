@@ -21,5 +21,10 @@ CHECKPOINT = ("getCheckpoint", "deleteCheckpoint")
 """Operations on one checkpoint."""
 GENERATION = ("getGeneration", "cancelGeneration", "getGenerationGrid")
 """Operations on one generation."""
+EVALUATION = (
+    *("getEvaluation", "cancelEvaluation", "resumeEvaluation", "deleteEvaluation"),
+    *("getEvaluationLogs", "streamEvaluationEvents"),
+)
+"""Operations on one evaluation."""
 KEY = ("getKey", "revokeKey")
 """Operations on one API key."""

@@ -112,6 +112,7 @@ class Settings(BaseSettings):
     )
     max_images: PositiveInt = Field(1024, description="Most pictures of one generation.")
     max_pixels: PositiveInt = Field(2**30, description="Most pixels of one generation, over all its pictures.")
+    max_evaluation_images: PositiveInt = Field(20_000, description="Most pictures of one evaluation.")
     max_grid_pixels: PositiveInt = Field(64_000_000, description="Largest comparison grid, pixels.")
     log_chunk_bytes: PositiveInt = Field(256 * 1024, description="Most bytes of log in one answer or row.")
     database_pool: PositiveInt = Field(12, description="Most connections a process holds to the database.")

@@ -67,7 +67,7 @@ def names(session: Session) -> list[str]:
 
 def current(session: Session, name: str) -> Benchmark:
     """The benchmark that a name means. Raises NotFound."""
-    return _current(session, name).benchmark()
+    return current_row(session, name).benchmark()
 
 
 def listing(session: Session, filters: BenchmarkFilters) -> Page[BenchmarkSummary]:
@@ -90,7 +90,7 @@ def listing(session: Session, filters: BenchmarkFilters) -> Page[BenchmarkSummar
 
 def show(session: Session, name: str, filters: PromptFilters) -> BenchmarkView:
     """A benchmark with those of its prompts that fit. Raises NotFound, Invalid."""
-    row = _current(session, name)
+    row = current_row(session, name)
     benchmark = row.benchmark()
     wanted = _dimensions(filters.dimension)
     after = -1 if filters.cursor is None else decode_cursor(filters.cursor, _INDEX)[0]
@@ -154,7 +154,8 @@ def _of_row(row: int, description: str) -> FieldError:
     return FieldError(loc=["body", row], msg=description, type="bad_row")
 
 
-def _current(session: Session, name: str) -> BenchmarkRow:
+def current_row(session: Session, name: str) -> BenchmarkRow:
+    """The row of the benchmark that a name means. Raises NotFound."""
     query = (
         select(BenchmarkRow)
         .where(BenchmarkRow.name == name)

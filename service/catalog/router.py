@@ -13,5 +13,5 @@ router = APIRouter(tags=["catalog"], route_class=ThreadRoute)
 
 @router.get("/catalog", operation_id="getCatalog", summary="What a request may name", responses=problems())
 def get_catalog(session: SessionDep, settings: SettingsDep, catalog: CatalogDep) -> CatalogView:
-    """Models, algorithms with their JSON Schema, presets resolved, rewards, prompt sets, workers and their devices."""
+    """Models, algorithms with their JSON Schema, presets resolved, rewards, prompt sets, judges, workers, devices."""
     return service.show(session, settings, catalog)

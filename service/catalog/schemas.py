@@ -49,6 +49,17 @@ class PromptSetView(BaseModel):
     description: str
 
 
+class JudgeView(BaseModel):
+    """What tells whether pictures show what a benchmark asks for."""
+
+    model_config = ConfigDict(from_attributes=True)
+
+    name: str
+    kind: str
+    description: str
+    identity: str = Field(description="What scores are labelled with.")
+
+
 class AlgorithmView(BaseModel):
     """An alignment algorithm."""
 
@@ -63,7 +74,7 @@ class WorkerView(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     name: str
-    queue: str = Field(description="`train` or `generate`.")
+    queue: str = Field(description="`train`, `generate` or `evaluate`.")
     device: str
     started_at: datetime
     heartbeat_at: datetime
@@ -79,4 +90,5 @@ class CatalogView(BaseModel):
     )
     rewards: list[RewardView]
     prompt_sets: list[PromptSetView]
+    judges: list[JudgeView]
     workers: list[WorkerView]

@@ -7,7 +7,15 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.catalog.schemas import AlgorithmView, CatalogView, ModelView, PromptSetView, RewardView, WorkerView
+from service.catalog.schemas import (
+    AlgorithmView,
+    CatalogView,
+    JudgeView,
+    ModelView,
+    PromptSetView,
+    RewardView,
+    WorkerView,
+)
 from service.contracts.algorithms import CONTRACTS
 from service.contracts.catalog import Catalog
 from service.contracts.presets import PRESETS
@@ -26,6 +34,7 @@ def show(session: Session, settings: Settings, catalog: Catalog) -> CatalogView:
         presets=_presets(),
         rewards=[RewardView.model_validate(entry) for entry in catalog.rewards],
         prompt_sets=[PromptSetView.model_validate(entry) for entry in catalog.prompt_sets],
+        judges=[JudgeView.model_validate(entry) for entry in catalog.judges],
         workers=[WorkerView.model_validate(row) for row in workers],
     )
 

@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from service.contracts.status import TERMINAL
-from service.db.models import Checkpoint, Garbage, Generation, Run
+from service.db.models import Checkpoint, Evaluation, Garbage, Generation, Run
 
 
 def use_of(session: Session, checkpoint: Checkpoint, by_its_run: bool = True) -> str | None:
@@ -24,6 +24,9 @@ def use_of(session: Session, checkpoint: Checkpoint, by_its_run: bool = True) ->
     drawing = select(Generation.id).where(drawn, Generation.status.not_in(TERMINAL)).limit(1)
     if (generation := session.scalar(drawing)) is not None:
         return f"generation {generation} draws from it"
+    judged = (Evaluation.checkpoint_id == checkpoint.id, Evaluation.status.not_in(TERMINAL))
+    if (evaluation := session.scalar(select(Evaluation.id).where(*judged).limit(1))) is not None:
+        return f"evaluation {evaluation} judges it"
     if by_its_run and checkpoint.run_id is not None and checkpoint.id == _resume_point(session, checkpoint.run_id):
         return f"run {checkpoint.run_id} goes on from it"
     return None

@@ -24,7 +24,7 @@ from service.doctor import machine
 from service.embedded import Announce, EmbeddedError, guard, lock, postgres, valkey
 from service.health import checks
 from service.health.findings import look
-from service.queue import Queue
+from service.queue import QUEUES, Queue
 from service.settings import Settings, what_is_wrong
 
 _RESTARTS, _RESTART_WINDOW = 5, 600.0
@@ -148,7 +148,7 @@ class Stack:
         self._prepare()
         self._say("starting the API and the workers")
         self._add("api", 1, signal.SIGTERM, self._start_api)
-        for queue in ("train", "generate"):
+        for queue in QUEUES:
             self._add_worker(queue)
         self._wait_until_ready()
 

@@ -31,11 +31,11 @@ class EventQuery(BaseModel):
 
 
 class RunEvent(BaseModel):
-    """Something that happened to a run: a change of state, a checkpoint, a failure. Its `type` is the event's name."""
+    """Something that happened to a run or an evaluation, such as a change of state. Its `type` is the event's name."""
 
     model_config = ConfigDict(from_attributes=True, json_schema_extra=examples.example(examples.RUN_EVENT))
 
-    id: int = Field(description="Counts up by one within a run; `Last-Event-ID` resumes after it.")
+    id: int = Field(description="Counts up by one within a job; `Last-Event-ID` resumes after it.")
     time: datetime
     attempt: int
     type: str = Field(description="Such as `status`, `started`, `checkpoint`.")
@@ -54,6 +54,29 @@ class RunProgress(BaseModel):
     eta_seconds: float | None = Field(description="Estimated seconds to the end; null until a step has been timed.")
     queue_position: int | None = Field(description="1 is taken next; null when it does not wait.")
     metrics: dict[str, LatestMetric] = Field(description="The newest value of each metric that has a new one.")
+
+
+class EvaluationProgress(BaseModel):
+    """Where an evaluation stands: `event: progress`, without an id."""
+
+    model_config = ConfigDict(json_schema_extra=examples.example(examples.EVALUATION_PROGRESS))
+
+    evaluation_id: uuid.UUID
+    status: JobStatus
+    attempt: int
+    progress: Progress | None = Field(description="What the child process last reported; its steps are pictures.")
+    eta_seconds: float | None = Field(description="Estimated seconds to the end; null until pictures were timed.")
+    queue_position: int | None = Field(description="1 is taken next; null when it does not wait.")
+
+
+class EvaluationEnd(BaseModel):
+    """The evaluation has ended and everything was sent: `event: end`, without an id. The connection closes."""
+
+    model_config = ConfigDict(json_schema_extra=examples.example(examples.EVALUATION_END))
+
+    evaluation_id: uuid.UUID
+    status: Literal[JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED]
+    last_event: int = Field(description="The id of the newest event.")
 
 
 class RunEnd(BaseModel):
@@ -80,3 +103,11 @@ class StreamedEvent(BaseModel):
     event: str = Field(description="`progress`, `end`, `error`, or the `type` of one of the run's own events.")
     id: str | None = Field(None, description="Of the run's own events: what `Last-Event-ID` resumes after.")
     data: Annotated[RunEvent | RunProgress | RunEnd | Problem, _AsText()]
+
+
+class EvaluationStreamedEvent(BaseModel):
+    """One event of the stream, by its lines."""
+
+    event: str = Field(description="`progress`, `end`, `error`, or the `type` of one of the evaluation's own events.")
+    id: str | None = Field(None, description="Of the evaluation's own events: what `Last-Event-ID` resumes after.")
+    data: Annotated[RunEvent | EvaluationProgress | EvaluationEnd | Problem, _AsText()]

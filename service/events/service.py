@@ -2,7 +2,7 @@
 
 import uuid
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, load_only
@@ -11,20 +11,19 @@ from service import jobs
 from service.contracts.events import Progress
 from service.contracts.status import TERMINAL, JobStatus
 from service.db import series
-from service.db.models import Run
-from service.db.models import RunEvent as Row
+from service.db.models import Evaluation, Run
 from service.errors import NotFound
-from service.events.schemas import RunEnd, RunEvent, RunProgress
+from service.events.schemas import EvaluationEnd, EvaluationProgress, RunEnd, RunEvent, RunProgress
 from service.runs.schemas import LatestMetric
 
 PAGE = 100
 """Events that are read, and held in memory, at once."""
-_COLUMNS = (Run.status, Run.attempt, Run.progress, Run.last_event, Run.priority, Run.created_at)
+_COLUMNS = ("status", "attempt", "progress", "last_event", "priority", "created_at")
 
 
 @dataclass(frozen=True)
 class Place:
-    """How far a stream has told its run's story."""
+    """How far a stream has told its job's story."""
 
     after: int
     """The id of the newest event that was told."""
@@ -42,40 +41,48 @@ class News:
     events: list[RunEvent]
     more: bool = False
     """Whether further events are there already."""
-    progress: RunProgress | None = None
+    progress: RunProgress | EvaluationProgress | None = None
     held_back: bool = False
-    """Whether the run's progress has changed but is not to be told yet."""
-    end: RunEnd | None = None
+    """Whether the job's progress has changed but is not to be told yet."""
+    end: RunEnd | EvaluationEnd | None = None
 
 
-def news(session: Session, run_id: uuid.UUID, place: Place, quiet: bool) -> News:
+def news(session: Session, job: type[Run] | type[Evaluation], id: uuid.UUID, place: Place, quiet: bool) -> News:
     """What has happened since `place`. `quiet` holds back mere progress. Raises NotFound."""
-    run = session.scalar(select(Run).options(load_only(*_COLUMNS)).where(Run.id == run_id))
-    if run is None:
-        raise NotFound(f"there is no run {run_id}")
+    columns = [getattr(job, name) for name in _COLUMNS]
+    found = session.scalar(select(job).options(load_only(*columns)).where(job.id == id))
+    row = cast("Run | Evaluation | None", found)
+    if row is None:
+        raise NotFound(f"there is no {job.KIND} {id}")
     # The row is read first: all events up to its `last_event` are there, and lead to the status it has.
+    told = job.EVENTS
     rows = session.scalars(
-        select(Row)
-        .where(Row.run_id == run_id, Row.id > place.after, Row.id <= run.last_event)
-        .order_by(Row.id)
+        select(told)
+        .where(told.job_id == id, told.id > place.after, told.id <= row.last_event)
+        .order_by(told.id)
         .limit(PAGE)
     ).all()
-    events = [RunEvent.model_validate(row) for row in rows]
+    events = [RunEvent.model_validate(one) for one in rows]
     place = replace(place, after=events[-1].id if events else place.after)
-    if len(rows) == PAGE and place.after < run.last_event:
+    if len(rows) == PAGE and place.after < row.last_event:
         return News(place, events, more=True)
-    position = jobs.queue_position(session, run)
-    standing = (run.status, run.attempt, run.progress, position)
+    position = jobs.queue_position(session, row)
+    standing = (row.status, row.attempt, row.progress, position)
     changed = standing != place.standing
-    if changed and quiet and place.standing is not None and place.standing[0] is run.status:
+    if changed and quiet and place.standing is not None and place.standing[0] is row.status:
         return News(place, events, held_back=True)
-    progress = None
+    progress: RunProgress | EvaluationProgress | None = None
     if changed:
-        progress = _progress(session, run, position, place)
-        place = replace(place, standing=standing, metrics={**place.metrics, **progress.metrics})
-    end = None
-    if run.status in TERMINAL:
-        end = RunEnd.model_validate({"run_id": run_id, "status": run.status, "last_event": run.last_event})
+        place = replace(place, standing=standing)
+        if isinstance(row, Run):
+            progress = _progress(session, row, position, place)
+            place = replace(place, metrics={**place.metrics, **progress.metrics})
+        else:
+            progress = EvaluationProgress(evaluation_id=id, **_standing(row, position))
+    end: RunEnd | EvaluationEnd | None = None
+    if row.status in TERMINAL:
+        ended = {f"{job.KIND}_id": id, "status": row.status, "last_event": row.last_event}
+        end = (RunEnd if isinstance(row, Run) else EvaluationEnd).model_validate(ended)
     return News(place, events, progress=progress, end=end)
 
 
@@ -83,10 +90,16 @@ def _progress(session: Session, run: Run, position: int | None, place: Place) ->
     newest = {one.name: LatestMetric(step=one.last_step, value=one.value) for one in series.latest(session, run.id)}
     return RunProgress(
         run_id=run.id,
-        status=run.status,
-        attempt=run.attempt,
-        progress=Progress.model_validate(run.progress) if run.progress else None,
-        eta_seconds=(run.progress or {}).get("eta_seconds") if run.status is JobStatus.RUNNING else None,
-        queue_position=position,
         metrics={name: metric for name, metric in newest.items() if place.metrics.get(name) != metric},
+        **_standing(run, position),
     )
+
+
+def _standing(row: Run | Evaluation, position: int | None) -> dict[str, Any]:
+    return {
+        "status": row.status,
+        "attempt": row.attempt,
+        "progress": Progress.model_validate(row.progress) if row.progress else None,
+        "eta_seconds": (row.progress or {}).get("eta_seconds") if row.status is JobStatus.RUNNING else None,
+        "queue_position": position,
+    }

@@ -1,4 +1,4 @@
-"""A run's event stream: it waits without a thread or a connection, and outlives a database that goes and comes."""
+"""A job's event stream: it waits without a thread or a connection, and outlives a database that goes and comes."""
 
 import asyncio
 import json
@@ -16,6 +16,7 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from sse_starlette.sse import SendTimeoutError
 from starlette.types import Message, Receive, Scope, Send
 
+from service.db.models import Evaluation, Run
 from service.db.session import Database
 from service.errors import UNAVAILABLE, ServiceError, TooManyStreams, problem_of
 from service.events import service
@@ -24,7 +25,7 @@ from service.waiting import JobWaiter
 
 PING_SECONDS = 15
 _LOOK_SECONDS = 15.0
-"""A stream looks at its run this often, told to or not: a notice is lost with the connection it came by."""
+"""A stream looks at its job this often, told to or not: a notice is lost with the connection it came by."""
 _PAUSE_SECONDS = 0.25
 """Least time between two looks."""
 _RETRY_SECONDS = 2.0
@@ -50,7 +51,7 @@ class Streams:
     async def look(self, whose: Hashable, place: Place, read: Callable[[], News]) -> News:
         """What `read` says, to all streams at once that ask the same for one place.
 
-        Notices wake all streams of a run together. Who asks after a look has begun may have been told of something
+        Notices wake all streams of a job together. Who asks after a look has begun may have been told of something
         newer, and has another one.
         """
         for other, look in self._asked[whose]:
@@ -74,14 +75,14 @@ class Streams:
         if self.open >= self.limit:
             raise TooManyStreams(
                 f"this process keeps {self.open} event streams open, as many as it may; try again in a while, or ask "
-                "for the run itself",
+                "for the job itself",
                 headers={"Retry-After": "5"},
             )
 
 
 @dataclass
-class RunStream:
-    """The story of one run for one client, from `place` on. `permit` raises when the client may no longer listen.
+class JobStream:
+    """The story of one job for one client, from `place` on. `permit` raises when the client may no longer listen.
 
     Clients of one `permission` may listen as long as each other.
     """
@@ -89,7 +90,8 @@ class RunStream:
     database: Database
     waiter: JobWaiter
     streams: Streams
-    run_id: uuid.UUID
+    job: type[Run] | type[Evaluation]
+    id: uuid.UUID
     place: Place
     every: float
     lifetime: float
@@ -103,23 +105,23 @@ class RunStream:
         def read() -> News:
             with self.database.sessions() as session:
                 self.permit(session)
-                return service.news(session, self.run_id, self.place, quiet)
+                return service.news(session, self.job, self.id, self.place, quiet)
 
-        return await self.streams.look((self.run_id, self.permission, quiet), self.place, read)
+        return await self.streams.look((self.id, self.permission, quiet), self.place, read)
 
     async def events(self) -> AsyncIterator[ServerSentEvent]:
-        """Everything until the run has ended, the client may no longer listen, or the stream is old."""
+        """Everything until the job has ended, the client may no longer listen, or the stream is old."""
         clock = asyncio.get_running_loop().time
         closing, told, lost = clock() + self.lifetime, -math.inf, False
         yield ServerSentEvent(retry=int(_RETRY_SECONDS * 1000))
-        with self.waiter.subscription("run", self.run_id) as changed:
+        with self.waiter.subscription(self.job.KIND, self.id) as changed:
             while clock() < closing:
                 changed.clear()
                 try:
                     news = await self.look(quiet=clock() < told + self.every)
                 except UNAVAILABLE as error:
                     if not lost:
-                        log.warning("stream_read_failed", run=str(self.run_id), error=str(error))
+                        log.warning("stream_read_failed", **{self.job.KIND: str(self.id)}, error=str(error))
                     lost = True
                     await _until(changed, min(_RETRY_SECONDS, closing - clock()))
                     continue
@@ -145,7 +147,7 @@ class RunStream:
 class EventStream(EventSourceResponse):
     """An answer that is counted, complete when the server stops, and given up when nobody reads it."""
 
-    def __init__(self, stream: RunStream) -> None:
+    def __init__(self, stream: JobStream) -> None:
         super().__init__(
             stream.events(),
             ping=PING_SECONDS,
@@ -168,7 +170,7 @@ class EventStream(EventSourceResponse):
             if not complete:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except SendTimeoutError:
-            log.info("stream_stalled", run=str(self._stream.run_id))
+            log.info("stream_stalled", **{self._stream.job.KIND: str(self._stream.id)})
         finally:
             self._stream.streams.open -= 1
 

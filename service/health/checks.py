@@ -11,7 +11,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.db.models import Worker
 from service.db.session import Database
 from service.health.findings import Doubtful, Unknown, Wrong
-from service.queue import Queue
+from service.queue import QUEUES, Queue
 
 _OLDEST_SERVER = 150_000
 """PostgreSQL 15, as `server_version_num` says it."""
@@ -100,7 +100,7 @@ def workers(database: Database) -> str:
             rows = connection.execute(
                 select(Worker.queue, func.count()).where(Worker.heartbeat_at > lately).group_by(Worker.queue)
             )
-            present = dict.fromkeys(("train", "generate"), 0) | dict(rows.tuples().all())
+            present = dict.fromkeys(QUEUES, 0) | dict(rows.tuples().all())
         except SQLAlchemyError as error:
             raise Unknown("the schema is not right") from error
     found = ", ".join(f"{number} for {queue}" for queue, number in present.items())

@@ -7,24 +7,25 @@ from sqlalchemy import ColumnElement, func, select
 from sqlalchemy.orm import Session
 
 from service import jobs
-from service.db.models import LogChunk, Run
+from service.db.models import Evaluation, Run, SupervisedJob
 from service.logs.schemas import LogPart, LogQuery
 
 
-def read(session: Session, run_id: uuid.UUID, query: LogQuery, most: int) -> LogPart:
+def read(session: Session, job: type[Run] | type[Evaluation], id: uuid.UUID, query: LogQuery, most: int) -> LogPart:
     """The log of one attempt from `offset` on, at most `most` bytes. Raises NotFound."""
-    jobs.find(session, Run, run_id)
-    attempts = select(LogChunk.attempt).where(LogChunk.run_id == run_id)
-    attempt = query.attempt or session.scalar(attempts.order_by(LogChunk.attempt.desc()).limit(1))
+    jobs.find(session, job, id)
+    logs = job.LOGS
+    attempts = select(logs.attempt).where(logs.job_id == id)
+    attempt = query.attempt or session.scalar(attempts.order_by(logs.attempt.desc()).limit(1))
     if attempt is None:
         return LogPart(attempt=None, offset=0, next_offset=0, size=0, next_attempt=None, text="")
-    of_attempt = (LogChunk.run_id == run_id, LogChunk.attempt == attempt)
+    of_attempt = (logs.job_id == id, logs.attempt == attempt)
     # Asked for first: when there is a next attempt, this one's log is complete, and so is the size read after it.
-    later = session.scalar(attempts.where(LogChunk.attempt > attempt).order_by(LogChunk.attempt).limit(1))
-    end = select(LogChunk.offset + func.length(LogChunk.data)).where(*of_attempt)
-    size = session.scalar(end.order_by(LogChunk.offset.desc()).limit(1)) or 0
+    later = session.scalar(attempts.where(logs.attempt > attempt).order_by(logs.attempt).limit(1))
+    end = select(logs.offset + func.length(logs.data)).where(*of_attempt)
+    size = session.scalar(end.order_by(logs.offset.desc()).limit(1)) or 0
     begin = min(query.offset, size)
-    data = _bytes(session, of_attempt, begin, min(query.limit or most, most))
+    data = _bytes(session, job, of_attempt, begin, min(query.limit or most, most))
     if begin + len(data) < size:
         data = data[: _whole_characters(data)]
     text = data.decode("utf-8", errors="replace")
@@ -32,12 +33,13 @@ def read(session: Session, run_id: uuid.UUID, query: LogQuery, most: int) -> Log
     return LogPart(attempt=attempt, offset=begin, next_offset=next_offset, size=size, next_attempt=later, text=text)
 
 
-def _bytes(session: Session, of_attempt: Sequence[ColumnElement[bool]], begin: int, wanted: int) -> bytes:
-    first = select(func.max(LogChunk.offset)).where(*of_attempt, LogChunk.offset <= begin).scalar_subquery()
+def _bytes(
+    session: Session, job: type[SupervisedJob], of_attempt: Sequence[ColumnElement[bool]], begin: int, wanted: int
+) -> bytes:
+    logs = job.LOGS
+    first = select(func.max(logs.offset)).where(*of_attempt, logs.offset <= begin).scalar_subquery()
     chunks = session.scalars(
-        select(LogChunk)
-        .where(*of_attempt, LogChunk.offset >= first, LogChunk.offset < begin + wanted)
-        .order_by(LogChunk.offset)
+        select(logs).where(*of_attempt, logs.offset >= first, logs.offset < begin + wanted).order_by(logs.offset)
     ).all()
     if not chunks:
         return b""

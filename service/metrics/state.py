@@ -12,14 +12,14 @@ from sqlalchemy import ColumnElement, Connection, Float, func, select, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.contracts.status import CLAIMABLE, HELD, JobStatus
-from service.db.models import Attempt, Checkpoint, Generation, Run, Worker
+from service.db.models import Attempt, Checkpoint, Evaluation, Generation, Run, Worker
 from service.db.session import Database
 from service.metrics import workers
+from service.queue import QUEUES
 
 log = structlog.get_logger()
 
 _TIMEOUT_MILLISECONDS = 2000
-_QUEUES = ("train", "generate")
 
 
 class ServiceState(Collector):
@@ -52,7 +52,7 @@ class ServiceState(Collector):
         rows = connection.execute(select(Worker.name, Worker.queue, Worker.stats, _age(Worker.heartbeat_at))).all()
         present = [row for row in rows if row.age < self._database.settings.worker_timeout_seconds]
         count = GaugeMetricFamily("g2rpo_workers", "Workers heard of lately, by queue.", labels=["queue"])
-        for queue in _QUEUES:
+        for queue in QUEUES:
             count.add_metric([queue], sum(row.queue == queue for row in present))
         yield count
         age = GaugeMetricFamily(
@@ -75,7 +75,7 @@ def _jobs(connection: Connection) -> Iterator[Metric]:
     stale = GaugeMetricFamily(
         "g2rpo_stale_leases", "Jobs whose lease has run out, and which no worker has taken back yet.", labels=["kind"]
     )
-    for job in (Run, Generation):
+    for job in (Run, Generation, Evaluation):
         counts = dict.fromkeys(JobStatus, 0)
         counts |= connection.execute(select(job.status, func.count()).group_by(job.status)).tuples().all()
         for status, count in counts.items():

@@ -16,7 +16,13 @@ from service.settings import Settings, unknown_variables
 
 ROOT = Path(__file__).parents[2]
 FILES = ["docker-compose.yml", "docker/compose.gpu.yml", "docker/Dockerfile.service", "docker/Dockerfile.worker"]
-OURS = {"migrate": "service", "api": "service", "worker-train": "worker", "worker-generate": "worker"}
+OURS = {
+    "migrate": "service",
+    "api": "service",
+    "worker-train": "worker",
+    "worker-generate": "worker",
+    "worker-evaluate": "worker",
+}
 """Services on our images, and which."""
 ONE_SHOT = {"migrate"}
 
@@ -74,7 +80,7 @@ class TestServices:
             assert "/tmp" in targets or any(place.startswith("/tmp") for place in service["tmpfs"])
 
     def test_a_worker_may_finish_draining(self, compose: dict[str, Any]) -> None:
-        for name in ("worker-train", "worker-generate"):
+        for name in ("worker-train", "worker-generate", "worker-evaluate"):
             assert seconds(compose["services"][name]["stop_grace_period"]) >= Settings().drain_seconds + 60
             assert compose["services"][name]["shm_size"] == "2gb"
 
@@ -83,9 +89,9 @@ class TestServices:
         assert published == {"api": ["${API_LISTEN:-127.0.0.1:8000}:8000"]}
 
     def test_workers_listen_to_the_queues_of_the_code(self, compose: dict[str, Any]) -> None:
-        from worker.celery_app import GENERATE, TRAIN
+        from worker.celery_app import EVALUATE, GENERATE, TRAIN
 
-        for queue in (TRAIN, GENERATE):
+        for queue in (TRAIN, GENERATE, EVALUATE):
             command = compose["services"][f"worker-{queue}"]["command"]
             assert command == ["--queues", queue, "--hostname", f"{queue}@%h"]
 

@@ -96,7 +96,7 @@ def test_ctrl_c_stops_everything_and_the_next_up_goes_on(
     with Client(first.url) as client:
         run = client.create_run({"name": "kept", "model": "shapes-flux"})
         client.cancel(run.id)
-        eventually(lambda: {worker.queue for worker in client.catalog().workers} == {"train", "generate"})
+        eventually(lambda: {worker.queue for worker in client.catalog().workers} == {"train", "generate", "evaluate"})
     everything = first.descendants()
     assert len(everything) > 5
 

@@ -22,6 +22,7 @@ from service.doctor.examination import examine
 from service.embedded import lock, postgres, valkey
 from service.errors import ReadinessCheck
 from service.health.findings import look
+from service.queue import QUEUES
 from tests.service.conftest import Records
 
 Checks = dict[str, ReadinessCheck]
@@ -57,7 +58,7 @@ class TestCommand:
     @pytest.fixture
     def healthy(self, environment: pytest.MonkeyPatch, database: Database) -> None:
         with database.transaction() as session:
-            for queue in ("train", "generate"):
+            for queue in QUEUES:
                 session.add(Worker(name=queue, queue=queue, device="cpu", stats={"data_free_bytes": 2**40}))
 
     def test_where_all_is_well_it_says_so_and_ends_with_0(self, healthy: None, tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from service.queue import Queue, Task
 from service.settings import Settings
 
 
-@pytest.mark.parametrize(("task", "queue"), [("runs.wake", "train"), ("generations.wake", "generate")])
+@pytest.mark.parametrize(
+    ("task", "queue"), [("runs.wake", "train"), ("generations.wake", "generate"), ("evaluations.wake", "evaluate")]
+)
 def test_a_wake_up_lands_in_the_queue_of_its_workers(settings: Settings, task: Task, queue: str) -> None:
     job = uuid.uuid4()
     with Connection(settings.broker_url) as connection:

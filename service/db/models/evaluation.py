@@ -6,9 +6,10 @@ from typing import Any, ClassVar
 
 from sqlalchemy import BigInteger, Double, ForeignKey, Integer, Text, func
 from sqlalchemy.dialects.postgresql import JSONB
-from sqlalchemy.orm import Mapped, mapped_column, synonym
+from sqlalchemy.orm import Mapped, mapped_column, relationship, synonym
 
 from service.db.base import Base
+from service.db.models.benchmark import BenchmarkRow
 from service.db.models.job import JobKind, job_indexes
 from service.db.models.supervised import AttemptColumns, EventColumns, LogColumns, SupervisedJob
 
@@ -67,6 +68,7 @@ class Evaluation(SupervisedJob, Base):
     )
     """Null: the base model, or a checkpoint whose run was deleted; the spec says which."""
     benchmark_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("benchmarks.id"), index=True)
+    benchmark: Mapped[BenchmarkRow] = relationship(lazy="raise")
     judge: Mapped[dict[str, Any] | None]
     """The `JudgeEntry` as it was when the evaluation was accepted, as JSON; null: nobody judges."""
     prompts: Mapped[list[int]] = mapped_column(JSONB)

@@ -1,0 +1,264 @@
+"""The rules of evaluations."""
+
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+from sqlalchemy import delete as delete_rows
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session, contains_eager, joinedload
+
+from service import jobs
+from service.benchmarks import service as benchmarks
+from service.contracts.benchmarks.data import JudgeWords
+from service.contracts.benchmarks.scores import Scores
+from service.contracts.catalog import Catalog, JudgeEntry
+from service.contracts.evaluations import EvaluationSpec, RewardMean
+from service.contracts.runs import SPEC_VERSION
+from service.contracts.status import TERMINAL, JobStatus
+from service.db import events, retention
+from service.db.base import new_id
+from service.db.models import BenchmarkRow, Evaluation, EvaluationAnswer, EvaluationPicture
+from service.errors import FieldError, Invalid, NotFound, WrongState
+from service.evaluations.schemas import EvaluationFilters, EvaluationSummary, EvaluationView
+from service.idempotency import Once
+from service.keys.caller import Caller
+from service.keys.limits import check_open_jobs
+from service.naming import check_checkpoint, check_size, find_model, unknown
+from service.pages import Page, paged
+from service.queue import Queue
+from service.settings import Settings
+
+SHAPES_BENCH = "shapes-bench"
+"""The benchmark whose pictures perception can read."""
+
+
+def create(
+    session: Session,
+    settings: Settings,
+    catalog: Catalog,
+    queue: Queue,
+    spec: EvaluationSpec,
+    requested: dict[str, Any],
+    caller: Caller,
+    once: Once,
+) -> EvaluationView:
+    """Accept an evaluation: check its names and size, commit the row, wake a worker.
+
+    Raises Invalid, TooManyOpenJobs, IdempotencyMismatch.
+    """
+    id = new_id()
+    if (known := once.claim(session, id)) is not None:
+        return show(session, known)
+    benchmark, judge = _benchmark(session, spec), _judge(catalog, spec)
+    resolved = _resolved(session, settings, catalog, spec)
+    prompts = _spread([prompt["index"] for prompt in benchmark.prompts], spec.limit)
+    _check_amount(settings, resolved, len(prompts))
+    check_open_jobs(session, settings, caller.id)
+    row = Evaluation(
+        id=id,
+        name=spec.name,
+        requested=requested,
+        spec=resolved.model_dump(mode="json"),
+        spec_version=SPEC_VERSION,
+        model=spec.model,
+        checkpoint_id=None if spec.checkpoint == "base" else spec.checkpoint,
+        benchmark_id=benchmark.id,
+        judge=None if judge is None else judge.model_dump(mode="json"),
+        prompts=prompts,
+        total_images=len(prompts) * spec.num_images,
+        created_by=caller.id,
+    )
+    session.add(row)
+    session.flush()
+    _record(session, row)
+    session.commit()
+    queue.send("evaluations.wake", id)
+    return show(session, id)
+
+
+def listing(session: Session, filters: EvaluationFilters) -> Page[EvaluationSummary]:
+    """The evaluations that match, newest first."""
+    query = select(Evaluation).join(Evaluation.benchmark).options(contains_eager(Evaluation.benchmark))
+    if filters.status:
+        query = query.where(Evaluation.status.in_(filters.status))
+    if filters.model is not None:
+        query = query.where(Evaluation.model == filters.model)
+    if filters.checkpoint is not None:
+        query = query.where(Evaluation.spec["checkpoint"].as_string() == str(filters.checkpoint))
+    if filters.benchmark is not None:
+        query = query.where(BenchmarkRow.name == filters.benchmark)
+    if filters.created_after is not None:
+        query = query.where(Evaluation.created_at >= filters.created_after)
+    if filters.created_before is not None:
+        query = query.where(Evaluation.created_at < filters.created_before)
+    return paged(session, query, (Evaluation.id,), filters, lambda row: EvaluationSummary(**_summary(row)))
+
+
+def show(session: Session, id: uuid.UUID) -> EvaluationView:
+    """An evaluation in full. Raises NotFound."""
+    row = find(session, id)
+    pictures = session.scalar(
+        select(func.count()).select_from(EvaluationPicture).where(EvaluationPicture.evaluation_id == id)
+    )
+    place = (EvaluationAnswer.index, EvaluationAnswer.image)
+    newest = (
+        select(EvaluationAnswer.scores.is_not(None).label("readable"))
+        .where(EvaluationAnswer.evaluation_id == id)
+        .distinct(*place)
+        .order_by(*place, EvaluationAnswer.number.desc())
+        .subquery()
+    )
+    counts = select(func.count().filter(newest.c.readable), func.count().filter(~newest.c.readable)).select_from(newest)
+    judged, failed = session.execute(counts).one()
+    words = JudgeWords.model_validate(row.benchmark.about["judge"])
+    return EvaluationView(
+        **_summary(row),
+        spec=row.spec,
+        prompts=len(row.prompts),
+        benchmark_prompts=row.benchmark.prompt_count,
+        data_sha256=row.benchmark.data_sha256,
+        content_sha256=row.benchmark.content_sha256,
+        template_sha256=words.template_sha256,
+        definitions_sha256=words.definitions_sha256,
+        queue_position=jobs.queue_position(session, row),
+        eta_seconds=(row.progress or {}).get("eta_seconds") if row.status is JobStatus.RUNNING else None,
+        seconds_used=row.seconds_used,
+        pictures=pictures or 0,
+        judged=judged,
+        failed=failed,
+        scores=None if row.scores is None else Scores.model_validate(row.scores),
+        rewards={name: RewardMean.model_validate(one) for name, one in (row.rewards or {}).items()},
+    )
+
+
+def find(session: Session, id: uuid.UUID) -> Evaluation:
+    """The evaluation of that id, with its benchmark but for the prompts. Raises NotFound."""
+    row = session.get(Evaluation, id, options=[joinedload(Evaluation.benchmark)])
+    if row is None:
+        raise NotFound(f"there is no evaluation {id}")
+    return row
+
+
+def cancel(session: Session, id: uuid.UUID, once: Once) -> None:
+    """Ask for an evaluation's end; asking again changes nothing. Raises NotFound."""
+    if once.claim(session, id) is None:
+        row, changed = jobs.cancel(session, Evaluation, id)
+        if changed:
+            _record(session, row)
+    session.commit()
+
+
+def resume(session: Session, settings: Settings, queue: Queue, id: uuid.UUID, once: Once) -> None:
+    """Queue an ended evaluation again: what is missing is drawn, and what has no readable answer is asked again.
+
+    Raises NotFound, WrongState, TooManyOpenJobs.
+    """
+    if once.claim(session, id) is not None:
+        session.commit()
+        return
+    row = jobs.find(session, Evaluation, id, lock=True)
+    if row.status not in TERMINAL:
+        raise WrongState(f"evaluation {id} is {row.status}: only one that has ended can be resumed")
+    shown = show(session, id)
+    if row.status is JobStatus.SUCCEEDED and not shown.failed:
+        detail = f"evaluation {id} has drawn and judged all its {row.total_images} pictures"
+        raise WrongState(f"{detail}; POST /evaluations begins another one", code="nothing_left")
+    if row.checkpoint_id is None and row.spec["checkpoint"] != "base":
+        raise WrongState(f"the checkpoint {row.spec['checkpoint']} of evaluation {id} was deleted", code="deleted")
+    if row.checkpoint_id is not None:
+        errors = check_checkpoint(session, row.checkpoint_id, row.model, ("body", "checkpoint"))[1]
+        if errors:
+            raise WrongState(errors[0].msg, code="deleted")
+    check_open_jobs(session, settings, row.created_by)
+    row.move_to(JobStatus.QUEUED)
+    row.error, row.cancel_requested_at = None, None
+    row.losses, row.seconds_used, row.resumed_attempt = 0, 0.0, row.attempt
+    _record(session, row)
+    session.commit()
+    queue.send("evaluations.wake", id)
+
+
+def delete(session: Session, id: uuid.UUID) -> None:
+    """Delete an ended evaluation with its pictures, answers and scores. Raises NotFound, WrongState."""
+    row = jobs.find(session, Evaluation, id, lock=True)
+    if row.status not in TERMINAL:
+        raise WrongState(f"evaluation {id} is {row.status}; cancel it and wait for its end before deleting it")
+    retention.discard(session, [f"{Evaluation.FOLDER}/{id}"])
+    session.execute(delete_rows(Evaluation).where(Evaluation.id == id))
+    events.notify_job(session, Evaluation.KIND, id)
+    session.commit()
+
+
+def _summary(row: Evaluation) -> dict[str, Any]:
+    judge = None if row.judge is None else JudgeEntry.model_validate(row.judge).identity
+    return jobs.JobView.model_validate(row).model_dump() | {
+        "name": row.name,
+        "model": row.model,
+        "checkpoint": row.spec["checkpoint"],
+        "benchmark": row.benchmark.name,
+        "judge": judge,
+        "total_images": row.total_images,
+        "overall": (row.scores or {}).get("overall"),
+    }
+
+
+def _benchmark(session: Session, spec: EvaluationSpec) -> BenchmarkRow:
+    try:
+        return benchmarks.current_row(session, spec.benchmark)
+    except NotFound as error:
+        raise Invalid([FieldError(loc=["body", "benchmark"], msg=str(error), type="unknown_name")]) from error
+
+
+def _judge(catalog: Catalog, spec: EvaluationSpec) -> JudgeEntry | None:
+    if spec.judge is None:
+        return None
+    if errors := list(unknown(catalog.judge, spec.judge, ("body", "judge"))):
+        raise Invalid(errors)
+    judge = catalog.judge(spec.judge)
+    if judge.kind == "perception" and spec.benchmark != SHAPES_BENCH:
+        others = ", ".join(entry.name for entry in catalog.judges if entry.kind != "perception") or "none"
+        msg = f"{judge.name} reads the pictures of {SHAPES_BENCH} alone; other judges of the catalog: {others}"
+        raise Invalid([FieldError(loc=["body", "judge"], msg=msg, type="judge_not_possible")])
+    return judge
+
+
+def _resolved(session: Session, settings: Settings, catalog: Catalog, spec: EvaluationSpec) -> EvaluationSpec:
+    """The spec with the model's own numbers in place of what was not said. Raises Invalid."""
+    model = find_model(catalog, spec.model)
+    if model is None:
+        raise Invalid(list(unknown(catalog.model, spec.model, ("body", "model"))))
+    own = {name: getattr(model, name) for name in ("steps", "guidance", "width", "height")}
+    resolved = spec.model_copy(update={name: own[name] for name in own if getattr(spec, name) is None})
+    assert resolved.width is not None and resolved.height is not None
+    errors = list(check_size(model, resolved.width, resolved.height, ("body",)))
+    for place, name in enumerate(spec.rewards):
+        errors += unknown(catalog.reward, name, ("body", "rewards", place))
+    if spec.checkpoint != "base":
+        errors += check_checkpoint(session, spec.checkpoint, spec.model, ("body", "checkpoint"))[1]
+    if errors:
+        raise Invalid(errors)
+    return resolved
+
+
+def _check_amount(settings: Settings, spec: EvaluationSpec, prompts: int) -> None:
+    if (errors := list(_too_much(settings, prompts * spec.num_images))) != []:
+        raise Invalid(errors)
+
+
+def _too_much(settings: Settings, images: int) -> Iterator[FieldError]:
+    if images > settings.max_evaluation_images:
+        msg = f"{images} pictures (prompts x num_images); allowed are {settings.max_evaluation_images}"
+        yield FieldError(loc=["body", "num_images"], msg=msg, type="too_many_images")
+
+
+def _spread(indices: list[int], limit: int | None) -> list[int]:
+    """`limit` of the prompts' numbers, evenly spread over the benchmark's order."""
+    if limit is None or limit >= len(indices):
+        return indices
+    return [indices[place * len(indices) // limit] for place in range(limit)]
+
+
+def _record(session: Session, row: Evaluation) -> None:
+    events.record(session, Evaluation, row.id, row.attempt, "status", {"status": row.status.value})
+    events.notify_job(session, Evaluation.KIND, row.id)
