@@ -267,7 +267,8 @@ class TestJobs:
     def test_a_worker_without_room(self, database: Database, tmp_path: Path) -> None:
         with database.transaction() as session:
             session.add(Worker(name="a:1", queue="train", device="cpu", stats={"data_free_bytes": 5 * 2**20}))
-            session.add(Worker(name="b:1", queue="generate", device="cpu"))
+            for queue in ("generate", "evaluate"):
+                session.add(Worker(name=f"{queue}:1", queue=queue, device="cpu"))
         check = found(tmp_path)["workers"]
         assert "disk nearly full: worker a:1 has 5 MiB left" in check.detail
         assert "G2RPO_DATA_DIR" in check.hint

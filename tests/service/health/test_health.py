@@ -101,11 +101,17 @@ def test_without_workers_it_is_ready_and_says_who_is_missing(client: TestClient,
     assert "--queues train" in missing["hint"] and "--queues generate" in missing["hint"]
     with database.transaction() as session:
         session.add(Worker(name="a", queue="train", device="cpu"))
+        session.add(Worker(name="c", queue="evaluate", device="cpu"))
         session.add(Worker(name="b", queue="generate", device="cpu", heartbeat_at=func.now() - timedelta(hours=1)))
     assert "--queues train" not in workers()["hint"]
     with database.transaction() as session:
         session.execute(update(Worker).values(heartbeat_at=func.now()))
-    assert workers() == {"name": "workers", "ok": True, "detail": "1 for train, 1 for generate", "hint": ""}
+    assert workers() == {
+        "name": "workers",
+        "ok": True,
+        "detail": "1 for train, 1 for generate, 1 for evaluate",
+        "hint": "",
+    }
 
 
 def test_an_old_schema_is_named(settings: Settings, empty_database_url: str, tmp_path: Path) -> None:
