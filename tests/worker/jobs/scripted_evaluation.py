@@ -1,0 +1,94 @@
+"""An evaluating child in place of the engine: it speaks the same protocol, and behaves as the evaluation's name says.
+
+Standard library only, so that it starts at once. The judge finds every test point met but the first of prompt 0.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+
+parser = argparse.ArgumentParser()
+parser.add_argument("job", type=Path)
+parser.add_argument("--out", type=Path, required=True)
+parser.add_argument("--checkpoint", type=Path)
+options = parser.parse_args()
+out: Path = options.out
+job = json.loads(options.job.read_text())
+spec, behaviour = job["spec"], job["spec"]["name"]
+attempt = int(out.name.removeprefix("attempt-"))
+done = {(one["index"], one["image"]) for one in job["done"]}
+drawn = {(one["index"], one["image"]): one["asked"] for one in job["drawn"]}
+total = len(job["benchmark"]["prompts"]) * spec["num_images"]
+
+
+def end_with_parent() -> None:
+    os.read(int(os.environ["G2RPO_PARENT_FD"]), 1)
+    os._exit(1)
+
+
+def say(type: str, **values: object) -> None:
+    event = {"type": type, "time": datetime.now(UTC).isoformat(), **values}
+    with (out / "events.jsonl").open("ab") as file:
+        file.write(json.dumps(event).encode() + b"\n")
+
+
+def draw(index: int, image: int) -> None:
+    data = f"picture {image} of prompt {index}".encode()
+    (out / "pictures" / f"{index}_{image}.png").write_bytes(data)
+    sha256 = hashlib.sha256(b"other" if behaviour == "spoils" else data).hexdigest()
+    rewards = dict.fromkeys(spec["rewards"], index / 10)
+    values = {"seed": spec["seed"] + image, "rewards": rewards, "sha256": sha256, "size": len(data)}
+    say("picture", index=index, image=image, **values)
+
+
+def answer(index: int, image: int, points: int, asked: int) -> None:
+    seen = (out / "pictures" / f"{index}_{image}.png").read_text()
+    assert seen == f"picture {image} of prompt {index}"
+    number, unread = asked + 1, behaviour == "mumbles" and attempt == 1 and image == 1
+    scores = None if unread else [int(index > 0 or place > 0) for place in range(points)]
+    text = "hm\x00" if unread else f"<score>{scores}</score>"
+    failure = "no_scores" if unread else None
+    said = {"text": text, "scores": scores, "failure": failure, "seconds": 0.25}
+    say("answer", index=index, image=image, number=number, **said)
+
+
+def asked_to(action: str) -> bool:
+    with contextlib.suppress(FileNotFoundError):
+        return bool(json.loads((out / "control.json").read_text())["action"] == action)
+    return False
+
+
+threading.Thread(target=end_with_parent, daemon=True).start()
+print("the child began", flush=True)
+say("started", provenance={"device": "scripted", "done": sorted(done), "drawn": sorted(drawn)}, resumed_at=len(done))
+finished = len(done)
+for prompt in job["benchmark"]["prompts"]:
+    for image in range(spec["num_images"]):
+        name = (prompt["index"], image)
+        if name in done:
+            continue
+        if name not in drawn:
+            draw(*name)
+        if behaviour == "is-killed-once" and attempt == 1 and finished == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if behaviour == "judge-goes" and attempt == 1 and finished == 3:
+            say("failed", code="judge_failed", detail="judge j is away", hint="Resume it once the judge answers.")
+            sys.exit(1)
+        if job["judge"] is not None:
+            answer(*name, len(prompt["points"]), drawn.get(name, 0))
+        finished += 1
+        say("progress", step=finished, max_steps=total, phase="evaluation", eta_seconds=1.5)
+        while behaviour == "waits" and not asked_to("cancel"):
+            time.sleep(0.01)
+        if asked_to("cancel"):
+            say("finished", outcome="cancelled", step=finished)
+            sys.exit(0)
+say("finished", outcome="succeeded", step=finished)

@@ -1,0 +1,206 @@
+"""Evaluations under supervision: what the child says becomes rows and scores, and nothing is judged twice."""
+
+import sys
+import threading
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from service.benchmarks.service import store
+from service.contracts.benchmarks.scores import Scores
+from service.contracts.catalog import JudgeEntry
+from service.contracts.evaluations import EvaluationSpec
+from service.contracts.status import JobStatus
+from service.db.models import (
+    BenchmarkRow,
+    Evaluation,
+    EvaluationAnswer,
+    EvaluationAttempt,
+    EvaluationEvent,
+    EvaluationLogChunk,
+    EvaluationPicture,
+)
+from service.db.session import Database
+from tests.service.unigenbench import EN, benchmark
+from worker.claims import Claim, claim_next
+from worker.evaluation_ingest import EvaluationIngest
+from worker.evaluation_work import EvaluationWork
+from worker.supervisor import supervise
+
+PROGRAM = (sys.executable, "-S", str(Path(__file__).with_name("scripted_evaluation.py")))
+JUDGE = JudgeEntry(name="j", kind="openai", url="http://127.0.0.1:1/v1", model="seer")
+
+
+class Evaluations:
+    """Evaluations of the first three prompts, and their supervision in this thread."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        with database.transaction() as session:
+            store(session, benchmark())
+
+    def add(self, name: str = "finishes", judge: JudgeEntry | None = JUDGE, **changes: Any) -> uuid.UUID:
+        """A queued evaluation whose child will behave as `name` says: two pictures for each of three prompts."""
+        spec = EvaluationSpec(name=name, benchmark=EN.name, rewards=("clip_score",), num_images=2, **changes)
+        with self.database.transaction() as session:
+            benchmark_id = session.scalars(select(BenchmarkRow.id)).one()
+            row = Evaluation(
+                name=name,
+                requested={},
+                spec=spec.model_dump(mode="json"),
+                spec_version=1,
+                model=spec.model,
+                benchmark_id=benchmark_id,
+                judge=None if judge is None else judge.model_dump(mode="json"),
+                prompts=[0, 1, 2],
+                total_images=6,
+            )
+            session.add(row)
+        return row.id
+
+    def claim(self) -> Claim:
+        """The next one, claimed."""
+        claim = claim_next(self.database, Evaluation, "worker:1")
+        assert claim is not None
+        return claim
+
+    def perform(self) -> Evaluation:
+        """See one attempt at the next one through, and return its row."""
+        claim = self.claim()
+        supervise(self.database, claim, threading.Event(), EvaluationWork(PROGRAM))
+        return self.row(claim.id)
+
+    def row(self, id: uuid.UUID) -> Evaluation:
+        with self.database.transaction() as session:
+            return session.get_one(Evaluation, id)
+
+    def queue_again(self, id: uuid.UUID) -> None:
+        with self.database.transaction() as session:
+            row = session.get_one(Evaluation, id)
+            row.move_to(JobStatus.QUEUED)
+            row.resumed_attempt, row.error = row.attempt, None
+
+    def rows(self, table: type[Any], id: uuid.UUID) -> list[Any]:
+        with self.database.transaction() as session:
+            return list(
+                session.scalars(select(table).where(table.evaluation_id == id).order_by(*table.__mapper__.primary_key))
+            )
+
+    def asked(self, id: uuid.UUID) -> list[tuple[int, int, int]]:
+        """Which pictures the judge answered on, and for which time."""
+        return [(one.index, one.image, one.number) for one in self.rows(EvaluationAnswer, id)]
+
+
+ALL = [(index, image, 1) for index in range(3) for image in range(2)]
+
+
+@pytest.fixture
+def evaluations(impatient: Database) -> Evaluations:
+    return Evaluations(impatient)
+
+
+def test_what_the_child_says_becomes_rows_and_scores(evaluations: Evaluations) -> None:
+    id = evaluations.add()
+    row = evaluations.perform()
+
+    assert row.status is JobStatus.SUCCEEDED and row.progress is not None and row.progress["step"] == 6
+    assert evaluations.asked(id) == ALL
+    pictures = evaluations.rows(EvaluationPicture, id)
+    assert [(one.index, one.image, one.seed) for one in pictures] == [(i, j, 3407 + j) for i, j, _ in ALL]
+    stored = [evaluations.database.artifacts.read(one.key, one.sha256) for one in pictures]
+    assert stored == [f"picture {j} of prompt {i}".encode() for i, j, _ in ALL]
+    assert row.scores is not None and row.rewards is not None
+    found, points = Scores.model_validate(row.scores), 2 * sum(len(p.points) for p in benchmark().prompts[:3])
+    assert (found.micro.correct, found.micro.total) == (points - 2, points)
+    assert (found.prompts, found.pictures, found.failed_answers, found.missing_pictures) == (3, 6, 0, 0)
+    assert row.rewards["clip_score"]["mean"] == pytest.approx(0.1)
+    assert row.rewards["clip_score"]["pictures"] == 6
+    (attempt,) = evaluations.rows(EvaluationAttempt, id)
+    assert (attempt.outcome, attempt.provenance["device"]) == ("succeeded", "scripted")
+    assert [one.type for one in evaluations.rows(EvaluationEvent, id)] == ["status", "started", "status", "status"]
+    assert b"the child began" in b"".join(one.data for one in evaluations.rows(EvaluationLogChunk, id))
+
+
+def test_a_killed_one_goes_on_where_it_was(evaluations: Evaluations) -> None:
+    id = evaluations.add("is-killed-once")
+    assert evaluations.perform().status is JobStatus.INTERRUPTED
+    assert evaluations.perform().status is JobStatus.SUCCEEDED
+
+    assert evaluations.asked(id) == ALL
+    told = evaluations.rows(EvaluationAttempt, id)[1].provenance
+    assert (told["done"], told["drawn"]) == ([[0, 0], [0, 1], [1, 0]], [[1, 1]])
+    assert len(evaluations.rows(EvaluationPicture, id)) == 6
+
+
+def test_where_the_judge_goes_what_was_judged_is_kept_and_scored(evaluations: Evaluations) -> None:
+    id = evaluations.add("judge-goes")
+    row = evaluations.perform()
+    assert row.status is JobStatus.FAILED and row.error is not None and row.error["code"] == "judge_failed"
+    assert row.scores is not None and row.scores["pictures"] == 3
+
+    evaluations.queue_again(id)
+    row = evaluations.perform()
+    assert row.status is JobStatus.SUCCEEDED and row.scores is not None and row.scores["pictures"] == 6
+    assert evaluations.asked(id) == ALL
+
+
+def test_resumed_it_asks_again_only_where_no_answer_could_be_read(evaluations: Evaluations) -> None:
+    id = evaluations.add("mumbles")
+    row = evaluations.perform()
+    assert row.status is JobStatus.SUCCEEDED and row.scores is not None
+    assert (row.scores["failed_answers"], row.scores["failures"]) == (3, {"no_scores": 3})
+    assert evaluations.rows(EvaluationAnswer, id)[1].text == "hm�"
+
+    evaluations.queue_again(id)
+    row = evaluations.perform()
+    assert row.scores is not None and (row.scores["failed_answers"], row.scores["pictures"]) == (0, 6)
+    assert [one for one in evaluations.asked(id) if one[2] == 2] == [(0, 1, 2), (1, 1, 2), (2, 1, 2)]
+
+
+def test_without_a_judge_pictures_and_rewards_are_all(evaluations: Evaluations) -> None:
+    id = evaluations.add(judge=None)
+    row = evaluations.perform()
+    assert row.status is JobStatus.SUCCEEDED and row.scores is None
+    assert row.rewards is not None and row.rewards["clip_score"]["failures"] == 0
+    assert evaluations.asked(id) == []
+
+
+def test_a_picture_that_is_not_what_was_said_of_it_is_refused(evaluations: Evaluations) -> None:
+    id = evaluations.add("spoils")
+    evaluations.perform()
+    assert evaluations.rows(EvaluationPicture, id) == []
+    refused = [one.data for one in evaluations.rows(EvaluationEvent, id) if one.type == "picture_rejected"]
+    assert [one["picture"] for one in refused] == [f"{i}_{j}.png" for i, j, _ in ALL]
+
+
+def test_one_that_is_cancelled_keeps_what_it_has(evaluations: Evaluations, eventually: Any) -> None:
+    id = evaluations.add("waits")
+    claim = evaluations.claim()
+    work = threading.Thread(
+        target=supervise, args=(evaluations.database, claim, threading.Event(), EvaluationWork(PROGRAM))
+    )
+    work.start()
+    eventually(lambda: evaluations.asked(id))
+    with evaluations.database.transaction() as session:
+        session.get_one(Evaluation, id).move_to(JobStatus.CANCELLING)
+    work.join()
+    assert evaluations.row(id).status is JobStatus.CANCELLED
+    assert evaluations.asked(id) == ALL[:1]
+
+
+def test_what_came_first_stays(evaluations: Evaluations, tmp_path: Path) -> None:
+    id = evaluations.add()
+    row = evaluations.perform()
+    with evaluations.database.transaction() as session:
+        session.add(EvaluationAttempt(evaluation_id=id, number=9, worker="worker:2"))
+    (tmp_path / "events.jsonl").write_text(
+        '{"type": "answer", "time": "2026-01-01T00:00:00Z", "index": 0, "image": 0, "number": 1, "text": "late", '
+        '"scores": null, "failure": "no_scores", "seconds": 1.0}\n'
+    )
+    claim = Claim(Evaluation, id, row.attempt, "", 0.0)
+    late = EvaluationIngest(evaluations.database, claim, tmp_path, 9, lock=lambda held, _: held.get_one(Evaluation, id))
+    late.drain()
+    assert evaluations.rows(EvaluationAnswer, id)[0].text != "late"
