@@ -68,7 +68,7 @@ class Evaluation(SupervisedJob, Base):
     )
     """Null: the base model, or a checkpoint whose run was deleted; the spec says which."""
     benchmark_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("benchmarks.id"), index=True)
-    benchmark: Mapped[BenchmarkRow] = relationship(lazy="raise")
+    benchmark: Mapped[BenchmarkRow] = relationship()
     judge: Mapped[dict[str, Any] | None]
     """The `JudgeEntry` as it was when the evaluation was accepted, as JSON; null: nobody judges."""
     prompts: Mapped[list[int]] = mapped_column(JSONB)
