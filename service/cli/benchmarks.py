@@ -103,7 +103,7 @@ def rescore(
         found = client.rescore(file, benchmark, points=out is not None, resamples=resamples, seed=seed)
     if out is not None:
         out.write_text(found.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    _print_scores(found.scores)
+    print_scores(found.scores)
     if out is not None:
         console.print(f"wrote {out}", highlight=False, soft_wrap=True)
 
@@ -144,7 +144,7 @@ def _line(text: str) -> None:
     errors.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _print_scores(scores: "Scores") -> None:
+def print_scores(scores: "Scores") -> None:
     table = Table("dimension", "accuracy", "95% interval", "met", "of", "failed", box=None)
     overall = "" if scores.overall is None else f"{scores.overall:.2%}"
     table.add_row("overall", overall, _interval(scores.overall_interval95), "", "", "", style="bold")

@@ -25,8 +25,8 @@ SettingsOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="As in training.max_steps=20; repeatable.")
 ]
 
-REFUSED = 2
-"""Exit status for what was refused before anything ran."""
+FAILED, REFUSED = 1, 2
+"""Exit status for a job that failed, and for what was refused before anything ran."""
 
 
 class Refusals(TyperGroup):

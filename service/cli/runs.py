@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from service.cli.console import FileOption, SettingsOption, connect, console, errors, read_spec
+from service.cli.console import FAILED, FileOption, SettingsOption, connect, console, errors, read_spec
 from service.cli.show import number, print_error, print_run, print_yaml
 from service.cli.watch import watch
 from service.client import Client, RunEvent
@@ -19,7 +19,6 @@ from service.runs.schemas import RunView
 app = typer.Typer(no_args_is_help=True, help="Alignment runs.")
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
-FAILED = 1
 
 
 @app.command()

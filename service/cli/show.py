@@ -7,7 +7,7 @@ import yaml
 from rich.table import Table
 
 from service.cli.console import FileOption, SettingsOption, connect, console, read_spec
-from service.generations.schemas import GenerationView
+from service.jobs import JobView
 from service.runs.schemas import RunView
 
 
@@ -33,7 +33,7 @@ def print_run(run: RunView) -> None:
     print_error(run)
 
 
-def print_error(job: RunView | GenerationView) -> None:
+def print_error(job: JobView) -> None:
     """Why a job failed, and the end of its log."""
     if job.error is None:
         return

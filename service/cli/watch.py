@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from service.cli.console import console
 from service.client import Client, RunProgress
 from service.contracts.status import RESTING
+from service.events.schemas import EvaluationProgress
 from service.runs.schemas import LatestMetric, RunView
 
 REDRAW_SECONDS = 1.0
@@ -60,23 +61,38 @@ def _bar(progress: Progress, run: RunView) -> Callable[[RunProgress], None]:
 
 class _Lines:
     def __init__(self, on: Console) -> None:
-        self._on, self._next, self._last = on, 0.0, ""
+        self._print = printing(on)
         self._metrics: dict[str, LatestMetric] = {}
 
     def __call__(self, now: RunProgress) -> None:
         self._metrics.update(now.metrics)
-        step, total = _steps(now)
-        line = f"{now.status} {step}/{total or '?'}  {_left(now)}  {rewards(self._metrics)}"
-        if time.monotonic() >= self._next and line != self._last:
-            self._on.print(line, highlight=False, soft_wrap=True)
-            self._last, self._next = line, time.monotonic() + _LINE_SECONDS
+        self._print(f"{line(now)}  {rewards(self._metrics)}")
 
 
-def _steps(now: RunProgress) -> tuple[int, int | None]:
+def line(now: RunProgress | EvaluationProgress) -> str:
+    """Where a job stands, in a line."""
+    step, total = _steps(now)
+    return f"{now.status} {step}/{total or '?'}  {_left(now)}"
+
+
+def printing(on: Console) -> Callable[[str], None]:
+    """Prints a line that is not the last one, every ten seconds at most."""
+    last, following = "", 0.0
+
+    def tell(text: str) -> None:
+        nonlocal last, following
+        if time.monotonic() >= following and text != last:
+            on.print(text, highlight=False, soft_wrap=True)
+            last, following = text, time.monotonic() + _LINE_SECONDS
+
+    return tell
+
+
+def _steps(now: RunProgress | EvaluationProgress) -> tuple[int, int | None]:
     return (now.progress.step, now.progress.max_steps) if now.progress else (0, None)
 
 
-def _left(now: RunProgress) -> str:
+def _left(now: RunProgress | EvaluationProgress) -> str:
     if now.queue_position is not None:
         return f"place {now.queue_position} in the queue"
     if now.progress is None:

@@ -3,6 +3,16 @@
 from service.client.client import DEFAULT_URL, Client
 from service.client.errors import ApiError
 from service.client.events import Event
-from service.events.schemas import RunEnd, RunEvent, RunProgress
+from service.events.schemas import EvaluationEnd, EvaluationProgress, RunEnd, RunEvent, RunProgress
 
-__all__ = ["DEFAULT_URL", "ApiError", "Client", "Event", "RunEnd", "RunEvent", "RunProgress"]
+__all__ = [
+    "DEFAULT_URL",
+    "ApiError",
+    "Client",
+    "EvaluationEnd",
+    "EvaluationProgress",
+    "Event",
+    "RunEnd",
+    "RunEvent",
+    "RunProgress",
+]

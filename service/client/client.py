@@ -8,6 +8,7 @@ from service.catalog.schemas import CatalogView
 from service.client.benchmarks import Benchmarks
 from service.client.checkpoints import Checkpoints
 from service.client.comparisons import Comparisons
+from service.client.evaluations import Evaluations
 from service.client.generations import Generations
 from service.client.keys import Keys
 from service.client.runs import Runs
@@ -17,7 +18,7 @@ from service.contracts.plan import Plan
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
-class Client(Runs, Comparisons, Checkpoints, Generations, Benchmarks, Keys):
+class Client(Runs, Comparisons, Checkpoints, Generations, Evaluations, Benchmarks, Keys):
     """A connection to the service at `url`, with an API key where it wants one. Every method raises ApiError.
 
     `timeout`: seconds of silence after which a request is given up. `patience`: seconds for which a request is sent

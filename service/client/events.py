@@ -1,18 +1,23 @@
-"""Following a run by its event stream, across lost connections and restarts of the service."""
+"""Following a job by its event stream, across lost connections and restarts of the service."""
 
 import json
 import math
 import time
 from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
 import httpx
 
 from service.client.errors import ApiError, of_problem
 from service.client.transport import Transport, passes, pause
-from service.events.schemas import RunEnd, RunEvent, RunProgress
+from service.events.schemas import EvaluationEnd, EvaluationProgress, RunEnd, RunEvent, RunProgress
 
 Event = RunEvent | RunProgress | RunEnd
 """What happened, where the run stands, or its end."""
+EvaluationEvent = RunEvent | EvaluationProgress | EvaluationEnd
+"""The same of an evaluation."""
+P = TypeVar("P", RunProgress, EvaluationProgress)
+E = TypeVar("E", RunEnd, EvaluationEnd)
 
 _TIMEOUT = httpx.Timeout(45.0, connect=10.0)
 """The service writes every 15 s at least: a connection silent for longer is lost."""
@@ -20,10 +25,18 @@ _PATIENCE_SECONDS = 600.0
 """For how long a stream that had begun is asked for again."""
 
 
-def follow(transport: Transport, path: str, after: int, every: float, deadline: float | None) -> Iterator[Event]:
-    """A run's events after that of id `after`, to its end or until the monotonic clock shows `deadline`.
+def follow(
+    transport: Transport,
+    path: str,
+    kinds: tuple[type[P], type[E]],
+    after: int,
+    every: float,
+    deadline: float | None,
+) -> Iterator[RunEvent | P | E]:
+    """A job's events after that of id `after`, to its end or until the monotonic clock shows `deadline`.
 
-    A stream that breaks off is taken up after the last event that came. Raises ApiError.
+    `kinds` are the classes of its progress and of its end. A stream that breaks off is taken up after the last event
+    that came. Raises ApiError.
     """
     tries, patience, heard = 0, transport.patience, time.monotonic()
     while deadline is None or time.monotonic() < deadline:
@@ -36,11 +49,11 @@ def follow(transport: Transport, path: str, after: int, every: float, deadline: 
                 if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
                     raise ApiError(f"what answers at {transport.url} is not this service", code="foreign_service")
                 for name, data in frames(response.iter_bytes()):
-                    event = _read(name, data)
+                    event = _read(name, data, kinds)
                     after = event.id if isinstance(event, RunEvent) else after
                     tries, patience, heard = 0, max(patience, _PATIENCE_SECONDS), time.monotonic()
                     yield event
-                    if isinstance(event, RunEnd):
+                    if isinstance(event, kinds[1]):
                         return
         except ApiError as error:
             if not passes(error):
@@ -74,12 +87,13 @@ def frames(blocks: Iterable[bytes]) -> Iterator[tuple[str, str]]:
                 name, data = "", []
 
 
-def _read(name: str, data: str) -> Event:
+def _read(name: str, data: str, kinds: tuple[type[P], type[E]]) -> RunEvent | P | E:
     try:
         if name == "error":
             problem = json.loads(data)
             raise of_problem(problem, int(problem["status"]))
-        model: type[Event] = RunProgress if name == "progress" else RunEnd if name == "end" else RunEvent
-        return model.model_validate_json(data)
+        if name == "progress":
+            return kinds[0].model_validate_json(data)
+        return (kinds[1] if name == "end" else RunEvent).model_validate_json(data)
     except (ValueError, KeyError, TypeError) as error:
         raise ApiError(f"the event {name!r} cannot be read by this client: {error}", code="bad_event") from error

@@ -81,7 +81,7 @@ class Runs:
         interrupted stream is taken up where it broke off. After `timeout` seconds the events end without a RunEnd.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
-        return events.follow(self._transport, f"/runs/{id}/events", after, every, deadline)
+        return events.follow(self._transport, f"/runs/{id}/events", (RunProgress, RunEnd), after, every, deadline)
 
     def wait_for_run(
         self,
