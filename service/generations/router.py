@@ -2,16 +2,18 @@
 
 import asyncio
 import uuid
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from service import grid
 from service.contracts.generations import GenerationSpec
 from service.db.session import Database
 from service.dependencies import CatalogDep, DatabaseDep, QueueDep, SessionDep, WaiterDep
 from service.errors import NotAcceptable, problems
-from service.generations import grid, service
+from service.generations import service
 from service.generations.schemas import GenerationFilters, GenerationSummary, GenerationView
 from service.idempotency import OnceDep
 from service.json_route import JsonRoute
@@ -148,9 +150,8 @@ def get_generation_grid(generation_id: uuid.UUID, database: DatabaseDep, session
         prompt = spec["prompts"][place // spec["num_images"]]
         seeds = sorted({image.seed for image in column if image})
         label = f"{prompt} (seed {', '.join(map(str, seeds))})"
-        rows.append(
-            grid.Row(label, [database.artifacts.read(image.key, image.sha256) if image else None for image in column])
-        )
+        read = database.artifacts.read
+        rows.append(grid.Row(label, [partial(read, image.key, image.sha256) if image else None for image in column]))
     most = database.settings.max_grid_pixels
     try:
         drawn = grid.draw(list(labels.values()), rows, spec["width"], spec["height"], most)
