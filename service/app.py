@@ -27,6 +27,7 @@ from service.events.router import router as events
 from service.events.stream import Streams
 from service.generations.router import router as generations
 from service.health.router import router as health
+from service.judgements.router import router as judgements
 from service.keys.admission import Admission, Gate
 from service.keys.openapi import declare_keys
 from service.keys.router import router as keys
@@ -55,7 +56,8 @@ IDLE_SECONDS = 60.0
 """An API process that hangs in a transaction, or whose machine vanished, keeps nobody waiting for longer."""
 ROUTERS = (
     *(runs, events, curves, comparisons, rewards, samples, logs),
-    *(checkpoints, generations, evaluations, benchmarks, leaderboard, catalog, plans, keys, health, metrics),
+    *(checkpoints, generations, evaluations, judgements, benchmarks, leaderboard),
+    *(catalog, plans, keys, health, metrics),
 )
 
 

@@ -7,6 +7,7 @@ OTHER_RUN_ID = "01a204c3-f9b1-7c52-a1d7-0c9e4b7f3e58"
 _CHECKPOINT_ID = "01a204d2-11f4-7b3c-9c55-6a1c6f0e2b11"
 _GENERATION_ID = "01a204d3-5c02-7a91-b6aa-0f4be7a1c2d3"
 _EVALUATION_ID = "01a204d4-0f21-7e55-9d10-5b7c9e6a4f08"
+_OTHER_EVALUATION_ID = "01a204d6-9b7e-7f12-a3c4-5d6e7f809132"
 _SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
 
 _JOB: dict[str, Any] = {
@@ -297,15 +298,93 @@ RESCORE: dict[str, Any] = {
         "points": None,
     },
 }
+ANSWER: dict[str, Any] = {
+    "index": 0,
+    "image": 1,
+    "number": 1,
+    "name": "0_1.png",
+    "prompt": "an oak, painted in ink",
+    "points": [
+        {"place": 0, "name": "Style", "dimension": "Style", "description": "painted in ink", "score": 1},
+    ],
+    "text": "<analysis>['It is in ink.']</analysis><score>[1]</score>",
+    "failure": None,
+    "error": "",
+    "seconds": 1.5,
+    "answered_at": "2026-01-01T12:00:05Z",
+    "picture": f"/evaluations/{_EVALUATION_ID}/pictures/0/1",
+}
+PICTURE: dict[str, Any] = {
+    "index": 0,
+    "image": 1,
+    "name": "0_1.png",
+    "seed": 3408,
+    "prompt": "an oak, painted in ink",
+    "rewards": {"clip_score": 0.71},
+    "sha256": _SHA256,
+    "size": 2210,
+    "url": f"/evaluations/{_EVALUATION_ID}/pictures/0/1",
+}
+_DIFFERENCE: dict[str, Any] = {
+    "difference": 0.0321,
+    "interval95": [0.012, 0.0524],
+    "wins": 181,
+    "losses": 122,
+    "ties": 297,
+}
+EVALUATION_COMPARISON: dict[str, Any] = {
+    "first": {
+        "id": _EVALUATION_ID,
+        "label": "shapes-flux",
+        "status": "succeeded",
+        "model": "shapes-flux",
+        "checkpoint": "base",
+    },
+    "second": {
+        "id": _OTHER_EVALUATION_ID,
+        "label": "shapes-flux, step 60 of first try",
+        "status": "succeeded",
+        "model": "shapes-flux",
+        "checkpoint": _CHECKPOINT_ID,
+    },
+    "benchmark": "unigenbench-en",
+    "content_sha256": _SHA256,
+    "judge": "UniGenBench-EvalModel-qwen-72b-v1",
+    "scores": {
+        "overall": _DIFFERENCE,
+        "micro": _DIFFERENCE,
+        "primary": {"Style": _DIFFERENCE},
+        "sub": {"Style": _DIFFERENCE},
+        "prompts": 600,
+        "only_first": 0,
+        "only_second": 0,
+        "resamples": 2000,
+        "seed": 0,
+    },
+    "rewards": {"clip_score": _DIFFERENCE},
+    "warnings": ["steps differs: 30 in the first, 8 in the second"],
+}
+_PUBLISHED: dict[str, Any] = {
+    "evaluation_id": None,
+    "content_sha256": None,
+    "num_images": None,
+    "seed": None,
+    "overall_interval95": None,
+    "failed_answers": None,
+}
 LEADERBOARD: dict[str, Any] = {
     "benchmark": "unigenbench-en",
     "columns": ["Overall", "Style"],
+    "notes": [],
     "rankings": [
         {
             "benchmark": "unigenbench-en",
             "judge": "UniGenBench-EvalModel-qwen-72b-v1",
             "data_sha256": None,
             "protocol": "published",
+            "content_sha256": None,
+            "num_images": None,
+            "seed": None,
             "notes": [],
             "rows": [
                 {
@@ -318,6 +397,7 @@ LEADERBOARD: dict[str, Any] = {
                     "protocol": "published",
                     "values": {"Overall": 69.21, "Style": 76.2},
                     "marks": {"Overall": "best"},
+                    **_PUBLISHED,
                 }
             ],
         }

@@ -1,13 +1,14 @@
 """Bootstrap intervals over prompts, and two evaluations compared prompt by prompt. The worker shares this module."""
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from service.contracts.benchmarks.dimensions import PRIMARY, SUB
-from service.contracts.benchmarks.scores import RESAMPLES, Comparison, Difference, Interval, Intervals, Tally
+from service.contracts.benchmarks.scores import RESAMPLES, Difference, Interval, Intervals, ScoreDifferences, Tally
 
 _BLOCK = 500
 """Resamples at once: a few MB for 600 prompts."""
@@ -40,7 +41,7 @@ def intervals(counted: Tally, seed: int = 0, resamples: int = RESAMPLES) -> Inte
     )
 
 
-def compare(first: Tally, second: Tally, seed: int = 0, resamples: int = RESAMPLES) -> Comparison:
+def compare(first: Tally, second: Tally, seed: int = 0, resamples: int = RESAMPLES) -> ScoreDifferences:
     """The second evaluation less the first, on the prompts that both have; the same resamples for both.
 
     Both must be of the same benchmark. A prompt is won by whoever met the greater share of its test points.
@@ -71,7 +72,7 @@ def compare(first: Tally, second: Tally, seed: int = 0, resamples: int = RESAMPL
             ties=int((sides == 0).sum()),
         )
 
-    return Comparison(
+    return ScoreDifferences(
         overall=told(_MICRO + 1),
         micro=told(_MICRO),
         primary={name: told(column) for column, name in enumerate(PRIMARY)},
@@ -93,6 +94,40 @@ def mean_over_prompts(
     sums, counts = (np.array([statistic(each) for each in values], dtype=float) for statistic in (sum, len))
     (interval,) = _percentiles(lambda w: ((w @ sums) / (w @ counts))[:, None], len(values), seed, resamples)
     return float(sums.sum() / counts.sum()), interval
+
+
+def compare_values(
+    first: Mapping[int, Sequence[float]],
+    second: Mapping[int, Sequence[float]],
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Difference:
+    """The second's mean over pictures less the first's, on the prompts that both have values of.
+
+    Values are by prompt. A prompt is won by the greater mean; the same resamples of the prompts for both.
+    """
+    indices = [index for index, values in first.items() if values and second.get(index)]
+    sums, counts = (
+        np.array([[part(side[index]) for side in (first, second)] for index in indices], float).reshape(-1, 2)
+        for part in (math.fsum, len)
+    )
+
+    def difference(weights: Numbers) -> Numbers:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means: Numbers = (weights @ sums) / (weights @ counts)
+        return np.diff(means, axis=1)
+
+    found: Sequence[Interval | None] = [None]
+    if indices and resamples:
+        found = _percentiles(difference, len(indices), seed, resamples)
+    ahead = np.sign(np.diff(sums / counts, axis=1)) if indices else np.zeros((0, 1))
+    return Difference(
+        difference=float(difference(np.ones((1, len(indices))))[0, 0]) if indices else None,
+        interval95=found[0],
+        wins=int((ahead > 0).sum()),
+        losses=int((ahead < 0).sum()),
+        ties=int((ahead == 0).sum()),
+    )
 
 
 def _table(counted: Tally, indices: Sequence[int]) -> _Table:

@@ -15,6 +15,7 @@ OPERATIONS = frozenset(
     {"getCatalog", "listRuns", "getRun", "listAttempts", "getCurves", "listRewardGroups", "listSamples", "getLogs"}
     | {"listCheckpoints", "listAllCheckpoints", "getCheckpoint", "listGenerations", "getGeneration"}
     | {"listEvaluations", "getEvaluation", "getEvaluationLogs"}
+    | {"listAnswers", "listPictures", "getLeaderboard"}
 )
 """What is answered from rows, alike to everybody who may ask."""
 _SECONDS = 1.0

@@ -92,7 +92,7 @@ def show(session: Session, name: str, filters: PromptFilters) -> BenchmarkView:
     """A benchmark with those of its prompts that fit. Raises NotFound, Invalid."""
     row = current_row(session, name)
     benchmark = row.benchmark()
-    wanted = _dimensions(filters.dimension)
+    wanted = dimensions_meant(filters.dimension)
     after = -1 if filters.cursor is None else decode_cursor(filters.cursor, _INDEX)[0]
     fitting = [
         prompt
@@ -109,6 +109,20 @@ def show(session: Session, name: str, filters: PromptFilters) -> BenchmarkView:
         judge=JudgeWordsView(**benchmark.judge.model_dump()),
         prompts=Page(items=page, next_cursor=encode_cursor(page[-1].index) if len(fitting) > len(page) else None),
     )
+
+
+def dimensions_meant(asked: Sequence[str]) -> set[str]:
+    """The sub-dimensions that a query's `dimension` means, primary or sub. Raises Invalid."""
+    wanted, errors = set(), []
+    for name in asked:
+        primary, sub = primary_named(name), dimension_of(name)
+        wanted |= {one for one in SUB if one == sub or (sub is None and primary_of(one) == primary)}
+        if primary is None and sub is None:
+            msg = f"there is no dimension {name!r}; the ten are {', '.join(PRIMARY)}; `dimensions` has those under them"
+            errors.append(FieldError(loc=["query", "dimension"], msg=msg, type="unknown_dimension"))
+    if errors:
+        raise Invalid(errors)
+    return wanted
 
 
 def rescore(benchmark: Benchmark, file: Path, file_sha256: str, media_type: str, query: RescoreQuery) -> Rescore:
@@ -176,17 +190,3 @@ def _summary(row: BenchmarkRow) -> dict[str, Any]:
     judge = JudgeWords.model_validate(row.about["judge"])
     hashes = {"template_sha256": judge.template_sha256, "definitions_sha256": judge.definitions_sha256}
     return shown | hashes | {name: getattr(row, name) for name in columns}
-
-
-def _dimensions(asked: Sequence[str]) -> set[str]:
-    """The sub-dimensions that a filter means. Raises Invalid."""
-    wanted, errors = set(), []
-    for name in asked:
-        primary, sub = primary_named(name), dimension_of(name)
-        wanted |= {one for one in SUB if one == sub or (sub is None and primary_of(one) == primary)}
-        if primary is None and sub is None:
-            msg = f"there is no dimension {name!r}; the ten are {', '.join(PRIMARY)}; `dimensions` has those under them"
-            errors.append(FieldError(loc=["query", "dimension"], msg=msg, type="unknown_dimension"))
-    if errors:
-        raise Invalid(errors)
-    return wanted

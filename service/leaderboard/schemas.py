@@ -17,10 +17,12 @@ class LeaderboardQuery(BaseModel):
 
 
 class Leaderboard(BaseModel):
-    """Rankings on one benchmark. What two of them say cannot be compared: judge, data or protocol differ."""
+    """Rankings on one benchmark. What two of them say cannot be compared: judge, content, protocol, number of pictures
+    or seeds differ."""
 
     model_config = ConfigDict(json_schema_extra=examples.example(examples.LEADERBOARD))
 
     benchmark: str
     columns: list[str] = Field(description="Names of the values, in the order of the tables.")
+    notes: list[str] = Field([], description="What is not shown, and why.")
     rankings: list[Ranking]

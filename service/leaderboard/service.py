@@ -9,6 +9,7 @@ from service.benchmarks import service as benchmarks
 from service.contracts.benchmarks.leaderboard import COLUMNS, SHORT, Mark, Ranking, Row, published_rows, rank, shown
 from service.contracts.benchmarks.official import FILES
 from service.errors import NotFound
+from service.leaderboard.rows import evaluated
 from service.leaderboard.schemas import Leaderboard
 
 _MARKED: dict[Mark | None, str] = {"best": "**{}**", "second": "<u>{}</u>", None: "{}"}
@@ -22,42 +23,60 @@ def leaderboard(session: Session, benchmark: str) -> Leaderboard:
         known = sorted({*official, *benchmarks.names(session)})
         if benchmark not in known:
             raise NotFound(f"there is no benchmark {benchmark!r}; there are: {', '.join(known)}")
-    return Leaderboard(benchmark=benchmark, columns=list(COLUMNS), rankings=rank(published_rows(benchmark)))
+    rows, notes = evaluated(session, benchmark)
+    rankings = rank([*published_rows(benchmark), *rows])
+    return Leaderboard(benchmark=benchmark, columns=list(COLUMNS), notes=notes, rankings=rankings)
 
 
 def heading(ranking: Ranking) -> str:
     """What is ranked, in a line."""
     data = f"data {ranking.data_sha256[:12]}" if ranking.data_sha256 else "data not stated"
-    return f"{ranking.benchmark}, judge {ranking.judge}, {data}, protocol {ranking.protocol}"
+    pictures = "" if ranking.num_images is None else f", {ranking.num_images} pictures from seed {ranking.seed} on"
+    return f"{ranking.benchmark}, judge {ranking.judge}, {data}, protocol {ranking.protocol}{pictures}"
 
 
 def csv_table(board: Leaderboard) -> str:
     """A line per row; `best` and `second` name the columns whose mark it has."""
     text = io.StringIO()
     writer = csv.writer(text)
-    about = ("benchmark", "judge", "data_sha256", "protocol")
-    writer.writerow([*about, "model", "kind", "source", *COLUMNS, "best", "second"])
+    about = ("benchmark", "judge", "data_sha256", "protocol", "content_sha256", "num_images", "seed")
+    own = ("evaluation_id", "failed_answers")
+    interval = ("overall_low", "overall_high")
+    writer.writerow([*about, "model", "kind", "source", *COLUMNS, "best", "second", *interval, *own])
     for ranking in board.rankings:
-        said = [ranking.benchmark, ranking.judge, ranking.data_sha256 or "", ranking.protocol]
         for row in ranking.rows:
+            said, known = ([getattr(row, name) for name in names] for names in (about, own))
             values = [shown(row.values.get(column)) for column in COLUMNS]
-            writer.writerow([*said, row.model, row.kind, row.source, *values, _with("best", row), _with("second", row)])
+            ends = map(shown, row.overall_interval95 or (None, None))
+            marks = [_with("best", row), _with("second", row)]
+            writer.writerow([*said, row.model, row.kind, row.source, *values, *marks, *ends, *known])
     return text.getvalue()
 
 
 def markdown(board: Leaderboard) -> str:
     """A table per ranking: the best value bold, the second underlined."""
     parts = [f"# {board.benchmark}" + ("" if board.rankings else "\n\nNothing was evaluated or published yet.")]
+    parts += map(_escaped, board.notes)
     for ranking in board.rankings:
         lines = [f"## {_escaped(heading(ranking))}", "", *(f"{_escaped(note)}\n" for note in ranking.notes)]
         lines.append("| Model | " + " | ".join(SHORT[column] for column in COLUMNS) + " | |")
         lines.append("|---|" + "---:|" * len(COLUMNS) + "---|")
         for row in ranking.rows:
             values = [_MARKED[row.marks.get(column)].format(shown(row.values.get(column))) for column in COLUMNS]
-            cells = [_escaped(row.model), *values, f"{row.kind}: {_escaped(row.source)}"]
+            cells = [_escaped(row.model), *values, f"{row.kind}: {_escaped(_about(row))}"]
             lines.append("| " + " | ".join(cells) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
+
+
+def _about(row: Row) -> str:
+    """Where a row comes from, and what is known of its answers."""
+    about = [row.source]
+    if row.overall_interval95 is not None:
+        about.append("95% interval of Overall " + " to ".join(map(shown, row.overall_interval95)))
+    if row.failed_answers:
+        about.append(f"{row.failed_answers} answers failed")
+    return ", ".join(about)
 
 
 def _with(mark: Mark, row: Row) -> str:

@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,22 +19,43 @@ import s3fs
 import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import insert
+from sqlalchemy import insert, select
 
 from service.app import create_app
-from service.contracts.catalog import load_catalog
+from service.benchmarks.service import store
+from service.contracts.benchmarks.data import Benchmark
+from service.contracts.benchmarks.judging import Failure
+from service.contracts.benchmarks.scores import scores, tally
+from service.contracts.catalog import JudgeEntry, load_catalog
+from service.contracts.evaluations import EvaluationSpec
 from service.contracts.jobs import MANIFEST_FILE
 from service.contracts.plan import make_plan
 from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
-from service.db.models import Attempt, Checkpoint, Generation, GenerationImage, Metric, RewardGroup, Run
+from service.db.models import (
+    Attempt,
+    BenchmarkRow,
+    Checkpoint,
+    Evaluation,
+    EvaluationAnswer,
+    EvaluationPicture,
+    Generation,
+    GenerationImage,
+    Metric,
+    RewardGroup,
+    Run,
+)
 from service.db.session import Database
+from service.intervals import intervals
+from service.judgements.service import counted
 
 LOOPBACK = "http://127.0.0.1"
 _WAY = {
     JobStatus.STARTING: (JobStatus.STARTING,),
     JobStatus.PAUSED: (JobStatus.STARTING, JobStatus.RUNNING, JobStatus.PAUSING, JobStatus.PAUSED),
 }
+SIZES = {"steps": 8, "guidance": 3.5, "width": 32, "height": 32}
+PERCEPTION = JudgeEntry(name="perception", kind="perception")
 _LED = (JobStatus.STARTING, JobStatus.RUNNING)
 
 
@@ -126,6 +147,74 @@ class Records:
             session.add(row)
         return row
 
+    def evaluation(
+        self,
+        benchmark: Benchmark,
+        status: JobStatus = JobStatus.SUCCEEDED,
+        answers: Mapping[tuple[int, int], Sequence[int] | Failure] | None = None,
+        checkpoint: Checkpoint | None = None,
+        judge: JudgeEntry | None = PERCEPTION,
+        **spec: Any,
+    ) -> Evaluation:
+        """An evaluation of all the benchmark's prompts in that state, with a judge's answers by index and image.
+
+        Where it has succeeded, it has their scores, too.
+        """
+        drawn = "base" if checkpoint is None else checkpoint.id
+        said = {"model": "shapes-flux", "benchmark": benchmark.name, "checkpoint": drawn, "num_images": 2} | SIZES
+        resolved = EvaluationSpec.model_validate(said | {"judge": judge and judge.name} | spec)
+        prompts = [prompt.index for prompt in benchmark.prompts][: resolved.limit]
+        with self.database.transaction() as session:
+            store(session, benchmark)
+            kept = BenchmarkRow.name == benchmark.name, BenchmarkRow.content_sha256 == benchmark.content_sha256
+            row = Evaluation(
+                name=resolved.name,
+                requested=spec,
+                spec=resolved.model_dump(mode="json"),
+                spec_version=1,
+                model=resolved.model,
+                checkpoint_id=checkpoint and checkpoint.id,
+                benchmark_id=session.scalars(select(BenchmarkRow.id).where(*kept)).one(),
+                judge=judge and judge.model_dump(mode="json"),
+                prompts=prompts,
+                total_images=len(prompts) * resolved.num_images,
+            )
+            session.add(row)
+            _lead(row, status)
+        for (index, image), said_of_it in (answers or {}).items():
+            self.answer(row, index, image, said_of_it)
+        if judge and answers and status is JobStatus.SUCCEEDED:
+            with self.database.transaction() as session:
+                found = tally(benchmark, counted(session, row.id))
+                made = scores(found, intervals(found)).model_dump(mode="json")
+                session.get_one(Evaluation, row.id).scores = made
+        return row
+
+    def answer(
+        self, row: Evaluation, index: int, image: int, said: Sequence[int] | Failure, number: int = 1, **columns: Any
+    ) -> None:
+        """What a judge said of a picture: scores, or why there are none."""
+        failed = isinstance(said, Failure)
+        values: dict[str, Any] = {
+            "scores": None if failed else list(said),
+            "failure": said if failed else None,
+            "text": "I cannot tell." if failed else f"<score>{list(said)}</score>",
+            "seconds": 0.5,
+        } | ({"text": None} if said is Failure.NO_ANSWER else {})
+        place = {"evaluation_id": row.id, "index": index, "image": image, "number": number}
+        with self.database.transaction() as session:
+            session.add(EvaluationAnswer(**place, **(values | columns)))
+
+    def picture(self, row: Evaluation, index: int, image: int, png: bytes, **rewards: float | None) -> None:
+        """A picture of an evaluation, in the store and in a row."""
+        file = self.directory / f"{uuid.uuid4()}.png"
+        file.write_bytes(png)
+        stored = self.database.artifacts.put_file(file, f"evaluations/{row.id}/{index}_{image}.png")
+        place = {"evaluation_id": row.id, "index": index, "image": image, "seed": row.spec["seed"] + image}
+        kept = {"key": stored.key, "sha256": stored.sha256, "size": stored.size}
+        with self.database.transaction() as session:
+            session.add(EvaluationPicture(**place, **kept, rewards=rewards))
+
     def metric(self, run: Run, name: str, values: Sequence[float | None], attempt: int = 1, first: int = 0) -> None:
         """A metric's value at each step from `first` on."""
         rows = [
@@ -188,7 +277,7 @@ class Records:
         return row
 
 
-def _lead(job: Run | Generation, status: JobStatus) -> None:
+def _lead(job: Run | Generation | Evaluation, status: JobStatus) -> None:
     if job.status is None:
         job.status = JobStatus.QUEUED
     if status is JobStatus.QUEUED:

@@ -17,7 +17,9 @@ from service.db.session import Database
 from service.errors import Problem
 from service.generations.schemas import GenerationView
 from service.health.schemas import Ready
+from service.judgements.schemas import AnswerView, EvaluationComparison, PictureView
 from service.keys.schemas import KeyMade, KeyView
+from service.leaderboard.schemas import Leaderboard
 from service.logs.schemas import LogPart
 from service.rewards.schemas import RewardGroupView
 from service.runs.schemas import RunSummary, RunView
@@ -168,6 +170,7 @@ class TestOpenApi:
         models = (
             *(RunSummary, RunView, Curves, Comparison, RewardGroupView, SampleView, LogPart, Problem, Ready),
             *(CheckpointSummary, CheckpointView, GenerationView, KeyView, KeyMade),
+            *(AnswerView, PictureView, EvaluationComparison, Leaderboard),
         )
         for model in models:
             assert schemas[model.__name__]["examples"], model.__name__

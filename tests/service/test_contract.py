@@ -29,7 +29,7 @@ from schemathesis.specs.openapi.checks import RejectedPositiveData
 
 from service import examples
 from service.app import create_app
-from service.benchmarks.service import store
+from service.contracts.benchmarks.judging import Failure as Unreadable
 from service.contracts.status import JobStatus
 from service.db import events as run_events
 from service.db.models import LogChunk, Run, Sample
@@ -141,11 +141,22 @@ def rows(database: Database, records: Any, tmp_path: Path) -> Rows:
     Image.new("RGB", (32, 32)).save(tmp_path / "picture.png")
     records.image(drawn, 0, (tmp_path / "picture.png").read_bytes())
     rows.add("generation_id", drawn, records.generation(GENERATION), records.generation(GENERATION, JobStatus.RUNNING))
+    for seed in range(2):
+        rows.add("evaluation_id", judged := _judged(records, (tmp_path / "picture.png").read_bytes(), seed=seed))
+        rows.add("second_id", judged)
+    rows.add("evaluation_id", records.evaluation(benchmark(), JobStatus.RUNNING))
     with database.transaction() as session:
-        store(session, benchmark())
         for name in ("reader", "writer"):
             rows.add("key_id", make(session, KeySpec(name=name, scopes=(Scope.READ,))).row)
     return rows
+
+
+def _judged(records: Any, png: bytes, seed: int) -> Any:
+    said = {(one.index, image): [seed] * len(one.points) for one in benchmark().prompts for image in (0, 1)}
+    evaluation = records.evaluation(benchmark(), answers=said | {(3, 1): Unreadable.NO_SCORES}, seed=seed)
+    for index, image in said:
+        records.picture(evaluation, index, image, png, clip_score=0.5)
+    return evaluation
 
 
 def _printed_and_drawn(database: Database, run: Any, directory: Path) -> list[Sample]:
@@ -183,6 +194,11 @@ def words(rows: Rows) -> dict[str, list[Any]]:
         "query.benchmark": ["unigenbench-en", "unigenbench-zh"],
         "query.dimension[*]": ["Style", "Attribute - Color"],
         "path.number": [0],
+        "path.index": [0, 3],
+        "path.image": [0, 1],
+        "query.index": [0, 3],
+        "query.index[*]": [0, 3],
+        "query.with[*]": rows.ids["second_id"],
         "body.model": ["shapes-flux"],
         "query.model": ["shapes-flux"],
         "body.checkpoints[*]": ["base", *rows.ids["checkpoint_id"]],

@@ -4,13 +4,14 @@ from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Literal, NamedTuple
+from uuid import UUID
 
 import yaml
 from pydantic import Field
 
 from service.contracts.base import Contract, Name
 from service.contracts.benchmarks.dimensions import PRIMARY
-from service.contracts.benchmarks.scores import mean_of_ten
+from service.contracts.benchmarks.scores import Interval, mean_of_ten
 
 OVERALL = "Overall"
 COLUMNS = (OVERALL, *PRIMARY)
@@ -43,19 +44,34 @@ class Row(Contract):
     judge: str
     data_sha256: str | None = Field(description="Of the benchmark's data; null where the source does not tell it.")
     protocol: str = Field(
-        description="How the judge was asked: `official`, `adapted`; `published` where the source says no more."
+        description="`official`: the official data, words, numbers of pictures and seeds, and a vision-language model; "
+        "`adapted`: otherwise; `published` where the source says no more."
     )
+    content_sha256: str | None = Field(None, description="Of prompts, test points and the judge's words.")
+    num_images: int | None = Field(None, description="Pictures per prompt.")
+    seed: int | None = Field(None, description="Of the first picture of each prompt; picture j has this + j.")
+    evaluation_id: UUID | None = Field(
+        None, description="The evaluation that it is of; null where others published it."
+    )
+    overall_interval95: Interval | None = Field(
+        None, description="95% bootstrap interval over prompts of the Overall, percent."
+    )
+    failed_answers: int | None = Field(None, description="Pictures whose answer could not be read.")
     values: dict[str, float | None] = Field(description="By column, percent.")
     marks: dict[str, Mark] = Field({}, description="By column, of the best values and those next to them.")
 
 
 class Ranking(Contract):
-    """Rows of one judge, one benchmark's data and one protocol: only these can be compared. Best first."""
+    """Rows of one judge, one benchmark's content, one protocol, the same number of pictures and the same seeds: only
+    these can be compared. Best first."""
 
     benchmark: Name
     judge: str
     data_sha256: str | None
     protocol: str
+    content_sha256: str | None = None
+    num_images: int | None = None
+    seed: int | None = None
     notes: tuple[str, ...] = ()
     rows: tuple[Row, ...]
 
@@ -81,6 +97,9 @@ class _Key(NamedTuple):
     judge: str
     data_sha256: str | None
     protocol: str
+    content_sha256: str | None
+    num_images: int | None
+    seed: int | None
 
 
 @cache
@@ -110,13 +129,13 @@ def published_rows(benchmark: str) -> list[Row]:
 
 
 def rank(rows: Iterable[Row]) -> list[Ranking]:
-    """Rows ranked among those of the same benchmark, judge, data and protocol, with their marks.
+    """Rows ranked among those of the same benchmark, judge, data, protocol, pictures and seeds, with their marks.
 
     Best and second are computed on what is printed, two decimals of a percent: equal numbers share a mark.
     """
     groups: dict[_Key, list[Row]] = {}
     for row in rows:
-        groups.setdefault(_Key(row.benchmark, row.judge, row.data_sha256, row.protocol), []).append(row)
+        groups.setdefault(_Key(*(getattr(row, name) for name in _Key._fields)), []).append(row)
     notes = {(one.benchmark, one.judge): one.note for one in publications()}
     return [
         Ranking(

@@ -77,7 +77,7 @@ class Difference(Contract):
     ties: int
 
 
-class Comparison(Contract):
+class ScoreDifferences(Contract):
     """Two evaluations of one benchmark, prompt by prompt."""
 
     overall: Difference

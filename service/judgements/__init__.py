@@ -1,0 +1,1 @@
+"""What evaluations found: answers, pictures, the official files, comparisons, galleries."""
