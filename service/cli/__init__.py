@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli import benchmarks, checkpoints, curves, doctor, evaluations, generate, keys, runs, show
+from service.cli import benchmarks, checkpoints, curves, doctor, evaluations, generate, judgements, keys, runs, show
 from service.cli.console import Refusals, SettingsOption, errors, read_spec, refusing
 
 app = typer.Typer(
@@ -19,6 +19,8 @@ app = typer.Typer(
 app.add_typer(runs.app, name="runs")
 app.add_typer(checkpoints.app, name="checkpoints")
 app.add_typer(evaluations.app, name="evaluations")
+for command in (judgements.answers, judgements.export, judgements.compare, judgements.gallery):
+    evaluations.app.command()(command)
 app.add_typer(benchmarks.app, name="benchmarks")
 app.add_typer(keys.app, name="keys")
 app.command("curves")(curves.curves)
