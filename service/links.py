@@ -24,6 +24,7 @@ GENERATION = ("getGeneration", "cancelGeneration", "getGenerationGrid")
 EVALUATION = (
     *("getEvaluation", "cancelEvaluation", "resumeEvaluation", "deleteEvaluation"),
     *("getEvaluationLogs", "streamEvaluationEvents"),
+    *("listAnswers", "listPictures", "exportEvaluation", "getGallery"),
 )
 """Operations on one evaluation."""
 KEY = ("getKey", "revokeKey")

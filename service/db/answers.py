@@ -8,23 +8,17 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session, undefer
 
 from service.contracts.benchmarks.data import Benchmark
-from service.contracts.benchmarks.judging import Failure, Verdict
-from service.contracts.benchmarks.results import Answer
 from service.contracts.benchmarks.scores import Tally, scores, tally
 from service.contracts.evaluations import RewardMean
 from service.db.models import BenchmarkRow, Evaluation, EvaluationAnswer, EvaluationPicture
+from service.db.verdicts import counted, is_newest
 from service.intervals import intervals, mean_over_prompts
 
 
 def newest(session: Session, evaluation_id: uuid.UUID) -> Sequence[EvaluationAnswer]:
     """The newest answer on each picture, the only one that counts, in the order of the pictures' names."""
-    place = (EvaluationAnswer.index, EvaluationAnswer.image)
-    return session.scalars(
-        select(EvaluationAnswer)
-        .where(EvaluationAnswer.evaluation_id == evaluation_id)
-        .distinct(*place)
-        .order_by(*place, EvaluationAnswer.number.desc())
-    ).all()
+    query = select(EvaluationAnswer).where(EvaluationAnswer.evaluation_id == evaluation_id, is_newest())
+    return session.scalars(query.order_by(EvaluationAnswer.index, EvaluationAnswer.image)).all()
 
 
 def benchmark_of(session: Session, row: Evaluation) -> Benchmark:
@@ -36,14 +30,14 @@ def benchmark_of(session: Session, row: Evaluation) -> Benchmark:
 
 def tally_of(session: Session, row: Evaluation, benchmark: Benchmark) -> Tally:
     """What the newest answers come to."""
-    return tally(benchmark, (_answer(one) for one in newest(session, row.id)))
+    return tally(benchmark, counted(session, row.id))
 
 
 def score(session: Session, row: Evaluation) -> None:
     """Write an evaluation's scores and mean rewards, of all that is there by now."""
     if row.judge is not None:
-        counted = tally_of(session, row, benchmark_of(session, row))
-        row.scores = scores(counted, intervals(counted)).model_dump(mode="json")
+        made = tally_of(session, row, benchmark_of(session, row))
+        row.scores = scores(made, intervals(made)).model_dump(mode="json")
     found: dict[str, dict[int, list[float | None]]] = defaultdict(lambda: defaultdict(list))
     pictures = select(EvaluationPicture.index, EvaluationPicture.rewards).order_by(
         EvaluationPicture.index, EvaluationPicture.image
@@ -52,11 +46,6 @@ def score(session: Session, row: Evaluation) -> None:
         for name, value in rewards.items():
             found[name][index].append(value)
     row.rewards = {name: _mean(by_prompt).model_dump(mode="json") for name, by_prompt in found.items()} or None
-
-
-def _answer(row: EvaluationAnswer) -> Answer:
-    failure = Failure(row.failure) if row.failure else None
-    return Answer(row.index, row.image, Verdict(None if row.scores is None else tuple(row.scores), failure))
 
 
 def _mean(by_prompt: dict[int, list[float | None]]) -> RewardMean:

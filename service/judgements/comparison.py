@@ -6,9 +6,11 @@ from collections.abc import Iterator
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.contracts.benchmarks.scores import ScoreDifferences, tally
+from service.contracts.benchmarks.scores import ScoreDifferences
 from service.contracts.status import JobStatus
+from service.db.answers import benchmark_of, tally_of
 from service.db.models import Evaluation, EvaluationAnswer, EvaluationPicture
+from service.db.verdicts import is_newest
 from service.errors import invalid
 from service.intervals import compare, compare_values
 from service.judgements import service
@@ -52,8 +54,7 @@ def _side(row: Evaluation, label: str) -> Compared:
 
 
 def _scores(session: Session, first: Evaluation, second: Evaluation, query: CompareQuery) -> ScoreDifferences:
-    benchmark = service.benchmark(session, first)
-    counted = [tally(benchmark, service.counted(session, one.id)) for one in (first, second)]
+    counted = [tally_of(session, one, benchmark_of(session, one)) for one in (first, second)]
     return compare(counted[0], counted[1], query.seed, query.resamples)
 
 
@@ -94,5 +95,5 @@ def _warnings(session: Session, first: Evaluation, second: Evaluation) -> Iterat
 
 def _failures(session: Session, row: Evaluation) -> int:
     failed = EvaluationAnswer.scores.is_(None)
-    query = select(func.count()).where(EvaluationAnswer.evaluation_id == row.id, service.is_newest(), failed)
+    query = select(func.count()).where(EvaluationAnswer.evaluation_id == row.id, is_newest(), failed)
     return session.scalar(query) or 0

@@ -14,6 +14,7 @@ from service.contracts.benchmarks.data import Benchmark
 from service.contracts.evaluations import PictureName
 from service.db.models import EvaluationAnswer
 from service.db.session import Database
+from service.db.verdicts import counted, is_newest
 from service.errors import WrongState
 from service.judgements import service
 
@@ -56,13 +57,13 @@ def summary(session: Session, id: uuid.UUID) -> str:
     spelled: dict[str, str] = {}
     correct: Counter[str] = Counter()
     total: Counter[str] = Counter()
-    for answer in service.counted(session, id):
+    for answer in counted(session, id):
         if answer.verdict.scores is not None:
             for point, score in zip(prompts[answer.index].points, answer.verdict.scores, strict=True):
                 name = spelled.setdefault(point.dimension, point.name)
-                for counted in (name, name.partition("-")[0].strip()) if "-" in name else (name,):
-                    correct[counted] += score
-                    total[counted] += 1
+                for one in (name, name.partition("-")[0].strip()) if "-" in name else (name,):
+                    correct[one] += score
+                    total[one] += 1
     primary = dict.fromkeys(name.partition("-")[0].strip() for name in spelled.values())
     whole = {"primary_dimensions": primary, "sub_dimensions": sorted(spelled.values())}
     return json.dumps(
@@ -77,7 +78,7 @@ def _count(correct: int, total: int) -> dict[str, float]:
 
 def _page(session: Session, id: uuid.UUID, after: tuple[int, int]) -> list[EvaluationAnswer]:
     place = tuple_(EvaluationAnswer.index, EvaluationAnswer.image)
-    query = select(EvaluationAnswer).where(EvaluationAnswer.evaluation_id == id, service.is_newest(), place > after)
+    query = select(EvaluationAnswer).where(EvaluationAnswer.evaluation_id == id, is_newest(), place > after)
     return list(session.scalars(query.order_by(EvaluationAnswer.index, EvaluationAnswer.image).limit(_PAGE)))
 
 

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from service import grid, jobs
 from service.contracts.benchmarks.data import BenchmarkPrompt
 from service.db.models import Evaluation, EvaluationAnswer, EvaluationPicture
+from service.db.verdicts import is_newest
 from service.errors import NotAcceptable, NotFound, invalid
 from service.judgements import service
 from service.judgements.schemas import GalleryQuery
@@ -129,7 +130,7 @@ def _pictures(session: Session, id: uuid.UUID, indices: Sequence[int], images: i
     columns = (EvaluationAnswer.index, EvaluationAnswer.image, EvaluationAnswer.scores)
     answers = select(*columns).where(
         EvaluationAnswer.evaluation_id == id,
-        service.is_newest(),
+        is_newest(),
         tuple_(EvaluationAnswer.index, EvaluationAnswer.image).in_(places),
     )
     scores = {(index, image): scores for index, image, scores in session.execute(answers)}

@@ -5,17 +5,17 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import ARRAY, ColumnElement, Integer, cast, exists, func, select
-from sqlalchemy.orm import Session, aliased, undefer
+from sqlalchemy.orm import Session, undefer
 
 from service import jobs
 from service.benchmarks.service import dimensions_meant
 from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt
-from service.contracts.benchmarks.judging import Failure, Verdict
-from service.contracts.benchmarks.results import Answer
+from service.contracts.benchmarks.judging import Failure
 from service.contracts.catalog import JudgeEntry
 from service.contracts.evaluations import EvaluationSpec, PictureName
 from service.contracts.status import TERMINAL
 from service.db.models import BenchmarkRow, Checkpoint, Evaluation, EvaluationAnswer, EvaluationPicture, Run
+from service.db.verdicts import is_newest
 from service.errors import NotFinished, NotFound, WrongState, invalid
 from service.judgements.schemas import (
     AnswerFilters,
@@ -108,27 +108,6 @@ def picture(session: Session, id: uuid.UUID, index: int, image: int) -> Evaluati
     if row.status not in TERMINAL and index in row.prompts and image < row.spec["num_images"]:
         raise NotFinished(f"picture {index}_{image} of evaluation {id} is not drawn yet; it is {row.status}")
     raise NotFound(f"evaluation {id} has no picture {index}_{image}")
-
-
-def counted(session: Session, id: uuid.UUID) -> Iterable[Answer]:
-    """The answers of an evaluation that count, without their words."""
-    columns = (EvaluationAnswer.index, EvaluationAnswer.image, EvaluationAnswer.scores, EvaluationAnswer.failure)
-    query = select(*columns).where(EvaluationAnswer.evaluation_id == id, is_newest()).order_by(*_ANSWER)
-    for index, image, scores, failure in session.execute(query.execution_options(yield_per=1000)):
-        yield Answer(index, image, verdict(scores, failure))
-
-
-def verdict(scores: list[int] | None, failure: str | None) -> Verdict:
-    """What a row says."""
-    return Verdict(None if scores is None else tuple(scores), None if failure is None else Failure(failure))
-
-
-def is_newest() -> ColumnElement[bool]:
-    """Whether there is no newer answer on the same picture."""
-    newer = aliased(EvaluationAnswer)
-    place = ("evaluation_id", "index", "image")
-    same = [getattr(newer, column) == getattr(EvaluationAnswer, column) for column in place]
-    return ~exists().where(*same, newer.number > EvaluationAnswer.number)
 
 
 def points_of(prompts: Iterable[dict[str, Any]], dimension: Dimensions) -> list[tuple[int, int]]:

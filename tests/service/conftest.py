@@ -25,13 +25,13 @@ from service.app import create_app
 from service.benchmarks.service import store
 from service.contracts.benchmarks.data import Benchmark
 from service.contracts.benchmarks.judging import Failure
-from service.contracts.benchmarks.scores import scores, tally
 from service.contracts.catalog import JudgeEntry, load_catalog
 from service.contracts.evaluations import EvaluationSpec
 from service.contracts.jobs import MANIFEST_FILE
 from service.contracts.plan import make_plan
 from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
+from service.db.answers import score
 from service.db.models import (
     Attempt,
     BenchmarkRow,
@@ -46,8 +46,6 @@ from service.db.models import (
     Run,
 )
 from service.db.session import Database
-from service.intervals import intervals
-from service.judgements.service import counted
 
 LOOPBACK = "http://127.0.0.1"
 _WAY = {
@@ -185,9 +183,7 @@ class Records:
             self.answer(row, index, image, said_of_it)
         if judge and answers and status is JobStatus.SUCCEEDED:
             with self.database.transaction() as session:
-                found = tally(benchmark, counted(session, row.id))
-                made = scores(found, intervals(found)).model_dump(mode="json")
-                session.get_one(Evaluation, row.id).scores = made
+                score(session, session.get_one(Evaluation, row.id))
         return row
 
     def answer(

@@ -1,0 +1,29 @@
+"""The answers that count: the newest on each picture of an evaluation."""
+
+import uuid
+from collections.abc import Iterator
+
+from sqlalchemy import ColumnElement, exists, select
+from sqlalchemy.orm import Session, aliased
+
+from service.contracts.benchmarks.judging import Failure, Verdict
+from service.contracts.benchmarks.results import Answer
+from service.db.models import EvaluationAnswer
+
+
+def is_newest() -> ColumnElement[bool]:
+    """Whether a row of `evaluation_answers` is the newest on its picture."""
+    newer = aliased(EvaluationAnswer)
+    place = ("evaluation_id", "index", "image")
+    same = [getattr(newer, column) == getattr(EvaluationAnswer, column) for column in place]
+    return ~exists().where(*same, newer.number > EvaluationAnswer.number)
+
+
+def counted(session: Session, evaluation_id: uuid.UUID) -> Iterator[Answer]:
+    """The answers of an evaluation that count, without their words, in the order of the pictures' names."""
+    columns = (EvaluationAnswer.index, EvaluationAnswer.image, EvaluationAnswer.scores, EvaluationAnswer.failure)
+    query = select(*columns).where(EvaluationAnswer.evaluation_id == evaluation_id, is_newest())
+    ordered = query.order_by(EvaluationAnswer.index, EvaluationAnswer.image)
+    for index, image, scores, failure in session.execute(ordered.execution_options(yield_per=1000)):
+        said = None if scores is None else tuple(scores)
+        yield Answer(index, image, Verdict(said, Failure(failure) if failure else None))
