@@ -83,7 +83,7 @@ def _warnings(session: Session, first: Evaluation, second: Evaluation) -> Iterat
         if one.judge is None:
             yield f"the {side} has no judge: only rewards are compared"
         elif failures := _failures(session, one):
-            yield f"{failures} answers of the {side} could not be read"
+            yield f"answers of the {side} that could not be read: {failures}"
     only = [
         sorted(set(one.spec["rewards"]) - set(other.spec["rewards"]))
         for one, other in ((first, second), (second, first))

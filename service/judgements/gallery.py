@@ -53,6 +53,8 @@ class Gallery:
     width: int
     height: int
     """Of a picture, pixels: of the largest where they differ."""
+    alone: bool
+    """Whether all pictures are of one evaluation: then its columns are seeds."""
 
 
 def gallery(session: Session, id: uuid.UUID, query: GalleryQuery, max_pixels: int) -> Gallery:
@@ -82,7 +84,7 @@ def gallery(session: Session, id: uuid.UUID, query: GalleryQuery, max_pixels: in
             Line(prompt, tuple(_shown(one, prompt, image) for one in found)) for prompt in prompts for image in images
         ]
     title = f"{benchmark}: {called[first.id]}" if alone else f"{benchmark}: {len(columns)} evaluations side by side"
-    return Gallery(title, columns, tuple(lines), width, height)
+    return Gallery(title, columns, tuple(lines), width, height, alone)
 
 
 _Found = dict[tuple[int, int], tuple[EvaluationPicture, list[int] | None]]

@@ -40,8 +40,8 @@ def html(shown: Gallery, artifacts: ArtifactStore) -> Iterator[str]:
     yield from (f'<th dir="auto">{escape(column)}</th>' for column in shown.columns)
     yield "</tr></thead><tbody>\n"
     for line in shown.lines:
-        seeds = f"seed {escape(line.seeds)}" if line.seeds else "no picture"
-        about = f"<br><small>prompt {line.prompt.index}, {seeds}</small>"
+        seeds = f", seed {line.seeds}" if line.seeds and not shown.alone else ""
+        about = f"<br><small>prompt {line.prompt.index}{seeds}</small>"
         yield f'<tr><td dir="auto">{escape(line.prompt.text)}{about}</td>'
         for picture in line.pictures:
             yield f"<td>{'' if picture is None else _cell(shown, line, picture, artifacts)}</td>"
@@ -58,7 +58,8 @@ def png(shown: Gallery, artifacts: ArtifactStore, max_pixels: int) -> bytes:
             [None if score is None else bool(score) for score in one.scores] if one else [] for one in line.pictures
         ]
         pictures = [partial(artifacts.read, one.key, one.sha256) if one else None for one in line.pictures]
-        rows.append(grid.Row(f"{line.prompt.text} (seed {line.seeds})\n{points}", pictures, marks))
+        seeds = f" (seed {line.seeds})" if line.seeds and not shown.alone else ""
+        rows.append(grid.Row(f"{line.prompt.text}{seeds}\n{points}", pictures, marks))
     return grid.draw(shown.columns, rows, shown.width, shown.height, max_pixels)
 
 

@@ -66,7 +66,7 @@ def _table(axes: "Axes", ranking: Ranking, top: float, width: float) -> float:
     ]
     foot += [f"{left_out} more rows not shown"] if left_out > 0 else []
     failed = sum(row.failed_answers or 0 for row in ranking.rows)
-    foot += [f"{failed} answers failed in all"] if failed else []
+    foot += [f"answers failed: {failed} in all"] if failed else []
     _write(axes, 0.15, top, "   ".join(foot), size=_SIZE - 2, color="0.35")
     return top + _LINE
 

@@ -75,7 +75,7 @@ def _about(row: Row) -> str:
     if row.overall_interval95 is not None:
         about.append("95% interval of Overall " + " to ".join(map(shown, row.overall_interval95)))
     if row.failed_answers:
-        about.append(f"{row.failed_answers} answers failed")
+        about.append(f"answers failed: {row.failed_answers}")
     return ", ".join(about)
 
 

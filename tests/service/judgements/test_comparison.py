@@ -99,7 +99,7 @@ class TestWarnings:
             "width differs: 32 in the first, 16 in the second",
             "the first draws 10 prompts, the second 5; shared ones count",
             "the second is failed: it may lack pictures",
-            "1 answers of the second could not be read",
+            "answers of the second that could not be read: 1",
             "only the first has the rewards clip_score",
         ]
 

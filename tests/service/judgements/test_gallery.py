@@ -53,7 +53,7 @@ def embedded(page: str) -> list[bytes]:
 
 
 def prompts_in(page: str) -> list[int]:
-    return [int(one) for one in re.findall(r"<small>prompt (\d+),", page)]
+    return [int(one) for one in re.findall(r"<small>prompt (\d+)", page)]
 
 
 class Elements(html.parser.HTMLParser):

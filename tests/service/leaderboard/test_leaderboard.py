@@ -140,7 +140,7 @@ class TestEvaluated:
         assert (row["model"], row["evaluation_id"], row["failed_answers"]) == ("mi|ne", str(evaluation.id), "1")
         assert float(row["overall_low"]) <= float(row["Overall"]) <= float(row["overall_high"])
         text = client.get("/leaderboard", headers={"Accept": "text/markdown"}).text
-        assert "| mi\\|ne | **" in text and "95% interval of Overall" in text and "1 answers failed" in text
+        assert "| mi\\|ne | **" in text and "95% interval of Overall" in text and "answers failed: 1" in text
         assert "2 pictures from seed 3407 on" in text
         assert client.get("/leaderboard", headers={"Accept": "image/png"}).status_code == 200
 
