@@ -2,6 +2,7 @@
 
 import math
 import os
+import threading
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -18,16 +19,22 @@ class Paused(Exception):
 
 
 class EventWriter:
-    """Appends to `events.jsonl` in the attempt's directory; a line is with the system before the call returns."""
+    """Appends to `events.jsonl` in the attempt's directory; a line is with the system before the call returns.
+
+    Any thread may write: lines stay whole.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self._file = (directory / EVENTS_FILE).open("a", encoding="utf-8")
+        self._lock = threading.Lock()
 
     def write(self, event: BaseModel) -> None:
         """Append one event of `service.contracts.events`."""
-        self._file.write(event.model_dump_json() + "\n")
-        self._file.flush()
+        line = event.model_dump_json() + "\n"
+        with self._lock:
+            self._file.write(line)
+            self._file.flush()
 
     def close(self) -> None:
         """Make everything written durable."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints
@@ -69,6 +70,21 @@ class JudgeWords(Contract):
     definitions_heading: str
     descriptions_heading: str
 
+    def fill(self, prompt: BenchmarkPrompt) -> str:
+        """What a judge is asked about a picture of `prompt`, as the official script puts it.
+
+        ValueError where a test point's dimension has no definition.
+        """
+        if undefined := sorted({point.name for point in prompt.points} - self.definitions.keys()):
+            listed = ", ".join(map(repr, undefined))
+            raise ValueError(f"the judge's words do not define {listed}, which prompt {prompt.index} is judged on")
+        return self.template.format(
+            prompt=prompt.text,
+            testpoint=[point.name for point in prompt.points],
+            explanation=_quoted(self.definitions_heading, ((p.name, self.definitions[p.name]) for p in prompt.points)),
+            test_explanation=_quoted(self.descriptions_heading, ((p.name, p.description) for p in prompt.points)),
+        )
+
     @property
     def template_sha256(self) -> str:
         """Of the template's UTF-8 text."""
@@ -104,6 +120,11 @@ class Benchmark(Contract):
     def point_count(self) -> int:
         """Test points of all prompts."""
         return sum(len(prompt.points) for prompt in self.prompts)
+
+
+def _quoted(heading: str, lines: Iterable[tuple[str, str]]) -> str:
+    listed = "".join(f"\n{name}: {text}" for name, text in lines)
+    return f"{heading}:「{listed}\n」"
 
 
 def fingerprint(value: Any) -> str:

@@ -1,0 +1,95 @@
+"""Small benchmarks and jobs, and what attempts at them wrote."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt, JudgeWords, Point
+from service.contracts.benchmarks.dimensions import SUB
+from service.contracts.catalog import JudgeEntry
+from service.contracts.evaluations import DrawnPicture, EvaluationJob, EvaluationSpec, PictureName
+from worker.shapes.grammar import heldout_prompts
+
+WORDS = JudgeWords(
+    template="Of «{prompt}» tell {testpoint}. {explanation} {test_explanation} Say <score>[…]</score>.",
+    definitions={one: f"{one}, as it should be" for one in SUB},
+    definitions_heading="What they mean",
+    descriptions_heading="What is meant",
+)
+POINTS = 3
+
+
+def benchmark(prompts: int = 3, name: str = "small") -> Benchmark:
+    """Captions of the bundled world, three test points each. Numbers have gaps."""
+    return Benchmark(
+        name=name,
+        title="Small",
+        language="en",
+        length="short",
+        file="small.csv",
+        data_sha256="0" * 64,
+        pinned=False,
+        prompts=tuple(
+            BenchmarkPrompt(
+                index=7 * number,
+                text=text,
+                category="Shapes",
+                subcategory="Flat",
+                subject="Shape",
+                sentence_structure="Descriptive",
+                points=tuple(
+                    Point(name=one, dimension=one, description=f"thing {place}")
+                    for place, one in enumerate((*SUB, *SUB)[number % len(SUB) :][:POINTS])
+                ),
+            )
+            for number, text in enumerate(heldout_prompts(prompts))
+        ),
+        judge=WORDS,
+    )
+
+
+def entry(url: str, **changes: Any) -> JudgeEntry:
+    """A judge that is asked by one thread."""
+    values = {"name": "tester", "kind": "openai", "url": url, "model": "Looker-1", "concurrency": 1}
+    return JudgeEntry.model_validate(values | changes)
+
+
+def job(judge: JudgeEntry | None, prompts: int = 3, **spec: Any) -> EvaluationJob:
+    """Two pictures of each prompt, in two steps."""
+    chosen = EvaluationSpec.model_validate({"num_images": 2, "steps": 2, "judge": judge and judge.name} | spec)
+    return EvaluationJob(spec=chosen, benchmark=benchmark(prompts), judge=judge, drawn=(), done=())
+
+
+def places(job: EvaluationJob) -> list[tuple[int, int]]:
+    """All pictures."""
+    return [(prompt.index, image) for prompt in job.benchmark.prompts for image in range(job.spec.num_images)]
+
+
+def events(directory: Path, *types: str) -> list[dict[str, Any]]:
+    """An attempt's events of these types, in order. Whole lines alone: it may have been killed."""
+    *lines, _ = (directory / "events.jsonl").read_text(encoding="utf-8").split("\n")
+    return [event for event in map(json.loads, lines) if event["type"] in types or not types]
+
+
+def place_of(event: dict[str, Any]) -> tuple[int, int]:
+    return event["index"], event["image"]
+
+
+def go_on(job: EvaluationJob, attempts: Iterable[Path]) -> EvaluationJob:
+    """What is left to do after some attempts, as a supervisor says it."""
+    drawn: set[tuple[int, int]] = set()
+    answers: dict[tuple[int, int], dict[str, Any]] = {}
+    for attempt in attempts:
+        drawn |= {place_of(event) for event in events(attempt, "picture")}
+        answers |= {place_of(event): event for event in events(attempt, "answer")}
+    done = {place for place in drawn if place in answers and answers[place]["scores"] is not None}
+    return job.model_copy(
+        update={
+            "done": tuple(PictureName(index=index, image=image) for index, image in sorted(done)),
+            "drawn": tuple(
+                DrawnPicture(index=index, image=image, asked=answers.get((index, image), {"number": 0})["number"])
+                for index, image in sorted(drawn - done)
+            ),
+        }
+    )

@@ -1,0 +1,1 @@
+"""Evaluations: pictures of a benchmark's prompts are drawn, and a judge says what they show."""
