@@ -1,0 +1,239 @@
+"""Measures how well an evaluation keeps a judge busy, and what memory it needs: `python -m benchmarks.judging`.
+
+Pictures lie there, the judge is a server in a process of its own that answers after a while, and the evaluation is the
+child that a worker starts. Ideal is a judge that is asked about as many pictures at once as it may, without a pause.
+`--json FILE` writes what was measured.
+"""
+
+import argparse
+import asyncio
+import json
+import multiprocessing
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import numpy as np
+import psutil
+from PIL import Image
+
+from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt, JudgeWords, Point
+from service.contracts.benchmarks.dimensions import SUB
+from service.contracts.catalog import JudgeEntry
+from service.contracts.evaluations import (
+    PICTURES,
+    DrawnPicture,
+    EvaluationEventLine,
+    EvaluationJob,
+    EvaluationSpec,
+    PictureAnswered,
+)
+from service.contracts.events import Finished, Started
+from service.contracts.jobs import EVENTS_FILE
+
+POINTS = 3
+PER_PROMPT = 4
+DIFFERENT = 32
+"""Pictures that differ; the files are copies of them."""
+WORDS = JudgeWords(
+    template="Look at the picture of «{prompt}» for {testpoint}. {explanation} {test_explanation} "
+    + "Be exact. " * 200,
+    definitions={one: f"{one}, as it should be" for one in SUB},
+    definitions_heading="What they mean",
+    descriptions_heading="What is meant",
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What came of it."""
+
+    pictures: int
+    seconds: float
+    ideal_seconds: float
+    most_at_once: int
+    processor_seconds: float
+    """Of the evaluation."""
+    megabytes: list[float]
+    """Resident, of the evaluation, at every tenth of the way."""
+
+    @property
+    def share(self) -> float:
+        """Of the ideal throughput."""
+        return self.ideal_seconds / self.seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--pictures", type=int, default=2400)
+    parser.add_argument("--size", type=int, default=256, help="width and height, pixels")
+    parser.add_argument("--milliseconds", type=float, default=200.0, help="until the judge answers")
+    parser.add_argument("--concurrency", type=int, default=20, help="requests at once")
+    parser.add_argument("--picture", choices=("jpeg", "png"), default="jpeg")
+    parser.add_argument("--json", type=Path, metavar="FILE")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="judging-") as place:
+        measured = measure(Path(place), options)
+    rate = measured.pictures / measured.seconds
+    ideal = measured.pictures / measured.ideal_seconds
+    print(f"{measured.pictures} pictures in {measured.seconds:.1f} s: {rate:.1f} a second of {ideal:.1f}", end="")
+    print(f" that are possible, {measured.share:.1%}; at most {measured.most_at_once} at once")
+    print(f"{1000 * measured.processor_seconds / measured.pictures:.1f} ms of processor for each picture")
+    print(f"resident at each tenth, MB: {' '.join(f'{one:.0f}' for one in measured.megabytes)}")
+    if options.json:
+        options.json.write_text(json.dumps(asdict(measured) | {"share": measured.share}, indent=1), encoding="utf-8")
+
+
+def measure(place: Path, options: argparse.Namespace) -> Measured:
+    """Have the pictures judged once."""
+    ours, theirs = multiprocessing.Pipe()
+    context = multiprocessing.get_context("spawn")
+    server = context.Process(target=serve, args=(theirs, options.milliseconds / 1000), daemon=True)
+    server.start()
+    port = ours.recv()
+    out = place / "attempt"
+    write_pictures(out / PICTURES, options.pictures, options.size)
+    job_file = place / "job.json"
+    url = f"http://127.0.0.1:{port}/v1"
+    job_file.write_text(job(url, options).model_dump_json(), encoding="utf-8")
+    command = [sys.executable, "-m", "worker.entrypoints.evaluate", str(job_file), "--out", str(out)]
+    megabytes: list[tuple[float, float]] = []
+    with subprocess.Popen(command, env={**os.environ, "NO_PROXY": "127.0.0.1"}, stderr=subprocess.DEVNULL) as child:
+        watched = psutil.Process(child.pid)
+        loaded = None
+        while child.poll() is None:
+            try:
+                memory, times = watched.memory_info().rss / 1e6, watched.cpu_times()
+            except psutil.NoSuchProcess:
+                break
+            if memory and not loaded and b'"type":"started"' in read(out):
+                loaded = times.user + times.system
+            if memory and loaded is not None:
+                megabytes.append((time.time(), memory))
+                used = times.user + times.system - loaded
+            time.sleep(0.1)
+    events = [EvaluationEventLine.validate_json(line) for line in read(out).splitlines()]
+    (started,) = (event for event in events if isinstance(event, Started))
+    finished = events[-1]
+    answers = [event for event in events if isinstance(event, PictureAnswered)]
+    if not isinstance(finished, Finished) or any(event.scores is None for event in answers):
+        raise SystemExit(f"the evaluation went wrong: {finished}")
+    ours.send(None)
+    begun, seconds = started.time.timestamp(), (finished.time - started.time).total_seconds()
+    rounds = -(-options.pictures // options.concurrency)
+    return Measured(
+        pictures=len(answers),
+        seconds=seconds,
+        ideal_seconds=rounds * options.milliseconds / 1000,
+        most_at_once=ours.recv(),
+        processor_seconds=used,
+        megabytes=[
+            min(megabytes, key=lambda one: abs(one[0] - begun - tenth * seconds / 10))[1] for tenth in range(1, 11)
+        ],
+    )
+
+
+def read(out: Path) -> bytes:
+    """The attempt's events so far."""
+    file = out / EVENTS_FILE
+    return file.read_bytes() if file.exists() else b""
+
+
+def job(url: str, options: argparse.Namespace) -> EvaluationJob:
+    """All pictures are drawn, and none is judged."""
+    judge = JudgeEntry(
+        name="local",
+        kind="openai",
+        url=url,
+        model="local",
+        concurrency=options.concurrency,
+        picture=options.picture,
+    )
+    points = tuple(Point(name=one, dimension=one, description="what is meant by it") for one in SUB[:POINTS])
+    prompts = tuple(
+        BenchmarkPrompt(
+            index=index,
+            text=f"prompt number {index}",
+            category="-",
+            subcategory="-",
+            subject="-",
+            sentence_structure="-",
+            points=points,
+        )
+        for index in range(options.pictures // PER_PROMPT)
+    )
+    return EvaluationJob(
+        spec=EvaluationSpec(judge="local", num_images=PER_PROMPT),
+        benchmark=Benchmark(
+            name="local",
+            title="Local",
+            language="en",
+            length="short",
+            file="-",
+            data_sha256="0" * 64,
+            pinned=False,
+            prompts=prompts,
+            judge=WORDS,
+        ),
+        judge=judge,
+        drawn=tuple(DrawnPicture(index=one.index, image=image) for one in prompts for image in range(PER_PROMPT)),
+        done=(),
+    )
+
+
+def write_pictures(directory: Path, pictures: int, size: int) -> None:
+    """Soft shapes with a little noise: about as much detail as a photograph has."""
+    directory.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    files = []
+    for number in range(DIFFERENT):
+        coarse = Image.fromarray(rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)).resize((size, size), Image.BICUBIC)
+        pixels = np.asarray(coarse, dtype=np.int16) + rng.normal(0, 4, (size, size, 3)).astype(np.int16)
+        file = directory.parent / f"{number}.png"
+        Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file)
+        files.append(file.read_bytes())
+    for number in range(pictures):
+        (directory / f"{number // PER_PROMPT}_{number % PER_PROMPT}.png").write_bytes(files[number % DIFFERENT])
+
+
+def serve(pipe: Connection, seconds: float) -> None:
+    """A judge that says the same of every picture, after so many seconds; first its port, at last its most at once."""
+    asyncio.run(_serve(pipe, seconds))
+
+
+async def _serve(pipe: Connection, seconds: float) -> None:
+    answer = f"<analysis>{['I looked at it closely, and saw what was asked for.'] * POINTS}</analysis>"
+    completion = {"choices": [{"message": {"role": "assistant", "content": f"{answer}<score>{[1] * POINTS}</score>"}}]}
+    body = json.dumps(completion).encode()
+    response = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+    at_once = most = 0
+
+    async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal at_once, most
+        try:
+            while True:
+                head = (await reader.readuntil(b"\r\n\r\n")).lower()
+                await reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0]))
+                at_once += 1
+                most = max(most, at_once)
+                await asyncio.sleep(seconds)
+                at_once -= 1
+                writer.write(response)
+                await writer.drain()
+        except (asyncio.IncompleteReadError, ConnectionError):
+            writer.close()
+
+    server = await asyncio.start_server(connected, "127.0.0.1", 0, limit=2**20)
+    async with server:
+        pipe.send(server.sockets[0].getsockname()[1])
+        await asyncio.to_thread(pipe.recv)
+    pipe.send(most)
+
+
+if __name__ == "__main__":
+    main()
