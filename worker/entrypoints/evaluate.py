@@ -100,8 +100,8 @@ def provenance(job: EvaluationJob, evaluator: Evaluator, catalog: Catalog, devic
         "benchmark": {
             "name": job.benchmark.name,
             "data_sha256": job.benchmark.data_sha256,
-            "template_sha256": words.template_sha256,
-            "definitions_sha256": words.definitions_sha256,
+            "template_sha256": words and words.template_sha256,
+            "definitions_sha256": words and words.definitions_sha256,
             "content_sha256": job.benchmark.content_sha256,
             "prompts": len(job.benchmark.prompts),
         },

@@ -112,6 +112,11 @@ class OpenAIJudge(Judge):
 
     @classmethod
     def load(cls, entry: JudgeEntry, benchmark: Benchmark) -> "OpenAIJudge":
+        if benchmark.judge is None:
+            raise ValueError(
+                f"judge {entry.name!r} has to be told what is asked for, and the benchmark {benchmark.name!r} has no "
+                "words for it: choose the judge `perception`"
+            )
         return cls(entry, benchmark.judge)
 
     def ask(self, prompt: BenchmarkPrompt, picture: bytes) -> Said:

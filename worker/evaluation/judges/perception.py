@@ -2,16 +2,17 @@
 
 import io
 import time
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
 from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt
 from service.contracts.benchmarks.judging import read_answer
 from service.contracts.catalog import JudgeEntry
 from worker.evaluation.judges.base import Judge, Said
-from worker.shapes.perception import SeenPicture, perceive
 
 BENCHMARK = "shapes-bench"
 """The one benchmark it can judge."""
@@ -24,9 +25,10 @@ class PerceptionJudge(Judge):
 
     def __init__(self, entry: JudgeEntry) -> None:
         from worker.shapes.bench import judge_points  # type: ignore[import-not-found, unused-ignore]
+        from worker.shapes.bench.perception import perceive  # type: ignore[import-not-found, unused-ignore]
 
         self.entry = entry
-        self._judge_points = judge_points
+        self._judge_points, self._perceive = judge_points, perceive
 
     @classmethod
     def load(cls, entry: JudgeEntry, benchmark: Benchmark) -> "PerceptionJudge":
@@ -39,19 +41,26 @@ class PerceptionJudge(Judge):
 
     def ask(self, prompt: BenchmarkPrompt, picture: bytes) -> Said:
         begun = time.monotonic()
-        pixels = np.asarray(Image.open(io.BytesIO(picture)).convert("RGB"), dtype=np.float32) / 255
-        pictures = torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0)
+        pictures = _pixels(picture)
         try:
             scores = self._judge_points(pictures, [prompt.text])[0]
         except ValueError as error:
             return Said.nothing(str(error), time.monotonic() - begun)
-        text = f"{_in_words(perceive(pictures)[0])} <score>{list(scores)}</score>"
+        text = f"{_in_words(self._perceive(pictures)[0])} <score>{list(scores)}</score>"
         return Said(text, read_answer(text, len(prompt.points)), seconds=time.monotonic() - begun)
 
 
-def _in_words(seen: SeenPicture) -> str:
+def _pixels(png: bytes) -> Tensor:
+    """A file as [1, 3, height, width] in 0..1."""
+    with Image.open(io.BytesIO(png)) as picture:
+        pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+    return torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).contiguous()
+
+
+def _in_words(seen: Any) -> str:
     things = [
-        f"a {thing.size} {thing.colour} {thing.shape or 'thing of no known shape'} at ({thing.x:.0f}, {thing.y:.0f})"
+        f"a {thing.size} {thing.style} {thing.colour} {thing.shape or 'thing of no known shape'} "
+        f"at ({thing.x:.0f}, {thing.y:.0f})"
         for thing in seen.objects
     ]
     return f"Background: {seen.background or 'none that is known'}. Seen: {'; '.join(things) or 'nothing'}."

@@ -1,0 +1,46 @@
+"""The bundled world's judge: what its benchmark's rules say, in words that are read like any judge's."""
+
+import numpy as np
+import pytest
+
+from service.contracts.benchmarks.judging import Failure
+from service.contracts.catalog import load_catalog
+from tests.worker.evaluation.setting import benchmark as another
+from worker.evaluation.judges import Judge, load_judge
+from worker.models.pictures import png
+
+pytest.importorskip("worker.shapes.bench")
+
+from worker.shapes.bench import judge_points
+from worker.shapes.bench.benchmark import benchmark
+from worker.shapes.bench.grammar import parse
+from worker.shapes.bench.layout import realise
+from worker.shapes.bench.scene import draw
+
+PROMPTS = benchmark().prompts[::30]
+PICTURES = draw([realise(parse(prompt.text), np.random.default_rng(0)) for prompt in PROMPTS])
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return load_judge(load_catalog().judge("perception"), benchmark())
+
+
+def test_it_says_what_the_rules_say(judge: Judge) -> None:
+    for prompt in PROMPTS:  # right pictures and wrong ones
+        said = [judge.ask(prompt, png(picture)).verdict.scores for picture in PICTURES]
+        assert said == judge_points(PICTURES, [prompt.text] * len(PICTURES))
+
+
+def test_its_words_tell_what_it_saw(judge: Judge) -> None:
+    said = judge.ask(PROMPTS[0], png(PICTURES[0]))
+    assert said.text is not None
+    assert said.text.startswith("Background: ") and "Seen: a " in said.text
+    assert said.text.endswith(f"<score>{list(said.verdict.scores or ())}</score>")
+
+
+def test_a_prompt_of_another_world_has_no_answer(judge: Judge) -> None:
+    stranger = another().prompts[0].model_copy(update={"text": "two pandas in spacesuits"})
+    said = judge.ask(stranger, png(PICTURES[0]))
+    assert (said.text, said.verdict.failure) == (None, Failure.NO_ANSWER)
+    assert said.error
