@@ -2,6 +2,8 @@
 
 import io
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -21,11 +23,11 @@ BENCHMARK = "shapes-bench"
 class PerceptionJudge(Judge):
     """Judges pictures of the bundled world on the bundled world's own benchmark."""
 
-    concurrency = 1  # it computes, and what it computes has all cores
+    concurrency = 1
 
     def __init__(self, entry: JudgeEntry) -> None:
-        from worker.shapes.bench import judge_points  # type: ignore[import-not-found, unused-ignore]
-        from worker.shapes.bench.perception import perceive  # type: ignore[import-not-found, unused-ignore]
+        from worker.shapes.bench import judge_points  # type: ignore[import-not-found, import-untyped, unused-ignore]
+        from worker.shapes.bench.perception import perceive  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
         self.entry = entry
         self._judge_points, self._perceive = judge_points, perceive
@@ -43,11 +45,27 @@ class PerceptionJudge(Judge):
         begun = time.monotonic()
         pictures = _pixels(picture)
         try:
-            scores = self._judge_points(pictures, [prompt.text])[0]
+            with _one_core():
+                scores = self._judge_points(pictures, [prompt.text])[0]
+                seen = self._perceive(pictures)[0]
         except ValueError as error:
             return Said.nothing(str(error), time.monotonic() - begun)
-        text = f"{_in_words(self._perceive(pictures)[0])} <score>{list(scores)}</score>"
+        text = f"{_in_words(seen)} <score>{list(scores)}</score>"
         return Said(text, read_answer(text, len(prompt.points)), seconds=time.monotonic() - begun)
+
+
+@contextmanager
+def _one_core() -> Iterator[None]:
+    """Within: this thread computes alone. One picture is too little to share, and others draw meanwhile.
+
+    The number is each thread's own, but also that of threads to come.
+    """
+    own = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(own)
 
 
 def _pixels(png: bytes) -> Tensor:
