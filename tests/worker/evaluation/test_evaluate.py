@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from service.contracts.evaluations import EvaluationEventLine, PictureName
+from service.contracts.evaluations import EvaluationEventLine, EvaluationJob, PictureName
 from service.contracts.generations import GenerationSpec
-from service.contracts.jobs import Control
+from service.contracts.jobs import PARENT_FD, Control
 from tests.worker.evaluation.conftest import Attempt, Serve
-from tests.worker.evaluation.judge_server import Asked, Reply, judged, says
+from tests.worker.evaluation.judge_server import Asked, JudgeServer, Reply, judged, says
 from tests.worker.evaluation.setting import entry, events, go_on, job, place_of, places
+from tests.worker.training.miniature import trainer
 from worker.inference import Generator
 
 TOKEN = "sk-not-for-anybody-0123456789"
@@ -34,6 +34,17 @@ DEAD = "http://127.0.0.1:9/v1"
 def files(directory: Path) -> dict[str, bytes]:
     """An attempt's pictures."""
     return {path.name: path.read_bytes() for path in (directory / "pictures").iterdir()}
+
+
+def in_order(job: EvaluationJob, directory: Path) -> list[bytes]:
+    """Them, prompt by prompt."""
+    return [files(directory)[f"{index}_{image}.png"] for index, image in places(job)]
+
+
+def pixels(png: bytes) -> bytes:
+    """What a file shows."""
+    with Image.open(io.BytesIO(png)) as picture:
+        return picture.tobytes()
 
 
 def failed(directory: Path) -> dict[str, Any]:
@@ -73,15 +84,22 @@ class TestWhole:
         _, out = attempt(whole)
         prompts = tuple(prompt.text for prompt in whole.benchmark.prompts)
         same = GenerationSpec(prompts=prompts, num_images=2, seed=whole.spec.seed, steps=2)
-        for place, image in zip(places(whole), Generator("cpu").generate(same, {"base": None}), strict=True):
-            path = out / "pictures" / PictureName(index=place[0], image=place[1]).file
-            with Image.open(path) as ours, Image.open(io.BytesIO(image.png)) as theirs:
-                assert np.array_equal(np.asarray(ours), np.asarray(theirs))
-                assert ours.text == theirs.text | {  # type: ignore[attr-defined]
-                    "benchmark": "small",
-                    "index": str(place[0]),
-                    "image": str(place[1]),
-                }
+        drawn = list(Generator("cpu").generate(same, {"base": None}))
+        assert [pixels(file) for file in in_order(whole, out)] == [pixels(image.png) for image in drawn]
+
+    def test_a_file_says_what_it_shows(self, attempt: Attempt) -> None:
+        whole = job(None, rewards=["shapes_verifier"])
+        _, out = attempt(whole)
+        with Image.open(out / "pictures" / "7_1.png") as picture:
+            assert picture.text == {  # type: ignore[attr-defined]
+                "prompt": whole.benchmark.prompts[1].text,
+                "seed": "3408",
+                "model": "shapes-flux",
+                "checkpoint": "base",
+                "benchmark": "small",
+                "index": "7",
+                "image": "1",
+            }
 
     def test_events_are_of_the_contract(self, serve: Serve, attempt: Attempt) -> None:
         _, out = attempt(job(entry(serve().url)))
@@ -117,6 +135,22 @@ class TestWhole:
         nothing = [place_of(event) for event in events(out, "picture") if event["rewards"]["shapes_verifier"] is None]
         assert nothing == [(0, 0), (0, 1)]
         assert all(event["rewards"]["clip_score"] is not None for event in events(out, "picture"))
+
+
+class TestCheckpoint:
+    def test_its_weights_draw(self, attempt: Attempt, tmp_path: Path) -> None:
+        run = tmp_path / "run"
+        training = {"max_steps": 1, "learning_rate": 0.01}
+        trainer(run, training=training, checkpoints={"every": 1}, evaluation={"every": 0}).run()
+        checkpoint = run / events(run, "checkpoint")[-1]["directory"]
+        whole = job(None, checkpoint=UUID(int=7), rewards=["shapes_verifier"])
+        status, out = attempt(whole, "attempt", "--checkpoint", str(checkpoint))
+        assert status == 0
+        prompts = tuple(prompt.text for prompt in whole.benchmark.prompts)
+        same = GenerationSpec(prompts=prompts, checkpoints=(UUID(int=7), "base"), num_images=2, seed=3407, steps=2)
+        drawn = list(Generator("cpu").generate(same, {str(UUID(int=7)): checkpoint, "base": None}))
+        assert [pixels(file) for file in in_order(whole, out)] == [pixels(image.png) for image in drawn[:6]]
+        assert [pixels(image.png) for image in drawn[:6]] != [pixels(image.png) for image in drawn[6:]]
 
 
 class TestAsking:
@@ -327,21 +361,34 @@ class TestWrongJobs:
 
 
 class TestKilled:
-    def test_nothing_is_lost_but_what_was_in_flight(self, serve: Serve, attempt: Attempt, tmp_path: Path) -> None:
-        held = threading.Event()
+    @pytest.fixture
+    def held(self) -> threading.Event:
+        """Set when the judge has answered seven times, and is asked once more."""
+        return threading.Event()
 
+    @pytest.fixture
+    def server(self, serve: Serve, held: threading.Event) -> JudgeServer:
         def plan(asked: Asked) -> Reply:
             if asked.number < 7:
                 return judged(asked)
             held.set()
             return Reply(hang=True)
 
-        server = serve(plan)
-        whole = job(entry(server.url), prompts=6)
-        file, out = tmp_path / "job.json", tmp_path / "killed"
+        return serve(plan)
+
+    def start(self, whole: EvaluationJob, out: Path, **options: Any) -> subprocess.Popen[bytes]:
+        """The real child."""
+        file = out.with_suffix(".json")
         file.write_text(whole.model_dump_json(), encoding="utf-8")
         command = [sys.executable, "-m", "worker.entrypoints.evaluate", str(file), "--out", str(out), "--device", "cpu"]
-        with subprocess.Popen(command, env={**os.environ, "NO_PROXY": "127.0.0.1"}) as child:
+        environment = {**os.environ, "NO_PROXY": "127.0.0.1", **options.pop("env", {})}
+        return subprocess.Popen(command, env=environment, **options)
+
+    def test_nothing_is_lost_but_what_was_in_flight(
+        self, server: JudgeServer, held: threading.Event, attempt: Attempt, tmp_path: Path
+    ) -> None:
+        whole, out = job(entry(server.url), prompts=6), tmp_path / "killed"
+        with self.start(whole, out) as child:
             assert held.wait(180)
             child.send_signal(signal.SIGKILL)
         server.plan = judged
@@ -356,3 +403,13 @@ class TestKilled:
         assert twice == [in_flight]
         _, uninterrupted = attempt(whole, "uninterrupted")
         assert files(again) == files(uninterrupted)
+
+    def test_it_ends_with_its_parent(self, server: JudgeServer, held: threading.Event, tmp_path: Path) -> None:
+        reading, writing = os.pipe()
+        whole, out = job(entry(server.url), prompts=6), tmp_path / "orphan"
+        with self.start(whole, out, env={PARENT_FD: str(reading)}, pass_fds=(reading,)) as child:
+            os.close(reading)
+            assert held.wait(180)
+            os.close(writing)
+            assert child.wait(60) == 1
+        assert events(out)[-1]["type"] not in ("finished", "failed")

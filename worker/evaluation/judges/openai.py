@@ -70,15 +70,15 @@ class _Patience:
         with self._lock:
             self._heard, self._away = time.monotonic(), None
 
-    def failed(self, begun: float, fault: _Fault) -> bool:
-        """A request that was sent at `begun` was not; whether another has been since. JudgeFailed: it is too long."""
+    def failed(self, begun: float, fault: _Fault) -> float:
+        """A request that was sent at `begun` was not; when another was. JudgeFailed: it is too long ago."""
         with self._lock:
             if self._away is None:
                 self._away = max(begun, self._heard)
             away = time.monotonic() - self._away
             if away >= self._seconds:
                 raise JudgeFailed(f"judge {self._judge!r} has not answered for {away:.0f} seconds; at last: {fault}")
-            return self._heard > begun
+            return self._heard
 
 
 class OpenAIJudge(Judge):
@@ -124,16 +124,16 @@ class OpenAIJudge(Judge):
             raise Abandoned(f"judge {self.entry.name!r} was closed")
         body = self._body(prompt, picture)
         first = time.monotonic()
-        own_faults = 0
+        own_faults, failed = 0, first
 
         def once() -> Said:
-            nonlocal own_faults
+            nonlocal own_faults, failed
             begun = time.monotonic()
             try:
                 text = self._answer(body, begun)
             except _Fault as fault:
-                others_heard = self._patience.failed(begun, fault)
-                own_faults += others_heard and not fault.throttled
+                others_heard = self._patience.failed(begun, fault) > failed
+                own_faults, failed = own_faults + (others_heard and not fault.throttled), time.monotonic()
                 if own_faults >= OWN_FAULTS:
                     return Said.nothing(f"{own_faults} times, while others were answered: {fault}", _since(first))
                 raise
