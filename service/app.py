@@ -107,7 +107,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     listening.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await listening
-    app.state.admission.close()
+    await app.state.admission.close()
     app.state.queue.close()
     app.state.database.close()
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
+import psycopg
 import structlog
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
@@ -23,7 +24,7 @@ from service.db.artifacts import ArtifactDamaged, StoreUnavailable
 MEDIA_TYPE = "application/problem+json"
 _MOST_ERRORS = 100
 """Wrong fields that an answer lists."""
-UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError)
+UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError, psycopg.OperationalError, psycopg.InterfaceError)
 """What is raised when the database cannot be reached."""
 log = structlog.get_logger()
 

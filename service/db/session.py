@@ -39,6 +39,16 @@ class Database:
         self.engine.dispose()
 
 
+def arguments(settings: Settings) -> dict[str, Any]:
+    """What every connection is made with, beside its address."""
+    return {
+        "connect_timeout": settings.connect_seconds,
+        "application_name": "g2rpo",
+        "client_encoding": "utf8",  # a database without an encoding would answer in bytes
+        **_ALIVE,
+    }
+
+
 def connect(settings: Settings | None = None, idle_seconds: float | None = None) -> Database:
     """The database of `settings`, else of the environment. Connects at first use, and again after a loss.
 
@@ -53,12 +63,7 @@ def connect(settings: Settings | None = None, idle_seconds: float | None = None)
         max_overflow=0,
         pool_pre_ping=True,
         pool_timeout=settings.connect_seconds,
-        connect_args={
-            "connect_timeout": settings.connect_seconds,
-            "application_name": "g2rpo",
-            "client_encoding": "utf8",  # a database without an encoding would answer in bytes
-            **_ALIVE,
-        },
+        connect_args=arguments(settings),
     )
     if idle_seconds is not None:
 

@@ -7,12 +7,13 @@ needs none; where it comes from then no longer matters.
 import functools
 import ipaddress
 import re
+import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import psycopg
 import structlog
 from sqlalchemy.exc import ProgrammingError
-from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, State
 from starlette.requests import Request
@@ -20,6 +21,7 @@ from starlette.types import ASGIApp, Receive, Send
 from starlette.types import Scope as Connection
 
 from service import kept
+from service.db.looks import Looks
 from service.db.session import Database
 from service.errors import UNAVAILABLE, NotReady, ServiceError, answer_error
 from service.keys import scopes, secret, service
@@ -27,7 +29,8 @@ from service.keys.caller import ANONYMOUS, LOCAL, Admitted, Caller
 from service.keys.rate import RateLimiter
 from service.keys.refusals import HostNotAllowed, KeyMalformed, KeyMissing, NotLocal, ScopeMissing, Unauthorized
 
-_AWAY = (*UNAVAILABLE, ProgrammingError)
+_NO_SCHEMA = (ProgrammingError, psycopg.ProgrammingError)
+_AWAY = (*UNAVAILABLE, *_NO_SCHEMA)
 """What is raised without a database, or with one that has another schema."""
 log = structlog.get_logger()
 
@@ -47,8 +50,7 @@ class Admission:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._looking = database.engine.execution_options(isolation_level="AUTOCOMMIT")
-        """A look at a key is one statement: beginning and ending a transaction would cost as much again, each."""
+        self._looks = Looks(database)
         self._limiter = RateLimiter(database.settings.broker_url)
         admin_key = database.settings.admin_key
         self._to_store = admin_key.get_secret_value() if admin_key else None
@@ -58,28 +60,27 @@ class Admission:
     def begin(self) -> None:
         """Have the environment's key, if the database is there; else the first request does it."""
         try:
-            with self._database.sessions() as session:
-                self._store(session)
+            self._store()
         except _AWAY as error:
             log.warning("admin_key_not_stored", error=type(error).__name__, hint="the first request will store it")
 
-    def visitor(self, applicant: Applicant) -> Caller:
+    async def visitor(self, applicant: Applicant) -> Caller:
         """Who asks for what needs no key. Raises NotLocal or HostNotAllowed while there are no keys."""
         if applicant.stranger is None:
             return LOCAL
         try:
-            return self._admitted(applicant).caller
+            return (await self._admitted(applicant)).caller
         except (Unauthorized, *_AWAY):
             return ANONYMOUS
 
-    def admit(self, applicant: Applicant, operation: str | None, headers: dict[str, str]) -> Admitted:
+    async def admit(self, applicant: Applicant, operation: str | None, headers: dict[str, str]) -> Admitted:
         """Who asks for an operation, if the key is good and has its scope; `headers` gets what the answer says of the
         key's rate.
 
         Raises Unauthorized, ScopeMissing, RateLimited, and NotLocal or HostNotAllowed while there are no keys.
         """
         try:
-            admitted = self._admitted(applicant)
+            admitted = await self._admitted(applicant)
         except _AWAY:
             if applicant.stranger is None and operation in scopes.WITHOUT_DATABASE:
                 return Admitted(ANONYMOUS, None)
@@ -87,32 +88,41 @@ class Admission:
         caller = admitted.caller
         if caller.id is not None:
             usual = self._database.settings.requests_per_minute
-            headers.update(self._limiter.take(caller.id, caller.requests_per_minute or usual))
+            headers.update(await self._limiter.take(caller.id, caller.requests_per_minute or usual))
         needed = scopes.needed(operation)
         if needed is not None and not caller.may(needed):
             raise ScopeMissing(caller, needed)
         return admitted
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """Give up every connection."""
-        self._limiter.close()
+        await self._limiter.close()
+        await self._looks.close()
 
-    def _admitted(self, applicant: Applicant) -> Admitted:
+    async def _admitted(self, applicant: Applicant) -> Admitted:
         if self._to_store is not None:
-            with self._database.sessions() as session:
-                self._store(session)
-        with Session(self._looking) as session:
-            self._in_force = self._in_force or service.in_force(session)
-            if self._in_force:
-                return service.authenticate(session, presented(applicant.authorization))
-            if applicant.stranger is not None:
-                raise applicant.stranger
-            return Admitted(LOCAL, service.snapshot(session))
+            await run_in_threadpool(self._store)
+        snapshot = ""
+        if not self._in_force:
+            self._in_force, snapshot = await service.standing(self._looks)
+        if self._in_force:
+            found = await service.authenticate(self._looks, presented(applicant.authorization))
+            if found.stale:
+                await run_in_threadpool(self._note_use, found.admitted.caller.id)
+            return found.admitted
+        if applicant.stranger is not None:
+            raise applicant.stranger
+        return Admitted(LOCAL, snapshot)
 
-    def _store(self, session: Session) -> None:
-        if self._to_store is not None:
-            service.store_environment_key(session, self._to_store)
-            self._to_store = None
+    def _note_use(self, id: uuid.UUID | None) -> None:
+        with self._database.sessions() as session:
+            service.note_use(session, id)
+
+    def _store(self) -> None:
+        with self._database.sessions() as session:
+            if self._to_store is not None:
+                service.store_environment_key(session, self._to_store)
+                self._to_store = None
 
 
 class Gate:
@@ -130,7 +140,7 @@ class Gate:
                 operation = route.operation_id if route else None
                 admitted = await self._admitted(connection, operation)
             except (ServiceError, *_AWAY) as error:
-                if isinstance(error, ProgrammingError):
+                if isinstance(error, _NO_SCHEMA):
                     error = NotReady("the database has no schema, or another one; /readyz says more")
                 connection.update(found)  # for the log: routing is not reached
                 answer = await answer_error(Request(connection), error)
@@ -150,9 +160,9 @@ class Gate:
         if connection["path"] in scopes.PUBLIC:
             if applicant.stranger is None:
                 return Admitted(LOCAL, None)
-            return Admitted(await run_in_threadpool(admission.visitor, applicant), None)
+            return Admitted(await admission.visitor(applicant), None)
         said: dict[str, str] = connection["state"]["answer_headers"]
-        return await run_in_threadpool(admission.admit, applicant, operation, said)
+        return await admission.admit(applicant, operation, said)
 
 
 def presented(authorization: Sequence[str]) -> str:

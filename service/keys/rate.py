@@ -17,7 +17,7 @@ import structlog
 from service.keys.refusals import RateLimited
 
 if TYPE_CHECKING:
-    from redis.commands.core import Script
+    from redis.commands.core import AsyncScript
 
 _PATIENCE = 0.1
 """Seconds for each of connecting and answering."""
@@ -49,7 +49,7 @@ class RateLimiter:
         self._url = broker_url
         self._rests_until = 0.0
 
-    def take(self, key: uuid.UUID, per_minute: int) -> dict[str, str]:
+    async def take(self, key: uuid.UUID, per_minute: int) -> dict[str, str]:
         """Count a request of `key`; what the answer's headers say of it, if it was counted. Raises RateLimited."""
         now = time.monotonic()
         if now < self._rests_until:
@@ -57,7 +57,7 @@ class RateLimiter:
         if self._rests_until:
             self._rests_until = now + _REST  # one request tries whether the server is back; the others do not wait
         try:
-            taken, left, milliseconds = self._script(keys=[f"g2rpo:rate:{key}"], args=[_WINDOW, per_minute])
+            taken, left, milliseconds = await self._script(keys=[f"g2rpo:rate:{key}"], args=[_WINDOW, per_minute])
         except Exception as error:
             # Whatever the driver raises, also of a URL that is none of its own: a limit is not worth an outage.
             self._rests_until = time.monotonic() + _REST
@@ -74,19 +74,20 @@ class RateLimiter:
         return headers
 
     @cached_property
-    def _script(self) -> "Script":
-        from redis import Redis  # what the first request with a key pays, and starting does not
+    def _script(self) -> "AsyncScript":
+        from redis.asyncio import Redis  # what the first request with a key pays, and starting does not
+        from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
-        from redis.retry import Retry
 
         options: dict[str, Any] = {"socket_timeout": _PATIENCE, "socket_connect_timeout": _PATIENCE}
         client = Redis.from_url(_redis_url(self._url), retry=Retry(NoBackoff(), 0), **options)
         return client.register_script(_TAKE)
 
-    def close(self) -> None:
-        """Give up every connection."""
+    async def close(self) -> None:
+        """Give up every connection. Another event loop may then use this."""
         if "_script" in self.__dict__:
-            self._script.registered_client.close()
+            await self._script.registered_client.aclose()
+            del self._script
 
 
 def _redis_url(broker_url: str) -> str:

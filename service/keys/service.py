@@ -4,14 +4,15 @@ import hmac
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import NamedTuple
 
 import structlog
-from sqlalchemy import Row, String, and_, bindparam, cast, func, or_, select, update
+from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from service.db.base import new_id
+from service.db.looks import Looks
 from service.db.models import ApiKey
 from service.errors import NotFound, invalid
 from service.idempotency import Once
@@ -24,15 +25,40 @@ from service.pages import Page, paged
 _EXPIRED = and_(ApiKey.expires_at.is_not(None), ApiKey.expires_at <= func.now())
 """By the database's clock, so that all API processes agree."""
 _USED_LONG_AGO = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - timedelta(minutes=1))
-_SNAPSHOT = cast(func.pg_current_snapshot(), String)
-_PRESENTED = select(
-    *(ApiKey.id, ApiKey.name, ApiKey.prefix, ApiKey.hash, ApiKey.scopes, ApiKey.requests_per_minute),
-    *(ApiKey.revoked_at, ApiKey.expires_at, _EXPIRED.label("expired"), _USED_LONG_AGO.label("stale")),
-    _SNAPSHOT.label("snapshot"),
-).where(ApiKey.prefix == bindparam("prefix"))
-"""Built once, and of columns: every request asks it, and making an object of the row would cost more than the row."""
+_PRESENTED = """
+SELECT id, name, prefix, hash, scopes, requests_per_minute, revoked_at, expires_at,
+       expires_at IS NOT NULL AND expires_at <= now() AS expired,
+       last_used_at IS NULL OR last_used_at < now() - interval '1 minute' AS stale,
+       CAST(pg_current_snapshot() AS text) AS snapshot
+FROM api_keys WHERE prefix = %s
+"""
+_STANDING = "SELECT EXISTS (SELECT FROM api_keys), CAST(pg_current_snapshot() AS text)"
 
 log = structlog.get_logger()
+
+
+class _Presented(NamedTuple):
+    """What is known of a key that a request shows."""
+
+    id: uuid.UUID
+    name: str
+    prefix: str
+    hash: str
+    scopes: list[str]
+    requests_per_minute: int | None
+    revoked_at: datetime | None
+    expires_at: datetime | None
+    expired: bool
+    """By the database's clock, so that all API processes agree."""
+    stale: bool
+    snapshot: str
+
+
+class Recognised(NamedTuple):
+    """The owner of a key, and whether its use was last noted a while ago."""
+
+    admitted: Admitted
+    stale: bool
 
 
 def in_force(session: Session) -> bool:
@@ -40,31 +66,26 @@ def in_force(session: Session) -> bool:
     return session.scalar(select(ApiKey.id).limit(1)) is not None
 
 
-def snapshot(session: Session) -> str:
-    """The database's snapshot: another one as soon as any transaction that changed something has ended."""
-    return session.scalars(select(_SNAPSHOT)).one()
+async def standing(looks: Looks) -> tuple[bool, str]:
+    """Whether keys are in force, and the database's snapshot.
 
-
-def authenticate(session: Session, presented: str) -> Admitted:
-    """The owner of a key of good form, by one look at an index. Raises Unauthorized.
-
-    When it was last used is noted once a minute, in a transaction of its own that waits for nobody.
+    That is another one as soon as any transaction that changed something has ended.
     """
-    key = session.execute(_PRESENTED, {"prefix": secrets.prefix_of(presented)}).one_or_none()
+    row = await looks.row(_STANDING)
+    assert row is not None
+    return bool(row[0]), str(row[1])
+
+
+async def authenticate(looks: Looks, presented: str) -> Recognised:
+    """The owner of a key of good form, by one look at an index. Raises Unauthorized."""
+    row = await looks.row(_PRESENTED, secrets.prefix_of(presented))
+    key = None if row is None else _Presented(*row)
     if key is None or not hmac.compare_digest(key.hash, secrets.digest_of(presented)):
         raise KeyUnknown("this service has given out no such key; was it made for another one?")
     _check_good(key, key.expired)
-    if key.stale:
-        session.rollback()
-        _note_use(session, key.id)
-    caller = Caller(
-        id=key.id,
-        name=key.name,
-        scopes=frozenset(Scope(scope) for scope in key.scopes),
-        prefix=key.prefix,
-        requests_per_minute=key.requests_per_minute,
-    )
-    return Admitted(caller, key.snapshot)
+    scopes = frozenset(Scope(scope) for scope in key.scopes)
+    caller = Caller(key.id, key.name, scopes, key.prefix, key.requests_per_minute)
+    return Recognised(Admitted(caller, key.snapshot), key.stale)
 
 
 def check(session: Session, key_id: uuid.UUID | None) -> None:
@@ -83,7 +104,7 @@ def check(session: Session, key_id: uuid.UUID | None) -> None:
     _check_good(found.ApiKey, found.expired)
 
 
-def _check_good(key: ApiKey | Row[*tuple[Any, ...]], expired: bool) -> None:
+def _check_good(key: "ApiKey | _Presented", expired: bool) -> None:
     if key.revoked_at is not None:
         raise KeyRevoked(f"the key {key.prefix} ({key.name}) was revoked at {_utc(key.revoked_at)}; ask for another")
     if expired:
@@ -95,7 +116,8 @@ def _utc(time: datetime) -> str:
     return f"{time:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _note_use(session: Session, id: uuid.UUID) -> None:
+def note_use(session: Session, id: uuid.UUID | None) -> None:
+    """Note that a key was used, once a minute; it waits for nobody."""
     # Somebody who is counting the key's jobs holds its row: the note can wait for another request.
     free = select(ApiKey.id).where(ApiKey.id == id, _USED_LONG_AGO).with_for_update(key_share=True, skip_locked=True)
     session.execute(

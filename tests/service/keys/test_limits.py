@@ -4,11 +4,13 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import contextmanager
+from dataclasses import dataclass
 from socket import create_server
 from typing import Any
 
 import pytest
+from anyio.from_thread import BlockingPortal, start_blocking_portal
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
@@ -89,12 +91,29 @@ class TestOpenJobs:
         assert [away.post("/runs", json={}, headers=headers).status_code for _ in range(3)] == [202] * 3
 
 
+@dataclass
+class Limiter:
+    """The limiter of one API process, on an event loop of its own; threads may share it."""
+
+    limiter: RateLimiter
+    loop: BlockingPortal
+
+    def take(self, key: uuid.UUID, per_minute: int) -> dict[str, str]:
+        return self.loop.call(self.limiter.take, key, per_minute)
+
+
+@contextmanager
+def limiter_of(broker_url: str) -> Iterator[Limiter]:
+    with start_blocking_portal() as loop:
+        made = RateLimiter(broker_url)
+        yield Limiter(made, loop)
+        loop.call(made.close)
+
+
 @pytest.fixture
-def limiter(broker_url: str) -> Iterator[RateLimiter]:
-    """The limiter of one API process."""
-    made = RateLimiter(broker_url)
-    yield made
-    made.close()
+def limiter(broker_url: str) -> Iterator[Limiter]:
+    with limiter_of(broker_url) as made:
+        yield made
 
 
 class TestRate:
@@ -129,12 +148,12 @@ class TestRate:
         assert {answer.status_code for answer in answers} == {200}
         assert "RateLimit-Limit" not in answers[0].headers
 
-    def test_keys_are_counted_apart(self, limiter: RateLimiter) -> None:
+    def test_keys_are_counted_apart(self, limiter: Limiter) -> None:
         for _ in range(3):
             assert limiter.take(uuid.uuid4(), 1)["RateLimit-Remaining"] == "0"
 
     @pytest.mark.parametrize("limit", [1, 7, 60, 997])
-    def test_a_burst_gets_the_limit_and_what_flowed_in_meanwhile(self, limiter: RateLimiter, limit: int) -> None:
+    def test_a_burst_gets_the_limit_and_what_flowed_in_meanwhile(self, limiter: Limiter, limit: int) -> None:
         key, began, taken = uuid.uuid4(), time.monotonic(), 0
         with pytest.raises(RateLimited):
             while True:
@@ -142,7 +161,7 @@ class TestRate:
                 taken += 1
         assert limit <= taken <= limit + 1 + (time.monotonic() - began) * limit / 60
 
-    def test_at_once_no_more_than_the_limit_pass(self, limiter: RateLimiter) -> None:
+    def test_at_once_no_more_than_the_limit_pass(self, limiter: Limiter) -> None:
         key = uuid.uuid4()
 
         def take(_: int) -> bool:
@@ -154,7 +173,7 @@ class TestRate:
         with ThreadPoolExecutor(8) as pool:
             assert sum(pool.map(take, range(40))) == 5
 
-    def test_it_flows_back(self, limiter: RateLimiter, eventually: Callable[[Callable[[], object]], None]) -> None:
+    def test_it_flows_back(self, limiter: Limiter, eventually: Callable[[Callable[[], object]], None]) -> None:
         key = uuid.uuid4()
 
         def passes() -> bool:
@@ -179,7 +198,7 @@ class TestBrokerAway:
 
     def test_a_silent_broker_is_asked_once_and_then_left_alone(self) -> None:
         with create_server(("127.0.0.1", 0)) as silent:
-            with closing(RateLimiter(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")) as limiter:
+            with limiter_of(f"redis://127.0.0.1:{silent.getsockname()[1]}/0") as limiter:
                 assert [limiter.take(uuid.uuid4(), 1) for _ in range(50)] == [{}] * 50
             silent.setblocking(False)
             silent.accept()[0].close()
@@ -187,17 +206,18 @@ class TestBrokerAway:
                 silent.accept()
 
     def test_it_counts_again_once_the_broker_is_back(
-        self, limiter: RateLimiter, monkeypatch: pytest.MonkeyPatch, broker_url: str
+        self, limiter: Limiter, monkeypatch: pytest.MonkeyPatch, broker_url: str
     ) -> None:
         monkeypatch.setattr("service.keys.rate._REST", 0.0)
-        away = RateLimiter("redis://127.0.0.1:1/0")
+        away = Limiter(RateLimiter("redis://127.0.0.1:1/0"), limiter.loop)
         assert away.take(uuid.uuid4(), 1) == {}
-        away._script = limiter._script
+        away.limiter._script = limiter.limiter._script
         assert away.take(uuid.uuid4(), 1)["RateLimit-Limit"] == "1"
 
     @pytest.mark.parametrize("url", ["sentinel://127.0.0.1:1", "amqp://127.0.0.1//", "redis+socket:///nowhere/x.sock"])
     def test_another_kind_of_broker_means_no_limit(self, url: str) -> None:
-        assert RateLimiter(url).take(uuid.uuid4(), 1) == {}
+        with limiter_of(url) as limiter:
+            assert limiter.take(uuid.uuid4(), 1) == {}
 
 
 class TestBudgets:
