@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 from alembic import command
@@ -42,6 +43,7 @@ def current(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
 
 
+@cache
 def head() -> str | None:
     """The newest revision."""
     return ScriptDirectory.from_config(config()).get_current_head()
@@ -49,7 +51,12 @@ def head() -> str | None:
 
 def knows(revision: str) -> bool:
     """Whether this version of the service has the migration `revision`."""
-    return any(script.revision == revision for script in ScriptDirectory.from_config(config()).walk_revisions())
+    return revision in _revisions()
+
+
+@cache
+def _revisions() -> frozenset[str]:
+    return frozenset(script.revision for script in ScriptDirectory.from_config(config()).walk_revisions())
 
 
 def _locked(url: str, work: Callable[[Connection], None]) -> None:
