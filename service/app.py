@@ -11,6 +11,7 @@ import structlog
 from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 
 from service import errors
@@ -41,6 +42,7 @@ from service.middleware import RequestMiddleware
 from service.plans.router import router as plans
 from service.queue import Queue
 from service.rewards.router import router as rewards
+from service.routes import Routes
 from service.runs.router import router as runs
 from service.samples.router import router as samples
 from service.settings import Settings, unknown_variables
@@ -84,9 +86,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.admission = Admission(app.state.database)
     app.state.waiter = JobWaiter(app.state.database.engine)
     app.state.streams = Streams(settings.max_streams)
-    for router in ROUTERS:
-        app.include_router(router)
-    app.add_middleware(Gate, state=app.state)
+    api_routes = [route for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)]
+    routes = Routes(api_routes)
+    app.router.routes += [routes, *api_routes]  # `include_router` would search each router twice a request
+    app.add_middleware(Gate, state=app.state, routes=routes)
     app.add_middleware(
         RequestMiddleware,
         max_body_bytes=settings.max_body_bytes,
@@ -94,7 +97,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         max_results_bytes=settings.max_results_bytes,
     )
     app.add_middleware(MetricsMiddleware, registry=app.state.registry)  # around everything else
-    errors.install(app, [route for router in ROUTERS for route in router.routes])
+    errors.install(app, api_routes)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException as RoutingError
-from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from service import examples
@@ -232,9 +231,9 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     }
 
 
-def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+def install(app: FastAPI, routes: Sequence[APIRoute]) -> None:
     """Answer every error of `app`, which has `routes`, as a problem."""
-    app.state.api_routes = [route for route in routes if isinstance(route, APIRoute)]
+    app.state.api_routes = routes
     app.add_exception_handler(RoutingError, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(ArtifactDamaged, _artifact_damaged)

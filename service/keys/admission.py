@@ -28,6 +28,7 @@ from service.keys import scopes, secret, service
 from service.keys.caller import ANONYMOUS, LOCAL, Admitted, Caller
 from service.keys.rate import RateLimiter
 from service.keys.refusals import HostNotAllowed, KeyMalformed, KeyMissing, NotLocal, ScopeMissing, Unauthorized
+from service.routes import Routes
 
 _NO_SCHEMA = (ProgrammingError, psycopg.ProgrammingError)
 _AWAY = (*UNAVAILABLE, *_NO_SCHEMA)
@@ -128,27 +129,26 @@ class Admission:
 class Gate:
     """Lets requests in whose sender may ask for what they ask; `state.caller` then says who it is."""
 
-    def __init__(self, app: ASGIApp, state: State) -> None:
+    def __init__(self, app: ASGIApp, state: State, routes: Routes) -> None:
         self.app = app
         self.state = state
+        self._routes = routes
         self._kept = kept.KeptAnswers()
 
     async def __call__(self, connection: Connection, receive: Receive, send: Send) -> None:
         if connection["type"] == "http":
-            route, found = scopes.asked_route(self.state.api_routes, connection)
+            route = self._routes.find(connection)
             try:
                 operation = route.operation_id if route else None
                 admitted = await self._admitted(connection, operation)
             except (ServiceError, *_AWAY) as error:
                 if isinstance(error, _NO_SCHEMA):
                     error = NotReady("the database has no schema, or another one; /readyz says more")
-                connection.update(found)  # for the log: routing is not reached
                 answer = await answer_error(Request(connection), error)
                 await answer(connection, receive, send)
                 return
             connection["state"]["caller"] = admitted.caller
             if admitted.snapshot is not None and operation in kept.OPERATIONS:
-                connection.update(found)
                 await self._kept.answer(admitted.snapshot, self.app, connection, receive, send)
                 return
         await self.app(connection, receive, send)

@@ -1,11 +1,5 @@
 """What every route asks of a key: one table, by operationId. A route that is not in it asks for `admin`."""
 
-from collections.abc import Iterable
-
-from fastapi.routing import APIRoute
-from starlette.routing import Match
-from starlette.types import Scope as Connection
-
 from service.keys.caller import Scope
 
 READ, WRITE, ADMIN = Scope.READ, Scope.WRITE, Scope.ADMIN
@@ -82,15 +76,6 @@ PUBLIC = frozenset({"/", "/healthz", "/readyz", "/docs", "/openapi.json"}) | {
 
 WITHOUT_DATABASE = frozenset({"getMetrics"})
 """Operations that this machine may ask for without a key while the database is away: they tell that it is."""
-
-
-def asked_route(routes: Iterable[APIRoute], connection: Connection) -> tuple[APIRoute | None, Connection]:
-    """The route that takes a request, and what it finds in the path; none where no route does."""
-    for route in routes:
-        match, found = route.matches(connection)
-        if match is Match.FULL:
-            return route, {"route": route, "path_params": found["path_params"]}
-    return None, {}
 
 
 def needed(operation: str | None) -> Scope | None:
