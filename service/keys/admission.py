@@ -70,18 +70,20 @@ class Admission:
         if applicant.stranger is None:
             return LOCAL
         try:
-            return (await self._admitted(applicant)).caller
+            return (await self._admitted(applicant, None)).caller
         except (Unauthorized, *_AWAY):
             return ANONYMOUS
 
-    async def admit(self, applicant: Applicant, operation: str | None, headers: dict[str, str]) -> Admitted:
+    async def admit(
+        self, applicant: Applicant, operation: str | None, run: uuid.UUID | None, headers: dict[str, str]
+    ) -> Admitted:
         """Who asks for an operation, if the key is good and has its scope; `headers` gets what the answer says of the
-        key's rate.
+        key's rate. With a `run`, it also tells whether that has ended.
 
         Raises Unauthorized, ScopeMissing, RateLimited, and NotLocal or HostNotAllowed while there are no keys.
         """
         try:
-            admitted = await self._admitted(applicant)
+            admitted = await self._admitted(applicant, run)
         except _AWAY:
             if applicant.stranger is None and operation in scopes.WITHOUT_DATABASE:
                 return Admitted(ANONYMOUS, None)
@@ -100,20 +102,19 @@ class Admission:
         await self._limiter.close()
         await self._looks.close()
 
-    async def _admitted(self, applicant: Applicant) -> Admitted:
+    async def _admitted(self, applicant: Applicant, run: uuid.UUID | None) -> Admitted:
         if self._to_store is not None:
             await run_in_threadpool(self._store)
-        snapshot = ""
         if not self._in_force:
-            self._in_force, snapshot = await service.standing(self._looks)
-        if self._in_force:
-            found = await service.authenticate(self._looks, presented(applicant.authorization))
-            if found.stale:
-                await run_in_threadpool(self._note_use, found.admitted.caller.id)
-            return found.admitted
-        if applicant.stranger is not None:
-            raise applicant.stranger
-        return Admitted(LOCAL, snapshot)
+            self._in_force, admitted = await service.standing(self._looks, run)
+            if not self._in_force:
+                if applicant.stranger is not None:
+                    raise applicant.stranger
+                return admitted
+        found = await service.authenticate(self._looks, presented(applicant.authorization), run)
+        if found.stale:
+            await run_in_threadpool(self._note_use, found.admitted.caller.id)
+        return found.admitted
 
     def _note_use(self, id: uuid.UUID | None) -> None:
         with self._database.sessions() as session:
@@ -149,7 +150,7 @@ class Gate:
                 return
             connection["state"]["caller"] = admitted.caller
             if admitted.snapshot is not None and operation in kept.OPERATIONS:
-                await self._kept.answer(admitted.snapshot, self.app, connection, receive, send)
+                await self._kept.answer(admitted, self.app, connection, receive, send)
                 return
         await self.app(connection, receive, send)
 
@@ -162,7 +163,8 @@ class Gate:
                 return Admitted(LOCAL, None)
             return Admitted(await admission.visitor(applicant), None)
         said: dict[str, str] = connection["state"]["answer_headers"]
-        return await admission.admit(applicant, operation, said)
+        run = kept.run_asked(operation, connection.get("path_params", {}))
+        return await admission.admit(applicant, operation, run, said)
 
 
 def presented(authorization: Sequence[str]) -> str:

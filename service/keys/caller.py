@@ -36,11 +36,13 @@ class Caller:
 
 @dataclass(frozen=True)
 class Admitted:
-    """A caller who was let in, and the database's snapshot when it said so: which transactions it had seen end."""
+    """A caller who was let in, and what the database showed when it said so."""
 
     caller: Caller
     snapshot: str | None
-    """None where the database was not asked."""
+    """Which transactions it had seen end; None where the database was not asked."""
+    ended: str | None = None
+    """Which transactions wrote the rows of the run that was asked for and of its attempts, if the run has ended."""
 
 
 LOCAL = Caller(None, "local", frozenset({Scope.ADMIN}))

@@ -4,7 +4,7 @@ import hmac
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, LiteralString, NamedTuple
 
 import structlog
 from sqlalchemy import and_, func, or_, select, update
@@ -17,7 +17,7 @@ from service.db.models import ApiKey
 from service.errors import NotFound, invalid
 from service.idempotency import Once
 from service.keys import secret as secrets
-from service.keys.caller import Admitted, Caller, Scope
+from service.keys.caller import LOCAL, Admitted, Caller, Scope
 from service.keys.refusals import KeyExpired, KeyMissing, KeyRevoked, KeyUnknown, LastAdminKey
 from service.keys.schemas import ENVIRONMENT, KeyFilters, KeyMade, KeySpec, KeyView
 from service.pages import Page, paged
@@ -25,21 +25,34 @@ from service.pages import Page, paged
 _EXPIRED = and_(ApiKey.expires_at.is_not(None), ApiKey.expires_at <= func.now())
 """By the database's clock, so that all API processes agree."""
 _USED_LONG_AGO = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - timedelta(minutes=1))
-_PRESENTED = """
-SELECT id, name, prefix, hash, scopes, requests_per_minute, revoked_at, expires_at,
-       expires_at IS NOT NULL AND expires_at <= now() AS expired,
-       last_used_at IS NULL OR last_used_at < now() - interval '1 minute' AS stale,
-       CAST(pg_current_snapshot() AS text) AS snapshot
-FROM api_keys WHERE prefix = %s
+_SEEN: LiteralString = """
+WITH seen AS (SELECT CAST(pg_current_snapshot() AS text) AS snapshot, CAST(NULL AS text) AS ended)
 """
-_STANDING = "SELECT EXISTS (SELECT FROM api_keys), CAST(pg_current_snapshot() AS text)"
+"""The database's snapshot. Nothing else may be in the way: a table that is locked must not stop every request."""
+_RUN_SEEN: LiteralString = """
+WITH seen AS (SELECT CAST(pg_current_snapshot() AS text) AS snapshot, (
+    SELECT concat(r.xmin, (SELECT string_agg(concat(' ', a.number, ':', a.xmin), '' ORDER BY a.number)
+                           FROM attempts a WHERE a.run_id = r.id))
+    FROM runs r WHERE r.id = %s AND r.status IN ('succeeded', 'failed', 'cancelled')
+) AS ended)
+"""
+"""With it, which transactions wrote the rows of a run that has ended, and of its attempts."""
+_PRESENTED: LiteralString = """
+SELECT snapshot, ended, id, name, prefix, hash, scopes, requests_per_minute, revoked_at, expires_at,
+       expires_at IS NOT NULL AND expires_at <= now() AS expired,
+       last_used_at IS NULL OR last_used_at < now() - interval '1 minute' AS stale
+FROM api_keys, seen WHERE prefix = %s
+"""
+_STANDING: LiteralString = "SELECT EXISTS (SELECT FROM api_keys), snapshot, ended FROM seen"
 
 log = structlog.get_logger()
 
 
 class _Presented(NamedTuple):
-    """What is known of a key that a request shows."""
+    """What is known of a key that a request shows, and what the database showed with it."""
 
+    snapshot: str
+    ended: str | None
     id: uuid.UUID
     name: str
     prefix: str
@@ -51,7 +64,6 @@ class _Presented(NamedTuple):
     expired: bool
     """By the database's clock, so that all API processes agree."""
     stale: bool
-    snapshot: str
 
 
 class Recognised(NamedTuple):
@@ -66,26 +78,32 @@ def in_force(session: Session) -> bool:
     return session.scalar(select(ApiKey.id).limit(1)) is not None
 
 
-async def standing(looks: Looks) -> tuple[bool, str]:
-    """Whether keys are in force, and the database's snapshot.
+async def standing(looks: Looks, run: uuid.UUID | None) -> tuple[bool, Admitted]:
+    """Whether keys are in force; if they are not, whoever asks from this machine is let in.
 
-    That is another one as soon as any transaction that changed something has ended.
+    The database's snapshot is another one as soon as any transaction that changed something has ended.
     """
-    row = await looks.row(_STANDING)
+    row = await _look(looks, run, _STANDING)
     assert row is not None
-    return bool(row[0]), str(row[1])
+    return bool(row[0]), Admitted(LOCAL, *row[1:])
 
 
-async def authenticate(looks: Looks, presented: str) -> Recognised:
+async def authenticate(looks: Looks, presented: str, run: uuid.UUID | None) -> Recognised:
     """The owner of a key of good form, by one look at an index. Raises Unauthorized."""
-    row = await looks.row(_PRESENTED, secrets.prefix_of(presented))
+    row = await _look(looks, run, _PRESENTED, secrets.prefix_of(presented))
     key = None if row is None else _Presented(*row)
     if key is None or not hmac.compare_digest(key.hash, secrets.digest_of(presented)):
         raise KeyUnknown("this service has given out no such key; was it made for another one?")
     _check_good(key, key.expired)
     scopes = frozenset(Scope(scope) for scope in key.scopes)
     caller = Caller(key.id, key.name, scopes, key.prefix, key.requests_per_minute)
-    return Recognised(Admitted(caller, key.snapshot), key.stale)
+    return Recognised(Admitted(caller, key.snapshot, key.ended), key.stale)
+
+
+async def _look(looks: Looks, run: uuid.UUID | None, query: LiteralString, *values: str) -> tuple[Any, ...] | None:
+    if run is None:
+        return await looks.row(_SEEN + query, *values)
+    return await looks.row(_RUN_SEEN + query, run, *values)
 
 
 def check(session: Session, key_id: uuid.UUID | None) -> None:

@@ -9,9 +9,10 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import event, func, text, update
 
+from service import kept
 from service.app import create_app
 from service.contracts.status import JobStatus
-from service.db.models import ApiKey, Run
+from service.db.models import ApiKey, Attempt, LogChunk, Run
 from service.db.session import Database
 from service.keys import service as keys
 from service.keys.caller import Scope
@@ -137,3 +138,57 @@ def test_what_the_clock_changes_is_kept_for_a_moment_only(
     monkeypatch.setattr("service.kept._SECONDS", 0.0)
     client.get("/catalog")
     assert made(app, lambda: client.get("/catalog"))
+
+
+class TestEnded:
+    """What an ended run shows of itself is made again when its own rows have changed, and not before."""
+
+    @pytest.fixture
+    def run(self, records: Any) -> Run:
+        run = records.run(JobStatus.SUCCEEDED)
+        records.attempts(run, 2)
+        records.metric(run, "reward/clip_score", [0.1, 0.2])
+        return run
+
+    @pytest.mark.parametrize("path", ["", "/curves", "/rewards", "/samples", "/logs", "/attempts"])
+    def test_what_others_do_changes_nothing(
+        self, app: FastAPI, client: TestClient, records: Any, run: Run, path: str
+    ) -> None:
+        first = client.get(f"/runs/{run.id}{path}")
+        other = records.run(JobStatus.RUNNING)
+        records.metric(other, "reward/clip_score", [0.3])
+        with statements(app) as asked:
+            assert client.get(f"/runs/{run.id}{path}").json() == first.json()
+        assert asked == []
+
+    def test_a_change_of_its_row_is_told(self, client: TestClient, other: TestClient, run: Run) -> None:
+        for number in range(5):
+            assert client.get(f"/runs/{run.id}").json()["notes"] == ("" if number == 0 else str(number - 1))
+            assert other.patch(f"/runs/{run.id}", json={"notes": str(number)}).status_code == 200
+
+    @pytest.mark.parametrize("attempt", [1, 2])
+    def test_what_is_read_late_of_an_attempts_files_is_told(
+        self, client: TestClient, database: Database, run: Run, attempt: int
+    ) -> None:
+        path = f"/runs/{run.id}/logs?attempt={attempt}"
+        for number in range(3):
+            assert client.get(path).json()["size"] == number
+            with database.transaction() as session:
+                session.add(LogChunk(run_id=run.id, attempt=attempt, offset=number, data=b"x"))
+                of_attempt = (Attempt.run_id == run.id, Attempt.number == attempt)
+                session.execute(update(Attempt).where(*of_attempt).values(log_offset=number + 1))
+                assert client.get(path).json()["size"] == number
+
+    def test_a_deleted_one_is_gone(self, client: TestClient, other: TestClient, run: Run) -> None:
+        for path in ("", "/curves"):
+            assert client.get(f"/runs/{run.id}{path}").status_code == 200
+        assert other.delete(f"/runs/{run.id}").status_code == 204
+        for path in ("", "/curves"):
+            assert client.get(f"/runs/{run.id}{path}").status_code == 404
+
+    def test_the_oldest_give_way(self) -> None:
+        answers, keys = kept._Answers(20), [("", str(number), b"", ()) for number in range(5)]
+        for key in keys:
+            answers.keep(key, [{"status": 200}, {"body": bytes(10)}], 60.0)
+        answers.keep(keys[0], [{"status": 200}, {"body": bytes(21)}], 60.0)
+        assert [bool(answers.of(key)) for key in keys] == [False] * 3 + [True] * 2

@@ -105,6 +105,19 @@ class TestDrain:
             attempt = session.get_one(Attempt, (claim.id, 1))
             assert attempt.events_offset == len(metrics(1) + metrics(2))
 
+    @pytest.mark.parametrize(("name", "data"), [("events.jsonl", metrics(1)), ("log.txt", b"a line of log\n")])
+    def test_whatever_is_added_the_attempts_row_is_written_with_it(
+        self, impatient: Database, claim: Any, directory: Path, name: str, data: bytes
+    ) -> None:
+        """The API keeps an ended run's answers for as long as its row and its attempts' are what they were."""
+        append(directory, data, name)
+        RunIngest(impatient, claim, directory).drain()
+
+        written = text("SELECT xmin::text FROM attempts")
+        added = text("SELECT xmin::text FROM metrics UNION SELECT xmin::text FROM log_chunks")
+        with impatient.transaction() as session:
+            assert session.scalars(added).all() == session.scalars(written).all()
+
     def test_a_process_killed_between_batches_loses_and_doubles_nothing(
         self, impatient: Database, claim: Any, directory: Path, eventually: Any
     ) -> None:
