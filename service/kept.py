@@ -22,12 +22,14 @@ from service.keys.caller import Admitted
 
 OPERATIONS = frozenset(
     {"getCatalog", "listRuns", "getRun", "listAttempts", "getCurves", "listRewardGroups", "listSamples", "getLogs"}
-    | {"listCheckpoints", "listAllCheckpoints", "getCheckpoint", "listGenerations", "getGeneration"}
+    | {"listCheckpoints", "listAllCheckpoints", "getCheckpoint", "listGenerations", "getGeneration", "getSampleImage"}
     | {"listEvaluations", "getEvaluation", "getEvaluationLogs"}
     | {"listAnswers", "listPictures", "getLeaderboard"}
 )
-"""What is answered from rows, alike to everybody who may ask."""
-_OF_ITS_RUN = frozenset({"getRun", "listAttempts", "getCurves", "listRewardGroups", "listSamples", "getLogs"})
+"""What is answered from rows, and files that never change, alike to everybody who may ask."""
+_OF_ITS_RUN = frozenset(
+    {"getRun", "listAttempts", "getCurves", "listRewardGroups", "listSamples", "getSampleImage", "getLogs"}
+)
 """Of these, what is made of one run's rows, and once it has ended of no others."""
 _SECONDS = 1.0
 """Longest time for which anything is kept: the catalog tells which workers were heard of lately, by the clock."""
@@ -56,7 +58,7 @@ class KeptAnswers:
     async def answer(self, admitted: Admitted, app: ASGIApp, connection: Scope, receive: Receive, send: Send) -> None:
         """Answer as `app` would, or did. `admitted` tells what was seen of the database since the request came."""
         headers = Headers(scope=connection)
-        if "prefer" in headers:  # it wants to wait for a change
+        if "prefer" in headers or "if-none-match" in headers:  # it wants to wait for a change, or to be told of none
             await app(connection, receive, send)
             return
         if admitted.ended is not None:
@@ -94,7 +96,7 @@ class _Answers:
     def keep(self, key: _Key, messages: list[Message], seconds: float) -> None:
         """Keep a whole answer with status 200, of one piece."""
         match messages:
-            case [{"status": 200}, {"body": bytes(body)}] if len(body) <= self.most_bytes:
+            case [{"status": 200}, {"body": bytes(body)}] if len(body) <= self.most_bytes // 8:
                 self._drop(key)
                 self._answers[key] = time.monotonic() + seconds, len(body) + len(key[2]), messages
                 self._bytes += len(body) + len(key[2])

@@ -187,8 +187,8 @@ class TestEnded:
             assert client.get(f"/runs/{run.id}{path}").status_code == 404
 
     def test_the_oldest_give_way(self) -> None:
-        answers, keys = kept._Answers(20), [("", str(number), b"", ()) for number in range(5)]
+        answers, keys = kept._Answers(20 * 8), [("", str(number), b"", ()) for number in range(10)]
         for key in keys:
-            answers.keep(key, [{"status": 200}, {"body": bytes(10)}], 60.0)
+            answers.keep(key, [{"status": 200}, {"body": bytes(20)}], 60.0)
         answers.keep(keys[0], [{"status": 200}, {"body": bytes(21)}], 60.0)
-        assert [bool(answers.of(key)) for key in keys] == [False] * 3 + [True] * 2
+        assert [bool(answers.of(key)) for key in keys] == [False] * 2 + [True] * 8
