@@ -207,7 +207,7 @@ def _benchmark(session: Session, spec: EvaluationSpec) -> BenchmarkRow:
     try:
         return benchmarks.current_row(session, spec.benchmark)
     except NotFound as error:
-        raise Invalid([FieldError(loc=["body", "benchmark"], msg=str(error), type="unknown_name")]) from error
+        raise Invalid([FieldError(loc=["body", "benchmark"], msg=str(error.detail), type="unknown_name")]) from error
 
 
 def _judge(catalog: Catalog, spec: EvaluationSpec) -> JudgeEntry | None:

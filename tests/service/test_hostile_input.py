@@ -97,8 +97,10 @@ def ids(records: Any, database: Database) -> dict[str, str]:
     generation = records.generation(
         {"model": "shapes-flux", "checkpoints": ["base"], "prompts": ["a"], "num_images": 1}, JobStatus.FAILED
     )
+    evaluation = records.evaluation(benchmark(), answers={(0, 0): [1] * len(benchmark().prompts[0].points)})
     found = {"run_id": run.id, "checkpoint_id": checkpoint.id, "generation_id": generation.id}
-    return {name: str(id) for name, id in found.items()} | {"name": "w", "number": "0", "sample_id": str(uuid.uuid4())}
+    found |= {"evaluation_id": evaluation.id, "second_id": evaluation.id, "sample_id": uuid.uuid4()}
+    return {name: str(id) for name, id in found.items()} | {"name": "w", "number": "0", "index": "0", "image": "0"}
 
 
 def address(path: str, ids: dict[str, str]) -> str:
