@@ -111,7 +111,7 @@ def show(session: Session, id: uuid.UUID) -> EvaluationView:
     )
     counts = select(func.count().filter(newest.c.readable), func.count().filter(~newest.c.readable)).select_from(newest)
     judged, failed = session.execute(counts).one()
-    words = JudgeWords.model_validate(row.benchmark.about["judge"])
+    words = JudgeWords.model_validate(row.benchmark.about["judge"]) if row.benchmark.about["judge"] else None
     return EvaluationView(
         **_summary(row),
         spec=row.spec,
@@ -119,8 +119,8 @@ def show(session: Session, id: uuid.UUID) -> EvaluationView:
         benchmark_prompts=row.benchmark.prompt_count,
         data_sha256=row.benchmark.data_sha256,
         content_sha256=row.benchmark.content_sha256,
-        template_sha256=words.template_sha256,
-        definitions_sha256=words.definitions_sha256,
+        template_sha256=words and words.template_sha256,
+        definitions_sha256=words and words.definitions_sha256,
         queue_position=jobs.queue_position(session, row),
         eta_seconds=(row.progress or {}).get("eta_seconds") if row.status is JobStatus.RUNNING else None,
         seconds_used=row.seconds_used,
