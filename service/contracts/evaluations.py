@@ -21,7 +21,7 @@ class EvaluationSpec(Contract):
     """One model on one benchmark. Unsaid sizes are the model's own."""
 
     name: str = Field("", max_length=200, pattern=r"^[^\x00]*$", description="What people and leaderboards call it.")
-    model: Name = Field("shapes-flux", description="A model of the catalog.")
+    model: Name = Field("shapes-flux-2", description="A model of the catalog.")
     checkpoint: Literal["base"] | UUID = Field("base", description="A checkpoint's id, or `base` for the model itself.")
     benchmark: Name = Field("shapes-bench", description="`GET /benchmarks` lists them.")
     judge: Name | None = Field("perception", description="A judge of the catalog; null: nobody judges the pictures.")

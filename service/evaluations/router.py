@@ -19,8 +19,14 @@ from service.runs.router import LOCATION
 
 router = APIRouter(prefix="/evaluations", tags=["evaluations"], route_class=JsonRoute)
 
-EXAMPLE = {"name": "the base", "model": "shapes-flux", "benchmark": "shapes-bench", "judge": "perception", "limit": 20}
-REWARDS = {"benchmark": "shapes-bench", "judge": None, "rewards": ["clip_score"], "limit": 20, "num_images": 1}
+EXAMPLE = {
+    "name": "the base",
+    "model": "shapes-flux-2",
+    "benchmark": "shapes-bench",
+    "judge": "perception",
+    "limit": 20,
+}
+REWARDS = {"benchmark": "shapes-bench", "judge": None, "rewards": ["clip_score_2"], "limit": 20, "num_images": 1}
 
 
 @router.post(

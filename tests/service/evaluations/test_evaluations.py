@@ -19,7 +19,7 @@ from tests.service.conftest import LOOPBACK
 from tests.service.unigenbench import EN, benchmark
 
 SEER = JudgeEntry(name="seer", kind="openai", url="http://127.0.0.1:1/v1", model="seer-72b", token_env="SECRET_TOKEN")
-BODY = {"benchmark": EN.name, "judge": "seer", "num_images": 2}
+BODY = {"model": "shapes-flux", "benchmark": EN.name, "judge": "seer", "num_images": 2}
 
 
 @pytest.fixture(autouse=True)
