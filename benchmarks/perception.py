@@ -74,7 +74,7 @@ def _views(pictures: Tensor) -> Iterable[tuple[str, Tensor]]:
     noise = torch.randn(pictures.shape, generator=generator)
     yield "renders", pictures
     for sigma in (0.5, 0.8, 1.2):
-        yield f"blurred, σ = {sigma} px", _blur(pictures, sigma)
+        yield f"blurred, σ = {sigma} px", blur(pictures, sigma)
     for strength in (0.05, 0.1, 0.2):
         yield f"noisy, σ = {strength}", (pictures + strength * noise).clamp(0, 1)
     autoencoder = AutoencoderKL.from_pretrained(FLUX_WEIGHTS / "vae").eval()
@@ -199,7 +199,7 @@ def _write_sheet(path: Path) -> None:
     sheet.save(path, optimize=True)
 
 
-def _blur(pictures: Tensor, sigma: float) -> Tensor:
+def blur(pictures: Tensor, sigma: float) -> Tensor:
     """Gaussian blur with repeated edges."""
     offsets = torch.arange(-4, 5)
     kernel = torch.exp(-offsets.square() / (2 * sigma**2))

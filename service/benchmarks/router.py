@@ -54,7 +54,7 @@ _FILES = {
     },
 )
 def list_benchmarks(filters: Annotated[BenchmarkFilters, Query()], session: SessionDep) -> Page[BenchmarkSummary]:
-    """What was imported by `g2rpo benchmarks import`, by name, with the hashes that scores go by."""
+    """What ships and what `g2rpo benchmarks import` brought, by name, with the hashes that scores go by."""
     return service.listing(session, filters)
 
 

@@ -50,8 +50,8 @@ class BenchmarkSummary(BaseModel):
     data_sha256: str = Field(description="Of that file.")
     pinned: bool = Field(description="Whether the file is, byte for byte, the official one.")
     content_sha256: str = Field(description="Of prompts, test points and the judge's words.")
-    template_sha256: str = Field(description="Of the judge's template.")
-    definitions_sha256: str = Field(description="Of the definitions and headings that fill it.")
+    template_sha256: str | None = Field(description="Of the judge's template; null where rules judge.")
+    definitions_sha256: str | None = Field(description="Of the definitions and headings that fill it.")
     imported_at: datetime
 
 
@@ -72,7 +72,7 @@ class BenchmarkView(BenchmarkSummary):
     repairs: list[Repair] = Field(description="Faults of the file that were mended.")
     left_out: list[RowProblem] = Field(description="Rows of the file that were not taken.")
     dimensions: dict[str, int] = Field(description="Test points by sub-dimension.")
-    judge: JudgeWordsView
+    judge: JudgeWordsView | None = Field(description="Null where no judge is asked, for rules decide.")
     prompts: Page[BenchmarkPrompt] = Field(description="In the order of their numbers.")
 
 

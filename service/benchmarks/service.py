@@ -20,6 +20,7 @@ from service.benchmarks.schemas import (
     Rescore,
     RescoreQuery,
 )
+from service.contracts.benchmarks.bundled import bundled, bundled_sha256
 from service.contracts.benchmarks.data import Benchmark, JudgeWords
 from service.contracts.benchmarks.dimensions import PRIMARY, SUB, dimension_of, primary_named, primary_of
 from service.contracts.benchmarks.results import Answers, Counts, read_csv, read_json, read_lines
@@ -60,8 +61,19 @@ def store(session: Session, benchmark: Benchmark) -> bool:
     return kept == row["id"]
 
 
+def bring_bundled(session: Session) -> None:
+    """Have the benchmark that this version ships, unless it is here already. Commits, unless the caller had begun."""
+    begun = session.in_transaction()
+    same = (BenchmarkRow.name == bundled().name, BenchmarkRow.content_sha256 == bundled_sha256())
+    if session.scalar(select(BenchmarkRow.id).where(*same)) is None:
+        store(session, bundled())
+        if not begun:
+            session.commit()
+
+
 def names(session: Session) -> list[str]:
     """The names that mean something here."""
+    bring_bundled(session)
     return list(session.scalars(select(BenchmarkRow.name).distinct().order_by(BenchmarkRow.name)))
 
 
@@ -72,6 +84,7 @@ def current(session: Session, name: str) -> Benchmark:
 
 def listing(session: Session, filters: BenchmarkFilters) -> Page[BenchmarkSummary]:
     """Every benchmark once, by name."""
+    bring_bundled(session)
     query = (
         select(BenchmarkRow)
         .distinct(BenchmarkRow.name)
@@ -106,7 +119,7 @@ def show(session: Session, name: str, filters: PromptFilters) -> BenchmarkView:
         repairs=list(benchmark.repairs),
         left_out=list(benchmark.left_out),
         dimensions={one: counted[one] for one in SUB if counted[one]},
-        judge=JudgeWordsView(**benchmark.judge.model_dump()),
+        judge=JudgeWordsView(**benchmark.judge.model_dump()) if benchmark.judge else None,
         prompts=Page(items=page, next_cursor=encode_cursor(page[-1].index) if len(fitting) > len(page) else None),
     )
 
@@ -170,6 +183,8 @@ def _of_row(row: int, description: str) -> FieldError:
 
 def current_row(session: Session, name: str) -> BenchmarkRow:
     """The row of the benchmark that a name means. Raises NotFound."""
+    if name == bundled().name:
+        bring_bundled(session)
     query = (
         select(BenchmarkRow)
         .where(BenchmarkRow.name == name)
@@ -179,14 +194,16 @@ def current_row(session: Session, name: str) -> BenchmarkRow:
     )
     row = None if "\x00" in name else session.scalar(query)
     if row is None:
-        known = ", ".join(names(session)) or "none; `g2rpo benchmarks import` brings some"
-        raise NotFound(f"there is no benchmark {name[:100]!r}; there are: {known}")
+        known = ", ".join(names(session))
+        raise NotFound(
+            f"there is no benchmark {name[:100]!r}; there are: {known}; `g2rpo benchmarks import` brings more"
+        )
     return row
 
 
 def _summary(row: BenchmarkRow) -> dict[str, Any]:
     shown = {name: row.about[name] for name in ("name", "title", "language", "length", "file")}
     columns = ("prompt_count", "point_count", "data_sha256", "pinned", "content_sha256", "imported_at")
-    judge = JudgeWords.model_validate(row.about["judge"])
-    hashes = {"template_sha256": judge.template_sha256, "definitions_sha256": judge.definitions_sha256}
+    judge = JudgeWords.model_validate(row.about["judge"]) if row.about["judge"] else None
+    hashes = {name: getattr(judge, name, None) for name in ("template_sha256", "definitions_sha256")}
     return shown | hashes | {name: getattr(row, name) for name in columns}

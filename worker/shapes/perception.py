@@ -60,8 +60,8 @@ def perceive(pictures: Tensor) -> list[SeenPicture]:
 
 
 def _perceive_chunk(pictures: Tensor) -> list[SeenPicture]:
-    backgrounds = _backgrounds(pictures)
-    covered, colour = _segment(pictures, backgrounds[0])
+    backgrounds = nearest_background(pictures)
+    covered, colour = segment(pictures, backgrounds[0])
     components = _components(covered, colour, len(pictures))
     shape, radius = _match(components, covered)
     found: list[list[SeenObject]] = [[] for _ in range(len(pictures))]
@@ -77,7 +77,7 @@ def _perceive_chunk(pictures: Tensor) -> list[SeenPicture]:
     return [SeenPicture(tuple(objects), name) for objects, name in zip(found, names, strict=True)]
 
 
-def _backgrounds(pictures: Tensor) -> tuple[Tensor, Tensor]:
+def nearest_background(pictures: Tensor) -> tuple[Tensor, Tensor]:
     """The nearest background [N] of each picture's border, and whether it is near enough [N]."""
     rim = torch.cat([pictures[:, :, 0], pictures[:, :, -1], pictures[:, :, 1:-1, 0], pictures[:, :, 1:-1, -1]], dim=2)
     distance = (rim.median(dim=2).values[:, None] - BACKGROUND_PALETTE).square().sum(dim=2).sqrt()
@@ -85,7 +85,7 @@ def _backgrounds(pictures: Tensor) -> tuple[Tensor, Tensor]:
     return nearest.indices, nearest.values <= BACKGROUND_TOLERANCE
 
 
-def _segment(pictures: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
+def segment(pictures: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
     """Each pixel as a mix of background and one colour: share [N, H, W] of the colour, and which colour [N, H, W].
 
     An anti-aliased edge lies on the line between the two, so it is recognised as half covered, not as a third colour.

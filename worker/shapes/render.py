@@ -113,7 +113,12 @@ def draw(placed: Placed) -> Tensor:
 
 def coverage(shape: str, dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
     """Share in [0, 1] of each pixel that `shape` covers; `dx`, `dy` are pixel centres seen from its middle."""
-    return (0.5 - _DISTANCE[shape](dx.abs(), dy, radius)).clamp(0, 1)
+    return (0.5 - distance(shape, dx, dy, radius)).clamp(0, 1)
+
+
+def distance(shape: str, dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
+    """Signed distance in pixels to the outline of `shape`, negative inside."""
+    return _DISTANCE[shape](dx.abs(), dy, radius)
 
 
 def _circle(dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:

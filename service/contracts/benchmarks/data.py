@@ -97,7 +97,7 @@ class JudgeWords(Contract):
 
 
 class Benchmark(Contract):
-    """A set of prompts with test points, as it was read from a file, and the judge's words for it."""
+    """A set of prompts with test points, as it was read from a file, and the judge's words for it, if it has any."""
 
     name: Name
     title: str
@@ -109,7 +109,7 @@ class Benchmark(Contract):
     prompts: tuple[BenchmarkPrompt, ...] = Field(min_length=1)
     repairs: tuple[Repair, ...] = ()
     left_out: tuple[RowProblem, ...] = Field((), description="Rows of the file that were not taken.")
-    judge: JudgeWords
+    judge: JudgeWords | None = Field(description="Null: nobody is asked, for rules decide.")
 
     @property
     def content_sha256(self) -> str:

@@ -7,6 +7,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
 from service.benchmarks.service import current, store
+from service.contracts.benchmarks.bundled import bundled
 from service.contracts.benchmarks.data import Benchmark
 from service.contracts.benchmarks.dimensions import SUB
 from service.contracts.benchmarks.official import FILES
@@ -67,21 +68,64 @@ class TestList:
     def test_each_name_once_with_what_scores_go_by(self, client: TestClient, database: Database, stored: None) -> None:
         keep(database, benchmark(prompts_csv(EN, rows(EN)[:5]).encode()))
         items = client.get("/benchmarks").json()["items"]
-        assert [one["name"] for one in items] == sorted(file.name for file in FILES)
-        first = items[0]
+        assert [one["name"] for one in items] == [bundled().name, *sorted(file.name for file in FILES)]
+        first = items[1]
         assert (first["prompt_count"], first["language"], first["length"], first["pinned"]) == (5, "en", "short", False)
         read = benchmark(file=EN_LONG)
-        assert items[1]["content_sha256"] == read.content_sha256
-        assert items[1]["template_sha256"] == read.judge.template_sha256
-        assert items[1]["definitions_sha256"] == read.judge.definitions_sha256
+        assert items[2]["content_sha256"] == read.content_sha256
+        assert read.judge and items[2]["template_sha256"] == read.judge.template_sha256
+        assert items[2]["definitions_sha256"] == read.judge.definitions_sha256
 
     def test_in_pages(self, client: TestClient, stored: None) -> None:
         first = client.get("/benchmarks?limit=3").json()
         rest = client.get("/benchmarks", params={"limit": 3, "cursor": first["next_cursor"]}).json()
-        assert len(first["items"]) == 3 and len(rest["items"]) == 1 and rest["next_cursor"] is None
+        assert len(first["items"]) == 3 and len(rest["items"]) == 2 and rest["next_cursor"] is None
 
-    def test_of_nothing_is_empty(self, client: TestClient) -> None:
-        assert client.get("/benchmarks").json() == {"items": [], "next_cursor": None}
+    def test_without_any_import_there_is_the_bundled_one(self, client: TestClient) -> None:
+        [only] = client.get("/benchmarks").json()["items"]
+        assert (only["name"], only["prompt_count"]) == ("shapes-bench", len(bundled().prompts))
+        assert only["template_sha256"] is only["definitions_sha256"] is None
+
+
+class TestBundled:
+    def test_it_is_shown_before_anybody_has_listed_it(self, client: TestClient) -> None:
+        found = shown(client, "?dimension=Text%20Generation&limit=2", name="shapes-bench")
+        assert found["judge"] is None
+        assert found["content_sha256"] == bundled().content_sha256
+        assert [one["text"].split()[0] for one in found["prompts"]["items"]] == ["the", "the"]
+
+    def test_it_is_kept_once_and_stays_when_asked_again(self, client: TestClient, database: Database) -> None:
+        first = client.get("/benchmarks").json()
+        assert client.get("/benchmarks").json() == first
+        with database.sessions() as session:
+            assert session.scalar(select(func.count()).select_from(BenchmarkRow)) == 1
+            assert current(session, bundled().name) == bundled()
+
+    def test_in_a_transaction_that_has_begun_it_is_left_to_the_caller(self, database: Database) -> None:
+        with database.sessions() as session:
+            session.scalar(select(func.now()))
+            assert current(session, bundled().name) == bundled()
+            session.rollback()
+            assert session.scalar(select(func.count()).select_from(BenchmarkRow)) == 0
+
+    def test_other_content_under_its_name_is_followed_by_this_versions(self, database: Database) -> None:
+        older = bundled().model_copy(update={"prompts": bundled().prompts[:5]})
+        keep(database, older)
+        with database.sessions() as session:
+            assert current(session, bundled().name) == bundled()
+
+    def test_answers_on_it_are_scored(self, client: TestClient) -> None:
+        prompt = bundled().prompts[0]
+        row = {
+            "index": prompt.index,
+            "testpoint": [point.name for point in prompt.points],
+            "result_json": {"score": [1] * len(prompt.points)},
+            "output": "",
+            "img_path": f"{prompt.index}_0.png",
+        }
+        answer = client.post("/benchmarks/shapes-bench/rescore?resamples=0", json=[row])
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["scores"]["micro"]["accuracy"] == 1
 
 
 class TestShow:

@@ -114,7 +114,7 @@ class TestServed:
 
     def test_the_client_goes_through_all_pages(self, served: str) -> None:
         with Client(served) as client:
-            assert len(list(client.benchmarks())) == 4
+            assert len(list(client.benchmarks())) == 4 + 1
             assert [one.index for one in client.benchmark_prompts(EN.name)] == list(range(PROMPTS))
             assert [one.index for one in client.benchmark_prompts(EN.name, ["Action - State"])] == [3]
             assert client.leaderboard().rankings[0].rows[0].model == "G²RPO"

@@ -1,0 +1,110 @@
+"""Captions of shapes-bench: told, read back, and shared out among training, trying out and the benchmark."""
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import given
+
+from worker.shapes import TEXT_LENGTH, grammar
+from worker.shapes.bench.alter import alter, alterations
+from worker.shapes.bench.grammar import Clause, Form, Sentence, caption, parse
+from worker.shapes.bench.points import MOST_POINTS, points
+from worker.shapes.bench.sampling import RECIPES, Part, canonical, heldout_prompts, part_of, sample, train_prompts
+from worker.shapes.bench.words import VOCABULARY
+
+
+@st.composite
+def sentences(draw: st.DrawFn) -> Sentence:
+    """A sentence of any recipe."""
+    return sample(np.random.default_rng(draw(st.integers(0, 2**32))), draw(st.sampled_from(sorted(RECIPES))))
+
+
+class TestParse:
+    @given(sentences())
+    def test_is_the_inverse_of_caption(self, sentence: Sentence) -> None:
+        assert parse(caption(sentence)) == sentence
+
+    @given(sentences(), st.integers(0, 2**32))
+    def test_of_a_neighbour_too(self, sentence: Sentence, seed: int) -> None:
+        neighbour = alter(sentence, np.random.default_rng(seed))
+        assert parse(caption(neighbour)) == neighbour != sentence
+
+    @given(sentences())
+    def test_every_word_is_known_and_captions_fit_the_text_encoders(self, sentence: Sentence) -> None:
+        words = caption(sentence).lower().split()
+        assert set(words) <= set(VOCABULARY)
+        assert len(words) + 2 <= TEXT_LENGTH
+
+    @pytest.mark.parametrize(
+        ("text", "told"),
+        [
+            ("a rod circle on white", "word 2, 'rod', is not an attribute or a shape"),
+            ("a orange circle on white", "word 1, 'a', does not fit 'orange'; it must be 'an'"),
+            ("a circle beside a square on white", "word 3, 'beside', is not a relation"),
+            ("a circle on pink", "word 4, 'pink', is not a background"),
+            ("a circle on", "the caption ends after 3 words where a background should come"),
+            ("a circle on white white", "word 5, 'white', comes after the background"),
+            ("a red circle and a red circle on white", "'a red circle' and 'a red circle' cannot be told apart"),
+            ("the letter Q in red on white", "word 3, 'q', is not a sign that is known"),
+            ("three circle on white", "word 2, 'circle', is not an attribute or a shape"),
+            ("a tilted circle on white", "only a cross can be told to be tilted"),
+            ("a", "the caption ends after 1 words"),
+            ("", "the caption ends after 0 words"),
+        ],
+    )
+    def test_what_is_not_understood_is_named(self, text: str, told: str) -> None:
+        with pytest.raises(ValueError) as raised:
+            parse(text)
+        assert told in str(raised.value)
+
+    def test_words_of_the_smaller_world_come_first(self) -> None:
+        assert VOCABULARY[: len(grammar.VOCABULARY)] == grammar.VOCABULARY
+
+
+class TestPoints:
+    @given(sentences())
+    def test_are_one_to_four_and_the_same_for_the_same_text(self, sentence: Sentence) -> None:
+        found = points(sentence)
+        assert 1 <= len(found) <= MOST_POINTS
+        assert found == points(parse(caption(sentence)))
+
+    def test_the_sentences_own_dimension_comes_first(self) -> None:
+        assert [
+            point.dimension for point in points(parse("a circle left of a square and the former is red on gray"))
+        ] == [
+            "Grammar - Pronoun Reference",
+            "Entity Layout - Two-Dimensional Space",
+            "Attribute - Shape",
+        ]
+
+
+class TestParts:
+    @given(sentences())
+    def test_both_ways_to_tell_the_same_are_for_the_same(self, sentence: Sentence) -> None:
+        assert part_of(caption(sentence)) is part_of(caption(canonical(sentence)))
+
+    def test_a_mirrored_relation_means_the_same(self) -> None:
+        one, other = (
+            parse("a red circle left of a blue square on gray"),
+            parse("a blue square right of a red circle on gray"),
+        )
+        assert canonical(one) == canonical(other)
+        former, latter = (
+            parse("a circle above a square and the former is red on gray"),
+            parse("a square below a circle and the latter is red on gray"),
+        )
+        assert canonical(former) == canonical(latter)
+
+    def test_lists_are_fixed_distinct_and_of_their_part(self) -> None:
+        train, heldout = train_prompts(), heldout_prompts()
+        assert (len(train), len(heldout)) == (4096, 1024)
+        assert {part_of(text) for text in train} == {Part.TRAIN}
+        assert {part_of(text) for text in heldout} == {Part.HELDOUT}
+        assert len({*train, *heldout}) == 4096 + 1024
+
+
+def test_an_altered_sentence_differs_in_one_thing() -> None:
+    told = parse("a red circle without any squares on white")
+    found = dict(alterations(told))
+    assert set(found) == {"colour 0", "shape 0", "count 0", "clause", "background"}
+    assert found["clause"].form is Form.SHOW and found["clause"].clause is Clause.WITHOUT
