@@ -7,6 +7,8 @@ FLUX_WEIGHTS = WEIGHTS / "shapes-flux"
 """A complete `FluxPipeline` directory."""
 CLIP_WEIGHTS = WEIGHTS / "shapes-clip"
 """A `CLIPModel` directory with its tokenizer and image processor."""
+BENCH_FLUX_WEIGHTS, BENCH_CLIP_WEIGHTS = WEIGHTS / "shapes-flux-2", WEIGHTS / "shapes-clip-2"
+"""The same for the world of `shapes-bench`, which has more words."""
 
 PICTURE_SIZE = 32
 """Height and width of every picture, in pixels."""

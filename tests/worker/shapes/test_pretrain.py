@@ -10,8 +10,13 @@ import torch
 from diffusers import FluxPipeline
 from transformers import AutoTokenizer, CLIPModel
 
+from worker.shapes import FLUX_WEIGHTS
+from worker.shapes.bench.alter import alterations
+from worker.shapes.bench.grammar import parse as parse_bench
+from worker.shapes.bench.sampling import Part, part_of
 from worker.shapes.grammar import canonical, caption, is_heldout, parse, train_prompts
 from worker.shapes.pretrain.__main__ import STAGES, main
+from worker.shapes.pretrain.bench_data import BenchScenes
 from worker.shapes.pretrain.data import TrainingScenes
 from worker.shapes.pretrain.presets import MINIATURE, AutoencoderPlan, ClipPlan, FlowPlan
 from worker.shapes.pretrain.scores import draw_pictures
@@ -56,6 +61,34 @@ class TestCommand:
         assert json.loads((out / "records" / "scores.json").read_text())["renders"]["verifier"] >= 0.995
 
 
+class TestBenchCommand:
+    @pytest.fixture(scope="class")
+    def out(self, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        directory = tmp_path_factory.mktemp("bench-miniature")
+        with pytest.MonkeyPatch.context() as patch:
+            arguments = ["pretrain", "--out", str(directory), "--preset", "bench-miniature", "--device", "cpu"]
+            patch.setattr("sys.argv", arguments)
+            main()
+        return directory
+
+    def test_writes_a_pipeline_that_draws(self, out: Path) -> None:
+        pipeline = FluxPipeline.from_pretrained(out / "shapes-flux-2")
+        assert draw_pictures(pipeline, ["the letter E in red on white"], seed=0, steps=2).shape == (1, 3, 32, 32)
+
+    def test_it_starts_from_the_weights_of_the_smaller_world(self, out: Path) -> None:
+        made, known = (
+            FluxPipeline.from_pretrained(source).text_encoder_2.get_input_embeddings().weight
+            for source in (out / "shapes-flux-2", FLUX_WEIGHTS)
+        )
+        assert len(made) > len(known)
+        assert torch.cosine_similarity(made[: len(known)], known).min() > 0.9
+
+    def test_writes_model_cards(self, out: Path) -> None:
+        for name in ("shapes-flux-2", "shapes-clip-2"):
+            assert "Start: the weights of `shapes-flux`" in (out / name / "README.md").read_text()
+        assert json.loads((out / "records" / "scores.json").read_text())["renders"]["overall"] >= 0.99
+
+
 class TestReproducibility:
     @pytest.mark.parametrize("stage", ["clip", "autoencoder", "flow"])
     def test_the_same_seed_gives_the_same_weights(self, stage: str, tmp_path: Path) -> None:
@@ -80,3 +113,13 @@ class TestTrainingScenes:
         told = TrainingScenes(200, seed=0).captions
         for one, other in zip(told[::2], told[1::2], strict=True):
             assert caption(canonical(parse(one))) != caption(canonical(parse(other)))
+
+
+class TestBenchScenes:
+    def test_no_caption_of_the_benchmark_and_none_held_out_is_seen(self) -> None:
+        assert {part_of(text) for text in BenchScenes(100, seed=0).captions} == {Part.TRAIN}
+
+    def test_neighbours_differ_in_one_thing(self) -> None:
+        told = [parse_bench(text) for text in BenchScenes(50, seed=1).captions]
+        for one, other in zip(told[::2], told[1::2], strict=True):
+            assert other in [sentence for _, sentence in alterations(one)]

@@ -1,5 +1,6 @@
 """Stage 2: a light AutoencoderKL, 32x32x3 to 8x8x8, whose latents are brought to zero mean and unit variance."""
 
+import shutil
 from pathlib import Path
 
 import torch
@@ -11,14 +12,18 @@ from worker.shapes.grammar import heldout_prompts, parse
 from worker.shapes.pretrain.data import TrainingScenes
 from worker.shapes.pretrain.presets import AutoencoderPlan, Preset
 from worker.shapes.pretrain.record import StageRecord, optimiser
+from worker.shapes.pretrain.worlds import WORLDS
 from worker.shapes.render import render
 
 LATENT_CHANNELS = 8
 
 
 def train_autoencoder(preset: Preset, out: Path, device: str) -> None:
-    """Writes `out/shapes-flux/vae`."""
-    plan = preset.autoencoder
+    """Writes the autoencoder of the world's pipeline into `out`; a world that starts from another has that one's."""
+    plan, world = preset.autoencoder, WORLDS[preset.world]
+    if world.start:
+        shutil.copytree(world.start / "shapes-flux" / "vae", out / world.flux / "vae", dirs_exist_ok=True)
+        return
     record = StageRecord("autoencoder", preset, device)
     torch.manual_seed(preset.seed + 2)
     model = _build(plan).to(device).train()
@@ -47,7 +52,7 @@ def train_autoencoder(preset: Preset, out: Path, device: str) -> None:
     unseen = render([parse(text) for text in heldout_prompts(256)], preset.seed).to(device)
     l1 = (reconstruct(model, unseen) - unseen).abs().mean()
     spread = latents.std(dim=(0, 2, 3)) / latents.std()
-    model.cpu().save_pretrained(out / "shapes-flux" / "vae")
+    model.cpu().save_pretrained(out / world.flux / "vae")
     record.finish(
         out,
         parameters=model.num_parameters(),

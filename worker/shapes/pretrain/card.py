@@ -66,12 +66,12 @@ _KINDS = ("verifier", "all", "count", "object", "size", "relation", "background"
 def write_cards(out: Path, scores: dict[str, Any]) -> None:
     """Writes `README.md` into both weight directories."""
     autoencoder, flow = read_record(out, "autoencoder"), read_record(out, "flow")
-    clip = _CLIP.format(length=TEXT_LENGTH, clip=_stage(read_record(out, "clip")), scores=scores)
+    clip = _CLIP.format(length=TEXT_LENGTH, clip=stage(read_record(out, "clip")), scores=scores)
     flux = _FLUX.format(
         length=TEXT_LENGTH,
-        autoencoder=_stage(autoencoder),
+        autoencoder=stage(autoencoder),
         heldout_l1=autoencoder["heldout_l1"],
-        flow=_stage(flow),
+        flow=stage(flow),
         t5_parameters=flow["t5_parameters"],
         scores=scores,
         **{name: _row(scores[name]) for name in ("base", "renders", "round_trip")},
@@ -84,18 +84,22 @@ def _row(shares: dict[str, float]) -> str:
     return " | ".join(str(shares.get(kind, "")) for kind in _KINDS)
 
 
-def _stage(record: dict[str, Any]) -> str:
+def stage(record: dict[str, Any]) -> str:
     """Data, steps, seed, losses, sizes, date and versions of one stage, as Markdown."""
     preset = record["preset"]
     plan = preset[record["stage"]]
     losses = ", ".join(f"{loss:.4g} ({step})" for step, loss in record["loss"].items())
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     settings = ", ".join(f"{name} {value}" for name, value in plan.items() if name != "snapshots")
-    drawn = "one picture of each" if record["stage"] == "flow" else "rendered anew at every step"
+    # Records of older presets do not name a world: they are of the first.
+    warm = preset.get("world", "shapes") != "shapes"
+    anew = "drawn twice each" if warm else "rendered anew at every step"
+    drawn = "one picture of each" if record["stage"] == "flow" else anew
+    start = "\n- Start: the weights of `shapes-flux` and `shapes-clip`." if warm else ""
     return f"""\
 ## {record["stage"].capitalize()} ({record["parameters"]:,} parameters)
 - Data: {2 * preset["pairs"]:,} captions, none held out, {drawn}.
-- Settings: preset {preset["name"]}, seed {preset["seed"]}, {settings}.
+- Settings: preset {preset["name"]}, seed {preset["seed"]}, {settings}.{start}
 - Loss, mean of each part (last step): {losses}.
 - Made on {record["date"]} in {record["seconds"]} s on one {record["device"]} with {versions}.
 """

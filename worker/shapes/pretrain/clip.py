@@ -8,23 +8,26 @@ from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
 
 from worker.shapes import PICTURE_SIZE, TEXT_LENGTH
-from worker.shapes.pretrain.data import TrainingScenes
 from worker.shapes.pretrain.presets import Preset
 from worker.shapes.pretrain.record import StageRecord, optimiser
-from worker.shapes.pretrain.tokenizers import END, PAD, START, TOKENS, clip_tokenizer
+from worker.shapes.pretrain.tokenizers import END, PAD, SPECIAL, START, clip_tokenizer
+from worker.shapes.pretrain.worlds import WORLDS, take_over
 
 LARGEST_LOGIT_SCALE = 4.6
 """Logarithm of the sharpest temperature, 100, as in CLIP."""
 
 
 def train_clip(preset: Preset, out: Path, device: str) -> None:
-    """Writes `out/shapes-clip`: model, tokenizer and image processor."""
-    plan = preset.clip
+    """Writes the world's CLIP into `out`: model, tokenizer and image processor."""
+    plan, world = preset.clip, WORLDS[preset.world]
     record = StageRecord("clip", preset, device)
     torch.manual_seed(preset.seed)
-    model = CLIPModel(_config()).to(device).train()
-    tokenizer = clip_tokenizer()
-    scenes = TrainingScenes(preset.pairs, preset.seed)
+    model = CLIPModel(_config(len(SPECIAL) + len(world.vocabulary)))
+    if world.start:
+        take_over(model, CLIPModel.from_pretrained(world.start / "shapes-clip"))
+    model = model.to(device).train()
+    tokenizer = clip_tokenizer(world.vocabulary)
+    scenes = world.scenes(preset.pairs, preset.seed)
     tokens = tokenize(tokenizer, scenes.captions).to(device)
     adam, schedule = optimiser(model.parameters(), plan.learning_rate, plan.steps)
     generator = torch.Generator().manual_seed(preset.seed + 1)
@@ -32,8 +35,10 @@ def train_clip(preset: Preset, out: Path, device: str) -> None:
         strength = plan.picture_noise * torch.rand(plan.batch, 1, 1, 1, generator=generator)
         noise = strength * torch.randn(batch.pictures.shape, generator=generator)
         pixels = 2 * (batch.pictures + noise.to(device)).clamp(0, 1) - 1
-        output = model(input_ids=tokens[batch.rows], pixel_values=pixels)
-        loss = contrastive_loss(output.logits_per_text, batch.meaning)
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=plan.bfloat16):
+            output = model(input_ids=tokens[batch.rows], pixel_values=pixels)
+        cosines = torch.matmul(output.text_embeds.float(), output.image_embeds.float().t())
+        loss = contrastive_loss(cosines * model.logit_scale.exp(), batch.meaning)
         adam.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         adam.step()
@@ -42,7 +47,7 @@ def train_clip(preset: Preset, out: Path, device: str) -> None:
             model.logit_scale.clamp_(max=LARGEST_LOGIT_SCALE)
         record.step(loss)
 
-    directory = out / "shapes-clip"
+    directory = out / world.clip
     model.eval().cpu().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     _image_processor().save_pretrained(directory)
@@ -65,19 +70,19 @@ def contrastive_loss(logits: Tensor, meaning: Tensor) -> Tensor:
     return (functional.cross_entropy(logits, target) + functional.cross_entropy(logits.T, target)) / 2
 
 
-def _config() -> CLIPConfig:
+def _config(tokens: int) -> CLIPConfig:
     return CLIPConfig(
         text_config={
-            "vocab_size": len(TOKENS),
+            "vocab_size": tokens,
             "hidden_size": 64,
             "intermediate_size": 256,
             "num_hidden_layers": 3,
             "num_attention_heads": 4,
             "max_position_embeddings": TEXT_LENGTH,
             "projection_dim": 64,
-            "pad_token_id": TOKENS.index(PAD),
-            "bos_token_id": TOKENS.index(START),
-            "eos_token_id": TOKENS.index(END),
+            "pad_token_id": SPECIAL.index(PAD),
+            "bos_token_id": SPECIAL.index(START),
+            "eos_token_id": SPECIAL.index(END),
         },
         vision_config={
             "hidden_size": 96,

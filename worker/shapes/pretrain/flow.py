@@ -10,10 +10,10 @@ from transformers import CLIPModel, CLIPTextModel, T5Config, T5EncoderModel
 from worker.shapes import TEXT_LENGTH
 from worker.shapes.pretrain.autoencoder import LATENT_CHANNELS, encode
 from worker.shapes.pretrain.clip import tokenize
-from worker.shapes.pretrain.data import TrainingScenes
 from worker.shapes.pretrain.presets import Preset
 from worker.shapes.pretrain.record import StageRecord, optimiser
-from worker.shapes.pretrain.tokenizers import END, PAD, TOKENS, clip_tokenizer, t5_tokenizer
+from worker.shapes.pretrain.tokenizers import END, PAD, SPECIAL, clip_tokenizer, t5_tokenizer
+from worker.shapes.pretrain.worlds import WORLDS, take_over
 
 SHIFT = 3.0
 """Of the sampling schedule; training draws its times through the same shift."""
@@ -25,18 +25,22 @@ ENCODED = 500
 
 
 def train_flow(preset: Preset, out: Path, device: str) -> None:
-    """Writes `out/shapes-flux`, from `out/shapes-clip` and `out/shapes-flux/vae` of the stages before."""
-    plan = preset.flow
+    """Writes the world's pipeline into `out`, from the CLIP and the autoencoder of the stages before."""
+    plan, world = preset.flow, WORLDS[preset.world]
     record = StageRecord("flow", preset, device)
-    autoencoder = AutoencoderKL.from_pretrained(out / "shapes-flux" / "vae").to(device).eval()
-    clip_text = _clip_text(out / "shapes-clip").to(device).eval()
+    autoencoder = AutoencoderKL.from_pretrained(out / world.flux / "vae").to(device).eval()
+    clip_text = _clip_text(out / world.clip).to(device).eval()
     torch.manual_seed(preset.seed + 4)
-    transformer = _transformer().to(device).train()
-    t5 = T5EncoderModel(_t5_config()).to(device).train()
+    transformer, t5 = _transformer(), T5EncoderModel(_t5_config(len(SPECIAL) + len(world.vocabulary)))
+    if world.start:
+        source = world.start / "shapes-flux"
+        take_over(transformer, FluxTransformer2DModel.from_pretrained(source / "transformer"))
+        take_over(t5, T5EncoderModel.from_pretrained(source / "text_encoder_2"))
+    transformer, t5 = transformer.to(device).train(), t5.to(device).train()
 
-    scenes = TrainingScenes(preset.pairs, preset.seed)
-    t5_tokens = tokenize(t5_tokenizer(), scenes.captions).to(device)
-    pooled = _pooled(clip_text, tokenize(clip_tokenizer(), scenes.captions).to(device))
+    scenes = world.scenes(preset.pairs, preset.seed)
+    t5_tokens = tokenize(t5_tokenizer(world.vocabulary), scenes.captions).to(device)
+    pooled = _pooled(clip_text, tokenize(clip_tokenizer(world.vocabulary), scenes.captions).to(device))
     latents = torch.cat(
         [packed_latents(autoencoder, batch.pictures) for batch in scenes.in_order(ENCODED, preset.seed, device)]
     )
@@ -51,18 +55,19 @@ def train_flow(preset: Preset, out: Path, device: str) -> None:
         guidance = torch.empty(plan.batch).uniform_(*GUIDANCE, generator=generator).to(device)
         noisy = (1 - sigma[:, None, None]) * clean + sigma[:, None, None] * noise
         # No attention mask: the pipeline has none either, so padding is part of the prompt.
-        text = t5(input_ids=t5_tokens[rows]).last_hidden_state
-        velocity = transformer(
-            hidden_states=noisy,
-            timestep=sigma,
-            guidance=guidance,
-            pooled_projections=pooled[rows],
-            encoder_hidden_states=text,
-            txt_ids=torch.zeros(TEXT_LENGTH, 3, device=device),
-            img_ids=_image_ids(device),
-            return_dict=False,
-        )[0]
-        loss = (velocity - (noise - clean)).square().mean()
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=plan.bfloat16):
+            text = t5(input_ids=t5_tokens[rows]).last_hidden_state
+            velocity = transformer(
+                hidden_states=noisy,
+                timestep=sigma,
+                guidance=guidance,
+                pooled_projections=pooled[rows],
+                encoder_hidden_states=text,
+                txt_ids=torch.zeros(TEXT_LENGTH, 3, device=device),
+                img_ids=_image_ids(device),
+                return_dict=False,
+            )[0]
+        loss = (velocity.float() - (noise - clean)).square().mean()
         adam.zero_grad(set_to_none=True)
         torch.autograd.backward(loss)
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -78,12 +83,12 @@ def train_flow(preset: Preset, out: Path, device: str) -> None:
         scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT, use_dynamic_shifting=False),
         vae=autoencoder.cpu(),
         text_encoder=clip_text.cpu(),
-        tokenizer=clip_tokenizer(),
+        tokenizer=clip_tokenizer(world.vocabulary),
         text_encoder_2=t5.eval().cpu(),
-        tokenizer_2=t5_tokenizer(),
+        tokenizer_2=t5_tokenizer(world.vocabulary),
         transformer=transformer.eval().cpu(),
     )
-    pipeline.save_pretrained(out / "shapes-flux")
+    pipeline.save_pretrained(out / world.flux)
     record.finish(out, parameters=transformer.num_parameters(), t5_parameters=t5.num_parameters())
 
 
@@ -128,9 +133,9 @@ def _transformer() -> FluxTransformer2DModel:
     return model
 
 
-def _t5_config() -> T5Config:
+def _t5_config(tokens: int) -> T5Config:
     return T5Config(
-        vocab_size=len(TOKENS),
+        vocab_size=tokens,
         d_model=TEXT_WIDTH,
         d_kv=16,
         d_ff=128,
@@ -140,9 +145,9 @@ def _t5_config() -> T5Config:
         relative_attention_max_distance=TEXT_LENGTH,
         dropout_rate=0.0,
         feed_forward_proj="gated-gelu",
-        pad_token_id=TOKENS.index(PAD),
-        eos_token_id=TOKENS.index(END),
-        decoder_start_token_id=TOKENS.index(PAD),
+        pad_token_id=SPECIAL.index(PAD),
+        eos_token_id=SPECIAL.index(END),
+        decoder_start_token_id=SPECIAL.index(PAD),
     )
 
 
