@@ -68,7 +68,7 @@ class RewardEntry(Contract):
     """A reward: one value per picture, higher is better."""
 
     name: Name
-    kind: Literal["clip", "shapes_verifier"] = Field(description="The class that computes it.")
+    kind: Literal["clip", "shapes_verifier", "shapes_bench_verifier"] = Field(description="The class that computes it.")
     source: Source | None = None
     description: str = ""
     scale: str = Field("", description="What the values mean and where they usually lie.")
@@ -116,8 +116,8 @@ class PromptSetEntry(Contract):
     """A named list of prompts."""
 
     name: Name
-    kind: Literal["shapes", "file"] = Field(
-        description="`shapes`: made by the bundled grammar; `file`: one prompt a line."
+    kind: Literal["shapes", "shapes_bench", "file"] = Field(
+        description="`shapes`, `shapes_bench`: made by a bundled grammar; `file`: one prompt a line."
     )
     split: Literal["train", "heldout"] | None = Field(None, description="Which part of the bundled world's prompts.")
     path: Path | None = Field(None, description="The operator's UTF-8 text file, for kind `file`.")

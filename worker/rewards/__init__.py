@@ -5,9 +5,14 @@ import torch
 from service.contracts.catalog import RewardEntry
 from worker.rewards.base import Reward
 from worker.rewards.clip import ClipReward
+from worker.rewards.shapes_bench_verifier import ShapesBenchVerifierReward
 from worker.rewards.shapes_verifier import ShapesVerifierReward
 
-KINDS: dict[str, type[Reward]] = {"clip": ClipReward, "shapes_verifier": ShapesVerifierReward}
+KINDS: dict[str, type[Reward]] = {
+    "clip": ClipReward,
+    "shapes_verifier": ShapesVerifierReward,
+    "shapes_bench_verifier": ShapesBenchVerifierReward,
+}
 
 
 def load_reward(entry: RewardEntry, device: torch.device) -> Reward:

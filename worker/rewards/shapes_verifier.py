@@ -19,16 +19,23 @@ class ShapesVerifierReward(Reward):
         return cls()
 
     def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
-        known = [index for index, prompt in enumerate(prompts) if _is_caption(prompt)]
+        known = [index for index, prompt in enumerate(prompts) if self._is_caption(prompt)]
         values = torch.full((len(prompts),), torch.nan)
         if known:
-            values[known] = verifier_score(pictures[known].float().cpu(), [prompts[index] for index in known])
+            values[known] = self.verify(pictures[known].float().cpu(), [prompts[index] for index in known])
         return values
 
+    def verify(self, pictures: Tensor, captions: Sequence[str]) -> Tensor:
+        """The value of each picture for its caption."""
+        return verifier_score(pictures, captions)
 
-def _is_caption(prompt: str) -> bool:
-    try:
-        parse(prompt)
-    except ValueError:
-        return False
-    return True
+    def read(self, prompt: str) -> object:
+        """What the prompt says; ValueError if it is no caption."""
+        return parse(prompt)
+
+    def _is_caption(self, prompt: str) -> bool:
+        try:
+            self.read(prompt)
+        except ValueError:
+            return False
+        return True

@@ -7,6 +7,7 @@ from pathlib import Path
 from service.contracts.catalog import Catalog, PromptSetEntry
 from service.contracts.runs import PromptSource
 from worker.grpo.noise import permutation
+from worker.shapes.bench import sampling as bench
 from worker.shapes.grammar import heldout_prompts, train_prompts
 
 
@@ -14,6 +15,8 @@ def load_prompt_set(entry: PromptSetEntry) -> tuple[str, ...]:
     """The prompts of a catalog entry; ValueError where its file is missing, empty or not UTF-8."""
     if entry.kind == "shapes":
         return train_prompts() if entry.split == "train" else heldout_prompts()
+    if entry.kind == "shapes_bench":
+        return bench.train_prompts() if entry.split == "train" else bench.heldout_prompts()
     path = entry.path or Path()
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

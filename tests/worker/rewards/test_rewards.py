@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -9,6 +10,10 @@ from torch import Tensor
 from service.contracts.catalog import RewardEntry, load_catalog
 from worker.rewards import Reward, load_reward
 from worker.rewards.base import score_or_missing
+from worker.shapes.bench.grammar import parse as parse_bench
+from worker.shapes.bench.layout import realise
+from worker.shapes.bench.sampling import heldout_prompts as bench_prompts
+from worker.shapes.bench.scene import draw
 from worker.shapes.grammar import heldout_prompts, parse
 from worker.shapes.render import render
 
@@ -37,6 +42,24 @@ def test_a_value_does_not_depend_on_its_company(name: str, renders: Tensor) -> N
     together = reward.score(renders, CAPTIONS)
     parts = [reward.score(renders[i : i + 4], CAPTIONS[i : i + 4]) for i in range(0, 32, 4)]
     torch.testing.assert_close(torch.cat(parts), together, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["clip_score_2", "shapes_bench_verifier"])
+def test_of_the_benchmarks_world_too(name: str) -> None:
+    captions = list(bench_prompts()[:64])
+    rng = np.random.default_rng(5)
+    pictures = draw([realise(parse_bench(text), rng) for text in captions])
+    reward = load_reward(load_catalog().reward(name), CPU)
+    own, other = reward.score(pictures, captions), reward.score(pictures, captions[1:] + captions[:1])
+    assert own.dtype == torch.float32
+    assert (own > other).float().mean() > 0.85
+
+
+def test_the_benchmarks_verifier_gives_partial_credit_and_knows_its_captions() -> None:
+    red = draw([realise(parse_bench("a small red circle on white"), np.random.default_rng(6))]).repeat(3, 1, 1, 1)
+    reward = load_reward(load_catalog().reward("shapes_bench_verifier"), CPU)
+    values = reward.score(red, ["a small red circle on white", "a small blue circle on white", "a cat"])
+    assert values[:2].tolist() == pytest.approx([1, 2 / 3]) and values[2].isnan()
 
 
 def test_the_verifier_leaves_what_is_no_caption_missing(renders: Tensor) -> None:
