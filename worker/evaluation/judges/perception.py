@@ -4,7 +4,6 @@ import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +14,9 @@ from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt
 from service.contracts.benchmarks.judging import read_answer
 from service.contracts.catalog import JudgeEntry
 from worker.evaluation.judges.base import Judge, Said
+from worker.shapes.bench import judge_points
+from worker.shapes.bench.perception import perceive
+from worker.shapes.bench.seen import SeenPicture
 
 BENCHMARK = "shapes-bench"
 """The one benchmark it can judge."""
@@ -26,11 +28,7 @@ class PerceptionJudge(Judge):
     concurrency = 1
 
     def __init__(self, entry: JudgeEntry) -> None:
-        from worker.shapes.bench import judge_points  # type: ignore[import-not-found, import-untyped, unused-ignore]
-        from worker.shapes.bench.perception import perceive  # type: ignore[import-not-found, import-untyped, unused-ignore]
-
         self.entry = entry
-        self._judge_points, self._perceive = judge_points, perceive
 
     @classmethod
     def load(cls, entry: JudgeEntry, benchmark: Benchmark) -> "PerceptionJudge":
@@ -46,8 +44,8 @@ class PerceptionJudge(Judge):
         pictures = _pixels(picture)
         try:
             with _one_core():
-                scores = self._judge_points(pictures, [prompt.text])[0]
-                seen = self._perceive(pictures)[0]
+                scores = judge_points(pictures, [prompt.text])[0]
+                seen = perceive(pictures)[0]
         except ValueError as error:
             return Said.nothing(str(error), time.monotonic() - begun)
         text = f"{_in_words(seen)} <score>{list(scores)}</score>"
@@ -75,7 +73,7 @@ def _pixels(png: bytes) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).contiguous()
 
 
-def _in_words(seen: Any) -> str:
+def _in_words(seen: SeenPicture) -> str:
     things = [
         f"a {thing.size} {thing.style} {thing.colour} {thing.shape or 'thing of no known shape'} "
         f"at ({thing.x:.0f}, {thing.y:.0f})"
