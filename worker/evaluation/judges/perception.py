@@ -14,7 +14,7 @@ from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt
 from service.contracts.benchmarks.judging import read_answer
 from service.contracts.catalog import JudgeEntry
 from worker.evaluation.judges.base import Judge, Said
-from worker.shapes.bench import judge_points
+from worker.shapes.bench.judge import judge_seen
 from worker.shapes.bench.perception import perceive
 from worker.shapes.bench.seen import SeenPicture
 
@@ -44,8 +44,8 @@ class PerceptionJudge(Judge):
         pictures = _pixels(picture)
         try:
             with _one_core():
-                scores = judge_points(pictures, [prompt.text])[0]
                 seen = perceive(pictures)[0]
+            scores = judge_seen([seen], [prompt])[0]
         except ValueError as error:
             return Said.nothing(str(error), time.monotonic() - begun)
         text = f"{_in_words(seen)} <score>{list(scores)}</score>"

@@ -10,6 +10,7 @@ from worker.shapes.bench.grammar import parse
 from worker.shapes.bench.perception import perceive
 from worker.shapes.bench.points import points
 from worker.shapes.bench.rules import holds
+from worker.shapes.bench.seen import SeenPicture
 
 NAME = "shapes-bench-rules-1"
 """Of this judge, beside every score: a change of rules or perception is another judge."""
@@ -25,13 +26,17 @@ def judge_points(pictures: Tensor, prompts: Sequence[BenchmarkPrompt | str]) -> 
     """
     if len(pictures) != len(prompts):
         raise ValueError(f"{len(pictures)} pictures and {len(prompts)} prompts: there must be one for each")
+    return judge_seen([one for part in torch.split(pictures, CHUNK) for one in perceive(part)], prompts)
+
+
+def judge_seen(seen: Sequence[SeenPicture], prompts: Sequence[BenchmarkPrompt | str]) -> list[tuple[int, ...]]:
+    """`judge_points` of pictures that were perceived already."""
     asked = [points(parse(prompt if isinstance(prompt, str) else prompt.text)) for prompt in prompts]
     for prompt, wanted in zip(prompts, asked, strict=True):
         if not isinstance(prompt, str):
             expected, given = [one.dimension for one in wanted], [one.dimension for one in prompt.points]
             if expected != given:
                 raise ValueError(f"prompt {prompt.index}, {prompt.text!r}, has the test points {given}, not {expected}")
-    seen = [one for part in torch.split(pictures, CHUNK) for one in perceive(part)]
     return [tuple(int(holds(point, one)) for point in wanted) for wanted, one in zip(asked, seen, strict=True)]
 
 
