@@ -26,7 +26,7 @@ def test_its_blocks_run(stack: Stack, tmp_path: Path, monkeypatch: pytest.Monkey
     assert namespace["longer"].progress.step == 4
     assert namespace["imported"].name == "came back"
     assert len(namespace["spread"]) == 4
-    assert len(namespace["finished"]) == 2 and namespace["judged"].judged == 5
+    assert len(namespace["finished"]) >= 2 and namespace["judged"].judged == 5
     assert (tmp_path / "figure.svg").read_bytes().startswith(b"<?xml")
     assert all(picture.startswith(b"\x89PNG") for picture in namespace["pictures"]) and namespace["pictures"]
     for made in ("curves.png", "leaderboard.png", "grid.png", "0.png", "3.png"):
