@@ -57,7 +57,8 @@ def entry(url: str, **changes: Any) -> JudgeEntry:
 
 def job(judge: JudgeEntry | None, prompts: int = 3, **spec: Any) -> EvaluationJob:
     """Two pictures of each prompt, in two steps."""
-    chosen = EvaluationSpec.model_validate({"num_images": 2, "steps": 2, "judge": judge and judge.name} | spec)
+    said = {"model": "shapes-flux", "num_images": 2, "steps": 2, "judge": judge and judge.name}
+    chosen = EvaluationSpec.model_validate(said | spec)
     return EvaluationJob(spec=chosen, benchmark=benchmark(prompts), judge=judge, drawn=(), done=())
 
 
