@@ -4,13 +4,16 @@ import io
 import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from PIL import ImageDraw
+    from PIL.ImageFont import FreeTypeFont
 
-_MARGIN, _GAP, _SMALLEST, _LABEL_WIDTH, _FONT = 12, 6, 128, 220, 14
-_LINE, _LETTERS, _MARK, _MARK_FONT = _FONT + 4, 28, 20, 12
+_MARGIN, _GAP, _SMALLEST, _LABEL_WIDTH, _FONT = 12, 6, 128, 220, 13
+_LINE, _LETTERS, _MARK, _MARK_FONT = _FONT + 5, 28, 20, 12
 """Pixels of a line of a label, its letters, and the side of a mark with the size of its number."""
 _INK, _PAPER, _MISSING, _MET = (30, 30, 30), (255, 255, 255), (225, 225, 225), (0, 114, 178)
 
@@ -44,7 +47,7 @@ def draw(columns: Sequence[str], rows: Sequence[Row], width: int, height: int, m
     `width` and `height` are those of a picture. A mark is the number of a test point, from 1: on a filled square where
     it is met, struck out where it is not, grey where nobody can say. Raises GridTooLarge before anything is drawn.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     factor = enlargement(width, height)
     cell_width, cell_height = width * factor, height * factor
@@ -63,7 +66,7 @@ def draw(columns: Sequence[str], rows: Sequence[Row], width: int, height: int, m
         raise GridTooLarge(f"the grid would be {size[0]}x{size[1]} pixels, more than the {max_pixels} allowed")
     canvas = Image.new("RGB", size, _PAPER)
     pen = ImageDraw.Draw(canvas)
-    font = ImageFont.load_default(_FONT)
+    font = _font(_FONT)
     for column, label in enumerate(columns):
         centre = left + column * (cell_width + _GAP) + cell_width // 2
         pen.text((centre, _MARGIN), _fitting(label, cell_width), fill=_INK, font=font, anchor="ma")
@@ -102,9 +105,7 @@ def _marks_height(row: Row, width: int) -> int:
 
 
 def _draw_marks(pen: "ImageDraw.ImageDraw", marks: Sequence[Mark], left: int, top: int, width: int) -> None:
-    from PIL import ImageFont
-
-    font = ImageFont.load_default(_MARK_FONT)
+    font = _font(_MARK_FONT)
     for place, met in enumerate(marks):
         line, column = divmod(place, width // _MARK)
         x, y = left + column * _MARK, top + line * _MARK
@@ -115,3 +116,12 @@ def _draw_marks(pen: "ImageDraw.ImageDraw", marks: Sequence[Mark], left: int, to
         pen.text(centre, str(place + 1), fill=_PAPER if met else _INK, font=font, anchor="mm")
         if met is False:
             pen.line((box[0], box[3], box[2], box[1]), fill=_INK)
+
+
+def _font(size: int) -> "FreeTypeFont":
+    """Matplotlib's DejaVu Sans, found without importing matplotlib: Pillow's own font has not all letters of G²RPO."""
+    from PIL import ImageFont
+
+    package = find_spec("matplotlib")
+    assert package is not None and package.origin is not None
+    return ImageFont.truetype(Path(package.origin).parent / "mpl-data" / "fonts" / "ttf" / "DejaVuSans.ttf", size)
