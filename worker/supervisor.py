@@ -243,11 +243,11 @@ class _Supervisor:
     def _conclude(self, outcome: Outcome, lease: Lease) -> None:
         while True:
             try:
-                if self._drained and outcome.status is not JobStatus.INTERRUPTED:
-                    self._work.conclude(self._database, self._claim)
                 if outcome.lost and (lost := self._losses() + 1) >= self._settings.max_attempts:
                     code = self._child.returncode if self._child else None
                     outcome = too_often_lost(lost, code, self._log_tail)
+                if outcome.status is not JobStatus.INTERRUPTED:
+                    self._work_out()
                 move(self._database, self._claim, outcome.status, outcome.error, lost=outcome.lost)
                 break
             except _DATABASE_AWAY as error:
@@ -258,6 +258,15 @@ class _Supervisor:
         self._log.info("job.ended", status=outcome.status, code=outcome.error["code"] if outcome.error else None)
         if outcome.status is not JobStatus.INTERRUPTED and self._drained:
             self._forget_files()
+
+    def _work_out(self) -> None:
+        """Have the work concluded. What it stumbles over must not keep the job from coming to rest."""
+        try:
+            self._work.conclude(self._database, self._claim)
+        except (LeaseLost, *_DATABASE_AWAY):
+            raise
+        except Exception:
+            self._log.exception("job.not_concluded")
 
     def _losses(self) -> int:
         with self._database.transaction() as session:

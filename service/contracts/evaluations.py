@@ -6,6 +6,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, model_validator
 
 from service.contracts.base import Contract, Name
+from service.contracts.benchmarks.bundled import BUNDLED
 from service.contracts.benchmarks.data import Benchmark
 from service.contracts.benchmarks.judging import Failure
 from service.contracts.catalog import JudgeEntry
@@ -23,7 +24,7 @@ class EvaluationSpec(Contract):
     name: str = Field("", max_length=200, pattern=r"^[^\x00]*$", description="What people and leaderboards call it.")
     model: Name = Field("shapes-flux-2", description="A model of the catalog.")
     checkpoint: Literal["base"] | UUID = Field("base", description="A checkpoint's id, or `base` for the model itself.")
-    benchmark: Name = Field("shapes-bench", description="`GET /benchmarks` lists them.")
+    benchmark: Name = Field(BUNDLED, description="`GET /benchmarks` lists them.")
     judge: Name | None = Field("perception", description="A judge of the catalog; null: nobody judges the pictures.")
     rewards: tuple[Name, ...] = Field(
         (), max_length=8, description="Rewards of the catalog that every picture gets, too. Distinct."

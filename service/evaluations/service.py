@@ -1,7 +1,6 @@
 """The rules of evaluations."""
 
 import uuid
-from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import delete as delete_rows
@@ -10,6 +9,7 @@ from sqlalchemy.orm import Session, contains_eager, joinedload
 
 from service import jobs
 from service.benchmarks import service as benchmarks
+from service.contracts.benchmarks.bundled import BUNDLED
 from service.contracts.benchmarks.data import JudgeWords
 from service.contracts.benchmarks.scores import Scores
 from service.contracts.catalog import Catalog, JudgeEntry
@@ -19,18 +19,17 @@ from service.contracts.status import TERMINAL, JobStatus
 from service.db import events, retention
 from service.db.base import new_id
 from service.db.models import BenchmarkRow, Evaluation, EvaluationAnswer, EvaluationPicture
-from service.errors import FieldError, Invalid, NotFound, WrongState
+from service.db.verdicts import is_newest
+from service.errors import Invalid, NotFound, WrongState, invalid
 from service.evaluations.schemas import EvaluationFilters, EvaluationSummary, EvaluationView
 from service.idempotency import Once
+from service.judgements.service import judge_of
 from service.keys.caller import Caller
 from service.keys.limits import check_open_jobs
 from service.naming import check_checkpoint, check_size, find_model, unknown
 from service.pages import Page, paged
 from service.queue import Queue
 from service.settings import Settings
-
-SHAPES_BENCH = "shapes-bench"
-"""The benchmark whose pictures perception can read."""
 
 
 def create(
@@ -53,7 +52,7 @@ def create(
     benchmark, judge = _benchmark(session, spec), _judge(catalog, spec)
     resolved = _resolved(session, settings, catalog, spec)
     prompts = _spread([prompt["index"] for prompt in benchmark.prompts], spec.limit)
-    _check_amount(settings, resolved, len(prompts))
+    _check_amount(settings, len(prompts) * spec.num_images)
     check_open_jobs(session, settings, caller.id)
     row = Evaluation(
         id=id,
@@ -101,16 +100,9 @@ def show(session: Session, id: uuid.UUID) -> EvaluationView:
     pictures = session.scalar(
         select(func.count()).select_from(EvaluationPicture).where(EvaluationPicture.evaluation_id == id)
     )
-    place = (EvaluationAnswer.index, EvaluationAnswer.image)
-    newest = (
-        select(EvaluationAnswer.scores.is_not(None).label("readable"))
-        .where(EvaluationAnswer.evaluation_id == id)
-        .distinct(*place)
-        .order_by(*place, EvaluationAnswer.number.desc())
-        .subquery()
-    )
-    counts = select(func.count().filter(newest.c.readable), func.count().filter(~newest.c.readable)).select_from(newest)
-    judged, failed = session.execute(counts).one()
+    readable = EvaluationAnswer.scores.is_not(None)
+    counts = select(func.count().filter(readable), func.count().filter(~readable))
+    judged, failed = session.execute(counts.where(EvaluationAnswer.evaluation_id == id, is_newest())).one()
     words = JudgeWords.model_validate(row.benchmark.about["judge"]) if row.benchmark.about["judge"] else None
     return EvaluationView(
         **_summary(row),
@@ -191,13 +183,12 @@ def delete(session: Session, id: uuid.UUID) -> None:
 
 
 def _summary(row: Evaluation) -> dict[str, Any]:
-    judge = None if row.judge is None else JudgeEntry.model_validate(row.judge).identity
     return jobs.JobView.model_validate(row).model_dump() | {
         "name": row.name,
         "model": row.model,
         "checkpoint": row.spec["checkpoint"],
         "benchmark": row.benchmark.name,
-        "judge": judge,
+        "judge": judge_of(row),
         "total_images": row.total_images,
         "overall": (row.scores or {}).get("overall"),
     }
@@ -207,7 +198,7 @@ def _benchmark(session: Session, spec: EvaluationSpec) -> BenchmarkRow:
     try:
         return benchmarks.current_row(session, spec.benchmark)
     except NotFound as error:
-        raise Invalid([FieldError(loc=["body", "benchmark"], msg=str(error.detail), type="unknown_name")]) from error
+        raise invalid(["body", "benchmark"], str(error.detail), "unknown_name") from error
 
 
 def _judge(catalog: Catalog, spec: EvaluationSpec) -> JudgeEntry | None:
@@ -216,10 +207,10 @@ def _judge(catalog: Catalog, spec: EvaluationSpec) -> JudgeEntry | None:
     if errors := list(unknown(catalog.judge, spec.judge, ("body", "judge"))):
         raise Invalid(errors)
     judge = catalog.judge(spec.judge)
-    if judge.kind == "perception" and spec.benchmark != SHAPES_BENCH:
+    if judge.kind == "perception" and spec.benchmark != BUNDLED:
         others = ", ".join(entry.name for entry in catalog.judges if entry.kind != "perception") or "none"
-        msg = f"{judge.name} reads the pictures of {SHAPES_BENCH} alone; other judges of the catalog: {others}"
-        raise Invalid([FieldError(loc=["body", "judge"], msg=msg, type="judge_not_possible")])
+        msg = f"{judge.name} reads the pictures of {BUNDLED} alone; other judges of the catalog: {others}"
+        raise invalid(["body", "judge"], msg, "judge_not_possible")
     return judge
 
 
@@ -241,15 +232,10 @@ def _resolved(session: Session, settings: Settings, catalog: Catalog, spec: Eval
     return resolved
 
 
-def _check_amount(settings: Settings, spec: EvaluationSpec, prompts: int) -> None:
-    if (errors := list(_too_much(settings, prompts * spec.num_images))) != []:
-        raise Invalid(errors)
-
-
-def _too_much(settings: Settings, images: int) -> Iterator[FieldError]:
+def _check_amount(settings: Settings, images: int) -> None:
     if images > settings.max_evaluation_images:
         msg = f"{images} pictures (prompts x num_images); allowed are {settings.max_evaluation_images}"
-        yield FieldError(loc=["body", "num_images"], msg=msg, type="too_many_images")
+        raise invalid(["body", "num_images"], msg, "too_many_images")
 
 
 def _spread(indices: list[int], limit: int | None) -> list[int]:

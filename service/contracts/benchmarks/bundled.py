@@ -5,6 +5,8 @@ from pathlib import Path
 
 from service.contracts.benchmarks.data import Benchmark
 
+BUNDLED = "shapes-bench"
+"""Its name: the one benchmark whose pictures the judge `perception` can read."""
 FILE = Path(__file__).with_name("shapes_bench.json")
 """Made by `python -m worker.shapes.bench --out FILE`."""
 

@@ -23,7 +23,7 @@ from service.db.models import (
     EvaluationLogChunk,
     EvaluationPicture,
 )
-from service.db.session import Database
+from service.db.session import Database, connect
 from tests.service.unigenbench import EN, benchmark
 from worker.claims import Claim, claim_next
 from worker.evaluation_ingest import EvaluationIngest
@@ -133,6 +133,25 @@ def test_a_killed_one_goes_on_where_it_was(evaluations: Evaluations) -> None:
     told = evaluations.rows(EvaluationAttempt, id)[1].provenance
     assert (told["done"], told["drawn"]) == ([[0, 0], [0, 1], [1, 0]], [[1, 1]])
     assert len(evaluations.rows(EvaluationPicture, id)) == 6
+
+
+def test_one_that_is_lost_for_good_is_scored_as_far_as_it_came(evaluations: Evaluations) -> None:
+    evaluations.add("is-killed-once")
+    once = evaluations.database.settings.model_copy(update={"max_attempts": 1})
+    evaluations.database = connect(once)
+    row = evaluations.perform()
+    evaluations.database.close()
+    assert row.status is JobStatus.FAILED and row.error is not None and row.error["code"] == "lost"
+    assert row.scores is not None and row.scores["pictures"] == 3
+
+
+def test_answers_that_cannot_be_scored_do_not_keep_it_from_ending(evaluations: Evaluations) -> None:
+    id = evaluations.add()
+    with evaluations.database.transaction() as session:
+        key = {"evaluation_id": id, "index": 0, "image": 0, "number": 9}
+        session.add(EvaluationAnswer(**key, failure="of a later version", seconds=1.0))
+    row = evaluations.perform()
+    assert row.status is JobStatus.SUCCEEDED and row.scores is None
 
 
 def test_where_the_judge_goes_what_was_judged_is_kept_and_scored(evaluations: Evaluations) -> None:

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from service.contracts.benchmarks.bundled import BUNDLED
 from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt
 from service.contracts.benchmarks.judging import read_answer
 from service.contracts.catalog import JudgeEntry
@@ -17,9 +18,6 @@ from worker.evaluation.judges.base import Judge, Said
 from worker.shapes.bench.judge import judge_seen
 from worker.shapes.bench.perception import perceive
 from worker.shapes.bench.seen import SeenPicture
-
-BENCHMARK = "shapes-bench"
-"""The one benchmark it can judge."""
 
 
 class PerceptionJudge(Judge):
@@ -32,9 +30,9 @@ class PerceptionJudge(Judge):
 
     @classmethod
     def load(cls, entry: JudgeEntry, benchmark: Benchmark) -> "PerceptionJudge":
-        if benchmark.name != BENCHMARK:
+        if benchmark.name != BUNDLED:
             raise ValueError(
-                f"judge {entry.name!r} judges the benchmark {BENCHMARK!r} alone, not {benchmark.name!r}: "
+                f"judge {entry.name!r} judges the benchmark {BUNDLED!r} alone, not {benchmark.name!r}: "
                 "choose a judge of kind `openai`"
             )
         return cls(entry)
