@@ -3,14 +3,18 @@
 import os
 from functools import cache
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from service.contracts.base import Contract, Name
 
 BUNDLED = Path(__file__).with_name("catalog.yaml")
+
+
+Variable = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]*$", max_length=100)]
+"""An environment variable of the worker, which holds what must not stand in a file."""
 
 
 class Source(Contract):
@@ -18,20 +22,55 @@ class Source(Contract):
 
     bundled: Name | None = Field(None, description="A directory under worker/shapes/weights.")
     directory: Path | None = Field(None, description="A local diffusers or transformers directory.")
-    hub: str | None = Field(None, description="A hub repository id, OWNER/NAME.")
+    hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$", description="A hub repository id, OWNER/NAME.")
     revision: str | None = Field(None, description="The hub revision to pin.")
+    file: str | None = Field(
+        None, pattern=r"^[\w-][\w.-]*$", description="The one file in it that has the weights, where there are others."
+    )
+    token_env: Variable | None = Field(
+        None, description="Environment variable of the worker that holds the hub's access token."
+    )
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "Source":
+        given = [name for name in ("bundled", "directory", "hub") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"a source is one of `bundled`, `directory`, `hub`; this one gives {given or 'none'}")
+        if self.hub is None and (self.revision or self.token_env):
+            raise ValueError("`revision` and `token_env` belong to a source on the hub")
+        return self
+
+
+class Asked(Contract):
+    """A server that is asked over HTTP, and how patiently."""
+
+    url: str | None = Field(None, pattern=r"^https?://", description="The server's base URL, up to and with `/v1`.")
+    model: str | None = Field(None, description="The model's name on the server; rows of one such name are compared.")
+    token_env: Variable | None = Field(None, description="Environment variable of the worker that holds the API key.")
+    concurrency: int = Field(20, ge=1, le=256, description="Requests at once.")
+    timeout_seconds: float = Field(120.0, gt=0, description="Until an answer is there.")
+    tries: int = Field(3, ge=1, le=10, description="How often one picture is asked about until an answer can be read.")
+
+
+_JOINT = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
+_FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
+_LORA_TARGETS = {"flux": (*_JOINT, "proj_mlp", "proj_out", *_FEED_FORWARD), "sd3": (*_JOINT, *_FEED_FORWARD)}
+"""Attention and feed-forward layers of the blocks, by family."""
 
 
 class ModelEntry(Contract):
     """A flow text-to-image model."""
 
     name: Name
-    family: Literal["flux"] = Field(description="The adapter that loads it.")
+    family: Literal["flux", "sd3"] = Field(description="The adapter that loads it: FLUX.1, or Stable Diffusion 3.5.")
     source: Source
     description: str = ""
     steps: int = Field(description="Its own number of denoising steps.")
     shift: float = Field(description="Its own schedule shift.")
-    guidance: float = Field(description="Its own guidance.")
+    guidance: float = Field(
+        description="Its own guidance: embedded in FLUX.1; classifier-free in Stable Diffusion 3.5, where more than 1 "
+        "evaluates the network twice."
+    )
     width: int = Field(description="Its own picture width, pixels.")
     height: int = Field(description="Its own picture height, pixels.")
     size_multiple: int = Field(16, description="Width and height must be multiples of this, pixels.")
@@ -43,38 +82,74 @@ class ModelEntry(Contract):
         None, description="Measured seconds per sample and evaluation, batched."
     )
     measured_on: str = Field("", description="The device of `seconds_per_evaluation`.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="Precision where the spec says `auto`; `auto`: bfloat16 on CUDA, float32 on CPU."
+    )
     lora_targets: tuple[str, ...] = Field(
-        (
-            "to_q",
-            "to_k",
-            "to_v",
-            "to_out.0",
-            "add_q_proj",
-            "add_k_proj",
-            "add_v_proj",
-            "to_add_out",
-            "proj_mlp",
-            "proj_out",
-            "ff.net.0.proj",
-            "ff.net.2",
-            "ff_context.net.0.proj",
-            "ff_context.net.2",
-        ),
-        description="Linear layers (name endings) that get a LoRA.",
+        (), description="Linear layers (name endings) that get a LoRA; none given: the family's own."
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _targets_of_the_family(cls, data: Any) -> Any:
+        if isinstance(data, dict) and not data.get("lora_targets"):
+            return {**data, "lora_targets": _LORA_TARGETS.get(str(data.get("family")), ())}
+        return data
 
-class RewardEntry(Contract):
+    def passes(self, guidance: float) -> int:
+        """Rows of the network for one sample's velocity: classifier-free guidance needs one without the prompt too."""
+        return 2 if self.family == "sd3" and guidance > 1 else 1
+
+
+class RewardEntry(Asked):
     """A reward: one value per picture, higher is better."""
 
     name: Name
-    kind: Literal["clip", "shapes_verifier", "shapes_bench_verifier"] = Field(description="The class that computes it.")
-    source: Source | None = None
+    kind: Literal[
+        "clip",
+        "hps",
+        "pickscore",
+        "image_reward",
+        "unified_reward",
+        "http",
+        "shapes_verifier",
+        "shapes_bench_verifier",
+    ] = Field(description="The class that computes it.")
+    source: Source | None = Field(None, description="Its weights, for a reward that is computed by the worker.")
+    tokenizer: Source | None = Field(None, description="Its tokenizer, where that is not beside the weights.")
     description: str = ""
     scale: str = Field("", description="What the values mean and where they usually lie.")
+    range: tuple[float, float] | None = Field(
+        None, description="Values that are normalised to 0 and 1; null: normalised values are the raw ones."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> "RewardEntry":
+        if self.kind in _WEIGHTED and self.source is None:
+            raise ValueError(f"reward {self.name}: kind `{self.kind}` needs a `source`")
+        if self.kind in ("unified_reward", "http") and self.url is None:
+            raise ValueError(f"reward {self.name}: kind `{self.kind}` needs a `url`")
+        if self.kind == "unified_reward" and self.model is None:
+            raise ValueError(f"reward {self.name}: kind `unified_reward` needs a `model`")
+        if self.range is not None and not self.range[0] < self.range[1]:
+            raise ValueError(f"reward {self.name}: range {list(self.range)} must rise")
+        return self
+
+    @property
+    def remote(self) -> bool:
+        """Whether a server is asked for it."""
+        return self.url is not None
+
+    def normalised(self, value: float) -> float:
+        """A raw value on the scale that `range` makes 0 to 1."""
+        low, high = self.range or (0.0, 1.0)
+        return (value - low) / (high - low)
 
 
-class JudgeEntry(Contract):
+_WEIGHTED = ("clip", "hps", "pickscore", "image_reward")
+
+
+class JudgeEntry(Asked):
     """What tells whether pictures show what a benchmark asks for."""
 
     name: Name
@@ -83,19 +158,11 @@ class JudgeEntry(Contract):
         "with the OpenAI chat protocol, such as vLLM."
     )
     description: str = ""
-    url: str | None = Field(None, pattern=r"^https?://", description="The server's base URL, up to and with `/v1`.")
-    model: str | None = Field(None, description="The model's name on the server; rows of one such name are compared.")
-    token_env: str | None = Field(
-        None, pattern=r"^[A-Z][A-Z0-9_]*$", description="Environment variable of the worker that holds the API key."
-    )
     picture: Literal["jpeg", "png"] = Field(
         "jpeg", description="As the official scripts send it: `jpeg` of quality 95 (vLLM), `png` as drawn (Gemini)."
     )
     picture_first: bool = Field(True, description="Before the text (vLLM) or after it (Gemini).")
     max_tokens: int = Field(4096, ge=1, description="Of an answer.")
-    concurrency: int = Field(20, ge=1, le=256, description="Requests at once.")
-    timeout_seconds: float = Field(120.0, gt=0, description="Until an answer is there.")
-    tries: int = Field(3, ge=1, le=10, description="How often one picture is asked about until an answer can be read.")
     patience_seconds: float = Field(
         300.0, ge=0, description="How long a server that is away or fails is waited for, before the evaluation stops."
     )
