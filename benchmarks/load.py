@@ -66,9 +66,10 @@ class Load:
 
 @dataclass(frozen=True)
 class Window:
-    """A time of training: seconds of each whole step in it, and the processor's share by process."""
+    """A time of training: seconds of each whole step in it, in all and by part, and the processor's share by process."""
 
     steps: list[float]
+    parts: dict[str, float]
     share: dict[str, float]
 
     @property
@@ -209,7 +210,8 @@ def measured(
     names = {"before": before, "under load": under, "after": after}
     for name, one in names.items():
         shares = ", ".join(f"{process} {100 * share:.0f}%" for process, share in one.share.items() if share >= 0.005)
-        print(f"{name:12} {one.seconds_per_step:6.2f} s per step ({len(one.steps)} steps); of a core: {shares}")
+        parts = ", ".join(f"{part} {seconds:.2f}" for part, seconds in one.parts.items())
+        print(f"{name:12} {one.seconds_per_step:6.2f} s per step ({len(one.steps)} steps): {parts}; of a core: {shares}")
     print(f"training slowed by {slowdown:.1f}%")
     return {
         "rate": rate,
@@ -230,12 +232,15 @@ def window(stack: Stack, client: Client, run: uuid.UUID, meanwhile: Any) -> Wind
     last = step_of(client, run)
     parts = client.curves(run, metrics=["seconds/*"], since_step=first + 2, max_points=10_000).curves
     steps: dict[int, float] = defaultdict(float)
+    means: dict[str, float] = {}
     for part in parts:
         # Held-out evaluation comes every few steps: a window with one more of them is not slower.
         if not part.name.startswith("seconds/heldout"):
-            for step, value in zip(part.steps, part.values, strict=True):
-                steps[step] += value or 0.0
-    return Window([value for step, value in sorted(steps.items()) if step <= last], share)
+            whole = [(step, value or 0.0) for step, value in zip(part.steps, part.values, strict=True) if step <= last]
+            for step, value in whole:
+                steps[step] += value
+            means[part.name.removeprefix("seconds/")] = sum(value for _, value in whole) / max(1, len(whole))
+    return Window([value for _, value in sorted(steps.items())], means, share)
 
 
 def rest(client: Client, run: uuid.UUID, seconds: float) -> None:
