@@ -211,7 +211,9 @@ def measured(
     for name, one in names.items():
         shares = ", ".join(f"{process} {100 * share:.0f}%" for process, share in one.share.items() if share >= 0.005)
         parts = ", ".join(f"{part} {seconds:.2f}" for part, seconds in one.parts.items())
-        print(f"{name:12} {one.seconds_per_step:6.2f} s per step ({len(one.steps)} steps): {parts}; of a core: {shares}")
+        print(
+            f"{name:12} {one.seconds_per_step:6.2f} s per step ({len(one.steps)} steps): {parts}; of a core: {shares}"
+        )
     print(f"training slowed by {slowdown:.1f}%")
     return {
         "rate": rate,

@@ -11,9 +11,9 @@ _LOST = (psycopg.OperationalError, psycopg.InterfaceError)
 
 
 class Looks:
-    """Asks for single rows on one connection of the event loop's own, one after another.
+    """Asks for a few rows at a time on one connection of the event loop's own, one after another.
 
-    For a statement that finds its row by an index, going to a thread, to a pool of connections and through a
+    For a statement that finds its rows by an index, going to a thread, to a pool of connections and through a
     transaction would cost several times what the statement does. The connection is made at first use, and again after
     a loss.
     """
@@ -23,16 +23,16 @@ class Looks:
         self._turn = asyncio.Lock()
         self._cursor: psycopg.AsyncCursor[tuple[Any, ...]] | None = None
 
-    async def row(self, query: LiteralString, *values: object) -> tuple[Any, ...] | None:
-        """The first row of the answer. Raises what psycopg raises; a connection lost meanwhile is made again, once."""
+    async def rows(self, query: LiteralString, *values: object) -> list[tuple[Any, ...]]:
+        """The answer. Raises what psycopg raises; a connection lost meanwhile is made again, once."""
         async with self._turn:
             if self._cursor is not None:
                 try:
-                    return await _row(self._cursor, query, values)
+                    return await _rows(self._cursor, query, values)
                 except _LOST:
                     await self._give_up()
             self._cursor = await self._connected()
-            return await _row(self._cursor, query, values)
+            return await _rows(self._cursor, query, values)
 
     async def _connected(self) -> psycopg.AsyncCursor[tuple[Any, ...]]:
         engine, settings = self._database.engine, self._database.settings
@@ -50,8 +50,8 @@ class Looks:
         self._turn = asyncio.Lock()
 
 
-async def _row(
+async def _rows(
     cursor: psycopg.AsyncCursor[tuple[Any, ...]], query: LiteralString, values: tuple[object, ...]
-) -> tuple[Any, ...] | None:
+) -> list[tuple[Any, ...]]:
     await cursor.execute(query, values, prepare=True)
-    return await cursor.fetchone()
+    return await cursor.fetchall()

@@ -8,13 +8,16 @@ failure it is left alone for some seconds.
 import math
 import time
 import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 import structlog
 
 from service.keys.refusals import RateLimited
+from service.keys.rounds import Rounds
 
 if TYPE_CHECKING:
     from redis.commands.core import AsyncScript
@@ -27,27 +30,47 @@ _WINDOW = 60_000
 _TAKE = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local window, limit = tonumber(ARGV[1]), tonumber(ARGV[2])
-local full_at = math.max(tonumber(redis.call('GET', KEYS[1]) or now), now) + window / limit
-local filled = full_at - now
-if filled > window + 0.5 then
-    return {0, 0, math.ceil(filled - window)}
+local window, limit, wanted = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local each = window / limit
+local full_at = math.max(tonumber(redis.call('GET', KEYS[1]) or now), now)
+local taken = math.min(wanted, math.floor((window + 0.5 - (full_at - now)) / each))
+if taken < 1 then
+    return {0, 0, math.ceil(full_at - now + each - window)}
 end
+full_at = full_at + taken * each
+local filled = full_at - now
 redis.call('SET', KEYS[1], string.format('%.3f', full_at), 'PX', math.ceil(filled))
-return {1, math.floor((window - filled) * limit / window + 0.5), math.ceil(filled)}
+local left = math.floor((window - filled) * limit / window + 0.5)
+return {taken, left, math.ceil(taken < wanted and filled + each - window or filled)}
 """
-"""KEYS: the bucket; ARGV: milliseconds in which it fills, what it holds. Whether one was taken, how many are left, and
-milliseconds until it is full, or until one can be taken."""
+"""KEYS: the bucket; ARGV: milliseconds in which it fills, what it holds, how many are wanted. How many were taken, how
+many are left, and milliseconds until it is full, or until one more can be taken if some were not."""
 
 log = structlog.get_logger()
 
 
+class _Bucket(NamedTuple):
+    """A key, and how many requests it may send in a minute."""
+
+    key: uuid.UUID
+    per_minute: int
+
+
+class _Taken(NamedTuple):
+    """Whether a request may pass, how many more might, and seconds until all, or the next, may."""
+
+    passes: bool
+    left: int
+    seconds: int
+
+
 class RateLimiter:
-    """Counts requests in the server at `broker_url`."""
+    """Counts requests in the server at `broker_url`, those that come at the same time in one go."""
 
     def __init__(self, broker_url: str) -> None:
         self._url = broker_url
         self._rests_until = 0.0
+        self._rounds = Rounds(self._count)
 
     async def take(self, key: uuid.UUID, per_minute: int) -> dict[str, str]:
         """Count a request of `key`; what the answer's headers say of it, if it was counted. Raises RateLimited."""
@@ -57,21 +80,32 @@ class RateLimiter:
         if self._rests_until:
             self._rests_until = now + _REST  # one request tries whether the server is back; the others do not wait
         try:
-            taken, left, milliseconds = await self._script(keys=[f"g2rpo:rate:{key}"], args=[_WINDOW, per_minute])
+            taken = await self._rounds.answer(_Bucket(key, per_minute))
         except Exception as error:
             # Whatever the driver raises, also of a URL that is none of its own: a limit is not worth an outage.
             self._rests_until = time.monotonic() + _REST
             log.warning("rate_limit_not_counted", error=type(error).__name__, seconds=_REST)
             return {}
         self._rests_until = 0.0
-        seconds = str(math.ceil(milliseconds / 1000))
-        headers = {"RateLimit-Limit": str(per_minute), "RateLimit-Remaining": str(left), "RateLimit-Reset": seconds}
-        if not taken:
+        seconds = str(taken.seconds)
+        headers = {"RateLimit-Limit": str(per_minute), "RateLimit-Remaining": str(taken.left)}
+        headers["RateLimit-Reset"] = seconds
+        if not taken.passes:
             raise RateLimited(
                 f"more than {per_minute} requests in a minute; send the next one in {seconds} s",
                 headers={**headers, "Retry-After": seconds},
             )
         return headers
+
+    async def _count(self, requests: Sequence[_Bucket]) -> list[_Taken]:
+        """Take from each bucket what its requests want, the earlier ones first."""
+        shares: dict[_Bucket, Iterator[_Taken]] = {}
+        for bucket, wanted in Counter(requests).items():
+            args = [_WINDOW, bucket.per_minute, wanted]
+            taken, left, milliseconds = await self._script(keys=[f"g2rpo:rate:{bucket.key}"], args=args)
+            seconds = math.ceil(milliseconds / 1000)
+            shares[bucket] = (_Taken(n < taken, left + max(0, taken - 1 - n), seconds) for n in range(wanted))
+        return [next(shares[bucket]) for bucket in requests]
 
     @cached_property
     def _script(self) -> "AsyncScript":

@@ -2,6 +2,7 @@
 
 import hmac
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, LiteralString, NamedTuple
@@ -26,33 +27,41 @@ _EXPIRED = and_(ApiKey.expires_at.is_not(None), ApiKey.expires_at <= func.now())
 """By the database's clock, so that all API processes agree."""
 _USED_LONG_AGO = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - timedelta(minutes=1))
 _SEEN: LiteralString = """
-WITH seen AS (SELECT CAST(pg_current_snapshot() AS text) AS snapshot, CAST(NULL AS text) AS ended)
+WITH seen AS (SELECT CAST(pg_current_snapshot() AS text) AS snapshot, CAST(NULL AS jsonb) AS ended)
 """
 """The database's snapshot. Nothing else may be in the way: a table that is locked must not stop every request."""
-_RUN_SEEN: LiteralString = """
+_RUNS_SEEN: LiteralString = """
 WITH seen AS (SELECT CAST(pg_current_snapshot() AS text) AS snapshot, (
-    SELECT concat(r.xmin, (SELECT string_agg(concat(' ', a.number, ':', a.xmin), '' ORDER BY a.number)
-                           FROM attempts a WHERE a.run_id = r.id))
-    FROM runs r WHERE r.id = %s AND r.status IN ('succeeded', 'failed', 'cancelled')
+    SELECT jsonb_object_agg(r.id, concat(
+        r.xmin, (SELECT string_agg(concat(' ', a.number, ':', a.xmin), '' ORDER BY a.number)
+                 FROM attempts a WHERE a.run_id = r.id)))
+    FROM runs r WHERE r.id = ANY(%s) AND r.status IN ('succeeded', 'failed', 'cancelled')
 ) AS ended)
 """
-"""With it, which transactions wrote the rows of a run that has ended, and of its attempts."""
+"""With it, which transactions wrote the rows of the runs that have ended, and of their attempts."""
 _PRESENTED: LiteralString = """
 SELECT snapshot, ended, id, name, prefix, hash, scopes, requests_per_minute, revoked_at, expires_at,
        expires_at IS NOT NULL AND expires_at <= now() AS expired,
        last_used_at IS NULL OR last_used_at < now() - interval '1 minute' AS stale
-FROM api_keys, seen WHERE prefix = %s
+FROM api_keys, seen WHERE prefix = ANY(%s)
 """
 _STANDING: LiteralString = "SELECT EXISTS (SELECT FROM api_keys), snapshot, ended FROM seen"
 
 log = structlog.get_logger()
 
 
-class _Presented(NamedTuple):
+class Visit(NamedTuple):
+    """A request as it is looked up: the key that it shows, of good form, and the run that it asks for."""
+
+    key: str
+    run: uuid.UUID | None
+
+
+class Presented(NamedTuple):
     """What is known of a key that a request shows, and what the database showed with it."""
 
     snapshot: str
-    ended: str | None
+    ended: dict[str, str] | None
     id: uuid.UUID
     name: str
     prefix: str
@@ -83,27 +92,38 @@ async def standing(looks: Looks, run: uuid.UUID | None) -> tuple[bool, Admitted]
 
     The database's snapshot is another one as soon as any transaction that changed something has ended.
     """
-    row = await _look(looks, run, _STANDING)
-    assert row is not None
-    return bool(row[0]), Admitted(LOCAL, *row[1:])
+    rows = await _look(looks, [] if run is None else [run], _STANDING)
+    in_force, snapshot, ended = rows[0]
+    return bool(in_force), Admitted(LOCAL, snapshot, _of(run, ended))
 
 
-async def authenticate(looks: Looks, presented: str, run: uuid.UUID | None) -> Recognised:
-    """The owner of a key of good form, by one look at an index. Raises Unauthorized."""
-    row = await _look(looks, run, _PRESENTED, secrets.prefix_of(presented))
-    key = None if row is None else _Presented(*row)
-    if key is None or not hmac.compare_digest(key.hash, secrets.digest_of(presented)):
+async def look_up(looks: Looks, visits: Sequence[Visit]) -> list[Presented | None]:
+    """What is known of each visit's key, by one look at an index; None where there is none of its prefix."""
+    runs = {visit.run for visit in visits if visit.run is not None}
+    prefixes = [secrets.prefix_of(visit.key) for visit in visits]
+    rows = await _look(looks, list(runs), _PRESENTED, list(set(prefixes)))
+    known = {found.prefix: found for found in map(Presented._make, rows)}
+    return [known.get(prefix) for prefix in prefixes]
+
+
+def recognise(visit: Visit, known: Presented | None) -> Recognised:
+    """The owner of a visit's key, by what was looked up. Raises Unauthorized."""
+    if known is None or not hmac.compare_digest(known.hash, secrets.digest_of(visit.key)):
         raise KeyUnknown("this service has given out no such key; was it made for another one?")
-    _check_good(key, key.expired)
-    scopes = frozenset(Scope(scope) for scope in key.scopes)
-    caller = Caller(key.id, key.name, scopes, key.prefix, key.requests_per_minute)
-    return Recognised(Admitted(caller, key.snapshot, key.ended), key.stale)
+    _check_good(known, known.expired)
+    scopes = frozenset(Scope(scope) for scope in known.scopes)
+    caller = Caller(known.id, known.name, scopes, known.prefix, known.requests_per_minute)
+    return Recognised(Admitted(caller, known.snapshot, _of(visit.run, known.ended)), known.stale)
 
 
-async def _look(looks: Looks, run: uuid.UUID | None, query: LiteralString, *values: str) -> tuple[Any, ...] | None:
-    if run is None:
-        return await looks.row(_SEEN + query, *values)
-    return await looks.row(_RUN_SEEN + query, run, *values)
+async def _look(looks: Looks, runs: list[uuid.UUID], query: LiteralString, *values: list[str]) -> list[tuple[Any, ...]]:
+    if runs:
+        return await looks.rows(_RUNS_SEEN + query, runs, *values)
+    return await looks.rows(_SEEN + query, *values)
+
+
+def _of(run: uuid.UUID | None, ended: dict[str, str] | None) -> str | None:
+    return None if run is None or ended is None else ended.get(str(run))
 
 
 def check(session: Session, key_id: uuid.UUID | None) -> None:
@@ -122,7 +142,7 @@ def check(session: Session, key_id: uuid.UUID | None) -> None:
     _check_good(found.ApiKey, found.expired)
 
 
-def _check_good(key: "ApiKey | _Presented", expired: bool) -> None:
+def _check_good(key: ApiKey | Presented, expired: bool) -> None:
     if key.revoked_at is not None:
         raise KeyRevoked(f"the key {key.prefix} ({key.name}) was revoked at {_utc(key.revoked_at)}; ask for another")
     if expired:

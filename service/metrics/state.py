@@ -8,7 +8,7 @@ import structlog
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-from sqlalchemy import ColumnElement, Connection, Float, func, select, text
+from sqlalchemy import ColumnElement, Connection, Float, Select, func, literal, select, text, union_all
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.contracts.status import CLAIMABLE, HELD, JobStatus
@@ -35,8 +35,8 @@ class ServiceState(Collector):
         began = time.perf_counter()
         try:
             with self._database.engine.connect() as connection:
-                connection.execute(text("SET TRANSACTION READ ONLY"))
-                connection.execute(text(f"SET LOCAL statement_timeout = {_TIMEOUT_MILLISECONDS}"))
+                timeout = f"SET LOCAL statement_timeout = {_TIMEOUT_MILLISECONDS}"
+                connection.execute(text(f"SET TRANSACTION READ ONLY; {timeout}"))
                 found = [*_jobs(connection), *_stored(connection), *self._workers(connection)]
         except SQLAlchemyError as error:
             log.warning("metrics.database_unavailable", error=str(error).splitlines()[0])
@@ -66,6 +66,11 @@ class ServiceState(Collector):
         yield from workers.measured([workers.Told(row.name, row.queue, row.stats) for row in present])
 
 
+def _age(moment: Any) -> ColumnElement[float]:
+    """Seconds since `moment`, by the database's clock."""
+    return func.extract("epoch", func.now() - moment).cast(Float).label("age")
+
+
 def _jobs(connection: Connection) -> Iterator[Metric]:
     jobs = GaugeMetricFamily("g2rpo_jobs", "Jobs, by kind and status.", labels=["kind", "status"])
     depth = GaugeMetricFamily("g2rpo_queue_depth", "Jobs that wait for a worker.", labels=["kind"])
@@ -75,26 +80,35 @@ def _jobs(connection: Connection) -> Iterator[Metric]:
     stale = GaugeMetricFamily(
         "g2rpo_stale_leases", "Jobs whose lease has run out, and which no worker has taken back yet.", labels=["kind"]
     )
+    rows = connection.execute(_BY_STATUS).all()
     for job in (Run, Generation, Evaluation):
-        counts = dict.fromkeys(JobStatus, 0)
-        counts |= connection.execute(select(job.status, func.count()).group_by(job.status)).tuples().all()
-        for status, count in counts.items():
-            jobs.add_metric([job.KIND, status.value], count)
-        waiting, age = connection.execute(
-            select(func.count(), func.coalesce(_age(func.min(job.queued_at)), 0.0)).where(job.status.in_(CLAIMABLE))
-        ).one()
-        depth.add_metric([job.KIND], waiting)
-        oldest.add_metric([job.KIND], age)
-        expired = select(func.count()).where(job.status.in_(HELD), job.lease_expires_at < func.now())
-        stale.add_metric([job.KIND], connection.execute(expired).scalar_one())
+        of_kind = {row.status: row for row in rows if row.kind == job.KIND}
+        for status in JobStatus:
+            jobs.add_metric([job.KIND, status.value], of_kind[status].number if status in of_kind else 0)
+        waiting = [of_kind[status] for status in CLAIMABLE if status in of_kind]
+        depth.add_metric([job.KIND], sum(row.number for row in waiting))
+        oldest.add_metric([job.KIND], max((row.age for row in waiting), default=0.0))
+        stale.add_metric([job.KIND], sum(row.expired for row in of_kind.values() if row.status in HELD))
     yield from (jobs, depth, oldest, stale)
 
 
+def _by_status(job: type[Run] | type[Generation] | type[Evaluation]) -> Select[Any]:
+    expired = func.count().filter(job.lease_expires_at < func.now())
+    age = _age(func.min(job.queued_at))
+    columns = literal(job.KIND).label("kind"), job.status, func.count().label("number"), age, expired.label("expired")
+    return select(*columns).group_by(job.status)
+
+
+_BY_STATUS = union_all(*(_by_status(job) for job in (Run, Generation, Evaluation)))
+"""For every kind of job and status: how many there are, for how long the first has waited, whose lease has run out."""
+
+
 def _stored(connection: Connection) -> Iterator[Metric]:
-    lost = connection.execute(select(func.count()).where(Attempt.lost)).scalar_one()
-    yield _gauge("lost_attempts", "Attempts at runs whose worker or process disappeared, of the runs still kept.", lost)
-    stored = select(func.count(), func.coalesce(func.sum(Checkpoint.size), 0)).where(Checkpoint.deleted_at.is_(None))
-    number, size = connection.execute(stored).one()
+    lost = select(func.count()).select_from(Attempt).where(Attempt.lost).scalar_subquery()
+    stored = select(func.count(), func.coalesce(func.sum(Checkpoint.size), 0), lost)
+    number, size, attempts = connection.execute(stored.where(Checkpoint.deleted_at.is_(None))).one()
+    about = "Attempts at runs whose worker or process disappeared, of the runs still kept."
+    yield _gauge("lost_attempts", about, attempts)
     yield _gauge("checkpoints", "Checkpoints in the artifact store.", number)
     yield _gauge("checkpoint_bytes", "Bytes of the checkpoints in the artifact store.", float(size))
 
@@ -105,8 +119,3 @@ def _up(value: int) -> Metric:
 
 def _gauge(name: str, documentation: str, value: float) -> Metric:
     return GaugeMetricFamily(f"g2rpo_{name}", documentation, value=value)
-
-
-def _age(moment: Any) -> ColumnElement[float]:
-    """Seconds since `moment`, by the database's clock."""
-    return func.extract("epoch", func.now() - moment).cast(Float).label("age")

@@ -11,6 +11,8 @@ from service.contracts.schedule import Evaluation
 from worker.grpo.transitions import clean_estimate, ode_step
 from worker.lanes import Check, Lanes
 
+_SHARES = 4
+"""Shares of a rollout for each lane. Each ends with a batch that is not full."""
 Velocity = Callable[[Tensor, Tensor, list[int]], Tensor]
 """velocity(latents [n, tokens, channels], sigmas [n], n prompt indices) → a tensor like the latents."""
 
@@ -85,18 +87,21 @@ def denoise_branches(
 ) -> int:
     """Evaluate every branch's tree in full batches, mixing prompts, nodes and strides; return the evaluations made.
 
-    `finish(branch, stride, x̂_0)` is called for each path that ends, by several lanes at once. Branches are dealt to the
-    lanes in turn. `between_batches` may raise to abandon the rollout.
+    `finish(branch, stride, x̂_0)` is called for each path that ends, by several lanes at once. Branches are dealt in
+    turn to shares, of which a lane takes the next when it has done one: a lane that is disturbed gets fewer.
+    `between_batches` may raise to abandon the rollout.
     """
     if not branches:
         return 0
     lanes = Lanes.on(branches[0].latents.device, batch_size)
 
+    shares = 1 if lanes.number == 1 else lanes.number * _SHARES
+
     def share(number: int) -> Callable[[Check], int]:
-        own = branches[number :: lanes.number]
+        own = branches[number::shares]
         return lambda check: _denoise(velocity, own, sigmas, lanes.batch_size, finish, check)
 
-    return sum(lanes.run([share(number) for number in range(lanes.number)], between_batches))
+    return sum(lanes.run([share(number) for number in range(shares)], between_batches))
 
 
 def _denoise(
@@ -107,7 +112,7 @@ def _denoise(
     finish: Callable[[Branch, int, Tensor], None],
     between_batches: Check,
 ) -> int:
-    """One lane's share. First come, first served: long paths are all begun early, so that the last batches are full."""
+    """One share. First come, first served: long paths are all begun early, so that the last batches are full."""
     waiting = deque(branches)
     evaluations = 0
     while waiting:
