@@ -66,7 +66,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Window:
-    """A time of training: seconds of each whole step in it, in all and by part, and the processor's share by process."""
+    """A time of training: seconds of each whole step and of its parts, and each process's share of a core."""
 
     steps: list[float]
     parts: dict[str, float]

@@ -39,8 +39,8 @@ async def _waiter(request: Request) -> JobWaiter:
     return waiter
 
 
-async def _session(database: Annotated[Database, Depends(_database)]) -> AsyncIterator[Session]:
-    session = database.sessions()
+async def _session(request: Request, database: Annotated[Database, Depends(_database)]) -> AsyncIterator[Session]:
+    session = (database.readers if request.method == "GET" else database.sessions)()
     try:
         yield session
     finally:

@@ -26,6 +26,9 @@ class Database:
     settings: Settings
     engine: Engine
     sessions: sessionmaker[Session]
+    readers: sessionmaker[Session]
+    """Sessions that only read: without a transaction, whose begin and end would be two more round trips. Each statement
+    sees what was committed when it began, as it would within one."""
     artifacts: ArtifactStore
 
     @contextmanager
@@ -72,6 +75,6 @@ def connect(settings: Settings | None = None, idle_seconds: float | None = None)
             connection.commit()
 
         event.listen(engine, "connect", limit)
-    return Database(
-        settings, engine, sessionmaker(engine, expire_on_commit=False), ArtifactStore(settings.artifacts_url)
-    )
+    sessions = sessionmaker(engine, expire_on_commit=False)
+    readers = sessionmaker(engine.execution_options(isolation_level="AUTOCOMMIT"), expire_on_commit=False)
+    return Database(settings, engine, sessions, readers, ArtifactStore(settings.artifacts_url))

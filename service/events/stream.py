@@ -103,7 +103,7 @@ class JobStream:
         """What has happened since `place`. Raises NotFound, what `permit` raises, and what the database raises."""
 
         def read() -> News:
-            with self.database.sessions() as session:
+            with self.database.readers() as session:
                 self.permit(session)
                 return service.news(session, self.job, self.id, self.place, quiet)
 

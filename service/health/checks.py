@@ -134,7 +134,7 @@ def in_words(size: int) -> str:
 def _connected(database: Database, instead: Exception | None = None) -> Iterator[Connection]:
     """A connection; where there is none, `instead` or the reason is raised."""
     try:
-        connection = database.engine.connect()
+        connection = database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     except Exception as error:
         raise instead or _not_connected(database, error) from error
     with connection:
