@@ -8,7 +8,7 @@ import structlog
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-from sqlalchemy import ColumnElement, Connection, Float, Select, func, literal, select, text, union_all
+from sqlalchemy import ColumnElement, Connection, Float, func, literal, select, text, union_all
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.contracts.status import CLAIMABLE, HELD, JobStatus
@@ -81,7 +81,7 @@ def _jobs(connection: Connection) -> Iterator[Metric]:
         "g2rpo_stale_leases", "Jobs whose lease has run out, and which no worker has taken back yet.", labels=["kind"]
     )
     rows = connection.execute(_BY_STATUS).all()
-    for job in (Run, Generation, Evaluation):
+    for job in _JOBS:
         of_kind = {row.status: row for row in rows if row.kind == job.KIND}
         for status in JobStatus:
             jobs.add_metric([job.KIND, status.value], of_kind[status].number if status in of_kind else 0)
@@ -92,14 +92,19 @@ def _jobs(connection: Connection) -> Iterator[Metric]:
     yield from (jobs, depth, oldest, stale)
 
 
-def _by_status(job: type[Run] | type[Generation] | type[Evaluation]) -> Select[Any]:
-    expired = func.count().filter(job.lease_expires_at < func.now())
-    age = _age(func.min(job.queued_at))
-    columns = literal(job.KIND).label("kind"), job.status, func.count().label("number"), age, expired.label("expired")
-    return select(*columns).group_by(job.status)
-
-
-_BY_STATUS = union_all(*(_by_status(job) for job in (Run, Generation, Evaluation)))
+_JOBS = (Run, Generation, Evaluation)
+_BY_STATUS = union_all(
+    *(
+        select(
+            literal(job.KIND).label("kind"),
+            job.status,
+            func.count().label("number"),
+            _age(func.min(job.queued_at)),
+            func.count().filter(job.lease_expires_at < func.now()).label("expired"),
+        ).group_by(job.status)
+        for job in _JOBS
+    )
+)
 """For every kind of job and status: how many there are, for how long the first has waited, whose lease has run out."""
 
 
