@@ -5,8 +5,9 @@ import torch
 from service.contracts.catalog import ModelEntry
 from worker.models.base import FlowModel
 from worker.models.flux import FluxModel
+from worker.models.sd3 import SD3Model
 
-FAMILIES: dict[str, type[FlowModel]] = {"flux": FluxModel}
+FAMILIES: dict[str, type[FlowModel]] = {"flux": FluxModel, "sd3": SD3Model}
 
 
 def load_model(entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> FlowModel:

@@ -1,81 +1,38 @@
-"""FLUX.1 and finetunes of its architecture, through diffusers."""
-
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from pathlib import Path
+"""FLUX.1 (dev, schnell) and finetunes of its architecture, through diffusers."""
 
 import torch
 from diffusers import FluxPipeline
-from safetensors.torch import load_file
-from torch import Tensor, nn
-from torch.distributed.device_mesh import DeviceMesh
+from torch import Tensor
+from transformers import CLIPTextModel, T5EncoderModel
 
-from service.contracts.catalog import ModelEntry
-from service.contracts.jobs import CheckpointManifest
-from worker.models import lora, sharding
-from worker.models.base import Conditioning, FlowModel, PictureSize
-from worker.models.sources import locate
-
-_ENCODE_BATCH = 8
-"""Prompts are encoded in batches of this many rows, filled up: an embedding must not depend on its company."""
+from worker.models.base import Conditioning, PictureSize
+from worker.models.pipeline import PipelineModel
 
 
-class FluxModel(FlowModel):
-    """A FluxPipeline directory. Trained weights are a LoRA in diffusers' format, or a transformer directory."""
+class FluxModel(PipelineModel):
+    """Tokens are cells of 2×2 latent positions. Guidance is embedded; schnell has none and takes no notice of it."""
 
-    def __init__(self, pipeline: FluxPipeline, entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> None:
-        self.entry, self.device, self.dtype = entry, device, dtype
-        self._pipeline = pipeline
-        self.transformer = pipeline.transformer
-        self._merger: lora.Merger | None = None
-        self._mixed = False
-        """Whether weights are of a higher precision than what computes with them."""
+    pipeline_class = FluxPipeline
+    encoders = {"text_encoder": CLIPTextModel, "text_encoder_2": T5EncoderModel}
 
-    @classmethod
-    def load(cls, entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> "FluxModel":
-        place, revision = locate(entry.source)
-        pipeline = FluxPipeline.from_pretrained(place, revision=revision, dtype=dtype, use_safetensors=True)
-        for part in (pipeline.transformer, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
-            part.requires_grad_(False).eval().to(device)
-        return cls(pipeline, entry, device, dtype)
-
-    @torch.no_grad()
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
-        self.check_prompts(prompts)
-        pooled, sequence = [], []
-        for start in range(0, len(prompts), _ENCODE_BATCH):
-            chunk = list(prompts[start : start + _ENCODE_BATCH])
-            filled = chunk + chunk[-1:] * (_ENCODE_BATCH - len(chunk))
-            embeds, pooled_embeds, _ = self._pipeline.encode_prompt(
-                filled, None, device=self.device, max_sequence_length=self.entry.text_length
-            )
-            sequence.append(embeds[: len(chunk)])
-            pooled.append(pooled_embeds[: len(chunk)])
-        return Conditioning(torch.cat(pooled).to(self.dtype), torch.cat(sequence).to(self.dtype))
-
-    def check_prompts(self, prompts: Sequence[str]) -> None:
-        tokenizer = self._pipeline.tokenizer_2
-        if type(tokenizer.backend_tokenizer.model).__name__ != "WordLevel":
-            return  # others spell out what they do not know; an odd sign becoming <unk> is no error there
-        unknown = tokenizer.unk_token_id
-        for prompt in prompts:
-            encoding = tokenizer(prompt)
-            if unknown in encoding.input_ids:
-                words = [word for word in prompt.split() if unknown in tokenizer(word).input_ids]
-                raise ValueError(
-                    f"prompt {prompt!r}: the model {self.entry.name!r} does not know {', '.join(words) or 'a sign'}"
-                )
+    def _encode(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        sequence, pooled, _ = self._pipeline.encode_prompt(
+            prompts, None, device=self.device, max_sequence_length=self.entry.text_length
+        )
+        return pooled, sequence
 
     def latent_shape(self, size: PictureSize) -> tuple[int, int, int]:
-        cell = 2 * self._pipeline.vae_scale_factor
-        if size.width % cell or size.height % cell:
-            raise ValueError(f"size {size.width}×{size.height}: width and height must be multiples of {cell} pixels")
-        channels = self.transformer.config.in_channels // 4
-        return channels, 2 * (size.height // cell), 2 * (size.width // cell)
+        rows, columns = self._cell(size, 2 * self._pipeline.vae_scale_factor)
+        return self.transformer.config.in_channels // 4, 2 * rows, 2 * columns
 
     def pack(self, latents: Tensor) -> Tensor:
         packed: Tensor = self._pipeline._pack_latents(latents, *latents.shape)
         return packed
+
+    def unpack(self, latents: Tensor, size: PictureSize) -> Tensor:
+        factor = self._pipeline.vae_scale_factor
+        unpacked: Tensor = self._pipeline._unpack_latents(latents, size.height, size.width, factor)
+        return unpacked
 
     def predict(
         self, latents: Tensor, sigma: Tensor, conditioning: Conditioning, size: PictureSize, guidance: float
@@ -84,7 +41,7 @@ class FluxModel(FlowModel):
         image_ids = self._pipeline._prepare_latent_image_ids(1, height // 2, width // 2, self.device, self.dtype)
         text_ids = torch.zeros(conditioning.sequence.shape[1], 3, device=self.device, dtype=self.dtype)
         embedded = self.transformer.config.guidance_embeds
-        with torch.autocast(self.device.type, self.dtype) if self._mixed else nullcontext():
+        with self._precision():
             output = self.transformer(
                 hidden_states=latents.to(self.dtype),
                 timestep=sigma.to(self.dtype),
@@ -97,88 +54,3 @@ class FluxModel(FlowModel):
             )[0]
         velocity: Tensor = output.to(latents.dtype)
         return velocity
-
-    @torch.no_grad()
-    def decode(self, latents: Tensor, size: PictureSize) -> Tensor:
-        vae = self._pipeline.vae
-        unpacked = self._pipeline._unpack_latents(latents, size.height, size.width, self._pipeline.vae_scale_factor)
-        scaled = unpacked / vae.config.scaling_factor + vae.config.shift_factor
-        pictures: Tensor = vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
-        return (pictures.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
-
-    def train_lora(self, rank: int, alpha: float, seed: int) -> list[nn.Parameter]:
-        parameters = lora.attach(self.transformer, self.entry.lora_targets, rank, alpha, seed)
-        self._merger = lora.Merger(self.transformer)
-        return parameters
-
-    def train_all(self, mesh: DeviceMesh | None = None) -> list[nn.Parameter]:
-        self.transformer.to(self.latent_dtype)  # master weights; forwards run in `dtype` by autocast
-        self._mixed = self.latent_dtype != self.dtype
-        return super().train_all(mesh)
-
-    @contextmanager
-    def sampling_weights(self, faithful: bool = False) -> Iterator[None]:
-        rounds = self.dtype == torch.bfloat16
-        with self._merger.merged() if self._merger and not (faithful and rounds) else nullcontext():
-            yield
-
-    @contextmanager
-    def reference_weights(self) -> Iterator[None]:
-        if self._merger is None:
-            raise RuntimeError("all weights are trained: there is no frozen base")
-        self.transformer.disable_adapters()
-        try:
-            yield
-        finally:
-            self.transformer.enable_adapters()
-
-    @contextmanager
-    def checkpoint_weights(self, directory: Path, manifest: CheckpointManifest) -> Iterator[None]:
-        if manifest.architecture not in (None, self.architecture()):
-            raise ValueError(
-                f"the checkpoint's architecture {manifest.architecture} is not that of {self.entry.name!r}, "
-                f"{self.architecture()}"
-            )
-        if manifest.lora_rank is None or manifest.lora_alpha is None:
-            base = {name: tensor.clone() for name, tensor in self.transformer.state_dict().items()}
-            try:
-                self.load_trained(directory)
-                yield
-            finally:
-                self.transformer.load_state_dict(base)
-            return
-        try:
-            self.train_lora(manifest.lora_rank, manifest.lora_alpha, seed=0)
-            self.load_trained(directory)
-            with self.sampling_weights(faithful=True):
-                yield
-        finally:
-            if lora.layers(self.transformer):
-                self.transformer.unload_lora()
-            self._merger = None
-
-    def save_trained(self, directory: Path | None) -> None:
-        if self._merger is None:
-            transformer = sharding.whole_model(self.transformer, keep=directory is not None)
-            if directory is not None:
-                transformer.save_pretrained(directory / "transformer")
-            return
-        if directory is None:
-            return
-        FluxPipeline.save_lora_weights(
-            directory, lora.state(self.transformer), transformer_lora_adapter_metadata=lora.metadata(self.transformer)
-        )
-
-    def load_trained(self, directory: Path) -> None:
-        if self._merger is not None:
-            lora.load(self.transformer, directory)
-            return
-        saved: dict[str, Tensor] = {}
-        for path in sorted((directory / "transformer").glob("*.safetensors")):
-            saved.update(load_file(path))
-        targets = self.transformer.state_dict()
-        try:
-            parts = {name: sharding.like(tensor, targets.get(name, tensor)) for name, tensor in saved.items()}
-            self.transformer.load_state_dict(parts)
-        except RuntimeError as error:
-            raise ValueError(f"the checkpoint's transformer does not fit {self.entry.name!r}: {error}") from error
