@@ -63,6 +63,14 @@ class FlowModel(ABC):
         """Raise ValueError naming the first word that a model of a closed vocabulary does not know."""
 
     @abstractmethod
+    def encoding_identity(self) -> str:
+        """Hash of what an encoding depends on beside the prompt: encoders, tokenizers, length and dtype."""
+
+    @abstractmethod
+    def place_encoders(self, device: torch.device) -> None:
+        """Move what encodes prompts; away from the model's own device it does nothing but wait."""
+
+    @abstractmethod
     def latent_shape(self, size: PictureSize) -> tuple[int, int, int]:
         """Unpacked latent shape (channels, height, width): noise is drawn in it, as the diffusers pipeline does."""
 

@@ -1,7 +1,10 @@
 """FLUX.1 (dev, schnell) and finetunes of its architecture, through diffusers."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import torch
-from diffusers import FluxPipeline
+from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor
 from transformers import CLIPTextModel, T5EncoderModel
 
@@ -13,7 +16,8 @@ class FluxModel(PipelineModel):
     """Tokens are cells of 2×2 latent positions. Guidance is embedded; schnell has none and takes no notice of it."""
 
     pipeline_class = FluxPipeline
-    encoders = {"text_encoder": CLIPTextModel, "text_encoder_2": T5EncoderModel}
+    transformer_class = FluxTransformer2DModel
+    encoders: ClassVar[Mapping[str, Any]] = {"text_encoder": CLIPTextModel, "text_encoder_2": T5EncoderModel}
 
     def _encode(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
         sequence, pooled, _ = self._pipeline.encode_prompt(

@@ -1,5 +1,6 @@
 """What the families that are diffusers pipelines share: loading, encoding in batches, trained weights, checkpoints."""
 
+import hashlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -7,15 +8,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
+from diffusers import AutoencoderKL
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from service.contracts.catalog import ModelEntry
 from service.contracts.jobs import CheckpointManifest
-from worker.models import lora, sharding
+from worker.models import lora, sharding, weights
 from worker.models.base import Conditioning, FlowModel, PictureSize
-from worker.models.sources import locate
+from worker.models.sources import fetch, fingerprint
 
 _ENCODE_BATCH = 8
 """Prompts are encoded in batches of this many rows, filled up: an embedding must not depend on its company."""
@@ -25,8 +27,11 @@ class PipelineModel(FlowModel):
     """A diffusers pipeline directory. Trained weights are a LoRA in diffusers' format, or a transformer directory."""
 
     pipeline_class: ClassVar[Any]
+    transformer_class: ClassVar[Any]
     encoders: ClassVar[Mapping[str, Any]]
     """The text encoders' places in the pipeline, and their classes."""
+    optional: ClassVar[frozenset[str]] = frozenset()
+    """Encoders that a pipeline may lack."""
 
     def __init__(self, pipeline: Any, entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> None:
         self.entry, self.device, self.dtype = entry, device, dtype
@@ -38,11 +43,18 @@ class PipelineModel(FlowModel):
 
     @classmethod
     def load(cls, entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> Self:
-        place, revision = locate(entry.source)
-        pipeline = cls.pipeline_class.from_pretrained(place, revision=revision, dtype=dtype, use_safetensors=True)
-        for name in ("transformer", "vae", *cls.encoders):
-            if (part := getattr(pipeline, name)) is not None:
-                part.requires_grad_(False).eval().to(device)
+        place = fetch(entry.source, cls.pipeline_class)
+        parts = {"transformer": cls.transformer_class, "vae": AutoencoderKL, **cls.encoders}
+        present = weights.check_pipeline(place, cls.pipeline_class, parts, cls.optional)
+        given: dict[str, Any] = {}
+        for name, encoder in cls.encoders.items():
+            if name in present:
+                given[name] = _encoder(encoder, place / name, dtype)
+            else:
+                given |= {name: None, _tokenizer(name): None}
+        pipeline = cls.pipeline_class.from_pretrained(place, dtype=dtype, use_safetensors=True, **given)
+        for name in present:  # all are read and whole before the device is taken
+            getattr(pipeline, name).requires_grad_(False).eval().to(device)
         return cls(pipeline, entry, device, dtype)
 
     @abstractmethod
@@ -67,7 +79,17 @@ class PipelineModel(FlowModel):
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
         for name in self.encoders:
-            self._check_words(getattr(self._pipeline, name.replace("text_encoder", "tokenizer")), prompts)
+            self._check_words(getattr(self._pipeline, _tokenizer(name)), prompts)
+
+    def encoding_identity(self) -> str:
+        names = [name for encoder in self.encoders for name in (encoder, _tokenizer(encoder))]
+        own = fingerprint(self.entry.source, [name for name in names if getattr(self._pipeline, name) is not None])
+        return hashlib.sha256(f"{own} {self.entry.text_length} {self.dtype}".encode()).hexdigest()
+
+    def place_encoders(self, device: torch.device) -> None:
+        for name in self.encoders:
+            if (encoder := getattr(self._pipeline, name)) is not None:
+                encoder.to(device)
 
     def _check_words(self, tokenizer: Any, prompts: Sequence[str]) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
@@ -174,3 +196,17 @@ class PipelineModel(FlowModel):
             self.transformer.load_state_dict(parts)
         except RuntimeError as error:
             raise ValueError(f"the checkpoint's transformer does not fit {self.entry.name!r}: {error}") from error
+
+
+def _tokenizer(encoder: str) -> str:
+    """The place of an encoder's tokenizer in the pipeline."""
+    return encoder.replace("text_encoder", "tokenizer")
+
+
+def _encoder(encoder: Any, directory: Path, dtype: torch.dtype) -> Any:
+    """A text encoder; ValueError where its tensors do not fit, which transformers would fill with random ones."""
+    loaded, info = encoder.from_pretrained(
+        directory, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    weights.check_loaded(directory, info)
+    return loaded

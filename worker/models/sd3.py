@@ -1,9 +1,10 @@
 """Stable Diffusion 3.5 (medium, large) and finetunes of its architecture, through diffusers."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
-from diffusers import StableDiffusion3Pipeline
+from diffusers import SD3Transformer2DModel, StableDiffusion3Pipeline
 from torch import Tensor
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
@@ -22,11 +23,13 @@ class SD3Model(PipelineModel):
     """
 
     pipeline_class = StableDiffusion3Pipeline
-    encoders = {
+    transformer_class = SD3Transformer2DModel
+    encoders: ClassVar[Mapping[str, Any]] = {
         "text_encoder": CLIPTextModelWithProjection,
         "text_encoder_2": CLIPTextModelWithProjection,
         "text_encoder_3": T5EncoderModel,
     }
+    optional = frozenset({"text_encoder_3"})
 
     def __init__(self, pipeline: Any, entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__(pipeline, entry, device, dtype)
@@ -56,7 +59,7 @@ class SD3Model(PipelineModel):
         return latents.flatten(2).transpose(1, 2)
 
     def unpack(self, latents: Tensor, size: PictureSize) -> Tensor:
-        return latents.transpose(1, 2).unflatten(2, self.latent_shape(size)[1:])
+        return latents.transpose(1, 2).reshape(len(latents), *self.latent_shape(size))
 
     def predict(
         self, latents: Tensor, sigma: Tensor, conditioning: Conditioning, size: PictureSize, guidance: float

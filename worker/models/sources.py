@@ -1,9 +1,11 @@
 """Where the catalog's weights lie on this machine."""
 
 import hashlib
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 
@@ -22,18 +24,37 @@ def locate(source: Source) -> tuple[str, str | None]:
     return str(directory), None
 
 
-def fingerprint(source: Source) -> str:
-    """SHA-256 over the names and contents of all files of a source that is on this machine."""
+def fetch(source: Source, pipeline: Any) -> Path:
+    """The directory of a diffusers pipeline, from the hub if need be; ValueError says what to do where that fails."""
+    place, revision = locate(source)
+    if not source.hub:
+        return Path(place)
+    token = os.environ.get(source.token_env) if source.token_env else None
+    try:
+        return Path(pipeline.download(place, revision=revision, token=token, use_safetensors=True))
+    except Exception as error:  # a client of the hub has an error of its own for every way to fail
+        named = source.token_env or "HF_TOKEN"
+        state = "is set" if os.environ.get(named) else "is not set"
+        raise ValueError(
+            f"the hub's {place} cannot be had: {str(error).strip().splitlines()[0]} Accept its licence on the hub and "
+            f"put an access token into the worker's environment variable {named}, which {state}; or download it and "
+            "give its `directory` in the catalog"
+        ) from error
+
+
+def fingerprint(source: Source, parts: Sequence[str] = ()) -> str:
+    """SHA-256 over the names and contents of all files of a source on this machine, or of its directories `parts`."""
     place, revision = locate(source)
     root = Path(place) if not source.hub else Path(snapshot_download(place, revision=revision, local_files_only=True))
     whole = hashlib.sha256()
-    for name, digest in sorted(_digests(root)):
+    found = (one for directory in parts or [""] for one in _digests(root, directory))
+    for name, digest in sorted(found):
         whole.update(f"{name}\0{digest}\n".encode())
     return whole.hexdigest()
 
 
-def _digests(root: Path) -> Iterator[tuple[str, str]]:
-    for path in root.rglob("*"):
+def _digests(root: Path, directory: str) -> Iterator[tuple[str, str]]:
+    for path in (root / directory).rglob("*"):
         if not path.is_file():
             continue
         name = path.relative_to(root).as_posix()
