@@ -69,9 +69,10 @@ def fastest_device(name: str | None) -> torch.device:
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def precision_on(device: torch.device) -> torch.dtype:
-    """The number format that pictures are drawn in."""
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+def precision_on(device: torch.device, entry: ModelEntry) -> torch.dtype:
+    """The number format that a model computes in where nothing else is asked for."""
+    fastest = torch.bfloat16 if device.type == "cuda" else torch.float32
+    return {"auto": fastest, "float32": torch.float32, "bfloat16": torch.bfloat16}[entry.dtype]
 
 
 def _noise(seed: int, shape: tuple[int, ...]) -> Tensor:

@@ -64,8 +64,8 @@ class Generator:
 
     def _model(self, name: str) -> FlowModel:
         if name not in self._models:
-            loaded = load_model(load_catalog().model(name), self._device, precision_on(self._device))
-            self._models[name] = loaded
+            entry = load_catalog().model(name)
+            self._models[name] = load_model(entry, self._device, precision_on(self._device, entry))
             while len(self._models) > 1 and sum(map(_bytes, self._models.values())) > self._cache_bytes:
                 self._models.popitem(last=False)
         self._models.move_to_end(name)

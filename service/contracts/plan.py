@@ -12,7 +12,7 @@ _BYTES = {"float32": 4, "bfloat16": 2}
 
 
 class Evaluations(Contract):
-    """Evaluations of the network for one prompt's rollout."""
+    """Evaluations of the network for one prompt's rollout. Classifier-free guidance takes two for one velocity."""
 
     anchor: int
     sde_steps: int = Field(description="Velocities for the SDE steps; 0 for G²RPO, whose anchor already has them.")
@@ -74,17 +74,18 @@ def make_plan(spec: RunSpec, catalog: Catalog) -> Plan:
     algorithm, steps = spec.algorithm, spec.sampling.steps
     seed, prompts = spec.training.seed, spec.training.prompts_per_step
     shared, naive = algorithm.cost(steps, 0, seed), algorithm.naive_cost(steps, 0, seed)
-    heldout = sum(heldout_pairs(spec)) * steps
-    total = prompts * algorithm.total_evaluations(steps, spec.training.max_steps, seed) + heldout
     entry = next((model for model in catalog.models if model.name == spec.model), None)
+    passes = entry.passes(spec.sampling.guidance) if entry else 1
+    heldout = passes * sum(heldout_pairs(spec)) * steps
+    total = passes * prompts * algorithm.total_evaluations(steps, spec.training.max_steps, seed) + heldout
     rate = entry.seconds_per_evaluation if entry else None
     return Plan(
         spec=spec,
-        per_prompt=_evaluations(shared),
-        naive_per_prompt=_evaluations(naive),
+        per_prompt=_evaluations(shared, passes),
+        naive_per_prompt=_evaluations(naive, passes),
         saved_share=1 - shared.total / naive.total,
-        per_step_evaluations=shared.total * prompts,
-        per_step_updates=algorithm.trained(steps) * prompts,
+        per_step_evaluations=passes * shared.total * prompts,
+        per_step_updates=passes * algorithm.trained(steps) * prompts,
         heldout_evaluations=heldout,
         total_evaluations=total,
         paper_formula=_paper_formula(algorithm, steps) if isinstance(algorithm, G2RPO) else None,
@@ -102,12 +103,12 @@ def _basis(entry: ModelEntry | None) -> str:
     return f"{rate}; decoding, rewards and updates come on top"
 
 
-def _evaluations(cost: RolloutCost) -> Evaluations:
+def _evaluations(cost: RolloutCost, passes: int) -> Evaluations:
     return Evaluations(
-        anchor=cost.anchor,
-        sde_steps=cost.sde_steps,
-        continuations=cost.continuations,
-        total=cost.total,
+        anchor=passes * cost.anchor,
+        sde_steps=passes * cost.sde_steps,
+        continuations=passes * cost.continuations,
+        total=passes * cost.total,
         images=cost.images,
     )
 
@@ -125,11 +126,10 @@ def _paper_formula(algorithm: G2RPO, steps: int) -> PaperFormula:
 
 
 def _memory(spec: RunSpec, entry: ModelEntry) -> Memory:
-    precision = spec.training.precision
-    width = _BYTES[
-        "bfloat16" if precision == "auto" and entry.max_size > 64 else precision if precision != "auto" else "float32"
-    ]
-    weights = entry.parameters * width
+    precision = spec.training.precision if spec.training.precision != "auto" else entry.dtype
+    if precision == "auto":
+        precision = "bfloat16" if entry.max_size > 64 else "float32"  # what is small may do without a GPU
+    weights = entry.parameters * _BYTES[precision]
     if spec.training.adapter == "full":
         optimizer = entry.parameters * 16
     else:

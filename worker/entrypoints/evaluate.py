@@ -73,7 +73,8 @@ def build_evaluator(
         if (checkpoint is None) != (job.spec.checkpoint == "base"):
             raise ValueError(f"`checkpoint` is {job.spec.checkpoint}, --checkpoint is {checkpoint}: give both, or none")
         rewards = {name: load_reward(catalog.reward(name), device) for name in job.spec.rewards}
-        model = load_model(catalog.model(job.spec.model), device, precision_on(device))
+        entry = catalog.model(job.spec.model)
+        model = load_model(entry, device, precision_on(device, entry))
         model.check_prompts([prompt.text for prompt in job.benchmark.prompts])
         drawer = Drawer(job, model, rewards, events.directory, checkpoint)
     return Evaluator(job, left, drawer, judge, events)
@@ -82,13 +83,16 @@ def build_evaluator(
 def provenance(job: EvaluationJob, evaluator: Evaluator, catalog: Catalog, device: torch.device) -> dict[str, Any]:
     """What the attempt ran on and with: enough to say whether two attempts measured the same thing."""
     sources: dict[str, Source | None] = {}
+    precision = None
     if evaluator.draws:  # else no weights are loaded, and need not even be here
-        sources[job.spec.model] = catalog.model(job.spec.model).source
+        entry = catalog.model(job.spec.model)
+        precision = precision_on(device, entry)
+        sources[job.spec.model] = entry.source
         sources |= {name: catalog.reward(name).source for name in job.spec.rewards}
     words = job.benchmark.judge
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "precision": str(precision_on(device)).removeprefix("torch."),
+        "precision": precision and str(precision).removeprefix("torch."),
         "threads": torch.get_num_threads(),
         "process": os.getpid(),
         "python": sys.version.split()[0],

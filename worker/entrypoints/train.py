@@ -14,10 +14,11 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from service.contracts.catalog import Catalog, load_catalog
+from service.contracts.catalog import Catalog, ModelEntry, load_catalog
 from service.contracts.events import Failed, Finished, Progress, Started
 from service.contracts.jobs import EVENTS_FILE, SPEC_FILE
 from service.contracts.runs import RunSpec, refuse_uneven
+from worker.drawing import precision_on
 from worker.entrypoints.parent import end_with_parent
 from worker.entrypoints.ranks import FAILURE, RENDEZVOUS
 from worker.models import load_model
@@ -88,7 +89,8 @@ def build_trainer(
     place = ranks.device
     names = dict.fromkeys([reward.name for reward in spec.rewards] + list(spec.evaluation_rewards))
     rewards = {name: load_reward(catalog.reward(name), place) for name in names}
-    model = load_model(catalog.model(spec.model), place, _dtype(spec, place))
+    entry = catalog.model(spec.model)
+    model = load_model(entry, place, _dtype(spec, entry, place))
     if spec.training.gradient_checkpointing:
         model.transformer.enable_gradient_checkpointing()
     prompts = load_prompts(spec.prompts, catalog)
@@ -166,9 +168,9 @@ def _disk_full(error: Exception) -> bool:
     return any(f"(os error {number})" in str(error) for number in full)
 
 
-def _dtype(spec: RunSpec, device: torch.device) -> torch.dtype:
+def _dtype(spec: RunSpec, entry: ModelEntry, device: torch.device) -> torch.dtype:
     if spec.training.precision == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
+        return precision_on(device, entry)
     return {"float32": torch.float32, "bfloat16": torch.bfloat16}[spec.training.precision]
 
 

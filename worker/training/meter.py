@@ -17,8 +17,8 @@ _ROLLOUT = ("anchor", "branch", "continuation")
 class Meter:
     """Counts what a step costs. On CUDA each part waits for the device, so that its seconds are its own."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
+    def __init__(self, device: torch.device, passes: int = 1) -> None:
+        self._device, self._passes = device, passes
         self.total_evaluations = 0
         self.training_evaluations = 0
         """Of rollouts alone: what methods are compared by."""
@@ -72,7 +72,11 @@ class Meter:
         return int(_RESIDENT.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def count(self, part: str, evaluations: int) -> None:
-        """Add network evaluations (samples, not calls) to part `name` and to the run's total."""
+        """Add network evaluations (samples, not calls) to part `name` and to the run's total.
+
+        Where guidance takes several `passes` of the network, each sample's evaluation counts as so many.
+        """
+        evaluations *= self._passes
         self._evaluations[part] += evaluations
         self.total_evaluations += evaluations
         if part in _ROLLOUT:
