@@ -9,7 +9,7 @@ import structlog
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.contracts.jobs import SPEC_FILE
+from service.contracts.jobs import ENCODINGS, SPEC_FILE
 from service.contracts.runs import Limits, RunSpec
 from service.db import events
 from service.db.artifacts import ArtifactDamaged
@@ -26,7 +26,7 @@ class RunWork:
     """Training by `program`, which tests of supervision replace."""
 
     job: ClassVar[type[SupervisedJob]] = Run
-    stored: ClassVar[tuple[str, ...]] = ("samples", "checkpoints")
+    stored: ClassVar[tuple[str, ...]] = ("samples", "checkpoints", ENCODINGS)
 
     def __init__(self, program: Sequence[str] = launch.TRAIN) -> None:
         self._program = program

@@ -10,6 +10,8 @@ SPEC_FILE = "spec.json"
 EVENTS_FILE = "events.jsonl"
 LOG_FILE = "log.txt"
 CONTROL_FILE = "control.json"
+ENCODINGS = "encodings"
+"""Directory of the encoded prompts that a run on a GPU keeps."""
 PARENT_FD = "G2RPO_PARENT_FD"
 """Environment variable naming the file descriptor whose end of file tells the child that its supervisor died."""
 

@@ -12,6 +12,7 @@ from worker.grpo.noise import normal
 from worker.grpo.rollout import ode_trajectory
 from worker.lanes import Check, Lanes
 from worker.models.base import FlowModel, PictureSize
+from worker.models.encodings import Encodings
 from worker.training.meter import Meter
 from worker.training.prompts import fingerprint
 from worker.training.ranks import Ranks
@@ -32,14 +33,15 @@ class HeldOut:
         meter: Meter,
         sigmas: Sequence[float],
         ranks: Ranks,
+        encodings: Encodings,
     ) -> None:
         self._spec, self._model, self._scorer, self._meter, self._sigmas = spec, model, scorer, meter, sigmas
-        self._ranks = ranks
+        self._ranks, self._encodings = ranks, encodings
         self.names = spec.evaluation_rewards
         most = max(spec.evaluation.pairs, spec.evaluation.final_pairs) if spec.evaluation.every else 1
         self._prompts = prompts[:most]
         self.fingerprint = fingerprint(self._prompts)
-        self._conditioning = model.encode(self._prompts)
+        encodings.prepare(self._prompts)
         self.before: dict[str, list[float]] = {}
         """Values of the first evaluation, by reward; NaN where the reward failed."""
 
@@ -77,7 +79,7 @@ class HeldOut:
         def draw(check: Check) -> Tensor:
             check()
             noise = torch.cat([self._noise(j, size) for j in pairs])
-            conditioning = self._conditioning.rows([j % len(self._prompts) for j in pairs])
+            conditioning = self._encodings.encode([self.prompt(j) for j in pairs])
             velocity = self._model.velocity(conditioning, size, sampling.guidance)
             return ode_trajectory(velocity, noise, self._sigmas, len(pairs)).end
 

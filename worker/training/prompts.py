@@ -10,6 +10,9 @@ from worker.grpo.noise import permutation
 from worker.shapes.bench import sampling as bench
 from worker.shapes.grammar import heldout_prompts, train_prompts
 
+_AHEAD = 256
+"""Prompts encoded ahead: seconds of work for which encoders are moved to the device and back."""
+
 
 def load_prompt_set(entry: PromptSetEntry) -> tuple[str, ...]:
     """The prompts of a catalog entry; ValueError where its file is missing, empty or not UTF-8."""
@@ -53,6 +56,11 @@ class PromptOrder:
     def draw(self, step: int, count: int) -> list[str]:
         """The `count` prompts of optimizer step `step` (from 0)."""
         return [self._at(place) for place in range(step * count, (step + 1) * count)]
+
+    def coming(self, step: int, count: int, own: range, last: int) -> list[str]:
+        """Prompts of steps after `step` and before `last`, of each the places `own`; as many as are encoded at once."""
+        steps = range(step + 1, min(last, step + 1 + -(-_AHEAD // len(own))))
+        return [prompt for later in steps for prompt in self.draw(later, count)[own.start : own.stop]]
 
     def _at(self, place: int) -> str:
         epoch, offset = divmod(place, len(self._prompts))

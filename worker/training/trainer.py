@@ -20,6 +20,7 @@ from service.contracts.events import (
     RewardGroups,
     Sample,
 )
+from service.contracts.jobs import ENCODINGS
 from service.contracts.plan import evaluation_steps
 from service.contracts.runs import RunSpec
 from service.contracts.schedule import sigma_nodes
@@ -30,6 +31,7 @@ from worker.grpo.experience import Experience
 from worker.grpo.noise import StepNoise
 from worker.grpo.rollout import Velocity
 from worker.models.base import Conditioning, FlowModel, PictureSize
+from worker.models.encodings import Encodings
 from worker.rewards.base import Reward
 from worker.training.best import Best
 from worker.training.checkpoint import TrainingState, load_training, load_weights, save_checkpoint
@@ -70,9 +72,12 @@ class Trainer:
         self.order = PromptOrder(prompts, training.sampler_seed)
         self.places = ranks.share(training.prompts_per_step)
         """Which of a step's prompts are this rank's."""
-        self.meter = Meter(model.device)
+        self.meter = Meter(model.device, model.entry.passes(spec.sampling.guidance))
         self.scorer = Scorer(model, rewards, self.size, spec.sampling.decode_batch_size, self.meter, self.check)
-        self.heldout = HeldOut(spec, model, heldout_prompts, self.scorer, self.meter, self.sigmas, ranks)
+        self.encodings = Encodings.of(model, events.directory / ENCODINGS / str(ranks.rank))
+        self.heldout = HeldOut(
+            spec, model, heldout_prompts, self.scorer, self.meter, self.sigmas, ranks, self.encodings
+        )
         if training.adapter == "lora":
             parameters = model.train_lora(training.lora_rank, training.lora_alpha, training.seed)
         else:
@@ -131,7 +136,7 @@ class Trainer:
             self._began = time.perf_counter()
             prompts = self.order.draw(self.step, self.spec.training.prompts_per_step)
             own = prompts[self.places.start : self.places.stop]
-            conditioning = self.model.encode(own)
+            conditioning = self.encodings.encode(own, ahead=self._coming)
             rollout = self.roll_out(own, conditioning)
             rewards, anchor_rewards = self.score(rollout.ends, own), self.score_anchors(rollout.anchors, own)
             advantages = self.algorithm.advantages(rewards, list(self.weights.values()))
@@ -146,6 +151,11 @@ class Trainer:
             _, self._values = self._draw_heldout()  # recorded and counted before that checkpoint was saved
         summary = self.heldout.summary(self._values) if self._values is not None else {}
         self.events.write(Finished(outcome="succeeded", step=self.step, heldout=summary))
+
+    def _coming(self) -> list[str]:
+        """This rank's prompts of the steps to come."""
+        training = self.spec.training
+        return self.order.coming(self.step, training.prompts_per_step, self.places, training.max_steps)
 
     def conclude_step(self, resumed: bool = False) -> None:
         """The evaluation and the checkpoint due between two steps; none where a run was `resumed` after them."""
