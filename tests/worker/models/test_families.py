@@ -10,6 +10,7 @@ from torch import Tensor
 from service.contracts.catalog import ModelEntry
 from service.contracts.schedule import sigma_nodes
 from tests.worker.models.tiny import KINDS, PROMPTS, SHIFT, TEXT_LENGTH, make
+from worker.drawing import precision_on
 from worker.grpo.noise import normal
 from worker.grpo.rollout import ode_trajectory
 from worker.models import FAMILIES, load_model
@@ -176,3 +177,11 @@ def test_a_size_off_the_grid_is_refused(plain: PipelineModel) -> None:
 def test_a_picture_wider_than_its_positions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at most 48 pixels"):
         loaded(make("sd3", tmp_path)).latent_shape(PictureSize(52, 32))
+
+
+def test_the_catalog_may_say_in_what_a_model_computes(entry: ModelEntry) -> None:
+    cuda = torch.device("cuda")
+    assert (precision_on(CPU, entry), precision_on(cuda, entry)) == (torch.float32, torch.bfloat16)
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        asked = entry.model_copy(update={"dtype": name})
+        assert {precision_on(CPU, asked), precision_on(cuda, asked)} == {dtype}
