@@ -5,11 +5,13 @@ import torch
 from service.contracts.catalog import RewardEntry
 from worker.rewards.base import Reward
 from worker.rewards.clip import ClipReward
+from worker.rewards.image_reward import ImageReward
 from worker.rewards.shapes_bench_verifier import ShapesBenchVerifierReward
 from worker.rewards.shapes_verifier import ShapesVerifierReward
 
 KINDS: dict[str, type[Reward]] = {
     "clip": ClipReward,
+    "image_reward": ImageReward,
     "shapes_verifier": ShapesVerifierReward,
     "shapes_bench_verifier": ShapesBenchVerifierReward,
 }

@@ -1,0 +1,140 @@
+"""BLIP with a scoring head, of transformers' BLIP classes, filled with the published tensors of ImageReward."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
+
+
+@dataclass(frozen=True)
+class BlipSizes:
+    """Widths and depths; the defaults are ImageReward-v1.0's: ViT-L/16, and BERT-base with two more tokens."""
+
+    picture: int = 224
+    patch: int = 16
+    vision_width: int = 1024
+    vision_layers: int = 24
+    vision_heads: int = 16
+    text_width: int = 768
+    text_layers: int = 12
+    text_heads: int = 12
+    vocabulary: int = 30_524
+    positions: int = 512
+    head: tuple[int, ...] = (1024, 128, 64, 16, 1)
+
+
+class BlipScorer(nn.Module):
+    """A picture's patches, read by a text whose every layer attends to them; its first token gives one number."""
+
+    def __init__(self, sizes: BlipSizes) -> None:
+        super().__init__()
+        self.vision = BlipVisionModel(
+            BlipVisionConfig(
+                image_size=sizes.picture,
+                patch_size=sizes.patch,
+                hidden_size=sizes.vision_width,
+                intermediate_size=4 * sizes.vision_width,
+                num_hidden_layers=sizes.vision_layers,
+                num_attention_heads=sizes.vision_heads,
+                layer_norm_eps=1e-6,
+            )
+        )
+        self.text = BlipTextModel(
+            BlipTextConfig(
+                vocab_size=sizes.vocabulary,
+                hidden_size=sizes.text_width,
+                encoder_hidden_size=sizes.vision_width,
+                intermediate_size=4 * sizes.text_width,
+                num_hidden_layers=sizes.text_layers,
+                num_attention_heads=sizes.text_heads,
+                max_position_embeddings=sizes.positions,
+                layer_norm_eps=1e-12,
+                is_decoder=True,  # gives the layers their cross-attention; causal they are only where a call says so
+                attn_implementation="eager",  # the only one whose mask these classes can add to their scores
+            ),
+            add_pooling_layer=False,
+        )
+        self.head = nn.Sequential(*(nn.Linear(*ends) for ends in pairwise((sizes.text_width, *sizes.head))))
+
+    def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        """Normalised pixels [n, 3, size, size], tokens and their mask (1 = word, 0 = padding) [n, length] → [n]."""
+        patches = self.vision(pixel_values=pixels).last_hidden_state
+        read: Tensor = self.text(
+            input_ids=tokens, attention_mask=mask, encoder_hidden_states=patches, is_decoder=False
+        ).last_hidden_state
+        value: Tensor = self.head(read[:, 0])
+        return value.squeeze(-1)
+
+
+UNUSED = frozenset(
+    {
+        "blip.vision_proj.weight",
+        "blip.vision_proj.bias",
+        "blip.text_proj.weight",
+        "blip.text_proj.bias",
+        "blip.text_encoder.embeddings.position_ids",
+    }
+)
+"""Published tensors that the score does not use: BLIP's contrastive projections, and the numbers 0 to 511."""
+
+_PUBLISHED = {
+    "vision.embeddings.class_embedding": "blip.visual_encoder.cls_token",
+    "vision.embeddings.position_embedding": "blip.visual_encoder.pos_embed",
+    "vision.embeddings.patch_embedding.": "blip.visual_encoder.patch_embed.proj.",
+    "vision.post_layernorm.": "blip.visual_encoder.norm.",
+    "vision.encoder.layers.": "blip.visual_encoder.blocks.",
+    ".layer_norm1.": ".norm1.",
+    ".layer_norm2.": ".norm2.",
+    ".self_attn.qkv.": ".attn.qkv.",
+    ".self_attn.projection.": ".attn.proj.",
+    "text.": "blip.text_encoder.",
+    "head.0.": "mlp.layers.0.",
+    "head.1.": "mlp.layers.2.",  # the published head counts its dropouts, too
+    "head.2.": "mlp.layers.4.",
+    "head.3.": "mlp.layers.6.",
+    "head.4.": "mlp.layers.7.",
+}
+"""Parts of our tensors' names, and what stands there in the published ones. All else is spelled alike."""
+
+
+def published_name(name: str) -> str:
+    """What the published file calls the scorer's tensor `name`; shapes and contents are the same."""
+    for ours, theirs in _PUBLISHED.items():
+        name = name.replace(ours, theirs)
+    return name
+
+
+def load_scorer(tensors: Mapping[str, Tensor], sizes: BlipSizes) -> BlipScorer:
+    """The scorer of the published `tensors`, float32 on the CPU, frozen, in eval mode.
+
+    ValueError names the tensors that are missing, unknown or of another shape than `sizes` wants.
+    """
+    with torch.device("meta"):  # nothing is initialised that is then overwritten
+        scorer = BlipScorer(sizes)
+    names = {ours: published_name(ours) for ours in scorer.state_dict()}
+    _check(tensors, {names[ours]: wanted.shape for ours, wanted in scorer.state_dict().items()})
+    scorer.load_state_dict({ours: tensors[theirs].float() for ours, theirs in names.items()}, assign=True)
+    scorer.text.embeddings.position_ids = torch.arange(sizes.positions)[None]  # a buffer that no file holds
+    return scorer.requires_grad_(False).eval()
+
+
+def _check(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:
+    faults = {
+        "missing": [name for name in shapes if name not in tensors],
+        "unknown": [name for name in tensors if name not in shapes and name not in UNUSED],
+        "of another shape": [
+            f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
+            for name, shape in shapes.items()
+            if name in tensors and tensors[name].shape != shape
+        ],
+    }
+    told = [f"{len(names)} {fault} ({_few(names)})" for fault, names in faults.items() if names]
+    if told:
+        raise ValueError(f"tensors that are not ImageReward's: {'; '.join(told)}")
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

@@ -1,0 +1,85 @@
+"""ImageReward-v1.0: how much people prefer a picture for its prompt, by a BLIP that was trained on their rankings.
+
+Source: Xu et al. 2023, arXiv:2304.05977, and its public implementation THUDM/ImageReward, from which the constants are.
+"""
+
+import threading
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from transformers import BertTokenizer, PreTrainedTokenizerBase
+
+from service.contracts.catalog import RewardEntry, Source
+from worker.models.sources import locate
+from worker.rewards.base import Reward
+from worker.rewards.blip import BlipScorer, BlipSizes, load_scorer
+from worker.rewards.preprocessing import centre_square
+from worker.rewards.weights import access_token, find_file, read_tensors
+
+FILES = ("ImageReward.safetensors", "ImageReward.pt")
+"""What the weights are called: converted, and as published."""
+
+_TOKENS = 35
+_MEAN, _STD = 0.16717362830052426, 1.0333394966054072
+"""Of the head's raw values on the authors' data; the reward is standardised by them."""
+
+_PIXEL_MEAN, _PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+class ImageReward(Reward):
+    """Scores in float32, for spreads within a group are small and z-scores amplify rounding."""
+
+    def __init__(self, scorer: BlipScorer, tokenizer: PreTrainedTokenizerBase, size: int, device: torch.device) -> None:
+        self._scorer, self._tokenizer, self._size = scorer.to(device), tokenizer, size
+        self._mean, self._std = (torch.tensor(v, device=device)[:, None, None] for v in (_PIXEL_MEAN, _PIXEL_STD))
+        self._lock = threading.Lock()
+        """Held by who tokenises: a tokenizer does not bear two threads at once."""
+
+    @classmethod
+    def load(cls, entry: RewardEntry, device: torch.device, sizes: BlipSizes | None = None) -> "ImageReward":
+        if entry.source is None:
+            raise ValueError(f"reward {entry.name!r} needs a source in the catalog")
+        sizes = sizes or BlipSizes()
+        tokenizer = _load_tokenizer(entry.name, entry.tokenizer or entry.source, sizes.vocabulary)
+        path = find_file(entry.source, FILES)
+        try:
+            scorer = load_scorer(read_tensors(path), sizes)
+        except ValueError as error:
+            raise ValueError(f"reward {entry.name!r}, {path}: {error}") from error
+        return cls(scorer, tokenizer, sizes.picture, device)
+
+    @torch.no_grad()
+    def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+        tokens, mask = self._tokens(prompts)
+        values: Tensor = self._scorer(self._prepare(pictures), tokens, mask)
+        return (values - _MEAN) / _STD
+
+    def _prepare(self, pictures: Tensor) -> Tensor:
+        """The middle square of the pictures, resized so that it has the encoder's size, and normalised."""
+        return (centre_square(pictures.to(self._mean), self._size) - self._mean) / self._std
+
+    def _tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Tokens and mask, [n, 35], of `prompts`, each tokenised once; what is longer is cut."""
+        unique = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
+        with self._lock:
+            told = self._tokenizer(
+                list(unique), padding="max_length", truncation=True, max_length=_TOKENS, return_tensors="pt"
+            )
+        rows = torch.tensor([unique[prompt] for prompt in prompts])
+        device = self._mean.device
+        return told.input_ids[rows].to(device), told.attention_mask[rows].to(device)
+
+
+def _load_tokenizer(reward: str, source: Source, vocabulary: int) -> PreTrainedTokenizerBase:
+    """bert-base-uncased with BLIP's two tokens; the text begins with [CLS] all the same, as the authors' does."""
+    place, revision = locate(source)
+    tokenizer = BertTokenizer.from_pretrained(place, revision=revision or "main", token=access_token(source))
+    tokenizer.add_special_tokens({"bos_token": "[DEC]"})
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[ENC]"]})
+    if len(tokenizer) != vocabulary:
+        raise ValueError(
+            f"reward {reward!r}: with [DEC] and [ENC] the tokenizer at {place} has {len(tokenizer)} tokens; "
+            f"the weights want {vocabulary}, those of bert-base-uncased (`tokenizer` of its catalog entry)"
+        )
+    return tokenizer

@@ -1,0 +1,55 @@
+"""Pictures as encoders want them: Pillow's bicubic resizing on tensors, bit for bit."""
+
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+_FRACTION = 2.0**22
+"""Pillow's weights are integers of this unit (Resample.c); sums of them are exact in float64."""
+
+
+def centre_square(pictures: Tensor, size: int) -> Tensor:
+    """The middle [n, 3, size, size] of pictures [n, 3, height, width] in 0..1, their shorter side resized to `size`.
+
+    As torchvision's `Resize` and `CenterCrop` do it with Pillow's pictures.
+    """
+    height, width = pictures.shape[-2:]
+    tall, wide = (int(size * side / min(height, width)) for side in (height, width))
+    top, left = round((tall - size) / 2), round((wide - size) / 2)
+    return resize(pictures, tall, wide)[..., top : top + size, left : left + size]
+
+
+def resize(pictures: Tensor, height: int, width: int) -> Tensor:
+    """Pictures [..., rows, columns] in 0..1 as Pillow resizes them: bicubic, antialiased, in 8 bits.
+
+    First columns, then rows, each time rounded to levels; Pillow 13 takes the rows of what is made much less tall than
+    wide first, and differs there. The answer is k/255 in the dtype that was given.
+    """
+    levels = (pictures.float().clamp(0, 1) * 255).round().double()
+    levels = _summed(levels, _weights(levels.shape[-1], width))
+    levels = _summed(levels.mT, _weights(levels.shape[-2], height)).mT
+    return levels.to(pictures.dtype) / 255
+
+
+def _summed(levels: Tensor, weights: Tensor) -> Tensor:
+    """The weighted sums of the last dimension, as levels."""
+    return (levels @ weights.to(levels.device).mT / _FRACTION + 0.5).floor().clamp(0, 255)
+
+
+@lru_cache(maxsize=64)
+def _weights(given: int, wanted: int) -> Tensor:
+    """[wanted, given]: what each given sample weighs in each wanted one, in units of `_FRACTION`.
+
+    Keys' cubic with a = −½, as wide as the shrinking; cut at the edges and made to sum to one.
+    """
+    scale = given / wanted
+    spread = max(scale, 1.0)
+    centres = (torch.arange(wanted, dtype=torch.float64) + 0.5) * scale
+    first = (centres - 2 * spread + 0.5).clamp(min=0).floor()[:, None]
+    last = (centres + 2 * spread + 0.5).clamp(max=given).floor()[:, None]
+    samples = torch.arange(given, dtype=torch.float64)[None]
+    x = ((samples - centres[:, None] + 0.5) / spread).abs()
+    near, far = (1.5 * x - 2.5) * x * x + 1, (((x - 5) * x + 8) * x - 4) * -0.5
+    kernel = torch.where(x < 1, near, torch.where(x < 2, far, 0)) * ((samples >= first) & (samples < last))
+    return (kernel / kernel.sum(dim=1, keepdim=True) * _FRACTION).round()

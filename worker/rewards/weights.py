@@ -1,0 +1,60 @@
+"""Weights that are published as one file: where it lies, and the tensors in it."""
+
+import os
+import pickle
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from huggingface_hub import hf_hub_download
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from service.contracts.catalog import Source
+from worker.models.sources import locate
+
+
+def find_file(source: Source, names: Sequence[str]) -> Path:
+    """The file that `source.file` names, else the first of `names` that is there; on the hub, `names[-1]`.
+
+    ValueError where there is none.
+    """
+    place, revision = locate(source)
+    wanted = [source.file] if source.file else list(names)
+    if source.hub:
+        try:
+            return Path(hf_hub_download(place, wanted[-1], revision=revision, token=access_token(source)))
+        except OSError as error:  # what the hub's client raises, on disk and on the net alike
+            raise ValueError(f"the hub's {place}/{wanted[-1]} cannot be had: {_first_line(error)}") from error
+    for name in wanted:
+        if (path := Path(place, name)).is_file():
+            return path
+    raise ValueError(f"there is no {' or '.join(wanted)} in {place}")
+
+
+def access_token(source: Source) -> str | None:
+    """The hub's access token that the source names; None leaves it to the hub's client."""
+    return os.environ.get(source.token_env) if source.token_env else None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The named tensors of a safetensors file or of a torch pickle, on the CPU.
+
+    A pickle may hold tensors and nothing else, so that reading it runs no code of its author's. ValueError where it
+    does, and where the file cannot be read.
+    """
+    try:
+        held = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is no file of tensors alone, or damaged: {_first_line(error)}") from error
+    if not isinstance(held, dict):
+        raise ValueError(f"{path} holds a {type(held).__name__}, not tensors by name")
+    others = [f"{name} ({type(value).__name__})" for name, value in held.items() if not isinstance(value, Tensor)]
+    if others:
+        raise ValueError(f"{path} holds other things than tensors: {', '.join(others[:3])}")
+    return held
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0]
