@@ -43,10 +43,11 @@ class ImageReward(Reward):
         sizes = sizes or BlipSizes()
         tokenizer = _load_tokenizer(entry.name, entry.tokenizer or entry.source, sizes.vocabulary)
         path = find_file(entry.source, FILES)
+        tensors = read_tensors(path)
         try:
-            scorer = load_scorer(read_tensors(path), sizes)
+            scorer = load_scorer(tensors, sizes)
         except ValueError as error:
-            raise ValueError(f"reward {entry.name!r}, {path}: {error}") from error
+            raise ValueError(f"{path}: {error}") from error
         return cls(scorer, tokenizer, sizes.picture, device)
 
     @torch.no_grad()
