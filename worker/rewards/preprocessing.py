@@ -23,8 +23,8 @@ def centre_square(pictures: Tensor, size: int) -> Tensor:
 def resize(pictures: Tensor, height: int, width: int) -> Tensor:
     """Pictures [..., rows, columns] in 0..1 as Pillow resizes them: bicubic, antialiased, in 8 bits.
 
-    First columns, then rows, each time rounded to levels. Pillow 13 begins with the rows where the height shrinks and
-    that is less work, which shows in some levels. The answer is k/255 in the dtype that was given.
+    First columns, then rows, each time rounded to levels. Pillow 13 begins with the rows where a tall
+    picture's height shrinks much, which shows in some levels. The answer is k/255 in the dtype that was given.
     """
     levels = (pictures.float().clamp(0, 1) * 255).round().double()
     levels = _summed(levels, _weights(levels.shape[-1], width))
