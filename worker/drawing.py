@@ -30,9 +30,10 @@ class Manner:
     @classmethod
     def of(cls, spec: GenerationSpec | EvaluationSpec, entry: ModelEntry) -> "Manner":
         """What `spec` says, and of what it leaves unsaid the model's own."""
+        size = PictureSize(spec.width or entry.width, spec.height or entry.height)
         return cls(
-            PictureSize(spec.width or entry.width, spec.height or entry.height),
-            sigma_nodes(spec.steps or entry.steps, entry.shift),
+            size,
+            sigma_nodes(spec.steps or entry.steps, entry.own_shift(size.width, size.height)),
             entry.guidance if spec.guidance is None else spec.guidance,
         )
 

@@ -1,5 +1,6 @@
 """The catalog: the models, rewards, prompt sets and judges that the operator offers, and that clients name."""
 
+import math
 import os
 from functools import cache
 from pathlib import Path
@@ -67,6 +68,9 @@ class ModelEntry(Contract):
     description: str = ""
     steps: int = Field(description="Its own number of denoising steps.")
     shift: float = Field(description="Its own schedule shift.")
+    dynamic_shift: bool = Field(
+        False, description="Its own shift follows the size, as FLUX.1-dev's scheduler has it; `shift` is then unused."
+    )
     guidance: float = Field(
         description="Its own guidance: embedded in FLUX.1; classifier-free in Stable Diffusion 3.5, where more than 1 "
         "evaluates the network twice."
@@ -95,6 +99,17 @@ class ModelEntry(Contract):
         if isinstance(data, dict) and not data.get("lora_targets"):
             return {**data, "lora_targets": _LORA_TARGETS.get(str(data.get("family")), ())}
         return data
+
+    def own_shift(self, width: int, height: int) -> float:
+        """The schedule shift that its own pipeline has for a picture of that size in pixels.
+
+        A dynamic one is e^μ, with μ on a line through 0.5 at 256 tokens and 1.15 at 4096 (FLUX.1-dev's
+        scheduler configuration).
+        """
+        if not self.dynamic_shift:
+            return self.shift
+        tokens = (width // self.size_multiple) * (height // self.size_multiple)
+        return math.exp(0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256))
 
     def passes(self, guidance: float) -> int:
         """Rows of the network for one sample's velocity: classifier-free guidance needs one without the prompt too."""
