@@ -17,10 +17,10 @@ from fastapi_offline import FastAPIOffline
 from service import errors
 from service import logging as service_logging
 from service.benchmarks.router import router as benchmarks
+from service.catalog.offer import Offer
 from service.catalog.router import router as catalog
 from service.checkpoints.router import router as checkpoints
 from service.comparisons.router import router as comparisons
-from service.contracts.catalog import load_catalog
 from service.curves.router import router as curves
 from service.db.session import connect
 from service.evaluations.router import router as evaluations
@@ -81,7 +81,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.database = connect(settings, idle_seconds=IDLE_SECONDS)
     app.state.registry = make_registry(app.state.database, app.version)
-    app.state.catalog = load_catalog()
+    app.state.catalog = Offer(settings.catalog)
     app.state.queue = Queue(settings)
     app.state.admission = Admission(app.state.database)
     app.state.waiter = JobWaiter(app.state.database.engine)

@@ -7,6 +7,7 @@ from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
+from service.catalog.offer import Offer
 from service.contracts.catalog import Catalog
 from service.db.session import Database
 from service.queue import Queue
@@ -24,9 +25,13 @@ async def _settings(request: Request) -> Settings:
     return settings
 
 
-async def _catalog(request: Request) -> Catalog:
-    catalog: Catalog = request.app.state.catalog
-    return catalog
+async def _offer(request: Request) -> Offer:
+    offer: Offer = request.app.state.catalog
+    return offer
+
+
+async def _catalog(offer: Annotated[Offer, Depends(_offer)]) -> Catalog:
+    return offer.current()
 
 
 async def _queue(request: Request) -> Queue:
@@ -50,6 +55,7 @@ async def _session(request: Request, database: Annotated[Database, Depends(_data
 
 DatabaseDep = Annotated[Database, Depends(_database)]
 SettingsDep = Annotated[Settings, Depends(_settings)]
+OfferDep = Annotated[Offer, Depends(_offer)]
 CatalogDep = Annotated[Catalog, Depends(_catalog)]
 QueueDep = Annotated[Queue, Depends(_queue)]
 WaiterDep = Annotated[JobWaiter, Depends(_waiter)]

@@ -49,6 +49,11 @@ class Settings(BaseSettings):
     min_free_bytes: NonNegativeInt = Field(
         2**30, description="With less room than this in the artifact store the service says that it is not ready."
     )
+    catalog: Path | None = Field(
+        None,
+        description="The YAML file of models, rewards, prompt sets and judges to offer; unset: the bundled one. "
+        "Workers and what they start read the environment variable.",
+    )
     log_level: str = Field("INFO", description="Least severe level that is logged.")
 
     # Who may ask for how much
@@ -141,6 +146,11 @@ class Settings(BaseSettings):
             raise ValueError(_UNREADABLE) from None
         return url
 
+    @field_validator("catalog", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, catalog: object) -> object:
+        return catalog or None
+
     @field_validator("broker_url")
     @classmethod
     def _readable(cls, url: str) -> str:
@@ -169,10 +179,8 @@ class Settings(BaseSettings):
         return self.storage_url or f"file://{(self.data_dir / 'artifacts').resolve()}"
 
 
-READ_ELSEWHERE = frozenset(
-    {"G2RPO_URL", "G2RPO_API_KEY", "G2RPO_PORT", "G2RPO_CATALOG", "G2RPO_COMMIT", "G2RPO_PARENT_FD"}
-)
-"""Variables with our prefix that are no settings: of the command line, catalog, build and training process."""
+READ_ELSEWHERE = frozenset({"G2RPO_URL", "G2RPO_API_KEY", "G2RPO_PORT", "G2RPO_COMMIT", "G2RPO_PARENT_FD"})
+"""Variables with our prefix that are no settings: of the command line, build and training process."""
 
 
 def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:

@@ -5,7 +5,19 @@ from typing import Annotated
 
 import typer
 
-from service.cli import benchmarks, checkpoints, curves, doctor, evaluations, generate, judgements, keys, runs, show
+from service.cli import (
+    benchmarks,
+    catalog,
+    checkpoints,
+    curves,
+    doctor,
+    evaluations,
+    generate,
+    judgements,
+    keys,
+    runs,
+    show,
+)
 from service.cli.console import Refusals, SettingsOption, errors, read_spec, refusing
 
 app = typer.Typer(
@@ -23,10 +35,10 @@ for command in (judgements.answers, judgements.export, judgements.compare, judge
     evaluations.app.command()(command)
 app.add_typer(benchmarks.app, name="benchmarks")
 app.add_typer(keys.app, name="keys")
+app.add_typer(catalog.app, name="catalog")
 app.command("curves")(curves.curves)
 app.command("generate")(generate.generate)
 app.command("leaderboard")(benchmarks.leaderboard)
-app.command("catalog")(show.catalog)
 app.command("plan")(show.plan)
 app.command("doctor")(doctor.doctor)
 

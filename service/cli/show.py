@@ -49,26 +49,6 @@ def print_yaml(value: Any) -> None:
     typer.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), nl=False)
 
 
-def catalog() -> None:
-    """Show what a request may name: models, presets, rewards, prompt sets; and the workers."""
-    with connect() as client:
-        found = client.catalog()
-    table = Table("kind", "name", "what", box=None)
-    for model in found.models:
-        table.add_row("model", model.name, f"{model.description} {model.width}x{model.height}, {model.steps} steps")
-    for algorithm in found.algorithms:
-        table.add_row("algorithm", algorithm.name, algorithm.description.splitlines()[0])
-    for preset, spec in found.presets.items():
-        table.add_row("preset", preset, f"{spec['model']}, {spec['training']['max_steps']} steps")
-    for reward in found.rewards:
-        table.add_row("reward", reward.name, f"{reward.description} {reward.scale}")
-    for prompts in found.prompt_sets:
-        table.add_row("prompt set", prompts.name, prompts.description)
-    for worker in found.workers:
-        table.add_row("worker", worker.name, f"{worker.queue} on {worker.device}")
-    console.print(table)
-
-
 def plan(file: FileOption = None, settings: SettingsOption = None) -> None:
     """Show what a run would cost: evaluations of the network, memory, time."""
     with connect() as client:

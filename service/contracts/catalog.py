@@ -2,17 +2,15 @@
 
 import math
 import os
-from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import yaml
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
+from service.contracts import catalog_file
 from service.contracts.base import Contract, Name
 
 BUNDLED = Path(__file__).with_name("catalog.yaml")
-
 
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]*$", max_length=100)]
 """An environment variable of the worker, which holds what must not stand in a file."""
@@ -242,8 +240,16 @@ def _find(noun: str, entries: tuple[Entry, ...], name: str) -> Entry:
     raise KeyError(f"unknown {noun} {name!r}; the catalog has {allowed}")
 
 
-@cache
+def catalog_path(path: Path | None = None) -> Path:
+    """`path`, else the file that G2RPO_CATALOG names, else the bundled one."""
+    return path or (Path(os.environ["G2RPO_CATALOG"]) if os.environ.get("G2RPO_CATALOG") else BUNDLED)
+
+
 def load_catalog(path: Path | None = None) -> Catalog:
-    """The catalog in `path`, else in the file that G2RPO_CATALOG names, else the bundled one."""
-    chosen = path or (Path(os.environ["G2RPO_CATALOG"]) if os.environ.get("G2RPO_CATALOG") else BUNDLED)
-    return Catalog.model_validate(yaml.safe_load(chosen.read_text(encoding="utf-8")))
+    """The catalog as its file is now. Raises CatalogError, and OSError where there is no such file."""
+    chosen = catalog_path(path)
+    said = catalog_file.read(chosen, BUNDLED, Catalog)
+    try:
+        return Catalog.model_validate(said)
+    except ValidationError as error:
+        raise catalog_file.explain(chosen, error, said, Catalog) from error

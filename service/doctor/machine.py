@@ -1,6 +1,5 @@
 """This machine: its settings, its data directory, its catalog, its port."""
 
-import os
 import shutil
 import socket
 import stat
@@ -9,9 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import ValidationError
-from yaml import YAMLError
 
-from service.contracts.catalog import BUNDLED, load_catalog
+from service.catalog.places import places
+from service.contracts.catalog import catalog_path, load_catalog
 from service.health.checks import in_words
 from service.health.findings import Doubtful, Wrong
 from service.settings import unknown_variables, what_is_wrong
@@ -50,22 +49,21 @@ def data_directory(data: Path, least: int) -> str:
 
 
 def catalog() -> str:
-    """The catalog can be read, and the weights and prompts that it has on this machine are there."""
-    chosen = Path(os.environ.get("G2RPO_CATALOG") or BUNDLED)
+    """The catalog can be read, and what it points to is on this machine."""
+    chosen = catalog_path()
     try:
         offered = load_catalog(chosen)
-    except (OSError, ValueError, YAMLError) as error:
-        reason = (error.strerror or "" if isinstance(error, OSError) else " ".join(str(error).split()))[:300]
+    except (OSError, ValueError) as error:
+        words = error.strerror or "" if isinstance(error, OSError) else str(error).replace(f"{chosen}: ", "")
+        reason = " ".join(words.split())[:300]
         hint = (
             "mend the file that G2RPO_CATALOG names, or unset it for the bundled one; docs/extending.md has the fields"
         )
         raise Wrong(f"{chosen} cannot be used: {reason}", hint) from error
-    sources = [*(model.source for model in offered.models), *(reward.source for reward in offered.rewards)]
-    places = [*(one.directory for one in sources if one), *(one.path for one in offered.prompt_sets)]
-    missing = [str(place) for place in places if place is not None and not place.exists()]
+    missing = [f"{place.entry}: {place.told}" for place in places(offered) if place.missing]
     if missing:
-        hint = "put them there, or mend the catalog; an API alone does not need them"
-        raise Doubtful(f"{chosen} names what is not on this machine: {', '.join(missing)}", hint)
+        hint = "put it there, or mend the catalog (`g2rpo catalog check`); an API alone does not need it"
+        raise Doubtful(f"{chosen} names what is not here: {'; '.join(missing)}", hint)
     numbers = f"{len(offered.models)} models, {len(offered.rewards)} rewards, {len(offered.prompt_sets)} prompt sets"
     return f"{chosen}: {numbers}"
 

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
+from service.catalog.offer import Offer
 from service.db.models import Worker
 from service.db.session import Database
 from service.health.findings import Doubtful, Unknown, Wrong
@@ -90,6 +91,15 @@ def room(database: Database) -> int | None:
         hint = f"make room there (G2RPO_MIN_FREE_BYTES asks for {in_words(least)}), or name another place"
         raise Wrong(found, f"{hint} in G2RPO_STORAGE_URL")
     return free
+
+
+def catalog(offer: Offer) -> str:
+    """The catalog's file is what is offered. One that cannot be used keeps nothing from working."""
+    catalog = offer.current()
+    if offer.problem is not None:
+        hint = "mend the file (`g2rpo catalog check`); until then the catalog is the one that was read before"
+        raise Doubtful(" ".join(offer.problem.split()), hint)
+    return f"{len(catalog.models)} models, {len(catalog.rewards)} rewards, {len(catalog.prompt_sets)} prompt sets"
 
 
 def workers(database: Database) -> str:

@@ -3,7 +3,7 @@
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from service.dependencies import DatabaseDep, QueueDep
+from service.dependencies import DatabaseDep, OfferDep, QueueDep
 from service.errors import problems
 from service.health import service
 from service.health.schemas import Alive, Ready
@@ -36,10 +36,10 @@ async def get_health() -> Alive:
 
 
 @router.get("/readyz", operation_id="getReadiness", summary="Whether the service can work", responses=problems())
-def get_readiness(database: DatabaseDep, queue: QueueDep, caller: CallerDep) -> Ready:
+def get_readiness(database: DatabaseDep, queue: QueueDep, offer: OfferDep, caller: CallerDep) -> Ready:
     """Database, schema, broker and artifact store; a 503 says which is missing and how to mend it.
 
     Workers are looked for too, but without any the service is ready: jobs are accepted, and wait. Other machines that
     show no key are told what is missing, and no more.
     """
-    return service.readiness(database, queue, details=caller is not ANONYMOUS)
+    return service.readiness(database, queue, offer, details=caller is not ANONYMOUS)

@@ -1,5 +1,6 @@
 """Whether the service can work."""
 
+from service.catalog.offer import Offer
 from service.db.session import Database
 from service.errors import NotReady, ReadinessCheck
 from service.health import checks
@@ -8,7 +9,7 @@ from service.health.schemas import Ready
 from service.queue import Queue
 
 
-def readiness(database: Database, queue: Queue, details: bool = True) -> Ready:
+def readiness(database: Database, queue: Queue, offer: Offer, details: bool = True) -> Ready:
     """Every check, all well. Raises NotReady, with every check, unless they are.
 
     Without `details` it says what is missing, but neither why nor where.
@@ -25,6 +26,7 @@ def readiness(database: Database, queue: Queue, details: bool = True) -> Ready:
     ]
     # Jobs are accepted, and wait, where nobody works.
     looked.append(look("workers", lambda: checks.workers(database)).model_copy(update={"ok": True}))
+    looked.append(look("catalog", lambda: checks.catalog(offer)))
     if not details:
         looked = [ReadinessCheck(name=check.name, ok=check.ok, detail="") for check in looked]
     failed = [check for check in looked if not check.ok]

@@ -1,16 +1,19 @@
 """`/evaluations`: asking for them, their life, and what is refused. Workers' part is written as rows."""
 
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import func, select
 
 from service.app import create_app
 from service.benchmarks.service import store
-from service.contracts.catalog import JudgeEntry, load_catalog
+from service.catalog.offer import Offer
+from service.contracts.catalog import JudgeEntry
 from service.contracts.status import JobStatus
 from service.db import answers
 from service.db.models import BenchmarkRow, Evaluation, EvaluationAnswer, EvaluationPicture, Garbage
@@ -23,10 +26,11 @@ BODY = {"model": "shapes-flux", "benchmark": EN.name, "judge": "seer", "num_imag
 
 
 @pytest.fixture(autouse=True)
-def offered(app: FastAPI, database: Database) -> None:
+def offered(app: FastAPI, database: Database, tmp_path: Path) -> None:
     """A judge in the operator's catalog, and an imported benchmark of ten prompts."""
-    catalog = load_catalog()
-    app.state.catalog = catalog.model_copy(update={"judges": (*catalog.judges, SEER)})
+    file = tmp_path / "catalog.yaml"
+    file.write_text(yaml.safe_dump({"extends": "bundled", "judges": [SEER.model_dump(mode="json")]}))
+    app.state.catalog = Offer(file)
     with database.transaction() as session:
         store(session, benchmark())
 

@@ -1,0 +1,56 @@
+"""`g2rpo catalog check`: whether a file can be offered, and what of it is here."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from service.cli import app
+
+RUNNER = CliRunner()
+
+
+def test_what_is_here_and_what_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "weights").mkdir()
+    file = tmp_path / "catalog.yaml"
+    file.write_text(f"""
+extends: bundled
+rewards:
+- {{name: clip_score, kind: clip, source: {{directory: {tmp_path}/weights}}}}
+- {{name: away, kind: clip, source: {{directory: {tmp_path}/nothing}}}}
+- {{name: far, kind: clip, source: {{hub: o/n, revision: abc, token_env: FAR_TOKEN}}}}
+- {{name: asked, kind: http, url: "http://127.0.0.1:1/", token_env: ASKED_TOKEN}}
+prompt_sets: [{{name: mine, kind: file, path: {tmp_path}/prompts.txt}}]
+""")
+    monkeypatch.setenv("FAR_TOKEN", "a-secret-value")
+    monkeypatch.delenv("ASKED_TOKEN", raising=False)
+    told = RUNNER.invoke(app, ["catalog", "check", str(file)])
+    assert told.exit_code == 0, told.output
+    for line in (
+        "in place of the bundled rewards: clip_score",
+        "✓ model shapes-flux: comes with the worker (shapes-flux)",
+        f"✓ reward clip_score: {tmp_path}/weights is there",
+        f"! reward away: {tmp_path}/nothing is not on this machine",
+        "✓ reward far: the hub's o/n, abc; not asked",
+        "✓ reward far: FAR_TOKEN is set",
+        "✓ reward asked: http://127.0.0.1:1/; not asked",
+        "! reward asked: ASKED_TOKEN is not set",
+        f"! prompt set mine: {tmp_path}/prompts.txt is not on this machine",
+    ):
+        assert line in told.output.splitlines(), told.output
+    assert "a-secret-value" not in told.output
+
+
+@pytest.mark.parametrize(("written", "said"), [("models: 1", "models: 1: "), (None, "No such file")])
+def test_a_file_that_no_service_takes(tmp_path: Path, written: str | None, said: str) -> None:
+    file = tmp_path / "catalog.yaml"
+    if written is not None:
+        file.write_text(written)
+    told = RUNNER.invoke(app, ["catalog", "check", str(file)])
+    assert told.exit_code == 1 and said in told.output and str(file) in told.output
+
+
+def test_without_a_file_the_services_own_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("G2RPO_CATALOG", raising=False)
+    told = RUNNER.invoke(app, ["catalog", "check"])
+    assert told.exit_code == 0 and "contracts/catalog.yaml: " in told.output.splitlines()[0]

@@ -1,0 +1,88 @@
+"""A catalog's file: what it may say, and how it is told what is wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from service.contracts.catalog import BUNDLED, load_catalog
+from service.contracts.catalog_file import CatalogError, replaced
+
+EMPTY = "models: []\nrewards: []\nprompt_sets: []\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "catalog.yaml"
+
+
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("models:\n  - name: a: b", ", line 2, column 12: mapping values are not allowed"),
+        ("- 1", ": is no Catalog: it must be a mapping with the lists models, rewards, prompt_sets, judges"),
+        ("models: []\nprompt_sets: []\n", ": rewards: is missing"),
+        (EMPTY + "model: []\n", ": model: there is no such field (meant: models?); allowed are extends, models,"),
+        ("extends: mine\n", ": extends: 'mine' is nothing to extend; allowed is `bundled`"),
+        ("extends: bundled\nmodel: []\n", ": model: there is no such field; allowed are extends, models"),
+        (
+            "extends: bundled\nrewards: [{name: a, kind: clp, source: {bundled: b}}]\n",
+            ": rewards[4] (a).kind: 'clp': Input should be 'clip', 'hps'",
+        ),
+        (
+            "extends: bundled\nrewards: [{name: a, kind: clip, source: {hubs: o/n}}]\n",
+            ": rewards[4] (a).source.hubs: there is no such field (meant: hub?); allowed are bundled, directory, hub",
+        ),
+        (
+            "extends: bundled\nrewards: [{name: a, kind: clip, source: {hub: name}}]\n",
+            ": rewards[4] (a).source.hub: 'name': String should match pattern",
+        ),
+        ("extends: bundled\nrewards: [{name: a, kind: clip}]\n", "reward a: kind `clip` needs a `source`"),
+        (
+            "extends: bundled\njudges: [{name: a, kind: perception}, {name: a, kind: perception}]\n",
+            ": judges: the name 'a' stands more than once",
+        ),
+        ("extends: bundled\njudges: 1\n", ": judges: 1: Input should be a valid tuple"),
+    ],
+)
+def test_what_is_wrong_is_told_by_file_entry_field_and_value(file: Path, written: str, told: str) -> None:
+    file.write_text(written)
+    with pytest.raises(CatalogError) as refused:
+        load_catalog(file)
+    assert f"{file}" in str(refused.value) and told in str(refused.value)
+
+
+def test_everything_that_is_wrong_is_told_at_once(file: Path) -> None:
+    file.write_text("models: [{name: a}]\nrewards: [{name: b}]\nprompt_sets: []\n")
+    with pytest.raises(CatalogError) as refused:
+        load_catalog(file)
+    assert "models[0] (a).family" in str(refused.value) and "rewards[0] (b).kind" in str(refused.value)
+
+
+def test_no_file(file: Path) -> None:
+    with pytest.raises(OSError, match="No such file"):
+        load_catalog(file)
+
+
+def test_a_file_that_extends_nothing_stands_alone(file: Path) -> None:
+    file.write_text(EMPTY)
+    assert load_catalog(file).models == ()
+
+
+def test_own_entries_follow_the_bundled_ones_or_replace_them_whole(file: Path) -> None:
+    file.write_text(
+        "extends: bundled\nrewards:\n- {name: mine, kind: http, url: http://h/}\n"
+        "- {name: clip_score, kind: clip, source: {hub: o/n}}\n"
+    )
+    mixed, bundled = load_catalog(file), load_catalog(BUNDLED)
+    assert [one.name for one in mixed.rewards] == [*(one.name for one in bundled.rewards), "mine"]
+    assert mixed.reward("clip_score").source.hub == "o/n" and mixed.reward("clip_score").description == ""
+    assert (mixed.models, mixed.prompt_sets, mixed.judges) == (bundled.models, bundled.prompt_sets, bundled.judges)
+    assert replaced(file, BUNDLED) == ["rewards: clip_score"]
+
+
+def test_the_file_is_read_afresh_each_time(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("G2RPO_CATALOG", str(file))
+    file.write_text(EMPTY)
+    load_catalog()
+    file.write_text(EMPTY + "judges: [{name: eye, kind: perception}]\n")
+    assert load_catalog().judge("eye")
