@@ -2,15 +2,14 @@
 
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
 
-from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from service import devices
 from service.contracts.catalog import Catalog, ModelEntry
 from service.contracts.plan import Plan, make_plan
 from service.contracts.runs import RunSpec
-from service.db.models import Checkpoint, Worker
+from service.db.models import Checkpoint
 from service.errors import FieldError, Invalid
 from service.settings import Settings
 
@@ -23,8 +22,8 @@ def check_run(session: Session, settings: Settings, catalog: Catalog, spec: RunS
     Raises Invalid, with every field that is wrong.
     """
     plan = make_plan(spec, catalog)
-    most = most_devices(session, settings) if spec.resources.processes_per_node > 1 else 1
-    errors = [*_names(catalog, spec), *check_budget(settings, plan), *_processes(spec, most)]
+    there = devices.present(session, settings)
+    errors = [*_names(catalog, spec), *check_budget(settings, plan), *devices.refusals(spec, plan, there)]
     model = find_model(catalog, spec.model)
     if model is not None:
         errors += check_size(model, spec.sampling.width, spec.sampling.height, ("body", "sampling"))
@@ -32,32 +31,21 @@ def check_run(session: Session, settings: Settings, catalog: Catalog, spec: RunS
             errors += _start(session, spec, spec.start_from)
     if errors:
         raise Invalid(errors)
-    if most is None:
-        warning = (
-            f"resources.processes_per_node {spec.resources.processes_per_node}: no worker is there to say how many "
-            "devices it has; the run waits for one that has so many"
-        )
-        plan = plan.model_copy(update={"warnings": (*plan.warnings, warning)})
-    return plan
+    return plan.model_copy(update={"warnings": (*plan.warnings, *devices.warnings(spec, plan, there))})
 
 
-def most_devices(session: Session, settings: Settings) -> int | None:
-    """How many devices the best equipped of the training workers heard of lately has; None where none says."""
-    lately = func.now() - timedelta(seconds=settings.worker_timeout_seconds)
-    said = func.max(Worker.stats["devices"].as_float())
-    most = session.scalar(select(said).where(Worker.heartbeat_at > lately, Worker.queue == "train"))
-    return None if most is None else int(most)
+def warned_plan(session: Session, settings: Settings, catalog: Catalog, spec: RunSpec) -> Plan:
+    """The plan of a run, with what would be refused for want of names or devices as warnings.
 
-
-def _processes(spec: RunSpec, most: int | None) -> Iterator[FieldError]:
-    processes = spec.resources.processes_per_node
-    if most is not None and processes > most:
-        yield FieldError(
-            loc=["body", "resources", "processes_per_node"],
-            msg=f"{processes} processes need a device each, and no worker has more than {most}; "
-            f"allowed are 1 to {most}, on a CPU one per core",
-            type="too_many_processes",
-        )
+    Raises Invalid where it would cost more than this service allows.
+    """
+    plan = make_plan(spec, catalog)
+    if errors := list(check_budget(settings, plan)):
+        raise Invalid(errors)
+    there = devices.present(session, settings)
+    refused = (f"{'.'.join(map(str, one.loc[1:]))}: {one.msg}" for one in devices.refusals(spec, plan, there))
+    warnings = (*plan.warnings, *refused, *devices.warnings(spec, plan, there))
+    return plan.model_copy(update={"warnings": warnings})
 
 
 def check_budget(settings: Settings, plan: Plan) -> Iterator[FieldError]:

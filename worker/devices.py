@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 _CARDS = Path("/proc/driver/nvidia/gpus")
+_LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def cards(root: Path = _CARDS) -> list[str]:
@@ -26,6 +27,13 @@ def count(root: Path = _CARDS) -> int:
     if visible is not None:
         found = min(found, len([card for card in visible.split(",") if card.strip() not in ("", "-1")]))
     return found or _cores()
+
+
+def memory(limits: tuple[Path, ...] = _LIMITS) -> int:
+    """Bytes of this machine's memory, or of what its container may have."""
+    whole = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    said = [file.read_text(encoding="utf-8").strip() for file in limits if file.is_file()]
+    return min([whole, *(int(limit) for limit in said if limit.isdecimal())])  # without a limit it says `max`
 
 
 def _cores() -> int:

@@ -113,4 +113,5 @@ GPUS = GpuMemory()
 
 def gather(data_dir: Path) -> dict[str, float]:
     """What was counted, and the machine as it is now: the heartbeat's `stats`."""
-    return STATS.snapshot() | GPUS.read() | disk(data_dir) | {"devices": float(devices.count())}
+    machine = {} if devices.cards() else {"memory_total_bytes": float(devices.memory())}
+    return STATS.snapshot() | GPUS.read() | disk(data_dir) | {"devices": float(devices.count())} | machine

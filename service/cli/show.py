@@ -61,9 +61,14 @@ def plan(file: FileOption = None, settings: SettingsOption = None) -> None:
         highlight=False,
     )
     if made.memory is not None:
-        console.print(f"memory: about {made.memory.total / 2**30:.1f} GiB", highlight=False)
+        console.print(f"memory of a process: about {made.memory.total / 1e9:.1f} GB, while in {made.memory.peak}")
+        table = Table("phase", "GB", "of which", box=None)
+        for one in made.memory.phases:
+            parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in one.parts.items() if size >= 5e7)
+            table.add_row(one.phase, f"{one.total / 1e9:.1f}", parts)
+        console.print(table, highlight=False)
     if made.seconds is not None:
-        console.print(f"sampling: about {made.seconds:.0f} s ({made.seconds_basis})", highlight=False)
+        console.print(f"time: about {made.seconds:.0f} s ({made.seconds_basis})", highlight=False)
     for warning in made.warnings:
         console.print(f"warning: {warning}", style="yellow", highlight=False, markup=False)
 

@@ -56,6 +56,9 @@ _FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_conte
 _LORA_TARGETS = {"flux": (*_JOINT, "proj_mlp", "proj_out", *_FEED_FORWARD), "sd3": (*_JOINT, *_FEED_FORWARD)}
 """Attention and feed-forward layers of the blocks, by family."""
 
+_SD3_ENCODERS = 5_580_620_800
+"""Parameters of Stable Diffusion 3.5's text encoders: CLIP-L, CLIP bigG and T5-XXL."""
+
 
 class ModelEntry(Contract):
     """A flow text-to-image model."""
@@ -80,10 +83,23 @@ class ModelEntry(Contract):
     text_length: int = Field(512, description="Tokens of the T5 sequence; pictures depend on it.")
     parameters: int = Field(description="Transformer parameters.")
     hidden_size: int = Field(3072, description="Width of the transformer's layers.")
+    blocks: int = Field(19, ge=1, description="Blocks of two streams. Default: FLUX.1's; for `sd3` hidden_size / 64.")
+    single_blocks: int = Field(38, ge=0, description="Blocks of one stream. Default: FLUX.1's; `sd3` has none.")
+    dual_attention_blocks: int = Field(0, ge=0, description="Blocks with a second attention: 13 of SD 3.5 medium.")
+    token_pixels: int = Field(16, ge=1, description="Side of the square of pixels that a token stands for.")
+    out_channels: int = Field(64, ge=1, description="Numbers that the transformer gives for a token.")
+    encoder_parameters: int = Field(
+        4_885_371_136, ge=0, description="Parameters of all text encoders. Default: CLIP-L and T5-XXL, FLUX.1's."
+    )
+    decoder_parameters: int = Field(83_819_683, ge=0, description="Parameters of the autoencoder. Default: FLUX.1's.")
     seconds_per_evaluation: float | None = Field(
         None, description="Measured seconds per sample and evaluation, batched."
     )
-    measured_on: str = Field("", description="The device of `seconds_per_evaluation`.")
+    seconds_per_decode: float | None = Field(None, ge=0, description="Measured seconds per decoded picture, batched.")
+    seconds_per_update: float | None = Field(
+        None, ge=0, description="Measured seconds per forward and backward pass of a sample, without recomputing."
+    )
+    measured_on: str = Field("", description="The device of the measured seconds, which hold for its own size.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto", description="Precision where the spec says `auto`; `auto`: bfloat16 on CUDA, float32 on CPU."
     )
@@ -93,10 +109,17 @@ class ModelEntry(Contract):
 
     @model_validator(mode="before")
     @classmethod
-    def _targets_of_the_family(cls, data: Any) -> Any:
-        if isinstance(data, dict) and not data.get("lora_targets"):
-            return {**data, "lora_targets": _LORA_TARGETS.get(str(data.get("family")), ())}
-        return data
+    def _as_in_the_family(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        given = dict(data)
+        if given.get("family") == "sd3":
+            width = given.get("hidden_size")
+            own = {"single_blocks": 0, "encoder_parameters": _SD3_ENCODERS}
+            given = own | ({"blocks": width // 64} if isinstance(width, int) else {}) | given
+        if not given.get("lora_targets"):
+            given["lora_targets"] = _LORA_TARGETS.get(str(given.get("family")), ())
+        return given
 
     def own_shift(self, width: int, height: int) -> float:
         """The schedule shift that its own pipeline has for a picture of that size in pixels.
@@ -132,9 +155,22 @@ class RewardEntry(Asked):
     tokenizer: Source | None = Field(None, description="Its tokenizer, where that is not beside the weights.")
     description: str = ""
     scale: str = Field("", description="What the values mean and where they usually lie.")
+    parameters: int | None = Field(
+        None,
+        ge=0,
+        description="Parameters of its model, which the worker holds in float32. Default: those of its kind.",
+    )
+    seconds_per_picture: float | None = Field(None, ge=0, description="Measured seconds per scored picture, batched.")
     range: tuple[float, float] | None = Field(
         None, description="Values that are normalised to 0 and 1; null: normalised values are the raw ones."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _as_big_as_its_kind(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("parameters") is None:
+            return {**data, "parameters": _REWARD_PARAMETERS.get(str(data.get("kind")))}
+        return data
 
     @model_validator(mode="after")
     def _complete(self) -> "RewardEntry":
@@ -160,6 +196,9 @@ class RewardEntry(Asked):
 
 
 _WEIGHTED = ("clip", "hps", "pickscore", "image_reward")
+_VIT_H = 986_109_441
+_REWARD_PARAMETERS = {"clip": _VIT_H, "hps": _VIT_H, "pickscore": _VIT_H, "image_reward": 447_000_000}
+"""CLIP ViT-H/14, and BLIP ViT-L/16 with cross attention."""
 
 
 class JudgeEntry(Asked):

@@ -5,10 +5,12 @@ from pydantic import Field
 from service.contracts.algorithms import G2RPO
 from service.contracts.base import Contract
 from service.contracts.catalog import Catalog, ModelEntry
+from service.contracts.memory import Memory, estimate, tokens
 from service.contracts.runs import RunSpec
 from service.contracts.schedule import RolloutCost, seed_formula
 
-_BYTES = {"float32": 4, "bfloat16": 2}
+_RECOMPUTING = 1.6
+"""How much longer forward and backward take with gradient checkpointing: on an H100, FLUX.1-dev 0.65 for 0.40 s."""
 
 
 class Evaluations(Contract):
@@ -30,14 +32,6 @@ class PaperFormula(Contract):
     note: str
 
 
-class Memory(Contract):
-    """Estimated bytes of the transformer and its optimizer. Activations, encoders, decoder and rewards come on top."""
-
-    weights: int
-    optimizer: int = Field(description="Gradients, master weights and AdamW moments of what is trained.")
-    total: int
-
-
 class Plan(Contract):
     """The run's cost, from its spec alone."""
 
@@ -50,8 +44,10 @@ class Plan(Contract):
     heldout_evaluations: int = Field(description="Evaluations spent on held-out pictures over the whole run.")
     total_evaluations: int = Field(description="Rollouts and held-out pictures over the whole run.")
     paper_formula: PaperFormula | None = Field(description="Of G²RPO alone.")
-    memory: Memory | None = Field(description="Estimate; null for a model the catalog does not have.")
-    seconds: float | None = Field(description="Estimated sampling time from the catalog's measured rate; null if none.")
+    memory: Memory | None = Field(description="Estimate, of each process; null for a model the catalog does not have.")
+    seconds: float | None = Field(
+        description="Estimated time of the whole run by the catalog's measured rates; null if none."
+    )
     seconds_basis: str = Field(description="What the estimate rests on.")
     warnings: tuple[str, ...]
 
@@ -78,7 +74,7 @@ def make_plan(spec: RunSpec, catalog: Catalog) -> Plan:
     passes = entry.passes(spec.sampling.guidance) if entry else 1
     heldout = passes * sum(heldout_pairs(spec)) * steps
     total = passes * prompts * algorithm.total_evaluations(steps, spec.training.max_steps, seed) + heldout
-    rate = entry.seconds_per_evaluation if entry else None
+    seconds, basis = _seconds(spec, entry, catalog, total) if entry else (None, "no measured rate in the catalog")
     return Plan(
         spec=spec,
         per_prompt=_evaluations(shared, passes),
@@ -89,18 +85,11 @@ def make_plan(spec: RunSpec, catalog: Catalog) -> Plan:
         heldout_evaluations=heldout,
         total_evaluations=total,
         paper_formula=_paper_formula(algorithm, steps) if isinstance(algorithm, G2RPO) else None,
-        memory=_memory(spec, entry) if entry else None,
-        seconds=total * rate if rate else None,
-        seconds_basis=_basis(entry),
+        memory=_memory(spec, entry, catalog) if entry else None,
+        seconds=seconds,
+        seconds_basis=basis,
         warnings=tuple(_warnings(spec, catalog)),
     )
-
-
-def _basis(entry: ModelEntry | None) -> str:
-    if entry is None or entry.seconds_per_evaluation is None:
-        return "no measured rate in the catalog"
-    rate = f"{entry.seconds_per_evaluation} s per sample and evaluation on {entry.measured_on}"
-    return f"{rate}; decoding, rewards and updates come on top"
 
 
 def _evaluations(cost: RolloutCost, passes: int) -> Evaluations:
@@ -125,18 +114,42 @@ def _paper_formula(algorithm: G2RPO, steps: int) -> PaperFormula:
     )
 
 
-def _memory(spec: RunSpec, entry: ModelEntry) -> Memory:
-    precision = spec.training.precision if spec.training.precision != "auto" else entry.dtype
-    if precision == "auto":
-        precision = "bfloat16" if entry.max_size > 64 else "float32"  # what is small may do without a GPU
-    weights = entry.parameters * _BYTES[precision]
-    if spec.training.adapter == "full":
-        optimizer = entry.parameters * 16
-    else:
-        # A LoRA on a layer of width d adds 2·r·d to its d² weights: about 2·r/d of them.
-        optimizer = int(entry.parameters * min(1.0, 2 * spec.training.lora_rank / entry.hidden_size) * 16)
-        weights *= 2  # continuations sample with merged weights, restored from a pristine copy
-    return Memory(weights=weights, optimizer=optimizer, total=weights + optimizer)
+def _memory(spec: RunSpec, entry: ModelEntry, catalog: Catalog) -> Memory:
+    named = {*(reward.name for reward in spec.rewards), *spec.evaluation_rewards}
+    return estimate(spec, entry, [reward for reward in catalog.rewards if reward.name in named])
+
+
+def _seconds(spec: RunSpec, entry: ModelEntry, catalog: Catalog, evaluations: int) -> tuple[float | None, str]:
+    """Seconds of the whole run as far as the catalog has rates, shared by the processes; and what they rest on."""
+    if entry.seconds_per_evaluation is None:
+        return None, "no measured rate in the catalog"
+    training, steps = spec.training, spec.sampling.steps
+    each = training.max_steps * training.prompts_per_step
+    drawn = each * spec.algorithm.cost(steps, 0, training.seed).images
+    held = sum(heldout_pairs(spec))
+    own = tokens(entry, entry.width, entry.height)
+    size = tokens(entry, spec.sampling.width, spec.sampling.height) / own
+    rewards = {reward.name: reward.seconds_per_picture for reward in catalog.rewards}
+    asked = [(reward.name, drawn) for reward in spec.rewards] + [(name, held) for name in spec.evaluation_rewards]
+    scored = [pictures * rate for name, pictures in asked if (rate := rewards.get(name)) is not None]
+    passes = entry.passes(spec.sampling.guidance)
+    recomputing = _RECOMPUTING if training.gradient_checkpointing else 1.0
+    updates = each * spec.algorithm.trained(steps) * passes
+    parts = {
+        "sampling": evaluations * entry.seconds_per_evaluation * size,
+        "decoding": (drawn + held) * (entry.seconds_per_decode or 0) * size,
+        "rewards": sum(scored),
+        "updates": updates * (entry.seconds_per_update or 0) * recomputing * size,
+    }
+    processes = spec.resources.processes_per_node
+    told = ", ".join(f"{part} {seconds / processes:.0f} s" for part, seconds in parts.items() if seconds)
+    missing = [part for part, seconds in parts.items() if not seconds]
+    basis = f"{told}, by the catalog's rates on {entry.measured_on}"
+    if size != 1:
+        basis += f", times {size:.2f} for the picture's size"
+    if missing:
+        basis += f"; {' and '.join(missing)} come on top"
+    return sum(parts.values()) / processes, basis
 
 
 def _warnings(spec: RunSpec, catalog: Catalog) -> list[str]:

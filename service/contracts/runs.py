@@ -186,6 +186,12 @@ class Resources(Contract):
         description="Processes that share the prompts of a step, each on a device of its own (on CPU: a share of the "
         "cores). Must divide training.prompts_per_step.",
     )
+    offload_rewards: bool = Field(
+        False,
+        strict=True,
+        description="Keep reward models in the machine's memory while they do not score: room on the GPU for the "
+        "update, paid with two moves of them a step.",
+    )
 
 
 class Limits(Contract):

@@ -57,6 +57,7 @@ MEASURES = (
     Measure("gpu_memory_used_bytes", "Memory in use on a card it may use, by all processes.", label="gpu"),
     Measure("gpu_memory_total_bytes", "Memory of a card it may use.", label="gpu"),
     Measure("devices", "Processes that can have a device each: cards it may use, or else cores."),
+    Measure("memory_total_bytes", "Memory of a machine without cards, or what its container may have of it."),
     Measure("data_free_bytes", "Room left where it keeps the files of its jobs."),
 )
 """Every number of `workers.stats` that is shown."""

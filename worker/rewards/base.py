@@ -20,6 +20,9 @@ class Reward(ABC):
     def load(cls, entry: RewardEntry, device: torch.device) -> "Reward":
         """Make the reward from its catalog entry."""
 
+    def move(self, device: torch.device) -> None:  # noqa: B027, most rewards have nothing to move
+        """Move the weights, and what goes with them, to `device`; a reward that cannot stays where it was loaded."""
+
     @abstractmethod
     def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
         """pictures [n, 3, height, width] in 0..1 and their n prompts → n values, float32 or better; NaN = failed."""

@@ -43,6 +43,12 @@ class ClipReward(Reward):
         )
         return cls(model.to(device), tokenizer, mean, std)
 
+    def move(self, device: torch.device) -> None:
+        with self._lock:
+            self.model.to(device)
+            self._mean, self._std = self._mean.to(device), self._std.to(device)
+            self._texts = OrderedDict((prompt, embedding.to(device)) for prompt, embedding in self._texts.items())
+
     @torch.no_grad()
     def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
         images = normalize(self.model.get_image_features(pixel_values=self._prepare(pictures)).pooler_output, dim=-1)

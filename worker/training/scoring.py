@@ -1,6 +1,7 @@
 """Decoding latents and scoring the pictures, in batches, with failures counted."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -26,7 +27,13 @@ class Scorer:
     batch_size: int
     meter: Meter
     check: Check
+    offload: bool = False
+    """Whether rewards stay on the CPU while they do not score."""
     causes: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.offload:
+            self._set_aside()
 
     def score(self, latents: Tensor, prompts: Sequence[str], names: Sequence[str], part: str = "") -> Tensor:
         """Values [rewards, pictures] on the CPU of clean `latents` [pictures, …]; NaN where a reward failed.
@@ -40,8 +47,25 @@ class Scorer:
             return lambda check: self._batch(latents[rows], prompts[rows], names, part, check)
 
         starts = range(0, len(latents), lanes.batch_size)
-        values = lanes.run([batch(start) for start in starts], self.check)
+        with self._at_hand(names, latents.device):
+            values = lanes.run([batch(start) for start in starts], self.check)
         return torch.cat([torch.empty(len(names), 0), *values], dim=1)
+
+    @contextmanager
+    def _at_hand(self, names: Sequence[str], device: torch.device) -> Iterator[None]:
+        if not self.offload:
+            yield
+            return
+        try:
+            for name in names:
+                self.rewards[name].move(device)
+            yield
+        finally:
+            self._set_aside()
+
+    def _set_aside(self) -> None:
+        for reward in self.rewards.values():
+            reward.move(torch.device("cpu"))
 
     def _batch(self, latents: Tensor, prompts: Sequence[str], names: Sequence[str], part: str, check: Check) -> Tensor:
         check()

@@ -73,7 +73,15 @@ class Trainer:
         self.places = ranks.share(training.prompts_per_step)
         """Which of a step's prompts are this rank's."""
         self.meter = Meter(model.device, model.entry.passes(spec.sampling.guidance))
-        self.scorer = Scorer(model, rewards, self.size, spec.sampling.decode_batch_size, self.meter, self.check)
+        self.scorer = Scorer(
+            model,
+            rewards,
+            self.size,
+            spec.sampling.decode_batch_size,
+            self.meter,
+            self.check,
+            spec.resources.offload_rewards,
+        )
         self.encodings = Encodings.of(model, events.directory / ENCODINGS / str(ranks.rank))
         self.heldout = HeldOut(
             spec, model, heldout_prompts, self.scorer, self.meter, self.sigmas, ranks, self.encodings

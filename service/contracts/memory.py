@@ -1,0 +1,218 @@
+"""What a run needs of its device's memory, by phase and part, from its spec and the catalog's numbers alone.
+
+Figures are those of one process, which has a device of its own. What is counted is exact: weights, gradients, moments,
+the pristine copy that merged sampling is restored from, latents that are kept. What the layers keep between is
+estimated, by multiples of one activation (tokens × width): for the update they were fitted to FLUX.1-dev's transformer
+at 720×720 on an H100 (25.7 and 29.7 GB with gradient checkpointing at batch 1 and 4, 39.1 GB without at batch 1);
+forwards, decoder and rewards have not been measured so, and are meant to err on the high side.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import Field
+
+from service.contracts.base import Contract
+from service.contracts.catalog import ModelEntry, RewardEntry
+from service.contracts.runs import RunSpec
+
+Phase = Literal["encoding", "rollout", "scoring", "update"]
+_BYTES = {"float32": 4, "bfloat16": 2}
+_FLOAT32 = 4
+
+_SAVED = 16.6
+"""Activations that a block keeps for the backward pass."""
+_RECOMPUTED = 28.5
+"""Those of the one block that gradient checkpointing is recomputing; one more is kept for each block's beginning."""
+_FORWARD = 20
+"""Those alive in a forward that keeps nothing: inputs, query, key, value, and the feed-forward's four-fold width."""
+_DECODED = 10
+"""Tensors of 128 channels at the picture's size, alive at once in the decoder's last stage."""
+_DECODER_CHANNELS = 128
+_SCORED_BYTES = 50_000_000
+"""A picture within a ViT-H/14 in float32."""
+_ENCODED_ROWS = 8
+_ENCODED_BYTES = 30_000_000
+"""A prompt of 512 tokens within T5-XXL in bfloat16."""
+_CONTEXT_BYTES = 700_000_000
+"""CUDA's context, its libraries' workspaces and kernels."""
+_FRAGMENTED = 0.03
+"""Share of what is allocated that lies in gaps between."""
+
+
+class PhaseMemory(Contract):
+    """Bytes of one process while it is in a phase."""
+
+    phase: Phase
+    parts: dict[str, int] = Field(description="Bytes by part.")
+    total: int
+
+
+class Memory(Contract):
+    """Estimated bytes of the device's memory that one process needs."""
+
+    phases: tuple[PhaseMemory, ...]
+    total: int = Field(description="The most that any phase needs.")
+    peak: Phase = Field(description="The phase that needs it.")
+
+    @property
+    def most(self) -> PhaseMemory:
+        """The phase that needs most."""
+        return next(one for one in self.phases if one.phase == self.peak)
+
+
+def estimate(spec: RunSpec, model: ModelEntry, rewards: Sequence[RewardEntry]) -> Memory:
+    """What `spec` needs of `model` and of the `rewards` that the worker itself computes, trained on or held out."""
+    always = _always(spec, model)
+    local = sum(reward.parameters or 0 for reward in rewards) * _FLOAT32
+    offloaded = spec.resources.offload_rewards
+    held = {} if offloaded else {"rewards": local}
+    moves, kept = _rollout(spec, model), _kept(spec, model)
+    dtype = _BYTES[precision(spec, model)]
+    encoders = {"text encoders": model.encoder_parameters * dtype, "activations": _ENCODED_ROWS * _ENCODED_BYTES}
+    scoring = {"rewards": local, "activations": _decoding(spec, model, any(reward.parameters for reward in rewards))}
+    phases = (
+        _phase("encoding", always | held | (encoders if model.max_size > 64 else {})),
+        _phase("rollout", always | held | _gathered(spec, model) | kept | moves),
+        _phase("scoring", always | kept | scoring),
+        _phase("update", always | held | kept | _update(spec, model)),
+    )
+    most = max(phases, key=lambda one: one.total)
+    return Memory(phases=phases, total=most.total, peak=most.phase)
+
+
+def precision(spec: RunSpec, model: ModelEntry) -> str:
+    """What the transformer computes in. Where neither says, what is small may do without a GPU."""
+    said = next((one for one in (spec.training.precision, model.dtype) if one != "auto"), None)
+    return said or ("bfloat16" if model.max_size > 64 else "float32")
+
+
+def lora_parameters(model: ModelEntry, rank: int) -> int:
+    """Parameters of a LoRA of that rank: rank × (in + out) for each targeted layer."""
+    return rank * sum(inner + outer for _, inner, outer in targeted(model))
+
+
+def targeted(model: ModelEntry) -> list[tuple[str, int, int]]:
+    """Name, inputs and outputs of every linear layer that gets a LoRA."""
+    return [
+        layer
+        for layer in _layers(model)
+        if any(layer[0] == ending or layer[0].endswith(f".{ending}") for ending in model.lora_targets)
+    ]
+
+
+def tokens(model: ModelEntry, width: int, height: int) -> int:
+    """Tokens of a picture of so many pixels and of its prompt."""
+    return picture_tokens(model, width, height) + model.text_length
+
+
+def picture_tokens(model: ModelEntry, width: int, height: int) -> int:
+    """Tokens of a picture of so many pixels."""
+    return (width // model.token_pixels) * (height // model.token_pixels)
+
+
+def _layers(model: ModelEntry) -> list[tuple[str, int, int]]:
+    """The linear layers of the blocks, and the one that ends the transformer."""
+    width, found = model.hidden_size, []
+    for block in range(model.blocks):
+        # The last joint block of Stable Diffusion 3 has no more use for the text.
+        both = model.family == "flux" or block < model.blocks - 1
+        joint = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj"]
+        names = [f"attn.{name}" for name in joint + ["to_add_out"] * both]
+        if block < model.dual_attention_blocks:
+            names += [f"attn2.{name}" for name in joint[:4]]
+        found += [(name, width, width) for name in names]
+        for stream in ["ff", "ff_context"] if both else ["ff"]:
+            found += [(f"{stream}.net.0.proj", width, 4 * width), (f"{stream}.net.2", 4 * width, width)]
+    for _ in range(model.single_blocks):
+        found += [(f"attn.{name}", width, width) for name in ("to_q", "to_k", "to_v")]
+        found += [("proj_mlp", width, 4 * width), ("blocks.proj_out", 5 * width, width)]
+    return [*found, ("proj_out", width, model.out_channels)]
+
+
+def _always(spec: RunSpec, model: ModelEntry) -> dict[str, int]:
+    """What is there from loading to the end."""
+    training, dtype = spec.training, _BYTES[precision(spec, model)]
+    processes = spec.resources.processes_per_node
+    averages = 1 if training.ema_decay is not None else 0
+    decoder = {"decoder": model.decoder_parameters * dtype}
+    if training.adapter == "full":
+        share = model.parameters // processes
+        weights = {"master weights": share * _FLOAT32, "optimizer moments": 2 * share * _FLOAT32}
+        return weights | ({"moving average": share * _FLOAT32} if averages else {}) | decoder
+    adapter = lora_parameters(model, training.lora_rank)
+    parts = {
+        "weights": model.parameters * dtype,
+        "pristine copy": sum(inner * outer for _, inner, outer in targeted(model)) * dtype,
+        "adapter": adapter * _FLOAT32,
+        "optimizer moments": 2 * adapter * _FLOAT32,
+    }
+    return parts | ({"moving average": adapter * _FLOAT32} if averages else {}) | decoder
+
+
+def _gathered(spec: RunSpec, model: ModelEntry) -> dict[str, int]:
+    """The whole weights that a process samples with where each holds a shard; or autocast's copy of all of them."""
+    if spec.training.adapter == "lora":
+        return {}
+    return {"weights for sampling": model.parameters * _BYTES[precision(spec, model)]}
+
+
+def _prompts(spec: RunSpec) -> int:
+    return spec.training.prompts_per_step // spec.resources.processes_per_node
+
+
+def _latent_bytes(spec: RunSpec, model: ModelEntry) -> int:
+    return picture_tokens(model, spec.sampling.width, spec.sampling.height) * model.out_channels * _FLOAT32
+
+
+def _kept(spec: RunSpec, model: ModelEntry) -> dict[str, int]:
+    """Trained states, the samples drawn from them, and the clean ends, until the step is over."""
+    algorithm = spec.algorithm
+    cost = algorithm.cost(spec.sampling.steps, 0, spec.training.seed)
+    samples = algorithm.group_size if algorithm.name == "g2rpo" else 1
+    latents = cost.images + algorithm.trained(spec.sampling.steps) * (1 + samples)
+    return {"trajectories": _prompts(spec) * latents * _latent_bytes(spec, model)}
+
+
+def _rollout(spec: RunSpec, model: ModelEntry) -> dict[str, int]:
+    """A forward, and the samples that wait for theirs."""
+    images = spec.algorithm.cost(spec.sampling.steps, 0, spec.training.seed).images
+    rows = spec.sampling.rollout_batch_size * model.passes(spec.sampling.guidance)
+    return {
+        "waiting samples": _prompts(spec) * images * _latent_bytes(spec, model),
+        "activations": rows * _FORWARD * _activation(spec, model),
+    }
+
+
+def _decoding(spec: RunSpec, model: ModelEntry, scores: bool) -> int:
+    sampling = spec.sampling
+    pixels = sampling.width * sampling.height
+    each = _DECODED * _DECODER_CHANNELS * pixels * _BYTES[precision(spec, model)]
+    scored = _SCORED_BYTES if scores and model.max_size > 64 else 0
+    return sampling.decode_batch_size * (each + 2 * 3 * pixels * _FLOAT32 + scored)
+
+
+def _update(spec: RunSpec, model: ModelEntry) -> dict[str, int]:
+    training, blocks = spec.training, model.blocks + model.single_blocks
+    multiple = blocks + _RECOMPUTED if training.gradient_checkpointing else _SAVED * blocks
+    rows = training.update_batch_size * model.passes(spec.sampling.guidance)
+    parts = {"activations": int(rows * multiple * _activation(spec, model))}
+    if training.adapter == "lora":
+        return parts | {"gradients": lora_parameters(model, training.lora_rank) * _FLOAT32}
+    processes = spec.resources.processes_per_node
+    parts["gradients"] = model.parameters // processes * _FLOAT32
+    if processes == 1 and precision(spec, model) != "float32":
+        parts["autocast copy"] = model.parameters * _BYTES[precision(spec, model)]
+    return parts
+
+
+def _activation(spec: RunSpec, model: ModelEntry) -> int:
+    """Bytes of one activation of one sample: tokens × width."""
+    length = tokens(model, spec.sampling.width, spec.sampling.height)
+    return length * model.hidden_size * _BYTES[precision(spec, model)]
+
+
+def _phase(phase: Phase, parts: dict[str, int]) -> PhaseMemory:
+    used = {name: size for name, size in parts.items() if size}
+    used["context and gaps"] = _CONTEXT_BYTES + int(_FRAGMENTED * sum(used.values()))
+    return PhaseMemory(phase=phase, parts=used, total=sum(used.values()))

@@ -1,0 +1,109 @@
+"""The memory that a run needs: measured figures are met, parts are counted, and settings that save memory do."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.contracts.catalog import load_catalog
+from service.contracts.memory import Memory, lora_parameters, targeted
+from service.contracts.plan import make_plan
+from service.contracts.presets import PRESETS
+from service.contracts.runs import RunSpec
+
+FLUX = load_catalog(Path(__file__).parents[3] / "docs" / "catalogs" / "flux.yaml")
+H100 = 81_559 * 2**20
+"""What nvidia-smi says of an H100 of 80 GB."""
+
+
+def planned(**changes: Any) -> Memory:
+    spec = RunSpec.model_validate({"preset": "paper-lora", **changes})
+    memory = make_plan(spec, FLUX).memory
+    assert memory is not None
+    return memory
+
+
+def parts(memory: Memory, phase: str) -> dict[str, int]:
+    return next(one.parts for one in memory.phases if one.phase == phase)
+
+
+@pytest.mark.parametrize(
+    ("batch", "checkpointing", "measured"), [(1, True, 25.7e9), (4, True, 29.7e9), (1, False, 39.1e9)]
+)
+def test_the_update_measured_on_an_h100_is_met_within_a_tenth(batch: int, checkpointing: bool, measured: float) -> None:
+    """FLUX.1-dev at 720×720: transformer, LoRA, its gradients and activations; nothing else was on the card."""
+    update = parts(planned(training={"update_batch_size": batch, "gradient_checkpointing": checkpointing}), "update")
+    there = sum(update[name] for name in ("weights", "adapter", "gradients", "activations"))
+    assert there == pytest.approx(measured, rel=0.1)
+
+
+def test_the_papers_run_with_a_lora_fits_one_gpu_of_80_gb() -> None:
+    memory = planned()
+    assert memory.peak == "update"
+    assert 60e9 < memory.total < H100
+
+
+def test_all_weights_fit_no_single_gpu() -> None:
+    assert planned(preset="paper").total > 190e9
+
+
+@pytest.mark.parametrize(
+    ("name", "adapter", "replaced"),
+    [
+        ("flux-1-dev", 261_689_344, 8_606_908_416),
+        ("sd-3.5-medium", 93_978_624, 1_460_404_224),
+        ("sd-3.5-large", 211_058_688, 5_340_905_472),
+    ],
+)
+def test_a_lora_is_counted_as_the_layers_have_it(name: str, adapter: int, replaced: int) -> None:
+    """The numbers are those of diffusers' models of these shapes."""
+    model = FLUX.model(name)
+    assert lora_parameters(model, 64) == adapter
+    assert sum(inner * outer for _, inner, outer in targeted(model)) == replaced
+
+
+@pytest.mark.parametrize(
+    ("changes", "phase"),
+    [
+        ({"training": {"gradient_checkpointing": True}}, "update"),
+        ({"training": {"lora_rank": 16}}, "update"),
+        ({"sampling": {"decode_batch_size": 1}}, "scoring"),
+        ({"sampling": {"rollout_batch_size": 4}}, "rollout"),
+        ({"sampling": {"width": 512, "height": 512}}, "update"),
+        ({"training": {"prompts_per_step": 8}}, "rollout"),
+        ({"resources": {"offload_rewards": True}}, "update"),
+        ({"resources": {"processes_per_node": 4}}, "update"),
+    ],
+)
+def test_what_saves_memory_does(changes: dict[str, Any], phase: str) -> None:
+    assert sum(parts(planned(**changes), phase).values()) < sum(parts(planned(), phase).values())
+
+
+def test_offloaded_rewards_are_there_while_they_score_alone() -> None:
+    memory = planned(resources={"offload_rewards": True})
+    assert [one.phase for one in memory.phases if "rewards" in one.parts] == ["scoring"]
+
+
+def test_all_weights_are_sharded_over_processes() -> None:
+    alone, shared = planned(preset="paper"), planned(preset="paper", resources={"processes_per_node": 8})
+    moments = (parts(memory, "update")["optimizer moments"] for memory in (alone, shared))
+    assert next(moments) == pytest.approx(8 * next(moments), rel=1e-6)
+
+
+def test_a_plan_says_the_phase_that_needs_most_and_sums_its_parts() -> None:
+    memory = planned()
+    assert memory.total == max(one.total for one in memory.phases) == memory.most.total
+    assert all(one.total == sum(one.parts.values()) for one in memory.phases)
+
+
+def test_every_preset_resolves_against_the_catalog_for_flux() -> None:
+    for preset in PRESETS:
+        warnings = make_plan(RunSpec(preset=preset), FLUX).warnings
+        assert not [one for one in warnings if "is not in this server's catalog" in one], preset
+
+
+def test_seconds_are_shared_by_processes_and_tell_their_parts() -> None:
+    alone = make_plan(RunSpec(preset="paper-lora"), FLUX)
+    four = make_plan(RunSpec.model_validate({"preset": "paper-lora", "resources": {"processes_per_node": 4}}), FLUX)
+    assert alone.seconds == pytest.approx(4 * four.seconds)
+    assert all(part in alone.seconds_basis for part in ("sampling", "decoding", "rewards", "updates"))
