@@ -57,9 +57,10 @@ def test_a_run_that_fits_no_device_is_refused_with_parts_and_remedies(client: Te
 
 def test_processes_share_the_memory_of_a_machine_without_cards(client: TestClient, database: Database) -> None:
     there(database, {"devices": 2, "memory_total_bytes": 1.5e9})
-    assert warned(client, preset="shapes") == []
-    (warning,) = warned(client, preset="shapes", resources={"processes_per_node": 2})
-    assert "has 750 MB" in warning
+    shapes = {"preset": "shapes", "rewards": [{"name": "shapes_verifier"}]}
+    assert warned(client, **shapes) == []
+    (warning,) = warned(client, **shapes, resources={"processes_per_node": 2})
+    assert "has 0.8 GB" in warning
 
 
 def test_workers_that_are_gone_or_do_other_work_do_not_count(client: TestClient, database: Database) -> None:

@@ -106,3 +106,10 @@ class TestDevices:
 
 def test_the_room_left_is_told_even_before_the_directory_is_made(tmp_path: Path) -> None:
     assert gather(tmp_path / "not" / "yet")["data_free_bytes"] > 0
+
+
+def test_a_container_has_no_more_memory_than_its_limit(tmp_path: Path) -> None:
+    (tmp_path / "none").write_text("max\n")
+    (tmp_path / "limit").write_text(f"{2**20}\n")
+    assert devices.memory((tmp_path / "none", tmp_path / "limit")) == 2**20
+    assert devices.memory((tmp_path / "none", tmp_path / "missing")) > 2**20
