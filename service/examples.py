@@ -54,7 +54,7 @@ RUN: dict[str, Any] = {
     "checkpoint_pending": False,
     "queue_position": None,
     "eta_seconds": 192.5,
-    "resources": {"nodes": 1, "processes_per_node": 1},
+    "resources": {"nodes": 1, "processes_per_node": 1, "offload_rewards": False},
     "plan": {"per_prompt": {"total": 332}, "saved_share": 0.42},
     "metrics": {"heldout/clip_score": {"step": 10, "value": 0.71}, "reward/clip_score": {"step": 12, "value": 0.68}},
 }

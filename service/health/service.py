@@ -24,9 +24,9 @@ def readiness(database: Database, queue: Queue, offer: Offer, details: bool = Tr
             "mend G2RPO_STORAGE_URL, or make its place writable with room left",
         ),
     ]
+    looked.append(look("catalog", lambda: checks.catalog(offer)))
     # Jobs are accepted, and wait, where nobody works.
     looked.append(look("workers", lambda: checks.workers(database)).model_copy(update={"ok": True}))
-    looked.append(look("catalog", lambda: checks.catalog(offer)))
     if not details:
         looked = [ReadinessCheck(name=check.name, ok=check.ok, detail="") for check in looked]
     failed = [check for check in looked if not check.ok]

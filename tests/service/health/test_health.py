@@ -30,7 +30,7 @@ def test_a_service_with_all_it_needs_is_ready(client: TestClient) -> None:
     response = client.get("/readyz")
     assert (response.status_code, response.json()["status"]) == (200, "ready")
     names = [check["name"] for check in response.json()["checks"]]
-    assert names == ["database", "schema", "broker", "storage", "workers"]
+    assert names == ["database", "schema", "broker", "storage", "catalog", "workers"]
 
 
 @pytest.mark.parametrize(

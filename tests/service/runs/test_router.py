@@ -203,7 +203,7 @@ class TestShow:
             "loss": {"step": 0, "value": 1.0},
             "reward/clip_score": {"step": 2, "value": None},
         }
-        assert shown["resources"] == {"nodes": 1, "processes_per_node": 1}
+        assert shown["resources"] == {"nodes": 1, "processes_per_node": 1, "offload_rewards": False}
 
     def test_an_ended_run_shows_how(self, client: TestClient, records: Any) -> None:
         summary = {"before": 0.1, "after": 0.3, "difference": 0.2, "interval95": [0.1, 0.3], "pairs": 512}
