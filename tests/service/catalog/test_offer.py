@@ -40,7 +40,7 @@ def test_a_broken_file_leaves_the_catalog_as_it_was_until_it_is_mended(file: Pat
     before = offered.current()
     file.write_text("extends: bundled\nmodels: [{}]\n")
     assert offered.current() is before
-    assert offered.problem is not None and "models[3].name: is missing" in offered.problem
+    assert offered.problem is not None and ".name: is missing" in offered.problem
     file.write_text(MINE)
     assert offered.current().prompt_set("mine") and offered.problem is None
 
