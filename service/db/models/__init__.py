@@ -19,6 +19,7 @@ from service.db.models.idempotency_key import IdempotencyKey
 from service.db.models.job import Job, JobError, JobKind
 from service.db.models.log_chunk import LogChunk
 from service.db.models.metric import Metric
+from service.db.models.prompt_set import PromptSet
 from service.db.models.reward_group import RewardGroup
 from service.db.models.run import Run
 from service.db.models.run_event import RunEvent
@@ -47,6 +48,7 @@ __all__ = [
     "JobKind",
     "LogChunk",
     "Metric",
+    "PromptSet",
     "RewardGroup",
     "Run",
     "RunEvent",

@@ -42,6 +42,8 @@ class Run(SupervisedJob, Base):
     plan: Mapped[dict[str, Any]]
     """The `contracts.plan.Plan` of the spec when it was accepted, as JSON without the spec."""
     seed: Mapped[int] = mapped_column(BigInteger)
+    prompt_sets: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
+    """By name, the id of each uploaded prompt set that the spec's names meant when the run was accepted."""
     start_from: Mapped[uuid.UUID | None] = mapped_column(
         ForeignKey("checkpoints.id", name="fk_runs_start_from", use_alter=True), index=True
     )
