@@ -40,6 +40,7 @@ from service.metrics.requests import MetricsMiddleware
 from service.metrics.router import router as metrics
 from service.middleware import RequestMiddleware
 from service.plans.router import router as plans
+from service.prompt_sets.router import router as prompt_sets
 from service.queue import Queue
 from service.rewards.router import router as rewards
 from service.routes import Routes
@@ -59,7 +60,7 @@ IDLE_SECONDS = 60.0
 ROUTERS = (
     *(runs, events, curves, comparisons, rewards, samples, logs),
     *(checkpoints, generations, evaluations, judgements, benchmarks, leaderboard),
-    *(catalog, plans, keys, health, metrics),
+    *(catalog, prompt_sets, plans, keys, health, metrics),
 )
 
 
@@ -95,6 +96,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         max_body_bytes=settings.max_body_bytes,
         max_upload_bytes=settings.max_upload_bytes,
         max_results_bytes=settings.max_results_bytes,
+        max_prompt_set_bytes=settings.max_prompt_set_bytes,
     )
     app.add_middleware(MetricsMiddleware, registry=app.state.registry)  # around everything else
     errors.install(app, api_routes)

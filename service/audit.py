@@ -1,6 +1,7 @@
 """The audit trail: a line of the log for every request that changes something, or that is turned away."""
 
 import logging
+from http import HTTPStatus
 from uuid import UUID
 
 import structlog
@@ -29,7 +30,7 @@ def record(connection: Connection, status: int, location: str | None, replayed: 
     state = connection["state"]
     caller: Caller = state.get("caller", ANONYMOUS)
     client = connection.get("client")
-    ids = {name: str(value) for name, value in connection.get("path_params", {}).items() if _is_id(value)}
+    ids = _ids(connection, status)
     log.info(
         "audit",
         key_id=str(caller.id) if caller.id else None,
@@ -44,6 +45,13 @@ def record(connection: Connection, status: int, location: str | None, replayed: 
         code=state.get("problem"),
         replayed=replayed,
     )
+
+
+def _ids(connection: Connection, status: int) -> dict[str, str]:
+    """What the path names. A name counts as such once something was found by it: till then it may be anything."""
+    named = {"name"} if status < HTTPStatus.BAD_REQUEST else set()
+    said = connection.get("path_params", {}).items()
+    return {name: str(value) for name, value in said if name in named or _is_id(value)}
 
 
 def _is_id(value: object) -> bool:

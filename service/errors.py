@@ -117,6 +117,13 @@ class InUse(ServiceError):
     code = "in_use"
 
 
+class NameTaken(ServiceError):
+    """Something else has the name."""
+
+    status = HTTPStatus.CONFLICT
+    code = "name_taken"
+
+
 class Deleted(ServiceError):
     """There was such a thing, and it was deleted."""
 

@@ -56,6 +56,7 @@ RUN: dict[str, Any] = {
     "eta_seconds": 192.5,
     "resources": {"nodes": 1, "processes_per_node": 1, "offload_rewards": False},
     "plan": {"per_prompt": {"total": 332}, "saved_share": 0.42},
+    "prompt_sets": {},
     "metrics": {"heldout/clip_score": {"step": 10, "value": 0.71}, "reward/clip_score": {"step": 12, "value": 0.68}},
 }
 ATTEMPT: dict[str, Any] = {
@@ -227,6 +228,21 @@ EVALUATION: dict[str, Any] = {
     "scores": None,
     "rewards": {"clip_score": {"mean": 0.71, "interval95": [0.69, 0.73], "pictures": 40, "failures": 0}},
 }
+PROMPT_SET: dict[str, Any] = {
+    "name": "mine-train",
+    "origin": "uploaded",
+    "description": "Prompts of the lab.",
+    "id": "01a204d9-1c3e-7d4a-8b5f-2a3b4c5d6e7f",
+    "prompts": 900,
+    "size": 61234,
+    "sha256": _SHA256,
+    "format": "jsonl",
+    "counts": {"lines": 1040, "kept": 1000, "duplicates": 37, "blank": 3, "unusable": 0},
+    "split": {"part": "train", "heldout": 100, "seed": 0},
+    "created_at": "2026-01-01T12:00:00Z",
+}
+PROMPT_SET_UPLOAD: dict[str, Any] = {"prompt_sets": [PROMPT_SET], "left_out": []}
+PROMPT: dict[str, Any] = {"index": 0, "prompt": "a red circle", "metadata": {"source": "mine"}}
 BENCHMARK_SUMMARY: dict[str, Any] = {
     "name": "unigenbench-en",
     "title": "UniGenBench++, English, short prompts",

@@ -24,6 +24,7 @@ OPERATIONS = frozenset(
     {"getCatalog", "listRuns", "getRun", "listAttempts", "getCurves", "listRewardGroups", "listSamples", "getLogs"}
     | {"listCheckpoints", "listAllCheckpoints", "getCheckpoint", "listGenerations", "getGeneration", "getSampleImage"}
     | {"listEvaluations", "getEvaluation", "getEvaluationLogs"}
+    | {"listPromptSets", "getPromptSet", "listPrompts"}
     | {"listAnswers", "listPictures", "getLeaderboard"}
 )
 """What is answered from rows, and files that never change, alike to everybody who may ask."""

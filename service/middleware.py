@@ -18,17 +18,27 @@ _CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 UPLOADS = "/checkpoints"
 """The path that takes weights."""
 RESULTS = re.compile("/benchmarks/[^/]+/rescore")
-"""Paths that take result files. Every other body is read as a whole."""
+"""Paths that take result files."""
+PROMPTS = "/prompt-sets"
+"""The path that takes prompts. Every other body is read as a whole."""
 log = structlog.get_logger()
 
 
 class RequestMiddleware:
     """Names each request, refuses large bodies, logs the answer, and answers what nobody caught."""
 
-    def __init__(self, app: ASGIApp, max_body_bytes: int, max_upload_bytes: int, max_results_bytes: int) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        max_body_bytes: int,
+        max_upload_bytes: int,
+        max_results_bytes: int,
+        max_prompt_set_bytes: int,
+    ) -> None:
         self.app = app
         self.max_body_bytes = max_body_bytes
-        self.max_upload_bytes, self.max_results_bytes = max_upload_bytes, max_results_bytes
+        self.max_results_bytes = max_results_bytes
+        self._uploads = {UPLOADS: max_upload_bytes, PROMPTS: max_prompt_set_bytes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -79,8 +89,8 @@ class RequestMiddleware:
 
     def _most(self, path: str) -> int:
         """Bytes of a body that a path takes."""
-        if path == UPLOADS:
-            return self.max_upload_bytes
+        if path in self._uploads:
+            return self._uploads[path]
         return self.max_results_bytes if RESULTS.fullmatch(path) else self.max_body_bytes
 
     def _limited(self, scope: Scope, headers: Headers, receive: Receive) -> Receive:

@@ -1,29 +1,51 @@
 """Looking up the names of a request, in the catalog and among checkpoints, and holding it to the limits."""
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import devices
 from service.contracts.catalog import Catalog, ModelEntry
 from service.contracts.plan import Plan, make_plan
 from service.contracts.runs import RunSpec
-from service.db.models import Checkpoint
+from service.db.models import Checkpoint, PromptSet
 from service.errors import FieldError, Invalid
 from service.settings import Settings
 
 Loc = tuple[str | int, ...]
+_MOST_TOLD = 20
+"""Uploaded prompt sets that a refusal names."""
 
 
-def check_run(session: Session, settings: Settings, catalog: Catalog, spec: RunSpec) -> Plan:
+def uploaded_sets(session: Session, catalog: Catalog, spec: RunSpec) -> dict[str, PromptSet]:
+    """The uploaded prompt sets that a spec names, by name. They cannot be deleted before the session's commit."""
+    offered = {entry.name for entry in catalog.prompt_sets}
+    named = {name for name in (spec.prompts.set, spec.evaluation.prompts) if name is not None} - offered
+    if not named:
+        return {}
+    query = select(PromptSet).where(PromptSet.name.in_(named), PromptSet.deleted_at.is_(None)).order_by(PromptSet.id)
+    return {row.name: row for row in session.scalars(query.with_for_update(read=True))}
+
+
+def check_run(
+    session: Session, settings: Settings, catalog: Catalog, spec: RunSpec, uploaded: Collection[str] = ()
+) -> Plan:
     """The plan of a run whose names are known and fit together, and whose cost is within the limits.
+
+    `uploaded` are names of prompt sets beside the catalog's.
 
     Raises Invalid, with every field that is wrong.
     """
-    plan = make_plan(spec, catalog)
+    plan = make_plan(spec, catalog, uploaded)
     there = devices.present(session, settings)
-    errors = [*_names(catalog, spec), *check_budget(settings, plan), *devices.refusals(spec, plan, there)]
+    errors = [
+        *_names(catalog, spec),
+        *_prompt_sets(session, catalog, spec, uploaded),
+        *check_budget(settings, plan),
+        *devices.refusals(spec, plan, there),
+    ]
     model = find_model(catalog, spec.model)
     if model is not None:
         errors += check_size(model, spec.sampling.width, spec.sampling.height, ("body", "sampling"))
@@ -39,7 +61,7 @@ def warned_plan(session: Session, settings: Settings, catalog: Catalog, spec: Ru
 
     Raises Invalid where it would cost more than this service allows.
     """
-    plan = make_plan(spec, catalog)
+    plan = make_plan(spec, catalog, uploaded_sets(session, catalog, spec))
     if errors := list(check_budget(settings, plan)):
         raise Invalid(errors)
     there = devices.present(session, settings)
@@ -120,9 +142,22 @@ def _names(catalog: Catalog, spec: RunSpec) -> Iterator[FieldError]:
         yield from unknown(catalog.reward, reward.name, ("body", "rewards", index, "name"))
     for index, name in enumerate(spec.evaluation.rewards or ()):
         yield from unknown(catalog.reward, name, ("body", "evaluation", "rewards", index))
-    if spec.prompts.set is not None:
-        yield from unknown(catalog.prompt_set, spec.prompts.set, ("body", "prompts", "set"))
-    yield from unknown(catalog.prompt_set, spec.evaluation.prompts, ("body", "evaluation", "prompts"))
+
+
+def _prompt_sets(session: Session, catalog: Catalog, spec: RunSpec, uploaded: Collection[str]) -> Iterator[FieldError]:
+    places: list[tuple[str | None, Loc]] = [
+        (spec.prompts.set, ("body", "prompts", "set")),
+        (spec.evaluation.prompts, ("body", "evaluation", "prompts")),
+    ]
+    known = {entry.name for entry in catalog.prompt_sets} | set(uploaded)
+    for name, loc in places:
+        if name is not None and name not in known:
+            there = select(PromptSet.name).where(PromptSet.deleted_at.is_(None)).order_by(PromptSet.name)
+            sent = session.scalars(there.limit(_MOST_TOLD)).all()
+            offered = ", ".join(entry.name for entry in catalog.prompt_sets)
+            msg = f"unknown prompt set {name!r}; the catalog has {offered}; uploaded are {', '.join(sent) or 'none'}"
+            more = " and perhaps others: GET /prompt-sets lists all" if len(sent) == _MOST_TOLD else ""
+            yield FieldError(loc=list(loc), msg=msg + more, type="unknown_name")
 
 
 def _start(session: Session, spec: RunSpec, id: uuid.UUID) -> Iterator[FieldError]:

@@ -105,6 +105,12 @@ class Settings(BaseSettings):
     max_results_bytes: PositiveInt = Field(
         128 * 2**20, description="Largest result file that is scored again, bytes; it is written to disk first."
     )
+    max_prompt_set_bytes: PositiveInt = Field(
+        64 * 2**20, le=2**30, description="Largest file of prompts, bytes; it is written to disk first."
+    )
+    max_prompt_set_prompts: PositiveInt = Field(
+        1_000_000, description="Most different prompts of one such file; while it is read each takes about 130 bytes."
+    )
     max_prompts: PositiveInt = Field(10_000, description="Most prompts that one request may list.")
     max_run_evaluations: PositiveInt = Field(
         100_000_000_000, description="Most evaluations of the network that a run's plan may cost."

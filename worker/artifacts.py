@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from service.contracts.jobs import MANIFEST_FILE, CheckpointManifest
 from service.db.artifacts import ArtifactDamaged, ArtifactStore, Stored
-from service.db.models import Checkpoint
+from service.db.models import Checkpoint, PromptSet
 from service.db.session import Database
 
 _KEPT = 16
@@ -20,6 +20,10 @@ _KEPT = 16
 
 class Rejected(ValueError):
     """A child's file is not what the child said of it."""
+
+
+class PromptSetDamaged(ArtifactDamaged):
+    """The store has lost or altered the prompts of a run."""
 
 
 def inside(directory: Path, relative: str) -> Path:
@@ -90,6 +94,23 @@ def fetch_checkpoint(database: Database, id: uuid.UUID) -> Path:
         raise
     _forget_oldest(cache)
     return place
+
+
+def fetch_prompt_set(database: Database, id: uuid.UUID, directory: Path) -> Path:
+    """The file of an uploaded prompt set, in `directory`. Raises PromptSetDamaged when the store has it not whole."""
+    with database.transaction() as session:
+        row = session.get(PromptSet, id)
+        if row is None:
+            raise PromptSetDamaged(f"there is no prompt set {id}")
+        name, stored = row.name, row.stored
+    directory.mkdir(parents=True, exist_ok=True)
+    file = directory / f"{id}.jsonl"
+    try:
+        with file.open("wb") as writing:
+            writing.writelines(database.artifacts.stream(stored))
+    except ArtifactDamaged as error:
+        raise PromptSetDamaged(f"prompt set {name!r}: {error}") from error
+    return file
 
 
 def _forget_oldest(cache: Path) -> None:

@@ -24,6 +24,7 @@ from service.db.models import (
     Generation,
     GenerationImage,
     IdempotencyKey,
+    PromptSet,
     Run,
     SupervisedJob,
 )
@@ -37,6 +38,7 @@ _OWNERS: dict[str, type[Any]] = {
     "generations": Generation,
     "evaluations": Evaluation,
     "checkpoints": Checkpoint,
+    "prompt-sets": PromptSet,
 }
 """By the beginning of an artifact's key: whose id comes next in it."""
 

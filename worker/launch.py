@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,11 +38,13 @@ def train(
     resume: Path | None = None,
     program: Sequence[str] = TRAIN,
     processes: int = 1,
+    prompt_sets: Mapping[str, Path] | None = None,
 ) -> Launch:
     """Start the training of `spec_file` with its output in `directory`.
 
     `start_from` is a checkpoint whose weights the run begins with, `resume` one of its own that it goes on from
-    instead. Several processes are started, and ended, by one that starts them all; on a CPU they share its cores.
+    instead; `prompt_sets` are the files of prompt sets that are not the catalog's. Several processes are started, and
+    ended, by one that starts them all; on a CPU they share its cores.
     """
     starter = [*RANKS, str(processes), str(directory)] if processes > 1 else []
     argv = [*starter, *program, str(spec_file), "--out", str(directory)]
@@ -50,6 +52,8 @@ def train(
         argv += ["--resume", str(resume)]
     elif start_from is not None:
         argv += ["--start-from", str(start_from)]
+    for name, file in (prompt_sets or {}).items():
+        argv += ["--prompt-set", f"{name}={file}"]
     environment = _environment()
     if processes > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))

@@ -26,7 +26,7 @@ class RunWork:
     """Training by `program`, which tests of supervision replace."""
 
     job: ClassVar[type[SupervisedJob]] = Run
-    stored: ClassVar[tuple[str, ...]] = ("samples", "checkpoints", ENCODINGS)
+    stored: ClassVar[tuple[str, ...]] = ("samples", "checkpoints", "prompt-sets", ENCODINGS)
 
     def __init__(self, program: Sequence[str] = launch.TRAIN) -> None:
         self._program = program
@@ -36,7 +36,7 @@ class RunWork:
         return _spec_of(row).limits
 
     def prepare(self, database: Database, claim: Claim, row: Run, directory: Path) -> launch.Launch:
-        """Have the spec and the checkpoint to go on from on this machine, and the command that trains from them.
+        """Have the spec, uploaded prompts and the checkpoint to go on from here, and the command that trains from them.
 
         Raises ArtifactDamaged where the run has checkpoints, of which none is whole: it must not begin anew unasked.
         """
@@ -45,7 +45,12 @@ class RunWork:
         resume = _newest_whole_checkpoint(database, claim, row.max_steps)
         start = row.start_from if resume is None else None
         start_from = artifacts.fetch_checkpoint(database, start) if start else None
-        return launch.train(spec_file, directory, start_from, resume, self._program, spec.resources.processes_per_node)
+        sets = {
+            name: artifacts.fetch_prompt_set(database, uuid.UUID(id), directory / "prompt-sets")
+            for name, id in row.prompt_sets.items()
+        }
+        processes = spec.resources.processes_per_node
+        return launch.train(spec_file, directory, start_from, resume, self._program, processes, sets)
 
     def ingest(
         self,

@@ -20,6 +20,7 @@ from service.contracts.status import JobStatus
 from service.db.artifacts import ArtifactDamaged
 from service.db.models import SupervisedJob
 from service.db.session import Database
+from worker.artifacts import PromptSetDamaged
 from worker.child import Child
 from worker.claims import Claim, LeaseLost, move, wish
 from worker.ingest import Ingest
@@ -92,6 +93,8 @@ class _Supervisor:
             outcome = self._attempt(lease)
         except LeaseLost:
             raise
+        except PromptSetDamaged as error:
+            outcome = failed("bad_prompt_set", str(error), "Mend the artifact store, or send the prompts again.")
         except ArtifactDamaged as error:
             hint = "Mend the artifact store and resume the job, or begin anew or with another checkpoint."
             outcome = failed("bad_checkpoint", str(error), hint)

@@ -15,6 +15,7 @@ from service.cli import (
     generate,
     judgements,
     keys,
+    prompt_sets,
     runs,
     show,
 )
@@ -30,6 +31,7 @@ app = typer.Typer(
 )
 app.add_typer(runs.app, name="runs")
 app.add_typer(checkpoints.app, name="checkpoints")
+app.add_typer(prompt_sets.app, name="prompt-sets")
 app.add_typer(evaluations.app, name="evaluations")
 for command in (judgements.answers, judgements.export, judgements.compare, judgements.gallery):
     evaluations.app.command()(command)

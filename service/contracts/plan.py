@@ -1,5 +1,7 @@
 """What a run would cost before it is started: evaluations by part, memory, time, and what to beware of."""
 
+from collections.abc import Collection
+
 from pydantic import Field
 
 from service.contracts.algorithms import G2RPO
@@ -65,8 +67,8 @@ def evaluation_steps(spec: RunSpec) -> list[int]:
     return sorted({*range(0, last, every), last}) if every else []
 
 
-def make_plan(spec: RunSpec, catalog: Catalog) -> Plan:
-    """The plan of `spec`; names that `catalog` does not have become warnings."""
+def make_plan(spec: RunSpec, catalog: Catalog, uploaded: Collection[str] = ()) -> Plan:
+    """The plan of `spec`; names that `catalog` does not have become warnings, but prompt sets that are `uploaded`."""
     algorithm, steps = spec.algorithm, spec.sampling.steps
     seed, prompts = spec.training.seed, spec.training.prompts_per_step
     shared, naive = algorithm.cost(steps, 0, seed), algorithm.naive_cost(steps, 0, seed)
@@ -88,7 +90,7 @@ def make_plan(spec: RunSpec, catalog: Catalog) -> Plan:
         memory=_memory(spec, entry, catalog) if entry else None,
         seconds=seconds,
         seconds_basis=basis,
-        warnings=tuple(_warnings(spec, catalog)),
+        warnings=tuple(_warnings(spec, catalog, uploaded)),
     )
 
 
@@ -152,11 +154,12 @@ def _seconds(spec: RunSpec, entry: ModelEntry, catalog: Catalog, evaluations: in
     return sum(parts.values()) / processes, basis
 
 
-def _warnings(spec: RunSpec, catalog: Catalog) -> list[str]:
+def _warnings(spec: RunSpec, catalog: Catalog, uploaded: Collection[str]) -> list[str]:
     warnings = []
     models, rewards, sets = (
         {entry.name for entry in entries} for entries in (catalog.models, catalog.rewards, catalog.prompt_sets)
     )
+    sets |= set(uploaded)
     named = [("model", spec.model, models), ("evaluation.prompts", spec.evaluation.prompts, sets)]
     named += [("rewards", reward.name, rewards) for reward in spec.rewards]
     named += [("evaluation.rewards", name, rewards) for name in spec.evaluation.rewards or ()]

@@ -54,9 +54,9 @@ class Reward(Contract):
 
 
 class PromptSource(Contract):
-    """Training prompts: a named set of the catalog, or a list given here."""
+    """Training prompts: a named set, or a list given here."""
 
-    set: Name | None = Field(None, description="A prompt set of the catalog.")
+    set: Name | None = Field(None, description="A prompt set of the catalog, or an uploaded one.")
     items: tuple[Prompt, ...] | None = Field(
         None, min_length=1, max_length=10_000, description="The prompts themselves."
     )

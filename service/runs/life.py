@@ -18,7 +18,7 @@ from service.contracts.status import CLAIMABLE, RESTING, TERMINAL, JobStatus
 from service.db import events, retention
 from service.db.artifacts import ArtifactDamaged, ArtifactStore, Stored
 from service.db.base import new_id
-from service.db.models import Attempt, Checkpoint, Run
+from service.db.models import Attempt, Checkpoint, PromptSet, Run
 from service.db.session import Database
 from service.errors import InUse, Invalid, WrongState, invalid
 from service.idempotency import Once
@@ -90,6 +90,7 @@ def resume(
     check_open_jobs(session, database.settings, run.created_by)
     if steps > run.max_steps:
         _check_budget(database.settings, catalog, run, steps)
+    _check_prompt_sets(session, run)
     _check_whole(session, database.artifacts, id)
     run.move_to(JobStatus.QUEUED)
     run.max_steps, run.error, run.cancel_requested_at, run.heldout = steps, None, None, None
@@ -198,6 +199,16 @@ def _check_whole(session: Session, artifacts: ArtifactStore, id: uuid.UUID) -> N
             f"no checkpoint of run {id} is whole ({damage}); mend the artifact store, or clone the run to begin anew",
             code="damaged_checkpoint",
         )
+
+
+def _check_prompt_sets(session: Session, run: Run) -> None:
+    """Raise WrongState where an uploaded prompt set of the run is gone; else none can be deleted before the commit."""
+    ids = [uuid.UUID(id) for id in run.prompt_sets.values()]
+    sets = select(PromptSet).where(PromptSet.id.in_(ids)).order_by(PromptSet.id).with_for_update(read=True)
+    for one in session.scalars(sets) if ids else ():
+        if one.deleted_at is not None:
+            detail = f"prompt set {one.name!r} of run {run.id} was deleted at {one.deleted_at:%Y-%m-%d %H:%M:%S} UTC"
+            raise WrongState(f"{detail}; clone the run with another one", code="deleted_prompt_set")
 
 
 def _check_budget(settings: Settings, catalog: Catalog, run: Run, steps: int) -> None:

@@ -126,4 +126,7 @@ class RunView(RunSummary):
     eta_seconds: float | None = Field(description="Estimated seconds to the end; null until a step has been timed.")
     resources: dict[str, Any] = Field(description="What it is given: see `resources` of the spec.")
     plan: dict[str, Any] = Field(description="Its cost as planned when it was accepted: see `POST /plans`.")
+    prompt_sets: dict[str, UUID] = Field(
+        description="Ids of the uploaded prompt sets that it names, as they were when it was accepted."
+    )
     metrics: dict[str, LatestMetric] = Field(description="The newest value of every metric.")

@@ -17,7 +17,7 @@ from service.errors import Deleted, NotFound
 from service.idempotency import Once
 from service.keys.caller import Caller
 from service.keys.limits import check_open_jobs
-from service.naming import check_run
+from service.naming import check_run, uploaded_sets
 from service.pages import Page, paged
 from service.queue import Queue
 from service.runs.schemas import LatestMetric, RunFilters, RunSummary, RunView
@@ -56,7 +56,8 @@ def accept(
 
     Raises Invalid, TooManyOpenJobs.
     """
-    plan = check_run(session, settings, catalog, spec)
+    uploaded = uploaded_sets(session, catalog, spec)
+    plan = check_run(session, settings, catalog, spec, uploaded)
     check_open_jobs(session, settings, caller.id)
     run = Run(
         id=id,
@@ -71,6 +72,7 @@ def accept(
         seed=spec.training.seed,
         max_steps=spec.training.max_steps,
         priority=spec.priority,
+        prompt_sets={name: str(one.id) for name, one in uploaded.items()},
         start_from=spec.start_from,
         parent_id=parent,
         created_by=caller.id,
@@ -128,5 +130,6 @@ def show(session: Session, id: uuid.UUID) -> RunView:
         eta_seconds=progress.get("eta_seconds") if run.status is JobStatus.RUNNING else None,
         resources=run.spec.get("resources", {}),
         plan=run.plan,
+        prompt_sets=run.prompt_sets,
         metrics={one.name: LatestMetric(step=one.last_step, value=one.value) for one in series.latest(session, run.id)},
     )

@@ -29,9 +29,11 @@ from service.contracts.catalog import JudgeEntry, load_catalog
 from service.contracts.evaluations import EvaluationSpec
 from service.contracts.jobs import MANIFEST_FILE
 from service.contracts.plan import make_plan
+from service.contracts.prompts import Counts, PromptLine
 from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
 from service.db.answers import score
+from service.db.base import new_id
 from service.db.models import (
     Attempt,
     BenchmarkRow,
@@ -42,6 +44,7 @@ from service.db.models import (
     Generation,
     GenerationImage,
     Metric,
+    PromptSet,
     RewardGroup,
     Run,
 )
@@ -268,6 +271,20 @@ class Records:
             size=sum(one.size for one in stored.values()),
             **values,
         )
+        with self.database.transaction() as session:
+            session.add(row)
+        return row
+
+    def prompt_set(self, name: str, prompts: Sequence[str], **columns: Any) -> PromptSet:
+        """An uploaded prompt set."""
+        id = new_id()
+        file = self.directory / f"{id}.jsonl"
+        file.write_bytes(b"".join(PromptLine(prompt=prompt).written() for prompt in prompts))
+        stored = self.database.artifacts.put_file(file, f"prompt-sets/{id}/prompts.jsonl")
+        kept = {"key": stored.key, "sha256": stored.sha256, "size": stored.size, "prompts": len(prompts)}
+        counts = Counts(lines=len(prompts), kept=len(prompts), duplicates=0, blank=0, unusable=0).model_dump()
+        said: dict[str, Any] = {"description": "", "format": "text", "counts": counts, "split": None, **kept}
+        row = PromptSet(id=id, upload_id=id, name=name, **(said | columns))
         with self.database.transaction() as session:
             session.add(row)
         return row

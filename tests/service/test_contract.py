@@ -57,6 +57,8 @@ LORA = save(
         "transformer.transformer_blocks.0.attn.to_q.lora_B.weight": np.zeros((96, 4), np.float32),
     }
 )
+PROMPTS = '{"prompt": "a red circle"}\n{"prompt": "a blue square"}\n'
+"""JSON lines, and as plain text two prompts, too."""
 RESULT = result_row(0, 0, (1, 0, 1))
 GENERATION = {
     "model": "shapes-flux",
@@ -145,6 +147,7 @@ def rows(database: Database, records: Any, tmp_path: Path) -> Rows:
         rows.add("evaluation_id", judged := _judged(records, (tmp_path / "picture.png").read_bytes(), seed=seed))
         rows.add("second_id", judged)
     rows.add("evaluation_id", records.evaluation(benchmark(), JobStatus.RUNNING))
+    rows.ids["prompt_set"] += [records.prompt_set(f"set-{number}", ["a red circle"]).name for number in range(12)]
     with database.transaction() as session:
         for name in ("reader", "writer"):
             rows.add("key_id", make(session, KeySpec(name=name, scopes=(Scope.READ,))).row)
@@ -191,7 +194,7 @@ def words(rows: Rows) -> dict[str, list[Any]]:
     """What to say more often than not, by parameter: generated words alone would meet nothing that is there."""
     return {
         **{f"path.{parameter}": ids for parameter, ids in rows.ids.items()},
-        "path.name": ["pytorch_lora_weights.safetensors", "a/b.txt", *["unigenbench-en"] * 2],
+        "path.name": ["pytorch_lora_weights.safetensors", "a/b.txt", *["unigenbench-en"] * 2, *rows.ids["prompt_set"]],
         "query.benchmark": ["unigenbench-en", "unigenbench-zh"],
         "query.dimension[*]": ["Style", "Attribute - Color"],
         "path.number": [0],
@@ -269,12 +272,15 @@ def _send_a_file(context: Any, case: schemathesis.Case, kwargs: dict[str, Any]) 
     match case.operation.definition.raw["operationId"]:
         case "importCheckpoint":
             case.body = LORA
+        case "createPromptSet":
+            table = case.media_type == "text/csv"
+            case.body = "prompt\na red circle\na blue square\n" if table else PROMPTS
         case "rescoreBenchmark":
             rows = {"text/csv": results_csv([RESULT]), "application/json": [RESULT]}
             case.body = rows.get(case.media_type or "", json.dumps(RESULT))
 
 
-@schemathesis.serializer("application/x-ndjson")
+@schemathesis.serializer("application/x-ndjson", "application/jsonl")
 def _json_lines(context: Any, value: Any) -> bytes:
     return (value if isinstance(value, str) else json.dumps(value)).encode("utf-8", "surrogatepass")
 

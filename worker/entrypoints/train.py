@@ -6,6 +6,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from worker.models import load_model
 from worker.models.sources import fingerprint
 from worker.rewards import load_reward
 from worker.training.events import Cancelled, EventWriter, Paused, Unheard
-from worker.training.prompts import load_prompt_set, load_prompts
+from worker.training.prompts import load_named, load_prompts
 from worker.training.ranks import Ranks, device_named, join
 from worker.training.scoring import RewardsFailed
 from worker.training.trainer import Trainer
@@ -54,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
             (options.out / SPEC_FILE).write_text(spec.model_dump_json(indent=1), encoding="utf-8")
         events.write(Progress(step=0, max_steps=spec.training.max_steps, phase="loading"))
         catalog = load_catalog()
-        trainer = build_trainer(spec, catalog, events, options.device, ranks)
+        trainer = build_trainer(spec, catalog, events, options.device, ranks, dict(options.prompt_sets))
         if options.resume:
             trainer.resume(options.resume)
         elif options.start_from:
@@ -81,9 +82,17 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def build_trainer(
-    spec: RunSpec, catalog: Catalog, events: EventWriter, device: str | None = None, ranks: Ranks | None = None
+    spec: RunSpec,
+    catalog: Catalog,
+    events: EventWriter,
+    device: str | None = None,
+    ranks: Ranks | None = None,
+    prompt_sets: Mapping[str, Path] | None = None,
 ) -> Trainer:
-    """Load what `spec` names: model, rewards, prompts. ValueError or KeyError says what is wrong."""
+    """Load what `spec` names: model, rewards, prompts. ValueError or KeyError says what is wrong.
+
+    `prompt_sets` are files of prompt sets by name, which go before the catalog's.
+    """
     ranks = ranks or Ranks(device_named(device))
     refuse_uneven(spec.algorithm, spec.training.prompts_per_step, ranks.world)
     place = ranks.device
@@ -93,8 +102,8 @@ def build_trainer(
     model = load_model(entry, place, _dtype(spec, entry, place))
     if spec.training.gradient_checkpointing:
         model.transformer.enable_gradient_checkpointing()
-    prompts = load_prompts(spec.prompts, catalog)
-    heldout = load_prompt_set(catalog.prompt_set(spec.evaluation.prompts))
+    prompts = load_prompts(spec.prompts, catalog, prompt_sets or {})
+    heldout = load_named(spec.evaluation.prompts, catalog, prompt_sets or {})
     model.check_prompts(prompts)  # now rather than at the step that draws the bad one
     return Trainer(spec, model, rewards, prompts, heldout, events, ranks)
 
@@ -179,12 +188,28 @@ def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument("spec", type=Path, help="the run's spec, JSON: fields as in POST /runs")
     parser.add_argument("--out", type=Path, required=True, help="directory for events, samples and checkpoints")
     parser.add_argument("--device", help="torch device; default: cuda if there is one, else cpu")
+    parser.add_argument(
+        "--prompt-set",
+        dest="prompt_sets",
+        type=_prompt_set,
+        action="append",
+        default=[],
+        metavar="NAME=FILE",
+        help='the prompts of a set that the catalog has not: JSON lines, {"prompt": "…"}; repeatable',
+    )
     start = parser.add_mutually_exclusive_group()
     start.add_argument(
         "--start-from", type=Path, metavar="DIR", help="checkpoint directory whose weights to start from"
     )
     start.add_argument("--resume", type=Path, metavar="DIR", help="checkpoint directory of this run to continue")
     return parser.parse_args(arguments)
+
+
+def _prompt_set(text: str) -> tuple[str, Path]:
+    name, equals, file = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is no prompt set; write NAME=FILE")
+    return name, Path(file)
 
 
 if __name__ == "__main__":

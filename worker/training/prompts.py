@@ -1,10 +1,11 @@
 """Prompts of a run: named sets, and the order in which a run takes them."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from service.contracts.catalog import Catalog, PromptSetEntry
+from service.contracts.prompts import read_prompts
 from service.contracts.runs import PromptSource
 from worker.grpo.noise import permutation
 from worker.shapes.bench import sampling as bench
@@ -33,11 +34,21 @@ def load_prompt_set(entry: PromptSetEntry) -> tuple[str, ...]:
     return prompts
 
 
-def load_prompts(source: PromptSource, catalog: Catalog) -> tuple[str, ...]:
-    """The prompts that a spec names or lists, each once."""
+def load_named(name: str, catalog: Catalog, files: Mapping[str, Path]) -> tuple[str, ...]:
+    """The prompts of a set: of its file, if `files` has one of that name, else of the catalog's entry."""
+    if (file := files.get(name)) is None:
+        return load_prompt_set(catalog.prompt_set(name))
+    prompts = tuple(read_prompts(file))
+    if not prompts:
+        raise ValueError(f"prompt set {name!r}: {file} has no prompts")
+    return prompts
+
+
+def load_prompts(source: PromptSource, catalog: Catalog, files: Mapping[str, Path]) -> tuple[str, ...]:
+    """The prompts that a spec names or lists, each once. `files` are those of uploaded sets, by name."""
     if source.items is not None:
         return tuple(dict.fromkeys(source.items))
-    return load_prompt_set(catalog.prompt_set(str(source.set)))
+    return load_named(str(source.set), catalog, files)
 
 
 def fingerprint(prompts: Sequence[str]) -> str:

@@ -1,0 +1,1 @@
+"""Prompt sets: lists of prompts that clients send, and those of the catalog."""

@@ -1,0 +1,165 @@
+"""`/prompt-sets` from a file to a run that is accepted with it."""
+
+import resource
+import tracemalloc
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from sqlalchemy import select
+
+from service.app import create_app
+from service.client import ApiError, Client
+from service.contracts.status import JobStatus
+from service.db.models import Garbage, PromptSet, Run
+from service.db.session import Database
+from service.settings import Settings
+
+TEXT = {"Content-Type": "text/plain"}
+BOTH = {"prompts": {"set": "mine-train"}, "evaluation": {"prompts": "mine-heldout"}}
+
+
+def send(client: TestClient, data: Any, headers: dict[str, str] = TEXT, **query: Any) -> Any:
+    return client.post("/prompt-sets", params={"name": "mine", **query}, content=data, headers=headers)
+
+
+def many(count: int) -> bytes:
+    return b"".join(b"prompt number %d\n" % number for number in range(count))
+
+
+class TestCreated:
+    def test_it_is_shown_listed_and_read(self, client: TestClient) -> None:
+        made = send(client, b" a red circle\n\na  red circle\na blue square\n", description="two")
+        assert (made.status_code, made.headers["Location"]) == (201, "/prompt-sets/mine"), made.text
+        [shown] = made.json()["prompt_sets"]
+        assert shown["counts"] == {"lines": 4, "kept": 2, "duplicates": 1, "blank": 1, "unusable": 0}
+        assert client.get("/prompt-sets/mine").json() == shown
+        assert (shown["origin"], shown["prompts"], shown["description"]) == ("uploaded", 2, "two")
+        items = client.get("/prompt-sets/mine/items").json()
+        assert [(one["index"], one["prompt"]) for one in items["items"]] == [(0, "a red circle"), (1, "a blue square")]
+        assert items["next_cursor"] is None
+
+    def test_lists_show_the_catalogs_too_page_by_page(self, client: TestClient, records: Any) -> None:
+        for name in ("zebra", "aardvark"):
+            records.prompt_set(name, ["x"])
+        names: list[str] = []
+        cursor = None
+        while True:
+            page = client.get("/prompt-sets", params={"limit": 1} | ({"cursor": cursor} if cursor else {})).json()
+            names += [one["name"] for one in page["items"]]
+            if (cursor := page["next_cursor"]) is None:
+                break
+        bundled = ["shapes-bench-heldout", "shapes-bench-train", "shapes-heldout", "shapes-train"]
+        assert names == ["aardvark", *bundled, "zebra"]
+
+    def test_prompts_come_in_pages_of_the_set_that_the_cursor_is_of(self, client: TestClient) -> None:
+        send(client, many(5))
+        first = client.get("/prompt-sets/mine/items", params={"limit": 3}).json()
+        rest = client.get("/prompt-sets/mine/items", params={"limit": 3, "cursor": first["next_cursor"]}).json()
+        shown = [one["prompt"] for one in first["items"] + rest["items"]]
+        assert shown == [f"prompt number {number}" for number in range(5)]
+        assert (rest["items"][0]["index"], rest["next_cursor"]) == (3, None)
+        client.delete("/prompt-sets/mine")
+        send(client, many(6))
+        stale = client.get("/prompt-sets/mine/items", params={"cursor": first["next_cursor"]})
+        assert (stale.status_code, stale.json()["errors"][0]["type"]) == (422, "cursor_invalid")
+
+    def test_a_split_makes_two(self, client: TestClient) -> None:
+        made = send(client, many(10), heldout=3).json()["prompt_sets"]
+        assert [(one["name"], one["prompts"]) for one in made] == [("mine-train", 7), ("mine-heldout", 3)]
+        assert made[1]["split"] == {"part": "heldout", "heldout": 3.0, "seed": 0}
+        assert send(client, many(10), name="other", heldout=10).status_code == 422
+        assert send(client, many(10), name="other", heldout=1.5).status_code == 422
+
+    def test_sent_twice_under_one_name_it_is_there_once(self, client: TestClient, database: Database) -> None:
+        headers = {**TEXT, "Idempotency-Key": "prompts-1"}
+        first, again = (send(client, b"a red circle", headers) for _ in range(2))
+        assert first.json() == again.json() and again.headers["Idempotency-Replayed"] == "true"
+        with database.transaction() as session:
+            assert len(session.scalars(select(PromptSet)).all()) == 1
+            assert len(session.scalars(select(Garbage)).all()) == 1  # what the second had stored
+        client.delete("/prompt-sets/mine")
+        assert send(client, b"a red circle", headers).status_code == 410
+
+
+class TestRefused:
+    @pytest.mark.parametrize("name", ["mine", "shapes-train"])
+    def test_a_name_that_is_taken(self, client: TestClient, database: Database, name: str) -> None:
+        send(client, b"a red circle")
+        taken = send(client, b"a blue square", name=name)
+        assert (taken.status_code, taken.json()["code"]) == (409, "name_taken")
+        with database.transaction() as session:
+            assert len(session.scalars(select(Garbage)).all()) == 1
+
+    @pytest.mark.parametrize("kind", ["application/json", "text/plain; charset=latin-1", "", "text/csvx"])
+    def test_another_kind_of_body(self, client: TestClient, kind: str) -> None:
+        refused = send(client, b"a red circle", {"Content-Type": kind})
+        assert (refused.status_code, refused.json()["code"]) == (415, "unsupported_media_type")
+
+    def test_bad_lines_with_their_numbers(self, client: TestClient, database: Database) -> None:
+        refused = send(client, b"fine\nbad\x01\n").json()
+        assert (refused["status"], refused["errors"][0]["loc"]) == (422, ["body", 2])
+        assert not list(database.artifacts.names("prompt-sets"))
+        kept = send(client, b"fine\nbad\x01\n", skip_bad=True).json()
+        assert (kept["prompt_sets"][0]["prompts"], kept["left_out"][0]["loc"]) == (1, ["body", 2])
+
+    def test_nothing_but_one_prompt_a_million_times_is_one_prompt(self, client: TestClient) -> None:
+        counts = send(client, b"a red circle\n" * 1_000_000).json()["prompt_sets"][0]["counts"]
+        assert (counts["kept"], counts["duplicates"]) == (1, 999_999)
+
+    def test_200_megabytes_are_refused_in_little_memory(self, client: TestClient) -> None:
+        def stream() -> Iterator[bytes]:
+            for _ in range(200):
+                yield b"a red circle above a blue square\n" * 31_776
+
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        refused = send(client, b"x", {**TEXT, "Content-Length": str(200 * 2**20)})
+        assert (refused.status_code, refused.json()["code"]) == (413, "body_too_large")
+        assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024 < 50
+
+    def test_a_set_of_the_catalog_is_the_operators(self, client: TestClient) -> None:
+        assert client.get("/prompt-sets/shapes-train").json()["origin"] == "catalog"
+        assert client.delete("/prompt-sets/shapes-train").json()["code"] == "of_catalog"
+        assert client.get("/prompt-sets/shapes-train/items").status_code == 404
+        for method in ("GET", "DELETE"):
+            assert client.request(method, "/prompt-sets/nothing").status_code == 404
+
+
+class TestRuns:
+    def test_a_run_keeps_the_sets_it_was_accepted_with(self, client: TestClient, database: Database) -> None:
+        made = send(client, many(10), heldout=0.5).json()["prompt_sets"]
+        run = client.post("/runs", json=BOTH).json()
+        assert run["prompt_sets"] == {one["name"]: one["id"] for one in made}
+        assert not [one for one in run["plan"]["warnings"] if "catalog" in one]
+        planned = client.post("/plans", json=BOTH).json()
+        assert not [one for one in planned["warnings"] if "catalog" in one]
+
+    def test_a_name_that_means_nothing_is_told_with_those_that_do(self, client: TestClient) -> None:
+        send(client, b"a red circle")
+        refused = client.post("/runs", json={"prompts": {"set": "yours"}}).json()
+        assert refused["errors"][0]["loc"] == ["body", "prompts", "set"]
+        assert "shapes-train" in refused["detail"] and "uploaded are mine" in refused["detail"]
+
+    @pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.INTERRUPTED])
+    def test_one_that_an_open_run_needs_stays(self, client: TestClient, records: Any, status: JobStatus) -> None:
+        kept = records.prompt_set("mine", ["a red circle"])
+        run = records.run(status, prompt_sets={"mine": str(kept.id)})
+        refused = client.delete("/prompt-sets/mine")
+        assert (refused.status_code, refused.json()["code"]) == (409, "in_use")
+        assert str(run.id) in refused.json()["detail"]
+
+    def test_once_deleted_its_name_is_free_and_an_ended_run_cannot_go_on(
+        self, client: TestClient, records: Any, database: Database
+    ) -> None:
+        old = records.prompt_set("mine", ["a red circle"])
+        run = records.run(JobStatus.FAILED, prompt_sets={"mine": str(old.id)})
+        records.checkpoint(run, {"pytorch_lora_weights.safetensors": b"w"})
+        assert client.delete("/prompt-sets/mine").status_code == 204
+        with database.transaction() as session:
+            assert session.scalars(select(Garbage.prefix)).all() == [f"prompt-sets/{old.id}"]
+        assert send(client, b"a blue square").status_code == 201
+        assert client.post(f"/runs/{run.id}/resume").json()["code"] == "deleted_prompt_set"
+        clone = client.post(f"/runs/{run.id}/clone", json={"prompts": {"set": "mine"}}).json()
+        assert clone["prompt_sets"]["mine"] not in ("", str(old.id))
