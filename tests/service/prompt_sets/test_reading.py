@@ -50,7 +50,7 @@ class TestNormalised:
 
     @pytest.mark.parametrize("text", ["a\x00b", "a\x1bb", "a\x7fb", "a\ud800b", "a" * 2001])
     def test_what_is_no_prompt(self, text: str) -> None:
-        with pytest.raises(ValueError, match="control character|surrogate|2001 characters; allowed are 1 to 2000"):
+        with pytest.raises(ValueError, match=r"control character|surrogate|2001 characters; allowed are 1 to 2000"):
             normalised(text)
 
 

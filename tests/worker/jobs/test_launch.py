@@ -24,6 +24,10 @@ class TestTrain:
         assert argv[-2:] == ("--resume", "resume")
         assert "--start-from" not in argv
 
+    def test_files_of_prompt_sets_go_by_their_names(self) -> None:
+        argv = train(SPEC, OUT, prompt_sets={"mine": Path("a=b.jsonl")}).argv
+        assert argv[-2:] == ("--prompt-set", "mine=a=b.jsonl")
+
     def test_several_processes_are_started_by_one_that_ends_with_them(self) -> None:
         argv = train(SPEC, OUT, processes=3).argv
         assert argv == (*RANKS, "3", "out dir", *TRAIN, "spec.json", "--out", "out dir")

@@ -1,0 +1,61 @@
+"""Uploaded prompts on their way to the child: the exact file that the run was accepted with, or none."""
+
+from pathlib import Path
+
+import pytest
+
+from service.contracts.catalog import load_catalog
+from service.contracts.prompts import PromptLine
+from service.contracts.runs import PromptSource
+from service.db.base import new_id
+from service.db.models import Garbage, PromptSet
+from service.db.session import Database
+from worker.artifacts import PromptSetDamaged, fetch_prompt_set
+from worker.collection import find_orphans
+from worker.training.prompts import load_named, load_prompts
+
+PROMPTS = ("a red circle", "ein Kreis, \u2028 grün")
+
+
+@pytest.fixture
+def uploaded(database: Database, tmp_path: Path) -> PromptSet:
+    """A set of PROMPTS in the store, with its row."""
+    id, file = new_id(), tmp_path / "sent.jsonl"
+    file.write_bytes(b"".join(PromptLine(prompt=prompt).written() for prompt in PROMPTS))
+    stored = database.artifacts.put_file(file, f"prompt-sets/{id}/prompts.jsonl")
+    kept = {"key": stored.key, "sha256": stored.sha256, "size": stored.size, "prompts": len(PROMPTS)}
+    row = PromptSet(id=id, upload_id=id, name="mine", description="", format="text", counts={}, **kept)
+    with database.transaction() as session:
+        session.add(row)
+    return row
+
+
+def test_the_child_reads_what_was_sent(database: Database, uploaded: PromptSet, tmp_path: Path) -> None:
+    file = fetch_prompt_set(database, uploaded.id, tmp_path / "prompt-sets")
+    files = {"mine": file, "shapes-train": file}
+    for name in files:  # a file goes before an entry that the catalog has got since
+        assert load_prompts(PromptSource(set=name), load_catalog(), files) == PROMPTS
+    with pytest.raises(KeyError, match="unknown prompt set 'yours'"):
+        load_named("yours", load_catalog(), files)
+
+
+@pytest.mark.parametrize("damage", ["lost", "altered"])
+def test_what_the_store_has_not_whole_is_not_trained_on(
+    database: Database, uploaded: PromptSet, tmp_path: Path, damage: str
+) -> None:
+    database.artifacts.delete(uploaded.key)
+    if damage == "altered":
+        (tmp_path / "other").write_bytes(b"x" * uploaded.size)
+        database.artifacts.put_file(tmp_path / "other", uploaded.key)
+    with pytest.raises(PromptSetDamaged, match="prompt set 'mine'"):
+        fetch_prompt_set(database, uploaded.id, tmp_path / "prompt-sets")
+
+
+def test_only_what_no_row_names_is_collected(database: Database, uploaded: PromptSet, tmp_path: Path) -> None:
+    lost = "01890a5d-ac96-774b-bcce-b302099a8057"
+    (tmp_path / "file").write_bytes(b"{}")
+    database.artifacts.put_file(tmp_path / "file", f"prompt-sets/{lost}/prompts.jsonl")
+    soon = Database(database.engine, database.settings.model_copy(update={"orphan_seconds": 0.001}))
+    assert find_orphans(soon) == [f"prompt-sets/{lost}"]
+    with database.transaction() as session:
+        assert session.get(Garbage, f"prompt-sets/{uploaded.id}") is None
