@@ -214,9 +214,8 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, str | None]]:
         number += 1
         long = len(line) > MOST_INPUT_BYTES and not line.endswith(b"\n")
         if b"\x00" in line:
-            raise NotText(
-                f"line {number}: there is a NUL at its byte {line.index(0) + 1}; this is no text; save the file as UTF-8"
-            )
+            at = line.index(0) + 1
+            raise NotText(f"line {number}: there is a NUL at its byte {at}; this is no text; save the file as UTF-8")
         if long:
             while (rest := file.readline(MOST_INPUT_BYTES)) and not rest.endswith(b"\n"):
                 if b"\x00" in rest:

@@ -176,6 +176,8 @@ def items(
         if filters.cursor is not None:
             raise invalid(["query", "cursor"], "this is no cursor of this list", "cursor_invalid") from error
         raise ArtifactDamaged(f"{row.key} in the artifact store is no file of prompts") from error
+    if not lines:
+        raise ArtifactDamaged(f"{row.key} in the artifact store is no file of prompts")
     offset += sum(map(len, lines))
     following = encode_cursor(id, index + len(page), offset) if offset < row.size else None
     return Page(items=page, next_cursor=following)

@@ -102,6 +102,15 @@ def test_too_many_requests_leave_lines(away: TestClient, keys: Any, trail: Trail
     assert (line["status"], line["code"]) == (429, "rate_limited")
 
 
+def test_a_name_is_told_once_something_was_found_by_it(client: TestClient, records: Any, trail: Trail) -> None:
+    records.prompt_set("mine", ["a red circle"])
+    for _ in range(2):
+        client.delete("/prompt-sets/mine")
+    found, unknown = trail()
+    assert (found["ids"], found["resource"], found["status"]) == ({"name": "mine"}, "/prompt-sets/mine", 204)
+    assert (unknown["ids"], unknown["status"]) == ({}, 404)
+
+
 def test_reading_and_planning_leave_none(client: TestClient, trail: Trail) -> None:
     client.get("/runs")
     client.get("/runs/nothing")

@@ -1,5 +1,6 @@
 """Uploaded prompts on their way to the child: the exact file that the run was accepted with, or none."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,7 +56,7 @@ def test_only_what_no_row_names_is_collected(database: Database, uploaded: Promp
     lost = "01890a5d-ac96-774b-bcce-b302099a8057"
     (tmp_path / "file").write_bytes(b"{}")
     database.artifacts.put_file(tmp_path / "file", f"prompt-sets/{lost}/prompts.jsonl")
-    soon = Database(database.engine, database.settings.model_copy(update={"orphan_seconds": 0.001}))
+    soon = replace(database, settings=database.settings.model_copy(update={"orphan_seconds": 0.001}))
     assert find_orphans(soon) == [f"prompt-sets/{lost}"]
     with database.transaction() as session:
         assert session.get(Garbage, f"prompt-sets/{uploaded.id}") is None
