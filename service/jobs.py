@@ -46,7 +46,7 @@ class JobView(BaseModel):
     )
     cancel_requested_at: datetime | None
     progress: Progress | None = Field(description="What the child process last reported.")
-    error: JobFailure | None = Field(description="Why it failed; null unless it did.")
+    error: JobFailure | None = Field(description="Why it failed, or paused by itself; null unless it did.")
 
 
 def find(session: Session, model: type[JobRow], id: uuid.UUID, *, lock: bool = False) -> JobRow:

@@ -104,7 +104,7 @@ def move_held(
     if status in (JobStatus.INTERRUPTED, JobStatus.PAUSED):
         # Who asked for the end, or for a rest, does not want it taken up again.
         status = _LEAVING.get(row.status, status)
-    if status is JobStatus.SUCCEEDED and row.status is JobStatus.STARTING:
+    if status in (JobStatus.SUCCEEDED, JobStatus.PAUSED) and row.status is JobStatus.STARTING:
         row.move_to(JobStatus.RUNNING)  # it ended before anybody saw it run
     leave(session, row, status, error, lost=lost)
 
@@ -171,7 +171,7 @@ def wish(database: Database, claim: Claim) -> Wish:
 def record_status(session: Session, row: Run | Evaluation, owner: str | None, **said: str) -> None:
     """Add a change of state to the job's events, and notify."""
     data = {"status": row.status.value, "worker": owner, **said}
-    if row.error is not None and row.status is JobStatus.FAILED:
+    if row.error is not None and row.status in (JobStatus.FAILED, JobStatus.PAUSED):
         data |= {"code": row.error["code"], "detail": row.error["detail"]}
     events.record(session, type(row), row.id, row.attempt, "status", data)
     events.notify_job(session, row.KIND, row.id)

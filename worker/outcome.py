@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from service.contracts.events import Failed, Finished
+from service.contracts.events import Cause, Failed, Finished
 from service.contracts.status import JobStatus
 from service.db.models import JobError
 
@@ -20,7 +20,7 @@ Stop = Literal["cancel", "drain", "pause", "budget"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """The status a job gets, and why if it failed. An interrupted job is taken again."""
+    """The status a job gets, and why if it failed or paused by itself. An interrupted job is taken again."""
 
     status: JobStatus
     error: JobError | None = None
@@ -30,8 +30,17 @@ class Outcome:
 
 def failed(code: str, detail: str, hint: str = "", log_tail: str = "") -> Outcome:
     """A failure, for the person who reads it."""
+    return Outcome(JobStatus.FAILED, _error(code, detail, hint, log_tail))
+
+
+def paused(cause: Cause, log_tail: str = "") -> Outcome:
+    """A rest that the job took by itself; whoever reads why resumes it."""
+    return Outcome(JobStatus.PAUSED, _error(cause.code, cause.detail, cause.hint, log_tail))
+
+
+def _error(code: str, detail: str, hint: str, log_tail: str) -> JobError:
     said = detail.replace("\x00", "�")  # PostgreSQL keeps no NUL
-    return Outcome(JobStatus.FAILED, {"code": code, "detail": said, "hint": hint, "log_tail": log_tail})
+    return {"code": code, "detail": said, "hint": hint, "log_tail": log_tail}
 
 
 def classify(
@@ -45,6 +54,8 @@ def classify(
         return Outcome(JobStatus(ending.outcome))
     if isinstance(ending, Failed):
         return failed(ending.code, ending.detail, ending.hint, log_tail)
+    if isinstance(ending, Finished) and ending.cause is not None and stop != "cancel":
+        return paused(ending.cause, log_tail)
     if stop is not None:
         return _stopped(stop, log_tail)
     if ending is not None:

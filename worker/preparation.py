@@ -45,4 +45,5 @@ def make_room(directory: Path) -> None:
 
 
 def _paused(ending: Finished | Failed) -> bool:
-    return isinstance(ending, Finished) and ending.outcome == "paused"
+    """Whether it only stopped when it was asked to, so that it is to go on."""
+    return isinstance(ending, Finished) and ending.outcome == "paused" and ending.cause is None

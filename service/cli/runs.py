@@ -224,7 +224,8 @@ def _started(client: Client, run: RunView, watching: bool) -> None:
     console.print(f"run {run.id}", highlight=False)
     run = watch(client, run)
     print_run(run)
-    raise typer.Exit(0 if run.status in (JobStatus.SUCCEEDED, JobStatus.PAUSED) else FAILED)
+    asked = run.status is JobStatus.PAUSED and run.error is None
+    raise typer.Exit(0 if run.status is JobStatus.SUCCEEDED or asked else FAILED)
 
 
 def _print_state(run: RunView) -> None:

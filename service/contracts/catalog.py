@@ -49,6 +49,11 @@ class Asked(Contract):
     concurrency: int = Field(20, ge=1, le=256, description="Requests at once.")
     timeout_seconds: float = Field(120.0, gt=0, description="Until an answer is there.")
     tries: int = Field(3, ge=1, le=10, description="How often one picture is asked about until an answer can be read.")
+    picture: Literal["jpeg", "png"] = Field(
+        "jpeg", description="As the official scripts send it: `jpeg` of quality 95 (vLLM), `png` as drawn (Gemini)."
+    )
+    picture_first: bool = Field(True, description="Before the text (vLLM) or after it (Gemini).")
+    max_tokens: int = Field(4096, ge=1, description="Of an answer.")
 
 
 _JOINT = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
@@ -137,6 +142,10 @@ class ModelEntry(Contract):
         return 2 if self.family == "sd3" and guidance > 1 else 1
 
 
+Axis = Literal["alignment", "coherence", "style"]
+"""What UnifiedReward 2.0 gives a score each."""
+
+
 class RewardEntry(Asked):
     """A reward: one value per picture, higher is better."""
 
@@ -161,6 +170,16 @@ class RewardEntry(Asked):
         description="Parameters of its model, which the worker holds in float32. Default: those of its kind.",
     )
     seconds_per_picture: float | None = Field(None, ge=0, description="Measured seconds per scored picture, batched.")
+    form: Literal["final_score", "axes"] = Field(
+        "axes",
+        description="What a UnifiedReward is asked for: `final_score` (the first models), or `axes`: scores for "
+        "alignment, coherence and style (2.0).",
+    )
+    axes: dict[Axis, float] = Field(
+        {"alignment": 1.0, "coherence": 1.0, "style": 1.0},
+        description="Weight of each axis in the value, which is their weighted mean; one not named has no part in it.",
+    )
+    batch_size: int = Field(8, ge=1, le=256, description="Pictures of one request, for kind `http`.")
     range: tuple[float, float] | None = Field(
         None, description="Values that are normalised to 0 and 1; null: normalised values are the raw ones."
     )
@@ -180,6 +199,8 @@ class RewardEntry(Asked):
             raise ValueError(f"reward {self.name}: kind `{self.kind}` needs a `url`")
         if self.kind == "unified_reward" and self.model is None:
             raise ValueError(f"reward {self.name}: kind `unified_reward` needs a `model`")
+        if min(self.axes.values(), default=0.0) < 0 or not any(self.axes.values()):
+            raise ValueError(f"reward {self.name}: axes {self.axes} need weights of 0 and more, one of them above 0")
         if self.range is not None and not self.range[0] < self.range[1]:
             raise ValueError(f"reward {self.name}: range {list(self.range)} must rise")
         return self
@@ -210,11 +231,6 @@ class JudgeEntry(Asked):
         "with the OpenAI chat protocol, such as vLLM."
     )
     description: str = ""
-    picture: Literal["jpeg", "png"] = Field(
-        "jpeg", description="As the official scripts send it: `jpeg` of quality 95 (vLLM), `png` as drawn (Gemini)."
-    )
-    picture_first: bool = Field(True, description="Before the text (vLLM) or after it (Gemini).")
-    max_tokens: int = Field(4096, ge=1, description="Of an answer.")
     patience_seconds: float = Field(
         300.0, ge=0, description="How long a server that is away or fails is waited for, before the evaluation stops."
     )

@@ -107,13 +107,24 @@ class HeldoutSummary(BaseModel):
     pairs: int
 
 
+class Cause(BaseModel):
+    """Why a run pauses that nobody asked to."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    code: Literal["rewards_failed"]
+    detail: str = Field(description="What happened.")
+    hint: str = Field(description="What to do about it.")
+
+
 class Finished(Timed):
-    """The run did all its steps, or was asked to stop."""
+    """The run did all its steps, was asked to stop, or paused by itself for a cause that may pass."""
 
     type: Literal["finished"] = "finished"
     outcome: Literal["succeeded", "paused", "cancelled"]
     step: int
     heldout: dict[str, HeldoutSummary] = Field({}, description="By reward; empty when nothing was evaluated.")
+    cause: Cause | None = Field(None, description="Why it paused by itself; null where it was asked to, or ended.")
 
 
 class Failed(Timed):

@@ -104,6 +104,21 @@ class Training(Contract):
         le=1000,
         description="Updates in a row that may be skipped for a gradient that is not finite before the run fails.",
     )
+    max_missing_rewards: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="Share of a step's pictures on which a reward may fail. What failed is missing, never a number "
+        "made up.",
+    )
+    max_missing_steps: int = Field(
+        3,
+        ge=1,
+        le=1000,
+        description="Steps in a row in which a reward may fail on more than that share before the run pauses with "
+        "`rewards_failed`; it pauses at the first where a server's reward fails on every picture. It is not trained "
+        "on the step at which it pauses.",
+    )
     max_grad_norm: float = Field(1.0, gt=0, le=1e6, description="Gradients are clipped to this norm. Source: Table 1.")
     adapter: Literal["lora", "full"] = Field("lora", description="Train a LoRA adapter or all transformer weights.")
     lora_rank: int = Field(16, ge=1, le=1024, description="Rank r of the LoRA; unused with adapter `full`.")

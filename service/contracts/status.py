@@ -27,7 +27,8 @@ MOVES: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.QUEUED: frozenset({JobStatus.STARTING, JobStatus.PAUSED, JobStatus.CANCELLED}),
     JobStatus.STARTING: frozenset({JobStatus.RUNNING, JobStatus.PAUSING, JobStatus.CANCELLING})
     | {JobStatus.INTERRUPTED, JobStatus.FAILED, JobStatus.CANCELLED},
-    JobStatus.RUNNING: frozenset({JobStatus.PAUSING, JobStatus.CANCELLING, JobStatus.INTERRUPTED}) | TERMINAL,
+    JobStatus.RUNNING: frozenset({JobStatus.PAUSING, JobStatus.PAUSED, JobStatus.CANCELLING, JobStatus.INTERRUPTED})
+    | TERMINAL,
     JobStatus.PAUSING: frozenset({JobStatus.PAUSED, JobStatus.CANCELLING}) | TERMINAL,
     JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
     JobStatus.CANCELLING: TERMINAL,
@@ -38,7 +39,7 @@ MOVES: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.FAILED: frozenset({JobStatus.QUEUED}),
     JobStatus.CANCELLED: frozenset({JobStatus.QUEUED}),
 }
-"""An ended or paused job is queued again when it is resumed."""
+"""An ended or paused job is queued again when it is resumed. One that runs may pause by itself, for a cause."""
 
 
 def check_move(old: JobStatus, new: JobStatus) -> None:

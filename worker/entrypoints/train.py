@@ -26,17 +26,22 @@ from worker.models import load_model
 from worker.models.sources import fingerprint
 from worker.rewards import load_reward
 from worker.training.events import Cancelled, EventWriter, Paused, Unheard
+from worker.training.failures import RewardsAway, RewardsFailed
 from worker.training.prompts import load_named, load_prompts
 from worker.training.ranks import Ranks, device_named, join
-from worker.training.scoring import RewardsFailed
 from worker.training.trainer import Trainer
 from worker.training.update import NotFinite
 
 logger = logging.getLogger(__name__)
 
+PAUSED_BY_ITSELF = 3
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run and return the exit code: 0 after `finished`, 1 after `failed`, 2 where nothing was begun."""
+    """Run and return the exit code: 0 after `finished`, 1 after `failed`, 2 where nothing was begun.
+
+    3 where the run paused by itself: the last event and the log say why.
+    """
     options = _parse(arguments)
     rank = f"rank {os.environ['RANK']} " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
     form = f"%(asctime)s {rank}%(levelname)s %(name)s: %(message)s"
@@ -67,6 +72,11 @@ def main(arguments: list[str] | None = None) -> int:
             events.write(Finished(outcome="cancelled", step=trainer.step))
         except Paused:
             trainer.pause()
+        except RewardsAway as error:
+            trainer.pause(error.cause)
+            logger.error("paused after step %d: %s. %s", trainer.step, error.cause.detail, error.cause.hint)
+            ranks.leave()
+            return PAUSED_BY_ITSELF
         ranks.leave()
         return 0
     except Exception as error:  # every cause becomes an event that the supervisor can show
@@ -128,6 +138,7 @@ def provenance(trainer: Trainer, catalog: Catalog) -> dict[str, Any]:
             spec.model: fingerprint(catalog.model(spec.model).source),
             **{name: fingerprint(source) for name, source in rewards.items() if source is not None},
         },
+        "rewards": {name: identity for name, one in trainer.scorer.rewards.items() if (identity := one.identity())},
         "prompts": {"train": trainer.order.fingerprint, "heldout": trainer.heldout.fingerprint},
         "architecture": trainer.model.architecture(),
         "trained_parameters": sum(parameter.numel() for parameter in trainer.updater.parameters),

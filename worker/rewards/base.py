@@ -2,7 +2,10 @@
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,6 +29,39 @@ class Reward(ABC):
     @abstractmethod
     def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
         """pictures [n, 3, height, width] in 0..1 and their n prompts → n values, float32 or better; NaN = failed."""
+
+    def identity(self) -> dict[str, str | None]:
+        """What besides weights decides the values, for a run's provenance."""
+        return {}
+
+
+@dataclass(frozen=True)
+class Answers:
+    """A value for each of some pictures, NaN = failed; how many failed by kind of cause, and the last one in words."""
+
+    values: tuple[float, ...]
+    missing: Counter[str]
+    cause: str = ""
+
+
+class RemoteReward(Reward):
+    """A reward that a server computes, so that others may compute meanwhile. Any thread may begin."""
+
+    server: str
+    """Its host and port."""
+
+    @abstractmethod
+    def begin(
+        self, pictures: Tensor, prompts: Sequence[str], check: Callable[[], None] = lambda: None
+    ) -> "list[Future[Answers]]":
+        """Have the server asked; the answers about consecutive pictures, in order, which never raise.
+
+        Waits while too much is being asked already, and calls `check` then, which may raise.
+        """
+
+    def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+        answers = [future.result() for future in self.begin(pictures, prompts)]
+        return torch.tensor([value for answer in answers for value in answer.values], dtype=torch.float32)
 
 
 def score_or_missing(reward: Reward, name: str, pictures: Tensor, prompts: Sequence[str]) -> tuple[Tensor, str | None]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -45,6 +45,8 @@ class TrainingState:
     """Of `checkpoints.best`: the highest value, and evaluations since."""
     rising: tuple[float | None, int] = (None, 0)
     """Of `evaluation.early_stop`, the same."""
+    missing_steps: dict[str, int] = field(default_factory=dict)
+    """Steps in a row in which a reward failed too often, by name."""
 
 
 def save_checkpoint(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from service.contracts.events import (
+    Cause,
     CheckpointSaved,
     Finished,
     Metrics,
@@ -36,12 +37,13 @@ from worker.rewards.base import Reward
 from worker.training.best import Best
 from worker.training.checkpoint import TrainingState, load_training, load_weights, save_checkpoint
 from worker.training.events import ControlFile, EventWriter, finite
+from worker.training.failures import RewardWatch
 from worker.training.heldout import HeldOut
 from worker.training.meter import Meter
 from worker.training.pictures import best_and_worst, widest_groups, write_png
 from worker.training.prompts import PromptOrder
 from worker.training.ranks import Ranks
-from worker.training.scoring import Scorer
+from worker.training.scoring import Batch, Scorer
 from worker.training.update import NotFinite, Updater, save_inputs
 
 PROGRESS_SECONDS = 30.0
@@ -82,6 +84,9 @@ class Trainer:
             self.check,
             spec.resources.offload_rewards,
         )
+        self.watch = RewardWatch(training, self.scorer, ranks)
+        self._begun: list[Batch] = []
+        """Pictures of this step that servers are asked about already, in order."""
         self.encodings = Encodings.of(model, events.directory / ENCODINGS / str(ranks.rank))
         self.heldout = HeldOut(
             spec, model, heldout_prompts, self.scorer, self.meter, self.sigmas, ranks, self.encodings
@@ -127,13 +132,16 @@ class Trainer:
             self.meter.training_evaluations = state.training_evaluations
         self.heldout.before = state.heldout_before
         self._best, self._rising = Best(*state.best), Best(*state.rising)
+        self.watch.streaks = dict(state.missing_steps)
         self._evaluated, self._boundary = state.evaluated, state
         alike = self.model.device.type == "cpu" and state.processes == self.ranks.world
         if state.threads is not None and alike:
             torch.set_num_threads(state.threads)
 
     def run(self) -> None:
-        """Train to the last step. Raises Cancelled, Paused, RewardsFailed or NotFinite; what was written stays."""
+        """Train to the last step. Raises Cancelled, Paused, RewardsAway, RewardsFailed or NotFinite; what was written
+        stays.
+        """
         if self.step:
             # The newest attempt's values count, and one between may have got no further than this step's rollout.
             self._metrics(self.meter.totals())
@@ -173,10 +181,10 @@ class Trainer:
         if ((self._checkpoint_due() or self._is_best) and not resumed) or request > self._answered:
             self.checkpoint(request)
 
-    def pause(self) -> None:
-        """Save the policy as it was after the last whole step, and say that the run waits."""
+    def pause(self, cause: Cause | None = None) -> None:
+        """Save the policy as it was after the last whole step, and say that the run waits, and why if nobody asked."""
         self.checkpoint(self.ranks.agree(self.control.checkpoint_request()))
-        self.events.write(Finished(outcome="paused", step=self.step))
+        self.events.write(Finished(outcome="paused", step=self.step, cause=cause))
 
     @torch.no_grad()
     def roll_out(self, prompts: list[str], conditioning: Conditioning) -> Rollout:
@@ -190,7 +198,14 @@ class Trainer:
             with model.sampling_weights():
                 yield velocity
 
-        sampler = Sampler(velocity, self.rows, fast, sampling.rollout_batch_size, self.meter, self.check)
+        self._begun = []
+
+        def ask(done: range, ends: Tensor) -> None:
+            each = self._each([prompts[p] for p in done], ends)
+            self._begun += self.scorer.begin(ends.flatten(0, 3), each, list(self.weights))
+
+        done = ask if self.scorer.asks(list(self.weights)) else None
+        sampler = Sampler(velocity, self.rows, fast, sampling.rollout_batch_size, self.meter, self.check, done)
         noise = StepNoise(
             self.spec.training.seed,
             self.step,
@@ -204,14 +219,20 @@ class Trainer:
     def score(self, ends: Tensor, prompts: list[str]) -> Tensor:
         """Rewards [rewards, P, K, G, Λ] of all ranks' continuations; `ends` and `prompts` are this one's."""
         self._progress("reward")
-        groups = ends.shape[:4]
-        each = [prompt for prompt in prompts for _ in range(math.prod(groups[1:]))]
+        names, groups = list(self.weights), ends.shape[:4]
         with self.ranks.together():
-            values = self.scorer.score(ends.flatten(0, 3), each, list(self.weights))
-        rewards = self._of_all(values.reshape(len(self.weights), *groups))
-        if any(self.ranks.tell(ends.isfinite().any().item())):  # else it is the model that fails: the update notices
-            self.scorer.refuse_all_missing(rewards)
+            begun, self._begun = self._begun, []
+            begun = begun or self.scorer.begin(ends.flatten(0, 3), self._each(prompts, ends), names)
+            values = self.scorer.finish(begun, names)
+        rewards = self._of_all(values.reshape(len(names), *groups))
+        drawn = self.ranks.whole(ends.isfinite().flatten(4).all(dim=-1).float().cpu(), rewards.shape[1])
+        self.watch.judge(rewards.flatten(1), names, drawn.flatten() > 0)
         return rewards
+
+    @staticmethod
+    def _each(prompts: list[str], ends: Tensor) -> list[str]:
+        """The prompt of each of the flattened `ends` [P, K, G, Λ, …]."""
+        return [prompt for prompt in prompts for _ in range(math.prod(ends.shape[1:4]))]
 
     def score_anchors(self, anchors: Tensor | None, prompts: list[str]) -> Tensor | None:
         """Rewards [rewards, P] of the anchors' ends, what the policy draws without noise; None where there are none."""
@@ -273,6 +294,8 @@ class Trainer:
                 values[f"anchor/{name}"] = anchor_rewards[k].nanmean().item()
             values[f"spread/{name}"] = advantages.spread[k].nanmean().item()
             values[f"failures/{name}"] = float((~rewards[k].isfinite()).sum())
+        for missing in self.ranks.tell(self.scorer.take_missing()):
+            values |= {f"failures/{kind}": values.get(f"failures/{kind}", 0.0) + n for kind, n in missing.items()}
         values["zero_std_fraction"] = advantages.zero_std_fraction
         values["advantage/abs_mean"] = advantages.values.abs().mean().item()
         self._metrics(values | self.meter.take())
@@ -298,6 +321,8 @@ class Trainer:
         """Held-out metrics and pictures of today's policy."""
         evaluation = self.spec.evaluation
         latents, values = self._draw_heldout(evaluation.samples)
+        self.watch.refuse_silent(values, self.heldout.names)
+        self.scorer.take_missing()  # what is counted is trained on
         if not self.heldout.before:
             self.heldout.before = dict(zip(self.heldout.names, values.tolist(), strict=True))
         curve = values[:, : evaluation.pairs]
@@ -388,6 +413,7 @@ class Trainer:
             elapsed_seconds=self._elapsed,
             best=(self._best.value, self._best.since),
             rising=(self._rising.value, self._rising.since),
+            missing_steps=dict(self.watch.streaks),
             evaluated=self._evaluated,
             threads=torch.get_num_threads(),
             processes=self.ranks.world,

@@ -1,30 +1,14 @@
-"""Judges' servers, all closed when the test ends."""
+"""Attempts at evaluations."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from service.contracts.evaluations import EvaluationJob
-from tests.worker.evaluation.judge_server import Asked, JudgeServer, Reply, judged
 from worker.entrypoints import evaluate
 
-Serve = Callable[..., JudgeServer]
 Attempt = Callable[..., tuple[int, Path]]
-
-
-@pytest.fixture
-def serve() -> Iterator[Serve]:
-    """Starts a server with a plan."""
-    servers: list[JudgeServer] = []
-
-    def start(plan: Callable[[Asked], Reply] = judged) -> JudgeServer:
-        servers.append(JudgeServer(plan))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
 
 
 @pytest.fixture

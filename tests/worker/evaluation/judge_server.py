@@ -1,4 +1,4 @@
-"""A judge's server: the OpenAI chat protocol on loopback, with whatever faults a test asks for."""
+"""A judge's or a reward's server on loopback, with whatever faults a test asks for."""
 
 import ast
 import base64
@@ -130,3 +130,7 @@ class JudgeServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+Serve = Callable[..., JudgeServer]
+"""Starts one with a plan."""

@@ -21,8 +21,8 @@ from PIL import Image
 from service.contracts.evaluations import EvaluationEventLine, EvaluationJob, PictureName
 from service.contracts.generations import GenerationSpec
 from service.contracts.jobs import PARENT_FD, Control
-from tests.worker.evaluation.conftest import Attempt, Serve
-from tests.worker.evaluation.judge_server import Asked, JudgeServer, Reply, judged, says
+from tests.worker.evaluation.conftest import Attempt
+from tests.worker.evaluation.judge_server import Asked, JudgeServer, Reply, Serve, judged, says
 from tests.worker.evaluation.setting import entry, events, go_on, job, place_of, places
 from tests.worker.training.miniature import trainer
 from worker.inference import Generator

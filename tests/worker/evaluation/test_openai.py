@@ -10,11 +10,11 @@ import pytest
 from PIL import Image
 
 from service.contracts.benchmarks.judging import Failure
-from tests.worker.evaluation.conftest import Serve
-from tests.worker.evaluation.judge_server import Asked, Reply, judged, says
+from tests.worker.evaluation.judge_server import Asked, Reply, Serve, judged, says
 from tests.worker.evaluation.setting import benchmark, entry
 from worker.evaluation.judges.base import Abandoned, JudgeFailed
-from worker.evaluation.judges.openai import MOST_BYTES, MOST_CHARACTERS, OWN_FAULTS, OpenAIJudge
+from worker.evaluation.judges.openai import OWN_FAULTS, OpenAIJudge
+from worker.remote.server import MOST_BYTES, MOST_CHARACTERS
 
 PROMPT = benchmark().prompts[0]
 TOKEN = "sk-not-for-anybody-0123456789"
@@ -233,7 +233,7 @@ class TestFaults:
     def test_one_that_is_set_up_wrongly_is_not_waited_for(self, serve: Serve, status: int) -> None:
         server = serve(lambda _: Reply(status, b"no such model"))
         with pytest.raises(
-            JudgeFailed, match=rf"'tester' at 127.0.0.1 is set up wrongly .* HTTP {status} .*no such model"
+            JudgeFailed, match=rf"'tester' at 127.0.0.1:\d+ is set up wrongly .* HTTP {status} .*no such model"
         ):
             judge(server.url).ask(PROMPT, png())
         assert len(server.asked) == 1

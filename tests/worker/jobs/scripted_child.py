@@ -183,6 +183,14 @@ match behaviour:
         wait_for_control("pause")
         checkpoint(1)
         finish("paused")
+    case "has-its-rewards-fail":
+        progress(resumed + 1)
+        if resumed:
+            finish()
+        checkpoint(1)
+        cause = {"code": "rewards_failed", "detail": "reward 'x' failed", "hint": "Mend the server."}
+        say("finished", outcome="paused", step=1, heldout={}, cause=cause)
+        sys.exit(3)
     case "saves-when-asked":
         progress(1)
         asked = wait_for_control("checkpoint")

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from service import jobs as service_jobs
 from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
-from service.db.models import Checkpoint, Garbage, Run
+from service.db.models import Checkpoint, Garbage, Run, RunEvent
 from service.db.session import Database, connect
 from worker.claims import give_up
 
@@ -70,6 +70,23 @@ class TestPause:
 
         assert jobs.run(id).status is JobStatus.SUCCEEDED
         assert jobs.attempt(id, 2).resumed_at == 1
+
+    def test_a_child_whose_rewards_fail_rests_by_itself_with_its_cause(self, jobs: Any, impatient: Database) -> None:
+        id = jobs.add("has-its-rewards-fail")
+        jobs.supervise(jobs.claim()).join()
+
+        run = jobs.run(id)
+        assert (run.status, run.ended_at, run.lease_owner, run.losses) == (JobStatus.PAUSED, None, None, 0)
+        assert run.error is not None
+        assert (run.error["code"], run.error["hint"]) == ("rewards_failed", "Mend the server.")
+        assert (jobs.attempt(id).outcome, jobs.attempt(id).lost) == ("paused", False)
+        with impatient.transaction() as session:
+            said = session.scalars(select(RunEvent).where(RunEvent.run_id == id).order_by(RunEvent.id)).all()
+        assert said[-1].data["status"] == "paused" and said[-1].data["detail"] == "reward 'x' failed"
+
+        self.ask(impatient, id, JobStatus.QUEUED)
+        jobs.supervise(jobs.claim()).join()
+        assert jobs.run(id).status is JobStatus.SUCCEEDED
 
     def test_a_child_that_is_still_loading_is_ended_at_once(self, jobs: Any, impatient: Database) -> None:
         for asked, becomes in ((JobStatus.PAUSING, JobStatus.PAUSED), (JobStatus.CANCELLING, JobStatus.CANCELLED)):

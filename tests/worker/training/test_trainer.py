@@ -25,7 +25,7 @@ from worker.rewards.base import Reward
 from worker.shapes.grammar import train_prompts
 from worker.training.checkpoint import read_manifest
 from worker.training.events import Cancelled, Paused
-from worker.training.scoring import RewardsFailed
+from worker.training.failures import RewardsAway, RewardsFailed
 from worker.training.trainer import Trainer
 from worker.training.update import NotFinite
 
@@ -314,13 +314,30 @@ class Broken(Reward):
 
 
 def test_a_failing_reward_is_missing_and_counted_and_the_run_goes_on(tmp_path: Path) -> None:
-    subject = trainer(tmp_path)
+    subject = trainer(tmp_path, training={"max_missing_rewards": 1.0})
     subject.scorer.rewards["shapes_verifier"] = Broken()
     subject.run()
     failures = [value for _, name, value in metrics(tmp_path) if name == "failures/shapes_verifier"]
     assert failures == [4 * 2 * 4 * 3] * 4
     (last,) = events(tmp_path, "finished")
     assert set(last["heldout"]) == {"clip_score"}
+
+
+def test_a_reward_that_fails_too_often_in_a_row_pauses_the_run_before_it_is_trained_on(tmp_path: Path) -> None:
+    subject = trainer(tmp_path, training={"max_missing_steps": 2}, evaluation={"every": 0})
+    subject.scorer.rewards["shapes_verifier"] = Broken()
+    with pytest.raises(RewardsAway, match="'shapes_verifier' failed on 96 of 96 pictures, the last of 2 steps") as away:
+        subject.run()
+    subject.pause(away.value.cause)
+    (last,) = events(tmp_path, "finished")
+    assert (last["outcome"], last["step"], last["cause"]["code"]) == ("paused", 1, "rewards_failed")
+    assert "the reward server does not answer" in last["cause"]["detail"]
+    again = trainer(tmp_path / "again", training={"max_missing_steps": 2}, evaluation={"every": 0})
+    again.resume(tmp_path / "checkpoints" / "step-000001")
+    assert again.watch.streaks == {"shapes_verifier": 1}
+    again.run()
+    assert [event["outcome"] for event in events(tmp_path / "again", "finished")] == ["succeeded"]
+    assert again.watch.streaks == {}
 
 
 def test_when_every_reward_fails_the_run_fails_with_the_cause(tmp_path: Path) -> None:

@@ -33,7 +33,8 @@ class Sampler:
 
     exact: its velocity in the update's own numerics and batches of `exact_rows`; log-probabilities come from it alone.
     fast: gives a velocity in whatever numerics are fastest, for everything else, in batches of `fast_rows`. `check` is
-    called between batches, and may raise to abandon the rollout.
+    called between batches, and may raise to abandon the rollout. `done` is given prompts with their clean ends
+    [p, K, G, Λ, …] as soon as they are there; None: nobody waits for them.
     """
 
     exact: Velocity
@@ -42,6 +43,7 @@ class Sampler:
     fast_rows: int
     costs: Costs
     check: Callable[[], None] = lambda: None
+    done: Callable[[range, Tensor], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,12 @@ class Algorithm(ABC):
     @abstractmethod
     def roll_out(self, step: int, prompts: int, noise: StepNoise, sampler: Sampler) -> Rollout:
         """Sample groups for prompts 0 … `prompts` − 1 in training step `step`."""
+
+    def portions(self, prompts: int, sampler: Sampler) -> list[range]:
+        """Prompts whose continuations are drawn together: as few as fill a batch where ends are waited for."""
+        each = len(self.places) * self.group_size
+        size = prompts if sampler.done is None else -(-sampler.fast_rows // each)
+        return [range(first, min(first + size, prompts)) for first in range(0, prompts, size)]
 
     def exact_rows(self, prompts: int, batch_size: int) -> int:
         """Rows of every evaluation whose log-probabilities count, rollout and update alike."""

@@ -69,11 +69,17 @@ class Chains(Algorithm):
         with costs.part("branch"):
             x, experience, evaluations = self._branch(step, x, prompts, stochastic, noise, sampler)
         costs.count("branch", evaluations)
-        owners = [p for p in range(prompts) for _ in groups]
-        with costs.part("continuation"), sampler.fast() as velocity:
-            ends = self.finish(velocity, x, owners, stochastic.stop, sampler)
+        parts = []
+        for portion in self.portions(prompts, sampler):
+            chains = x[portion.start * len(groups) : portion.stop * len(groups)]
+            owners = [p for p in portion for _ in groups]
+            with costs.part("continuation"), sampler.fast() as velocity:
+                ends = self.finish(velocity, chains, owners, stochastic.stop, sampler)
+            parts.append(ends.reshape(len(portion), 1, self.group_size, 1, *ends.shape[1:]))
+            if sampler.done is not None:
+                sampler.done(portion, parts[-1])
         costs.count("continuation", len(x) * self.config.tail(self.steps, stochastic.stop))
-        return Rollout(experience, ends.reshape(prompts, 1, self.group_size, 1, *ends.shape[1:]), None)
+        return Rollout(experience, torch.cat(parts), None)
 
     def _before(self, velocity: Velocity, x: Tensor, owners: list[int], start: int, sampler: Sampler) -> Tensor:
         """States at node `start`, the first SDE step."""

@@ -41,9 +41,13 @@ class GranularGRPO(Algorithm):
         costs.count("anchor", prompts * self.steps)
         with costs.part("branch"):
             experience, samples = self.branch(anchors, noise)
-        with costs.part("continuation"), sampler.fast() as velocity:
-            ends, evaluations = self.denoise(velocity, samples, sampler)
-        costs.count("continuation", evaluations)
+        ends = samples.new_full((*samples.shape[:3], len(self.granularities), *samples.shape[3:]), torch.nan)
+        for portion in self.portions(prompts, sampler):
+            with costs.part("continuation"), sampler.fast() as velocity:
+                evaluations = self.denoise(velocity, samples, ends, portion, sampler)
+            costs.count("continuation", evaluations)
+            if sampler.done is not None:
+                sampler.done(portion, ends[portion.start : portion.stop])
         return Rollout(experience, ends, anchors.end)
 
     def branch(self, anchors: Trajectory, noise: StepNoise) -> tuple[Experience, Tensor]:
@@ -72,10 +76,12 @@ class GranularGRPO(Algorithm):
         )
         return experience, torch.stack(samples, dim=1)
 
-    def denoise(self, velocity: Velocity, samples: Tensor, sampler: Sampler) -> tuple[Tensor, int]:
-        """Clean estimates [P, K, G, Λ, …] of samples [P, K, G, …] at every granularity, and the evaluations made."""
+    def denoise(self, velocity: Velocity, samples: Tensor, ends: Tensor, prompts: range, sampler: Sampler) -> int:
+        """Put clean estimates of samples [P, K, G, …] of some prompts at every granularity into `ends` [P, K, G, Λ, …].
+
+        Returns the evaluations made.
+        """
         strides = self.granularities
-        ends = samples.new_full((*samples.shape[:3], len(strides), *samples.shape[3:]), torch.nan)
 
         def finish(branch: Branch, stride: int, estimate: Tensor) -> None:
             ends[(branch.prompt, *branch.place, strides.index(stride))] = estimate
@@ -83,8 +89,7 @@ class GranularGRPO(Algorithm):
         branches = [
             Branch(samples[p, k, g], tree, p, (k, g))
             for k, tree in enumerate(self._trees)
-            for p in range(samples.shape[0])
+            for p in prompts
             for g in range(samples.shape[2])
         ]
-        evaluations = denoise_branches(velocity, branches, self.sigmas, sampler.fast_rows, finish, sampler.check)
-        return ends, evaluations
+        return denoise_branches(velocity, branches, self.sigmas, sampler.fast_rows, finish, sampler.check)
