@@ -76,12 +76,8 @@ class TestHttp:
         ("value", "kind"),
         [
             (None, "null"),
-            ("0.5", "not_a_number"),
-            (True, "not_a_number"),
-            ([1], "not_a_number"),
-            (1e300, "not_a_number"),
-        ]
-        + [(float("nan"), "not_a_number"), (float("inf"), "not_a_number"), (10**400, "not_a_number")],
+            *((value, "not_a_number") for value in ("0.5", True, [1], 1e300, float("nan"), float("inf"), 10**400)),
+        ],
     )
     def test_what_is_no_finite_number_is_missing_alone(self, serve: Serve, value: object, kind: str) -> None:
         (answer,) = answers(http(serve(lambda _: values(0.5, value, 2)).url), 3)
