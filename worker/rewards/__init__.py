@@ -5,8 +5,8 @@ import torch
 from service.contracts.catalog import RewardEntry
 from worker.rewards.base import Reward
 from worker.rewards.clip import ClipReward
-from worker.rewards.image_reward import ImageReward
 from worker.rewards.http import HttpReward
+from worker.rewards.image_reward import ImageReward
 from worker.rewards.shapes_bench_verifier import ShapesBenchVerifierReward
 from worker.rewards.shapes_verifier import ShapesVerifierReward
 from worker.rewards.unified_reward import UnifiedReward

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image, ImageStat
 from tenacity import retry, stop_after_delay, wait_fixed
 
-from service.contracts.catalog import BUNDLED, RewardEntry, load_catalog
+from service.contracts.catalog import BUNDLED, RewardEntry
 from tests.worker.evaluation.judge_server import Asked, JudgeServer, Reply, Serve
 from tests.worker.rewards.test_remote import values
 from tests.worker.training.miniature import SMALL, events, metrics, small, spec, tensors
@@ -154,16 +154,12 @@ def test_the_documented_server_trains_a_run_and_its_absence_pauses_one(
     ]
     (tmp_path / "catalog.yaml").write_text(yaml.safe_dump(catalog))
     monkeypatch.setenv("G2RPO_CATALOG", str(tmp_path / "catalog.yaml"))
-    load_catalog.cache_clear()
-    try:
-        assert run(tmp_path, "brightness") == 0
-        (started,) = events(tmp_path / "brightness", "started")
-        assert started["provenance"]["rewards"]["brightness"]["server"] == example.split("/")[2]
-        rewards = [value for _, value in metrics_of(tmp_path / "brightness", "^reward/brightness")]
-        assert len(rewards) == 2 and all(0 < value < 1 for value in rewards)
-        assert run(tmp_path, "away") == PAUSED_BY_ITSELF
-    finally:
-        load_catalog.cache_clear()
+    assert run(tmp_path, "brightness") == 0
+    (started,) = events(tmp_path / "brightness", "started")
+    assert started["provenance"]["rewards"]["brightness"]["server"] == example.split("/")[2]
+    rewards = [value for _, value in metrics_of(tmp_path / "brightness", "^reward/brightness")]
+    assert len(rewards) == 2 and all(0 < value < 1 for value in rewards)
+    assert run(tmp_path, "away") == PAUSED_BY_ITSELF
     (last,) = events(tmp_path / "away", "finished")
     assert last["outcome"] == "paused" and "ConnectError" in last["cause"]["detail"]
 
