@@ -14,7 +14,7 @@ from service.contracts.catalog import RewardEntry, Source
 from worker.models.sources import locate
 from worker.rewards.base import Reward
 from worker.rewards.blip import BlipScorer, BlipSizes, load_scorer
-from worker.rewards.preprocessing import centre_square
+from worker.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, centre_square
 from worker.rewards.weights import access_token, find_file, read_tensors
 
 FILES = ("ImageReward.safetensors", "ImageReward.pt")
@@ -24,15 +24,13 @@ _TOKENS = 35
 _MEAN, _STD = 0.16717362830052426, 1.0333394966054072
 """Of the head's raw values on the authors' data; the reward is standardised by them."""
 
-_PIXEL_MEAN, _PIXEL_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-
 
 class ImageReward(Reward):
     """Scores in float32, for spreads within a group are small and z-scores amplify rounding."""
 
     def __init__(self, scorer: BlipScorer, tokenizer: PreTrainedTokenizerBase, size: int, device: torch.device) -> None:
         self._scorer, self._tokenizer, self._size = scorer.to(device), tokenizer, size
-        self._mean, self._std = (torch.tensor(v, device=device)[:, None, None] for v in (_PIXEL_MEAN, _PIXEL_STD))
+        self._mean, self._std = (torch.tensor(v, device=device)[:, None, None] for v in (OPENAI_MEAN, OPENAI_STD))
         self._lock = threading.Lock()
         """Held by who tokenises: a tokenizer does not bear two threads at once."""
 
@@ -55,6 +53,10 @@ class ImageReward(Reward):
         tokens, mask = self._tokens(prompts)
         values: Tensor = self._scorer(self._prepare(pictures), tokens, mask)
         return (values - _MEAN) / _STD
+
+    def move(self, device: torch.device) -> None:
+        self._scorer.to(device)
+        self._mean, self._std = self._mean.to(device), self._std.to(device)
 
     def _prepare(self, pictures: Tensor) -> Tensor:
         """The middle square of the pictures, resized so that it has the encoder's size, and normalised."""

@@ -1,35 +1,68 @@
 """Pictures as encoders want them: Pillow's bicubic resizing on tensors, bit for bit."""
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
+
+OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""Of the channels, by which OpenAI's CLIP and what descends from it normalise."""
 
 _FRACTION = 2.0**22
 """Pillow's weights are integers of this unit (Resample.c); sums of them are exact in float64."""
 
 
-def centre_square(pictures: Tensor, size: int) -> Tensor:
+def squashed(pictures: Tensor, size: int) -> Tensor:
+    """Pictures [n, 3, height, width] in 0..1 at `size` by `size`; those of that size as they are."""
+    return pictures if pictures.shape[-2:] == (size, size) else resize(pictures, size, size)
+
+
+def centre_square(
+    pictures: Tensor,
+    size: int,
+    resized: Callable[[Tensor, int, int], Tensor] | None = None,
+    whole: Callable[[float], int] = round,
+) -> Tensor:
     """The middle [n, 3, size, size] of pictures [n, 3, height, width] in 0..1, their shorter side resized to `size`.
 
-    As torchvision's `Resize` and `CenterCrop` do it with Pillow's pictures.
+    As torchvision's `Resize` and `CenterCrop` do it with Pillow's pictures, unless `resized` resizes otherwise; `whole`
+    makes the margin an integer.
     """
     height, width = pictures.shape[-2:]
     tall, wide = (int(size * side / min(height, width)) for side in (height, width))
-    top, left = round((tall - size) / 2), round((wide - size) / 2)
-    return resize(pictures, tall, wide)[..., top : top + size, left : left + size]
+    top, left = whole((tall - size) / 2), whole((wide - size) / 2)
+    return (resized or resize)(pictures, tall, wide)[..., top : top + size, left : left + size]
+
+
+def resize_tensor(pictures: Tensor, height: int, width: int) -> Tensor:
+    """Pictures [n, 3, rows, columns] as torchvision resizes tensors: bicubic, antialiased, in floats, unclamped."""
+    if pictures.shape[-2:] == (height, width):
+        return pictures
+    return interpolate(pictures, (height, width), mode="bicubic", antialias=True)
 
 
 def resize(pictures: Tensor, height: int, width: int) -> Tensor:
     """Pictures [..., rows, columns] in 0..1 as Pillow resizes them: bicubic, antialiased, in 8 bits.
 
-    First columns, then rows, each time rounded to levels. Pillow 13 begins with the rows where a tall
-    picture's height shrinks much, which shows in some levels. The answer is k/255 in the dtype that was given.
+    First columns, then rows, each time rounded to levels; the other way round where the columns grow and the rows
+    shrink, as Pillow 13 does. It does so too for some pictures that shrink both ways, which are not told apart here: a
+    level of difference where a picture is smooth, more in noise. The answer is k/255 in the dtype that was given.
     """
     levels = (pictures.float().clamp(0, 1) * 255).round().double()
-    levels = _summed(levels, _weights(levels.shape[-1], width))
-    levels = _summed(levels.mT, _weights(levels.shape[-2], height)).mT
+    rows, columns = levels.shape[-2:]
+    if columns <= width and rows > height:
+        levels = _rows(levels, height)
+        levels = _summed(levels, _weights(columns, width))
+    else:
+        levels = _summed(levels, _weights(columns, width))
+        levels = _rows(levels, height)
     return levels.to(pictures.dtype) / 255
+
+
+def _rows(levels: Tensor, height: int) -> Tensor:
+    return _summed(levels.mT, _weights(levels.shape[-2], height)).mT
 
 
 def _summed(levels: Tensor, weights: Tensor) -> Tensor:

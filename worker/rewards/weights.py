@@ -4,9 +4,11 @@ import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -38,22 +40,37 @@ def access_token(source: Source) -> str | None:
     return os.environ.get(source.token_env) if source.token_env else None
 
 
-def read_tensors(path: Path) -> dict[str, Tensor]:
-    """The named tensors of a safetensors file or of a torch pickle, on the CPU.
+def find_optional(source: Source, name: str) -> Path | None:
+    """The source's file of that name; None where it has none."""
+    if not source.hub:
+        path = Path(locate(source)[0], name)
+        return path if path.is_file() else None
+    try:
+        return Path(hf_hub_download(source.hub, name, revision=source.revision, token=access_token(source)))
+    except EntryNotFoundError:
+        return None
+    except OSError as error:
+        raise ValueError(f"the hub's {source.hub}/{name} cannot be asked for: {_first_line(error)}") from error
+
+
+def read_tensors(path: Path, within: str | None = None) -> dict[str, Tensor]:
+    """The named tensors of a safetensors file or of a torch pickle, on the CPU; those under `within` where it is there.
 
     A pickle may hold tensors and nothing else, so that reading it runs no code of its author's. ValueError where it
     does, and where the file cannot be read.
     """
     try:
-        held = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+        held: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is no file of tensors alone, or damaged: {_first_line(error)}") from error
     if not isinstance(held, dict):
         raise ValueError(f"{path} holds a {type(held).__name__}, not tensors by name")
+    if within and isinstance(held.get(within), dict):
+        held = held[within]
     others = [f"{name} ({type(value).__name__})" for name, value in held.items() if not isinstance(value, Tensor)]
     if others:
         raise ValueError(f"{path} holds other things than tensors: {', '.join(others[:3])}")
-    return held
+    return dict(held)
 
 
 def _first_line(error: Exception) -> str:

@@ -269,6 +269,16 @@ def test_a_picture_that_is_no_picture_is_missing_alone(entry: RewardEntry) -> No
     assert ImageReward.load(entry, CPU, TINY).score(pictures, PROMPTS).isnan().tolist() == [False, True, False, False]
 
 
+def test_it_moves_as_a_whole(entry: RewardEntry) -> None:
+    reward, pictures = ImageReward.load(entry, CPU, TINY), noise(4, 3, 32, 32)
+    before = reward.score(pictures, PROMPTS)
+    reward.move(CPU)
+    assert torch.equal(reward.score(pictures, PROMPTS), before)
+    reward.move(torch.device("meta"))  # stands for another device: it is one everywhere
+    assert reward._prepare(pictures).is_meta
+    assert all(tensor.is_meta for tensor in (*reward._scorer.parameters(), *reward._scorer.buffers()))
+
+
 def test_safetensors_of_the_published_names_score_alike_and_come_first(entry: RewardEntry) -> None:
     pictures = noise(4, 3, 32, 32)
     before = ImageReward.load(entry, CPU, TINY).score(pictures, PROMPTS)

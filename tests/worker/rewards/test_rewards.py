@@ -104,3 +104,10 @@ def test_a_wrong_number_of_values_is_a_failure() -> None:
     assert values.isnan().all()
     assert cause is not None
     assert "3 pictures" in cause
+
+
+def test_a_reward_without_a_model_may_be_told_to_move(renders: Tensor) -> None:
+    reward = load_reward(load_catalog().reward("shapes_verifier"), CPU)
+    before = reward.score(renders[:2], CAPTIONS[:2])
+    reward.move(torch.device("meta"))
+    assert torch.equal(reward.score(renders[:2], CAPTIONS[:2]), before)

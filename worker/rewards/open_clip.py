@@ -1,0 +1,180 @@
+"""CLIP weights as open_clip publishes them: their architecture, and their names in transformers' `CLIPModel`."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import CLIPConfig, CLIPModel
+
+CONFIG = "open_clip_config.json"
+"""What open_clip publishes beside the weights: sizes, activation and preprocessing."""
+
+_SIXTEEN_HEADS = (1280, 1408, 1664)
+"""Widths of open_clip's ViT-H, g and bigG, whose heads are not 64 wide."""
+
+_BLOCK = {
+    "ln_1": "layer_norm1",
+    "attn.out_proj": "self_attn.out_proj",
+    "ln_2": "layer_norm2",
+    "mlp.c_fc": "mlp.fc1",
+    "mlp.c_proj": "mlp.fc2",
+}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a tensor of open_clip's belongs: its parts along the first dimension, after transposing where said."""
+
+    names: tuple[str, ...]
+    transposed: bool = False
+
+
+def layout(text_layers: int, vision_layers: int) -> dict[str, Place]:
+    """Every tensor of a published file, by open_clip's name."""
+    embeddings = {
+        "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+        "positional_embedding": "text_model.embeddings.position_embedding.weight",
+        "visual.class_embedding": "vision_model.embeddings.class_embedding",
+        "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+        "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+        "logit_scale": "logit_scale",
+    }
+    norms = {
+        "ln_final": "text_model.final_layer_norm",
+        "visual.ln_pre": "vision_model.pre_layrnorm",  # so spelled
+        "visual.ln_post": "vision_model.post_layernorm",
+    }
+    places = {name: Place((target,)) for name, target in embeddings.items()}
+    places |= {f"{name}.{kind}": Place((f"{norms[name]}.{kind}",)) for name in norms for kind in ("weight", "bias")}
+    places["text_projection"] = Place(("text_projection.weight",), transposed=True)
+    places["visual.proj"] = Place(("visual_projection.weight",), transposed=True)
+    for tower, target, layers in (("", "text_model", text_layers), ("visual.", "vision_model", vision_layers)):
+        for layer in range(layers):
+            places |= _block(f"{tower}transformer.resblocks.{layer}", f"{target}.encoder.layers.{layer}")
+    return places
+
+
+def _block(name: str, target: str) -> dict[str, Place]:
+    places = {}
+    for kind in ("weight", "bias"):
+        projections = tuple(f"{target}.self_attn.{part}_proj.{kind}" for part in "qkv")
+        places[f"{name}.attn.in_proj_{kind}"] = Place(projections)
+        places |= {f"{name}.{ours}.{kind}": Place((f"{target}.{theirs}.{kind}",)) for ours, theirs in _BLOCK.items()}
+    return places
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """open_clip's description of a model; ValueError where it is none."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        told["model_cfg"]["vision_cfg"], told["model_cfg"]["text_cfg"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no {CONFIG}, which has `model_cfg` with `vision_cfg` and `text_cfg`") from error
+    return dict(told)
+
+
+def architecture(tensors: Mapping[str, Tensor], told: Mapping[str, Any] | None) -> CLIPConfig:
+    """The model that the tensors' shapes make.
+
+    `told` is open_clip's description, from which the activation and the heads are, for no shape shows them; without
+    it they are those of open_clip's own models of that width, and the activation is GELU. ValueError where the
+    description and the shapes disagree.
+    """
+    sizes = _sizes(tensors)
+    model = told["model_cfg"] if told else {}
+    vision, text = model.get("vision_cfg", {}), model.get("text_cfg", {})
+    if told:
+        _refuse_another(sizes, {"": model, "vision_cfg.": vision, "text_cfg.": text})
+    width, text_width = sizes["vision_cfg.width"], sizes["text_cfg.width"]
+    heads = width // vision.get("head_width", 64) if told else 16 if width in _SIXTEEN_HEADS else max(width // 64, 1)
+    activation = "quick_gelu" if model.get("quick_gelu", False) else "gelu"
+    vocabulary = sizes["text_cfg.vocab_size"]
+    return CLIPConfig(
+        projection_dim=sizes["embed_dim"],
+        text_config={
+            "hidden_size": text_width,
+            "intermediate_size": tensors["transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
+            "num_hidden_layers": sizes["text_cfg.layers"],
+            "num_attention_heads": text.get("heads", 8) if told else max(text_width // 64, 1),
+            "max_position_embeddings": sizes["text_cfg.context_length"],
+            "vocab_size": vocabulary,
+            "hidden_act": activation,
+            "projection_dim": sizes["embed_dim"],
+            # open_clip pools where the largest number stands first, which is the end token's
+            "bos_token_id": vocabulary - 2,
+            "eos_token_id": vocabulary - 1,
+            "pad_token_id": 0,
+        },
+        vision_config={
+            "hidden_size": width,
+            "intermediate_size": tensors["visual.transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
+            "num_hidden_layers": sizes["vision_cfg.layers"],
+            "num_attention_heads": heads,
+            "image_size": sizes["vision_cfg.image_size"],
+            "patch_size": sizes["vision_cfg.patch_size"],
+            "hidden_act": activation,
+            "projection_dim": sizes["embed_dim"],
+        },
+    )
+
+
+def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """What the shapes say, by the names in open_clip's description. ValueError where a tensor that shows it lacks."""
+    needed = [name for name in layout(1, 1) if name not in tensors]
+    if needed:
+        raise ValueError(f"these tensors of an open_clip file are missing: {_some(needed)}")
+    patch = tensors["visual.conv1.weight"].shape[-1]
+    side = round((tensors["visual.positional_embedding"].shape[0] - 1) ** 0.5)
+    return {
+        "embed_dim": tensors["text_projection"].shape[-1],
+        "vision_cfg.width": tensors["visual.conv1.weight"].shape[0],
+        "vision_cfg.layers": _layers(tensors, "visual.transformer.resblocks."),
+        "vision_cfg.patch_size": patch,
+        "vision_cfg.image_size": side * patch,
+        "text_cfg.width": tensors["token_embedding.weight"].shape[1],
+        "text_cfg.layers": _layers(tensors, "transformer.resblocks."),
+        "text_cfg.vocab_size": tensors["token_embedding.weight"].shape[0],
+        "text_cfg.context_length": tensors["positional_embedding"].shape[0],
+    }
+
+
+def _layers(tensors: Mapping[str, Tensor], prefix: str) -> int:
+    return len({name.removeprefix(prefix).split(".")[0] for name in tensors if name.startswith(prefix)})
+
+
+def _refuse_another(sizes: Mapping[str, int], described: Mapping[str, Mapping[str, Any]]) -> None:
+    for name, size in sizes.items():
+        prefix, _, key = name.rpartition(".")
+        said = described[f"{prefix}." if prefix else ""].get(key, size)
+        if said != size:
+            raise ValueError(f"{CONFIG} says {name} {said}; the tensors' shapes make it {size}")
+
+
+def to_transformers(tensors: Mapping[str, Tensor], config: CLIPConfig) -> dict[str, Tensor]:
+    """The tensors by transformers' names; ValueError names those that are missing, unexpected or misshapen."""
+    places = layout(config.text_config.num_hidden_layers, config.vision_config.num_hidden_layers)
+    missing, unexpected = places.keys() - tensors.keys(), tensors.keys() - places.keys()
+    if missing or unexpected:
+        raise ValueError(
+            f"tensors of an open_clip file that are missing: {_some(missing)}; unexpected: {_some(unexpected)}"
+        )
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in CLIPModel(config).state_dict().items()}
+    converted = {}
+    for name, place in places.items():
+        whole = tensors[name].mT if place.transposed else tensors[name]
+        parts = whole.chunk(len(place.names)) if len(place.names) > 1 else (whole,)
+        for target, part in zip(place.names, parts, strict=False):
+            if part.shape != shapes[target]:
+                raise ValueError(f"tensor {name} is {tuple(tensors[name].shape)}, which does not fit the others")
+            converted[target] = part.contiguous()
+    return converted
+
+
+def _some(names: Sequence[str] | set[str]) -> str:
+    first = sorted(names)[:3]
+    return ", ".join(first) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "none"
