@@ -22,7 +22,7 @@ from service.contracts.runs import RunSpec, refuse_uneven
 from worker.drawing import precision_on
 from worker.entrypoints.parent import end_with_parent
 from worker.entrypoints.ranks import FAILURE, RENDEZVOUS
-from worker.models import load_model
+from worker.models import check_model, load_model
 from worker.models.sources import fingerprint
 from worker.rewards import load_reward
 from worker.training.events import Cancelled, EventWriter, Paused, Unheard
@@ -105,15 +105,15 @@ def build_trainer(
     """
     ranks = ranks or Ranks(device_named(device))
     refuse_uneven(spec.algorithm, spec.training.prompts_per_step, ranks.world)
-    place = ranks.device
+    place, entry = ranks.device, catalog.model(spec.model)
+    prompts = load_prompts(spec.prompts, catalog, prompt_sets or {})
+    heldout = load_named(spec.evaluation.prompts, catalog, prompt_sets or {})
+    check_model(entry)  # before rewards take the device
     names = dict.fromkeys([reward.name for reward in spec.rewards] + list(spec.evaluation_rewards))
     rewards = {name: load_reward(catalog.reward(name), place) for name in names}
-    entry = catalog.model(spec.model)
     model = load_model(entry, place, _dtype(spec, entry, place))
     if spec.training.gradient_checkpointing:
         model.transformer.enable_gradient_checkpointing()
-    prompts = load_prompts(spec.prompts, catalog, prompt_sets or {})
-    heldout = load_named(spec.evaluation.prompts, catalog, prompt_sets or {})
     model.check_prompts(prompts)  # now rather than at the step that draws the bad one
     return Trainer(spec, model, rewards, prompts, heldout, events, ranks)
 

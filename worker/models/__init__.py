@@ -10,9 +10,14 @@ from worker.models.sd3 import SD3Model
 FAMILIES: dict[str, type[FlowModel]] = {"flux": FluxModel, "sd3": SD3Model}
 
 
+def check_model(entry: ModelEntry) -> None:
+    """Raise ValueError where the files of the catalog's model do not fit, before a device is taken for anything."""
+    FAMILIES[entry.family].check(entry)
+
+
 def load_model(entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> FlowModel:
     """Load the catalog's model onto `device` in `dtype`, frozen. Raises ValueError where its files do not fit."""
     return FAMILIES[entry.family].load(entry, device, dtype)
 
 
-__all__ = ["FAMILIES", "FlowModel", "load_model"]
+__all__ = ["FAMILIES", "FlowModel", "check_model", "load_model"]

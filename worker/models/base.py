@@ -51,6 +51,11 @@ class FlowModel(ABC):
 
     @classmethod
     @abstractmethod
+    def check(cls, entry: ModelEntry) -> None:
+        """Raise ValueError unless the entry's source is whole and of the family; takes no device and little time."""
+
+    @classmethod
+    @abstractmethod
     def load(cls, entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> "FlowModel":
         """Load from the entry's source, frozen and in eval mode."""
 

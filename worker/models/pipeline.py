@@ -42,10 +42,19 @@ class PipelineModel(FlowModel):
         """Whether weights are of a higher precision than what computes with them."""
 
     @classmethod
-    def load(cls, entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> Self:
+    def check(cls, entry: ModelEntry) -> None:
+        cls._checked(entry)
+
+    @classmethod
+    def _checked(cls, entry: ModelEntry) -> tuple[Path, list[str]]:
+        """Where the pipeline is, and the names of its parts."""
         place = fetch(entry.source, cls.pipeline_class)
         parts = {"transformer": cls.transformer_class, "vae": AutoencoderKL, **cls.encoders}
-        present = weights.check_pipeline(place, cls.pipeline_class, parts, cls.optional)
+        return place, weights.check_pipeline(place, cls.pipeline_class, parts, cls.optional)
+
+    @classmethod
+    def load(cls, entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> Self:
+        place, present = cls._checked(entry)
         given: dict[str, Any] = {}
         for name, encoder in cls.encoders.items():
             if name in present:
