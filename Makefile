@@ -9,10 +9,12 @@ KILLS ?= 120
 
 setup: $(VENV)/.installed
 
-$(VENV)/.installed: requirements.lock pyproject.toml
+# The wheel of open_clip is there for CLIP's vocabulary, which tests read; it is never imported, nor what it depends on.
+$(VENV)/.installed: requirements.lock pyproject.toml tests/requirements-vocabulary.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found " + sys.version.split()[0] + "; set PYTHON=" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --requirement tests/requirements-vocabulary.txt
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
 	touch $@
 
