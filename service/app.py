@@ -46,6 +46,7 @@ from service.rewards.router import router as rewards
 from service.routes import Routes
 from service.runs.router import router as runs
 from service.samples.router import router as samples
+from service.scores.router import router as scores
 from service.settings import Settings, unknown_variables
 from service.waiting import JobWaiter
 
@@ -59,7 +60,7 @@ IDLE_SECONDS = 60.0
 """An API process that hangs in a transaction, or whose machine vanished, keeps nobody waiting for longer."""
 ROUTERS = (
     *(runs, events, curves, comparisons, rewards, samples, logs),
-    *(checkpoints, generations, evaluations, judgements, benchmarks, leaderboard),
+    *(checkpoints, generations, scores, evaluations, judgements, benchmarks, leaderboard),
     *(catalog, prompt_sets, plans, keys, health, metrics),
 )
 

@@ -5,6 +5,7 @@ from typing import Any
 RUN_ID = "01a204c3-f0ca-74ae-8fde-44fae912a6da"
 OTHER_RUN_ID = "01a204c3-f9b1-7c52-a1d7-0c9e4b7f3e58"
 _CHECKPOINT_ID = "01a204d2-11f4-7b3c-9c55-6a1c6f0e2b11"
+_SCORE_ID = "01a204d3-5c02-7a91-b6aa-0f4be7a1c2d5"
 _GENERATION_ID = "01a204d3-5c02-7a91-b6aa-0f4be7a1c2d3"
 _EVALUATION_ID = "01a204d4-0f21-7e55-9d10-5b7c9e6a4f08"
 _OTHER_EVALUATION_ID = "01a204d6-9b7e-7f12-a3c4-5d6e7f809132"
@@ -198,6 +199,41 @@ GENERATION: dict[str, Any] = {
         }
     ],
     "grid": f"/generations/{_GENERATION_ID}/grid.png",
+}
+SCORE_SUMMARY: dict[str, Any] = {
+    "id": _SCORE_ID,
+    **_JOB,
+    "status": "succeeded",
+    "ended_at": "2026-01-01T12:00:03Z",
+    "worker": None,
+    "progress": None,
+    "rewards": ["clip_score"],
+    "generation": None,
+    "total_pictures": 1,
+}
+SCORE: dict[str, Any] = {
+    **SCORE_SUMMARY,
+    "queue_position": None,
+    "versions": [
+        {
+            "name": "clip_score",
+            "kind": "clip",
+            "weights": _SHA256,
+            "identity": {},
+            "scale": "cosine, -1 to 1",
+            "range": None,
+        },
+    ],
+    "pictures": [
+        {
+            "number": 0,
+            "prompt": "a red circle",
+            "width": 32,
+            "height": 32,
+            "sha256": _SHA256,
+            "values": [{"reward": "clip_score", "status": "ok", "value": 0.93, "normalised": 0.93, "cause": None}],
+        }
+    ],
 }
 EVALUATION_SUMMARY: dict[str, Any] = {
     "id": _EVALUATION_ID,

@@ -11,10 +11,10 @@ from sqlalchemy.orm import Session
 from service.contracts.events import Progress
 from service.contracts.status import CLAIMABLE, HELD, TERMINAL, JobStatus
 from service.db.events import notify_job
-from service.db.models import Evaluation, Generation, Run
+from service.db.models import Evaluation, Generation, Run, Score
 from service.errors import NotFound
 
-JobRow = TypeVar("JobRow", bound=Run | Generation | Evaluation)
+JobRow = TypeVar("JobRow", bound=Run | Generation | Evaluation | Score)
 
 
 class JobFailure(BaseModel):
@@ -56,6 +56,12 @@ def find(session: Session, model: type[JobRow], id: uuid.UUID, *, lock: bool = F
     if row is None:
         raise NotFound(f"there is no {model.KIND} {id}")
     return row
+
+
+def has_ended(session: Session, model: type[JobRow], id: uuid.UUID) -> bool:
+    """Whether no more will happen to the job, for it has ended or is gone."""
+    status = session.scalars(select(model.status).where(model.id == id)).one_or_none()
+    return status is None or status in TERMINAL
 
 
 def queue_position(session: Session, job: JobRow) -> int | None:

@@ -25,6 +25,7 @@ OPERATIONS = frozenset(
     | {"listCheckpoints", "listAllCheckpoints", "getCheckpoint", "listGenerations", "getGeneration", "getSampleImage"}
     | {"listEvaluations", "getEvaluation", "getEvaluationLogs"}
     | {"listPromptSets", "getPromptSet", "listPrompts"}
+    | {"listScores", "getScore"}
     | {"listAnswers", "listPictures", "getLeaderboard"}
 )
 """What is answered from rows, and files that never change, alike to everybody who may ask."""

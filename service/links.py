@@ -17,7 +17,7 @@ RUN = (
     *("getCurves", "listRewardGroups", "listSamples", "getLogs", "listCheckpoints", "streamRunEvents"),
 )
 """Operations on one run."""
-CHECKPOINT = ("getCheckpoint", "deleteCheckpoint")
+CHECKPOINT = ("getCheckpoint", "getCheckpointArchive", "deleteCheckpoint")
 """Operations on one checkpoint."""
 GENERATION = ("getGeneration", "cancelGeneration", "getGenerationGrid")
 """Operations on one generation."""
@@ -27,5 +27,7 @@ EVALUATION = (
     *("listAnswers", "listPictures", "exportEvaluation", "getGallery"),
 )
 """Operations on one evaluation."""
+SCORE = ("getScore", "cancelScore", "deleteScore")
+"""Operations on one scoring."""
 KEY = ("getKey", "revokeKey")
 """Operations on one API key."""

@@ -2,8 +2,15 @@
 
 import re
 from collections.abc import Sequence
+from typing import Annotated
+
+from fastapi import Header
 
 from service.errors import NotAcceptable
+
+PreferHeader = Annotated[
+    str | None, Header(alias="Prefer", description="`wait=N`: answer when it has ended, or after N seconds.")
+]
 
 
 def choose(accept: str | None, offered: Sequence[str]) -> str:

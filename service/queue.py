@@ -16,13 +16,14 @@ from service.settings import Settings
 if TYPE_CHECKING:
     from celery import Celery
 
-Task = Literal["runs.wake", "generations.wake", "evaluations.wake"]
+Task = Literal["runs.wake", "generations.wake", "evaluations.wake", "scores.wake"]
 _QUEUES: dict[Task, str] = {
     "runs.wake": "train",
     "generations.wake": "generate",
     "evaluations.wake": "evaluate",
+    "scores.wake": "generate",
 }
-QUEUES = tuple(_QUEUES.values())
+QUEUES = tuple(dict.fromkeys(_QUEUES.values()))
 """Each has workers of its own."""
 _PATIENCE = 1.0
 """Seconds to reach the broker before giving up."""

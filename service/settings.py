@@ -60,9 +60,7 @@ class Settings(BaseSettings):
     admin_key: SecretStr | None = Field(
         None, description="An API key with the scope admin, made by `g2rpo keys new`; another value revokes the former."
     )
-    max_open_jobs: PositiveInt = Field(
-        1000, description="Most runs and generations of one key that have not ended and do not rest."
-    )
+    max_open_jobs: PositiveInt = Field(1000, description="Most jobs of one key that have not ended and do not rest.")
     requests_per_minute: PositiveInt = Field(6000, description="Most requests of one key in a minute.")
 
     # How jobs are held
@@ -122,7 +120,12 @@ class Settings(BaseSettings):
         3600, description="A stream older than this is closed; its client goes on with another."
     )
     max_images: PositiveInt = Field(1024, description="Most pictures of one generation.")
-    max_pixels: PositiveInt = Field(2**30, description="Most pixels of one generation, over all its pictures.")
+    max_pixels: PositiveInt = Field(
+        2**30, description="Most pixels of one generation or scoring, over all its pictures."
+    )
+    max_score_images: PositiveInt = Field(256, description="Most pictures of one scoring.")
+    max_score_image_bytes: PositiveInt = Field(16 * 2**20, description="Largest file of a picture to be scored, bytes.")
+    max_score_image_pixels: PositiveInt = Field(2**24, description="Largest picture to be scored, pixels.")
     max_evaluation_images: PositiveInt = Field(20_000, description="Most pictures of one evaluation.")
     max_grid_pixels: PositiveInt = Field(64_000_000, description="Largest comparison grid, pixels.")
     log_chunk_bytes: PositiveInt = Field(256 * 1024, description="Most bytes of log in one answer or row.")

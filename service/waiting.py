@@ -9,9 +9,15 @@ from typing import Any
 
 import psycopg
 import structlog
+from fastapi import Response
+from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import Engine
 
+from service import jobs
 from service.db.events import CHANNEL
+from service.db.models import Generation, Score
+from service.db.session import Database
+from service.negotiation import preferred_wait
 
 _RETRY_SECONDS = 0.5
 _CONNECTION: dict[str, Any] = {
@@ -69,3 +75,32 @@ class JobWaiter:
         for events in self._waiting.values():
             for changed in events:
                 changed.set()
+
+
+async def waited(
+    prefer: str | None,
+    response: Response,
+    database: Database,
+    waiter: JobWaiter,
+    job: type[Generation] | type[Score],
+    id: uuid.UUID,
+) -> bool:
+    """Wait as `Prefer` asks, and no longer than allowed; whether the job is known to have ended."""
+    seconds = min(preferred_wait(prefer), database.settings.max_wait_seconds)
+    if seconds <= 0:
+        return False
+
+    def ended() -> bool:
+        with database.sessions() as session:
+            return jobs.has_ended(session, job, id)
+
+    response.headers["Preference-Applied"] = f"wait={seconds:g}"
+    with waiter.subscription(job.KIND, id) as changed:
+        try:
+            async with asyncio.timeout(seconds):
+                while not await run_in_threadpool(ended):
+                    await changed.wait()
+                    changed.clear()
+        except TimeoutError:
+            return await run_in_threadpool(ended)
+    return True

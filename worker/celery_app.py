@@ -16,6 +16,7 @@ def make_app(settings: Settings) -> Celery:
             "runs.*": {"queue": TRAIN},
             "generations.*": {"queue": GENERATE},
             "evaluations.*": {"queue": EVALUATE},
+            "scores.*": {"queue": GENERATE},
         },
         task_create_missing_queues=True,
         task_serializer="json",

@@ -11,11 +11,11 @@ from sqlalchemy.orm import Session, defer
 
 from service.contracts.status import CLAIMABLE, HELD, JobStatus
 from service.db import events
-from service.db.models import Evaluation, Generation, JobError, Run, SupervisedJob
+from service.db.models import Evaluation, Generation, JobError, Run, Score, SupervisedJob
 from service.db.session import Database
 
-JobRow: TypeAlias = Run | Generation | Evaluation
-JobType: TypeAlias = type[Run] | type[Generation] | type[Evaluation]
+JobRow: TypeAlias = Run | Generation | Evaluation | Score
+JobType: TypeAlias = type[Run] | type[Generation] | type[Evaluation] | type[Score]
 
 
 class LeaseLost(Exception):

@@ -26,6 +26,7 @@ from service.db.models import (
     IdempotencyKey,
     PromptSet,
     Run,
+    Score,
     SupervisedJob,
 )
 from service.db.session import Database
@@ -39,6 +40,7 @@ _OWNERS: dict[str, type[Any]] = {
     "evaluations": Evaluation,
     "checkpoints": Checkpoint,
     "prompt-sets": PromptSet,
+    "scores": Score,
 }
 """By the beginning of an artifact's key: whose id comes next in it."""
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, defer
 
 from service.contracts.status import CLAIMABLE, HELD
-from service.db.models import Evaluation, Generation, Run, Worker
+from service.db.models import Evaluation, Generation, Run, Score, Worker
 from service.db.session import Database
 from worker import collection, devices
 from worker.celery_app import EVALUATE, GENERATE, TRAIN
@@ -32,6 +32,7 @@ _WAKE: dict[JobType, tuple[str, str]] = {
     Run: ("runs.wake", TRAIN),
     Generation: ("generations.wake", GENERATE),
     Evaluation: ("evaluations.wake", EVALUATE),
+    Score: ("scores.wake", GENERATE),
 }
 
 

@@ -1,6 +1,5 @@
 """Pictures from the base model or from checkpoints, with models kept warm between requests."""
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from worker.drawing import Manner, draw, fastest_device, precision_on
 from worker.models import FlowModel, load_model
 from worker.models.pictures import png
 from worker.training.checkpoint import read_manifest
+from worker.warm import Warm
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,11 @@ class GeneratedImage:
 
 
 class Generator:
-    """Draws pictures on one device. Keeps the most recently used model loaded, and the others while they fit."""
+    """Draws pictures on one device, by models that stay loaded while `warm` keeps them."""
 
-    def __init__(self, device: str | None = None, cache_bytes: int = 32 * 2**30) -> None:
+    def __init__(self, device: str | None = None, warm: Warm | None = None) -> None:
         self._device = fastest_device(device)
-        self._cache_bytes = cache_bytes
-        self._models: OrderedDict[str, FlowModel] = OrderedDict()
+        self._warm = warm or Warm()
 
     def generate(
         self,
@@ -63,13 +62,11 @@ class Generator:
                         yield GeneratedImage(name, p, j, seed, png(picture, metadata))
 
     def _model(self, name: str) -> FlowModel:
-        if name not in self._models:
+        def load() -> FlowModel:
             entry = load_catalog().model(name)
-            self._models[name] = load_model(entry, self._device, precision_on(self._device, entry))
-            while len(self._models) > 1 and sum(map(_bytes, self._models.values())) > self._cache_bytes:
-                self._models.popitem(last=False)
-        self._models.move_to_end(name)
-        return self._models[name]
+            return load_model(entry, self._device, precision_on(self._device, entry))
+
+        return self._warm.get(FlowModel, name, load, _bytes)  # type: ignore[type-abstract]
 
 
 def _bytes(model: FlowModel) -> int:

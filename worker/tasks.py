@@ -4,16 +4,17 @@ import os
 import secrets
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 
-from service.db.models import Evaluation, Generation, Run
-from service.db.session import connect
+from service.db.models import Evaluation, Generation, Run, Score
+from service.db.session import Database, connect
 from service.settings import Settings
-from worker import devices, generation, supervisor
+from worker import devices, generation, scoring, supervisor
 from worker.celery_app import EVALUATE, TRAIN, app
-from worker.claims import claim_next
+from worker.claims import Claim, JobType, claim_next
 from worker.housekeeping import Housekeeping
 from worker.logging import install as install_logging
 from worker.logging import working_on
@@ -24,6 +25,11 @@ database = connect(_settings, idle_seconds=_settings.lease_seconds)
 stopping = threading.Event()
 name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 """Unique for every process that ever ran: a restarted worker must not mistake an old lease for its own."""
+_SERVED: tuple[tuple[JobType, Callable[[Database, Claim, threading.Event], None]], ...] = (
+    (Generation, generation.generate),
+    (Score, scoring.score),
+)
+"""The jobs that the worker's own process does, by models that it keeps loaded."""
 install_logging(name, database.settings.log_level)
 
 _housekeeping: Housekeeping | None = None
@@ -39,10 +45,25 @@ def wake_runs(*_: Any) -> None:
 
 @app.task(name="generations.wake")  # type: ignore[untyped-decorator]
 def wake_generations(*_: Any) -> None:
-    """Take generations, one after the other, until none is claimable."""
-    while not stopping.is_set() and (claim := claim_next(database, Generation, name)):
-        with working_on(claim):
-            generation.generate(database, claim, stopping)
+    """Take generations and scorings in turn, until none is claimable."""
+    _serve()
+
+
+@app.task(name="scores.wake")  # type: ignore[untyped-decorator]
+def wake_scores(*_: Any) -> None:
+    """The same: who waits for one must not wait for all of the other."""
+    _serve()
+
+
+def _serve() -> None:
+    found = True
+    while found:
+        found = False
+        for job, see_through in _SERVED:
+            if not stopping.is_set() and (claim := claim_next(database, job, name)):
+                found = True
+                with working_on(claim):
+                    see_through(database, claim, stopping)
 
 
 @app.task(name="evaluations.wake")  # type: ignore[untyped-decorator]

@@ -17,6 +17,7 @@ from service.cli import (
     keys,
     prompt_sets,
     runs,
+    score,
     show,
 )
 from service.cli.console import Refusals, SettingsOption, errors, read_spec, refusing
@@ -40,6 +41,7 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(catalog.app, name="catalog")
 app.command("curves")(curves.curves)
 app.command("generate")(generate.generate)
+app.command("score")(score.score)
 app.command("leaderboard")(benchmarks.leaderboard)
 app.command("plan")(show.plan)
 app.command("doctor")(doctor.doctor)

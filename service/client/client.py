@@ -14,13 +14,16 @@ from service.client.judgements import Judgements
 from service.client.keys import Keys
 from service.client.prompt_sets import PromptSets
 from service.client.runs import Runs
+from service.client.scores import Scores
 from service.client.transport import Transport
 from service.contracts.plan import Plan
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 
 
-class Client(Runs, Comparisons, Checkpoints, Generations, Evaluations, Judgements, Benchmarks, PromptSets, Keys):
+class Client(
+    Runs, Comparisons, Checkpoints, Generations, Scores, Evaluations, Judgements, Benchmarks, PromptSets, Keys
+):
     """A connection to the service at `url`, with an API key where it wants one. Every method raises ApiError.
 
     `timeout`: seconds of silence after which a request is given up. `patience`: seconds for which a request is sent

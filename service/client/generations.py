@@ -10,7 +10,7 @@ from service.contracts.status import TERMINAL
 from service.generations.schemas import GenerationSummary, GenerationView
 
 _LONGEST_WAIT = 50.0
-"""Seconds that one request waits for a generation; below the timeouts of usual proxies."""
+"""Seconds that one request waits for a job's end; below the timeouts of usual proxies."""
 
 
 class Generations:
@@ -22,7 +22,7 @@ class Generations:
         """Draw pictures; `spec` is the body of `POST /generate`. With `wait`, up to so many seconds for the end."""
         deadline = time.monotonic() + (wait or 0)
         generation = self._transport.read(
-            GenerationView, "POST", "/generate", json=dict(spec), headers=_prefer(wait or 0)
+            GenerationView, "POST", "/generate", json=dict(spec), headers=prefer(wait or 0)
         )
         return self._generation_until(generation, deadline)
 
@@ -61,10 +61,11 @@ class Generations:
     def _generation_until(self, generation: GenerationView, deadline: float) -> GenerationView:
         while generation.status not in TERMINAL and (left := deadline - time.monotonic()) > 0:
             path = f"/generations/{generation.id}"
-            generation = self._transport.read(GenerationView, "GET", path, headers=_prefer(left))
+            generation = self._transport.read(GenerationView, "GET", path, headers=prefer(left))
         return generation
 
 
-def _prefer(wait: float) -> dict[str, str]:
+def prefer(wait: float) -> dict[str, str]:
+    """The header that asks for an answer within so many seconds, as far as one request waits."""
     seconds = min(wait, _LONGEST_WAIT)
     return {"Prefer": f"wait={math.ceil(seconds)}"} if seconds > 0 else {}

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import func, select, text
 
 from service.contracts.status import CLAIMABLE, HELD
-from service.db.models import Evaluation, Generation, Run, Worker
+from service.db.models import Evaluation, Generation, Run, Score, Worker
 from service.db.session import Database
 from service.health import checks
 from service.health.checks import in_words
@@ -35,7 +35,7 @@ def queues(database: Database) -> str:
     """Jobs that wait, and for how long."""
     parts, longest = [], 0.0
     with database.transaction() as session:
-        for job in (Run, Generation, Evaluation):
+        for job in (Run, Generation, Evaluation, Score):
             age: Any = func.extract("epoch", func.now() - func.min(job.queued_at))
             waiting, oldest = session.execute(select(func.count(), age).where(job.status.in_(CLAIMABLE))).one()
             longest = max(longest, float(oldest or 0))
@@ -53,7 +53,7 @@ def leases(database: Database) -> str:
     with database.transaction() as session:
         held = [
             f"{job.KIND} {id} (by {owner})"
-            for job in (Run, Generation, Evaluation)
+            for job in (Run, Generation, Evaluation, Score)
             for id, owner in session.execute(
                 select(job.id, job.lease_owner).where(job.status.in_(HELD), job.lease_expires_at < long_ago)
             )

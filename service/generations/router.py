@@ -1,16 +1,15 @@
 """`/generate` and `/generations`: pictures on request."""
 
-import asyncio
 import uuid
 from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
+from fastapi import APIRouter, Body, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from service import grid
 from service.contracts.generations import GenerationSpec
-from service.db.session import Database
+from service.db.models import Generation
 from service.dependencies import CatalogDep, DatabaseDep, QueueDep, SessionDep, WaiterDep
 from service.errors import NotAcceptable, problems
 from service.generations import service
@@ -19,11 +18,11 @@ from service.idempotency import OnceDep
 from service.json_route import JsonRoute
 from service.keys.caller import CallerDep
 from service.links import FIRST_ID, GENERATION, ID, links
-from service.negotiation import preferred_wait
+from service.negotiation import PreferHeader
 from service.pages import Page
 from service.pictures import PNG, picture
 from service.runs.router import LOCATION
-from service.waiting import JobWaiter
+from service.waiting import waited
 
 router = APIRouter(tags=["generations"], route_class=JsonRoute)
 
@@ -52,7 +51,7 @@ async def generate(
     waiter: WaiterDep,
     caller: CallerDep,
     once: OnceDep,
-    prefer: Annotated[str | None, Header(description="`wait=N`: answer when it has ended, or after N seconds.")] = None,
+    prefer: PreferHeader = None,
 ) -> GenerationView:
     """Draw the same prompts with the same seeds from one or several checkpoints.
 
@@ -70,11 +69,8 @@ async def generate(
 
     generation = await run_in_threadpool(accept)
     response.headers["Location"] = f"/generations/{generation}"
-    seconds = min(preferred_wait(prefer), database.settings.max_wait_seconds)
-    if seconds > 0:
-        response.headers["Preference-Applied"] = f"wait={seconds:g}"
-        if await _ends_within(seconds, database, waiter, generation):
-            response.status_code = 200
+    if await waited(prefer, response, database, waiter, Generation, generation):
+        response.status_code = 200
     return await run_in_threadpool(shown)
 
 
@@ -100,7 +96,7 @@ async def get_generation(
     response: Response,
     database: DatabaseDep,
     waiter: WaiterDep,
-    prefer: Annotated[str | None, Header(description="`wait=N`: answer when it has ended, or after N seconds.")] = None,
+    prefer: PreferHeader = None,
 ) -> GenerationView:
     """Where a generation stands, and the pictures drawn so far."""
 
@@ -108,13 +104,9 @@ async def get_generation(
         with database.sessions() as session:
             return service.show(session, generation_id)
 
-    seconds = min(preferred_wait(prefer), database.settings.max_wait_seconds)
     found = await run_in_threadpool(shown)
-    if seconds > 0:
-        response.headers["Preference-Applied"] = f"wait={seconds:g}"
-        await _ends_within(seconds, database, waiter, generation_id)
-        found = await run_in_threadpool(shown)
-    return found
+    await waited(prefer, response, database, waiter, Generation, generation_id)
+    return await run_in_threadpool(shown) if prefer else found
 
 
 @router.get(
@@ -170,19 +162,3 @@ def get_generation_grid(generation_id: uuid.UUID, database: DatabaseDep, session
 def cancel_generation(generation_id: uuid.UUID, session: SessionDep, once: OnceDep) -> GenerationView:
     """Ask for a generation's end. Asking twice changes nothing; one that has ended is answered as it is."""
     return service.cancel(session, generation_id, once)
-
-
-async def _ends_within(seconds: float, database: Database, waiter: JobWaiter, id: uuid.UUID) -> bool:
-    def ended() -> bool:
-        with database.sessions() as session:
-            return service.has_ended(session, id)
-
-    with waiter.subscription("generation", id) as changed:
-        try:
-            async with asyncio.timeout(seconds):
-                while not await run_in_threadpool(ended):
-                    await changed.wait()
-                    changed.clear()
-        except TimeoutError:
-            return await run_in_threadpool(ended)
-    return True

@@ -124,11 +124,6 @@ def show(session: Session, id: uuid.UUID) -> GenerationView:
     )
 
 
-def has_ended(session: Session, id: uuid.UUID) -> bool:
-    """Whether no more will happen to it."""
-    return session.scalars(select(Generation.status).where(Generation.id == id)).one() in TERMINAL
-
-
 def image(session: Session, id: uuid.UUID, number: int) -> GenerationImage:
     """One picture. Raises NotFound, and NotFinished while it may still be drawn."""
     row = jobs.find(session, Generation, id)

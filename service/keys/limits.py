@@ -6,7 +6,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service.contracts.status import RESTING
-from service.db.models import ApiKey, Evaluation, Generation, Run
+from service.db.models import ApiKey, Evaluation, Generation, Run, Score
 from service.keys.refusals import TooManyOpenJobs
 from service.settings import Settings
 
@@ -23,7 +23,7 @@ def check_open_jobs(session: Session, settings: Settings, key_id: uuid.UUID | No
     key = session.get_one(ApiKey, key_id, with_for_update={"key_share": True}, populate_existing=True)
     open_jobs = sum(
         session.scalar(select(func.count()).where(model.created_by == key_id, model.status.not_in(RESTING))) or 0
-        for model in (Run, Generation, Evaluation)
+        for model in (Run, Generation, Evaluation, Score)
     )
     most = settings.max_open_jobs if key.max_open_jobs is None else key.max_open_jobs
     if open_jobs >= most:

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, Connection, Float, func, literal, select, 
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.contracts.status import CLAIMABLE, HELD, JobStatus
-from service.db.models import Attempt, Checkpoint, Evaluation, Generation, Run, Worker
+from service.db.models import Attempt, Checkpoint, Evaluation, Generation, Run, Score, Worker
 from service.db.session import Database
 from service.metrics import workers
 from service.queue import QUEUES
@@ -92,7 +92,7 @@ def _jobs(connection: Connection) -> Iterator[Metric]:
     yield from (jobs, depth, oldest, stale)
 
 
-_JOBS = (Run, Generation, Evaluation)
+_JOBS = (Run, Generation, Evaluation, Score)
 _BY_STATUS = union_all(
     *(
         select(

@@ -47,6 +47,7 @@ from service.db.models import (
     PromptSet,
     RewardGroup,
     Run,
+    Score,
 )
 from service.db.session import Database
 
@@ -125,6 +126,14 @@ class Records:
     def generation(self, spec: dict[str, Any], status: JobStatus = JobStatus.QUEUED) -> Generation:
         """A generation in that state."""
         row = Generation(requested=spec, spec=spec, spec_version=1)
+        with self.database.transaction() as session:
+            session.add(row)
+            _lead(row, status)
+        return row
+
+    def score(self, spec: dict[str, Any], status: JobStatus = JobStatus.QUEUED) -> Score:
+        """A scoring without pictures in that state."""
+        row = Score(requested=spec, spec=spec, spec_version=1, total_pictures=0)
         with self.database.transaction() as session:
             session.add(row)
             _lead(row, status)
@@ -290,7 +299,7 @@ class Records:
         return row
 
 
-def _lead(job: Run | Generation | Evaluation, status: JobStatus) -> None:
+def _lead(job: Run | Generation | Evaluation | Score, status: JobStatus) -> None:
     if job.status is None:
         job.status = JobStatus.QUEUED
     if status is JobStatus.QUEUED:

@@ -143,6 +143,9 @@ def rows(database: Database, records: Any, tmp_path: Path) -> Rows:
     Image.new("RGB", (32, 32)).save(tmp_path / "picture.png")
     records.image(drawn, 0, (tmp_path / "picture.png").read_bytes())
     rows.add("generation_id", drawn, records.generation(GENERATION), records.generation(GENERATION, JobStatus.RUNNING))
+    score = {"rewards": ["clip_score"], "generation": None}
+    for status in (JobStatus.SUCCEEDED, JobStatus.CANCELLED, JobStatus.FAILED) * 4:
+        rows.add("score_id", records.score(score, status))
     for seed in range(12):
         rows.add("evaluation_id", judged := _judged(records, (tmp_path / "picture.png").read_bytes(), seed=seed))
         rows.add("second_id", judged)
@@ -205,6 +208,7 @@ def words(rows: Rows) -> dict[str, list[Any]]:
         "query.with[*]": rows.ids["second_id"],
         "body.model": ["shapes-flux"],
         "query.model": ["shapes-flux"],
+        "body.rewards[*]": ["clip_score", "shapes_verifier"],
         "body.checkpoints[*]": ["base", *rows.ids["checkpoint_id"]],
         "header.range": ["bytes=0-3", "bytes=-2", "bytes=99-"],
     }

@@ -24,6 +24,7 @@ from service.db.models.reward_group import RewardGroup
 from service.db.models.run import Run
 from service.db.models.run_event import RunEvent
 from service.db.models.sample import Sample
+from service.db.models.score import Score, ScorePicture
 from service.db.models.supervised import SupervisedJob
 from service.db.models.worker import Worker
 
@@ -53,6 +54,8 @@ __all__ = [
     "Run",
     "RunEvent",
     "Sample",
+    "Score",
+    "ScorePicture",
     "SupervisedJob",
     "Worker",
 ]

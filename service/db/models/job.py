@@ -1,4 +1,4 @@
-"""The columns that every job has, runs, generations and evaluations alike, and the guard on its status."""
+"""The columns that every job has, of whatever kind, and the guard on its status."""
 
 import uuid
 from datetime import datetime
@@ -11,7 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column, validates
 from service.contracts.status import CLAIMABLE, HELD, TERMINAL, JobStatus, check_move
 from service.db.base import new_id
 
-JobKind: TypeAlias = Literal["run", "generation", "evaluation"]
+JobKind: TypeAlias = Literal["run", "generation", "evaluation", "score"]
 """What a job is called in errors, events and notices."""
 
 

@@ -23,6 +23,7 @@ from service.db.models import (
     RewardGroup,
     Run,
     Sample,
+    Score,
 )
 from service.db.session import Database, connect
 from worker.collection import (
@@ -64,6 +65,15 @@ class TestGarbage:
 
 
 class TestOrphans:
+    def test_so_are_pictures_of_a_scoring_that_was_never_recorded(self, hasty: Database, tmp_path: Path) -> None:
+        lost, row = new_id(), Score(requested={}, spec={}, spec_version=1, total_pictures=1)
+        with hasty.transaction() as session:
+            session.add(row)
+        for id in (lost, row.id):
+            put(hasty, tmp_path, f"scores/{id}/0.png")
+
+        assert find_orphans(hasty) == [f"scores/{lost}"]
+
     def test_only_those_without_a_row_are_marked(self, jobs: Any, hasty: Database, tmp_path: Path) -> None:
         known, orphan = jobs.add(), new_id()
         for key in (f"runs/{known}/1/f", f"runs/{orphan}/1/f", "runs/of-a-person/f", f"probes/{uuid.uuid4()}"):

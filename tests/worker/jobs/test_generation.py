@@ -9,7 +9,7 @@ from service.contracts.generations import GenerationSpec
 from service.contracts.status import JobStatus
 from service.db.models import Generation
 from service.db.session import Database
-from worker.generation import STUCK_EXIT
+from worker.serving import STUCK_EXIT
 
 PROGRAM = """
 import threading

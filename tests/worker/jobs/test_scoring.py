@@ -1,0 +1,162 @@
+"""Scorings: what a worker writes down is what the reward itself says, and a failing reward fails alone."""
+
+import hashlib
+import threading
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from sqlalchemy import select
+
+from service.contracts.catalog import RewardEntry, load_catalog
+from service.contracts.generations import GenerationSpec
+from service.contracts.scores import RewardValue
+from service.contracts.status import JobStatus
+from service.db.models import Generation, GenerationImage, Score, ScorePicture
+from service.db.session import Database
+from worker import generation, rewards, scoring
+from worker.claims import claim_next
+from worker.models.sources import fingerprint
+from worker.rewards import load_reward
+from worker.scorer import NO_NUMBER, Scorer, pixels
+from worker.warm import Warm
+
+CAPTIONS = ("a small red circle above a large blue square on white", "a large green triangle on white")
+
+
+def add(database: Database, names: list[str], pictures: Sequence[tuple[str, str, str]]) -> uuid.UUID:
+    """A queued scoring of stored pictures: prompt, key and hash of each."""
+    row = Score(requested={}, spec={"rewards": names, "generation": None}, spec_version=1, total_pictures=len(pictures))
+    with database.transaction() as session:
+        session.add(row)
+        session.flush()
+        for number, (prompt, key, sha256) in enumerate(pictures):
+            place = {"score_id": row.id, "number": number, "prompt": prompt, "width": 32, "height": 32}
+            session.add(ScorePicture(**place, key=key, sha256=sha256, size=1))
+    return row.id
+
+
+def perform(database: Database) -> None:
+    claim = claim_next(database, Score, "worker:1")
+    assert claim is not None
+    scoring.score(database, claim, threading.Event())
+
+
+def found(database: Database, id: uuid.UUID) -> tuple[Score, list[list[RewardValue]]]:
+    """The scoring, and the values of each picture."""
+    with database.transaction() as session:
+        row = session.get_one(Score, id)
+        own = select(ScorePicture).where(ScorePicture.score_id == id).order_by(ScorePicture.number)
+        values = [[RewardValue.model_validate(one) for one in each.values or ()] for each in session.scalars(own)]
+    return row, values
+
+
+@pytest.fixture
+def drawn(database: Database) -> list[GenerationImage]:
+    """Pictures that the worker drew."""
+    spec = GenerationSpec(prompts=CAPTIONS, num_images=2, steps=4, guidance=3.5, width=32, height=32)
+    with database.transaction() as session:
+        session.add(row := Generation(requested={}, spec=spec.model_dump(mode="json"), spec_version=1))
+    claim = claim_next(database, Generation, "worker:1")
+    assert claim is not None
+    generation.generate(database, claim, threading.Event())
+    with database.transaction() as session:
+        own = select(GenerationImage).where(GenerationImage.generation_id == row.id)
+        return list(session.scalars(own.order_by(GenerationImage.number)))
+
+
+def test_values_are_the_rewards_own(database: Database, drawn: list[GenerationImage]) -> None:
+    prompts = [CAPTIONS[image.prompt_index] for image in drawn]
+    names = ["clip_score", "shapes_verifier"]
+    id = add(database, names, [(p, image.key, image.sha256) for p, image in zip(prompts, drawn, strict=True)])
+
+    perform(database)
+
+    row, values = found(database, id)
+    assert (row.status, row.progress and row.progress["step"]) == (JobStatus.SUCCEEDED, 4)
+    pictures = torch.stack([pixels(database.artifacts.read(image.key, image.sha256)) for image in drawn])
+    for column, name in enumerate(names):
+        entry = load_catalog().reward(name)
+        own = load_reward(entry, torch.device("cpu")).score(pictures, prompts).float()
+        ours = torch.tensor([one[column].value for one in values])
+        assert torch.equal(ours, own)
+        assert [one[column].normalised for one in values] == [entry.normalised(value) for value in own.tolist()]
+    assert row.rewards is not None and [one["name"] for one in row.rewards] == names
+    clip = load_catalog().reward("clip_score")
+    assert clip.source is not None and row.rewards[0]["weights"] == fingerprint(clip.source)
+
+
+class Broken(rewards.Reward):
+    @classmethod
+    def load(cls, entry: RewardEntry, device: torch.device) -> "Broken":
+        return cls()
+
+    def score(self, pictures: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        raise RuntimeError("its server is away")
+
+
+class Missing(Broken):
+    @classmethod
+    def load(cls, entry: RewardEntry, device: torch.device) -> "Missing":
+        raise ValueError("the weights are not there")
+
+
+@pytest.mark.parametrize(("kind", "cause"), [(Broken, "its server is away"), (Missing, "the weights are not there")])
+def test_a_failing_reward_fails_alone(
+    database: Database,
+    drawn: list[GenerationImage],
+    monkeypatch: pytest.MonkeyPatch,
+    kind: type[rewards.Reward],
+    cause: str,
+) -> None:
+    monkeypatch.setitem(rewards.KINDS, "shapes_bench_verifier", kind)
+    monkeypatch.setattr(scoring, "_scorer", Scorer(warm=Warm()))  # that has not loaded the other class
+    broken = next(one.name for one in load_catalog().rewards if one.kind == "shapes_bench_verifier")
+    id = add(database, [broken, "clip_score"], [(CAPTIONS[0], drawn[0].key, drawn[0].sha256)])
+
+    perform(database)
+
+    row, [[failed, other]] = found(database, id)
+    assert row.status is JobStatus.SUCCEEDED
+    assert (failed.status, failed.value, failed.normalised) == ("failed", None, None)
+    assert failed.cause is not None and cause in failed.cause
+    assert other.status == "ok" and other.value is not None
+
+
+def test_no_number_is_null_for_that_picture_alone(database: Database, drawn: list[GenerationImage]) -> None:
+    key = (drawn[0].key, drawn[0].sha256)
+    id = add(database, ["shapes_verifier"], [("no caption of the world", *key), (CAPTIONS[0], *key)])
+
+    perform(database)
+
+    _, [[unknown], [known]] = found(database, id)
+    assert (unknown.status, unknown.value, unknown.cause) == ("failed", None, NO_NUMBER)
+    assert known.status == "ok"
+
+
+def test_a_picture_that_the_store_lost_costs_no_other(database: Database, tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
+    stored = database.artifacts.put_file(tmp_path / "red.png", "scores/x/0.png")
+    lost = ("a", "scores/x/1.png", hashlib.sha256(b"").hexdigest())
+    id = add(database, ["clip_score"], [lost, ("a", stored.key, stored.sha256)])
+
+    perform(database)
+
+    row, [[gone], [there]] = found(database, id)
+    assert row.status is JobStatus.SUCCEEDED
+    assert gone.cause is not None and "artifact store" in gone.cause
+    assert there.status == "ok"
+
+
+def test_the_least_recently_used_goes_first() -> None:
+    warm, loads = Warm(most_bytes=10), []
+
+    def get(name: str) -> str:
+        return warm.get(str, name, lambda: loads.append(name) or name, lambda _: 5)
+
+    for name in ("a", "b", "a", "c", "a", "b"):
+        assert get(name) == name
+    assert loads == ["a", "b", "c", "b"]
