@@ -8,9 +8,10 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from service.checkpoints import download, imports, service
+from service.checkpoints import archive, download, imports, service
 from service.checkpoints.schemas import (
     AllCheckpointFilters,
+    ArchiveQuery,
     CheckpointFilters,
     CheckpointSummary,
     CheckpointView,
@@ -130,6 +131,31 @@ def delete_checkpoint(checkpoint_id: uuid.UUID, session: SessionDep) -> None:
 def get_checkpoint(checkpoint_id: uuid.UUID, session: SessionDep) -> CheckpointView:
     """A checkpoint with its manifest and its files."""
     return service.show(session, checkpoint_id)
+
+
+@router.get(
+    "/checkpoints/{checkpoint_id}/archive",
+    operation_id="getCheckpointArchive",
+    summary="Take a checkpoint away",
+    response_class=Response,
+    responses={
+        200: {"content": {archive.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
+        304: {"description": "The client has it."},
+        **problems(404, 410, 422),
+    },
+)
+def get_checkpoint_archive(
+    checkpoint_id: uuid.UUID,
+    query: Annotated[ArchiveQuery, Query()],
+    request: Request,
+    database: DatabaseDep,
+    catalog: CatalogDep,
+    session: SessionDep,
+) -> Response:
+    """The weights, a model card, spec, curves and manifest as one tar file, made while it is sent; ranges are not."""
+    described = archive.describe(session, catalog, service.present(session, checkpoint_id), query.training)
+    session.close()  # sending takes a while, and needs no connection
+    return archive.answer(database.artifacts, described, request.headers.get("if-none-match"))
 
 
 @router.get(

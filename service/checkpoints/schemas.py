@@ -40,6 +40,14 @@ class ImportQuery(BaseModel):
     )
 
 
+class ArchiveQuery(BaseModel):
+    """What an archive holds."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    training: bool = Field(False, description="Also what training goes on from: the optimizer's state, for one.")
+
+
 class CheckpointSummary(BaseModel):
     """A saved policy."""
 

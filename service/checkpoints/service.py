@@ -66,14 +66,20 @@ def show(session: Session, id: uuid.UUID) -> CheckpointView:
 
 def file(session: Session, id: uuid.UUID, name: str) -> Stored:
     """One file of a checkpoint, in the store: the name is looked up in the manifest. Raises NotFound, Deleted."""
-    row = _find(session, id)
-    if row.deleted_at is not None:
-        raise Deleted(f"checkpoint {id} was deleted at {row.deleted_at:%Y-%m-%d %H:%M:%S} UTC: its files are gone")
+    row = present(session, id)
     for entry in row.manifest["files"]:
         if entry["name"] == name:
             return Stored(f"{row.key}/{entry['name']}", entry["sha256"], entry["size"])
     names = ", ".join(entry["name"] for entry in row.manifest["files"])
     raise NotFound(f"checkpoint {id} has no file of that name; it has {names}")
+
+
+def present(session: Session, id: uuid.UUID) -> Checkpoint:
+    """A checkpoint whose files are there. Raises NotFound, Deleted."""
+    row = _find(session, id)
+    if row.deleted_at is not None:
+        raise Deleted(f"checkpoint {id} was deleted at {row.deleted_at:%Y-%m-%d %H:%M:%S} UTC: its files are gone")
+    return row
 
 
 def _find(session: Session, id: uuid.UUID) -> Checkpoint:

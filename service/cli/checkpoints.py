@@ -50,6 +50,18 @@ def download(
             console.print(f"wrote {path}", highlight=False, soft_wrap=True)
 
 
+@app.command()
+def archive(
+    checkpoint_id: CheckpointId,
+    out: Annotated[Path | None, typer.Option(help="The tar file; default: the checkpoint's id, .tar.")] = None,
+    training: Annotated[bool, typer.Option("--training", help="Also what training goes on from.")] = False,
+) -> None:
+    """Save a checkpoint with its model card, spec and curves as one tar file, to use elsewhere."""
+    with connect() as client:
+        path = client.archive(checkpoint_id, out or Path(f"{checkpoint_id}.tar"), training=training)
+    console.print(f"wrote {path}", highlight=False, soft_wrap=True)
+
+
 @app.command("import")
 def import_lora(
     file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="A LoRA file, as diffusers saves it.")],

@@ -38,6 +38,14 @@ class Checkpoints:
         """
         return [download.save(self._transport, file, directory) for file in self.checkpoint(checkpoint).files]
 
+    def archive(self, checkpoint: Id, file: Path, *, training: bool = False) -> Path:
+        """Save a checkpoint as one tar file: weights, model card, spec, curves.
+
+        It has its name only when it is whole.
+        """
+        path, query = f"/checkpoints/{checkpoint}/archive", {"training": "true"} if training else {}
+        return self._transport.patiently(lambda: download.save_whole(self._transport, path, query, file))
+
     def delete_checkpoint(self, id: Id) -> None:
         """Delete a checkpoint's files; its row stays for what came from it."""
         self._transport.send("DELETE", f"/checkpoints/{id}")

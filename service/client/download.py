@@ -7,7 +7,7 @@ import httpx
 
 from service.checkpoints.schemas import CheckpointFileView
 from service.client.errors import ApiError
-from service.client.transport import Transport
+from service.client.transport import Query, Transport
 
 _BLOCK = 1 << 20
 
@@ -31,6 +31,16 @@ def save(transport: Transport, file: CheckpointFileView, directory: Path) -> Pat
         raise ApiError(f"{file.name} came damaged: its SHA-256 is not {file.sha256}", code="download_damaged")
     part.replace(place)
     return place
+
+
+def save_whole(transport: Transport, path: str, query: Query, file: Path) -> Path:
+    """Save what is sent in one piece, such as an archive, as `file`. Raises ApiError where it breaks off, OSError."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.part")
+    with transport.opened("GET", path, query, {}) as response, part.open("wb") as writing:
+        for block in response.iter_bytes(_BLOCK):
+            writing.write(block)
+    return part.replace(file)
 
 
 def _fetch(transport: Transport, file: CheckpointFileView, part: Path) -> None:

@@ -62,6 +62,16 @@ class Merger:
                 layer.get_base_layer().weight.copy_(pristine.to(update.dtype) + update)
 
 
+def fold(transformer: Any) -> None:
+    """Put base + scale·B·A in each layer for good, and take the adapter off. Computed in float32 or the base's own."""
+    with torch.no_grad():
+        for layer in layers(transformer):
+            base = layer.get_base_layer().weight
+            update = (layer.lora_B[ADAPTER].weight @ layer.lora_A[ADAPTER].weight) * layer.scaling[ADAPTER]
+            base.copy_(base.to(update.dtype) + update)
+    transformer.unload_lora()
+
+
 def state(transformer: Any) -> dict[str, Tensor]:
     """The adapter's weights by peft's names."""
     weights: dict[str, Tensor] = get_peft_model_state_dict(transformer, adapter_name=ADAPTER)

@@ -1,0 +1,124 @@
+"""`/checkpoints/{id}/archive`: everything of use, in one file that is whole or breaks off."""
+
+import csv
+import hashlib
+import io
+import json
+import tarfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+
+from service.contracts.jobs import CheckpointManifest
+from service.contracts.status import JobStatus
+from service.db.artifacts import BLOCK
+from service.db.models import Checkpoint, Run
+from service.db.session import Database
+
+WEIGHTS = "pytorch_lora_weights.safetensors"
+FILES = {WEIGHTS: bytes(range(256)) * (BLOCK // 128), "optimizer.safetensors": b"moments", "state.json": b"{}"}
+HELDOUT = {"clip_score": {"before": 0.5, "after": 0.625, "difference": 0.125, "interval95": [0.1, 0.15], "pairs": 128}}
+
+
+@pytest.fixture
+def run(records: Any) -> Run:
+    made: Run = records.run(JobStatus.SUCCEEDED, heldout=HELDOUT)
+    records.metric(made, "reward/clip_score", [0.1 * step for step in range(61)])
+    records.metric(made, "heldout/clip_score", [0.5] + [0.01 * step for step in range(1, 61)])
+    return made
+
+
+@pytest.fixture
+def checkpoint(records: Any, run: Run) -> Checkpoint:
+    made: Checkpoint = records.checkpoint(run, FILES, step=run.max_steps)
+    return made
+
+
+def unpacked(data: bytes) -> dict[str, bytes]:
+    """The members of an archive, whose names begin with one directory."""
+    with tarfile.open(fileobj=io.BytesIO(data)) as opened:
+        return {name.partition("/")[2]: opened.extractfile(name).read() for name in opened.getnames()}  # type: ignore[union-attr]
+
+
+def test_it_holds_what_is_of_use(client: TestClient, checkpoint: Checkpoint) -> None:
+    response = client.get(f"/checkpoints/{checkpoint.id}/archive")
+    assert (response.status_code, response.headers["content-type"]) == (200, "application/x-tar")
+    assert response.headers["content-length"] == str(len(response.content))
+    assert response.headers["accept-ranges"] == "none"
+    members = unpacked(response.content)
+    described = {"README.md", "manifest.json", "spec.json", "heldout.json", "prompts.json", "curves.csv"}
+    assert members.keys() == {WEIGHTS} | described
+    assert members[WEIGHTS] == FILES[WEIGHTS]
+    assert json.loads(members["spec.json"]) == checkpoint.manifest["spec"]
+    assert json.loads(members["prompts.json"])["heldout"] == "shapes-heldout"
+    # The manifest names what is there, so that an unpacked archive is a checkpoint.
+    (file,) = CheckpointManifest.model_validate_json(members["manifest.json"]).files
+    assert (file.name, file.sha256) == (WEIGHTS, hashlib.sha256(FILES[WEIGHTS]).hexdigest())
+
+
+def test_training_state_is_there_when_asked_for(client: TestClient, checkpoint: Checkpoint) -> None:
+    members = unpacked(client.get(f"/checkpoints/{checkpoint.id}/archive?training=true").content)
+    assert {name: members[name] for name in FILES} == FILES
+
+
+def test_the_card_says_what_it_is(client: TestClient, checkpoint: Checkpoint) -> None:
+    card = unpacked(client.get(f"/checkpoints/{checkpoint.id}/archive").content)["README.md"].decode()
+    for said in (
+        "a LoRA of rank 16 and alpha 16 for the base model `shapes-flux`",
+        "| algorithm | g2rpo |",
+        "| reward | clip_score, weight 1 |",
+        "| clip_score | 0.5000 | 0.6250 | +0.1250 | +0.1000 to +0.1500 | 128 |",
+        "[spec.json](spec.json)",
+        "pipeline.load_lora_weights",
+        "its licence holds",
+    ):
+        assert said in card
+
+
+def test_of_an_earlier_step_it_tells_no_later_one(client: TestClient, records: Any, run: Run) -> None:
+    earlier = records.checkpoint(run, FILES, step=20)
+    members = unpacked(client.get(f"/checkpoints/{earlier.id}/archive").content)
+    steps = [int(row["step"]) for row in csv.DictReader(io.StringIO(members["curves.csv"].decode()))]
+    assert max(steps) == 20 and len(steps) == 42
+    assert json.loads(members["heldout.json"]) == {"clip_score": {"before": 0.5, "after": 0.2}}
+    assert "only known at a run's end" in members["README.md"].decode()
+
+
+def test_the_same_is_not_sent_again(client: TestClient, checkpoint: Checkpoint) -> None:
+    path = f"/checkpoints/{checkpoint.id}/archive"
+    first, second = client.get(path), client.get(path)
+    assert first.content == second.content
+    again = client.get(path, headers={"If-None-Match": first.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert client.get(f"{path}?training=true").headers["etag"] != first.headers["etag"]
+
+
+def test_an_imported_one_says_that_it_was(client: TestClient, database: Database, checkpoint: Checkpoint) -> None:
+    with database.transaction() as session:
+        row = session.get_one(Checkpoint, checkpoint.id)
+        row.run_id, row.manifest = None, {**row.manifest, "spec": None, "architecture": None}
+    members = unpacked(client.get(f"/checkpoints/{checkpoint.id}/archive").content)
+    assert "The weights were imported" in members["README.md"].decode()
+    assert members["curves.csv"].decode().split() == ["name,step,value"]
+
+
+def test_a_deleted_one_is_gone(client: TestClient, records: Any, run: Run) -> None:
+    deleted = records.checkpoint(run, FILES, step=5, deleted_at=datetime.now(UTC))
+    assert client.get(f"/checkpoints/{deleted.id}/archive").status_code == 410
+
+
+def test_a_damaged_file_breaks_off(
+    database: Database, checkpoint: Checkpoint, app: Any, tmp_path: Path, serve: Any
+) -> None:
+    from service.client import ApiError, Client
+
+    (tmp_path / "other").write_bytes(FILES[WEIGHTS][:-1] + b"x")
+    with serve(app) as url, Client(url, patience=0.1) as asking:
+        assert asking.archive(checkpoint.id, tmp_path / "whole.tar").stat().st_size > len(FILES[WEIGHTS])
+        database.artifacts.put_file(tmp_path / "other", f"{checkpoint.key}/{WEIGHTS}")
+        with pytest.raises(ApiError):
+            asking.archive(checkpoint.id, tmp_path / "damaged.tar")
+    assert not (tmp_path / "damaged.tar").exists()

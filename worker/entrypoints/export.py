@@ -1,0 +1,108 @@
+"""`python -m worker.entrypoints.export CHECKPOINT_DIR --form FORM --out DIR`: a checkpoint for use elsewhere, offline.
+
+The directory is a checkpoint's own or an unpacked archive. `lora`: the adapter as diffusers reads it. `transformer`:
+the whole transformer, a LoRA merged from the pristine base in float32. `merged`: a whole pipeline with it.
+"""
+
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from diffusers import DiffusionPipeline
+from huggingface_hub import snapshot_download
+from safetensors import safe_open
+
+from service.contracts.card import CARD_FILE, HELDOUT_FILE, Form, card
+from service.contracts.catalog import ModelEntry, Source, load_catalog
+from service.contracts.jobs import SPEC_FILE, CheckpointManifest
+from worker.models import lora
+from worker.models.sources import locate
+from worker.training.checkpoint import read_manifest
+
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Export and return the exit code: 0 when it is done, 2 where it was refused."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", type=Path, help="a checkpoint's directory, or an unpacked archive")
+    parser.add_argument("--form", choices=get_args(Form), required=True)
+    parser.add_argument("--out", type=Path, required=True, help="a directory that is not there yet")
+    options = parser.parse_args(arguments)
+    try:
+        export(options.checkpoint, options.form, options.out)
+    except (ValueError, KeyError, FileExistsError) as error:
+        sys.stderr.write(f"{error.args[0] if isinstance(error, KeyError) else error}\n")
+        return 2
+    return 0
+
+
+def export(checkpoint: Path, form: Form, out: Path) -> None:
+    """Write the checkpoint in that form, with its model card. Raises ValueError, KeyError, FileExistsError."""
+    manifest = read_manifest(checkpoint)
+    entry = load_catalog().model(manifest.model)
+    if form == "lora" and manifest.kind != "lora":
+        raise ValueError(f"{checkpoint} holds all weights, of which there is no LoRA; take the form transformer")
+    out.mkdir(parents=True)
+    if form == "lora":
+        shutil.copyfile(checkpoint / lora.WEIGHTS, out / lora.WEIGHTS)
+    else:
+        pipeline = _pipeline(checkpoint, manifest, entry)
+        if form == "merged":
+            pipeline.save_pretrained(out)
+        else:
+            pipeline.transformer.save_pretrained(out / "transformer")
+    (out / CARD_FILE).write_text(card(manifest, entry, form, _heldout(checkpoint)), encoding="utf-8")
+    (out / SPEC_FILE).write_text(json.dumps(manifest.spec, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
+def _pipeline(checkpoint: Path, manifest: CheckpointManifest, entry: ModelEntry) -> Any:
+    """The base's pipeline with the checkpoint's transformer, in the number format of the base transformer's files."""
+    place, revision = locate(entry.source)
+    own = _dtype(entry.source)
+    pipeline = DiffusionPipeline.from_pretrained(place, revision=revision, dtype=own, use_safetensors=True)
+    transformer = pipeline.transformer
+    if manifest.lora_rank is None or manifest.lora_alpha is None:
+        stored = type(transformer).from_pretrained(checkpoint / "transformer", dtype=torch.float32)
+        if dict(stored.config).keys() != dict(transformer.config).keys() or _shapes(stored) != _shapes(transformer):
+            raise ValueError(f"the checkpoint's transformer does not fit {entry.name!r}")
+        pipeline.register_modules(transformer=stored.to(own))
+        return pipeline
+    transformer.float()
+    lora.attach(transformer, entry.lora_targets, manifest.lora_rank, manifest.lora_alpha, seed=0)
+    lora.load(transformer, checkpoint)
+    lora.fold(transformer)
+    transformer.to(own)
+    return pipeline
+
+
+def _shapes(transformer: Any) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in transformer.state_dict().items()}
+
+
+def _dtype(source: Source) -> torch.dtype:
+    """The number format of the base transformer's files."""
+    place, revision = locate(source)
+    root = Path(place)
+    if source.hub:
+        root = Path(snapshot_download(place, revision=revision, allow_patterns=["transformer/*.safetensors"]))
+    for path in sorted((root / "transformer").glob("*.safetensors")):
+        with safe_open(path, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - no mapping
+                return _DTYPES[tensors.get_slice(name).get_dtype()]
+    raise ValueError(f"{place} has no transformer in safetensors")
+
+
+def _heldout(checkpoint: Path) -> dict[str, Any]:
+    """What an archive says of held-out pictures; a checkpoint's own directory says nothing."""
+    file = checkpoint / HELDOUT_FILE
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())
