@@ -28,7 +28,7 @@ class Database:
     sessions: sessionmaker[Session]
     readers: sessionmaker[Session]
     """Sessions that only read: without a transaction, whose begin and end would be two more round trips. Each statement
-    sees what was committed when it began, as it would within one."""
+    sees what was committed when it began, as it would within one; a server-side cursor they cannot have."""
     artifacts: ArtifactStore
 
     @contextmanager

@@ -24,6 +24,6 @@ def counted(session: Session, evaluation_id: uuid.UUID) -> Iterator[Answer]:
     columns = (EvaluationAnswer.index, EvaluationAnswer.image, EvaluationAnswer.scores, EvaluationAnswer.failure)
     query = select(*columns).where(EvaluationAnswer.evaluation_id == evaluation_id, is_newest())
     ordered = query.order_by(EvaluationAnswer.index, EvaluationAnswer.image)
-    for index, image, scores, failure in session.execute(ordered.execution_options(yield_per=1000)):
+    for index, image, scores, failure in session.execute(ordered):
         said = None if scores is None else tuple(scores)
         yield Answer(index, image, Verdict(said, Failure(failure) if failure else None))

@@ -63,7 +63,7 @@ def _rewards(session: Session, row: Evaluation) -> dict[str, dict[int, list[floa
     found: dict[str, dict[int, list[float]]] = {name: {} for name in row.spec["rewards"]}
     query = select(EvaluationPicture.index, EvaluationPicture.rewards).where(EvaluationPicture.evaluation_id == row.id)
     ordered = query.order_by(EvaluationPicture.index, EvaluationPicture.image)
-    for index, rewards in session.execute(ordered.execution_options(yield_per=1000)):
+    for index, rewards in session.execute(ordered):
         for name in found:
             if (value := rewards.get(name)) is not None:
                 found[name].setdefault(index, []).append(value)
