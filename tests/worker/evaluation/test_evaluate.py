@@ -16,6 +16,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+import torch
 from PIL import Image
 
 from service.contracts.evaluations import EvaluationEventLine, EvaluationJob, PictureName
@@ -381,7 +382,8 @@ class TestKilled:
         file = out.with_suffix(".json")
         file.write_text(whole.model_dump_json(), encoding="utf-8")
         command = [sys.executable, "-m", "worker.entrypoints.evaluate", str(file), "--out", str(out), "--device", "cpu"]
-        environment = {**os.environ, "NO_PROXY": "127.0.0.1", **options.pop("env", {})}
+        threads = str(torch.get_num_threads())  # their number shows in the last bits of a picture on some processors
+        environment = {**os.environ, "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": threads, **options.pop("env", {})}
         return subprocess.Popen(command, env=environment, **options)
 
     def test_nothing_is_lost_but_what_was_in_flight(
