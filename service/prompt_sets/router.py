@@ -35,7 +35,15 @@ _FILES = {
     media_type: {"schema": {"type": "string"}, "examples": {"short": {"value": _EXAMPLES[format]}}}
     for media_type, format in FORMATS.items()
 }
-Name = Annotated[str, Path(description="One that `GET /prompt-sets` lists.", examples=["shapes-train"], max_length=100)]
+Name = Annotated[
+    str,
+    Path(
+        description="One that `GET /prompt-sets` lists.",
+        examples=["shapes-train"],
+        max_length=100,
+        pattern=r"^[^\x00]*$",
+    ),
+]
 
 
 @router.post(

@@ -104,7 +104,7 @@ def ids(records: Any, database: Database) -> dict[str, str]:
 
 
 def address(path: str, ids: dict[str, str]) -> str:
-    return path.format_map({name: str(uuid.uuid4()) for name in ("key_id",)} | ids)
+    return path.format_map({name: str(uuid.uuid4()) for name in ("key_id", "score_id")} | ids)
 
 
 class TestParameters:
