@@ -39,6 +39,7 @@ from service.keys.schemas import KeySpec
 from service.keys.service import make
 from tests.service.unigenbench import benchmark, result_row, results_csv
 
+pytestmark = pytest.mark.timeout(1200)  # its fixture sends thousands of requests
 EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "4"))
 """Generated requests for each operation, and rounds of sequences."""
 SEED = 42
