@@ -24,14 +24,18 @@ def locate(source: Source) -> tuple[str, str | None]:
     return str(directory), None
 
 
+def access_token(source: Source) -> str | None:
+    """The hub's access token that the source names; None leaves it to the hub's client."""
+    return os.environ.get(source.token_env) if source.token_env else None
+
+
 def fetch(source: Source, pipeline: Any) -> Path:
     """The directory of a diffusers pipeline, from the hub if need be; ValueError says what to do where that fails."""
     place, revision = locate(source)
     if not source.hub:
         return Path(place)
-    token = os.environ.get(source.token_env) if source.token_env else None
     try:
-        return Path(pipeline.download(place, revision=revision, token=token, use_safetensors=True))
+        return Path(pipeline.download(place, revision=revision, token=access_token(source), use_safetensors=True))
     except Exception as error:  # a client of the hub has an error of its own for every way to fail
         named = source.token_env or "HF_TOKEN"
         state = "is set" if os.environ.get(named) else "is not set"

@@ -12,12 +12,12 @@ from torch.nn.functional import normalize
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from service.contracts.catalog import RewardEntry, Source
-from worker.models.sources import locate
+from worker.models.sources import access_token, locate
 from worker.rewards.base import Reward
 from worker.rewards.open_clip import CONFIG, architecture, read_config, to_transformers
 from worker.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, squashed
 from worker.rewards.tokens import Tokens, load_tokens
-from worker.rewards.weights import access_token, find_file, find_optional, read_tensors
+from worker.rewards.weights import find_file, find_optional, read_tensors
 
 _TEXT_CACHE = 65_536
 """Prompt embeddings kept; of ViT-H/14's 1024 floats that is 256 MiB."""

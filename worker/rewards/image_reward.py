@@ -11,11 +11,11 @@ from torch import Tensor
 from transformers import BertTokenizer, PreTrainedTokenizerBase
 
 from service.contracts.catalog import RewardEntry, Source
-from worker.models.sources import locate
+from worker.models.sources import access_token, locate
 from worker.rewards.base import Reward
 from worker.rewards.blip import BlipScorer, BlipSizes, load_scorer
 from worker.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, centre_square
-from worker.rewards.weights import access_token, find_file, read_tensors
+from worker.rewards.weights import find_file, read_tensors
 
 FILES = ("ImageReward.safetensors", "ImageReward.pt")
 """What the weights are called: converted, and as published."""

@@ -8,8 +8,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, CLIPTokenizer, PreTrainedTokenizerBase
 
 from service.contracts.catalog import Source
-from worker.models.sources import locate
-from worker.rewards.weights import access_token
+from worker.models.sources import access_token, locate
 
 
 def clean(prompt: str) -> str:

@@ -1,6 +1,5 @@
 """Weights that are published as one file: where it lies, and the tensors in it."""
 
-import os
 import pickle
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from service.contracts.catalog import Source
-from worker.models.sources import locate
+from worker.models.sources import access_token, locate
 
 
 def find_file(source: Source, names: Sequence[str]) -> Path:
@@ -33,11 +32,6 @@ def find_file(source: Source, names: Sequence[str]) -> Path:
         if (path := Path(place, name)).is_file():
             return path
     raise ValueError(f"there is no {' or '.join(wanted)} in {place}")
-
-
-def access_token(source: Source) -> str | None:
-    """The hub's access token that the source names; None leaves it to the hub's client."""
-    return os.environ.get(source.token_env) if source.token_env else None
 
 
 def find_optional(source: Source, name: str) -> Path | None:
