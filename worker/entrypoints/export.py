@@ -13,14 +13,13 @@ from typing import Any, get_args
 
 import torch
 from diffusers import DiffusionPipeline
-from huggingface_hub import snapshot_download
 from safetensors import safe_open
 
 from service.contracts.card import CARD_FILE, HELDOUT_FILE, Form, card
-from service.contracts.catalog import ModelEntry, Source, load_catalog
+from service.contracts.catalog import ModelEntry, load_catalog
 from service.contracts.jobs import SPEC_FILE, CheckpointManifest
 from worker.models import lora
-from worker.models.sources import locate
+from worker.models.sources import fetch
 from worker.training.checkpoint import read_manifest
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
@@ -47,24 +46,23 @@ def export(checkpoint: Path, form: Form, out: Path) -> None:
     entry = load_catalog().model(manifest.model)
     if form == "lora" and manifest.kind != "lora":
         raise ValueError(f"{checkpoint} holds all weights, of which there is no LoRA; take the form transformer")
+    pipeline = None if form == "lora" else _pipeline(checkpoint, manifest, entry)
     out.mkdir(parents=True)
-    if form == "lora":
+    if pipeline is None:
         shutil.copyfile(checkpoint / lora.WEIGHTS, out / lora.WEIGHTS)
+    elif form == "merged":
+        pipeline.save_pretrained(out)
     else:
-        pipeline = _pipeline(checkpoint, manifest, entry)
-        if form == "merged":
-            pipeline.save_pretrained(out)
-        else:
-            pipeline.transformer.save_pretrained(out / "transformer")
+        pipeline.transformer.save_pretrained(out / "transformer")
     (out / CARD_FILE).write_text(card(manifest, entry, form, _heldout(checkpoint)), encoding="utf-8")
     (out / SPEC_FILE).write_text(json.dumps(manifest.spec, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def _pipeline(checkpoint: Path, manifest: CheckpointManifest, entry: ModelEntry) -> Any:
     """The base's pipeline with the checkpoint's transformer, in the number format of the base transformer's files."""
-    place, revision = locate(entry.source)
-    own = _dtype(entry.source)
-    pipeline = DiffusionPipeline.from_pretrained(place, revision=revision, dtype=own, use_safetensors=True)
+    place = fetch(entry.source, DiffusionPipeline)
+    own = _dtype(place)
+    pipeline = DiffusionPipeline.from_pretrained(place, dtype=own, use_safetensors=True)
     transformer = pipeline.transformer
     if manifest.lora_rank is None or manifest.lora_alpha is None:
         stored = type(transformer).from_pretrained(checkpoint / "transformer", dtype=torch.float32)
@@ -84,13 +82,9 @@ def _shapes(transformer: Any) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in transformer.state_dict().items()}
 
 
-def _dtype(source: Source) -> torch.dtype:
+def _dtype(place: Path) -> torch.dtype:
     """The number format of the base transformer's files."""
-    place, revision = locate(source)
-    root = Path(place)
-    if source.hub:
-        root = Path(snapshot_download(place, revision=revision, allow_patterns=["transformer/*.safetensors"]))
-    for path in sorted((root / "transformer").glob("*.safetensors")):
+    for path in sorted((place / "transformer").glob("*.safetensors")):
         with safe_open(path, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - no mapping
                 return _DTYPES[tensors.get_slice(name).get_dtype()]
