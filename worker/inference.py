@@ -62,11 +62,12 @@ class Generator:
                         yield GeneratedImage(name, p, j, seed, png(picture, metadata))
 
     def _model(self, name: str) -> FlowModel:
+        entry = load_catalog().model(name)
+
         def load() -> FlowModel:
-            entry = load_catalog().model(name)
             return load_model(entry, self._device, precision_on(self._device, entry))
 
-        return self._warm.get(FlowModel, name, load, _bytes)  # type: ignore[type-abstract]
+        return self._warm.get(FlowModel, entry.model_dump_json(), load, _bytes)  # type: ignore[type-abstract]
 
 
 def _bytes(model: FlowModel) -> int:

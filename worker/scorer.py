@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from service.contracts.catalog import load_catalog
+from service.contracts.catalog import RewardEntry, load_catalog
 from service.contracts.scores import RewardValue, RewardVersion
 from worker.drawing import fastest_device
 from worker.models.sources import fingerprint
@@ -41,18 +41,20 @@ class Scorer:
 
     def versions(self, names: Sequence[str]) -> list[RewardVersion]:
         """What the rewards are; each is loaded, and one that cannot be fails for itself alone. Raises KeyError."""
-        return [self._loaded(name)[1] for name in names]
+        catalog = load_catalog()
+        return [self._loaded(catalog.reward(name))[1] for name in names]
 
     @torch.no_grad()
     def score(self, names: Sequence[str], pngs: Sequence[bytes], prompts: Sequence[str]) -> list[list[RewardValue]]:
         """Values of n pictures of one size and their n prompts: for each picture one of each reward, in order."""
         pictures = torch.stack([pixels(png) for png in pngs]).to(self._device)
-        by_reward = [self._values(name, pictures, prompts) for name in names]
+        catalog = load_catalog()
+        by_reward = [self._values(catalog.reward(name), pictures, prompts) for name in names]
         return [list(values) for values in zip(*by_reward, strict=True)]
 
-    def _values(self, name: str, pictures: Tensor, prompts: Sequence[str]) -> list[RewardValue]:
-        entry = load_catalog().reward(name)
-        reward, _, cause = self._loaded(name)
+    def _values(self, entry: RewardEntry, pictures: Tensor, prompts: Sequence[str]) -> list[RewardValue]:
+        name = entry.name
+        reward, _, cause = self._loaded(entry)
         values = torch.full((len(prompts),), torch.nan)
         if reward is not None:
             values, cause = score_or_missing(reward, name, pictures, prompts)
@@ -67,10 +69,9 @@ class Scorer:
                 found.append(RewardValue(reward=name, status="ok", value=value, normalised=entry.normalised(value)))
         return found
 
-    def _loaded(self, name: str) -> tuple[Reward | None, RewardVersion, str | None]:
+    def _loaded(self, entry: RewardEntry) -> tuple[Reward | None, RewardVersion, str | None]:
         """The reward, what it is, and why it could not be loaded."""
-        entry = load_catalog().reward(name)
-        about = {"name": name, "kind": entry.kind, "scale": entry.scale, "range": entry.range}
+        about = {"name": entry.name, "kind": entry.kind, "scale": entry.scale, "range": entry.range}
 
         def load() -> _Loaded:
             reward = load_reward(entry, self._device)
@@ -78,11 +79,11 @@ class Scorer:
             return _Loaded(reward, RewardVersion(**about, weights=weights, identity=reward.identity()))
 
         try:
-            found = self._warm.get(_Loaded, name, load, _bytes)
+            found = self._warm.get(_Loaded, entry.model_dump_json(), load, _bytes)
         except torch.OutOfMemoryError:
             raise
         except Exception as error:  # a reward may be anybody's code: the others are still wanted
-            logger.warning("reward %s cannot be loaded", name, exc_info=True)
+            logger.warning("reward %s cannot be loaded", entry.name, exc_info=True)
             return None, RewardVersion(**about, weights=None), f"it cannot be loaded: {type(error).__name__}: {error}"
         return found.reward, found.version, None
 

@@ -15,9 +15,12 @@ class Warm:
         self._most = most_bytes
         self._kept: OrderedDict[tuple[type, str], tuple[object, int]] = OrderedDict()
 
-    def get(self, kind: type[Loaded], name: str, load: Callable[[], Loaded], size: Callable[[Loaded], int]) -> Loaded:
-        """The thing of that kind and name, loaded unless it is here; `size`: the bytes it takes."""
-        key = (kind, name)
+    def get(self, kind: type[Loaded], entry: str, load: Callable[[], Loaded], size: Callable[[Loaded], int]) -> Loaded:
+        """The thing that a catalog's entry describes, loaded unless it is here; `size`: the bytes it takes.
+
+        entry: all of it, as JSON: of an entry that the operator has changed, the former thing is another one.
+        """
+        key = (kind, entry)
         if key not in self._kept:
             loaded = load()
             self._kept[key] = (loaded, size(loaded))

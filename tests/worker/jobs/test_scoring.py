@@ -151,6 +151,17 @@ def test_a_picture_that_the_store_lost_costs_no_other(database: Database, tmp_pa
     assert there.status == "ok"
 
 
+def test_an_entry_that_was_changed_is_another_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, scorer = tmp_path / "catalog.yaml", Scorer(warm=Warm())
+    monkeypatch.setenv("G2RPO_CATALOG", str(file))
+    entry = "extends: bundled\nrewards: [{name: shapes_verifier, kind: %s, scale: %s}]"
+    file.write_text(entry % ("shapes_verifier", "shares"))
+    assert [one.kind for one in scorer.versions(["shapes_verifier"])] == ["shapes_verifier"]
+    file.write_text(entry % ("shapes_bench_verifier", "points"))
+    [version] = scorer.versions(["shapes_verifier"])
+    assert (version.kind, version.scale) == ("shapes_bench_verifier", "points")
+
+
 def test_the_least_recently_used_goes_first() -> None:
     warm, loads = Warm(most_bytes=10), []
 
