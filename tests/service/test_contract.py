@@ -70,6 +70,15 @@ GENERATION = {
     "height": 32,
 }
 
+KEPT = {
+    "saveRun": {"run_id": "01a204c4-0000-7000-8000-000000000001"},
+    "compareEvaluations": {
+        "evaluation_id": "01a204c4-0000-7000-8000-000000000002",
+        "second_id": "01a204c4-0000-7000-8000-000000000003",
+    },
+}
+"""By operation, the path parameters of rows of its own, which no other request cancels or deletes before it."""
+
 
 @dataclass
 class Rows:
@@ -151,6 +160,9 @@ def rows(database: Database, records: Any, tmp_path: Path) -> Rows:
         rows.add("evaluation_id", judged := _judged(records, (tmp_path / "picture.png").read_bytes(), seed=seed))
         rows.add("second_id", judged)
     rows.add("evaluation_id", records.evaluation(benchmark(), JobStatus.RUNNING))
+    records.run(JobStatus.RUNNING, id=uuid.UUID(KEPT["saveRun"]["run_id"]))
+    for seed, id in enumerate(KEPT["compareEvaluations"].values()):
+        _judged(records, (tmp_path / "picture.png").read_bytes(), seed=seed, id=uuid.UUID(id))
     rows.ids["prompt_set"] += [records.prompt_set(f"set-{number}", ["a red circle"]).name for number in range(12)]
     with database.transaction() as session:
         for name in ("reader", "writer"):
@@ -158,10 +170,10 @@ def rows(database: Database, records: Any, tmp_path: Path) -> Rows:
     return rows
 
 
-def _judged(records: Any, png: bytes, seed: int) -> Any:
+def _judged(records: Any, png: bytes, seed: int, id: uuid.UUID | None = None) -> Any:
     prompts = [prompt for prompt in benchmark().prompts if prompt.index in (0, 3)]
     said = {(one.index, image): [seed % 2] * len(one.points) for one in prompts for image in (0, 1)}
-    evaluation = records.evaluation(benchmark(), answers=said | {(3, 1): Unreadable.NO_SCORES}, seed=seed)
+    evaluation = records.evaluation(benchmark(), answers=said | {(3, 1): Unreadable.NO_SCORES}, seed=seed, id=id)
     for index, image in said:
         records.picture(evaluation, index, image, png, clip_score=0.5)
     return evaluation
@@ -293,10 +305,21 @@ def _json_lines(context: Any, value: Any) -> bytes:
 @schemathesis.hook("before_call")
 def _compare_runs(context: Any, case: schemathesis.Case, kwargs: dict[str, Any]) -> None:
     """Generated lists of ids never lead to runs: in place of good ones, those that do."""
-    good = case.meta is not None and case.meta.generation.mode.is_positive and case.meta.phase.name == "fuzzing"
-    if good and case.operation.definition.raw["operationId"] == "compareCurves":
+    if _is_good(case) and case.operation.definition.raw["operationId"] == "compareCurves":
         ids = [examples.RUN_ID, examples.OTHER_RUN_ID]
         case.query |= {"run": ids[:1], "group": [f"both:{','.join(ids)}"], "metric": ["reward/*"]}
+
+
+@schemathesis.hook("before_call")
+def _meet_what_is_kept(context: Any, case: schemathesis.Case, kwargs: dict[str, Any]) -> None:
+    """Few rows are in the state that some operations ask for, and other requests take them out of it."""
+    if _is_good(case) and (kept := KEPT.get(case.operation.definition.raw["operationId"])):
+        case.path_parameters |= kept
+
+
+def _is_good(case: schemathesis.Case) -> bool:
+    """Whether it was generated to be accepted, and is no part of a sequence."""
+    return case.meta is not None and case.meta.generation.mode.is_positive and case.meta.phase.name == "fuzzing"
 
 
 def _is_a_failure(context: Any, failure: Failure, case: schemathesis.Case, response: Response) -> bool:
