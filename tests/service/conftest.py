@@ -164,7 +164,6 @@ class Records:
         answers: Mapping[tuple[int, int], Sequence[int] | Failure] | None = None,
         checkpoint: Checkpoint | None = None,
         judge: JudgeEntry | None = PERCEPTION,
-        id: uuid.UUID | None = None,
         **spec: Any,
     ) -> Evaluation:
         """An evaluation of all the benchmark's prompts in that state, with a judge's answers by index and image.
@@ -179,7 +178,6 @@ class Records:
             store(session, benchmark)
             kept = BenchmarkRow.name == benchmark.name, BenchmarkRow.content_sha256 == benchmark.content_sha256
             row = Evaluation(
-                id=id,
                 name=resolved.name,
                 requested=spec,
                 spec=resolved.model_dump(mode="json"),

@@ -70,14 +70,8 @@ GENERATION = {
     "height": 32,
 }
 
-KEPT = {
-    "saveRun": {"run_id": "01a204c4-0000-7000-8000-000000000001"},
-    "compareEvaluations": {
-        "evaluation_id": "01a204c4-0000-7000-8000-000000000002",
-        "second_id": "01a204c4-0000-7000-8000-000000000003",
-    },
-}
-"""By operation, the path parameters of rows of its own, which no other request cancels or deletes before it."""
+KEPT: dict[str, dict[str, Any]] = {}
+"""By operation, the path parameters of a row in a state that few rows are in, and that no other request is led to."""
 
 
 @dataclass
@@ -160,9 +154,7 @@ def rows(database: Database, records: Any, tmp_path: Path) -> Rows:
         rows.add("evaluation_id", judged := _judged(records, (tmp_path / "picture.png").read_bytes(), seed=seed))
         rows.add("second_id", judged)
     rows.add("evaluation_id", records.evaluation(benchmark(), JobStatus.RUNNING))
-    records.run(JobStatus.RUNNING, id=uuid.UUID(KEPT["saveRun"]["run_id"]))
-    for seed, id in enumerate(KEPT["compareEvaluations"].values()):
-        _judged(records, (tmp_path / "picture.png").read_bytes(), seed=seed, id=uuid.UUID(id))
+    _keep(records, (tmp_path / "picture.png").read_bytes(), sample=rows.ids["sample_id"][0])
     rows.ids["prompt_set"] += [records.prompt_set(f"set-{number}", ["a red circle"]).name for number in range(12)]
     with database.transaction() as session:
         for name in ("reader", "writer"):
@@ -170,10 +162,25 @@ def rows(database: Database, records: Any, tmp_path: Path) -> Rows:
     return rows
 
 
-def _judged(records: Any, png: bytes, seed: int, id: uuid.UUID | None = None) -> Any:
+def _keep(records: Any, png: bytes, sample: str) -> None:
+    first, second, third = (_judged(records, png, seed=seed) for seed in (12, 13, 14))
+    KEPT["compareEvaluations"] = {"evaluation_id": first.id, "second_id": second.id}
+    KEPT["exportEvaluation"] = {"evaluation_id": first.id}
+    KEPT["deleteEvaluation"] = {"evaluation_id": third.id}
+    KEPT["saveRun"] = {"run_id": records.run(JobStatus.RUNNING).id}
+    KEPT["resumeRun"] = {"run_id": records.run(JobStatus.PAUSED).id}
+    KEPT["deleteRun"] = {"run_id": records.run(JobStatus.FAILED).id}
+    KEPT["getSampleImage"] = {"run_id": examples.RUN_ID, "sample_id": sample}
+    drawn = records.generation({**GENERATION, "guidance": 3.5}, JobStatus.SUCCEEDED)
+    records.image(drawn, 0, png)
+    KEPT["getGenerationGrid"] = {"generation_id": drawn.id}
+    KEPT["getGenerationImage"] = {"generation_id": drawn.id, "number": 0}
+
+
+def _judged(records: Any, png: bytes, seed: int) -> Any:
     prompts = [prompt for prompt in benchmark().prompts if prompt.index in (0, 3)]
     said = {(one.index, image): [seed % 2] * len(one.points) for one in prompts for image in (0, 1)}
-    evaluation = records.evaluation(benchmark(), answers=said | {(3, 1): Unreadable.NO_SCORES}, seed=seed, id=id)
+    evaluation = records.evaluation(benchmark(), answers=said | {(3, 1): Unreadable.NO_SCORES}, seed=seed)
     for index, image in said:
         records.picture(evaluation, index, image, png, clip_score=0.5)
     return evaluation
@@ -314,7 +321,7 @@ def _compare_runs(context: Any, case: schemathesis.Case, kwargs: dict[str, Any])
 def _meet_what_is_kept(context: Any, case: schemathesis.Case, kwargs: dict[str, Any]) -> None:
     """Few rows are in the state that some operations ask for, and other requests take them out of it."""
     if _is_good(case) and (kept := KEPT.get(case.operation.definition.raw["operationId"])):
-        case.path_parameters |= kept
+        case.path_parameters |= {parameter: str(value) for parameter, value in kept.items()}
 
 
 def _is_good(case: schemathesis.Case) -> bool:
