@@ -1,4 +1,4 @@
-"""`python -m tests.faults.draw < JSON`: the SHA-256 of the pictures of generations, drawn in this process alone."""
+"""`python -m tests.faults.draw < JSON`: generations' pictures and their rewards, by this process alone."""
 
 import hashlib
 import json
@@ -7,16 +7,28 @@ from pathlib import Path
 
 from service.contracts.generations import GenerationSpec
 from worker.inference import Generator
+from worker.scorer import Scorer
+
+_BATCH = 64
+"""Pictures scored at once, as by a worker."""
 
 
 def main() -> None:
-    """Each has a resolved `spec`, and `checkpoints`: pairs of name and directory, null for the base model."""
-    generator = Generator("cpu")
+    """Each drawing has a resolved `spec`, and `checkpoints`: pairs of name and directory, null for the base model."""
+    generator, scorer = Generator("cpu"), Scorer("cpu")
+    asked = json.load(sys.stdin)
     drawn = []
-    for asked in json.load(sys.stdin):
-        checkpoints = {name: Path(place) if place else None for name, place in asked["checkpoints"]}
-        images = generator.generate(GenerationSpec.model_validate(asked["spec"]), checkpoints)
-        drawn.append([hashlib.sha256(image.png).hexdigest() for image in images])
+    for one in asked["drawings"]:
+        spec = GenerationSpec.model_validate(one["spec"])
+        checkpoints = {name: Path(place) if place else None for name, place in one["checkpoints"]}
+        images = list(generator.generate(spec, checkpoints))
+        values = []
+        for start in range(0, len(images), _BATCH):
+            part = images[start : start + _BATCH]
+            prompts = [spec.prompts[image.prompt_index] for image in part]
+            scored = scorer.score(asked["rewards"], [image.png for image in part], prompts)
+            values += [[value.value for value in of_picture] for of_picture in scored]
+        drawn.append([[hashlib.sha256(image.png).hexdigest() for image in images], values])
     sys.stdout.write(json.dumps(drawn))
 
 

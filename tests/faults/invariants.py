@@ -4,23 +4,28 @@ import itertools
 import time
 import uuid
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import redis
 from safetensors.numpy import load_file
 from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from service.client import Client
+from service.contracts.evaluations import EvaluationJob
 from service.contracts.jobs import MANIFEST_FILE
 from service.contracts.status import HELD, MOVES, RESTING, JobStatus
+from service.db import answers
 from service.db.models import (
-    Attempt,
     Checkpoint,
+    Evaluation,
+    EvaluationAnswer,
+    EvaluationPicture,
     Garbage,
     Generation,
     GenerationImage,
@@ -28,14 +33,17 @@ from service.db.models import (
     Metric,
     RewardGroup,
     Run,
-    RunEvent,
     Sample,
+    Score,
+    ScorePicture,
+    SupervisedJob,
 )
 from service.db.session import Database, connect
+from service.queue import QUEUES
 from tests.faults.monitor import Monitor
 from tests.faults.references import Reference, References, timed
 from tests.faults.system import System, alive
-from tests.faults.users import Job, Users
+from tests.faults.users import REWARDS, Job, Users
 from worker import collection
 
 _SOON_SECONDS = 20.0
@@ -43,7 +51,11 @@ _SAME_MOMENT = timedelta(milliseconds=100)
 """Times of attempts are those at which their transactions began, which may be in another order than their ends."""
 _WRITTEN_BY_WORKERS = (Metric, RewardGroup, Sample, Checkpoint, LogChunk)
 _KEPT_COPIES = 16
-_OF_JOBS = ("runs/", "generations/", "checkpoints/")
+_OF_JOBS = ("runs/", "generations/", "checkpoints/", "scores/", "evaluations/")
+_JOBS: dict[str, Any] = {model.KIND: model for model in (Run, Generation, Score, Evaluation)}
+_SUPERVISED: tuple[type[SupervisedJob], ...] = (Run, Evaluation)
+_ROUNDING = 1e-6
+"""Rewards of pictures that an evaluation drew in two parts: other batches end in other last bits."""
 
 AUDIT = """
 CREATE TABLE campaign_writes (
@@ -85,7 +97,8 @@ class Findings:
         found = list(self._users.broken)
         checks: tuple[Callable[[], Iterator[str]], ...] = (
             self._recoveries, self._ends, self._once, self._attempts, self._writers, self._records, self._results,
-            self._pictures, self._leases, self._queues, self._processes, self._working_directories, self._artifacts,
+            self._pictures_and_scores, self._evaluations, self._leases, self._queues, self._processes,
+            self._working_directories, self._artifacts,
         )  # fmt: skip
         for check in checks:
             found += [f"{check.__name__.removeprefix('_')}: {one}" for one in check()]
@@ -112,25 +125,20 @@ class Findings:
     def _once(self) -> Iterator[str]:
         known = {job.id for job in self._users.jobs}
         with self._database.transaction() as session:
-            for model in (Run, Generation):
+            for model in _JOBS.values():
                 extra = set(session.scalars(select(model.id))) - known
                 if extra:
                     yield f"{len(extra)} {model.KIND}s that nobody was told of, such as {sorted(extra)[0]}"
 
     def _attempts(self) -> Iterator[str]:
-        with self._database.transaction() as session:
-            attempts = session.scalars(select(Attempt).order_by(Attempt.run_id, Attempt.number)).all()
-        for run, own in itertools.groupby(attempts, lambda one: one.run_id):
-            tries = list(own)
-            self.compared["attempts"] += len(tries)
-            if [one.number for one in tries] != list(range(1, len(tries) + 1)):
-                yield f"run {run} has the attempts {[one.number for one in tries]}"
-            for one in tries:
-                if one.ended_at is None or one.outcome is None:
-                    yield f"attempt {one.number} of run {run} has no end"
-            for earlier, later in itertools.pairwise(tries):
-                if earlier.ended_at and later.started_at < earlier.ended_at - _SAME_MOMENT:
-                    yield f"attempts {earlier.number} and {later.number} of run {run} overlap"
+        for job in _SUPERVISED:
+            table = job.ATTEMPTS
+            with self._database.transaction() as session:
+                attempts = session.scalars(select(table).order_by(table.job_id, table.number)).all()
+            for id, own in itertools.groupby(attempts, lambda one: one.job_id):
+                tries = list(own)
+                self.compared["attempts"] += len(tries)
+                yield from (f"{job.KIND} {id}: {one}" for one in _wrong_tries(tries))
 
     def _writers(self) -> Iterator[str]:
         yield from (f"two processes of one attempt: {one}" for one in self._monitor.twins)
@@ -152,9 +160,10 @@ class Findings:
 
     def _records(self) -> Iterator[str]:
         with self._database.transaction() as session:
-            for run in session.scalars(select(Run)):
-                yield from _events(session, run)
-                yield from _log(session, run)
+            for job in _SUPERVISED:
+                for row in session.scalars(select(job)):
+                    yield from _events(session, row)
+                    yield from _log(session, row)
 
     def _results(self) -> Iterator[str]:
         with self._database.transaction() as session:
@@ -225,17 +234,45 @@ class Findings:
             if different:
                 yield f"{row.key}/{file.name}: {len(different)} tensors differ, such as {sorted(different)[0]}"
 
-    def _pictures(self) -> Iterator[str]:
+    def _pictures_and_scores(self) -> Iterator[str]:
         with self._database.transaction() as session:
             done = session.scalars(select(Generation).where(Generation.status == JobStatus.SUCCEEDED)).all()
             images = session.scalars(select(GenerationImage).order_by(GenerationImage.number)).all()
-        drawn = self._references.pictures([(one.spec, dict(self._drawn(one))) for one in done])
-        for generation, wanted in zip(done, drawn, strict=True):
+            scores = session.scalars(select(Score).where(Score.status == JobStatus.SUCCEEDED)).all()
+            scored = session.scalars(select(ScorePicture).order_by(ScorePicture.number)).all()
+        drawn = self._references.pictures([(one.spec, dict(self._drawn(one))) for one in done], REWARDS)
+        for generation, (wanted, values) in zip(done, drawn, strict=True):
             found = [image.sha256 for image in images if image.generation_id == generation.id]
             self.compared["pictures"] += len(wanted)
             if found != wanted:
                 differ = sum(a != b for a, b in zip(found, wanted, strict=False))
                 yield f"generation {generation.id}: {len(found)} of {len(wanted)} pictures, {differ} of them differ"
+            for score in (one for one in scores if one.spec["generation"] == str(generation.id)):
+                told = [picture.values for picture in scored if picture.score_id == score.id]
+                self.compared["scored pictures"] += len(told)
+                if [[one["value"] for one in of_picture or ()] for of_picture in told] != values:
+                    yield f"score {score.id}: {len(told)} of {len(values)} pictures, or other values"
+
+    def _evaluations(self) -> Iterator[str]:
+        with self._database.transaction() as session:
+            rows = session.scalars(select(Evaluation).where(Evaluation.status == JobStatus.SUCCEEDED)).all()
+            for row in rows:
+                benchmark = answers.benchmark_of(session, row)
+                job = {"spec": row.spec, "benchmark": benchmark, "judge": row.judge, "drawn": (), "done": ()}
+                wanted = self._references.judged(EvaluationJob.model_validate(job))
+                own = (EvaluationPicture.evaluation_id == row.id, EvaluationAnswer.evaluation_id == row.id)
+                pictures = session.scalars(select(EvaluationPicture).where(own[0])).all()
+                said = session.scalars(select(EvaluationAnswer).where(own[1])).all()
+                self.compared["pictures that were evaluated"] += len(pictures)
+                hashes = {(one.index, one.image): one.sha256 for one in pictures}
+                scores = {(one.index, one.image, one.number): tuple(one.scores or ()) for one in said}
+                about = f"evaluation {row.id}"
+                yield from (f"{about}: {one}" for one in _compare("pictures", hashes, wanted.pictures))
+                yield from (f"{about}: {one}" for one in _compare("answers", scores, wanted.answers))
+                for one in pictures:
+                    expected = wanted.rewards.get((one.index, one.image), {})
+                    if one.rewards != pytest.approx(expected, abs=_ROUNDING):
+                        yield f"{about}: picture {one.index}_{one.image} has {one.rewards}, not {expected}"
 
     def _drawn(self, generation: Generation) -> Iterator[tuple[str, Path | None]]:
         for name in generation.spec["checkpoints"]:
@@ -249,21 +286,21 @@ class Findings:
 
     def _leases(self) -> Iterator[str]:
         with self._database.transaction() as session:
-            for model in (Run, Generation):
+            for model in _JOBS.values():
                 for row in session.scalars(select(model)):
                     if row.status in HELD or row.lease_owner is not None or row.lease_expires_at is not None:
                         yield f"{model.KIND} {row.id} ({row.status}) is held by {row.lease_owner}"
 
     def _queues(self) -> Iterator[str]:
         with redis.Redis(unix_socket_path=self._system.broker_socket) as valkey:
-            if not _soon(lambda: not valkey.llen("train") and not valkey.llen("generate")):
-                yield f"messages left: train {valkey.llen('train')}, generate {valkey.llen('generate')}"
+            if not _soon(lambda: not any(valkey.llen(queue) for queue in QUEUES)):
+                yield f"messages left: { ({queue: valkey.llen(queue) for queue in QUEUES}) }"
 
     def _processes(self) -> Iterator[str]:
-        trainings = self._monitor.trainings.values()
-        self.compared["training processes"] += len(trainings)
-        if not _soon(lambda: not any(one.alive() for one in trainings)):
-            yield f"training processes that still run: {[one for one in trainings if one.alive()]}"
+        children = self._monitor.children.values()
+        self.compared["processes of runs and evaluations"] += len(children)
+        if not _soon(lambda: not any(one.alive() for one in children)):
+            yield f"processes of runs and evaluations that still run: {[one for one in children if one.alive()]}"
 
     def _working_directories(self) -> Iterator[str]:
         for machine in self._system.machines:
@@ -279,8 +316,7 @@ class Findings:
         try:
             orphans = collection.find_orphans(database)
             with database.transaction() as session:
-                owners = {f"runs/{id}" for id in session.scalars(select(Run.id))}
-                owners |= {f"generations/{id}" for id in session.scalars(select(Generation.id))}
+                owners = {f"{kind}s/{id}" for kind, job in _JOBS.items() for id in session.scalars(select(job.id))}
             yield from (f"find_orphans takes {one}, whose job exists" for one in owners.intersection(orphans))
             self.compared["orphans of deleted jobs, collected"] += len(orphans)
             collection.collect_garbage(database)
@@ -328,39 +364,53 @@ def empty_store(system: System, users: Users) -> list[str]:
 
 
 def _row(session: Session, job: Job) -> Any:
-    return session.get(Run if job.kind == "run" else Generation, job.id)
+    return session.get(_JOBS[job.kind], job.id)
 
 
-def _events(session: Session, run: Run) -> Iterator[str]:
-    rows = session.scalars(select(RunEvent).where(RunEvent.run_id == run.id).order_by(RunEvent.id)).all()
-    if [row.id for row in rows] != list(range(1, run.last_event + 1)):
-        yield f"run {run.id}: its events are numbered {[row.id for row in rows]}, the last is {run.last_event}"
+def _wrong_tries(tries: Sequence[Any]) -> Iterator[str]:
+    if [one.number for one in tries] != list(range(1, len(tries) + 1)):
+        yield f"it has the attempts {[one.number for one in tries]}"
+    for one in tries:
+        if one.ended_at is None or one.outcome is None:
+            yield f"attempt {one.number} has no end"
+    for earlier, later in itertools.pairwise(tries):
+        if earlier.ended_at and later.started_at < earlier.ended_at - _SAME_MOMENT:
+            yield f"attempts {earlier.number} and {later.number} overlap"
+
+
+def _events(session: Session, job: SupervisedJob) -> Iterator[str]:
+    about, table = f"{job.KIND} {job.id}", job.EVENTS
+    rows = session.scalars(select(table).where(table.job_id == job.id).order_by(table.id)).all()
+    if [row.id for row in rows] != list(range(1, job.last_event + 1)):
+        yield f"{about}: its events are numbered {[row.id for row in rows]}, the last is {job.last_event}"
     started = [row.attempt for row in rows if row.type == "started"]
     if len(set(started)) < len(started):
-        yield f"run {run.id}: the attempts {started} started, some twice"
+        yield f"{about}: the attempts {started} started, some twice"
     states = [JobStatus(row.data["status"]) for row in rows if row.type == "status"]
     for before, after in itertools.pairwise(states):
         through_running = before is JobStatus.STARTING and after in MOVES[JobStatus.RUNNING]
         if after not in MOVES[before] and not through_running:
-            yield f"run {run.id} went from {before} to {after}: {[str(state) for state in states]}"
+            yield f"{about} went from {before} to {after}: {[str(state) for state in states]}"
     bad = [row.type for row in rows if row.type in ("unreadable_event", "sample_rejected", "checkpoint_rejected")]
+    bad += [row.type for row in rows if row.type == "picture_rejected"]
     bad += [row.type for row in rows if row.type == "checkpoint_damaged"]
     if bad:
-        yield f"run {run.id}: {bad}"
+        yield f"{about}: {bad}"
 
 
-def _log(session: Session, run: Run) -> Iterator[str]:
-    for attempt in session.scalars(select(Attempt).where(Attempt.run_id == run.id)):
+def _log(session: Session, job: SupervisedJob) -> Iterator[str]:
+    logs, tries = job.LOGS, job.ATTEMPTS
+    for attempt in session.scalars(select(tries).where(tries.job_id == job.id)):
+        about = f"the log of attempt {attempt.number} of {job.KIND} {job.id}"
         place = 0
-        chunks = select(LogChunk.offset, func.length(LogChunk.data)).where(
-            LogChunk.run_id == run.id, LogChunk.attempt == attempt.number
-        )
-        for offset, length in session.execute(chunks.order_by(LogChunk.offset)):
+        own = (logs.job_id == job.id, logs.attempt == attempt.number)
+        chunks = select(logs.offset, func.length(logs.data)).where(*own).order_by(logs.offset)
+        for offset, length in session.execute(chunks):
             if offset != place:
-                yield f"the log of attempt {attempt.number} of run {run.id} has a chunk at {offset}, not at {place}"
+                yield f"{about} has a chunk at {offset}, not at {place}"
             place = offset + length
         if place != attempt.log_offset:
-            yield f"the log of attempt {attempt.number} of run {run.id} ends at {place}, not {attempt.log_offset}"
+            yield f"{about} ends at {place}, not {attempt.log_offset}"
 
 
 def _newest(session: Session, model: Any, run: uuid.UUID, key: tuple[str, ...]) -> dict[Any, Any]:
@@ -414,7 +464,8 @@ def _is_id(name: str) -> bool:
 def _named(database: Database) -> set[str]:
     """Keys of the store's files that rows name."""
     with database.transaction() as session:
-        keys = set(session.scalars(select(Sample.key))) | set(session.scalars(select(GenerationImage.key)))
+        named = (Sample.key, GenerationImage.key, ScorePicture.key, EvaluationPicture.key)
+        keys = {key for column in named for key in session.scalars(select(column))}
         for row in session.scalars(select(Checkpoint).where(Checkpoint.deleted_at.is_(None))):
             keys |= {f"{row.key}/{name}" for name in (*(file["name"] for file in row.manifest["files"]), MANIFEST_FILE)}
     return keys

@@ -17,12 +17,12 @@ import redis
 
 from service.contracts.jobs import EVENTS_FILE
 from service.embedded.guard import alive as pid_alive
-from service.queue import Queue, Task
+from service.queue import QUEUES, Queue, Task
 from tests.faults.monitor import Monitor, Standing
-from tests.faults.system import LEASE_SECONDS, System, Training, alive
+from tests.faults.system import LEASE_SECONDS, Child, System, alive
 
 PHASES = ("loading", "evaluation", "rollout", "reward", "update", "checkpoint")
-_TASKS: tuple[Task, Task] = ("runs.wake", "generations.wake")
+_TASKS: tuple[Task, ...] = ("runs.wake", "generations.wake", "scores.wake", "evaluations.wake")
 _AIM_SECONDS = 15.0
 _BEYOND_THE_LEASE = (LEASE_SECONDS + 2.0, LEASE_SECONDS + 10.0)
 _STORE_SECONDS = 4.0
@@ -40,11 +40,11 @@ class Storm:
     repairs: list[threading.Thread] = field(default_factory=list)
     store: threading.Lock = field(default_factory=threading.Lock)
 
-    def aim(self) -> tuple[Training, str] | None:
+    def aim(self) -> tuple[Child, str] | None:
         """A live training process at the moment it enters a phase drawn by lot; any moment if that does not come."""
         phase = self.rng.choice(PHASES)
         deadline = time.monotonic() + _AIM_SECONDS
-        children: list[Training] = []
+        children: list[Child] = []
         seen = {child.directory: len(_phases(child)) for child in self.system.trainings()}
         looked = 0.0
         while time.monotonic() < deadline and not self.ended.wait(0.003):
@@ -111,9 +111,9 @@ def kind(name: str, *, kill: bool = False, weight: int = 1) -> Callable[[Callabl
     return register
 
 
-def _met(storm: Storm, child: Training) -> dict[str, Standing]:
-    standing = storm.monitor.jobs.get(child.run)
-    return {child.run: standing} if standing and standing.attempt == child.attempt else {}
+def _met(storm: Storm, child: Child) -> dict[str, Standing]:
+    standing = storm.monitor.jobs.get(child.job)
+    return {child.job: standing} if standing and standing.attempt == child.attempt else {}
 
 
 @kind("training process (a rank) killed", kill=True, weight=3)
@@ -167,7 +167,7 @@ def _drain_worker(storm: Storm) -> Effect | None:
     return _to_supervisor(storm, lambda worker, _: _signal(worker, signal.SIGTERM))
 
 
-def _to_supervisor(storm: Storm, do: Callable[[int, Training], object]) -> Effect | None:
+def _to_supervisor(storm: Storm, do: Callable[[int, Child], object]) -> Effect | None:
     if (aimed := storm.aim()) is None:
         return None
     child, phase = aimed
@@ -184,10 +184,35 @@ def _to_supervisor(storm: Storm, do: Callable[[int, Training], object]) -> Effec
 
 @kind("generating worker killed", kill=True)
 def _kill_generator(storm: Storm) -> Effect | None:
+    _wait_for(storm, lambda: storm.monitor.held("generation", "score"))
+    return _to_part(storm, "worker-generate", signal.SIGKILL, "generation", "score")
+
+
+@kind("evaluating process killed", kill=True)
+def _kill_evaluation(storm: Storm) -> Effect | None:
+    if not _wait_for(storm, storm.system.evaluations):
+        return None
+    storm.ended.wait(storm.rng.uniform(0, 8))
+    for child in storm.system.evaluations():
+        met = _met(storm, child)
+        if met and _signal(child.pid, signal.SIGKILL):
+            return Effect(met, new_attempt=True)
+    return None
+
+
+@kind("evaluating worker killed", kill=True)
+def _kill_evaluator(storm: Storm) -> Effect | None:
+    _wait_for(storm, storm.system.evaluations)
+    return _to_part(storm, "worker-evaluate", signal.SIGKILL, "evaluation")
+
+
+def _wait_for(storm: Storm, there: Callable[[], object]) -> bool:
     deadline = time.monotonic() + _AIM_SECONDS
-    while not storm.monitor.held("generation") and time.monotonic() < deadline:
-        storm.ended.wait(0.02)
-    return _to_part(storm, "worker-generate", signal.SIGKILL, "generation")
+    while not there():
+        if time.monotonic() > deadline:
+            return False
+        storm.ended.wait(0.05)
+    return True
 
 
 @kind("API killed", kill=True)
@@ -216,7 +241,7 @@ def _empty_valkey(storm: Storm) -> Effect | None:
 
 @kind("wake-ups deleted")
 def _delete_messages(storm: Storm) -> Effect | None:
-    return _to_valkey(storm, lambda valkey: valkey.delete("train", "generate"))
+    return _to_valkey(storm, lambda valkey: valkey.delete(*QUEUES))
 
 
 @kind("wake-ups doubled many times")
@@ -289,12 +314,12 @@ def _point(link: Path, target: Path) -> None:
     fresh.replace(link)
 
 
-def _to_part(storm: Storm, name: str, number: signal.Signals, jobs: str | None = None) -> Effect | None:
+def _to_part(storm: Storm, name: str, number: signal.Signals, *kinds: str) -> Effect | None:
     pid = storm.system.stack.processes.get(name)
-    met = storm.monitor.held(jobs)
+    met = storm.monitor.held(*kinds)
     if pid is None or not _signal(pid, number):
         return None
-    return Effect(met, new_attempt=name == "worker-generate")
+    return Effect(met, new_attempt=name in ("worker-generate", "worker-evaluate"))
 
 
 def _to_valkey(storm: Storm, do: "Callable[[redis.Redis[bytes]], object]") -> Effect | None:
@@ -319,7 +344,7 @@ def _title(process: psutil.Process) -> str:
     return ""
 
 
-def _phases(child: Training) -> list[str]:
+def _phases(child: Child) -> list[str]:
     """The phases that a training process has told of, in order."""
     try:
         lines = (child.directory / EVENTS_FILE).read_bytes().splitlines()

@@ -1,4 +1,4 @@
-"""What is seen while the storm lasts: where jobs stand, which training processes live, when a job gets on again."""
+"""What is seen while the storm lasts: where jobs stand, which of their processes live, when a job gets on again."""
 
 import threading
 import time
@@ -11,13 +11,15 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.contracts.status import HELD, RESTING
-from tests.faults.system import System, Training
+from tests.faults.system import Child, System
 
 _EVERY_SECONDS = 0.1
 _PROCESSES_EVERY_SECONDS = 0.3
 _JOBS = text("""
 SELECT 'run' AS kind, id::text AS id, status, attempt, progress FROM runs
 UNION ALL SELECT 'generation', id::text, status, attempt, progress FROM generations
+UNION ALL SELECT 'score', id::text, status, attempt, progress FROM scores
+UNION ALL SELECT 'evaluation', id::text, status, attempt, progress FROM evaluations
 """)
 
 
@@ -54,12 +56,12 @@ class Monitor:
         self._ended = threading.Event()
         self.jobs: dict[str, Standing] = {}
         self.faults: list[Injected] = []
-        self.trainings: dict[tuple[int, float], Training] = {}
-        """Every training process ever seen."""
+        self.children: dict[tuple[int, float], Child] = {}
+        """Every training or evaluating process ever seen."""
         self.processes: set[tuple[int, float]] = set()
         """Every process of the system ever seen, by id and beginning."""
         self.together_seconds = 0.0
-        """How long, in all, two processes of one run lived at a time: one of them superseded."""
+        """How long, in all, two processes of one job lived at a time: one of them superseded."""
         self.twins: list[str] = []
         """Two live processes of the same attempt: never right."""
         self._thread = threading.Thread(target=self._watch, name="monitor", daemon=True)
@@ -70,12 +72,10 @@ class Monitor:
         self._thread.join()
         self._engine.dispose()
 
-    def held(self, kind: str | None = None) -> dict[str, Standing]:
-        """The jobs that a worker holds, as last seen."""
+    def held(self, *kinds: str) -> dict[str, Standing]:
+        """The jobs, of those kinds or all, that a worker holds, as last seen."""
         with self._lock:
-            return {
-                id: job for id, job in self.jobs.items() if job.status in HELD and (kind is None or job.kind == kind)
-            }
+            return {id: job for id, job in self.jobs.items() if job.status in HELD and (not kinds or job.kind in kinds)}
 
     def waiting(self) -> int:
         """Jobs that do not rest."""
@@ -108,22 +108,22 @@ class Monitor:
                     self._resolve(fault, found)
 
     def _look_at_processes(self, passed: float) -> None:
-        by_run: dict[str, list[Training]] = defaultdict(list)
+        by_job: dict[str, list[Child]] = defaultdict(list)
         try:
-            for one in self._system.trainings():
-                self.trainings[(one.pid, one.began)] = one
-                by_run[one.run].append(one)
+            for one in (*self._system.trainings(), *self._system.evaluations()):
+                self.children[(one.pid, one.began)] = one
+                by_job[one.job].append(one)
             self.processes |= self._system.everything()
         except psutil.Error:
             return
         stack_worker = self._system.stack.processes.get("worker-train")
         if stack_worker is not None:
             self._system.workers_by_label["stack"].add(stack_worker)
-        for run, together in by_run.items():
+        for job, together in by_job.items():
             if len(together) > 1:
                 self.together_seconds += passed
             if len({one.attempt for one in together}) < len(together):
-                self.twins.append(f"run {run}: processes {[(one.pid, one.attempt) for one in together]}")
+                self.twins.append(f"job {job}: processes {[(one.pid, one.attempt) for one in together]}")
 
     def _resolve(self, fault: Injected, jobs: dict[str, Standing]) -> None:
         for id, before in fault.met.items():

@@ -1,4 +1,4 @@
-"""What undisturbed runs and generations of the same specs give: each in a process of its own, with no server."""
+"""What undisturbed jobs of the same specs give: in processes of their own, with no server."""
 
 import hashlib
 import json
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from service.contracts.evaluations import EvaluationEventLine, EvaluationJob, PictureAnswered, PictureDrawn
 from service.contracts.events import EventLine, Finished, Metrics, RewardGroups, Sample
 from service.contracts.jobs import EVENTS_FILE
 from tests.faults.system import SETTINGS
@@ -21,6 +22,8 @@ GroupKey = tuple[int, int, int, int, str]
 SampleKey = tuple[int, str, int]
 Drawing = tuple[Mapping[str, Any], Mapping[str, Path | None]]
 """A resolved spec, and its checkpoints: name to directory, none for the base model."""
+Drawn = tuple[list[str], list[list[float | None]]]
+"""SHA-256 of each picture, and for each picture the value of each reward."""
 
 _UNTOLD = ("name", "labels", "priority", "start_from")
 """Fields of a spec that change nothing of what is computed."""
@@ -41,6 +44,15 @@ class Reference:
         return self.directory / "checkpoints" / f"step-{step:06d}"
 
 
+@dataclass(frozen=True)
+class JudgedReference:
+    """What an undisturbed evaluation drew and was answered: by index and image, answers by their number, too."""
+
+    pictures: dict[tuple[int, int], str]
+    rewards: dict[tuple[int, int], dict[str, float | None]]
+    answers: dict[tuple[int, int, int], tuple[int, ...]]
+
+
 def timed(metric: str) -> bool:
     """Whether a metric measures the machine rather than the run."""
     return metric.startswith(("seconds/", "elapsed/seconds", "memory/"))
@@ -54,6 +66,7 @@ class References:
         directory.mkdir(parents=True, exist_ok=True)
         self._lock = threading.Lock()
         self._known: dict[str, Reference] = {}
+        self._judged: dict[str, JudgedReference] = {}
 
     def of(self, spec: Mapping[str, Any], max_steps: int, start: Path | None = None) -> Reference:
         """The undisturbed run of a resolved spec to `max_steps`, from the weights in `start` if that is given."""
@@ -74,14 +87,27 @@ class References:
         _execute([*launch.train(spec_file, directory, start, processes=processes).argv, "--device", "cpu"])
         return directory
 
-    def pictures(self, drawings: Sequence[Drawing]) -> list[list[str]]:
-        """SHA-256 of every picture of undisturbed generations, all drawn in one process, in the requests' order."""
+    def judged(self, job: EvaluationJob) -> JudgedReference:
+        """The undisturbed evaluation of a job of which nothing is done."""
+        text = job.model_copy(update={"spec": job.spec.model_copy(update={"name": ""})}).model_dump_json()
+        key = hashlib.sha256(text.encode()).hexdigest()[:16]
+        if key not in self._judged:
+            directory = self._directory / key
+            file = directory.with_suffix(".json")
+            file.write_text(text, encoding="utf-8")
+            _execute([*launch.evaluate(file, directory, None).argv, "--device", "cpu"])
+            self._judged[key] = _read_judged(directory)
+        return self._judged[key]
+
+    def pictures(self, drawings: Sequence[Drawing], rewards: Sequence[str]) -> list[Drawn]:
+        """Undisturbed generations and the scores of their pictures, all from one process, in the requests' order."""
         asked = [
             {"spec": dict(spec), "checkpoints": [(name, str(path) if path else None) for name, path in places.items()]}
             for spec, places in drawings
         ]
-        drawn: list[list[str]] = json.loads(_execute([sys.executable, "-m", "tests.faults.draw"], json.dumps(asked)))
-        return drawn
+        said = {"drawings": asked, "rewards": list(rewards)}
+        drawn = json.loads(_execute([sys.executable, "-m", "tests.faults.draw"], json.dumps(said)))
+        return [(hashes, values) for hashes, values in drawn]
 
 
 def _execute(command: list[str], asked: str = "") -> str:
@@ -110,3 +136,15 @@ def _read(directory: Path) -> Reference:
             case Finished() as said:
                 heldout = {name: summary.model_dump(mode="json") for name, summary in said.heldout.items()}
     return Reference(directory, metrics, groups, samples, heldout)
+
+
+def _read_judged(directory: Path) -> JudgedReference:
+    found = JudgedReference({}, {}, {})
+    for line in (directory / EVENTS_FILE).read_bytes().splitlines():
+        match EvaluationEventLine.validate_json(line):
+            case PictureDrawn() as said:
+                found.pictures[said.index, said.image] = said.sha256
+                found.rewards[said.index, said.image] = said.rewards
+            case PictureAnswered() as said:
+                found.answers[said.index, said.image, said.number] = said.scores or ()
+    return found

@@ -31,16 +31,16 @@ SETTINGS = {
     "OMP_NUM_THREADS": "1",  # the references are computed with as many
 }
 _EMBEDDED_ONLY = ("G2RPO_DATABASE_URL", "G2RPO_BROKER_URL", "G2RPO_ADMIN_KEY", "G2RPO_API_KEY", "G2RPO_CATALOG")
-_PROGRAM, _STARTER = "worker.entrypoints.train", "worker.entrypoints.ranks"
+_TRAIN, _EVALUATE, _STARTER = (f"worker.entrypoints.{name}" for name in ("train", "evaluate", "ranks"))
 
 
 @dataclass(frozen=True)
-class Training:
-    """A training process, known by its id and the time it began."""
+class Child:
+    """A process that trains or evaluates, known by its id and the time it began."""
 
     pid: int
     began: float
-    run: str
+    job: str
     attempt: int
     directory: Path
 
@@ -146,20 +146,27 @@ class System:
         found = [self.stack.processes.get("worker-train"), self.second.pid if self.second else None]
         return [pid for pid in found if pid is not None]
 
-    def trainings(self) -> list[Training]:
+    def trainings(self) -> list[Child]:
         """The training processes that run now and belong to this system."""
-        found: dict[int, tuple[int, Training]] = {}
+        return self._children(_TRAIN)
+
+    def evaluations(self) -> list[Child]:
+        """The evaluating processes likewise."""
+        return self._children(_EVALUATE)
+
+    def _children(self, program: str) -> list[Child]:
+        found: dict[int, tuple[int, Child]] = {}
         for process in psutil.process_iter(["ppid", "cmdline", "create_time", "status"]):
             words = process.info["cmdline"] or []
-            if _PROGRAM not in words or "--out" not in words or process.info["status"] == psutil.STATUS_ZOMBIE:
+            if program not in words or "--out" not in words or process.info["status"] == psutil.STATUS_ZOMBIE:
                 continue
             out = Path(words[words.index("--out") + 1])
             if out.is_relative_to(self.directory) and out.name.startswith("attempt-"):
                 number = int(out.name.removeprefix("attempt-"))
-                training = Training(process.pid, process.info["create_time"], out.parent.name, number, out)
-                found[process.pid] = (process.info["ppid"], training)
+                child = Child(process.pid, process.info["create_time"], out.parent.name, number, out)
+                found[process.pid] = (process.info["ppid"], child)
         # A child of it that has not begun its own program yet still carries its words.
-        return [training for parent, training in found.values() if parent not in found]
+        return [child for parent, child in found.values() if parent not in found]
 
     def everything(self) -> set[tuple[int, float]]:
         """All processes started for this system, by id and beginning."""

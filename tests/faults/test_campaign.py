@@ -14,6 +14,7 @@ FAULTS = (
     "training worker (the supervisor) killed",
     "training worker told to leave (SIGTERM)",
     "generating worker killed",
+    "evaluating process killed",
     "API killed",
     "Valkey killed",
     "Valkey emptied",
@@ -39,3 +40,4 @@ def test_nothing_is_lost_doubled_or_left_behind(tmp_path: Path) -> None:
 
     assert not result.wrong, result.report()
     assert result.compared["runs against their reference"] > 0
+    assert result.compared["pictures that were evaluated"] > 0

@@ -1,4 +1,4 @@
-"""People who use the service while it is disturbed: they submit, pause, resume, save, cancel, extend, draw, delete."""
+"""People who use the service while it is disturbed: they train, pause, resume, cancel, draw, score, judge, delete."""
 
 import os
 import random
@@ -24,6 +24,8 @@ SPEC: dict[str, Any] = {
     "checkpoints": {"every": 2},
 }
 DRAWING: dict[str, Any] = {"prompts": ["a red circle", "a blue square"], "num_images": 64}
+REWARDS = ("clip_score", "shapes_verifier")
+EVALUATING: dict[str, Any] = {"limit": 40, "num_images": 4, "steps": 4, "rewards": ["clip_score_2"]}
 
 _PATIENCE_SECONDS = 900.0
 _EVERY_SECONDS = 0.25
@@ -51,7 +53,7 @@ class Users:
     url: str
     seed: int
     at_once: int = 4
-    """How many train; one more draws."""
+    """How many train; one more draws and scores, and one evaluates."""
     jobs: list[Job] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     """What went wrong, in words."""
@@ -66,7 +68,7 @@ class Users:
         self._told_so_far = 0
         self._threads = [
             threading.Thread(target=self._live, args=(stories,), name=f"user-{number}", daemon=True)
-            for number, stories in enumerate([TRAINING] * self.at_once + [DRAWINGS])
+            for number, stories in enumerate([TRAINING] * self.at_once + [DRAWINGS, EVALUATIONS])
         ]
 
     def start(self) -> None:
@@ -120,21 +122,34 @@ class _Story:
     def submit(self, **changed: Any) -> Job:
         training = {**SPEC["training"], "seed": self.rng.choice(SEEDS)}
         asked = {**SPEC, "training": training, "name": self.label, "labels": {"story": self.label}, **changed}
-        job = Job("run", self.client.create_run(asked).id, self.label)
-        self.users.jobs.append(job)
-        return job
+        return self._accepted("run", self.client.create_run(asked).id)
 
     def draw(self, checkpoints: list[str]) -> Job:
         asked = {**DRAWING, "checkpoints": checkpoints, "seed": self.rng.choice(SEEDS)}
-        job = Job("generation", self.client.generate(asked).id, self.label)
+        return self._accepted("generation", self.client.generate(asked).id)
+
+    def score(self, generation: Job) -> Job:
+        return self._accepted("score", self.client.score(REWARDS, generation=generation.id).id)
+
+    def evaluate(self) -> Job:
+        asked = {**EVALUATING, "name": self.label, "seed": self.rng.choice(SEEDS)}
+        return self._accepted("evaluation", self.client.evaluate(asked).id)
+
+    def _accepted(self, kind: str, id: uuid.UUID) -> Job:
+        job = Job(kind, id, self.label)
         self.users.jobs.append(job)
         return job
 
     def wait(self, job: Job, states: Collection[str]) -> str:
         """Until the job has one of the states; which it is."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        read: Callable[[Any], Any] = self.client.run if job.kind == "run" else self.client.generation
-        while (status := read(job.id).status) not in states:
+        reads: dict[str, Callable[[Any], Any]] = {
+            "run": self.client.run,
+            "generation": self.client.generation,
+            "score": self.client.scoring,
+            "evaluation": self.client.evaluation,
+        }
+        while (status := reads[job.kind](job.id).status) not in states:
             if time.monotonic() > deadline:
                 raise TimeoutError(f"{job.kind} {job.id} is still {status} after {_PATIENCE_SECONDS:g} s")
             time.sleep(_EVERY_SECONDS)
@@ -273,6 +288,32 @@ def _draws_and_cancels(story: _Story) -> None:
     story.end(job)
 
 
+def _scores(story: _Story) -> None:
+    drawn = story.draw(["base"])
+    story.end(drawn)
+    cancelled, scored = story.score(drawn), story.score(drawn)
+    cancelled.ends = ("cancelled", "succeeded")
+    time.sleep(story.rng.uniform(0, 2))
+    story.client.cancel_score(cancelled.id)
+    story.end(cancelled)
+    story.end(scored)
+
+
+def _evaluates(story: _Story) -> None:
+    story.end(story.evaluate())
+
+
+def _evaluates_in_two_parts(story: _Story) -> None:
+    job = story.evaluate()
+    job.ends = ("cancelled", "succeeded")
+    story.some_time(job)
+    story.client.cancel_evaluation(job.id)
+    if story.end(job) == "cancelled":
+        story.client.resume_evaluation(job.id)
+        job.ends = ("succeeded",)
+        story.end(job)
+
+
 TRAINING: dict[str, Callable[[_Story], None]] = {
     "plain": _plain,
     "shares": _shares,
@@ -284,4 +325,12 @@ TRAINING: dict[str, Callable[[_Story], None]] = {
     "deletes": _deletes,
     "starts from": _starts_from,
 }
-DRAWINGS: dict[str, Callable[[_Story], None]] = {"draws": _draws, "draws and cancels": _draws_and_cancels}
+DRAWINGS: dict[str, Callable[[_Story], None]] = {
+    "draws": _draws,
+    "draws and cancels": _draws_and_cancels,
+    "scores": _scores,
+}
+EVALUATIONS: dict[str, Callable[[_Story], None]] = {
+    "evaluates": _evaluates,
+    "evaluates in two parts": _evaluates_in_two_parts,
+}
