@@ -1,5 +1,6 @@
 """The one tree of errors, and how each becomes `application/problem+json` (RFC 9457)."""
 
+import errno
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -25,6 +26,7 @@ _MOST_ERRORS = 100
 """Wrong fields that an answer lists."""
 UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError, psycopg.OperationalError, psycopg.InterfaceError)
 """What is raised when the database cannot be reached."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 log = structlog.get_logger()
 
 
@@ -245,6 +247,7 @@ def install(app: FastAPI, routes: Sequence[APIRoute]) -> None:
     app.add_exception_handler(RequestValidationError, _validation_error)
     app.add_exception_handler(ArtifactDamaged, _artifact_damaged)
     app.add_exception_handler(StoreUnavailable, _storage_unavailable)
+    app.add_exception_handler(OSError, _disk_full)
     for unavailable in UNAVAILABLE:
         app.add_exception_handler(unavailable, _database_unavailable)
 
@@ -309,6 +312,14 @@ async def _storage_unavailable(request: Request, error: Exception) -> JSONRespon
     log.error("storage_unavailable", detail=str(error))
     detail = "the artifact store cannot be used; /readyz says more. Try again"
     return problem_response(503, "storage_unavailable", detail, request.state.request_id, {"Retry-After": "5"})
+
+
+async def _disk_full(request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, OSError) or error.errno not in _FULL:
+        raise error
+    log.error("disk_full", detail=str(error))
+    detail = "the API's disk for temporary files (TMPDIR) has no room for the file; make room there and send it again"
+    return problem_response(503, "disk_full", detail, request.state.request_id, {"Retry-After": "60"})
 
 
 async def _database_unavailable(request: Request, error: Exception) -> JSONResponse:

@@ -67,8 +67,5 @@ class Generator:
         def load() -> FlowModel:
             return load_model(entry, self._device, precision_on(self._device, entry))
 
-        return self._warm.get(FlowModel, entry.model_dump_json(), load, _bytes)  # type: ignore[type-abstract]
-
-
-def _bytes(model: FlowModel) -> int:
-    return sum(parameter.numel() * parameter.element_size() for parameter in model.transformer.parameters())
+        size = FlowModel.weight_bytes
+        return self._warm.get(FlowModel, entry.model_dump_json(), load, size)  # type: ignore[type-abstract]

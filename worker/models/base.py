@@ -134,6 +134,11 @@ class FlowModel(ABC):
         config: dict[str, Any] = {k: v for k, v in dict(self.transformer.config).items() if not k.startswith("_")}
         return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
+    def weight_bytes(self) -> int:
+        """Bytes of its weights, with encoders and whatever else is kept loaded."""
+        weights = (*self.transformer.parameters(), *self.transformer.buffers())
+        return sum(weight.numel() * weight.element_size() for weight in weights)
+
     def train_all(self, mesh: DeviceMesh | None = None) -> list[nn.Parameter]:
         """Make every transformer weight trainable, sharded over the processes of `mesh`."""
         self.transformer.requires_grad_(True)

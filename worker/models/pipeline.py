@@ -95,6 +95,11 @@ class PipelineModel(FlowModel):
         own = fingerprint(self.entry.source, [name for name in names if getattr(self._pipeline, name) is not None])
         return hashlib.sha256(f"{own} {self.entry.text_length} {self.dtype}".encode()).hexdigest()
 
+    def weight_bytes(self) -> int:
+        parts = [part for part in self._pipeline.components.values() if isinstance(part, nn.Module)]
+        weights = [weight for part in parts for weight in (*part.parameters(), *part.buffers())]
+        return sum(weight.numel() * weight.element_size() for weight in weights)
+
     def place_encoders(self, device: torch.device) -> None:
         for name in self.encoders:
             if (encoder := getattr(self._pipeline, name)) is not None:

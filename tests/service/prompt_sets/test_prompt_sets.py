@@ -3,6 +3,7 @@
 import itertools
 import resource
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
@@ -25,6 +26,15 @@ def send(client: TestClient, data: Any, headers: dict[str, str] = TEXT, **query:
 
 def many(count: int) -> bytes:
     return b"".join(b"prompt number %d\n" % number for number in range(count))
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """Within: no file of this process can grow beyond `size` bytes, as on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 class TestCreated:
@@ -51,6 +61,13 @@ class TestCreated:
                 break
         bundled = ["shapes-bench-heldout", "shapes-bench-train", "shapes-heldout", "shapes-train"]
         assert names == ["aardvark", *bundled, "zebra"]
+
+    def test_a_full_disk_is_said_and_leaves_nothing(self, client: TestClient) -> None:
+        with room_for(2**20):
+            answer = send(client, many(100_000))
+        assert (answer.status_code, answer.json()["code"]) == (503, "disk_full"), answer.text
+        assert client.get("/prompt-sets/mine").status_code == 404
+        assert send(client, many(100_000)).status_code == 201
 
     def test_prompts_come_in_pages_of_the_set_that_the_cursor_is_of(self, client: TestClient) -> None:
         send(client, many(5))

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from service.contracts.catalog import ModelEntry
@@ -104,6 +105,13 @@ def test_a_picture_does_not_depend_on_its_batch(plain: PipelineModel) -> None:
     together = draw(plain, PROMPTS, SEEDS)
     alone = [draw(plain, [prompt], [seed]) for prompt, seed in zip(PROMPTS, SEEDS, strict=True)]
     close(torch.cat(alone), together)
+
+
+def test_its_size_is_that_of_all_its_weights(plain: PipelineModel, entry: ModelEntry) -> None:
+    assert entry.source.directory is not None
+    files = [load_file(file) for file in Path(entry.source.directory).rglob("*.safetensors")]
+    stored = sum(4 * tensor.numel() for weights in files for tensor in weights.values())
+    assert plain.weight_bytes() == pytest.approx(stored, rel=0.02)  # some have tables that are made, not stored
 
 
 def test_packing_loses_nothing(plain: PipelineModel) -> None:
