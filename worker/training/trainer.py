@@ -17,9 +17,7 @@ from service.contracts.events import (
     Metrics,
     Phase,
     Progress,
-    RewardGroup,
     RewardGroups,
-    Sample,
 )
 from service.contracts.jobs import ENCODINGS
 from service.contracts.plan import evaluation_steps
@@ -40,9 +38,10 @@ from worker.training.events import ControlFile, EventWriter, finite
 from worker.training.failures import RewardWatch
 from worker.training.heldout import HeldOut
 from worker.training.meter import Meter
-from worker.training.pictures import best_and_worst, widest_groups, write_png
+from worker.training.pictures import best_and_worst, widest_groups
 from worker.training.prompts import PromptOrder
 from worker.training.ranks import Ranks
+from worker.training.recording import reward_groups, reward_metrics, show
 from worker.training.scoring import Batch, Scorer
 from worker.training.update import NotFinite, Updater, save_inputs
 
@@ -287,35 +286,11 @@ class Trainer:
         self._is_best = False
         self._step_seconds.append(time.perf_counter() - self._began)
         self._elapsed += self._step_seconds[-1]
-        values = dict(update)
-        for k, name in enumerate(self.weights):
-            values[f"reward/{name}"] = rewards[k].nanmean().item()
-            if anchor_rewards is not None:
-                values[f"anchor/{name}"] = anchor_rewards[k].nanmean().item()
-            values[f"spread/{name}"] = advantages.spread[k].nanmean().item()
-            values[f"failures/{name}"] = float((~rewards[k].isfinite()).sum())
-        for missing in self.ranks.tell(self.scorer.take_missing()):
-            values |= {f"failures/{kind}": values.get(f"failures/{kind}", 0.0) + n for kind, n in missing.items()}
-        values["zero_std_fraction"] = advantages.zero_std_fraction
-        values["advantage/abs_mean"] = advantages.values.abs().mean().item()
-        self._metrics(values | self.meter.take())
-        self.events.write(RewardGroups(step=self.step, groups=self._groups(prompts, rewards)))
-
-    def _groups(self, prompts: list[str], rewards: Tensor) -> list[RewardGroup]:
-        return [
-            RewardGroup(
-                prompt=prompt,
-                prompt_index=p,
-                sde_step=i,
-                granularity=stride,
-                reward=name,
-                values=[finite(value) for value in rewards[r, p, k, :, s].tolist()],
-            )
-            for r, name in enumerate(self.weights)
-            for p, prompt in enumerate(prompts)
-            for k, i in enumerate(self.algorithm.places)
-            for s, stride in enumerate(self.algorithm.granularities)
-        ]
+        names, missing = list(self.weights), self.ranks.tell(self.scorer.take_missing())
+        metrics = reward_metrics(names, rewards, anchor_rewards, advantages, missing)
+        self._metrics(update | metrics | self.meter.take())
+        groups = reward_groups(names, prompts, rewards, self.algorithm)
+        self.events.write(RewardGroups(step=self.step, groups=groups))
 
     def evaluate(self) -> None:
         """Held-out metrics and pictures of today's policy."""
@@ -333,7 +308,8 @@ class Trainer:
         shows = kept > 0 and self.ranks.leads
         for index, picture in enumerate(self.scorer.decode(latents[:kept], "heldout_") if shows else []):
             scores = {name: finite(values[r, index].item()) for r, name in enumerate(self.heldout.names)}
-            self._sample("heldout", index, self.heldout.prompt(index), picture, scores)
+            prompt = self.heldout.prompt(index)
+            show(self.events, picture, step=self.step, kind="heldout", index=index, prompt=prompt, rewards=scores)
         self._evaluated, self._values, self._saved = True, values, None
         self._boundary = self._state()
 
@@ -380,7 +356,10 @@ class Trainer:
             pictures = self.scorer.decode(latents[row], "heldout_")
             for kind, g, picture in zip(("best", "worst"), pair, pictures, strict=True):
                 scores = {name: finite(rewards[r, p, k, g, s].item()) for r, name in enumerate(self.weights)}
-                self._sample(kind, p, prompts[p], picture, scores, places[k], strides[s])
+                drawn = {"sde_step": places[k], "granularity": strides[s]}
+                show(
+                    self.events, picture, step=self.step, kind=kind, index=p, prompt=prompts[p], rewards=scores, **drawn
+                )
 
     def checkpoint(self, request: int = 0) -> None:
         """Save the policy after the last whole step, as an answer to `request` and all before it."""
@@ -423,33 +402,6 @@ class Trainer:
         values |= {"elapsed/seconds": self._elapsed, "elapsed/evaluations": float(self.meter.training_evaluations)}
         values = self.ranks.combine(values)
         self.events.write(Metrics(step=self.step, values={name: finite(value) for name, value in values.items()}))
-
-    def _sample(
-        self,
-        kind: str,
-        index: int,
-        prompt: str,
-        picture: Tensor,
-        rewards: dict[str, float | None],
-        sde_step: int | None = None,
-        granularity: int | None = None,
-    ) -> None:
-        name = f"{self.step:06d}-{kind}-{index:03d}.png"
-        file, sha256, size = write_png(self.events.directory, name, picture)
-        self.events.write(
-            Sample(
-                step=self.step,
-                kind=kind,
-                index=index,
-                prompt=prompt,
-                rewards=rewards,
-                sde_step=sde_step,
-                granularity=granularity,
-                file=file,
-                sha256=sha256,
-                size=size,
-            )
-        )
 
     def check(self) -> None:
         """Called between batches: stops a run that was asked to, and tells that a long phase is alive."""
