@@ -27,7 +27,7 @@ test: setup
 # Some ten thousand requests, in minutes; CONTRACT_EXAMPLES sets how many.
 contract: export CONTRACT_EXAMPLES ?= 40
 contract: setup
-	$(BIN)/python -m pytest tests/service/test_contract.py --timeout=3600
+	$(BIN)/python -m pytest tests/service/test_contract.py
 
 # Half an hour of killing, freezing and emptying: docs/faults.md.
 faults: setup

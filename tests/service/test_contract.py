@@ -39,9 +39,9 @@ from service.keys.schemas import KeySpec
 from service.keys.service import make
 from tests.service.unigenbench import benchmark, result_row, results_csv
 
-pytestmark = pytest.mark.timeout(1200)  # its fixture sends thousands of requests
 EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "4"))
 """Generated requests for each operation, and rounds of sequences."""
+pytestmark = pytest.mark.timeout(300 * EXAMPLES)  # its fixture sends thousands of requests
 SEED = 42
 SEQUENCES = 20
 """Of one round. A round is stopped by the first sequence that goes otherwise than before, for the rows are others."""
