@@ -10,7 +10,9 @@ from service import devices
 from service.contracts.catalog import Catalog, ModelEntry
 from service.contracts.plan import Plan, make_plan
 from service.contracts.runs import RunSpec
+from service.db.artifacts import ArtifactDamaged, ArtifactStore
 from service.db.models import Checkpoint, PromptSet
+from service.db.session import Database
 from service.errors import FieldError, Invalid
 from service.settings import Settings
 
@@ -30,7 +32,7 @@ def uploaded_sets(session: Session, catalog: Catalog, spec: RunSpec) -> dict[str
 
 
 def check_run(
-    session: Session, settings: Settings, catalog: Catalog, spec: RunSpec, uploaded: Collection[str] = ()
+    session: Session, database: Database, catalog: Catalog, spec: RunSpec, uploaded: Collection[str] = ()
 ) -> Plan:
     """The plan of a run whose names are known and fit together, and whose cost is within the limits.
 
@@ -38,7 +40,7 @@ def check_run(
 
     Raises Invalid, with every field that is wrong.
     """
-    plan = make_plan(spec, catalog, uploaded)
+    plan, settings = make_plan(spec, catalog, uploaded), database.settings
     there = devices.present(session, settings)
     errors = [
         *_names(catalog, spec),
@@ -50,7 +52,7 @@ def check_run(
     if model is not None:
         errors += check_size(model, spec.sampling.width, spec.sampling.height, ("body", "sampling"))
         if spec.start_from is not None:
-            errors += _start(session, spec, spec.start_from)
+            errors += _start(session, database.artifacts, spec, spec.start_from)
     if errors:
         raise Invalid(errors)
     return plan.model_copy(update={"warnings": (*plan.warnings, *devices.warnings(spec, plan, there))})
@@ -116,7 +118,7 @@ def check_size(model: ModelEntry, width: int, height: int, loc: Loc) -> Iterator
 
 
 def check_checkpoint(
-    session: Session, id: uuid.UUID, model: str, loc: Loc
+    session: Session, artifacts: ArtifactStore, id: uuid.UUID, model: str, loc: Loc
 ) -> tuple[Checkpoint | None, Sequence[FieldError]]:
     """A checkpoint and what speaks against using it with `model`."""
     # Shared until the commit: what is deleted meanwhile is either seen here or sees who uses it.
@@ -133,6 +135,11 @@ def check_checkpoint(
             f"set model to {checkpoint.model!r} or take another checkpoint"
         )
         return checkpoint, [FieldError(loc=list(loc), msg=msg, type="other_architecture")]
+    try:
+        artifacts.check_whole(checkpoint.key, checkpoint.manifest["files"])  # hashes are checked by who fetches it
+    except ArtifactDamaged as error:
+        msg = f"checkpoint {id} is damaged ({error}); mend the artifact store or take another checkpoint"
+        return checkpoint, [FieldError(loc=list(loc), msg=msg, type="damaged_checkpoint")]
     return checkpoint, []
 
 
@@ -160,9 +167,9 @@ def _prompt_sets(session: Session, catalog: Catalog, spec: RunSpec, uploaded: Co
             yield FieldError(loc=list(loc), msg=msg + more, type="unknown_name")
 
 
-def _start(session: Session, spec: RunSpec, id: uuid.UUID) -> Iterator[FieldError]:
+def _start(session: Session, artifacts: ArtifactStore, spec: RunSpec, id: uuid.UUID) -> Iterator[FieldError]:
     loc: Loc = ("body", "start_from")
-    checkpoint, errors = check_checkpoint(session, id, spec.model, loc)
+    checkpoint, errors = check_checkpoint(session, artifacts, id, spec.model, loc)
     yield from errors
     if checkpoint is None:
         return

@@ -120,10 +120,10 @@ def _forget_oldest(cache: Path) -> None:
 
 
 def _whole(place: Path) -> bool:
-    """Whether every file that the manifest names is there in its length."""
+    """Whether every file that the manifest names is there and what it says."""
     try:
         manifest = CheckpointManifest.model_validate_json((place / MANIFEST_FILE).read_bytes())
-        return all((place / file.name).stat().st_size == file.size for file in manifest.files)
+        return all(_hash(place / file.name) == file.sha256 for file in manifest.files)
     except (OSError, ValidationError):
         return False
 

@@ -175,8 +175,9 @@ class _Supervisor:
             now = time.monotonic()
             if (written := ingest.written()) != spoken:
                 spoken, moved = written, now
-            saving = ingest.phase == "checkpoint" and now - moved < timeout
-            if now > self._patience and not saving:
+            # Neither can be broken off: what is half done would be lost, or half saved.
+            busy = ingest.phase in ("update", "checkpoint") and now - moved < timeout
+            if now > self._patience and not busy:
                 child.end(TERMINATION_SECONDS)
             elif self._stop is None and now - moved > timeout:
                 child.end(TERMINATION_SECONDS)

@@ -11,10 +11,10 @@ import hashlib
 import io
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from service.contracts.jobs import MANIFEST_FILE
 from service.db.places import BLOCK, WrongHash, place
@@ -81,8 +81,6 @@ class ArtifactStore:
             safe = _safe(f"{key}/{name}")
             with self._told(f"{safe} cannot be fetched"):
                 self._place.fetch(safe, local)
-            with local.open("rb") as copied:
-                os.fsync(copied.fileno())  # a later start trusts the copy by its length
 
     def read(self, key: str, sha256: str) -> bytes:
         """All bytes of a stored file, checked against the hash in its row. Raises ArtifactDamaged."""
@@ -99,6 +97,11 @@ class ArtifactStore:
         with self._told(f"{stored.key} cannot be read"):
             found = self._place.size(safe)
         _compare_size(stored, found)
+
+    def check_whole(self, key: str, files: Iterable[Mapping[str, Any]]) -> None:
+        """Raise ArtifactDamaged unless all files of a checkpoint, as its manifest names them, have their lengths."""
+        for file in files:
+            self.check_size(Stored(f"{key}/{file['name']}", file["sha256"], file["size"]))
 
     def stream(self, stored: Stored, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """`length` bytes from `start` on, all by default, in blocks. Raises ArtifactDamaged.

@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Query, Request, Response
 
 from service.contracts.evaluations import EvaluationSpec
-from service.dependencies import CatalogDep, QueueDep, SessionDep, SettingsDep
+from service.dependencies import CatalogDep, DatabaseDep, QueueDep, SessionDep
 from service.errors import problems
 from service.evaluations import service
 from service.evaluations.schemas import EvaluationFilters, EvaluationSummary, EvaluationView
@@ -52,7 +52,7 @@ def create_evaluation(
     request: Request,
     response: Response,
     session: SessionDep,
-    settings: SettingsDep,
+    database: DatabaseDep,
     catalog: CatalogDep,
     queue: QueueDep,
     caller: CallerDep,
@@ -63,7 +63,7 @@ def create_evaluation(
     Every picture and every raw answer is kept. An answer that cannot be read is asked for again, and counted where it
     stays so: scores are never guessed.
     """
-    made = service.create(session, settings, catalog, queue, spec, request.state.body, caller, once)
+    made = service.create(session, database, catalog, queue, spec, request.state.body, caller, once)
     response.headers["Location"] = f"/evaluations/{made.id}"
     return made
 
@@ -111,11 +111,11 @@ def cancel_evaluation(evaluation_id: uuid.UUID, session: SessionDep, once: OnceD
     responses=problems(404, 409, 413, 422),
 )
 def resume_evaluation(
-    evaluation_id: uuid.UUID, session: SessionDep, settings: SettingsDep, queue: QueueDep, once: OnceDep
+    evaluation_id: uuid.UUID, session: SessionDep, database: DatabaseDep, queue: QueueDep, once: OnceDep
 ) -> EvaluationView:
     """Queue an ended evaluation again. Only what is missing is drawn, and only pictures without a readable answer are
     judged; one that lacks nothing is refused."""
-    service.resume(session, settings, queue, evaluation_id, once)
+    service.resume(session, database, queue, evaluation_id, once)
     return service.show(session, evaluation_id)
 
 

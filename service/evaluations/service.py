@@ -17,8 +17,10 @@ from service.contracts.evaluations import EvaluationSpec, RewardMean
 from service.contracts.runs import SPEC_VERSION
 from service.contracts.status import TERMINAL, JobStatus
 from service.db import events, retention
+from service.db.artifacts import ArtifactStore
 from service.db.base import new_id
 from service.db.models import BenchmarkRow, Evaluation, EvaluationAnswer, EvaluationPicture
+from service.db.session import Database
 from service.db.verdicts import is_newest
 from service.errors import Invalid, NotFound, WrongState, invalid
 from service.evaluations.schemas import EvaluationFilters, EvaluationSummary, EvaluationView
@@ -34,7 +36,7 @@ from service.settings import Settings
 
 def create(
     session: Session,
-    settings: Settings,
+    database: Database,
     catalog: Catalog,
     queue: Queue,
     spec: EvaluationSpec,
@@ -50,10 +52,10 @@ def create(
     if (known := once.claim(session, id)) is not None:
         return show(session, known)
     benchmark, judge = _benchmark(session, spec), _judge(catalog, spec)
-    resolved = _resolved(session, settings, catalog, spec)
+    resolved = _resolved(session, database.artifacts, catalog, spec)
     prompts = _spread([prompt["index"] for prompt in benchmark.prompts], spec.limit)
-    _check_amount(settings, len(prompts) * spec.num_images)
-    check_open_jobs(session, settings, caller.id)
+    _check_amount(database.settings, len(prompts) * spec.num_images)
+    check_open_jobs(session, database.settings, caller.id)
     row = Evaluation(
         id=id,
         name=spec.name,
@@ -141,7 +143,7 @@ def cancel(session: Session, id: uuid.UUID, once: Once) -> None:
     session.commit()
 
 
-def resume(session: Session, settings: Settings, queue: Queue, id: uuid.UUID, once: Once) -> None:
+def resume(session: Session, database: Database, queue: Queue, id: uuid.UUID, once: Once) -> None:
     """Queue an ended evaluation again: what is missing is drawn, and what has no readable answer is asked again.
 
     Raises NotFound, WrongState, TooManyOpenJobs.
@@ -159,10 +161,11 @@ def resume(session: Session, settings: Settings, queue: Queue, id: uuid.UUID, on
     if row.checkpoint_id is None and row.spec["checkpoint"] != "base":
         raise WrongState(f"the checkpoint {row.spec['checkpoint']} of evaluation {id} was deleted", code="deleted")
     if row.checkpoint_id is not None:
-        errors = check_checkpoint(session, row.checkpoint_id, row.model, ("body", "checkpoint"))[1]
+        loc = ("body", "checkpoint")
+        errors = check_checkpoint(session, database.artifacts, row.checkpoint_id, row.model, loc)[1]
         if errors:
             raise WrongState(errors[0].msg, code="deleted")
-    check_open_jobs(session, settings, row.created_by)
+    check_open_jobs(session, database.settings, row.created_by)
     row.move_to(JobStatus.QUEUED)
     row.error, row.cancel_requested_at = None, None
     row.losses, row.seconds_used, row.resumed_attempt = 0, 0.0, row.attempt
@@ -214,7 +217,7 @@ def _judge(catalog: Catalog, spec: EvaluationSpec) -> JudgeEntry | None:
     return judge
 
 
-def _resolved(session: Session, settings: Settings, catalog: Catalog, spec: EvaluationSpec) -> EvaluationSpec:
+def _resolved(session: Session, artifacts: ArtifactStore, catalog: Catalog, spec: EvaluationSpec) -> EvaluationSpec:
     """The spec with the model's own numbers in place of what was not said. Raises Invalid."""
     model = find_model(catalog, spec.model)
     if model is None:
@@ -226,7 +229,7 @@ def _resolved(session: Session, settings: Settings, catalog: Catalog, spec: Eval
     for place, name in enumerate(spec.rewards):
         errors += unknown(catalog.reward, name, ("body", "rewards", place))
     if spec.checkpoint != "base":
-        errors += check_checkpoint(session, spec.checkpoint, spec.model, ("body", "checkpoint"))[1]
+        errors += check_checkpoint(session, artifacts, spec.checkpoint, spec.model, ("body", "checkpoint"))[1]
     if errors:
         raise Invalid(errors)
     return resolved

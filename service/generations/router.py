@@ -61,7 +61,7 @@ async def generate(
 
     def accept() -> uuid.UUID:
         with database.sessions() as session:
-            return service.create(session, database.settings, catalog, queue, spec, request.state.body, caller, once)
+            return service.create(session, database, catalog, queue, spec, request.state.body, caller, once)
 
     def shown() -> GenerationView:
         with database.sessions() as session:

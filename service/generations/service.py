@@ -14,6 +14,7 @@ from service.contracts.runs import SPEC_VERSION
 from service.contracts.status import TERMINAL, JobStatus
 from service.db.base import new_id
 from service.db.models import Checkpoint, Generation, GenerationImage
+from service.db.session import Database
 from service.errors import FieldError, Invalid, NotFinished, NotFound
 from service.generations.schemas import GenerationFilters, GenerationSummary, GenerationView, ImageView
 from service.idempotency import Once
@@ -27,7 +28,7 @@ from service.settings import Settings
 
 def create(
     session: Session,
-    settings: Settings,
+    database: Database,
     catalog: Catalog,
     queue: Queue,
     spec: GenerationSpec,
@@ -42,8 +43,8 @@ def create(
     id = new_id()
     if (known := once.claim(session, id)) is not None:
         return known
-    resolved = resolve(session, settings, catalog, spec)
-    check_open_jobs(session, settings, caller.id)
+    resolved = resolve(session, database, catalog, spec)
+    check_open_jobs(session, database.settings, caller.id)
     row = Generation(
         id=id,
         requested=requested,
@@ -57,7 +58,7 @@ def create(
     return id
 
 
-def resolve(session: Session, settings: Settings, catalog: Catalog, spec: GenerationSpec) -> GenerationSpec:
+def resolve(session: Session, database: Database, catalog: Catalog, spec: GenerationSpec) -> GenerationSpec:
     """The spec with the model's own numbers in place of what was not said. Raises Invalid."""
     model = find_model(catalog, spec.model)
     if model is None:
@@ -72,11 +73,12 @@ def resolve(session: Session, settings: Settings, catalog: Catalog, spec: Genera
     )
     width, height = resolved.width or model.width, resolved.height or model.height
     errors = list(check_size(model, width, height, ("body",)))
-    errors += check_prompts(settings, len(spec.prompts), ("body", "prompts"))
-    errors += _too_much(settings, resolved.total_images, width * height)
+    errors += check_prompts(database.settings, len(spec.prompts), ("body", "prompts"))
+    errors += _too_much(database.settings, resolved.total_images, width * height)
     for index, checkpoint in enumerate(spec.checkpoints):
         if isinstance(checkpoint, uuid.UUID):
-            errors += check_checkpoint(session, checkpoint, spec.model, ("body", "checkpoints", index))[1]
+            loc = ("body", "checkpoints", index)
+            errors += check_checkpoint(session, database.artifacts, checkpoint, spec.model, loc)[1]
     if errors:
         raise Invalid(errors)
     return resolved

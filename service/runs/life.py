@@ -6,7 +6,7 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from sqlalchemy import delete as delete_rows
-from sqlalchemy import func, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service import jobs
@@ -16,7 +16,7 @@ from service.contracts.presets import merge
 from service.contracts.runs import RunSpec
 from service.contracts.status import CLAIMABLE, RESTING, TERMINAL, JobStatus
 from service.db import events, retention
-from service.db.artifacts import ArtifactDamaged, ArtifactStore, Stored
+from service.db.artifacts import ArtifactDamaged, ArtifactStore
 from service.db.base import new_id
 from service.db.models import Attempt, Checkpoint, PromptSet, Run
 from service.db.session import Database
@@ -74,7 +74,7 @@ def resume(
     if run.status not in RESTING:
         detail = f"run {id} is {run.status}: only a paused or ended run can be resumed"
         raise WrongState(f"{detail}; POST /runs/{id}/pause first, and wait until it is paused")
-    newest = _newest_step(session, id)
+    newest = _newest_whole(session, database.artifacts, id)
     if newest is None and run.status in TERMINAL:
         raise WrongState(
             f"run {id} has no checkpoint to go on from; POST /runs/{id}/clone starts it from its beginning",
@@ -84,6 +84,13 @@ def resume(
     if steps < (newest or 0):
         allowed = f"its newest checkpoint has {newest} steps, allowed are {newest} and more"
         raise invalid(["body", "max_steps"], f"{steps} is too few: {allowed}", "too_few_steps")
+    done = (run.progress or {}).get("step", run.max_steps)
+    if run.status is JobStatus.SUCCEEDED and done < run.max_steps:
+        detail = f"run {id} stopped early, after {done} of {run.max_steps} steps: its held-out reward rose no more"
+        raise WrongState(
+            f"{detail}; POST /runs/{id}/clone with start_from and without evaluation.early_stop goes on from there",
+            code="stopped_early",
+        )
     if run.status is JobStatus.SUCCEEDED and steps <= run.max_steps:
         detail = f"run {id} has done all its {run.max_steps} steps"
         raise WrongState(f"{detail}; give max_steps above {run.max_steps}", code="nothing_left")
@@ -91,7 +98,6 @@ def resume(
     if steps > run.max_steps:
         _check_budget(database.settings, catalog, run, steps)
     _check_prompt_sets(session, run)
-    _check_whole(session, database.artifacts, id)
     run.move_to(JobStatus.QUEUED)
     run.max_steps, run.error, run.cancel_requested_at, run.heldout = steps, None, None, None
     run.losses, run.seconds_used, run.resumed_attempt = 0, 0.0, run.attempt
@@ -114,7 +120,7 @@ def save(session: Session, id: uuid.UUID, once: Once) -> None:
 
 def clone(
     session: Session,
-    settings: Settings,
+    database: Database,
     catalog: Catalog,
     queue: Queue,
     id: uuid.UUID,
@@ -130,7 +136,7 @@ def clone(
     if (known := once.claim(session, made)) is not None:
         return service.show_made(session, known)
     spec = _cloned_spec(session, id, overrides)
-    return service.accept(session, settings, catalog, queue, made, spec, overrides, caller, parent=id)
+    return service.accept(session, database, catalog, queue, made, spec, overrides, caller, parent=id)
 
 
 def _cloned_spec(session: Session, id: uuid.UUID, overrides: dict[str, Any]) -> RunSpec:
@@ -180,18 +186,18 @@ def attempts(session: Session, id: uuid.UUID, filters: AttemptFilters) -> Page[A
     return paged(session, own, (Attempt.number,), filters, AttemptView.model_validate)
 
 
-def _check_whole(session: Session, artifacts: ArtifactStore, id: uuid.UUID) -> None:
-    """Raise WrongState where the run has checkpoints and the store has not one of them in its full length.
+def _newest_whole(session: Session, artifacts: ArtifactStore, id: uuid.UUID) -> int | None:
+    """The steps of the run's newest checkpoint that the store has in its full length; None where it has no checkpoint.
 
-    Their hashes are checked by the worker that fetches one.
+    One that was found damaged may have been mended since. Hashes are checked by the worker that fetches one. Raises
+    WrongState where there are some and none is whole.
     """
     own = select(Checkpoint).where(Checkpoint.run_id == id, Checkpoint.deleted_at.is_(None))
     damage = ""
     for checkpoint in session.scalars(own.order_by(Checkpoint.step.desc(), Checkpoint.attempt.desc())):
         try:
-            for file in checkpoint.manifest["files"]:
-                artifacts.check_size(Stored(f"{checkpoint.key}/{file['name']}", file["sha256"], file["size"]))
-            return
+            artifacts.check_whole(checkpoint.key, checkpoint.manifest["files"])
+            return checkpoint.step
         except ArtifactDamaged as error:
             damage = damage or str(error)
     if damage:
@@ -199,6 +205,7 @@ def _check_whole(session: Session, artifacts: ArtifactStore, id: uuid.UUID) -> N
             f"no checkpoint of run {id} is whole ({damage}); mend the artifact store, or clone the run to begin anew",
             code="damaged_checkpoint",
         )
+    return None
 
 
 def _check_prompt_sets(session: Session, run: Run) -> None:
@@ -217,11 +224,6 @@ def _check_budget(settings: Settings, catalog: Catalog, run: Run, steps: int) ->
     errors = list(check_budget(settings, make_plan(longer, catalog)))
     if errors:
         raise Invalid([error.model_copy(update={"loc": ["body", "max_steps"]}) for error in errors])
-
-
-def _newest_step(session: Session, id: uuid.UUID) -> int | None:
-    own = (Checkpoint.run_id == id, Checkpoint.deleted_at.is_(None), Checkpoint.damaged.is_(False))
-    return session.scalar(select(func.max(Checkpoint.step)).where(*own))
 
 
 def _record(session: Session, run: Run, **said: Any) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Request, Response
 
 from service.contracts.runs import RunSpec
-from service.dependencies import CatalogDep, DatabaseDep, QueueDep, SessionDep, SettingsDep
+from service.dependencies import CatalogDep, DatabaseDep, QueueDep, SessionDep
 from service.errors import problems
 from service.idempotency import OnceDep
 from service.json_route import JsonRoute
@@ -43,7 +43,7 @@ def create_run(
     request: Request,
     response: Response,
     session: SessionDep,
-    settings: SettingsDep,
+    database: DatabaseDep,
     catalog: CatalogDep,
     queue: QueueDep,
     caller: CallerDep,
@@ -53,7 +53,7 @@ def create_run(
 
     A preset fills what is not said; explicit fields win; the answer shows the resolved spec and its planned cost.
     """
-    run = service.create(session, settings, catalog, queue, spec, request.state.body, caller, once)
+    run = service.create(session, database, catalog, queue, spec, request.state.body, caller, once)
     response.headers["Location"] = f"/runs/{run.id}"
     return run
 
@@ -186,7 +186,7 @@ def clone_run(
     run_id: uuid.UUID,
     response: Response,
     session: SessionDep,
-    settings: SettingsDep,
+    database: DatabaseDep,
     catalog: CatalogDep,
     queue: QueueDep,
     caller: CallerDep,
@@ -201,6 +201,6 @@ def clone_run(
 ) -> RunView:
     """Start a new run with the resolved spec of another, some fields changed. To go on from its weights, say
     `start_from` with one of its checkpoints."""
-    run = life.clone(session, settings, catalog, queue, run_id, overrides or {}, caller, once)
+    run = life.clone(session, database, catalog, queue, run_id, overrides or {}, caller, once)
     response.headers["Location"] = f"/runs/{run.id}"
     return run

@@ -13,6 +13,7 @@ from service.contracts.status import JobStatus
 from service.db import events, series
 from service.db.base import new_id
 from service.db.models import Run
+from service.db.session import Database
 from service.errors import Deleted, NotFound
 from service.idempotency import Once
 from service.keys.caller import Caller
@@ -21,12 +22,11 @@ from service.naming import check_run, uploaded_sets
 from service.pages import Page, paged
 from service.queue import Queue
 from service.runs.schemas import LatestMetric, RunFilters, RunSummary, RunView
-from service.settings import Settings
 
 
 def create(
     session: Session,
-    settings: Settings,
+    database: Database,
     catalog: Catalog,
     queue: Queue,
     spec: RunSpec,
@@ -38,12 +38,12 @@ def create(
     id = new_id()
     if (known := once.claim(session, id)) is not None:
         return show_made(session, known)
-    return accept(session, settings, catalog, queue, id, spec, requested, caller)
+    return accept(session, database, catalog, queue, id, spec, requested, caller)
 
 
 def accept(
     session: Session,
-    settings: Settings,
+    database: Database,
     catalog: Catalog,
     queue: Queue,
     id: uuid.UUID,
@@ -57,8 +57,8 @@ def accept(
     Raises Invalid, TooManyOpenJobs.
     """
     uploaded = uploaded_sets(session, catalog, spec)
-    plan = check_run(session, settings, catalog, spec, uploaded)
-    check_open_jobs(session, settings, caller.id)
+    plan = check_run(session, database, catalog, spec, uploaded)
+    check_open_jobs(session, database.settings, caller.id)
     run = Run(
         id=id,
         name=spec.name,

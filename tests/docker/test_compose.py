@@ -101,6 +101,7 @@ class TestServices:
             (device,) = service["deploy"]["resources"]["reservations"]["devices"]
             assert device["driver"] == "nvidia" and device["capabilities"] == ["gpu"]
             assert service["build"] == {"target": "cuda"}
+            assert seconds(service["stop_grace_period"]) >= int(service["environment"]["G2RPO_DRAIN_SECONDS"]) + 60
 
 
 class TestVariables:

@@ -4,6 +4,7 @@ import hashlib
 import json
 import struct
 import uuid
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -154,6 +155,20 @@ class TestDelete:
             response = client.post(path, json=body)
             assert response.status_code == 422
             assert "was deleted at" in response.json()["detail"]
+
+    def test_a_truncated_one_is_no_start_and_draws_nothing(
+        self, client: TestClient, checkpoint: Any, database: Database, tmp_path: Path
+    ) -> None:
+        (tmp_path / "short").write_bytes(b"weigh")
+        database.artifacts.put_file(tmp_path / "short", f"{checkpoint.key}/pytorch_lora_weights.safetensors")
+        for path, body in (
+            ("/runs", {"start_from": str(checkpoint.id)}),
+            ("/generate", {"checkpoints": [str(checkpoint.id)], "prompts": ["a red circle"]}),
+            ("/evaluations", {"model": "shapes-flux", "checkpoint": str(checkpoint.id)}),
+        ):
+            response = client.post(path, json=body)
+            assert response.status_code == 422, response.text
+            assert "is damaged" in response.json()["detail"] and "mend" in response.json()["detail"]
 
     def test_one_that_a_run_needs_stays(self, client: TestClient, checkpoint: Any, records: Any) -> None:
         other = records.run("queued", start_from=checkpoint.id)

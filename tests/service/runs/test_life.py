@@ -1,6 +1,7 @@
 """Pausing, going on, saving, cloning, changing and deleting runs, over HTTP."""
 
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -28,6 +29,12 @@ def statuses(database: Database, id: uuid.UUID) -> list[str]:
     with database.transaction() as session:
         rows = session.scalars(select(RunEvent).where(RunEvent.run_id == id).order_by(RunEvent.id)).all()
     return [row.data["status"] for row in rows if row.type == "status"]
+
+
+def store(database: Database, checkpoint: Checkpoint, directory: Path, data: bytes) -> None:
+    """Put other bytes in the place of a checkpoint's weights."""
+    (directory / "weights").write_bytes(data)
+    database.artifacts.put_file(directory / "weights", f"{checkpoint.key}/{next(iter(FILES))}")
 
 
 class TestPause:
@@ -91,6 +98,23 @@ class TestResume:
         run = records.run(status)
         records.checkpoint(run, FILES, deleted_at=run.created_at)
         assert "clone" in refused(client.post(f"/runs/{run.id}/resume"), 409, "no_checkpoint")
+
+    def test_one_whose_checkpoint_was_damaged_goes_on_when_the_store_is_mended(
+        self, client: TestClient, records: Any, database: Database, tmp_path: Path
+    ) -> None:
+        run = records.run(JobStatus.FAILED)
+        checkpoint = records.checkpoint(run, FILES, damaged=True)
+        store(database, checkpoint, tmp_path, b"weig")
+        assert "mend" in refused(client.post(f"/runs/{run.id}/resume"), 409, "damaged_checkpoint")
+        store(database, checkpoint, tmp_path, FILES[next(iter(FILES))])
+        assert client.post(f"/runs/{run.id}/resume").json()["status"] == "queued"
+
+    def test_one_that_stopped_early_is_not_resumed_but_cloned(self, client: TestClient, records: Any) -> None:
+        run = records.run(JobStatus.SUCCEEDED, progress={"step": 20, "phase": "checkpoint"})
+        records.checkpoint(run, FILES, step=20)
+        for body in ({}, {"max_steps": 100}):
+            detail = refused(client.post(f"/runs/{run.id}/resume", json=body), 409, "stopped_early")
+            assert f"after 20 of {run.max_steps} steps" in detail and "clone" in detail
 
     def test_a_run_that_did_all_its_steps_needs_more(self, client: TestClient, records: Any) -> None:
         run = records.run(JobStatus.SUCCEEDED)
