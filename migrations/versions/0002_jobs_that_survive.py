@@ -96,7 +96,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Paused jobs become cancelled. Refused by the database while there are imported checkpoints: they need a run."""
+    """Paused jobs become cancelled; imported and deleted checkpoints go."""
+    _remove_checkpoints()
     op.drop_column("workers", "stats")
     for column in ("created_by", "damaged", "deleted_at", "name"):
         op.drop_column("checkpoints", column)
@@ -120,8 +121,22 @@ def downgrade() -> None:
         op.drop_table(table)
 
 
+def _remove_checkpoints() -> None:
+    """Those that the old schema cannot hold: it wants a run, and would show as live what was deleted."""
+    checkpoints, runs = sa.table("checkpoints", *map(sa.column, ("id", "run_id", "deleted_at"))), _jobs("runs")
+    gone = sa.or_(checkpoints.c.run_id.is_(None), checkpoints.c.deleted_at.is_not(None))
+    from_them = runs.c.start_from.in_(sa.select(checkpoints.c.id).where(gone))
+    ended = runs.c.status.in_(("succeeded", "failed", "cancelled"))
+    saved = sa.exists().where(checkpoints.c.run_id == runs.c.id, checkpoints.c.deleted_at.is_(None))
+    # A run that has saved nothing yet would begin from the base model, which nobody asked for.
+    lost = runs.update().where(from_them, ~ended, ~saved)
+    op.execute(lost.values(status="cancelled", ended_at=sa.func.now()))
+    op.execute(runs.update().where(from_them).values(start_from=None))
+    op.execute(checkpoints.delete().where(gone))
+
+
 def _jobs(table: str) -> sa.TableClause:
-    return sa.table(table, *map(sa.column, ("created_at", "queued_at", "ended_at", "status")))
+    return sa.table(table, *map(sa.column, ("id", "created_at", "queued_at", "ended_at", "status", "start_from")))
 
 
 def _allow(table: str, statuses: Sequence[str]) -> None:
