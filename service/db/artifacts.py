@@ -9,7 +9,6 @@ import contextlib
 import errno
 import hashlib
 import io
-import os
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
