@@ -115,9 +115,13 @@ def build_trainer(
     place, entry = ranks.device, catalog.model(spec.model)
     prompts = load_prompts(spec.prompts, catalog, prompt_sets or {})
     heldout = load_named(spec.evaluation.prompts, catalog, prompt_sets or {})
-    check_model(entry)  # before rewards take the device
     names = dict.fromkeys([reward.name for reward in spec.rewards] + list(spec.evaluation_rewards))
-    rewards = {name: load_reward(catalog.reward(name), place) for name in names}
+    # All rewards are read before the model, which may be a long download, and both before the device is taken.
+    rewards = {name: load_reward(catalog.reward(name), torch.device("cpu")) for name in names}
+    check_model(entry)
+    if not spec.resources.offload_rewards:
+        for reward in rewards.values():
+            reward.move(place)
     model = load_model(entry, place, _dtype(spec, entry, place))
     if spec.training.gradient_checkpointing:
         model.transformer.enable_gradient_checkpointing()
