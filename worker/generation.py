@@ -44,9 +44,12 @@ def _draw(attempt: Attempt) -> None:
         str(id_): None if id_ == "base" else patiently(artifacts.fetch_checkpoint, database, id_)
         for id_ in spec.checkpoints
     }
+    generator = _the_generator()
+    with attempt.loading():
+        generator.load(spec.model)
     recorder = _Recorder(attempt, spec)
     # Closed, whatever ends the loop: the generator then takes the checkpoint's weights off the model again.
-    drawing = cast("Drawing[GeneratedImage]", _the_generator().generate(spec, checkpoints))
+    drawing = cast("Drawing[GeneratedImage]", generator.generate(spec, checkpoints))
     with contextlib.closing(drawing) as images:
         for image in images:
             recorder.add(image)

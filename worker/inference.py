@@ -42,7 +42,7 @@ class Generator:
         Picture j of a prompt has seed `spec.seed + j` and the noise that the diffusers pipeline draws for it, for every
         checkpoint alike. Raises ValueError for a checkpoint that is damaged or of another architecture.
         """
-        model = self._model(spec.model)
+        model = self.load(spec.model)
         manner = Manner.of(spec, model.entry)
         places = [(p, j) for p in range(len(spec.prompts)) for j in range(spec.num_images)]
         for name, directory in checkpoints.items():
@@ -61,7 +61,8 @@ class Generator:
                         }
                         yield GeneratedImage(name, p, j, seed, png(picture, metadata))
 
-    def _model(self, name: str) -> FlowModel:
+    def load(self, name: str) -> FlowModel:
+        """The catalog's model, loaded unless it is kept; it may have to be downloaded first."""
         entry = load_catalog().model(name)
 
         def load() -> FlowModel:

@@ -40,7 +40,8 @@ def _score(attempt: Attempt) -> None:
         own = select(ScorePicture).where(ScorePicture.score_id == id_).order_by(ScorePicture.number)
         pictures = session.scalars(own).all()
     scorer = _the_scorer()
-    versions = [version.model_dump(mode="json") for version in scorer.versions(names)]
+    with attempt.loading():
+        versions = [version.model_dump(mode="json") for version in scorer.versions(names)]
     _record(attempt, [], 0, len(pictures), rewards=versions)
     done = 0
     for batch in _batches(pictures):

@@ -4,7 +4,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import structlog
@@ -15,6 +15,7 @@ from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_f
 from service.contracts.status import JobStatus
 from service.db.artifacts import ArtifactDamaged, StoreUnavailable
 from service.db.session import Database
+from worker.alive import PROGRESS_SECONDS, repeated
 from worker.claims import Claim, LeaseLost, move, wish
 from worker.lease import Lease
 from worker.outcome import Outcome, failed, stuck_for, too_often_lost
@@ -47,6 +48,7 @@ class Attempt:
     _lease: Lease
     _stopping: threading.Event
     _watch: "_Watch"
+    _progress_seconds: float = PROGRESS_SECONDS
 
     def begin(self) -> None:
         """Have the job run. Raises Stopped where its end was asked for already, and LeaseLost."""
@@ -60,6 +62,13 @@ class Attempt:
             raise LeaseLost("the lease could not be renewed in time")
         if self._stopping.is_set():
             raise Stopped(Outcome(JobStatus.INTERRUPTED))
+
+    @contextlib.contextmanager
+    def loading(self) -> Iterator[None]:
+        """Within: the work counts as getting on, though it says nothing. Ends as `got_on` does."""
+        with repeated(self._watch.moved, self._progress_seconds):
+            yield
+        self.got_on()
 
     def check_wish(self) -> None:
         """Raise Stopped where somebody asked for the job's end, and LeaseLost."""

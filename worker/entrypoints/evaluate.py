@@ -14,6 +14,7 @@ from service.contracts.catalog import Catalog, Source, load_catalog
 from service.contracts.evaluations import EvaluationJob
 from service.contracts.events import Failed, Progress, Started
 from service.contracts.jobs import EVENTS_FILE, SPEC_FILE
+from worker.alive import PROGRESS_SECONDS, repeated
 from worker.drawing import fastest_device, precision_on
 from worker.entrypoints import train
 from worker.entrypoints.parent import end_with_parent
@@ -28,7 +29,7 @@ from worker.training.events import EventWriter
 logger = logging.getLogger(__name__)
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, progress_seconds: float = PROGRESS_SECONDS) -> int:
     """Run and return the exit code: 0 after `finished`, 1 after `failed`, 2 where nothing was begun."""
     options = _parse(arguments)
     form = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -45,10 +46,16 @@ def main(arguments: list[str] | None = None) -> int:
         job = EvaluationJob.model_validate_json(options.job.read_bytes())
         (options.out / SPEC_FILE).write_text(job.model_dump_json(), encoding="utf-8")
         done = len(job.done)
-        events.write(Progress(step=done, max_steps=job.total_images, phase="loading"))
-        device, catalog = fastest_device(options.device), load_catalog()
-        evaluator = build_evaluator(job, catalog, events, device, options.checkpoint)
-        events.write(Started(provenance=provenance(job, evaluator, catalog, device), resumed_at=done))
+
+        def loading() -> None:
+            events.write(Progress(step=done, max_steps=job.total_images, phase="loading"))
+
+        loading()
+        with repeated(loading, progress_seconds):
+            device, catalog = fastest_device(options.device), load_catalog()
+            evaluator = build_evaluator(job, catalog, events, device, options.checkpoint)
+            started = Started(provenance=provenance(job, evaluator, catalog, device), resumed_at=done)
+        events.write(started)
         events.write(evaluator.run())
         return 0
     except Exception as error:  # every cause becomes an event that the supervisor can show

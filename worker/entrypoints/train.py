@@ -19,6 +19,7 @@ from service.contracts.catalog import Catalog, ModelEntry, load_catalog
 from service.contracts.events import Failed, Finished, Progress, Started
 from service.contracts.jobs import EVENTS_FILE, SPEC_FILE
 from service.contracts.runs import RunSpec, refuse_uneven
+from worker.alive import PROGRESS_SECONDS, repeated
 from worker.drawing import precision_on
 from worker.entrypoints.parent import end_with_parent
 from worker.entrypoints.ranks import FAILURE, RENDEZVOUS
@@ -37,7 +38,7 @@ logger = logging.getLogger(__name__)
 PAUSED_BY_ITSELF = 3
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None, progress_seconds: float = PROGRESS_SECONDS) -> int:
     """Run and return the exit code: 0 after `finished`, 1 after `failed`, 2 where nothing was begun.
 
     3 where the run paused by itself: the last event and the log say why.
@@ -58,14 +59,20 @@ def main(arguments: list[str] | None = None) -> int:
         spec = RunSpec.model_validate_json(ranks.agree(options.spec.read_bytes()))
         if ranks.leads:
             (options.out / SPEC_FILE).write_text(spec.model_dump_json(indent=1), encoding="utf-8")
-        events.write(Progress(step=0, max_steps=spec.training.max_steps, phase="loading"))
-        catalog = load_catalog()
-        trainer = build_trainer(spec, catalog, events, options.device, ranks, dict(options.prompt_sets))
-        if options.resume:
-            trainer.resume(options.resume)
-        elif options.start_from:
-            trainer.start_from(options.start_from)
-        events.write(Started(provenance=provenance(trainer, catalog), resumed_at=trainer.step))
+
+        def loading() -> None:
+            events.write(Progress(step=0, max_steps=spec.training.max_steps, phase="loading"))
+
+        loading()
+        with repeated(loading, progress_seconds):
+            catalog = load_catalog()
+            trainer = build_trainer(spec, catalog, events, options.device, ranks, dict(options.prompt_sets))
+            if options.resume:
+                trainer.resume(options.resume)
+            elif options.start_from:
+                trainer.start_from(options.start_from)
+            started = Started(provenance=provenance(trainer, catalog), resumed_at=trainer.step)
+        events.write(started)
         try:
             trainer.run()
         except Cancelled:
@@ -108,9 +115,13 @@ def build_trainer(
     place, entry = ranks.device, catalog.model(spec.model)
     prompts = load_prompts(spec.prompts, catalog, prompt_sets or {})
     heldout = load_named(spec.evaluation.prompts, catalog, prompt_sets or {})
-    check_model(entry)  # before rewards take the device
     names = dict.fromkeys([reward.name for reward in spec.rewards] + list(spec.evaluation_rewards))
-    rewards = {name: load_reward(catalog.reward(name), place) for name in names}
+    # All rewards are read before the model, which may be a long download, and both before the device is taken.
+    rewards = {name: load_reward(catalog.reward(name), torch.device("cpu")) for name in names}
+    check_model(entry)
+    if not spec.resources.offload_rewards:
+        for reward in rewards.values():
+            reward.move(place)
     model = load_model(entry, place, _dtype(spec, entry, place))
     if spec.training.gradient_checkpointing:
         model.transformer.enable_gradient_checkpointing()

@@ -24,7 +24,7 @@ class Reward(ABC):
         """Make the reward from its catalog entry."""
 
     def move(self, device: torch.device) -> None:  # noqa: B027, most rewards have nothing to move
-        """Move the weights, and what goes with them, to `device`; a reward that cannot stays where it was loaded.
+        """Move the weights, and what goes with them, to `device`; a run loads its rewards on the CPU and moves them.
 
         Values are the same up to the device's rounding. Never while another thread scores.
         """

@@ -5,6 +5,7 @@ Source: Xu et al. 2023, arXiv:2304.05977, and its public implementation THUDM/Im
 
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -39,13 +40,11 @@ class ImageReward(Reward):
         if entry.source is None:
             raise ValueError(f"reward {entry.name!r} needs a source in the catalog")
         sizes = sizes or BlipSizes()
-        tokenizer = _load_tokenizer(entry.name, entry.tokenizer or entry.source, sizes.vocabulary)
-        path = find_file(entry.source, FILES)
-        tensors = read_tensors(path)
         try:
-            scorer = load_scorer(tensors, sizes)
+            tokenizer = _load_tokenizer(entry.tokenizer or entry.source, sizes.vocabulary)
+            scorer = _read_scorer(find_file(entry.source, FILES), sizes)
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from error
+            raise ValueError(f"reward {entry.name!r}: {error}") from error
         return cls(scorer, tokenizer, sizes.picture, device)
 
     @torch.no_grad()
@@ -74,15 +73,26 @@ class ImageReward(Reward):
         return told.input_ids[rows].to(device), told.attention_mask[rows].to(device)
 
 
-def _load_tokenizer(reward: str, source: Source, vocabulary: int) -> PreTrainedTokenizerBase:
+def _read_scorer(path: Path, sizes: BlipSizes) -> BlipScorer:
+    tensors = read_tensors(path)
+    try:
+        return load_scorer(tensors, sizes)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _load_tokenizer(source: Source, vocabulary: int) -> PreTrainedTokenizerBase:
     """bert-base-uncased with BLIP's two tokens; the text begins with [CLS] all the same, as the authors' does."""
     place, revision = locate(source)
-    tokenizer = BertTokenizer.from_pretrained(place, revision=revision or "main", token=access_token(source))
+    try:
+        tokenizer = BertTokenizer.from_pretrained(place, revision=revision or "main", token=access_token(source))
+    except OSError as error:
+        raise ValueError(f"there is no tokenizer at {place}; the catalog's `tokenizer` names one: {error}") from error
     tokenizer.add_special_tokens({"bos_token": "[DEC]"})
     tokenizer.add_special_tokens({"additional_special_tokens": ["[ENC]"]})
     if len(tokenizer) != vocabulary:
         raise ValueError(
-            f"reward {reward!r}: with [DEC] and [ENC] the tokenizer at {place} has {len(tokenizer)} tokens; "
+            f"with [DEC] and [ENC] the tokenizer at {place} has {len(tokenizer)} tokens; "
             f"the weights want {vocabulary}, those of bert-base-uncased (`tokenizer` of its catalog entry)"
         )
     return tokenizer

@@ -23,6 +23,7 @@ from service.contracts.jobs import ENCODINGS
 from service.contracts.plan import evaluation_steps
 from service.contracts.runs import RunSpec
 from service.contracts.schedule import sigma_nodes
+from worker.alive import PROGRESS_SECONDS
 from worker.grpo.advantages import Advantages
 from worker.grpo.algorithms import ALGORITHMS
 from worker.grpo.algorithms.base import Rollout, Sampler
@@ -44,9 +45,6 @@ from worker.training.ranks import Ranks
 from worker.training.recording import reward_groups, reward_metrics, show
 from worker.training.scoring import Batch, Scorer
 from worker.training.update import NotFinite, Updater, save_inputs
-
-PROGRESS_SECONDS = 30.0
-"""Longest silence within a phase that goes in batches."""
 
 
 class Trainer:
