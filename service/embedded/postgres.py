@@ -65,6 +65,7 @@ def start(
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
     log_file = log_file or data / "postgres.log"
     held = lock.hold(data)
+    known = sockets.directory_of(data)
     try:
         binaries = installed()
         account = server_account()
@@ -78,7 +79,8 @@ def start(
         announce(process)
         _wait_until_ready(process, cluster, log_file)
     except BaseException:
-        sockets.remove_directory(data)
+        if known is None:  # else clients of the one before look for its successor there, which the next try may be
+            sockets.remove_directory(data)
         raise
     finally:
         os.close(held)

@@ -71,6 +71,15 @@ class TestPostgres:
             assert again.url == server.url
             assert execute(again, "SELECT value FROM kept") == 7
 
+    def test_a_try_that_failed_does_not_lead_its_clients_elsewhere(self, tmp_path: Path) -> None:
+        server = postgres.start(tmp_path / "data", durable=False)
+        server.process.kill()
+        server.process.wait()
+        with pytest.raises(EmbeddedError):
+            postgres.start(tmp_path / "data", durable=False, announce=lambda process: process.kill())
+        with running_postgres(tmp_path / "data") as again:
+            assert again.url == server.url
+
     def test_it_opens_no_tcp_port_and_its_sockets_are_private(self, tmp_path: Path) -> None:
         with running_postgres(tmp_path / "data") as server:
             assert execute(server, "SHOW listen_addresses") == ""

@@ -349,8 +349,8 @@ def _by_a_rule(case: schemathesis.Case, response: Response) -> bool:
     wrong = problem.get("errors", [])
     if case.operation.definition.raw["operationId"] == "cloneRun":
         return all(one["loc"][0] == "body" for one in wrong)  # any part of a spec, which its schema leaves open
-    trimmed = [one["loc"][:-1] for one in wrong if one["type"] == "string_too_short"]
-    emptied = [one for one in wrong if one["type"] == "too_short" and one["loc"] in trimmed]  # a list of spaces alone
+    parts = [one["loc"][:length] for one in wrong for length in range(1, len(one["loc"]))]
+    emptied = [one for one in wrong if one["type"] == "too_short" and one["loc"] in parts]  # its items are what is wrong
     return all(one["type"] not in OF_FORM or GREATEST in one["msg"] or one in emptied for one in wrong)
 
 
