@@ -54,23 +54,22 @@ class Scorer:
 
     def _values(self, entry: RewardEntry, pictures: Tensor, prompts: Sequence[str]) -> list[RewardValue]:
         name = entry.name
-        reward, _, cause = self._loaded(entry)
-        values = torch.full((len(prompts),), torch.nan)
-        if reward is not None:
-            values, cause = score_or_missing(reward, name, pictures, prompts)
+        reward, _, unloaded = self._loaded(entry)
+        if reward is None:
+            values, causes = torch.full((len(prompts),), torch.nan), [unloaded] * len(prompts)
+        else:
+            values, causes = score_or_missing(reward, name, pictures, prompts)
         found = []
-        for value in values.tolist():
+        for value, cause in zip(values.tolist(), causes, strict=True):
             if value != value:
-                missing = RewardValue(
-                    reward=name, status="failed", value=None, normalised=None, cause=(cause or NO_NUMBER)[:1000]
-                )
-                found.append(missing)
+                said = (cause or NO_NUMBER)[:1000]
+                found.append(RewardValue(reward=name, status="failed", value=None, normalised=None, cause=said))
             else:
                 found.append(RewardValue(reward=name, status="ok", value=value, normalised=entry.normalised(value)))
         return found
 
-    def _loaded(self, entry: RewardEntry) -> tuple[Reward | None, RewardVersion, str | None]:
-        """The reward, what it is, and why it could not be loaded."""
+    def _loaded(self, entry: RewardEntry) -> tuple[Reward | None, RewardVersion, str]:
+        """The reward, what it is, and why it could not be loaded; "" where it is there."""
         about = {"name": entry.name, "kind": entry.kind, "scale": entry.scale, "range": entry.range}
 
         def load() -> _Loaded:
@@ -85,7 +84,7 @@ class Scorer:
         except Exception as error:  # a reward may be anybody's code: the others are still wanted
             logger.warning("reward %s cannot be loaded", entry.name, exc_info=True)
             return None, RewardVersion(**about, weights=None), f"it cannot be loaded: {type(error).__name__}: {error}"
-        return found.reward, found.version, None
+        return found.reward, found.version, ""
 
 
 def pixels(png: bytes) -> Tensor:

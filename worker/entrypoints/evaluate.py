@@ -36,7 +36,6 @@ def main(arguments: list[str] | None = None, progress_seconds: float = PROGRESS_
     logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr)
     logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every answer tells nobody anything
     end_with_parent()
-    torch.backends.cudnn.allow_tf32 = False  # as in training, whose rewards these are
     if (options.out / EVENTS_FILE).exists():
         sys.stderr.write(f"{options.out} already holds an attempt; give --out a directory of its own\n")
         return 2

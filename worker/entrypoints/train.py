@@ -48,7 +48,6 @@ def main(arguments: list[str] | None = None, progress_seconds: float = PROGRESS_
     form = f"%(asctime)s {rank}%(levelname)s %(name)s: %(message)s"
     logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr)
     end_with_parent()
-    torch.backends.cudnn.allow_tf32 = False  # rewards are float32 in earnest; the model's own speed is bfloat16's
     ranks = join(options.device, os.environ.get(RENDEZVOUS))
     if ranks.agree((options.out / EVENTS_FILE).exists()):
         sys.stderr.write(f"{options.out} already holds a run; give --out a directory of its own\n")

@@ -3,6 +3,7 @@
 import torch
 
 from service.contracts.catalog import ModelEntry
+from worker import float32
 from worker.models.base import FlowModel
 from worker.models.flux import FluxModel
 from worker.models.sd3 import SD3Model
@@ -17,6 +18,7 @@ def check_model(entry: ModelEntry) -> None:
 
 def load_model(entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> FlowModel:
     """Load the catalog's model onto `device` in `dtype`, frozen. Raises ValueError where its files do not fit."""
+    float32.in_earnest()
     return FAMILIES[entry.family].load(entry, device, dtype)
 
 

@@ -3,6 +3,7 @@
 import torch
 
 from service.contracts.catalog import RewardEntry
+from worker import float32
 from worker.rewards.base import Reward
 from worker.rewards.clip import ClipReward
 from worker.rewards.hps import HpsReward
@@ -27,6 +28,7 @@ KINDS: dict[str, type[Reward]] = {
 
 def load_reward(entry: RewardEntry, device: torch.device) -> Reward:
     """The catalog's reward, ready to score on `device`."""
+    float32.in_earnest()
     return KINDS[entry.kind].load(entry, device)
 
 

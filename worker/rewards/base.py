@@ -33,6 +33,10 @@ class Reward(ABC):
     def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
         """pictures [n, 3, height, width] in 0..1 and their n prompts → n values, float32 or better; NaN = failed."""
 
+    def score_with_causes(self, pictures: Tensor, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
+        """`score`, and for each picture why it has no value, if it has none; "" where nobody says so."""
+        return self.score(pictures, prompts), [""] * len(prompts)
+
     def identity(self) -> dict[str, str | None]:
         """What besides weights decides the values, for a run's provenance."""
         return {}
@@ -63,23 +67,29 @@ class RemoteReward(Reward):
         """
 
     def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self.score_with_causes(pictures, prompts)[0]
+
+    def score_with_causes(self, pictures: Tensor, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
         answers = [future.result() for future in self.begin(pictures, prompts)]
-        return torch.tensor([value for answer in answers for value in answer.values], dtype=torch.float32)
+        values = torch.tensor([value for answer in answers for value in answer.values], dtype=torch.float32)
+        return values, [answer.cause for answer in answers for _ in answer.values]
 
 
-def score_or_missing(reward: Reward, name: str, pictures: Tensor, prompts: Sequence[str]) -> tuple[Tensor, str | None]:
-    """`reward.score`, with an exception or a wrong count turned into missing values and the cause.
+def score_or_missing(reward: Reward, name: str, pictures: Tensor, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
+    """`reward.score_with_causes`, with an exception or a wrong count turned into missing values and their cause.
 
     Values are float32 on the CPU; infinities count as missing. A failing reward must not end a run that has others,
     nor be 0.
     """
     try:
-        values = reward.score(pictures, prompts).detach().float().cpu()
+        values, causes = reward.score_with_causes(pictures, prompts)
+        values = values.detach().float().cpu()
         if values.shape != (len(prompts),):
             raise ValueError(f"{tuple(values.shape)} values for {len(prompts)} pictures")
     except torch.OutOfMemoryError:
         raise  # the run's own trouble, with a remedy of its own
     except Exception as error:  # a reward may be anybody's code: whatever it raises is a missing value
         logger.warning("reward %s failed on %d pictures", name, len(prompts), exc_info=True)
-        return torch.full((len(prompts),), torch.nan, dtype=torch.float32), f"{type(error).__name__}: {error}"
-    return torch.where(values.isfinite(), values, torch.nan), None
+        missing = torch.full((len(prompts),), torch.nan, dtype=torch.float32)
+        return missing, [f"{type(error).__name__}: {error}"] * len(prompts)
+    return torch.where(values.isfinite(), values, torch.nan), causes

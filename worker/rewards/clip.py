@@ -1,8 +1,10 @@
 """CLIP score: the cosine between a picture and its prompt, by a CLIP of transformers' or of open_clip's layout."""
 
+import math
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -15,12 +17,15 @@ from service.contracts.catalog import RewardEntry, Source
 from worker.models.sources import access_token, locate
 from worker.rewards.base import Reward
 from worker.rewards.open_clip import CONFIG, architecture, read_config, to_transformers
-from worker.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, squashed
+from worker.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, middle, squashed
 from worker.rewards.tokens import Tokens, load_tokens
 from worker.rewards.weights import find_file, find_optional, read_tensors
 
 _TEXT_CACHE = 65_536
 """Prompt embeddings kept; of ViT-H/14's 1024 floats that is 256 MiB."""
+
+Fit = Callable[[Tensor, int], Tensor]
+"""Makes pictures [n, 3, height, width] in 0..1 squares of a size."""
 
 Loaded = TypeVar("Loaded", bound="ClipReward")
 
@@ -34,8 +39,8 @@ class ClipReward(Reward):
     described: ClassVar[bool] = True
     """Whether such a file needs open_clip's description beside it, which alone tells its activation."""
 
-    def __init__(self, model: CLIPModel, tokens: Tokens, mean: Sequence[float], std: Sequence[float]) -> None:
-        self.model, self._tokens = model, tokens
+    def __init__(self, model: CLIPModel, tokens: Tokens, fit: Fit, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.model, self._tokens, self._fit = model, tokens, fit
         self._mean, self._std = (
             torch.tensor(v, dtype=model.dtype, device=model.device)[:, None, None] for v in (mean, std)
         )
@@ -57,10 +62,11 @@ class ClipReward(Reward):
                 text.vocab_size,
                 cls.cleans_text(entry.source),
             )
+            fit = cls.fit(entry.source)
             mean, std = cls.normalisation(entry.source)
         except ValueError as error:
             raise ValueError(f"reward {entry.name!r}: {error}") from error
-        return cls(model.eval().requires_grad_(False).to(device), tokens, mean, std)
+        return cls(model.eval().requires_grad_(False).to(device), tokens, fit, mean, std)
 
     @classmethod
     def read_model(cls, source: Source, dtype: torch.dtype) -> CLIPModel:
@@ -88,19 +94,28 @@ class ClipReward(Reward):
         return find_optional(source, CONFIG) is not None
 
     @classmethod
+    def fit(cls, source: Source) -> Fit:
+        """How pictures become squares: as open_clip's description says where there is one, else as the processor does.
+
+        ValueError names a way that is neither squashing nor cutting the middle.
+        """
+        description = find_optional(source, CONFIG)
+        if description is None and not _is_file(source):
+            return _fit_of(_processor(source))
+        told = read_config(description).get("preprocess_cfg", {}) if description else {}
+        mode = told.get("resize_mode") or "shortest"  # open_clip's own, where a description is silent
+        if mode not in _FITS:
+            raise ValueError(f"{CONFIG} says resize_mode {mode!r}; known are {' and '.join(_FITS)}")
+        return _FITS[mode]
+
+    @classmethod
     def normalisation(cls, source: Source) -> tuple[Sequence[float], Sequence[float]]:
         """Mean and standard deviation of the channels."""
         if _is_file(source):
             description = find_optional(source, CONFIG)
             told = read_config(description).get("preprocess_cfg", {}) if description else {}
             return told.get("mean", OPENAI_MEAN), told.get("std", OPENAI_STD)
-        place, revision = locate(source)
-        try:
-            processor = CLIPImageProcessorPil.from_pretrained(
-                place, revision=revision or "main", token=access_token(source)
-            )
-        except OSError as error:
-            raise ValueError(f"there is no preprocessor_config.json at {place}: {error}") from error
+        processor = _processor(source)
         return processor.image_mean, processor.image_std
 
     def move(self, device: torch.device) -> None:
@@ -114,8 +129,8 @@ class ClipReward(Reward):
         return (self.picture_features(pictures) * self.text_features(prompts)).sum(dim=-1)
 
     def prepare(self, pictures: Tensor) -> Tensor:
-        """Pictures [n, 3, height, width] in 0..1 squashed to the tower's size; one of that size is left as it is."""
-        return squashed(pictures, self._size)
+        """Pictures [n, 3, height, width] in 0..1 as squares of the tower's size."""
+        return self._fit(pictures, self._size)
 
     @torch.no_grad()
     def picture_features(self, pictures: Tensor) -> Tensor:
@@ -144,6 +159,36 @@ class ClipReward(Reward):
             input_ids=ids.to(device), attention_mask=None if mask is None else mask.to(device)
         ).pooler_output
         return normalize(features, dim=-1)
+
+
+_FITS: dict[str, Fit] = {"squash": squashed, "shortest": middle}
+"""By open_clip's `resize_mode`."""
+
+
+def _processor(source: Source) -> CLIPImageProcessorPil:
+    place, revision = locate(source)
+    try:
+        return CLIPImageProcessorPil.from_pretrained(place, revision=revision or "main", token=access_token(source))
+    except OSError as error:
+        raise ValueError(f"there is no preprocessor_config.json at {place}: {error}") from error
+
+
+def _fit_of(processor: CLIPImageProcessorPil) -> Fit:
+    size, crop = processor.size, processor.crop_size if processor.do_center_crop else None
+    cut = (crop.height, crop.width) if crop else None
+    if processor.do_resize:
+        if size.height and size.height == size.width and cut in (None, (size.height, size.width)):
+            return squashed
+        if size.shortest_edge and not size.longest_edge and cut == (size.shortest_edge, size.shortest_edge):
+            return partial(middle, whole=math.floor)  # transformers rounds the margin down, open_clip to the nearest
+    raise ValueError(
+        f"preprocessor_config.json says do_resize {processor.do_resize}, size {_told(size)}, crop {_told(crop)}; known "
+        "are a size of equal height and width, and a shortest_edge with a centre crop of the same size"
+    )
+
+
+def _told(size: Any) -> dict[str, int] | None:
+    return size and {name: sides for name, sides in dict(size).items() if sides}
 
 
 def _is_file(source: Source) -> bool:

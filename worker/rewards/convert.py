@@ -16,6 +16,7 @@ from service.contracts.catalog import Source
 from worker.rewards.clip import ClipReward
 from worker.rewards.hps import HpsReward
 from worker.rewards.open_clip import CONFIG
+from worker.rewards.preprocessing import squashed
 
 _KINDS: dict[str, type[ClipReward]] = {"clip": ClipReward, "hps": HpsReward}
 
@@ -29,18 +30,20 @@ def convert(kind: str, file: Path, out: Path) -> None:
         raise ValueError(f"{out} is there already; give --out a new directory")
     description = file.with_name(CONFIG)
     config, tensors = reward.read_published(file, description if description.is_file() else None)
-    mean, std = reward.normalisation(Source(directory=file.parent, file=file.name))
+    source = Source(directory=file.parent, file=file.name)
+    fit, (mean, std) = reward.fit(source), reward.normalisation(source)
     config.architectures = ["CLIPModel"]
     out.mkdir(parents=True)
     config.save_pretrained(out)
-    side = {"height": config.vision_config.image_size, "width": config.vision_config.image_size}
+    side = config.vision_config.image_size
+    square = {"height": side, "width": side}
     processor = {
         "image_processor_type": "CLIPImageProcessor",
         "image_mean": list(mean),
         "image_std": list(std),
         "resample": 3,
-        "size": side,
-        "crop_size": side,
+        "size": square if fit is squashed else {"shortest_edge": side},
+        "crop_size": square,
     }
     (out / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
     if description.is_file():

@@ -4,12 +4,11 @@ Source: Wu et al. 2023, arXiv:2306.09341, and its public implementation tgxs002/
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import ClassVar
 
-from torch import Tensor
-
 from service.contracts.catalog import Source
-from worker.rewards.clip import ClipReward
+from worker.rewards.clip import ClipReward, Fit
 from worker.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, centre_square, resize_tensor
 
 
@@ -27,6 +26,7 @@ class HpsReward(ClipReward):
     def normalisation(cls, source: Source) -> tuple[Sequence[float], Sequence[float]]:
         return OPENAI_MEAN, OPENAI_STD
 
-    def prepare(self, pictures: Tensor) -> Tensor:
+    @classmethod
+    def fit(cls, source: Source) -> Fit:
         """The middle square, resized as the authors do: on the tensor, with no rounding and no clamping."""
-        return centre_square(pictures, self._size, resized=resize_tensor)
+        return partial(centre_square, resized=resize_tensor)

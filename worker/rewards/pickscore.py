@@ -5,12 +5,13 @@ Source: Kirstain et al. 2023, arXiv:2305.01569, and its public implementation yu
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from service.contracts.catalog import Source
-from worker.rewards.clip import ClipReward
+from worker.rewards.clip import ClipReward, Fit
 from worker.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, centre_square
 
 
@@ -22,6 +23,11 @@ class PickScoreReward(ClipReward):
         return False  # the authors use transformers' processor, which repairs nothing
 
     @classmethod
+    def fit(cls, source: Source) -> Fit:
+        """The middle square as transformers' processor cuts it, which rounds the margin down."""
+        return partial(centre_square, whole=math.floor)
+
+    @classmethod
     def normalisation(cls, source: Source) -> tuple[Sequence[float], Sequence[float]]:
         return OPENAI_MEAN, OPENAI_STD
 
@@ -29,7 +35,3 @@ class PickScoreReward(ClipReward):
     def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
         scale: Tensor = self.model.logit_scale.exp()
         return scale * super().score(pictures, prompts)
-
-    def prepare(self, pictures: Tensor) -> Tensor:
-        """The middle square as transformers' processor cuts it, which rounds the margin down."""
-        return centre_square(pictures, self._size, whole=math.floor)

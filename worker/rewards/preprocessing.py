@@ -19,6 +19,11 @@ def squashed(pictures: Tensor, size: int) -> Tensor:
     return pictures if pictures.shape[-2:] == (size, size) else resize(pictures, size, size)
 
 
+def middle(pictures: Tensor, size: int, whole: Callable[[float], int] = round) -> Tensor:
+    """`centre_square`, but for pictures of that size, which are left as they are, in floats."""
+    return pictures if pictures.shape[-2:] == (size, size) else centre_square(pictures, size, whole=whole)
+
+
 def centre_square(
     pictures: Tensor,
     size: int,

@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub import _CACHED_NO_EXIST, hf_hub_download, is_offline_mode, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
@@ -35,12 +35,21 @@ def find_file(source: Source, names: Sequence[str]) -> Path:
 
 
 def find_optional(source: Source, name: str) -> Path | None:
-    """The source's file of that name; None where it has none."""
+    """The source's file of that name; None where it has none, or none is cached and the hub is not to be asked.
+
+    ValueError where the hub could not be asked: whether it has the file decides how a reward is computed.
+    """
     if not source.hub:
         path = Path(locate(source)[0], name)
         return path if path.is_file() else None
     try:
         return Path(hf_hub_download(source.hub, name, revision=source.revision, token=access_token(source)))
+    except LocalEntryNotFoundError as error:  # an EntryNotFoundError by inheritance, though nobody has looked
+        known = try_to_load_from_cache(source.hub, name, revision=source.revision)
+        if is_offline_mode() or known is _CACHED_NO_EXIST:
+            return None
+        cause = _first_line(error.__cause__ or error)
+        raise ValueError(f"the hub's {source.hub}/{name} could not be reached: {cause}") from error
     except EntryNotFoundError:
         return None
     except OSError as error:
@@ -67,5 +76,5 @@ def read_tensors(path: Path, within: str | None = None) -> dict[str, Tensor]:
     return dict(held)
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).strip().split("\n")[0]

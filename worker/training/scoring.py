@@ -133,9 +133,9 @@ class Scorer:
             return Batch(torch.where(drawn, torch.stack(values), torch.nan), drawn, asked)
 
     def _score(self, name: str, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
-        values, cause = score_or_missing(self.rewards[name], name, pictures, prompts)
-        if cause:
-            self.causes[name] = cause
+        values, causes = score_or_missing(self.rewards[name], name, pictures, prompts)
+        if said := [cause for cause in causes if cause]:
+            self.causes[name] = said[-1]
         return values
 
     def _awaited(self, future: Future[Answers]) -> Answers:

@@ -197,6 +197,96 @@ def test_a_description_of_another_architecture_is_refused(published: Path, tmp_p
         load("dfn", directory)
 
 
+def described(published: Path, directory: Path, **preprocessing: Any) -> Path:
+    """DFN's weights with a description that says so of the preprocessing."""
+    shutil.copytree(published / "dfn", directory)
+    path = directory / "open_clip_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"preprocess_cfg": preprocessing}))
+    return directory
+
+
+def pillow_middle(given: Tensor, size: tuple[int, int], box: tuple[int, int, int, int]) -> Tensor:
+    levels = (given[0] * 255).round().to(torch.uint8).permute(1, 2, 0)
+    small = Image.fromarray(levels.numpy()).resize(size, Image.Resampling.BICUBIC).crop(box)
+    return torch.tensor(list(small.tobytes()), dtype=torch.float32).view(1, 224, 224, 3).permute(0, 3, 1, 2) / 255
+
+
+@pytest.fixture
+def wide() -> Tensor:
+    """A picture that resized to 227×224 has margins of a pixel and a half."""
+    return torch.rand(1, 3, 448, 454, generator=torch.Generator().manual_seed(6))
+
+
+@pytest.mark.parametrize("told", [{}, {"resize_mode": None}, {"resize_mode": "shortest"}])
+def test_the_middle_is_cut_where_open_clip_cuts_it(
+    published: Path, tmp_path: Path, wide: Tensor, told: dict[str, Any]
+) -> None:
+    reward = load("dfn", described(published, tmp_path / "middle", **told))
+    assert torch.equal(reward.prepare(wide), pillow_middle(wide, (227, 224), (2, 0, 226, 224)))
+    as_it_is = torch.rand(1, 3, 224, 224)
+    assert torch.equal(reward.prepare(as_it_is), as_it_is)
+
+
+def test_another_way_to_a_square_is_refused_by_name(published: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"reward 'dfn': .* resize_mode 'longest'; known are squash and shortest"):
+        load("dfn", described(published, tmp_path / "longest", resize_mode="longest"))
+
+
+@pytest.fixture
+def directory(published: Path, vocabulary: Path, tmp_path: Path) -> Path:
+    """DFN's weights as transformers publishes a CLIP, with its tokenizer and no description of open_clip's."""
+    out = tmp_path / "transformers"
+    assert convert(["clip", str(published / "dfn" / FILES["dfn"]), "--out", str(out)]) == 0
+    (out / "open_clip_config.json").unlink()
+    shutil.copytree(vocabulary, out, dirs_exist_ok=True)
+    return out
+
+
+def processed(directory: Path, **changes: Any) -> ClipReward:
+    path = directory / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return load("dfn", directory)
+
+
+SQUARE = {"height": 224, "width": 224}
+
+
+@pytest.mark.parametrize("size", [{"shortest_edge": 224}, 224])
+def test_transformers_processors_cut_the_middle_and_round_the_margin_down(
+    directory: Path, wide: Tensor, size: Any
+) -> None:
+    reward = processed(directory, size=size, crop_size=SQUARE, do_center_crop=True)
+    assert torch.equal(reward.prepare(wide), pillow_middle(wide, (227, 224), (1, 0, 225, 224)))
+
+
+@pytest.mark.parametrize("crops", [True, False])
+def test_transformers_processors_squash_to_a_size_of_two_sides(directory: Path, wide: Tensor, crops: bool) -> None:
+    reward = processed(directory, size=SQUARE, crop_size=SQUARE, do_center_crop=crops)
+    assert torch.equal(reward.prepare(wide), pillow_middle(wide, (224, 224), (0, 0, 224, 224)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"size": {"shortest_edge": 256}}, "'shortest_edge': 256"),
+        ({"size": {"shortest_edge": 224}, "do_center_crop": False}, "crop None"),
+        ({"size": {"height": 224, "width": 256}}, "'width': 256"),
+        ({"do_resize": False}, "do_resize False"),
+    ],
+    ids=["wider", "uncut", "oblong", "as-it-is"],
+)
+def test_a_processor_that_does_otherwise_is_refused(directory: Path, changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=rf"reward 'dfn': preprocessor_config\.json says .*{said}.*; known are"):
+        processed(directory, **changes)
+
+
+def test_a_conversion_tells_transformers_that_the_middle_is_cut(published: Path, tmp_path: Path) -> None:
+    file = described(published, tmp_path / "middle") / FILES["dfn"]
+    assert convert(["clip", str(file), "--out", str(tmp_path / "out")]) == 0
+    told = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
+    assert (told["size"], told["crop_size"]) == ({"shortest_edge": 224}, SQUARE)
+
+
 @pytest.mark.parametrize("change", ["missing", "unexpected", "mismatched"])
 def test_a_directory_that_does_not_fit_is_refused_by_name(
     published: Path, vocabulary: Path, tmp_path: Path, change: str
