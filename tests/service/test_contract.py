@@ -171,6 +171,7 @@ def _keep(records: Any, png: bytes, sample: str) -> None:
     KEPT["resumeRun"] = {"run_id": records.run(JobStatus.PAUSED).id}
     KEPT["deleteRun"] = {"run_id": records.run(JobStatus.FAILED).id}
     KEPT["getSampleImage"] = {"run_id": examples.RUN_ID, "sample_id": sample}
+    KEPT["deleteGeneration"] = {"generation_id": records.generation(GENERATION, JobStatus.FAILED).id}
     drawn = records.generation({**GENERATION, "guidance": 3.5}, JobStatus.SUCCEEDED)
     records.image(drawn, 0, png)
     KEPT["getGenerationGrid"] = {"generation_id": drawn.id}
