@@ -19,7 +19,7 @@ RUN = (
 """Operations on one run."""
 CHECKPOINT = ("getCheckpoint", "getCheckpointArchive", "deleteCheckpoint")
 """Operations on one checkpoint."""
-GENERATION = ("getGeneration", "cancelGeneration", "getGenerationGrid")
+GENERATION = ("getGeneration", "cancelGeneration", "deleteGeneration", "getGenerationGrid")
 """Operations on one generation."""
 EVALUATION = (
     *("getEvaluation", "cancelEvaluation", "resumeEvaluation", "deleteEvaluation"),

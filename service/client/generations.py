@@ -46,6 +46,10 @@ class Generations:
         """Ask for a generation's end."""
         return self._transport.read(GenerationView, "POST", f"/generations/{id}/cancel")
 
+    def delete_generation(self, id: Id) -> None:
+        """Delete an ended generation with its pictures; what rewards said of them stays."""
+        self._transport.send("DELETE", f"/generations/{id}")
+
     def image(self, generation: Id, number: int) -> bytes:
         """One picture, PNG."""
         return self.picture(f"/generations/{generation}/images/{number}")

@@ -38,7 +38,7 @@ ImageNumber = Annotated[int, Path(ge=0, le=2**31 - 1, description="The picture's
     responses={
         200: {"model": GenerationView, "description": "It ended within the asked time."},
         202: {"headers": LOCATION, "links": links(*GENERATION, generation_id=ID)},
-        **problems(409, 413, 422),
+        **problems(409, 410, 413, 422),
     },
 )
 async def generate(
@@ -162,3 +162,15 @@ def get_generation_grid(generation_id: uuid.UUID, database: DatabaseDep, session
 def cancel_generation(generation_id: uuid.UUID, session: SessionDep, once: OnceDep) -> GenerationView:
     """Ask for a generation's end. Asking twice changes nothing; one that has ended is answered as it is."""
     return service.cancel(session, generation_id, once)
+
+
+@router.delete(
+    "/generations/{generation_id}",
+    status_code=204,
+    operation_id="deleteGeneration",
+    summary="Delete a generation",
+    responses=problems(404, 409, 422),
+)
+def delete_generation(generation_id: uuid.UUID, session: SessionDep) -> None:
+    """Delete an ended generation with its pictures; what rewards said of them stays."""
+    service.delete(session, generation_id)

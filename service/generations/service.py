@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Iterator
 from typing import Any
 
+from sqlalchemy import delete as delete_rows
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -12,10 +13,11 @@ from service.contracts.catalog import Catalog
 from service.contracts.generations import GenerationSpec
 from service.contracts.runs import SPEC_VERSION
 from service.contracts.status import TERMINAL, JobStatus
+from service.db import events, retention
 from service.db.base import new_id
-from service.db.models import Checkpoint, Generation, GenerationImage
+from service.db.models import Checkpoint, Generation, GenerationImage, Score
 from service.db.session import Database
-from service.errors import FieldError, Invalid, NotFinished, NotFound
+from service.errors import Deleted, FieldError, InUse, Invalid, NotFinished, NotFound, WrongState
 from service.generations.schemas import GenerationFilters, GenerationSummary, GenerationView, ImageView
 from service.idempotency import Once
 from service.keys.caller import Caller
@@ -38,10 +40,13 @@ def create(
 ) -> uuid.UUID:
     """Accept a generation: check its names and size, commit the row, wake a worker.
 
-    Raises Invalid, TooManyOpenJobs, IdempotencyMismatch.
+    Raises Invalid, TooManyOpenJobs, IdempotencyMismatch, Deleted.
     """
     id = new_id()
     if (known := once.claim(session, id)) is not None:
+        if session.get(Generation, known) is None:
+            detail = f"generation {known}, which the first request with this Idempotency-Key made, was deleted since"
+            raise Deleted(f"{detail}; take a new key to make another")
         return known
     resolved = resolve(session, database, catalog, spec)
     check_open_jobs(session, database.settings, caller.id)
@@ -157,6 +162,23 @@ def cancel(session: Session, id: uuid.UUID, once: Once) -> GenerationView:
     jobs.cancel(session, Generation, id)
     session.commit()
     return show(session, id)
+
+
+def delete(session: Session, id: uuid.UUID) -> None:
+    """Delete an ended generation with its pictures. Raises NotFound, WrongState, InUse.
+
+    Ended scorings of these keep their values, for which no picture is read again.
+    """
+    row = jobs.find(session, Generation, id, lock=True)
+    if row.status not in TERMINAL:
+        raise WrongState(f"generation {id} is {row.status}; cancel it and wait for its end before deleting it")
+    reading = (Score.spec["generation"].astext == str(id), Score.status.not_in(TERMINAL))
+    if (score := session.scalar(select(Score.id).where(*reading).limit(1))) is not None:
+        raise InUse(f"generation {id} is in use: score {score}, which has not ended, reads its pictures")
+    retention.discard(session, [f"generations/{id}"])
+    session.execute(delete_rows(Generation).where(Generation.id == id))
+    events.notify_job(session, Generation.KIND, id)
+    session.commit()
 
 
 def _too_much(settings: Settings, images: int, pixels: int) -> Iterator[FieldError]:

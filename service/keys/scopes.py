@@ -48,6 +48,7 @@ SCOPES: dict[str, Scope | None] = {
     "getGenerationImage": READ,
     "getGenerationGrid": READ,
     "cancelGeneration": WRITE,
+    "deleteGeneration": WRITE,
     "score": WRITE,
     "listScores": READ,
     "getScore": READ,

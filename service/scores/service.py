@@ -92,7 +92,8 @@ def _given(
 
 def _drawn(session: Session, settings: Settings, id: uuid.UUID, spec: ScoreSpec) -> list[ScorePicture]:
     """The pictures of the generation, where they are."""
-    generation = session.get(Generation, spec.generation)
+    # Shared until the commit: a generation deleted meanwhile is either missed here or found in use there.
+    generation = session.get(Generation, spec.generation, with_for_update={"read": True})
     if generation is None:
         raise invalid(["body", "generation"], f"there is no generation {spec.generation}", "unknown_name")
     if generation.status not in TERMINAL:

@@ -171,6 +171,7 @@ def _keep(records: Any, png: bytes, sample: str) -> None:
     KEPT["resumeRun"] = {"run_id": records.run(JobStatus.PAUSED).id}
     KEPT["deleteRun"] = {"run_id": records.run(JobStatus.FAILED).id}
     KEPT["getSampleImage"] = {"run_id": examples.RUN_ID, "sample_id": sample}
+    KEPT["deleteGeneration"] = {"generation_id": records.generation(GENERATION, JobStatus.FAILED).id}
     drawn = records.generation({**GENERATION, "guidance": 3.5}, JobStatus.SUCCEEDED)
     records.image(drawn, 0, png)
     KEPT["getGenerationGrid"] = {"generation_id": drawn.id}
@@ -350,7 +351,9 @@ def _by_a_rule(case: schemathesis.Case, response: Response) -> bool:
     if case.operation.definition.raw["operationId"] == "cloneRun":
         return all(one["loc"][0] == "body" for one in wrong)  # any part of a spec, which its schema leaves open
     parts = [one["loc"][:length] for one in wrong for length in range(1, len(one["loc"]))]
-    emptied = [one for one in wrong if one["type"] == "too_short" and one["loc"] in parts]  # its items are what is wrong
+    emptied = [
+        one for one in wrong if one["type"] == "too_short" and one["loc"] in parts
+    ]  # its items are what is wrong
     return all(one["type"] not in OF_FORM or GREATEST in one["msg"] or one in emptied for one in wrong)
 
 

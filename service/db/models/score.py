@@ -39,7 +39,7 @@ class ScorePicture(Base):
     width: Mapped[int] = mapped_column(Integer)
     height: Mapped[int] = mapped_column(Integer)
     key: Mapped[str] = mapped_column(Text)
-    """Of an RGB PNG in the artifact store, which may be a generation's."""
+    """Of an RGB PNG in the artifact store, which may be a generation's, and deleted with it once the scoring ended."""
     sha256: Mapped[str] = mapped_column(Text)
     size: Mapped[int] = mapped_column(BigInteger)
     values: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB(none_as_null=True))

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 from PIL import Image
-from sqlalchemy import select, text
+from sqlalchemy import delete, func, select, text
 
 from service.contracts.status import JobStatus
 from service.db.events import notify_job
-from service.db.models import Generation
+from service.db.models import Garbage, Generation, GenerationImage, Score
 from service.db.session import Database
 from service.negotiation import preferred_wait
 
@@ -230,3 +230,87 @@ class TestCancel:
         client.post(f"/generations/{_one(database)}/cancel")
         asking.join(30)
         assert [(answer.status_code, answer.json()["status"]) for answer in answers] == [(200, "cancelled")]
+
+
+class TestDelete:
+    @pytest.mark.parametrize("status", [JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED])
+    def test_what_has_ended_goes_with_its_pictures(
+        self, client: TestClient, database: Database, records: Any, status: JobStatus
+    ) -> None:
+        other, row = (records.generation(spec(), one) for one in (JobStatus.SUCCEEDED, status))
+        for generation in (other, row):
+            records.image(generation, 0, png((255, 0, 0)))
+        assert client.delete(f"/generations/{row.id}").status_code == 204
+        for path in ("", "/images/0", "/grid.png"):
+            assert client.get(f"/generations/{row.id}{path}").status_code == 404
+        assert client.delete(f"/generations/{row.id}").status_code == 404
+        assert [one["id"] for one in client.get("/generations").json()["items"]] == [str(other.id)]
+        with database.sessions() as session:
+            assert session.scalars(select(GenerationImage.generation_id)).all() == [other.id]
+            assert session.scalars(select(Garbage.prefix)).all() == [f"generations/{row.id}"]
+
+    @pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.STARTING, JobStatus.RUNNING, JobStatus.CANCELLING])
+    def test_what_has_not_ended_stays(
+        self, client: TestClient, database: Database, records: Any, status: JobStatus
+    ) -> None:
+        row = records.generation(spec(), status)
+        refused = client.delete(f"/generations/{row.id}")
+        assert (refused.status_code, refused.json()["code"]) == (409, "wrong_state")
+        assert f"is {status}" in refused.json()["detail"]
+        assert client.get(f"/generations/{row.id}").status_code == 200
+        with database.sessions() as session:
+            assert session.scalars(select(Garbage.prefix)).all() == []
+
+    def test_a_scoring_of_its_pictures_ends_first_and_stays(
+        self, client: TestClient, database: Database, records: Any
+    ) -> None:
+        row = records.generation(spec(prompts=["a"]), JobStatus.SUCCEEDED)
+        records.image(row, 0, png((255, 0, 0)))
+        records.score({"rewards": ["clip_score"], "generation": None})
+        scoring = client.post("/score", json={"rewards": ["clip_score"], "generation": str(row.id)}).json()
+        refused = client.delete(f"/generations/{row.id}")
+        assert (refused.status_code, refused.json()["code"]) == (409, "in_use")
+        assert scoring["id"] in refused.json()["detail"]
+        ended = client.post(f"/scores/{scoring['id']}/cancel").json()
+        assert client.delete(f"/generations/{row.id}").status_code == 204
+        assert client.get(f"/scores/{scoring['id']}").json() == ended
+        assert ended["pictures"] == scoring["pictures"]
+
+    def test_a_scoring_that_comes_meanwhile_finds_no_generation(
+        self,
+        client: TestClient,
+        database: Database,
+        records: Any,
+        eventually: Callable[[Callable[[], object]], None],
+    ) -> None:
+        row = records.generation(spec(prompts=["a"]), JobStatus.SUCCEEDED)
+        records.image(row, 0, png((255, 0, 0)))
+        answers: list[Any] = []
+        post = {"json": {"rewards": ["clip_score"], "generation": str(row.id)}}
+        asking = threading.Thread(target=lambda: answers.append(client.post("/score", **post)))
+        with database.transaction() as session:
+            session.execute(delete(Generation).where(Generation.id == row.id))
+            asking.start()
+            eventually(lambda: answers or _waits_for_a_lock(database))
+        asking.join(60)
+        assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [(422, "invalid_request")]
+        with database.sessions() as session:
+            assert session.scalar(select(func.count()).select_from(Score)) == 0
+
+    def test_the_request_that_made_it_does_not_make_it_again(self, client: TestClient) -> None:
+        post: dict[str, Any] = {"json": {"prompts": ["a"]}, "headers": {"Idempotency-Key": "once"}}
+        made = client.post("/generate", **post).headers["Location"]
+        client.post(f"{made}/cancel")
+        assert client.delete(made).status_code == 204
+        again = client.post("/generate", **post)
+        assert (again.status_code, again.json()["code"]) == (410, "deleted")
+
+    def test_an_unknown_one_is_not_found(self, client: TestClient) -> None:
+        refused = client.delete(f"/generations/{uuid.uuid4()}")
+        assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
+
+
+def _waits_for_a_lock(database: Database) -> bool:
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with database.sessions() as session:
+        return bool(session.scalar(text(waiting)))
