@@ -70,6 +70,7 @@ GENERATION = {
     "height": 32,
 }
 
+SCORE = {"rewards": ["clip_score"], "generation": None}
 KEPT: dict[str, dict[str, Any]] = {}
 """By operation, the path parameters of a row in a state that few rows are in, and that no other request is led to."""
 
@@ -147,9 +148,8 @@ def rows(database: Database, records: Any, tmp_path: Path) -> Rows:
     Image.new("RGB", (32, 32)).save(tmp_path / "picture.png")
     records.image(drawn, 0, (tmp_path / "picture.png").read_bytes())
     rows.add("generation_id", drawn, records.generation(GENERATION), records.generation(GENERATION, JobStatus.RUNNING))
-    score = {"rewards": ["clip_score"], "generation": None}
     for status in (JobStatus.SUCCEEDED, JobStatus.CANCELLED, JobStatus.FAILED) * 4:
-        rows.add("score_id", records.score(score, status))
+        rows.add("score_id", records.score(SCORE, status))
     for seed in range(12):
         rows.add("evaluation_id", judged := _judged(records, (tmp_path / "picture.png").read_bytes(), seed=seed))
         rows.add("second_id", judged)
@@ -171,6 +171,9 @@ def _keep(records: Any, png: bytes, sample: str) -> None:
     KEPT["resumeRun"] = {"run_id": records.run(JobStatus.PAUSED).id}
     KEPT["deleteRun"] = {"run_id": records.run(JobStatus.FAILED).id}
     KEPT["getSampleImage"] = {"run_id": examples.RUN_ID, "sample_id": sample}
+    checkpoint = records.checkpoint(records.run(JobStatus.SUCCEEDED), {"pytorch_lora_weights.safetensors": b"w"})
+    KEPT["deleteCheckpoint"] = {"checkpoint_id": checkpoint.id}
+    KEPT["deleteScore"] = {"score_id": records.score(SCORE, JobStatus.FAILED).id}
     KEPT["deleteGeneration"] = {"generation_id": records.generation(GENERATION, JobStatus.FAILED).id}
     drawn = records.generation({**GENERATION, "guidance": 3.5}, JobStatus.SUCCEEDED)
     records.image(drawn, 0, png)
