@@ -69,7 +69,6 @@ GENERATION = {
     "width": 32,
     "height": 32,
 }
-
 SCORE = {"rewards": ["clip_score"], "generation": None}
 KEPT: dict[str, dict[str, Any]] = {}
 """By operation, the path parameters of a row in a state that few rows are in, and that no other request is led to."""
