@@ -25,7 +25,7 @@ SPEC: dict[str, Any] = {
 }
 DRAWING: dict[str, Any] = {"prompts": ["a red circle", "a blue square"], "num_images": 64}
 REWARDS = ("clip_score", "shapes_verifier")
-EVALUATING: dict[str, Any] = {"limit": 40, "num_images": 4, "steps": 4, "rewards": ["clip_score_2"]}
+EVALUATING: dict[str, Any] = {"limit": 20, "num_images": 4, "steps": 4, "rewards": ["clip_score_2"]}
 
 _PATIENCE_SECONDS = 900.0
 _EVERY_SECONDS = 0.25
