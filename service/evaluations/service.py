@@ -164,7 +164,8 @@ def resume(session: Session, database: Database, queue: Queue, id: uuid.UUID, on
         loc = ("body", "checkpoint")
         errors = check_checkpoint(session, database.artifacts, row.checkpoint_id, row.model, loc)[1]
         if errors:
-            raise WrongState(errors[0].msg, code="deleted")
+            code = "damaged_checkpoint" if errors[0].type == "damaged_checkpoint" else "deleted"
+            raise WrongState(errors[0].msg, code=code)
     check_open_jobs(session, database.settings, row.created_by)
     row.move_to(JobStatus.QUEUED)
     row.error, row.cancel_requested_at = None, None
