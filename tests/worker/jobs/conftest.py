@@ -33,10 +33,10 @@ def program() -> tuple[str, ...]:
 
 @pytest.fixture
 def impatient(database: Database, settings: Settings) -> Iterator[Database]:
-    """The emptied database, with a lease and timeouts that end within a test."""
+    """The emptied database, with renewals and timeouts that come within a test; the lease bears a slow machine."""
     quick = settings.model_copy(
         update={
-            "lease_seconds": 3.0,
+            "lease_seconds": 60.0,
             "renew_seconds": 0.5,
             "progress_timeout_seconds": 60.0,
             "cancel_grace_seconds": 60.0,
@@ -72,7 +72,7 @@ class Jobs:
     def claim(self, owner: str = "worker:1") -> Claim:
         """The next run, claimed."""
         claim = claim_next(self.database, Run, owner)
-        assert claim is not None
+        assert claim is not None, [(run.status, run.error) for run in self.every_run()]
         return claim
 
     def supervise(self, claim: Claim, database: Database | None = None) -> threading.Thread:
@@ -89,6 +89,10 @@ class Jobs:
         id = self.add(name, **columns)
         self.supervise(self.claim()).join()
         return self.run(id)
+
+    def every_run(self) -> list[Run]:
+        with self.database.transaction() as session:
+            return list(session.scalars(select(Run)))
 
     def run(self, id: uuid.UUID) -> Run:
         with self.database.transaction() as session:

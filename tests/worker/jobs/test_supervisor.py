@@ -200,7 +200,8 @@ class TestLoss:
         self, jobs: Any, impatient: Database, eventually: Any
     ) -> None:
         id = jobs.add("hangs")
-        supervising = jobs.supervise(jobs.claim())
+        brief = connect(impatient.settings.model_copy(update={"lease_seconds": 3.0}))
+        supervising = jobs.supervise(jobs.claim(), brief)
         jobs.reaches(id, JobStatus.RUNNING)
         child = jobs.attempt(id).provenance["process"]
 
@@ -208,6 +209,7 @@ class TestLoss:
             blocking.execute(text("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE"))
             eventually(lambda: not jobs.alive(child))
         supervising.join()
+        brief.close()
 
     def test_what_a_lost_supervisor_had_not_read_is_read_by_the_next(self, jobs: Any, impatient: Database) -> None:
         run = jobs.perform("is-killed-once")
