@@ -24,6 +24,7 @@ class ModelView(BaseModel):
     text_length: int = Field(description="Tokens of the T5 sequence.")
     parameters: int = Field(description="Transformer parameters.")
     seconds_per_evaluation: float | None = Field(description="Measured seconds per sample and evaluation, batched.")
+    seconds_per_compiled_evaluation: float | None = Field(description="The same with `sampling.compile`.")
     measured_on: str
 
 

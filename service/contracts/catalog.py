@@ -100,6 +100,7 @@ class ModelEntry(Contract):
     seconds_per_evaluation: float | None = Field(
         None, description="Measured seconds per sample and evaluation, batched."
     )
+    seconds_per_compiled_evaluation: float | None = Field(None, gt=0, description="The same with `sampling.compile`.")
     seconds_per_decode: float | None = Field(None, ge=0, description="Measured seconds per decoded picture, batched.")
     seconds_per_update: float | None = Field(
         None, ge=0, description="Measured seconds per forward and backward pass of a sample, without recomputing."

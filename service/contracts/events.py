@@ -131,7 +131,16 @@ class Failed(Timed):
     """The run cannot go on."""
 
     type: Literal["failed"] = "failed"
-    code: Literal["bad_config", "out_of_memory", "rewards_failed", "not_finite", "disk_full", "judge_failed", "error"]
+    code: Literal[
+        "bad_config",
+        "out_of_memory",
+        "rewards_failed",
+        "not_finite",
+        "disk_full",
+        "judge_failed",
+        "no_compiler",
+        "error",
+    ]
     detail: str = Field(description="What happened.")
     hint: str = Field("", description="What to do about it.")
 

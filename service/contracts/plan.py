@@ -123,7 +123,7 @@ def _memory(spec: RunSpec, entry: ModelEntry, catalog: Catalog) -> Memory:
 
 def _seconds(spec: RunSpec, entry: ModelEntry, catalog: Catalog, evaluations: int) -> tuple[float | None, str]:
     """Seconds of the whole run as far as the catalog has rates, shared by the processes; and what they rest on."""
-    if entry.seconds_per_evaluation is None:
+    if not entry.seconds_per_evaluation:
         return None, "no measured rate in the catalog"
     training, steps = spec.training, spec.sampling.steps
     each = training.max_steps * training.prompts_per_step
@@ -138,7 +138,7 @@ def _seconds(spec: RunSpec, entry: ModelEntry, catalog: Catalog, evaluations: in
     recomputing = _RECOMPUTING if training.gradient_checkpointing else 1.0
     updates = each * spec.algorithm.trained(steps) * passes
     parts = {
-        "sampling": evaluations * entry.seconds_per_evaluation * size,
+        "sampling": _sampling(spec, entry, evaluations) * size,
         "decoding": (drawn + held) * (entry.seconds_per_decode or 0) * size,
         "rewards": sum(scored),
         "updates": updates * (entry.seconds_per_update or 0) * recomputing * size,
@@ -152,6 +152,16 @@ def _seconds(spec: RunSpec, entry: ModelEntry, catalog: Catalog, evaluations: in
     if missing:
         basis += f"; {' and '.join(missing)} come on top"
     return sum(parts.values()) / processes, basis
+
+
+def _sampling(spec: RunSpec, entry: ModelEntry, evaluations: int) -> float:
+    """Seconds of all evaluations at the model's own size, by the compiled rate for continuations that are compiled."""
+    rate = entry.seconds_per_evaluation or 0.0
+    faster = (spec.sampling.compile and entry.seconds_per_compiled_evaluation) or rate
+    cost = spec.algorithm.cost(spec.sampling.steps, 0, spec.training.seed)
+    held = entry.passes(spec.sampling.guidance) * sum(heldout_pairs(spec)) * spec.sampling.steps
+    continuations = (evaluations - held) * cost.continuations / cost.total
+    return continuations * faster + (evaluations - continuations) * rate
 
 
 def _warnings(spec: RunSpec, catalog: Catalog, uploaded: Collection[str]) -> list[str]:

@@ -13,6 +13,7 @@ _PAPER: dict[str, Any] = {
         "guidance": 3.5,
         "rollout_batch_size": 12,
         "decode_batch_size": 4,
+        "compile": True,
     },
     "algorithm": {
         "name": "g2rpo",

@@ -37,6 +37,12 @@ class Sampling(Contract):
         description="Samples per forward in rollouts. Changes speed and memory, not what is computed.",
     )
     decode_batch_size: int = Field(96, ge=1, le=1024, description="Pictures per decode and reward call.")
+    compile: bool = Field(
+        False,
+        strict=True,
+        description="Compile (`torch.compile`) the network for what no log-probability comes from: faster on a GPU, "
+        "after some minutes of compiling at first. Pictures differ from those without it in the last digits.",
+    )
 
 
 class Reward(Contract):

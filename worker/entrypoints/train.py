@@ -24,6 +24,7 @@ from worker.drawing import precision_on
 from worker.entrypoints.parent import end_with_parent
 from worker.entrypoints.ranks import FAILURE, RENDEZVOUS
 from worker.models import check_model, load_model
+from worker.models.compiling import NoCompiler, check_compiler
 from worker.models.sources import fingerprint
 from worker.rewards import load_reward
 from worker.training.events import Cancelled, EventWriter, Paused, Unheard
@@ -118,6 +119,8 @@ def build_trainer(
     # All rewards are read before the model, which may be a long download, and both before the device is taken.
     rewards = {name: load_reward(catalog.reward(name), torch.device("cpu")) for name in names}
     check_model(entry)
+    if spec.sampling.compile:
+        check_compiler(place)
     if not spec.resources.offload_rewards:
         for reward in rewards.values():
             reward.move(place)
@@ -176,6 +179,11 @@ def classify(error: Exception) -> Failed:
             )
         case NotFinite():
             return Failed(code="not_finite", detail=str(error), hint="Lower training.learning_rate or use float32.")
+        case NoCompiler():
+            hint = (
+                "Install a C compiler (for a GPU Triton too) where the worker runs, or set sampling.compile to false."
+            )
+            return Failed(code="no_compiler", detail=str(error), hint=hint)
         case torch.OutOfMemoryError():
             hint = "Lower sampling.rollout_batch_size, sampling.decode_batch_size or training.update_batch_size."
             return Failed(code="out_of_memory", detail=detail, hint=hint)

@@ -3,7 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from statistics import median
 
@@ -30,7 +30,9 @@ from worker.grpo.algorithms.base import Rollout, Sampler
 from worker.grpo.experience import Experience
 from worker.grpo.noise import StepNoise
 from worker.grpo.rollout import Velocity
+from worker.lanes import Lanes
 from worker.models.base import Conditioning, FlowModel, PictureSize
+from worker.models.compiling import compiled
 from worker.models.encodings import Encodings
 from worker.rewards.base import Reward
 from worker.training.best import Best
@@ -189,11 +191,13 @@ class Trainer:
         self._progress("rollout")
         sampling, model = self.spec.sampling, self.model
         velocity = model.velocity(conditioning, self.size, sampling.guidance)
+        rows = Lanes.on(model.device, sampling.rollout_batch_size).batch_size
 
         @contextmanager
         def fast() -> Iterator[Velocity]:
-            with model.sampling_weights():
-                yield velocity
+            compiling = compiled(model.transformer, velocity, rows) if sampling.compile else nullcontext(velocity)
+            with model.sampling_weights(), compiling as fastest:
+                yield fastest
 
         self._begun = []
 

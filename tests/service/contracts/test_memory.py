@@ -102,6 +102,14 @@ def test_every_preset_resolves_against_the_catalog_for_flux() -> None:
         assert not [one for one in warnings if "is not in this server's catalog" in one], preset
 
 
+def test_compiled_continuations_have_a_rate_of_their_own() -> None:
+    step = {"preset": "paper-lora", "training": {"max_steps": 1}, "evaluation": {"every": 0}}
+    plain, compiled = (
+        make_plan(RunSpec.model_validate({**step, "sampling": {"compile": compile}}), FLUX) for compile in (False, True)
+    )
+    assert plain.seconds - compiled.seconds == pytest.approx(16 * 1692 * (0.0935 - 0.0646))
+
+
 def test_seconds_are_shared_by_processes_and_tell_their_parts() -> None:
     alone = make_plan(RunSpec(preset="paper-lora"), FLUX)
     four = make_plan(RunSpec.model_validate({"preset": "paper-lora", "resources": {"processes_per_node": 4}}), FLUX)
