@@ -252,9 +252,10 @@ class Stack:
         part.start(announce)
 
     def _watch(self, part: _Part) -> None:
+        what = ""
         while True:
-            assert part.process is not None
-            code = part.process.wait()
+            if part.process is not None:
+                what = f"ended with status {part.process.wait()}"
             with self._lock:
                 if self._stopping:
                     return None
@@ -263,15 +264,14 @@ class Stack:
             now = time.monotonic()
             part.ends = [*(end for end in part.ends if now - end < _RESTART_WINDOW), now]
             if len(part.ends) > self._restarts:
-                return self._give_up(f"{part.name} ended {len(part.ends)} times", part)
-            self._say(f"{part.name} ended with status {code}; starting it again (its log: {part.log_file})")
+                return self._give_up(f"{part.name} ended {len(part.ends)} times; at last it {what}", part)
+            self._say(f"{part.name} {what}; starting it again (its log: {part.log_file})")
             if self.ended.wait(0.2 * min(len(part.ends), _RESTARTS)):
                 return None
             try:
                 self._launch(part)
-            except EmbeddedError as error:
-                if part.process is None:
-                    return self._give_up(str(error), part)
+            except EmbeddedError as error:  # it may pass: helpers of the one before may take long to let go
+                what = f"could not be started: {error}"
 
     def _give_up(self, reason: str, part: _Part) -> None:
         self.failure = EmbeddedError(f"{reason}; its log {part.log_file} ends with:\n{_tail(part.log_file)}")

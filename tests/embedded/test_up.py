@@ -1,6 +1,7 @@
 """`g2rpo up` starts everything, ends everything however it is ended, and goes on from its data."""
 
 import contextlib
+import fcntl
 import os
 import signal
 import socket
@@ -139,12 +140,25 @@ def test_a_part_that_dies_is_started_again_and_a_second_up_is_refused(
     assert second.returncode == 2
     assert "in use by another process" in second.stderr
 
-    def answers() -> bool:
-        with contextlib.suppress(Exception), Client(first.url) as client:
-            return bool(client.catalog().models)
-        return False
+    eventually(lambda: running([api, server]) == [] and answers(first))
 
-    eventually(lambda: running([api, server]) == [] and answers())
+
+def answers(up: Up) -> bool:
+    """Whether API and database serve."""
+    with contextlib.suppress(Exception), Client(up.url) as client:
+        return list(client.runs()) == []
+    return False
+
+
+def test_a_part_that_cannot_be_started_again_yet_is_tried_again(up: Callable[..., Up], eventually: Eventually) -> None:
+    first = up()
+    server = first.part("postgres", "cluster")
+    with (first.data / "postgres" / "lock").open("rb+") as held:
+        server.kill()
+        fcntl.flock(held, fcntl.LOCK_EX)  # as a helper of the killed server has it that is slow to end
+        assert first.process.stderr is not None
+        assert any("could not be started" in line for line in first.process.stderr)
+    eventually(lambda: answers(first))
 
 
 def test_a_port_that_is_taken_is_an_error_that_says_so(tmp_path: Path) -> None:

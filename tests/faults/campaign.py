@@ -91,6 +91,8 @@ def run_campaign(
         deck = _Deck(rng, chosen)
         done = 0
         while done < kills and len(monitor.faults) < most_faults and time.monotonic() - started < most_seconds:
+            if system.stack.failure is not None:
+                break
             storm.ended.wait(rng.uniform(*between) if rng.random() < 0.8 else 0.0)
             kind = deck.draw()
             if (effect := kind.do(storm)) is None:
