@@ -160,6 +160,7 @@ class Trainer:
             self.record(prompts, rewards, anchor_rewards, advantages, update)
             if not self._evaluated:
                 self.keep_best_and_worst(prompts, rollout.ends, rewards)
+            del rollout  # what is drawn next has use for its memory
             self._boundary = self._state()
             self.conclude_step()
         if self._values is None and self._ends_here():  # continued from the last step's own checkpoint

@@ -59,7 +59,6 @@ class Updater:
         parts: list[LossPart] = []
         norms = []
         for batch in self._minibatches(step, experience):
-            self.optimizer.zero_grad(set_to_none=True)
             made = losses(policy, batch, advantages, algorithm.transitions, objective, rows, share, reference)
             for part in made:
                 part.loss.backward()  # type: ignore[no-untyped-call]
@@ -68,6 +67,7 @@ class Updater:
             norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.training.max_grad_norm)).item()
             norms.append(norm)
             self.step_optimizer(step, rate, norm)
+            self.optimizer.zero_grad(set_to_none=True)  # the next rollout has use for their memory
         divergence = {} if reference is None else {"kl": self._all([part.divergence for part in parts]).mean().item()}
         return (
             self._seen(parts)

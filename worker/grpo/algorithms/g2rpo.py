@@ -64,17 +64,18 @@ class GranularGRPO(Algorithm):
             sample = mean + transition.std * draws.to(mean)
             samples.append(sample)
             log_probs.append(transition.log_prob(sample, mean))
+        together = torch.cat(samples)
         units = [(p, k, 0) for k in range(len(self.places)) for p in prompts]
         experience = Experience(
             states=torch.cat([anchors.states[i] for i in self.places]),
-            samples=torch.cat(samples),
+            samples=together,
             old_log_probs=torch.cat(log_probs),
             sde_steps=tuple(self.places[k] for _, k, _ in units),
             prompts=tuple(p for p, _, _ in units),
             members=self.members(units, self.group_size),
             pieces=tuple(k for _, k, _ in units),
         )
-        return experience, torch.stack(samples, dim=1)
+        return experience, together.reshape(len(self.places), -1, *together.shape[1:]).transpose(0, 1)
 
     def denoise(self, velocity: Velocity, samples: Tensor, ends: Tensor, prompts: range, sampler: Sampler) -> int:
         """Put clean estimates of samples [P, K, G, …] of some prompts at every granularity into `ends` [P, K, G, Λ, …].
