@@ -86,6 +86,9 @@ class Settings(BaseSettings):
     worker_timeout_seconds: PositiveFloat = Field(60, description="A worker silent for this long is no longer listed.")
 
     # What is kept
+    warm_seconds: PositiveFloat = Field(
+        300, description="A worker lets go of loaded models and rewards when no request has come for this long."
+    )
     max_log_bytes: int = Field(
         64 * 2**20,
         ge=2**20,

@@ -20,7 +20,7 @@ from worker import artifacts
 from worker.claims import Claim, held
 from worker.serving import Attempt, patiently, serve
 from worker.stats import STATS
-from worker.warm import of_this_process
+from worker.warm import WARM
 
 if TYPE_CHECKING:
     from worker.inference import GeneratedImage, Generator
@@ -63,7 +63,7 @@ def _the_generator() -> "Generator":
     if _generator is None:
         from worker.inference import Generator
 
-        _generator = Generator(warm=of_this_process())
+        _generator = Generator(warm=WARM)
     return _generator
 
 

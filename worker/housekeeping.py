@@ -1,4 +1,7 @@
-"""What every worker does beside its work: say that it is there, give up for the dead, and wake for the forgotten."""
+"""What every worker does beside its work: say that it is there, give up for the dead, and wake for the forgotten.
+
+Of models that the process keeps loaded, it lets go of those that nobody has asked for in a while.
+"""
 
 import threading
 import time
@@ -13,7 +16,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, defer
 
-from service.contracts.status import CLAIMABLE, HELD
+from service.contracts.status import CLAIMABLE, HELD, JobStatus
 from service.db.models import Evaluation, Generation, Run, Score, Worker
 from service.db.session import Database
 from worker import collection, devices
@@ -21,6 +24,7 @@ from worker.celery_app import EVALUATE, GENERATE, TRAIN
 from worker.claims import JobRow, JobType, give_up
 from worker.salvage import salvage
 from worker.stats import STATS, gather
+from worker.warm import WARM, Warm, card_is_shared
 from worker.works import WORKS
 
 log = structlog.get_logger()
@@ -28,6 +32,8 @@ log = structlog.get_logger()
 _LOCK = 0x67327270_6F01
 """Key of the advisory lock under which one worker at a time looks after all jobs."""
 _BROKER_SECONDS = 5.0
+_IN_A_ROW_SECONDS = 2.0
+"""Requests follow each other in a row if their pauses are shorter than this."""
 _WAKE: dict[JobType, tuple[str, str]] = {
     Run: ("runs.wake", TRAIN),
     Generation: ("generations.wake", GENERATE),
@@ -37,14 +43,17 @@ _WAKE: dict[JobType, tuple[str, str]] = {
 
 
 class Housekeeping:
-    """Two threads, from the worker's start to its end: one keeps the time, the other tidies up and may take long."""
+    """Three threads, from the worker's start to its end.
+
+    One keeps the time, one tidies up and may take long, one frees the device's memory and may hang with its driver.
+    """
 
     def __init__(self, database: Database, app: Celery, name: str, queue: str) -> None:
         self._database, self._app, self._name, self._queue = database, app, name, queue
         self._ended = threading.Event()
         self._threads = [
             threading.Thread(target=work, name=f"housekeeping-{work.__name__.strip('_')}", daemon=True)
-            for work in (self._beat, self._tidy)
+            for work in (self._beat, self._tidy, self._make_room)
         ]
 
     def start(self) -> None:
@@ -87,6 +96,10 @@ class Housekeeping:
             ):
                 _attempt(look.__name__, lambda look=look: look(self._database))  # type: ignore[misc]
 
+    def _make_room(self) -> None:
+        while not self._ended.wait(self._database.settings.reconcile_seconds):
+            _attempt("make_room", lambda: make_room(self._database, WARM, card_is_shared()))
+
 
 def _attempt(what: str, work: Callable[[], object]) -> None:
     """Do a piece of work that is done again soon: a failure is a line in the log."""
@@ -126,6 +139,22 @@ def reconcile(database: Database, app: Celery) -> None:
     for job in waiting:
         task, queue = _WAKE[job]
         _wake(app, task, queue)
+
+
+def make_room(database: Database, warm: Warm, shared: bool | None, in_a_row_seconds: float = _IN_A_ROW_SECONDS) -> None:
+    """Let go of what is loaded if no request came for `warm_seconds`; where a run wants the card, when no more follow.
+
+    shared: whether other processes have memory of the card; None: there is no card. A run that starts, wherever, may be
+    about to take this one; one that runs has its card, which is this one only if it is shared.
+    """
+    reason, names = "idle", warm.let_go(database.settings.warm_seconds)
+    if not names and shared is not None:
+        wanting = HELD if shared else {JobStatus.STARTING}
+        with database.transaction() as session:
+            wanted = session.scalar(select(exists().where(Run.status.in_(wanting))))
+        reason, names = "run", warm.let_go(in_a_row_seconds) if wanted else []
+    if names:
+        log.info("warm.let_go", entries=names, reason=reason)
 
 
 def _give_up_expired(session: Session, job: JobType) -> None:

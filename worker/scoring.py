@@ -15,7 +15,7 @@ from service.db.models import Score, ScorePicture
 from service.db.session import Database
 from worker.claims import Claim, held
 from worker.serving import Attempt, patiently, serve
-from worker.warm import of_this_process
+from worker.warm import WARM
 
 if TYPE_CHECKING:
     from worker.scorer import Scorer
@@ -107,5 +107,5 @@ def _the_scorer() -> "Scorer":
     if _scorer is None:
         from worker.scorer import Scorer
 
-        _scorer = Scorer(warm=of_this_process())
+        _scorer = Scorer(warm=WARM)
     return _scorer

@@ -20,6 +20,7 @@ from worker.claims import Claim, LeaseLost, move, wish
 from worker.lease import Lease
 from worker.outcome import Outcome, failed, stuck_for, too_often_lost
 from worker.stats import STATS
+from worker.warm import WARM
 
 log = structlog.get_logger()
 
@@ -76,6 +77,7 @@ class Attempt:
             raise Stopped(Outcome(JobStatus.CANCELLED))
 
 
+@WARM.in_use()
 def serve(database: Database, claim: Claim, stopping: threading.Event, work: Callable[[Attempt], None]) -> None:
     """See a claimed job through by `work`. Never raises for what the request, a model or another worker did."""
     kind = claim.job.KIND

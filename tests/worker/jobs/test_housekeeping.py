@@ -1,7 +1,8 @@
-"""Workers say that they are there, give up for the dead, and wake for the forgotten."""
+"""Workers say that they are there, give up for the dead, wake for the forgotten, and make room for others."""
 
 import contextlib
 import signal
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ from service.db.models import Run, Worker
 from service.db.session import Database, connect
 from service.embedded import valkey
 from worker import housekeeping
-from worker.celery_app import TRAIN, make_app
-from worker.housekeeping import heartbeat, reconcile
+from worker.celery_app import GENERATE, TRAIN, make_app
+from worker.claims import move
+from worker.housekeeping import Housekeeping, heartbeat, make_room, reconcile
+from worker.inference import Generator
+from worker.warm import WARM, Warm
 
 
 @pytest.fixture
@@ -151,3 +155,57 @@ class TestHeartbeat:
         assert (worker.name, worker.queue) == ("host:1", "train")
         assert worker.device
         assert worker.heartbeat_at > worker.started_at
+
+
+class TestMakeRoom:
+    """A generation's model, while runs come and go; on which card, the caller says."""
+
+    @pytest.fixture
+    def warm(self) -> Warm:
+        warm = Warm()
+        Generator("cpu", warm).load("shapes-flux")
+        return warm
+
+    @pytest.mark.parametrize(
+        ("shared", "status", "goes"),
+        [
+            (None, JobStatus.STARTING, False),
+            (False, JobStatus.STARTING, True),
+            (True, JobStatus.STARTING, True),
+            (None, JobStatus.RUNNING, False),
+            (False, JobStatus.RUNNING, False),
+            (True, JobStatus.RUNNING, True),
+            (True, JobStatus.QUEUED, False),
+        ],
+    )
+    def test_a_run_gets_the_card_it_may_want(
+        self, jobs: Any, impatient: Database, warm: Warm, shared: bool | None, status: JobStatus, goes: bool
+    ) -> None:
+        jobs.add()
+        if status is not JobStatus.QUEUED:
+            move(impatient, jobs.claim(), status)
+
+        make_room(impatient, warm, shared, in_a_row_seconds=0.0)
+
+        assert (warm.let_go(0.0) == []) is goes
+
+    def test_requests_in_a_row_load_nothing_again(self, jobs: Any, impatient: Database, warm: Warm) -> None:
+        jobs.add()
+        jobs.claim()
+
+        make_room(impatient, warm, True, in_a_row_seconds=1e6)
+
+        assert warm.let_go(0.0) == ["shapes-flux"]
+
+    def test_a_worker_that_is_asked_for_nothing_keeps_nothing(
+        self, impatient: Database, app: Celery, eventually: Callable[[Callable[[], object]], None]
+    ) -> None:
+        quick = connect(impatient.settings.model_copy(update={"reconcile_seconds": 0.01, "warm_seconds": 0.01}))
+        transformer = weakref.ref(Generator("cpu", WARM).load("shapes-flux").transformer)
+        worker = Housekeeping(quick, app, "host:1", GENERATE)
+        worker.start()
+
+        eventually(lambda: transformer() is None)
+
+        worker.stop()
+        quick.close()

@@ -5,6 +5,7 @@ import threading
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from worker.claims import claim_next
 from worker.models.sources import fingerprint
 from worker.rewards import load_reward
 from worker.scorer import NO_NUMBER, Scorer, pixels
-from worker.warm import Warm
+from worker.warm import WARM, Warm
 
 CAPTIONS = ("a small red circle above a large blue square on white", "a large green triangle on white")
 
@@ -149,6 +150,31 @@ def test_a_picture_that_the_store_lost_costs_no_other(database: Database, tmp_pa
     assert row.status is JobStatus.SUCCEEDED
     assert gone.cause is not None and "artifact store" in gone.cause
     assert there.status == "ok"
+
+
+class LetsGo(Broken):
+    """Wants, while it scores, that the worker lets go of what it keeps."""
+
+    went: ClassVar[list[list[str]]] = []
+
+    def score(self, pictures: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        self.went.append(WARM.let_go(0.0))
+        return torch.zeros(len(prompts))
+
+
+def test_what_is_loaded_stays_until_the_scoring_ends(
+    database: Database, drawn: list[GenerationImage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    WARM.let_go(0.0)
+    monkeypatch.setitem(rewards.KINDS, "shapes_bench_verifier", LetsGo)
+    asking = next(one.name for one in load_catalog().rewards if one.kind == "shapes_bench_verifier")
+    id = add(database, [asking, "clip_score"], [(CAPTIONS[0], drawn[0].key, drawn[0].sha256)])
+
+    perform(database)
+
+    assert LetsGo.went == [[]]
+    assert WARM.let_go(0.0) == [asking, "clip_score"]
+    assert found(database, id)[0].status is JobStatus.SUCCEEDED
 
 
 def test_an_entry_that_was_changed_is_another_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
