@@ -134,7 +134,8 @@ def clone(
     """
     made = new_id()
     if (known := once.claim(session, made)) is not None:
-        return service.show_made(session, known)
+        with jobs.made_by_this_request(Run, known):
+            return service.show(session, known)
     spec = _cloned_spec(session, id, overrides)
     return service.accept(session, database, catalog, queue, made, spec, overrides, caller, parent=id)
 
