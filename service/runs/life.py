@@ -197,7 +197,7 @@ def _newest_whole(session: Session, artifacts: ArtifactStore, id: uuid.UUID) -> 
     damage = ""
     for checkpoint in session.scalars(own.order_by(Checkpoint.step.desc(), Checkpoint.attempt.desc())):
         try:
-            artifacts.check_whole(checkpoint.key, checkpoint.manifest["files"])
+            artifacts.check_whole(checkpoint.stored.values())
             return checkpoint.step
         except ArtifactDamaged as error:
             damage = damage or str(error)
