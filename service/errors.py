@@ -1,6 +1,5 @@
 """The one tree of errors, and how each becomes `application/problem+json` (RFC 9457)."""
 
-import errno
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
@@ -19,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from service import examples
 from service.contracts.algorithms import CONTRACTS
+from service.contracts.disk import NO_ROOM
 from service.db.artifacts import ArtifactDamaged, StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
@@ -26,7 +26,6 @@ _MOST_ERRORS = 100
 """Wrong fields that an answer lists."""
 UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError, psycopg.OperationalError, psycopg.InterfaceError)
 """What is raised when the database cannot be reached."""
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 log = structlog.get_logger()
 
 
@@ -315,7 +314,7 @@ async def _storage_unavailable(request: Request, error: Exception) -> JSONRespon
 
 
 async def _disk_full(request: Request, error: Exception) -> JSONResponse:
-    if not isinstance(error, OSError) or error.errno not in _FULL:
+    if not isinstance(error, OSError) or error.errno not in NO_ROOM:
         raise error
     log.error("disk_full", detail=str(error))
     detail = "the API's disk for temporary files (TMPDIR) has no room for the file; make room there and send it again"

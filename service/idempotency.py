@@ -4,7 +4,8 @@ A POST route takes `once: OnceDep`; its service claims the key first, in the tra
 
     run = Run(id=new_id(), ...)
     if (known := once.claim(session, run.id)) is not None:
-        return show(session, known)
+        with jobs.made_by_this_request(Run, known):
+            return show(session, known)
 
 A claim is a row of the same transaction: it lives and dies with what the request did, so a refused request leaves its
 key free. An identical request at the same time waits in `claim` for the first one's end.

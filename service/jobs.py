@@ -1,6 +1,8 @@
 """What all jobs have in common on this side: how a job is shown, its place in the queue, cancelling it."""
 
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from typing import TypeVar
 
@@ -12,7 +14,7 @@ from service.contracts.events import Progress
 from service.contracts.status import CLAIMABLE, HELD, TERMINAL, JobStatus
 from service.db.events import notify_job
 from service.db.models import Evaluation, Generation, Run, Score
-from service.errors import NotFound
+from service.errors import Deleted, NotFound
 
 JobRow = TypeVar("JobRow", bound=Run | Generation | Evaluation | Score)
 
@@ -56,6 +58,16 @@ def find(session: Session, model: type[JobRow], id: uuid.UUID, *, lock: bool = F
     if row is None:
         raise NotFound(f"there is no {model.KIND} {id}")
     return row
+
+
+@contextmanager
+def made_by_this_request(model: type[JobRow], id: uuid.UUID) -> Iterator[None]:
+    """For showing the job that a request, or an identical one before it, made: NotFound within becomes Deleted."""
+    try:
+        yield
+    except NotFound as error:
+        detail = f"{model.KIND} {id}, which this request made, was deleted since"
+        raise Deleted(f"{detail}; to make another, send it with a new Idempotency-Key, or without one") from error
 
 
 def has_ended(session: Session, model: type[JobRow], id: uuid.UUID) -> bool:

@@ -136,7 +136,7 @@ def check_checkpoint(
         )
         return checkpoint, [FieldError(loc=list(loc), msg=msg, type="other_architecture")]
     try:
-        artifacts.check_whole(checkpoint.key, checkpoint.manifest["files"])  # hashes are checked by who fetches it
+        artifacts.check_whole(checkpoint.stored.values())  # hashes are checked by who fetches it
     except ArtifactDamaged as error:
         msg = f"checkpoint {id} is damaged ({error}); mend the artifact store or take another checkpoint"
         return checkpoint, [FieldError(loc=list(loc), msg=msg, type="damaged_checkpoint")]

@@ -90,8 +90,9 @@ def describe(session: Session, catalog: Catalog, row: Checkpoint, training: bool
         "prompts.json": _json(_prompts(session, row)),
         "curves.csv": _curves(session, row).encode(),
     }
-    stored = {file.name: Stored(f"{row.key}/{file.name}", file.sha256, file.size) for file in kept}
-    return Archive(f"{row.model}-step-{row.step}-{str(row.id)[-6:]}", made, stored, row.created_at)
+    stored = row.stored
+    sent = {file.name: stored[file.name] for file in kept}
+    return Archive(f"{row.model}-step-{row.step}-{str(row.id)[-6:]}", made, sent, row.created_at)
 
 
 def answer(artifacts: ArtifactStore, archive: Archive, if_none_match: str | None) -> Response:
@@ -104,8 +105,7 @@ def answer(artifacts: ArtifactStore, archive: Archive, if_none_match: str | None
     }
     if archive.etag in (if_none_match or ""):
         return Response(status_code=304, headers=headers)
-    for file in archive.stored.values():
-        artifacts.check_size(file)
+    artifacts.check_whole(archive.stored.values())
     headers["Content-Length"] = str(archive.size)
     return StreamingResponse(archive.blocks(artifacts), 200, headers, MEDIA_TYPE)
 

@@ -66,12 +66,10 @@ def show(session: Session, id: uuid.UUID) -> CheckpointView:
 
 def file(session: Session, id: uuid.UUID, name: str) -> Stored:
     """One file of a checkpoint, in the store: the name is looked up in the manifest. Raises NotFound, Deleted."""
-    row = present(session, id)
-    for entry in row.manifest["files"]:
-        if entry["name"] == name:
-            return Stored(f"{row.key}/{entry['name']}", entry["sha256"], entry["size"])
-    names = ", ".join(entry["name"] for entry in row.manifest["files"])
-    raise NotFound(f"checkpoint {id} has no file of that name; it has {names}")
+    stored = present(session, id).stored
+    if name not in stored:
+        raise NotFound(f"checkpoint {id} has no file of that name; it has {', '.join(stored)}")
+    return stored[name]
 
 
 def present(session: Session, id: uuid.UUID) -> Checkpoint:

@@ -10,10 +10,10 @@ import errno
 import hashlib
 import io
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from service.contracts.jobs import MANIFEST_FILE
 from service.db.places import BLOCK, WrongHash, place
@@ -97,10 +97,10 @@ class ArtifactStore:
             found = self._place.size(safe)
         _compare_size(stored, found)
 
-    def check_whole(self, key: str, files: Iterable[Mapping[str, Any]]) -> None:
-        """Raise ArtifactDamaged unless all files of a checkpoint, as its manifest names them, have their lengths."""
+    def check_whole(self, files: Iterable[Stored]) -> None:
+        """Raise ArtifactDamaged unless there is every one of the files, in its length."""
         for file in files:
-            self.check_size(Stored(f"{key}/{file['name']}", file["sha256"], file["size"]))
+            self.check_size(file)
 
     def stream(self, stored: Stored, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """`length` bytes from `start` on, all by default, in blocks. Raises ArtifactDamaged.

@@ -36,7 +36,7 @@ REWARDS = {"benchmark": "shapes-bench", "judge": None, "rewards": ["clip_score_2
     summary="Judge a model on a benchmark",
     responses={
         202: {"headers": LOCATION, "links": links(*EVALUATION, evaluation_id=ID)},
-        **problems(409, 413, 422),
+        **problems(409, 410, 413, 422),
     },
 )
 def create_evaluation(

@@ -46,11 +46,12 @@ def create(
 ) -> EvaluationView:
     """Accept an evaluation: check its names and size, commit the row, wake a worker.
 
-    Raises Invalid, TooManyOpenJobs, IdempotencyMismatch.
+    Raises Invalid, TooManyOpenJobs, IdempotencyMismatch, Deleted.
     """
     id = new_id()
     if (known := once.claim(session, id)) is not None:
-        return show(session, known)
+        with jobs.made_by_this_request(Evaluation, known):
+            return show(session, known)
     benchmark, judge = _benchmark(session, spec), _judge(catalog, spec)
     resolved = _resolved(session, database.artifacts, catalog, spec)
     prompts = _spread([prompt["index"] for prompt in benchmark.prompts], spec.limit)

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from service import grid
+from service import grid, jobs
 from service.contracts.generations import GenerationSpec
 from service.db.models import Generation
 from service.dependencies import CatalogDep, DatabaseDep, QueueDep, SessionDep, WaiterDep
@@ -64,7 +64,7 @@ async def generate(
             return service.create(session, database, catalog, queue, spec, request.state.body, caller, once)
 
     def shown() -> GenerationView:
-        with database.sessions() as session:
+        with database.sessions() as session, jobs.made_by_this_request(Generation, generation):
             return service.show(session, generation)
 
     generation = await run_in_threadpool(accept)

@@ -17,7 +17,7 @@ from service.db import events, retention
 from service.db.base import new_id
 from service.db.models import Checkpoint, Generation, GenerationImage, Score
 from service.db.session import Database
-from service.errors import Deleted, FieldError, InUse, Invalid, NotFinished, NotFound, WrongState
+from service.errors import FieldError, InUse, Invalid, NotFinished, NotFound, WrongState
 from service.generations.schemas import GenerationFilters, GenerationSummary, GenerationView, ImageView
 from service.idempotency import Once
 from service.keys.caller import Caller
@@ -40,13 +40,11 @@ def create(
 ) -> uuid.UUID:
     """Accept a generation: check its names and size, commit the row, wake a worker.
 
-    Raises Invalid, TooManyOpenJobs, IdempotencyMismatch, Deleted.
+    The id may be that of a generation which an identical request made, and which was deleted since. Raises Invalid,
+    TooManyOpenJobs, IdempotencyMismatch.
     """
     id = new_id()
     if (known := once.claim(session, id)) is not None:
-        if session.get(Generation, known) is None:
-            detail = f"generation {known}, which the first request with this Idempotency-Key made, was deleted since"
-            raise Deleted(f"{detail}; take a new key to make another")
         return known
     resolved = resolve(session, database, catalog, spec)
     check_open_jobs(session, database.settings, caller.id)

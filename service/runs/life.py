@@ -134,7 +134,8 @@ def clone(
     """
     made = new_id()
     if (known := once.claim(session, made)) is not None:
-        return service.show_made(session, known)
+        with jobs.made_by_this_request(Run, known):
+            return service.show(session, known)
     spec = _cloned_spec(session, id, overrides)
     return service.accept(session, database, catalog, queue, made, spec, overrides, caller, parent=id)
 
@@ -196,7 +197,7 @@ def _newest_whole(session: Session, artifacts: ArtifactStore, id: uuid.UUID) -> 
     damage = ""
     for checkpoint in session.scalars(own.order_by(Checkpoint.step.desc(), Checkpoint.attempt.desc())):
         try:
-            artifacts.check_whole(checkpoint.key, checkpoint.manifest["files"])
+            artifacts.check_whole(checkpoint.stored.values())
             return checkpoint.step
         except ArtifactDamaged as error:
             damage = damage or str(error)

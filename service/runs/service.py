@@ -14,7 +14,6 @@ from service.db import events, series
 from service.db.base import new_id
 from service.db.models import Run
 from service.db.session import Database
-from service.errors import Deleted, NotFound
 from service.idempotency import Once
 from service.keys.caller import Caller
 from service.keys.limits import check_open_jobs
@@ -37,7 +36,8 @@ def create(
     """Accept a run. Raises Invalid, TooManyOpenJobs, IdempotencyMismatch, Deleted."""
     id = new_id()
     if (known := once.claim(session, id)) is not None:
-        return show_made(session, known)
+        with jobs.made_by_this_request(Run, known):
+            return show(session, known)
     return accept(session, database, catalog, queue, id, spec, requested, caller)
 
 
@@ -104,15 +104,6 @@ def listing(session: Session, filters: RunFilters) -> Page[RunSummary]:
     if filters.created_before is not None:
         query = query.where(Run.created_at < filters.created_before)
     return paged(session, query, (Run.id,), filters, RunSummary.model_validate)
-
-
-def show_made(session: Session, id: uuid.UUID) -> RunView:
-    """The run that an earlier, identical request made. Raises Deleted."""
-    try:
-        return show(session, id)
-    except NotFound as error:
-        detail = f"run {id}, which the first request with this Idempotency-Key made, was deleted since"
-        raise Deleted(f"{detail}; take a new key to make another") from error
 
 
 def show(session: Session, id: uuid.UUID) -> RunView:

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
+from service import jobs
 from service.contracts.scores import ScoreSpec
 from service.db.models import Score
 from service.dependencies import CatalogDep, DatabaseDep, QueueDep, SessionDep, WaiterDep
@@ -38,7 +39,7 @@ EXAMPLE = {"rewards": ["clip_score"], "pictures": [{"prompt": "a red circle", "i
     responses={
         200: {"model": ScoreView, "description": "It ended within the asked time."},
         202: {"headers": LOCATION, "links": links(*SCORE, score_id=ID)},
-        **problems(409, 413, 422),
+        **problems(409, 410, 413, 422),
     },
 )
 async def score(
@@ -65,7 +66,7 @@ async def score(
             return service.create(session, settings, artifacts, catalog, queue, spec, caller, once)
 
     def shown() -> ScoreView:
-        with database.sessions() as session:
+        with database.sessions() as session, jobs.made_by_this_request(Score, made):
             return service.show(session, made)
 
     made = await run_in_threadpool(accept)

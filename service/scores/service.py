@@ -42,7 +42,8 @@ def create(
 ) -> uuid.UUID:
     """Accept a scoring: check names and pictures, store these, commit the rows, wake a worker.
 
-    Raises Invalid, NotFinished, TooManyOpenJobs, IdempotencyMismatch.
+    The id may be that of a scoring which an identical request made, and which was deleted since. Raises Invalid,
+    NotFinished, TooManyOpenJobs, IdempotencyMismatch.
     """
     id = new_id()
     _check(settings, catalog, spec)

@@ -1,7 +1,7 @@
 """`Idempotency-Key`: the same request is done once, however often and from however many connections it comes."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -11,17 +11,22 @@ from httpx import Response
 from sqlalchemy import func, select, text
 
 from service.contracts.status import JobStatus
-from service.db.models import Generation, IdempotencyKey, Run
+from service.db.events import notify_job
+from service.db.models import Evaluation, Generation, IdempotencyKey, Run, Score
 from service.db.session import Database
+from service.scores import router
 
 GENERATION = {"prompts": ["a red circle"]}
+EVALUATION = {"benchmark": "shapes-bench", "judge": "perception", "limit": 1}
+SCORE = {"rewards": ["clip_score"], "pictures": router.EXAMPLE["pictures"]}
+JOBS = {"/runs": {}, "/generate": GENERATION, "/evaluations": EVALUATION, "/score": SCORE}
 
 
 def key(name: str = "mine-1") -> dict[str, str]:
     return {"Idempotency-Key": name}
 
 
-def rows(database: Database, model: type[Run | Generation | IdempotencyKey]) -> int:
+def rows(database: Database, model: type[Run | Generation | Evaluation | Score | IdempotencyKey]) -> int:
     with database.sessions() as session:
         return session.scalar(select(func.count()).select_from(model)) or 0
 
@@ -110,16 +115,43 @@ def test_a_clone_is_shown_again_after_its_parent_was_deleted(client: TestClient,
     assert client.post(clone, json={"name": "other"}, headers=key("new")).status_code == 404
 
 
-def test_what_was_made_and_deleted_is_not_made_again(client: TestClient, records: Any, database: Database) -> None:
-    parent = records.run(JobStatus.SUCCEEDED)
-    for number, path in enumerate(("/runs", f"/runs/{parent.id}/clone")):
-        made = client.post(path, json={}, headers=key(str(number))).headers["Location"]
+class TestDeleted:
+    @pytest.mark.parametrize(("path", "body"), [*JOBS.items(), ("/runs/{parent}/clone", {})])
+    def test_what_was_made_and_deleted_is_not_made_again(
+        self, client: TestClient, records: Any, database: Database, path: str, body: dict[str, Any]
+    ) -> None:
+        path = path.format(parent=records.run(JobStatus.SUCCEEDED).id)
+        made = client.post(path, json=body, headers=key()).headers["Location"]
         assert client.post(f"{made}/cancel").json()["status"] == "cancelled"
         assert client.delete(made).status_code == 204
-        again = client.post(path, json={}, headers=key(str(number)))
+
+        again = client.post(path, json=body, headers=key())
+
         assert (again.status_code, again.json()["code"]) == (410, "deleted")
-        assert made.removeprefix("/runs/") in again.json()["detail"]
-    assert rows(database, Run) == 1
+        assert made.rpartition("/")[2] in again.json()["detail"]
+        assert [rows(database, model) for model in (Run, Generation, Evaluation, Score)] == [1, 0, 0, 0]
+
+    @pytest.mark.parametrize(("path", "model"), [("/generate", Generation), ("/score", Score)])
+    def test_what_is_deleted_while_its_request_waits_is_told_as_deleted(
+        self,
+        client: TestClient,
+        database: Database,
+        eventually: Callable[[Callable[[], object]], None],
+        path: str,
+        model: type[Generation | Score],
+    ) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(client.post, path, json=JOBS[path], headers={"Prefer": "wait=60"})
+            eventually(lambda: rows(database, model) == 1)
+            with database.transaction() as session:
+                row = session.scalars(select(model)).one()
+                session.delete(row)
+                notify_job(session, model.KIND, row.id)
+        assert (asked.result().status_code, asked.result().json()["code"]) == (410, "deleted")
+
+    @pytest.mark.parametrize("path", [*JOBS, "/runs/{run_id}/clone"])
+    def test_the_answer_is_documented(self, client: TestClient, path: str) -> None:
+        assert "410" in client.get("/openapi.json").json()["paths"][path]["post"]["responses"]
 
 
 def test_a_plan_takes_a_key_and_keeps_nothing(client: TestClient, database: Database) -> None:

@@ -1,7 +1,6 @@
 """`python -m worker.entrypoints.train spec.json --out DIR`: one alignment run, with no server."""
 
 import argparse
-import errno
 import logging
 import os
 import subprocess
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from service.contracts.catalog import Catalog, ModelEntry, load_catalog
+from service.contracts.disk import NO_ROOM
 from service.contracts.events import Failed, Finished, Progress, Started
 from service.contracts.jobs import EVENTS_FILE, SPEC_FILE
 from service.contracts.runs import RunSpec, refuse_uneven
@@ -200,10 +200,9 @@ def classify(error: Exception) -> Failed:
 
 def _disk_full(error: Exception) -> bool:
     """Whether writing failed for want of space. safetensors has no error numbers but in its text."""
-    full = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
     if isinstance(error, OSError):
-        return error.errno in full
-    return any(f"(os error {number})" in str(error) for number in full)
+        return error.errno in NO_ROOM
+    return any(f"(os error {number})" in str(error) for number in NO_ROOM)
 
 
 def _dtype(spec: RunSpec, entry: ModelEntry, device: torch.device) -> torch.dtype:

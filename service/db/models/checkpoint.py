@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import BigInteger, Double, ForeignKey, Integer, Text, UniqueConstraint, false, func
 from sqlalchemy.orm import Mapped, mapped_column
 
+from service.db.artifacts import Stored
 from service.db.base import Base, new_id
 
 
@@ -45,3 +46,11 @@ class Checkpoint(Base):
     """Whether the store was found to have lost or altered a file of it, when a worker last wanted it."""
     deleted_at: Mapped[datetime | None]
     """When it was deleted or retired; its files are then removed from the store."""
+
+    @property
+    def stored(self) -> dict[str, Stored]:
+        """Its files in the artifact store, by the names that the manifest gives them."""
+        return {
+            file["name"]: Stored(f"{self.key}/{file['name']}", file["sha256"], file["size"])
+            for file in self.manifest["files"]
+        }

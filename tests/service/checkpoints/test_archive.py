@@ -110,6 +110,15 @@ def test_a_deleted_one_is_gone(client: TestClient, records: Any, run: Run) -> No
     assert client.get(f"/checkpoints/{deleted.id}/archive").status_code == 410
 
 
+def test_a_file_of_another_length_is_told_before_anything_is_sent(
+    client: TestClient, database: Database, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    (tmp_path / "short").write_bytes(FILES[WEIGHTS][:-1])
+    database.artifacts.put_file(tmp_path / "short", f"{checkpoint.key}/{WEIGHTS}")
+    refused = client.get(f"/checkpoints/{checkpoint.id}/archive")
+    assert (refused.status_code, refused.json()["code"]) == (500, "artifact_damaged")
+
+
 def test_a_damaged_file_breaks_off(
     database: Database, checkpoint: Checkpoint, app: Any, tmp_path: Path, serve: Any
 ) -> None:

@@ -1,12 +1,17 @@
 """A catalog's file: what it may say, and how it is told what is wrong."""
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
+import yaml
 
-from service.contracts.catalog import BUNDLED, load_catalog
+from service.contracts.catalog import BUNDLED, RewardEntry, Source, load_catalog
 from service.contracts.catalog_file import CatalogError, replaced
 
+DOCS = Path(__file__).parents[3] / "docs"
+FLUX = load_catalog(DOCS / "catalogs" / "flux.yaml")
 EMPTY = "models: []\nrewards: []\nprompt_sets: []\n"
 
 
@@ -86,3 +91,20 @@ def test_the_file_is_read_afresh_each_time(file: Path, monkeypatch: pytest.Monke
     load_catalog()
     file.write_text(EMPTY + "judges: [{name: eye, kind: perception}]\n")
     assert load_catalog().judge("eye")
+
+
+class TestTheDocumentedOne:
+    def test_its_rewards_come_from_where_the_page_on_rewards_says(self) -> None:
+        blocks = re.findall(r"```yaml\n(- name: .*?)```", (DOCS / "rewards.md").read_text(), re.DOTALL)
+        said = [RewardEntry.model_validate(entry) for block in blocks for entry in yaml.safe_load(block)]
+        assert fetched(FLUX.rewards) == fetched(said)
+        assert fetched(said).keys() == {"hps", "clip", "pickscore", "image_reward"}
+
+    def test_its_rewards_score_alike_whenever_they_are_fetched(self) -> None:
+        sources = [one for of_kind in fetched(FLUX.rewards).values() for one in of_kind if one is not None]
+        assert [one.hub for one in sources if not one.revision] == []
+
+
+def fetched(rewards: Iterable[RewardEntry]) -> dict[str, tuple[Source, Source | None]]:
+    """Where weights and tokenizer are fetched from, by the kind of reward."""
+    return {one.kind: (one.source, one.tokenizer) for one in rewards if one.source and one.source.hub}

@@ -8,6 +8,7 @@ import pytest
 import yaml
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from httpx import Response
 from sqlalchemy import func, select
 
 from service.app import create_app
@@ -157,7 +158,25 @@ class TestLife:
         ends(database, id, JobStatus.FAILED, judged=4)
         assert client.delete(f"/checkpoints/{checkpoint.id}").status_code == 204
         refused = client.post(f"/evaluations/{id}/resume")
-        assert refused.status_code == 409 and "was deleted" in refused.json()["detail"]
+        assert (refused.status_code, refused.json()["code"]) == (409, "deleted")
+        assert "was deleted" in refused.json()["detail"]
+
+    def test_a_failed_one_is_resumed_once_its_damaged_checkpoint_is_mended(
+        self, client: TestClient, database: Database, records: Any, tmp_path: Path
+    ) -> None:
+        checkpoint = records.checkpoint(records.run(JobStatus.SUCCEEDED), {"w": b"whole"})
+        id = made(client, checkpoint=str(checkpoint.id))["id"]
+        ends(database, id, JobStatus.FAILED, judged=4)
+
+        def resumed_with(content: bytes) -> Response:
+            (tmp_path / "w").write_bytes(content)
+            database.artifacts.put_file(tmp_path / "w", f"{checkpoint.key}/w")
+            return client.post(f"/evaluations/{id}/resume")
+
+        refused, resumed = resumed_with(b"wh"), resumed_with(b"whole")
+        assert (refused.status_code, refused.json()["code"]) == (409, "damaged_checkpoint")
+        assert f"checkpoint {checkpoint.id} is damaged" in refused.json()["detail"]
+        assert (resumed.status_code, resumed.json()["status"]) == (202, "queued")
 
     def test_cancelling_twice_is_cancelling_once(self, client: TestClient) -> None:
         id = made(client)["id"]

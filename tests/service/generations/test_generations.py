@@ -297,14 +297,6 @@ class TestDelete:
         with database.sessions() as session:
             assert session.scalar(select(func.count()).select_from(Score)) == 0
 
-    def test_the_request_that_made_it_does_not_make_it_again(self, client: TestClient) -> None:
-        post: dict[str, Any] = {"json": {"prompts": ["a"]}, "headers": {"Idempotency-Key": "once"}}
-        made = client.post("/generate", **post).headers["Location"]
-        client.post(f"{made}/cancel")
-        assert client.delete(made).status_code == 204
-        again = client.post("/generate", **post)
-        assert (again.status_code, again.json()["code"]) == (410, "deleted")
-
     def test_an_unknown_one_is_not_found(self, client: TestClient) -> None:
         refused = client.delete(f"/generations/{uuid.uuid4()}")
         assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
