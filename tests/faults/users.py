@@ -27,7 +27,7 @@ DRAWING: dict[str, Any] = {"prompts": ["a red circle", "a blue square"], "num_im
 REWARDS = ("clip_score", "shapes_verifier")
 EVALUATING: dict[str, Any] = {"limit": 20, "num_images": 4, "steps": 4, "rewards": ["clip_score_2"]}
 
-_PATIENCE_SECONDS = 900.0
+_LAST_WORDS_SECONDS = 30.0
 _EVERY_SECONDS = 0.25
 
 
@@ -62,6 +62,8 @@ class Users:
     told: dict[str, int] = field(default_factory=dict)
     """How often each story was told to its end."""
     stopping: threading.Event = field(default_factory=threading.Event)
+    over: threading.Event = field(default_factory=threading.Event)
+    """Nobody waits for a job any longer: how long one may take is only known once nothing disturbs it."""
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -81,6 +83,9 @@ class Users:
         deadline = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
+        self.over.set()
+        for thread in self._threads:
+            thread.join(_LAST_WORDS_SECONDS)
         left = [thread.name for thread in self._threads if thread.is_alive()]
         if left:
             self.broken.append(f"{left} did not come to an end within {seconds:g} s after the storm")
@@ -142,7 +147,6 @@ class _Story:
 
     def wait(self, job: Job, states: Collection[str]) -> str:
         """Until the job has one of the states; which it is."""
-        deadline = time.monotonic() + _PATIENCE_SECONDS
         reads: dict[str, Callable[[Any], Any]] = {
             "run": self.client.run,
             "generation": self.client.generation,
@@ -150,8 +154,8 @@ class _Story:
             "evaluation": self.client.evaluation,
         }
         while (status := reads[job.kind](job.id).status) not in states:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{job.kind} {job.id} is still {status} after {_PATIENCE_SECONDS:g} s")
+            if self.users.over.is_set():
+                raise TimeoutError(f"{job.kind} {job.id} is still {status} long after the storm")
             time.sleep(_EVERY_SECONDS)
         return str(status)
 
