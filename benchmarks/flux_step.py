@@ -212,7 +212,8 @@ def _parts(metrics: dict[str, float], plan: Plan, catalog: Catalog) -> dict[str,
     planned = {"anchor": each.anchor, "branch": each.sde_steps, "continuation": each.continuations}
     planned |= {"decode": each.images, "reward": each.images, "update": plan.per_step_updates // prompts}
     scoring = sum(catalog.reward(one.name).seconds_per_picture or 0.0 for one in plan.spec.rewards)
-    rates = {"anchor": entry.seconds_per_evaluation, "continuation": entry.seconds_per_evaluation}
+    compiled = entry.seconds_per_compiled_evaluation if plan.spec.sampling.compile else None
+    rates = {"anchor": entry.seconds_per_evaluation, "continuation": compiled or entry.seconds_per_evaluation}
     rates |= {"decode": entry.seconds_per_decode, "reward": scoring, "update": entry.seconds_per_update}
     pictures = metrics["images/total"] / training.max_steps
     parts = {}

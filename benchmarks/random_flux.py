@@ -69,7 +69,7 @@ TINY = Sizes(
     reward_picture=_tower(32, 1, 2, image_size=28, patch_size=14),
     reward_width=32,
     spec={
-        "sampling": {"steps": 5, "width": 64, "height": 64, "rollout_batch_size": 4},
+        "sampling": {"steps": 5, "width": 64, "height": 64, "rollout_batch_size": 4, "compile": False},
         "algorithm": {"sde_steps": [0, 1], "granularities": [1, 2], "group_size": 2},
         "training": {"lora_rank": 4, "lora_alpha": 8},
     },
