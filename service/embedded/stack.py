@@ -252,10 +252,10 @@ class Stack:
         part.start(announce)
 
     def _watch(self, part: _Part) -> None:
-        what = ""
+        refused = ""
         while True:
-            if part.process is not None:
-                what = f"ended with status {part.process.wait()}"
+            code = part.process.wait() if part.process is not None else None
+            what = refused or f"ended with status {code}"
             with self._lock:
                 if self._stopping:
                     return None
@@ -268,10 +268,11 @@ class Stack:
             self._say(f"{part.name} {what}; starting it again (its log: {part.log_file})")
             if self.ended.wait(0.2 * min(len(part.ends), _RESTARTS)):
                 return None
+            refused = ""
             try:
                 self._launch(part)
-            except EmbeddedError as error:  # it may pass: helpers of the one before may take long to let go
-                what = f"could not be started: {error}"
+            except (EmbeddedError, OSError) as error:  # it may pass: a full disk, or helpers that are slow to let go
+                refused = f"could not be started: {error}"
 
     def _give_up(self, reason: str, part: _Part) -> None:
         self.failure = EmbeddedError(f"{reason}; its log {part.log_file} ends with:\n{_tail(part.log_file)}")

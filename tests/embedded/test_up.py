@@ -152,13 +152,25 @@ def answers(up: Up) -> bool:
 
 def test_a_part_that_cannot_be_started_again_yet_is_tried_again(up: Callable[..., Up], eventually: Eventually) -> None:
     first = up()
-    server = first.part("postgres", "cluster")
+    server, api = first.part("postgres", "cluster"), first.part("service.embedded.api")
     with (first.data / "postgres" / "lock").open("rb+") as held:
         server.kill()
         fcntl.flock(held, fcntl.LOCK_EX)  # as a helper of the killed server has it that is slow to end
-        assert first.process.stderr is not None
-        assert any("could not be started" in line for line in first.process.stderr)
+        said_of(first, "postgres could not be started")
+
+    log = first.data / "logs" / "api.log"
+    log.rename(log.with_suffix(".kept"))
+    log.mkdir()  # as on a disk that takes no file
+    api.kill()
+    said_of(first, "api could not be started")
+    log.rmdir()
     eventually(lambda: answers(first))
+
+
+def said_of(up: Up, words: str) -> None:
+    """Wait until it has printed `words`; AssertionError once it has ended."""
+    assert up.process.stderr is not None
+    assert any(words in line for line in up.process.stderr), words
 
 
 def test_a_port_that_is_taken_is_an_error_that_says_so(tmp_path: Path) -> None:
