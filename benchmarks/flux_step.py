@@ -10,10 +10,10 @@ no network. `--tiny` makes everything small, to try the script itself.
 Figures are those of the last step: `--set training.max_steps=2` leaves warming up, or compiling, to the first.
 
 A phase's memory is the most that tensors took while it lasted, beside the plan's parts without `context and gaps`.
-AdamW's moments, which its first step makes, are there from the beginning, as in every later step. The whole is what the
-driver had given out at the end, beside the plan's total: torch keeps what it frees, so this is the most there ever was,
-and more than was needed where the card has room; `--limit` takes the room away, as on a smaller card. On a CPU it is
-the process's own memory, which no plan foresees.
+AdamW's moments and the pristine copy, which the first step makes, are there from the beginning, as in every later one.
+The whole is what the driver had given out at the end, beside the plan's total: torch keeps what it frees, so this is
+the most there ever was, and more than was needed where the card has room; `--limit` takes the room away, as on a
+smaller card. On a CPU it is the process's own memory, which no plan foresees.
 """
 
 import argparse
@@ -184,6 +184,8 @@ def measure(trainer: Trainer) -> dict[str, float]:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     optimizer.zero_grad()
+    with trainer.model.sampling_weights():
+        pass  # makes the pristine copy
     with trainer.meter.part("encoding"):
         trainer.encodings.prepare(trainer.spec.prompts.items or ())
     trainer.run()

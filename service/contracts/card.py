@@ -94,7 +94,10 @@ def _use(entry: ModelEntry | None, form: Form) -> Iterator[str]:
         yield "pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config, **schedule)"
     yield "picture = pipeline("
     yield f"    {json.dumps(_PROMPT)},"
-    yield f"    num_inference_steps={entry.steps},"
+    if entry.family == "sd3":  # whose pipeline's own schedule ends elsewhere
+        yield f"    sigmas=[1 - step / {entry.steps} for step in range({entry.steps})],"
+    else:
+        yield f"    num_inference_steps={entry.steps},"
     yield f"    guidance_scale={entry.guidance},"
     yield f"    width={entry.width},"
     yield f"    height={entry.height},"

@@ -1,10 +1,11 @@
 """What a run needs of its device's memory, by phase and part, from its spec and the catalog's numbers alone.
 
 Figures are those of one process, which has a device of its own. What is counted is exact: weights, gradients, moments,
-the pristine copy that merged sampling is restored from, latents that are kept. What the layers keep between is
-estimated, by multiples of one activation (tokens × width): for the update they were fitted to FLUX.1-dev's transformer
-at 720×720 on an H100 (25.7 and 29.7 GB with gradient checkpointing at batch 1 and 4, 39.1 GB without at batch 1);
-forwards, decoder and rewards have not been measured so, and are meant to err on the high side.
+the pristine copy that merged sampling is restored from, latents that are kept, inputs that adapters keep. What the
+layers keep between is estimated, by multiples of one activation (tokens × width): for the update they were fitted to
+FLUX.1-dev's transformer with a small adapter at 720×720 on an H100 (25.7 and 29.7 GB with gradient checkpointing at
+batch 1 and 4, 39.1 GB without at batch 1); forwards, decoder and rewards have not been measured so, and are meant to
+err on the high side.
 """
 
 from collections.abc import Sequence
@@ -125,8 +126,8 @@ def _layers(model: ModelEntry) -> list[tuple[str, int, int]]:
         for stream in ["ff", "ff_context"] if both else ["ff"]:
             found += [(f"{stream}.net.0.proj", width, 4 * width), (f"{stream}.net.2", 4 * width, width)]
     for _ in range(model.single_blocks):
-        found += [(f"attn.{name}", width, width) for name in ("to_q", "to_k", "to_v")]
-        found += [("proj_mlp", width, 4 * width), ("blocks.proj_out", 5 * width, width)]
+        found += [(f"single.attn.{name}", width, width) for name in ("to_q", "to_k", "to_v")]
+        found += [("single.proj_mlp", width, 4 * width), ("single.proj_out", 5 * width, width)]
     return [*found, ("proj_out", width, model.out_channels)]
 
 
@@ -198,12 +199,28 @@ def _update(spec: RunSpec, model: ModelEntry) -> dict[str, int]:
     rows = training.update_batch_size * model.passes(spec.sampling.guidance)
     parts = {"activations": int(rows * multiple * _activation(spec, model))}
     if training.adapter == "lora":
-        return parts | {"gradients": lora_parameters(model, training.lora_rank) * _FLOAT32}
+        inputs = _adapter_inputs(spec, model) // (blocks if training.gradient_checkpointing else 1)
+        gradients = lora_parameters(model, training.lora_rank) * _FLOAT32
+        return parts | {"adapter's inputs": rows * inputs, "gradients": gradients}
     processes = spec.resources.processes_per_node
     parts["gradients"] = model.parameters // processes * _FLOAT32
     if processes == 1 and precision(spec, model) != "float32":
         parts["autocast copy"] = model.parameters * _BYTES[precision(spec, model)]
     return parts
+
+
+def _adapter_inputs(spec: RunSpec, model: ModelEntry) -> int:
+    """Bytes of one sample's inputs of all adapted layers in float32, in which each of them keeps its own copy."""
+    if precision(spec, model) == "float32":
+        return 0  # they are what the layers themselves keep
+    picture = picture_tokens(model, spec.sampling.width, spec.sampling.height)
+
+    def seen(layer: str) -> int:
+        if layer.startswith("single."):
+            return picture + model.text_length
+        return model.text_length if "add_" in layer or layer.startswith("ff_context.") else picture
+
+    return _FLOAT32 * sum(inner * seen(name) for name, inner, _ in targeted(model))
 
 
 def _activation(spec: RunSpec, model: ModelEntry) -> int:

@@ -11,10 +11,12 @@ import torch
 from diffusers import FluxTransformer2DModel
 from PIL import Image
 
-from service.contracts.card import CARD_FILE
+from service.contracts.card import CARD_FILE, card
 from service.contracts.catalog import load_catalog
 from service.contracts.generations import GenerationSpec
 from service.contracts.jobs import MANIFEST_FILE, CheckpointManifest
+from tests.worker.models import tiny
+from worker.drawing import Manner, draw
 from worker.entrypoints import export
 from worker.grpo.noise import normal
 from worker.inference import Generator
@@ -74,6 +76,21 @@ def test_plain_diffusers_draws_our_picture(
     picture = ours(made)
     assert np.abs(picture - theirs(tmp_path / "out", monkeypatch)).max() <= 1
     assert np.abs(picture - ours(None)).max() > 10
+
+
+def test_the_card_of_stable_diffusion_draws_our_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    entry = tiny.make("sd3", tmp_path)
+    manifest = CheckpointManifest(model=entry.name, architecture=None, kind="full", step=1, spec=None, files=())
+    (tmp_path / CARD_FILE).write_text(
+        card(manifest, entry, "merged", {})
+        .replace(SPEC.prompts[0], tiny.PROMPTS[0])  # of which the small tokenizer knows the words
+        .replace("torch.bfloat16", "torch.float32")
+    )
+    spec = SPEC.model_copy(update={"prompts": (tiny.PROMPTS[0],)})
+    model = load_model(entry, torch.device("cpu"), torch.float32)
+    (picture,) = draw(model, spec.prompts, [spec.seed], Manner.of(spec, entry))
+    own = (picture.permute(1, 2, 0) * 255).round().int().numpy()
+    assert np.abs(own - theirs(tmp_path, monkeypatch)).max() <= 1
 
 
 def test_a_merged_transformer_is_base_and_update(tmp_path: Path) -> None:

@@ -21,9 +21,10 @@ from worker.entrypoints.parent import end_with_parent
 from worker.evaluation.drawing import Drawer
 from worker.evaluation.evaluator import Evaluator, Left
 from worker.evaluation.judges import JudgeFailed, load_judge
-from worker.models import load_model
+from worker.models import check_model, load_model
 from worker.models.sources import fingerprint
 from worker.rewards import load_reward
+from worker.training.checkpoint import read_manifest
 from worker.training.events import EventWriter
 
 logger = logging.getLogger(__name__)
@@ -78,8 +79,14 @@ def build_evaluator(
     if left.asked:
         if (checkpoint is None) != (job.spec.checkpoint == "base"):
             raise ValueError(f"`checkpoint` is {job.spec.checkpoint}, --checkpoint is {checkpoint}: give both, or none")
-        rewards = {name: load_reward(catalog.reward(name), device) for name in job.spec.rewards}
         entry = catalog.model(job.spec.model)
+        # All is read and looked at before the device is taken.
+        rewards = {name: load_reward(catalog.reward(name), torch.device("cpu")) for name in job.spec.rewards}
+        if checkpoint is not None:
+            read_manifest(checkpoint)
+        check_model(entry)
+        for reward in rewards.values():
+            reward.move(device)
         model = load_model(entry, device, precision_on(device, entry))
         model.check_prompts([prompt.text for prompt in job.benchmark.prompts])
         drawer = Drawer(job, model, rewards, events.directory, checkpoint)

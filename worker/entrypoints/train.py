@@ -185,7 +185,10 @@ def classify(error: Exception) -> Failed:
             )
             return Failed(code="no_compiler", detail=str(error), hint=hint)
         case torch.OutOfMemoryError():
-            hint = "Lower sampling.rollout_batch_size, sampling.decode_batch_size or training.update_batch_size."
+            hint = (
+                "Set training.gradient_checkpointing and resources.offload_rewards, or lower the batch sizes of "
+                "sampling and training. POST /plans tells memory by part, the log where it ran out."
+            )
             return Failed(code="out_of_memory", detail=detail, hint=hint)
         case OSError() | SafetensorError() if _disk_full(error):
             return Failed(

@@ -39,11 +39,13 @@ class Merger:
     def __init__(self, transformer: Any) -> None:
         self._transformer = transformer
         self._layers = layers(transformer)
-        self._pristine = [layer.get_base_layer().weight.detach().clone() for layer in self._layers]
+        self._pristine: list[Tensor] = []
 
     @contextmanager
     def merged(self) -> Iterator[None]:
         """Within: base + scale·B·A in each layer, the adapter off. Afterwards: the pristine base, the adapter on."""
+        if not self._pristine:  # who never merges needs no copy
+            self._pristine = [layer.get_base_layer().weight.detach().clone() for layer in self._layers]
         try:
             self._merge()
             self._transformer.disable_adapters()

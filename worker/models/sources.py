@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import IncompleteSnapshotError
 
 from service.contracts.catalog import Source
 
@@ -38,9 +39,10 @@ def fetch(source: Source, pipeline: Any) -> Path:
         return Path(pipeline.download(place, revision=revision, token=access_token(source), use_safetensors=True))
     except Exception as error:  # a client of the hub has an error of its own for every way to fail
         named = source.token_env or "HF_TOKEN"
+        told = (str(error).strip() or repr(error)).splitlines()[0]
         state = "is set" if os.environ.get(named) else "is not set"
         raise ValueError(
-            f"the hub's {place} cannot be had: {str(error).strip().splitlines()[0]} Accept its licence on the hub and "
+            f"the hub's {place} cannot be had: {told} Accept its licence on the hub and "
             f"put an access token into the worker's environment variable {named}, which {state}; or download it and "
             "give its `directory` in the catalog"
         ) from error
@@ -48,13 +50,21 @@ def fetch(source: Source, pipeline: Any) -> Path:
 
 def fingerprint(source: Source, parts: Sequence[str] = ()) -> str:
     """SHA-256 over the names and contents of all files of a source on this machine, or of its directories `parts`."""
-    place, revision = locate(source)
-    root = Path(place) if not source.hub else Path(snapshot_download(place, revision=revision, local_files_only=True))
-    whole = hashlib.sha256()
+    root, whole = _root(source), hashlib.sha256()
     found = (one for directory in parts or [""] for one in _digests(root, directory))
     for name, digest in sorted(found):
         whole.update(f"{name}\0{digest}\n".encode())
     return whole.hexdigest()
+
+
+def _root(source: Source) -> Path:
+    place, revision = locate(source)
+    if not source.hub:
+        return Path(place)
+    try:
+        return Path(snapshot_download(place, revision=revision, local_files_only=True))
+    except IncompleteSnapshotError as error:  # a pipeline or a reward is not all that its repository holds
+        return Path(error.snapshot_path)
 
 
 def _digests(root: Path, directory: str) -> Iterator[tuple[str, str]]:

@@ -31,6 +31,7 @@ from worker.grpo.experience import Experience
 from worker.grpo.noise import StepNoise
 from worker.grpo.rollout import Velocity
 from worker.lanes import Lanes
+from worker.models import attention
 from worker.models.base import Conditioning, FlowModel, PictureSize
 from worker.models.compiling import compiled
 from worker.models.encodings import Encodings
@@ -73,6 +74,7 @@ class Trainer:
         self.order = PromptOrder(prompts, training.sampler_seed)
         self.places = ranks.share(training.prompts_per_step)
         """Which of a step's prompts are this rank's."""
+        attention.differentiable()
         self.meter = Meter(model.device, model.entry.passes(spec.sampling.guidance))
         self.scorer = Scorer(
             model,
@@ -197,8 +199,8 @@ class Trainer:
         @contextmanager
         def fast() -> Iterator[Velocity]:
             compiling = compiled(model.transformer, velocity, rows) if sampling.compile else nullcontext(velocity)
-            with model.sampling_weights(), compiling as fastest:
-                yield fastest
+            with model.sampling_weights(), attention.fastest(), compiling as hasty:
+                yield hasty
 
         self._begun = []
 
@@ -264,7 +266,7 @@ class Trainer:
         reference = base if self.algorithm.objective.kl_weight else None
         try:
             with self.meter.part("update"):
-                seen = self.updater.update(self.step, velocity, experience, values, self.rows, reference)
+                seen = self.updater.update(self.step, velocity, experience, values, self.rows, reference, self._alive)
         except NotFinite as error:
             name = f"bad-step-{self.step:06d}" + (f"-rank-{self.ranks.rank}" if self.ranks.world > 1 else "")
             file = self.events.directory / f"{name}.safetensors"
@@ -409,6 +411,10 @@ class Trainer:
     def check(self) -> None:
         """Called between batches: stops a run that was asked to, and tells that a long phase is alive."""
         self.control.check()
+        self._alive()
+
+    def _alive(self) -> None:
+        """Tell that a long phase is alive, where nothing may stop the run."""
         if time.monotonic() - self._last_progress >= PROGRESS_SECONDS:
             self._progress(self._phase)
 

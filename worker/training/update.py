@@ -1,7 +1,7 @@
 """The update: several optimizer steps over a rollout's shares, gradients that are not finite left out."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -48,11 +48,12 @@ class Updater:
         advantages: Tensor,
         rows: int,
         reference: Velocity | None = None,
+        tick: Callable[[], None] = lambda: None,
     ) -> dict[str, float]:
         """The optimizer steps of training step `step`; returns what they saw.
 
-        advantages: flat, as `experience.members` points into them; of this rank's prompts, like `experience`. Raises
-        NotFinite.
+        advantages: flat, as `experience.members` points into them; of this rank's prompts, like `experience`. `tick` is
+        called between batches. Raises NotFinite.
         """
         algorithm, objective = self.algorithm, self.algorithm.objective
         rate, share = learning_rate(self.training, step), 1.0 / self.ranks.world
@@ -63,6 +64,7 @@ class Updater:
             for part in made:
                 part.loss.backward()  # type: ignore[no-untyped-call]
                 parts.append(part)
+                tick()
             self.ranks.sum_gradients(self.parameters)
             norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.training.max_grad_norm)).item()
             norms.append(norm)

@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+from service.contracts.catalog import load_catalog
 from service.contracts.evaluations import EvaluationEventLine, EvaluationJob, PictureName
 from service.contracts.generations import GenerationSpec
 from service.contracts.jobs import PARENT_FD, Control
@@ -26,7 +27,9 @@ from tests.worker.evaluation.conftest import Attempt
 from tests.worker.evaluation.judge_server import Asked, JudgeServer, Reply, Serve, judged, says
 from tests.worker.evaluation.setting import entry, events, go_on, job, place_of, places
 from tests.worker.training.miniature import trainer
+from worker.entrypoints.evaluate import build_evaluator
 from worker.inference import Generator
+from worker.training.events import EventWriter
 
 TOKEN = "sk-not-for-anybody-0123456789"
 DEAD = "http://127.0.0.1:9/v1"
@@ -342,6 +345,11 @@ class TestWrongJobs:
         status, out = attempt(job(None, checkpoint=UUID(int=7), rewards=["shapes_verifier"]))
         assert (status, failed(out)["code"]) == (1, "bad_config")
         assert "--checkpoint" in failed(out)["detail"]
+
+    def test_what_cannot_be_drawn_with_is_refused_before_a_device_is_taken(self, tmp_path: Path) -> None:
+        asked, nowhere = job(None, checkpoint=UUID(int=7), rewards=["clip_score"]), torch.device("cuda")
+        with pytest.raises(ValueError, match=r"is no checkpoint"):
+            build_evaluator(asked, load_catalog(), EventWriter(tmp_path), nowhere, tmp_path)
 
     def test_a_checkpoint_that_is_none(self, attempt: Attempt, tmp_path: Path) -> None:
         whole = job(None, checkpoint=UUID(int=7), rewards=["shapes_verifier"])

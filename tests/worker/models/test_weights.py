@@ -8,12 +8,14 @@ from pathlib import Path
 import huggingface_hub.constants
 import pytest
 import torch
+from huggingface_hub._tree_cache import TreeCacheEntry, write_tree_cache
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from service.contracts.catalog import ModelEntry, Source
 from tests.worker.models.tiny import entry, make
 from worker.models import load_model
+from worker.models.sources import fetch, fingerprint
 from worker.models.weights import check_tensors, read_shapes
 
 NOWHERE = torch.device("cuda")
@@ -149,6 +151,33 @@ def test_a_model_that_cannot_be_fetched_says_what_to_do(monkeypatch: pytest.Monk
     said = refused(entry("sd3", tmp_path).model_copy(update={"source": source}))
     assert "nobody/nothing cannot be had" in said
     assert "environment variable TINY_TOKEN, which is not set" in said
+
+
+def test_a_pipeline_is_told_apart_by_what_is_here_of_its_repository(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The hub's client lists a repository whole, and a pipeline has no use for all of it."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    commit, folder = "a" * 40, tmp_path / "models--nobody--flux"
+    snapshot = folder / "snapshots" / commit
+    (snapshot / "vae").mkdir(parents=True)
+    (snapshot / "vae" / "config.json").write_text("{}")
+    listed = {name: TreeCacheEntry(2, "b" * 40) for name in ("vae/config.json", "flux1.safetensors")}
+    write_tree_cache(str(folder), commit, listed)
+    source = Source(hub="nobody/flux", revision=commit)
+
+    assert fingerprint(source) == fingerprint(Source(directory=snapshot))
+    assert fingerprint(source, ["vae"]) == fingerprint(Source(directory=snapshot), ["vae"])
+
+
+def test_an_error_without_words_says_what_to_do_too(tmp_path: Path) -> None:
+    class Silent:
+        @staticmethod
+        def download(*_: object, **__: object) -> str:
+            raise ConnectionError
+
+    with pytest.raises(ValueError, match=r"cannot be had: ConnectionError\(\) Accept its licence"):
+        fetch(Source(hub="nobody/flux"), Silent)
 
 
 def test_a_named_file_is_the_one_that_is_read(tmp_path: Path) -> None:

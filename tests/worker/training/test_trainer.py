@@ -154,6 +154,22 @@ def ask(directory: Path, **control: Any) -> None:
     (directory / CONTROL_FILE).write_text(json.dumps(control))
 
 
+def test_a_long_update_is_known_to_be_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.training.trainer.PROGRESS_SECONDS", 0.0)
+    trainer(tmp_path, training={"max_steps": 1, "update_batch_size": 2}, evaluation={"every": 0}).run()
+    told = [event for event in events(tmp_path, "progress") if event["phase"] == "update"]
+    assert len(told) == 1 + 4 * 2 / 2  # as it begins, and after each batch of 4 prompts' two steps
+
+
+def test_what_is_trained_is_computed_by_an_attention_that_can_be_derived(tmp_path: Path) -> None:
+    subject, seen = trainer(tmp_path, training={"max_steps": 1}, evaluation={"every": 0}), []
+    subject.model.transformer.register_forward_hook(
+        lambda *_: seen.append((torch.is_grad_enabled(), torch.backends.cuda.cudnn_sdp_enabled()))
+    )
+    subject.run()
+    assert set(seen) == {(False, False), (False, True), (True, False)}  # anchors, continuations, update
+
+
 SMALL_BATCHES: dict[str, Any] = {"sampling": {"rollout_batch_size": 8}, "evaluation": {"final_pairs": 16, "pairs": 16}}
 
 
