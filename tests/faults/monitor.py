@@ -120,9 +120,10 @@ class Monitor:
         if stack_worker is not None:
             self._system.workers_by_label["stack"].add(stack_worker)
         for job, together in by_job.items():
-            if len(together) > 1:
+            attempts, groups = {one.attempt for one in together}, {one.group for one in together}
+            if len(groups) > 1:
                 self.together_seconds += passed
-            if len({one.attempt for one in together}) < len(together):
+            if len(attempts) < len(groups):
                 self.twins.append(f"job {job}: processes {[(one.pid, one.attempt) for one in together]}")
 
     def _resolve(self, fault: Injected, jobs: dict[str, Standing]) -> None:

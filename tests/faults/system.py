@@ -43,6 +43,8 @@ class Child:
     job: str
     attempt: int
     directory: Path
+    group: int
+    """Its process group, which every process of an attempt shares: ranks may outlive by seconds who started them."""
 
     def alive(self) -> bool:
         """Whether it runs; a zombie does not."""
@@ -163,8 +165,10 @@ class System:
             out = Path(words[words.index("--out") + 1])
             if out.is_relative_to(self.directory) and out.name.startswith("attempt-"):
                 number = int(out.name.removeprefix("attempt-"))
-                child = Child(process.pid, process.info["create_time"], out.parent.name, number, out)
-                found[process.pid] = (process.info["ppid"], child)
+                with contextlib.suppress(ProcessLookupError):
+                    group = os.getpgid(process.pid)
+                    child = Child(process.pid, process.info["create_time"], out.parent.name, number, out, group)
+                    found[process.pid] = (process.info["ppid"], child)
         # A child of it that has not begun its own program yet still carries its words.
         return [child for parent, child in found.values() if parent not in found]
 
