@@ -206,12 +206,13 @@ class _Supervisor:
         return next((stop for stop in _RANK if stop in wanted), None), asked.checkpoint
 
     def _ask(self, child: Child, ingest: Ingest[Any], over_budget: bool) -> None:
-        """Tell the child what is wanted of it by now, if that is something new."""
+        """Tell the child what is wanted of it by now, if that is something new or could not be told before."""
         stop, request = self._wanted(over_budget)
         if stop is None:
             if request:
                 self._tell(Control(action="checkpoint", request=request))
-        elif stop != self._stop:
+            return
+        if stop != self._stop:
             self._stop = stop
             self._log.info("job.stopping", why=stop)
             grace = self._settings.cancel_grace_seconds + 2 * ingest.step_seconds
@@ -220,7 +221,7 @@ class _Supervisor:
             self._patience = time.monotonic() + grace
             if not ingest.started:
                 child.end(TERMINATION_SECONDS)  # still loading: there is nothing to save, and nobody listens
-            self._tell(Control(action="cancel" if stop == "cancel" else "pause", request=request))
+        self._tell(Control(action="cancel" if stop == "cancel" else "pause", request=request))
 
     def _tell(self, control: Control) -> None:
         if control == self._asked:
