@@ -73,13 +73,14 @@ class TestSuccess:
         assert (run.status, STATS.snapshot().get("leases_lost", 0)) == (JobStatus.SUCCEEDED, lost)
         assert not list(impatient.settings.data_dir.glob("work/runs/*/attempt-1/checkpoints"))
 
-    def test_a_run_starts_from_the_weights_it_was_given(self, jobs: Any) -> None:
+    def test_a_run_starts_from_the_weights_it_was_given(self, jobs: Any, impatient: Database) -> None:
         first = jobs.perform("finishes")
         [checkpoint] = jobs.rows(Checkpoint, first)
 
         second = jobs.perform("finishes", start_from=checkpoint.id)
 
         assert jobs.attempt(second.id).provenance["weights"] == "weights after 3 steps"
+        assert not list(impatient.settings.data_dir.glob("work/runs/*/attempt-1/start"))
 
     def test_a_damaged_start_is_a_failure_that_names_it(self, jobs: Any, impatient: Database) -> None:
         first = jobs.perform("finishes")
