@@ -43,12 +43,13 @@ def _draw(attempt: Attempt) -> None:
     with database.transaction() as session:
         spec = GenerationSpec.model_validate(session.get_one(Generation, claim.id).spec)
     with _directory(attempt) as directory:
-        checkpoints = {
-            str(id_): None if id_ == "base" else patiently(artifacts.fetch_checkpoint, database, id_, directory)
-            for id_ in spec.checkpoints
-        }
+        checkpoints: dict[str, Path | None] = dict.fromkeys(map(str, spec.checkpoints))
         generator = _the_generator()
         with attempt.loading():
+            for id_ in spec.checkpoints:
+                if id_ != "base":
+                    checkpoints[str(id_)] = patiently(artifacts.fetch_checkpoint, database, id_, directory)
+                    attempt.got_on()
             generator.load(spec.model)
         recorder = _Recorder(attempt, spec)
         # Closed, whatever ends the loop: the generator then takes the checkpoint's weights off the model again.
