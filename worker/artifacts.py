@@ -1,9 +1,9 @@
 """Between an attempt's directory and the artifact store: nothing is stored, or used, that is not what its hash says."""
 
+import contextlib
 import hashlib
 import os
 import shutil
-import tempfile
 import uuid
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from service.db.session import Database
 
 _KEPT = 16
 """Fetched checkpoints kept on this machine, newest use first."""
+START = "start"
+"""Directory below an attempt's for the checkpoint that it starts from."""
 
 
 class Rejected(ValueError):
@@ -61,39 +63,38 @@ def read_manifest(directory: Path) -> CheckpointManifest:
         raise Rejected(f"{directory.name}/{MANIFEST_FILE} is not a manifest: {error}") from error
 
 
-def fetch_checkpoint(database: Database, id: uuid.UUID) -> Path:
-    """The checkpoint's files on this machine, fetched from the store unless they are here and whole.
+def fetch_checkpoint(database: Database, id: uuid.UUID, into: Path) -> Path:
+    """The checkpoint's files in a directory of `into`, fetched from the store unless this machine keeps them whole.
 
-    Raises ArtifactDamaged when the store has lost or altered a file.
+    They stay there for as long as the caller wants, whatever becomes of those that are kept. Raises ArtifactDamaged
+    when the store has lost or altered a file.
     """
-    cache = database.settings.data_dir.absolute() / "work" / "checkpoints"
-    place = cache / str(id)
-    if _whole(place):
-        os.utime(place)
-        return place
+    kept, place = database.settings.data_dir.absolute() / "work" / "checkpoints" / str(id), into / str(id)
+    if not (_linked(kept, place) and _whole(place)):
+        _fetch(database, id, place)
+        _keep(place, kept)
+    with contextlib.suppress(FileNotFoundError):  # somebody has just removed it
+        os.utime(kept)
+        _forget_oldest(kept.parent)
+    return place
+
+
+def _fetch(database: Database, id: uuid.UUID, place: Path) -> None:
     with database.transaction() as session:
         row = session.get(Checkpoint, id)
         if row is None:
             raise ArtifactDamaged(f"there is no checkpoint {id}")
         key, manifest = row.key, CheckpointManifest.model_validate(row.manifest)
-    cache.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix="fetching-", dir=cache))
+    shutil.rmtree(place, ignore_errors=True)
     try:
         names = [file.name for file in manifest.files]
-        database.artifacts.get_directory(key, [*names, MANIFEST_FILE], fresh)
+        database.artifacts.get_directory(key, [*names, MANIFEST_FILE], place)
         for file in manifest.files:
-            if _hash(fresh / file.name) != file.sha256:
+            if _hash(place / file.name) != file.sha256:
                 raise ArtifactDamaged(f"{file.name} of checkpoint {id} is not what its manifest says")
-        if _whole(place):  # another worker was quicker, and somebody may be reading its copy
-            shutil.rmtree(fresh)
-        else:
-            _discard(place)
-            fresh.rename(place)
     except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(place, ignore_errors=True)
         raise
-    _forget_oldest(cache)
-    return place
 
 
 def fetch_prompt_set(database: Database, id: uuid.UUID, directory: Path) -> Path:
@@ -113,9 +114,42 @@ def fetch_prompt_set(database: Database, id: uuid.UUID, directory: Path) -> Path
     return file
 
 
+def _keep(place: Path, kept: Path) -> None:
+    """Keep the files for the next who wants them, instead of what is there. Without room, they are fetched again."""
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    fresh = kept.with_name(f"fetching-{uuid.uuid4()}")
+    if _linked(place, fresh):
+        _discard(kept)
+        with contextlib.suppress(OSError):  # another worker was quicker
+            fresh.rename(kept)
+    shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _linked(source: Path, target: Path) -> bool:
+    """Whether the files of `source` now are in `target` too, as links where the file system has them."""
+    shutil.rmtree(target, ignore_errors=True)
+    try:
+        shutil.copytree(source, target, copy_function=_link)
+    except OSError:  # also of a directory that another worker discards meanwhile
+        return False
+    return True
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
 def _forget_oldest(cache: Path) -> None:
-    fetched = sorted((path for path in cache.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
-    for path in fetched[:-_KEPT]:
+    """Discard all but those used last; other workers may be doing the same."""
+    used = []
+    for path in cache.iterdir():
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_dir():
+                used.append((path.stat().st_mtime, path))
+    for _, path in sorted(used)[:-_KEPT]:
         _discard(path)
 
 
@@ -130,10 +164,10 @@ def _whole(place: Path) -> bool:
 
 def _discard(place: Path) -> None:
     """Remove a directory, out of sight first: half of it must not look like a checkpoint."""
-    if place.exists():
-        hidden = place.with_name(f"discarded-{uuid.uuid4()}")
+    hidden = place.with_name(f"discarded-{uuid.uuid4()}")
+    with contextlib.suppress(FileNotFoundError):  # another worker was quicker
         place.rename(hidden)
-        shutil.rmtree(hidden, ignore_errors=True)
+    shutil.rmtree(hidden, ignore_errors=True)
 
 
 def _hash(path: Path) -> str:

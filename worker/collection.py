@@ -43,6 +43,8 @@ _OWNERS: dict[str, type[Any]] = {
     "scores": Score,
 }
 """By the beginning of an artifact's key: whose id comes next in it."""
+_LOCAL: tuple[type[SupervisedJob | Generation], ...] = (Run, Evaluation, Generation)
+"""Whose files may be on a worker's machine."""
 
 _OWNER_KEY = "deployment"
 """The file of the store that says which database knows what is in it."""
@@ -186,17 +188,17 @@ def clear_local_files(database: Database) -> None:
     What was not read yet, because the store refused it, stays. Raises ForeignStore: this may not be our database.
     """
     check_ours(database)
-    for job in (Run, Evaluation):
+    for job in _LOCAL:
         root = database.settings.data_dir.absolute() / "work" / job.FOLDER
         if not root.is_dir():
             continue
-        waiting = {id_ for id_, *_ in unread(database, job)}
+        waiting = {id_ for id_, *_ in unread(database, job)} if issubclass(job, SupervisedJob) else set()
         for path in root.iterdir():
             if _made(path.name) < _NEVER and (id_ := uuid.UUID(path.name)) not in waiting:
                 _clear(database, job, id_, path)
 
 
-def _clear(database: Database, job: type[SupervisedJob], id_: uuid.UUID, path: Path) -> None:
+def _clear(database: Database, job: type[SupervisedJob | Generation], id_: uuid.UUID, path: Path) -> None:
     old = func.now() - timedelta(seconds=database.settings.orphan_seconds)
     done = and_(job.status.in_(TERMINAL), job.ended_at < old)
     aside = path.with_name(f"removed-{id_}")

@@ -22,7 +22,7 @@ class EvaluationWork:
     """Drawing and judging by `program`, which tests of supervision replace."""
 
     job: ClassVar[type[SupervisedJob]] = Evaluation
-    stored: ClassVar[tuple[str, ...]] = (PICTURES,)
+    stored: ClassVar[tuple[str, ...]] = (PICTURES, artifacts.START)
 
     def __init__(self, program: Sequence[str] = launch.EVALUATE) -> None:
         self._program = program
@@ -55,7 +55,9 @@ class EvaluationWork:
         )
         job_file = directory / SPEC_FILE
         job_file.write_text(job.model_dump_json(), encoding="utf-8")
-        checkpoint = None if spec.checkpoint == "base" else artifacts.fetch_checkpoint(database, spec.checkpoint)
+        checkpoint = None
+        if spec.checkpoint != "base":
+            checkpoint = artifacts.fetch_checkpoint(database, spec.checkpoint, directory / artifacts.START)
         return launch.evaluate(job_file, directory, checkpoint, self._program)
 
     def ingest(

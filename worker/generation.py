@@ -2,10 +2,12 @@
 
 import contextlib
 import hashlib
+import shutil
 import tempfile
 import threading
 import time
 from collections.abc import Generator as Drawing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -40,21 +42,37 @@ def _draw(attempt: Attempt) -> None:
     database, claim = attempt.database, attempt.claim
     with database.transaction() as session:
         spec = GenerationSpec.model_validate(session.get_one(Generation, claim.id).spec)
-    checkpoints = {
-        str(id_): None if id_ == "base" else patiently(artifacts.fetch_checkpoint, database, id_)
-        for id_ in spec.checkpoints
-    }
-    generator = _the_generator()
-    with attempt.loading():
-        generator.load(spec.model)
-    recorder = _Recorder(attempt, spec)
-    # Closed, whatever ends the loop: the generator then takes the checkpoint's weights off the model again.
-    drawing = cast("Drawing[GeneratedImage]", generator.generate(spec, checkpoints))
-    with contextlib.closing(drawing) as images:
-        for image in images:
-            recorder.add(image)
-            attempt.got_on()
-    recorder.flush()
+    with _directory(attempt) as directory:
+        checkpoints: dict[str, Path | None] = dict.fromkeys(map(str, spec.checkpoints))
+        generator = _the_generator()
+        with attempt.loading():
+            for id_ in spec.checkpoints:
+                if id_ != "base":
+                    checkpoints[str(id_)] = patiently(artifacts.fetch_checkpoint, database, id_, directory)
+                    attempt.got_on()
+            generator.load(spec.model)
+        recorder = _Recorder(attempt, spec)
+        # Closed, whatever ends the loop: the generator then takes the checkpoint's weights off the model again.
+        drawing = cast("Drawing[GeneratedImage]", generator.generate(spec, checkpoints))
+        with contextlib.closing(drawing) as images:
+            for image in images:
+                recorder.add(image)
+                attempt.got_on()
+        recorder.flush()
+
+
+@contextlib.contextmanager
+def _directory(attempt: Attempt) -> Iterator[Path]:
+    """A place here for the attempt's checkpoints, removed at its end; that of a dead worker is left to housekeeping."""
+    claim = attempt.claim
+    place = attempt.database.settings.data_dir.absolute() / "work" / Generation.FOLDER / str(claim.id)
+    directory = place / f"attempt-{claim.attempt}"
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+        with contextlib.suppress(OSError):  # a base model needed none, or another attempt has its own there
+            place.rmdir()
 
 
 def _the_generator() -> "Generator":

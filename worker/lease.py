@@ -38,6 +38,10 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Renew it no more: the job has come to its end, which may be before that of the block."""
         self._ended.set()
 
     def _renew(self) -> None:

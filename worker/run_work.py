@@ -26,7 +26,7 @@ class RunWork:
     """Training by `program`, which tests of supervision replace."""
 
     job: ClassVar[type[SupervisedJob]] = Run
-    stored: ClassVar[tuple[str, ...]] = ("samples", "checkpoints", "prompt-sets", ENCODINGS)
+    stored: ClassVar[tuple[str, ...]] = ("samples", "checkpoints", "prompt-sets", artifacts.START, ENCODINGS)
 
     def __init__(self, program: Sequence[str] = launch.TRAIN) -> None:
         self._program = program
@@ -42,9 +42,10 @@ class RunWork:
         """
         spec_file, spec = directory / SPEC_FILE, _spec_of(row)
         spec_file.write_text(spec.model_dump_json(indent=2), encoding="utf-8")
-        resume = _newest_whole_checkpoint(database, claim, row.max_steps)
+        fetched = directory / artifacts.START
+        resume = _newest_whole_checkpoint(database, claim, row.max_steps, fetched)
         start = row.start_from if resume is None else None
-        start_from = artifacts.fetch_checkpoint(database, start) if start else None
+        start_from = artifacts.fetch_checkpoint(database, start, fetched) if start else None
         sets = {
             name: artifacts.fetch_prompt_set(database, uuid.UUID(id), directory / "prompt-sets")
             for name, id in row.prompt_sets.items()
@@ -73,8 +74,8 @@ def _spec_of(run: Run) -> RunSpec:
     return spec.model_copy(update={"training": spec.training.model_copy(update={"max_steps": run.max_steps})})
 
 
-def _newest_whole_checkpoint(database: Database, claim: Claim, most_steps: int) -> Path | None:
-    """The run's own newest checkpoint that the store still has whole, fetched; None where it has none at all."""
+def _newest_whole_checkpoint(database: Database, claim: Claim, most_steps: int, into: Path) -> Path | None:
+    """The run's own newest checkpoint that the store has whole, fetched `into`; None where it has none at all."""
     with database.transaction() as session:
         rows = session.execute(
             select(Checkpoint.id, Checkpoint.step, Checkpoint.damaged)
@@ -83,7 +84,7 @@ def _newest_whole_checkpoint(database: Database, claim: Claim, most_steps: int) 
         ).all()
     for id_, step, damaged in rows:
         try:
-            place = artifacts.fetch_checkpoint(database, id_)
+            place = artifacts.fetch_checkpoint(database, id_, into)
         except ArtifactDamaged as error:
             log.warning("checkpoint.damaged", checkpoint=str(id_), detail=str(error))
             _note(database, claim, id_, step, str(error))

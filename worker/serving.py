@@ -5,7 +5,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 from sqlalchemy import select
@@ -24,6 +24,8 @@ from worker.warm import WARM
 
 log = structlog.get_logger()
 
+_LISTENING_SECONDS = 1.0
+"""Longest time for which work that loads does not hear that it is to end."""
 STUCK_EXIT = 70
 """Exit status of a worker whose job hung."""
 
@@ -50,6 +52,8 @@ class Attempt:
     _stopping: threading.Event
     _watch: "_Watch"
     _progress_seconds: float = PROGRESS_SECONDS
+    cancelled: threading.Event = field(default_factory=threading.Event)
+    """Set once the job's end is recorded, though the work still goes on."""
 
     def begin(self) -> None:
         """Have the job run. Raises Stopped where its end was asked for already, and LeaseLost."""
@@ -57,8 +61,10 @@ class Attempt:
         move(self.database, self.claim, JobStatus.RUNNING)
 
     def got_on(self) -> None:
-        """Tell that the work got on. Raises LeaseLost, and Stopped where the worker is to end."""
+        """Tell that the work got on. Raises LeaseLost, and Stopped where the worker is to end, or the job has ended."""
         self._watch.moved()
+        if self.cancelled.is_set():
+            raise Stopped(Outcome(JobStatus.CANCELLED))
         if self._lease.lost.is_set():
             raise LeaseLost("the lease could not be renewed in time")
         if self._stopping.is_set():
@@ -66,10 +72,23 @@ class Attempt:
 
     @contextlib.contextmanager
     def loading(self) -> Iterator[None]:
-        """Within: the work counts as getting on, though it says nothing. Ends as `got_on` does."""
-        with repeated(self._watch.moved, self._progress_seconds):
+        """Within: the work counts as getting on, though it says nothing, and nobody who cancels waits for it.
+
+        Ends as `got_on` does.
+        """
+        with repeated(self._watch.moved, self._progress_seconds), repeated(self._grant_wish, _LISTENING_SECONDS):
             yield
         self.got_on()
+
+    def _grant_wish(self) -> None:
+        """Have the job's end recorded if somebody asked for it: what loads cannot be broken off."""
+        if self.cancelled.is_set():
+            return
+        with contextlib.suppress(SQLAlchemyError, LeaseLost):  # the work itself meets them, or they pass
+            if wish(self.database, self.claim).stop is not None:
+                move(self.database, self.claim, JobStatus.CANCELLED)
+                self._lease.end()
+                self.cancelled.set()
 
     def check_wish(self) -> None:
         """Raise Stopped where somebody asked for the job's end, and LeaseLost."""
@@ -84,8 +103,11 @@ def serve(database: Database, claim: Claim, stopping: threading.Event, work: Cal
     bound = log.bind(attempt=claim.attempt, **{kind: str(claim.id)})
     try:
         with Lease(database, claim, on_lost=lambda: None) as lease, _Watch(database, claim) as watch:
-            outcome = _outcome(Attempt(database, claim, lease, stopping, watch), work)
-            while True:
+            attempt = Attempt(database, claim, lease, stopping, watch)
+            outcome = _outcome(attempt, work)
+            if attempt.cancelled.is_set():
+                outcome = Outcome(JobStatus.CANCELLED)
+            while not attempt.cancelled.is_set():
                 try:
                     if outcome.lost and (lost := _losses(database, claim) + 1) >= database.settings.max_attempts:
                         outcome = too_often_lost(lost, None)

@@ -51,6 +51,7 @@ def supervise(database: Database, claim: Claim, stopping: threading.Event, work:
     try:
         with Lease(database, claim, supervisor.kill) as lease:
             supervisor.work(lease)
+        supervisor.forget_files()  # gigabytes, which take their time: the lease is no longer there to be renewed
     except LeaseLost as lost:
         log.warning("job.lost", **{claim.job.KIND: str(claim.id)}, attempt=claim.attempt, detail=str(lost))
     finally:
@@ -74,6 +75,8 @@ class _Supervisor:
         self._killed = False
         self._drained = False
         """Whether everything the child wrote is in rows and in the store."""
+        self._rests = False
+        """Whether the job has come to rest, and no attempt follows by itself."""
         self._log_tail = ""
         self._stop: Stop | None = None
         self._asked: Control | None = None
@@ -108,6 +111,14 @@ class _Supervisor:
             self._log.exception("job.not_supervised")
             outcome = failed("internal", f"{type(error).__name__}: {error}", "The worker's log has the details.")
         self._conclude(outcome, lease)
+
+    def forget_files(self) -> None:
+        """Once everything is in rows and in the store, let the log and the events alone stay, for a person here."""
+        if not (self._rests and self._drained):
+            return
+        for directory in self._place.glob("attempt-*"):
+            for part in self._work.stored:
+                shutil.rmtree(directory / part, ignore_errors=True)
 
     def _attempt(self, lease: Lease) -> Outcome:
         claim, database = self._claim, self._database
@@ -206,12 +217,13 @@ class _Supervisor:
         return next((stop for stop in _RANK if stop in wanted), None), asked.checkpoint
 
     def _ask(self, child: Child, ingest: Ingest[Any], over_budget: bool) -> None:
-        """Tell the child what is wanted of it by now, if that is something new."""
+        """Tell the child what is wanted of it by now, if that is something new or could not be told before."""
         stop, request = self._wanted(over_budget)
         if stop is None:
             if request:
                 self._tell(Control(action="checkpoint", request=request))
-        elif stop != self._stop:
+            return
+        if stop != self._stop:
             self._stop = stop
             self._log.info("job.stopping", why=stop)
             grace = self._settings.cancel_grace_seconds + 2 * ingest.step_seconds
@@ -220,7 +232,7 @@ class _Supervisor:
             self._patience = time.monotonic() + grace
             if not ingest.started:
                 child.end(TERMINATION_SECONDS)  # still loading: there is nothing to save, and nobody listens
-            self._tell(Control(action="cancel" if stop == "cancel" else "pause", request=request))
+        self._tell(Control(action="cancel" if stop == "cancel" else "pause", request=request))
 
     def _tell(self, control: Control) -> None:
         if control == self._asked:
@@ -260,8 +272,7 @@ class _Supervisor:
                 raise LeaseLost("the lease could not be renewed in time")
         STATS.add(f"jobs.{outcome.status}")
         self._log.info("job.ended", status=outcome.status, code=outcome.error["code"] if outcome.error else None)
-        if outcome.status is not JobStatus.INTERRUPTED and self._drained:
-            self._forget_files()
+        self._rests = outcome.status is not JobStatus.INTERRUPTED
 
     def _work_out(self) -> None:
         """Have the work concluded. What it stumbles over must not keep the job from coming to rest."""
@@ -275,9 +286,3 @@ class _Supervisor:
     def _losses(self) -> int:
         with self._database.transaction() as session:
             return session.scalars(select(self._job.losses).where(self._job.id == self._claim.id)).one()
-
-    def _forget_files(self) -> None:
-        """Everything is in rows and in the store; only the log and the events stay, for a person at the machine."""
-        for directory in self._place.glob("attempt-*"):
-            for part in self._work.stored:
-                shutil.rmtree(directory / part, ignore_errors=True)

@@ -7,14 +7,17 @@ import json
 import threading
 import uuid
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from sqlalchemy import text
 
 from service.contracts.catalog import ModelEntry, RewardEntry
 from service.contracts.generations import GenerationSpec
+from service.db.artifacts import ArtifactDamaged
 from service.db.models import Generation, Score
 from service.db.session import Database
 from tests.worker.evaluation.setting import job
@@ -173,6 +176,20 @@ class TestServing:
         spec = GenerationSpec(prompts=("a small red circle on white",)).model_dump(mode="json")
         with pytest.raises(ValueError, match="not there after all"):
             generation._draw(attempt(Generation(requested={}, spec=spec, spec_version=1)))
+
+    def test_nor_is_a_checkpoint_that_is_fetched(
+        self, attempt: Callable[[Any], Attempt], heard: Heard, database: Database
+    ) -> None:
+        missing = uuid.uuid4()
+        spec = GenerationSpec(prompts=("a small red circle on white",), checkpoints=(missing,)).model_dump(mode="json")
+        begun = attempt(Generation(requested={}, spec=spec, spec_version=1))
+        with ThreadPoolExecutor(1) as worker:
+            with database.engine.begin() as blocking:
+                blocking.execute(text("LOCK TABLE checkpoints IN ACCESS EXCLUSIVE MODE"))
+                drawn = worker.submit(generation._draw, begun)
+                assert heard.three()
+            with pytest.raises(ArtifactDamaged, match=str(missing)):
+                drawn.result()
 
     def test_nor_is_a_reward(
         self, attempt: Callable[[Any], Attempt], heard: Heard, waiting: Any, monkeypatch: pytest.MonkeyPatch

@@ -16,6 +16,8 @@ class Generation(Job, Base):
     __tablename__ = "generations"
     __table_args__ = job_indexes("generations")
     KIND: ClassVar[JobKind] = "generation"
+    FOLDER: ClassVar[str] = "generations"
+    """Name of their directory on a worker's machine."""
 
     requested: Mapped[dict[str, Any]]
     spec: Mapped[dict[str, Any]]

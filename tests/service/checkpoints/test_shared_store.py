@@ -95,11 +95,11 @@ def test_what_a_worker_stored_is_downloaded_from_another_machine(
 
 def test_another_worker_fetches_it(worker: Database, saved: Checkpoint, tmp_path: Path) -> None:
     other = connect(worker.settings.model_copy(update={"data_dir": tmp_path / "other"}))
-    directory = fetch_checkpoint(other, saved.id)
-    assert directory.is_relative_to(tmp_path / "other")
+    directory = fetch_checkpoint(other, saved.id, tmp_path / "other/first")
     assert {name: (directory / name).read_bytes() for name in FILES} == FILES
     other.artifacts.delete(saved.key)
-    assert fetch_checkpoint(other, saved.id) == directory
+    again = fetch_checkpoint(other, saved.id, tmp_path / "other/second")
+    assert {name: (again / name).read_bytes() for name in FILES} == FILES
     other.close()
 
 
@@ -117,5 +117,6 @@ def test_what_was_tampered_with_is_neither_sent_nor_used(
     small = client.get(f"/checkpoints/{saved.id}/files/training_state.json", headers={"Range": "bytes=0-0"})
     assert (small.status_code, small.json()["code"]) == (500, "artifact_damaged")
     with pytest.raises(ArtifactDamaged, match=WEIGHTS):
-        fetch_checkpoint(worker, saved.id)
-    assert list((worker.settings.data_dir / "work/checkpoints").iterdir()) == []
+        fetch_checkpoint(worker, saved.id, tmp_path / "fetched")
+    assert not list((worker.settings.data_dir / "work").glob("checkpoints/*"))
+    assert not list((tmp_path / "fetched").iterdir())

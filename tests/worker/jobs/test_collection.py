@@ -141,11 +141,13 @@ def test_old_requests_are_forgotten(hasty: Database) -> None:
         assert session.scalars(select(IdempotencyKey.key)).all() == ["young"]
 
 
-def test_files_of_runs_that_are_gone_or_long_ended_leave_this_machine(jobs: Any, hasty: Database) -> None:
+def test_files_of_jobs_that_are_gone_or_long_ended_leave_this_machine(jobs: Any, hasty: Database) -> None:
     root = hasty.settings.data_dir / "work" / "runs"
     ended, going, deleted = jobs.perform("finishes").id, jobs.add(), new_id()
     for name in (going, deleted, "of-a-person"):
         (root / str(name)).mkdir(parents=True)
+    drawn = hasty.settings.data_dir / "work" / "generations" / str(deleted)
+    drawn.mkdir(parents=True)
     with hasty.transaction() as session:
         session.execute(update(Run).where(Run.id == ended).values(ended_at=func.now() - timedelta(seconds=1)))
         assert session.get_one(Run, ended).status is JobStatus.SUCCEEDED
@@ -153,6 +155,7 @@ def test_files_of_runs_that_are_gone_or_long_ended_leave_this_machine(jobs: Any,
     clear_local_files(hasty)
 
     assert {path.name for path in root.iterdir()} == {str(going), "of-a-person"}
+    assert not drawn.exists()
 
 
 class TestSalvage:

@@ -1,15 +1,29 @@
-"""A generation that does not get on is ended with its process, which alone can end a thread that hangs in a device."""
+"""A generation that hangs is ended with its process, the only way there is; one that is cancelled ends at once."""
 
 import os
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+import torch
+from sqlalchemy import select
+
+from service import jobs as service_jobs
+from service.contracts.catalog import ModelEntry
 from service.contracts.generations import GenerationSpec
 from service.contracts.status import JobStatus
-from service.db.models import Generation
+from service.db.models import Generation, GenerationImage
 from service.db.session import Database
+from worker import generation, models
+from worker.claims import claim_next
+from worker.inference import Generator
+from worker.models import FlowModel
 from worker.serving import STUCK_EXIT
+from worker.stats import STATS
+from worker.warm import Warm
 
 PROGRAM = """
 import threading
@@ -38,3 +52,41 @@ def test_one_that_is_silent_for_too_long_fails_and_ends_its_worker(impatient: Da
         found = session.get_one(Generation, row.id)
     assert (found.status, found.lease_owner) == (JobStatus.FAILED, None)
     assert found.error is not None and found.error["code"] == "stuck"
+
+
+def test_one_that_is_cancelled_has_ended_though_its_model_still_loads(
+    impatient: Database, eventually: Callable[[Callable[[], object]], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = GenerationSpec(prompts=("a small red circle on white",)).model_dump(mode="json")
+    with impatient.transaction() as session:
+        session.add(row := Generation(requested={}, spec=spec, spec_version=1))
+    family = models.FAMILIES["flux"]
+
+    def now() -> JobStatus:
+        with impatient.transaction() as session:
+            return session.get_one(Generation, row.id).status
+
+    class LoadsForLong:
+        @classmethod
+        def load(cls, entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> FlowModel:
+            with impatient.transaction() as session:
+                service_jobs.cancel(session, Generation, row.id)
+            eventually(lambda: now() is JobStatus.CANCELLED)
+            eventually(lambda: not any(thread.name.startswith("lease-") for thread in threading.enumerate()))
+            return family.load(entry, device, dtype)
+
+    monkeypatch.setitem(models.FAMILIES, "flux", LoadsForLong)
+    monkeypatch.setattr(generation, "_generator", Generator("cpu", Warm()))
+    before = STATS.snapshot()
+    claim = claim_next(impatient, Generation, "worker:1")
+    assert claim is not None
+
+    generation.generate(impatient, claim, threading.Event())
+
+    with impatient.transaction() as session:
+        ended = session.get_one(Generation, row.id)
+        assert (ended.status, ended.error, ended.lease_owner) == (JobStatus.CANCELLED, None, None)
+        assert not session.scalars(select(GenerationImage)).all()
+    after = STATS.snapshot()
+    assert after.get("leases_lost", 0) == before.get("leases_lost", 0)
+    assert after["jobs.cancelled"] == before.get("jobs.cancelled", 0) + 1

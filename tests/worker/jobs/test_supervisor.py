@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from service.db.models import Checkpoint, LogChunk, Metric, RewardGroup, Run, Sa
 from service.db.session import Database, connect
 from worker.claims import LeaseLost, move
 from worker.run_work import RunWork
+from worker.stats import STATS
 
 
 class TestSuccess:
@@ -55,13 +57,30 @@ class TestSuccess:
         assert attempt.provenance["device"] == "scripted"
         assert jobs.statuses(run.id) == ["starting", "running", "succeeded"]
 
-    def test_a_run_starts_from_the_weights_it_was_given(self, jobs: Any) -> None:
+    def test_removing_its_files_costs_no_lease_however_long_it_takes(
+        self, jobs: Any, impatient: Database, eventually: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        remove = shutil.rmtree
+
+        def slowly(path: Path, **how: Any) -> None:
+            eventually(lambda: not any(thread.name.startswith("lease-") for thread in threading.enumerate()))
+            remove(path, **how)
+
+        monkeypatch.setattr("worker.supervisor.shutil.rmtree", slowly)
+        lost = STATS.snapshot().get("leases_lost", 0)
+        run = jobs.perform("finishes")
+
+        assert (run.status, STATS.snapshot().get("leases_lost", 0)) == (JobStatus.SUCCEEDED, lost)
+        assert not list(impatient.settings.data_dir.glob("work/runs/*/attempt-1/checkpoints"))
+
+    def test_a_run_starts_from_the_weights_it_was_given(self, jobs: Any, impatient: Database) -> None:
         first = jobs.perform("finishes")
         [checkpoint] = jobs.rows(Checkpoint, first)
 
         second = jobs.perform("finishes", start_from=checkpoint.id)
 
         assert jobs.attempt(second.id).provenance["weights"] == "weights after 3 steps"
+        assert not list(impatient.settings.data_dir.glob("work/runs/*/attempt-1/start"))
 
     def test_a_damaged_start_is_a_failure_that_names_it(self, jobs: Any, impatient: Database) -> None:
         first = jobs.perform("finishes")

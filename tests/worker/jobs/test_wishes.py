@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import select
+from structlog.testing import capture_logs
 
 from service import jobs as service_jobs
 from service.contracts.runs import RunSpec
@@ -70,6 +71,24 @@ class TestPause:
 
         assert jobs.run(id).status is JobStatus.SUCCEEDED
         assert jobs.attempt(id, 2).resumed_at == 1
+
+    def test_a_child_that_could_not_be_told_for_want_of_room_is_told_when_there_is_some(
+        self, jobs: Any, impatient: Database
+    ) -> None:
+        id = jobs.add("pauses")
+        supervising = jobs.supervise(jobs.claim())
+        jobs.reaches(id, JobStatus.RUNNING)
+        full = impatient.settings.data_dir / "work" / "runs" / str(id) / "attempt-1" / "control.json.new"
+        full.symlink_to("/dev/full")
+
+        with capture_logs() as said:
+            self.ask(impatient, id)
+            jobs.eventually(lambda: any(line["event"] == "job.not_asked" for line in said))
+        full.unlink()
+        supervising.join()
+
+        run = jobs.run(id)
+        assert (run.status, [row.step for row in jobs.rows(Checkpoint, run)]) == (JobStatus.PAUSED, [1])
 
     def test_a_child_whose_rewards_fail_rests_by_itself_with_its_cause(self, jobs: Any, impatient: Database) -> None:
         id = jobs.add("has-its-rewards-fail")
