@@ -16,7 +16,7 @@ from service.contracts.catalog import Catalog, JudgeEntry
 from service.contracts.evaluations import EvaluationSpec, RewardMean
 from service.contracts.runs import SPEC_VERSION
 from service.contracts.status import TERMINAL, JobStatus
-from service.db import events, retention
+from service.db import answers, events, retention
 from service.db.artifacts import ArtifactStore
 from service.db.base import new_id
 from service.db.models import BenchmarkRow, Evaluation, EvaluationAnswer, EvaluationPicture
@@ -136,10 +136,15 @@ def find(session: Session, id: uuid.UUID) -> Evaluation:
 
 
 def cancel(session: Session, id: uuid.UUID, once: Once) -> None:
-    """Ask for an evaluation's end; asking again changes nothing. Raises NotFound."""
+    """Ask for an evaluation's end; asking again changes nothing. Raises NotFound.
+
+    One that no worker holds is scored here, as far as it came.
+    """
     if once.claim(session, id) is None:
         row, changed = jobs.cancel(session, Evaluation, id)
         if changed:
+            if row.status in TERMINAL and row.attempt:
+                answers.conclude(session, row)
             _record(session, row)
     session.commit()
 
