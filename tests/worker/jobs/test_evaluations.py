@@ -1,6 +1,7 @@
 """Evaluations under supervision: what the child says becomes rows and scores, and nothing is judged twice."""
 
 import sys
+import tempfile
 import threading
 import uuid
 from pathlib import Path
@@ -14,6 +15,7 @@ from service.contracts.benchmarks.scores import Scores
 from service.contracts.catalog import JudgeEntry
 from service.contracts.evaluations import EvaluationSpec
 from service.contracts.status import JobStatus
+from service.db.artifacts import ArtifactStore
 from service.db.models import (
     BenchmarkRow,
     Evaluation,
@@ -100,6 +102,14 @@ def unscorable(evaluations: Evaluations, id: uuid.UUID) -> None:
     with evaluations.database.transaction() as session:
         key = {"evaluation_id": id, "index": 9, "image": 0, "number": 1}
         session.add(EvaluationAnswer(**key, failure="of a later version", seconds=1.0))
+
+
+def spoil(store: ArtifactStore, key: str, damage: str) -> None:
+    """Have the artifact store lose a file, or alter it."""
+    store.delete(key)
+    if damage == "altered":
+        with tempfile.NamedTemporaryFile() as other:
+            store.put_file(Path(other.name), key)
 
 
 ALL = [(index, image, 1) for index in range(3) for image in range(2)]
@@ -247,6 +257,56 @@ def test_a_picture_that_is_not_what_was_said_of_it_is_refused(evaluations: Evalu
     assert evaluations.rows(EvaluationPicture, id) == []
     refused = [one.data for one in evaluations.rows(EvaluationEvent, id) if one.type == "picture_rejected"]
     assert [one["picture"] for one in refused] == [f"{i}_{j}.png" for i, j, _ in ALL]
+
+
+def test_resumed_it_draws_what_was_refused_and_has_that_judged(evaluations: Evaluations) -> None:
+    id = evaluations.add("spoils")
+    evaluations.perform()
+
+    evaluations.queue_again(id)
+    row = evaluations.perform()
+    assert row.status is JobStatus.SUCCEEDED and row.scores is not None and row.scores["pictures"] == 6
+    assert len(evaluations.rows(EvaluationPicture, id)) == 6
+    assert [one for one in evaluations.asked(id) if one[2] == 2] == [(i, j, 2) for i, j, _ in ALL]
+
+
+@pytest.mark.parametrize("damage", ["lost", "altered"])
+@pytest.mark.parametrize(("name", "place", "asked"), [("judge-goes", (1, 1), 1), ("mumbles", (1, 1), 2)])
+def test_a_picture_that_the_store_has_no_longer_whole_is_drawn_again(
+    evaluations: Evaluations, damage: str, name: str, place: tuple[int, int], asked: int
+) -> None:
+    id, store = evaluations.add(name), evaluations.database.artifacts
+    evaluations.perform()
+    (key,) = [one.key for one in evaluations.rows(EvaluationPicture, id) if (one.index, one.image) == place]
+    spoil(store, key, damage)
+
+    evaluations.queue_again(id)
+    row = evaluations.perform()
+    assert row.status is JobStatus.SUCCEEDED and row.scores is not None
+    assert (row.scores["pictures"], row.scores["failed_answers"]) == (6, 0)
+    assert (*place, asked) in evaluations.asked(id)
+    stored = [store.read(one.key, one.sha256) for one in evaluations.rows(EvaluationPicture, id)]
+    assert stored == [f"picture {j} of prompt {i}".encode() for i, j, _ in ALL]
+    told = [one.data for one in evaluations.rows(EvaluationEvent, id) if one.type == "picture_damaged"]
+    assert [one["picture"] for one in told] == ["1_1.png"]
+
+
+def test_one_that_is_lost_before_it_is_drawn_again_is_asked_about_anew_all_the_same(evaluations: Evaluations) -> None:
+    id = evaluations.add("mumbles")
+    evaluations.perform()
+    (key,) = [one.key for one in evaluations.rows(EvaluationPicture, id) if (one.index, one.image) == (1, 1)]
+    spoil(evaluations.database.artifacts, key, "lost")
+    evaluations.queue_again(id)
+    claim, work = evaluations.claim(), EvaluationWork(PROGRAM)
+    directory = evaluations.database.settings.data_dir.absolute() / "work" / "evaluations" / str(id) / "attempt-2"
+    directory.mkdir(parents=True)
+    work.prepare(evaluations.database, claim, evaluations.row(id), directory)
+    with evaluations.database.transaction() as session:
+        give_up(session, session.get_one(Evaluation, id, with_for_update=True))
+
+    row = evaluations.perform()
+    assert row.status is JobStatus.SUCCEEDED and row.scores is not None
+    assert (row.scores["pictures"], row.scores["failed_answers"]) == (6, 0)
 
 
 def test_one_that_is_cancelled_keeps_what_it_has(evaluations: Evaluations, eventually: Any) -> None:
