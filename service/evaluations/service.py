@@ -160,9 +160,10 @@ def resume(session: Session, database: Database, queue: Queue, id: uuid.UUID, on
     row = jobs.find(session, Evaluation, id, lock=True)
     if row.status not in TERMINAL:
         raise WrongState(f"evaluation {id} is {row.status}: only one that has ended can be resumed")
-    shown = show(session, id)
-    if row.status is JobStatus.SUCCEEDED and not shown.failed:
-        detail = f"evaluation {id} has drawn and judged all its {row.total_images} pictures"
+    shown, total = show(session, id), row.total_images
+    whole = shown.pictures == total and (row.judge is None or shown.judged == total)
+    if row.status is JobStatus.SUCCEEDED and whole:
+        detail = f"evaluation {id} has drawn and judged all its {total} pictures"
         raise WrongState(f"{detail}; POST /evaluations begins another one", code="nothing_left")
     if row.checkpoint_id is None and row.spec["checkpoint"] != "base":
         raise WrongState(f"the checkpoint {row.spec['checkpoint']} of evaluation {id} was deleted", code="deleted")

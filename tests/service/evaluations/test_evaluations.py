@@ -9,7 +9,7 @@ import yaml
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from httpx import Response
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 
 from service.app import create_app
 from service.benchmarks.service import store
@@ -150,6 +150,15 @@ class TestLife:
         assert (refused.status_code, refused.json()["code"]) == (409, "nothing_left")
         again = client.post(f"/evaluations/{lacking}/resume")
         assert again.status_code == 409 and "has ended" in again.json()["detail"]
+
+    def test_one_with_missing_pictures_can_be_resumed(self, client: TestClient, database: Database) -> None:
+        refused, unjudged = made(client)["id"], made(client, judge=None, rewards=["clip_score"])["id"]
+        ends(database, refused, JobStatus.SUCCEEDED, judged=20)
+        with database.transaction() as session:  # the last one was not what the child said of it
+            session.execute(delete(EvaluationPicture).where(EvaluationPicture.key == "k19"))
+        ends(database, unjudged, JobStatus.SUCCEEDED, judged=19)
+        for id in (refused, unjudged):
+            assert client.post(f"/evaluations/{id}/resume").status_code == 202
 
     def test_a_failed_one_is_resumed_unless_its_checkpoint_is_gone(
         self, client: TestClient, database: Database, records: Any
