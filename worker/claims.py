@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, case, func, literal, select
 from sqlalchemy.orm import Session, defer
 
 from service.contracts.status import CLAIMABLE, HELD, JobStatus
-from service.db import events
+from service.db import answers, events
 from service.db.models import Evaluation, Generation, JobError, Run, Score, SupervisedJob
 from service.db.session import Database
 
@@ -102,8 +102,7 @@ def move_held(
     if row.status is status or (row.status in _LEAVING and status is JobStatus.RUNNING):
         return  # there already, or asked to end while it was starting
     if status in (JobStatus.INTERRUPTED, JobStatus.PAUSED):
-        # Who asked for the end, or for a rest, does not want it taken up again.
-        status = _LEAVING.get(row.status, status)
+        status = _asked_end(session, row, status)
     if status in (JobStatus.SUCCEEDED, JobStatus.PAUSED) and row.status is JobStatus.STARTING:
         row.move_to(JobStatus.RUNNING)  # it ended before anybody saw it run
     leave(session, row, status, error, lost=lost)
@@ -115,8 +114,19 @@ _LEAVING = {JobStatus.CANCELLING: JobStatus.CANCELLED, JobStatus.PAUSING: JobSta
 
 def give_up(session: Session, row: JobRow) -> JobStatus:
     """End the attempt of a job whose worker is lost; the status it got."""
-    status = _LEAVING.get(row.status, JobStatus.INTERRUPTED)
+    status = _asked_end(session, row, JobStatus.INTERRUPTED)
     leave(session, row, status, lost=True, detail="the worker's lease ran out")
+    return status
+
+
+def _asked_end(session: Session, row: JobRow, status: JobStatus) -> JobStatus:
+    """What becomes of a locked row whose attempt ends with `status`, which nobody concludes as a job's end.
+
+    Who asked for the end, or for a rest, does not want it taken up again. An evaluation keeps what was judged.
+    """
+    status = _LEAVING.get(row.status, status)
+    if status is JobStatus.CANCELLED and isinstance(row, Evaluation):
+        answers.conclude(session, row)
     return status
 
 

@@ -12,6 +12,8 @@ from service.contracts.evaluations import (
     PictureDrawn,
     PictureName,
 )
+from service.contracts.status import RESTING
+from service.db import answers
 from service.db.models import Evaluation, EvaluationAnswer, EvaluationPicture
 from worker import artifacts
 from worker.ingest import Batch, Ingest, upsert
@@ -64,3 +66,5 @@ class EvaluationIngest(Ingest[EvaluationBatch]):
         upsert(session, EvaluationAnswer, batch.answers, (*_PICTURE, "number"), ())
         if batch.pictures or batch.answers:
             row.losses = 0
+            if row.status in RESTING:  # it was scored when it came to rest, without these
+                answers.conclude(session, row)

@@ -79,7 +79,9 @@ class EvaluationJob(Contract):
     spec: EvaluationSpec
     benchmark: Benchmark = Field(description="With those prompts alone that are evaluated.")
     judge: JudgeEntry | None
-    drawn: tuple[DrawnPicture, ...] = Field(description="Lie in the attempt's directory of pictures.")
+    drawn: tuple[DrawnPicture, ...] = Field(
+        description="Lie in the attempt's directory of pictures; one that does not is drawn again."
+    )
     done: tuple[PictureName, ...] = Field(description="Nothing is left to do for these.")
 
     @property

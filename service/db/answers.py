@@ -4,7 +4,9 @@ import uuid
 from collections import defaultdict
 from collections.abc import Sequence
 
+import structlog
 from sqlalchemy import select
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.orm import Session, undefer
 
 from service.contracts.benchmarks.data import Benchmark
@@ -13,6 +15,8 @@ from service.contracts.evaluations import RewardMean
 from service.db.models import BenchmarkRow, Evaluation, EvaluationAnswer, EvaluationPicture
 from service.db.verdicts import counted, is_newest
 from service.intervals import intervals, mean_over_prompts
+
+log = structlog.get_logger()
 
 
 def newest(session: Session, evaluation_id: uuid.UUID) -> Sequence[EvaluationAnswer]:
@@ -46,6 +50,20 @@ def score(session: Session, row: Evaluation) -> None:
         for name, value in rewards.items():
             found[name][index].append(value)
     row.rewards = {name: _mean(by_prompt).model_dump(mode="json") for name, by_prompt in found.items()} or None
+
+
+def conclude(session: Session, row: Evaluation) -> None:
+    """`score` an evaluation that comes to rest. Answers that cannot be scored must not keep it from that.
+
+    Raises only what a database that is away raises.
+    """
+    try:
+        with session.begin_nested():
+            score(session, row)
+    except (OperationalError, InterfaceError, InternalError):
+        raise
+    except Exception:
+        log.exception("evaluation.not_scored", evaluation=str(row.id))
 
 
 def _mean(by_prompt: dict[int, list[float | None]]) -> RewardMean:

@@ -16,7 +16,7 @@ from service.contracts.catalog import Catalog, JudgeEntry
 from service.contracts.evaluations import EvaluationSpec, RewardMean
 from service.contracts.runs import SPEC_VERSION
 from service.contracts.status import TERMINAL, JobStatus
-from service.db import events, retention
+from service.db import answers, events, retention
 from service.db.artifacts import ArtifactStore
 from service.db.base import new_id
 from service.db.models import BenchmarkRow, Evaluation, EvaluationAnswer, EvaluationPicture
@@ -136,10 +136,15 @@ def find(session: Session, id: uuid.UUID) -> Evaluation:
 
 
 def cancel(session: Session, id: uuid.UUID, once: Once) -> None:
-    """Ask for an evaluation's end; asking again changes nothing. Raises NotFound."""
+    """Ask for an evaluation's end; asking again changes nothing. Raises NotFound.
+
+    One that no worker holds is scored here, as far as it came.
+    """
     if once.claim(session, id) is None:
         row, changed = jobs.cancel(session, Evaluation, id)
         if changed:
+            if row.status in TERMINAL and row.attempt:
+                answers.conclude(session, row)
             _record(session, row)
     session.commit()
 
@@ -155,9 +160,10 @@ def resume(session: Session, database: Database, queue: Queue, id: uuid.UUID, on
     row = jobs.find(session, Evaluation, id, lock=True)
     if row.status not in TERMINAL:
         raise WrongState(f"evaluation {id} is {row.status}: only one that has ended can be resumed")
-    shown = show(session, id)
-    if row.status is JobStatus.SUCCEEDED and not shown.failed:
-        detail = f"evaluation {id} has drawn and judged all its {row.total_images} pictures"
+    shown, total = show(session, id), row.total_images
+    whole = shown.pictures == total and (row.judge is None or shown.judged == total)
+    if row.status is JobStatus.SUCCEEDED and whole:
+        detail = f"evaluation {id} has drawn and judged all its {total} pictures"
         raise WrongState(f"{detail}; POST /evaluations begins another one", code="nothing_left")
     if row.checkpoint_id is None and row.spec["checkpoint"] != "base":
         raise WrongState(f"the checkpoint {row.spec['checkpoint']} of evaluation {id} was deleted", code="deleted")

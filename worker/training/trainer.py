@@ -144,6 +144,7 @@ class Trainer:
         stays.
         """
         if self.step:
+            self._progress(self._phase)  # what loading said is of no step, and there may be none left to say more
             # The newest attempt's values count, and one between may have got no further than this step's rollout.
             self._metrics(self.meter.totals())
         self.conclude_step(resumed=self.step > 0 and self._evaluated)

@@ -9,13 +9,13 @@ import yaml
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from httpx import Response
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 
 from service.app import create_app
 from service.benchmarks.service import store
 from service.catalog.offer import Offer
 from service.contracts.catalog import JudgeEntry
-from service.contracts.status import JobStatus
+from service.contracts.status import TERMINAL, JobStatus
 from service.db import answers
 from service.db.models import BenchmarkRow, Evaluation, EvaluationAnswer, EvaluationPicture, Garbage
 from service.db.session import Database
@@ -58,7 +58,8 @@ def ends(database: Database, id: str, status: JobStatus, judged: int = 0, failed
         row.attempt = 1
         for step in (JobStatus.STARTING, JobStatus.RUNNING, status):
             row.move_to(step)
-        answers.score(session, row)
+        if status in TERMINAL:
+            answers.score(session, row)
 
 
 class TestAsking:
@@ -150,6 +151,15 @@ class TestLife:
         again = client.post(f"/evaluations/{lacking}/resume")
         assert again.status_code == 409 and "has ended" in again.json()["detail"]
 
+    def test_one_with_missing_pictures_can_be_resumed(self, client: TestClient, database: Database) -> None:
+        refused, unjudged = made(client)["id"], made(client, judge=None, rewards=["clip_score"])["id"]
+        ends(database, refused, JobStatus.SUCCEEDED, judged=20)
+        with database.transaction() as session:  # the last one was not what the child said of it
+            session.execute(delete(EvaluationPicture).where(EvaluationPicture.key == "k19"))
+        ends(database, unjudged, JobStatus.SUCCEEDED, judged=19)
+        for id in (refused, unjudged):
+            assert client.post(f"/evaluations/{id}/resume").status_code == 202
+
     def test_a_failed_one_is_resumed_unless_its_checkpoint_is_gone(
         self, client: TestClient, database: Database, records: Any
     ) -> None:
@@ -186,6 +196,25 @@ class TestLife:
         assert [line for line in told.splitlines() if line.startswith("event:")] == [
             *("event: status", "event: status", "event: progress", "event: end")
         ]
+
+    @pytest.mark.parametrize("status", [JobStatus.INTERRUPTED, JobStatus.QUEUED])
+    def test_one_that_waits_is_scored_when_it_is_cancelled(
+        self, client: TestClient, database: Database, status: JobStatus
+    ) -> None:
+        id = made(client)["id"]
+        ends(database, id, JobStatus.INTERRUPTED, judged=3, failed=1)
+        if status is JobStatus.QUEUED:  # resumed after it had failed, and no worker has taken it yet
+            with database.transaction() as session:
+                row = session.get_one(Evaluation, uuid.UUID(id))
+                row.move_to(JobStatus.FAILED)
+                row.move_to(JobStatus.QUEUED)
+        cancelled = client.post(f"/evaluations/{id}/cancel").json()
+        assert (cancelled["status"], cancelled["scores"]["micro"]["accuracy"]) == ("cancelled", 1.0)
+        assert (cancelled["scores"]["pictures"], cancelled["scores"]["failed_answers"]) == (3, 1)
+
+    def test_one_that_never_began_has_no_scores(self, client: TestClient) -> None:
+        id = made(client)["id"]
+        assert client.post(f"/evaluations/{id}/cancel").json()["scores"] is None
 
     def test_deleting_takes_everything_with_it(self, client: TestClient, database: Database) -> None:
         id = made(client)["id"]

@@ -40,17 +40,22 @@ def say(type: str, **values: object) -> None:
         file.write(json.dumps(event).encode() + b"\n")
 
 
+def picture(index: int, image: int) -> Path:
+    return out / "pictures" / f"{index}_{image}.png"
+
+
 def draw(index: int, image: int) -> None:
     data = f"picture {image} of prompt {index}".encode()
-    (out / "pictures" / f"{index}_{image}.png").write_bytes(data)
-    sha256 = hashlib.sha256(b"other" if behaviour == "spoils" else data).hexdigest()
+    picture(index, image).write_bytes(data)
+    spoils = behaviour == "spoils" and attempt == 1
+    sha256 = hashlib.sha256(b"other" if spoils else data).hexdigest()
     rewards = dict.fromkeys(spec["rewards"], index / 10)
     values = {"seed": spec["seed"] + image, "rewards": rewards, "sha256": sha256, "size": len(data)}
     say("picture", index=index, image=image, **values)
 
 
 def answer(index: int, image: int, points: int, asked: int) -> None:
-    seen = (out / "pictures" / f"{index}_{image}.png").read_text()
+    seen = picture(index, image).read_text()
     assert seen == f"picture {image} of prompt {index}"
     number, unread = asked + 1, behaviour == "mumbles" and attempt == 1 and image == 1
     scores = None if unread else [int(index > 0 or place > 0) for place in range(points)]
@@ -75,7 +80,7 @@ for prompt in job["benchmark"]["prompts"]:
         name = (prompt["index"], image)
         if name in done:
             continue
-        if name not in drawn:
+        if not picture(*name).exists():
             draw(*name)
         if behaviour == "is-killed-once" and attempt == 1 and finished == 3:
             os.kill(os.getpid(), signal.SIGKILL)

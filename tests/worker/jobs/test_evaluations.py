@@ -1,19 +1,21 @@
 """Evaluations under supervision: what the child says becomes rows and scores, and nothing is judged twice."""
 
 import sys
+import tempfile
 import threading
 import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import delete, select, update
 
 from service.benchmarks.service import store
 from service.contracts.benchmarks.scores import Scores
 from service.contracts.catalog import JudgeEntry
 from service.contracts.evaluations import EvaluationSpec
 from service.contracts.status import JobStatus
+from service.db.artifacts import ArtifactStore
 from service.db.models import (
     BenchmarkRow,
     Evaluation,
@@ -25,9 +27,10 @@ from service.db.models import (
 )
 from service.db.session import Database, connect
 from tests.service.unigenbench import EN, benchmark
-from worker.claims import Claim, claim_next
+from worker.claims import Claim, claim_next, give_up, move
 from worker.evaluation_ingest import EvaluationIngest
 from worker.evaluation_work import EvaluationWork
+from worker.salvage import salvage
 from worker.supervisor import supervise
 
 PROGRAM = (sys.executable, "-S", str(Path(__file__).with_name("scripted_evaluation.py")))
@@ -94,6 +97,21 @@ class Evaluations:
         return [(one.index, one.image, one.number) for one in self.rows(EvaluationAnswer, id)]
 
 
+def unscorable(evaluations: Evaluations, id: uuid.UUID) -> None:
+    """Have an answer of a kind that this version does not know, on a picture that is drawn no more."""
+    with evaluations.database.transaction() as session:
+        key = {"evaluation_id": id, "index": 9, "image": 0, "number": 1}
+        session.add(EvaluationAnswer(**key, failure="of a later version", seconds=1.0))
+
+
+def spoil(store: ArtifactStore, key: str, damage: str) -> None:
+    """Have the artifact store lose a file, or alter it."""
+    store.delete(key)
+    if damage == "altered":
+        with tempfile.NamedTemporaryFile() as other:
+            store.put_file(Path(other.name), key)
+
+
 ALL = [(index, image, 1) for index in range(3) for image in range(2)]
 
 
@@ -145,11 +163,57 @@ def test_one_that_is_lost_for_good_is_scored_as_far_as_it_came(evaluations: Eval
     assert row.scores is not None and row.scores["pictures"] == 3
 
 
+class TestCancelledWithoutItsWorker:
+    def cancelling(self, evaluations: Evaluations) -> Claim:
+        """Three pictures are judged; the next worker has it when somebody asks for its end."""
+        evaluations.add("is-killed-once")
+        evaluations.perform()
+        claim = evaluations.claim()
+        with evaluations.database.transaction() as session:
+            session.get_one(Evaluation, claim.id).move_to(JobStatus.CANCELLING)
+        return claim
+
+    def give_up(self, evaluations: Evaluations, claim: Claim) -> Evaluation:
+        with evaluations.database.transaction() as session:
+            give_up(session, session.get_one(Evaluation, claim.id, with_for_update=True))
+        return evaluations.row(claim.id)
+
+    def test_it_is_scored_when_its_worker_is_given_up(self, evaluations: Evaluations) -> None:
+        row = self.give_up(evaluations, self.cancelling(evaluations))
+        assert row.status is JobStatus.CANCELLED and row.scores is not None and row.rewards is not None
+        assert (row.scores["pictures"], row.rewards["clip_score"]["pictures"]) == (3, 4)
+
+    def test_it_is_scored_when_its_child_is_lost_before_it_was_asked(self, evaluations: Evaluations) -> None:
+        claim = self.cancelling(evaluations)
+        move(evaluations.database, claim, JobStatus.INTERRUPTED, lost=True)
+        row = evaluations.row(claim.id)
+        assert row.status is JobStatus.CANCELLED and row.scores is not None and row.scores["pictures"] == 3
+
+    def test_answers_that_cannot_be_scored_do_not_keep_it_from_ending(self, evaluations: Evaluations) -> None:
+        claim = self.cancelling(evaluations)
+        unscorable(evaluations, claim.id)
+        row = self.give_up(evaluations, claim)
+        assert row.status is JobStatus.CANCELLED and row.scores is None
+
+
+def test_what_is_salvaged_of_an_ended_one_is_scored(evaluations: Evaluations) -> None:
+    id = evaluations.add("is-killed-once")
+    evaluations.perform()
+    with evaluations.database.transaction() as session:  # as if the store had taken nothing until it had ended
+        for table in (EvaluationPicture, EvaluationAnswer, EvaluationLogChunk):
+            session.execute(delete(table))
+        session.execute(update(EvaluationAttempt).values(events_offset=0, log_offset=0))
+        session.get_one(Evaluation, id).move_to(JobStatus.FAILED)
+
+    salvage(evaluations.database, EvaluationWork())
+
+    row = evaluations.row(id)
+    assert row.status is JobStatus.FAILED and row.scores is not None and row.rewards is not None
+    assert (row.scores["pictures"], row.rewards["clip_score"]["pictures"]) == (3, 4)
+
+
 def test_answers_that_cannot_be_scored_do_not_keep_it_from_ending(evaluations: Evaluations) -> None:
-    id = evaluations.add()
-    with evaluations.database.transaction() as session:
-        key = {"evaluation_id": id, "index": 0, "image": 0, "number": 9}
-        session.add(EvaluationAnswer(**key, failure="of a later version", seconds=1.0))
+    unscorable(evaluations, evaluations.add())
     row = evaluations.perform()
     assert row.status is JobStatus.SUCCEEDED and row.scores is None
 
@@ -193,6 +257,56 @@ def test_a_picture_that_is_not_what_was_said_of_it_is_refused(evaluations: Evalu
     assert evaluations.rows(EvaluationPicture, id) == []
     refused = [one.data for one in evaluations.rows(EvaluationEvent, id) if one.type == "picture_rejected"]
     assert [one["picture"] for one in refused] == [f"{i}_{j}.png" for i, j, _ in ALL]
+
+
+def test_resumed_it_draws_what_was_refused_and_has_that_judged(evaluations: Evaluations) -> None:
+    id = evaluations.add("spoils")
+    evaluations.perform()
+
+    evaluations.queue_again(id)
+    row = evaluations.perform()
+    assert row.status is JobStatus.SUCCEEDED and row.scores is not None and row.scores["pictures"] == 6
+    assert len(evaluations.rows(EvaluationPicture, id)) == 6
+    assert [one for one in evaluations.asked(id) if one[2] == 2] == [(i, j, 2) for i, j, _ in ALL]
+
+
+@pytest.mark.parametrize("damage", ["lost", "altered"])
+@pytest.mark.parametrize(("name", "place", "asked"), [("judge-goes", (1, 1), 1), ("mumbles", (1, 1), 2)])
+def test_a_picture_that_the_store_has_no_longer_whole_is_drawn_again(
+    evaluations: Evaluations, damage: str, name: str, place: tuple[int, int], asked: int
+) -> None:
+    id, store = evaluations.add(name), evaluations.database.artifacts
+    evaluations.perform()
+    (key,) = [one.key for one in evaluations.rows(EvaluationPicture, id) if (one.index, one.image) == place]
+    spoil(store, key, damage)
+
+    evaluations.queue_again(id)
+    row = evaluations.perform()
+    assert row.status is JobStatus.SUCCEEDED and row.scores is not None
+    assert (row.scores["pictures"], row.scores["failed_answers"]) == (6, 0)
+    assert (*place, asked) in evaluations.asked(id)
+    stored = [store.read(one.key, one.sha256) for one in evaluations.rows(EvaluationPicture, id)]
+    assert stored == [f"picture {j} of prompt {i}".encode() for i, j, _ in ALL]
+    told = [one.data for one in evaluations.rows(EvaluationEvent, id) if one.type == "picture_damaged"]
+    assert [one["picture"] for one in told] == ["1_1.png"]
+
+
+def test_one_that_is_lost_before_it_is_drawn_again_is_asked_about_anew_all_the_same(evaluations: Evaluations) -> None:
+    id = evaluations.add("mumbles")
+    evaluations.perform()
+    (key,) = [one.key for one in evaluations.rows(EvaluationPicture, id) if (one.index, one.image) == (1, 1)]
+    spoil(evaluations.database.artifacts, key, "lost")
+    evaluations.queue_again(id)
+    claim, work = evaluations.claim(), EvaluationWork(PROGRAM)
+    directory = evaluations.database.settings.data_dir.absolute() / "work" / "evaluations" / str(id) / "attempt-2"
+    directory.mkdir(parents=True)
+    work.prepare(evaluations.database, claim, evaluations.row(id), directory)
+    with evaluations.database.transaction() as session:
+        give_up(session, session.get_one(Evaluation, id, with_for_update=True))
+
+    row = evaluations.perform()
+    assert row.status is JobStatus.SUCCEEDED and row.scores is not None
+    assert (row.scores["pictures"], row.scores["failed_answers"]) == (6, 0)
 
 
 def test_one_that_is_cancelled_keeps_what_it_has(evaluations: Evaluations, eventually: Any) -> None:

@@ -18,7 +18,7 @@ from service.contracts.catalog import RewardEntry, load_catalog
 from service.contracts.jobs import CONTROL_FILE
 from service.contracts.plan import make_plan
 from service.contracts.presets import merge
-from tests.worker.training.miniature import MINIATURE, events, metrics, newest, spec, tensors, trainer
+from tests.worker.training.miniature import MINIATURE, events, metrics, newest, small, spec, tensors, trainer
 from worker.entrypoints.train import classify, main
 from worker.lanes import Lanes
 from worker.rewards.base import Reward
@@ -286,6 +286,14 @@ def test_continuing_from_the_last_step_ends_with_the_summary_and_counts_nothing_
     assert events(tmp_path, "sample") == []
     assert newest(tmp_path).items() <= newest(finished).items()
     assert len(events(tmp_path, "metrics")) == 1  # the totals, as they were
+
+
+def test_continuing_from_the_last_step_says_how_far_the_run_is(tmp_path: Path) -> None:
+    small(tmp_path / "first").run()
+    subject = small(tmp_path / "second")
+    subject.resume(tmp_path / "first/checkpoints/step-000004")
+    subject.run()
+    assert events(tmp_path / "second", "progress")[-1]["step"] == 4
 
 
 def test_a_start_of_another_alpha_is_refused(finished: Path, tmp_path: Path) -> None:
