@@ -116,9 +116,9 @@ class _Supervisor:
         """Once everything is in rows and in the store, let the log and the events alone stay, for a person here."""
         if not (self._rests and self._drained):
             return
-        for directory in self._place.glob("attempt-*"):
+        for number in range(1, self._claim.attempt + 1):  # a resumed job may have the next one here by now
             for part in self._work.stored:
-                shutil.rmtree(directory / part, ignore_errors=True)
+                shutil.rmtree(self._place / f"attempt-{number}" / part, ignore_errors=True)
 
     def _attempt(self, lease: Lease) -> Outcome:
         claim, database = self._claim, self._database
