@@ -228,6 +228,23 @@ class TestSalvage:
         assert found == [checkpoint.key]
         hasty.artifacts.check_whole(checkpoint.stored.values())
 
+    def test_it_keeps_nobody_from_cloning_the_run(self, jobs: Any, impatient: Database, hasty: Database) -> None:
+        """Who clones it holds a checkpoint by then, which retention may want."""
+        id = jobs.perform("is-killed-once").id
+        with impatient.transaction() as session:
+            session.get_one(Run, id).move_to(JobStatus.CANCELLED)
+        self.forget(impatient)
+
+        def refer(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            if "FROM runs" in statement and "FOR" in statement:
+                with hasty.transaction() as session:
+                    session.get_one(Run, id, with_for_update={"read": True, "key_share": True, "nowait": True})
+
+        event.listen(impatient.engine, "after_cursor_execute", refer)
+        salvage(impatient, RunWork())
+
+        assert list(unread(impatient, Run)) == []
+
     def test_a_run_that_will_be_taken_again_is_left_to_its_next_supervisor(
         self, jobs: Any, impatient: Database
     ) -> None:
