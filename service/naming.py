@@ -117,6 +117,16 @@ def check_size(model: ModelEntry, width: int, height: int, loc: Loc) -> Iterator
             )
 
 
+def lock_checkpoints(session: Session, ids: Collection[uuid.UUID]) -> None:
+    """Keep checkpoints from being deleted before the commit, in the order in which deletions lock them: by id.
+
+    To be called before jobs that refer to them are locked, for a deletion goes on to these.
+    """
+    if ids:
+        own = select(Checkpoint.id).where(Checkpoint.id.in_(ids)).order_by(Checkpoint.id)
+        session.execute(own.with_for_update(read=True)).all()
+
+
 def check_checkpoint(
     session: Session, artifacts: ArtifactStore, id: uuid.UUID, model: str, loc: Loc
 ) -> tuple[Checkpoint | None, Sequence[FieldError]]:

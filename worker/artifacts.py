@@ -97,6 +97,20 @@ def _fetch(database: Database, id: uuid.UUID, place: Path) -> None:
         raise
 
 
+def is_stored(database: Database, id: uuid.UUID) -> bool:
+    """Whether the store, whatever this machine has, holds the checkpoint's files as its manifest says."""
+    with database.transaction() as session:
+        row = session.get_one(Checkpoint, id)
+        key, files = row.key, list(row.stored.values())
+    try:
+        for file in files:
+            for _block in database.artifacts.stream(file):
+                pass  # the last one comes only where the hash is right
+    except ArtifactDamaged:
+        return False
+    return database.artifacts.exists(f"{key}/{MANIFEST_FILE}")
+
+
 def fetch_prompt_set(database: Database, id: uuid.UUID, directory: Path) -> Path:
     """The file of an uploaded prompt set, in `directory`. Raises PromptSetDamaged when the store has it not whole."""
     with database.transaction() as session:

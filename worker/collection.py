@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import Select, and_, delete, func, select
+from sqlalchemy import ColumnElement, Select, and_, delete, func, select
 from sqlalchemy.orm import Session
 
 from service.contracts.status import TERMINAL
@@ -114,7 +114,7 @@ def find_leftovers(database: Database) -> list[str]:
     """
     check_ours(database)
     settings, store = database.settings, database.artifacts
-    newest = func.now() - timedelta(seconds=settings.orphan_seconds)
+    newest = _long_ago(database)
     oldest = newest - timedelta(seconds=2 * settings.collect_seconds)
     leftovers: list[str] = []
     with database.transaction() as session:
@@ -125,25 +125,39 @@ def find_leftovers(database: Database) -> list[str]:
         places = [f"evaluations/{id_}/{attempt}" for attempt in store.names(f"evaluations/{id_}")]
         parts = [f"{place}/{name}" for place in places for name in store.names(place)]
         drawn = select(EvaluationPicture.key).where(EvaluationPicture.evaluation_id == id_)
-        leftovers += _mark_unnamed(database, parts, drawn)
+        leftovers += _mark_unnamed(database, Evaluation, id_, parts, drawn)
     for id_ in generations:
         parts = [f"generations/{id_}/{name}" for name in store.names(f"generations/{id_}")]
         named = select(GenerationImage.key).where(GenerationImage.generation_id == id_)
-        leftovers += _mark_unnamed(database, parts, named)
+        leftovers += _mark_unnamed(database, Generation, id_, parts, named)
     for id_ in runs:
         places = [f"runs/{id_}/{attempt}/checkpoints" for attempt in store.names(f"runs/{id_}")]
         parts = [f"{place}/{step}" for place in places for step in store.names(place)]
         named = select(Checkpoint.key).where(Checkpoint.run_id == id_, Checkpoint.deleted_at.is_(None))
-        leftovers += _mark_unnamed(database, parts, named)
+        leftovers += _mark_unnamed(database, Run, id_, parts, named)
     return leftovers
 
 
-def _mark_unnamed(database: Database, parts: list[str], named: Select[str]) -> list[str]:
+def _mark_unnamed(
+    database: Database, job: type[Run | Generation | Evaluation], id_: uuid.UUID, parts: list[str], named: Select[str]
+) -> list[str]:
+    """Mark those of a job's `parts` that no row names, unless it goes on by now: the next row may be for one of them.
+
+    Who reads a job that has ended takes a mark back with the row that it writes, under the same lock.
+    """
+    done = and_(job.status.in_(TERMINAL), job.ended_at < _long_ago(database))
     with database.transaction() as session:
+        if session.scalar(select(job.id).where(job.id == id_, done).with_for_update(key_share=True)) is None:
+            return []
         keys = set(session.scalars(named).all())
         unnamed = [part for part in parts if part not in keys and not any(key.startswith(f"{part}/") for key in keys)]
         retention.discard(session, unnamed)
     return unnamed
+
+
+def _long_ago(database: Database) -> ColumnElement[datetime]:
+    """So long that whoever was at work on it then has recorded by now what it stored."""
+    return func.now() - timedelta(seconds=database.settings.orphan_seconds)
 
 
 def check_ours(database: Database) -> None:
@@ -199,8 +213,7 @@ def clear_local_files(database: Database) -> None:
 
 
 def _clear(database: Database, job: type[SupervisedJob | Generation], id_: uuid.UUID, path: Path) -> None:
-    old = func.now() - timedelta(seconds=database.settings.orphan_seconds)
-    done = and_(job.status.in_(TERMINAL), job.ended_at < old)
+    done = and_(job.status.in_(TERMINAL), job.ended_at < _long_ago(database))
     aside = path.with_name(f"removed-{id_}")
     with database.transaction() as session:  # the lock keeps it from being resumed until its files are out of the way
         row = session.execute(select(job.id, done.label("done")).where(job.id == id_).with_for_update()).one_or_none()

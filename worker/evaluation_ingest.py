@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.contracts.evaluations import (
@@ -56,6 +57,7 @@ class EvaluationIngest(Ingest[EvaluationBatch]):
         except (artifacts.Rejected, FileNotFoundError) as error:
             batch.records.append(("picture_rejected", {"picture": name, "detail": str(error)}))
             return
+        batch.files[key] = [key]
         row = event.model_dump(exclude={"type", "time"})
         batch.pictures.append({**row, "evaluation_id": self._claim.id, "key": key})
         batch.counted["pictures"] += 1
@@ -63,6 +65,7 @@ class EvaluationIngest(Ingest[EvaluationBatch]):
     def _write(self, session: Session, row: Evaluation, batch: EvaluationBatch) -> None:
         # An attempt that was superseded may have drawn and asked, too: what came first stays.
         upsert(session, EvaluationPicture, batch.pictures, _PICTURE, ())
+        self._keep(session, select(EvaluationPicture.key).where(EvaluationPicture.evaluation_id == row.id), batch)
         upsert(session, EvaluationAnswer, batch.answers, (*_PICTURE, "number"), ())
         if batch.pictures or batch.answers:
             row.losses = 0

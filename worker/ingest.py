@@ -4,6 +4,7 @@ The place up to which a file has been read commits together with the rows that c
 repeats at most what it did not commit, and repeating is harmless: rows are upserts, and artifacts have fixed keys.
 """
 
+import errno
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -13,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 import structlog
 from pydantic import ValidationError
-from sqlalchemy import update
+from sqlalchemy import Select, delete, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -21,7 +22,8 @@ from service.contracts.events import Failed, Finished, Phase, Progress, Started
 from service.contracts.jobs import EVENTS_FILE, LOG_FILE
 from service.contracts.status import JobStatus
 from service.db import events
-from service.db.models import SupervisedJob
+from service.db.artifacts import StoreUnavailable
+from service.db.models import Garbage, SupervisedJob
 from service.db.session import Database
 from worker.child_log import ChildLog
 from worker.claims import Claim, JobRow, held, move_held
@@ -43,6 +45,8 @@ class Batch:
     """For the job's events: type and data."""
     counted: Counter[str] = field(default_factory=Counter)
     """For the worker's statistics."""
+    files: dict[str, list[str]] = field(default_factory=dict)
+    """Of what would be a leftover without a row: its files in the store, by the key that the row names."""
     started: Started | None = None
     progress: Progress | None = None
     finished: Finished | None = None
@@ -141,6 +145,22 @@ class Ingest(ABC, Generic[B]):
     @abstractmethod
     def _write(self, session: Session, row: Any, batch: B) -> None:
         """Write the rows of a batch, under the job's lock."""
+
+    def _keep(self, session: Session, named: Select[Any], batch: B) -> None:
+        """Take back that files are garbage which rows have come to name: they may have been marked when none did.
+
+        Only an attempt that is over has such: nobody sees that it is still being read. Raises StoreUnavailable where
+        a file is gone already: it is stored again when it is read again.
+        """
+        if not batch.files or (self._lock is held and self._number == self._claim.attempt):
+            return
+        marked = Garbage.prefix.in_(list(batch.files)), Garbage.prefix.in_(named)
+        session.execute(delete(Garbage).where(*marked))  # waits for whoever is removing them
+        files, store = {file for key in batch.files for file in batch.files[key]}, self._database.artifacts
+        places = {file.rpartition("/")[0] for file in files}
+        gone = files - {f"{place}/{name}" for place in places for name in store.names(place)}
+        if gone:
+            raise StoreUnavailable(errno.ENOENT, f"{min(gone)} was removed while it was read")
 
     def _written(self, batch: B) -> None:
         """A batch is committed."""

@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.contracts import events as said
+from service.contracts.jobs import MANIFEST_FILE
 from service.db import events, retention
 from service.db.models import Checkpoint, Metric, RewardGroup, Run, Sample
 from worker import artifacts
@@ -84,6 +85,7 @@ class RunIngest(Ingest[RunBatch]):
             data = {"step": event.step, "directory": event.directory, "detail": str(error)}
             batch.records.append(("checkpoint_rejected", data))
             return
+        batch.files[key] = [f"{key}/{name}" for name in (*(file.name for file in manifest.files), MANIFEST_FILE)]
         size = sum(file.size for file in manifest.files)
         row = {
             "step": event.step,
@@ -122,6 +124,7 @@ class RunIngest(Ingest[RunBatch]):
 
     def _write_checkpoints(self, session: Session, row: Run, batch: RunBatch) -> None:
         upsert(session, Checkpoint, batch.checkpoints, ("run_id", "step", "attempt"), ())
+        self._keep(session, select(Checkpoint.key).where(Checkpoint.run_id == row.id), batch)
         row.losses = 0
         keep = session.scalar(select(Run.spec["checkpoints"]["keep"].as_integer()).where(Run.id == row.id))
         if keep is not None:

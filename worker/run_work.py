@@ -89,7 +89,7 @@ def _newest_whole_checkpoint(database: Database, claim: Claim, most_steps: int, 
             log.warning("checkpoint.damaged", checkpoint=str(id_), detail=str(error))
             _note(database, claim, id_, step, str(error))
             continue
-        if damaged:  # the store has been mended
+        if damaged and artifacts.is_stored(database, id_):  # the store has been mended; the files may have been here
             _note(database, claim, id_, step, None)
         return place
     if rows:

@@ -65,7 +65,7 @@ def _attempts(root: Path) -> Iterator[tuple[tuple[uuid.UUID, int], Path]]:
 
 
 def _resting(session: Session, claim: Claim) -> JobRow:
-    found = session.get(claim.job, claim.id, with_for_update=True, populate_existing=True)
+    found = session.get(claim.job, claim.id, with_for_update={"key_share": True}, populate_existing=True)
     row = cast("JobRow | None", found)
     if row is None or row.status not in RESTING or row.attempt != claim.attempt:
         raise LeaseLost(f"{claim.job.KIND} {claim.id} no longer rests")

@@ -28,7 +28,7 @@ from service.idempotency import Once
 from service.judgements.service import judge_of
 from service.keys.caller import Caller
 from service.keys.limits import check_open_jobs
-from service.naming import check_checkpoint, check_size, find_model, unknown
+from service.naming import check_checkpoint, check_size, find_model, lock_checkpoints, unknown
 from service.pages import Page, paged
 from service.queue import Queue
 from service.settings import Settings
@@ -157,6 +157,8 @@ def resume(session: Session, database: Database, queue: Queue, id: uuid.UUID, on
     if once.claim(session, id) is not None:
         session.commit()
         return
+    judged = session.scalars(select(Evaluation.checkpoint_id).where(Evaluation.id == id)).one_or_none()
+    lock_checkpoints(session, [judged] if judged is not None else [])
     row = jobs.find(session, Evaluation, id, lock=True)
     if row.status not in TERMINAL:
         raise WrongState(f"evaluation {id} is {row.status}: only one that has ended can be resumed")

@@ -22,7 +22,7 @@ from service.generations.schemas import GenerationFilters, GenerationSummary, Ge
 from service.idempotency import Once
 from service.keys.caller import Caller
 from service.keys.limits import check_open_jobs
-from service.naming import check_checkpoint, check_prompts, check_size, find_model, unknown
+from service.naming import check_checkpoint, check_prompts, check_size, find_model, lock_checkpoints, unknown
 from service.pages import Page, paged
 from service.queue import Queue
 from service.settings import Settings
@@ -78,6 +78,7 @@ def resolve(session: Session, database: Database, catalog: Catalog, spec: Genera
     errors = list(check_size(model, width, height, ("body",)))
     errors += check_prompts(database.settings, len(spec.prompts), ("body", "prompts"))
     errors += _too_much(database.settings, resolved.total_images, width * height)
+    lock_checkpoints(session, [one for one in spec.checkpoints if isinstance(one, uuid.UUID)])
     for index, checkpoint in enumerate(spec.checkpoints):
         if isinstance(checkpoint, uuid.UUID):
             loc = ("body", "checkpoints", index)

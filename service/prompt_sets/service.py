@@ -58,11 +58,13 @@ def create(
     ]
     with database.sessions() as session:
         try:
-            return _keep(session, catalog, rows, reader.problems, once)
+            upload = _add(session, catalog, rows, once)
         except BaseException:
             session.rollback()
             _discard(session, rows)
             raise
+        session.commit()  # where it raises, the rows may be there: if they are not, their files are found as orphans
+        return _shown(session, upload, reader.problems if upload == rows[0].id else [])
 
 
 def _parts(query: PromptSetQuery, whole: Path, prompts: int) -> list[Part]:
@@ -98,13 +100,12 @@ def _stored(
     )
 
 
-def _keep(
-    session: Session, catalog: Catalog, rows: Sequence[PromptSet], left_out: list[FieldError], once: Once
-) -> PromptSetUpload:
+def _add(session: Session, catalog: Catalog, rows: Sequence[PromptSet], once: Once) -> uuid.UUID:
+    """Add the rows, to be committed; the upload's id, which is an earlier one's where this request was done before."""
     upload = rows[0].id
     if (known := once.claim(session, upload)) is not None:
         _discard(session, rows)
-        return _shown(session, known, [])
+        return known
     for row in rows:
         if row.name in {entry.name for entry in catalog.prompt_sets}:
             raise NameTaken(f"the catalog has a prompt set {row.name!r}; take another name")
@@ -116,8 +117,7 @@ def _keep(
     except IntegrityError as error:
         detail = f"there is a prompt set {names} already; take another name, or delete it first"
         raise NameTaken(detail) from error
-    session.commit()
-    return _shown(session, upload, left_out)
+    return upload
 
 
 def _shown(session: Session, upload: uuid.UUID, left_out: list[FieldError]) -> PromptSetUpload:

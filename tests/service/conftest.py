@@ -19,7 +19,7 @@ import s3fs
 import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import insert, select
+from sqlalchemy import insert, select, text
 
 from service.app import create_app
 from service.benchmarks.service import store
@@ -297,6 +297,13 @@ class Records:
         with self.database.transaction() as session:
             session.add(row)
         return row
+
+
+def waits_for_a_lock(database: Database) -> bool:
+    """Whether some session waits for what another one has locked."""
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    with database.sessions() as session:
+        return bool(session.scalar(text(waiting)))
 
 
 def _lead(job: Run | Generation | Evaluation | Score, status: JobStatus) -> None:

@@ -1,6 +1,8 @@
 """`/evaluations`: asking for them, their life, and what is refused. Workers' part is written as rows."""
 
+import threading
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +19,9 @@ from service.catalog.offer import Offer
 from service.contracts.catalog import JudgeEntry
 from service.contracts.status import TERMINAL, JobStatus
 from service.db import answers
-from service.db.models import BenchmarkRow, Evaluation, EvaluationAnswer, EvaluationPicture, Garbage
+from service.db.models import BenchmarkRow, Checkpoint, Evaluation, EvaluationAnswer, EvaluationPicture, Garbage
 from service.db.session import Database
-from tests.service.conftest import LOOPBACK
+from tests.service.conftest import LOOPBACK, waits_for_a_lock
 from tests.service.unigenbench import EN, benchmark
 
 SEER = JudgeEntry(name="seer", kind="openai", url="http://127.0.0.1:1/v1", model="seer-72b", token_env="SECRET_TOKEN")
@@ -187,6 +189,28 @@ class TestLife:
         assert (refused.status_code, refused.json()["code"]) == (409, "damaged_checkpoint")
         assert f"checkpoint {checkpoint.id} is damaged" in refused.json()["detail"]
         assert (resumed.status_code, resumed.json()["status"]) == (202, "queued")
+
+    def test_resuming_locks_the_checkpoint_first_as_deleting_its_run_does(
+        self,
+        client: TestClient,
+        database: Database,
+        records: Any,
+        eventually: Callable[[Callable[[], object]], None],
+    ) -> None:
+        checkpoint = records.checkpoint(records.run(JobStatus.SUCCEEDED), {"w": b"w"}).id
+        id = made(client, checkpoint=str(checkpoint))["id"]
+        ends(database, id, JobStatus.FAILED, judged=4)
+        answers: list[Response] = []
+        asking = threading.Thread(target=lambda: answers.append(client.post(f"/evaluations/{id}/resume")))
+        try:
+            with database.transaction() as session:
+                session.get_one(Checkpoint, checkpoint, with_for_update=True)
+                asking.start()
+                eventually(lambda: answers or waits_for_a_lock(database))
+                session.get_one(Evaluation, uuid.UUID(id), with_for_update={"nowait": True})
+        finally:
+            asking.join(60)
+        assert [answer.status_code for answer in answers] == [202]
 
     def test_cancelling_twice_is_cancelling_once(self, client: TestClient) -> None:
         id = made(client)["id"]

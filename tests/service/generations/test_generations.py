@@ -14,9 +14,10 @@ from sqlalchemy import delete, func, select, text
 
 from service.contracts.status import JobStatus
 from service.db.events import notify_job
-from service.db.models import Garbage, Generation, GenerationImage, Score
+from service.db.models import Checkpoint, Garbage, Generation, GenerationImage, Score
 from service.db.session import Database
 from service.negotiation import preferred_wait
+from tests.service.conftest import waits_for_a_lock
 
 PROMPTS = ["a red circle", "a blue square left of a green triangle above a very long caption that has to be wrapped"]
 
@@ -60,6 +61,28 @@ class TestCreate:
         shown = client.post("/generate", json=body).json()
         assert shown["total_images"] == 8
         assert shown["spec"]["checkpoints"] == ["base", str(checkpoint.id)]
+
+    def test_checkpoints_are_locked_in_the_order_of_those_who_delete_them(
+        self,
+        client: TestClient,
+        database: Database,
+        records: Any,
+        eventually: Callable[[Callable[[], object]], None],
+    ) -> None:
+        run = records.run(JobStatus.SUCCEEDED)
+        older, newer = (records.checkpoint(run, {"w": b"w"}, step=step).id for step in (1, 2))
+        answers: list[Any] = []
+        post = {"json": {"prompts": ["a"], "checkpoints": [str(newer), str(older)]}}
+        asking = threading.Thread(target=lambda: answers.append(client.post("/generate", **post)))  # type: ignore[arg-type]
+        try:
+            with database.transaction() as session:
+                session.get_one(Checkpoint, older, with_for_update=True)
+                asking.start()
+                eventually(lambda: answers or waits_for_a_lock(database))
+                session.get_one(Checkpoint, newer, with_for_update={"nowait": True})
+        finally:
+            asking.join(60)
+        assert [answer.status_code for answer in answers] == [202]
 
     @pytest.mark.parametrize(
         ("change", "loc", "says"),
@@ -291,7 +314,7 @@ class TestDelete:
         with database.transaction() as session:
             session.execute(delete(Generation).where(Generation.id == row.id))
             asking.start()
-            eventually(lambda: answers or _waits_for_a_lock(database))
+            eventually(lambda: answers or waits_for_a_lock(database))
         asking.join(60)
         assert [(answer.status_code, answer.json()["code"]) for answer in answers] == [(422, "invalid_request")]
         with database.sessions() as session:
@@ -300,9 +323,3 @@ class TestDelete:
     def test_an_unknown_one_is_not_found(self, client: TestClient) -> None:
         refused = client.delete(f"/generations/{uuid.uuid4()}")
         assert (refused.status_code, refused.json()["code"]) == (404, "not_found")
-
-
-def _waits_for_a_lock(database: Database) -> bool:
-    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-    with database.sessions() as session:
-        return bool(session.scalar(text(waiting)))

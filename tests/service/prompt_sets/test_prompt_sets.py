@@ -2,6 +2,7 @@
 
 import itertools
 import resource
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,8 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import select
+from sqlalchemy import event, select
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from service.contracts.status import JobStatus
 from service.db.models import Garbage, PromptSet
@@ -97,6 +99,29 @@ class TestCreated:
             assert len(session.scalars(select(Garbage)).all()) == 1  # what the second had stored
         client.delete("/prompt-sets/mine")
         assert send(client, b"a red circle", headers).status_code == 410
+
+    def test_no_connection_after_the_commit_costs_the_answer_alone(
+        self, app: FastAPI, client: TestClient, database: Database
+    ) -> None:
+        engine, adding = app.state.database.engine, []
+
+        def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            if statement.startswith("INSERT INTO prompt_sets"):
+                adding.append(threading.get_ident())
+
+        def refuse(*_: Any) -> None:
+            if threading.get_ident() in adding:
+                adding.clear()
+                raise PoolTimeout("every connection is taken")
+
+        event.listen(engine, "before_cursor_execute", note)
+        event.listen(engine, "checkout", refuse)
+        headers = {**TEXT, "Idempotency-Key": "prompts-1"}
+        assert send(client, b"a red circle", headers).status_code == 503
+        with database.transaction() as session:
+            assert session.scalars(select(Garbage.prefix)).all() == []
+        again = send(client, b"a red circle", headers)
+        assert (again.status_code, again.headers["Idempotency-Replayed"]) == (201, "true")
 
 
 class TestRefused:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import delete, func, select, update
+from sqlalchemy import delete, event, func, select, update
 
 from service.contracts.status import JobStatus
 from service.db.base import new_id
@@ -128,6 +128,26 @@ class TestLeftovers:
         assert hasty.artifacts.exists(f"runs/{run}/1/checkpoints/3/manifest.json")
         assert find_leftovers(hasty) == []
 
+    def test_a_run_that_is_resumed_meanwhile_keeps_what_it_stores(
+        self, jobs: Any, hasty: Database, tmp_path: Path
+    ) -> None:
+        id = jobs.perform("finishes").id
+        with hasty.transaction() as session:
+            session.execute(update(Run).values(ended_at=func.now() - timedelta(seconds=1)))
+        stored = []
+
+        def resume(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            if "FROM evaluations" in statement:  # runs were chosen already
+                with jobs.database.transaction() as session:
+                    session.get_one(Run, id).move_to(JobStatus.QUEUED)
+                stored.append(put(hasty, tmp_path, f"runs/{id}/{jobs.claim().attempt}/checkpoints/5/lora.safetensors"))
+
+        event.listen(hasty.engine, "before_cursor_execute", resume)
+        assert find_leftovers(hasty) == []
+
+        collect_garbage(hasty)
+        assert [hasty.artifacts.exists(key) for key in stored] == [True]
+
 
 def test_old_requests_are_forgotten(hasty: Database) -> None:
     with hasty.transaction() as session:
@@ -182,6 +202,50 @@ class TestSalvage:
             assert session.scalar(select(func.count()).select_from(LogChunk)) == 1
         assert [type for type, _ in jobs.events(run.id)].count("checkpoint") == checkpoints + 1
         assert jobs.run(run.id).status is JobStatus.CANCELLED
+        assert list(unread(impatient, Run)) == []
+
+    @pytest.mark.parametrize("collected", [False, True])
+    def test_what_others_take_for_a_leftover_meanwhile_is_kept_or_stored_again(
+        self, jobs: Any, impatient: Database, hasty: Database, collected: bool
+    ) -> None:
+        run = jobs.perform("is-killed-once")
+        self.forget(impatient)
+        with impatient.transaction() as session:
+            session.get_one(Run, run.id).move_to(JobStatus.CANCELLED)
+            session.flush()
+            session.execute(update(Run).values(ended_at=func.now() - timedelta(seconds=1)))
+        found = []
+
+        def tidy(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            if "FROM runs" in statement and "FOR" in statement and not found:  # stored, and about to be recorded
+                found.extend(find_leftovers(hasty))
+                if collected:
+                    collect_garbage(hasty)
+
+        event.listen(impatient.engine, "before_cursor_execute", tidy)
+        for _ in range(2):
+            salvage(impatient, RunWork())
+        collect_garbage(hasty)
+
+        [checkpoint] = jobs.rows(Checkpoint, run)
+        assert found == [checkpoint.key]
+        hasty.artifacts.check_whole(checkpoint.stored.values())
+
+    def test_it_keeps_nobody_from_cloning_the_run(self, jobs: Any, impatient: Database, hasty: Database) -> None:
+        """Who clones it holds a checkpoint by then, which retention may want."""
+        id = jobs.perform("is-killed-once").id
+        with impatient.transaction() as session:
+            session.get_one(Run, id).move_to(JobStatus.CANCELLED)
+        self.forget(impatient)
+
+        def refer(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            if "FROM runs" in statement and "FOR" in statement:
+                with hasty.transaction() as session:
+                    session.get_one(Run, id, with_for_update={"read": True, "key_share": True, "nowait": True})
+
+        event.listen(impatient.engine, "after_cursor_execute", refer)
+        salvage(impatient, RunWork())
+
         assert list(unread(impatient, Run)) == []
 
     def test_a_run_that_will_be_taken_again_is_left_to_its_next_supervisor(

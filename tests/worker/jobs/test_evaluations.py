@@ -1,5 +1,7 @@
 """Evaluations under supervision: what the child says becomes rows and scores, and nothing is judged twice."""
 
+import hashlib
+import json
 import sys
 import tempfile
 import threading
@@ -24,10 +26,12 @@ from service.db.models import (
     EvaluationEvent,
     EvaluationLogChunk,
     EvaluationPicture,
+    Garbage,
 )
 from service.db.session import Database, connect
 from tests.service.unigenbench import EN, benchmark
 from worker.claims import Claim, claim_next, give_up, move
+from worker.collection import collect_garbage
 from worker.evaluation_ingest import EvaluationIngest
 from worker.evaluation_work import EvaluationWork
 from worker.salvage import salvage
@@ -337,3 +341,21 @@ def test_what_came_first_stays(evaluations: Evaluations, tmp_path: Path) -> None
     late = EvaluationIngest(evaluations.database, claim, tmp_path, 9, lock=lambda held, _: held.get_one(Evaluation, id))
     late.drain()
     assert evaluations.rows(EvaluationAnswer, id)[0].text != "late"
+
+
+def test_what_was_taken_for_a_leftover_is_kept_once_it_is_recorded(evaluations: Evaluations, tmp_path: Path) -> None:
+    id, database = evaluations.add(), evaluations.database
+    row, key, sha256 = evaluations.perform(), f"evaluations/{id}/9/0_0.png", hashlib.sha256(b"late").hexdigest()
+    with database.transaction() as session:
+        session.execute(delete(EvaluationPicture))
+        session.add_all([EvaluationAttempt(evaluation_id=id, number=9, worker="worker:2"), Garbage(prefix=key)])
+    (tmp_path / "pictures").mkdir()
+    (tmp_path / "pictures" / "0_0.png").write_bytes(b"late")
+    drawn = {"type": "picture", "time": "2026-01-01T00:00:00Z", "index": 0, "image": 0, "seed": 1}
+    (tmp_path / "events.jsonl").write_text(json.dumps({**drawn, "sha256": sha256, "size": 4}) + "\n")
+
+    claim = Claim(Evaluation, id, row.attempt, "", 0.0)
+    EvaluationIngest(database, claim, tmp_path, 9, lock=lambda held, _: held.get_one(Evaluation, id)).drain()
+
+    collect_garbage(database)
+    assert database.artifacts.read(key, sha256) == b"late"

@@ -1,6 +1,7 @@
 """What people ask of a run while it works: its child stops, rests and saves, and what it saved is kept."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from service.contracts.status import JobStatus
 from service.db.models import Checkpoint, Garbage, Run, RunEvent
 from service.db.session import Database, connect
 from worker.claims import give_up
+from worker.run_work import RunWork
 
 
 class TestCancel:
@@ -189,6 +191,27 @@ class TestCheckpoints:
         assert (failed.status, failed.error["code"]) == (JobStatus.FAILED, "bad_checkpoint")
         assert jobs.rows(Checkpoint, run)[0].damaged
         assert [data["step"] for type, data in jobs.events(run.id) if type == "checkpoint_damaged"] == [1]
+
+    def test_one_counts_as_mended_when_the_store_has_it_again_and_not_this_machine_alone(
+        self, jobs: Any, impatient: Database, tmp_path: Path
+    ) -> None:
+        run = jobs.perform("is-killed-once")
+        [checkpoint] = jobs.rows(Checkpoint, run)
+        claim, key = jobs.claim(), f"{checkpoint.key}/lora.safetensors"
+        local = tmp_path / "work" / "checkpoints" / str(checkpoint.id) / "lora.safetensors"
+
+        def damaged() -> bool:
+            RunWork().prepare(impatient, claim, jobs.run(run.id), tmp_path)
+            return bool(jobs.rows(Checkpoint, run)[0].damaged)
+
+        assert not damaged() and local.exists()
+        (tmp_path / "spoiled").write_bytes(b"x" * local.stat().st_size)
+        impatient.artifacts.put_file(tmp_path / "spoiled", key)
+        with impatient.transaction() as session:
+            session.get_one(Checkpoint, checkpoint.id).damaged = True
+        assert damaged()
+        impatient.artifacts.put_file(local, key)
+        assert not damaged()
 
     def test_what_an_overtaken_attempt_says_of_its_end_counts_no_more(self, jobs: Any, impatient: Database) -> None:
         id = jobs.add("finishes")
