@@ -16,7 +16,7 @@ from service.contracts.catalog import Catalog, JudgeEntry
 from service.contracts.evaluations import EvaluationSpec, RewardMean
 from service.contracts.runs import SPEC_VERSION
 from service.contracts.status import TERMINAL, JobStatus
-from service.db import answers, events, retention
+from service.db import events, retention
 from service.db.artifacts import ArtifactStore
 from service.db.base import new_id
 from service.db.models import BenchmarkRow, Evaluation, EvaluationAnswer, EvaluationPicture
@@ -144,6 +144,8 @@ def cancel(session: Session, id: uuid.UUID, once: Once) -> None:
         row, changed = jobs.cancel(session, Evaluation, id)
         if changed:
             if row.status in TERMINAL and row.attempt:
+                from service.db import answers  # with numpy, which is loaded where it is needed
+
                 answers.conclude(session, row)
             _record(session, row)
     session.commit()
