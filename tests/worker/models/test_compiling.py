@@ -14,6 +14,7 @@ from worker.models import load_model
 from worker.models.base import FlowModel, PictureSize
 from worker.models.compiling import compiled
 
+pytestmark = pytest.mark.timeout(900)  # a compiler that has nothing kept from before, on a busy machine
 SIZE = PictureSize(32, 32)
 ROWS = 4
 

@@ -13,6 +13,7 @@ from service.contracts.catalog import load_catalog
 from service.contracts.plan import make_plan
 from tests.worker.training.miniature import MINIATURE, events, metrics, newest, spec, tensors, trainer
 
+pytestmark = pytest.mark.timeout(900)  # a compiler that has nothing kept from before, on a busy machine
 COMPILED: dict[str, Any] = {"sampling": {"compile": True}}
 
 
