@@ -200,8 +200,8 @@ class Trainer:
         @contextmanager
         def fast() -> Iterator[Velocity]:
             compiling = compiled(model.transformer, velocity, rows) if sampling.compile else nullcontext(velocity)
-            with model.sampling_weights(), attention.fastest(), compiling as hasty:
-                yield hasty
+            with model.sampling_weights(), attention.fastest(), compiling as fastest:
+                yield fastest
 
         self._begun = []
 
