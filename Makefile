@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 SEED ?= 42
 KILLS ?= 120
 
-.PHONY: setup demo test contract faults check format lock bench clean
+.PHONY: setup demo test test-slow contract faults check format lock bench clean
 
 setup: $(VENV)/.installed
 
@@ -22,7 +22,10 @@ demo: setup
 	$(BIN)/g2rpo demo --seed $(SEED) --out demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto
+
+test-slow: setup
+	$(BIN)/python -m pytest -n auto -m slow
 
 # Some ten thousand requests, in minutes; CONTRACT_EXAMPLES sets how many.
 contract: export CONTRACT_EXAMPLES ?= 40

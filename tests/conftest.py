@@ -1,31 +1,135 @@
 """Real servers for tests: PostgreSQL and Valkey, embedded, or those that G2RPO_DATABASE_URL and G2RPO_BROKER_URL name.
 
-One server and one migrated template database serve a whole test session. `database` is emptied before each test;
-`new_database` makes another one for a test that needs its own.
+One server of each serves a whole test session, in one process or in several (pytest-xdist). Each process has its own
+databases and its own broker database. `database` is emptied before each test; `new_database_url` creates another
+database for a test that needs its own.
 """
 
 import contextlib
 import os
+import shutil
+import tempfile
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import hypothesis
 import pytest
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
+from xdist.scheduler import LoadFileScheduling
 
 from service.db import migrate
 from service.db.base import Base
 from service.db.session import Database, connect
+from service.embedded import postgres, valkey
 from service.settings import Settings
 
 _PATIENCE = 180.0
+_RECENT = 60.0
+"""Seconds before a failure within which a log file must have been written to be printed."""
+_TAIL = 2000
+"""Characters of each log file that a failed test prints."""
 
 # The same examples every time, and no deadline: the machine may be busy.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.load_profile("repeatable")
+
+
+class Servers:
+    """The servers of a test session, each started when it is first needed."""
+
+    def __init__(self) -> None:
+        self._directory = Path(tempfile.mkdtemp(prefix="g2rpo-tests-"))
+        self._running: list[postgres.Postgres | valkey.Valkey] = []
+
+    @cached_property
+    def database_url(self) -> str:
+        """The URL of a PostgreSQL server."""
+        if given := os.environ.get("G2RPO_DATABASE_URL"):
+            return given
+        return self._keep(postgres.start(self._directory / "postgres", durable=False))
+
+    @cached_property
+    def broker_url(self) -> str:
+        """The URL of a Valkey or Redis server."""
+        if given := os.environ.get("G2RPO_BROKER_URL"):
+            return given
+        return self._keep(valkey.start(self._directory / "valkey"))
+
+    def _keep(self, server: postgres.Postgres | valkey.Valkey) -> str:
+        self._running.append(server)
+        return server.url
+
+    def stop(self) -> None:
+        """Stop what was started and remove its files."""
+        for server in self._running:
+            server.stop()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+_SERVERS = pytest.StashKey[Servers]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Have servers ready in the process that runs or distributes the tests."""
+    if not hasattr(config, "workerinput"):
+        config.stash[_SERVERS] = Servers()
+
+
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker process of pytest-xdist where the session's servers are."""
+    servers = node.config.stash[_SERVERS]
+    node.workerinput |= {"database_url": servers.database_url, "broker_url": servers.broker_url}
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop the session's servers."""
+    if _SERVERS in config.stash:
+        config.stash[_SERVERS].stop()
+
+
+class _Scheduling(LoadFileScheduling):
+    """Run each module in one process, and all modules that share a running service in one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        scope = super()._split_scope(nodeid)
+        return "tests/integration" if scope.startswith("tests/integration/") else scope
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileScheduling:
+    """How `pytest -n` distributes tests."""
+    return _Scheduling(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run long modules first, so that no process ends with one alone."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    """Add the ends of the logs that a failed test's jobs and servers wrote."""
+    report = yield
+    if report.failed:
+        for file in _logs(getattr(item, "funcargs", {}), since=call.start - _RECENT):
+            written = file.read_text(encoding="utf-8", errors="replace").strip()
+            if written:
+                report.sections.append((f"end of {file}", written[-_TAIL:]))
+    return report
+
+
+def _logs(arguments: dict[str, Any], since: float) -> list[Path]:
+    """The log files below a test's directories that were written lately."""
+    directories = {value for value in arguments.values() if isinstance(value, Path)}
+    directories |= {value.data for value in arguments.values() if isinstance(getattr(value, "data", None), Path)}
+    found = {file for directory in directories for pattern in ("*.log", "log.txt") for file in directory.rglob(pattern)}
+    return sorted(file for file in found if file.is_file() and file.stat().st_mtime >= since)
 
 
 @pytest.fixture(scope="session")
@@ -55,31 +159,31 @@ def eventually() -> Callable[[Callable[[], object]], None]:
 
 
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A PostgreSQL server on which databases can be made."""
-    given = os.environ.get("G2RPO_DATABASE_URL")
-    if given:
-        yield given
-        return
-    from service.embedded import postgres
-
-    server = postgres.start(tmp_path_factory.mktemp("postgres"), durable=False)
-    yield server.url
-    server.stop()
+def server_url(pytestconfig: pytest.Config) -> str:
+    """A PostgreSQL server on which databases can be created."""
+    given = getattr(pytestconfig, "workerinput", {}).get("database_url")
+    return given or pytestconfig.stash[_SERVERS].database_url
 
 
 @pytest.fixture(scope="session")
-def broker_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Valkey or Redis server."""
-    given = os.environ.get("G2RPO_BROKER_URL")
-    if given:
-        yield given
-        return
-    from service.embedded import valkey
+def broker_url(pytestconfig: pytest.Config) -> str:
+    """A Valkey or Redis server, and a database on it that no other test process uses."""
+    if not hasattr(pytestconfig, "workerinput"):
+        return pytestconfig.stash[_SERVERS].broker_url
+    number = int(pytestconfig.workerinput["workerid"].removeprefix("gw"))
+    return _with_database(pytestconfig.workerinput["broker_url"], number)
 
-    server = valkey.start(tmp_path_factory.mktemp("valkey"))
-    yield server.url
-    server.stop()
+
+def _with_database(url: str, number: int) -> str:
+    """The URL of the `number`-th database after the URL's own, of the sixteen that a broker has."""
+    parts = urlsplit(url)
+    if parts.scheme.endswith("socket"):
+        query = parse_qs(parts.query)
+        own = int(query.get("virtual_host", ["0"])[0])
+        query["virtual_host"] = [str((own + number) % 16)]
+        return f"{url.partition('?')[0]}?{urlencode(query, doseq=True)}"
+    own = int(parts.path.strip("/") or 0)
+    return parts._replace(path=f"/{(own + number) % 16}").geturl()
 
 
 @pytest.fixture(scope="session")

@@ -110,7 +110,9 @@ def test_without_a_database_a_service_with_a_key_lets_nobody_in(settings: Settin
     assert client.get("/healthz").status_code == 200
 
 
-@pytest.mark.parametrize("wrong", ["", "secret", new_secret()[:-1], "g2k_" + "x" * 38])
+@pytest.mark.parametrize(
+    "wrong", ["", "secret", new_secret()[:-1], "g2k_" + "x" * 38], ids=["empty", "word", "short", "bad checksum"]
+)
 def test_a_key_of_another_form_stops_the_start_without_being_shown(monkeypatch: Any, wrong: str) -> None:
     monkeypatch.setenv("G2RPO_ADMIN_KEY", wrong)
     with pytest.raises(ValidationError, match="g2rpo keys new") as refused:
