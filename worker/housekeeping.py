@@ -172,7 +172,7 @@ def _wake(app: Celery, task: str, queue: str) -> None:
     # A message is enough for a queue: the worker that gets it goes on until nothing is claimable. More would only
     # pile up while every worker is busy.
     # A broker that hangs must not keep this thread from its other work.
-    limits = {"socket_timeout": _BROKER_SECONDS, "socket_connect_timeout": _BROKER_SECONDS}
+    limits = dict.fromkeys(("socket_timeout", "socket_connect_timeout", "connect_retries_timeout"), _BROKER_SECONDS)
     with app.connection(app.conf.broker_write_url, transport_options=limits) as connection:
         if connection.default_channel.queue_declare(queue).message_count == 0:
             app.send_task(task, queue=queue, connection=connection, retry=False)

@@ -31,16 +31,22 @@ def program() -> tuple[str, ...]:
     return PROGRAM
 
 
+@pytest.fixture(autouse=True)
+def _poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Supervisors look after their children twenty times a second, not once."""
+    monkeypatch.setattr("worker.supervisor.POLL_SECONDS", 0.05)
+
+
 @pytest.fixture
 def impatient(database: Database, settings: Settings) -> Iterator[Database]:
-    """The emptied database, with renewals and timeouts that come within a test; the lease bears a slow machine."""
+    """The emptied database, with renewals that come within a test; leases and timeouts bear a slow machine."""
     quick = settings.model_copy(
         update={
             "lease_seconds": 60.0,
             "renew_seconds": 0.5,
             "progress_timeout_seconds": 60.0,
             "cancel_grace_seconds": 60.0,
-            "drain_seconds": 2.0,
+            "drain_seconds": 60.0,
         }
     )
     connected = connect(quick)

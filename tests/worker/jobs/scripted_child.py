@@ -111,12 +111,24 @@ def be_the_second_rank() -> None:
     if spec["name"] == "second-rank-is-killed":
         os.kill(os.getpid(), signal.SIGKILL)
     if spec["name"] == "second-rank-fails":
+        (out / "second.pid").write_text(str(os.getpid()))
         print("out of memory in the second rank", flush=True)
         event = {"type": "failed", "time": datetime.now(UTC).isoformat(), "code": "out_of_memory", "detail": "rank 1"}
         Path(os.environ["G2RPO_FAILURE_FILE"]).write_text(json.dumps(event))
         sys.exit(1)
     while spec["name"] == "hangs":
         time.sleep(1)
+
+
+def fail_after_the_second_rank() -> None:
+    """Fail as the leading rank does when the other has gone: at once, but later than the other."""
+    while not (pid := (out / "second.pid").read_text() if (out / "second.pid").exists() else ""):
+        time.sleep(0.01)
+    with contextlib.suppress(ProcessLookupError):
+        while True:
+            os.kill(int(pid), 0)
+            time.sleep(0.01)
+    sys.exit(2)
 
 
 threading.Thread(target=end_with_parent, daemon=True).start()
@@ -167,7 +179,10 @@ match behaviour:
         work()
     case "is-killed-always":
         os.kill(os.getpid(), signal.SIGKILL)
-    case "hangs" | "ignores-sigterm" | "second-rank-is-killed" | "second-rank-fails":
+    case "second-rank-fails":
+        progress(1)
+        fail_after_the_second_rank()
+    case "hangs" | "ignores-sigterm" | "second-rank-is-killed":
         progress(1)
         while True:
             time.sleep(1)

@@ -6,11 +6,12 @@ import subprocess
 import sys
 from datetime import timedelta
 
+import pytest
 from sqlalchemy import func, insert
 
 from service.db.models import Worker
 from service.db.session import Database
-from worker.healthcheck import is_heard
+from worker.healthcheck import is_heard, main
 from worker.housekeeping import heartbeat
 
 
@@ -27,16 +28,16 @@ def test_a_worker_that_fell_silent_is_not_heard(database: Database) -> None:
     assert not is_heard(database, "host")
 
 
-def test_the_command_ends_with_a_status_and_a_reason(database: Database) -> None:
-    def check(url: str) -> subprocess.CompletedProcess[str]:
-        environment = {**os.environ, "G2RPO_DATABASE_URL": url}
-        command = [sys.executable, "-m", "worker.healthcheck"]
-        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-
-    url = database.settings.database_url
-    unheard = check(url)
-    assert unheard.returncode == 1 and "was heard" in unheard.stderr
+def test_the_check_ends_without_a_word_or_with_a_reason(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("G2RPO_DATABASE_URL", database.settings.database_url)
+    with pytest.raises(SystemExit, match="was heard"):  # a text becomes status 1, and the text on stderr
+        main()
     heartbeat(database, f"{socket.gethostname()}:7", "train")
-    assert check(url).returncode == 0
-    away = check("postgresql://127.0.0.1:9/g2rpo")
+    main()
+
+
+def test_the_command_ends_with_a_status_and_a_reason() -> None:
+    environment = {**os.environ, "G2RPO_DATABASE_URL": "postgresql://127.0.0.1:9/g2rpo"}
+    command = [sys.executable, "-m", "worker.healthcheck"]
+    away = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
     assert away.returncode == 1 and "cannot be asked" in away.stderr and "Traceback" not in away.stderr

@@ -22,6 +22,7 @@ from worker.celery_app import GENERATE, TRAIN, make_app
 from worker.claims import move
 from worker.housekeeping import Housekeeping, heartbeat, make_room, reconcile
 from worker.inference import Generator
+from worker.models import FlowModel
 from worker.warm import WARM, Warm
 
 
@@ -160,10 +161,14 @@ class TestHeartbeat:
 class TestMakeRoom:
     """A generation's model, while runs come and go; on which card, the caller says."""
 
+    @pytest.fixture(scope="class")
+    def model(self) -> FlowModel:
+        return Generator("cpu").load("shapes-flux")
+
     @pytest.fixture
-    def warm(self) -> Warm:
+    def warm(self, model: FlowModel) -> Warm:
         warm = Warm()
-        Generator("cpu", warm).load("shapes-flux")
+        warm.get(FlowModel, model.entry.model_dump_json(), lambda: model, FlowModel.weight_bytes)  # type: ignore[type-abstract]
         return warm
 
     @pytest.mark.parametrize(

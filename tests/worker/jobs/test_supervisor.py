@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,14 @@ from service.db.session import Database, connect
 from worker.claims import LeaseLost, move
 from worker.run_work import RunWork
 from worker.stats import STATS
+
+
+@pytest.fixture
+def brief_drain(impatient: Database) -> Iterator[Database]:
+    """For a child that hangs: a stopping worker does not wait for it."""
+    connected = connect(impatient.settings.model_copy(update={"drain_seconds": 0.2}))
+    yield connected
+    connected.close()
 
 
 class TestSuccess:
@@ -187,9 +196,9 @@ class TestLoss:
         assert run.error["code"] == "lost"
         assert "SIGKILL" in run.error["detail"]
 
-    def test_a_stopping_worker_gives_its_run_up(self, jobs: Any) -> None:
+    def test_a_stopping_worker_gives_its_run_up(self, jobs: Any, brief_drain: Database) -> None:
         id = jobs.add("hangs")
-        supervising = jobs.supervise(jobs.claim())
+        supervising = jobs.supervise(jobs.claim(), brief_drain)
         jobs.reaches(id, JobStatus.RUNNING)
 
         jobs.stopping.set()
@@ -277,9 +286,9 @@ class TestRanks:
         assert "out of memory in the second rank" in run.error["log_tail"]
         assert not self.left_over(jobs, run.id)
 
-    def test_all_end_when_the_run_is_given_up(self, jobs: Any) -> None:
+    def test_all_end_when_the_run_is_given_up(self, jobs: Any, brief_drain: Database) -> None:
         id = jobs.add("hangs", spec=self.spec("hangs"))
-        supervising = jobs.supervise(jobs.claim())
+        supervising = jobs.supervise(jobs.claim(), brief_drain)
         jobs.reaches(id, JobStatus.RUNNING)
         jobs.eventually(lambda: len(self.left_over(jobs, id)) == 3)  # two ranks, and who started them
 
