@@ -13,6 +13,10 @@ from typing import Any
 
 import pytest
 
+from service.db.session import connect
+from service.settings import Settings
+from worker.healthcheck import is_heard
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -84,6 +88,8 @@ def test_the_api_starts_is_healthy_and_stops(
     check = [word.replace("8000", port) for word in dockerfiles["service"].command("HEALTHCHECK")]
     assert not _healthy(check, environment)
     api = start(command)
+    # A check is a process of its own: it has no sense before the port is open.
+    eventually(lambda: _open(int(port)))
     eventually(lambda: _healthy(check, environment))
     api.send_signal(signal.SIGTERM)
     assert api.wait(30) == -signal.SIGTERM  # uvicorn passes the signal on once it has ended in order
@@ -95,15 +101,24 @@ def test_a_worker_starts_is_healthy_and_drains(
     start: Any,
     environment: dict[str, str],
     eventually: Callable[[Callable[[], object]], None],
+    tmp_path: Path,
 ) -> None:
     check = dockerfiles["worker"].command("HEALTHCHECK")
     assert not _healthy(check, environment)
     entrypoint = dockerfiles["worker"].command("ENTRYPOINT")
     worker = start([*entrypoint, *compose["services"]["worker-generate"]["command"]])
+    database = connect(Settings(database_url=environment["G2RPO_DATABASE_URL"], data_dir=tmp_path))
+    eventually(lambda: is_heard(database, socket.gethostname()))  # a check is a process of its own
+    database.close()
     eventually(lambda: _healthy(check, environment))
     worker.send_signal(signal.SIGTERM)
     assert worker.wait(60) == 0
     assert not _healthy(check, environment)
+
+
+def _open(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _healthy(check: list[str], environment: dict[str, str]) -> bool:

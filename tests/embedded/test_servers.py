@@ -46,12 +46,17 @@ def connect(server: valkey.Valkey) -> "redis.Redis":
     return redis.Redis(unix_socket_path=path, decode_responses=True)
 
 
-@pytest.fixture
-def awkward(tmp_path: Path) -> Path:
+def awkward_path(inside: Path) -> Path:
     """A path with spaces and percent signs, longer than a unix socket's may be, closed to all but its owner."""
-    closed = tmp_path / "closed"
+    closed = inside / "closed"
     closed.mkdir(mode=0o700)
     return closed / "a b%20c" / ("x" * 120)
+
+
+@pytest.fixture(scope="module")
+def awkward(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Such a path for one PostgreSQL after another: its files take a second to create."""
+    return awkward_path(tmp_path_factory.mktemp("awkward"))
 
 
 class TestPostgres:
@@ -61,59 +66,55 @@ class TestPostgres:
         with running_postgres(awkward) as server:
             assert execute(server, "SELECT value FROM kept") == "ünïcode"
 
-    def test_what_was_committed_survives_a_kill(self, tmp_path: Path) -> None:
-        server = postgres.start(tmp_path / "data")
-        execute(server, "CREATE TABLE kept AS SELECT 7 AS value")
+    def test_what_was_committed_survives_a_kill(self, awkward: Path) -> None:
+        server = postgres.start(awkward)
+        execute(server, "CREATE TABLE committed AS SELECT 7 AS value")
         server.process.kill()
         server.process.wait()
 
-        with running_postgres(tmp_path / "data") as again:
+        with running_postgres(awkward) as again:
             assert again.url == server.url
-            assert execute(again, "SELECT value FROM kept") == 7
+            assert execute(again, "SELECT value FROM committed") == 7
 
-    def test_a_try_that_failed_does_not_lead_its_clients_elsewhere(self, tmp_path: Path) -> None:
-        server = postgres.start(tmp_path / "data", durable=False)
+    def test_a_try_that_failed_does_not_lead_its_clients_elsewhere(self, awkward: Path) -> None:
+        server = postgres.start(awkward, durable=False)
         server.process.kill()
         server.process.wait()
         with pytest.raises(EmbeddedError):
-            postgres.start(tmp_path / "data", durable=False, announce=lambda process: process.kill())
-        with running_postgres(tmp_path / "data") as again:
+            postgres.start(awkward, durable=False, announce=lambda process: process.kill())
+        with running_postgres(awkward) as again:
             assert again.url == server.url
 
-    def test_it_opens_no_tcp_port_and_its_sockets_are_private(self, tmp_path: Path) -> None:
-        with running_postgres(tmp_path / "data") as server:
+    def test_it_opens_no_tcp_port_its_sockets_are_private_and_a_second_one_is_refused(self, awkward: Path) -> None:
+        with running_postgres(awkward) as server:
             assert execute(server, "SHOW listen_addresses") == ""
-            sockets = (tmp_path / "data" / "sockets").resolve()
+            sockets = (awkward / "sockets").resolve()
             assert stat.S_IMODE(sockets.stat().st_mode) == 0o700
+            with pytest.raises(EmbeddedError, match="in use"):
+                postgres.start(awkward)
         assert not sockets.exists()
 
-    def test_a_second_one_is_refused(self, tmp_path: Path) -> None:
-        with running_postgres(tmp_path / "data"), pytest.raises(EmbeddedError, match="in use"):
-            postgres.start(tmp_path / "data")
-
-    def test_an_interrupted_creation_is_begun_again(self, tmp_path: Path) -> None:
+    def test_an_interrupted_creation_is_begun_again_and_a_damaged_cluster_is_an_error_with_its_log(
+        self, tmp_path: Path
+    ) -> None:
         (tmp_path / "data" / "cluster.new").mkdir(parents=True)
         (tmp_path / "data" / "cluster.new" / "half").write_text("made")
-
         with running_postgres(tmp_path / "data") as server:
             assert execute(server, "SELECT 1") == 1
 
-    def test_a_damaged_cluster_is_an_error_with_its_log(self, tmp_path: Path) -> None:
-        with running_postgres(tmp_path / "data"):
-            pass
         (tmp_path / "data" / "cluster" / "global" / "pg_control").unlink()
-
         with pytest.raises(EmbeddedError, match="pg_control"):
             postgres.start(tmp_path / "data")
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become another user")
-    def test_root_runs_it_as_somebody_else(self, tmp_path: Path) -> None:
-        with running_postgres(tmp_path / "data") as server:
+    def test_root_runs_it_as_somebody_else(self, awkward: Path) -> None:
+        with running_postgres(awkward) as server:
             assert Path(f"/proc/{server.process.pid}").stat().st_uid != 0
 
 
 class TestValkey:
-    def test_messages_survive_a_kill_on_an_awkward_path(self, awkward: Path) -> None:
+    def test_messages_survive_a_kill_on_an_awkward_path(self, tmp_path: Path) -> None:
+        awkward = awkward_path(tmp_path)
         server = valkey.start(awkward)
         with connect(server) as client:
             client.rpush("queue", "wake up")

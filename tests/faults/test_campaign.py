@@ -24,6 +24,7 @@ FAULTS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_nothing_is_lost_doubled_or_left_behind(tmp_path: Path) -> None:
     result = run_campaign(

@@ -8,9 +8,10 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -19,34 +20,43 @@ from typing import Any
 import pytest
 import redis
 from kombu import Connection
-from sqlalchemy import func, select
+from sqlalchemy import Engine, func, select, text
 
 from service import jobs as service_jobs
 from service.contracts.catalog import load_catalog
 from service.contracts.plan import make_plan
 from service.contracts.runs import RunSpec
-from service.contracts.status import JobStatus
+from service.contracts.status import TERMINAL, JobStatus
 from service.db.models import Attempt, Checkpoint, LogChunk, Metric, RewardGroup, Run, RunEvent, Sample, Worker
 from service.db.session import Database, connect
 from service.queue import Queue
 from service.settings import Settings
 
+pytestmark = pytest.mark.long
+
 Eventually = Callable[[Callable[[], object]], None]
 
 HOURS = 3600.0
+CLOCKS = {"fast": 5 * HOURS, "slow": -7 * HOURS}
+"""By how many seconds each worker's clock is wrong."""
 LEASE_SECONDS = 3.0
 ROOT = Path(__file__).parents[2]
 
 
 @dataclass
 class Workers:
-    """Worker processes on one database, broker and directory."""
+    """Two worker processes on one database, broker and directory, whose clocks are wrong."""
 
     database: Database
-    running: list["subprocess.Popen[bytes]"] = field(default_factory=list)
+    running: dict[str, "subprocess.Popen[bytes]"] = field(default_factory=dict)
 
-    def start(self, clock_wrong_by: float | None = None) -> "subprocess.Popen[bytes]":
-        """A training worker process."""
+    @property
+    def data(self) -> Path:
+        """Where they write their logs."""
+        return self.database.settings.data_dir
+
+    def start(self, name: str) -> None:
+        """Start the worker of that name, a key of CLOCKS."""
         settings = self.database.settings
         environment = {
             **os.environ,
@@ -57,13 +67,13 @@ class Workers:
             "G2RPO_RENEW_SECONDS": "0.5",
             "G2RPO_RECONCILE_SECONDS": "0.5",
             "G2RPO_DRAIN_SECONDS": "2",
-            "CLOCK_WRONG_BY": "" if clock_wrong_by is None else str(clock_wrong_by),
+            "CLOCK_WRONG_BY": str(CLOCKS[name]),
         }
         arguments = ["-m", "celery", "--app", "tests.faults.scripted_worker", "worker", "--queues", "train"]
-        arguments += ["--hostname", f"{len(self.running)}@%h", "--loglevel", "INFO"]
+        arguments += ["--hostname", f"{name}@%h", "--loglevel", "INFO"]
         arguments += ["--without-mingle", "--without-gossip", "--without-heartbeat"]
-        with self.log(len(self.running)).open("ab") as log:
-            process = subprocess.Popen(
+        with self.log(name).open("ab") as log:
+            self.running[name] = subprocess.Popen(
                 [sys.executable, *arguments],
                 env=environment,
                 cwd=ROOT,
@@ -72,29 +82,81 @@ class Workers:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.running.append(process)
-        return process
 
-    def log(self, number: int) -> Path:
-        return self.database.settings.data_dir / f"worker-{number}.log"
+    def start_missing(self, eventually: Eventually) -> None:
+        """Start those that do not run, and wait until all of them work."""
+        for name in CLOCKS:
+            if name not in self.running or self.running[name].poll() is not None:
+                self.start(name)
+        eventually(lambda: {self.name_of(worker.name) for worker in rows(self.database, Worker)} >= set(CLOCKS))
+
+    def name_of(self, worker: str) -> str | None:
+        """Which of them a row means by its worker; None: one that has ended."""
+        return next((name for name, one in self.running.items() if f":{one.pid}:" in worker), None)
+
+    def log(self, name: str) -> Path:
+        return self.data / f"worker-{name}.log"
 
     def stop(self) -> None:
-        for process in self.running:
+        for process in self.running.values():
             process.terminate()
-        for process in self.running:
+        for process in self.running.values():
             process.wait(60)
 
 
-@pytest.fixture
-def workers(new_database_url: str, broker_url: str, tmp_path: Path) -> Iterator[Workers]:
-    """Workers on a database of their own, and an empty broker."""
+@pytest.fixture(scope="module")
+def database(
+    admin: Engine, template: str, broker_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Database]:
+    """A database for these workers alone, and an empty broker."""
     with Connection(broker_url) as connection:
-        connection.default_channel.client.flushall()
-    database = connect(Settings(database_url=new_database_url, broker_url=broker_url, data_dir=tmp_path))
-    started = Workers(database)
-    yield started
-    started.stop()
+        connection.default_channel.client.flushdb()
+    name = f"g2rpo_test_{uuid.uuid4().hex}"
+    with admin.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name} TEMPLATE {template}"))
+    url = admin.url.set(database=name).render_as_string(hide_password=False)
+    database = connect(Settings(database_url=url, broker_url=broker_url, data_dir=tmp_path_factory.mktemp("workers")))
+    yield database
     database.close()
+    with admin.connect() as connection:
+        connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture(scope="module")
+def eventually(eventually: Eventually) -> Eventually:
+    """Waits until a condition holds, and looks ten times a second: a look is a query beside those of the workers."""
+
+    def wait(condition: Callable[[], object]) -> None:
+        def look() -> bool:
+            if condition():
+                return True
+            time.sleep(0.1)
+            return False
+
+        eventually(look)
+
+    return wait
+
+
+@pytest.fixture(scope="module")
+def started(database: Database) -> Iterator[Workers]:
+    """The workers of all tests here."""
+    workers = Workers(database)
+    yield workers
+    workers.stop()
+
+
+@pytest.fixture
+def workers(started: Workers, eventually: Eventually) -> Iterator[Workers]:
+    """Both workers, running and with nothing to do, before and after the test."""
+    started.start_missing(eventually)
+    yield started
+    database = started.database
+    for run in rows(database, Run):
+        if run.status not in TERMINAL:
+            with database.transaction() as session:
+                service_jobs.cancel(session, Run, run.id)
+    eventually(lambda: all(run.status in TERMINAL for run in rows(database, Run)))
 
 
 @pytest.fixture
@@ -115,14 +177,22 @@ def add(database: Database, behaviour: str = "finishes") -> uuid.UUID:
     return run.id
 
 
-def rows(database: Database, model: type[Any]) -> list[Any]:
+def rows(database: Database, model: type[Any], of: Collection[uuid.UUID] | None = None) -> list[Any]:
+    """All rows, or those of these runs."""
+    query = select(model)
+    if of is not None:
+        query = query.where((model.id if model is Run else model.run_id).in_(of))
     with database.transaction() as session:
-        return list(session.scalars(select(model)))
+        return list(session.scalars(query))
 
 
 def run_of(database: Database, id: uuid.UUID) -> Run:
     with database.transaction() as session:
         return session.get_one(Run, id)
+
+
+def attempts_of(database: Database, id: uuid.UUID) -> list[Attempt]:
+    return sorted(rows(database, Attempt, [id]), key=lambda one: one.number)
 
 
 @contextlib.contextmanager
@@ -139,7 +209,7 @@ def noise(database: Database, valkey: "redis.Redis[bytes]") -> Iterator[None]:
                 break
             valkey.delete("train")
             if round_ % 3 == 2:
-                valkey.flushall()
+                valkey.flushdb()
             if ended.wait(0.3):
                 break
         queue.close()
@@ -154,27 +224,24 @@ def noise(database: Database, valkey: "redis.Redis[bytes]") -> Iterator[None]:
 
 
 class TestMessages:
-    def test_fifty_jobs_run_once_each_though_messages_are_doubled_and_lost(
+    def test_thirty_jobs_run_once_each_though_messages_are_doubled_and_lost(
         self, workers: Workers, valkey: Any, eventually: Eventually
     ) -> None:
         database = workers.database
-        ids = {add(database) for _ in range(50)}
-        workers.start()
-        workers.start()
-
         with noise(database, valkey):
-            eventually(lambda: {run.status for run in rows(database, Run)} == {JobStatus.SUCCEEDED})
+            ids = {add(database) for _ in range(30)}
+            eventually(lambda: {run.status for run in rows(database, Run, ids)} == {JobStatus.SUCCEEDED})
 
-        assert {run.id: run.attempt for run in rows(database, Run)} == dict.fromkeys(ids, 1)
-        attempts = rows(database, Attempt)
+        assert {run.id: run.attempt for run in rows(database, Run, ids)} == dict.fromkeys(ids, 1)
+        attempts = rows(database, Attempt, ids)
         assert Counter(attempt.run_id for attempt in attempts) == Counter(ids)
         for model, of_each in ((Metric, 6), (RewardGroup, 3), (Sample, 1), (Checkpoint, 1), (LogChunk, 1)):
-            assert Counter(row.run_id for row in rows(database, model)) == dict.fromkeys(ids, of_each), model
-        said = [row.data["status"] for row in rows(database, RunEvent) if row.type == "status"]
-        assert Counter(said) == {"starting": 50, "running": 50, "succeeded": 50}
+            assert Counter(row.run_id for row in rows(database, model, ids)) == dict.fromkeys(ids, of_each), model
+        said = [row.data["status"] for row in rows(database, RunEvent, ids) if row.type == "status"]
+        assert Counter(said) == {"starting": 30, "running": 30, "succeeded": 30}
 
         by_worker = {name: [one for one in attempts if one.worker == name] for name in {a.worker for a in attempts}}
-        assert len(by_worker) == 2
+        assert {workers.name_of(worker) for worker in by_worker} == set(CLOCKS)
         for own in by_worker.values():
             in_order = sorted(own, key=lambda one: one.started_at)
             assert all(one.ended_at <= other.started_at for one, other in itertools.pairwise(in_order))
@@ -183,46 +250,39 @@ class TestMessages:
 class TestClocks:
     """One worker's clock is five hours fast, the other's seven hours slow."""
 
-    @pytest.fixture
-    def skewed(self, workers: Workers, eventually: Eventually) -> Workers:
-        workers.start(5 * HOURS)
-        workers.start(-7 * HOURS)
-        eventually(lambda: len(rows(workers.database, Worker)) == 2)
-        return workers
-
-    def test_their_clocks_are_wrong_indeed(self, skewed: Workers) -> None:
-        lines = [skewed.log(number).read_text().splitlines() for number in (0, 1)]
-        told = [next(json.loads(line)["time"] for line in own if line.startswith("{")) for own in lines]
+    def test_their_clocks_are_wrong_indeed(self, workers: Workers) -> None:
+        lines = [workers.log(name).read_text().splitlines() for name in ("fast", "slow")]
+        # The newest: a worker may have been started again since the first.
+        told = [[json.loads(line)["time"] for line in own if line.startswith("{")][-1] for own in lines]
         fast, slow = (datetime.fromisoformat(time) for time in told)
         assert timedelta(hours=11) < fast - slow < timedelta(hours=13)
 
-    def test_a_lease_holds_as_long_as_it_is_renewed(self, skewed: Workers, eventually: Eventually) -> None:
-        database = skewed.database
+    def test_a_lease_holds_as_long_as_it_is_renewed(self, workers: Workers, eventually: Eventually) -> None:
+        database = workers.database
         ids = [add(database, "cancels"), add(database, "cancels")]
-        eventually(lambda: {run.status for run in rows(database, Run)} == {JobStatus.RUNNING})
+        eventually(lambda: {run.status for run in rows(database, Run, ids)} == {JobStatus.RUNNING})
 
-        with database.transaction() as session:
-            first = session.scalars(select(func.min(Run.lease_expires_at))).one()
+        first = min(run.lease_expires_at for run in rows(database, Run, ids))
         # Three leases later each still has its own.
-        eventually(
-            lambda: min(run.lease_expires_at for run in rows(database, Run)) > first + timedelta(seconds=9)
-        )  # fmt: skip
-        assert {run.attempt for run in rows(database, Run)} == {1}
+        later = first + timedelta(seconds=3 * LEASE_SECONDS)
+        eventually(lambda: min(run.lease_expires_at for run in rows(database, Run, ids)) > later)
+        assert {run.attempt for run in rows(database, Run, ids)} == {1}
         with database.transaction() as session:
-            left = session.scalars(select(Run.lease_expires_at - func.now())).all()
+            left = session.scalars(select(Run.lease_expires_at - func.now()).where(Run.id.in_(ids))).all()
         assert all(timedelta() < one <= timedelta(seconds=LEASE_SECONDS) for one in left)
 
         for id in ids:
             with database.transaction() as session:
                 service_jobs.cancel(session, Run, id)
-        eventually(lambda: {run.status for run in rows(database, Run)} == {JobStatus.CANCELLED})
+        eventually(lambda: {run.status for run in rows(database, Run, ids)} == {JobStatus.CANCELLED})
 
-    @pytest.mark.parametrize("killed", [0, 1], ids=["the fast one dies", "the slow one dies"])
+    @pytest.mark.parametrize("killed", CLOCKS)
     def test_the_dead_ones_job_is_taken_by_the_other_when_the_lease_is_over(
-        self, skewed: Workers, eventually: Eventually, killed: int
+        self, workers: Workers, eventually: Eventually, killed: str
     ) -> None:
-        database = skewed.database
-        dying, other = skewed.running[killed], skewed.running[1 - killed]
+        database = workers.database
+        (survivor,) = CLOCKS.keys() - {killed}
+        dying, other = workers.running[killed], workers.running[survivor]
         os.kill(other.pid, signal.SIGSTOP)
         id = add(database, "cancels")
         eventually(lambda: run_of(database, id).status is JobStatus.RUNNING)
@@ -231,24 +291,39 @@ class TestClocks:
         os.kill(other.pid, signal.SIGCONT)
 
         eventually(lambda: run_of(database, id).attempt == 2)
-        first, second = sorted(rows(database, Attempt), key=lambda one: one.number)
+        first, second = attempts_of(database, id)
         assert before <= first.ended_at <= second.started_at
         assert (first.outcome, first.lost) == ("interrupted", True)
-        assert [str(pid) in worker.worker for pid, worker in ((dying.pid, first), (other.pid, second))] == [True] * 2
-        with database.transaction() as session:
-            service_jobs.cancel(session, Run, id)
+        assert [workers.name_of(one.worker) for one in (first, second)] == [killed, survivor]
 
-    def test_results_and_times_are_the_databases(self, skewed: Workers, eventually: Eventually) -> None:
-        database = skewed.database
-        for _ in range(4):
-            add(database)
-        eventually(lambda: {run.status for run in rows(database, Run)} == {JobStatus.SUCCEEDED})
+    def test_results_and_times_are_the_databases(self, workers: Workers, eventually: Eventually) -> None:
+        database = workers.database
+        ids = [add(database) for _ in range(4)]
+        eventually(lambda: {run.status for run in rows(database, Run, ids)} == {JobStatus.SUCCEEDED})
 
-        times = [time for run in rows(database, Run) for time in (run.started_at, run.ended_at)]
-        times += [time for one in rows(database, Attempt) for time in (one.started_at, one.ended_at)]
-        times += [worker.heartbeat_at for worker in rows(database, Worker)]
-        times += [event.time for event in rows(database, RunEvent)]
+        times = [time for run in rows(database, Run, ids) for time in (run.started_at, run.ended_at)]
+        times += [time for one in rows(database, Attempt, ids) for time in (one.started_at, one.ended_at)]
+        times += [worker.heartbeat_at for worker in rows(database, Worker) if workers.name_of(worker.name)]
+        times += [event.time for event in rows(database, RunEvent, ids)]
         with database.transaction() as session:  # last: workers report while the rows are read
             now = session.scalars(select(func.now())).one()
         assert all(timedelta() <= now - time < timedelta(minutes=5) for time in times)
-        assert {run.attempt for run in rows(database, Run)} == {1}
+        assert {run.attempt for run in rows(database, Run, ids)} == {1}
+
+
+def test_a_worker_that_is_told_to_leave_gives_its_job_up_saved_and_the_other_goes_on(
+    workers: Workers, eventually: Eventually
+) -> None:
+    database = workers.database
+    id = add(database, "pauses")
+    eventually(lambda: run_of(database, id).status is JobStatus.RUNNING)
+    leaving = workers.name_of(attempts_of(database, id)[0].worker)
+    assert leaving is not None
+    workers.running[leaving].terminate()
+
+    eventually(lambda: run_of(database, id).status is JobStatus.SUCCEEDED)
+    assert workers.running[leaving].wait(60) == 0
+    first, second = attempts_of(database, id)
+    assert (first.outcome, first.lost) == ("interrupted", False)
+    assert (second.outcome, second.resumed_at) == ("succeeded", 1)
+    assert workers.name_of(second.worker) not in (None, leaving)
