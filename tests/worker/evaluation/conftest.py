@@ -11,14 +11,19 @@ from worker.entrypoints import evaluate
 Attempt = Callable[..., tuple[int, Path]]
 
 
-@pytest.fixture
-def attempt(tmp_path: Path) -> Attempt:
-    """Carries out a job; the exit status, and the attempt's directory."""
+def attempts_in(directory: Path) -> Attempt:
+    """Carries out jobs in directories below this one; the exit status, and the attempt's directory."""
 
     def carry_out(job: EvaluationJob, name: str = "attempt", *options: str) -> tuple[int, Path]:
-        out = tmp_path / name
-        file = tmp_path / f"{name}.json"
+        out = directory / name
+        file = directory / f"{name}.json"
         file.write_text(job.model_dump_json(), encoding="utf-8")
         return evaluate.main([str(file), "--out", str(out), "--device", "cpu", *options]), out
 
     return carry_out
+
+
+@pytest.fixture
+def attempt(tmp_path: Path) -> Attempt:
+    """Carries out a job in the test's own directory."""
+    return attempts_in(tmp_path)

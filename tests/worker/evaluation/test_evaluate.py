@@ -6,11 +6,11 @@ import logging
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -23,7 +23,7 @@ from service.contracts.catalog import load_catalog
 from service.contracts.evaluations import EvaluationEventLine, EvaluationJob, PictureName
 from service.contracts.generations import GenerationSpec
 from service.contracts.jobs import PARENT_FD, Control
-from tests.worker.evaluation.conftest import Attempt
+from tests.worker.evaluation.conftest import Attempt, attempts_in
 from tests.worker.evaluation.judge_server import Asked, JudgeServer, Reply, Serve, judged, says
 from tests.worker.evaluation.setting import entry, events, go_on, job, place_of, places
 from tests.worker.training.miniature import trainer
@@ -59,10 +59,26 @@ def failed(directory: Path) -> dict[str, Any]:
 
 
 class TestWhole:
-    def test_every_picture_is_drawn_and_judged(self, serve: Serve, attempt: Attempt) -> None:
-        server = serve()
+    """One attempt at a whole job, and what it wrote."""
+
+    @pytest.fixture(scope="class")
+    def carried_out(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EvaluationJob, int, Path]]:
+        """The job, the exit status and the attempt's directory."""
+        server = JudgeServer()
         whole = job(entry(server.url, concurrency=3), rewards=["clip_score", "shapes_verifier"])
-        status, out = attempt(whole)
+        yield whole, *attempts_in(tmp_path_factory.mktemp("whole"))(whole)
+        server.close()
+
+    @pytest.fixture
+    def whole(self, carried_out: tuple[EvaluationJob, int, Path]) -> EvaluationJob:
+        return carried_out[0]
+
+    @pytest.fixture
+    def out(self, carried_out: tuple[EvaluationJob, int, Path]) -> Path:
+        return carried_out[2]
+
+    def test_every_picture_is_drawn_and_judged(self, carried_out: tuple[EvaluationJob, int, Path]) -> None:
+        whole, status, out = carried_out
         assert status == 0
         drawn, answers = events(out, "picture"), events(out, "answer")
         assert [place_of(event) for event in drawn] == places(whole)
@@ -74,26 +90,20 @@ class TestWhole:
         finished = events(out)[-1]
         assert (finished["type"], finished["outcome"], finished["step"]) == ("finished", "succeeded", 6)
 
-    def test_files_are_what_was_told(self, attempt: Attempt) -> None:
-        whole = job(None, rewards=["shapes_verifier"])
-        _, out = attempt(whole)
+    def test_files_are_what_was_told(self, whole: EvaluationJob, out: Path) -> None:
         found = files(out)
         assert found.keys() == {f"{index}_{image}.png" for index, image in places(whole)}
         for event in events(out, "picture"):
             data = found[f"{event['index']}_{event['image']}.png"]
             assert (event["sha256"], event["size"]) == (hashlib.sha256(data).hexdigest(), len(data))
 
-    def test_pictures_are_those_of_a_generation(self, attempt: Attempt) -> None:
-        whole = job(None, rewards=["shapes_verifier"])
-        _, out = attempt(whole)
+    def test_pictures_are_those_of_a_generation(self, whole: EvaluationJob, out: Path) -> None:
         prompts = tuple(prompt.text for prompt in whole.benchmark.prompts)
         same = GenerationSpec(prompts=prompts, num_images=2, seed=whole.spec.seed, steps=2)
         drawn = list(Generator("cpu").generate(same, {"base": None}))
         assert [pixels(file) for file in in_order(whole, out)] == [pixels(image.png) for image in drawn]
 
-    def test_a_file_says_what_it_shows(self, attempt: Attempt) -> None:
-        whole = job(None, rewards=["shapes_verifier"])
-        _, out = attempt(whole)
+    def test_a_file_says_what_it_shows(self, whole: EvaluationJob, out: Path) -> None:
         with Image.open(out / "pictures" / "7_1.png") as picture:
             assert picture.text == {  # type: ignore[attr-defined]
                 "prompt": whole.benchmark.prompts[1].text,
@@ -105,25 +115,21 @@ class TestWhole:
                 "image": "1",
             }
 
-    def test_events_are_of_the_contract(self, serve: Serve, attempt: Attempt) -> None:
-        _, out = attempt(job(entry(serve().url)))
+    def test_events_are_of_the_contract(self, out: Path) -> None:
         read = [EvaluationEventLine.validate_json(line) for line in (out / "events.jsonl").read_bytes().splitlines()]
         first, second, *others, last = [event.type for event in read]
         assert (first, second, last) == ("progress", "started", "finished")
         assert set(others) == {"picture", "answer", "progress"}
 
-    def test_provenance_says_what_was_measured_with_what(self, serve: Serve, attempt: Attempt) -> None:
-        whole = job(entry(serve().url), rewards=["clip_score"])
-        _, out = attempt(whole)
+    def test_provenance_says_what_was_measured_with_what(self, whole: EvaluationJob, out: Path) -> None:
         (started,) = events(out, "started")
         found = started["provenance"]
-        assert found["weights"].keys() == {"shapes-flux", "clip_score"}
+        assert found["weights"].keys() == {"shapes-flux", "clip_score"}  # the verifier has none
         assert found["judge"] == {"name": "tester", "kind": "openai", "identity": "Looker-1"}
         assert found["benchmark"]["content_sha256"] == whole.benchmark.content_sha256
         assert (found["device"], found["precision"]) == ("cpu", "float32")
 
-    def test_progress_counts_finished_pictures(self, serve: Serve, attempt: Attempt) -> None:
-        _, out = attempt(job(entry(serve().url)))
+    def test_progress_counts_finished_pictures(self, out: Path) -> None:
         first, *_, last = events(out, "progress")
         assert (first["phase"], first["step"], first["max_steps"]) == ("loading", 0, 6)
         assert (last["phase"], last["step"], last["eta_seconds"]) == ("evaluation", 6, 0.0)
@@ -145,7 +151,8 @@ class TestCheckpoint:
     def test_its_weights_draw(self, attempt: Attempt, tmp_path: Path) -> None:
         run = tmp_path / "run"
         training = {"max_steps": 1, "learning_rate": 0.01}
-        trainer(run, training=training, checkpoints={"every": 1}, evaluation={"every": 0}).run()
+        little = {"every": 0, "pairs": 1, "final_pairs": 1, "samples": 0}
+        trainer(run, training=training, checkpoints={"every": 1}, evaluation=little).run()
         checkpoint = run / events(run, "checkpoint")[-1]["directory"]
         whole = job(None, checkpoint=UUID(int=7), rewards=["shapes_verifier"])
         status, out = attempt(whole, "attempt", "--checkpoint", str(checkpoint))
@@ -186,7 +193,7 @@ class TestAsking:
 
     def test_if_all_are_refused_the_judge_is_at_fault(self, serve: Serve, attempt: Attempt) -> None:
         server = serve(lambda _: Reply(400, b"this model takes no pictures"))
-        status, out = attempt(job(entry(server.url), prompts=20))
+        status, out = attempt(job(entry(server.url), prompts=10))
         end = failed(out)
         assert (status, end["code"], len(server.asked)) == (1, "judge_failed", 16)
         assert "tester" in end["detail"] and "this model takes no pictures" in end["detail"]
@@ -238,18 +245,18 @@ class TestAsking:
 
 class TestGoingOn:
     def test_what_is_missing_is_drawn_bit_for_bit_as_it_was(self, serve: Serve, attempt: Attempt) -> None:
-        whole = job(entry(serve().url, concurrency=4), prompts=70, rewards=["clip_score"])
+        whole = job(entry(serve().url, concurrency=4), prompts=36, rewards=["clip_score"])  # two batches
         _, out = attempt(whole)
         first = {place_of(event): event for event in events(out, "picture")}
-        kept = random.Random(1).sample(places(whole), 50)
+        kept = random.Random(1).sample(places(whole), 30)
         rest = whole.model_copy(update={"done": tuple(PictureName(index=i, image=j) for i, j in kept)})
         _, again = attempt(rest, "again")
         assert {place_of(event) for event in events(again, "picture")} == set(places(whole)) - set(kept)
         assert all(files(out)[name] == data for name, data in files(again).items())
         for event in events(again, "picture"):
             assert event["rewards"] == first[place_of(event)]["rewards"]
-        assert events(again, "started")[0]["resumed_at"] == 50
-        assert (events(again, "progress")[0]["step"], events(again)[-1]["step"]) == (50, 140)
+        assert events(again, "started")[0]["resumed_at"] == 30
+        assert (events(again, "progress")[0]["step"], events(again)[-1]["step"]) == (30, 72)
 
     def test_only_failures_are_asked_about_again(self, serve: Serve, attempt: Attempt) -> None:
         bad = {(0, 1), (7, 0)}
@@ -303,8 +310,16 @@ class TestGoingOn:
 class TestStopping:
     @pytest.mark.parametrize(("action", "outcome"), [("cancel", "cancelled"), ("pause", "paused")])
     def test_when_it_is_asked_to(
-        self, serve: Serve, attempt: Attempt, tmp_path: Path, action: Any, outcome: str
+        self,
+        serve: Serve,
+        attempt: Attempt,
+        tmp_path: Path,
+        action: Any,
+        outcome: str,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        monkeypatch.setattr("worker.evaluation.asking.LAST_ANSWERS_SECONDS", 0.2)  # for the one that does not come
+
         def plan(asked: Asked) -> Reply:
             if asked.number < 4:
                 return judged(asked)
@@ -369,7 +384,7 @@ class TestWrongJobs:
         assert (status, failed(out)["code"]) == (1, "bad_config")
 
 
-class TestKilled:
+class TestOrphaned:
     @pytest.fixture
     def held(self) -> threading.Event:
         """Set when the judge has answered seven times, and is asked once more."""
@@ -394,13 +409,18 @@ class TestKilled:
         environment = {**os.environ, "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": threads, **options.pop("env", {})}
         return subprocess.Popen(command, env=environment, **options)
 
-    def test_nothing_is_lost_but_what_was_in_flight(
+    def test_one_that_ends_with_its_parent_loses_nothing_but_what_was_in_flight(
         self, server: JudgeServer, held: threading.Event, attempt: Attempt, tmp_path: Path
     ) -> None:
-        whole, out = job(entry(server.url), prompts=6), tmp_path / "killed"
-        with self.start(whole, out) as child:
+        reading, writing = os.pipe()
+        whole, out = job(entry(server.url), prompts=6), tmp_path / "orphan"
+        with self.start(whole, out, env={PARENT_FD: str(reading)}, pass_fds=(reading,)) as child:
+            os.close(reading)
             assert held.wait(180)
-            child.send_signal(signal.SIGKILL)
+            os.close(writing)  # as a parent's death does; the child ends at once, as if it were killed
+            assert child.wait(60) == 1
+        assert events(out)[-1]["type"] not in ("finished", "failed")
+
         server.plan = judged
         in_flight = server.asked[7].body
         rest = go_on(whole, [out])
@@ -413,13 +433,3 @@ class TestKilled:
         assert twice == [in_flight]
         _, uninterrupted = attempt(whole, "uninterrupted")
         assert files(again) == files(uninterrupted)
-
-    def test_it_ends_with_its_parent(self, server: JudgeServer, held: threading.Event, tmp_path: Path) -> None:
-        reading, writing = os.pipe()
-        whole, out = job(entry(server.url), prompts=6), tmp_path / "orphan"
-        with self.start(whole, out, env={PARENT_FD: str(reading)}, pass_fds=(reading,)) as child:
-            os.close(reading)
-            assert held.wait(180)
-            os.close(writing)
-            assert child.wait(60) == 1
-        assert events(out)[-1]["type"] not in ("finished", "failed")

@@ -1,6 +1,7 @@
 """The judge behind the OpenAI chat protocol, asked on a real connection."""
 
 import io
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -224,10 +225,12 @@ class TestFaults:
 
     def test_patience_begins_anew_with_every_answer(self, serve: Serve) -> None:
         server = serve(lambda asked: judged(asked) if asked.number % 4 == 3 else Reply(500))
-        asking = judge(server.url, patience_seconds=1.0)
-        for _ in range(200):  # longer, together, than the patience
+        asking = OpenAIJudge(entry(server.url, patience_seconds=1.0), benchmark().judge, first_wait=0.03)
+        begun = time.monotonic()
+        for _ in range(6):  # each waits 0.03 + 0.06 + 0.12 seconds, or a little more
             assert asking.ask(PROMPT, png()).verdict.scores == (1, 0, 1)
-        assert len(server.asked) == 800
+        assert len(server.asked) == 24
+        assert time.monotonic() - begun > 1.0  # longer, together, than the patience
 
     @pytest.mark.parametrize("status", [301, 401, 402, 403, 404, 405])
     def test_one_that_is_set_up_wrongly_is_not_waited_for(self, serve: Serve, status: int) -> None:

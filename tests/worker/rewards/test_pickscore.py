@@ -9,7 +9,7 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, CLIPTokenizer
 
 from service.contracts.catalog import RewardEntry, Source
-from worker.rewards import load_reward
+from worker.rewards import Reward, load_reward
 from worker.rewards.pickscore import PickScoreReward
 
 PROMPTS = ["a fox in snow", "“Curly” &amp; quotes"]
@@ -40,24 +40,33 @@ def entry(weights: Path, vocabulary: Path) -> RewardEntry:
     )
 
 
+@pytest.fixture(scope="module")
+def reward(entry: RewardEntry) -> Reward:
+    return load_reward(entry, torch.device("cpu"))
+
+
+@pytest.fixture(scope="module")
+def original(weights: Path) -> CLIPModel:
+    return CLIPModel.from_pretrained(weights).eval()
+
+
 @pytest.mark.parametrize(("width", "height"), [(56, 56), (80, 59), (57, 90), (200, 131), (7, 5)])
 def test_the_value_is_transformers_own(
-    entry: RewardEntry, weights: Path, vocabulary: Path, width: int, height: int
+    reward: Reward, original: CLIPModel, vocabulary: Path, width: int, height: int
 ) -> None:
     levels = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
     given = torch.from_numpy(levels).permute(2, 0, 1)[None].float().expand(2, -1, -1, -1) / 255
-    values = load_reward(entry, torch.device("cpu")).score(given, PROMPTS)
+    values = reward.score(given, PROMPTS)
 
-    model = CLIPModel.from_pretrained(weights).eval()
     processor = CLIPImageProcessorPil(size={"shortest_edge": 56}, crop_size={"height": 56, "width": 56})
     text = CLIPTokenizer.from_pretrained(vocabulary)(
         PROMPTS, padding=True, truncation=True, max_length=77, return_tensors="pt"
     )
     with torch.no_grad():
-        images = model.get_image_features(**processor(Image.fromarray(levels), return_tensors="pt")).pooler_output
-        texts = model.get_text_features(**text).pooler_output
+        images = original.get_image_features(**processor(Image.fromarray(levels), return_tensors="pt")).pooler_output
+        texts = original.get_text_features(**text).pooler_output
         images, texts = images / images.norm(dim=-1, keepdim=True), texts / texts.norm(dim=-1, keepdim=True)
-        own = model.logit_scale.exp() * (texts @ images.T)[:, 0]
+        own = original.logit_scale.exp() * (texts @ images.T)[:, 0]
     torch.testing.assert_close(values, own, rtol=0, atol=1e-4)
 
 
@@ -67,5 +76,5 @@ def test_no_safetensors_is_said(vocabulary: Path) -> None:
         load_reward(RewardEntry(name="pickscore", kind="pickscore", source=source), torch.device("cpu"))
 
 
-def test_it_is_a_kind_of_its_own(entry: RewardEntry) -> None:
-    assert isinstance(load_reward(entry, torch.device("cpu")), PickScoreReward)
+def test_it_is_a_kind_of_its_own(reward: Reward) -> None:
+    assert isinstance(reward, PickScoreReward)
