@@ -15,8 +15,12 @@ from typing import Any
 import psutil
 import pytest
 from sqlalchemy import create_engine, text
+from typer.testing import CliRunner, Result
 
+from service.cli import app
 from service.client import Client
+
+pytestmark = pytest.mark.long
 
 Eventually = Callable[[Callable[[], object]], None]
 
@@ -90,87 +94,81 @@ def occupied_ports() -> Iterator[None]:
         yield
 
 
-def test_ctrl_c_stops_everything_and_the_next_up_goes_on(
+@pytest.mark.timeout(600)
+def test_one_up_after_another_goes_on_after_a_kill_and_after_ctrl_c_and_none_leaves_anything_behind(
     up: Callable[..., Up], occupied_ports: None, eventually: Eventually
 ) -> None:
+    """One test: each of the three starts of all processes takes ten seconds of processor time."""
     first = up()
     with Client(first.url) as client:
         run = client.create_run({"name": "kept", "model": "shapes-flux"})
         client.cancel(run.id)
         eventually(lambda: {worker.queue for worker in client.catalog().workers} == {"train", "generate", "evaluate"})
-    everything = first.descendants()
-    assert len(everything) > 5
 
-    first.process.send_signal(signal.SIGINT)
-    first.process.send_signal(signal.SIGINT)
-    assert first.process.wait(60) == 0
-    assert running(everything) == []
-    assert list(Path(first.data).glob("*/sockets")) == []
-
-    with Client(up().url) as client:
-        assert client.run(run.id).name == "kept"
-
-
-def test_a_killed_up_leaves_nothing_behind(up: Callable[..., Up], eventually: Eventually) -> None:
-    first = up()
-    everything = first.descendants()
-
-    first.process.kill()
-    first.process.wait()
-
-    eventually(lambda: running(everything) == [])
-    assert up().url
-
-
-def test_a_part_that_dies_is_started_again_and_a_second_up_is_refused(
-    up: Callable[..., Up], eventually: Eventually
-) -> None:
-    first = up()
+    # Parts that die are started again, and another `up` is refused meanwhile.
     api, server = first.part("service.embedded.api"), first.part("postgres", "cluster")
     api.kill()
     server.kill()
+    assert "in use by another process" in refused_up(first.data).stderr
+    eventually(lambda: running([api, server]) == [] and names(first) == ["kept"])
 
-    second = subprocess.run(
-        [sys.executable, "-m", "service.cli", "up", "--port", "0", "--data", str(first.data)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "1000"},
-    )
+    everything = first.descendants()
+    assert len(everything) > 5
+    first.process.kill()
+    first.process.wait()
+    eventually(lambda: running(everything) == [])
 
-    assert second.returncode == 2
-    assert "in use by another process" in second.stderr
+    second = up()
+    assert names(second) == ["kept"]
+    everything = second.descendants()
+    assert len(everything) > 5
+    second.process.send_signal(signal.SIGINT)
+    second.process.send_signal(signal.SIGINT)
+    assert second.process.wait(60) == 0
+    assert running(everything) == []
+    assert list(second.data.glob("*/sockets")) == []
 
-    eventually(lambda: running([api, server]) == [] and answers(first))
+    third = up()
+    assert names(third) == ["kept"]
 
-
-def answers(up: Up) -> bool:
-    """Whether API and database serve."""
-    with contextlib.suppress(Exception), Client(up.url) as client:
-        return list(client.runs()) == []
-    return False
-
-
-def test_a_part_that_cannot_be_started_again_yet_is_tried_again(up: Callable[..., Up], eventually: Eventually) -> None:
-    first = up()
-    server, api = first.part("postgres", "cluster"), first.part("service.embedded.api")
-    with (first.data / "postgres" / "lock").open("rb+") as held:
+    # A part that cannot be started again yet is tried again.
+    server, api = third.part("postgres", "cluster"), third.part("service.embedded.api")
+    with (third.data / "postgres" / "lock").open("rb+") as held:
         server.kill()
         fcntl.flock(held, fcntl.LOCK_EX)  # as a helper of the killed server has it that is slow to end
-        said_of(first, "postgres could not be started")
+        said_of(third, "postgres could not be started")
 
-    log = first.data / "logs" / "api.log"
+    log = third.data / "logs" / "api.log"
     log.rename(log.with_suffix(".kept"))
     log.mkdir()  # as on a disk that takes no file
     api.kill()
-    said_of(first, "api could not be started")
+    said_of(third, "api could not be started")
     log.rmdir()
-    eventually(lambda: answers(first))
+    eventually(lambda: names(third) == ["kept"])
+
+
+def names(up: Up) -> list[str] | None:
+    """The names of the runs, as API and database tell them; None while these do not serve."""
+    with contextlib.suppress(Exception), Client(up.url) as client:
+        return [run.name for run in client.runs()]
+    return None
 
 
 def said_of(up: Up, words: str) -> None:
     """Wait until it has printed `words`; AssertionError once it has ended."""
     assert up.process.stderr is not None
     assert any(words in line for line in up.process.stderr), words
+
+
+def refused_up(data: Path, port: int = 0, **environment: str) -> Result:
+    """`g2rpo up` in this process, with these variables alone of ours; it must be refused."""
+    others = {name: None for name in os.environ if name.startswith("G2RPO_")}
+    words = ["up", "--port", str(port), "--data", str(data)]
+    refused = CliRunner().invoke(app, words, env={**others, "COLUMNS": "1000", **environment})
+    assert refused.exit_code == 2, refused.output
+    assert refused.exception is None or isinstance(refused.exception, SystemExit)
+    assert "Traceback" not in refused.output
+    return refused
 
 
 def test_a_port_that_is_taken_is_an_error_that_says_so(tmp_path: Path) -> None:
@@ -189,6 +187,7 @@ def test_a_port_that_is_taken_is_an_error_that_says_so(tmp_path: Path) -> None:
     assert refused.returncode == 2
     assert f"port {port} of 127.0.0.1" in refused.stderr
     assert "--port" in refused.stderr
+    assert "Traceback" not in refused.stderr
 
 
 @pytest.mark.parametrize(
@@ -209,17 +208,9 @@ def test_a_port_that_is_taken_is_an_error_that_says_so(tmp_path: Path) -> None:
 def test_what_keeps_it_from_starting_is_named_with_a_remedy(
     tmp_path: Path, variable: str, value: str, told: list[str]
 ) -> None:
-    refused = subprocess.run(
-        [sys.executable, "-m", "service.cli", "up", "--port", "0", "--data", str(tmp_path / "data")],
-        capture_output=True,
-        text=True,
-        env={name: one for name, one in os.environ.items() if not name.startswith("G2RPO_")} | {variable: value},
-    )
-
-    assert refused.returncode == 2, refused.stderr
+    refused = refused_up(tmp_path / "data", **{variable: value})
     assert all(words in refused.stderr for words in told), refused.stderr
-    assert "hunter2" not in refused.stderr
-    assert "Traceback" not in refused.stderr
+    assert "hunter2" not in refused.output
 
 
 def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path, new_database_url: str, broker_url: str) -> None:
@@ -227,16 +218,10 @@ def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path, new_databas
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
     own = {"G2RPO_DATABASE_URL": new_database_url, "G2RPO_BROKER_URL": broker_url}
-    refused = subprocess.run(
-        [sys.executable, "-m", "service.cli", "up", "--port", "0", "--data", str(tmp_path / "data")],
-        capture_output=True,
-        text=True,
-        env=os.environ | own,
-    )
+    refused = refused_up(tmp_path / "data", **own)
     with engine.begin() as connection:
         assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
     engine.dispose()
 
-    assert refused.returncode == 2
     assert "the schema is at 9999" in refused.stderr
     assert "a newer version of the service made it" in refused.stderr
