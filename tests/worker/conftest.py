@@ -1,7 +1,11 @@
 """Engine tests run on one thread: their batches are too small to gain from two, and the machine may be busy."""
 
 import gc
+import os
+import shutil
+import sysconfig
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import structlog
@@ -19,6 +23,15 @@ def pytest_collection_finish() -> None:
     """Have collections of garbage pass over what was imported, half a million objects, each time a quarter second."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def compiler() -> None:
+    """What torch.compile needs for a CPU: a C++ compiler and Python's headers."""
+    if shutil.which(os.environ.get("CXX", "g++")) is None:
+        pytest.skip("needs a C compiler: install gcc with g++, or name another in CXX")
+    if not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        pytest.skip("needs Python's header files for what it compiles: install python3-dev")
 
 
 @pytest.fixture

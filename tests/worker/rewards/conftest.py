@@ -79,7 +79,7 @@ def clip_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """CLIP's own, made of the file in the wheel `open_clip_torch`, which is read and not imported."""
     spec = find_spec("open_clip")
     if spec is None or not spec.submodule_search_locations:
-        pytest.skip("CLIP's vocabulary is not here; `pip install --no-deps open_clip_torch` brings it")
+        pytest.skip("needs CLIP's vocabulary: pip install --no-deps -r tests/requirements-vocabulary.txt")
     packed = Path(spec.submodule_search_locations[0], "bpe_simple_vocab_16e6.txt.gz")
     lines = gzip.decompress(packed.read_bytes()).decode().split("\n")
     return _write_vocabulary(tmp_path_factory.mktemp("clip_vocabulary"), lines[1 : 49_152 - 256 - 2 + 1])
