@@ -51,7 +51,7 @@ class DemoFailed(Exception):
 
 
 @dataclass
-class _Seconds:
+class Seconds:
     """Wall-clock seconds by phase."""
 
     phases: dict[str, float] = field(default_factory=dict)
@@ -68,7 +68,7 @@ class _Seconds:
 def run(spec: Mapping[str, Any], out: Path, data: Path) -> int:
     """Run the demonstration and return the exit status. Figures and report.json are written to `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    seconds, before = _Seconds(), processor()
+    seconds, before = Seconds(), processor()
     begun = time.perf_counter()
     stack = Stack(data, port=0, say=lambda line: console.print(line, highlight=False, style="dim", soft_wrap=True))
     try:
@@ -77,7 +77,7 @@ def run(spec: Mapping[str, Any], out: Path, data: Path) -> int:
                 stack.__enter__()
             try:
                 with Client(stack.url) as client:
-                    report = _demonstrate(client, stack, spec, out, seconds)
+                    report = demonstrate(client, stack.url, spec, out, seconds)
                 parts = {name: processor(pid) for name, pid in stack.processes.items()}
             finally:
                 with seconds.phase("stop"):
@@ -102,8 +102,12 @@ def run(spec: Mapping[str, Any], out: Path, data: Path) -> int:
     return 0
 
 
-def _demonstrate(client: Client, stack: Stack, spec: Mapping[str, Any], out: Path, seconds: _Seconds) -> dict[str, Any]:
-    console.print(f"the service answers at {stack.url}", highlight=False)
+def demonstrate(client: Client, url: str, spec: Mapping[str, Any], out: Path, seconds: Seconds) -> dict[str, Any]:
+    """Run the demonstration on the service that `client` talks to, at `url`. Returns what the report says of it.
+
+    Figures are written to `out`. Raises DemoFailed.
+    """
+    console.print(f"the service answers at {url}", highlight=False)
     _cancel_leftovers(client)
     spec = {**spec, "labels": {**spec.get("labels", {}), **LABEL}}
     plan = client.plan(spec)

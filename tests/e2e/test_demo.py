@@ -1,4 +1,7 @@
-"""`g2rpo demo`, in miniature: one command from nothing to figures, and nothing left running."""
+"""`g2rpo demo`, in miniature: one command from nothing to figures, and nothing left running.
+
+`tests/integration/test_demo.py` has the demonstration on a service that runs.
+"""
 
 import json
 import os
@@ -7,6 +10,9 @@ import sys
 from pathlib import Path
 
 import psutil
+import pytest
+
+pytestmark = pytest.mark.slow
 
 SETTINGS = [
     "sampling.steps=3",

@@ -1,12 +1,25 @@
-"""The whole service, once for all tests here: PostgreSQL, Valkey, API and workers, with leases that end soon."""
+"""One running service for all tests here: PostgreSQL, Valkey, API and workers, with leases that end soon.
 
-from collections.abc import Iterator
+A training process takes seconds to load, so tests share runs: `finished`, which is not disturbed, and `sent`, whose
+prompts come over HTTP. What a test changes belongs to it alone.
+"""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner, Result
 
-from service.client import Client
+from service.cli import app
+from service.client import ApiError, Client
+from service.contracts.status import TERMINAL, JobStatus
 from service.embedded.stack import Stack
+from service.runs.schemas import RunView
+from worker.shapes.bench.sampling import train_prompts
 
 TINY: dict[str, Any] = {
     "preset": "shapes",
@@ -18,9 +31,9 @@ TINY: dict[str, Any] = {
 }
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The service, running."""
+    """The service, running. It is requested first (autouse), so that a test that fails in any other fixture has it."""
     with pytest.MonkeyPatch.context() as environment:
         for name in ("G2RPO_DATABASE_URL", "G2RPO_BROKER_URL"):
             environment.delenv(name, raising=False)
@@ -28,15 +41,42 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         environment.setenv("G2RPO_LEASE_SECONDS", "4")
         environment.setenv("G2RPO_RENEW_SECONDS", "1")
         environment.setenv("G2RPO_RECONCILE_SECONDS", "1")
+        environment.setenv("G2RPO_WORKER_TIMEOUT_SECONDS", "20")  # a killed one is not listed for long
         with Stack(tmp_path_factory.mktemp("stack") / "data", port=0) as running:
             yield running
 
 
 @pytest.fixture
 def client(stack: Stack) -> Iterator[Client]:
-    """A client of it."""
+    """A client of the service. Runs that a failed test left unfinished are cancelled, so that others get the worker."""
     with Client(stack.url) as connected:
         yield connected
+        for run in connected.runs(status=sorted(set(JobStatus) - set(TERMINAL))):
+            connected.cancel(run.id)
+
+
+@pytest.fixture(scope="session")
+def eventually(eventually: Callable[[Callable[[], object]], None]) -> Callable[[Callable[[], object]], None]:
+    """Waits until a condition holds, and looks ten times a second: here a look is a request, which costs the service
+    time that the training process could use."""
+
+    def wait(condition: Callable[[], object]) -> None:
+        def look() -> bool:
+            if condition():
+                return True
+            time.sleep(0.1)
+            return False
+
+        eventually(look)
+
+    return wait
+
+
+@pytest.fixture
+def g2rpo(stack: Stack) -> Callable[..., Result]:
+    """Runs a command, as with G2RPO_URL set."""
+    environment = {"G2RPO_URL": stack.url, "COLUMNS": "300", "TERM": "dumb"}
+    return lambda *words, **options: CliRunner().invoke(app, [str(word) for word in words], env=environment, **options)
 
 
 @pytest.fixture(scope="session")
@@ -46,9 +86,41 @@ def tiny() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def finished(stack: Stack) -> Any:
+def finished(stack: Stack) -> RunView:
     """A tiny run that has succeeded."""
     with Client(stack.url) as connected:
         run = connected.wait_for_run(connected.create_run({**TINY, "name": "tiny"}).id, timeout=240, every=0.2)
     assert run.status == "succeeded", run.error
     return run
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A run on prompts that were sent over HTTP, and the names and prompts of its two sets."""
+
+    run: RunView
+    train: tuple[str, list[str]]
+    heldout: tuple[str, list[str]]
+    refusals: list[str]
+    """The codes of the answers to the deletion of its sets while the run had not ended."""
+
+
+@pytest.fixture(scope="session")
+def sent(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Sent:
+    """A tiny run of the second bundled model that has succeeded, on twelve prompts that were sent."""
+    file: Path = tmp_path_factory.mktemp("sent") / "sent.jsonl"
+    with Client(stack.url) as connected:
+        file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in train_prompts()[:12]))
+        made = connected.create_prompt_set(file, "sent", heldout=4).prompt_sets
+        train, heldout = ((part.name, [one.prompt for one in connected.prompts(part.name)]) for part in made)
+        world = {"model": "shapes-flux-2", "prompts": {"set": train[0]}, "rewards": [{"name": "clip_score_2"}]}
+        evaluated = {**TINY["evaluation"], "prompts": heldout[0]}
+        run = connected.create_run({**TINY, **world, "evaluation": evaluated, "name": "sent"})
+        refusals = []
+        for part in made:
+            with pytest.raises(ApiError) as refused:
+                connected.delete_prompt_set(part.name)
+            refusals.append(refused.value.code)
+        run = connected.wait_for_run(run.id, timeout=240, every=0.2)
+    assert run.status == "succeeded", run.error
+    return Sent(run, train, heldout, refusals)

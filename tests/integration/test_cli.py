@@ -7,30 +7,30 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner, Result
+from typer.testing import CliRunner
 
 from service.cli import app
-from service.client import Client, RunEvent
-from service.embedded.stack import Stack
+from service.client import Client
+from service.contracts.status import JobStatus
 
-
-@pytest.fixture
-def g2rpo(stack: Stack) -> Callable[..., Result]:
-    """Runs a command, as with G2RPO_URL set."""
-    environment = {"G2RPO_URL": stack.url, "COLUMNS": "300", "TERM": "dumb"}
-    return lambda *words, **options: CliRunner().invoke(app, [str(word) for word in words], env=environment, **options)
+pytestmark = pytest.mark.long
 
 
 class TestRuns:
-    def test_create_and_watch_a_run_from_a_file(self, g2rpo: Any, tiny: Any, finished: Any, tmp_path: Path) -> None:
+    def test_a_run_from_a_file_is_watched_until_it_fails_on_a_word_that_the_model_cannot_read(
+        self, g2rpo: Any, client: Client, tiny: Any, tmp_path: Path
+    ) -> None:
         file = tmp_path / "spec.yaml"
         file.write_text(yaml.safe_dump(tiny))
 
-        done = g2rpo("runs", "create", "--file", file, "--set", "training.max_steps=1", "--watch")
+        done = g2rpo("runs", "create", "--file", file, "--set", "prompts={items: [a xyzzy circle]}", "--watch")
 
-        assert done.exit_code == 0, done.output
-        assert "succeeded, step 1 of 1" in done.output
-        assert "95% interval" in done.output
+        assert done.exit_code == 1, done.output
+        assert "xyzzy" in done.output
+        run = client.run(done.output.split()[1])
+        assert run.status is JobStatus.FAILED and run.max_steps == 2
+        assert run.error is not None and run.error.code == "bad_config"
+        assert "xyzzy" in run.error.detail
 
     def test_a_spec_from_standard_input_that_is_refused_says_why(self, g2rpo: Any) -> None:
         done = g2rpo("runs", "create", "--file", "-", input=json.dumps({"algorithm": {"group_size": 1}}))
@@ -108,28 +108,29 @@ class TestOthers:
 
 
 class TestCourse:
-    def test_a_run_is_paused_resumed_saved_and_cancelled(self, g2rpo: Any, client: Client, tiny: Any) -> None:
+    def test_a_running_run_and_one_that_waits_are_cancelled_and_one_is_deleted(
+        self, g2rpo: Any, client: Client, tiny: Any, eventually: Callable[[Callable[[], object]], None]
+    ) -> None:
         long = {**tiny, "training": {**tiny["training"], "max_steps": 100_000}, "evaluation": {"every": 0}}
         id = g2rpo("runs", "create", "--file", "-", input=json.dumps(long)).output.strip()
-        next(event for event in client.events(id) if isinstance(event, RunEvent) and event.type == "checkpoint")
+        waiting = client.create_run(long)
+        eventually(lambda: "reward/clip_score" in client.run(id).metrics)
+        assert client.run(waiting.id).queue_position == 1
 
-        assert "is paus" in g2rpo("runs", "pause", id).output
-        assert f"run {id}: paused" in g2rpo("runs", "show", id, "--watch").output  # following ends at rest
-        assert g2rpo("runs", "resume", id).output.strip() == id
-        client.wait_for_run(id, 60, until={"running"})
-        assert "is running" in g2rpo("runs", "checkpoint", id).output
-        assert "is cancel" in g2rpo("runs", "cancel", id).output
-        client.wait_for_run(id, 60)
+        assert client.cancel(waiting.id).status is JobStatus.CANCELLED  # at once
+        assert "is cancelling" in g2rpo("runs", "cancel", id).output
+        first, second = client.cancel(id), client.cancel(id)
+        assert first.cancel_requested_at == second.cancel_requested_at is not None
+        run = client.wait_for_run(id, timeout=60, every=0.1)
+        assert run.status is JobStatus.CANCELLED
+        assert client.cancel(id).status is JobStatus.CANCELLED  # and it stays so
+        assert client.run(waiting.id).attempt == 0  # never taken
+
         listed = g2rpo("runs", "attempts", id).output
-        assert "paused" in listed and "cancelled" in listed and "cpu" in listed
+        assert "cancelled" in listed and "cpu" in listed
         assert g2rpo("runs", "delete", id, input="n\n").exit_code != 0
         assert g2rpo("runs", "delete", id, "--yes").exit_code == 0
         assert "there is no run" in g2rpo("runs", "show", id).output
-
-    def test_a_clone_is_followed_to_its_end(self, g2rpo: Any, finished: Any) -> None:
-        done = g2rpo("runs", "clone", finished.id, "--set", "training.max_steps=1", "--set", "name=clone", "--watch")
-        assert done.exit_code == 0, done.output
-        assert "(clone): succeeded, step 1 of 1" in done.output
 
     def test_events_are_a_line_each(self, g2rpo: Any, finished: Any) -> None:
         lines = g2rpo("runs", "events", finished.id).output.splitlines()
@@ -147,7 +148,7 @@ class TestCourse:
 
 
 class TestCheckpoints:
-    def test_one_is_shown_downloaded_imported_and_deleted(
+    def test_one_is_shown_downloaded_imported_the_start_of_a_clone_and_deleted(
         self, g2rpo: Any, client: Client, finished: Any, tmp_path: Path
     ) -> None:
         id = str(next(client.checkpoints(finished.id)).id)
@@ -159,5 +160,14 @@ class TestCheckpoints:
         imported = g2rpo("checkpoints", "import", weights, "--model", "shapes-flux", "--name", "again").output.strip()
         assert imported in g2rpo("checkpoints", "list", "--imported").output
         assert id not in g2rpo("checkpoints", "list", "--imported").output
+
+        changes = ("training.max_steps=1", "name=clone", f"start_from={imported}")
+        words = [word for change in changes for word in ("--set", change)]
+        done = g2rpo("runs", "clone", finished.id, *words, "--watch")
+        assert done.exit_code == 0, done.output
+        assert "(clone): succeeded, step 1 of 1" in done.output
+        assert "95% interval" in done.output
+        assert str(client.run(done.output.split()[1]).start_from) == imported
+
         assert g2rpo("checkpoints", "delete", imported, "--yes").exit_code == 0
         assert imported not in g2rpo("checkpoints", "list", "--imported").output

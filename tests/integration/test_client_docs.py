@@ -8,6 +8,8 @@ import pytest
 
 from service.embedded.stack import Stack
 
+pytestmark = pytest.mark.long
+
 PAGE = Path(__file__).parents[2] / "docs" / "client.md"
 ADDRESS = "http://127.0.0.1:8000"
 

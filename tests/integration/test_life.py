@@ -1,16 +1,21 @@
-"""Runs that are paused, saved, resumed, extended and imported, with the real engine: what they compute is the same."""
+"""A run that is paused, saved, killed, resumed and extended, and weights that come back from outside, with the real
+engine: what they compute is the same."""
 
 import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from PIL import Image, ImageChops
 from safetensors.torch import load_file
 
 from service.client import Client
 from service.contracts.status import JobStatus
+from service.embedded.stack import Stack
+
+pytestmark = pytest.mark.long
 
 Eventually = Callable[[Callable[[], object]], None]
 
@@ -44,83 +49,64 @@ def tensors(client: Client, id: Any, directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.timeout(900)
-def test_a_run_paused_saved_and_resumed_is_the_uninterrupted_one(
-    client: Client, tiny: dict[str, Any], eventually: Eventually, tmp_path: Path
+def test_a_run_paused_saved_killed_resumed_and_extended_is_the_uninterrupted_one(
+    client: Client, g2rpo: Any, stack: Stack, tiny: dict[str, Any], eventually: Eventually, tmp_path: Path
 ) -> None:
     def spec(max_steps: int) -> dict[str, Any]:
-        training = {**tiny["training"], "max_steps": max_steps, "prompts_per_step": 4}
-        checkpoints = {"every": 0}
-        return {
-            **tiny,
-            "training": training,
-            "checkpoints": checkpoints,
-            "evaluation": {**tiny["evaluation"], "every": 3},
-        }
+        training = {**tiny["training"], "max_steps": max_steps}
+        # The last evaluation is like any other one, so that a run that ends early and goes on has made no other.
+        evaluation = {**tiny["evaluation"], "every": 3, "pairs": 8, "final_pairs": 8}
+        return {**tiny, "training": training, "checkpoints": {"every": 0}, "evaluation": evaluation}
 
-    broken = client.create_run(spec(100_000))  # so many that it cannot end before it hears that it is to pause
-    eventually(lambda: client.run(broken.id).status is JobStatus.RUNNING and client.run(broken.id).metrics)
-    assert client.save(broken.id).checkpoint_pending
-    eventually(lambda: list(client.checkpoints(broken.id)))
-    assert client.pause(broken.id).status is JobStatus.PAUSING
-    eventually(lambda: client.run(broken.id).status is JobStatus.PAUSED)
-    assert client.run(broken.id).worker is None
-    steps = next(client.checkpoints(broken.id)).step + 4
-    client.resume(broken.id, max_steps=steps)
-    straight = client.create_run(spec(steps))
-
-    ended = [client.wait_for_run(run.id, timeout=600) for run in (straight, broken)]
-
-    assert [run.status for run in ended] == [JobStatus.SUCCEEDED] * 2
-    assert ended[0].heldout == ended[1].heldout
-    assert measured(client, straight.id) == measured(client, broken.id)
-    assert rewards(client, straight.id) == rewards(client, broken.id)
-    assert tensors(client, straight.id, tmp_path) == tensors(client, broken.id, tmp_path)
-    assert {attempt.outcome for attempt in client.attempts(broken.id)} == {"paused", "succeeded"}
-
-
-def test_an_ended_run_goes_on_to_more_steps(client: Client, finished: Any, tiny: Any, tmp_path: Path) -> None:
-    shorter = client.wait_for_run(client.create_run(tiny).id, timeout=120)
-    client.resume(shorter.id, max_steps=4)
-    extended = client.wait_for_run(shorter.id, timeout=120)
-    training = {**tiny["training"], "max_steps": 4}
-    straight = client.wait_for_run(client.create_run({**tiny, "training": training}).id, timeout=120)
-
-    assert (extended.status, extended.max_steps) == (JobStatus.SUCCEEDED, 4)
-    assert tensors(client, extended.id, tmp_path) == tensors(client, straight.id, tmp_path)
-
-
-@pytest.mark.parametrize(("ask", "becomes"), [("pause", JobStatus.PAUSED), ("cancel", JobStatus.CANCELLED)])
-def test_a_run_that_is_still_loading_stops_at_once(
-    client: Client, tiny: Any, eventually: Eventually, ask: str, becomes: JobStatus
-) -> None:
-    id = client.create_run(tiny).id
+    # So many steps that it cannot end before it hears what it is to do.
+    id = client.create_run(spec(100_000)).id
     eventually(lambda: client.run(id).status is JobStatus.STARTING)
-    getattr(client, ask)(id)
-    eventually(lambda: client.run(id).status is becomes)
-    if becomes is JobStatus.PAUSED:
-        client.resume(id)
-        assert client.wait_for_run(id, timeout=120).status is JobStatus.SUCCEEDED
+    client.pause(id)  # while it loads
+    eventually(lambda: client.run(id).status is JobStatus.PAUSED)
+
+    client.resume(id)
+    eventually(lambda: client.run(id).status is JobStatus.RUNNING and client.run(id).metrics)
+    assert client.save(id).checkpoint_pending
+    eventually(lambda: list(client.checkpoints(id)))
+    worker = psutil.Process(stack.processes["worker-train"])
+    children = worker.children()
+    assert len(children) == 1
+    worker.kill()
+    eventually(lambda: not any(child.is_running() and child.status() != "zombie" for child in children))
+
+    eventually(lambda: client.run(id).attempt == 3 and client.run(id).status is JobStatus.RUNNING)
+    assert "is running" in g2rpo("runs", "checkpoint", id).output
+    assert "is paus" in g2rpo("runs", "pause", id).output
+    assert f"run {id}: paused" in g2rpo("runs", "show", id, "--watch").output  # following ends at rest
+    assert client.run(id).worker is None
+
+    end = 3 * (next(client.checkpoints(id)).step // 3 + 2)
+    assert g2rpo("runs", "resume", id, "--max-steps", end).output.strip() == str(id)
+    straight = client.create_run(spec(end + 2)).id
+    assert client.wait_for_run(id, timeout=300).status is JobStatus.SUCCEEDED
+    client.resume(id, max_steps=end + 2)  # an ended run goes on, too
+    ended = [client.wait_for_run(one, timeout=300) for one in (straight, id)]
+
+    assert [(run.status, run.max_steps) for run in ended] == [(JobStatus.SUCCEEDED, end + 2)] * 2
+    assert ended[0].heldout == ended[1].heldout
+    assert measured(client, straight) == measured(client, id)
+    assert rewards(client, straight) == rewards(client, id)
+    assert len(rewards(client, id)) == (end + 2) * 8
+    assert tensors(client, straight, tmp_path) == tensors(client, id, tmp_path)
+    outcomes = [attempt.outcome for attempt in client.attempts(id)]
+    assert outcomes == ["succeeded", "succeeded", "paused", "interrupted", "paused"]
+    listed = g2rpo("runs", "attempts", id).output
+    assert all(word in listed for word in ("paused", "lost", "succeeded", "cpu"))
 
 
-def test_an_imported_lora_draws_what_its_origin_draws_and_a_run_starts_from_it(
-    client: Client, finished: Any, tiny: Any, tmp_path: Path
-) -> None:
+def test_an_imported_lora_draws_what_its_origin_draws(client: Client, finished: Any, tmp_path: Path) -> None:
     origin = next(client.checkpoints(finished.id))
     weights = next(path for path in client.download(origin.id, tmp_path) if "lora" in path.name)
     imported = client.import_checkpoint(weights, model="shapes-flux", name="from outside")
-    assert imported.manifest["lora_alpha"] == origin_alpha(client, origin.id)
+    assert imported.manifest["lora_alpha"] == client.checkpoint(origin.id).manifest["lora_alpha"]
 
     spec = {"checkpoints": [str(origin.id), str(imported.id)], "prompts": ["a small red circle on white"], "seed": 5}
     generation = client.generate(spec, wait=120)
     assert generation.status is JobStatus.SUCCEEDED, generation.error
     one, other = (Image.open(io.BytesIO(client.image(generation.id, number))) for number in (0, 1))
     assert ImageChops.difference(one, other).getbbox() is None
-
-    training = {**tiny["training"], "max_steps": 1, "lora_alpha": imported.manifest["lora_alpha"]}
-    run = client.create_run({**tiny, "start_from": str(imported.id), "training": training})
-    ended = client.wait_for_run(run.id, timeout=120)
-    assert ended.status is JobStatus.SUCCEEDED, ended.error
-
-
-def origin_alpha(client: Client, id: Any) -> Any:
-    return client.checkpoint(id).manifest["lora_alpha"]

@@ -1,0 +1,31 @@
+"""What `g2rpo demo` does with the service once it runs. The whole command is in `tests/e2e/test_demo.py`."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.client import Client
+from service.contracts.status import JobStatus
+from service.demo import Seconds, demonstrate
+from service.embedded.stack import Stack
+
+
+def test_it_measures_what_it_reports_and_draws_figures(
+    stack: Stack, client: Client, tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seconds = Seconds()
+    training = {**tiny["training"], "seed": 5}
+    report = demonstrate(client, stack.url, {**tiny, "training": training}, tmp_path, seconds)
+
+    for figure in ("curves.png", "before_after.png"):
+        assert (tmp_path / figure).read_bytes().startswith(b"\x89PNG")
+    assert report["seeds"]["training"] == 5
+    assert report["evaluations"]["counted"] == report["evaluations"]["planned"]
+    for one in report["heldout"].values():
+        assert one["interval95"][0] <= one["difference"] <= one["interval95"][1]
+        assert one["pairs"] == 8
+    assert client.run(report["run"]).status is JobStatus.SUCCEEDED
+    assert len(report["prompts"]) == 2  # as many as a held-out evaluation keeps pictures of
+    assert set(seconds.phases) == {"run", "generate", "figures"}
+    assert stack.url in capsys.readouterr().out
