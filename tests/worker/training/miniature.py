@@ -1,4 +1,4 @@
-"""Miniature runs on the bundled model: seconds each, and what they wrote."""
+"""Miniature runs on the bundled model: a second or two each, and what they wrote."""
 
 import json
 import re
@@ -11,13 +11,18 @@ from service.contracts.catalog import load_catalog
 from service.contracts.presets import merge
 from service.contracts.runs import RunSpec
 from worker.entrypoints.train import build_trainer
+from worker.shapes.grammar import train_prompts
 from worker.training.events import EventWriter
 from worker.training.trainer import Trainer
 
+FEW_PROMPTS: dict[str, Any] = {"items": list(train_prompts()[:40])}
+"""A run encodes all of its prompts before it begins, and the bundled set has thousands."""
 MINIATURE: dict[str, Any] = {
-    "algorithm": {"group_size": 4, "sde_steps": [0, 2]},
-    "training": {"max_steps": 4, "prompts_per_step": 4, "update_batch_size": 4, "lora_rank": 4},
-    "evaluation": {"every": 2, "pairs": 8, "final_pairs": 16, "samples": 2},
+    "sampling": {"steps": 5},
+    "algorithm": {"group_size": 3, "sde_steps": [0, 2], "granularities": [1, 3]},
+    "prompts": FEW_PROMPTS,
+    "training": {"max_steps": 4, "prompts_per_step": 3, "update_batch_size": 3, "lora_rank": 4},
+    "evaluation": {"every": 2, "pairs": 4, "final_pairs": 8, "samples": 2},
     "checkpoints": {"every": 2},
 }
 
@@ -65,6 +70,7 @@ def tensors(checkpoint: Path) -> dict[str, bytes]:
 
 SMALL: dict[str, Any] = {
     "sampling": {"steps": 5},
+    "prompts": FEW_PROMPTS,
     "training": {"max_steps": 4, "prompts_per_step": 2, "update_batch_size": 2, "lora_rank": 4},
     "evaluation": {"every": 0},
     "checkpoints": {"every": 0},

@@ -12,6 +12,7 @@ from service.contracts.plan import make_plan
 from service.contracts.presets import merge
 from tests.worker.training.miniature import SMALL, events, metrics, newest, small, spec, tensors
 
+pytestmark = pytest.mark.long
 WINDOW = {"size": 2, "every": 1}
 REWARDS_FIRST = {"aggregation": "reward", "scale": "mean"}
 RUNS: dict[str, dict[str, Any]] = {
@@ -39,12 +40,13 @@ RUNS: dict[str, dict[str, Any]] = {
             "transition": "cps",
             "advantage": {"aggregation": "reward"},
         },
-        "training": {"lr_schedule": "linear", "warmup_steps": 2},
+        "training": {"lr_schedule": "linear", "warmup_steps": 1},
     },
 }
 SAVING: dict[str, Any] = {
-    "evaluation": {"every": 2, "pairs": 4, "final_pairs": 6, "samples": 1},
-    "checkpoints": {"every": 2},
+    "training": {"max_steps": 2},
+    "evaluation": {"every": 1, "pairs": 2, "final_pairs": 3, "samples": 1},
+    "checkpoints": {"every": 1},
 }
 
 
@@ -71,32 +73,32 @@ def test_evaluations_and_pictures_are_those_of_the_plan(straight: Run) -> None:
     for _, name, value in metrics(straight.directory, "^evaluations/(?!total)"):
         spent[name.removeprefix("evaluations/")] += value
     assert sum(spent[part] for part in ("anchor", "branch", "continuation", "heldout")) == plan.total_evaluations
-    assert spent["heldout"] == plan.heldout_evaluations == (6 + 4 + 6) * 5
-    assert spent["update"] == 4 * plan.per_step_updates
+    assert spent["heldout"] == plan.heldout_evaluations == (3 + 2 + 3) * 5
+    assert spent["update"] == 2 * plan.per_step_updates
     assert spent["reference"] == (spent["update"] if said.algorithm.kl_weight else 0)
     totals = [value for _, _, value in metrics(straight.directory, "^evaluations/total$")]
     assert totals[-1] == sum(spent.values())
     images = [value for _, _, value in metrics(straight.directory, "^images/total$")]
-    assert images[-1] == 2 * 4 * plan.per_prompt.images + (6 + 4 + 6)
+    assert images[-1] == 2 * 2 * plan.per_prompt.images + (3 + 2 + 3)
 
 
 def test_every_ratio_is_one_before_the_first_update_of_a_rollout(straight: Run) -> None:
     deviations = [value for _, _, value in metrics(straight.directory, "^ratio/first_deviation$")]
-    assert len(deviations) == 4
+    assert len(deviations) == 2
     assert max(deviations) <= 1e-5
 
 
 def test_a_run_continued_from_its_middle_ends_bit_identical(straight: Run, tmp_path: Path) -> None:
     resumed = small(tmp_path, **straight.changes)
-    resumed.resume(straight.directory / "checkpoints/step-000002")
+    resumed.resume(straight.directory / "checkpoints/step-000001")
     resumed.run()
 
-    one, other = (root / "checkpoints/step-000004" for root in (straight.directory, tmp_path))
+    one, other = (root / "checkpoints/step-000002" for root in (straight.directory, tmp_path))
     assert tensors(one) == tensors(other)
-    assert tensors(one) != tensors(straight.directory / "checkpoints/step-000002")
+    assert tensors(one) != tensors(straight.directory / "checkpoints/step-000001")
     told, known = newest(tmp_path), newest(straight.directory)
-    assert told == {key: value for key, value in known.items() if key[0] > 2 or key in told}
-    assert groups(tmp_path) == groups(straight.directory)[2:]
+    assert told == {key: value for key, value in known.items() if key[0] > 1 or key in told}
+    assert groups(tmp_path) == groups(straight.directory)[1:]
     (end,), (expected,) = (events(root, "finished") for root in (tmp_path, straight.directory))
     assert end["heldout"] == expected["heldout"]
 

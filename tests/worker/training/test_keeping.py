@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from service.contracts.catalog import RewardEntry
+from service.contracts.presets import merge
 from tests.worker.training.miniature import events, metrics, small, tensors
 from worker.entrypoints.train import classify
 from worker.rewards.base import Reward
@@ -20,7 +22,14 @@ from worker.training.checkpoint import OWN_WEIGHTS_FILE, read_manifest
 from worker.training.trainer import Trainer
 from worker.training.update import NotFinite
 
+TINY: dict[str, Any] = {
+    "sampling": {"steps": 2},
+    "algorithm": {"group_size": 2, "sde_steps": [0], "granularities": [1]},
+    "training": {"prompts_per_step": 1, "update_batch_size": 1},
+}
+"""Steps of next to no cost, where only what is kept of them matters."""
 JUDGED: dict[str, Any] = {
+    **TINY,
     "rewards": [{"name": "clip_score"}],
     "evaluation": {"every": 1, "pairs": 2, "final_pairs": 2, "samples": 0, "rewards": ["shapes_verifier"]},
 }
@@ -43,7 +52,7 @@ class Told(Reward):
 
 def judged(directory: Path, values: Sequence[float], **changes: Any) -> Trainer:
     """A run whose held-out curve will be `values`."""
-    subject = small(directory, **(JUDGED | changes))
+    subject = small(directory, **merge(JUDGED, changes))
     subject.scorer.rewards["shapes_verifier"] = Told(iter(values))
     return subject
 
@@ -130,14 +139,30 @@ AVERAGED: dict[str, Any] = {
 }
 
 
-def test_the_average_is_what_is_offered_and_measured(tmp_path: Path) -> None:
-    subject = small(tmp_path / "averaged", **AVERAGED)
-    seen: list[list[Tensor]] = [[parameter.detach().clone() for parameter in subject.updater.parameters]]
+@dataclass(frozen=True)
+class Averaged:
+    """A run that offers the average of its weights, and the weights themselves before it and after each step."""
+
+    directory: Path
+    subject: Trainer
+    seen: list[list[Tensor]]
+
+
+@pytest.fixture(scope="module")
+def averaged(tmp_path_factory: pytest.TempPathFactory) -> Averaged:
+    directory = tmp_path_factory.mktemp("averaged")
+    subject = small(directory, **AVERAGED)
+    seen = [[parameter.detach().clone() for parameter in subject.updater.parameters]]
     subject.updater.optimizer.register_step_post_hook(
         lambda *_: seen.append([parameter.detach().clone() for parameter in subject.updater.parameters])
     )
     subject.run()
-    last = tmp_path / "averaged/checkpoints/step-000004"
+    return Averaged(directory, subject, seen)
+
+
+def test_the_average_is_what_is_offered_and_measured(averaged: Averaged, tmp_path: Path) -> None:
+    subject, seen = averaged.subject, averaged.seen
+    last = averaged.directory / "checkpoints/step-000004"
 
     own = load_file(last / OWN_WEIGHTS_FILE)
     for number, parameter in enumerate(subject.updater.parameters):
@@ -152,21 +177,19 @@ def test_the_average_is_what_is_offered_and_measured(tmp_path: Path) -> None:
             torch.testing.assert_close(parameter.detach(), average, rtol=1e-5, atol=1e-7)
             assert not torch.equal(parameter, own[str(number)])
 
-    fresh = small(tmp_path / "fresh", training={"max_steps": 1}, evaluation=AVERAGED["evaluation"])
+    fresh = small(tmp_path, training={"max_steps": 1}, evaluation=AVERAGED["evaluation"])
     fresh.start_from(last)
     fresh.run()
-    measured = [row[1:] for row in metrics(tmp_path / "averaged", "^heldout/") if row[0] == 4]
-    assert [row[1:] for row in metrics(tmp_path / "fresh", "^heldout/") if row[0] == 0] == measured
+    measured = [row[1:] for row in metrics(averaged.directory, "^heldout/") if row[0] == 4]
+    assert [row[1:] for row in metrics(tmp_path, "^heldout/") if row[0] == 0] == measured
 
 
-def test_rollouts_use_the_weights_themselves(tmp_path: Path) -> None:
-    for name, decay in (("averaged", 0.5), ("plain", None)):
-        training = AVERAGED["training"] | {"ema_decay": decay}
-        small(tmp_path / name, training=training).run()
-    alike = [metrics(tmp_path / name, "^(reward|ratio|loss|grad_norm)") for name in ("averaged", "plain")]
-    assert alike[0] == alike[1]
-    own = load_file(tmp_path / "averaged/checkpoints/step-000004" / OWN_WEIGHTS_FILE)
-    plain = tensors(tmp_path / "plain/checkpoints/step-000004")
+def test_rollouts_use_the_weights_themselves(averaged: Averaged, tmp_path: Path) -> None:
+    small(tmp_path, training=AVERAGED["training"] | {"ema_decay": None}).run()
+    alike = [metrics(directory, "^(reward|ratio|loss|grad_norm)") for directory in (averaged.directory, tmp_path)]
+    assert alike[0] and alike[0] == alike[1]
+    own = load_file(averaged.directory / "checkpoints/step-000004" / OWN_WEIGHTS_FILE)
+    plain = tensors(tmp_path / "checkpoints/step-000004")
     trained = {value for name, value in plain.items() if "lora" in name.lower()}
     assert {tensor.numpy().tobytes() for tensor in own.values()} == trained
 

@@ -27,8 +27,8 @@ from worker.training.failures import RewardsAway
 from worker.training.trainer import Trainer
 
 EXAMPLE = Path(__file__).parents[3] / "docs" / "examples"
-STEP_REQUESTS = 4
-"""Of a step of `remote`: 24 pictures in eights, and two anchors."""
+STEP_REQUESTS = 3
+"""Of a step of `remote`: 16 pictures in eights, and two anchors."""
 
 
 def brightness(asked: Asked) -> Reply:
@@ -63,7 +63,7 @@ def test_a_run_whose_server_dies_pauses_and_goes_on_to_the_same_weights(serve: S
     (last,) = events(tmp_path / "first", "finished")
     assert (last["outcome"], last["step"], last["cause"]["code"]) == ("paused", 2, "rewards_failed")
     host = server.url.removeprefix("http://").removesuffix("/v1")
-    assert f"'shapes_verifier', asked of {host}, failed on all 24 pictures" in last["cause"]["detail"]
+    assert f"'shapes_verifier', asked of {host}, failed on all 16 pictures" in last["cause"]["detail"]
     assert "the graphics card fell out" in last["cause"]["detail"] and "resume" in last["cause"]["hint"]
 
     down.clear()
@@ -87,7 +87,7 @@ def test_a_server_that_answers_about_some_pictures_is_trained_on_and_its_failure
     remote(tmp_path, serve(forgetful), training={"max_steps": 1}).run()
     assert dict(metrics_of(tmp_path, "^failures/")) == {
         "failures/clip_score": 0,
-        "failures/shapes_verifier": 3,
+        "failures/shapes_verifier": 2,
         "failures/shapes_verifier/null": STEP_REQUESTS,
     }
 
