@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+import torch._inductor.config
 from torch import Tensor
 
 from tests.worker.models import tiny
@@ -14,13 +15,26 @@ from worker.models import load_model
 from worker.models.base import FlowModel, PictureSize
 from worker.models.compiling import compiled
 
-pytestmark = pytest.mark.timeout(900)  # a compiler that has nothing kept from before, on a busy machine
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.timeout(900),  # a compiler that has nothing kept from before, on a busy machine
+]
 SIZE = PictureSize(32, 32)
 ROWS = 4
 
 
-@pytest.fixture(scope="module", params=["flux-dev", "sd3"])
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FlowModel:
+@pytest.fixture(scope="module", autouse=True)
+def scalar_kernels() -> Iterator[None]:
+    """Kernels without vector instructions compile in a fraction of the time; these tests are about no kernel."""
+    with torch._inductor.config.patch({"cpp.simdlen": 1}):
+        yield
+
+
+@pytest.fixture(
+    scope="module",
+    params=[tiny.ONE_BLOCK, *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("flux-dev", "sd3"))],
+)
+def model(compiler: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FlowModel:
     entry = tiny.make(request.param, tmp_path_factory.mktemp("pipeline") / "model")
     loaded = load_model(entry, torch.device("cpu"), torch.float32)
     for index, parameter in enumerate(loaded.train_lora(2, 2.0, seed=0)):
