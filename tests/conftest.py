@@ -6,6 +6,7 @@ database for a test that needs its own.
 """
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -24,10 +25,11 @@ from sqlalchemy.engine import make_url
 from xdist.scheduler import LoadFileScheduling
 
 from service.db import migrate
-from service.db.base import Base
+from service.db.artifacts import ArtifactStore
 from service.db.session import Database, connect
 from service.embedded import postgres, valkey
 from service.settings import Settings
+from tests.emptied import empty
 
 _PATIENCE = 180.0
 _RECENT = 60.0
@@ -142,7 +144,7 @@ def shared() -> Path:
     for place in places:
         if (place / "golden").is_dir():
             return place
-    pytest.skip("there is no shared/ with data and golden results above this repository; SHARED_DATA may name it")
+    pytest.skip("needs shared test data: set SHARED_DATA, or have shared/ in a directory above the tests")
 
 
 @pytest.fixture(scope="session")
@@ -246,12 +248,18 @@ def settings(database_url: str, broker_url: str, tmp_path: Path) -> Settings:
     )
 
 
-@pytest.fixture
-def database(settings: Settings) -> Iterator[Database]:
-    """The session's database, emptied."""
-    connected = connect(settings)
-    tables = ", ".join(table.name for table in Base.metadata.tables.values())
-    with connected.transaction() as session:
-        session.execute(text(f"TRUNCATE {tables} CASCADE"))
+@pytest.fixture(scope="session")
+def connections(database_url: str) -> Iterator[Database]:
+    """The connections that all tests of this process share, to the session's database."""
+    connected = connect(Settings(database_url=database_url))
     yield connected
     connected.close()
+
+
+@pytest.fixture
+def database(connections: Database, settings: Settings) -> Iterator[Database]:
+    """The session's database, emptied."""
+    empty(connections)
+    yield dataclasses.replace(connections, settings=settings, artifacts=ArtifactStore(settings.artifacts_url))
+    if connections.engine.pool.checkedout():  # type: ignore[attr-defined]
+        connections.close()  # a test has left connections open; the next one has new ones
