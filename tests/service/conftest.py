@@ -1,6 +1,8 @@
 """An API on the test's database, and rows such as workers write them."""
 
+import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -19,7 +21,7 @@ import s3fs
 import uvicorn
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
-from sqlalchemy import insert, select, text
+from sqlalchemy import select, text
 
 from service.app import create_app
 from service.benchmarks.service import store
@@ -33,6 +35,7 @@ from service.contracts.prompts import Counts, PromptLine
 from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
 from service.db.answers import score
+from service.db.artifacts import ArtifactStore
 from service.db.base import new_id
 from service.db.models import (
     Attempt,
@@ -43,13 +46,14 @@ from service.db.models import (
     EvaluationPicture,
     Generation,
     GenerationImage,
-    Metric,
     PromptSet,
     RewardGroup,
     Run,
     Score,
 )
 from service.db.session import Database
+from service.settings import Settings
+from tests.emptied import empty
 
 LOOPBACK = "http://127.0.0.1"
 _WAY = {
@@ -61,22 +65,81 @@ PERCEPTION = JudgeEntry(name="perception", kind="perception")
 _LED = (JobStatus.STARTING, JobStatus.RUNNING)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _width() -> Iterator[None]:
+    """Commands print as wide as the environment says when they print.
+
+    A console keeps COLUMNS from when it was made. The processes of pytest-xdist have COLUMNS=80 from readline, and
+    what a test's own COLUMNS says would come too late.
+    """
+    from service.cli.console import console, errors
+
+    with pytest.MonkeyPatch.context() as patched:
+        for one in (console, errors):
+            patched.setattr(one, "_width", None)
+            patched.setattr(one, "_height", None)
+        yield
+
+
+@pytest.fixture(scope="module")
+def module_database(
+    connections: Database, database_url: str, broker_url: str, tmp_path_factory: pytest.TempPathFactory
+) -> Database:
+    """The session's database, emptied once for a module whose tests share a service and rows.
+
+    No test of such a module asks for `database`, which empties it again.
+    """
+    empty(connections)
+    settings = Settings(
+        database_url=database_url,
+        broker_url=broker_url,
+        data_dir=tmp_path_factory.mktemp("data"),
+        log_level="CRITICAL",
+        max_wait_seconds=60,
+        worker_timeout_seconds=60,
+    )
+    return dataclasses.replace(connections, settings=settings, artifacts=ArtifactStore(settings.artifacts_url))
+
+
 @pytest.fixture
 def app(database: Database) -> FastAPI:
     """The service on the emptied database."""
     return create_app(database.settings)
 
 
-@pytest.fixture
-def client(app: FastAPI) -> Iterator[TestClient]:
-    """A client of the service, with its lifespan."""
+@contextlib.contextmanager
+def _client(app: FastAPI) -> Iterator[TestClient]:
     with TestClient(app, base_url=LOOPBACK, client=("127.0.0.1", 50000), raise_server_exceptions=False) as connected:
         yield connected
 
 
+@pytest.fixture
+def client(app: FastAPI) -> Iterator[TestClient]:
+    """A client of the service, with its lifespan."""
+    with _client(app) as connected:
+        yield connected
+
+
+@pytest.fixture(scope="module")
+def module_client(module_database: Database) -> Iterator[TestClient]:
+    """A client of a service that all tests of a module share, with its lifespan."""
+    with _client(create_app(module_database.settings)) as connected:
+        yield connected
+
+
+class _Server(uvicorn.Server):
+    """A server that looks every 20 ms, not every 100 ms, whether it has to stop: most tests start one."""
+
+    async def main_loop(self) -> None:
+        counter = 0
+        while not await self.on_tick(counter):
+            counter = (counter + 1) % 864000
+            await asyncio.sleep(0.02)
+
+
 @contextlib.contextmanager
 def _served(app: FastAPI, port: int = 0) -> Iterator[str]:
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+    server = _Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
     with socket.create_server(("127.0.0.1", port), backlog=1024) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -87,7 +150,7 @@ def _served(app: FastAPI, port: int = 0) -> Iterator[str]:
             thread.join()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def serve() -> Callable[..., contextlib.AbstractContextManager[str]]:
     """Serves an application on a socket, at the URL that it gives: streams need one."""
     return _served
@@ -225,12 +288,15 @@ class Records:
 
     def metric(self, run: Run, name: str, values: Sequence[float | None], attempt: int = 1, first: int = 0) -> None:
         """A metric's value at each step from `first` on."""
-        rows = [
-            {"run_id": run.id, "attempt": attempt, "name": name, "step": first + index, "value": value}
-            for index, value in enumerate(values)
-        ]
+        steps = (
+            "SELECT :run, :attempt, :name, :first + number - 1, value FROM unnest(CAST(:values AS double precision[]))"
+        )
+        statement = text(
+            f"INSERT INTO metrics (run_id, attempt, name, step, value) {steps} WITH ORDINALITY AS given (value, number)"
+        )
+        told = {"run": run.id, "attempt": attempt, "name": name, "first": first, "values": list(values)}
         with self.database.transaction() as session:
-            session.execute(insert(Metric), rows)
+            session.execute(statement, told)
 
     def reward_group(self, run: Run, values: list[float | None], **columns: Any) -> None:
         """The rewards of one group."""
@@ -320,6 +386,12 @@ def _lead(job: Run | Generation | Evaluation | Score, status: JobStatus) -> None
 def records(database: Database, tmp_path: Path) -> Records:
     """Rows and artifacts such as workers leave them."""
     return Records(database, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def module_records(module_database: Database, tmp_path_factory: pytest.TempPathFactory) -> Records:
+    """Rows and artifacts that all tests of a module share."""
+    return Records(module_database, tmp_path_factory.mktemp("records"))
 
 
 @pytest.fixture(scope="session")

@@ -87,6 +87,13 @@ def _carry(source: socket.socket, sink: socket.socket, most: int | None = None) 
             most = None if most is None else most - len(data)
 
 
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client comes back after hundredths of its usual pauses, which still grow."""
+    monkeypatch.setattr("service.client.transport._FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("service.client.transport._LONGEST_PAUSE", 0.1)
+
+
 def answer(status: str, *headers: str) -> bytes:
     return "\r\n".join([f"HTTP/1.1 {status}", "Content-Length: 0", "Connection: close", *headers, "", ""]).encode()
 

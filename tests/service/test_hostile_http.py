@@ -13,9 +13,8 @@ import pytest
 from service.app import create_app
 from service.contracts.status import JobStatus
 from service.db.session import Database
-from service.settings import Settings
+from tests.service.document import document
 
-_DOCUMENT = create_app(Settings()).openapi()
 _PATIENCE = 30.0
 _MOST = 2**20
 """Bytes of a body that the served application takes."""
@@ -88,30 +87,35 @@ def request(method: str, target: str, *headers: str, body: bytes = b"", version:
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 
 
-@pytest.fixture
-def served(database: Database, serve: Callable[..., Any], caplog: pytest.LogCaptureFixture) -> Iterator[Served]:
-    """The service; whatever it was asked, nothing was raised in it, and it is well in the end."""
-    app = create_app(database.settings.model_copy(update={"max_body_bytes": _MOST}))
+@pytest.fixture(scope="module")
+def running(module_database: Database, serve: Callable[..., Any]) -> Iterator[Served]:
+    """One service that every test here asks."""
+    app = create_app(module_database.settings.model_copy(update={"max_body_bytes": _MOST}))
     with serve(app) as url:
-        running = Served(int(url.rpartition(":")[2]))
-        yield running
-        assert running.is_well()
+        yield Served(int(url.rpartition(":")[2]))
+
+
+@pytest.fixture
+def served(running: Served, caplog: pytest.LogCaptureFixture) -> Iterator[Served]:
+    """The service; whatever it was asked, nothing was raised in it, and it is well in the end."""
+    yield running
+    assert running.is_well()
     raised = [record for record in caplog.records if record.levelno >= logging.ERROR]
     assert not raised, [record.getMessage() for record in raised]
 
 
-@pytest.fixture
-def ids(records: Any) -> dict[str, str]:
-    """What path parameters may name."""
-    run = records.run(JobStatus.SUCCEEDED)
-    checkpoint = records.checkpoint(run, {"w": b"weights"})
+@pytest.fixture(scope="module")
+def ids(module_records: Any) -> dict[str, str]:
+    """What path parameters may name; no test here changes it."""
+    run = module_records.run(JobStatus.SUCCEEDED)
+    checkpoint = module_records.checkpoint(run, {"w": b"weights"})
     some = str(uuid.uuid4())
     known = {"run_id": str(run.id), "checkpoint_id": str(checkpoint.id), "name": "w", "number": "0"}
     return {**dict.fromkeys(("generation_id", "sample_id", "key_id"), some), **known}
 
 
 def test_no_path_leads_out(served: Served, ids: dict[str, str]) -> None:
-    for path, methods in _DOCUMENT["paths"].items():
+    for path, methods in document()["paths"].items():
         for method in methods:
             for parameter in [name for name in ids if f"{{{name}}}" in path]:
                 for traversal in TRAVERSALS:

@@ -15,6 +15,7 @@ from service.db.events import notify_job
 from service.db.models import Evaluation, Generation, IdempotencyKey, Run, Score
 from service.db.session import Database
 from service.scores import router
+from tests.service.document import document
 
 GENERATION = {"prompts": ["a red circle"]}
 EVALUATION = {"benchmark": "shapes-bench", "judge": "perception", "limit": 1}
@@ -150,8 +151,8 @@ class TestDeleted:
         assert (asked.result().status_code, asked.result().json()["code"]) == (410, "deleted")
 
     @pytest.mark.parametrize("path", [*JOBS, "/runs/{run_id}/clone"])
-    def test_the_answer_is_documented(self, client: TestClient, path: str) -> None:
-        assert "410" in client.get("/openapi.json").json()["paths"][path]["post"]["responses"]
+    def test_the_answer_is_documented(self, path: str) -> None:
+        assert "410" in document()["paths"][path]["post"]["responses"]
 
 
 def test_a_plan_takes_a_key_and_keeps_nothing(client: TestClient, database: Database) -> None:
@@ -160,13 +161,13 @@ def test_a_plan_takes_a_key_and_keeps_nothing(client: TestClient, database: Data
     assert rows(database, IdempotencyKey) == 0
 
 
-@pytest.mark.parametrize("bad", ["", "x" * 256, "two words", "caf\xe9"])
 @pytest.mark.parametrize("path", ["/runs", "/generate", "/plans"])
-def test_a_key_is_visible_ascii_of_at_most_255_characters(client: TestClient, path: str, bad: str) -> None:
+def test_a_key_is_visible_ascii_of_at_most_255_characters(client: TestClient, path: str) -> None:
     body = GENERATION if path == "/generate" else {}
-    answer = client.post(path, json=body, headers={b"Idempotency-Key": bad.encode("latin-1")})
-    assert answer.status_code == 422
-    assert answer.json()["errors"][0]["loc"] == ["header", "Idempotency-Key"]
+    for bad in ("", "x" * 256, "two words", "caf\xe9"):
+        answer = client.post(path, json=body, headers={b"Idempotency-Key": bad.encode("latin-1")})
+        assert answer.status_code == 422, bad
+        assert answer.json()["errors"][0]["loc"] == ["header", "Idempotency-Key"]
     assert client.post(path, json=body, headers=key("x" * 255)).status_code < 300
 
 
