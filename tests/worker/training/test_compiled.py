@@ -92,6 +92,8 @@ def test_the_first_step_is_the_same_but_for_last_digits(runs: Runs) -> None:
     exact = [name for name in plain if name.startswith(("anchor/", "evaluations/", "ratio/"))]
     assert {name: compiled[name] for name in exact} == {name: plain[name] for name in exact}
     assert compiled[f"reward/{runs.reward}"] == pytest.approx(plain[f"reward/{runs.reward}"], abs=1e-4)
+    last = "checkpoints/step-000002"
+    assert tensors(runs.compiled / last) != tensors(runs.plain / last)  # another order of operations: it is compiled
 
 
 def test_every_ratio_is_one_and_evaluations_are_those_of_the_plan(runs: Runs) -> None:

@@ -63,11 +63,11 @@ FULL = Preset(
 )
 MINIATURE = Preset(
     name="miniature",
-    pairs=256,
-    scored_prompts=8,
-    clip=ClipPlan(steps=30, batch=32),
-    autoencoder=AutoencoderPlan(steps=30, batch=16),
-    flow=FlowPlan(steps=20, schedule_steps=40, batch=16),
+    pairs=64,
+    scored_prompts=4,
+    clip=ClipPlan(steps=4, batch=16),
+    autoencoder=AutoencoderPlan(steps=4, batch=8),
+    flow=FlowPlan(steps=4, schedule_steps=8, batch=8),
 )
 BENCH = Preset(
     name="bench",
@@ -87,6 +87,6 @@ BENCH = Preset(
 )
 """On two CPU cores, from the weights of FULL."""
 BENCH_MINIATURE = replace(
-    BENCH, name="bench-miniature", pairs=64, scored_prompts=8, clip=MINIATURE.clip, flow=MINIATURE.flow
+    BENCH, name="bench-miniature", pairs=64, scored_prompts=4, clip=MINIATURE.clip, flow=MINIATURE.flow
 )
 PRESETS = {preset.name: preset for preset in (FULL, MINIATURE, BENCH, BENCH_MINIATURE)}
