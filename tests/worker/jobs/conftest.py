@@ -4,7 +4,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,7 @@ from service.contracts.plan import make_plan
 from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
 from service.db.models import Attempt, Run, RunEvent
-from service.db.session import Database, connect
-from service.settings import Settings
+from service.db.session import Database
 from worker.claims import Claim, claim_next
 from worker.run_work import RunWork
 from worker.supervisor import supervise
@@ -37,21 +36,22 @@ def _poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.supervisor.POLL_SECONDS", 0.05)
 
 
+def with_settings(database: Database, **changes: Any) -> Database:
+    """The same connections, with some settings otherwise."""
+    return replace(database, settings=database.settings.model_copy(update=changes))
+
+
 @pytest.fixture
-def impatient(database: Database, settings: Settings) -> Iterator[Database]:
+def impatient(database: Database) -> Database:
     """The emptied database, with renewals that come within a test; leases and timeouts bear a slow machine."""
-    quick = settings.model_copy(
-        update={
-            "lease_seconds": 60.0,
-            "renew_seconds": 0.5,
-            "progress_timeout_seconds": 60.0,
-            "cancel_grace_seconds": 60.0,
-            "drain_seconds": 60.0,
-        }
+    return with_settings(
+        database,
+        lease_seconds=60.0,
+        renew_seconds=0.5,
+        progress_timeout_seconds=60.0,
+        cancel_grace_seconds=60.0,
+        drain_seconds=60.0,
     )
-    connected = connect(quick)
-    yield connected
-    connected.close()
 
 
 @dataclass

@@ -1,6 +1,8 @@
 """What nothing refers to any more is removed, and nothing else."""
 
 import uuid
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from service.db.models import (
     Score,
 )
 from service.db.session import Database, connect
+from tests.worker.jobs.conftest import with_settings
 from worker.collection import (
     ForeignStore,
     clear_local_files,
@@ -41,7 +44,15 @@ from worker.salvage import salvage, unread
 @pytest.fixture
 def hasty(impatient: Database) -> Database:
     """A database whose orphans are old at once."""
-    return connect(impatient.settings.model_copy(update={"orphan_seconds": 1e-6, "idempotency_seconds": 60.0}))
+    return with_settings(impatient, orphan_seconds=1e-6, idempotency_seconds=60.0)
+
+
+@pytest.fixture
+def heard(impatient: Database) -> Iterator[Database]:
+    """Connections of their own, whose statements a test listens to."""
+    connected = connect(impatient.settings)
+    yield connected
+    connected.close()
 
 
 def put(database: Database, tmp_path: Path, key: str) -> str:
@@ -129,7 +140,7 @@ class TestLeftovers:
         assert find_leftovers(hasty) == []
 
     def test_a_run_that_is_resumed_meanwhile_keeps_what_it_stores(
-        self, jobs: Any, hasty: Database, tmp_path: Path
+        self, jobs: Any, hasty: Database, heard: Database, tmp_path: Path
     ) -> None:
         id = jobs.perform("finishes").id
         with hasty.transaction() as session:
@@ -142,8 +153,8 @@ class TestLeftovers:
                     session.get_one(Run, id).move_to(JobStatus.QUEUED)
                 stored.append(put(hasty, tmp_path, f"runs/{id}/{jobs.claim().attempt}/checkpoints/5/lora.safetensors"))
 
-        event.listen(hasty.engine, "before_cursor_execute", resume)
-        assert find_leftovers(hasty) == []
+        event.listen(heard.engine, "before_cursor_execute", resume)
+        assert find_leftovers(replace(heard, settings=hasty.settings)) == []
 
         collect_garbage(hasty)
         assert [hasty.artifacts.exists(key) for key in stored] == [True]
@@ -206,7 +217,7 @@ class TestSalvage:
 
     @pytest.mark.parametrize("collected", [False, True])
     def test_what_others_take_for_a_leftover_meanwhile_is_kept_or_stored_again(
-        self, jobs: Any, impatient: Database, hasty: Database, collected: bool
+        self, jobs: Any, impatient: Database, hasty: Database, heard: Database, collected: bool
     ) -> None:
         run = jobs.perform("is-killed-once")
         self.forget(impatient)
@@ -222,16 +233,16 @@ class TestSalvage:
                 if collected:
                     collect_garbage(hasty)
 
-        event.listen(impatient.engine, "before_cursor_execute", tidy)
+        event.listen(heard.engine, "before_cursor_execute", tidy)
         for _ in range(2):
-            salvage(impatient, RunWork())
+            salvage(heard, RunWork())
         collect_garbage(hasty)
 
         [checkpoint] = jobs.rows(Checkpoint, run)
         assert found == [checkpoint.key]
         hasty.artifacts.check_whole(checkpoint.stored.values())
 
-    def test_it_keeps_nobody_from_cloning_the_run(self, jobs: Any, impatient: Database, hasty: Database) -> None:
+    def test_it_keeps_nobody_from_cloning_the_run(self, jobs: Any, impatient: Database, heard: Database) -> None:
         """Who clones it holds a checkpoint by then, which retention may want."""
         id = jobs.perform("is-killed-once").id
         with impatient.transaction() as session:
@@ -240,11 +251,11 @@ class TestSalvage:
 
         def refer(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
             if "FROM runs" in statement and "FOR" in statement:
-                with hasty.transaction() as session:
+                with impatient.transaction() as session:
                     session.get_one(Run, id, with_for_update={"read": True, "key_share": True, "nowait": True})
 
-        event.listen(impatient.engine, "after_cursor_execute", refer)
-        salvage(impatient, RunWork())
+        event.listen(heard.engine, "after_cursor_execute", refer)
+        salvage(heard, RunWork())
 
         assert list(unread(impatient, Run)) == []
 

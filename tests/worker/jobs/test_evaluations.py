@@ -28,8 +28,9 @@ from service.db.models import (
     EvaluationPicture,
     Garbage,
 )
-from service.db.session import Database, connect
+from service.db.session import Database
 from tests.service.unigenbench import EN, benchmark
+from tests.worker.jobs.conftest import with_settings
 from worker.claims import Claim, claim_next, give_up, move
 from worker.collection import collect_garbage
 from worker.evaluation_ingest import EvaluationIngest
@@ -159,10 +160,8 @@ def test_a_killed_one_goes_on_where_it_was(evaluations: Evaluations) -> None:
 
 def test_one_that_is_lost_for_good_is_scored_as_far_as_it_came(evaluations: Evaluations) -> None:
     evaluations.add("is-killed-once")
-    once = evaluations.database.settings.model_copy(update={"max_attempts": 1})
-    evaluations.database = connect(once)
+    evaluations.database = with_settings(evaluations.database, max_attempts=1)
     row = evaluations.perform()
-    evaluations.database.close()
     assert row.status is JobStatus.FAILED and row.error is not None and row.error["code"] == "lost"
     assert row.scores is not None and row.scores["pictures"] == 3
 

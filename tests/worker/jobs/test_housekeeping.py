@@ -17,6 +17,7 @@ from service.contracts.status import JobStatus
 from service.db.models import Run, Worker
 from service.db.session import Database, connect
 from service.embedded import valkey
+from tests.worker.jobs.conftest import with_settings
 from worker import housekeeping
 from worker.celery_app import GENERATE, TRAIN, make_app
 from worker.claims import move
@@ -205,7 +206,7 @@ class TestMakeRoom:
     def test_a_worker_that_is_asked_for_nothing_keeps_nothing(
         self, impatient: Database, app: Celery, eventually: Callable[[Callable[[], object]], None]
     ) -> None:
-        quick = connect(impatient.settings.model_copy(update={"reconcile_seconds": 0.01, "warm_seconds": 0.01}))
+        quick = with_settings(impatient, reconcile_seconds=0.01, warm_seconds=0.01)
         transformer = weakref.ref(Generator("cpu", WARM).load("shapes-flux").transformer)
         worker = Housekeeping(quick, app, "host:1", GENERATE)
         worker.start()
@@ -213,4 +214,3 @@ class TestMakeRoom:
         eventually(lambda: transformer() is None)
 
         worker.stop()
-        quick.close()

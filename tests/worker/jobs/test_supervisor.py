@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,16 @@ from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
 from service.db.models import Checkpoint, LogChunk, Metric, RewardGroup, Run, Sample
 from service.db.session import Database, connect
+from tests.worker.jobs.conftest import with_settings
 from worker.claims import LeaseLost, move
 from worker.run_work import RunWork
 from worker.stats import STATS
 
 
 @pytest.fixture
-def brief_drain(impatient: Database) -> Iterator[Database]:
+def brief_drain(impatient: Database) -> Database:
     """For a child that hangs: a stopping worker does not wait for it."""
-    connected = connect(impatient.settings.model_copy(update={"drain_seconds": 0.2}))
-    yield connected
-    connected.close()
+    return with_settings(impatient, drain_seconds=0.2)
 
 
 class TestSuccess:
@@ -129,7 +127,7 @@ class TestFailure:
     def test_a_child_that_prints_without_end_is_not_kept_from_its_work(self, jobs: Any, impatient: Database) -> None:
         most = 100_000
         id = jobs.add("prints-too-much")
-        jobs.supervise(jobs.claim(), connect(impatient.settings.model_copy(update={"max_log_bytes": most}))).join()
+        jobs.supervise(jobs.claim(), with_settings(impatient, max_log_bytes=most)).join()
 
         run = jobs.run(id)
         assert run.error["detail"] == "too many words"
@@ -142,9 +140,8 @@ class TestFailure:
         assert jobs.attempt(id).log_offset == len(log)
 
     def test_a_hung_child_is_ended(self, jobs: Any, impatient: Database) -> None:
-        settings = impatient.settings.model_copy(update={"progress_timeout_seconds": 0.5})
         id = jobs.add("hangs")
-        jobs.supervise(jobs.claim(), connect(settings)).join()
+        jobs.supervise(jobs.claim(), with_settings(impatient, progress_timeout_seconds=0.5)).join()
 
         assert jobs.run(id).error["code"] == "stuck"
         assert not jobs.alive(jobs.attempt(id).provenance["process"])

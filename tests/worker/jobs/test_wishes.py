@@ -12,7 +12,8 @@ from service import jobs as service_jobs
 from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
 from service.db.models import Checkpoint, Garbage, Run, RunEvent
-from service.db.session import Database, connect
+from service.db.session import Database
+from tests.worker.jobs.conftest import with_settings
 from worker.claims import give_up
 from worker.run_work import RunWork
 
@@ -38,9 +39,8 @@ class TestCancel:
         self, jobs: Any, impatient: Database, behaviour: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("worker.supervisor.TERMINATION_SECONDS", 0.2)
-        settings = impatient.settings.model_copy(update={"cancel_grace_seconds": 0.1})
         id = jobs.add(behaviour)
-        supervising = jobs.supervise(jobs.claim(), connect(settings))
+        supervising = jobs.supervise(jobs.claim(), with_settings(impatient, cancel_grace_seconds=0.1))
         jobs.reaches(id, JobStatus.RUNNING)
 
         self.request(impatient, id)
