@@ -1,12 +1,9 @@
-"""Runs in float64, alone or as one of several ranks: `python -m tests.worker.training.in_double CASES.json`.
+"""Runs in float64, alone or as one of several ranks.
 
 In float64 the sum of two halves is the whole but for 1e-15, so that what several processes compute can be told from
-what one computes if it is not the same. Several cases in one start: loading torch takes longer than they do.
+what one computes if it is not the same.
 """
 
-import json
-import os
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +11,11 @@ import torch
 
 from service.contracts.catalog import load_catalog
 from service.contracts.runs import RunSpec
-from worker.entrypoints.parent import end_with_parent
-from worker.entrypoints.ranks import RENDEZVOUS
 from worker.models import load_model
 from worker.rewards.clip import ClipReward
 from worker.shapes.grammar import heldout_prompts, train_prompts
 from worker.training.events import EventWriter, Unheard
-from worker.training.ranks import Ranks, join
+from worker.training.ranks import Ranks
 from worker.training.trainer import Trainer
 
 
@@ -36,12 +31,3 @@ def perform(directory: Path, spec: dict[str, Any], ranks: Ranks, resume: str | N
         trainer.resume(Path(resume))
     trainer.run()
     events.close()
-
-
-if __name__ == "__main__":
-    end_with_parent()
-    torch.set_num_threads(1)
-    together = join("cpu", os.environ.get(RENDEZVOUS))
-    for case in json.loads(Path(sys.argv[1]).read_text()):
-        perform(Path(case["directory"]), case["spec"], together, case.get("resume"))
-    together.leave()

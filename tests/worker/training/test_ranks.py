@@ -16,52 +16,92 @@ from safetensors.torch import load_file
 from service.contracts.jobs import CONTROL_FILE
 from service.contracts.presets import merge
 from tests.worker.training.in_double import perform
+from tests.worker.training.miniature import FEW_PROMPTS
 from worker.training.checkpoint import read_manifest
 from worker.training.ranks import Ranks
 
-pytestmark = pytest.mark.timeout(600)  # every test here loads torch more than once, and the machine may be busy
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.timeout(600),  # two processes load torch, and the machine may be busy
+]
 Eventually = Callable[[Callable[[], object]], None]
 
 SMALL: dict[str, Any] = {
     "sampling": {"steps": 4, "rollout_batch_size": 8},
-    "algorithm": {"group_size": 3},
+    "algorithm": {"group_size": 2},
     "rewards": [{"name": "clip_score"}],
     "training": {"max_steps": 2, "prompts_per_step": 4, "update_batch_size": 3, "lora_rank": 4, "learning_rate": 1e-4},
-    "evaluation": {"every": 1, "pairs": 5, "final_pairs": 7, "samples": 4},
+    "evaluation": {"every": 1, "pairs": 3, "final_pairs": 5, "samples": 3},
     "checkpoints": {"every": 1},
 }
 CASES: dict[str, dict[str, Any]] = {
-    "g2rpo": {"algorithm": {"name": "g2rpo", "sde_steps": [0, 2], "updates_per_rollout": 2}},
+    "g2rpo": {"algorithm": {"name": "g2rpo", "sde_steps": [0, 2], "granularities": [1, 2], "updates_per_rollout": 2}},
     "g2rpo-full": {
         "algorithm": {"name": "g2rpo", "sde_steps": [1], "granularities": [1, 2]},
         "training": {"adapter": "full", "ema_decay": 0.5},
     },
     "dance": {"algorithm": {"name": "dance_grpo", "updates_per_rollout": 2, "same_noise": True}},
-    "mix": {"algorithm": {"name": "mix_grpo", "window": {"size": 2, "every": 1}, "updates_per_rollout": 3}},
+    "mix": {
+        "algorithm": {
+            "name": "mix_grpo",
+            "group_size": 3,
+            "window": {"size": 2, "every": 1},
+            "updates_per_rollout": 3,
+        }
+    },
     "flow": {
         "algorithm": {"name": "flow_grpo", "advantage": {"std": "batch"}, "kl_weight": 0.1},
         "training": {"ema_decay": 0.9},
     },
 }
 RESUMED = ("g2rpo", "g2rpo-full")
+LONG: dict[str, Any] = {
+    "algorithm": {"sde_steps": [0, 2], "granularities": [1]},
+    "prompts": FEW_PROMPTS,
+    "training": {"max_steps": 100_000},
+    "evaluation": {"every": 0},
+    "checkpoints": {"every": 0},
+}
+REAL: dict[str, dict[str, Any]] = {
+    "paused-lora": {"training": {"adapter": "lora"}},
+    "paused-full": {"training": {"adapter": "full"}},
+    "cancelled": {},
+    "bfloat16": {
+        "sampling": {"rollout_batch_size": 64},
+        "algorithm": {"group_size": 8},
+        "training": {"adapter": "full", "precision": "bfloat16", "gradient_checkpointing": True, "max_steps": 1},
+    },
+    "wrong": {"prompts": {"items": ["a small red dinosaur on white"]}},
+}
+"""Runs of the real program, one after another in the same two processes. The last one ends them."""
 
 
 def spec(case: str) -> dict[str, Any]:
     return merge(SMALL, CASES[case])
 
 
-def start(directory: Path, count: int, *program: str, threads: int = 1) -> "subprocess.Popen[bytes]":
+def start(directory: Path, count: int, *program: str) -> "subprocess.Popen[bytes]":
     """Several ranks of a program, with what they print in `log.txt`."""
     command = [sys.executable, "-m", "worker.entrypoints.ranks", str(count), str(directory), sys.executable, "-m"]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "log.txt").open("wb") as log:
         return subprocess.Popen([*command, *program], env=environment, stdout=log, stderr=log)
 
 
+def real(directory: Path, changes: dict[str, Any]) -> list[str]:
+    """The real program's arguments for a run into `directory`."""
+    directory.mkdir(parents=True)
+    (directory / "given.json").write_text(json.dumps(merge(merge(SMALL, LONG), changes)))
+    return [str(directory / "given.json"), "--out", str(directory), "--device", "cpu"]
+
+
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Every case by one process and by two, and some continued from the other's first checkpoint."""
+def runs(tmp_path_factory: pytest.TempPathFactory, eventually: Eventually) -> Path:
+    """Every case by one process and by two, and some continued from the other's first checkpoint.
+
+    Then the runs of the real program by the same two processes, asked for what is asked of them.
+    """
     root = tmp_path_factory.mktemp("runs")
     for case in CASES:
         perform(root / "one" / case, spec(case), Ranks(torch.device("cpu")))
@@ -69,13 +109,47 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for case in RESUMED:
         first = str(root / "one" / case / "checkpoints/step-000001")
         cases.append({"directory": str(root / "one-then-two" / case), "spec": spec(case), "resume": first})
-    (root / "cases.json").write_text(json.dumps(cases))
-    code = start(root / "log", 2, "tests.worker.training.in_double", str(root / "cases.json")).wait()
-    assert code == 0, (root / "log/log.txt").read_text()
+    jobs: list[dict[str, Any]] = [{"cases": cases}]
+    for name, changes in REAL.items():
+        threads = 2 if name == "bfloat16" else 1
+        jobs.append({"arguments": real(root / "real" / name, changes), "threads": threads})
+    (root / "jobs.json").write_text(json.dumps(jobs))
+    process = start(root / "real/wrong", 2, "tests.worker.training.in_turn", str(root / "jobs.json"))
+    try:
+        for case in cases:  # one after another, for all of them take longer than is waited for one thing
+            out = Path(case["directory"])
+            eventually(lambda out=out: said(out, "finished") or process.poll() is not None)
+        ask_real_runs(root / "real", process, eventually)
+        code = process.wait()
+    finally:
+        process.kill()
+    assert code == 1, (root / "real/wrong/log.txt").read_text()
     for case in RESUMED:
         first = str(root / "two" / case / "checkpoints/step-000001")
         perform(root / "two-then-one" / case, spec(case), Ranks(torch.device("cpu")), first)
     return root
+
+
+def ask_real_runs(place: Path, process: "subprocess.Popen[bytes]", eventually: Eventually) -> None:
+    """Wait for each run that has no end of its own, and ask for what ends it."""
+    for name in ("paused-lora", "paused-full", "cancelled"):
+        out = place / name
+        eventually(lambda out=out: said(out, "metrics") or process.poll() is not None)
+        if name == "cancelled":
+            ask(out, action="cancel")
+        else:
+            ask(out, action="checkpoint", request=1)
+            eventually(lambda out=out: said(out, "checkpoint") or process.poll() is not None)
+            ask(out, action="pause", request=1)
+
+
+def said(out: Path, type: str) -> list[dict[str, Any]]:
+    return events(out, type) if (out / "events.jsonl").exists() else []
+
+
+def ask(out: Path, **control: Any) -> None:
+    (out / "control.new").write_text(json.dumps(control))
+    (out / "control.new").rename(out / CONTROL_FILE)
 
 
 def events(directory: Path, *types: str) -> list[dict[str, Any]]:
@@ -150,24 +224,41 @@ def test_another_number_of_processes_continues_the_same_run(way: str, case: str,
     )
 
 
-LONG: dict[str, Any] = {
-    "algorithm": {"sde_steps": [0, 2]},
-    "training": {"max_steps": 100_000},
-    "evaluation": {"every": 0},
-    "checkpoints": {"every": 0},
-}
-
-
 class TestTwoAreOneProcess:
+    @pytest.mark.parametrize("adapter", ["lora", "full"])
+    def test_they_save_when_asked_and_pause(self, adapter: str, runs: Path) -> None:
+        out = runs / f"real/paused-{adapter}"
+        [end] = events(out, "finished")
+        asked, last = events(out, "checkpoint")
+        assert (asked["request"], end["outcome"], last["step"]) == (1, "paused", end["step"])
+        manifest = read_manifest(out / last["directory"])
+        assert (manifest.step, manifest.kind) == (end["step"], adapter)
+
+    def test_in_bfloat16_and_with_several_threads_each_the_sharded_policy_is_the_one_that_drew(
+        self, runs: Path
+    ) -> None:
+        out = runs / "real/bfloat16"
+        [started] = events(out, "started")
+        assert (started["provenance"]["threads"], len(set(started["provenance"]["processes"]))) == (2, 2)
+        [values] = [event["values"] for event in events(out, "metrics")]
+        assert [values["ratio/min"], values["ratio/max"]] == pytest.approx([1, 1], abs=1e-5)
+
+    def test_they_end_when_cancelled(self, runs: Path) -> None:
+        assert events(runs / "real/cancelled", "finished")[0]["outcome"] == "cancelled"
+
+    def test_what_is_wrong_is_said_once(self, runs: Path) -> None:
+        [failed] = events(runs / "real/wrong", "failed")
+        assert (failed["code"], "dinosaur" in failed["detail"]) == ("bad_config", True)
+
+
+class TestTheirEnds:
     @pytest.fixture
     def begun(self, tmp_path: Path) -> "Iterator[Callable[..., subprocess.Popen[bytes]]]":
-        """Starts the real program in two ranks, of which nothing is left after the test."""
+        """Starts two ranks, of which nothing is left after the test."""
         started: list[subprocess.Popen[bytes]] = []
 
-        def begin(threads: int = 1, **changes: Any) -> "subprocess.Popen[bytes]":
-            (tmp_path / "spec.json").write_text(json.dumps(merge(merge(SMALL, LONG), changes)))
-            arguments = (str(tmp_path / "spec.json"), "--out", str(tmp_path / "out"), "--device", "cpu")
-            started.append(start(tmp_path / "out", 2, "worker.entrypoints.train", *arguments, threads=threads))
+        def begin(*program: str) -> "subprocess.Popen[bytes]":
+            started.append(start(tmp_path / "out", 2, *program))
             return started[-1]
 
         yield begin
@@ -175,69 +266,35 @@ class TestTwoAreOneProcess:
             process.kill()
             process.wait()
 
-    def said(self, out: Path, type: str) -> list[dict[str, Any]]:
-        return events(out, type) if (out / "events.jsonl").exists() else []
-
-    def ask(self, out: Path, **control: Any) -> None:
-        (out / "control.new").write_text(json.dumps(control))
-        (out / "control.new").rename(out / CONTROL_FILE)
-
-    @pytest.mark.parametrize("adapter", ["lora", "full"])
-    def test_they_save_when_asked_and_pause(
-        self, adapter: str, begun: Any, tmp_path: Path, eventually: Eventually
-    ) -> None:
-        out, process = tmp_path / "out", begun(training={"adapter": adapter})
-        eventually(lambda: self.said(out, "metrics") or process.poll() is not None)
-        self.ask(out, action="checkpoint", request=1)
-        eventually(lambda: self.said(out, "checkpoint") or process.poll() is not None)
-        self.ask(out, action="pause", request=1)
-
-        assert process.wait() == 0, (out / "log.txt").read_text()
-        [end] = self.said(out, "finished")
-        asked, last = self.said(out, "checkpoint")
-        assert (asked["request"], end["outcome"], last["step"]) == (1, "paused", end["step"])
-        assert read_manifest(out / last["directory"]).step == end["step"]
-
-    def test_in_bfloat16_and_with_several_threads_each_the_sharded_policy_is_the_one_that_drew(
-        self, begun: Any, tmp_path: Path
-    ) -> None:
-        training = {"adapter": "full", "precision": "bfloat16", "gradient_checkpointing": True, "max_steps": 1}
-        process = begun(threads=2, training=training, sampling={"rollout_batch_size": 64}, algorithm={"group_size": 8})
-        assert process.wait() == 0, (tmp_path / "out/log.txt").read_text()
-        [values] = [event["values"] for event in self.said(tmp_path / "out", "metrics")]
-        assert [values["ratio/min"], values["ratio/max"]] == pytest.approx([1, 1], abs=1e-5)
-
-    def test_they_end_when_cancelled(self, begun: Any, tmp_path: Path, eventually: Eventually) -> None:
-        out, process = tmp_path / "out", begun()
-        eventually(lambda: self.said(out, "metrics") or process.poll() is not None)
-        self.ask(out, action="cancel")
-
-        assert process.wait() == 0, (out / "log.txt").read_text()
-        assert self.said(out, "finished")[0]["outcome"] == "cancelled"
+    @pytest.fixture(params=["waiting", pytest.param("training", marks=pytest.mark.slow)])
+    def running(
+        self, request: pytest.FixtureRequest, begun: Any, tmp_path: Path, eventually: Eventually
+    ) -> "tuple[subprocess.Popen[bytes], list[int]]":
+        """Two ranks that wait for each other, or train, and their process ids."""
+        out = tmp_path / "out"
+        if request.param == "training":
+            process = begun("worker.entrypoints.train", *real(out, {}))
+            eventually(lambda: said(out, "metrics") or process.poll() is not None)
+            return process, said(out, "started")[0]["provenance"]["processes"]
+        process = begun("tests.worker.training.waiting_rank", str(out))
+        files = [out / f"rank-{rank}" for rank in range(2)]
+        eventually(lambda: all(file.exists() for file in files) or process.poll() is not None)
+        return process, [int(file.read_text()) for file in files]
 
     def test_when_one_is_killed_all_end_and_it_is_named(
-        self, begun: Any, tmp_path: Path, eventually: Eventually
+        self, running: "tuple[subprocess.Popen[bytes], list[int]]", tmp_path: Path
     ) -> None:
-        out, process = tmp_path / "out", begun()
-        eventually(lambda: self.said(out, "metrics") or process.poll() is not None)
-        ranks = self.said(out, "started")[0]["provenance"]["processes"]
-
+        process, ranks = running
         os.kill(ranks[1], signal.SIGKILL)
 
         assert process.wait() == -signal.SIGKILL
         assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
-        assert f"rank 1 of 2 (process {ranks[1]}) was ended by SIGKILL" in (out / "log.txt").read_text()
-        assert not self.said(out, "failed")
+        assert f"rank 1 of 2 (process {ranks[1]}) was ended by SIGKILL" in (tmp_path / "out/log.txt").read_text()
+        assert not said(tmp_path / "out", "failed")  # whatever the other one says is not the cause
 
-    def test_when_their_starter_is_killed_they_end(self, begun: Any, tmp_path: Path, eventually: Eventually) -> None:
-        out, process = tmp_path / "out", begun()
-        eventually(lambda: self.said(out, "started") or process.poll() is not None)
-        ranks = self.said(out, "started")[0]["provenance"]["processes"]
+    def test_when_their_starter_is_killed_they_end(
+        self, running: "tuple[subprocess.Popen[bytes], list[int]]", eventually: Eventually
+    ) -> None:
+        process, ranks = running
         process.kill()
         eventually(lambda: not any(Path(f"/proc/{rank}").exists() for rank in ranks))
-
-    def test_what_is_wrong_is_said_once(self, begun: Any, tmp_path: Path) -> None:
-        process = begun(prompts={"items": ["a small red dinosaur on white"]})
-        assert process.wait() == 1
-        [failed] = self.said(tmp_path / "out", "failed")
-        assert (failed["code"], "dinosaur" in failed["detail"]) == ("bad_config", True)
