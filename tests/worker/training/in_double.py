@@ -1,4 +1,4 @@
-"""Runs in float64, alone or as one of several ranks.
+"""Runs of a tiny model in float64, alone or as one of several ranks.
 
 In float64 the sum of two halves is the whole but for 1e-15, so that what several processes compute can be told from
 what one computes if it is not the same.
@@ -9,24 +9,24 @@ from typing import Any
 
 import torch
 
-from service.contracts.catalog import load_catalog
 from service.contracts.runs import RunSpec
+from tests.worker.models.tiny import PROMPTS, entry
+from tests.worker.training.guided import Redness
 from worker.models import load_model
-from worker.rewards.clip import ClipReward
-from worker.shapes.grammar import heldout_prompts, train_prompts
 from worker.training.events import EventWriter, Unheard
 from worker.training.ranks import Ranks
 from worker.training.trainer import Trainer
 
+MODEL = "flux-dev"
 
-def perform(directory: Path, spec: dict[str, Any], ranks: Ranks, resume: str | None = None) -> None:
-    """One run from its start, or from a checkpoint, to its end."""
+
+def perform(place: Path, directory: Path, spec: dict[str, Any], ranks: Ranks, resume: str | None = None) -> None:
+    """One run of the model in `place` from its start, or from a checkpoint, to its end."""
     directory.mkdir(parents=True, exist_ok=True)
-    catalog, run = load_catalog(), RunSpec.model_validate(spec)
-    model = load_model(catalog.model(run.model), ranks.device, torch.float64)
-    rewards = {"clip_score": ClipReward.load(catalog.reward("clip_score"), ranks.device, torch.float64)}
+    run = RunSpec.model_validate(spec)
+    model = load_model(entry(MODEL, place), ranks.device, torch.float64)
     events = EventWriter(directory) if ranks.leads else Unheard(directory)
-    trainer = Trainer(run, model, rewards, train_prompts(), heldout_prompts(), events, ranks)
+    trainer = Trainer(run, model, {"redness": Redness()}, tuple(PROMPTS), tuple(PROMPTS), events, ranks)
     if resume is not None:
         trainer.resume(Path(resume))
     trainer.run()

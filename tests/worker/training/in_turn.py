@@ -21,11 +21,11 @@ from worker.entrypoints.ranks import RENDEZVOUS
 from worker.training.ranks import join
 
 
-def in_double(cases: list[dict[str, Any]]) -> int:
+def in_double(model: str, cases: list[dict[str, Any]]) -> int:
     """Runs in float64 by ranks that meet once."""
     together = join("cpu", os.environ[RENDEZVOUS])
     for case in cases:
-        perform(Path(case["directory"]), case["spec"], together, case.get("resume"))
+        perform(Path(model), Path(case["directory"]), case["spec"], together, case.get("resume"))
     together.leave()
     return 0
 
@@ -42,6 +42,6 @@ if __name__ == "__main__":
     for number, job in enumerate(json.loads(Path(sys.argv[1]).read_text())):
         os.environ[RENDEZVOUS] = f"{place}-{number}"
         torch.set_num_threads(job.get("threads", 1))
-        if status := in_double(job["cases"]) if "cases" in job else train.main(job["arguments"]):
+        if status := in_double(job["model"], job["cases"]) if "cases" in job else train.main(job["arguments"]):
             end(status)
         PartialState._reset_state()

@@ -329,6 +329,7 @@ def two_threads() -> Iterator[None]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_run_in_lanes_that_was_paused_ends_bit_identical(two_threads: None, tmp_path: Path) -> None:
     """Slow: two threads within an operator wait for each other, which on a busy machine takes minutes."""
     changes = merge(LANES, {"training": {"max_steps": 2}, "evaluation": {"every": 2, "pairs": 20}})
