@@ -20,8 +20,8 @@ ALWAYS = {
     "service/contracts/benchmarks": ("tests/service/contracts/benchmarks/",),
     "service/contracts": ("tests/service/contracts/",),
 }
-"""Tests that are candidates for every mutant below a path, first: also those that start processes, which no coverage
-sees."""
+"""Tests that are candidates for every mutant below a path, after those that are seen to run its line: some start
+processes, which no coverage sees."""
 
 
 @dataclass
@@ -62,7 +62,7 @@ class CoverageMap:
         """All tests that may notice, those likely to do so cheaply first."""
         direct, mates = self._covering(mutant)
         near = next(paths for place, paths in ALWAYS.items() if mutant.file.startswith(place + "/"))
-        weights = dict.fromkeys((test for test in self.tests if test.startswith(near)), 1.5)
+        weights = dict.fromkeys((test for test in self.tests if test.startswith(near)), 10.0 if direct else 1.0)
         weights |= {test: 3.0 for test in mates if test not in weights}
         weights |= {test: 0.3 if test.startswith(near) else 1.0 for test in direct}
 
@@ -164,13 +164,13 @@ def _times(directories: list[Path]) -> tuple[dict[str, Timed], dict[str, float]]
             if "uses" in entry:
                 tests[test].uses = tuple(sorted(_key(test, name, scope) for name, scope in entry["uses"].items()))
                 continue
-            tests[test].own += entry["s"]
-            if entry["when"] == "setup":
-                tests[test].own -= sum(made.values())
+            if entry["when"] == "setup":  # the newest run of a test counts
+                tests[test].own = -sum(made.values())
                 tests[test].made = tuple(_key(test, *which) for which in made)
                 for which, seconds in made.items():
                     fixtures[_key(test, *which)] = max(fixtures[_key(test, *which)], seconds)
                 made = {}
+            tests[test].own += entry["s"]
             if entry["when"] == "call" and entry["o"] == "passed":
                 passed.add(test)
             if entry["o"] == "failed":
