@@ -30,10 +30,7 @@ def scalar_kernels() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(
-    scope="module",
-    params=[tiny.ONE_BLOCK, *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("flux-dev", "sd3"))],
-)
+@pytest.fixture(scope="module", params=[tiny.ONE_BLOCK, pytest.param("flux-dev", marks=pytest.mark.slow)])
 def model(compiler: None, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FlowModel:
     entry = tiny.make(request.param, tmp_path_factory.mktemp("pipeline") / "model")
     loaded = load_model(entry, torch.device("cpu"), torch.float32)
