@@ -72,6 +72,7 @@ class TestCommand:
             "torch",
         ]
         assert not [check for check in told["checks"] if check["hint"] and check["name"] != "packages"]
+        assert "torch 2." in told["checks"][-1]["detail"]
 
     def test_what_is_wrong_is_marked_has_a_remedy_and_ends_with_1(self, healthy: None, tmp_path: Path) -> None:
         env = {"G2RPO_DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/d", "COLUMNS": "200"}
@@ -320,7 +321,3 @@ class TestPackages:
     def test_without_a_lock_there_is_nothing_to_compare(self, tmp_path: Path) -> None:
         check = self.look(tmp_path / "none")
         assert check.ok and not check.hint
-
-    def test_torch_is_seen_without_being_loaded_here(self) -> None:
-        check = look("torch", installation.torch)
-        assert check.ok and "torch 2." in check.detail

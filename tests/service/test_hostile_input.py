@@ -57,11 +57,11 @@ BODIES = {
     "NUL": r'"\u0000"',
     "a surrogate's name": r'{"\ud800": 1}',
     "NUL's name": r'{"\u0000": 1}',
-    "many characters": json.dumps("a" * 100_000),
-    "many items": json.dumps([1] * 50_000),
-    "many names": json.dumps({str(index): "a" for index in range(20_000)}),
+    "many characters": json.dumps("a" * 40_000),
+    "many items": json.dumps([1] * 15_000),
+    "many names": json.dumps({str(index): "a" for index in range(5_000)}),
     "depth": "[" * 500 + "]" * 500,
-    "more depth": "[" * 100_000 + "]" * 100_000,
+    "more depth": "[" * 20_000 + "]" * 20_000,
     "depth of mappings": '{"a":' * 900 + "1" + "}" * 900,
     "null": "null",
     "true": "true",
@@ -69,6 +69,7 @@ BODIES = {
     "a mapping": '{"__proto__": {"a": 1}}',
     "text": '"3"',
 }
+"""Where there are many, they are longer than a refusal may be."""
 
 
 def operations(method: str) -> list[str]:
@@ -100,14 +101,24 @@ def client(module_client: TestClient) -> TestClient:
 
 
 @pytest.fixture(scope="module")
-def ids(module_records: Any, module_database: Database) -> dict[str, str]:
-    """A row of each noun, so that what is sent meets more than a 404. No test here changes or deletes these rows."""
-    records, database = module_records, module_database
+def ids(module_records: Any) -> dict[str, str]:
+    """A row of each noun, so that what is sent meets more than a 404. No test that has these changes them."""
+    return rows(module_records)
+
+
+@pytest.fixture
+def own_ids(module_records: Any) -> dict[str, str]:
+    """The same for one test alone, which may change them: it resumes what has ended."""
+    return rows(module_records)
+
+
+def rows(records: Any) -> dict[str, str]:
+    """The path parameters of new rows, each of a noun."""
     run = records.run(JobStatus.SUCCEEDED)
     records.metric(run, "reward/clip_score", [0.1, None, 0.3])
     records.reward_group(run, [0.1, None, 0.3])
     checkpoint = records.checkpoint(run, {"w": b"weights"})
-    with database.transaction() as session:
+    with records.database.transaction() as session:
         store(session, benchmark().model_copy(update={"name": "w"}))
     generation = records.generation(
         {"model": "shapes-flux", "checkpoints": ["base"], "prompts": ["a"], "num_images": 1}, JobStatus.FAILED
@@ -206,13 +217,13 @@ class TestBodies:
     @pytest.mark.parametrize(
         ("path", "method"), [(path, method) for method in ("post", "patch") for path in operations(method)]
     )
-    def test_at_every_place(self, client: TestClient, ids: dict[str, str], path: str, method: str) -> None:
+    def test_at_every_place(self, client: TestClient, own_ids: dict[str, str], path: str, method: str) -> None:
         headers = {"Content-Type": "application/json"}
         for value in BODIES.values():
             for body in bodies(path, method, value):
                 if (path, value) == ("/keys", BODIES["400 digits"]) and body.startswith('{"expires_at"'):
                     continue  # test_a_time_of_400_digits
-                answer = client.request(method, address(path, ids), content=body.encode(), headers=headers)
+                answer = client.request(method, address(path, own_ids), content=body.encode(), headers=headers)
                 refused_or_answered(answer)
 
     @pytest.mark.xfail(strict=True, reason="service.contracts.base.Moment raises OverflowError: a 500")
@@ -254,15 +265,24 @@ HEADERS = {
     "x-forwarded-for": ["10.0.0.1, " * 500],
     "cookie": ["a=b; " * 5000],
 }
+BEFORE_ROUTES = frozenset(
+    {
+        *("x-request-id", "content-type", "content-length", "content-encoding", "transfer-encoding"),
+        *("authorization", "host", "origin", "x-forwarded-for", "cookie"),
+    }
+)
+"""Headers that no route reads of a GET: each value is sent to a third of the routes, and each route meets a third."""
 
 
 class TestHeaders:
     @pytest.mark.parametrize("name", HEADERS)
     def test_each_alone_and_twice(self, client: TestClient, ids: dict[str, str], name: str) -> None:
-        for path in operations("get"):
+        for place, path in enumerate(operations("get")):
             # Twice where the route reads it; elsewhere the same code, which knows no routes, has it before all others.
             read = path == "/runs" or name in [one.lower() for one in parameters(path, "get", "header")]
-            for value in HEADERS[name]:
+            for number, value in enumerate(HEADERS[name]):
+                if name in BEFORE_ROUTES and not read and (place + number) % 3:
+                    continue
                 sent = (name.encode(), value.encode("latin-1"))
                 refused_or_answered(client.get(address(path, ids), headers=[sent]))
                 if read:

@@ -82,13 +82,13 @@ class TestWhole:
         assert first.startswith("id: 242\r\nevent: checkpoint\r\ndata: {")
         assert response.text.isascii()
 
-    @pytest.mark.parametrize("after", [0, 1, 2, 99, 100, 101, 199, 200, 201, 242, 243])
-    def test_after_any_event_comes_exactly_the_rest(self, url: str, ended: Run, after: int) -> None:
-        rest = list(range(after + 1, 244))
-        assert ids(told(url, ended, headers={"Last-Event-ID": str(after)})) == rest
-        assert ids(told(url, ended, params={"after": after})) == rest
-        both = told(url, ended, params={"after": 0}, headers={"Last-Event-ID": str(after)})
-        assert ids(both) == rest and both[-1][0] == "end"
+    def test_after_any_event_comes_exactly_the_rest(self, url: str, ended: Run) -> None:
+        for after in (0, 1, 2, 99, 100, 101, 199, 200, 201, 242, 243):
+            rest = list(range(after + 1, 244))
+            assert ids(told(url, ended, headers={"Last-Event-ID": str(after)})) == rest
+            assert ids(told(url, ended, params={"after": after})) == rest
+            both = told(url, ended, params={"after": 0}, headers={"Last-Event-ID": str(after)})
+            assert ids(both) == rest and both[-1][0] == "end"
 
     def test_after_the_end_there_is_only_the_end(self, url: str, ended: Run) -> None:
         for last in (243, 244, 2**63 - 1):
