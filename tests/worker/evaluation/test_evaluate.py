@@ -239,13 +239,13 @@ class TestAsking:
             eventually(lambda: len(list(tmp_path.glob("attempt/pictures/*.png"))) == 140)
             return judged(asked)
 
-        status, out = attempt(job(entry(serve(plan).url), prompts=70))  # three batches
+        status, out = attempt(job(entry(serve(plan).url), prompts=70, steps=1))  # three batches
         assert (status, len(events(out, "answer"))) == (0, 140)
 
 
 class TestGoingOn:
     def test_what_is_missing_is_drawn_bit_for_bit_as_it_was(self, serve: Serve, attempt: Attempt) -> None:
-        whole = job(entry(serve().url, concurrency=4), prompts=36, rewards=["clip_score"])  # two batches
+        whole = job(entry(serve().url, concurrency=4), prompts=36, steps=1, rewards=["clip_score"])  # two batches
         _, out = attempt(whole)
         first = {place_of(event): event for event in events(out, "picture")}
         kept = random.Random(1).sample(places(whole), 30)
