@@ -74,9 +74,9 @@ GENERATION = {
     "height": 32,
 }
 SCORE = {"rewards": ["clip_score"], "generation": None}
-FIRST, STEP = 30, 4
-"""Where not all bounds are tried: so many of an operation's first requests, and then each fourth. `/runs` and `/plans`,
-whose bodies are the same, have 1,500 each, and different fourths."""
+FIRST, STEP = 20, 8
+"""Where not all bounds are tried: so many of an operation's first requests, and then each eighth. `/runs` and `/plans`,
+whose bodies are the same, have 1,500 each, and different eighths."""
 BOUNDS: Counter[str] = Counter()
 """By operation, the requests for bounds that there were so far."""
 KEPT: dict[str, dict[str, Any]] = {}
@@ -307,7 +307,7 @@ def _sample(context: Any, case: schemathesis.Case) -> bool:
         return True
     label = case.operation.label
     BOUNDS[label] += 1
-    return BOUNDS[label] <= FIRST or BOUNDS[label] % STEP == (2 if label == "POST /plans" else 0)
+    return BOUNDS[label] <= FIRST or BOUNDS[label] % STEP == (4 if label == "POST /plans" else 0)
 
 
 @schemathesis.hook("before_call")
