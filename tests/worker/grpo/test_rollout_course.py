@@ -23,6 +23,7 @@ from tests.worker.grpo.toy import (
     roll_out,
     sampler,
 )
+from worker.grpo.advantages import AdvantageConfig, integrate_advantages
 from worker.grpo.rollout import Branch, denoise_branches
 
 CHAINS = [name for name in CONFIGS if name != "g2rpo"]
@@ -65,6 +66,18 @@ def test_evaluations_are_made_and_counted_in_the_parts_of_the_plan(name: str) ->
 
 
 @pytest.mark.parametrize("name", CHAINS)
+def test_chains_can_be_abandoned_before_every_batch_of_every_part(name: str) -> None:
+    course, checks = Course(), list[str]()
+    ready = replace(sampler(course.velocity, 1, 1), costs=course, check=lambda: checks.append(course.now))
+    with torch.no_grad():
+        make(CONFIGS[name]).roll_out(TRAINING_STEP, PROMPTS, noise(TRAINING_STEP), ready)
+    assert set(checks) == {part for part, made in course.seen.items() if made}
+    chains = PROMPTS * CONFIGS[name].group_size
+    assert checks.count("branch") == course.seen["branch"]
+    assert checks.count("continuation") >= chains
+
+
+@pytest.mark.parametrize("name", CHAINS)
 def test_chains_can_be_abandoned_before_their_first_evaluation(name: str) -> None:
     def stop() -> None:
         raise KeyboardInterrupt
@@ -93,6 +106,16 @@ def test_ends_are_given_out_as_soon_as_they_are_there_and_are_the_same(name: str
     assert torch.equal(torch.cat([ends for _, ends in given]), rollout.ends)
     together = roll_out(CONFIGS[name], ToyFlow(), TRAINING_STEP, fast_rows=fast_rows)
     torch.testing.assert_close(rollout.ends, together.ends, rtol=0, atol=1e-12)
+
+
+@every_algorithm
+def test_advantages_are_made_as_the_contract_says(name: str) -> None:
+    algorithm, said = make(CONFIGS[name]), CONFIGS[name].advantage
+    shape = (2, PROMPTS, len(algorithm.places), algorithm.group_size, len(algorithm.granularities))
+    rewards = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+    config = AdvantageConfig(said.clip_max, said.std_eps, said.std_floor, said.scale, said.aggregation, said.std)
+    expected = integrate_advantages(rewards, [1.0, 0.5], config)
+    assert torch.equal(algorithm.advantages(rewards, [1.0, 0.5]).values, expected.values)
 
 
 @pytest.mark.parametrize(
