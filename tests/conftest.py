@@ -31,6 +31,10 @@ from service.embedded import postgres, valkey
 from service.settings import Settings
 from tests.emptied import empty
 
+# A process of pytest-xdist inherits COLUMNS=80 from its parent's readline, and rich keeps the width that it finds when a
+# console is created. Without it, a console asks for the width each time it prints, as tests set it.
+os.environ.pop("COLUMNS", None)
+
 _PATIENCE = 180.0
 _RECENT = 60.0
 """Seconds before a failure within which a log file must have been written to be printed."""
