@@ -46,7 +46,7 @@ _IDENTIFIER = re.compile(r"[A-Za-z][\w./-]*")
 
 @dataclass(frozen=True)
 class Mutant:
-    """One change in a line of that `text`.
+    """One change in a line of that `text`, at a `column` of it, both without its indentation.
 
     `start` and `end` are offsets in the encoded file; lines `first` to `last` are the statement's.
     """
@@ -56,6 +56,7 @@ class Mutant:
     function: str
     line: int
     text: str
+    column: int
     first: int
     last: int
     at_import: bool
@@ -65,6 +66,13 @@ class Mutant:
     start: int
     end: int
     id: str = ""
+
+    @property
+    def becomes(self) -> str:
+        """The changed line; of a change over several lines, the first with all of it."""
+        line = self.text.encode()
+        rest = line[self.column + len(self.before.encode()) :]
+        return (line[: self.column] + self.after.encode() + rest).decode()
 
     def apply(self, source: bytes) -> bytes:
         """The changed source. Raises ValueError if it is not the source that the mutant was made of."""
@@ -93,8 +101,10 @@ class _Finder(ast.NodeVisitor):
         start = self.starts[node.lineno - 1] + node.col_offset  # type: ignore[attr-defined]
         end = self.starts[node.end_lineno - 1] + node.end_col_offset  # type: ignore[attr-defined]
         line: int = node.lineno  # type: ignore[attr-defined]
-        text = self.source[self.starts[line - 1] : self.starts[line]].decode().strip()
-        place = (self.package, self.file, ".".join(self.scope), line, text, *self.span, self.depth == 0)
+        text = self.source[self.starts[line - 1] : self.starts[line]].rstrip()
+        indented = len(text) - len(text.lstrip())
+        where = (line, text[indented:].decode(), start - self.starts[line - 1] - indented)
+        place = (self.package, self.file, ".".join(self.scope), *where, *self.span, self.depth == 0)
         mutant = Mutant(*place, operator, self.source[start:end].decode(), after, start, end)
         self.found.setdefault((start, end, after), mutant)
 

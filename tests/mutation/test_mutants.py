@@ -81,6 +81,7 @@ def test_texts_annotations_logs_and_messages_have_no_mutants(line: str) -> None:
 
 def test_a_mutant_changes_its_place_alone_and_refuses_another_source() -> None:
     mutant = next(m for m in mutants_of("p", "p/f.py", SOURCE) if m.after == "min")
+    assert (mutant.text, mutant.becomes) == ("self.total = max(x, 5)", "self.total = min(x, 5)")
     assert mutant.apply(SOURCE.encode()).decode() == SOURCE.replace("max", "min")
     with pytest.raises(ValueError, match="sample again"):
         mutant.apply(b"\n" + SOURCE.encode())
@@ -110,7 +111,7 @@ def test_a_sample_is_that_of_its_seed_and_has_no_mutant_twice(tree: Path) -> Non
 
 
 def made(line: int, file: str = "worker/grpo/x.py") -> Mutant:
-    return Mutant("worker/grpo", file, "f", line, "x = 1", line, line, False, "constant", "1", "0", 0, 1, f"m{line}")
+    return Mutant("worker/grpo", file, "f", line, "x = 1", 4, line, line, False, "constant", "1", "0", 0, 1, f"m{line}")
 
 
 def test_covering_tests_run_in_stages_cheapest_first_and_shared_fixtures_bring_their_other_tests() -> None:
@@ -155,7 +156,7 @@ def test_the_report_fails_where_the_new_suite_misses_what_the_old_one_notices() 
 
 
 def test_equivalent_mutants_are_left_out_but_no_more_than_a_tenth(tmp_path: Path) -> None:
-    fields = {"file": "worker/grpo/x.py", "function": "f", "text": "x = 1", "before": "1", "after": "0"}
+    fields = {"file": "worker/grpo/x.py", "function": "f", "text": "x = 1", "becomes": "x = 0"}
     entry = "\n".join(["[[mutant]]", *(f'{name} = "{value}"' for name, value in fields.items()), 'reason = "the same"'])
     (tmp_path / "equivalent.toml").write_text(entry)
     reasons = equivalents([made(1), made(2, "worker/grpo/y.py")], tmp_path / "equivalent.toml")
