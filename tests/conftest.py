@@ -7,6 +7,7 @@ database for a test that needs its own.
 
 import contextlib
 import dataclasses
+import gc
 import os
 import shutil
 import tempfile
@@ -20,6 +21,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 import hypothesis
 import pytest
+import structlog
 from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
 from xdist.scheduler import LoadFileScheduling
@@ -31,8 +33,8 @@ from service.embedded import postgres, valkey
 from service.settings import Settings
 from tests.emptied import empty
 
-# A process of pytest-xdist inherits COLUMNS=80 from its parent's readline, and rich keeps the width that it finds when a
-# console is created. Without it, a console asks for the width each time it prints, as tests set it.
+# A process of pytest-xdist inherits COLUMNS=80 from its parent's readline, and rich keeps the width that it finds when
+# a console is created. Without the variable, a console asks for the width each time it prints, as tests set it.
 os.environ.pop("COLUMNS", None)
 
 _PATIENCE = 180.0
@@ -40,6 +42,10 @@ _RECENT = 60.0
 """Seconds before a failure within which a log file must have been written to be printed."""
 _TAIL = 2000
 """Characters of each log file that a failed test prints."""
+
+# By default a logged exception is printed with every local variable, which takes half a second each time.
+_plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
+structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _plain])
 
 # The same examples every time, and no deadline: the machine may be busy.
 hypothesis.settings.register_profile("repeatable", deadline=None, derandomize=True, database=None, max_examples=50)
@@ -116,6 +122,12 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Run long modules first, so that no process ends with one alone."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
+def pytest_collection_finish() -> None:
+    """Exclude imported modules, half a million objects, from garbage collection: each full one takes 0.25 s less."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

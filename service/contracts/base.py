@@ -34,6 +34,8 @@ def _written_out(value: Any) -> Any:
         float(value)
     except (TypeError, ValueError):
         return value
+    except OverflowError:  # an integer of more than 308 digits
+        raise ValueError("a time is written as in 2026-01-31T12:00:00Z, not as a number") from None
     raise ValueError("a time is written as in 2026-01-31T12:00:00Z")
 
 

@@ -65,22 +65,6 @@ PERCEPTION = JudgeEntry(name="perception", kind="perception")
 _LED = (JobStatus.STARTING, JobStatus.RUNNING)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _width() -> Iterator[None]:
-    """Commands print as wide as the environment says when they print.
-
-    A console keeps COLUMNS from when it was made. The processes of pytest-xdist have COLUMNS=80 from readline, and
-    what a test's own COLUMNS says would come too late.
-    """
-    from service.cli.console import console, errors
-
-    with pytest.MonkeyPatch.context() as patched:
-        for one in (console, errors):
-            patched.setattr(one, "_width", None)
-            patched.setattr(one, "_height", None)
-        yield
-
-
 @pytest.fixture(scope="module")
 def module_database(
     connections: Database, database_url: str, broker_url: str, tmp_path_factory: pytest.TempPathFactory

@@ -14,7 +14,7 @@ import pytest
 import structlog
 
 from service import logging as service_logging
-from service.settings import Settings
+from service.db.session import Database
 
 
 @pytest.fixture
@@ -88,7 +88,8 @@ def test_other_libraries_are_heard_from_warnings_on(lines: Any) -> None:
     assert [line["event"] for line in lines()] == ["the broker went away"]
 
 
-def test_a_serving_process_writes_nothing_but_such_lines(settings: Settings) -> None:
+def test_a_serving_process_writes_nothing_but_such_lines(database: Database) -> None:
+    settings = database.settings
     environment = {
         "G2RPO_DATABASE_URL": settings.database_url,
         "G2RPO_BROKER_URL": settings.broker_url,

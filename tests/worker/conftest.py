@@ -1,6 +1,5 @@
 """Engine tests run on one thread: their batches are too small to gain from two, and the machine may be busy."""
 
-import gc
 import os
 import shutil
 import sysconfig
@@ -8,21 +7,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-import structlog
 import torch
 
 from tests.worker.evaluation.judge_server import Asked, JudgeServer, Reply, Serve, judged
 
 torch.set_num_threads(1)
-# By default a logged exception is printed with every local variable, which takes a half second each time.
-_plain = structlog.dev.ConsoleRenderer(colors=False, exception_formatter=structlog.dev.plain_traceback)
-structlog.configure(processors=[*structlog.get_config()["processors"][:-1], _plain])
-
-
-def pytest_collection_finish() -> None:
-    """Have collections of garbage pass over what was imported, half a million objects, each time a quarter second."""
-    gc.collect()
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")
