@@ -204,10 +204,11 @@ from pathlib import Path
 from service.db.models import Run
 from service.db.session import connect
 from service.settings import Settings
-from worker import ingest, run_ingest
+import worker.ingest
+from worker.run_ingest import RunIngest
 from worker.claims import Claim
 url, data, id, owner, directory = sys.argv[1:]
-ingest._BATCH_BYTES = 2000
+worker.ingest._BATCH_BYTES = 2000
 database = connect(Settings(database_url=url, data_dir=Path(data)))
-run_ingest.RunIngest(database, Claim(Run, uuid.UUID(id), 1, owner, 0.0), Path(directory)).drain()
+RunIngest(database, Claim(Run, uuid.UUID(id), 1, owner, 0.0), Path(directory)).drain()
 """
