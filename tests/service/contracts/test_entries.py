@@ -1,0 +1,101 @@
+"""The entries of a catalog: what they are where nothing is said, what they allow, and what they derive."""
+
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from service.contracts.catalog import Catalog, JudgeEntry, ModelEntry, RewardEntry, load_catalog
+
+SD3 = {
+    "name": "small-sd3",
+    "family": "sd3",
+    "source": {"directory": "/models/small"},
+    "steps": 28,
+    "shift": 3.0,
+    "guidance": 4.5,
+    "width": 1024,
+    "height": 1024,
+    "max_size": 1440,
+    "parameters": 2_000_000_000,
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "guidance", "passes"), [("sd3", 4.5, 2), ("sd3", 1.01, 2), ("sd3", 1.0, 1), ("flux", 4.5, 1)]
+)
+def test_classifier_free_guidance_takes_two_passes_and_embedded_guidance_one(
+    family: str, guidance: float, passes: int
+) -> None:
+    assert ModelEntry.model_validate({**SD3, "family": family}).passes(guidance) == passes
+
+
+@pytest.mark.parametrize(
+    ("said", "blocks"), [({"hidden_size": 1536}, 24), ({"hidden_size": 1536, "blocks": 5}, 5), ({}, 19)]
+)
+def test_a_stable_diffusion_has_a_block_for_64_channels_and_none_of_one_stream(
+    said: dict[str, Any], blocks: int
+) -> None:
+    entry = ModelEntry.model_validate({**SD3, **said})
+    assert (entry.blocks, entry.single_blocks, entry.encoder_parameters) == (blocks, 0, 5_580_620_800)
+
+
+def test_the_feed_forward_layers_of_both_streams_are_adapted() -> None:
+    feed_forward = {"ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"}
+    attention = {"to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"}
+    assert set(ModelEntry.model_validate(SD3).lora_targets) == feed_forward | attention
+    flux = ModelEntry.model_validate({**SD3, "family": "flux"})
+    assert set(flux.lora_targets) == feed_forward | attention | {"proj_mlp", "proj_out"}
+
+
+def test_entries_can_be_put_into_another_catalog() -> None:
+    catalog = load_catalog()
+    again = Catalog(
+        models=catalog.models, rewards=catalog.rewards, prompt_sets=catalog.prompt_sets, judges=catalog.judges
+    )
+    assert again == catalog
+
+
+def test_what_is_no_object_is_refused_as_such() -> None:
+    with pytest.raises(ValidationError) as refusal:
+        ModelEntry.model_validate("flux")
+    (error,) = refusal.value.errors()
+    assert (error["type"], error["input"]) == ("model_type", "flux")
+
+
+def test_a_unified_reward_is_asked_for_all_axes_alike_where_nothing_is_said() -> None:
+    said = {"name": "unified", "kind": "unified_reward", "url": "http://judge/v1", "model": "unified"}
+    entry = RewardEntry.model_validate(said)
+    assert entry.form == "axes"
+    assert entry.axes == {"alignment": 1.0, "coherence": 1.0, "style": 1.0}
+
+
+@pytest.mark.parametrize("lacking", ["url", "model"])
+def test_a_unified_reward_without_its_server_is_refused(lacking: str) -> None:
+    said = {"name": "unified", "kind": "unified_reward", "url": "http://judge/v1", "model": "unified"}
+    with pytest.raises(ValidationError, match=f"needs a `{lacking}`"):
+        RewardEntry.model_validate({name: value for name, value in said.items() if name != lacking})
+
+
+def test_a_reward_of_an_http_server_needs_no_model() -> None:
+    assert RewardEntry.model_validate({"name": "mine", "kind": "http", "url": "http://mine"}).remote
+
+
+@pytest.mark.parametrize(("span", "rises"), [([0.0, 1.0], True), ([1.0, 1.0], False), ([1.0, 0.0], False)])
+def test_a_range_rises(span: list[float], rises: bool) -> None:
+    said = {"name": "mine", "kind": "http", "url": "http://mine", "range": span}
+    if rises:
+        assert RewardEntry.model_validate(said).normalised(0.25) == 0.25
+        return
+    with pytest.raises(ValidationError, match="must rise"):
+        RewardEntry.model_validate(said)
+
+
+@pytest.mark.parametrize(("seconds", "allowed"), [(0.0, True), (0.5, True), (-0.5, False)])
+def test_a_judges_patience_may_be_none_at_all(seconds: float, allowed: bool) -> None:
+    said = {"name": "judge", "kind": "perception", "patience_seconds": seconds}
+    if allowed:
+        assert JudgeEntry.model_validate(said).patience_seconds == seconds
+        return
+    with pytest.raises(ValidationError, match="patience_seconds"):
+        JudgeEntry.model_validate(said)
