@@ -95,7 +95,7 @@ def test_pictures_of_the_bundled_world_are_seen_by_small_rewards() -> None:
 
 
 def test_adapted_layers_of_a_stable_diffusion_see_the_picture_or_the_text() -> None:
-    """Layers of the second stream (`add_…`, `ff_context`) see the tokens of the text, the others those of the picture."""
+    """Layers of the second stream (`add_…`, `ff_context`) see the tokens of the text, the others the picture's."""
     model = rated().model("sd-3.5-medium")
     picture, text, width = 64 * 64, model.text_length, model.hidden_size
     both = model.blocks - 1  # the last block has no feed-forward of the text, and no output of its attention
