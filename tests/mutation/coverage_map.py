@@ -126,7 +126,9 @@ def _pytest(tree: Path, records: Path, arguments: list[str]) -> None:
     places = os.pathsep.join([str(tree), str(HERE)])
     environment = {**os.environ, "PYTHONPATH": places, "MUTATION_RECORDS": str(records.resolve())}
     command = [sys.executable, "-m", "pytest", "-p", "recorder", *arguments]
-    subprocess.run(command, cwd=tree, env=environment, check=False, stdout=sys.stderr)
+    code = subprocess.run(command, cwd=tree, env=environment, check=False, stdout=sys.stderr).returncode
+    if code not in (0, 1):  # 1: some tests failed, which the map leaves out
+        raise RuntimeError(f"pytest ended with status {code}, perhaps before all tests had run; there is no map")
 
 
 def build(tree: Path, coverage_files: list[Path], records: list[Path]) -> CoverageMap:
