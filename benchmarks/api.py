@@ -23,10 +23,10 @@ import httpx
 from sqlalchemy import create_engine, insert, text
 from sqlalchemy.engine import make_url
 
+from service.core.settings import Settings
 from service.db import migrate
 from service.db.models import Metric
 from service.db.session import connect
-from service.settings import Settings
 
 METRICS = 20
 """Names among which the rows are divided, as a run has them."""
@@ -105,13 +105,13 @@ def servers(place: Path) -> Iterator[dict[str, str]]:
     with contextlib.ExitStack() as stack:
         server, broker = os.environ.get("G2RPO_DATABASE_URL"), os.environ.get("G2RPO_BROKER_URL")
         if server is None:
-            from service.embedded import postgres
+            from service.local import postgres
 
             embedded = postgres.start(place / "postgres")
             stack.callback(embedded.stop)
             server = embedded.url
         if broker is None:
-            from service.embedded import valkey
+            from service.local import valkey
 
             started = valkey.start(place / "valkey")
             stack.callback(started.stop)

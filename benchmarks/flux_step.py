@@ -41,12 +41,12 @@ from service.contracts.memory import precision
 from service.contracts.plan import Plan, make_plan
 from service.contracts.presets import merge
 from service.contracts.runs import RunSpec
-from worker import float32
-from worker.models.flux import FluxModel
+from worker.engine import precision as float32
+from worker.engine.models.flux import FluxModel
+from worker.engine.training.distributed import Ranks, device_named
+from worker.engine.training.event_log import EventWriter
+from worker.engine.training.trainer import Trainer
 from worker.shapes.grammar import heldout_prompts
-from worker.training.events import EventWriter
-from worker.training.ranks import Ranks, device_named
-from worker.training.trainer import Trainer
 
 CATALOG = Path(__file__).parents[1] / "docs" / "catalogs" / "flux.yaml"
 ROLLOUT_BAR = 125.0

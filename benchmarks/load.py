@@ -30,11 +30,11 @@ from PIL import Image
 from sqlalchemy import insert, text
 
 from service.client import Client
+from service.core.settings import Settings
 from service.db.models import LogChunk, Metric, RewardGroup, Sample
 from service.db.session import Database, connect
-from service.embedded.running import find
-from service.embedded.stack import Stack
-from service.settings import Settings
+from service.local.running import find
+from service.local.stack import Stack
 
 ROWS, METRICS = 100_000, 20
 """Rows of the finished run, and the names among which they are divided, as a run has them."""

@@ -15,10 +15,10 @@ from torch import nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from service.contracts.catalog import Catalog
-from worker.rewards.clip import ClipReward, Fit
-from worker.rewards.hps import HpsReward
-from worker.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, centre_square, middle, resize_tensor
-from worker.rewards.tokens import Tokens
+from worker.engine.rewards.clip import ClipReward, Fit
+from worker.engine.rewards.hps import HpsReward
+from worker.engine.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, centre_square, middle, resize_tensor
+from worker.engine.rewards.tokens import Tokens
 from worker.shapes.grammar import VOCABULARY
 from worker.shapes.pretrain.tokenizers import END, PAD, SPECIAL, START, clip_tokenizer, t5_tokenizer
 

@@ -18,16 +18,16 @@ from torch import Tensor
 from service.contracts.catalog import load_catalog
 from service.contracts.runs import RunSpec
 from service.contracts.schedule import continuation_path, naive_cost, shared_cost, sigma_nodes
-from worker.grpo.algorithms.base import Sampler
-from worker.grpo.algorithms.g2rpo import GranularGRPO
-from worker.grpo.noise import StepNoise, normal
-from worker.grpo.rollout import Velocity
-from worker.grpo.transitions import FlowTransition
-from worker.models import load_model
-from worker.models.base import FlowModel, PictureSize
-from worker.rewards.clip import ClipReward
+from worker.engine.grpo.algorithms.base import Sampler
+from worker.engine.grpo.algorithms.g2rpo import GranularGRPO
+from worker.engine.grpo.noise import StepNoise, normal
+from worker.engine.grpo.rollout import Velocity
+from worker.engine.grpo.transitions import FlowTransition
+from worker.engine.models import load_model
+from worker.engine.models.base import FlowModel, PictureSize
+from worker.engine.rewards.clip import ClipReward
+from worker.engine.training.cost_meter import Meter
 from worker.shapes.grammar import heldout_prompts
-from worker.training.meter import Meter
 
 SPEC = RunSpec()
 SIZE = PictureSize(SPEC.sampling.width, SPEC.sampling.height)

@@ -14,14 +14,14 @@ from typing import Any
 
 import yaml
 
+from service.api.evaluations.schemas import EvaluationView
+from service.api.runs.schemas import RunView
 from service.client import Client
 from service.contracts.benchmarks.dimensions import PRIMARY
 from service.contracts.benchmarks.leaderboard import SHORT
 from service.contracts.presets import merge
 from service.contracts.status import RESTING, TERMINAL, JobStatus
-from service.embedded.stack import Stack
-from service.evaluations.schemas import EvaluationView
-from service.runs.schemas import RunView
+from service.local.stack import Stack
 
 SETTINGS = Path(__file__).with_suffix(".yaml")
 REWARD = "clip_score_2"

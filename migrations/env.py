@@ -4,8 +4,8 @@ from alembic import context
 from sqlalchemy import Connection, create_engine
 
 import service.db.models  # noqa: F401 - registers every table
+from service.core.settings import Settings
 from service.db.base import Base
-from service.settings import Settings
 
 
 def run(connection: Connection) -> None:

@@ -14,41 +14,41 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 
-from service import errors
-from service import logging as service_logging
-from service.benchmarks.router import router as benchmarks
-from service.catalog.offer import Offer
-from service.catalog.router import router as catalog
-from service.checkpoints.router import router as checkpoints
-from service.comparisons.router import router as comparisons
-from service.curves.router import router as curves
+from service.api.benchmarks.router import router as benchmarks
+from service.api.catalog.loader import Offer
+from service.api.catalog.router import router as catalog
+from service.api.checkpoints.router import router as checkpoints
+from service.api.curves.comparison_router import router as comparisons
+from service.api.curves.router import router as curves
+from service.api.evaluations.results_router import router as judgements
+from service.api.evaluations.router import router as evaluations
+from service.api.events.router import router as events
+from service.api.events.stream import Streams
+from service.api.generations.router import router as generations
+from service.api.keys.router import router as keys
+from service.api.leaderboard.router import router as leaderboard
+from service.api.logs.router import router as logs
+from service.api.plans.router import router as plans
+from service.api.prompt_sets.router import router as prompt_sets
+from service.api.runs.reward_groups import router as rewards
+from service.api.runs.router import router as runs
+from service.api.runs.samples import router as samples
+from service.api.scores.router import router as scores
+from service.auth.authenticator import Admission, Gate
+from service.auth.openapi import declare_keys
+from service.auth.scopes import DOCS_ASSETS
+from service.core import logging as service_logging
+from service.core.settings import Settings, unknown_variables
 from service.db.session import connect
-from service.evaluations.router import router as evaluations
-from service.events.router import router as events
-from service.events.stream import Streams
-from service.generations.router import router as generations
-from service.health.router import router as health
-from service.judgements.router import router as judgements
-from service.keys.admission import Admission, Gate
-from service.keys.openapi import declare_keys
-from service.keys.router import router as keys
-from service.keys.scopes import DOCS_ASSETS
-from service.leaderboard.router import router as leaderboard
-from service.logs.router import router as logs
-from service.metrics.registry import make_registry
-from service.metrics.requests import MetricsMiddleware
-from service.metrics.router import router as metrics
-from service.middleware import RequestMiddleware
-from service.plans.router import router as plans
-from service.prompt_sets.router import router as prompt_sets
-from service.queue import Queue
-from service.rewards.router import router as rewards
-from service.routes import Routes
-from service.runs.router import router as runs
-from service.samples.router import router as samples
-from service.scores.router import router as scores
-from service.settings import Settings, unknown_variables
-from service.waiting import JobWaiter
+from service.http import errors
+from service.http.routes import Routes
+from service.jobs.long_poll import JobWaiter
+from service.jobs.queue import Queue
+from service.middleware.request import RequestMiddleware
+from service.observability.health.router import router as health
+from service.observability.metrics.registry import make_registry
+from service.observability.metrics.requests import MetricsMiddleware
+from service.observability.metrics.router import router as metrics
 
 DESCRIPTION = """Aligns flow text-to-image models with human preference by G²RPO, and draws pictures from the result.
 

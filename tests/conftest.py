@@ -26,11 +26,11 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.engine import make_url
 from xdist.scheduler import LoadFileScheduling
 
+from service.core.settings import Settings
 from service.db import migrate
 from service.db.artifacts import ArtifactStore
 from service.db.session import Database, connect
-from service.embedded import postgres, valkey
-from service.settings import Settings
+from service.local import postgres, valkey
 from tests.emptied import empty
 
 # A process of pytest-xdist inherits COLUMNS=80 from its parent's readline, and rich keeps the width that it finds when

@@ -2,7 +2,7 @@
 
 from celery import Celery
 
-from service.settings import Settings
+from service.core.settings import Settings
 
 TRAIN, GENERATE, EVALUATE = "train", "generate", "evaluate"
 """The queues. A worker listens to one of them."""

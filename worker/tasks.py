@@ -9,16 +9,17 @@ from typing import Any
 
 from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 
+from service.core.settings import Settings
 from service.db.models import Evaluation, Generation, Run, Score
 from service.db.session import Database, connect
-from service.settings import Settings
-from worker import devices, generation, scoring, supervisor
 from worker.celery_app import EVALUATE, TRAIN, app
-from worker.claims import Claim, JobType, claim_next
-from worker.housekeeping import Housekeeping
-from worker.logging import install as install_logging
-from worker.logging import working_on
-from worker.works import WORKS
+from worker.jobs import generation, scoring, supervisor
+from worker.jobs.claim import Claim, JobType, claim_next
+from worker.jobs.log_context import install as install_logging
+from worker.jobs.log_context import working_on
+from worker.jobs.registry import WORKS
+from worker.maintenance.housekeeping import Housekeeping
+from worker.monitoring import devices
 
 _settings = Settings()
 database = connect(_settings, idle_seconds=_settings.lease_seconds)

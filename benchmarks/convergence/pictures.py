@@ -19,12 +19,12 @@ from benchmarks.convergence.plan import BASE, Run, Spec, merge, method_spec
 from benchmarks.convergence.runs import newest_checkpoint, outcome, planned, say
 from service.contracts.catalog import load_catalog
 from service.contracts.runs import RunSpec
+from worker.engine.training.event_log import EventWriter
 from worker.entrypoints.train import build_trainer
 from worker.shapes import FLUX_WEIGHTS
 from worker.shapes.grammar import heldout_prompts, parse
 from worker.shapes.pretrain.autoencoder import reconstruct
 from worker.shapes.render import BACKGROUND_PALETTE, PALETTE, render
-from worker.training.events import EventWriter
 
 RENDERS = "renders"
 FLAT = 5

@@ -61,7 +61,7 @@ def up(
     What was begun goes on with the next `up` on the same data. G2RPO_DATABASE_URL and G2RPO_BROKER_URL name servers
     to use instead of our own.
     """
-    from service.embedded.up import up as run
+    from service.local.up import up as run
 
     with refusing():
         run(data, port, say=lambda line: errors.print(line, highlight=False, soft_wrap=True))
@@ -77,7 +77,7 @@ def demo(
     settings: SettingsOption = None,
 ) -> None:
     """Align the bundled model while you watch, and draw the same pictures before and after."""
-    from service.demo import run
+    from service.cli.demo import run
 
     spec = read_spec(None, ["preset=shapes", "name=demo", f"training.seed={seed}", *(settings or [])])
     with refusing():

@@ -9,10 +9,10 @@ from rich.table import Column, Table
 from service.cli.console import REFUSED, connect, console, errors
 from service.cli.database import HERE, DataOption, opened
 from service.cli.show import print_yaml
-from service.embedded import EmbeddedError
+from service.local import EmbeddedError
 
 if TYPE_CHECKING:
-    from service.benchmarks.imports import Report
+    from service.api.benchmarks.imports import Report
     from service.contracts.benchmarks.scores import Accuracy, Scores
 
 app = typer.Typer(no_args_is_help=True, help="Benchmarks: prompts whose pictures a judge is asked about.")
@@ -43,7 +43,7 @@ def import_benchmarks(
     twice changes nothing; other content under a name replaces what the name means from then on. The database is the
     one that G2RPO_DATABASE_URL names, else that of the `g2rpo up` that runs on --data.
     """
-    from service.benchmarks import imports, service
+    from service.api.benchmarks import imports, service
 
     report = imports.examine(checkout)
     _tell(report)

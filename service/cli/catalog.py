@@ -46,7 +46,7 @@ def check(
 
     Hub and servers are not asked, and no value of a variable is shown.
     """
-    from service.catalog.places import places
+    from service.api.catalog.sources import places
     from service.contracts.catalog import BUNDLED, catalog_path, load_catalog
     from service.contracts.catalog_file import replaced
 

@@ -12,7 +12,7 @@ import yaml
 from rich.console import Console
 from typer.core import TyperGroup
 
-from service.embedded import EmbeddedError
+from service.local import EmbeddedError
 
 if TYPE_CHECKING:
     from service.client import Client

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.table import Table
 
+from service.api.curves.comparison_schemas import Axis, Band, Comparison
 from service.cli.console import connect, console, errors
 from service.cli.show import number
-from service.comparisons.schemas import Axis, Band, Comparison
 
 _FORMS = (".csv", ".json", ".png", ".svg")
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.embedded import EmbeddedError
+from service.local import EmbeddedError
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from service.settings import Settings
+    from service.core.settings import Settings
 
 DataOption = Annotated[
     Path, typer.Option("--data", envvar="G2RPO_DATA_DIR", help="Data directory of the `g2rpo up` that runs here.")
@@ -44,8 +44,8 @@ def opened(data: Path) -> Iterator["Session"]:
 def _settings(data: Path) -> "Settings":
     from pydantic import ValidationError
 
-    from service.embedded import running
-    from service.settings import Settings, what_is_wrong
+    from service.core.settings import Settings, what_is_wrong
+    from service.local import running
 
     url: str | None = None
     if "G2RPO_DATABASE_URL" not in os.environ:

@@ -10,7 +10,7 @@ import typer
 from service.cli.console import console
 
 if TYPE_CHECKING:
-    from service.errors import ReadinessCheck
+    from service.http.errors import ReadinessCheck
 
 SICK = 1
 """Exit status when anything is wrong; doubts are no reason."""
@@ -24,7 +24,7 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Look at everything the service needs, and say what to mend. Exit status 1: something is wrong."""
-    from service.doctor.examination import examine
+    from service.local.doctor.examination import examine
 
     checks = examine(data, port)
     found = list(checks if as_json else _told(checks))

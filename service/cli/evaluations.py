@@ -6,12 +6,12 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
+from service.api.evaluations.schemas import EvaluationView
 from service.cli.benchmarks import print_scores
 from service.cli.console import FAILED, connect, console
 from service.cli.show import print_error
 from service.cli.watch import line, printing
 from service.contracts.status import JobStatus
-from service.evaluations.schemas import EvaluationView
 
 app = typer.Typer(no_args_is_help=True, help="Evaluations: models judged on benchmarks.")
 

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 from rich.table import Column, Table
 
+from service.auth.principal import Scope
 from service.cli.console import console, errors
 from service.cli.database import HERE, DataOption, opened
-from service.embedded import EmbeddedError
-from service.keys.caller import Scope
+from service.local import EmbeddedError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -30,8 +30,8 @@ def create(
     data: DataOption = HERE,
 ) -> None:
     """Make a key and print it, this once: only a hash is kept. From the first key on every request needs one."""
-    from service.keys import service
-    from service.keys.schemas import KeySpec
+    from service.api.keys import service
+    from service.api.keys.schemas import KeySpec
 
     with _accepted():
         spec = KeySpec(
@@ -56,7 +56,7 @@ def create(
 @app.command()
 def new() -> None:
     """Print a fresh key for G2RPO_ADMIN_KEY. It is stored nowhere: the service that is started with it takes it in."""
-    from service.keys.secret import new_secret
+    from service.core.security import new_secret
 
     typer.echo(new_secret())
 
@@ -64,8 +64,8 @@ def new() -> None:
 @app.command("list")
 def list_keys(data: DataOption = HERE) -> None:
     """List all keys, newest first, revoked ones too; never their secrets."""
-    from service.keys import service
-    from service.keys.schemas import KeyFilters
+    from service.api.keys import service
+    from service.api.keys.schemas import KeyFilters
 
     key, prefix = Column("key", no_wrap=True, min_width=36), Column("prefix", no_wrap=True, min_width=12)
     table = Table(key, prefix, "name", "scopes", "state", "created", "last used", "expires", box=None)
@@ -87,8 +87,8 @@ def revoke(
     key_id: Annotated[uuid.UUID, typer.Argument(metavar="KEY", help="The key's id.")], data: DataOption = HERE
 ) -> None:
     """Take a key back, at once; also the last one with the scope admin. Its jobs go on."""
-    from service.errors import NotFound
-    from service.keys import service
+    from service.api.keys import service
+    from service.http.errors import NotFound
 
     with opened(data) as session:
         try:

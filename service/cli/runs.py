@@ -9,12 +9,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from service.api.runs.schemas import RunView
 from service.cli.console import FAILED, FileOption, SettingsOption, connect, console, errors, read_spec
 from service.cli.show import number, print_error, print_run, print_yaml
 from service.cli.watch import watch
 from service.client import Client, RunEvent
 from service.contracts.status import JobStatus
-from service.runs.schemas import RunView
 
 app = typer.Typer(no_args_is_help=True, help="Alignment runs.")
 

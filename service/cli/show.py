@@ -6,9 +6,9 @@ import typer
 import yaml
 from rich.table import Table
 
+from service.api.runs.schemas import RunView
 from service.cli.console import FileOption, SettingsOption, connect, console, read_spec
-from service.jobs import JobView
-from service.runs.schemas import RunView
+from service.jobs.views import JobView
 
 
 def print_run(run: RunView) -> None:

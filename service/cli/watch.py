@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from service.api.events.schemas import EvaluationProgress
+from service.api.runs.schemas import LatestMetric, RunView
 from service.cli.console import console
 from service.client import Client, RunProgress
 from service.contracts.status import RESTING
-from service.events.schemas import EvaluationProgress
-from service.runs.schemas import LatestMetric, RunView
 
 REDRAW_SECONDS = 1.0
 _LINE_SECONDS = 10.0

@@ -1,9 +1,9 @@
 """The Python client: what the CLI, the demo and the tests speak to the service with. `docs/client.md` shows its use."""
 
+from service.api.events.schemas import EvaluationEnd, EvaluationProgress, RunEnd, RunEvent, RunProgress
 from service.client.client import DEFAULT_URL, Client
 from service.client.errors import ApiError
 from service.client.events import Event
-from service.events.schemas import EvaluationEnd, EvaluationProgress, RunEnd, RunEvent, RunProgress
 
 __all__ = [
     "DEFAULT_URL",

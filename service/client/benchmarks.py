@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from service.benchmarks.schemas import BenchmarkSummary, BenchmarkView, Rescore
+from service.api.benchmarks.schemas import BenchmarkSummary, BenchmarkView, Rescore
+from service.api.leaderboard.schemas import Leaderboard
 from service.client.errors import ApiError
 from service.client.transport import Query, Transport, blocks
 from service.contracts.benchmarks.data import BenchmarkPrompt
-from service.leaderboard.schemas import Leaderboard
 
 _MEDIA_TYPES = {
     ".csv": "text/csv",

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from service.checkpoints.schemas import CheckpointSummary, CheckpointView
+from service.api.checkpoints.schemas import CheckpointSummary, CheckpointView
 from service.client import download
 from service.client.transport import Id, Query, Transport, blocks
 

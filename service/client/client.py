@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from service.catalog.schemas import CatalogView
+from service.api.catalog.schemas import CatalogView
 from service.client.benchmarks import Benchmarks
 from service.client.checkpoints import Checkpoints
 from service.client.comparisons import Comparisons

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict, Unpack
 
+from service.api.curves.comparison_schemas import Axis, Band, Comparison
 from service.client.transport import Id, Transport
-from service.comparisons.schemas import Axis, Band, Comparison
 
 
 class How(TypedDict, total=False):

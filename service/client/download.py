@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 import httpx
 
-from service.checkpoints.schemas import CheckpointFileView
+from service.api.checkpoints.schemas import CheckpointFileView
 from service.client.errors import ApiError
 from service.client.transport import Query, Transport
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import httpx
 
-from service.errors import FieldError
+from service.http.errors import FieldError
 
 
 class ApiError(Exception):

@@ -4,13 +4,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from service.api.evaluations.schemas import EvaluationSummary, EvaluationView
+from service.api.events.schemas import LAST_ID, EvaluationEnd, EvaluationProgress, RunEvent
+from service.api.logs.schemas import LogPart
 from service.client import events
 from service.client.events import EvaluationEvent
 from service.client.transport import Id, Query, Transport
 from service.contracts.status import JobStatus
-from service.evaluations.schemas import EvaluationSummary, EvaluationView
-from service.events.schemas import LAST_ID, EvaluationEnd, EvaluationProgress, RunEvent
-from service.logs.schemas import LogPart
 
 
 class Evaluations:

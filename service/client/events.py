@@ -8,9 +8,9 @@ from typing import TypeVar
 
 import httpx
 
+from service.api.events.schemas import EvaluationEnd, EvaluationProgress, RunEnd, RunEvent, RunProgress
 from service.client.errors import ApiError, of_problem
 from service.client.transport import Transport, passes, pause
-from service.events.schemas import EvaluationEnd, EvaluationProgress, RunEnd, RunEvent, RunProgress
 
 Event = RunEvent | RunProgress | RunEnd
 """What happened, where the run stands, or its end."""

@@ -5,9 +5,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from service.api.generations.schemas import GenerationSummary, GenerationView
 from service.client.transport import Id, Transport
 from service.contracts.status import TERMINAL
-from service.generations.schemas import GenerationSummary, GenerationView
 
 _LONGEST_WAIT = 50.0
 """Seconds that one request waits for a job's end; below the timeouts of usual proxies."""

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
+from service.api.evaluations.results_schemas import AnswerView, EvaluationComparison, PictureView
 from service.client.transport import Id, Query, Transport
-from service.judgements.schemas import AnswerView, EvaluationComparison, PictureView
 
 _BLOCK = 1 << 20
 

@@ -3,8 +3,8 @@
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 
+from service.api.keys.schemas import KeyMade, KeyView
 from service.client.transport import Id, Transport
-from service.keys.schemas import KeyMade, KeyView
 
 
 class Keys:

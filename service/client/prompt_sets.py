@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from service.api.prompt_sets.schemas import PromptSetUpload, PromptSetView, PromptView
 from service.client.errors import ApiError
 from service.client.transport import Query, Transport, blocks
-from service.prompt_sets.schemas import PromptSetUpload, PromptSetView, PromptView
 
 _MEDIA_TYPES = {
     ".txt": "text/plain",

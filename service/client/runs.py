@@ -4,16 +4,16 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
+from service.api.curves.schemas import Curves
+from service.api.events.schemas import LAST_ID, RunEnd, RunEvent, RunProgress
+from service.api.logs.schemas import LogPart
+from service.api.runs.reward_group_schemas import RewardGroupView
+from service.api.runs.sample_schemas import SampleView
+from service.api.runs.schemas import AttemptView, RunSummary, RunView
 from service.client import events
 from service.client.events import Event
 from service.client.transport import Id, Query, Transport
 from service.contracts.status import TERMINAL, JobStatus
-from service.curves.schemas import Curves
-from service.events.schemas import LAST_ID, RunEnd, RunEvent, RunProgress
-from service.logs.schemas import LogPart
-from service.rewards.schemas import RewardGroupView
-from service.runs.schemas import AttemptView, RunSummary, RunView
-from service.samples.schemas import SampleView
 
 
 class Runs:

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from service.api.scores.schemas import ScoreSummary, ScoreView
 from service.client.generations import prefer
 from service.client.transport import Id, Transport
 from service.contracts.status import TERMINAL
-from service.scores.schemas import ScoreSummary, ScoreView
 
 
 class Scores:

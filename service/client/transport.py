@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay
 
 from service.client.errors import ApiError, of_response
-from service.pages import Page
+from service.http.pagination import Page
 
 Id = uuid.UUID | str
 Model = TypeVar("Model", bound=BaseModel)

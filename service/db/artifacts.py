@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from service.contracts.jobs import MANIFEST_FILE
-from service.db.places import BLOCK, WrongHash, place
+from service.db.storage_backends import BLOCK, WrongHash, place
 
 __all__ = ["BLOCK", "ArtifactDamaged", "ArtifactStore", "StoreUnavailable", "Stored", "WrongHash"]
 

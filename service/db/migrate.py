@@ -14,7 +14,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Connection, create_engine, text
 
 import migrations
-from service.settings import Settings
+from service.core.settings import Settings
 
 _LOCK = 0x6732727043
 """Key of the advisory lock under which one process at a time migrates."""

@@ -8,8 +8,8 @@ from typing import Any
 from sqlalchemy import Engine, create_engine, event
 from sqlalchemy.orm import Session, sessionmaker
 
+from service.core.settings import Settings
 from service.db.artifacts import ArtifactStore
-from service.settings import Settings
 
 _ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
 """A connection whose other end vanished, with a machine or a router, is missed after 25 s; libpq waits many minutes."""

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from service.core.settings import Settings
 from service.db.session import connect
-from service.settings import Settings
-from worker.healthcheck import is_heard
+from worker.monitoring.healthcheck import is_heard
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,7 +12,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from service.settings import Settings, unknown_variables
+from service.core.settings import Settings, unknown_variables
 
 ROOT = Path(__file__).parents[2]
 FILES = ["docker-compose.yml", "docker/compose.gpu.yml", "docker/Dockerfile.service", "docker/Dockerfile.worker"]

@@ -16,7 +16,7 @@ from service.client import Client
 from service.contracts.evaluations import EvaluationJob
 from service.contracts.jobs import MANIFEST_FILE
 from service.contracts.status import JobStatus
-from service.db import answers
+from service.db import evaluation_scores
 from service.db.models import (
     Checkpoint,
     Evaluation,
@@ -143,7 +143,7 @@ class Comparison:
         with self._database.transaction() as session:
             rows = session.scalars(select(Evaluation).where(Evaluation.status == JobStatus.SUCCEEDED)).all()
             for row in rows:
-                benchmark = answers.benchmark_of(session, row)
+                benchmark = evaluation_scores.benchmark_of(session, row)
                 job = {"spec": row.spec, "benchmark": benchmark, "judge": row.judge, "drawn": (), "done": ()}
                 wanted = self._references.judged(EvaluationJob.model_validate(job))
                 own = (EvaluationPicture.evaluation_id == row.id, EvaluationAnswer.evaluation_id == row.id)

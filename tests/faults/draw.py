@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 from service.contracts.generations import GenerationSpec
-from worker.inference import Generator
-from worker.scorer import Scorer
+from worker.engine.inference.generator import Generator
+from worker.engine.inference.image_scorer import Scorer
 
 _BATCH = 64
 """Pictures scored at once, as by a worker."""

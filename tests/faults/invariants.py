@@ -33,13 +33,13 @@ from service.db.models import (
     SupervisedJob,
 )
 from service.db.session import Database, connect
-from service.queue import QUEUES
+from service.jobs.queue import QUEUES
 from tests.faults.comparison import Comparison
 from tests.faults.monitor import Monitor
 from tests.faults.references import References
 from tests.faults.system import System, alive
 from tests.faults.users import Job, Users
-from worker import collection
+from worker.maintenance import garbage_collection
 
 _SOON_SECONDS = 20.0
 _SAME_MOMENT = timedelta(milliseconds=100)
@@ -189,12 +189,12 @@ class Findings:
         settings = self._system.settings(orphan_seconds=0.001)
         database = connect(settings)
         try:
-            orphans = collection.find_orphans(database)
+            orphans = garbage_collection.find_orphans(database)
             with database.transaction() as session:
                 owners = {f"{kind}s/{id}" for kind, job in _JOBS.items() for id in session.scalars(select(job.id))}
             yield from (f"find_orphans takes {one}, whose job exists" for one in owners.intersection(orphans))
             self.compared["orphans of deleted jobs, collected"] += len(orphans)
-            collection.collect_garbage(database)
+            garbage_collection.collect_garbage(database)
             named, sizes = _named(database), _stored(self._system.artifacts)
         finally:
             database.close()
@@ -227,7 +227,7 @@ def empty_store(system: System, users: Users) -> list[str]:
     database = connect(system.settings())
 
     def collected() -> bool:
-        collection.collect_garbage(database)
+        garbage_collection.collect_garbage(database)
         with database.transaction() as session:
             return session.scalar(select(Garbage.prefix).limit(1)) is None
 

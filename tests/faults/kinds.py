@@ -16,8 +16,8 @@ import psutil
 import redis
 
 from service.contracts.jobs import EVENTS_FILE
-from service.embedded.guard import alive as pid_alive
-from service.queue import QUEUES, Queue, Task
+from service.jobs.queue import QUEUES, Queue, Task
+from service.local.guard import alive as pid_alive
 from tests.faults.monitor import Monitor, Standing
 from tests.faults.system import LEASE_SECONDS, Child, System, alive
 

@@ -15,7 +15,7 @@ from service.contracts.evaluations import EvaluationEventLine, EvaluationJob, Pi
 from service.contracts.events import EventLine, Finished, Metrics, RewardGroups, Sample
 from service.contracts.jobs import EVENTS_FILE
 from tests.faults.system import SETTINGS
-from worker import launch
+from worker.jobs import command as launch
 
 MetricKey = tuple[str, int]
 GroupKey = tuple[int, int, int, int, str]

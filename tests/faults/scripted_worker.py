@@ -15,10 +15,11 @@ if os.environ.get("CLOCK_WRONG_BY"):
 
 # The clock first: these take it as they find it.
 from service.db.models import Run
-from worker import supervisor, tasks
+from worker import tasks
 from worker.celery_app import app
-from worker.claims import claim_next
-from worker.run_work import RunWork
+from worker.jobs import supervisor
+from worker.jobs.claim import claim_next
+from worker.jobs.run import RunWork
 
 PROGRAM = (sys.executable, "-S", str(Path(__file__).parents[1] / "worker" / "jobs" / "scripted_child.py"))
 

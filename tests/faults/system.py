@@ -15,9 +15,9 @@ from typing import Any, Self
 import psutil
 from sqlalchemy import Engine, create_engine
 
-from service.embedded import postgres
-from service.embedded.stack import Stack
-from service.settings import Settings
+from service.core.settings import Settings
+from service.local import postgres
+from service.local.stack import Stack
 
 LEASE_SECONDS = 4.0
 SETTINGS = {

@@ -22,15 +22,15 @@ import redis
 from kombu import Connection
 from sqlalchemy import Engine, func, select, text
 
-from service import jobs as service_jobs
 from service.contracts.catalog import load_catalog
 from service.contracts.plan import make_plan
 from service.contracts.runs import RunSpec
 from service.contracts.status import TERMINAL, JobStatus
+from service.core.settings import Settings
 from service.db.models import Attempt, Checkpoint, LogChunk, Metric, RewardGroup, Run, RunEvent, Sample, Worker
 from service.db.session import Database, connect
-from service.queue import Queue
-from service.settings import Settings
+from service.jobs import views as service_jobs
+from service.jobs.queue import Queue
 
 pytestmark = pytest.mark.long
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
+from service.api.runs.schemas import RunView
 from service.cli import app
 from service.client import ApiError, Client
 from service.contracts.status import TERMINAL, JobStatus
-from service.embedded.stack import Stack
-from service.runs.schemas import RunView
+from service.local.stack import Stack
 from worker.shapes.bench.sampling import train_prompts
 
 TINY: dict[str, Any] = {

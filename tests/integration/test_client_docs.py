@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from service.embedded.stack import Stack
+from service.local.stack import Stack
 
 pytestmark = pytest.mark.long
 

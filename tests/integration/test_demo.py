@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from service.cli.demo import Seconds, demonstrate
 from service.client import Client
 from service.contracts.status import JobStatus
-from service.demo import Seconds, demonstrate
-from service.embedded.stack import Stack
+from service.local.stack import Stack
 
 
 def test_it_measures_what_it_reports_and_draws_figures(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from service.client import Client
 from service.contracts.status import JobStatus
-from service.embedded.stack import Stack
+from service.local.stack import Stack
 
 pytestmark = pytest.mark.long
 

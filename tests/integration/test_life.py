@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from service.client import Client
 from service.contracts.status import JobStatus
-from service.embedded.stack import Stack
+from service.local.stack import Stack
 
 pytestmark = pytest.mark.long
 

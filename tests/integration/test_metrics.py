@@ -7,7 +7,7 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from service.client import Client
-from service.embedded.stack import Stack
+from service.local.stack import Stack
 
 
 def test_a_finished_run_was_counted_step_by_step(

@@ -12,7 +12,7 @@ import pytest
 
 from service.client import ApiError, Client
 from service.contracts.status import TERMINAL, JobStatus
-from service.embedded.stack import Stack
+from service.local.stack import Stack
 
 pytestmark = pytest.mark.long
 

@@ -15,8 +15,8 @@ from tests.mutation.mutants import PACKAGES, Mutant
 
 HERE = Path(__file__).parent
 ALWAYS = {
-    "worker/grpo": ("tests/worker/grpo/",),
-    "worker/training": ("tests/worker/training/",),
+    "worker/engine/grpo": ("tests/worker/engine/grpo/",),
+    "worker/engine/training": ("tests/worker/engine/training/",),
     "service/contracts/benchmarks": ("tests/service/contracts/benchmarks/",),
     "service/contracts": ("tests/service/contracts/",),
 }

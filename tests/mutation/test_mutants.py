@@ -110,8 +110,10 @@ def test_a_sample_is_that_of_its_seed_and_has_no_mutant_twice(tree: Path) -> Non
     assert len(everything) == len(mutants_of("p", "p/f.py", SOURCE)) and everything[:12] == some
 
 
-def made(line: int, file: str = "worker/grpo/x.py") -> Mutant:
-    return Mutant("worker/grpo", file, "f", line, "x = 1", 4, line, line, False, "constant", "1", "0", 0, 1, f"m{line}")
+def made(line: int, file: str = "worker/engine/grpo/x.py") -> Mutant:
+    return Mutant(
+        "worker/engine/grpo", file, "f", line, "x = 1", 4, line, line, False, "constant", "1", "0", 0, 1, f"m{line}"
+    )
 
 
 def test_covering_tests_run_in_stages_cheapest_first_and_shared_fixtures_bring_their_other_tests() -> None:
@@ -122,7 +124,7 @@ def test_covering_tests_run_in_stages_cheapest_first_and_shared_fixtures_bring_t
         "tests/b.py::mate": Timed(1.0, ("tests/b.py::model",)),
         "tests/c.py::other": Timed(1.0),
     }
-    lines = {"worker/grpo/x.py": {1: ({"tests/a.py::slow", "tests/a.py::quick"}, {"tests/b.py::first"})}}
+    lines = {"worker/engine/grpo/x.py": {1: ({"tests/a.py::slow", "tests/a.py::quick"}, {"tests/b.py::first"})}}
     known = CoverageMap(tests, {"tests/b.py::model": 2.0}, {k: dict(v) for k, v in lines.items()})
     stages = known.stages(made(1), [3.5, 20.0], {"tests/c.py::other"})
     assert stages[0] == (["tests/a.py::quick", "tests/b.py::first"], 4.0)
@@ -150,16 +152,16 @@ def test_the_report_fails_where_the_new_suite_misses_what_the_old_one_notices() 
     mutants = [made(line) for line in range(10)]
     killed = {m.id: result("killed") for m in mutants}
     text, good = report(mutants, {"old": killed, "new": killed}, {})
-    assert good and "| worker/grpo | 10 | 0 | new | 10 | 0 | 100.0 |" in text
+    assert good and "| worker/engine/grpo | 10 | 0 | new | 10 | 0 | 100.0 |" in text
     text, good = report(mutants, {"old": killed, "new": killed | {"m3": result("survived")}}, {})
-    assert not good and "Killed by old, not by new: 1\n- m3 worker/grpo/x.py:3 f: `1` → `0`" in text
+    assert not good and "Killed by old, not by new: 1\n- m3 worker/engine/grpo/x.py:3 f: `1` → `0`" in text
 
 
 def test_equivalent_mutants_are_left_out_but_no_more_than_a_tenth(tmp_path: Path) -> None:
-    fields = {"file": "worker/grpo/x.py", "function": "f", "text": "x = 1", "becomes": "x = 0"}
+    fields = {"file": "worker/engine/grpo/x.py", "function": "f", "text": "x = 1", "becomes": "x = 0"}
     entry = "\n".join(["[[mutant]]", *(f'{name} = "{value}"' for name, value in fields.items()), 'reason = "the same"'])
     (tmp_path / "equivalent.toml").write_text(entry)
-    reasons = equivalents([made(1), made(2, "worker/grpo/y.py")], tmp_path / "equivalent.toml")
+    reasons = equivalents([made(1), made(2, "worker/engine/grpo/y.py")], tmp_path / "equivalent.toml")
     assert reasons == {"m1": "the same"}
     mutants = [made(line) for line in range(5)]
     killed = {m.id: result("killed") for m in mutants}

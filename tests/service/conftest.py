@@ -23,8 +23,8 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 from sqlalchemy import select, text
 
+from service.api.benchmarks.service import store
 from service.app import create_app
-from service.benchmarks.service import store
 from service.contracts.benchmarks.data import Benchmark
 from service.contracts.benchmarks.judging import Failure
 from service.contracts.catalog import JudgeEntry, load_catalog
@@ -34,9 +34,10 @@ from service.contracts.plan import make_plan
 from service.contracts.prompts import Counts, PromptLine
 from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
-from service.db.answers import score
+from service.core.settings import Settings
 from service.db.artifacts import ArtifactStore
 from service.db.base import new_id
+from service.db.evaluation_scores import score
 from service.db.models import (
     Attempt,
     BenchmarkRow,
@@ -52,7 +53,6 @@ from service.db.models import (
     Score,
 )
 from service.db.session import Database
-from service.settings import Settings
 from tests.emptied import empty
 
 LOOPBACK = "http://127.0.0.1"

@@ -4,7 +4,7 @@ import functools
 from typing import Any
 
 from service.app import create_app
-from service.settings import Settings
+from service.core.settings import Settings
 
 
 @functools.cache

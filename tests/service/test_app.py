@@ -9,22 +9,22 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from service.api.checkpoints.schemas import CheckpointSummary, CheckpointView
+from service.api.curves.comparison_schemas import Comparison
+from service.api.curves.schemas import Curves
+from service.api.evaluations.results_schemas import AnswerView, EvaluationComparison, PictureView
+from service.api.generations.schemas import GenerationView
+from service.api.keys.schemas import KeyMade, KeyView
+from service.api.leaderboard.schemas import Leaderboard
+from service.api.logs.schemas import LogPart
+from service.api.runs.reward_group_schemas import RewardGroupView
+from service.api.runs.sample_schemas import SampleView
+from service.api.runs.schemas import RunSummary, RunView
 from service.app import create_app
-from service.checkpoints.schemas import CheckpointSummary, CheckpointView
-from service.comparisons.schemas import Comparison
-from service.curves.schemas import Curves
+from service.core.settings import Settings
 from service.db.session import Database
-from service.errors import Problem
-from service.generations.schemas import GenerationView
-from service.health.schemas import Ready
-from service.judgements.schemas import AnswerView, EvaluationComparison, PictureView
-from service.keys.schemas import KeyMade, KeyView
-from service.leaderboard.schemas import Leaderboard
-from service.logs.schemas import LogPart
-from service.rewards.schemas import RewardGroupView
-from service.runs.schemas import RunSummary, RunView
-from service.samples.schemas import SampleView
-from service.settings import Settings
+from service.http.errors import Problem
+from service.observability.health.schemas import Ready
 from tests.service.document import document
 
 HEAVY = ("torch", "diffusers", "transformers", "matplotlib", "PIL", "numpy", "alembic", "worker")

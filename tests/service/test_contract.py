@@ -28,16 +28,16 @@ from schemathesis.engine import events, from_schema
 from schemathesis.openapi.checks import UseAfterFree
 from schemathesis.specs.openapi.checks import RejectedPositiveData
 
-from service import examples
+from service.api.keys.schemas import KeySpec
+from service.api.keys.service import make
 from service.app import create_app
+from service.auth.principal import Scope
 from service.contracts.benchmarks.judging import Failure as Unreadable
 from service.contracts.status import JobStatus
 from service.db import events as run_events
 from service.db.models import LogChunk, Run, Sample
 from service.db.session import Database
-from service.keys.caller import Scope
-from service.keys.schemas import KeySpec
-from service.keys.service import make
+from service.http import openapi_examples
 from tests.service.unigenbench import benchmark, result_row, results_csv
 
 WHOLE = "CONTRACT_EXAMPLES" in os.environ
@@ -132,8 +132,8 @@ def rows(database: Database, records: Any, tmp_path: Path) -> Rows:
     """What the generated requests ask about."""
     rows = Rows()
     # Two runs that no request can delete: one is held, something started from a checkpoint of the other.
-    running = records.run(JobStatus.RUNNING, id=uuid.UUID(examples.RUN_ID))
-    finished = records.run(JobStatus.SUCCEEDED, id=uuid.UUID(examples.OTHER_RUN_ID))
+    running = records.run(JobStatus.RUNNING, id=uuid.UUID(openapi_examples.RUN_ID))
+    finished = records.run(JobStatus.SUCCEEDED, id=uuid.UUID(openapi_examples.OTHER_RUN_ID))
     for run in (running, finished):
         rows.add("run_id", run)
         records.attempts(run, 1)
@@ -178,7 +178,7 @@ def _keep(records: Any, png: bytes, sample: str) -> None:
     KEPT["saveRun"] = {"run_id": records.run(JobStatus.RUNNING).id}
     KEPT["resumeRun"] = {"run_id": records.run(JobStatus.PAUSED).id}
     KEPT["deleteRun"] = {"run_id": records.run(JobStatus.FAILED).id}
-    KEPT["getSampleImage"] = {"run_id": examples.RUN_ID, "sample_id": sample}
+    KEPT["getSampleImage"] = {"run_id": openapi_examples.RUN_ID, "sample_id": sample}
     checkpoint = records.checkpoint(records.run(JobStatus.SUCCEEDED), {"pytorch_lora_weights.safetensors": b"w"})
     KEPT["deleteCheckpoint"] = {"checkpoint_id": checkpoint.id}
     KEPT["deleteScore"] = {"score_id": records.score(SCORE, JobStatus.FAILED).id}
@@ -335,7 +335,7 @@ def _json_lines(context: Any, value: Any) -> bytes:
 def _compare_runs(context: Any, case: schemathesis.Case, kwargs: dict[str, Any]) -> None:
     """Generated lists of ids never lead to runs: in place of good ones, those that do."""
     if _is_good(case) and case.operation.definition.raw["operationId"] == "compareCurves":
-        ids = [examples.RUN_ID, examples.OTHER_RUN_ID]
+        ids = [openapi_examples.RUN_ID, openapi_examples.OTHER_RUN_ID]
         case.query |= {"run": ids[:1], "group": [f"both:{','.join(ids)}"], "metric": ["reward/*"]}
 
 

@@ -12,8 +12,8 @@ from urllib.parse import quote
 import pytest
 from fastapi.testclient import TestClient
 
+from service.api.benchmarks.service import store
 from service.app import create_app
-from service.benchmarks.service import store
 from service.contracts.status import JobStatus
 from service.db.session import Database
 from tests.service.document import document

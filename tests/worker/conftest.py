@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.worker.evaluation.judge_server import Asked, JudgeServer, Reply, Serve, judged
+from tests.worker.engine.evaluation.judge_server import Asked, JudgeServer, Reply, Serve, judged
 
 torch.set_num_threads(1)
 

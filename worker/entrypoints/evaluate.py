@@ -14,18 +14,18 @@ from service.contracts.catalog import Catalog, Source, load_catalog
 from service.contracts.evaluations import EvaluationJob
 from service.contracts.events import Failed, Progress, Started
 from service.contracts.jobs import EVENTS_FILE, SPEC_FILE
-from worker.alive import PROGRESS_SECONDS, repeated
-from worker.drawing import fastest_device, precision_on
+from worker.engine.evaluation.evaluator import Evaluator, Left
+from worker.engine.evaluation.judges import JudgeFailed, load_judge
+from worker.engine.evaluation.sampling import Drawer
+from worker.engine.keepalive import PROGRESS_SECONDS, repeated
+from worker.engine.models import check_model, load_model
+from worker.engine.models.sources import fingerprint
+from worker.engine.rewards import load_reward
+from worker.engine.sampling import fastest_device, precision_on
+from worker.engine.training.checkpoint import read_manifest
+from worker.engine.training.event_log import EventWriter
 from worker.entrypoints import train
 from worker.entrypoints.parent import end_with_parent
-from worker.evaluation.drawing import Drawer
-from worker.evaluation.evaluator import Evaluator, Left
-from worker.evaluation.judges import JudgeFailed, load_judge
-from worker.models import check_model, load_model
-from worker.models.sources import fingerprint
-from worker.rewards import load_reward
-from worker.training.checkpoint import read_manifest
-from worker.training.events import EventWriter
 
 logger = logging.getLogger(__name__)
 

@@ -18,9 +18,9 @@ from safetensors import safe_open
 from service.contracts.card import CARD_FILE, HELDOUT_FILE, Form, card
 from service.contracts.catalog import ModelEntry, load_catalog
 from service.contracts.jobs import SPEC_FILE, CheckpointManifest
-from worker.models import lora
-from worker.models.sources import fetch
-from worker.training.checkpoint import read_manifest
+from worker.engine.models import lora
+from worker.engine.models.sources import fetch
+from worker.engine.training.checkpoint import read_manifest
 
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 

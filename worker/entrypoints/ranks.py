@@ -20,8 +20,8 @@ from pydantic import ValidationError
 
 from service.contracts.events import Failed
 from service.contracts.jobs import PARENT_FD
+from worker.engine.training.event_log import EventWriter
 from worker.entrypoints.parent import end_with_parent, inherited
-from worker.training.events import EventWriter
 
 RENDEZVOUS = "G2RPO_RENDEZVOUS"
 """Environment variable: where the ranks find each other. A file: a port found free now may be taken a moment later."""

@@ -19,20 +19,20 @@ from service.contracts.disk import NO_ROOM
 from service.contracts.events import Failed, Finished, Progress, Started
 from service.contracts.jobs import EVENTS_FILE, SPEC_FILE
 from service.contracts.runs import RunSpec, refuse_uneven
-from worker.alive import PROGRESS_SECONDS, repeated
-from worker.drawing import precision_on
+from worker.engine.keepalive import PROGRESS_SECONDS, repeated
+from worker.engine.models import check_model, load_model
+from worker.engine.models.compile import NoCompiler, check_compiler
+from worker.engine.models.sources import fingerprint
+from worker.engine.rewards import load_reward
+from worker.engine.sampling import precision_on
+from worker.engine.training.distributed import Ranks, device_named, join
+from worker.engine.training.event_log import Cancelled, EventWriter, Paused, Unheard
+from worker.engine.training.optimizer import NotFinite
+from worker.engine.training.prompt_sampler import load_named, load_prompts
+from worker.engine.training.reward_failures import RewardsAway, RewardsFailed
+from worker.engine.training.trainer import Trainer
 from worker.entrypoints.parent import end_with_parent
 from worker.entrypoints.ranks import FAILURE, RENDEZVOUS
-from worker.models import check_model, load_model
-from worker.models.compiling import NoCompiler, check_compiler
-from worker.models.sources import fingerprint
-from worker.rewards import load_reward
-from worker.training.events import Cancelled, EventWriter, Paused, Unheard
-from worker.training.failures import RewardsAway, RewardsFailed
-from worker.training.prompts import load_named, load_prompts
-from worker.training.ranks import Ranks, device_named, join
-from worker.training.trainer import Trainer
-from worker.training.update import NotFinite
 
 logger = logging.getLogger(__name__)
 

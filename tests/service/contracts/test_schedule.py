@@ -17,7 +17,7 @@ from service.contracts.schedule import (
     shared_cost,
     sigma_nodes,
 )
-from tests.worker.grpo import transcription
+from tests.worker.engine.grpo import transcription
 
 PAPER = (16, tuple(range(8)), (1, 2, 3), 12)
 

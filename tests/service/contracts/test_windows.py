@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from service.contracts.algorithms import DanceGRPO, FlowGRPO, MixGRPO
 from service.contracts.algorithms.mix_grpo import Flash, Window
 from service.contracts.schedule import draw, sigma_nodes, tail_nodes
-from tests.worker.grpo import transcription
+from tests.worker.engine.grpo import transcription
 
 
 @st.composite

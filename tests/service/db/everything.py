@@ -6,6 +6,9 @@ from typing import Any
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
+from service.api.keys.schemas import KeySpec
+from service.api.keys.service import make
+from service.auth.principal import Scope
 from service.contracts.status import JobStatus
 from service.db import events, retention
 from service.db.base import new_id
@@ -24,9 +27,6 @@ from service.db.models import (
     ScorePicture,
     Worker,
 )
-from service.keys.caller import Scope
-from service.keys.schemas import KeySpec
-from service.keys.service import make
 from tests.service.conftest import Records
 from tests.service.unigenbench import benchmark
 

@@ -16,10 +16,10 @@ from sqlalchemy import Engine, MetaData, create_engine, insert, select
 
 from service.app import create_app
 from service.contracts.runs import RunSpec
+from service.core.settings import Settings
 from service.db import migrate
 from service.db.base import Base
 from service.db.session import connect
-from service.settings import Settings
 from tests.service.conftest import Records
 from tests.service.db.everything import fill
 

@@ -17,9 +17,9 @@ from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
 from service.db.models import Attempt, Run, RunEvent
 from service.db.session import Database
-from worker.claims import Claim, claim_next
-from worker.run_work import RunWork
-from worker.supervisor import supervise
+from worker.jobs.claim import Claim, claim_next
+from worker.jobs.run import RunWork
+from worker.jobs.supervisor import supervise
 
 PROGRAM = (sys.executable, "-S", str(Path(__file__).with_name("scripted_child.py")))
 
@@ -33,7 +33,7 @@ def program() -> tuple[str, ...]:
 @pytest.fixture(autouse=True)
 def _poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Supervisors look after their children twenty times a second, not once."""
-    monkeypatch.setattr("worker.supervisor.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("worker.jobs.supervisor.POLL_SECONDS", 0.05)
 
 
 def with_settings(database: Database, **changes: Any) -> Database:

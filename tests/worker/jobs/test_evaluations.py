@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, select, update
 
-from service.benchmarks.service import store
+from service.api.benchmarks.service import store
 from service.contracts.benchmarks.scores import Scores
 from service.contracts.catalog import JudgeEntry
 from service.contracts.evaluations import EvaluationSpec
@@ -31,12 +31,12 @@ from service.db.models import (
 from service.db.session import Database
 from tests.service.unigenbench import EN, benchmark
 from tests.worker.jobs.conftest import with_settings
-from worker.claims import Claim, claim_next, give_up, move
-from worker.collection import collect_garbage
-from worker.evaluation_ingest import EvaluationIngest
-from worker.evaluation_work import EvaluationWork
-from worker.salvage import salvage
-from worker.supervisor import supervise
+from worker.jobs.claim import Claim, claim_next, give_up, move
+from worker.jobs.evaluation import EvaluationWork
+from worker.jobs.evaluation_ingest import EvaluationIngest
+from worker.jobs.supervisor import supervise
+from worker.maintenance.garbage_collection import collect_garbage
+from worker.maintenance.recovery import salvage
 
 PROGRAM = (sys.executable, "-S", str(Path(__file__).with_name("scripted_evaluation.py")))
 JUDGE = JudgeEntry(name="j", kind="openai", url="http://127.0.0.1:1/v1", model="seer")

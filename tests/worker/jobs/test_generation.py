@@ -11,26 +11,27 @@ import pytest
 import torch
 from sqlalchemy import select
 
-from service import jobs as service_jobs
 from service.contracts.catalog import ModelEntry
 from service.contracts.generations import GenerationSpec
 from service.contracts.status import JobStatus
 from service.db.models import Generation, GenerationImage
 from service.db.session import Database
-from worker import generation, models
-from worker.claims import claim_next
-from worker.inference import Generator
-from worker.models import FlowModel
-from worker.serving import STUCK_EXIT
-from worker.stats import STATS
-from worker.warm import Warm
+from service.jobs import views as service_jobs
+from worker.engine import models
+from worker.engine.inference.generator import Generator
+from worker.engine.inference.model_cache import Warm
+from worker.engine.models import FlowModel
+from worker.jobs import generation
+from worker.jobs.claim import claim_next
+from worker.jobs.in_process import STUCK_EXIT
+from worker.monitoring.stats import STATS
 
 PROGRAM = """
 import threading
 from service.db.models import Generation
 from service.db.session import connect
-from worker.claims import claim_next
-from worker.generation import generate
+from worker.jobs.claim import claim_next
+from worker.jobs.generation import generate
 database = connect()
 generate(database, claim_next(database, Generation, "worker:1"), threading.Event())
 """

@@ -15,8 +15,8 @@ from sqlalchemy import func, select, text, update
 from service.contracts.status import JobStatus
 from service.db.models import Attempt, Checkpoint, LogChunk, Metric, RewardGroup, Run, RunEvent, Sample
 from service.db.session import Database
-from worker.claims import LeaseLost, move
-from worker.run_ingest import RunIngest
+from worker.jobs.claim import LeaseLost, move
+from worker.jobs.run_ingest import RunIngest
 
 
 def line(type: str, **values: Any) -> bytes:
@@ -203,12 +203,12 @@ import sys, uuid
 from pathlib import Path
 from service.db.models import Run
 from service.db.session import connect
-from service.settings import Settings
-import worker.ingest
-from worker.run_ingest import RunIngest
-from worker.claims import Claim
+from service.core.settings import Settings
+import worker.jobs.ingest
+from worker.jobs.run_ingest import RunIngest
+from worker.jobs.claim import Claim
 url, data, id, owner, directory = sys.argv[1:]
-worker.ingest._BATCH_BYTES = 2000
+worker.jobs.ingest._BATCH_BYTES = 2000
 database = connect(Settings(database_url=url, data_dir=Path(data)))
 RunIngest(database, Claim(Run, uuid.UUID(id), 1, owner, 0.0), Path(directory)).drain()
 """

@@ -11,9 +11,9 @@ from service.contracts.runs import PromptSource
 from service.db.base import new_id
 from service.db.models import Garbage, PromptSet
 from service.db.session import Database
-from worker.artifacts import PromptSetDamaged, fetch_prompt_set
-from worker.collection import find_orphans
-from worker.training.prompts import load_named, load_prompts
+from worker.engine.training.prompt_sampler import load_named, load_prompts
+from worker.jobs.artifact_transfer import PromptSetDamaged, fetch_prompt_set
+from worker.maintenance.garbage_collection import find_orphans
 
 PROMPTS = ("a red circle", "ein Kreis, \u2028 grün")
 

@@ -18,12 +18,13 @@ from service.contracts.scores import RewardValue
 from service.contracts.status import JobStatus
 from service.db.models import Generation, GenerationImage, Score, ScorePicture
 from service.db.session import Database
-from worker import generation, rewards, scoring
-from worker.claims import claim_next
-from worker.models.sources import fingerprint
-from worker.rewards import load_reward
-from worker.scorer import NO_NUMBER, Scorer, pixels
-from worker.warm import WARM, Warm
+from worker.engine import rewards
+from worker.engine.inference.image_scorer import NO_NUMBER, Scorer, pixels
+from worker.engine.inference.model_cache import WARM, Warm
+from worker.engine.models.sources import fingerprint
+from worker.engine.rewards import load_reward
+from worker.jobs import generation, scoring
+from worker.jobs.claim import claim_next
 
 CAPTIONS = ("a small red circle above a large blue square on white", "a large green triangle on white")
 

@@ -18,9 +18,9 @@ from service.contracts.status import JobStatus
 from service.db.models import Checkpoint, LogChunk, Metric, RewardGroup, Run, Sample
 from service.db.session import Database, connect
 from tests.worker.jobs.conftest import with_settings
-from worker.claims import LeaseLost, move
-from worker.run_work import RunWork
-from worker.stats import STATS
+from worker.jobs.claim import LeaseLost, move
+from worker.jobs.run import RunWork
+from worker.monitoring.stats import STATS
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ class TestSuccess:
             eventually(lambda: not any(thread.name.startswith("lease-") for thread in threading.enumerate()))
             remove(path, **how)
 
-        monkeypatch.setattr("worker.supervisor.shutil.rmtree", slowly)
+        monkeypatch.setattr("worker.jobs.supervisor.shutil.rmtree", slowly)
         lost = STATS.snapshot().get("leases_lost", 0)
         run = jobs.perform("finishes")
 
@@ -160,7 +160,7 @@ class TestFailure:
         assert [row.step for row in jobs.rows(Checkpoint, run)] == [3]
 
     def test_a_program_that_cannot_be_started_is_a_failure(self, jobs: Any, impatient: Database) -> None:
-        from worker.supervisor import supervise
+        from worker.jobs.supervisor import supervise
 
         id = jobs.add()
         supervise(impatient, jobs.claim(), threading.Event(), RunWork(("/no/such/program",)))
@@ -329,8 +329,8 @@ class TestProcesses:
 HOLDER = """
 import sys, threading
 from pathlib import Path
-from worker.child import Child
-from worker.launch import train
+from worker.jobs.process import Child
+from worker.jobs.command import train
 directory = Path(sys.argv[1])
 launch = train(directory / "spec.json", directory / "attempt-1", program=sys.argv[3:], processes=int(sys.argv[2]))
 child = Child(launch, directory / "log.txt", threading.Event())

@@ -8,14 +8,14 @@ import pytest
 from sqlalchemy import select
 from structlog.testing import capture_logs
 
-from service import jobs as service_jobs
 from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
 from service.db.models import Checkpoint, Garbage, Run, RunEvent
 from service.db.session import Database
+from service.jobs import views as service_jobs
 from tests.worker.jobs.conftest import with_settings
-from worker.claims import give_up
-from worker.run_work import RunWork
+from worker.jobs.claim import give_up
+from worker.jobs.run import RunWork
 
 
 class TestCancel:
@@ -38,7 +38,7 @@ class TestCancel:
     def test_a_child_that_does_not_listen_is_ended(
         self, jobs: Any, impatient: Database, behaviour: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("worker.supervisor.TERMINATION_SECONDS", 0.2)
+        monkeypatch.setattr("worker.jobs.supervisor.TERMINATION_SECONDS", 0.2)
         id = jobs.add(behaviour)
         supervising = jobs.supervise(jobs.claim(), with_settings(impatient, cancel_grace_seconds=0.1))
         jobs.reaches(id, JobStatus.RUNNING)

@@ -1,0 +1,110 @@
+"""`/benchmarks`: what models are judged on, and result files scored again."""
+
+import json
+import pathlib
+import tempfile
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Request
+from fastapi.concurrency import run_in_threadpool
+
+from service.api.benchmarks import service
+from service.api.benchmarks.schemas import (
+    BenchmarkFilters,
+    BenchmarkSummary,
+    BenchmarkView,
+    PromptFilters,
+    Rescore,
+    RescoreQuery,
+)
+from service.api.dependencies import DatabaseDep, SessionDep
+from service.api.idempotency import StreamedOnceDep
+from service.contracts.benchmarks.data import Benchmark
+from service.http.errors import UnsupportedMediaType, problems
+from service.http.openapi_links import links
+from service.http.pagination import Page
+from service.http.thread_route import ThreadRoute
+from service.http.uploads import receive
+
+router = APIRouter(tags=["benchmarks"], route_class=ThreadRoute)
+
+BenchmarkName = Annotated[
+    str, Path(description="One that `GET /benchmarks` lists.", examples=["unigenbench-en"], max_length=100)
+]
+_ROW = {"type": "object", "description": "A row of the CSV: `index`, `testpoint`, `output`, `result_json`, `img_path`."}
+_EXAMPLE = {"index": "0", "testpoint": "['Style']", "result_json": "{'score': [1]}", "img_path": "0_0.png"}
+_HEADING, _LINE = ",".join(_EXAMPLE), ",".join(f'"{cell}"' for cell in _EXAMPLE.values())
+_FILES = {
+    media_type: {"schema": schema, "examples": {"one": {"summary": "One picture", "value": example}}}
+    for media_type, schema, example in (
+        (service.CSV, {"type": "string"}, f"{_HEADING}\n{_LINE}\n"),
+        (service.JSON, {"anyOf": [{"type": "array", "items": _ROW}, {"type": "object"}]}, [_EXAMPLE]),
+        (service.LINES, {"type": "string"}, json.dumps(_EXAMPLE)),
+    )
+}
+
+
+@router.get(
+    "/benchmarks",
+    operation_id="listBenchmarks",
+    summary="Benchmarks",
+    responses={
+        200: {"links": links("getBenchmark", "rescoreBenchmark", name="$response.body#/items/0/name")},
+        **problems(422),
+    },
+)
+def list_benchmarks(filters: Annotated[BenchmarkFilters, Query()], session: SessionDep) -> Page[BenchmarkSummary]:
+    """What ships and what `g2rpo benchmarks import` brought, by name, with the hashes that scores go by."""
+    return service.listing(session, filters)
+
+
+@router.get(
+    "/benchmarks/{name}",
+    operation_id="getBenchmark",
+    summary="Show a benchmark",
+    responses=problems(404, 422),
+)
+def get_benchmark(
+    name: BenchmarkName, filters: Annotated[PromptFilters, Query()], session: SessionDep
+) -> BenchmarkView:
+    """A benchmark with the judge's words, what was mended in its file, and its prompts, page by page.
+
+    `dimension` picks prompts; the counts are those of the whole benchmark.
+    """
+    return service.show(session, name, filters)
+
+
+@router.post(
+    "/benchmarks/{name}/rescore",
+    operation_id="rescoreBenchmark",
+    summary="Score a result file",
+    responses=problems(404, 413, 415, 422),
+    openapi_extra={"requestBody": {"required": True, "content": _FILES}},
+)
+async def rescore_benchmark(
+    name: BenchmarkName,
+    query: Annotated[RescoreQuery, Query()],
+    request: Request,
+    database: DatabaseDep,
+    _once: StreamedOnceDep,
+) -> Rescore:
+    """Send a result file of the official scripts as the body; nothing is stored.
+
+    It is their CSV, its rows as JSON lines (`.progress.jsonl`) or as a JSON list, or their JSON summary of counts. The
+    scores are the official ones to the digit, with intervals. Answers that cannot be read are counted, not dropped;
+    where the script lost an answer whose words are in `output`, those are read. A file with rows of another benchmark
+    is refused, row by row.
+    """
+
+    def found() -> Benchmark:
+        with database.sessions() as session:
+            return service.current(session, name)
+
+    benchmark = await run_in_threadpool(found)
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type not in service.FORMS:
+        raise UnsupportedMediaType(f"the body must be one of {', '.join(service.FORMS)}, not {media_type[:100]!r}")
+    with tempfile.TemporaryDirectory(prefix="g2rpo-rescore-") as directory:
+        file = pathlib.Path(directory) / "results"
+        sha256 = await receive(request.stream(), file, database.settings.max_results_bytes)
+        return await run_in_threadpool(service.rescore, benchmark, file, sha256, media_type, query)

@@ -1,0 +1,17 @@
+"""`/catalog`: what a request may name."""
+
+from fastapi import APIRouter
+
+from service.api.catalog import service
+from service.api.catalog.schemas import CatalogView
+from service.api.dependencies import CatalogDep, SessionDep, SettingsDep
+from service.http.errors import problems
+from service.http.thread_route import ThreadRoute
+
+router = APIRouter(tags=["catalog"], route_class=ThreadRoute)
+
+
+@router.get("/catalog", operation_id="getCatalog", summary="What a request may name", responses=problems())
+def get_catalog(session: SessionDep, settings: SettingsDep, catalog: CatalogDep) -> CatalogView:
+    """Models, algorithms with their JSON Schema, presets resolved, rewards, prompt sets, judges, workers, devices."""
+    return service.show(session, settings, catalog)

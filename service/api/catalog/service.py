@@ -1,0 +1,56 @@
+"""The rules of the catalog."""
+
+from datetime import timedelta
+from functools import cache
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
+
+from service.api.catalog.schemas import (
+    AlgorithmView,
+    CatalogView,
+    JudgeView,
+    ModelView,
+    PromptSetView,
+    RewardView,
+    WorkerView,
+)
+from service.contracts.algorithms import CONTRACTS
+from service.contracts.catalog import Catalog
+from service.contracts.presets import PRESETS
+from service.contracts.runs import RunSpec
+from service.core.settings import Settings
+from service.db.models import Worker
+
+
+def show(session: Session, settings: Settings, catalog: Catalog) -> CatalogView:
+    """What may be named, and the workers heard of lately."""
+    lately = func.now() - timedelta(seconds=settings.worker_timeout_seconds)
+    workers = session.scalars(select(Worker).where(Worker.heartbeat_at > lately).order_by(Worker.name))
+    return CatalogView(
+        models=[ModelView.model_validate(entry) for entry in catalog.models],
+        algorithms=_algorithms(),
+        presets=_presets(),
+        rewards=[RewardView.model_validate(entry) for entry in catalog.rewards],
+        prompt_sets=[PromptSetView.model_validate(entry) for entry in catalog.prompt_sets],
+        judges=[JudgeView.model_validate(entry) for entry in catalog.judges],
+        workers=[WorkerView.model_validate(row) for row in workers],
+    )
+
+
+@cache
+def _algorithms() -> list[AlgorithmView]:
+    return [
+        AlgorithmView(
+            name=name,
+            description=algorithm.__doc__ or "",
+            json_schema=algorithm.model_json_schema(),
+        )
+        for name, algorithm in CONTRACTS.items()
+    ]
+
+
+@cache
+def _presets() -> dict[str, dict[str, Any]]:
+    return {name: RunSpec(preset=name).model_dump(mode="json") for name in PRESETS}

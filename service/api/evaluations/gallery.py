@@ -1,0 +1,146 @@
+"""A gallery: pictures of the same prompts and seeds by one evaluation or several, with what the judge found."""
+
+import random
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import select, tuple_
+from sqlalchemy.orm import Session
+
+from service.api.evaluations import image_grid, results
+from service.api.evaluations.results_schemas import GalleryQuery
+from service.contracts.benchmarks.data import BenchmarkPrompt
+from service.db.evaluation_answers import is_newest
+from service.db.models import Evaluation, EvaluationAnswer, EvaluationPicture
+from service.http.errors import NotAcceptable, NotFound, invalid
+from service.jobs import views
+
+_ALONE = 4
+"""Pictures of each prompt, where nobody says how many, of an evaluation without others."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture, and a score for each test point: None where nobody judged, or it could not be read."""
+
+    key: str
+    sha256: str
+    seed: int
+    scores: tuple[int | None, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A prompt with a picture per column; None where there is none."""
+
+    prompt: BenchmarkPrompt
+    pictures: tuple[Shown | None, ...]
+
+    @property
+    def seeds(self) -> str:
+        """Of its pictures."""
+        return ", ".join(map(str, sorted({one.seed for one in self.pictures if one is not None})))
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """What a gallery shows."""
+
+    title: str
+    columns: tuple[str, ...]
+    lines: tuple[Line, ...]
+    width: int
+    height: int
+    """Of a picture, pixels: of the largest where they differ."""
+    alone: bool
+    """Whether all pictures are of one evaluation: then its columns are seeds."""
+
+
+def gallery(session: Session, id: uuid.UUID, query: GalleryQuery, max_pixels: int) -> Gallery:
+    """The asked pictures: an evaluation's own side by side, or those of several by prompt and number.
+
+    Raises NotFound, Invalid, and NotAcceptable where they would have more pixels than allowed.
+    """
+    evaluations = _evaluations(session, id, query)
+    first, alone = evaluations[0], len(evaluations) == 1
+    prompts = _chosen(session, evaluations, query)
+    most = min(int(one.spec["num_images"]) for one in evaluations)
+    images = range(min(most, query.pictures or (_ALONE if alone else 1)))
+    found = [_pictures(session, one.id, [prompt.index for prompt in prompts], len(images)) for one in evaluations]
+    sizes = [results.spec_of(one) for one in evaluations]
+    width, height = max(one.width or 0 for one in sizes), max(one.height or 0 for one in sizes)
+    pixels = len(prompts) * len(images) * len(evaluations) * width * height * image_grid.enlargement(width, height) ** 2
+    if pixels > max_pixels:
+        raise NotAcceptable(f"these are {pixels} pixels, more than the {max_pixels} allowed; ask for fewer pictures")
+    called = results.labels(session, [one.id for one in evaluations])
+    benchmark = first.spec["benchmark"]
+    if alone:
+        columns = tuple(f"seed {first.spec['seed'] + image}" for image in images)
+        lines = [Line(prompt, tuple(_shown(found[0], prompt, image) for image in images)) for prompt in prompts]
+    else:
+        columns = tuple(called[one.id] for one in evaluations)
+        lines = [
+            Line(prompt, tuple(_shown(one, prompt, image) for one in found)) for prompt in prompts for image in images
+        ]
+    title = f"{benchmark}: {called[first.id]}" if alone else f"{benchmark}: {len(columns)} evaluations side by side"
+    return Gallery(title, columns, tuple(lines), width, height, alone)
+
+
+_Found = dict[tuple[int, int], tuple[EvaluationPicture, list[int] | None]]
+
+
+def _evaluations(session: Session, id: uuid.UUID, query: GalleryQuery) -> list[Evaluation]:
+    found = [views.find(session, Evaluation, id)]
+    for place, other in enumerate(query.others):
+        if other == id:
+            raise invalid(["query", "with", place], f"evaluation {id} is shown anyhow; name others", "shown_anyhow")
+        row = session.get(Evaluation, other)
+        if row is None:
+            raise invalid(["query", "with", place], f"there is no evaluation {other}", "unknown_name")
+        results.same_benchmark(session, found[0], row, ["query", "with", place])
+        found.append(row)
+    return found
+
+
+def _chosen(session: Session, evaluations: Sequence[Evaluation], query: GalleryQuery) -> list[BenchmarkPrompt]:
+    """The asked prompts that all evaluations draw, by their numbers; `count` of them by lot where none is named."""
+    by_index = {prompt.index: prompt for prompt in results.benchmark(session, evaluations[0]).prompts}
+    common = set(by_index).intersection(*(one.prompts for one in evaluations))
+    if query.dimension:
+        raw = [prompt.model_dump() for prompt in by_index.values()]
+        common &= {index for index, _ in results.points_of(raw, query.dimension)}
+    if query.index:
+        for place, index in enumerate(query.index):
+            if index not in common:
+                msg = f"prompt {index} is not drawn by all of these evaluations, or not of that dimension"
+                raise invalid(["query", "index", place], msg, "no_such_prompt")
+        common = set(query.index)
+    elif len(common) > query.count:
+        common = set(random.Random(query.seed).sample(sorted(common), query.count))  # noqa: S311 - no secret
+    if not common:
+        raise NotFound("there is no prompt that all of these evaluations draw, and that is of such a dimension")
+    return [by_index[index] for index in sorted(common)]
+
+
+def _pictures(session: Session, id: uuid.UUID, indices: Sequence[int], images: int) -> _Found:
+    """Pictures with the newest scores, by prompt and number."""
+    places = [(index, image) for index in indices for image in range(images)]
+    pictures = select(EvaluationPicture).where(
+        EvaluationPicture.evaluation_id == id, tuple_(EvaluationPicture.index, EvaluationPicture.image).in_(places)
+    )
+    columns = (EvaluationAnswer.index, EvaluationAnswer.image, EvaluationAnswer.scores)
+    answers = select(*columns).where(
+        EvaluationAnswer.evaluation_id == id,
+        is_newest(),
+        tuple_(EvaluationAnswer.index, EvaluationAnswer.image).in_(places),
+    )
+    scores = {(index, image): scores for index, image, scores in session.execute(answers)}
+    return {(one.index, one.image): (one, scores.get((one.index, one.image))) for one in session.scalars(pictures)}
+
+
+def _shown(found: _Found, prompt: BenchmarkPrompt, image: int) -> Shown | None:
+    if (prompt.index, image) not in found:
+        return None
+    row, scores = found[prompt.index, image]
+    return Shown(row.key, row.sha256, row.seed, tuple(scores or [None] * len(prompt.points)))

@@ -1,0 +1,124 @@
+"""`/runs/{run_id}/events` and `/evaluations/{evaluation_id}/events`: what happens to a job, as it happens."""
+
+import uuid
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi.responses import JSONResponse
+
+from service.api.dependencies import DatabaseDep, WaiterDep
+from service.api.events.schemas import LAST_ID, EvaluationStreamedEvent, EventQuery, StreamedEvent
+from service.api.events.service import Place
+from service.api.events.stream import EventStream, JobStream, Streams
+from service.api.keys.service import check
+from service.auth.principal import Caller, CallerDep
+from service.db.models import Evaluation, Run
+from service.db.session import Database
+from service.http.content_negotiation import choose, preferred_wait
+from service.http.errors import problems
+from service.http.thread_route import ThreadRoute
+from service.jobs.long_poll import JobWaiter
+
+router = APIRouter(tags=["events"], route_class=ThreadRoute)
+
+_MEDIA_TYPE = "text/event-stream"
+_DESCRIPTION = "Server-sent events: the schema is that of one event, whose `data` is JSON on one line."
+LastEventId = Annotated[int | None, Header(ge=0, le=LAST_ID, description="The id of the newest event the client has.")]
+Accept = Annotated[str | None, Header(description="`text/event-stream`.")]
+Prefer = Annotated[str | None, Header(description="`wait=N`: close the stream after N seconds.")]
+
+
+class _EventStreamMedia(JSONResponse):
+    """What OpenAPI shows this route to answer with: JSON in the events of a stream."""
+
+    media_type = _MEDIA_TYPE
+
+
+def _responses(model: type[Any]) -> dict[int | str, dict[str, Any]]:
+    return {200: {"model": model, "description": _DESCRIPTION}, **problems(404, 406, 422, 503)}
+
+
+@router.get(
+    "/runs/{run_id}/events",
+    operation_id="streamRunEvents",
+    summary="Follow a run",
+    response_class=_EventStreamMedia,
+    responses=_responses(StreamedEvent),
+)
+async def stream_run_events(
+    run_id: uuid.UUID,
+    query: Annotated[EventQuery, Query()],
+    request: Request,
+    database: DatabaseDep,
+    waiter: WaiterDep,
+    caller: CallerDep,
+    last_event_id: LastEventId = None,
+    accept: Accept = None,
+    prefer: Prefer = None,
+) -> Response:
+    """Server-sent events: all that happened to the run after `Last-Event-ID`, from the beginning by default.
+
+    Numbered events are the run's own (`status`, `started`, `checkpoint`, …). Between them `progress` says where it
+    stands. `end` comes once it has ended and everything was sent; `error`, with a problem, when the client may no
+    longer listen or the run was deleted. Then the connection closes. Where it closes without them, the stream only
+    goes on elsewhere: connect again with `Last-Event-ID`, as `EventSource` does by itself.
+    """
+    choose(accept, (_MEDIA_TYPE,))
+    after = query.after if last_event_id is None else last_event_id
+    return await _stream(request, database, waiter, caller, Run, run_id, after, query.every, prefer)
+
+
+@router.get(
+    "/evaluations/{evaluation_id}/events",
+    operation_id="streamEvaluationEvents",
+    summary="Follow an evaluation",
+    response_class=_EventStreamMedia,
+    responses=_responses(EvaluationStreamedEvent),
+)
+async def stream_evaluation_events(
+    evaluation_id: uuid.UUID,
+    query: Annotated[EventQuery, Query()],
+    request: Request,
+    database: DatabaseDep,
+    waiter: WaiterDep,
+    caller: CallerDep,
+    last_event_id: LastEventId = None,
+    accept: Accept = None,
+    prefer: Prefer = None,
+) -> Response:
+    """Server-sent events: all that happened to the evaluation after `Last-Event-ID`, as for a run."""
+    choose(accept, (_MEDIA_TYPE,))
+    after = query.after if last_event_id is None else last_event_id
+    return await _stream(request, database, waiter, caller, Evaluation, evaluation_id, after, query.every, prefer)
+
+
+async def _stream(
+    request: Request,
+    database: Database,
+    waiter: JobWaiter,
+    caller: Caller,
+    job: type[Run] | type[Evaluation],
+    id: uuid.UUID,
+    after: int,
+    every: float,
+    prefer: str | None,
+) -> Response:
+    streams: Streams = request.app.state.streams
+    streams.check()
+    wanted = preferred_wait(prefer)
+    most = database.settings.max_stream_seconds
+    stream = JobStream(
+        database,
+        waiter,
+        streams,
+        job,
+        id,
+        Place(after),
+        every,
+        min(wanted, most) if wanted else most,
+        request.state.request_id,
+        permission=caller.id,
+        permit=lambda session: check(session, caller.id),
+    )
+    await stream.look()  # an unknown job is refused before the stream begins
+    return EventStream(stream)

@@ -1,0 +1,59 @@
+"""How generations are shown."""
+
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.contracts.base import Moment
+from service.contracts.status import JobStatus
+from service.http import openapi_examples
+from service.http.pagination import Cursor, Limit
+from service.jobs.views import JobView
+
+
+class ImageView(BaseModel):
+    """One picture of a generation."""
+
+    number: int = Field(description="Counts checkpoints, then prompts, then images of a prompt.")
+    checkpoint: str = Field(description="A checkpoint's id, or `base`.")
+    prompt_index: int
+    image_index: int
+    prompt: str
+    seed: int
+    sha256: str
+    size: int = Field(description="Bytes of the PNG.")
+    url: str = Field(description="Where the PNG is.")
+
+
+class GenerationFilters(BaseModel):
+    """Which generations to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: list[JobStatus] = Field([], max_length=len(JobStatus), description="One of these states.")
+    created_after: Moment | None = Field(None, description="Created at or after this time.")
+    created_before: Moment | None = Field(None, description="Created before this time.")
+    limit: Limit = 50
+    cursor: Cursor = None
+
+
+class GenerationSummary(JobView):
+    """A generation in a list."""
+
+    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.GENERATION_SUMMARY))
+
+    model: str
+    checkpoints: list[str]
+    total_images: int
+
+
+class GenerationView(JobView):
+    """A generation in full."""
+
+    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.GENERATION))
+
+    spec: dict[str, Any] = Field(description="What is drawn: the request, with the model's own numbers filled in.")
+    queue_position: int | None = Field(description="1 is taken next; null when it does not wait.")
+    total_images: int
+    images: list[ImageView] = Field(description="Those drawn so far.")
+    grid: str = Field(description="Where the comparison of all pictures is, once it has succeeded.")

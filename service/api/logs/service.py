@@ -1,0 +1,57 @@
+"""The rules of logs: bytes by offset, cut between characters."""
+
+import uuid
+from collections.abc import Sequence
+
+from sqlalchemy import ColumnElement, func, select
+from sqlalchemy.orm import Session
+
+from service.api.logs.schemas import LogPart, LogQuery
+from service.db.models import Evaluation, Run, SupervisedJob
+from service.jobs import views
+
+
+def read(session: Session, job: type[Run] | type[Evaluation], id: uuid.UUID, query: LogQuery, most: int) -> LogPart:
+    """The log of one attempt from `offset` on, at most `most` bytes. Raises NotFound."""
+    views.find(session, job, id)
+    logs = job.LOGS
+    attempts = select(logs.attempt).where(logs.job_id == id)
+    attempt = query.attempt or session.scalar(attempts.order_by(logs.attempt.desc()).limit(1))
+    if attempt is None:
+        return LogPart(attempt=None, offset=0, next_offset=0, size=0, next_attempt=None, text="")
+    of_attempt = (logs.job_id == id, logs.attempt == attempt)
+    # Asked for first: when there is a next attempt, this one's log is complete, and so is the size read after it.
+    later = session.scalar(attempts.where(logs.attempt > attempt).order_by(logs.attempt).limit(1))
+    end = select(logs.offset + func.length(logs.data)).where(*of_attempt)
+    size = session.scalar(end.order_by(logs.offset.desc()).limit(1)) or 0
+    begin = min(query.offset, size)
+    data = _bytes(session, job, of_attempt, begin, min(query.limit or most, most))
+    if begin + len(data) < size:
+        data = data[: _whole_characters(data)]
+    text = data.decode("utf-8", errors="replace")
+    next_offset = begin + len(data)
+    return LogPart(attempt=attempt, offset=begin, next_offset=next_offset, size=size, next_attempt=later, text=text)
+
+
+def _bytes(
+    session: Session, job: type[SupervisedJob], of_attempt: Sequence[ColumnElement[bool]], begin: int, wanted: int
+) -> bytes:
+    logs = job.LOGS
+    first = select(func.max(logs.offset)).where(*of_attempt, logs.offset <= begin).scalar_subquery()
+    chunks = session.scalars(
+        select(logs).where(*of_attempt, logs.offset >= first, logs.offset < begin + wanted).order_by(logs.offset)
+    ).all()
+    if not chunks:
+        return b""
+    return b"".join(chunk.data for chunk in chunks)[begin - chunks[0].offset :][:wanted]
+
+
+def _whole_characters(data: bytes) -> int:
+    """Bytes up to the last character that is whole: an answer never ends inside one."""
+    for back in range(1, min(4, len(data)) + 1):
+        byte = data[-back]
+        if byte & 0xC0 == 0x80:
+            continue  # a continuation: its character began earlier
+        length = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
+        return len(data) - back if length > back and back < len(data) else len(data)
+    return len(data)

@@ -1,0 +1,126 @@
+"""`/score` and `/scores`: rewards of given pictures."""
+
+import uuid
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Query, Request, Response
+from fastapi.concurrency import run_in_threadpool
+
+from service.api.dependencies import CatalogDep, DatabaseDep, QueueDep, SessionDep, WaiterDep
+from service.api.idempotency import OnceDep
+from service.api.runs.router import LOCATION
+from service.api.scores import service
+from service.api.scores.schemas import ScoreFilters, ScoreSummary, ScoreView
+from service.auth.principal import CallerDep
+from service.contracts.scores import ScoreSpec
+from service.db.models import Score
+from service.http.content_negotiation import PreferHeader
+from service.http.errors import problems
+from service.http.json_route import JsonRoute
+from service.http.openapi_links import FIRST_ID, ID, SCORE, links
+from service.http.pagination import Page
+from service.jobs import views
+from service.jobs.long_poll import waited
+
+router = APIRouter(tags=["scores"], route_class=JsonRoute)
+
+_PICTURE = (
+    "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgAQMAAABJtOi3AAAABlBMVEX////cKCi5uRl6AAAAP0lEQVR42mNgIBawP2BgYuAQYGBiMOBhYGJg"
+    "YGBgYnBgYmBg+P8fxsUkGBjq/zEwMRz4B+Pyf2BgYvjxgWhbAagkCbYcG5wGAAAAAElFTkSuQmCC"
+)
+EXAMPLE = {"rewards": ["clip_score"], "pictures": [{"prompt": "a red circle", "image": _PICTURE}]}
+
+
+@router.post(
+    "/score",
+    status_code=202,
+    operation_id="score",
+    summary="Score pictures",
+    responses={
+        200: {"model": ScoreView, "description": "It ended within the asked time."},
+        202: {"headers": LOCATION, "links": links(*SCORE, score_id=ID)},
+        **problems(409, 410, 413, 422),
+    },
+)
+async def score(
+    spec: Annotated[ScoreSpec, Body(openapi_examples={"given": {"summary": "One picture", "value": EXAMPLE}})],
+    request: Request,
+    response: Response,
+    database: DatabaseDep,
+    catalog: CatalogDep,
+    queue: QueueDep,
+    waiter: WaiterDep,
+    caller: CallerDep,
+    once: OnceDep,
+    prefer: PreferHeader = None,
+) -> ScoreView:
+    """Have rewards of the catalog score pictures: those in the request (PNG, JPEG, WebP), or a generation's.
+
+    Transparency is put over white, and every picture becomes RGB with 8 bits. A reward that fails on a picture gives
+    null and the cause; the others' values stand.
+    """
+
+    def accept() -> uuid.UUID:
+        settings, artifacts = database.settings, database.artifacts
+        with database.sessions() as session:
+            return service.create(session, settings, artifacts, catalog, queue, spec, caller, once)
+
+    def shown() -> ScoreView:
+        with database.sessions() as session, views.made_by_this_request(Score, made):
+            return service.show(session, made)
+
+    made = await run_in_threadpool(accept)
+    response.headers["Location"] = f"/scores/{made}"
+    if await waited(prefer, response, database, waiter, Score, made):
+        response.status_code = 200
+    return await run_in_threadpool(shown)
+
+
+@router.get(
+    "/scores",
+    operation_id="listScores",
+    summary="List scorings",
+    responses={200: {"links": links(*SCORE, score_id=FIRST_ID)}, **problems(422)},
+)
+def list_scores(filters: Annotated[ScoreFilters, Query()], session: SessionDep) -> Page[ScoreSummary]:
+    """Scorings, newest first, by state and time of creation."""
+    return service.listing(session, filters)
+
+
+@router.get("/scores/{score_id}", operation_id="getScore", summary="Show a scoring", responses=problems(404, 422))
+async def get_score(
+    score_id: uuid.UUID, response: Response, database: DatabaseDep, waiter: WaiterDep, prefer: PreferHeader = None
+) -> ScoreView:
+    """Where a scoring stands, what computes it, and the values found so far."""
+
+    def shown() -> ScoreView:
+        with database.sessions() as session:
+            return service.show(session, score_id)
+
+    found = await run_in_threadpool(shown)
+    await waited(prefer, response, database, waiter, Score, score_id)
+    return await run_in_threadpool(shown) if prefer else found
+
+
+@router.post(
+    "/scores/{score_id}/cancel",
+    status_code=202,
+    operation_id="cancelScore",
+    summary="Cancel a scoring",
+    responses=problems(404, 409, 422),
+)
+def cancel_score(score_id: uuid.UUID, session: SessionDep, once: OnceDep) -> ScoreView:
+    """Ask for a scoring's end. Asking twice changes nothing; one that has ended is answered as it is."""
+    return service.cancel(session, score_id, once)
+
+
+@router.delete(
+    "/scores/{score_id}",
+    status_code=204,
+    operation_id="deleteScore",
+    summary="Delete a scoring",
+    responses=problems(404, 409, 422),
+)
+def delete_score(score_id: uuid.UUID, session: SessionDep) -> None:
+    """Delete an ended scoring with its values and the pictures that were sent for it; a generation's stay."""
+    service.delete(session, score_id)

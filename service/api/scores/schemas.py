@@ -1,0 +1,60 @@
+"""How scorings are shown."""
+
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from service.contracts.base import Moment
+from service.contracts.scores import RewardValue, RewardVersion
+from service.contracts.status import JobStatus
+from service.http import openapi_examples
+from service.http.pagination import Cursor, Limit
+from service.jobs.views import JobView
+
+
+class ScoreFilters(BaseModel):
+    """Which scorings to list."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    status: list[JobStatus] = Field([], max_length=len(JobStatus), description="One of these states.")
+    created_after: Moment | None = Field(None, description="Created at or after this time.")
+    created_before: Moment | None = Field(None, description="Created before this time.")
+    limit: Limit = 50
+    cursor: Cursor = None
+
+
+class ScoreSummary(JobView):
+    """A scoring in a list."""
+
+    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.SCORE_SUMMARY))
+
+    rewards: list[str] = Field(description="Names of the rewards.")
+    generation: UUID | None = Field(description="Whose pictures they are; null where they came with the request.")
+    total_pictures: int
+
+
+class ScoredPicture(BaseModel):
+    """A picture and what the rewards say of it."""
+
+    number: int = Field(description="Its place in the request, or its number in the generation.")
+    prompt: str
+    width: int
+    height: int
+    sha256: str = Field(description="Of the RGB PNG that is scored.")
+    values: list[RewardValue] | None = Field(description="One of each reward; null until it was scored.")
+
+
+class ScoreView(JobView):
+    """A scoring in full."""
+
+    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.SCORE))
+
+    queue_position: int | None = Field(description="1 is taken next; null when it does not wait.")
+    rewards: list[str] = Field(description="Names of the rewards.")
+    versions: list[RewardVersion] | None = Field(
+        description="What computed the values, reward by reward; null before a worker has loaded them."
+    )
+    generation: UUID | None = Field(description="Whose pictures they are; null where they came with the request.")
+    total_pictures: int
+    pictures: list[ScoredPicture]

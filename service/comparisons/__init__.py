@@ -1,1 +1,0 @@
-"""Curves of several runs over each other, alone or as the mean of a group of seeds."""

@@ -1,0 +1,1 @@
+"""Settings, logs, the form of keys, bootstrap intervals: shared with the worker."""

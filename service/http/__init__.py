@@ -1,0 +1,1 @@
+"""What every route shares: errors, routing, pagination, content negotiation, uploads, OpenAPI helpers."""

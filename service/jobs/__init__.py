@@ -1,0 +1,1 @@
+"""What all kinds of jobs share: queue, validation, capacity, views, long polling."""

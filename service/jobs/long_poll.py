@@ -1,0 +1,106 @@
+"""Waiting for jobs without holding threads: one LISTEN connection for the whole process."""
+
+import asyncio
+import uuid
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import psycopg
+import structlog
+from fastapi import Response
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy import Engine
+
+from service.db.events import CHANNEL
+from service.db.models import Generation, Score
+from service.db.session import Database
+from service.http.content_negotiation import preferred_wait
+from service.jobs import views
+
+_RETRY_SECONDS = 0.5
+_CONNECTION: dict[str, Any] = {
+    "connect_timeout": 5,
+    "application_name": "g2rpo-listen",
+    # It only ever reads: without these a database machine that vanished would never be missed.
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+}
+log = structlog.get_logger()
+
+
+class JobWaiter:
+    """Tells waiting routes that a job has changed.
+
+    `run` keeps the connection. After a loss all who wait are told to look again: a notice may have been missed.
+    """
+
+    def __init__(self, engine: Engine) -> None:
+        self._arguments: dict[str, Any] = {**_CONNECTION, **engine.dialect.create_connect_args(engine.url)[1]}
+        self._waiting: dict[str, set[asyncio.Event]] = defaultdict(set)
+
+    @contextmanager
+    def subscription(self, kind: str, id: uuid.UUID) -> Iterator[asyncio.Event]:
+        """An event that is set whenever the job may have changed, from now on. Look at the job after subscribing."""
+        name, changed = f"{kind}:{id}", asyncio.Event()
+        self._waiting[name].add(changed)
+        try:
+            yield changed
+        finally:
+            self._waiting[name].discard(changed)
+            if not self._waiting[name]:
+                del self._waiting[name]
+
+    async def run(self) -> None:
+        """Listen until cancelled; a loss is logged once, however long it lasts."""
+        lost = False
+        while True:
+            try:
+                async with await psycopg.AsyncConnection.connect(**self._arguments, autocommit=True) as connection:
+                    await connection.execute(f"LISTEN {CHANNEL}")
+                    self._wake_all()
+                    lost = False
+                    async for notice in connection.notifies():
+                        for changed in self._waiting.get(notice.payload, ()):
+                            changed.set()
+            except (psycopg.Error, OSError) as error:
+                if not lost:
+                    log.warning("listen_connection_lost", error=str(error))
+                lost = True
+            await asyncio.sleep(_RETRY_SECONDS)
+
+    def _wake_all(self) -> None:
+        for events in self._waiting.values():
+            for changed in events:
+                changed.set()
+
+
+async def waited(
+    prefer: str | None,
+    response: Response,
+    database: Database,
+    waiter: JobWaiter,
+    job: type[Generation] | type[Score],
+    id: uuid.UUID,
+) -> bool:
+    """Wait as `Prefer` asks, and no longer than allowed; whether the job is known to have ended."""
+    seconds = min(preferred_wait(prefer), database.settings.max_wait_seconds)
+    if seconds <= 0:
+        return False
+
+    def ended() -> bool:
+        with database.sessions() as session:
+            return views.has_ended(session, job, id)
+
+    response.headers["Preference-Applied"] = f"wait={seconds:g}"
+    with waiter.subscription(job.KIND, id) as changed:
+        try:
+            async with asyncio.timeout(seconds):
+                while not await run_in_threadpool(ended):
+                    await changed.wait()
+                    changed.clear()
+        except TimeoutError:
+            return await run_in_threadpool(ended)
+    return True

@@ -1,1 +1,0 @@
-"""What evaluations found: answers, pictures, the official files, comparisons, galleries."""

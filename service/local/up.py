@@ -1,0 +1,45 @@
+"""`g2rpo up`: the stack in the foreground, until a signal."""
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from service.local.stack import Stack
+
+
+class Interrupted(BaseException):
+    """Ctrl-C, SIGTERM or SIGHUP."""
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Turn the first signal that asks for an end into `Interrupted`, and let no other one disturb the stopping."""
+    asking = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        for number in asking:
+            signal.signal(number, signal.SIG_IGN)
+        raise Interrupted
+
+    before = {number: signal.signal(number, interrupt) for number in asking}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def up(data: Path, port: int, say: Callable[[str], None]) -> None:
+    """Run everything until a signal comes. Raises EmbeddedError when something cannot be started or kept running."""
+    with interruptible():
+        try:
+            with Stack(data, port, say) as stack:
+                say(f"ready at {stack.url}  (documentation: {stack.url}/docs, logs: {stack.logs})")
+                stack.ended.wait()
+        except Interrupted:
+            say("stopped")
+            return
+    if stack.failure is not None:
+        raise stack.failure

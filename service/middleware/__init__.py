@@ -1,0 +1,1 @@
+"""ASGI middleware: request ids and limits, authentication, cached responses, the audit log."""

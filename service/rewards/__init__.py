@@ -1,1 +1,0 @@
-"""Reward groups: what a run's advantages were made of."""

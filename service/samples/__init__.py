@@ -1,1 +1,0 @@
-"""Sample pictures: held out, and the best and worst of groups."""

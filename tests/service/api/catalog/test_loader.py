@@ -1,0 +1,73 @@
+"""A catalog's file that changes while the service runs."""
+
+from pathlib import Path
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from service.api.catalog.loader import Offer
+from service.contracts.catalog_file import CatalogError
+
+MINE = "extends: bundled\nprompt_sets: [{name: mine, kind: file, path: /prompts.txt}]\n"
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    written = tmp_path / "catalog.yaml"
+    written.write_text("extends: bundled\n")
+    return written
+
+
+def offer(file: Path) -> Offer:
+    return Offer(file, look_seconds=0)
+
+
+def test_a_changed_file_is_offered(file: Path) -> None:
+    offered = offer(file)
+    file.write_text(MINE)
+    assert offered.current().prompt_set("mine").path == Path("/prompts.txt")
+    assert offered.problem is None
+
+
+def test_an_unchanged_file_is_not_read_again(file: Path) -> None:
+    offered = offer(file)
+    assert offered.current() is offered.current()
+
+
+def test_a_broken_file_leaves_the_catalog_as_it_was_until_it_is_mended(file: Path) -> None:
+    offered = offer(file)
+    before = offered.current()
+    file.write_text("extends: bundled\nmodels: [{}]\n")
+    assert offered.current() is before
+    assert offered.problem is not None and ".name: is missing" in offered.problem
+    file.write_text(MINE)
+    assert offered.current().prompt_set("mine") and offered.problem is None
+
+
+def test_a_file_that_vanishes_leaves_the_catalog_as_it_was(file: Path) -> None:
+    offered = offer(file)
+    before = offered.current()
+    file.unlink()
+    assert offered.current() is before
+    assert offered.problem is not None and "No such file" in offered.problem
+
+
+def test_nothing_is_offered_from_the_start_where_the_file_is_broken(file: Path) -> None:
+    file.write_text("models: 1")
+    with pytest.raises(CatalogError):
+        offer(file)
+
+
+def test_readiness_tells_of_a_broken_file_and_goes_on(app: FastAPI, client: TestClient, file: Path) -> None:
+    app.state.catalog = offer(file)
+    file.write_text("extends: nothing\n")
+    checks = {one["name"]: one for one in client.get("/readyz").json()["checks"]}
+    assert checks["catalog"]["ok"] and "extends: 'nothing'" in checks["catalog"]["detail"]
+    assert "g2rpo catalog check" in checks["catalog"]["hint"]
+
+
+def test_requests_are_answered_from_the_changed_file(app: FastAPI, client: TestClient, file: Path) -> None:
+    app.state.catalog = offer(file)
+    file.write_text(MINE)
+    assert "mine" in [one["name"] for one in client.get("/catalog").json()["prompt_sets"]]

@@ -1,0 +1,153 @@
+"""Checkpoints: listing, manifests, downloads whole and in ranges."""
+
+import base64
+import hashlib
+import uuid
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+
+from service.api.checkpoints.download import byte_range
+from service.contracts.status import JobStatus
+from service.core.settings import Settings
+from service.db.artifacts import BLOCK
+from service.db.session import Database
+from service.http.errors import RangeNotSatisfiable
+
+WEIGHTS = "pytorch_lora_weights.safetensors"
+DATA = bytes(range(256)) * (2 * BLOCK // 256 + 1)  # more than two blocks
+
+
+@pytest.fixture
+def checkpoint(records: Any) -> Any:
+    return records.checkpoint(records.run(JobStatus.SUCCEEDED), {WEIGHTS: DATA, "sub dir/état.json": b"{}"})
+
+
+class TestShow:
+    def test_a_runs_checkpoints_are_listed_newest_first(self, client: TestClient, records: Any) -> None:
+        run = records.run(JobStatus.RUNNING)
+        rows = [records.checkpoint(run, {WEIGHTS: b"w"}, step=step) for step in (20, 40, 60)]
+        items = client.get(f"/runs/{run.id}/checkpoints").json()["items"]
+        assert [item["id"] for item in items] == [str(row.id) for row in rows[::-1]]
+        first = client.get(f"/runs/{run.id}/checkpoints?limit=2").json()
+        rest = client.get(f"/runs/{run.id}/checkpoints?limit=2&cursor={first['next_cursor']}").json()
+        assert first["items"] + rest["items"] == items and rest["next_cursor"] is None
+
+    def test_a_checkpoint_shows_its_manifest_and_where_its_files_are(self, client: TestClient, checkpoint: Any) -> None:
+        shown = client.get(f"/checkpoints/{checkpoint.id}").json()
+        assert shown["manifest"] == checkpoint.manifest
+        assert {file["name"] for file in shown["files"]} == {WEIGHTS, "sub dir/état.json"}
+        for file in shown["files"]:
+            content = client.get(file["url"]).content
+            assert (hashlib.sha256(content).hexdigest(), len(content)) == (file["sha256"], file["size"])
+
+    def test_unknown_ones_are_not_found(self, client: TestClient) -> None:
+        for path in ("/checkpoints/{}", "/checkpoints/{}/files/x", "/runs/{}/checkpoints"):
+            assert client.get(path.format(uuid.uuid4())).status_code == 404
+
+
+class TestDownload:
+    def test_a_whole_file_comes_with_its_hash(self, client: TestClient, checkpoint: Any) -> None:
+        response = client.get(f"/checkpoints/{checkpoint.id}/files/{WEIGHTS}")
+        assert (response.status_code, response.content) == (200, DATA)
+        digest = hashlib.sha256(DATA)
+        assert response.headers["ETag"] == f'"{digest.hexdigest()}"'
+        assert response.headers["Repr-Digest"] == f"sha-256=:{base64.b64encode(digest.digest()).decode()}:"
+        assert response.headers["Content-Length"] == str(len(DATA))
+        assert response.headers["Accept-Ranges"] == "bytes"
+
+    @pytest.mark.parametrize(
+        ("asked", "start", "end"),
+        [("bytes=0-0", 0, 1), ("bytes=10-19", 10, 20), ("bytes=1048570-", 1048570, len(DATA)), ("bytes=-5", -5, None)],
+    )
+    def test_a_range_is_given(
+        self, client: TestClient, checkpoint: Any, asked: str, start: int, end: int | None
+    ) -> None:
+        response = client.get(f"/checkpoints/{checkpoint.id}/files/{WEIGHTS}", headers={"Range": asked})
+        assert (response.status_code, response.content) == (206, DATA[start:end])
+        first = start % len(DATA)
+        last = first + len(response.content) - 1
+        assert response.headers["Content-Range"] == f"bytes {first}-{last}/{len(DATA)}"
+
+    def test_a_broken_download_goes_on_only_with_the_same_file(self, client: TestClient, checkpoint: Any) -> None:
+        url = f"/checkpoints/{checkpoint.id}/files/{WEIGHTS}"
+        etag = client.get(url).headers["ETag"]
+        assert client.get(url, headers={"Range": "bytes=5-", "If-Range": etag}).status_code == 206
+        assert client.get(url, headers={"Range": "bytes=5-", "If-Range": '"other"'}).status_code == 200
+        assert client.get(url, headers={"If-None-Match": etag}).status_code == 304
+
+    def test_a_range_outside_is_refused_with_the_size(self, client: TestClient, checkpoint: Any) -> None:
+        url = f"/checkpoints/{checkpoint.id}/files/{WEIGHTS}"
+        response = client.get(url, headers={"Range": f"bytes={len(DATA)}-"})
+        assert (response.status_code, response.headers["Content-Range"]) == (416, f"bytes */{len(DATA)}")
+
+    @pytest.mark.parametrize(
+        "name",
+        ["other", "manifest.json", "../manifest.json", "..%2f..%2fetc%2fpasswd", "%00", "sub dir", "/etc/passwd"],
+    )
+    def test_only_names_of_the_manifest_are_found(self, client: TestClient, checkpoint: Any, name: str) -> None:
+        response = client.get(f"/checkpoints/{checkpoint.id}/files/{name}")
+        assert response.status_code == 404
+
+    def test_its_length_and_hash_can_be_asked_for_alone(self, client: TestClient, checkpoint: Any) -> None:
+        url = f"/checkpoints/{checkpoint.id}/files/{WEIGHTS}"
+        response = client.head(url, headers={"Range": "bytes=0-1"})
+        assert (response.status_code, response.content) == (200, b"")
+        whole = client.get(url).headers
+        for name in ("Content-Length", "Content-Type", "ETag", "Repr-Digest", "Accept-Ranges"):
+            assert response.headers[name] == whole[name]
+        assert client.head(url, headers={"If-None-Match": whole["ETag"]}).status_code == 304
+        assert client.head(f"/checkpoints/{checkpoint.id}/files/other").status_code == 404
+
+    def test_a_damaged_file_breaks_off(
+        self, client: TestClient, checkpoint: Any, database: Database, tmp_path: Path
+    ) -> None:
+        (tmp_path / "tampered").write_bytes(DATA[:-1] + b"!")
+        database.artifacts.put_file(tmp_path / "tampered", f"{checkpoint.key}/{WEIGHTS}")
+        received = b""
+        with client.stream("GET", f"/checkpoints/{checkpoint.id}/files/{WEIGHTS}") as response:
+            for block in response.iter_bytes():
+                received += block
+        assert len(received) < len(DATA)
+
+    @pytest.mark.parametrize(("name", "content"), [(WEIGHTS, DATA[:-1]), ("sub dir/état.json", b"[]")])
+    def test_damage_that_shows_at_once_is_an_error_before_anything_is_sent(
+        self, client: TestClient, checkpoint: Any, database: Database, tmp_path: Path, name: str, content: bytes
+    ) -> None:
+        (tmp_path / "tampered").write_bytes(content)
+        database.artifacts.put_file(tmp_path / "tampered", f"{checkpoint.key}/{name}")
+        for headers in ({}, {"Range": "bytes=0-0"}):
+            response = client.get(f"/checkpoints/{checkpoint.id}/files/{name}", headers=headers)
+            assert (response.status_code, response.json()["code"]) == (500, "artifact_damaged")
+
+    def test_a_store_that_is_away_is_not_called_damaged(
+        self, client: TestClient, checkpoint: Any, settings: Settings
+    ) -> None:
+        (settings.data_dir / "artifacts").rename(settings.data_dir / "away")
+        response = client.get(f"/checkpoints/{checkpoint.id}/files/{WEIGHTS}")
+        assert (response.status_code, response.json()["code"]) == (503, "storage_unavailable")
+        assert response.headers["Retry-After"] == "5"
+
+    def test_a_missing_file_is_an_error_before_anything_is_sent(
+        self, client: TestClient, checkpoint: Any, database: Database
+    ) -> None:
+        database.artifacts.delete(checkpoint.key)
+        response: httpx.Response = client.get(f"/checkpoints/{checkpoint.id}/files/{WEIGHTS}")
+        assert (response.status_code, response.json()["code"]) == (500, "artifact_damaged")
+        assert client.head(f"/checkpoints/{checkpoint.id}/files/{WEIGHTS}").status_code == 500
+
+
+@pytest.mark.parametrize(
+    "header", [None, "", "bytes=", "bytes=-", "bytes=5-2", "bytes=0-1,3-4", "lines=0-1", "bytes=a-b"]
+)
+def test_what_is_no_single_range_means_the_whole(header: str | None) -> None:
+    assert byte_range(header, 10) is None
+
+
+@pytest.mark.parametrize("header", ["bytes=10-", "bytes=-0", "bytes=99-100"])
+def test_what_holds_no_byte_cannot_be_given(header: str) -> None:
+    with pytest.raises(RangeNotSatisfiable):
+        byte_range(header, 10)

@@ -1,0 +1,278 @@
+"""`/evaluations`: asking for them, their life, and what is refused. Workers' part is written as rows."""
+
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from httpx import Response
+from sqlalchemy import delete, func, select
+
+from service.api.benchmarks.service import store
+from service.api.catalog.loader import Offer
+from service.app import create_app
+from service.contracts.catalog import JudgeEntry
+from service.contracts.status import TERMINAL, JobStatus
+from service.db import evaluation_scores as answers
+from service.db.models import BenchmarkRow, Checkpoint, Evaluation, EvaluationAnswer, EvaluationPicture, Garbage
+from service.db.session import Database
+from tests.service.conftest import LOOPBACK, waits_for_a_lock
+from tests.service.unigenbench import EN, benchmark
+
+SEER = JudgeEntry(name="seer", kind="openai", url="http://127.0.0.1:1/v1", model="seer-72b", token_env="SECRET_TOKEN")
+BODY = {"model": "shapes-flux", "benchmark": EN.name, "judge": "seer", "num_images": 2}
+
+
+@pytest.fixture(autouse=True)
+def offered(app: FastAPI, database: Database, tmp_path: Path) -> None:
+    """A judge in the operator's catalog, and an imported benchmark of ten prompts."""
+    file = tmp_path / "catalog.yaml"
+    file.write_text(yaml.safe_dump({"extends": "bundled", "judges": [SEER.model_dump(mode="json")]}))
+    app.state.catalog = Offer(file)
+    with database.transaction() as session:
+        store(session, benchmark())
+
+
+def made(client: TestClient, **changes: Any) -> dict[str, Any]:
+    response = client.post("/evaluations", json=BODY | changes)
+    assert response.status_code == 202, response.text
+    shown: dict[str, Any] = response.json()
+    return shown
+
+
+def ends(database: Database, id: str, status: JobStatus, judged: int = 0, failed: int = 0) -> None:
+    """Let a worker judge so many pictures, fail to read some answers, and leave."""
+    with database.transaction() as session:
+        row = session.get_one(Evaluation, uuid.UUID(id))
+        prompts = benchmark().prompts
+        for place in range(judged + failed):
+            name = {"evaluation_id": row.id, "index": place // 2, "image": place % 2}
+            session.add(EvaluationPicture(**name, seed=1, rewards={}, key=f"k{place}", sha256="", size=1))
+            scores = [1] * len(prompts[place // 2].points) if place < judged else None
+            failure = None if scores else "no_scores"
+            session.add(EvaluationAnswer(**name, number=1, scores=scores, failure=failure, text="t", seconds=1.0))
+        session.flush()
+        row.attempt = 1
+        for step in (JobStatus.STARTING, JobStatus.RUNNING, status):
+            row.move_to(step)
+        if status in TERMINAL:
+            answers.score(session, row)
+
+
+class TestAsking:
+    def test_what_is_not_said_is_the_models_own(self, client: TestClient) -> None:
+        response = client.post("/evaluations", json=BODY | {"name": "the base"})
+        assert response.status_code == 202
+        shown = response.json()
+        assert response.headers["Location"] == f"/evaluations/{shown['id']}"
+        spec = shown["spec"]
+        assert (spec["steps"], spec["guidance"], spec["width"], spec["height"], spec["seed"]) == (8, 3.5, 32, 32, 3407)
+        assert (shown["status"], shown["queue_position"], shown["total_images"]) == ("queued", 1, 20)
+        assert (shown["judge"], shown["name"], shown["checkpoint"]) == ("seer-72b", "the base", "base")
+        assert "SECRET_TOKEN" not in response.text
+        assert client.get(response.headers["Location"]).json() == shown
+
+    def test_a_limit_is_spread_over_the_benchmark(self, client: TestClient, database: Database) -> None:
+        shown = made(client, limit=4)
+        assert (shown["prompts"], shown["benchmark_prompts"], shown["total_images"]) == (4, 10, 8)
+        with database.sessions() as session:
+            assert session.scalars(select(Evaluation.prompts)).one() == [0, 2, 5, 7]
+        assert made(client, limit=99)["prompts"] == 10
+
+    @pytest.mark.parametrize(
+        ("changes", "field", "told"),
+        [
+            ({"benchmark": "nothing"}, "benchmark", "unigenbench-en"),
+            ({"judge": "nobody"}, "judge", "perception, seer"),
+            ({"judge": "perception"}, "judge", "shapes-bench alone; other judges of the catalog: seer"),
+            ({"model": "nothing"}, "model", "shapes-flux"),
+            ({"rewards": ["clip_score", "nothing"]}, "rewards", "clip_score"),
+            ({"checkpoint": "01a204c3-f0ca-74ae-8fde-44fae912a6da"}, "checkpoint", "there is no checkpoint"),
+            ({"width": 64}, "width", "up to 32 pixels"),
+            ({"num_images": 17}, "num_images", "16"),
+        ],
+    )
+    def test_what_is_wrong_is_named(self, client: TestClient, changes: dict[str, Any], field: str, told: str) -> None:
+        response = client.post("/evaluations", json=BODY | changes)
+        assert response.status_code == 422
+        (error,) = response.json()["errors"]
+        assert field in error["loc"] and told in error["msg"]
+
+    def test_nothing_to_measure_is_refused(self, client: TestClient) -> None:
+        response = client.post("/evaluations", json=BODY | {"judge": None})
+        assert response.status_code == 422 and "rewards" in response.text
+        assert made(client, judge=None, rewards=["clip_score"])["judge"] is None
+
+    def test_too_many_pictures_are_refused(self, database: Database) -> None:
+        few = create_app(database.settings.model_copy(update={"max_evaluation_images": 19}))
+        with TestClient(few, base_url=LOOPBACK, client=("127.0.0.1", 50000)) as client:
+            response = client.post("/evaluations", json=BODY | {"judge": None, "rewards": ["clip_score"]})
+        assert response.status_code == 422 and "20 pictures" in response.json()["errors"][0]["msg"]
+
+    def test_the_same_request_again_is_one_evaluation(self, client: TestClient) -> None:
+        first, again = (client.post("/evaluations", json=BODY, headers={"Idempotency-Key": "k"}) for _ in range(2))
+        assert first.json()["id"] == again.json()["id"]
+        other = client.post("/evaluations", json=BODY | {"seed": 1}, headers={"Idempotency-Key": "k"})
+        assert other.status_code == 422
+
+    def test_a_checkpoint_that_is_judged_is_not_deleted(self, client: TestClient, records: Any) -> None:
+        checkpoint = records.checkpoint(records.run(JobStatus.SUCCEEDED), {"w": b"w"})
+        id = made(client, checkpoint=str(checkpoint.id))["id"]
+        refused = client.delete(f"/checkpoints/{checkpoint.id}")
+        assert refused.status_code == 409 and f"evaluation {id} judges it" in refused.text
+        client.post(f"/evaluations/{id}/cancel")
+        assert client.delete(f"/checkpoints/{checkpoint.id}").status_code == 204
+
+
+class TestLife:
+    def test_scores_are_shown_with_what_could_not_be_read(self, client: TestClient, database: Database) -> None:
+        id = made(client)["id"]
+        ends(database, id, JobStatus.SUCCEEDED, judged=17, failed=3)
+        shown = client.get(f"/evaluations/{id}").json()
+        assert (shown["pictures"], shown["judged"], shown["failed"]) == (20, 17, 3)
+        assert shown["scores"]["micro"]["accuracy"] == 1.0 and shown["scores"]["failed_answers"] == 3
+        assert shown["overall"] == shown["scores"]["overall"] == 1.0
+        listed = client.get("/evaluations").json()["items"]
+        assert [one["overall"] for one in listed] == [1.0]
+
+    def test_one_with_unread_answers_can_be_resumed_and_one_without_cannot(
+        self, client: TestClient, database: Database
+    ) -> None:
+        lacking, whole = made(client)["id"], made(client)["id"]
+        ends(database, lacking, JobStatus.SUCCEEDED, judged=19, failed=1)
+        ends(database, whole, JobStatus.SUCCEEDED, judged=20)
+        resumed = client.post(f"/evaluations/{lacking}/resume")
+        assert (resumed.status_code, resumed.json()["status"]) == (202, "queued")
+        refused = client.post(f"/evaluations/{whole}/resume")
+        assert (refused.status_code, refused.json()["code"]) == (409, "nothing_left")
+        again = client.post(f"/evaluations/{lacking}/resume")
+        assert again.status_code == 409 and "has ended" in again.json()["detail"]
+
+    def test_one_with_missing_pictures_can_be_resumed(self, client: TestClient, database: Database) -> None:
+        refused, unjudged = made(client)["id"], made(client, judge=None, rewards=["clip_score"])["id"]
+        ends(database, refused, JobStatus.SUCCEEDED, judged=20)
+        with database.transaction() as session:  # the last one was not what the child said of it
+            session.execute(delete(EvaluationPicture).where(EvaluationPicture.key == "k19"))
+        ends(database, unjudged, JobStatus.SUCCEEDED, judged=19)
+        for id in (refused, unjudged):
+            assert client.post(f"/evaluations/{id}/resume").status_code == 202
+
+    def test_a_failed_one_is_resumed_unless_its_checkpoint_is_gone(
+        self, client: TestClient, database: Database, records: Any
+    ) -> None:
+        checkpoint = records.checkpoint(records.run(JobStatus.SUCCEEDED), {"w": b"w"})
+        id = made(client, checkpoint=str(checkpoint.id))["id"]
+        ends(database, id, JobStatus.FAILED, judged=4)
+        assert client.delete(f"/checkpoints/{checkpoint.id}").status_code == 204
+        refused = client.post(f"/evaluations/{id}/resume")
+        assert (refused.status_code, refused.json()["code"]) == (409, "deleted")
+        assert "was deleted" in refused.json()["detail"]
+
+    def test_a_failed_one_is_resumed_once_its_damaged_checkpoint_is_mended(
+        self, client: TestClient, database: Database, records: Any, tmp_path: Path
+    ) -> None:
+        checkpoint = records.checkpoint(records.run(JobStatus.SUCCEEDED), {"w": b"whole"})
+        id = made(client, checkpoint=str(checkpoint.id))["id"]
+        ends(database, id, JobStatus.FAILED, judged=4)
+
+        def resumed_with(content: bytes) -> Response:
+            (tmp_path / "w").write_bytes(content)
+            database.artifacts.put_file(tmp_path / "w", f"{checkpoint.key}/w")
+            return client.post(f"/evaluations/{id}/resume")
+
+        refused, resumed = resumed_with(b"wh"), resumed_with(b"whole")
+        assert (refused.status_code, refused.json()["code"]) == (409, "damaged_checkpoint")
+        assert f"checkpoint {checkpoint.id} is damaged" in refused.json()["detail"]
+        assert (resumed.status_code, resumed.json()["status"]) == (202, "queued")
+
+    def test_resuming_locks_the_checkpoint_first_as_deleting_its_run_does(
+        self,
+        client: TestClient,
+        database: Database,
+        records: Any,
+        eventually: Callable[[Callable[[], object]], None],
+    ) -> None:
+        checkpoint = records.checkpoint(records.run(JobStatus.SUCCEEDED), {"w": b"w"}).id
+        id = made(client, checkpoint=str(checkpoint))["id"]
+        ends(database, id, JobStatus.FAILED, judged=4)
+        answers: list[Response] = []
+        asking = threading.Thread(target=lambda: answers.append(client.post(f"/evaluations/{id}/resume")))
+        try:
+            with database.transaction() as session:
+                session.get_one(Checkpoint, checkpoint, with_for_update=True)
+                asking.start()
+                eventually(lambda: answers or waits_for_a_lock(database))
+                session.get_one(Evaluation, uuid.UUID(id), with_for_update={"nowait": True})
+        finally:
+            asking.join(60)
+        assert [answer.status_code for answer in answers] == [202]
+
+    def test_cancelling_twice_is_cancelling_once(self, client: TestClient) -> None:
+        id = made(client)["id"]
+        first, again = (client.post(f"/evaluations/{id}/cancel") for _ in range(2))
+        assert [one.json()["status"] for one in (first, again)] == ["cancelled", "cancelled"]
+        told = client.get(f"/evaluations/{id}/events", headers={"Prefer": "wait=5"}).text
+        assert [line for line in told.splitlines() if line.startswith("event:")] == [
+            *("event: status", "event: status", "event: progress", "event: end")
+        ]
+
+    @pytest.mark.parametrize("status", [JobStatus.INTERRUPTED, JobStatus.QUEUED])
+    def test_one_that_waits_is_scored_when_it_is_cancelled(
+        self, client: TestClient, database: Database, status: JobStatus
+    ) -> None:
+        id = made(client)["id"]
+        ends(database, id, JobStatus.INTERRUPTED, judged=3, failed=1)
+        if status is JobStatus.QUEUED:  # resumed after it had failed, and no worker has taken it yet
+            with database.transaction() as session:
+                row = session.get_one(Evaluation, uuid.UUID(id))
+                row.move_to(JobStatus.FAILED)
+                row.move_to(JobStatus.QUEUED)
+        cancelled = client.post(f"/evaluations/{id}/cancel").json()
+        assert (cancelled["status"], cancelled["scores"]["micro"]["accuracy"]) == ("cancelled", 1.0)
+        assert (cancelled["scores"]["pictures"], cancelled["scores"]["failed_answers"]) == (3, 1)
+
+    def test_one_that_never_began_has_no_scores(self, client: TestClient) -> None:
+        id = made(client)["id"]
+        assert client.post(f"/evaluations/{id}/cancel").json()["scores"] is None
+
+    def test_deleting_takes_everything_with_it(self, client: TestClient, database: Database) -> None:
+        id = made(client)["id"]
+        assert client.delete(f"/evaluations/{id}").status_code == 409
+        ends(database, id, JobStatus.SUCCEEDED, judged=2)
+        assert client.delete(f"/evaluations/{id}").status_code == 204
+        assert client.get(f"/evaluations/{id}").status_code == 404
+        with database.sessions() as session:
+            assert session.scalar(select(func.count()).select_from(EvaluationAnswer)) == 0
+            assert session.scalars(select(Garbage.prefix)).all() == [f"evaluations/{id}"]
+
+    def test_lists_are_filtered_and_paged(self, client: TestClient, database: Database) -> None:
+        ids = [made(client, seed=seed)["id"] for seed in range(3)]
+        ends(database, ids[0], JobStatus.SUCCEEDED)
+        first = client.get("/evaluations", params={"limit": 2}).json()
+        assert [one["id"] for one in first["items"]] == ids[:0:-1]
+        rest = client.get("/evaluations", params={"limit": 2, "cursor": first["next_cursor"]}).json()
+        assert [one["id"] for one in rest["items"]] == ids[:1]
+        for query in ({"status": "succeeded"}, {"status": "succeeded", "model": "shapes-flux", "benchmark": EN.name}):
+            assert [one["id"] for one in client.get("/evaluations", params=query).json()["items"]] == ids[:1]
+        assert client.get("/evaluations", params={"benchmark": "other"}).json()["items"] == []
+
+    def test_a_new_import_leaves_an_evaluation_as_it_was(self, client: TestClient, database: Database) -> None:
+        shown = made(client)
+        other = benchmark()
+        with database.transaction() as session:
+            store(session, other.model_copy(update={"prompts": other.prompts[:5]}))
+        assert client.get(f"/evaluations/{shown['id']}").json()["content_sha256"] == shown["content_sha256"]
+        assert made(client)["prompts"] == 5
+        with database.sessions() as session:
+            assert session.scalar(select(func.count()).select_from(BenchmarkRow)) == 2
+
+    def test_unknown_ones_are_404(self, client: TestClient) -> None:
+        id = "01a204c3-f0ca-74ae-8fde-44fae912a6da"
+        for method, path in (("GET", ""), ("POST", "/cancel"), ("POST", "/resume"), ("DELETE", ""), ("GET", "/logs")):
+            response = client.request(method, f"/evaluations/{id}{path}")
+            assert response.status_code == 404 and "no evaluation" in response.json()["detail"]

@@ -1,0 +1,89 @@
+"""`g2rpo keys`: keys made where the database is."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from typer.testing import CliRunner, Result
+
+from service.cli import app as commands
+from service.core.security import check_form
+
+
+@pytest.fixture
+def g2rpo(database: Any) -> Callable[..., Result]:
+    """Runs a command on the test's database."""
+    url = database.engine.url.render_as_string(hide_password=False)
+    environment = {"G2RPO_DATABASE_URL": url, "COLUMNS": "300", "TERM": "dumb"}
+    return lambda *words: CliRunner().invoke(commands, ["keys", *words], env=environment)
+
+
+def shown(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+def test_create_prints_the_key_alone_and_it_is_good(g2rpo: Any, away: TestClient) -> None:
+    done = g2rpo("create", "the lab", "--scope", "write", "--max-open-jobs", "1", "--expires-days", "1")
+    assert done.exit_code == 0, done.output
+    secret = done.stdout.strip()
+    check_form(secret)
+    assert "from now on every request" in done.stderr
+    assert secret not in done.stderr
+    answers = [away.post("/runs", json={}, headers=shown(secret)).status_code for _ in range(2)]
+    assert answers == [202, 429]
+
+
+def test_list_and_revoke(g2rpo: Any, away: TestClient, keys: Any) -> None:
+    made = keys.make("admin")
+    assert "active" in g2rpo("list").stdout
+    assert f"{made.row.prefix} (admin key) is revoked" in g2rpo("revoke", str(made.row.id)).stdout
+    listed = g2rpo("list").stdout
+    assert "revoked" in listed and str(made.row.id) in listed
+    assert made.secret not in listed
+    assert away.get("/runs", headers=shown(made.secret)).json()["code"] == "key_revoked"
+
+
+def test_new_prints_a_key_and_stores_nothing(g2rpo: Any, client: TestClient) -> None:
+    check_form(g2rpo("new").stdout.strip())
+    assert client.get("/runs").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("create", "environment", "--scope", "read"), "is the name of the key that G2RPO_ADMIN_KEY says"),
+        (("revoke", "00000000-0000-0000-0000-000000000001"), "there is no key"),
+    ],
+)
+def test_a_refusal_is_a_line(g2rpo: Any, words: tuple[str, ...], said: str) -> None:
+    done = g2rpo(*words)
+    assert done.exit_code == 2
+    assert said in done.stderr and "Traceback" not in done.output
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("postgresql://u:geheim@127.0.0.1:1/d", "the database cannot be reached"),
+        ("postgresql://u:geheim@127.0.0.1:x/d", "the URL cannot be read"),
+    ],
+)
+def test_a_database_that_cannot_be_used_is_a_line_without_its_password(url: str, said: str) -> None:
+    done = CliRunner().invoke(commands, ["keys", "list"], env={"G2RPO_DATABASE_URL": url, "COLUMNS": "300"})
+    assert done.exit_code == 2
+    assert said in done.stderr and "geheim" not in done.output
+
+
+def test_a_database_without_schema_is_told_what_to_do(empty_database_url: str) -> None:
+    done = CliRunner().invoke(commands, ["keys", "list"], env={"G2RPO_DATABASE_URL": empty_database_url})
+    assert done.exit_code == 2
+    assert "service.db.migrate" in done.stderr
+
+
+def test_without_a_running_service_it_says_how_to_name_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("G2RPO_DATABASE_URL", raising=False)
+    done = CliRunner().invoke(commands, ["keys", "list", "--data", str(tmp_path)], env={"COLUMNS": "300"})
+    assert done.exit_code == 2
+    assert "set G2RPO_DATABASE_URL" in done.stderr

@@ -1,0 +1,268 @@
+"""`/keys`: making, showing and revoking keys."""
+
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+from sqlalchemy import select, text
+
+from service.api.keys import service
+from service.auth.errors import KeyExpired, KeyMissing, KeyRevoked, KeyUnknown
+from service.client import ApiError, Client
+from service.contracts.status import JobStatus
+from service.db import events
+from service.db.models import ApiKey, Generation, Run
+from service.db.session import Database
+
+
+def shown(secret: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {secret}"}
+
+
+@pytest.fixture
+def operator(keys: Any) -> dict[str, str]:
+    """The header of a key with the scope admin."""
+    return keys.presented("valid")
+
+
+class TestMaking:
+    def test_the_first_key_shuts_the_door_behind_it(self, client: TestClient) -> None:
+        assert client.get("/runs").status_code == 200
+        made = client.post("/keys", json={"name": "operator", "scopes": ["admin"]})
+        assert made.status_code == 201
+        assert client.get("/runs").status_code == 401
+        assert client.get("/runs", headers=shown(made.json()["key"])).status_code == 200
+
+    @pytest.mark.parametrize("scope", ["read", "write"])
+    def test_the_first_key_must_be_able_to_make_others(self, client: TestClient, scope: str) -> None:
+        refused = client.post("/keys", json={"name": "reader", "scopes": [scope]})
+        assert refused.status_code == 422
+        assert refused.json()["errors"][0]["loc"] == ["body", "scopes"]
+        assert client.get("/runs").status_code == 200
+
+    def test_a_key_is_shown_once_and_only_its_hash_is_kept(
+        self, away: TestClient, operator: dict[str, str], database: Database
+    ) -> None:
+        made = away.post("/keys", json={"name": "the lab", "scopes": ["write"]}, headers=operator)
+        body = made.json()
+        assert made.headers["Cache-Control"] == "no-store"
+        assert body["key"].startswith(body["prefix"]) and len(body["prefix"]) == 12
+        shown_again = away.get(made.headers["Location"], headers=operator).json()
+        assert shown_again == {name: value for name, value in body.items() if name != "key"}
+        with database.sessions() as session:
+            stored = session.scalar(text("SELECT string_agg(k::text, ' ') FROM api_keys k"))
+        assert body["key"][12:] not in stored
+        assert away.get("/runs", headers=shown(body["key"])).status_code == 200
+
+    def test_the_same_request_again_shows_the_key_without_its_secret(
+        self, away: TestClient, operator: dict[str, str], database: Database
+    ) -> None:
+        body, headers = {"name": "the lab", "scopes": ["write"]}, {**operator, "Idempotency-Key": "once"}
+        first, again = (away.post("/keys", json=body, headers=headers) for _ in range(2))
+        assert (first.status_code, again.status_code) == (201, 201)
+        assert again.headers["Idempotency-Replayed"] == "true"
+        assert again.json() == first.json() | {"key": None}
+        with database.sessions() as session:
+            kept = session.scalar(text("SELECT string_agg(k::text, ' ') FROM idempotency_keys k"))
+        assert first.json()["key"][12:] not in kept
+
+    def test_two_keys_may_use_the_same_idempotency_key(self, away: TestClient, keys: Any) -> None:
+        names = [{**keys.presented("valid", "write"), "Idempotency-Key": "once"} for _ in range(2)]
+        made = {away.post("/runs", json={}, headers=headers).json()["id"] for headers in names}
+        assert len(made) == 2
+
+    @pytest.mark.parametrize(
+        "wrong",
+        [
+            {"name": "environment"},
+            {"name": "  "},
+            {"name": "a\nb"},
+            {"name": "x" * 101},
+            {"scopes": []},
+            {"scopes": ["owner"]},
+            {"expires_at": "2020-01-01T00:00:00Z"},
+            {"expires_at": "2099-01-01T00:00:00"},
+            {"max_open_jobs": 0},
+            {"requests_per_minute": -1},
+            {"requests_per_minute": 10**7},
+            {"key": "g2k_mine"},
+        ],
+    )
+    def test_what_cannot_be_is_refused_by_field(
+        self, away: TestClient, operator: dict[str, str], wrong: dict[str, Any]
+    ) -> None:
+        answer = away.post("/keys", json={"name": "the lab", "scopes": ["read"]} | wrong, headers=operator)
+        assert answer.status_code == 422
+        assert answer.json()["errors"][0]["loc"][:2] == ["body", next(iter(wrong))]
+
+
+class TestShowing:
+    def test_lists_come_in_pages_newest_first(self, away: TestClient, keys: Any, operator: dict[str, str]) -> None:
+        made = [str(keys.make("read").row.id) for _ in range(5)]
+        listed: list[str] = []
+        cursor = None
+        while True:
+            query = {"limit": 2} | ({"cursor": cursor} if cursor else {})
+            page = away.get("/keys", params=query, headers=operator).json()
+            assert all("key" not in item and "hash" not in item for item in page["items"])
+            listed += [item["id"] for item in page["items"]]
+            cursor = page["next_cursor"]
+            if cursor is None:
+                break
+        assert listed[:5] == made[::-1] and len(listed) == 6
+
+    def test_states_are_told(self, away: TestClient, keys: Any, operator: dict[str, str]) -> None:
+        states = {
+            "revoked": keys.make("read", revoked_at=datetime.now(UTC)),
+            "expired": keys.make("read", expires_at=datetime.now(UTC) - timedelta(seconds=1)),
+            "active": keys.make("read", expires_at=datetime.now(UTC) + timedelta(days=1)),
+        }
+        for state, made in states.items():
+            assert away.get(f"/keys/{made.row.id}", headers=operator).json()["state"] == state
+
+    def test_there_is_no_other_key(self, away: TestClient, operator: dict[str, str]) -> None:
+        assert away.get(f"/keys/{uuid.UUID(int=1)}", headers=operator).status_code == 404
+        assert away.delete(f"/keys/{uuid.UUID(int=1)}", headers=operator).status_code == 404
+
+    def test_the_last_use_is_noted_once_a_minute(
+        self, away: TestClient, keys: Any, operator: dict[str, str], database: Database
+    ) -> None:
+        made = keys.make("read")
+
+        def last_used() -> datetime | None:
+            with database.sessions() as session:
+                return session.get_one(ApiKey, made.row.id).last_used_at
+
+        assert last_used() is None
+        away.get("/runs", headers=shown(made.secret))
+        first = last_used()
+        away.get("/runs", headers=shown(made.secret))
+        assert first is not None and last_used() == first
+        with database.transaction() as session:
+            session.get_one(ApiKey, made.row.id).last_used_at = first - timedelta(seconds=61)
+        away.get("/runs", headers=shown(made.secret))
+        assert last_used() >= first
+
+    def test_noting_the_last_use_waits_for_nobody(self, away: TestClient, keys: Any, database: Database) -> None:
+        made = keys.make("read")
+        with database.transaction() as session:
+            session.execute(select(ApiKey.id).where(ApiKey.id == made.row.id).with_for_update())
+            assert away.get("/runs", headers=shown(made.secret)).status_code == 200
+
+
+class TestRevoking:
+    def test_a_revoked_key_is_refused_from_the_next_request_on(
+        self, away: TestClient, keys: Any, operator: dict[str, str]
+    ) -> None:
+        made = keys.make("write")
+        assert away.get("/runs", headers=shown(made.secret)).status_code == 200
+        first, again = (away.delete(f"/keys/{made.row.id}", headers=operator) for _ in range(2))
+        assert (first.status_code, first.json()["state"]) == (200, "revoked")
+        assert again.json() == first.json()
+        assert away.get("/runs", headers=shown(made.secret)).json()["code"] == "key_revoked"
+
+    def test_the_last_administrator_stays(self, away: TestClient, keys: Any) -> None:
+        only = keys.make("admin")
+        keys.make("admin", revoked_at=datetime.now(UTC))
+        keys.make("admin", expires_at=datetime.now(UTC))
+        keys.make("write")
+        refused = away.delete(f"/keys/{only.row.id}", headers=shown(only.secret))
+        assert (refused.status_code, refused.json()["code"]) == (409, "last_admin_key")
+        other = keys.make("admin")
+        assert away.delete(f"/keys/{only.row.id}", headers=shown(only.secret)).status_code == 200
+        assert away.delete(f"/keys/{other.row.id}", headers=shown(other.secret)).status_code == 409
+
+    def test_of_two_administrators_that_revoke_each_other_one_stays(self, away: TestClient, keys: Any) -> None:
+        pair = [keys.make("admin") for _ in range(2)]
+
+        def revoke(me: int) -> int:
+            return away.delete(f"/keys/{pair[1 - me].row.id}", headers=shown(pair[me].secret)).status_code
+
+        with ThreadPoolExecutor(2) as pool:
+            answers = sorted(pool.map(revoke, range(2)))
+        assert answers in ([200, 401], [200, 409])
+
+
+def test_jobs_know_who_asked_for_them(away: TestClient, keys: Any, database: Database) -> None:
+    made = keys.make("write")
+    run = away.post("/runs", json={}, headers=shown(made.secret)).json()["id"]
+    generation = away.post("/generate", json={"prompts": ["x"]}, headers=shown(made.secret)).json()["id"]
+    with database.sessions() as session:
+        assert session.get_one(Run, uuid.UUID(run)).created_by == made.row.id
+        assert session.get_one(Generation, uuid.UUID(generation)).created_by == made.row.id
+
+
+class TestGoingOn:
+    """What a stream asks now and then."""
+
+    @pytest.fixture
+    def check(self, database: Database) -> Callable[[uuid.UUID | None], None]:
+        def checked(key: uuid.UUID | None) -> None:
+            with database.sessions() as session:
+                service.check(session, key)
+
+        return checked
+
+    def test_a_good_key_goes_on(self, keys: Any, check: Any) -> None:
+        check(keys.make("read").row.id)
+
+    def test_one_that_is_no_longer_good_ends(self, keys: Any, check: Any) -> None:
+        now = datetime.now(UTC)
+        for columns, refusal in (({"revoked_at": now}, KeyRevoked), ({"expires_at": now}, KeyExpired)):
+            with pytest.raises(refusal):
+                check(keys.make("read", **columns).row.id)
+        with pytest.raises(KeyUnknown):
+            check(uuid.UUID(int=1))
+
+    def test_without_keys_it_goes_on_until_the_first_one_is_made(self, keys: Any, check: Any) -> None:
+        check(None)
+        keys.make("admin")
+        with pytest.raises(KeyMissing):
+            check(None)
+
+    def test_a_stream_ends_when_its_key_is_revoked(
+        self, app: FastAPI, serve: Any, keys: Any, records: Any, database: Database
+    ) -> None:
+        made, run = keys.make("read"), records.run(JobStatus.RUNNING)
+        with database.transaction() as session:
+            events.record(session, Run, run.id, 1, "status", {"status": "running"})
+        with serve(app) as url, Client(url, made.secret) as following:
+            stream = following.events(run.id)
+            next(stream)
+            with database.sessions() as session:
+                service.revoke(session, made.row.id)
+            with database.transaction() as session:
+                events.notify_job(session, "run", run.id)
+            with pytest.raises(ApiError) as refused:
+                list(stream)
+        assert (refused.value.status, refused.value.code) == (401, "key_revoked")
+
+
+class TestHeader:
+    @pytest.mark.parametrize("form", ["Bearer {}", "bearer {}", "BEARER  {}", " Bearer {} "])
+    def test_the_scheme_is_read_leniently(self, away: TestClient, keys: Any, form: str) -> None:
+        secret = keys.make("read").secret
+        assert away.get("/runs", headers={"Authorization": form.format(secret)}).status_code == 200
+
+    @pytest.mark.parametrize("form", ["Basic {}", "{}", "Bearer", "Bearer g2k_", "Bearer {} {}", "Bearer é{}"])
+    def test_anything_else_is_malformed(self, away: TestClient, keys: Any, form: str) -> None:
+        secret = keys.make("read").secret
+        answer = away.get("/runs", headers={b"Authorization": form.format(secret, secret).encode("latin-1")})
+        assert (answer.status_code, answer.json()["code"]) == (401, "key_malformed")
+        assert secret[12:] not in answer.text
+
+    def test_two_headers_are_one_too_many(self, away: TestClient, keys: Any) -> None:
+        both = [("Authorization", f"Bearer {keys.make('read').secret}") for _ in range(2)]
+        assert away.get("/runs", headers=both).json()["code"] == "key_malformed"
+
+    def test_a_right_beginning_is_not_enough(self, away: TestClient, keys: Any) -> None:
+        from service.core.security import _checksum
+
+        good = keys.make("read").secret
+        body = good[:12] + "0" * 24
+        assert away.get("/runs", headers=shown(body + _checksum(body))).json()["code"] == "key_unknown"

@@ -1,0 +1,185 @@
+"""What an uploaded file becomes: normalised, each prompt once, split into two that share none; or why it is refused."""
+
+import csv
+import io
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.api.prompt_sets.reading import MOST_INPUT_BYTES, MOST_PROBLEMS, Reader
+from service.api.prompt_sets.splitting import split
+from service.contracts.prompts import Counts, Format, normalised, read_prompts
+from service.http.errors import Invalid
+
+TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=60)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("prompts")
+
+
+def read(directory: Path, data: bytes, format: Format = "text", most: int = 1000, skip: bool = False) -> Any:
+    """The prompts that a file becomes, what is counted, and the reader."""
+    (directory / "sent").write_bytes(data)
+    reader = Reader(format, most, skip)
+    counts = reader.read(directory / "sent", directory / "normalised")
+    return list(read_prompts(directory / "normalised")), counts, reader
+
+
+def refusal(directory: Path, data: bytes, format: Format = "text", **how: Any) -> str:
+    with pytest.raises(Invalid) as refused:
+        read(directory, data, format, **how)
+    return str(refused.value.detail)
+
+
+class TestNormalised:
+    @given(TEXT)
+    def test_once_is_enough(self, text: str) -> None:
+        once = normalised(text)
+        assert normalised(once) == once == unicodedata.normalize("NFC", once)
+        assert once.split(" ") == once.split() or once == ""
+
+    def test_what_looks_alike_is_the_same(self) -> None:
+        assert normalised(" cafe\u0301\t au\u00a0\u3000lait ") == "café au lait"
+
+    @pytest.mark.parametrize("text", ["a\x00b", "a\x1bb", "a\x7fb", "a\ud800b", "a" * 2001])
+    def test_what_is_no_prompt(self, text: str) -> None:
+        with pytest.raises(ValueError, match=r"control character|surrogate|2001 characters; allowed are 1 to 2000"):
+            normalised(text)
+
+
+class TestEveryFormat:
+    @given(st.lists(TEXT, min_size=1, max_size=30))
+    def test_each_prompt_once_in_the_order_of_its_first(self, directory: Path, texts: list[str]) -> None:
+        expected = list(dict.fromkeys(prompt for text in texts if (prompt := normalised(text))))
+        table = io.StringIO()
+        csv.writer(table).writerows([["prompt", "source"], *([text, "mine"] for text in texts)])
+        files: dict[Format, str] = {
+            "text": "".join(f"{text}\n" for text in texts),
+            "jsonl": "".join(json.dumps({"prompt": text}) + "\n" for text in texts),
+            "csv": table.getvalue(),
+        }
+        for format, file in files.items():
+            if not expected:
+                assert "has no prompts" in refusal(directory, file.encode(), format)
+                continue
+            prompts, counts, _ = read(directory, file.encode(), format)
+            blank = sum(not normalised(text) for text in texts)
+            assert prompts == expected, format
+            assert counts == Counts(
+                lines=len(texts),
+                kept=len(expected),
+                blank=blank,
+                duplicates=len(texts) - blank - len(expected),
+                unusable=0,
+            )
+
+    def test_metadata_is_kept_with_the_first(self, directory: Path) -> None:
+        read(directory, b'{"prompt":"a","metadata":{"x":[1]}}\n{"prompt":"a","metadata":{"x":2}}\n', "jsonl")
+        assert (directory / "normalised").read_bytes() == b'{"prompt":"a","metadata":{"x":[1]}}\n'
+        read(directory, b'prompt,source,empty\r\n"a, ""b""\nc",mine,\r\n', "csv")
+        assert json.loads((directory / "normalised").read_text()) == {
+            "prompt": 'a, "b" c',
+            "metadata": {"source": "mine"},
+        }
+
+    def test_a_byte_order_mark_and_other_line_ends_are_no_part_of_it(self, directory: Path) -> None:
+        assert read(directory, b"\xef\xbb\xbfa red circle\r\na blue square")[0] == ["a red circle", "a blue square"]
+
+
+class TestRefused:
+    @pytest.mark.parametrize(
+        ("data", "format", "says"),
+        [
+            (b"", "text", "the file has no prompts: 0 lines"),
+            (b"\n \n\t\n", "text", "3 of them blank"),
+            (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "text", "line 1: byte 1 is 0x89, which is no UTF-8"),
+            (b"fine\nGIF\x00", "text", "line 2: there is a NUL at its byte 4"),
+            ("ein roter Kreis\nein grüner".encode("latin-1"), "text", "line 2: byte 7 is 0xfc, which is no UTF-8"),
+            ("a red circle\n".encode("utf-16"), "text", "save the file as UTF-8"),
+            (b"one\rtwo\r", "text", "line 1: there is a carriage return inside it"),
+            (b"fine\n" + b"x" * 2001, "text", "line 2: the prompt has 2001 characters; allowed are 1 to 2000"),
+            (b"x" * (3 * MOST_INPUT_BYTES), "text", f"line 1: it is longer than {MOST_INPUT_BYTES} bytes"),
+            (b"x" * (3 * MOST_INPUT_BYTES) + b"\x00", "text", "line 1: there is a NUL in it"),
+            (b"a\x1b[31m", "text", "character 2 is a control character, U+001B"),
+            (b'{"prompt": "a"\n', "jsonl", "line 1: it is no JSON"),
+            (b"[" * 100_000, "jsonl", "line 1: it is no JSON"),
+            (b'"a red circle"\n', "jsonl", 'no object with a text under "prompt"'),
+            (b'{"prompt": 1}\n', "jsonl", 'no object with a text under "prompt"'),
+            (b'{"prompt": "a", "label": 1}\n', "jsonl", "unknown field 'label'"),
+            (b'{"prompt": "a", "metadata": 1}\n', "jsonl", '"metadata" is no object'),
+            (b'{"prompt": "\\ud800"}\n', "jsonl", "half a surrogate pair, U+D800"),
+            (b'{"prompt": "a", "metadata": {"x": NaN}}\n', "jsonl", "line 1: "),
+            (b'{"prompt": "a", "metadata": {"x": "\\ud800"}}\n', "jsonl", "line 1: "),
+            (b'{"prompt": "a", "metadata": {"x": "' + b"y" * 5000 + b'"}}\n', "jsonl", "allowed are 4096"),
+            (b"", "csv", "one column `prompt`; its columns are none"),
+            (b"text,label\na,b\n", "csv", "its columns are 'text', 'label'"),
+            (b"prompt,a,a\nx,y,z\n", "csv", "two columns have the same name"),
+            (b"prompt,a\nx\n", "csv", "line 2: it has 1 cells; the heading has 2"),
+            (b'prompt\na\n"b\n' + b"c\n" * MOST_INPUT_BYTES, "csv", "line 3: this row cannot be read as CSV"),
+            (b'prompt\n"a"b\n', "csv", "line 2: this row cannot be read as CSV"),
+        ],
+    )
+    def test_it_says_which_line_what_was_found_and_what_is_allowed(
+        self, directory: Path, data: bytes, format: Format, says: str
+    ) -> None:
+        assert says in refusal(directory, data, format)
+
+    def test_the_first_bad_lines_are_told_and_the_rest_not_read(self, directory: Path) -> None:
+        with pytest.raises(Invalid) as refused:
+            read(directory, b"\x01\n" * 1000)
+        assert [one["loc"] for one in refused.value.extensions["errors"]] == [
+            ["body", line] for line in range(1, MOST_PROBLEMS + 1)
+        ]
+
+    def test_more_prompts_than_are_allowed(self, directory: Path) -> None:
+        assert "line 4: there are more than 2" in refusal(directory, b"a\nb\na\nc\n", most=2)
+
+    def test_on_request_bad_lines_are_left_out_and_counted(self, directory: Path) -> None:
+        prompts, counts, reader = read(directory, b"a\n" + b"\x01\n" * 30 + b"b\n", skip=True)
+        assert (prompts, counts.kept, counts.unusable, len(reader.problems)) == (["a", "b"], 2, 30, MOST_PROBLEMS)
+        assert "no UTF-8" in refusal(directory, b"a\n\xfc\n", skip=True)
+
+
+class TestSplit:
+    @given(
+        st.sets(st.integers(0, 10_000), min_size=2, max_size=40),
+        st.one_of(st.floats(0.05, 0.95), st.integers(1, 39).map(float)),
+        st.integers(0, 5),
+        st.randoms(),
+    )
+    def test_each_prompt_is_on_one_side_whatever_the_order(
+        self, directory: Path, numbers: set[int], wanted: float, seed: int, shuffling: Any
+    ) -> None:
+        texts = [f"prompt {number}" for number in numbers]
+        sides = []
+        for _ in range(2):
+            read(directory, "\n".join(texts).encode())
+            files = directory / "train", directory / "heldout"
+            try:
+                counts = split(directory / "normalised", *files, wanted, seed)
+            except Invalid as error:
+                assert "both need one at least" in error.detail
+                sides.append(None)
+            else:
+                train, heldout = (list(read_prompts(file)) for file in files)
+                assert counts == (len(train), len(heldout))
+                assert not set(train) & set(heldout) and set(train) | set(heldout) == set(texts)
+                assert wanted < 1 or len(heldout) == wanted
+                sides.append(set(heldout))
+            shuffling.shuffle(texts)
+        assert sides[0] == sides[1]
+
+    def test_a_longer_file_holds_out_the_same_share_and_more(self, directory: Path) -> None:
+        held = []
+        for count in (1000, 2000):
+            read(directory, "\n".join(f"prompt {number}" for number in range(count)).encode(), most=2000)
+            split(directory / "normalised", directory / "train", directory / "heldout", 0.1, seed=7)
+            held.append(set(read_prompts(directory / "heldout")))
+        assert held[0] < held[1] and 70 < len(held[0]) < 130

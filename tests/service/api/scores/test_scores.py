@@ -1,0 +1,162 @@
+"""`/score` and `/scores`: what is asked, and how it is shown."""
+
+import base64
+import io
+import struct
+import uuid
+import zlib
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from PIL import Image
+from sqlalchemy import select
+
+from service.api.scores.pictures import as_rgb
+from service.contracts.status import JobStatus
+from service.db.models import Garbage, Score, ScorePicture
+from service.db.session import Database
+
+
+def encoded(picture: Image.Image, format: str = "PNG", **options: Any) -> str:
+    data = io.BytesIO()
+    picture.save(data, format, **options)
+    return base64.b64encode(data.getvalue()).decode()
+
+
+RED = encoded(Image.new("RGB", (8, 8), "red"))
+
+
+def body(*images: str, **changes: Any) -> dict[str, Any]:
+    pictures = [{"prompt": f" picture {index} ", "image": image} for index, image in enumerate(images or (RED,))]
+    return {"rewards": ["clip_score"], "pictures": pictures} | changes
+
+
+def huge(width: int, height: int) -> str:
+    """A PNG of a few bytes that says it is large."""
+
+    def chunk(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return base64.b64encode(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b""))).decode()
+
+
+class TestCreate:
+    def test_pictures_are_stored_as_rgb(self, client: TestClient, database: Database) -> None:
+        formats = [encoded(Image.new("RGB", (8, 8), "red"), one) for one in ("PNG", "JPEG", "WEBP")]
+        response = client.post("/score", json=body(*formats))
+        assert response.status_code == 202, response.text
+        shown = response.json()
+        assert response.headers["Location"] == f"/scores/{shown['id']}"
+        assert client.get(response.headers["Location"]).json() == shown
+        assert (shown["status"], shown["queue_position"], shown["total_pictures"]) == ("queued", 1, 3)
+        assert [one["prompt"] for one in shown["pictures"]] == ["picture 0", "picture 1", "picture 2"]
+        assert shown["versions"] is None and {one["values"] for one in shown["pictures"]} == {None}
+        with database.transaction() as session:
+            rows = session.scalars(select(ScorePicture).order_by(ScorePicture.number)).all()
+            assert session.get_one(Score, rows[0].score_id).requested["pictures"][0].keys() == {
+                "prompt",
+                "image_sha256",
+            }
+        for row in rows:
+            with Image.open(io.BytesIO(database.artifacts.read(row.key, row.sha256))) as picture:
+                assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (8, 8))
+                assert all(abs(a - b) < 8 for a, b in zip(picture.getpixel((4, 4)), (255, 0, 0), strict=True))
+
+    def test_a_generations_pictures(self, client: TestClient, records: Any) -> None:
+        spec = {"model": "shapes-flux", "checkpoints": ["base"], "prompts": ["a", "b"], "num_images": 1}
+        drawn = records.generation({**spec, "width": 8, "height": 8}, JobStatus.SUCCEEDED)
+        for number in (0, 1):
+            records.image(drawn, number, base64.b64decode(RED), prompt_index=number)
+        shown = client.post("/score", json={"rewards": ["clip_score"], "generation": str(drawn.id)}).json()
+        assert [(one["number"], one["prompt"]) for one in shown["pictures"]] == [(0, "a"), (1, "b")]
+        assert shown["generation"] == str(drawn.id)
+        going = records.generation(spec, JobStatus.RUNNING)
+        refused = client.post("/score", json={"rewards": ["clip_score"], "generation": str(going.id)})
+        assert (refused.status_code, refused.json()["code"]) == (409, "not_finished")
+
+    @pytest.mark.parametrize(
+        ("change", "loc", "says"),
+        [
+            ({"rewards": []}, ["rewards"], "at least 1"),
+            ({"rewards": ["beauty"]}, ["rewards", 0], "the catalog has clip_score"),
+            ({"rewards": ["clip_score", "clip_score"]}, ["rewards"], "more than once"),
+            ({"pictures": []}, ["pictures"], "at least 1"),
+            ({"pictures": None}, [], "either `pictures` or `generation`"),
+            ({"generation": str(uuid.UUID(int=7))}, [], "either `pictures` or `generation`"),
+            ({"pictures": None, "generation": str(uuid.UUID(int=7))}, ["generation"], "there is no generation"),
+            ({"pictures": [{"prompt": " ", "image": RED}]}, ["pictures", 0, "prompt"], "at least 1"),
+            ({"pictures": [{"prompt": "a", "image": RED}] * 257}, ["pictures"], "allowed are 256"),
+        ],
+    )
+    def test_a_wrong_request_is_refused_by_field(
+        self, client: TestClient, change: dict[str, Any], loc: list[str | int], says: str
+    ) -> None:
+        response = client.post("/score", json=body(**change))
+        assert response.status_code == 422
+        errors = response.json()["errors"]
+        assert any(error["loc"] == ["body", *loc] and says in error["msg"] for error in errors), errors
+
+    @pytest.mark.parametrize(
+        ("image", "type", "says"),
+        [
+            ("a picture!", "not_base64", "base64"),
+            (base64.b64encode(b"no picture").decode(), "not_a_picture", "PNG, JPEG or WEBP"),
+            (encoded(Image.new("RGB", (8, 8)), "GIF"), "not_a_picture", "PNG, JPEG or WEBP"),
+            (base64.b64encode(base64.b64decode(RED)[:-30]).decode(), "not_a_picture", "truncated"),
+            (huge(5000, 5000), "too_many_pixels", "allowed are 16777216"),
+            (huge(100_000, 100_000), "not_a_picture", "decompression bomb"),
+            (
+                encoded(
+                    Image.new("RGB", (8, 8)), "WEBP", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")]
+                ),
+                "animation",
+                "send one",
+            ),
+        ],
+    )
+    def test_what_is_no_picture_is_named(self, client: TestClient, image: str, type: str, says: str) -> None:
+        response = client.post("/score", json=body(RED, image))
+        (error,) = response.json()["errors"]
+        assert (error["loc"], error["type"]) == (["body", "pictures", 1, "image"], type)
+        assert says in error["msg"]
+
+    def test_the_same_key_makes_one(self, client: TestClient, database: Database) -> None:
+        name = {"Idempotency-Key": "once"}
+        first, again = (client.post("/score", json=body(), headers=name) for _ in range(2))
+        assert (first.json()["id"], again.headers["Idempotency-Replayed"]) == (again.json()["id"], "true")
+        assert client.post("/score", json=body(RED, RED), headers=name).json()["code"] == "idempotency_mismatch"
+        assert list(database.artifacts.names("scores")) == [first.json()["id"]]
+
+
+class TestPictures:
+    @pytest.mark.parametrize(
+        ("picture", "expected"),
+        [
+            (Image.new("RGBA", (1, 1), (255, 0, 0, 0)), (255, 255, 255)),
+            (Image.new("RGBA", (1, 1), (255, 0, 0, 255)), (255, 0, 0)),
+            (Image.new("LA", (1, 1), (10, 255)), (10, 10, 10)),
+            (Image.new("L", (1, 1), 7), (7, 7, 7)),
+            (Image.new("1", (1, 1), 1), (255, 255, 255)),
+            (Image.new("RGB", (1, 1), (1, 2, 3)).quantize(), (1, 2, 3)),
+            (Image.new("CMYK", (1, 1), (0, 0, 0, 255)), (0, 0, 0)),
+            (Image.fromarray(np.array([[0x8001]], dtype=np.uint16)), (0x80, 0x80, 0x80)),
+        ],
+    )
+    def test_every_mode_becomes_rgb(self, picture: Image.Image, expected: tuple[int, int, int]) -> None:
+        plain = as_rgb(picture)
+        assert (plain.mode, plain.getpixel((0, 0))) == ("RGB", expected)
+
+
+class TestLife:
+    def test_cancelled_then_deleted_with_its_pictures(self, client: TestClient, database: Database) -> None:
+        id = client.post("/score", json=body()).json()["id"]
+        assert client.delete(f"/scores/{id}").json()["code"] == "wrong_state"
+        assert client.post(f"/scores/{id}/cancel").json()["status"] == "cancelled"
+        assert [one["id"] for one in client.get("/scores?status=cancelled").json()["items"]] == [id]
+        assert client.delete(f"/scores/{id}").status_code == 204
+        assert client.get(f"/scores/{id}").status_code == 404
+        with database.transaction() as session:
+            assert session.scalars(select(Garbage.prefix)).all() == [f"scores/{id}"]

@@ -1,0 +1,195 @@
+"""`Idempotency-Key`: the same request is done once, however often and from however many connections it comes."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from httpx import Response
+from sqlalchemy import func, select, text
+
+from service.api.scores import router
+from service.contracts.status import JobStatus
+from service.db.events import notify_job
+from service.db.models import Evaluation, Generation, IdempotencyKey, Run, Score
+from service.db.session import Database
+from tests.service.document import document
+
+GENERATION = {"prompts": ["a red circle"]}
+EVALUATION = {"benchmark": "shapes-bench", "judge": "perception", "limit": 1}
+SCORE = {"rewards": ["clip_score"], "pictures": router.EXAMPLE["pictures"]}
+JOBS = {"/runs": {}, "/generate": GENERATION, "/evaluations": EVALUATION, "/score": SCORE}
+
+
+def key(name: str = "mine-1") -> dict[str, str]:
+    return {"Idempotency-Key": name}
+
+
+def rows(database: Database, model: type[Run | Generation | Evaluation | Score | IdempotencyKey]) -> int:
+    with database.sessions() as session:
+        return session.scalar(select(func.count()).select_from(model)) or 0
+
+
+@pytest.mark.parametrize(("path", "body", "model"), [("/runs", {}, Run), ("/generate", GENERATION, Generation)])
+class TestMaking:
+    def test_the_same_request_again_shows_what_the_first_one_made(
+        self, client: TestClient, database: Database, path: str, body: dict[str, object], model: type[Run | Generation]
+    ) -> None:
+        first, again = (client.post(path, json=body, headers=key()) for _ in range(2))
+        assert (first.status_code, again.status_code) == (202, 202)
+        assert first.json()["id"] == again.json()["id"]
+        assert first.headers["Location"] == again.headers["Location"]
+        assert "Idempotency-Replayed" not in first.headers
+        assert again.headers["Idempotency-Replayed"] == "true"
+        assert rows(database, model) == 1
+
+    def test_other_keys_and_no_key_are_other_requests(
+        self, client: TestClient, database: Database, path: str, body: dict[str, object], model: type[Run | Generation]
+    ) -> None:
+        for headers in (key("a"), key("b"), {}, {}):
+            assert client.post(path, json=body, headers=headers).status_code == 202
+        assert rows(database, model) == 4
+
+    def test_requests_at_the_same_time_make_one_thing(
+        self, client: TestClient, database: Database, path: str, body: dict[str, object], model: type[Run | Generation]
+    ) -> None:
+        def ask(_: int) -> Response:
+            return client.post(path, json=body, headers=key())
+
+        with ThreadPoolExecutor(8) as pool:
+            answers = list(pool.map(ask, range(16)))
+        assert {answer.status_code for answer in answers} == {202}
+        assert len({answer.json()["id"] for answer in answers}) == 1
+        assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) == 1
+        assert rows(database, model) == 1
+
+
+def test_another_body_path_or_query_under_the_same_key_is_refused(client: TestClient, database: Database) -> None:
+    made = client.post("/runs", json={}, headers=key())
+    for other in (
+        client.post("/runs", json={"name": "other"}, headers=key()),
+        client.post("/runs?x=1", json={}, headers=key()),
+        client.post("/generate", json=GENERATION, headers=key()),
+        client.post(f"{made.headers['Location']}/cancel", headers=key()),
+    ):
+        assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
+        assert "take a new key" in other.json()["detail"]
+    assert (rows(database, Run), rows(database, Generation)) == (1, 0)
+
+
+def test_a_refused_request_leaves_its_key_free(client: TestClient) -> None:
+    refused = client.post("/runs", json={"model": "unheard-of"}, headers=key())
+    assert refused.status_code == 422
+    assert client.post("/runs", json={}, headers=key()).status_code == 202
+
+
+def test_a_cancellation_that_is_sent_again_spares_what_came_after(client: TestClient, database: Database) -> None:
+    for made in (client.post("/runs", json={}), client.post("/generate", json=GENERATION)):
+        cancel = f"{made.headers['Location']}/cancel"
+        first, again = (client.post(cancel, headers=key(made.json()["id"])) for _ in range(2))
+        assert (first.json()["status"], again.json()["status"]) == ("cancelled", "cancelled")
+        assert again.headers["Idempotency-Replayed"] == "true"
+
+
+def test_cancelling_again_after_a_resumption_leaves_the_run_alone(client: TestClient, database: Database) -> None:
+    made = client.post("/runs", json={}).json()
+    assert client.post(f"/runs/{made['id']}/cancel", headers=key()).json()["status"] == "cancelled"
+    with database.transaction() as session:
+        session.get_one(Run, uuid.UUID(made["id"])).move_to(JobStatus.QUEUED)
+    assert client.post(f"/runs/{made['id']}/cancel", headers=key()).json()["status"] == "queued"
+
+
+def test_a_clone_is_shown_again_after_its_parent_was_deleted(client: TestClient, records: Any) -> None:
+    parent = records.run(JobStatus.SUCCEEDED)
+    clone = f"/runs/{parent.id}/clone"
+    first = client.post(clone, json={"name": "other"}, headers=key())
+    assert client.delete(f"/runs/{parent.id}").status_code == 204
+
+    again = client.post(clone, json={"name": "other"}, headers=key())
+
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert again.json() == {**first.json(), "parent_id": None}
+    assert again.headers["Location"] == first.headers["Location"]
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert client.post(clone, json={"name": "other"}, headers=key("new")).status_code == 404
+
+
+class TestDeleted:
+    @pytest.mark.parametrize(("path", "body"), [*JOBS.items(), ("/runs/{parent}/clone", {})])
+    def test_what_was_made_and_deleted_is_not_made_again(
+        self, client: TestClient, records: Any, database: Database, path: str, body: dict[str, Any]
+    ) -> None:
+        path = path.format(parent=records.run(JobStatus.SUCCEEDED).id)
+        made = client.post(path, json=body, headers=key()).headers["Location"]
+        assert client.post(f"{made}/cancel").json()["status"] == "cancelled"
+        assert client.delete(made).status_code == 204
+
+        again = client.post(path, json=body, headers=key())
+
+        assert (again.status_code, again.json()["code"]) == (410, "deleted")
+        assert made.rpartition("/")[2] in again.json()["detail"]
+        assert [rows(database, model) for model in (Run, Generation, Evaluation, Score)] == [1, 0, 0, 0]
+
+    @pytest.mark.parametrize(("path", "model"), [("/generate", Generation), ("/score", Score)])
+    def test_what_is_deleted_while_its_request_waits_is_told_as_deleted(
+        self,
+        client: TestClient,
+        database: Database,
+        eventually: Callable[[Callable[[], object]], None],
+        path: str,
+        model: type[Generation | Score],
+    ) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(client.post, path, json=JOBS[path], headers={"Prefer": "wait=60"})
+            eventually(lambda: rows(database, model) == 1)
+            with database.transaction() as session:
+                row = session.scalars(select(model)).one()
+                session.delete(row)
+                notify_job(session, model.KIND, row.id)
+        assert (asked.result().status_code, asked.result().json()["code"]) == (410, "deleted")
+
+    @pytest.mark.parametrize("path", [*JOBS, "/runs/{run_id}/clone"])
+    def test_the_answer_is_documented(self, path: str) -> None:
+        assert "410" in document()["paths"][path]["post"]["responses"]
+
+
+def test_a_plan_takes_a_key_and_keeps_nothing(client: TestClient, database: Database) -> None:
+    assert client.post("/plans", json={}, headers=key()).status_code == 200
+    assert client.post("/plans", json={"training": {"max_steps": 5}}, headers=key()).status_code == 200
+    assert rows(database, IdempotencyKey) == 0
+
+
+@pytest.mark.parametrize("path", ["/runs", "/generate", "/plans"])
+def test_a_key_is_visible_ascii_of_at_most_255_characters(client: TestClient, path: str) -> None:
+    body = GENERATION if path == "/generate" else {}
+    for bad in ("", "x" * 256, "two words", "caf\xe9"):
+        answer = client.post(path, json=body, headers={b"Idempotency-Key": bad.encode("latin-1")})
+        assert answer.status_code == 422, bad
+        assert answer.json()["errors"][0]["loc"] == ["header", "Idempotency-Key"]
+    assert client.post(path, json=body, headers=key("x" * 255)).status_code < 300
+
+
+def test_a_key_stands_once(client: TestClient) -> None:
+    twice = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
+    assert client.post("/runs", json={}, headers=twice).status_code == 422
+
+
+@pytest.fixture
+def held(client: TestClient, database: Database) -> Iterator[str]:
+    """A key whose first request does not come to its end."""
+    with database.engine.connect() as connection:
+        connection.execute(
+            text("INSERT INTO idempotency_keys (scope, key, fingerprint) VALUES (:scope, 'held', 'x')"),
+            {"scope": uuid.UUID(int=0)},
+        )
+        yield "held"
+
+
+def test_waiting_for_the_first_one_has_an_end(client: TestClient, held: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.api.idempotency._PATIENCE", "20ms")
+    answer = client.post("/runs", json={}, headers=key(held))
+    assert (answer.status_code, answer.json()["code"]) == (409, "idempotency_in_progress")
+    assert answer.headers["Retry-After"]
+    assert client.post("/runs", json={}, headers=key("another")).status_code == 202

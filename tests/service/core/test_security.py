@@ -1,0 +1,69 @@
+"""The text of a key."""
+
+import hashlib
+import re
+import zlib
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from service.core import security
+
+ALPHANUMERIC = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+made = st.builds(security.new_secret)
+
+
+@given(made)
+def test_a_new_key_has_the_form_of_one(key: str) -> None:
+    assert re.fullmatch(r"g2k_[0-9A-Za-z]{38}", key)
+    security.check_form(key)
+
+
+def test_keys_use_every_character_and_do_not_repeat() -> None:
+    keys = [security.new_secret() for _ in range(2000)]
+    assert len(set(keys)) == len(keys)
+    assert set("".join(key[4:36] for key in keys)) == set(ALPHANUMERIC)
+
+
+@given(made, st.integers(4, security.LENGTH - 1), st.sampled_from(ALPHANUMERIC))
+def test_one_wrong_character_is_told_from_an_unknown_key(key: str, place: int, other: str) -> None:
+    assume(key[place] != other)
+    with pytest.raises(ValueError, match="checksum is wrong: mistyped"):
+        security.check_form(key[:place] + other + key[place + 1 :])
+
+
+@given(made, st.integers(4, security.LENGTH - 2))
+def test_two_exchanged_characters_are_noticed(key: str, place: int) -> None:
+    first, second = key[place], key[place + 1]
+    assume(first != second)
+    with pytest.raises(ValueError, match="mistyped"):
+        security.check_form(key[:place] + second + first + key[place + 2 :])
+
+
+@given(st.text(max_size=60))
+def test_what_has_another_form_is_refused_without_being_shown(text: str) -> None:
+    with pytest.raises(ValueError, match=r"a key is g2k_ and 38 letters and digits|mistyped") as refused:
+        security.check_form(text)
+    assert len(text) < 5 or text not in str(refused.value)
+
+
+@given(made, st.integers(1, 10))
+def test_a_key_cut_short_or_run_on_is_refused(key: str, count: int) -> None:
+    for wrong in (key[:-count], key + "0" * count, key + "\n", " " + key):
+        with pytest.raises(ValueError, match="a key is"):
+            security.check_form(wrong)
+
+
+def test_the_checksum_is_crc32_in_base_62() -> None:
+    body = "g2k_" + "0" * 32
+    number = 0
+    for digit in security._checksum(body):
+        number = number * 62 + ALPHANUMERIC.index(digit)
+    assert number == zlib.crc32(body.encode())
+
+
+@given(made)
+def test_the_stored_parts_are_the_beginning_and_the_hash(key: str) -> None:
+    assert security.prefix_of(key) == key[:12]
+    assert security.digest_of(key) == hashlib.sha256(key.encode()).hexdigest()

@@ -1,0 +1,71 @@
+"""Whether a run fits the memory of the devices that workers tell of: refused as a run, warned of in a plan."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from service.api.catalog.loader import Offer
+from service.db.models import Worker
+from service.db.session import Database
+
+FLUX = Path(__file__).parents[3] / "docs" / "catalogs" / "flux.yaml"
+H100 = {"gpu_memory_total_bytes.0": 81_559 * 2**20}
+
+
+@pytest.fixture(autouse=True)
+def offered(app: FastAPI) -> None:
+    app.state.catalog = Offer(FLUX)
+
+
+def there(database: Database, stats: dict[str, float], queue: str = "train", age: float = 0) -> None:
+    heard = datetime.now(UTC) - timedelta(seconds=age)
+    with database.transaction() as session:
+        session.add(Worker(name=f"{queue}:{age}", queue=queue, device="some", stats=stats, heartbeat_at=heard))
+
+
+def warned(client: TestClient, **spec: Any) -> list[str]:
+    answer = client.post("/plans", json=spec)
+    assert answer.status_code == 200, answer.text
+    return [one for one in answer.json()["warnings"] if one.startswith(("model", "resources"))]
+
+
+def test_the_papers_run_with_a_lora_is_taken_by_an_h100(client: TestClient, database: Database) -> None:
+    there(database, H100)
+    assert warned(client, preset="paper-lora") == []
+    assert client.post("/runs", json={"preset": "paper-lora"}).status_code in (201, 202)
+
+
+def test_a_run_that_fits_no_device_is_refused_with_parts_and_remedies(client: TestClient, database: Database) -> None:
+    there(database, {"gpu_memory_total_bytes.0": 24e9, "gpu_memory_total_bytes.1": 48e9})
+    keeping = {"preset": "paper-lora", "training": {"gradient_checkpointing": False}}
+    refused = client.post("/runs", json=keeping)
+    assert refused.status_code == 422
+    (error,) = refused.json()["errors"]
+    assert error["loc"] == ["body", "model"]
+    for words in (
+        "90.6 GB in the phase update (weights 23.8 GB, pristine copy 17.2 GB, adapter's inputs 16.0 GB, activations",
+        "has 48.0 GB",
+        "training.gradient_checkpointing true, resources.offload_rewards true",
+    ):
+        assert words in error["msg"]
+    (warning,) = warned(client, **keeping)
+    assert error["msg"] in warning
+
+
+def test_processes_share_the_memory_of_a_machine_without_cards(client: TestClient, database: Database) -> None:
+    there(database, {"devices": 2, "memory_total_bytes": 1.5e9})
+    shapes = {"preset": "shapes", "rewards": [{"name": "shapes_verifier"}]}
+    assert warned(client, **shapes) == []
+    (warning,) = warned(client, **shapes, resources={"processes_per_node": 2})
+    assert "has 0.8 GB" in warning
+
+
+def test_workers_that_are_gone_or_do_other_work_do_not_count(client: TestClient, database: Database) -> None:
+    there(database, {"gpu_memory_total_bytes.0": 1e9}, age=3600)
+    there(database, H100, queue="generate")
+    (warning,) = warned(client, preset="paper-lora")
+    assert "no worker is there to say how much memory its devices have" in warning and "64.8 GB" in warning

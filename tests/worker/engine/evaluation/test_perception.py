@@ -1,0 +1,47 @@
+"""The bundled world's judge: what its benchmark's rules say, in words that are read like any judge's."""
+
+import numpy as np
+import pytest
+
+from service.contracts.benchmarks.judging import Failure
+from service.contracts.catalog import load_catalog
+from tests.worker.engine.evaluation.setting import benchmark as another
+from worker.engine.evaluation.judges import Judge, load_judge
+from worker.engine.models.images import png
+
+pytest.importorskip("worker.shapes.bench")
+
+from worker.shapes.bench import judge_points
+from worker.shapes.bench.benchmark import benchmark
+from worker.shapes.bench.grammar import parse
+from worker.shapes.bench.layout import realise
+from worker.shapes.bench.scene import draw
+
+PROMPTS = benchmark().prompts[::30]
+PICTURES = draw([realise(parse(prompt.text), np.random.default_rng(0)) for prompt in PROMPTS])
+
+
+@pytest.fixture(scope="module")
+def judge() -> Judge:
+    return load_judge(load_catalog().judge("perception"), benchmark())
+
+
+def test_it_says_what_the_rules_say(judge: Judge) -> None:
+    for place, prompt in enumerate(PROMPTS):  # the right picture, and the two before it in turn
+        shown = PICTURES[[place, place - 1, place - 2]]
+        said = [judge.ask(prompt, png(picture)).verdict.scores for picture in shown]
+        assert said == judge_points(shown, [prompt.text] * len(shown))
+
+
+def test_its_words_tell_what_it_saw(judge: Judge) -> None:
+    said = judge.ask(PROMPTS[0], png(PICTURES[0]))
+    assert said.text is not None
+    assert said.text.startswith("Background: ") and "Seen: a " in said.text
+    assert said.text.endswith(f"<score>{list(said.verdict.scores or ())}</score>")
+
+
+def test_a_prompt_of_another_world_has_no_answer(judge: Judge) -> None:
+    stranger = another().prompts[0].model_copy(update={"text": "two pandas in spacesuits"})
+    said = judge.ask(stranger, png(PICTURES[0]))
+    assert (said.text, said.verdict.failure) == (None, Failure.NO_ANSWER)
+    assert said.error

@@ -1,0 +1,194 @@
+"""Every algorithm's rollout on a toy flow in float64, against the plain procedure: batch 1, nothing shared."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from service.contracts.algorithms import G2RPO, AlgorithmContract, DanceGRPO
+from tests.worker.engine.grpo import transcription
+from tests.worker.engine.grpo.toy import (
+    CONFIGS,
+    NODES,
+    PROMPTS,
+    SEED,
+    SHIFT,
+    STEPS,
+    TRAINING_STEP,
+    ToyFlow,
+    every_algorithm,
+    make,
+    noise,
+    roll_out,
+    sampler,
+    transition_of,
+)
+from worker.engine.grpo.experience import losses
+
+Drawn = dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray, float]]
+"""(prompt, SDE step, sample) → (x_i, x', log π(x')) of every SDE step taken."""
+
+
+def draw(config: AlgorithmContract, v: transcription.Velocity, x: np.ndarray, i: int, noise: np.ndarray) -> Any:
+    """One SDE step from x_i: the sample and its log-probability."""
+    kind = transition_of(config)
+    mean, std = transcription.STEPS[kind](x, v(x, NODES[i]), NODES, i, config.eta)
+    sample = mean + std * noise
+    return sample, transcription.LOG_PROBS[kind](sample, mean, std)
+
+
+def naive_g2rpo(config: G2RPO, flow: ToyFlow) -> tuple[np.ndarray, Drawn]:
+    """Ends [P, K, G, Λ, …] and what was drawn, as the paper puts it."""
+    noises, ends, drawn = noise(TRAINING_STEP), [], {}
+    for p in range(PROMPTS):
+
+        def v(x: np.ndarray, sigma: float, prompt: int = p) -> np.ndarray:
+            return flow.plain(x, sigma, prompt)
+
+        x = noises.initial(p)[0].numpy()
+        for i in range(STEPS):
+            for g in range(config.group_size if i in config.sde_steps else 0):
+                y, log_prob = draw(config, v, x, i, noises.sde(p, i, g).double().numpy())
+                drawn[p, i, g] = x, y, log_prob
+                for stride in config.granularities:
+                    levels = [NODES[node] for node in transcription.path(STEPS, i, stride)]
+                    ends.append(transcription.denoise(v, y, levels))
+            x = x + (NODES[i + 1] - NODES[i]) * v(x, NODES[i])
+    shape = (PROMPTS, len(config.sde_steps), config.group_size, len(config.granularities), *x.shape)
+    return np.reshape(ends, shape), drawn
+
+
+def naive_chains(config: Any, flow: ToyFlow) -> tuple[np.ndarray, Drawn]:
+    """Ends [P, 1, G, 1, …] and what was drawn, one chain after another."""
+    noises, ends, drawn = noise(TRAINING_STEP), [], {}
+    stochastic = config.stochastic(STEPS, TRAINING_STEP, SEED)
+    for p in range(PROMPTS):
+
+        def v(x: np.ndarray, sigma: float, prompt: int = p) -> np.ndarray:
+            return flow.plain(x, sigma, prompt)
+
+        for g in range(config.group_size):
+            x = (noises.initial(p) if config.same_noise else noises.initial(p, g))[0].numpy()
+            for i in range(stochastic.stop):
+                if i in stochastic:
+                    y, log_prob = draw(config, v, x, i, noises.sde(p, i, g).double().numpy())
+                    drawn[p, i, g] = x, y, log_prob
+                    x = y
+                else:
+                    x = x + (NODES[i + 1] - NODES[i]) * v(x, NODES[i])
+            if getattr(config, "flash", None) is not None:
+                levels = transcription.flash_sigmas(STEPS, SHIFT, stochastic.stop, config.flash.share)
+                ends.append(transcription.dpm_solver(v, x, levels))
+            else:
+                ends.append(transcription.denoise(v, x, NODES[stochastic.stop : STEPS]))
+    return np.reshape(ends, (PROMPTS, 1, config.group_size, 1, *x.shape)), drawn
+
+
+@every_algorithm
+@pytest.mark.parametrize(("rows", "fast_rows"), [(1, 1), (2, 7), (5, 64), (1000, 1000)])
+def test_the_shared_batched_rollout_is_the_plain_one(name: str, rows: int, fast_rows: int) -> None:
+    config, flow = CONFIGS[name], ToyFlow()
+    algorithm = make(config)
+    rollout = roll_out(config, flow, TRAINING_STEP, min(rows, algorithm.exact_rows(PROMPTS, rows)), fast_rows)
+    ends, drawn = naive_g2rpo(config, flow) if isinstance(config, G2RPO) else naive_chains(config, flow)
+
+    assert rollout.ends.numpy() == pytest.approx(ends, rel=0, abs=1e-12)
+    experience = rollout.experience
+    places = torch.tensor(list(range(PROMPTS * len(algorithm.places) * config.group_size)))
+    assert rollout.ends.flatten(0, 2).shape[0] == len(places)
+    for unit, (i, p) in enumerate(zip(experience.sde_steps, experience.prompts, strict=True)):
+        for s, member in enumerate(experience.members[unit].tolist()):
+            place, g = divmod(member, config.group_size)
+            assert divmod(place, len(algorithm.places))[0] == p
+            assert algorithm.places[place % len(algorithm.places)] in (i, -1)
+            state, sample, log_prob = drawn[p, i, g]
+            assert experience.states[unit].numpy() == pytest.approx(state, rel=0, abs=1e-12)
+            assert experience.samples[unit, s].numpy() == pytest.approx(sample, rel=0, abs=1e-12)
+            assert experience.old_log_probs[unit, s].item() == pytest.approx(log_prob, rel=0, abs=1e-12)
+
+
+@every_algorithm
+def test_what_is_trained_are_the_steps_of_the_contract_and_pieces_are_whole(name: str) -> None:
+    config = CONFIGS[name]
+    algorithm = make(config)
+    experience = roll_out(config, ToyFlow(), TRAINING_STEP).experience
+    assert len(experience.states) == PROMPTS * config.trained(STEPS)
+    pieces = sorted(set(zip(experience.prompts, experience.pieces, strict=True)))
+    assert pieces == [(p, piece) for p in range(PROMPTS) for piece in range(config.pieces())]
+    assert algorithm.pieces == config.pieces()
+    assert set(experience.sde_steps) <= set(algorithm.transitions)
+    if isinstance(config, G2RPO):
+        assert sorted(set(experience.sde_steps)) == list(config.sde_steps)
+    elif not isinstance(config, DanceGRPO):
+        assert set(experience.sde_steps) == set(config.stochastic(STEPS, TRAINING_STEP, SEED))
+
+
+def test_dance_draws_the_trained_steps_of_every_chain_anew() -> None:
+    config = CONFIGS["dance"]
+    assert isinstance(config, DanceGRPO)
+    chosen: dict[tuple[int, int], list[int]] = {}
+    for step in range(2):
+        experience = roll_out(config, ToyFlow(), step).experience
+        for i, p, g in zip(experience.sde_steps, experience.prompts, experience.pieces, strict=True):
+            chosen.setdefault((step, p, g), []).append(i)
+    assert all(len(set(steps)) == len(steps) == config.trained_of_a_chain(STEPS) == 4 for steps in chosen.values())
+    assert {i for steps in chosen.values() for i in steps} == set(range(STEPS - 1))
+    assert len({tuple(sorted(steps)) for steps in chosen.values()}) > 10  # of 24 chains, among 35 choices
+
+
+@every_algorithm
+def test_before_the_first_update_every_ratio_is_one(name: str) -> None:
+    config, flow = CONFIGS[name], ToyFlow()
+    algorithm = make(config)
+    experience = roll_out(config, flow, TRAINING_STEP).experience
+    advantages = torch.ones(PROMPTS * len(algorithm.places) * config.group_size, dtype=torch.float64)
+    for part in losses(flow, experience, advantages, algorithm.transitions, algorithm.objective, rows=2):
+        torch.testing.assert_close(part.ratios, torch.ones_like(part.ratios), rtol=0, atol=1e-13)
+        assert not part.clipped.any()
+
+
+@every_algorithm
+def test_log_probabilities_come_from_the_updates_own_numerics(name: str) -> None:
+    config, flow = CONFIGS[name], ToyFlow()
+    algorithm = make(config)
+
+    def quick(latents: torch.Tensor, sigma: torch.Tensor, prompts: list[int]) -> torch.Tensor:
+        return flow(latents, sigma, prompts) * 1.01
+
+    with torch.no_grad():
+        rollout = algorithm.roll_out(TRAINING_STEP, PROMPTS, noise(TRAINING_STEP), sampler(flow, fast_flow=quick))
+    assert not torch.equal(rollout.ends, roll_out(config, flow, TRAINING_STEP).ends)
+    advantages = torch.ones(PROMPTS * len(algorithm.places) * config.group_size, dtype=torch.float64)
+    for part in losses(flow, rollout.experience, advantages, algorithm.transitions, algorithm.objective, rows=2):
+        torch.testing.assert_close(part.ratios, torch.ones_like(part.ratios), rtol=0, atol=1e-13)
+
+
+@every_algorithm
+def test_a_process_draws_its_prompts_as_one_process_would(name: str) -> None:
+    config, flow = CONFIGS[name], ToyFlow()
+    whole = roll_out(config, flow, TRAINING_STEP)
+
+    def last_prompt(latents: torch.Tensor, sigma: torch.Tensor, prompts: list[int]) -> torch.Tensor:
+        return flow(latents, sigma, [p + 2 for p in prompts])
+
+    with torch.no_grad():
+        part = make(config).roll_out(TRAINING_STEP, 1, noise(TRAINING_STEP, first_prompt=2), sampler(last_prompt, 1))
+    torch.testing.assert_close(part.ends, whole.ends[2:], rtol=0, atol=1e-12)
+    units = [unit for unit, p in enumerate(whole.experience.prompts) if p == 2]
+    own = whole.experience.take(units)
+    assert part.experience.sde_steps == own.sde_steps and part.experience.pieces == own.pieces
+    torch.testing.assert_close(part.experience.samples, own.samples, rtol=0, atol=1e-12)
+
+
+@every_algorithm
+def test_a_rollout_can_be_abandoned_between_batches(name: str) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    flow = ToyFlow()
+    ready = sampler(flow)
+    stopped = type(ready)(ready.exact, ready.exact_rows, ready.fast, ready.fast_rows, ready.costs, stop)
+    with torch.no_grad(), pytest.raises(KeyboardInterrupt):
+        make(CONFIGS[name]).roll_out(TRAINING_STEP, PROMPTS, noise(TRAINING_STEP), stopped)
+    assert flow.evaluations <= 2 * PROMPTS * STEPS  # the anchors, and nothing after them

@@ -1,0 +1,40 @@
+"""Addressed randomness."""
+
+import torch
+
+from worker.engine.grpo.noise import normal, permutation
+
+
+def test_an_address_always_draws_the_same() -> None:
+    assert torch.equal(normal((4, 3), 42, "sde", 1, 2, 3, 4), normal((4, 3), 42, "sde", 1, 2, 3, 4))
+
+
+def test_every_part_of_an_address_matters() -> None:
+    addresses = [
+        (42, "sde", 1, 2),
+        (43, "sde", 1, 2),
+        (42, "initial", 1, 2),
+        (42, "sde", 2, 1),
+        (42, "sde", 12),
+        (42, "sde", "1", 2),
+    ]
+    draws = [normal((8,), *address) for address in addresses]
+    for n, one in enumerate(draws):
+        assert all(not torch.equal(one, other) for other in draws[n + 1 :])
+
+
+def test_drawing_leaves_the_global_generator_alone() -> None:
+    before = torch.random.get_rng_state()
+    normal((100,), 1, "x")
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_draws_of_many_addresses_are_standard_normal() -> None:
+    many = torch.stack([normal((16,), 7, "sde", 0, p, i, g) for p in range(8) for i in range(8) for g in range(12)])
+    assert abs(many.mean().item()) < 0.03
+    assert abs(many.std().item() - 1) < 0.03
+
+
+def test_a_permutation_holds_every_index_once() -> None:
+    assert sorted(permutation(100, 3, "prompts", 0)) == list(range(100))
+    assert permutation(100, 3, "prompts", 0) != permutation(100, 3, "prompts", 1)

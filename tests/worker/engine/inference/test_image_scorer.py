@@ -1,0 +1,65 @@
+"""Pictures scored outside a run: a value that is missing says why, in the words of who did not give it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.worker.engine.evaluation.judge_server import Asked, Reply, Serve, says
+from worker.engine.inference.image_scorer import Scorer
+from worker.engine.inference.model_cache import Warm
+from worker.engine.models.images import png
+
+SERVERS = """
+extends: bundled
+rewards:
+- {{name: theirs, kind: {kind}, url: "{url}", model: theirs, tries: 1, timeout_seconds: 1, {more}}}
+"""
+
+
+def causes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, **entry: str) -> list[str | None]:
+    """Why each of some pictures has no value of a server's reward; None where it has one."""
+    (tmp_path / "catalog.yaml").write_text(SERVERS.format(**entry))
+    monkeypatch.setenv("G2RPO_CATALOG", str(tmp_path / "catalog.yaml"))
+    pictures = [png(torch.rand(3, 16, 16)) for _ in range(number)]
+    scored = Scorer("cpu", Warm()).score(["theirs"], pictures, [f"prompt {n}" for n in range(number)])
+    assert all((value.status == "ok") == (value.cause is None) for [value] in scored)
+    return [value.cause for [value] in scored]
+
+
+@pytest.mark.parametrize(
+    ("kind", "reply", "said"),
+    [
+        ("http", Reply(500, b"out of memory"), "HTTP 500"),
+        ("http", Reply(401, b"who are you"), "HTTP 401"),
+        ("http", Reply(hang=True), "ReadTimeout"),
+        ("http", Reply(body=b"not JSON"), "no `values`"),
+        ("http", Reply(body=b'{"values": [null]}'), "the server said null"),
+        ("unified_reward", says("I cannot help with that."), "missing score"),
+    ],
+    ids=["500", "401", "timeout", "no-json", "null", "refusal"],
+)
+def test_a_server_that_gives_no_value_is_quoted(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, reply: Reply, said: str
+) -> None:
+    url = serve(lambda _: reply).url
+    [cause] = causes(tmp_path, monkeypatch, 1, kind=kind, url=url, more="")
+    assert cause is not None and said in cause
+
+
+def test_each_picture_has_the_cause_of_its_own_answer(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def plan(asked: Asked) -> Reply:
+        return {
+            "prompt 0": Reply(400, b"not this one"),
+            "prompt 1": Reply(body=json.dumps({"values": [0.5]}).encode()),
+            "prompt 2": Reply(503, b"later"),
+        }[asked.body["prompts"][0]]
+
+    more = "batch_size: 1, concurrency: 1"
+    refused, valued, away = causes(tmp_path, monkeypatch, 3, kind="http", url=serve(plan).url, more=more)
+    assert refused is not None and "HTTP 400" in refused
+    assert valued is None
+    assert away is not None and "HTTP 503" in away

@@ -1,0 +1,412 @@
+"""ImageReward: the value is the published computation's, and nothing but its tensors is accepted."""
+
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.nn.functional import conv2d, embedding, gelu, layer_norm, linear
+
+from service.contracts.catalog import RewardEntry, Source
+from worker.engine.rewards import load_reward
+from worker.engine.rewards.blip import UNUSED, BlipScorer, BlipSizes, load_scorer, published_name
+from worker.engine.rewards.image_reward import ImageReward
+from worker.engine.rewards.preprocessing import centre_square
+
+CPU = torch.device("cpu")
+SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+WORDS = [*SPECIAL, "a", "red", "blue", "square", "##s", "circle", "and", "of", ","]
+TINY = BlipSizes(
+    picture=32,
+    patch=8,
+    vision_width=24,
+    vision_layers=3,
+    vision_heads=4,
+    text_width=16,
+    text_layers=2,
+    text_heads=2,
+    vocabulary=len(WORDS) + 2,
+    positions=40,
+    head=(12, 10, 8, 6, 1),
+)
+PROMPTS = ["a red square", "Blue squares and a red circle", "a red square", "circle, circle of " * 12]
+TOKENS = [
+    [2, 5, 6, 8, 3],  # [CLS] first, which BLIP's own matching head has replaced by [ENC], and ImageReward has not
+    [2, 7, 8, 9, 11, 5, 6, 10, 3],
+    [2, 5, 6, 8, 3],
+    [2, *([10, 13, 10, 12] * 12)[:33], 3],
+]
+
+
+def published_shapes(sizes: BlipSizes) -> dict[str, tuple[int, ...]]:
+    """The published file's tensors, written down from its architecture."""
+    vision, text, joint = sizes.vision_width, sizes.text_width, 256
+    shapes: dict[str, tuple[int, ...]] = {
+        "blip.visual_encoder.cls_token": (1, 1, vision),
+        "blip.visual_encoder.pos_embed": (1, (sizes.picture // sizes.patch) ** 2 + 1, vision),
+        "blip.visual_encoder.patch_embed.proj.weight": (vision, 3, sizes.patch, sizes.patch),
+        "blip.visual_encoder.patch_embed.proj.bias": (vision,),
+        "blip.text_encoder.embeddings.position_ids": (1, sizes.positions),
+        "blip.text_encoder.embeddings.word_embeddings.weight": (sizes.vocabulary, text),
+        "blip.text_encoder.embeddings.position_embeddings.weight": (sizes.positions, text),
+    }
+
+    def add(name: str, outputs: int, inputs: int | None = None) -> None:
+        shapes[f"{name}.weight"] = (outputs,) if inputs is None else (outputs, inputs)
+        shapes[f"{name}.bias"] = (outputs,)
+
+    add("blip.visual_encoder.norm", vision)
+    for layer in range(sizes.vision_layers):
+        block = f"blip.visual_encoder.blocks.{layer}"
+        add(f"{block}.norm1", vision)
+        add(f"{block}.attn.qkv", 3 * vision, vision)
+        add(f"{block}.attn.proj", vision, vision)
+        add(f"{block}.norm2", vision)
+        add(f"{block}.mlp.fc1", 4 * vision, vision)
+        add(f"{block}.mlp.fc2", vision, 4 * vision)
+    add("blip.text_encoder.embeddings.LayerNorm", text)
+    for layer in range(sizes.text_layers):
+        block = f"blip.text_encoder.encoder.layer.{layer}"
+        for attention, seen in (("attention", text), ("crossattention", vision)):
+            add(f"{block}.{attention}.self.query", text, text)
+            add(f"{block}.{attention}.self.key", text, seen)
+            add(f"{block}.{attention}.self.value", text, seen)
+            add(f"{block}.{attention}.output.dense", text, text)
+            add(f"{block}.{attention}.output.LayerNorm", text)
+        add(f"{block}.intermediate.dense", 4 * text, text)
+        add(f"{block}.output.dense", text, 4 * text)
+        add(f"{block}.output.LayerNorm", text)
+    add("blip.vision_proj", joint, vision)
+    add("blip.text_proj", joint, text)
+    widths = (text, *sizes.head)
+    for place, inputs, outputs in zip((0, 2, 4, 6, 7), widths[:-1], widths[1:], strict=True):
+        add(f"mlp.layers.{place}", outputs, inputs)
+    return shapes
+
+
+_EMBEDDINGS = ("word_embeddings", "position_embeddings", "cls_token", "pos_embed", "patch_embed")
+
+
+def published_tensors(sizes: BlipSizes, seed: int = 1) -> dict[str, Tensor]:
+    """Random ones. Embeddings are small, so that the ε of the layer norms that follow them shows in the value."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def drawn(name: str, shape: tuple[int, ...]) -> Tensor:
+        noise = torch.randn(shape, generator=generator)
+        if name.endswith("position_ids"):
+            return torch.arange(shape[-1])[None]
+        if any(part in name for part in _EMBEDDINGS):
+            return noise / 1000
+        return 1 + noise / 10 if "orm" in name and name.endswith("weight") else noise * 0.4
+
+    return {name: drawn(name, shape) for name, shape in published_shapes(sizes).items()}
+
+
+class Original:
+    """The published computation, transcribed from its architecture: timm's ViT, BERT with cross attention, the MLP."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], sizes: BlipSizes) -> None:
+        self.tensors, self.sizes = tensors, sizes
+
+    def __call__(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
+        state = self.read(tokens, mask, self.see(pixels))[:, 0]
+        for place in (0, 2, 4, 6, 7):
+            state = self.dense(f"mlp.layers.{place}", state)
+        return (state[:, 0] - 0.16717362830052426) / 1.0333394966054072
+
+    def see(self, pixels: Tensor) -> Tensor:
+        """[n, patches + 1, width]: every layer norm stands before what it normalises for."""
+        root, tensors = "blip.visual_encoder", self.tensors
+        kernel, bias = (tensors[f"{root}.patch_embed.proj.{kind}"] for kind in ("weight", "bias"))
+        patches = conv2d(pixels, kernel, bias, stride=self.sizes.patch).flatten(2).mT
+        first = tensors[f"{root}.cls_token"].expand(len(pixels), -1, -1)
+        state = torch.cat([first, patches], dim=1) + tensors[f"{root}.pos_embed"]
+        for layer in range(self.sizes.vision_layers):
+            block = f"{root}.blocks.{layer}"
+            query, key, value = self.dense(f"{block}.attn.qkv", self.norm(f"{block}.norm1", state, 1e-6)).chunk(3, -1)
+            attended = attention(query, key, value, self.sizes.vision_heads)
+            state = state + self.dense(f"{block}.attn.proj", attended)
+            inner = gelu(self.dense(f"{block}.mlp.fc1", self.norm(f"{block}.norm2", state, 1e-6)))
+            state = state + self.dense(f"{block}.mlp.fc2", inner)
+        return self.norm(f"{root}.norm", state, 1e-6)
+
+    def read(self, tokens: Tensor, mask: Tensor, patches: Tensor) -> Tensor:
+        """[n, length, width]: BERT, not causal; layer norms stand after the sums; no mask over the patches."""
+        root, tensors = "blip.text_encoder", self.tensors
+        words = embedding(tokens, tensors[f"{root}.embeddings.word_embeddings.weight"])
+        places = tensors[f"{root}.embeddings.position_embeddings.weight"][: tokens.shape[1]]
+        state = self.norm(f"{root}.embeddings.LayerNorm", words + places, 1e-12)
+        padding = (1 - mask[:, None, None, :].float()) * -10_000
+        for layer in range(self.sizes.text_layers):
+            block = f"{root}.encoder.layer.{layer}"
+            state = self.attend(f"{block}.attention", state, state, padding)
+            state = self.attend(f"{block}.crossattention", state, patches)
+            inner = gelu(self.dense(f"{block}.intermediate.dense", state))
+            state = self.norm(f"{block}.output.LayerNorm", state + self.dense(f"{block}.output.dense", inner), 1e-12)
+        return state
+
+    def attend(self, name: str, state: Tensor, seen: Tensor, bias: Tensor | None = None) -> Tensor:
+        query = self.dense(f"{name}.self.query", state)
+        key, value = self.dense(f"{name}.self.key", seen), self.dense(f"{name}.self.value", seen)
+        attended = self.dense(f"{name}.output.dense", attention(query, key, value, self.sizes.text_heads, bias))
+        return self.norm(f"{name}.output.LayerNorm", state + attended, 1e-12)
+
+    def dense(self, name: str, state: Tensor) -> Tensor:
+        return linear(state, self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"])
+
+    def norm(self, name: str, state: Tensor, eps: float) -> Tensor:
+        return layer_norm(
+            state, state.shape[-1:], self.tensors[f"{name}.weight"], self.tensors[f"{name}.bias"], eps=eps
+        )
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tensor | None = None) -> Tensor:
+    query, key, value = (part.unflatten(-1, (heads, -1)).transpose(1, 2) for part in (query, key, value))
+    scores = query @ key.mT / query.shape[-1] ** 0.5
+    weights = (scores if bias is None else scores + bias).softmax(-1)
+    return (weights @ value).transpose(1, 2).flatten(2)
+
+
+def transformed(picture: Tensor, size: int) -> Tensor:
+    """The published transform of one picture, in Pillow: resize the shorter side, crop the middle, 0..1."""
+    image = Image.fromarray((picture * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+    shorter = min(image.size)
+    image = image.resize([int(size * side / shorter) for side in image.size], Image.Resampling.BICUBIC)
+    left, top = (round((side - size) / 2.0) for side in image.size)
+    cropped = np.asarray(image.crop((left, top, left + size, top + size)), dtype=np.float32)
+    return torch.from_numpy(cropped / 255).permute(2, 0, 1)
+
+
+def normalised(pictures: Tensor) -> Tensor:
+    mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
+    return (pictures - mean[:, None, None]) / std[:, None, None]
+
+
+@pytest.fixture
+def tokenizer(tmp_path: Path) -> Path:
+    place = tmp_path / "words"
+    place.mkdir()
+    (place / "vocab.txt").write_text("\n".join(WORDS) + "\n", encoding="utf-8")
+    return place
+
+
+@pytest.fixture
+def entry(tmp_path: Path, tokenizer: Path) -> RewardEntry:
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    torch.save(published_tensors(TINY), weights / "ImageReward.pt")
+    return RewardEntry(
+        name="image_reward",
+        kind="image_reward",
+        source=Source(directory=weights),
+        tokenizer=Source(directory=tokenizer),
+    )
+
+
+def weights_of(entry: RewardEntry) -> Path:
+    assert entry.source is not None and entry.source.directory is not None
+    return entry.source.directory / "ImageReward.pt"
+
+
+def noise(*shape: int, seed: int = 2) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_values_are_those_of_the_published_computation(entry: RewardEntry) -> None:
+    pictures = noise(4, 3, 48, 40)
+    tokens, mask = torch.zeros(2, 4, 35, dtype=torch.long)
+    for row, ids in enumerate(TOKENS):
+        tokens[row, : len(ids)], mask[row, : len(ids)] = torch.tensor(ids), 1
+    pixels = normalised(torch.stack([transformed(picture, TINY.picture) for picture in pictures]))
+    wanted = Original(published_tensors(TINY), TINY)(pixels, tokens, mask)
+
+    values = ImageReward.load(entry, CPU, TINY).score(pictures, PROMPTS)
+
+    assert values.dtype == torch.float32
+    torch.testing.assert_close(values, wanted, rtol=0, atol=1e-5)
+
+
+def test_the_published_files_tensors_are_all_known_and_all_that_is_wanted() -> None:
+    with torch.device("meta"):
+        scorer = BlipScorer(BlipSizes())
+    wanted = {published_name(name): tuple(tensor.shape) for name, tensor in scorer.state_dict().items()}
+    published = published_shapes(BlipSizes())
+    assert set(published) - set(wanted) == UNUSED
+    assert wanted == {name: shape for name, shape in published.items() if name not in UNUSED}
+
+
+def test_what_the_score_does_not_use_may_be_left_out() -> None:
+    tensors = published_tensors(TINY)
+    load_scorer({name: tensor for name, tensor in tensors.items() if name not in UNUSED}, TINY)
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 48), (300, 400), (33, 32), (20, 27), (32, 32), (37, 91)])
+def test_pictures_are_resized_and_cropped_as_pillow_does(height: int, width: int) -> None:
+    pictures = noise(2, 3, height, width)
+    wanted = torch.stack([transformed(picture, 32) for picture in pictures])
+    assert torch.equal(centre_square(pictures, 32), wanted)
+
+
+def test_a_picture_of_the_encoders_size_is_left_as_it_is() -> None:
+    levels = (noise(2, 3, 32, 32) * 255).round() / 255
+    assert torch.equal(centre_square(levels, 32), levels)
+
+
+def test_a_value_does_not_depend_on_its_company(entry: RewardEntry) -> None:
+    reward, pictures = ImageReward.load(entry, CPU, TINY), noise(4, 3, 32, 32)
+    alone = [reward.score(pictures[i : i + 1], PROMPTS[i : i + 1]) for i in range(4)]
+    torch.testing.assert_close(torch.cat(alone), reward.score(pictures, PROMPTS), rtol=0, atol=1e-5)
+
+
+def test_a_picture_that_is_no_picture_is_missing_alone(entry: RewardEntry) -> None:
+    pictures = noise(4, 3, 32, 32)
+    pictures[1, 0, 3, 3] = torch.nan
+    assert ImageReward.load(entry, CPU, TINY).score(pictures, PROMPTS).isnan().tolist() == [False, True, False, False]
+
+
+def test_it_moves_as_a_whole(entry: RewardEntry) -> None:
+    reward, pictures = ImageReward.load(entry, CPU, TINY), noise(4, 3, 32, 32)
+    before = reward.score(pictures, PROMPTS)
+    reward.move(CPU)
+    assert torch.equal(reward.score(pictures, PROMPTS), before)
+    reward.move(torch.device("meta"))  # stands for another device: it is one everywhere
+    assert reward._prepare(pictures).is_meta
+    assert all(tensor.is_meta for tensor in (*reward._scorer.parameters(), *reward._scorer.buffers()))
+
+
+def test_safetensors_of_the_published_names_score_alike_and_come_first(entry: RewardEntry) -> None:
+    pictures = noise(4, 3, 32, 32)
+    before = ImageReward.load(entry, CPU, TINY).score(pictures, PROMPTS)
+    save_file(published_tensors(TINY), weights_of(entry).with_suffix(".safetensors"))
+    weights_of(entry).write_bytes(b"")
+    assert torch.equal(ImageReward.load(entry, CPU, TINY).score(pictures, PROMPTS), before)
+
+
+def test_half_precision_weights_are_scored_in_float32(entry: RewardEntry) -> None:
+    halves = {name: tensor.half() for name, tensor in published_tensors(TINY).items()}
+    torch.save(halves, weights_of(entry))
+    reward = ImageReward.load(entry, CPU, TINY)
+    assert reward.score(noise(4, 3, 32, 32), PROMPTS).dtype == torch.float32
+
+
+def test_the_catalogs_kind_wants_the_published_sizes(entry: RewardEntry) -> None:
+    with pytest.raises(ValueError, match="the weights want 30524"):
+        load_reward(entry, CPU)
+    with pytest.raises(ValueError, match=r"\d+ missing \(.*\); \d+ of another shape \(.*, …\)"):
+        load_scorer(published_tensors(TINY), BlipSizes())
+
+
+def _without(tensors: dict[str, Tensor]) -> None:
+    del tensors["blip.visual_encoder.blocks.2.attn.qkv.bias"]
+
+
+def _with_more(tensors: dict[str, Tensor]) -> None:
+    tensors["blip.itm_head.weight"] = torch.zeros(2)
+
+
+def _misshapen(tensors: dict[str, Tensor]) -> None:
+    tensors["mlp.layers.7.weight"] = torch.zeros(1, 5)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (_without, r"1 missing \(blip\.visual_encoder\.blocks\.2\.attn\.qkv\.bias\)"),
+        (_with_more, r"1 unknown \(blip\.itm_head\.weight\)"),
+        (_misshapen, r"1 of another shape \(mlp\.layers\.7\.weight \[1, 5\] instead of \[1, 6\]\)"),
+    ],
+)
+def test_wrong_tensors_are_named(entry: RewardEntry, change: Callable[[dict[str, Tensor]], None], told: str) -> None:
+    tensors = published_tensors(TINY)
+    change(tensors)
+    torch.save(tensors, weights_of(entry))
+    with pytest.raises(ValueError, match=told):
+        ImageReward.load(entry, CPU, TINY)
+
+
+class Trap:
+    """What would make a file where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> object:
+        return Path.touch, (self.path,)
+
+
+def test_a_pickle_runs_nothing(entry: RewardEntry, tmp_path: Path) -> None:
+    sprung = tmp_path / "sprung"
+    weights_of(entry).write_bytes(pickle.dumps({"mlp.layers.0.weight": Trap(sprung)}, protocol=2))
+    with pytest.raises(ValueError, match=r"ImageReward\.pt is no file of tensors alone"):
+        ImageReward.load(entry, CPU, TINY)
+    assert not sprung.exists()
+
+
+@pytest.mark.parametrize(
+    ("held", "told"),
+    [
+        ({"mean": 0.5}, r"other things than tensors: mean \(float\)"),
+        ({"state_dict": {}}, r"other things than tensors: state_dict \(dict\)"),
+        ([torch.zeros(1)], "a list, not tensors by name"),
+    ],
+)
+def test_a_pickle_of_other_things_is_refused(entry: RewardEntry, held: object, told: str) -> None:
+    torch.save(held, weights_of(entry))
+    with pytest.raises(ValueError, match=told):
+        ImageReward.load(entry, CPU, TINY)
+
+
+@pytest.mark.parametrize(("name", "write"), [("ImageReward.pt", torch.save), ("ImageReward.safetensors", save_file)])
+def test_half_a_file_is_refused(entry: RewardEntry, name: str, write: Callable[..., None]) -> None:
+    path = weights_of(entry).with_name(name)
+    write(published_tensors(TINY), path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=rf"{name} is no file of tensors alone, or damaged"):
+        ImageReward.load(entry, CPU, TINY)
+
+
+def test_a_missing_file_is_told_with_its_directory(entry: RewardEntry) -> None:
+    weights_of(entry).unlink()
+    with pytest.raises(ValueError, match=r"no ImageReward\.safetensors or ImageReward\.pt in .*weights"):
+        ImageReward.load(entry, CPU, TINY)
+
+
+def test_the_catalog_may_name_the_file(entry: RewardEntry) -> None:
+    path = weights_of(entry)
+    path.rename(path.with_name("mine.pt"))
+    named = entry.model_copy(update={"source": Source(directory=path.parent, file="mine.pt")})
+    assert ImageReward.load(named, CPU, TINY).score(noise(4, 3, 32, 32), PROMPTS).isfinite().all()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of the hub's client, which asks no net."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    return tmp_path / "hub"
+
+
+def test_weights_of_the_hub_are_found_in_its_cache(entry: RewardEntry, hub: Path) -> None:
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    snapshot = hub / "models--THUDM--ImageReward" / "snapshots" / commit
+    snapshot.mkdir(parents=True)
+    weights_of(entry).rename(snapshot / "ImageReward.pt")
+    cached = entry.model_copy(update={"source": Source(hub="THUDM/ImageReward", revision=commit)})
+    assert ImageReward.load(cached, CPU, TINY).score(noise(4, 3, 32, 32), PROMPTS).isfinite().all()
+
+
+def test_weights_that_the_hub_does_not_give_are_told(entry: RewardEntry, hub: Path) -> None:
+    away = entry.model_copy(update={"source": Source(hub="THUDM/ImageReward")})
+    with pytest.raises(ValueError, match=r"the hub's THUDM/ImageReward/ImageReward\.pt cannot be had: \w+"):
+        ImageReward.load(away, CPU, TINY)
+
+
+def test_a_tokenizer_of_another_vocabulary_is_refused(entry: RewardEntry, tokenizer: Path) -> None:
+    (tokenizer / "vocab.txt").write_text("\n".join(WORDS[:-1]) + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"has 15 tokens; the weights want 16"):
+        ImageReward.load(entry, CPU, TINY)

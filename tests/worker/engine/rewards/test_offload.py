@@ -1,0 +1,72 @@
+"""Rewards that stay on the CPU while they do not score."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from service.contracts.catalog import RewardEntry, load_catalog
+from worker.engine.models.base import PictureSize
+from worker.engine.rewards import load_reward
+from worker.engine.rewards.base import Reward
+from worker.engine.training.cost_meter import Meter
+from worker.engine.training.reward_scorer import Scorer
+
+CPU = torch.device("cpu")
+
+
+class Wanderer(Reward):
+    """Remembers where it was sent, and where it was when it scored."""
+
+    def __init__(self) -> None:
+        self.moves: list[str] = []
+
+    @classmethod
+    def load(cls, entry: RewardEntry, device: torch.device) -> "Wanderer":
+        return cls()
+
+    def move(self, device: torch.device) -> None:
+        self.moves.append(device.type)
+
+    def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+        self.moves.append("scored")
+        return pictures.mean(dim=(1, 2, 3))
+
+
+class Decoder:
+    """Latents that are pictures already."""
+
+    def decode(self, latents: Tensor, size: PictureSize) -> Tensor:
+        return latents
+
+
+def scored(offload: bool) -> list[str]:
+    reward = Wanderer()
+    scorer = Scorer(
+        Decoder(),  # type: ignore[arg-type]
+        {"wanderer": reward},
+        PictureSize(8, 8),
+        2,
+        Meter(CPU),
+        lambda: None,
+        offload,
+    )
+    scorer.score(torch.zeros(4, 3, 8, 8), ["a"] * 4, ["wanderer"])
+    return reward.moves
+
+
+def test_rewards_are_at_hand_only_while_they_score() -> None:
+    assert scored(offload=True) == ["cpu", "cpu", "scored", "scored", "cpu"]
+
+
+def test_rewards_that_are_not_offloaded_stay() -> None:
+    assert scored(offload=False) == ["scored", "scored"]
+
+
+def test_a_clip_that_was_moved_takes_everything_along() -> None:
+    reward = load_reward(load_catalog().reward("clip_score"), CPU)
+    pictures, prompts = torch.rand(2, 3, 32, 32), ["a small red circle on white"] * 2
+    before = reward.score(pictures, prompts)
+    reward.move(torch.device("meta"))
+    assert reward.score(pictures.to("meta"), prompts).device.type == "meta"
+    assert before.isfinite().all()

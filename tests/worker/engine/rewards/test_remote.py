@@ -1,0 +1,206 @@
+"""Rewards of servers, asked on a real connection: what is sent, what is believed, and what counts as failed."""
+
+import base64
+import io
+import json
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from pydantic import ValidationError
+from torch import Tensor
+
+from service.contracts.catalog import RewardEntry
+from tests.worker.engine.evaluation.judge_server import Asked, Reply, Serve, says
+from worker.engine.remote.server import SetUpWrongly
+from worker.engine.rewards import load_reward
+from worker.engine.rewards.base import Answers
+from worker.engine.rewards.circuit_breaker import FAILURES, REST_SECONDS, Breaker
+from worker.engine.rewards.http import HttpReward
+from worker.engine.rewards.unified_reward import UnifiedReward, template
+
+AXES = "Alignment Score (1-5): 4\nCoherence Score (1-5): 3\nStyle Score (1-5): 2"
+CPU = torch.device("cpu")
+
+
+def pictures(number: int) -> Tensor:
+    return torch.rand(number, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+
+
+def entry(kind: str, url: str, **changes: Any) -> RewardEntry:
+    values = {"name": "remote", "kind": kind, "url": url, "model": "UnifiedReward", "timeout_seconds": 5}
+    return RewardEntry.model_validate(values | changes)
+
+
+def http(url: str, **changes: Any) -> HttpReward:
+    return HttpReward(entry("http", url, **changes), first_wait=0.001)
+
+
+def unified(url: str, **changes: Any) -> UnifiedReward:
+    return UnifiedReward(entry("unified_reward", url, **changes), first_wait=0.001)
+
+
+def values(*given: object) -> Reply:
+    return Reply(body=json.dumps({"values": given}).encode())
+
+
+def answers(reward: HttpReward | UnifiedReward, number: int) -> list[Answers]:
+    return [future.result() for future in reward.begin(pictures(number), [f"prompt {n}" for n in range(number)])]
+
+
+def bright(asked: Asked) -> Reply:
+    shown = [Image.open(io.BytesIO(base64.b64decode(one))) for one in asked.body["images"]]
+    return values(*(sum(one.convert("L").tobytes()) for one in shown))
+
+
+class TestHttp:
+    def test_the_request_is_the_documented_one_and_values_keep_their_order(self, serve: Serve) -> None:
+        server = serve(bright)
+        reward = load_reward(entry("http", server.url, batch_size=3), CPU)
+        scored = reward.score(pictures(7), [f"prompt {n}" for n in range(7)])
+        sent = sorted((asked.body for asked in server.asked), key=lambda body: body["prompts"])
+        assert [body["prompts"] for body in sent] == [
+            ["prompt 0", "prompt 1", "prompt 2"],
+            ["prompt 3", "prompt 4", "prompt 5"],
+            ["prompt 6"],
+        ]
+        assert {asked.path for asked in server.asked} == {"/v1/score"}
+        assert sent[0].keys() == {"version", "model", "prompts", "images"} and sent[0]["version"] == 1
+        first = Image.open(io.BytesIO(base64.b64decode(sent[0]["images"][0])))
+        assert (first.format, first.mode, first.size) == ("PNG", "RGB", (16, 16))
+        own = [HttpReward(reward.entry).score(pictures(7)[n : n + 1], [f"prompt {n}"]).item() for n in range(7)]
+        assert scored.tolist() == own
+
+    @pytest.mark.parametrize(
+        ("value", "kind"),
+        [
+            (None, "null"),
+            *((value, "not_a_number") for value in ("0.5", True, [1], 1e300, float("nan"), float("inf"), 10**400)),
+        ],
+    )
+    def test_what_is_no_finite_number_is_missing_alone(self, serve: Serve, value: object, kind: str) -> None:
+        (answer,) = answers(http(serve(lambda _: values(0.5, value, 2)).url), 3)
+        assert (answer.values[0], answer.values[2]) == (0.5, 2)
+        assert answer.values[1] != answer.values[1] and answer.missing == {kind: 1}
+
+    @pytest.mark.parametrize(
+        "reply",
+        [
+            values(1.0),
+            values(1.0, 1.0, 1.0),
+            Reply(body=b"{}"),
+            Reply(body=b"[]"),
+            Reply(body=b"not JSON"),
+            Reply(body=b'{"values": "ab"}'),
+            Reply(500, b"out of memory"),
+            Reply(429, b"slow down"),
+            Reply(200, values(1.0, 2.0).body, cut=5),
+        ],
+        ids=["few", "many", "nothing", "a-list", "no-json", "a-text", "500", "429", "cut"],
+    )
+    def test_nonsense_is_asked_for_again_and_then_missing(self, serve: Serve, reply: Reply) -> None:
+        server = serve(lambda _: reply)
+        (answer,) = answers(http(server.url, tries=3), 2)
+        assert len(server.asked) == 3 and answer.missing == {"no_answer": 2} and answer.cause
+        server = serve(lambda asked: reply if asked.number < 2 else values(1, 2))
+        assert answers(http(server.url, tries=3), 2)[0].values == (1, 2)
+
+    def test_a_server_that_hangs_is_given_up(self, serve: Serve) -> None:
+        (answer,) = answers(http(serve(lambda _: Reply(hang=True)).url, tries=1, timeout_seconds=0.05), 2)
+        assert answer.missing == {"no_answer": 2} and "ReadTimeout" in answer.cause
+
+    @pytest.mark.parametrize(("status", "kind"), [(400, "refused"), (422, "refused"), (404, "no_answer")])
+    def test_what_will_not_pass_is_asked_for_once(self, serve: Serve, status: int, kind: str) -> None:
+        server = serve(lambda _: Reply(status, b"no"))
+        (answer,) = answers(http(server.url), 2)
+        assert len(server.asked) == 1 and answer.missing == {kind: 2} and f"HTTP {status}" in answer.cause
+
+    def test_a_server_that_is_down_is_left_alone(self, serve: Serve) -> None:
+        server = serve(lambda _: Reply(500))
+        said = answers(http(server.url, batch_size=1, tries=1, concurrency=1), FAILURES + 3)
+        assert len(server.asked) == FAILURES
+        assert [*said[-1].missing] == ["not_asked"] and "HTTP 500" in said[-1].cause
+
+    def test_no_more_than_its_concurrency_is_asked_at_once(self, serve: Serve) -> None:
+        server = serve(bright)
+        answers(http(server.url, batch_size=1, concurrency=2), 12)
+        assert len(server.asked) == 12 and server.connections <= 2
+
+    def test_without_its_token_nothing_is_begun(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.delenv("REWARD_KEY", raising=False)
+        with pytest.raises(SetUpWrongly, match="reward 'remote' needs the environment variable REWARD_KEY"):
+            http(serve().url, token_env="REWARD_KEY")
+
+
+class TestUnifiedReward:
+    @pytest.mark.parametrize(("form", "said"), [("axes", AXES), ("final_score", "cat (animal): 1\nFinal Score: 3")])
+    def test_the_request_is_the_published_one(self, serve: Serve, form: str, said: str) -> None:
+        server = serve(lambda _: says(said))
+        reward = unified(server.url, form=form)
+        assert reward.score(pictures(1), ["a {prompt} of\ncats"]).tolist() == [3.0]
+        (asked,) = server.asked
+        assert asked.path == "/v1/chat/completions"
+        assert (asked.body["model"], asked.body["temperature"]) == ("UnifiedReward", 0)
+        assert [part["type"] for part in asked.content] == ["image_url", "text"]
+        assert asked.picture[0] == "image/jpeg"
+        assert asked.text.endswith("Text Caption: [a {prompt} of\ncats]")
+        assert asked.text == template(form).replace("{prompt}", "a {prompt} of\ncats")
+
+    def test_a_png_is_sent_where_the_catalog_says_so(self, serve: Serve) -> None:
+        server = serve(lambda _: says(AXES))
+        unified(server.url, picture="png").score(pictures(1), ["a cat"])
+        assert server.asked[0].picture[0] == "image/png"
+
+    def test_weights_are_those_of_the_entry(self, serve: Serve) -> None:
+        reward = unified(serve(lambda _: says(AXES)).url, axes={"alignment": 3, "style": 1})
+        assert reward.score(pictures(2), ["a", "b"]).tolist() == [3.5, 3.5]
+        assert reward.identity()["axes"] == "alignment 3, style 1"
+
+    @pytest.mark.parametrize(
+        ("reply", "kind"),
+        [
+            (says(AXES, "length"), "truncated"),
+            (says(None), "no_words"),
+            (says("I cannot help with that."), "missing_score"),
+            (says(AXES.replace("3", "4/5")), "not_a_number"),
+        ],
+    )
+    def test_an_answer_that_cannot_be_read_is_a_counted_failure(self, serve: Serve, reply: Reply, kind: str) -> None:
+        server = serve(lambda _: reply)
+        (answer,) = answers(unified(server.url, tries=2), 1)
+        assert len(server.asked) == 2 and answer.missing == {kind: 1} and answer.values[0] != answer.values[0]
+
+    def test_unread_answers_do_not_make_a_server_count_as_down(self, serve: Serve) -> None:
+        server = serve(lambda _: says("no"))
+        answers(unified(server.url, tries=1, concurrency=1), FAILURES + 3)
+        assert len(server.asked) == FAILURES + 3
+
+    def test_the_templates_are_those_that_were_published(self) -> None:
+        said = {form: unified("http://localhost/v1", form=form).identity()["template_sha256"] for form in FORMS}
+        assert said == FORMS
+
+
+FORMS = {
+    "axes": "75d52d3ae771f89b682db3b74cdaca1c7bde373a39162bc1c9dabd63cdc9b851",
+    "final_score": "f56f919ce3bc6aab3c173a5f836defe195e17e9614753e8b4c3dc2405bd4975b",
+}
+
+
+def test_after_a_rest_one_request_finds_out() -> None:
+    now = 0.0
+    breaker = Breaker(clock=lambda: now)
+    for _ in range(FAILURES):
+        assert breaker.away() is None
+        breaker.failed("HTTP 503")
+    assert "HTTP 503" in str(breaker.away())
+    now = REST_SECONDS
+    assert (breaker.away(), breaker.away() is None) == (None, False)
+    breaker.answered()
+    assert breaker.away() is None
+
+
+@pytest.mark.parametrize("axes", [{}, {"style": 0}, {"style": 1, "alignment": -1}, {"beauty": 1}])
+def test_axes_need_weights(axes: dict[str, float]) -> None:
+    with pytest.raises(ValidationError, match="axes"):
+        entry("unified_reward", "http://localhost/v1", axes=axes)

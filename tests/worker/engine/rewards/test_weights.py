@@ -1,0 +1,63 @@
+"""Files of the hub that may be missing: that there is none is not the same as that nobody could look."""
+
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+from service.contracts.catalog import Source
+from worker.engine.rewards.weights import find_optional
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
+SOURCE = Source(hub="nobody/clip", revision=COMMIT)
+NAME = "open_clip_config.json"
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache of the hub's client, which may ask the net."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    return tmp_path
+
+
+def hub_says(error: Exception, monkeypatch: pytest.MonkeyPatch, cause: Exception | None = None) -> None:
+    def answer(*_: Any, **__: Any) -> str:
+        raise error from cause
+
+    monkeypatch.setattr("worker.engine.rewards.weights.hf_hub_download", answer)
+
+
+@pytest.fixture
+def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the client raises where the net fails and nothing is cached."""
+    cause = httpx.ConnectError("Name or service not known")
+    hub_says(LocalEntryNotFoundError("An error happened while trying to locate the file"), monkeypatch, cause)
+
+
+def test_what_the_hub_does_not_have_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub_says(EntryNotFoundError("404"), monkeypatch)
+    assert find_optional(SOURCE, NAME) is None
+
+
+@pytest.mark.usefixtures("unreachable")
+def test_a_hub_that_is_not_reached_is_no_answer() -> None:
+    said = r"nobody/clip/open_clip_config\.json could not be reached: Name or service not known"
+    with pytest.raises(ValueError, match=said):
+        find_optional(SOURCE, NAME)
+
+
+@pytest.mark.usefixtures("unreachable")
+def test_what_the_hub_once_did_not_have_is_none_without_it(cache: Path) -> None:
+    known = cache / "models--nobody--clip" / ".no_exist" / COMMIT / NAME
+    known.parent.mkdir(parents=True)
+    known.touch()
+    assert find_optional(SOURCE, NAME) is None
+
+
+@pytest.mark.usefixtures("unreachable")
+def test_offline_on_purpose_only_the_cache_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert find_optional(SOURCE, NAME) is None

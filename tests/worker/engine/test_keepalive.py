@@ -1,0 +1,211 @@
+"""Work that is silent while it loads is known to be alive: in the engine's programs by events, in the worker by itself.
+
+What loads in these tests does so until it was heard of three times, and so would never end in silence.
+"""
+
+import json
+import threading
+import uuid
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from sqlalchemy import text
+
+from service.contracts.catalog import ModelEntry, RewardEntry
+from service.contracts.generations import GenerationSpec
+from service.db.artifacts import ArtifactDamaged
+from service.db.models import Generation, Score
+from service.db.session import Database
+from tests.worker.engine.evaluation.setting import job
+from tests.worker.engine.training.miniature import MINIATURE, events
+from worker.engine import models, rewards
+from worker.engine.inference.model_cache import Warm
+from worker.engine.keepalive import repeated
+from worker.entrypoints import evaluate, train
+from worker.jobs import generation, scoring
+from worker.jobs.claim import Claim, claim_next
+from worker.jobs.in_process import Attempt, Stopped, _Watch
+from worker.jobs.lease import Lease
+
+SOON = 0.001
+Eventually = Callable[[Callable[[], object]], None]
+
+
+class Heard:
+    """Signs, counted."""
+
+    def __init__(self) -> None:
+        self._signs = threading.Semaphore(0)
+
+    def __call__(self) -> None:
+        self._signs.release()
+
+    def three(self) -> bool:
+        return all(self._signs.acquire(timeout=60) for _ in range(3))
+
+
+def repeating() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "signs-of-life"]
+
+
+class TestRepeated:
+    def test_signs_are_given_within_alone(self) -> None:
+        heard = Heard()
+        with repeated(heard, SOON):
+            assert heard.three()
+        assert not repeating()
+
+    def test_they_end_when_the_work_raises(self) -> None:
+        with pytest.raises(ValueError), repeated(lambda: None, SOON):
+            raise ValueError
+        assert not repeating()
+
+    def test_work_that_hangs_is_silent_in_the_end(self, eventually: Eventually) -> None:
+        heard = Heard()
+        with repeated(heard, SOON, at_most=0.05):
+            eventually(lambda: not repeating())
+
+    def test_a_full_disk_that_is_mended_does_not_silence_it(self) -> None:
+        heard, full = Heard(), iter([True, True])
+
+        def write() -> None:
+            if next(full, False):
+                raise OSError(28, "No space left on device")
+            heard()
+
+        with repeated(write, SOON):
+            assert heard.three()
+
+
+class Waits(rewards.Reward):
+    """Loads until it is heard of, and then is not there."""
+
+    heard: Callable[[], object]
+
+    @classmethod
+    def load(cls, entry: RewardEntry, device: torch.device) -> "Waits":
+        assert cls.heard()
+        raise ValueError("not there after all")
+
+    def score(self, pictures: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def waiting(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
+    """Has the reward `shapes_verifier` load until what is given holds."""
+
+    def wait_for(condition: Callable[[], object]) -> None:
+        monkeypatch.setitem(rewards.KINDS, "shapes_verifier", type("Waiting", (Waits,), {"heard": condition}))
+
+    return wait_for
+
+
+class TestPrograms:
+    @pytest.fixture
+    def last_words(self, tmp_path: Path, waiting: Any, eventually: Eventually) -> Callable[..., tuple[list[Any], Any]]:
+        """What a program says before it failed, and how it failed."""
+        out = tmp_path / "out"
+
+        def heard() -> bool:
+            eventually(lambda: (out / "events.jsonl").read_text().count("\n") > 3)
+            return True
+
+        def run(program: Callable[..., int], spec: str) -> tuple[list[Any], Any]:
+            waiting(heard)
+            (tmp_path / "spec.json").write_text(spec)
+            arguments = [str(tmp_path / "spec.json"), "--out", str(out), "--device", "cpu"]
+            assert program(arguments, progress_seconds=SOON) == 1
+            *before, last = events(out, "progress", "failed", "started")
+            return before, last
+
+        return run
+
+    def test_training_says_again_and_again_that_it_loads(self, last_words: Any) -> None:
+        before, last = last_words(train.main, json.dumps({**MINIATURE, "rewards": [{"name": "shapes_verifier"}]}))
+        assert {(event["type"], event["phase"], event["step"]) for event in before} == {("progress", "loading", 0)}
+        assert (last["type"], last["detail"]) == ("failed", "not there after all")
+
+    def test_so_does_an_evaluation(self, last_words: Any) -> None:
+        before, last = last_words(evaluate.main, job(None, rewards=["shapes_verifier"]).model_dump_json())
+        assert {(event["type"], event["phase"], event["max_steps"]) for event in before} == {("progress", "loading", 6)}
+        assert (last["type"], last["detail"]) == ("failed", "not there after all")
+
+
+class TestServing:
+    @pytest.fixture
+    def heard(self) -> Heard:
+        return Heard()
+
+    @pytest.fixture
+    def attempt(self, database: Database, heard: Heard) -> Callable[[Any], Attempt]:
+        """An attempt at a row's job, whose watch tells `heard`."""
+
+        class Watch(_Watch):
+            def moved(self) -> None:
+                heard()
+
+        def begin(row: Any) -> Attempt:
+            with database.transaction() as session:
+                session.add(row)
+            claim: Claim | None = claim_next(database, type(row), "worker:1")
+            assert claim is not None
+            lease = Lease(database, claim, lambda: None)
+            begun = Attempt(database, claim, lease, threading.Event(), Watch(database, claim), SOON)
+            begun.begin()
+            return begun
+
+        return begin
+
+    def test_a_model_that_loads_is_no_silence(
+        self, attempt: Callable[[Any], Attempt], heard: Heard, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        class Family:
+            @classmethod
+            def load(cls, entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> None:
+                assert heard.three()
+                raise ValueError("not there after all")
+
+        from worker.engine.inference.generator import Generator
+
+        monkeypatch.setitem(models.FAMILIES, "flux", Family)
+        monkeypatch.setattr(generation, "_generator", Generator("cpu", Warm()))
+        spec = GenerationSpec(prompts=("a small red circle on white",)).model_dump(mode="json")
+        with pytest.raises(ValueError, match="not there after all"):
+            generation._draw(attempt(Generation(requested={}, spec=spec, spec_version=1)))
+
+    def test_nor_is_a_checkpoint_that_is_fetched(
+        self, attempt: Callable[[Any], Attempt], heard: Heard, database: Database
+    ) -> None:
+        missing = uuid.uuid4()
+        spec = GenerationSpec(prompts=("a small red circle on white",), checkpoints=(missing,)).model_dump(mode="json")
+        begun = attempt(Generation(requested={}, spec=spec, spec_version=1))
+        with ThreadPoolExecutor(1) as worker:
+            with database.engine.begin() as blocking:
+                blocking.execute(text("LOCK TABLE checkpoints IN ACCESS EXCLUSIVE MODE"))
+                drawn = worker.submit(generation._draw, begun)
+                assert heard.three()
+            with pytest.raises(ArtifactDamaged, match=str(missing)):
+                drawn.result()
+
+    def test_nor_is_a_reward(
+        self, attempt: Callable[[Any], Attempt], heard: Heard, waiting: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from worker.engine.inference.image_scorer import Scorer
+
+        in_time: list[bool] = []
+        waiting(lambda: in_time.append(heard.three()))  # what a reward raises, the scoring bears
+        monkeypatch.setattr(scoring, "_scorer", Scorer("cpu", Warm()))
+        spec = {"rewards": ["shapes_verifier"], "generation": None}
+        scoring._score(attempt(Score(id=uuid.uuid4(), requested={}, spec=spec, spec_version=1, total_pictures=0)))
+        assert in_time == [True]
+
+    def test_a_stop_that_was_asked_for_meanwhile_is_heard(self, attempt: Callable[[Any], Attempt]) -> None:
+        spec = GenerationSpec(prompts=("a small red circle on white",)).model_dump(mode="json")
+        begun = attempt(Generation(requested={}, spec=spec, spec_version=1))
+        with pytest.raises(Stopped), begun.loading():
+            begun._stopping.set()

@@ -1,0 +1,82 @@
+"""Rewards that cannot be had are refused by name before the model is looked for, and before a device is taken."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch import Tensor
+
+from service.contracts.catalog import Catalog, RewardEntry, load_catalog
+from tests.worker.engine.training.miniature import spec
+from worker.engine import rewards
+from worker.engine.rewards.base import Reward
+from worker.engine.training.event_log import EventWriter
+from worker.entrypoints.train import build_trainer
+
+
+@pytest.fixture
+def catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
+    """The bundled one with a model and rewards whose files are not there."""
+    model = load_catalog().model("shapes-flux").model_dump(mode="json", exclude_unset=True)
+    nowhere = {"directory": str(tmp_path / "nowhere")}
+    reward = {"scale": "-1 to 1", "source": nowhere}
+    file = tmp_path / "catalog.yaml"
+    more = {
+        "models": [{**model, "name": "away", "source": nowhere}],
+        "rewards": [{"name": f"{kind}_away", "kind": kind, **reward} for kind in ("clip", "hps", "image_reward")],
+    }
+    file.write_text(yaml.safe_dump({"extends": "bundled", **more}))
+    monkeypatch.setenv("G2RPO_CATALOG", str(file))
+    return load_catalog()
+
+
+def build(catalog: Catalog, directory: Path, device: str, names: Sequence[str], **changes: Any) -> None:
+    chosen = [{"name": name} for name in names]
+    build_trainer(spec(rewards=chosen, **changes), catalog, EventWriter(directory), device)
+
+
+@pytest.mark.parametrize("name", ["clip_away", "hps_away", "image_reward_away"])
+def test_a_bad_second_reward_comes_before_the_model(catalog: Catalog, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=f"reward '{name}': the catalog's weights .*nowhere are not there"):
+        build(catalog, tmp_path, "cuda", ["clip_score", name], model="away")  # tests have no such device
+
+
+class Wanderer(Reward):
+    """Remembers where it was."""
+
+    places: list[str]
+
+    @classmethod
+    def load(cls, entry: RewardEntry, device: torch.device) -> "Wanderer":
+        cls.places = [str(device)]
+        return cls()
+
+    def move(self, device: torch.device) -> None:
+        self.places.append(str(device))
+
+    def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+        raise NotImplementedError
+
+
+@pytest.fixture
+def wanderer(monkeypatch: pytest.MonkeyPatch) -> type[Wanderer]:
+    """The reward `shapes_verifier`."""
+    monkeypatch.setitem(rewards.KINDS, "shapes_verifier", Wanderer)
+    return Wanderer
+
+
+def test_a_bad_model_takes_no_device_either(catalog: Catalog, tmp_path: Path, wanderer: type[Wanderer]) -> None:
+    with pytest.raises(ValueError, match="nowhere"):
+        build(catalog, tmp_path, "meta", ["shapes_verifier"], model="away")
+    assert wanderer.places == ["cpu"]
+
+
+@pytest.mark.parametrize(("offload", "places"), [(False, ["cpu", "cpu:0"]), (True, ["cpu", "cpu"])])
+def test_then_rewards_go_where_they_score(
+    catalog: Catalog, tmp_path: Path, wanderer: type[Wanderer], offload: bool, places: list[str]
+) -> None:
+    build(catalog, tmp_path, "cpu:0", ["shapes_verifier"], resources={"offload_rewards": offload})
+    assert wanderer.places == places

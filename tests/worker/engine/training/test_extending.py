@@ -1,0 +1,72 @@
+"""The page on extending does what it says: its algorithm is taken from it, registered, and run."""
+
+import re
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+import service.contracts.algorithms
+from service.contracts.algorithms import CONTRACTS
+from service.contracts.catalog import load_catalog
+from service.contracts.plan import make_plan
+from service.contracts.presets import merge
+from service.contracts.runs import RunSpec
+from tests.worker.engine.grpo.toy import PROMPTS, ToyFlow, roll_out
+from tests.worker.engine.training.miniature import SMALL, events, metrics
+from worker.engine.grpo.algorithms import ALGORITHMS
+from worker.engine.training.event_log import EventWriter
+from worker.entrypoints.train import build_trainer
+
+PAGE = Path(__file__).parents[4] / "docs" / "extending.md"
+
+
+@pytest.fixture
+def contract(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The page's contract, with the lines that it asks for written for one test."""
+    section = PAGE.read_text(encoding="utf-8").split("\n## An algorithm\n")[1]
+    texts = re.findall(r"^ *```python\n(.*?)^ *```", section, re.DOTALL | re.MULTILINE)
+    contract_file, engine_file = (compile(textwrap.dedent(text), PAGE, "exec") for text in texts)
+    told: dict[str, Any] = {"__name__": "one_step_contract"}
+    exec(contract_file, told)
+    monkeypatch.setattr(service.contracts.algorithms, "OneStepGRPO", told["OneStepGRPO"], raising=False)
+    sampled: dict[str, Any] = {"__name__": "one_step_engine"}
+    exec(engine_file, sampled)
+    for registry, entries, made in (("CONTRACTS", CONTRACTS, told), ("ALGORITHMS", ALGORITHMS, sampled)):
+        line = re.search(rf'`"(\w+)": OneStepGRPO` in `{registry}`', section)
+        assert line is not None
+        monkeypatch.setitem(entries, line[1], made["OneStepGRPO"])
+    return told["OneStepGRPO"]
+
+
+def spec_of(contract: Any, **changes: Any) -> RunSpec:
+    """A spec whose union has the page's contract for its one member."""
+    extended = type("Extended", (RunSpec,), {"__annotations__": {"algorithm": contract}, "algorithm": contract()})
+    spec: RunSpec = extended.model_validate(merge(SMALL, {"training": {"max_steps": 1}, **changes}))
+    return spec
+
+
+def test_its_algorithm_trains_for_a_step(contract: Any, tmp_path: Path) -> None:
+    spec = spec_of(contract, algorithm={"name": "one_step_grpo", "group_size": 4, "at": 1})
+    trainer = build_trainer(spec, load_catalog(), EventWriter(tmp_path), "cpu")
+    trainer.run()
+    (end,) = events(tmp_path, "finished")
+    assert (end["outcome"], end["step"]) == ("succeeded", 1)
+    told = {name: value for _, name, value in metrics(tmp_path)}
+    assert told["ratio/max"] == pytest.approx(1, abs=1e-5)
+    plan = make_plan(spec, load_catalog())
+    assert told["elapsed/evaluations"] == plan.per_step_evaluations == 2 * (1 + 1 + 4 * 3)
+    assert told["evaluations/update"] == plan.per_step_updates == 2 * 4
+
+
+def test_its_bounds_are_kept(contract: Any) -> None:
+    with pytest.raises(ValidationError, match="at 4 lies outside the schedule; allowed are 0 to 3"):
+        spec_of(contract, algorithm={"name": "one_step_grpo", "at": 4})
+
+
+def test_its_chains_differ_by_one_step_alone(contract: Any) -> None:
+    experience = roll_out(contract(group_size=4, at=3), ToyFlow()).experience
+    assert experience.sde_steps == (3,) * 4 * PROMPTS
+    assert len({tuple(state.flatten().tolist()) for state in experience.states}) == PROMPTS

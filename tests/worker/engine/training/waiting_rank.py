@@ -1,0 +1,24 @@
+"""A rank that waits for the others for ever: `python -m tests.worker.engine.training.waiting_rank DIR`.
+
+It writes its process id to `DIR/rank-N`. Rank 0 has said by then that it failed, as one does whose peer has ended.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from service.contracts.events import Failed
+from worker.entrypoints.parent import end_with_parent
+from worker.entrypoints.ranks import FAILURE
+
+if __name__ == "__main__":
+    end_with_parent()
+    directory, rank = Path(sys.argv[1]), os.environ["RANK"]
+    if rank == "0":
+        failure = Failed(code="error", detail="the connection was closed by the peer", hint="")
+        Path(os.environ[FAILURE]).write_text(failure.model_dump_json())
+    (directory / f"new-{rank}").write_text(str(os.getpid()))
+    (directory / f"new-{rank}").rename(directory / f"rank-{rank}")
+    while True:
+        signal.pause()

@@ -1,0 +1,98 @@
+"""No two workers ever hold the same job, and whoever lost one cannot write to it."""
+
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from service.contracts.runs import RunSpec
+from service.contracts.status import JobStatus
+from service.db.models import Run
+from service.db.session import Database
+from worker.jobs.claim import LeaseLost, claim_next, move, renew, wish
+
+
+class TestClaimNext:
+    def test_racing_workers_share_the_queue_without_overlap(self, jobs: Any, impatient: Database) -> None:
+        ids = {jobs.add() for _ in range(40)}
+        start = threading.Barrier(8)
+
+        def work(worker: int) -> list[Any]:
+            start.wait()
+            taken = []
+            while claim := claim_next(impatient, Run, f"worker:{worker}"):
+                taken.append(claim.id)
+            return taken
+
+        with ThreadPoolExecutor(8) as pool:
+            taken = Counter(id for one in pool.map(work, range(8)) for id in one)
+
+        assert taken == Counter(ids)
+        assert {jobs.run(id).attempt for id in ids} == {1}
+
+    def test_the_smaller_priority_goes_first_then_the_older(self, jobs: Any) -> None:
+        late, first, second = jobs.add(priority=5), jobs.add(priority=-1), jobs.add(priority=-1)
+
+        assert [jobs.claim().id for _ in range(3)] == [first, second, late]
+
+    def test_an_empty_queue_gives_nothing(self, impatient: Database) -> None:
+        assert claim_next(impatient, Run, "worker:1") is None
+
+    def test_a_run_of_more_processes_than_devices_is_left_to_another_worker(
+        self, jobs: Any, impatient: Database
+    ) -> None:
+        large = jobs.add(spec=RunSpec(resources={"processes_per_node": 4}).model_dump(mode="json"))
+        small = jobs.add()
+
+        taken = [claim_next(impatient, Run, "worker:1", devices=2) for _ in range(2)]
+        assert [claim and claim.id for claim in taken] == [small, None]
+        claim = claim_next(impatient, Run, "worker:2", devices=4)
+        assert claim is not None and claim.id == large
+
+    def test_a_claim_begins_an_attempt_and_a_lease(self, jobs: Any) -> None:
+        id = jobs.add()
+        jobs.claim("worker:7")
+
+        run = jobs.run(id)
+        assert (run.status, run.attempt, run.lease_owner) == (JobStatus.STARTING, 1, "worker:7")
+        assert (run.lease_expires_at - run.started_at).total_seconds() == jobs.database.settings.lease_seconds
+        assert jobs.attempt(id).worker == "worker:7"
+
+
+class TestMove:
+    @pytest.fixture
+    def superseded(self, jobs: Any, impatient: Database) -> Any:
+        jobs.add()
+        old = jobs.claim("worker:1")
+        move(impatient, old, JobStatus.INTERRUPTED)
+        jobs.claim("worker:1")
+        return old
+
+    def test_an_old_attempt_is_refused_every_write(self, superseded: Any, jobs: Any, impatient: Database) -> None:
+        for write in (
+            lambda: move(impatient, superseded, JobStatus.FAILED),
+            lambda: renew(impatient, superseded),
+            lambda: wish(impatient, superseded),
+        ):
+            with pytest.raises(LeaseLost):
+                write()
+        assert jobs.run(superseded.id).status is JobStatus.STARTING
+
+    def test_a_job_that_has_ended_stays_as_it_is(self, jobs: Any, impatient: Database) -> None:
+        jobs.add()
+        claim = jobs.claim()
+        move(impatient, claim, JobStatus.FAILED, {"code": "error", "detail": "no", "hint": "", "log_tail": ""})
+
+        with pytest.raises(LeaseLost):
+            move(impatient, claim, JobStatus.SUCCEEDED)
+        assert jobs.run(claim.id).error["detail"] == "no"
+
+    def test_a_cancelled_job_that_is_interrupted_is_not_taken_again(self, jobs: Any, impatient: Database) -> None:
+        jobs.add()
+        claim = jobs.claim()
+        move(impatient, claim, JobStatus.CANCELLING)
+        move(impatient, claim, JobStatus.INTERRUPTED)
+
+        assert jobs.run(claim.id).status is JobStatus.CANCELLED

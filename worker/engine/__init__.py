@@ -1,0 +1,1 @@
+"""The engine: trains, samples, scores and evaluates. It uses neither Celery nor SQL."""

@@ -1,0 +1,142 @@
+"""What the chain algorithms share: G whole chains per prompt, stochastic in a range of steps."""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from service.contracts.algorithms.chains import ChainContract
+from service.contracts.schedule import Evaluation
+from worker.engine.grpo.algorithms.base import Algorithm, Rollout, Sampler
+from worker.engine.grpo.experience import Experience
+from worker.engine.grpo.noise import StepNoise
+from worker.engine.grpo.rollout import Branch, Velocity, denoise_branches, filled, ode_trajectory
+from worker.engine.grpo.transitions import Transition
+
+
+class Chains(Algorithm):
+    """A group is G chains of one prompt; each is judged by the clean estimate of its last evaluation.
+
+    Chains that begin with one noise are one until their first SDE step: what they share is evaluated once. (The noise
+    of a last, untrained SDE step would only blur the rewards: the last step is deterministic.)
+    """
+
+    transition: type[Transition]
+
+    def __init__(self, config: ChainContract, sigmas: Sequence[float], shift: float, seed: int) -> None:
+        self.config = config
+        super().__init__(config, sigmas, shift, seed)
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        return (-1,)
+
+    def make_transitions(self) -> Mapping[int, Transition]:
+        return {i: self.transition.at(self.sigmas, i, self.config.eta) for i in range(self.steps - 1)}
+
+    @abstractmethod
+    def trained_steps(self, step: int, prompt: int, sample: int, stochastic: range) -> Sequence[int]:
+        """Which SDE steps of a chain are trained. `prompt` is its place among the prompts of all processes."""
+
+    def finish(self, velocity: Velocity, x: Tensor, prompts: list[int], start: int, sampler: Sampler) -> Tensor:
+        """Clean ends of chains `x` [chains, …] at node `start`, step by step to the end."""
+        path = Evaluation(self.steps - 1, (), (1,))
+        for node in range(self.steps - 2, start - 1, -1):
+            path = Evaluation(node, (path,), ())
+        ends = torch.full_like(x, torch.nan)
+
+        def end(branch: Branch, _: int, estimate: Tensor) -> None:
+            ends[branch.place] = estimate
+
+        branches = [Branch(state, path, prompts[c], (c,)) for c, state in enumerate(x)]
+        denoise_branches(velocity, branches, self.sigmas, sampler.fast_rows, end, sampler.check)
+        return ends
+
+    def exact_rows(self, prompts: int, batch_size: int) -> int:
+        return min(batch_size, prompts * self.group_size)
+
+    def roll_out(self, step: int, prompts: int, noise: StepNoise, sampler: Sampler) -> Rollout:
+        costs, shared = sampler.costs, self.config.same_noise
+        stochastic = self.config.stochastic(self.steps, step, self.seed)
+        groups = range(self.group_size)
+        with costs.part("anchor"), sampler.fast() as velocity:
+            own = [noise.initial(p) if shared else noise.initial(p, g) for p in range(prompts) for g in groups]
+            starts = torch.cat(own[:: self.group_size] if shared else own)
+            owners = [p for p in range(prompts) for _ in (range(1) if shared else groups)]
+            x = self._before(velocity, starts, owners, stochastic.start, sampler)
+        costs.count("anchor", len(x) * stochastic.start)
+        with costs.part("branch"):
+            x, experience, evaluations = self._branch(step, x, prompts, stochastic, noise, sampler)
+        costs.count("branch", evaluations)
+        parts = []
+        for portion in self.portions(prompts, sampler):
+            chains = x[portion.start * len(groups) : portion.stop * len(groups)]
+            owners = [p for p in portion for _ in groups]
+            with costs.part("continuation"), sampler.fast() as velocity:
+                ends = self.finish(velocity, chains, owners, stochastic.stop, sampler)
+            parts.append(ends.reshape(len(portion), 1, self.group_size, 1, *ends.shape[1:]))
+            if sampler.done is not None:
+                sampler.done(portion, parts[-1])
+        costs.count("continuation", len(x) * self.config.tail(self.steps, stochastic.stop))
+        return Rollout(experience, torch.cat(parts), None)
+
+    def _before(self, velocity: Velocity, x: Tensor, owners: list[int], start: int, sampler: Sampler) -> Tensor:
+        """States at node `start`, the first SDE step."""
+        if start == 0:
+            return x
+        ends = []
+        for first in range(0, len(x), sampler.fast_rows):
+            sampler.check()
+            batch = x[first : first + sampler.fast_rows]
+
+            def of_chains(latents: Tensor, sigma: Tensor, chains: list[int], first: int = first) -> Tensor:
+                return velocity(latents, sigma, [owners[first + c] for c in chains])
+
+            ends.append(ode_trajectory(of_chains, batch, self.sigmas[: start + 1], len(batch)).end)
+        return torch.cat(ends)
+
+    def _branch(
+        self, step: int, x: Tensor, prompts: int, stochastic: range, noise: StepNoise, sampler: Sampler
+    ) -> tuple[Tensor, Experience, int]:
+        """All SDE steps of all chains: the states after them, what is trained of them, and the evaluations made."""
+        size = self.group_size
+        chains = [(p, g) for p in range(prompts) for g in range(size)]
+        trained = [set(self.trained_steps(step, noise.first_prompt + p, g, stochastic)) for p, g in chains]
+        states, samples, log_probs, units = [], [], [], []
+        evaluations = 0
+        for i in stochastic:
+            velocity = self._velocity(x, i, sampler, len(x) // prompts)
+            evaluations += len(x)
+            if len(x) < len(chains):  # one state for each group until now
+                x, velocity = (part.repeat_interleave(size, dim=0) for part in (x, velocity))
+            transition = self.transitions[i]
+            mean = transition.mean(x, velocity)
+            sample = mean + transition.std * torch.stack([noise.sde(p, i, g) for p, g in chains]).to(x)
+            chosen = [c for c, steps in enumerate(trained) if i in steps]
+            states.append(x[chosen])
+            samples.append(sample[chosen])
+            log_probs.append(transition.log_prob(sample[chosen], mean[chosen]))
+            units += [(i, *chains[c]) for c in chosen]
+            x = sample
+        experience = Experience(
+            states=torch.cat(states),
+            samples=torch.cat(samples).unsqueeze(1),
+            old_log_probs=torch.cat(log_probs).unsqueeze(1),
+            sde_steps=tuple(i for i, _, _ in units),
+            prompts=tuple(p for _, p, _ in units),
+            members=self.members([(p, 0, g) for _, p, g in units], 1),
+            pieces=tuple(g for _, _, g in units),
+        )
+        return x, experience, evaluations
+
+    def _velocity(self, x: Tensor, step: int, sampler: Sampler, each: int) -> Tensor:
+        """v at step i of all states, `each` of a prompt, in the update's own batches."""
+        parts = []
+        for start in range(0, len(x), sampler.exact_rows):
+            sampler.check()
+            part = x[start : start + sampler.exact_rows]
+            sigma = torch.full((len(part),), self.sigmas[step], dtype=x.dtype, device=x.device)
+            prompts = [(start + row) // each for row in range(len(part))]
+            parts.append(filled(sampler.exact, part, sigma, prompts, sampler.exact_rows))
+        return torch.cat(parts)

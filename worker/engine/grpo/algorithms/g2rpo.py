@@ -1,0 +1,96 @@
+"""G²RPO: branches off a shared deterministic trajectory, each denoised at several granularities."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from service.contracts.algorithms import G2RPO
+from service.contracts.schedule import continuation_tree
+from worker.engine.grpo.algorithms.base import Algorithm, Rollout, Sampler
+from worker.engine.grpo.experience import Experience
+from worker.engine.grpo.noise import StepNoise
+from worker.engine.grpo.rollout import Branch, Trajectory, Velocity, denoise_branches, ode_trajectory
+from worker.engine.grpo.transitions import FlowTransition, Transition
+
+
+class GranularGRPO(Algorithm):
+    """One stochastic step at a time off a shared deterministic trajectory, judged at several granularities.
+
+    Source: the paper; the continuations' schedule as its public implementation has it.
+    """
+
+    def __init__(self, config: G2RPO, sigmas: Sequence[float], shift: float, seed: int) -> None:
+        self.config = config
+        self.granularities = config.granularities
+        super().__init__(config, sigmas, shift, seed)
+        self._trees = [continuation_tree(self.steps, i, config.granularities) for i in config.sde_steps]
+
+    @property
+    def places(self) -> tuple[int, ...]:
+        return self.config.sde_steps
+
+    def make_transitions(self) -> Mapping[int, Transition]:
+        return {i: FlowTransition.at(self.sigmas, i, self.config.eta) for i in self.config.sde_steps}
+
+    def roll_out(self, step: int, prompts: int, noise: StepNoise, sampler: Sampler) -> Rollout:
+        costs = sampler.costs
+        with costs.part("anchor"):
+            initial = torch.cat([noise.initial(p) for p in range(prompts)])
+            anchors = ode_trajectory(sampler.exact, initial, self.sigmas, sampler.exact_rows, keep=self.places)
+        costs.count("anchor", prompts * self.steps)
+        with costs.part("branch"):
+            experience, samples = self.branch(anchors, noise)
+        ends = samples.new_full((*samples.shape[:3], len(self.granularities), *samples.shape[3:]), torch.nan)
+        for portion in self.portions(prompts, sampler):
+            with costs.part("continuation"), sampler.fast() as velocity:
+                evaluations = self.denoise(velocity, samples, ends, portion, sampler)
+            costs.count("continuation", evaluations)
+            if sampler.done is not None:
+                sampler.done(portion, ends[portion.start : portion.stop])
+        return Rollout(experience, ends, anchors.end)
+
+    def branch(self, anchors: Trajectory, noise: StepNoise) -> tuple[Experience, Tensor]:
+        """Singular stochastic sampling: one SDE step from each kept state. Samples [P, K, G, …].
+
+        The anchor already has the velocities: no evaluation of the network.
+        """
+        prompts, groups = range(len(anchors.end)), range(self.group_size)
+        samples, log_probs = [], []
+        for i in self.places:
+            transition = self.transitions[i]
+            draws = torch.stack([torch.stack([noise.sde(p, i, g) for g in groups]) for p in prompts])
+            mean = transition.mean(anchors.states[i], anchors.velocities[i]).unsqueeze(1)
+            sample = mean + transition.std * draws.to(mean)
+            samples.append(sample)
+            log_probs.append(transition.log_prob(sample, mean))
+        together = torch.cat(samples)
+        units = [(p, k, 0) for k in range(len(self.places)) for p in prompts]
+        experience = Experience(
+            states=torch.cat([anchors.states[i] for i in self.places]),
+            samples=together,
+            old_log_probs=torch.cat(log_probs),
+            sde_steps=tuple(self.places[k] for _, k, _ in units),
+            prompts=tuple(p for p, _, _ in units),
+            members=self.members(units, self.group_size),
+            pieces=tuple(k for _, k, _ in units),
+        )
+        return experience, together.reshape(len(self.places), -1, *together.shape[1:]).transpose(0, 1)
+
+    def denoise(self, velocity: Velocity, samples: Tensor, ends: Tensor, prompts: range, sampler: Sampler) -> int:
+        """Put clean estimates of samples [P, K, G, …] of some prompts at every granularity into `ends` [P, K, G, Λ, …].
+
+        Returns the evaluations made.
+        """
+        strides = self.granularities
+
+        def finish(branch: Branch, stride: int, estimate: Tensor) -> None:
+            ends[(branch.prompt, *branch.place, strides.index(stride))] = estimate
+
+        branches = [
+            Branch(samples[p, k, g], tree, p, (k, g))
+            for k, tree in enumerate(self._trees)
+            for p in prompts
+            for g in range(samples.shape[2])
+        ]
+        return denoise_branches(velocity, branches, self.sigmas, sampler.fast_rows, finish, sampler.check)

@@ -1,0 +1,35 @@
+"""MixGRPO: stochastic, and trained, in a sliding window of steps; a fast solver may follow it."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from service.contracts.algorithms import MixGRPO as Contract
+from service.contracts.schedule import tail_nodes
+from worker.engine.grpo.algorithms.base import Sampler
+from worker.engine.grpo.algorithms.chains import Chains
+from worker.engine.grpo.rollout import Velocity
+from worker.engine.grpo.solvers import dpm_solver_pp
+from worker.engine.grpo.transitions import FlowTransition
+
+
+class MixGRPO(Chains):
+    """Source: MixGRPO (arXiv 2507.21802) and its published code."""
+
+    config: Contract
+    transition = FlowTransition
+
+    def trained_steps(self, step: int, prompt: int, sample: int, stochastic: range) -> Sequence[int]:
+        return stochastic
+
+    def finish(self, velocity: Velocity, x: Tensor, prompts: list[int], start: int, sampler: Sampler) -> Tensor:
+        if self.config.flash is None:
+            return super().finish(velocity, x, prompts, start, sampler)
+        nodes = tail_nodes(self.steps, self.shift, start, self.config.tail(self.steps, start))
+        ends = []
+        for first in range(0, len(x), sampler.fast_rows):
+            sampler.check()
+            rows = slice(first, first + sampler.fast_rows)
+            ends.append(dpm_solver_pp(velocity, x[rows], nodes, prompts[rows]))
+        return torch.cat(ends)

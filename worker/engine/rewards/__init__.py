@@ -1,0 +1,35 @@
+"""Rewards: one value per picture, higher is better, NaN where scoring failed. One file per reward."""
+
+import torch
+
+from service.contracts.catalog import RewardEntry
+from worker.engine import precision
+from worker.engine.rewards.base import Reward
+from worker.engine.rewards.clip import ClipReward
+from worker.engine.rewards.hps import HpsReward
+from worker.engine.rewards.http import HttpReward
+from worker.engine.rewards.image_reward import ImageReward
+from worker.engine.rewards.pickscore import PickScoreReward
+from worker.engine.rewards.shapes_bench_verifier import ShapesBenchVerifierReward
+from worker.engine.rewards.shapes_verifier import ShapesVerifierReward
+from worker.engine.rewards.unified_reward import UnifiedReward
+
+KINDS: dict[str, type[Reward]] = {
+    "clip": ClipReward,
+    "hps": HpsReward,
+    "image_reward": ImageReward,
+    "pickscore": PickScoreReward,
+    "unified_reward": UnifiedReward,
+    "http": HttpReward,
+    "shapes_verifier": ShapesVerifierReward,
+    "shapes_bench_verifier": ShapesBenchVerifierReward,
+}
+
+
+def load_reward(entry: RewardEntry, device: torch.device) -> Reward:
+    """The catalog's reward, ready to score on `device`."""
+    precision.in_earnest()
+    return KINDS[entry.kind].load(entry, device)
+
+
+__all__ = ["KINDS", "Reward", "load_reward"]

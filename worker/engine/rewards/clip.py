@@ -1,0 +1,220 @@
+"""CLIP score: the cosine between a picture and its prompt, by a CLIP of transformers' or of open_clip's layout."""
+
+import math
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+
+from service.contracts.catalog import RewardEntry, Source
+from worker.engine.models.sources import access_token, locate
+from worker.engine.rewards.base import Reward
+from worker.engine.rewards.open_clip import CONFIG, architecture, read_config, to_transformers
+from worker.engine.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, middle, squashed
+from worker.engine.rewards.tokens import Tokens, load_tokens
+from worker.engine.rewards.weights import find_file, find_optional, read_tensors
+
+_TEXT_CACHE = 65_536
+"""Prompt embeddings kept; of ViT-H/14's 1024 floats that is 256 MiB."""
+
+Fit = Callable[[Tensor, int], Tensor]
+"""Makes pictures [n, 3, height, width] in 0..1 squares of a size."""
+
+Loaded = TypeVar("Loaded", bound="ClipReward")
+
+
+class ClipReward(Reward):
+    """Scores in float32 (normalisation and dot product too): fp16 would quantise spreads that z-scores then amplify."""
+
+    published: ClassVar[tuple[str, ...]] = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
+    """What a file of open_clip's layout is called."""
+
+    described: ClassVar[bool] = True
+    """Whether such a file needs open_clip's description beside it, which alone tells its activation."""
+
+    def __init__(self, model: CLIPModel, tokens: Tokens, fit: Fit, mean: Sequence[float], std: Sequence[float]) -> None:
+        self.model, self._tokens, self._fit = model, tokens, fit
+        self._mean, self._std = (
+            torch.tensor(v, dtype=model.dtype, device=model.device)[:, None, None] for v in (mean, std)
+        )
+        self._size = int(model.config.vision_config.image_size)
+        self._texts: OrderedDict[str, Tensor] = OrderedDict()
+        self._lock = threading.Lock()
+        """Held by who encodes: neither the cache nor a tokenizer bears two threads at once."""
+
+    @classmethod
+    def load(cls: type[Loaded], entry: RewardEntry, device: torch.device, dtype: torch.dtype = torch.float32) -> Loaded:
+        if entry.source is None:
+            raise ValueError(f"reward {entry.name!r} needs a source in the catalog")
+        try:
+            model = cls.read_model(entry.source, dtype)
+            text = model.config.text_config
+            tokens = load_tokens(
+                entry.tokenizer or entry.source,
+                text.max_position_embeddings,
+                text.vocab_size,
+                cls.cleans_text(entry.source),
+            )
+            fit = cls.fit(entry.source)
+            mean, std = cls.normalisation(entry.source)
+        except ValueError as error:
+            raise ValueError(f"reward {entry.name!r}: {error}") from error
+        return cls(model.eval().requires_grad_(False).to(device), tokens, fit, mean, std)
+
+    @classmethod
+    def read_model(cls, source: Source, dtype: torch.dtype) -> CLIPModel:
+        """The towers on the CPU; ValueError names what is missing, unexpected or misshapen."""
+        if not _is_file(source):
+            return _read_directory(source, dtype)
+        config, tensors = cls.read_published(find_file(source, cls.published), find_optional(source, CONFIG))
+        return _built(None, dtype, config=config, state_dict=tensors)
+
+    @classmethod
+    def read_published(cls, path: Path, description: Path | None) -> tuple[CLIPConfig, dict[str, Tensor]]:
+        """Architecture and tensors, by transformers' names, of a file of open_clip's layout."""
+        if description is None and cls.described:
+            raise ValueError(f"there is no {CONFIG} beside {path.name}, which tells its activation and heads")
+        tensors = read_tensors(path, within="state_dict")
+        try:
+            config = architecture(tensors, read_config(description) if description else None)
+            return config, to_transformers(tensors, config)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+
+    @classmethod
+    def cleans_text(cls, source: Source) -> bool:
+        """Whether prompts are cleaned as open_clip does: of a model that open_clip describes."""
+        return find_optional(source, CONFIG) is not None
+
+    @classmethod
+    def fit(cls, source: Source) -> Fit:
+        """How pictures become squares: as open_clip's description says where there is one, else as the processor does.
+
+        ValueError names a way that is neither squashing nor cutting the middle.
+        """
+        description = find_optional(source, CONFIG)
+        if description is None and not _is_file(source):
+            return _fit_of(_processor(source))
+        told = read_config(description).get("preprocess_cfg", {}) if description else {}
+        mode = told.get("resize_mode") or "shortest"  # open_clip's own, where a description is silent
+        if mode not in _FITS:
+            raise ValueError(f"{CONFIG} says resize_mode {mode!r}; known are {' and '.join(_FITS)}")
+        return _FITS[mode]
+
+    @classmethod
+    def normalisation(cls, source: Source) -> tuple[Sequence[float], Sequence[float]]:
+        """Mean and standard deviation of the channels."""
+        if _is_file(source):
+            description = find_optional(source, CONFIG)
+            told = read_config(description).get("preprocess_cfg", {}) if description else {}
+            return told.get("mean", OPENAI_MEAN), told.get("std", OPENAI_STD)
+        processor = _processor(source)
+        return processor.image_mean, processor.image_std
+
+    def move(self, device: torch.device) -> None:
+        with self._lock:
+            self.model.to(device)
+            self._mean, self._std = self._mean.to(device), self._std.to(device)
+            self._texts = OrderedDict((prompt, embedding.to(device)) for prompt, embedding in self._texts.items())
+
+    @torch.no_grad()
+    def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+        return (self.picture_features(pictures) * self.text_features(prompts)).sum(dim=-1)
+
+    def prepare(self, pictures: Tensor) -> Tensor:
+        """Pictures [n, 3, height, width] in 0..1 as squares of the tower's size."""
+        return self._fit(pictures, self._size)
+
+    @torch.no_grad()
+    def picture_features(self, pictures: Tensor) -> Tensor:
+        """Unit embeddings [n, width]."""
+        pixels = (self.prepare(pictures.to(self._mean)) - self._mean) / self._std
+        return normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
+
+    @torch.no_grad()
+    def text_features(self, prompts: Sequence[str]) -> Tensor:
+        """Unit embeddings [n, width] of `prompts`, each encoded once."""
+        with self._lock:
+            for prompt in dict.fromkeys(prompts):
+                if prompt not in self._texts:
+                    self._texts[prompt] = self.token_features(*self._tokens(prompt))[0]
+                self._texts.move_to_end(prompt)
+            embeddings = torch.stack([self._texts[prompt] for prompt in prompts])
+            while len(self._texts) > _TEXT_CACHE:
+                self._texts.popitem(last=False)
+        return embeddings
+
+    @torch.no_grad()
+    def token_features(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Unit embeddings [n, width] of token ids [n, length]."""
+        device = self._mean.device
+        features = self.model.get_text_features(
+            input_ids=ids.to(device), attention_mask=None if mask is None else mask.to(device)
+        ).pooler_output
+        return normalize(features, dim=-1)
+
+
+_FITS: dict[str, Fit] = {"squash": squashed, "shortest": middle}
+"""By open_clip's `resize_mode`."""
+
+
+def _processor(source: Source) -> CLIPImageProcessorPil:
+    place, revision = locate(source)
+    try:
+        return CLIPImageProcessorPil.from_pretrained(place, revision=revision or "main", token=access_token(source))
+    except OSError as error:
+        raise ValueError(f"there is no preprocessor_config.json at {place}: {error}") from error
+
+
+def _fit_of(processor: CLIPImageProcessorPil) -> Fit:
+    size, crop = processor.size, processor.crop_size if processor.do_center_crop else None
+    cut = (crop.height, crop.width) if crop else None
+    if processor.do_resize:
+        if size.height and size.height == size.width and cut in (None, (size.height, size.width)):
+            return squashed
+        if size.shortest_edge and not size.longest_edge and cut == (size.shortest_edge, size.shortest_edge):
+            return partial(middle, whole=math.floor)  # transformers rounds the margin down, open_clip to the nearest
+    raise ValueError(
+        f"preprocessor_config.json says do_resize {processor.do_resize}, size {_told(size)}, crop {_told(crop)}; known "
+        "are a size of equal height and width, and a shortest_edge with a centre crop of the same size"
+    )
+
+
+def _told(size: Any) -> dict[str, int] | None:
+    return size and {name: sides for name, sides in dict(size).items() if sides}
+
+
+def _is_file(source: Source) -> bool:
+    """Whether one file of open_clip's layout is meant, not a transformers directory."""
+    return source.file is not None or (not source.hub and not Path(locate(source)[0], "config.json").is_file())
+
+
+def _read_directory(source: Source, dtype: torch.dtype) -> CLIPModel:
+    place, revision = locate(source)
+    try:
+        return _built(place, dtype, revision=revision or "main", token=access_token(source), use_safetensors=True)
+    except OSError as error:
+        raise ValueError(f"{place} holds no CLIPModel with safetensors: {error}") from error
+
+
+def _built(place: str | None, dtype: torch.dtype, **given: Any) -> CLIPModel:
+    """transformers' model with all its tensors and no others; it would only warn of them."""
+    model, report = CLIPModel.from_pretrained(
+        place, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **given
+    )
+    faults = {
+        word: report[f"{word}_keys"] for word in ("missing", "unexpected", "mismatched") if report[f"{word}_keys"]
+    }
+    if faults:
+        raise ValueError(f"{place}: " + "; ".join(f"{word} tensors: {sorted(faults[word])[:3]}" for word in faults))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.data = parameter.clone()  # views of a file lie as it says, and the alignment shows in last bits
+    return model

@@ -1,0 +1,83 @@
+"""Prompts of a run: named sets, and the order in which a run takes them."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from service.contracts.catalog import Catalog, PromptSetEntry
+from service.contracts.prompts import read_prompts
+from service.contracts.runs import PromptSource
+from worker.engine.grpo.noise import permutation
+from worker.shapes.bench import sampling as bench
+from worker.shapes.grammar import heldout_prompts, train_prompts
+
+_AHEAD = 256
+"""Prompts encoded ahead: seconds of work for which encoders are moved to the device and back."""
+
+
+def load_prompt_set(entry: PromptSetEntry) -> tuple[str, ...]:
+    """The prompts of a catalog entry; ValueError where its file is missing, empty or not UTF-8."""
+    if entry.kind == "shapes":
+        return train_prompts() if entry.split == "train" else heldout_prompts()
+    if entry.kind == "shapes_bench":
+        return bench.train_prompts() if entry.split == "train" else bench.heldout_prompts()
+    path = entry.path or Path()
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        if any("\x00" in line for line in lines):
+            raise ValueError("it holds a NUL, which the database cannot keep")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"prompt set {entry.name!r}: cannot read {path}: {error}") from error
+    prompts = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
+    if not prompts:
+        raise ValueError(f"prompt set {entry.name!r}: {path} has no prompts")
+    return prompts
+
+
+def load_named(name: str, catalog: Catalog, files: Mapping[str, Path]) -> tuple[str, ...]:
+    """The prompts of a set: of its file, if `files` has one of that name, else of the catalog's entry."""
+    if (file := files.get(name)) is None:
+        return load_prompt_set(catalog.prompt_set(name))
+    prompts = tuple(read_prompts(file))
+    if not prompts:
+        raise ValueError(f"prompt set {name!r}: {file} has no prompts")
+    return prompts
+
+
+def load_prompts(source: PromptSource, catalog: Catalog, files: Mapping[str, Path]) -> tuple[str, ...]:
+    """The prompts that a spec names or lists, each once. `files` are those of uploaded sets, by name."""
+    if source.items is not None:
+        return tuple(dict.fromkeys(source.items))
+    return load_named(str(source.set), catalog, files)
+
+
+def fingerprint(prompts: Sequence[str]) -> str:
+    """SHA-256 of the prompts in their order."""
+    return hashlib.sha256("\n".join(prompts).encode()).hexdigest()
+
+
+class PromptOrder:
+    """Endless passes over the prompts, each pass in an order of its own that depends on (seed, pass) alone."""
+
+    def __init__(self, prompts: tuple[str, ...], seed: int) -> None:
+        self._prompts, self._seed = prompts, seed
+        self._orders: dict[int, list[int]] = {}
+        self.fingerprint = fingerprint(prompts)
+
+    def draw(self, step: int, count: int) -> list[str]:
+        """The `count` prompts of optimizer step `step` (from 0)."""
+        return [self._at(place) for place in range(step * count, (step + 1) * count)]
+
+    def coming(self, step: int, count: int, own: range, last: int) -> list[str]:
+        """Prompts of steps after `step` and before `last`, of each the places `own`; as many as are encoded at once."""
+        steps = range(step + 1, min(last, step + 1 + -(-_AHEAD // len(own))))
+        return [prompt for later in steps for prompt in self.draw(later, count)[own.start : own.stop]]
+
+    def _at(self, place: int) -> str:
+        epoch, offset = divmod(place, len(self._prompts))
+        if epoch not in self._orders:
+            self._orders = {
+                **{known: order for known, order in self._orders.items() if known >= epoch - 1},
+                epoch: permutation(len(self._prompts), self._seed, "prompts", epoch),
+            }
+        return self._prompts[self._orders[epoch][offset]]

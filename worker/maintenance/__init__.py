@@ -1,0 +1,1 @@
+"""What every worker does for the service: housekeeping, garbage collection, recovery."""
