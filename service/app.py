@@ -34,16 +34,17 @@ from service.api.runs.reward_groups import router as rewards
 from service.api.runs.router import router as runs
 from service.api.runs.samples import router as samples
 from service.api.scores.router import router as scores
-from service.auth.authenticator import Admission, Gate
+from service.auth.authenticator import Admission
 from service.auth.openapi import declare_keys
 from service.auth.scopes import DOCS_ASSETS
 from service.core import logging as service_logging
 from service.core.settings import Settings, unknown_variables
 from service.db.session import connect
 from service.http import errors
-from service.http.routes import Routes
+from service.http.routing import Routes
 from service.jobs.long_poll import JobWaiter
 from service.jobs.queue import Queue
+from service.middleware.authentication import Gate
 from service.middleware.request import RequestMiddleware
 from service.observability.health.router import router as health
 from service.observability.metrics.registry import make_registry

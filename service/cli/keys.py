@@ -32,6 +32,7 @@ def create(
     """Make a key and print it, this once: only a hash is kept. From the first key on every request needs one."""
     from service.api.keys import service
     from service.api.keys.schemas import KeySpec
+    from service.auth import api_keys
 
     with _accepted():
         spec = KeySpec(
@@ -42,7 +43,7 @@ def create(
             requests_per_minute=requests_per_minute,
         )
     with opened(data) as session:
-        first = not service.in_force(session)
+        first = not api_keys.in_force(session)
         made = service.make(session, spec)
         session.commit()
     errors.print(

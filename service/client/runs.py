@@ -7,8 +7,8 @@ from typing import Any, Literal
 from service.api.curves.schemas import Curves
 from service.api.events.schemas import LAST_ID, RunEnd, RunEvent, RunProgress
 from service.api.logs.schemas import LogPart
-from service.api.runs.reward_group_schemas import RewardGroupView
-from service.api.runs.sample_schemas import SampleView
+from service.api.runs.reward_groups import RewardGroupView
+from service.api.runs.samples import SampleView
 from service.api.runs.schemas import AttemptView, RunSummary, RunView
 from service.client import events
 from service.client.events import Event

@@ -17,8 +17,8 @@ from service.api.generations.schemas import GenerationView
 from service.api.keys.schemas import KeyMade, KeyView
 from service.api.leaderboard.schemas import Leaderboard
 from service.api.logs.schemas import LogPart
-from service.api.runs.reward_group_schemas import RewardGroupView
-from service.api.runs.sample_schemas import SampleView
+from service.api.runs.reward_groups import RewardGroupView
+from service.api.runs.samples import SampleView
 from service.api.runs.schemas import RunSummary, RunView
 from service.app import create_app
 from service.core.settings import Settings

@@ -23,7 +23,7 @@ from service.contracts.benchmarks.data import Benchmark
 from service.http.errors import UnsupportedMediaType, problems
 from service.http.openapi_links import links
 from service.http.pagination import Page
-from service.http.thread_route import ThreadRoute
+from service.http.routing import ThreadRoute
 from service.http.uploads import receive
 
 router = APIRouter(tags=["benchmarks"], route_class=ThreadRoute)

@@ -6,7 +6,7 @@ from service.api.catalog import service
 from service.api.catalog.schemas import CatalogView
 from service.api.dependencies import CatalogDep, SessionDep, SettingsDep
 from service.http.errors import problems
-from service.http.thread_route import ThreadRoute
+from service.http.routing import ThreadRoute
 
 router = APIRouter(tags=["catalog"], route_class=ThreadRoute)
 

@@ -24,7 +24,7 @@ from service.auth.principal import CallerDep
 from service.http.errors import UnsupportedMediaType, problems
 from service.http.openapi_links import CHECKPOINT, FIRST_ID, ID, links
 from service.http.pagination import Page
-from service.http.thread_route import ThreadRoute
+from service.http.routing import ThreadRoute
 from service.http.uploads import receive
 
 router = APIRouter(tags=["checkpoints"], route_class=ThreadRoute)

@@ -9,7 +9,7 @@ from service.api.curves.router import CONTENT, FORMS, OFFERED, Accept
 from service.api.dependencies import SessionDep
 from service.http.content_negotiation import choose
 from service.http.errors import problems
-from service.http.thread_route import ThreadRoute
+from service.http.routing import ThreadRoute
 
 router = APIRouter(tags=["curves"], route_class=ThreadRoute)
 

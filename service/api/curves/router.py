@@ -11,7 +11,7 @@ from service.api.dependencies import SessionDep
 from service.db.models import Run
 from service.http.content_negotiation import choose
 from service.http.errors import problems
-from service.http.thread_route import ThreadRoute
+from service.http.routing import ThreadRoute
 from service.jobs import views
 
 router = APIRouter(tags=["curves"], route_class=ThreadRoute)

@@ -23,7 +23,7 @@ from service.http.errors import NotAcceptable, problems
 from service.http.image_response import PNG, picture
 from service.http.openapi_links import links
 from service.http.pagination import Page
-from service.http.thread_route import ThreadRoute
+from service.http.routing import ThreadRoute
 
 router = APIRouter(prefix="/evaluations/{evaluation_id}", tags=["evaluations"], route_class=ThreadRoute)
 

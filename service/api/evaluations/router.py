@@ -13,9 +13,9 @@ from service.api.runs.router import LOCATION
 from service.auth.principal import CallerDep
 from service.contracts.evaluations import EvaluationSpec
 from service.http.errors import problems
-from service.http.json_route import JsonRoute
 from service.http.openapi_links import EVALUATION, FIRST_ID, ID, links
 from service.http.pagination import Page
+from service.http.routing import JsonRoute
 
 router = APIRouter(prefix="/evaluations", tags=["evaluations"], route_class=JsonRoute)
 

@@ -10,13 +10,13 @@ from service.api.dependencies import DatabaseDep, WaiterDep
 from service.api.events.schemas import LAST_ID, EvaluationStreamedEvent, EventQuery, StreamedEvent
 from service.api.events.service import Place
 from service.api.events.stream import EventStream, JobStream, Streams
-from service.api.keys.service import check
+from service.auth.api_keys import check
 from service.auth.principal import Caller, CallerDep
 from service.db.models import Evaluation, Run
 from service.db.session import Database
 from service.http.content_negotiation import choose, preferred_wait
 from service.http.errors import problems
-from service.http.thread_route import ThreadRoute
+from service.http.routing import ThreadRoute
 from service.jobs.long_poll import JobWaiter
 
 router = APIRouter(tags=["events"], route_class=ThreadRoute)

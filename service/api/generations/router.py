@@ -19,9 +19,9 @@ from service.db.models import Generation
 from service.http.content_negotiation import PreferHeader
 from service.http.errors import NotAcceptable, problems
 from service.http.image_response import PNG, picture
-from service.http.json_route import JsonRoute
 from service.http.openapi_links import FIRST_ID, GENERATION, ID, links
 from service.http.pagination import Page
+from service.http.routing import JsonRoute
 from service.jobs import views
 from service.jobs.long_poll import waited
 

@@ -10,9 +10,9 @@ from service.api.idempotency import OnceDep
 from service.api.keys import service
 from service.api.keys.schemas import KeyFilters, KeyMade, KeySpec, KeyView
 from service.http.errors import problems
-from service.http.json_route import JsonRoute
 from service.http.openapi_links import ID, KEY, links
 from service.http.pagination import Page
+from service.http.routing import JsonRoute
 
 router = APIRouter(prefix="/keys", tags=["keys"], route_class=JsonRoute)
 

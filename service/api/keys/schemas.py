@@ -6,13 +6,11 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, computed_field, field_validator
 
+from service.auth.api_keys import ENVIRONMENT
 from service.auth.principal import Scope
 from service.contracts.base import Contract, Moment
 from service.http import openapi_examples
 from service.http.pagination import Cursor, Limit
-
-ENVIRONMENT = "environment"
-"""The name of the key that G2RPO_ADMIN_KEY says."""
 
 KeyName = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")

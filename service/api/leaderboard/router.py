@@ -9,7 +9,7 @@ from service.api.leaderboard import figure, service
 from service.api.leaderboard.schemas import Leaderboard, LeaderboardQuery
 from service.http.content_negotiation import choose
 from service.http.errors import problems
-from service.http.thread_route import ThreadRoute
+from service.http.routing import ThreadRoute
 
 router = APIRouter(tags=["benchmarks"], route_class=ThreadRoute)
 

@@ -11,7 +11,7 @@ from service.api.logs.schemas import LogPart, LogQuery
 from service.db.models import Evaluation, Run
 from service.http.content_negotiation import choose
 from service.http.errors import problems
-from service.http.thread_route import ThreadRoute
+from service.http.routing import ThreadRoute
 
 router = APIRouter(tags=["logs"], route_class=ThreadRoute)
 

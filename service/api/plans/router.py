@@ -10,7 +10,7 @@ from service.api.runs.router import EXAMPLE
 from service.contracts.plan import Plan
 from service.contracts.runs import RunSpec
 from service.http.errors import problems
-from service.http.json_route import JsonRoute
+from service.http.routing import JsonRoute
 from service.jobs.validation import warned_plan
 
 router = APIRouter(tags=["plans"], route_class=JsonRoute)

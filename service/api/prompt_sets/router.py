@@ -17,7 +17,7 @@ from service.contracts.prompts import Format
 from service.http.errors import UnsupportedMediaType, problems
 from service.http.openapi_links import links
 from service.http.pagination import Page
-from service.http.thread_route import ThreadRoute
+from service.http.routing import ThreadRoute
 from service.http.uploads import receive
 
 router = APIRouter(prefix="/prompt-sets", tags=["prompt sets"], route_class=ThreadRoute)

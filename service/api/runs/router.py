@@ -20,9 +20,9 @@ from service.api.runs.schemas import (
 from service.auth.principal import CallerDep
 from service.contracts.runs import RunSpec
 from service.http.errors import problems
-from service.http.json_route import JsonRoute
 from service.http.openapi_links import FIRST_ID, ID, RUN, links
 from service.http.pagination import Page
+from service.http.routing import JsonRoute
 
 router = APIRouter(prefix="/runs", tags=["runs"], route_class=JsonRoute)
 

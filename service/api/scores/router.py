@@ -16,9 +16,9 @@ from service.contracts.scores import ScoreSpec
 from service.db.models import Score
 from service.http.content_negotiation import PreferHeader
 from service.http.errors import problems
-from service.http.json_route import JsonRoute
 from service.http.openapi_links import FIRST_ID, ID, SCORE, links
 from service.http.pagination import Page
+from service.http.routing import JsonRoute
 from service.jobs import views
 from service.jobs.long_poll import waited
 

@@ -6,7 +6,7 @@ from pydantic import BaseModel
 from service.api.dependencies import DatabaseDep, OfferDep, QueueDep
 from service.auth.principal import ANONYMOUS, CallerDep
 from service.http.errors import problems
-from service.http.thread_route import ThreadRoute
+from service.http.routing import ThreadRoute
 from service.observability.health import service
 from service.observability.health.schemas import Alive, Ready
 

@@ -7,7 +7,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
 from service.http.errors import problems
-from service.http.thread_route import ThreadRoute
+from service.http.routing import ThreadRoute
 
 router = APIRouter(tags=["health"], route_class=ThreadRoute)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from service.contracts.runs import Training
 from worker.engine.grpo.algorithms.base import Algorithm
-from worker.engine.grpo.experience import Experience, LossPart, losses
+from worker.engine.grpo.loss import Experience, LossPart, losses
 from worker.engine.grpo.noise import permutation
 from worker.engine.grpo.rollout import Velocity
 from worker.engine.models.sharding import whole

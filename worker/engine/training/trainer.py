@@ -27,7 +27,7 @@ from worker.engine.cpu_parallel import Lanes
 from worker.engine.grpo.advantages import Advantages
 from worker.engine.grpo.algorithms import ALGORITHMS
 from worker.engine.grpo.algorithms.base import Rollout, Sampler
-from worker.engine.grpo.experience import Experience
+from worker.engine.grpo.loss import Experience
 from worker.engine.grpo.noise import StepNoise
 from worker.engine.grpo.rollout import Velocity
 from worker.engine.keepalive import PROGRESS_SECONDS
@@ -42,9 +42,8 @@ from worker.engine.training.distributed import Ranks
 from worker.engine.training.early_stopping import Best
 from worker.engine.training.evaluator import HeldOut
 from worker.engine.training.event_log import ControlFile, EventWriter, finite
-from worker.engine.training.metrics_logger import reward_groups, reward_metrics, show
+from worker.engine.training.metrics_logger import best_and_worst, reward_groups, reward_metrics, show, widest_groups
 from worker.engine.training.optimizer import NotFinite, Updater, save_inputs
-from worker.engine.training.pictures import best_and_worst, widest_groups
 from worker.engine.training.prompt_sampler import PromptOrder
 from worker.engine.training.reward_failures import RewardWatch
 from worker.engine.training.reward_scorer import Batch, Scorer

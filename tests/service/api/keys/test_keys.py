@@ -12,6 +12,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select, text
 
 from service.api.keys import service
+from service.auth import api_keys
 from service.auth.errors import KeyExpired, KeyMissing, KeyRevoked, KeyUnknown
 from service.client import ApiError, Client
 from service.contracts.status import JobStatus
@@ -204,7 +205,7 @@ class TestGoingOn:
     def check(self, database: Database) -> Callable[[uuid.UUID | None], None]:
         def checked(key: uuid.UUID | None) -> None:
             with database.sessions() as session:
-                service.check(session, key)
+                api_keys.check(session, key)
 
         return checked
 

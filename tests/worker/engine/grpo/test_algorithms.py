@@ -24,7 +24,7 @@ from tests.worker.engine.grpo.toy import (
     sampler,
     transition_of,
 )
-from worker.engine.grpo.experience import losses
+from worker.engine.grpo.loss import losses
 
 Drawn = dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray, float]]
 """(prompt, SDE step, sample) → (x_i, x', log π(x')) of every SDE step taken."""

@@ -20,7 +20,7 @@ from tests.worker.engine.grpo.toy import (
     roll_out,
     transition_of,
 )
-from worker.engine.grpo.experience import Experience, LossPart, Objective, losses
+from worker.engine.grpo.loss import Experience, LossPart, Objective, losses
 from worker.engine.grpo.noise import normal
 
 MOVED = 0.02

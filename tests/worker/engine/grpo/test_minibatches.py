@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.worker.engine.grpo.toy import CONFIGS, PROMPTS, TRAINING_STEP, ToyFlow, every_algorithm, make, roll_out
-from worker.engine.grpo.experience import Experience
+from worker.engine.grpo.loss import Experience
 from worker.engine.grpo.noise import permutation
 
 Piece = tuple[int, int]

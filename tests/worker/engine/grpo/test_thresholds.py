@@ -4,7 +4,7 @@ import torch
 
 from tests.worker.engine.grpo.toy import CONFIGS, PROMPTS, ToyFlow, make, roll_out
 from worker.engine.grpo.advantages import group_z_scores
-from worker.engine.grpo.experience import Objective, losses
+from worker.engine.grpo.loss import Objective, losses
 
 
 def test_a_spread_of_exactly_the_floor_is_no_rounding() -> None:

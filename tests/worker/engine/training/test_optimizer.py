@@ -14,7 +14,7 @@ from service.contracts.algorithms import G2RPO, AlgorithmContract, DanceGRPO, Fl
 from service.contracts.algorithms.mix_grpo import Window
 from service.contracts.runs import Training
 from tests.worker.engine.grpo.toy import PROMPTS, ToyFlow, make, roll_out
-from worker.engine.grpo.experience import Experience
+from worker.engine.grpo.loss import Experience
 from worker.engine.grpo.noise import normal
 from worker.engine.training.distributed import Ranks
 from worker.engine.training.lr_schedule import learning_rate

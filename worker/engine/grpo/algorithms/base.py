@@ -11,7 +11,7 @@ from torch import Tensor
 
 from service.contracts.algorithms import AlgorithmContract
 from worker.engine.grpo.advantages import AdvantageConfig, Advantages, integrate_advantages
-from worker.engine.grpo.experience import Experience, Objective
+from worker.engine.grpo.loss import Experience, Objective
 from worker.engine.grpo.noise import StepNoise
 from worker.engine.grpo.rollout import Velocity
 from worker.engine.grpo.transitions import Transition

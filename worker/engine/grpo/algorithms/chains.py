@@ -9,7 +9,7 @@ from torch import Tensor
 from service.contracts.algorithms.chains import ChainContract
 from service.contracts.schedule import Evaluation
 from worker.engine.grpo.algorithms.base import Algorithm, Rollout, Sampler
-from worker.engine.grpo.experience import Experience
+from worker.engine.grpo.loss import Experience
 from worker.engine.grpo.noise import StepNoise
 from worker.engine.grpo.rollout import Branch, Velocity, denoise_branches, filled, ode_trajectory
 from worker.engine.grpo.transitions import Transition

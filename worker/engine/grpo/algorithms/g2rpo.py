@@ -8,7 +8,7 @@ from torch import Tensor
 from service.contracts.algorithms import G2RPO
 from service.contracts.schedule import continuation_tree
 from worker.engine.grpo.algorithms.base import Algorithm, Rollout, Sampler
-from worker.engine.grpo.experience import Experience
+from worker.engine.grpo.loss import Experience
 from worker.engine.grpo.noise import StepNoise
 from worker.engine.grpo.rollout import Branch, Trajectory, Velocity, denoise_branches, ode_trajectory
 from worker.engine.grpo.transitions import FlowTransition, Transition

@@ -6,9 +6,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker.engine.grpo.objective import clipped_objective
 from worker.engine.grpo.rollout import Velocity, filled
 from worker.engine.grpo.transitions import Transition, probability_ratio
+
+
+def clipped_objective(ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
+    """max(−A·r, −A·clip(r, 1−c, 1+c)), elementwise: each sample's loss. Source: PPO, as GRPO uses it."""
+    clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
+    return (-advantages * ratio).maximum(-advantages * clipped)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from service.app import create_app
-from service.http.routes import Routes
+from service.http.routing import Routes
 
 APP = create_app()
 ID = "01890a5d-ac96-774b-bcce-b302099a8057"

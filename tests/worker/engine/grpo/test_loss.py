@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.worker.engine.grpo import transcription
-from worker.engine.grpo.objective import clipped_objective
+from worker.engine.grpo.loss import clipped_objective
 from worker.engine.grpo.transitions import probability_ratio
 
 log_probs = st.floats(-2, 2)
