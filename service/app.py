@@ -15,7 +15,6 @@ from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 
 from service.api.benchmarks.router import router as benchmarks
-from service.api.catalog.loader import Offer
 from service.api.catalog.router import router as catalog
 from service.api.checkpoints.router import router as checkpoints
 from service.api.curves.comparison_router import router as comparisons
@@ -38,6 +37,7 @@ from service.auth.authenticator import Admission
 from service.auth.openapi import declare_keys
 from service.auth.scopes import DOCS_ASSETS
 from service.core import logging as service_logging
+from service.core.catalog_loader import Offer
 from service.core.settings import Settings, unknown_variables
 from service.db.session import connect
 from service.http import errors

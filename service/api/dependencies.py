@@ -7,8 +7,8 @@ from fastapi import Depends, Request
 from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
-from service.api.catalog.loader import Offer
 from service.contracts.catalog import Catalog
+from service.core.catalog_loader import Offer
 from service.core.settings import Settings
 from service.db.session import Database
 from service.jobs.long_poll import JobWaiter

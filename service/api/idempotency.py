@@ -27,13 +27,11 @@ from sqlalchemy.orm import Session
 from service.auth.principal import CallerDep
 from service.db.models import IdempotencyKey
 from service.http.errors import ServiceError, invalid
+from service.middleware.request import REPLAYED
 
-REPLAYED = "Idempotency-Replayed"
-"""The header of an answer to a request that had been done before."""
 _NOBODY = uuid.UUID(int=0)
 _PATIENCE = "10s"
 """How long an identical request waits for the first one's end."""
-
 _KeyHeader = Annotated[
     str | None,
     Header(

@@ -8,11 +8,12 @@ import uuid_utils
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.api.idempotency import REPLAYED
 from service.http.errors import BodyTooLarge, problem_response
 from service.middleware import audit_log
 
 REQUEST_ID = "X-Request-ID"
+REPLAYED = "Idempotency-Replayed"
+"""The header of an answer to a request that had been done before."""
 _MOST_HEADERS, _HEADER_BYTES = 200, 64 * 1024
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 UPLOADS = "/checkpoints"

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.api.catalog.loader import Offer
+from service.core.catalog_loader import Offer
 from service.db.models import Worker
 from service.db.session import Database
 from service.jobs.queue import QUEUES, Queue

@@ -1,6 +1,6 @@
 """Whether the service can work."""
 
-from service.api.catalog.loader import Offer
+from service.core.catalog_loader import Offer
 from service.db.session import Database
 from service.http.errors import NotReady, ReadinessCheck
 from service.jobs.queue import Queue

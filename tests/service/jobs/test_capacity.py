@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from service.api.catalog.loader import Offer
+from service.core.catalog_loader import Offer
 from service.db.models import Worker
 from service.db.session import Database
 

@@ -14,10 +14,10 @@ from httpx import Response
 from sqlalchemy import delete, func, select
 
 from service.api.benchmarks.service import store
-from service.api.catalog.loader import Offer
 from service.app import create_app
 from service.contracts.catalog import JudgeEntry
 from service.contracts.status import TERMINAL, JobStatus
+from service.core.catalog_loader import Offer
 from service.db import evaluation_scores as answers
 from service.db.models import BenchmarkRow, Checkpoint, Evaluation, EvaluationAnswer, EvaluationPicture, Garbage
 from service.db.session import Database

@@ -6,8 +6,8 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from service.api.catalog.loader import Offer
 from service.contracts.catalog_file import CatalogError
+from service.core.catalog_loader import Offer
 
 MINE = "extends: bundled\nprompt_sets: [{name: mine, kind: file, path: /prompts.txt}]\n"
 
