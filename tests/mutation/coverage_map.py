@@ -17,7 +17,6 @@ HERE = Path(__file__).parent
 ALWAYS = {
     "worker/engine/grpo": ("tests/worker/engine/grpo/",),
     "worker/engine/training": ("tests/worker/engine/training/",),
-    "service/contracts/benchmarks": ("tests/service/contracts/benchmarks/",),
     "service/contracts": ("tests/service/contracts/",),
 }
 """Tests that are candidates for every mutant below a path, after those that are seen to run its line: some start

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import psutil
 import pytest
 
@@ -35,6 +36,12 @@ class _Chosen:
 
     def __init__(self, tests: list[str], tell: Callable[..., None]) -> None:
         self.tests, self.tell = {test: place for place, test in enumerate(tests)}, tell
+
+    def pytest_collection(self) -> None:
+        """Have property tests stop at the first example that fails: to shrink one takes minutes."""
+        phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
+        hypothesis.settings.register_profile("mutation", parent=hypothesis.settings(), phases=phases)
+        hypothesis.settings.load_profile("mutation")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Iterator[None]:
