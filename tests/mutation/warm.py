@@ -81,14 +81,15 @@ def _preload(tree: Path, package: str, files: list[str]) -> None:
     """Import what the tests in `files` import, except for what depends on the package."""
     read, write = os.pipe()
     if os.fork() == 0:
-        pytest.main(["--collect-only", *_OPTIONS[1:], *_PLUGINS, *files])
+        code = pytest.main(["--collect-only", *_OPTIONS[1:], *_PLUGINS, *files])
         with os.fdopen(write, "w") as file:
-            json.dump(list(sys.modules), file)
+            json.dump(None if code else list(sys.modules), file)
         os._exit(0)
     os.close(write)
     with os.fdopen(read) as file:
-        names = json.loads(file.read() or "[]")
+        names = json.loads(file.read())
     os.wait()
+    assert names is not None, "without a mutant some tests of the map cannot be collected; map again"
     allowed, own = _independent(tree, package), {path.name for path in tree.iterdir()} | {"conftest", "__main__"}
     for name in names:
         if name in allowed or name.partition(".")[0] not in own:
