@@ -31,7 +31,7 @@ from service.db import migrate
 from service.db.artifacts import ArtifactStore
 from service.db.session import Database, connect
 from service.local import postgres, valkey
-from tests.emptied import empty
+from tests.database_cleanup import empty
 
 # A process of pytest-xdist inherits COLUMNS=80 from its parent's readline, and rich keeps the width that it finds when
 # a console is created. Without the variable, a console asks for the width each time it prints, as tests set it.

@@ -54,11 +54,11 @@ def test_a_run_paused_saved_killed_resumed_and_extended_is_the_uninterrupted_one
 ) -> None:
     def spec(max_steps: int) -> dict[str, Any]:
         training = {**tiny["training"], "max_steps": max_steps}
-        # The last evaluation is like any other one, so that a run that ends early and goes on has made no other.
+        # The final evaluation has as many pairs as the others: an extended run then has the curves of a straight one.
         evaluation = {**tiny["evaluation"], "every": 3, "pairs": 8, "final_pairs": 8}
         return {**tiny, "training": training, "checkpoints": {"every": 0}, "evaluation": evaluation}
 
-    # So many steps that it cannot end before it hears what it is to do.
+    # Enough steps that the run does not finish before it receives the requests.
     id = client.create_run(spec(100_000)).id
     eventually(lambda: client.run(id).status is JobStatus.STARTING)
     client.pause(id)  # while it loads
@@ -84,7 +84,7 @@ def test_a_run_paused_saved_killed_resumed_and_extended_is_the_uninterrupted_one
     assert g2rpo("runs", "resume", id, "--max-steps", end).output.strip() == str(id)
     straight = client.create_run(spec(end + 2)).id
     assert client.wait_for_run(id, timeout=300).status is JobStatus.SUCCEEDED
-    client.resume(id, max_steps=end + 2)  # an ended run goes on, too
+    client.resume(id, max_steps=end + 2)  # resumes a finished run
     ended = [client.wait_for_run(one, timeout=300) for one in (straight, id)]
 
     assert [(run.status, run.max_steps) for run in ended] == [(JobStatus.SUCCEEDED, end + 2)] * 2

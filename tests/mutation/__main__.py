@@ -58,7 +58,7 @@ def _options() -> argparse.Namespace:
     running.add_argument("--map", type=Path, required=True)
     running.add_argument("--out", type=Path, required=True, help="results; continued where it exists")
     running.add_argument("--package", action="append", choices=PACKAGES)
-    running.add_argument("--first", type=int, help="only so many mutants of each package")
+    running.add_argument("--first", type=int, help="maximum number of mutants per package")
     running.add_argument("--jobs", type=int, default=2)
     running.add_argument("--budgets", type=float, nargs="+", default=[4.0, 60.0, 240.0], help="seconds, increasing")
     running.add_argument(

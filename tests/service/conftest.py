@@ -53,7 +53,7 @@ from service.db.models import (
     Score,
 )
 from service.db.session import Database
-from tests.emptied import empty
+from tests.database_cleanup import empty
 
 LOOPBACK = "http://127.0.0.1"
 _WAY = {

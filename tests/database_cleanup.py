@@ -1,4 +1,4 @@
-"""Emptying a test database."""
+"""Deletes all rows of a test database."""
 
 from sqlalchemy import text
 
@@ -11,7 +11,7 @@ def empty(database: Database) -> None:
     """Delete all rows of all tables.
 
     One DELETE of all tables in one statement costs a tenth of TRUNCATE, which replaces every file of every table and
-    index. The lock waits for transactions that a test before may have left.
+    index. The lock waits for open transactions of an earlier test.
     """
     tables = list(Base.metadata.tables)
     deletions = ", ".join(f"deletion_{number} AS (DELETE FROM {table})" for number, table in enumerate(tables))
