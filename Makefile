@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 SEED ?= 42
 KILLS ?= 120
 
-# The locks name every package: there is nothing to resolve. pip would compile 15,000 modules on one core; for the demo Python
-# compiles and keeps those that it imports, for development all are compiled on all cores (some packages carry a
-# template that is no Python, hence `|| true`).
+# The locks are made on one Python and one platform: pip adds what another one needs (CUDA libraries of torch, backports).
+# pip would compile 15,000 modules on one core; for the demo Python compiles and keeps those that it imports, for
+# development all are compiled on all cores (some packages carry a template that is not Python, hence `|| true`).
 unexport PYTHONDONTWRITEBYTECODE
-INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile
+INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
 .PHONY: help setup demo check ruff format-check mypy imports test test-slow contract faults format lock bench clean
 
@@ -22,12 +22,13 @@ $(VENV)/.runtime: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, found " + sys.version.split()[0] + "; set PYTHON=" if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) --requirement requirements.lock
-	$(INSTALL) --no-build-isolation --editable .
+	$(INSTALL) --no-deps --no-build-isolation --editable .
 	touch $@
 
 # The wheel of open_clip is there for CLIP's vocabulary, which tests read; it is never imported, nor what it depends on.
 $(VENV)/.dev: requirements-dev.lock tests/requirements-vocabulary.txt $(VENV)/.runtime
-	$(INSTALL) --requirement requirements-dev.lock --requirement tests/requirements-vocabulary.txt
+	$(INSTALL) --requirement requirements-dev.lock
+	$(INSTALL) --no-deps --requirement tests/requirements-vocabulary.txt
 	$(BIN)/python -m compileall -qq -j 0 -x /tests/ $(VENV)/lib || true
 	touch $@
 
