@@ -1,4 +1,4 @@
-"""One training step of `paper-lora` at FLUX.1-dev's true size: seconds, evaluations and memory beside the plan's.
+"""One training step of `paper-lora` at FLUX.1-dev's true size: seconds, nfe and memory beside the plan's.
 
     python -m benchmarks.flux_step [--prompts 1] [--set FIELD=VALUE] [--json FILE] [--limit GB] [--tiny]
 
@@ -62,13 +62,13 @@ PHASES = {
 
 @dataclass(frozen=True)
 class Part:
-    """A part's seconds, its evaluations (decode, reward: pictures), and the planned ones.
+    """A part's seconds, its evaluations (decode, reward: images), and the planned ones.
 
     each: seconds of one of them. catalog: those that the plan reckons with.
     """
 
     seconds: float
-    evaluations: int
+    nfe: int
     planned: int
     each: float | None
     catalog: float | None
@@ -155,7 +155,7 @@ def made(
         "preset": "paper-lora",
         "prompts": {"items": drawn},
         "training": {"max_steps": 1, "prompts_per_step": prompts},
-        "evaluation": {"every": 0},
+        "heldout": {"every": 0},
     }
     spec = RunSpec.model_validate(merge(merge(step, sizes.spec), read_spec(None, settings)))
     offered = load_catalog(CATALOG)
@@ -213,15 +213,15 @@ def _parts(metrics: dict[str, float], plan: Plan, catalog: Catalog) -> dict[str,
     prompts = training.prompts_per_step
     planned = {"anchor": each.anchor, "branch": each.sde_steps, "continuation": each.continuations}
     planned |= {"decode": each.images, "reward": each.images, "update": plan.per_step_updates // prompts}
-    scoring = sum(catalog.reward(one.name).seconds_per_picture or 0.0 for one in plan.spec.rewards)
-    compiled = entry.seconds_per_compiled_evaluation if plan.spec.sampling.compile else None
-    rates = {"anchor": entry.seconds_per_evaluation, "continuation": compiled or entry.seconds_per_evaluation}
+    scoring = sum(catalog.reward(one.name).seconds_per_image or 0.0 for one in plan.spec.rewards)
+    compiled = entry.seconds_per_compiled_nfe if plan.spec.sampling.compile else None
+    rates = {"anchor": entry.seconds_per_nfe, "continuation": compiled or entry.seconds_per_nfe}
     rates |= {"decode": entry.seconds_per_decode, "reward": scoring, "update": entry.seconds_per_update}
-    pictures = metrics["images/total"] / training.max_steps
+    images = metrics["images/total"] / training.max_steps
     parts = {}
     for part in (part for phase in PHASES.values() for part in phase):
         seconds = metrics[f"seconds/{part}"]
-        number = int(pictures if part in PHASES["scoring"] else metrics.get(f"evaluations/{part}", 0))
+        number = int(images if part in PHASES["scoring"] else metrics.get(f"nfe/{part}", 0))
         share = seconds / number if number else None
         parts[part] = Part(seconds, number, prompts * planned.get(part, 0), share, rates.get(part))
     return parts
@@ -242,11 +242,11 @@ def show(report: Report) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
     console.print(f"{report.command}\n{report.device}, {versions}, {report.date}")
-    parts = Table("part", "seconds", "evaluations", "planned", "each, s", "catalog, s", box=MARKDOWN)
+    parts = Table("part", "seconds", "nfe", "planned", "each, s", "catalog, s", box=MARKDOWN)
     for name, part in report.parts.items():
-        label = f"{name}, pictures" if name in PHASES["scoring"] else name
+        label = f"{name}, images" if name in PHASES["scoring"] else name
         rates = ("" if rate is None else f"{rate:.4f}" for rate in (part.each, part.catalog))
-        parts.add_row(label, f"{part.seconds:.2f}", str(part.evaluations), str(part.planned), *rates)
+        parts.add_row(label, f"{part.seconds:.2f}", str(part.nfe), str(part.planned), *rates)
     console.print(parts)
     console.print(f"rollout: {report.rollout_seconds_per_prompt:.2f} s a prompt, the bar is {report.rollout_bar:.0f} s")
     memory = Table("memory, GB", "measured", "planned", "planned / measured", box=MARKDOWN)

@@ -1,7 +1,7 @@
 """Measures how well an evaluation keeps a judge busy, and what memory it needs: `python -m benchmarks.judging`.
 
-Pictures lie there, the judge is a server in a process of its own that answers after a while, and the evaluation is the
-child that a worker starts. Ideal is a judge that is asked about as many pictures at once as it may, without a pause.
+Images lie there, the judge is a server in a process of its own that answers after a while, and the evaluation is the
+child that a worker starts. Ideal is a judge that is asked about as many images at once as it may, without a pause.
 `--json FILE` writes what was measured.
 """
 
@@ -26,12 +26,12 @@ from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt, JudgeW
 from service.contracts.benchmarks.dimensions import SUB
 from service.contracts.catalog import JudgeEntry
 from service.contracts.evaluations import (
-    PICTURES,
-    DrawnPicture,
+    IMAGES,
+    DrawnImage,
     EvaluationEventLine,
     EvaluationJob,
     EvaluationSpec,
-    PictureAnswered,
+    ImageAnswered,
 )
 from service.contracts.events import Finished, Started
 from service.contracts.jobs import EVENTS_FILE
@@ -39,10 +39,9 @@ from service.contracts.jobs import EVENTS_FILE
 POINTS = 3
 PER_PROMPT = 4
 DIFFERENT = 32
-"""Pictures that differ; the files are copies of them."""
+"""Images that differ; the files are copies of them."""
 WORDS = JudgeWords(
-    template="Look at the picture of «{prompt}» for {testpoint}. {explanation} {test_explanation} "
-    + "Be exact. " * 200,
+    template="Look at the image of «{prompt}» for {testpoint}. {explanation} {test_explanation} " + "Be exact. " * 200,
     definitions={one: f"{one}, as it should be" for one in SUB},
     definitions_heading="What they mean",
     descriptions_heading="What is meant",
@@ -53,7 +52,7 @@ WORDS = JudgeWords(
 class Measured:
     """What came of it."""
 
-    pictures: int
+    images: int
     seconds: float
     ideal_seconds: float
     most_at_once: int
@@ -70,34 +69,34 @@ class Measured:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=2400)
+    parser.add_argument("--images", type=int, default=2400)
     parser.add_argument("--size", type=int, default=256, help="width and height, pixels")
     parser.add_argument("--milliseconds", type=float, default=200.0, help="until the judge answers")
     parser.add_argument("--concurrency", type=int, default=20, help="requests at once")
-    parser.add_argument("--picture", choices=("jpeg", "png"), default="jpeg")
+    parser.add_argument("--image", choices=("jpeg", "png"), default="jpeg")
     parser.add_argument("--json", type=Path, metavar="FILE")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="judging-") as place:
         measured = measure(Path(place), options)
-    rate = measured.pictures / measured.seconds
-    ideal = measured.pictures / measured.ideal_seconds
-    print(f"{measured.pictures} pictures in {measured.seconds:.1f} s: {rate:.1f} a second of {ideal:.1f}", end="")
+    rate = measured.images / measured.seconds
+    ideal = measured.images / measured.ideal_seconds
+    print(f"{measured.images} images in {measured.seconds:.1f} s: {rate:.1f} a second of {ideal:.1f}", end="")
     print(f" that are possible, {measured.share:.1%}; at most {measured.most_at_once} at once")
-    print(f"{1000 * measured.processor_seconds / measured.pictures:.1f} ms of processor for each picture")
+    print(f"{1000 * measured.processor_seconds / measured.images:.1f} ms of processor for each image")
     print(f"resident at each tenth, MB: {' '.join(f'{one:.0f}' for one in measured.megabytes)}")
     if options.json:
         options.json.write_text(json.dumps(asdict(measured) | {"share": measured.share}, indent=1), encoding="utf-8")
 
 
 def measure(place: Path, options: argparse.Namespace) -> Measured:
-    """Have the pictures judged once."""
+    """Have the images judged once."""
     ours, theirs = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
     server = context.Process(target=serve, args=(theirs, options.milliseconds / 1000), daemon=True)
     server.start()
     port = ours.recv()
     out = place / "attempt"
-    write_pictures(out / PICTURES, options.pictures, options.size)
+    write_images(out / IMAGES, options.images, options.size)
     job_file = place / "job.json"
     url = f"http://127.0.0.1:{port}/v1"
     job_file.write_text(job(url, options).model_dump_json(), encoding="utf-8")
@@ -120,14 +119,14 @@ def measure(place: Path, options: argparse.Namespace) -> Measured:
     events = [EvaluationEventLine.validate_json(line) for line in read(out).splitlines()]
     (started,) = (event for event in events if isinstance(event, Started))
     finished = events[-1]
-    answers = [event for event in events if isinstance(event, PictureAnswered)]
+    answers = [event for event in events if isinstance(event, ImageAnswered)]
     if not isinstance(finished, Finished) or any(event.scores is None for event in answers):
         raise SystemExit(f"the evaluation went wrong: {finished}")
     ours.send(None)
     begun, seconds = started.time.timestamp(), (finished.time - started.time).total_seconds()
-    rounds = -(-options.pictures // options.concurrency)
+    rounds = -(-options.images // options.concurrency)
     return Measured(
-        pictures=len(answers),
+        images=len(answers),
         seconds=seconds,
         ideal_seconds=rounds * options.milliseconds / 1000,
         most_at_once=ours.recv(),
@@ -145,14 +144,14 @@ def read(out: Path) -> bytes:
 
 
 def job(url: str, options: argparse.Namespace) -> EvaluationJob:
-    """All pictures are drawn, and none is judged."""
+    """All images are drawn, and none is judged."""
     judge = JudgeEntry(
         name="local",
         kind="openai",
         url=url,
         model="local",
         concurrency=options.concurrency,
-        picture=options.picture,
+        image_format=options.image,
     )
     points = tuple(Point(name=one, dimension=one, description="what is meant by it") for one in SUB[:POINTS])
     prompts = tuple(
@@ -165,7 +164,7 @@ def job(url: str, options: argparse.Namespace) -> EvaluationJob:
             sentence_structure="-",
             points=points,
         )
-        for index in range(options.pictures // PER_PROMPT)
+        for index in range(options.images // PER_PROMPT)
     )
     return EvaluationJob(
         spec=EvaluationSpec(judge="local", num_images=PER_PROMPT),
@@ -181,12 +180,14 @@ def job(url: str, options: argparse.Namespace) -> EvaluationJob:
             judge=WORDS,
         ),
         judge=judge,
-        drawn=tuple(DrawnPicture(index=one.index, image=image) for one in prompts for image in range(PER_PROMPT)),
+        drawn=tuple(
+            DrawnImage(index=one.index, image_index=image_index) for one in prompts for image_index in range(PER_PROMPT)
+        ),
         done=(),
     )
 
 
-def write_pictures(directory: Path, pictures: int, size: int) -> None:
+def write_images(directory: Path, images: int, size: int) -> None:
     """Soft shapes with a little noise: about as much detail as a photograph has."""
     directory.mkdir(parents=True)
     rng = np.random.default_rng(0)
@@ -197,12 +198,12 @@ def write_pictures(directory: Path, pictures: int, size: int) -> None:
         file = directory.parent / f"{number}.png"
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(file)
         files.append(file.read_bytes())
-    for number in range(pictures):
+    for number in range(images):
         (directory / f"{number // PER_PROMPT}_{number % PER_PROMPT}.png").write_bytes(files[number % DIFFERENT])
 
 
 def serve(pipe: Connection, seconds: float) -> None:
-    """A judge that says the same of every picture, after so many seconds; first its port, at last its most at once."""
+    """A judge that says the same of every image, after so many seconds; first its port, at last its most at once."""
     asyncio.run(_serve(pipe, seconds))
 
 

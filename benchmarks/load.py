@@ -143,8 +143,8 @@ def _fill(database: Database, place: Path, run: uuid.UUID) -> uuid.UUID:
         for prompt in range(8)
         for sde in range(4)
     ]
-    picture = place / "picture.png"
-    Image.effect_noise((32, 32), 50).save(picture)
+    image = place / "image.png"
+    Image.effect_noise((32, 32), 50).save(image)
     with database.transaction() as session:
         session.execute(insert(Metric), metrics)
         session.execute(insert(RewardGroup), groups)
@@ -154,7 +154,7 @@ def _fill(database: Database, place: Path, run: uuid.UUID) -> uuid.UUID:
         )
         samples = []
         for index in range(64):
-            stored = database.artifacts.put_file(picture, f"runs/{run}/samples/{index}.png")
+            stored = database.artifacts.put_file(image, f"runs/{run}/samples/{index}.png")
             shown = {"step": 10 * (index // 8), "kind": "heldout", "index": index % 8, "prompt": "a red circle"}
             samples.append(
                 Sample(

@@ -2,8 +2,8 @@
 
 Prints, for each kind of predicate, how often the verifier is right: on renders (where the truth is known, for captions
 that hold and for captions with one attribute changed), on the same renders blurred, noisy and after the autoencoder;
-then how far it agrees with the labels that pictures of the base were given by eye (`perception_hand_labels`).
-`--sheet FILE` writes the first of those pictures instead, each beside a render of its caption.
+then how far it agrees with the labels that images of the base were given by eye (`perception_hand_labels`).
+`--sheet FILE` writes the first of those images instead, each beside a render of its caption.
 """
 
 import argparse
@@ -21,9 +21,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional
 
-from worker.shapes import FLUX_WEIGHTS, PICTURE_SIZE
+from worker.shapes import FLUX_WEIGHTS, IMAGE_SIZE
 from worker.shapes.grammar import SHAPES, SIZES, Predicate, PredicateKind, Scene, heldout_prompts, parse, predicates
-from worker.shapes.perception import SeenObject, SeenPicture, perceive
+from worker.shapes.perception import SeenImage, SeenObject, perceive
 from worker.shapes.pretrain.autoencoder import reconstruct
 from worker.shapes.pretrain.data import alter
 from worker.shapes.render import encode, place, render
@@ -41,7 +41,7 @@ Judgement = tuple[Predicate, bool, bool]
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.perception", description=__doc__)
-    parser.add_argument("--sheet", type=Path, help="write a contact sheet of the labelled pictures here, and no table")
+    parser.add_argument("--sheet", type=Path, help="write a contact sheet of the labelled images here, and no table")
     sheet = parser.parse_args().sheet
     if sheet:
         _write_sheet(sheet)
@@ -54,35 +54,35 @@ def _print_tables() -> None:
     scenes = [parse(text) for text in captions]
     rng = np.random.default_rng(SEED)
     changed = [alter(scene, rng) for scene in scenes]
-    pictures = render(scenes, SEED)
-    print(f"| agreement, {len(scenes)} pictures | true predicates | false predicates | {' | '.join(KINDS)} |")
+    images = render(scenes, SEED)
+    print(f"| agreement, {len(scenes)} images | true predicates | false predicates | {' | '.join(KINDS)} |")
     print(f"|---|---|---|{'---|' * len(KINDS)}")
-    for name, seen in _views(pictures):
+    for name, seen in _views(images):
         found = perceive(seen)
         _row(name, [*_judge(scenes, scenes, found), *_judge(changed, scenes, found)])
     _print_agreement()
     _print_shapes()
     torch.set_num_threads(1)
     wanted = list(captions[:1000])
-    seconds = min(_timed(pictures[:1000], wanted) for _ in range(5))
-    print(f"\nVerifying 1000 pictures takes {seconds:.2f} ms each on one thread.")
+    seconds = min(_timed(images[:1000], wanted) for _ in range(5))
+    print(f"\nVerifying 1000 images takes {seconds:.2f} ms each on one thread.")
 
 
-def _views(pictures: Tensor) -> Iterable[tuple[str, Tensor]]:
-    """The pictures as they are, and worse."""
+def _views(images: Tensor) -> Iterable[tuple[str, Tensor]]:
+    """The images as they are, and worse."""
     generator = torch.Generator().manual_seed(SEED)
-    noise = torch.randn(pictures.shape, generator=generator)
-    yield "renders", pictures
+    noise = torch.randn(images.shape, generator=generator)
+    yield "renders", images
     for sigma in (0.5, 0.8, 1.2):
-        yield f"blurred, σ = {sigma} px", blur(pictures, sigma)
+        yield f"blurred, σ = {sigma} px", blur(images, sigma)
     for strength in (0.05, 0.1, 0.2):
-        yield f"noisy, σ = {strength}", (pictures + strength * noise).clamp(0, 1)
+        yield f"noisy, σ = {strength}", (images + strength * noise).clamp(0, 1)
     autoencoder = AutoencoderKL.from_pretrained(FLUX_WEIGHTS / "vae").eval()
-    yield "after the autoencoder", reconstruct(autoencoder, pictures)
+    yield "after the autoencoder", reconstruct(autoencoder, images)
 
 
-def _judge(asked: list[Scene], shown: list[Scene], found: list[SeenPicture]) -> list[Judgement]:
-    """The predicates of each scene `asked` about a picture of the scene `shown`; the truth follows from the scenes."""
+def _judge(asked: list[Scene], shown: list[Scene], found: list[SeenImage]) -> list[Judgement]:
+    """The predicates of each scene `asked` about an image of the scene `shown`; the truth follows from the scenes."""
     return [
         (predicate, holds(predicate, _perfectly_seen(truth)), holds(predicate, seen))
         for wanted, truth, seen in zip(asked, shown, found, strict=True)
@@ -90,16 +90,16 @@ def _judge(asked: list[Scene], shown: list[Scene], found: list[SeenPicture]) -> 
     ]
 
 
-def _perfectly_seen(scene: Scene) -> SeenPicture:
+def _perfectly_seen(scene: Scene) -> SeenImage:
     centres = place(encode([scene]), torch.full((1, 6), 0.5)).centre[0].tolist()
     things = zip(scene.objects, centres, strict=False)
     objects = tuple(SeenObject(thing.colour, thing.shape, thing.size, x, y) for thing, (x, y) in things)
-    return SeenPicture(objects, scene.background)
+    return SeenImage(objects, scene.background)
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A picture of the base, and what an eye saw in it."""
+    """An image of the base, and what an eye saw in it."""
 
     caption: str
     seen: str
@@ -108,25 +108,25 @@ class Labelled:
     """For each of the caption's predicates."""
 
 
-def labelled_pictures() -> tuple[list[Labelled], Tensor]:
-    """The hand-labelled set: labels, and pictures [N, 3, 32, 32] in [0, 1]."""
-    rows = json.loads((LABELS / "labels.json").read_text())["pictures"]
+def labelled_images() -> tuple[list[Labelled], Tensor]:
+    """The hand-labelled set: labels, and images [N, 3, 32, 32] in [0, 1]."""
+    rows = json.loads((LABELS / "labels.json").read_text())["images"]
     labels = [Labelled(row["caption"], row["seen"], tuple(row["holds"])) for row in rows]
-    sheet = torch.from_numpy(np.array(Image.open(LABELS / "pictures.png"))).permute(2, 0, 1) / 255
-    tiles = sheet.unfold(1, PICTURE_SIZE, PICTURE_SIZE).unfold(2, PICTURE_SIZE, PICTURE_SIZE)
+    sheet = torch.from_numpy(np.array(Image.open(LABELS / "images.png"))).permute(2, 0, 1) / 255
+    tiles = sheet.unfold(1, IMAGE_SIZE, IMAGE_SIZE).unfold(2, IMAGE_SIZE, IMAGE_SIZE)
     return labels, tiles.permute(1, 2, 0, 3, 4).flatten(0, 1)[: len(labels)]
 
 
 def _print_agreement() -> None:
     """The table of agreement with the eye. A false pass is what the verifier passes and the eye does not."""
-    labels, pictures = labelled_pictures()
+    labels, images = labelled_images()
     every: list[Judgement] = []
     clear: list[Judgement] = []
-    for label, results in zip(labels, verify(pictures, [label.caption for label in labels]), strict=True):
+    for label, results in zip(labels, verify(images, [label.caption for label in labels]), strict=True):
         judged = list(zip(predicates(parse(label.caption)), label.holds, results, strict=True))
         every += judged
         clear += [judgement for judgement in judged if not _about_a_blob(judgement[0], label)]
-    print(f"\n| {len(labels)} pictures labelled by eye | predicates | agreement | false passes | false fails | kappa |")
+    print(f"\n| {len(labels)} images labelled by eye | predicates | agreement | false passes | false fails | kappa |")
     print("|---|---|---|---|---|---|")
     for kind in PredicateKind:
         _agreement_row(kind.value, [judgement for judgement in every if judgement[0].kind is kind])
@@ -136,9 +136,9 @@ def _print_agreement() -> None:
 
 def _print_shapes() -> None:
     """What perception takes the labelled shapes for, where object and region are the only ones of their colour."""
-    labels, pictures = labelled_pictures()
+    labels, images = labelled_images()
     taken: Counter[tuple[str, str]] = Counter()
-    for label, found in zip(labels, perceive(pictures), strict=True):
+    for label, found in zip(labels, perceive(images), strict=True):
         things = [words for words in map(str.split, label.seen.split("; ")) if words[0] in SIZES]
         for _, colour, shape in things:
             regions = [thing for thing in found.objects if thing.colour == colour]
@@ -178,18 +178,18 @@ def _row(name: str, judged: list[Judgement]) -> None:
 
 
 def _write_sheet(path: Path) -> None:
-    """The first labelled pictures, enlarged: on the left what the base drew, on the right a render of the caption."""
-    labels, pictures = labelled_pictures()
+    """The first labelled images, enlarged: on the left what the base drew, on the right a render of the caption."""
+    labels, images = labelled_images()
     labels = labels[: SHEET_COLUMNS * SHEET_ROWS]
     renders = render([parse(label.caption) for label in labels], SEED)
-    side, gap, text = PICTURE_SIZE * ENLARGED, 10, 34
+    side, gap, text = IMAGE_SIZE * ENLARGED, 10, 34
     width, height = 2 * side + 4 + 2 * gap, side + text + gap
     sheet = Image.new("RGB", (SHEET_COLUMNS * width, SHEET_ROWS * height), "#e8e4da")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=13)
     for index, label in enumerate(labels):
         left, top = index % SHEET_COLUMNS * width + gap, index // SHEET_COLUMNS * height + gap
-        for column, picture in enumerate((pictures[index], renders[index])):
-            pixels = (picture * 255).round().byte().permute(1, 2, 0).numpy()
+        for column, image in enumerate((images[index], renders[index])):
+            pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
             large = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
             sheet.paste(large, (left + column * (side + 4), top))
         # Broken before the relation, or before the background where there is only one object.
@@ -199,21 +199,21 @@ def _write_sheet(path: Path) -> None:
     sheet.save(path, optimize=True)
 
 
-def blur(pictures: Tensor, sigma: float) -> Tensor:
+def blur(images: Tensor, sigma: float) -> Tensor:
     """Gaussian blur with repeated edges."""
     offsets = torch.arange(-4, 5)
     kernel = torch.exp(-offsets.square() / (2 * sigma**2))
     kernel = kernel / kernel.sum()
-    padded = functional.pad(pictures, (4, 4, 4, 4), mode="replicate").flatten(0, 1)[:, None]
+    padded = functional.pad(images, (4, 4, 4, 4), mode="replicate").flatten(0, 1)[:, None]
     across = functional.conv2d(padded, kernel.view(1, 1, 1, 9))
-    return functional.conv2d(across, kernel.view(1, 1, 9, 1)).view(pictures.shape)
+    return functional.conv2d(across, kernel.view(1, 1, 9, 1)).view(images.shape)
 
 
-def _timed(pictures: Tensor, captions: list[str]) -> float:
-    """Milliseconds per picture."""
+def _timed(images: Tensor, captions: list[str]) -> float:
+    """Milliseconds per image."""
     start = time.perf_counter()
-    verify(pictures, captions)
-    return (time.perf_counter() - start) * 1000 / len(pictures)
+    verify(images, captions)
+    return (time.perf_counter() - start) * 1000 / len(images)
 
 
 if __name__ == "__main__":

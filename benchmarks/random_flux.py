@@ -37,7 +37,7 @@ class Sizes:
     t5: dict[str, Any]
     vae: dict[str, Any]
     reward_text: dict[str, Any]
-    reward_picture: dict[str, Any]
+    reward_image: dict[str, Any]
     reward_width: int
     spec: dict[str, Any]
     entry: dict[str, Any]
@@ -54,7 +54,7 @@ TRUE = Sizes(
     t5={"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "vocab_size": 32128},
     vae={"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2},
     reward_text=_tower(1024, 24, 16, vocab_size=49408),
-    reward_picture=_tower(1280, 32, 16, image_size=224, patch_size=14),
+    reward_image=_tower(1280, 32, 16, image_size=224, patch_size=14),
     reward_width=1024,
     spec={},
     entry={},
@@ -66,7 +66,7 @@ TINY = Sizes(
     t5={"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 1, "num_heads": 2, "vocab_size": 64},
     vae={"block_out_channels": (8, 8, 16, 16), "layers_per_block": 1, "norm_num_groups": 4},
     reward_text=_tower(32, 1, 2, vocab_size=64),
-    reward_picture=_tower(32, 1, 2, image_size=28, patch_size=14),
+    reward_image=_tower(32, 1, 2, image_size=28, patch_size=14),
     reward_width=32,
     spec={
         "sampling": {"steps": 5, "width": 64, "height": 64, "rollout_batch_size": 4, "compile": False},
@@ -113,7 +113,7 @@ def reward(kind: str, sizes: Sizes, device: torch.device) -> ClipReward:
     config = CLIPConfig(
         projection_dim=sizes.reward_width,
         text_config=_text(sizes.reward_text) | both,
-        vision_config=sizes.reward_picture | both,
+        vision_config=sizes.reward_image | both,
     )
     with _made_on(device, torch.float32):
         model = CLIPModel(config)

@@ -3,7 +3,7 @@
     python benchmarks/rollout.py [--prompts 2] [--threads 2]
 
 Both run in this process on the bundled model, one after the other. The naive schedule is written out here, as the
-public implementation does it: a velocity for every SDE sample, every continuation from its own beginning, pictures
+public implementation does it: a velocity for every SDE sample, every continuation from its own beginning, images
 decoded and scored one by one. First in float64 for advantages, then in float32 for rewards and seconds.
 """
 
@@ -24,13 +24,13 @@ from worker.engine.grpo.noise import StepNoise, normal
 from worker.engine.grpo.rollout import Velocity
 from worker.engine.grpo.transitions import FlowTransition
 from worker.engine.models import load_model
-from worker.engine.models.base import FlowModel, PictureSize
+from worker.engine.models.base import FlowModel, ImageSize
 from worker.engine.rewards.clip import ClipReward
 from worker.engine.training.cost_meter import Meter
 from worker.shapes.grammar import heldout_prompts
 
 SPEC = RunSpec()
-SIZE = PictureSize(SPEC.sampling.width, SPEC.sampling.height)
+SIZE = ImageSize(SPEC.sampling.width, SPEC.sampling.height)
 SIGMAS = sigma_nodes(SPEC.sampling.steps, SPEC.sampling.shift)
 
 

@@ -1,9 +1,9 @@
 """`shapes-bench`: how far its judge can be trusted, and what the base is worth: `python -m benchmarks.shapes_bench`.
 
 Prints, by dimension, how often the judge is right: on renders, on renders with one thing broken, on the same blurred,
-noisy and after the autoencoder; then its agreement with labels that pictures of the base were given by eye
-(`shapes_bench_hand_labels`). `--scores` draws and judges the whole benchmark with the base instead, `--pictures DIR`
-draws the pictures that were labelled, and contact sheets of them.
+noisy and after the autoencoder; then its agreement with labels that images of the base were given by eye
+(`shapes_bench_hand_labels`). `--scores` draws and judges the whole benchmark with the base instead, `--images DIR`
+draws the images that were labelled, and contact sheets of them.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from benchmarks.perception import blur
 from service.contracts.benchmarks.bundled import bundled
 from service.contracts.benchmarks.data import BenchmarkPrompt
 from service.contracts.benchmarks.dimensions import PRIMARY, primary_of
-from worker.shapes import BENCH_CLIP_WEIGHTS, BENCH_FLUX_WEIGHTS, PICTURE_SIZE
+from worker.shapes import BENCH_CLIP_WEIGHTS, BENCH_FLUX_WEIGHTS, IMAGE_SIZE
 from worker.shapes.bench import judge_points
 from worker.shapes.bench.broken import break_scene
 from worker.shapes.bench.grammar import caption, parse
@@ -42,7 +42,7 @@ EACH = 100
 OF_DIMENSION = 22
 """Labelled test points of every dimension."""
 COLUMNS, ENLARGED = 6, 5
-"""Of the contact sheets: pictures beside each other, and how much larger they are."""
+"""Of the contact sheets: images beside each other, and how much larger they are."""
 
 Judged = dict[str, list[tuple[bool, bool]]]
 """By dimension: for every test point what it is in truth, and what the judge says."""
@@ -51,12 +51,12 @@ Judged = dict[str, list[tuple[bool, bool]]]
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.shapes_bench", description=__doc__)
     parser.add_argument("--scores", action="store_true", help="score the base on the benchmark")
-    parser.add_argument("--pictures", type=Path, help="draw the labelled pictures and contact sheets into this folder")
+    parser.add_argument("--images", type=Path, help="draw the labelled images and contact sheets into this folder")
     arguments = parser.parse_args()
     if arguments.scores:
         _print_scores()
-    elif arguments.pictures:
-        _write_pictures(arguments.pictures)
+    elif arguments.images:
+        _write_images(arguments.images)
     else:
         _print_trust()
         _print_agreement()
@@ -73,8 +73,8 @@ def _print_trust() -> None:
     clean, broken = zip(*_pairs(rng), strict=True)
     print(f"| {len(clean)} scenes, and as many broken | {' | '.join(PRIMARY)} |")
     print(f"|---|{'---|' * len(PRIMARY)}")
-    pictures = draw([scene for _, scene in clean])
-    for name, seen in _views(pictures):
+    images = draw([scene for _, scene in clean])
+    for name, seen in _views(images):
         _row(f"{name}: right", _judge(clean, seen), lambda rows: np.mean([true == said for true, said in rows]))
     found = _judge(broken, draw([scene for _, scene in broken]))
     _row("broken: right", found, lambda rows: np.mean([true == said for true, said in rows]))
@@ -95,18 +95,18 @@ def _pairs(rng: np.random.Generator) -> Iterator[tuple[tuple[str, Scene], tuple[
                 yield (caption(sentence), scene), (caption(sentence), made[1])
 
 
-def _views(pictures: Tensor) -> Iterator[tuple[str, Tensor]]:
-    noise = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(SEED))
-    yield "renders", pictures
-    yield "blurred, σ = 0.8 px", blur(pictures, 0.8)
+def _views(images: Tensor) -> Iterator[tuple[str, Tensor]]:
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(SEED))
+    yield "renders", images
+    yield "blurred, σ = 0.8 px", blur(images, 0.8)
     for strength in (0.05, 0.1):
-        yield f"noisy, σ = {strength}", (pictures + strength * noise).clamp(0, 1)
-    yield "after the autoencoder", reconstruct(AutoencoderKL.from_pretrained(BENCH_FLUX_WEIGHTS / "vae"), pictures)
+        yield f"noisy, σ = {strength}", (images + strength * noise).clamp(0, 1)
+    yield "after the autoencoder", reconstruct(AutoencoderKL.from_pretrained(BENCH_FLUX_WEIGHTS / "vae"), images)
 
 
-def _judge(pairs: tuple[tuple[str, Scene], ...], pictures: Tensor) -> Judged:
+def _judge(pairs: tuple[tuple[str, Scene], ...], images: Tensor) -> Judged:
     found: Judged = defaultdict(list)
-    said = judge_points(pictures, [text for text, _ in pairs])
+    said = judge_points(images, [text for text, _ in pairs])
     for (text, scene), scores in zip(pairs, said, strict=True):
         truth = look(scene)
         for point, score in zip(points(parse(text)), scores, strict=True):
@@ -121,7 +121,7 @@ def _row(name, judged: Judged, of) -> None:  # type: ignore[no-untyped-def]
 
 @dataclass(frozen=True)
 class Labelled:
-    """A picture of the base, and what an eye says of one test point of its prompt."""
+    """An image of the base, and what an eye says of one test point of its prompt."""
 
     prompt: BenchmarkPrompt
     place: int
@@ -130,19 +130,19 @@ class Labelled:
 
 
 def labelled() -> tuple[list[Labelled], Tensor]:
-    """The hand-labelled set: labels, and pictures [N, 3, 32, 32] in [0, 1]."""
+    """The hand-labelled set: labels, and images [N, 3, 32, 32] in [0, 1]."""
     prompts = {prompt.text: prompt for prompt in bundled().prompts}
-    rows = json.loads((LABELS / "labels.json").read_text())["pictures"]
+    rows = json.loads((LABELS / "labels.json").read_text())["images"]
     labels = [Labelled(prompts[row["prompt"]], row["point"], row["holds"]) for row in rows]
-    sheet = torch.from_numpy(np.array(Image.open(LABELS / "pictures.png"))).permute(2, 0, 1) / 255
-    tiles = sheet.unfold(1, PICTURE_SIZE, PICTURE_SIZE).unfold(2, PICTURE_SIZE, PICTURE_SIZE)
+    sheet = torch.from_numpy(np.array(Image.open(LABELS / "images.png"))).permute(2, 0, 1) / 255
+    tiles = sheet.unfold(1, IMAGE_SIZE, IMAGE_SIZE).unfold(2, IMAGE_SIZE, IMAGE_SIZE)
     return labels, tiles.permute(1, 2, 0, 3, 4).flatten(0, 1)[: len(labels)]
 
 
 def chosen() -> list[tuple[BenchmarkPrompt, int, int]]:
-    """Prompt, test point and number of the picture for each label: 22 of every dimension, spread over its points.
+    """Prompt, test point and number of the image for each label: 22 of every dimension, spread over its points.
 
-    No picture stands there twice: a prompt that is chosen again has its next picture labelled.
+    No image stands there twice: a prompt that is chosen again has its next image labelled.
     """
     found: list[tuple[BenchmarkPrompt, int, int]] = []
     for primary in PRIMARY:
@@ -154,14 +154,14 @@ def chosen() -> list[tuple[BenchmarkPrompt, int, int]]:
         ]
         for number in range(OF_DIMENSION):
             prompt, place = own[number * len(own) // OF_DIMENSION]
-            image = sum(other.index == prompt.index for other, _, _ in found)
-            found.append((prompt, place, image))
+            image_index = sum(other.index == prompt.index for other, _, _ in found)
+            found.append((prompt, place, image_index))
     return found
 
 
 def _print_agreement() -> None:
-    labels, pictures = labelled()
-    said = judge_points(pictures, [label.prompt for label in labels])
+    labels, images = labelled()
+    said = judge_points(images, [label.prompt for label in labels])
     rows: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
     for label, scores in zip(labels, said, strict=True):
         pair = (label.holds, bool(scores[label.place]))
@@ -178,20 +178,20 @@ def _print_agreement() -> None:
         print(f"| {name} | {len(eye)} | {eye.sum()} | {agreement:.4f} | {passes} | {fails} | {kappa} |")
 
 
-def _write_pictures(folder: Path) -> None:
-    """The pictures to label as one file, and enlarged with prompt and test point, some on a sheet."""
+def _write_images(folder: Path) -> None:
+    """The images to label as one file, and enlarged with prompt and test point, some on a sheet."""
     folder.mkdir(parents=True, exist_ok=True)
     picked = chosen()
     every = draw_benchmark(FluxPipeline.from_pretrained(BENCH_FLUX_WEIGHTS), [one.text for one, _, _ in picked])
-    pictures = every[[IMAGES * row + image for row, (_, _, image) in enumerate(picked)]]
-    pixels = (pictures * 255).round().byte().permute(0, 2, 3, 1).numpy()
+    images = every[[IMAGES * row + image_index for row, (_, _, image_index) in enumerate(picked)]]
+    pixels = (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
     across = 20
-    whole = np.zeros((-(-len(pixels) // across) * PICTURE_SIZE, across * PICTURE_SIZE, 3), np.uint8)
-    for place, picture in enumerate(pixels):
-        top, left = place // across * PICTURE_SIZE, place % across * PICTURE_SIZE
-        whole[top : top + PICTURE_SIZE, left : left + PICTURE_SIZE] = picture
-    Image.fromarray(whole).save(folder / "pictures.png", optimize=True)
-    side, text = PICTURE_SIZE * ENLARGED, 62
+    whole = np.zeros((-(-len(pixels) // across) * IMAGE_SIZE, across * IMAGE_SIZE, 3), np.uint8)
+    for place, image in enumerate(pixels):
+        top, left = place // across * IMAGE_SIZE, place % across * IMAGE_SIZE
+        whole[top : top + IMAGE_SIZE, left : left + IMAGE_SIZE] = image
+    Image.fromarray(whole).save(folder / "images.png", optimize=True)
+    side, text = IMAGE_SIZE * ENLARGED, 62
     font = ImageFont.load_default(size=12)
     for number, start in enumerate(range(0, len(picked), 36)):
         rows = picked[start : start + 36]

@@ -25,7 +25,7 @@ from service.local.stack import Stack
 
 SETTINGS = Path(__file__).with_suffix(".yaml")
 REWARD = "clip_score_2"
-"""The reward that every picture of an evaluation gets, too."""
+"""The reward that every image of an evaluation gets, too."""
 
 
 def aligned(client: Client, name: str, spec: Mapping[str, Any]) -> RunView:
@@ -50,7 +50,7 @@ def judged(client: Client, name: str, spec: Mapping[str, Any]) -> EvaluationView
         found = client.resume_evaluation(found.id)
     found = client.wait_for_evaluation(found.id)
     assert found.status is JobStatus.SUCCEEDED, found.error
-    print(f"{name}: {found.judged} pictures judged in {found.seconds_used:.0f} s", flush=True)
+    print(f"{name}: {found.judged} images judged in {found.seconds_used:.0f} s", flush=True)
     return found
 
 
@@ -135,7 +135,7 @@ def main() -> None:
         (out / "leaderboard.md").write_bytes(client.leaderboard_as("text/markdown", benchmark))
         (out / "leaderboard.png").write_bytes(client.leaderboard_as("image/png", benchmark))
         first, *beside = (one.id for one in evaluations.values())
-        (out / "comparison.png").write_bytes(client.gallery(first, beside=beside, count=10, seed=1, pictures=1))
+        (out / "comparison.png").write_bytes(client.gallery(first, beside=beside, count=10, seed=1, images=1))
         (out / "gallery.html").write_bytes(client.gallery(first, "html", beside=beside, count=30, seed=1))
         told = {name: one.model_dump(mode="json") for name, one in evaluations.items()}
         (out / "evaluations.json").write_text(json.dumps(told, indent=1), encoding="utf-8")

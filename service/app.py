@@ -51,7 +51,7 @@ from service.observability.metrics.registry import make_registry
 from service.observability.metrics.requests import MetricsMiddleware
 from service.observability.metrics.router import router as metrics
 
-DESCRIPTION = """Aligns flow text-to-image models with human preference by G²RPO, and draws pictures from the result.
+DESCRIPTION = """Aligns flow text-to-image models with human preference by G²RPO, and draws images from the result.
 
 Errors are `application/problem+json`; every answer carries `X-Request-ID`; lists come in pages."""
 

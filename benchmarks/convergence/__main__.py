@@ -3,7 +3,7 @@
     python -m benchmarks.convergence calibrate --out DIR     # calm seconds per step: nothing else may run
     python -m benchmarks.convergence tune --out DIR          # one grid of learning rates for every method
     python -m benchmarks.convergence run --out DIR           # every method at its best rate, to an equal budget
-    python -m benchmarks.convergence draw --out DIR          # pictures and values of the final policies and the base
+    python -m benchmarks.convergence draw --out DIR          # images and values of the final policies and the base
     python -m benchmarks.convergence report --out DIR --docs docs
 
 Each goes on where it was interrupted, and does nothing again that is done. Runs are standalone engine processes of one
@@ -50,7 +50,7 @@ def main() -> int:
             }
             return 0 if train(settings, "run", rates, options) else 1
         case "draw":
-            from benchmarks.convergence.pictures import draw_all  # torch, which no other phase needs
+            from benchmarks.convergence.images import draw_all  # torch, which no other phase needs
 
             draw_all(settings, options.out)
         case "report":

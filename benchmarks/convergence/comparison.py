@@ -25,7 +25,7 @@ class Curve:
     seed: int
     seconds: Floats
     """Calm seconds of training steps."""
-    evaluations: Floats
+    nfe: Floats
     """Of the network, in rollouts."""
     rewards: dict[str, Floats]
     pairs: int
@@ -89,9 +89,9 @@ def load_curve(run: Run, directory: Path, seconds: StepSeconds) -> Curve:
     return Curve(
         seed=run.seed,
         seconds=np.array([seconds.of_first(point.step) for point in points]),
-        evaluations=np.array([point.evaluations for point in points]),
+        nfe=np.array([point.nfe for point in points]),
         rewards={name: np.array([point.rewards[name] for point in points]) for name in points[0].rewards},
-        pairs=RunSpec.model_validate(run.spec).evaluation.pairs,
+        pairs=RunSpec.model_validate(run.spec).heldout.pairs,
         engine_seconds=points[-1].seconds,
     )
 
@@ -109,7 +109,7 @@ class Reached:
     """None: of the mean over seeds."""
     target: float
     seconds: float | None
-    evaluations: float | None
+    nfe: float | None
 
 
 def times_to_target(method: Method, target: Method) -> list[Reached]:
@@ -125,18 +125,18 @@ def _pairs(method: Method, target: Method) -> list[tuple[Curve, Curve]]:
 
 
 def _reached(seed: int | None, axes: Curve, smoothed: Floats, target: float) -> Reached:
-    seconds, evaluations = (time_to(target, axis, smoothed) for axis in (axes.seconds, axes.evaluations))
-    return Reached(seed, float(target), seconds, evaluations)
+    seconds, nfe = (time_to(target, axis, smoothed) for axis in (axes.seconds, axes.nfe))
+    return Reached(seed, float(target), seconds, nfe)
 
 
 def at_equal(methods: Sequence[Method]) -> dict[str, dict[str, list[float | None]]]:
-    """Smoothed sums by method and seed at equal seconds and at equal evaluations: the least that any method spent."""
+    """Smoothed sums by method and seed at equal seconds and at equal nfe: the least that any method spent."""
     seconds = min(float(method.curves[0].seconds[-1]) for method in methods)
-    evaluations = min(float(method.curves[0].evaluations[-1]) for method in methods)
+    nfe = min(float(method.curves[0].nfe[-1]) for method in methods)
     return {
         method.name: {
             "seconds": [value_at(seconds, curve.seconds, curve.smoothed) for curve in method.curves],
-            "evaluations": [value_at(evaluations, curve.evaluations, curve.smoothed) for curve in method.curves],
+            "nfe": [value_at(nfe, curve.nfe, curve.smoothed) for curve in method.curves],
         }
         for method in methods
     }

@@ -20,7 +20,7 @@ def draw_curves(methods: Sequence[Method], path: Path) -> None:
     chosen = [method for method in methods if method.chosen]
     target = the(TARGET, methods)
     for row, reward in zip(panels, rewards, strict=True):
-        for axes, axis in zip(row, ("seconds", "evaluations"), strict=True):
+        for axes, axis in zip(row, ("seconds", "nfe"), strict=True):
             for method, (colour, line, mark) in zip(chosen, STYLES, strict=True):
                 x, y = getattr(method.curves[0], axis), method.stack(reward)
                 axes.plot(x, y.mean(axis=0), line, color=colour, marker=mark, markersize=5, label=method.label)
@@ -32,7 +32,7 @@ def draw_curves(methods: Sequence[Method], path: Path) -> None:
             axes.tick_params(labelsize=SIZE)
         row[0].set_ylabel(reward or "sum of rewards, smoothed", fontsize=SIZE, parse_math=False)
     panels[-1][0].set_xlabel("calm seconds of training steps", fontsize=SIZE)
-    panels[-1][1].set_xlabel("network evaluations in rollouts", fontsize=SIZE)
+    panels[-1][1].set_xlabel("NFE in rollouts", fontsize=SIZE)
     panels[0][1].legend(fontsize=SIZE - 1, loc="lower right")
     title = f"Held-out rewards: mean over seeds ({len(target.curves)}), band from the least to the greatest"
     figure.suptitle(title, fontsize=SIZE + 2)

@@ -81,7 +81,7 @@ def calibration_run(settings: dict[str, Any], method: str) -> Run:
     if places > 1:
         spec = merge(spec, {"algorithm": {"window": {"every": 1}}})
     # One step more: the first pays for warming up.
-    changes = {"training": {"max_steps": 1 + places * max(2, rounds // places)}, "evaluation": {"every": 0}}
+    changes = {"training": {"max_steps": 1 + places * max(2, rounds // places)}, "heldout": {"every": 0}}
     return make_run(method, merge(spec, changes), 1e-4, 0)
 
 
@@ -96,7 +96,7 @@ def planned_runs(
             steps, every = rhythm(seconds[method], plan["seconds"], plan["points"])
             changes = {
                 "training": {"max_steps": steps},
-                "evaluation": {"every": every},
+                "heldout": {"every": every},
                 "checkpoints": {"every": every, "keep": 1},
             }
             spec = merge(method_spec(settings, method), changes)

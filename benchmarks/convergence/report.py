@@ -13,7 +13,7 @@ from benchmarks.convergence.calibration import SECONDS_FILE
 from benchmarks.convergence.choice import best_rates, grid
 from benchmarks.convergence.comparison import TARGET, Method, at_equal, load_methods, stability, the, times_to_target
 from benchmarks.convergence.figures import draw_curves
-from benchmarks.convergence.pictures import RENDERS, Drawn, draw_sheet, read
+from benchmarks.convergence.images import RENDERS, Drawn, draw_sheet, read
 from benchmarks.convergence.plan import BASE, Run
 
 AGREEMENT = 1e-3
@@ -41,7 +41,7 @@ def write_report(settings: dict[str, Any], out: Path, docs: Path) -> None:
         text = put(text, name, table)
     page.write_text(text, encoding="utf-8")
     draw_curves(methods, docs / "images" / "convergence_curves.png")
-    draw_sheet(settings, out, settings["run"]["seeds"][0], docs / "images" / "convergence_pictures.png")
+    draw_sheet(settings, out, settings["run"]["seeds"][0], docs / "images" / "convergence_images.png")
 
 
 def put(text: str, name: str, table: str) -> str:
@@ -66,13 +66,13 @@ def steps_table(settings: dict[str, Any], out: Path, methods: Sequence[Method]) 
         rows.append(
             (
                 method.label,
-                f"{method.curves[0].evaluations[-1] / count:.0f}",
+                f"{method.curves[0].nfe[-1] / count:.0f}",
                 f"{every:.2f}",
                 f"{rollout:.2f} / {judging:.2f} / {parts['update']:.2f}",
                 f"{method.rate:g}",
                 f"{count}",
                 f"{method.seconds[-1]:.0f}",
-                f"{method.curves[0].evaluations[-1]:,.0f}",
+                f"{method.curves[0].nfe[-1]:,.0f}",
                 ", ".join(f"{curve.engine_seconds:.0f}" for curve in method.curves),
             )
         )
@@ -149,24 +149,22 @@ def times_table(methods: Sequence[Method]) -> str:
         bests = [*(curve.smoothed.max() for curve in method.curves), method.stack(None).mean(axis=0).max()]
         for best, reached, reference in zip(bests, times_to_target(method, target), own, strict=True):
             seed = "mean of seeds" if reached.seed is None else str(reached.seed)
-            if reached.seconds is None or reached.evaluations is None or not reference.seconds:
+            if reached.seconds is None or reached.nfe is None or not reference.seconds:
                 spent = ("not reached", "–", "not reached")
             else:
                 share = reached.seconds / reference.seconds
-                spent = (f"{reached.seconds:.0f}", f"{share:.2f}", f"{reached.evaluations:,.0f}")
+                spent = (f"{reached.seconds:.0f}", f"{share:.2f}", f"{reached.nfe:,.0f}")
             rows.append((method.label, seed, f"{best:.4f}", f"{reached.target:.4f}", *spent))
-    return markdown(("method", "seed", "best", "target", "calm s", "share of DanceGRPO's s", "evaluations"), rows)
+    return markdown(("method", "seed", "best", "target", "calm s", "share of DanceGRPO's s", "nfe"), rows)
 
 
 def equal_table(methods: Sequence[Method]) -> str:
     """Smoothed sums where every method has spent as much."""
     values = at_equal(methods)
     seconds = min(method.seconds[-1] for method in methods)
-    evaluations = min(method.curves[0].evaluations[-1] for method in methods)
-    rows = [
-        (method.label, *(cell(values[method.name][axis]) for axis in ("seconds", "evaluations"))) for method in methods
-    ]
-    return markdown(("method", f"at {seconds:.0f} calm s", f"at {evaluations:,.0f} evaluations"), rows)
+    nfe = min(method.curves[0].nfe[-1] for method in methods)
+    rows = [(method.label, *(cell(values[method.name][axis]) for axis in ("seconds", "nfe"))) for method in methods]
+    return markdown(("method", f"at {seconds:.0f} calm s", f"at {nfe:,.0f} evaluations"), rows)
 
 
 def cell(values: Sequence[float | None]) -> str:
@@ -197,18 +195,18 @@ def texture_table(methods: Sequence[Method], out: Path) -> str:
                 texture_difference(own - full, scale) if method.name != "g2rpo" else "",
             )
         )
-    head = ("pictures", "mean squared Laplacian × 10⁴", "relative to renders", "from base", "from G²RPO")
+    head = ("images", "mean squared Laplacian × 10⁴", "relative to renders", "from base", "from G²RPO")
     return markdown(head, rows)
 
 
 def texture_difference(differences: Floats, scale: float) -> str:
-    """Over the pairs whose pictures all have flat pixels."""
+    """Over the pairs whose images all have flat pixels."""
     whole = scale * differences[:, np.isfinite(differences).all(axis=0)]
     return f"{whole.mean():+.2f} ({span(seeds_interval(whole), 2)})"
 
 
 def drawn_of(method: Method, out: Path) -> list[Drawn]:
-    """The final pictures of a method, by seed. ValueError where their values are not those that the engine reported."""
+    """The final images of a method, by seed. ValueError where their values are not those that the engine reported."""
     drawn = []
     for curve in method.curves:
         name = Run(method.name, method.rate, curve.seed, {}).name

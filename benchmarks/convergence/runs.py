@@ -24,7 +24,7 @@ class Point:
     """A held-out evaluation."""
 
     step: int
-    evaluations: float
+    nfe: float
     """Of rollouts, so far."""
     seconds: float
     """The engine's own seconds of training steps, so far."""
@@ -118,9 +118,7 @@ def curve(directory: Path) -> list[Point]:
             name.removeprefix("heldout/"): value for name, value in values.items() if name.startswith("heldout/")
         }
         if rewards:
-            points[event["step"]] = Point(
-                event["step"], values["elapsed/evaluations"], values["elapsed/seconds"], rewards
-            )
+            points[event["step"]] = Point(event["step"], values["elapsed/nfe"], values["elapsed/seconds"], rewards)
     return [points[step] for step in sorted(points)]
 
 

@@ -1,4 +1,4 @@
-"""A reward of your own behind HTTP: how bright a picture is. `uvicorn reward_server:app --port 9000` serves it.
+"""A reward of your own behind HTTP: how bright an image is. `uvicorn reward_server:app --port 9000` serves it.
 
 Its entry in the catalog: `{name: brightness, kind: http, url: "http://localhost:9000/v1", scale: 0 to 1}`.
 """
@@ -34,9 +34,9 @@ def score(question: Question) -> Answer:
 
 
 def brightness(image: str) -> float | None:
-    """Mean luminance, 0 to 1; None where the picture cannot be read: never a number made up."""
+    """Mean luminance, 0 to 1; None where the image cannot be read: never a number made up."""
     try:
-        with Image.open(io.BytesIO(base64.b64decode(image, validate=True))) as picture:
-            return ImageStat.Stat(picture.convert("L")).mean[0] / 255
+        with Image.open(io.BytesIO(base64.b64decode(image, validate=True))) as image:
+            return ImageStat.Stat(image.convert("L")).mean[0] / 255
     except (ValueError, UnidentifiedImageError):
         return None

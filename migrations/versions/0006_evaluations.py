@@ -110,10 +110,10 @@ def upgrade() -> None:
         sa.Column("data", sa.LargeBinary(), nullable=False),
     )
     _part(
-        "evaluation_pictures",
-        ("index", "image"),
+        "evaluation_images",
+        ("index", "image_index"),
         sa.Column("index", sa.Integer(), nullable=False),
-        sa.Column("image", sa.Integer(), nullable=False),
+        sa.Column("image_index", sa.Integer(), nullable=False),
         sa.Column("seed", sa.BigInteger(), nullable=False),
         sa.Column("rewards", JSONB(), nullable=False),
         sa.Column("key", sa.Text(), nullable=False),
@@ -122,9 +122,9 @@ def upgrade() -> None:
     )
     _part(
         "evaluation_answers",
-        ("index", "image", "number"),
+        ("index", "image_index", "number"),
         sa.Column("index", sa.Integer(), nullable=False),
-        sa.Column("image", sa.Integer(), nullable=False),
+        sa.Column("image_index", sa.Integer(), nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("scores", JSONB(), nullable=True),
         sa.Column("failure", sa.Text(), nullable=True),
@@ -136,7 +136,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    for table in ("answers", "pictures", "log_chunks", "events", "attempts"):
+    for table in ("answers", "images", "log_chunks", "events", "attempts"):
         op.drop_table(f"evaluation_{table}")
     op.drop_table("evaluations")
     op.alter_column("runs", "last_event", server_default=None)

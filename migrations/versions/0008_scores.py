@@ -1,4 +1,4 @@
-"""Given pictures, scored."""
+"""Given images, scored."""
 
 from collections.abc import Sequence
 
@@ -39,7 +39,7 @@ def upgrade() -> None:
         sa.Column("requested", JSONB(), nullable=False),
         sa.Column("spec", JSONB(), nullable=False),
         sa.Column("spec_version", sa.Integer(), nullable=False),
-        sa.Column("total_pictures", sa.Integer(), nullable=False),
+        sa.Column("total_images", sa.Integer(), nullable=False),
         sa.Column("rewards", JSONB(), nullable=True),
         sa.CheckConstraint(f"status IN ({_STATES})", name="ck_scores_status"),
         sa.ForeignKeyConstraint(["created_by"], ["api_keys.id"], name="fk_scores_created_by"),
@@ -65,7 +65,7 @@ def upgrade() -> None:
         postgresql_where=sa.text("status NOT IN ('cancelled', 'failed', 'succeeded')"),
     )
     op.create_table(
-        "score_pictures",
+        "score_images",
         sa.Column("score_id", sa.Uuid(), nullable=False),
         sa.Column("number", sa.Integer(), nullable=False),
         sa.Column("prompt", sa.Text(), nullable=False),
@@ -75,11 +75,11 @@ def upgrade() -> None:
         sa.Column("sha256", sa.Text(), nullable=False),
         sa.Column("size", sa.BigInteger(), nullable=False),
         sa.Column("values", JSONB(), nullable=True),
-        sa.ForeignKeyConstraint(["score_id"], ["scores.id"], name="fk_score_pictures_score_id", ondelete="CASCADE"),
-        sa.PrimaryKeyConstraint("score_id", "number", name="pk_score_pictures"),
+        sa.ForeignKeyConstraint(["score_id"], ["scores.id"], name="fk_score_images_score_id", ondelete="CASCADE"),
+        sa.PrimaryKeyConstraint("score_id", "number", name="pk_score_images"),
     )
 
 
 def downgrade() -> None:
-    op.drop_table("score_pictures")
+    op.drop_table("score_images")
     op.drop_table("scores")

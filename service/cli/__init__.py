@@ -47,7 +47,7 @@ app.command("plan")(show.plan)
 app.command("doctor")(doctor.doctor)
 
 DataOption = Annotated[
-    Path, typer.Option("--data", envvar="G2RPO_DATA_DIR", help="Directory of database, queue, pictures, weights, logs.")
+    Path, typer.Option("--data", envvar="G2RPO_DATA_DIR", help="Directory of database, queue, images, weights, logs.")
 ]
 
 
@@ -76,7 +76,7 @@ def demo(
     data: Annotated[Path | None, typer.Option(help="Directory of database and logs; default: OUT/.data.")] = None,
     settings: SettingsOption = None,
 ) -> None:
-    """Align the bundled model while you watch, and draw the same pictures before and after."""
+    """Align the bundled model while you watch, and draw the same images before and after."""
     from service.cli.demo import run
 
     spec = read_spec(None, ["preset=shapes", "name=demo", f"training.seed={seed}", *(settings or [])])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from service.api.benchmarks.imports import Report
     from service.contracts.benchmarks.scores import Accuracy, Scores
 
-app = typer.Typer(no_args_is_help=True, help="Benchmarks: prompts whose pictures a judge is asked about.")
+app = typer.Typer(no_args_is_help=True, help="Benchmarks: prompts whose images a judge is asked about.")
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The benchmark's name, such as unigenbench-en.")]
 _MOST_ROWS = 100
@@ -154,10 +154,10 @@ def print_scores(scores: "Scores") -> None:
         for sub, part in parts:
             table.add_row(*_cells("  " + sub.removeprefix(f"{name} - "), part), style="dim")
     console.print(table)
-    if scores.pictures is not None:
+    if scores.images is not None:
         _said(
-            f"{scores.pictures} pictures of {scores.prompts} prompts; {scores.failed_answers} answers failed "
-            f"{scores.failures or ''}; {scores.missing_pictures} pictures are missing; {scores.recovered} answers were "
+            f"{scores.images} images of {scores.prompts} prompts; {scores.failed_answers} answers failed "
+            f"{scores.failures or ''}; {scores.missing_images} images are missing; {scores.recovered} answers were "
             "recovered from the judge's words"
         )
 

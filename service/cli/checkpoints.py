@@ -71,7 +71,7 @@ def import_lora(
         float | None, typer.Option(help="Its alpha; default: what the file says, else its rank.")
     ] = None,
 ) -> None:
-    """Import a LoRA, for runs to start from and pictures to be drawn with. Prints its id."""
+    """Import a LoRA, for runs to start from and images to be drawn with. Prints its id."""
     with connect() as client:
         imported = client.import_checkpoint(file, model, name=name or file.stem, lora_alpha=lora_alpha)
         console.print(str(imported.id), highlight=False)

@@ -19,7 +19,7 @@ def curves(
     group: Annotated[
         list[str] | None, typer.Option(metavar="NAME=ID,ID", help="Seeds, shown as their mean; repeatable.")
     ] = None,
-    x: Annotated[Axis, typer.Option(help="Optimizer steps, network evaluations, or time.")] = "step",
+    x: Annotated[Axis, typer.Option(help="Optimizer steps, NFE, or time.")] = "step",
     band: Annotated[
         Band,
         typer.Option(help="About a group's mean: its 95% confidence interval, the standard deviation, least to most."),

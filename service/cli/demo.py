@@ -1,4 +1,4 @@
-"""`g2rpo demo`: the whole service, one run through the client, and what it did to the pictures, measured."""
+"""`g2rpo demo`: the whole service, one run through the client, and what it did to the images, measured."""
 
 import json
 import os
@@ -111,7 +111,7 @@ def demonstrate(client: Client, url: str, spec: Mapping[str, Any], out: Path, se
     _cancel_leftovers(client)
     spec = {**spec, "labels": {**spec.get("labels", {}), **LABEL}}
     plan = client.plan(spec)
-    console.print(f"aligning by G²RPO: {plan.total_evaluations} evaluations of the network planned", highlight=False)
+    console.print(f"aligning by G²RPO: {plan.total_nfe} NFE planned", highlight=False)
     with seconds.phase("run"):
         aligned = watch(client, client.create_run(spec), console, _REDRAW_SECONDS)
     if aligned.status is not JobStatus.SUCCEEDED:
@@ -132,11 +132,11 @@ def demonstrate(client: Client, url: str, spec: Mapping[str, Any], out: Path, se
         "seeds": {
             "training": resolved.training.seed,
             "sampler": resolved.training.sampler_seed,
-            "heldout": resolved.evaluation.seed,
+            "heldout": resolved.heldout.seed,
             "generation": GENERATION_SEED,
         },
         "heldout": {name: one.model_dump(mode="json") for name, one in (aligned.heldout or {}).items()},
-        "evaluations": {"planned": _planned(plan), "counted": counted},
+        "nfe": {"planned": _planned(plan), "counted": counted},
         "curves": shown,
         "prompts": generation.spec["prompts"],
         "checkpoint": generation.spec["checkpoints"][-1],
@@ -177,19 +177,19 @@ def _curves(client: Client, aligned: RunView) -> Any:
 def _planned(plan: Plan) -> dict[str, int]:
     steps = plan.spec.training.max_steps
     return {
-        "rollout": plan.per_step_evaluations * steps,
-        "heldout": plan.heldout_evaluations,
+        "rollout": plan.per_step_nfe * steps,
+        "heldout": plan.heldout_nfe,
         "update": plan.per_step_updates * steps,
     }
 
 
 def _counted(client: Client, aligned: RunView) -> dict[str, int]:
-    """Evaluations of the network as the engine counted them, over all steps."""
+    """NFE as the engine counted them, over all steps."""
     parts = {"anchor": "rollout", "continuation": "rollout", "heldout": "heldout", "update": "update"}
-    names = [f"evaluations/{part}" for part in parts]
+    names = [f"nfe/{part}" for part in parts]
     counted = dict.fromkeys(parts.values(), 0)
     for curve in client.curves(aligned.id, names, max_points=10_000).curves:
-        counted[parts[curve.name.removeprefix("evaluations/")]] += round(sum(value or 0 for value in curve.values))
+        counted[parts[curve.name.removeprefix("nfe/")]] += round(sum(value or 0 for value in curve.values))
     return counted
 
 
@@ -231,14 +231,14 @@ def _print(report: dict[str, Any], out: Path) -> None:
         table.add_row(reward, *numbers, f"{low:+.4f} to {high:+.4f}", str(one["pairs"]))
     console.print(table)
     seconds, processors = report["seconds"], report["processor_seconds"]
-    planned, counted = (sum(report["evaluations"][kind].values()) for kind in ("planned", "counted"))
+    planned, counted = (sum(report["nfe"][kind].values()) for kind in ("planned", "counted"))
     phases = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items() if name != "total")
     lines = [
-        f"evaluations of the network: {counted} counted, {planned} planned",
+        f"NFE: {counted} counted, {planned} planned",
         f"seconds: {seconds['total']:.0f} ({phases})",
         f"processor seconds: {processors['child']:.0f} in the training process, {processors['outside']:.0f} "
         f"({processors['outside_share']:.1%}) in everything else; {processors['outside_without_drawing_share']:.1%} "
-        f"without drawing the pictures",
+        f"without drawing the images",
         f"peak memory: {report['peak_memory_bytes'] / 2**20:.0f} MiB",
         f"see {out / 'curves.png'}, {out / 'before_after.png'}, {out / 'report.json'}",
     ]

@@ -25,10 +25,10 @@ def start(
     model: Annotated[str | None, typer.Option(help="A model of the catalog.")] = None,
     checkpoint: Annotated[str | None, typer.Option("--checkpoint", "-c", help="Default: the model itself.")] = None,
     judge: Annotated[str | None, typer.Option(help="A judge of the catalog; `none`: only rewards.")] = None,
-    reward: Annotated[list[str] | None, typer.Option(help="A reward that every picture gets; repeatable.")] = None,
+    reward: Annotated[list[str] | None, typer.Option(help="A reward that every image gets; repeatable.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="So many prompts, spread over the benchmark.")] = None,
-    num_images: Annotated[int | None, typer.Option("--num-images", "-n", min=1, help="Pictures per prompt.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the first picture of each prompt; default: 3407.")] = None,
+    num_images: Annotated[int | None, typer.Option("--num-images", "-n", min=1, help="Images per prompt.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Of the first image of each prompt; default: 3407.")] = None,
     name: Annotated[str | None, typer.Option(help="What people and leaderboards call it.")] = None,
     watching: WatchOption = False,
 ) -> None:
@@ -89,7 +89,7 @@ def resume(evaluation_id: EvaluationId, watching: WatchOption = False) -> None:
 
 @app.command()
 def delete(evaluation_id: EvaluationId) -> None:
-    """Delete an ended evaluation with its pictures and answers."""
+    """Delete an ended evaluation with its images and answers."""
     with connect() as client:
         client.delete_evaluation(evaluation_id)
     console.print(f"deleted {evaluation_id}", highlight=False)
@@ -114,7 +114,7 @@ def _watch(id: Any) -> EvaluationView:
 
 def _print(made: EvaluationView, whole: bool = False) -> None:
     """Say where it stands; `whole`: with its scores, and the exit status of how it ended."""
-    state = f"evaluation {made.id} is {made.status}: {made.pictures} of {made.total_images} pictures drawn"
+    state = f"evaluation {made.id} is {made.status}: {made.images} of {made.total_images} images drawn"
     console.print(f"{state}, {made.judged} judged, {made.failed} answers not readable", highlight=False)
     print_error(made)
     if not whole:

@@ -1,4 +1,4 @@
-"""`g2rpo generate`: pictures from checkpoints, saved in a directory."""
+"""`g2rpo generate`: images from checkpoints, saved in a directory."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,11 +16,11 @@ def generate(
         list[str] | None, typer.Option("--checkpoint", "-c", help="A checkpoint's id, or base; repeatable.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="A model of the catalog.")] = None,
-    num_images: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Pictures per prompt.")] = 1,
+    num_images: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Images per prompt.")] = 1,
     seed: Annotated[int, typer.Option(min=0, help="The same for every checkpoint.")] = 0,
     steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps; default: the model's own.")] = None,
     guidance: Annotated[float | None, typer.Option(min=0, help="Default: the model's own.")] = None,
-    out: Annotated[Path, typer.Option(help="Directory for the pictures and grid.png.")] = Path("pictures"),
+    out: Annotated[Path, typer.Option(help="Directory for the images and grid.png.")] = Path("images"),
     wait: Annotated[float, typer.Option(min=1, help="Seconds to wait for them.")] = 600,
 ) -> None:
     """Draw the same prompts with the same seeds from one or several checkpoints."""
@@ -37,6 +37,6 @@ def generate(
             raise typer.Exit(1)
         out.mkdir(parents=True, exist_ok=True)
         for image in made.images:
-            (out / f"{image.number:03d}-{image.checkpoint}-{image.seed}.png").write_bytes(client.picture(image.url))
-        (out / "grid.png").write_bytes(client.picture(made.grid))
-    console.print(f"wrote {len(made.images)} pictures and grid.png to {out}", highlight=False)
+            (out / f"{image.number:03d}-{image.checkpoint}-{image.seed}.png").write_bytes(client.fetch_image(image.url))
+        (out / "grid.png").write_bytes(client.fetch_image(made.grid))
+    console.print(f"wrote {len(made.images)} images and grid.png to {out}", highlight=False)

@@ -28,11 +28,11 @@ def answers(
         bool | None, typer.Option("--met/--unmet", help="Only with a test point that was met, or was not.")
     ] = None,
     failure: Annotated[Failure | None, typer.Option(help="Only those that could not be read, for this reason.")] = None,
-    all_tries: Annotated[bool, typer.Option("--all-tries", help="Earlier answers on a picture, too.")] = False,
+    all_tries: Annotated[bool, typer.Option("--all-tries", help="Earlier answers on an image, too.")] = False,
     words: Annotated[bool, typer.Option("--words", help="The judge's own words, too.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
 ) -> None:
-    """Show what the judge found in each picture: + met, - not met, ? not said."""
+    """Show what the judge found in each image: + met, - not met, ? not said."""
     tries: Literal["newest", "all"] = "all" if all_tries else "newest"
     with connect() as client:
         found = client.answers(
@@ -90,10 +90,10 @@ def gallery(
     index: Annotated[list[int] | None, typer.Option(min=0, help="This prompt; repeatable.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Prompts drawn by lot, where none is named.")] = 4,
     seed: Annotated[int, typer.Option(min=0, help="Of the lot.")] = 0,
-    pictures: Annotated[int | None, typer.Option(min=1, help="Of each prompt.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Of each prompt.")] = None,
     out: Annotated[Path, typer.Option(help="A .png, or an .html page of its own.")] = Path("gallery.png"),
 ) -> None:
-    """Write pictures of an evaluation, or of several side by side, with the test points that each met."""
+    """Write images of an evaluation, or of several side by side, with the test points that each met."""
     if out.suffix not in _FORMS:
         raise typer.BadParameter(f"{out} must end in {' or '.join(_FORMS)}")
     with connect() as client:
@@ -105,7 +105,7 @@ def gallery(
             index=index or (),
             count=count,
             seed=seed,
-            pictures=pictures,
+            images=images,
         )
     out.write_bytes(drawn)
     console.print(f"wrote {out}", highlight=False, soft_wrap=True)

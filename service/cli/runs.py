@@ -133,7 +133,7 @@ def delete(
     run_id: RunId,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
-    """Delete a paused or ended run with its curves, rewards, pictures, logs and checkpoints."""
+    """Delete a paused or ended run with its curves, rewards, images, logs and checkpoints."""
     if not yes:
         typer.confirm(f"Delete run {run_id} and everything recorded of it?", abort=True)
     with connect() as client:

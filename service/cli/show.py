@@ -50,14 +50,14 @@ def print_yaml(value: Any) -> None:
 
 
 def plan(file: FileOption = None, settings: SettingsOption = None) -> None:
-    """Show what a run would cost: evaluations of the network, memory, time."""
+    """Show what a run would cost: NFE, memory, time."""
     with connect() as client:
         made = client.plan(read_spec(file, settings or []))
     console.print(
         f"per prompt: {made.per_prompt.total} evaluations (anchor {made.per_prompt.anchor}, continuations "
         f"{made.per_prompt.continuations}); naive {made.naive_per_prompt.total}; saved {made.saved_share:.1%}\n"
-        f"per step: {made.per_step_evaluations} evaluations, {made.per_step_updates} forward and backward passes\n"
-        f"whole run: {made.total_evaluations} evaluations, {made.heldout_evaluations} of them held out",
+        f"per step: {made.per_step_nfe} evaluations, {made.per_step_updates} forward and backward passes\n"
+        f"whole run: {made.total_nfe} evaluations, {made.heldout_nfe} of them held out",
         highlight=False,
     )
     if made.memory is not None:

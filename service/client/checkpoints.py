@@ -53,7 +53,7 @@ class Checkpoints:
     def import_checkpoint(
         self, file: Path, model: str, *, name: str = "", lora_alpha: float | None = None
     ) -> CheckpointView:
-        """Send a LoRA file (safetensors, as diffusers saves it) that runs can start from and pictures be drawn with."""
+        """Send a LoRA file (safetensors, as diffusers saves it) that runs can start from and images be drawn with."""
         query: Query = {"model": model, "name": name, "lora_alpha": lora_alpha}
         headers = {"Content-Type": "application/octet-stream", "Content-Length": str(file.stat().st_size)}
         return self._transport.read(

@@ -11,7 +11,7 @@ class How(TypedDict, total=False):
     """How curves are compared; what is not said is as `GET /curves` has it."""
 
     x: Axis
-    """What they are shown over: `step`, `evaluations` or `seconds`."""
+    """What they are shown over: `step`, `nfe` or `seconds`."""
     band: Band
     """What is shown about a group's mean: `ci95`, `std`, `minmax` or `none`."""
     since_step: int

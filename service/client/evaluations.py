@@ -48,7 +48,7 @@ class Evaluations:
         return self._transport.read(EvaluationView, "POST", f"/evaluations/{id}/resume")
 
     def delete_evaluation(self, id: Id) -> None:
-        """Delete an ended evaluation with its pictures and answers."""
+        """Delete an ended evaluation with its images and answers."""
         self._transport.send("DELETE", f"/evaluations/{id}")
 
     def evaluation_events(

@@ -1,4 +1,4 @@
-"""Generations: pictures on request."""
+"""Generations: images on request."""
 
 import math
 import time
@@ -19,7 +19,7 @@ class Generations:
     _transport: Transport
 
     def generate(self, spec: Mapping[str, Any], wait: float | None = None) -> GenerationView:
-        """Draw pictures; `spec` is the body of `POST /generate`. With `wait`, up to so many seconds for the end."""
+        """Draw images; `spec` is the body of `POST /generate`. With `wait`, up to so many seconds for the end."""
         deadline = time.monotonic() + (wait or 0)
         generation = self._transport.read(
             GenerationView, "POST", "/generate", json=dict(spec), headers=prefer(wait or 0)
@@ -27,7 +27,7 @@ class Generations:
         return self._generation_until(generation, deadline)
 
     def generation(self, id: Id) -> GenerationView:
-        """A generation and its pictures so far."""
+        """A generation and its images so far."""
         return self._transport.read(GenerationView, "GET", f"/generations/{id}")
 
     def generations(self, *, status: Sequence[str] = ()) -> Iterator[GenerationSummary]:
@@ -47,18 +47,18 @@ class Generations:
         return self._transport.read(GenerationView, "POST", f"/generations/{id}/cancel")
 
     def delete_generation(self, id: Id) -> None:
-        """Delete an ended generation with its pictures; what rewards said of them stays."""
+        """Delete an ended generation with its images; what rewards said of them stays."""
         self._transport.send("DELETE", f"/generations/{id}")
 
     def image(self, generation: Id, number: int) -> bytes:
-        """One picture, PNG."""
-        return self.picture(f"/generations/{generation}/images/{number}")
+        """One image, PNG."""
+        return self.fetch_image(f"/generations/{generation}/images/{number}")
 
     def grid(self, generation: Id) -> bytes:
-        """All pictures side by side, PNG."""
-        return self.picture(f"/generations/{generation}/grid.png")
+        """All images side by side, PNG."""
+        return self.fetch_image(f"/generations/{generation}/grid.png")
 
-    def picture(self, path: str) -> bytes:
+    def fetch_image(self, path: str) -> bytes:
         """The PNG at a path that an answer named."""
         return self._transport.send("GET", path).content
 

@@ -1,10 +1,10 @@
-"""What evaluations found: answers, pictures, the official files, comparisons, galleries."""
+"""What evaluations found: answers, images, the official files, comparisons, galleries."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from service.api.evaluations.results_schemas import AnswerView, EvaluationComparison, PictureView
+from service.api.evaluations.results_schemas import AnswerView, EvaluationComparison, ImageView
 from service.client.transport import Id, Query, Transport
 
 _BLOCK = 1 << 20
@@ -25,7 +25,7 @@ class Judgements:
         failure: str | None = None,
         tries: Literal["newest", "all"] | None = None,
     ) -> Iterator[AnswerView]:
-        """All answers that fit, by prompt and picture, fetched page by page."""
+        """All answers that fit, by prompt and image, fetched page by page."""
         query: Query = {
             "dimension": list(dimension),
             "index": index,
@@ -35,9 +35,9 @@ class Judgements:
         }
         return self._transport.pages(AnswerView, f"/evaluations/{evaluation}/answers", query)
 
-    def evaluation_pictures(self, evaluation: Id, index: int | None = None) -> Iterator[PictureView]:
-        """All pictures of an evaluation, or of one prompt, fetched page by page; `client.picture(url)` is the PNG."""
-        return self._transport.pages(PictureView, f"/evaluations/{evaluation}/pictures", {"index": index})
+    def evaluation_images(self, evaluation: Id, index: int | None = None) -> Iterator[ImageView]:
+        """All images of an evaluation, or of one prompt, fetched page by page; `client.fetch_image(url)` is the PNG."""
+        return self._transport.pages(ImageView, f"/evaluations/{evaluation}/images", {"index": index})
 
     def export_evaluation(self, evaluation: Id, file: Path) -> None:
         """Write the official result file: `file` ends in `.csv`, or in `.json` for the counts by dimension.
@@ -78,16 +78,16 @@ class Judgements:
         index: Sequence[int] = (),
         count: int | None = None,
         seed: int | None = None,
-        pictures: int | None = None,
+        images: int | None = None,
     ) -> bytes:
-        """Pictures with what the judge found, those of other evaluations `beside` them: a PNG, or an HTML page."""
+        """Images with what the judge found, those of other evaluations `beside` them: a PNG, or an HTML page."""
         query: Query = {
             "with": [str(one) for one in beside],
             "dimension": list(dimension),
             "index": [str(one) for one in index],
             "count": count,
             "seed": seed,
-            "pictures": pictures,
+            "images": images,
         }
         accept = {"Accept": {"png": "image/png", "html": "text/html"}[form]}
         return self._transport.send("GET", f"/evaluations/{evaluation}/gallery", query, headers=accept).content

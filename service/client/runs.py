@@ -1,4 +1,4 @@
-"""Runs, and what they leave: curves, rewards, pictures, logs."""
+"""Runs, and what they leave: curves, rewards, images, logs."""
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -136,7 +136,7 @@ class Runs:
         return self._transport.pages(RewardGroupView, f"/runs/{id}/rewards", query)
 
     def samples(self, id: Id, *, kind: str | None = None, step: int | None = None) -> Iterator[SampleView]:
-        """A run's sample pictures, fetched page by page; `picture(sample.image)` is the PNG."""
+        """A run's sample images, fetched page by page; `image(sample.image)` is the PNG."""
         return self._transport.pages(SampleView, f"/runs/{id}/samples", {"kind": kind, "step": step})
 
     def logs(self, id: Id, *, attempt: int | None = None, offset: int = 0) -> LogPart:

@@ -1,4 +1,4 @@
-"""Scores: rewards of pictures."""
+"""Scores: rewards of images."""
 
 import base64
 import time
@@ -20,19 +20,19 @@ class Scores:
     def score(
         self,
         rewards: Sequence[str],
-        pictures: Iterable[tuple[str, Path | bytes]] | None = None,
+        images: Iterable[tuple[str, Path | bytes]] | None = None,
         *,
         generation: Id | None = None,
         wait: float | None = None,
     ) -> ScoreView:
-        """Have `rewards` score pictures, each a prompt and a file (PNG, JPEG, WebP), or those of a generation.
+        """Have `rewards` score images, each a prompt and a file (PNG, JPEG, WebP), or those of a generation.
 
         With `wait`, up to so many seconds for the end.
         """
         deadline = time.monotonic() + (wait or 0)
         body: dict[str, Any] = {"rewards": list(rewards)}
-        if pictures is not None:
-            body["pictures"] = [{"prompt": prompt, "image": _in_base64(picture)} for prompt, picture in pictures]
+        if images is not None:
+            body["images"] = [{"prompt": prompt, "image": _in_base64(image)} for prompt, image in images]
         if generation is not None:
             body["generation"] = str(generation)
         made = self._transport.read(ScoreView, "POST", "/score", json=body, headers=prefer(wait or 0))
@@ -58,7 +58,7 @@ class Scores:
         return self._transport.read(ScoreView, "POST", f"/scores/{id}/cancel")
 
     def delete_score(self, id: Id) -> None:
-        """Delete an ended scoring with the pictures that were sent for it."""
+        """Delete an ended scoring with the images that were sent for it."""
         self._transport.send("DELETE", f"/scores/{id}")
 
     def _score_until(self, found: ScoreView, deadline: float) -> ScoreView:
@@ -67,5 +67,5 @@ class Scores:
         return found
 
 
-def _in_base64(picture: Path | bytes) -> str:
-    return base64.b64encode(picture.read_bytes() if isinstance(picture, Path) else picture).decode()
+def _in_base64(image: Path | bytes) -> str:
+    return base64.b64encode(image.read_bytes() if isinstance(image, Path) else image).decode()

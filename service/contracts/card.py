@@ -65,7 +65,7 @@ def _training(manifest: CheckpointManifest) -> Iterator[str]:
 def _held_out(heldout: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     if not heldout:
         return
-    yield from ("", "## Held-out pictures", "", "The same prompts and noises before and after, never trained on.", "")
+    yield from ("", "## Held-out images", "", "The same prompts and noises before and after, never trained on.", "")
     yield "| reward | before | after | difference | 95% interval | pairs |"
     yield "|---|---|---|---|---|---|"
     for name, one in heldout.items():
@@ -92,7 +92,7 @@ def _use(entry: ModelEntry | None, form: Form) -> Iterator[str]:
     if not entry.dynamic_shift:  # else the pipeline's own schedule is the right one
         yield f'schedule = {{"use_dynamic_shifting": False, "shift": {entry.shift}}}'
         yield "pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config, **schedule)"
-    yield "picture = pipeline("
+    yield "image = pipeline("
     yield f"    {json.dumps(_PROMPT)},"
     if entry.family == "sd3":  # whose pipeline's own schedule ends elsewhere
         yield f"    sigmas=[1 - step / {entry.steps} for step in range({entry.steps})],"
@@ -103,7 +103,7 @@ def _use(entry: ModelEntry | None, form: Form) -> Iterator[str]:
     yield f"    height={entry.height},"
     yield f"    max_sequence_length={entry.text_length},"
     yield "    generator=torch.Generator().manual_seed(7),"
-    yield from (").images[0]", 'picture.save("picture.png")', "```")
+    yield from (").images[0]", 'image.save("image.png")', "```")
 
 
 def _hub(entry: ModelEntry | None) -> str | None:

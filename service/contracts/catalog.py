@@ -48,11 +48,11 @@ class Asked(Contract):
     token_env: Variable | None = Field(None, description="Environment variable of the worker that holds the API key.")
     concurrency: int = Field(20, ge=1, le=256, description="Requests at once.")
     timeout_seconds: float = Field(120.0, gt=0, description="Until an answer is there.")
-    tries: int = Field(3, ge=1, le=10, description="How often one picture is asked about until an answer can be read.")
-    picture: Literal["jpeg", "png"] = Field(
+    tries: int = Field(3, ge=1, le=10, description="How often one image is asked about until an answer can be read.")
+    image_format: Literal["jpeg", "png"] = Field(
         "jpeg", description="As the official scripts send it: `jpeg` of quality 95 (vLLM), `png` as drawn (Gemini)."
     )
-    picture_first: bool = Field(True, description="Before the text (vLLM) or after it (Gemini).")
+    image_first: bool = Field(True, description="Before the text (vLLM) or after it (Gemini).")
     max_tokens: int = Field(4096, ge=1, description="Of an answer.")
 
 
@@ -81,11 +81,11 @@ class ModelEntry(Contract):
         description="Its own guidance: embedded in FLUX.1; classifier-free in Stable Diffusion 3.5, where more than 1 "
         "evaluates the network twice."
     )
-    width: int = Field(description="Its own picture width, pixels.")
-    height: int = Field(description="Its own picture height, pixels.")
+    width: int = Field(description="Its own image width, pixels.")
+    height: int = Field(description="Its own image height, pixels.")
     size_multiple: int = Field(16, description="Width and height must be multiples of this, pixels.")
     max_size: int = Field(description="The largest width and height, pixels.")
-    text_length: int = Field(512, description="Tokens of the T5 sequence; pictures depend on it.")
+    text_length: int = Field(512, description="Tokens of the T5 sequence; images depend on it.")
     parameters: int = Field(description="Transformer parameters.")
     hidden_size: int = Field(3072, description="Width of the transformer's layers.")
     blocks: int = Field(19, ge=1, description="Blocks of two streams. Default: FLUX.1's; for `sd3` hidden_size / 64.")
@@ -97,11 +97,9 @@ class ModelEntry(Contract):
         4_885_371_136, ge=0, description="Parameters of all text encoders. Default: CLIP-L and T5-XXL, FLUX.1's."
     )
     decoder_parameters: int = Field(83_819_683, ge=0, description="Parameters of the autoencoder. Default: FLUX.1's.")
-    seconds_per_evaluation: float | None = Field(
-        None, description="Measured seconds per sample and evaluation, batched."
-    )
-    seconds_per_compiled_evaluation: float | None = Field(None, gt=0, description="The same with `sampling.compile`.")
-    seconds_per_decode: float | None = Field(None, ge=0, description="Measured seconds per decoded picture, batched.")
+    seconds_per_nfe: float | None = Field(None, description="Measured seconds per sample and evaluation, batched.")
+    seconds_per_compiled_nfe: float | None = Field(None, gt=0, description="The same with `sampling.compile`.")
+    seconds_per_decode: float | None = Field(None, ge=0, description="Measured seconds per decoded image, batched.")
     seconds_per_update: float | None = Field(
         None, ge=0, description="Measured seconds per forward and backward pass of a sample, without recomputing."
     )
@@ -128,7 +126,7 @@ class ModelEntry(Contract):
         return given
 
     def own_shift(self, width: int, height: int) -> float:
-        """The schedule shift that its own pipeline has for a picture of that size in pixels.
+        """The schedule shift that its own pipeline has for an image of that size in pixels.
 
         A dynamic one is e^μ, with μ on a line through 0.5 at 256 tokens and 1.15 at 4096 (FLUX.1-dev's
         scheduler configuration).
@@ -148,7 +146,7 @@ Axis = Literal["alignment", "coherence", "style"]
 
 
 class RewardEntry(Asked):
-    """A reward: one value per picture, higher is better."""
+    """A reward: one value per image, higher is better."""
 
     name: Name
     kind: Literal[
@@ -170,7 +168,7 @@ class RewardEntry(Asked):
         ge=0,
         description="Parameters of its model, which the worker holds in float32. Default: those of its kind.",
     )
-    seconds_per_picture: float | None = Field(None, ge=0, description="Measured seconds per scored picture, batched.")
+    seconds_per_image: float | None = Field(None, ge=0, description="Measured seconds per scored image, batched.")
     form: Literal["final_score", "axes"] = Field(
         "axes",
         description="What a UnifiedReward is asked for: `final_score` (the first models), or `axes`: scores for "
@@ -180,7 +178,7 @@ class RewardEntry(Asked):
         {"alignment": 1.0, "coherence": 1.0, "style": 1.0},
         description="Weight of each axis in the value, which is their weighted mean; one not named has no part in it.",
     )
-    batch_size: int = Field(8, ge=1, le=256, description="Pictures of one request, for kind `http`.")
+    batch_size: int = Field(8, ge=1, le=256, description="Images of one request, for kind `http`.")
     range: tuple[float, float] | None = Field(
         None, description="Values that are normalised to 0 and 1; null: normalised values are the raw ones."
     )
@@ -224,11 +222,11 @@ _REWARD_PARAMETERS = {"clip": _VIT_H, "hps": _VIT_H, "pickscore": _VIT_H, "image
 
 
 class JudgeEntry(Asked):
-    """What tells whether pictures show what a benchmark asks for."""
+    """What tells whether images show what a benchmark asks for."""
 
     name: Name
     kind: Literal["perception", "openai"] = Field(
-        description="`perception`: reads the bundled world's pictures; `openai`: a server of a vision-language model "
+        description="`perception`: reads the bundled world's images; `openai`: a server of a vision-language model "
         "with the OpenAI chat protocol, such as vLLM."
     )
     description: str = ""

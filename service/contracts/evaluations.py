@@ -13,9 +13,9 @@ from service.contracts.catalog import JudgeEntry
 from service.contracts.events import Failed, Finished, Progress, Started, Timed
 
 SEED = 3407
-"""Of the first picture of each prompt: the seed of UniGenBench++'s own scripts."""
-PICTURES = "pictures"
-"""Directory of an attempt's pictures, below the attempt's own."""
+"""Of the first image of each prompt: the seed of UniGenBench++'s own scripts."""
+IMAGES = "images"
+"""Directory of an attempt's images, below the attempt's own."""
 
 
 class EvaluationSpec(Contract):
@@ -25,19 +25,19 @@ class EvaluationSpec(Contract):
     model: Name = Field("shapes-flux-2", description="A model of the catalog.")
     checkpoint: Literal["base"] | UUID = Field("base", description="A checkpoint's id, or `base` for the model itself.")
     benchmark: Name = Field(BUNDLED, description="`GET /benchmarks` lists them.")
-    judge: Name | None = Field("perception", description="A judge of the catalog; null: nobody judges the pictures.")
+    judge: Name | None = Field("perception", description="A judge of the catalog; null: nobody judges the images.")
     rewards: tuple[Name, ...] = Field(
-        (), max_length=8, description="Rewards of the catalog that every picture gets, too. Distinct."
+        (), max_length=8, description="Rewards of the catalog that every image gets, too. Distinct."
     )
     limit: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
         None, description="So many of the benchmark's prompts, spread evenly over it; null: all."
     )
-    num_images: int = Field(4, ge=1, le=16, description="Pictures per prompt; the official number is 4.")
+    num_images: int = Field(4, ge=1, le=16, description="Images per prompt; the official number is 4.")
     seed: int = Field(
         SEED,
         ge=0,
         le=2**63 - 65,
-        description="Picture j of every prompt has this seed + j, and is `INDEX_j.png`.",
+        description="Image j of every prompt has this seed + j, and is `INDEX_j.png`.",
     )
     steps: Annotated[int, Field(ge=1, le=200)] | None = Field(
         None, description="Denoising steps; null: the model's own."
@@ -55,11 +55,11 @@ class EvaluationSpec(Contract):
         return self
 
 
-class PictureName(Contract):
-    """Which picture of an evaluation."""
+class ImageName(Contract):
+    """Which image of an evaluation."""
 
     index: int = Field(ge=0, description="The prompt's number in the benchmark.")
-    image: int = Field(ge=0, description="Its number among the pictures of the prompt.")
+    image_index: int = Field(ge=0, description="Its number among the images of the prompt.")
 
     @property
     def file(self) -> str:
@@ -67,8 +67,8 @@ class PictureName(Contract):
         return f"{self.index}_{self.image}.png"
 
 
-class DrawnPicture(PictureName):
-    """A picture that an earlier attempt drew, and that is yet to be judged."""
+class DrawnImage(ImageName):
+    """An image that an earlier attempt drew, and that is yet to be judged."""
 
     asked: int = Field(0, description="How often a judge was asked about it.")
 
@@ -79,36 +79,36 @@ class EvaluationJob(Contract):
     spec: EvaluationSpec
     benchmark: Benchmark = Field(description="With those prompts alone that are evaluated.")
     judge: JudgeEntry | None
-    drawn: tuple[DrawnPicture, ...] = Field(
-        description="Lie in the attempt's directory of pictures; one that does not is drawn again."
+    drawn: tuple[DrawnImage, ...] = Field(
+        description="Lie in the attempt's directory of images; one that does not is drawn again."
     )
-    done: tuple[PictureName, ...] = Field(description="Nothing is left to do for these.")
+    done: tuple[ImageName, ...] = Field(description="Nothing is left to do for these.")
 
     @property
     def total_images(self) -> int:
-        """Pictures in all."""
+        """Images in all."""
         return len(self.benchmark.prompts) * self.spec.num_images
 
 
-class PictureDrawn(Timed):
-    """A picture was drawn, and given its rewards."""
+class ImageDrawn(Timed):
+    """An image was drawn, and given its rewards."""
 
-    type: Literal["picture"] = "picture"
+    type: Literal["image"] = "image"
     index: int
-    image: int
+    image_index: int
     seed: int
     rewards: dict[str, float | None] = Field({}, description="Null where a reward failed.")
-    sha256: str = Field(description="Of the file, `pictures/INDEX_IMAGE.png` below the attempt's directory.")
+    sha256: str = Field(description="Of the file, `images/INDEX_IMAGE.png` below the attempt's directory.")
     size: int = Field(description="Bytes.")
 
 
-class PictureAnswered(Timed):
-    """A judge was asked about a picture, and has answered, or will not."""
+class ImageAnswered(Timed):
+    """A judge was asked about an image, and has answered, or will not."""
 
     type: Literal["answer"] = "answer"
     index: int
-    image: int
-    number: int = Field(ge=1, description="Counts how often it was asked about this picture; the newest answer counts.")
+    image_index: int
+    number: int = Field(ge=1, description="Counts how often it was asked about this image; the newest answer counts.")
     text: str | None = Field(description="The judge's own words.")
     scores: tuple[int, ...] | None
     failure: Failure | None
@@ -117,18 +117,18 @@ class PictureAnswered(Timed):
 
 
 EvaluationEvent = Annotated[
-    Started | Progress | PictureDrawn | PictureAnswered | Finished | Failed, Field(discriminator="type")
+    Started | Progress | ImageDrawn | ImageAnswered | Finished | Failed, Field(discriminator="type")
 ]
 EvaluationEventLine: TypeAdapter[EvaluationEvent] = TypeAdapter(EvaluationEvent)
 """Reads one line of an evaluation's `events.jsonl`."""
 
 
 class RewardMean(BaseModel):
-    """A reward over the pictures of an evaluation."""
+    """A reward over the images of an evaluation."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    mean: float | None = Field(description="Over pictures; null where the reward failed for all.")
+    mean: float | None = Field(description="Over images; null where the reward failed for all.")
     interval95: tuple[float, float] | None = Field(None, description="95% bootstrap interval over prompts.")
-    pictures: int = Field(description="Those that have a value.")
+    images: int = Field(description="Those that have a value.")
     failures: int = Field(description="Those for which the reward failed.")

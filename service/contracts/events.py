@@ -70,12 +70,12 @@ class RewardGroups(Timed):
 
 
 class Sample(Timed):
-    """A picture worth looking at: held out, or the best or worst of a group."""
+    """An image worth looking at: held out, or the best or worst of a group."""
 
     type: Literal["sample"] = "sample"
     step: int
     kind: Literal["heldout", "best", "worst"]
-    index: int = Field(description="Place among the pictures of this kind at this step.")
+    index: int = Field(description="Place among the images of this kind at this step.")
     prompt: str
     rewards: dict[str, float | None]
     sde_step: int | None = Field(None, description="For best and worst: the SDE step of the group.")

@@ -9,16 +9,16 @@ from service.contracts.base import Contract, Name, Prompt
 
 
 class GenerationSpec(Contract):
-    """Pictures from one or several checkpoints on the same prompts and seeds. Unsaid sizes are the model's own."""
+    """Images from one or several checkpoints on the same prompts and seeds. Unsaid sizes are the model's own."""
 
     model: Name = Field("shapes-flux", description="A model of the catalog.")
     checkpoints: tuple[Literal["base"] | UUID, ...] = Field(
         ("base",), min_length=1, max_length=8, description="Checkpoint ids, or `base` for the model itself. Distinct."
     )
     prompts: tuple[Prompt, ...] = Field(min_length=1, max_length=256, description="1 to 256 prompts.")
-    num_images: int = Field(1, ge=1, le=64, description="Pictures per prompt and checkpoint.")
+    num_images: int = Field(1, ge=1, le=64, description="Images per prompt and checkpoint.")
     seed: int = Field(
-        0, ge=0, le=2**63 - 65, description="Picture j of prompt p has the same noise for every checkpoint."
+        0, ge=0, le=2**63 - 65, description="Image j of prompt p has the same noise for every checkpoint."
     )
     steps: Annotated[int, Field(ge=1, le=200)] | None = Field(
         None, description="Denoising steps; null: the model's own."

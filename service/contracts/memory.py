@@ -28,10 +28,10 @@ _RECOMPUTED = 28.5
 _FORWARD = 20
 """Those alive in a forward that keeps nothing: inputs, query, key, value, and the feed-forward's four-fold width."""
 _DECODED = 10
-"""Tensors of 128 channels at the picture's size, alive at once in the decoder's last stage."""
+"""Tensors of 128 channels at the image's size, alive at once in the decoder's last stage."""
 _DECODER_CHANNELS = 128
 _SCORED_BYTES = 50_000_000
-"""A picture within a ViT-H/14 in float32."""
+"""An image within a ViT-H/14 in float32."""
 _ENCODED_ROWS = 8
 _ENCODED_BYTES = 30_000_000
 """A prompt of 512 tokens within T5-XXL in bfloat16."""
@@ -103,12 +103,12 @@ def targeted(model: ModelEntry) -> list[tuple[str, int, int]]:
 
 
 def tokens(model: ModelEntry, width: int, height: int) -> int:
-    """Tokens of a picture of so many pixels and of its prompt."""
-    return picture_tokens(model, width, height) + model.text_length
+    """Tokens of an image of so many pixels and of its prompt."""
+    return image_tokens(model, width, height) + model.text_length
 
 
-def picture_tokens(model: ModelEntry, width: int, height: int) -> int:
-    """Tokens of a picture of so many pixels."""
+def image_tokens(model: ModelEntry, width: int, height: int) -> int:
+    """Tokens of an image of so many pixels."""
     return (width // model.token_pixels) * (height // model.token_pixels)
 
 
@@ -163,7 +163,7 @@ def _prompts(spec: RunSpec) -> int:
 
 
 def _latent_bytes(spec: RunSpec, model: ModelEntry) -> int:
-    return picture_tokens(model, spec.sampling.width, spec.sampling.height) * model.out_channels * _FLOAT32
+    return image_tokens(model, spec.sampling.width, spec.sampling.height) * model.out_channels * _FLOAT32
 
 
 def _kept(spec: RunSpec, model: ModelEntry) -> dict[str, int]:
@@ -213,12 +213,12 @@ def _adapter_inputs(spec: RunSpec, model: ModelEntry) -> int:
     """Bytes of one sample's inputs of all adapted layers in float32, in which each of them keeps its own copy."""
     if precision(spec, model) == "float32":
         return 0  # they are what the layers themselves keep
-    picture = picture_tokens(model, spec.sampling.width, spec.sampling.height)
+    image = image_tokens(model, spec.sampling.width, spec.sampling.height)
 
     def seen(layer: str) -> int:
         if layer.startswith("single."):
-            return picture + model.text_length
-        return model.text_length if "add_" in layer or layer.startswith("ff_context.") else picture
+            return image + model.text_length
+        return model.text_length if "add_" in layer or layer.startswith("ff_context.") else image
 
     return _FLOAT32 * sum(inner * seen(name) for name, inner, _ in targeted(model))
 

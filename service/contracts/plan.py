@@ -15,14 +15,14 @@ _RECOMPUTING = 1.6
 """How much longer forward and backward take with gradient checkpointing: on an H100, FLUX.1-dev 0.65 for 0.40 s."""
 
 
-class Evaluations(Contract):
-    """Evaluations of the network for one prompt's rollout. Classifier-free guidance takes two for one velocity."""
+class RolloutNfe(Contract):
+    """NFE for one prompt's rollout. Classifier-free guidance takes two for one velocity."""
 
     anchor: int
     sde_steps: int = Field(description="Velocities for the SDE steps; 0 for G²RPO, whose anchor already has them.")
     continuations: int
     total: int
-    images: int = Field(description="Pictures decoded and scored, G²RPO's anchor included.")
+    images: int = Field(description="Images decoded and scored, G²RPO's anchor included.")
 
 
 class PaperFormula(Contract):
@@ -38,13 +38,13 @@ class Plan(Contract):
     """The run's cost, from its spec alone."""
 
     spec: RunSpec = Field(description="The resolved spec the run would have.")
-    per_prompt: Evaluations = Field(description="In the run's first step; MixGRPO's change with its window.")
-    naive_per_prompt: Evaluations = Field(description="The same as public references do it: nothing shared.")
+    per_prompt: RolloutNfe = Field(description="In the run's first step; MixGRPO's change with its window.")
+    naive_per_prompt: RolloutNfe = Field(description="The same as public references do it: nothing shared.")
     saved_share: float = Field(description="Share of evaluations saved against the naive schedule.")
-    per_step_evaluations: int = Field(description="Rollout evaluations of the run's first step.")
+    per_step_nfe: int = Field(description="Rollout evaluations of the run's first step.")
     per_step_updates: int = Field(description="Forward and backward passes of one step, in samples.")
-    heldout_evaluations: int = Field(description="Evaluations spent on held-out pictures over the whole run.")
-    total_evaluations: int = Field(description="Rollouts and held-out pictures over the whole run.")
+    heldout_nfe: int = Field(description="Evaluations spent on held-out images over the whole run.")
+    total_nfe: int = Field(description="Rollouts and held-out images over the whole run.")
     paper_formula: PaperFormula | None = Field(description="Of G²RPO alone.")
     memory: Memory | None = Field(description="Estimate, of each process; null for a model the catalog does not have.")
     seconds: float | None = Field(
@@ -56,14 +56,14 @@ class Plan(Contract):
 
 def heldout_pairs(spec: RunSpec) -> list[int]:
     """Number of prompt and noise pairs at each held-out evaluation of the run, in order."""
-    pairs, last = spec.evaluation.pairs, spec.training.max_steps
-    ends = max(pairs, spec.evaluation.final_pairs)
-    return [ends if step in (0, last) else pairs for step in evaluation_steps(spec)]
+    pairs, last = spec.heldout.pairs, spec.training.max_steps
+    ends = max(pairs, spec.heldout.final_pairs)
+    return [ends if step in (0, last) else pairs for step in heldout_steps(spec)]
 
 
-def evaluation_steps(spec: RunSpec) -> list[int]:
-    """Optimizer steps after which held-out pictures are drawn: the start, every `every`, and the end."""
-    every, last = spec.evaluation.every, spec.training.max_steps
+def heldout_steps(spec: RunSpec) -> list[int]:
+    """Optimizer steps after which held-out images are drawn: the start, every `every`, and the end."""
+    every, last = spec.heldout.every, spec.training.max_steps
     return sorted({*range(0, last, every), last}) if every else []
 
 
@@ -75,17 +75,17 @@ def make_plan(spec: RunSpec, catalog: Catalog, uploaded: Collection[str] = ()) -
     entry = next((model for model in catalog.models if model.name == spec.model), None)
     passes = entry.passes(spec.sampling.guidance) if entry else 1
     heldout = passes * sum(heldout_pairs(spec)) * steps
-    total = passes * prompts * algorithm.total_evaluations(steps, spec.training.max_steps, seed) + heldout
+    total = passes * prompts * algorithm.total_nfe(steps, spec.training.max_steps, seed) + heldout
     seconds, basis = _seconds(spec, entry, catalog, total) if entry else (None, "no measured rate in the catalog")
     return Plan(
         spec=spec,
-        per_prompt=_evaluations(shared, passes),
-        naive_per_prompt=_evaluations(naive, passes),
+        per_prompt=_rollout_nfe(shared, passes),
+        naive_per_prompt=_rollout_nfe(naive, passes),
         saved_share=1 - shared.total / naive.total,
-        per_step_evaluations=passes * shared.total * prompts,
+        per_step_nfe=passes * shared.total * prompts,
         per_step_updates=passes * algorithm.trained(steps) * prompts,
-        heldout_evaluations=heldout,
-        total_evaluations=total,
+        heldout_nfe=heldout,
+        total_nfe=total,
         paper_formula=_paper_formula(algorithm, steps) if isinstance(algorithm, G2RPO) else None,
         memory=_memory(spec, entry, catalog) if entry else None,
         seconds=seconds,
@@ -94,8 +94,8 @@ def make_plan(spec: RunSpec, catalog: Catalog, uploaded: Collection[str] = ()) -
     )
 
 
-def _evaluations(cost: RolloutCost, passes: int) -> Evaluations:
-    return Evaluations(
+def _rollout_nfe(cost: RolloutCost, passes: int) -> RolloutNfe:
+    return RolloutNfe(
         anchor=passes * cost.anchor,
         sde_steps=passes * cost.sde_steps,
         continuations=passes * cost.continuations,
@@ -117,13 +117,13 @@ def _paper_formula(algorithm: G2RPO, steps: int) -> PaperFormula:
 
 
 def _memory(spec: RunSpec, entry: ModelEntry, catalog: Catalog) -> Memory:
-    named = {*(reward.name for reward in spec.rewards), *spec.evaluation_rewards}
+    named = {*(reward.name for reward in spec.rewards), *spec.heldout_rewards}
     return estimate(spec, entry, [reward for reward in catalog.rewards if reward.name in named])
 
 
-def _seconds(spec: RunSpec, entry: ModelEntry, catalog: Catalog, evaluations: int) -> tuple[float | None, str]:
+def _seconds(spec: RunSpec, entry: ModelEntry, catalog: Catalog, nfe: int) -> tuple[float | None, str]:
     """Seconds of the whole run as far as the catalog has rates, shared by the processes; and what they rest on."""
-    if not entry.seconds_per_evaluation:
+    if not entry.seconds_per_nfe:
         return None, "no measured rate in the catalog"
     training, steps = spec.training, spec.sampling.steps
     each = training.max_steps * training.prompts_per_step
@@ -131,14 +131,14 @@ def _seconds(spec: RunSpec, entry: ModelEntry, catalog: Catalog, evaluations: in
     held = sum(heldout_pairs(spec))
     own = tokens(entry, entry.width, entry.height)
     size = tokens(entry, spec.sampling.width, spec.sampling.height) / own
-    rewards = {reward.name: reward.seconds_per_picture for reward in catalog.rewards}
-    asked = [(reward.name, drawn) for reward in spec.rewards] + [(name, held) for name in spec.evaluation_rewards]
-    scored = [pictures * rate for name, pictures in asked if (rate := rewards.get(name)) is not None]
+    rewards = {reward.name: reward.seconds_per_image for reward in catalog.rewards}
+    asked = [(reward.name, drawn) for reward in spec.rewards] + [(name, held) for name in spec.heldout_rewards]
+    scored = [images * rate for name, images in asked if (rate := rewards.get(name)) is not None]
     passes = entry.passes(spec.sampling.guidance)
     recomputing = _RECOMPUTING if training.gradient_checkpointing else 1.0
     updates = each * spec.algorithm.trained(steps) * passes
     parts = {
-        "sampling": _sampling(spec, entry, evaluations) * size,
+        "sampling": _sampling(spec, entry, nfe) * size,
         "decoding": (drawn + held) * (entry.seconds_per_decode or 0) * size,
         "rewards": sum(scored),
         "updates": updates * (entry.seconds_per_update or 0) * recomputing * size,
@@ -148,20 +148,20 @@ def _seconds(spec: RunSpec, entry: ModelEntry, catalog: Catalog, evaluations: in
     missing = [part for part, seconds in parts.items() if not seconds]
     basis = f"{told}, by the catalog's rates on {entry.measured_on}"
     if size != 1:
-        basis += f", times {size:.2f} for the picture's size"
+        basis += f", times {size:.2f} for the image's size"
     if missing:
         basis += f"; {' and '.join(missing)} come on top"
     return sum(parts.values()) / processes, basis
 
 
-def _sampling(spec: RunSpec, entry: ModelEntry, evaluations: int) -> float:
+def _sampling(spec: RunSpec, entry: ModelEntry, nfe: int) -> float:
     """Seconds of all evaluations at the model's own size, by the compiled rate for continuations that are compiled."""
-    rate = entry.seconds_per_evaluation or 0.0
-    faster = (spec.sampling.compile and entry.seconds_per_compiled_evaluation) or rate
+    rate = entry.seconds_per_nfe or 0.0
+    faster = (spec.sampling.compile and entry.seconds_per_compiled_nfe) or rate
     cost = spec.algorithm.cost(spec.sampling.steps, 0, spec.training.seed)
     held = entry.passes(spec.sampling.guidance) * sum(heldout_pairs(spec)) * spec.sampling.steps
-    continuations = (evaluations - held) * cost.continuations / cost.total
-    return continuations * faster + (evaluations - continuations) * rate
+    continuations = (nfe - held) * cost.continuations / cost.total
+    return continuations * faster + (nfe - continuations) * rate
 
 
 def _warnings(spec: RunSpec, catalog: Catalog, uploaded: Collection[str]) -> list[str]:
@@ -170,15 +170,15 @@ def _warnings(spec: RunSpec, catalog: Catalog, uploaded: Collection[str]) -> lis
         {entry.name for entry in entries} for entries in (catalog.models, catalog.rewards, catalog.prompt_sets)
     )
     sets |= set(uploaded)
-    named = [("model", spec.model, models), ("evaluation.prompts", spec.evaluation.prompts, sets)]
+    named = [("model", spec.model, models), ("heldout.prompts", spec.heldout.prompts, sets)]
     named += [("rewards", reward.name, rewards) for reward in spec.rewards]
-    named += [("evaluation.rewards", name, rewards) for name in spec.evaluation.rewards or ()]
+    named += [("heldout.rewards", name, rewards) for name in spec.heldout.rewards or ()]
     named += [("prompts.set", spec.prompts.set, sets)] if spec.prompts.set else []
     for field, name, known in named:
         if name not in known:
             warnings.append(f"{field}: {name!r} is not in this server's catalog; a run would be refused")
-    if spec.prompts.set == spec.evaluation.prompts:
-        warnings.append(f"evaluation.prompts: {spec.evaluation.prompts!r} is trained on; held-out figures will flatter")
+    if spec.prompts.set == spec.heldout.prompts:
+        warnings.append(f"heldout.prompts: {spec.heldout.prompts!r} is trained on; held-out figures will flatter")
     if spec.training.adapter == "lora" and spec.training.learning_rate < 1e-5:
         warnings.append(
             f"training.learning_rate {spec.training.learning_rate} hardly moves a LoRA; "

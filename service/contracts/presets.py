@@ -41,7 +41,7 @@ _PAPER: dict[str, Any] = {
     },
     # Sets that an operator's catalog brings along with FLUX; docs/catalogs/flux.yaml has such entries.
     "prompts": {"set": "alignment-train"},
-    "evaluation": {"every": 10, "prompts": "alignment-heldout", "pairs": 64, "final_pairs": 0},
+    "heldout": {"every": 10, "prompts": "alignment-heldout", "pairs": 64, "final_pairs": 0},
     "checkpoints": {"every": 50},
 }
 

@@ -17,12 +17,12 @@ Labels = Annotated[dict[Label, Label], Field(max_length=32, json_schema_extra={"
 
 
 class Sampling(Contract):
-    """The denoising schedule and picture size used for rollouts, anchors and held-out pictures."""
+    """The denoising schedule and image size used for rollouts, anchors and held-out images."""
 
     steps: int = Field(8, ge=2, le=200, description="Denoising steps T.")
     shift: float = Field(3.0, ge=0.1, le=20, description="Schedule shift s. Source: supplement, Table 1.")
-    width: int = Field(32, ge=16, le=4096, multiple_of=16, description="Picture width in pixels.")
-    height: int = Field(32, ge=16, le=4096, multiple_of=16, description="Picture height in pixels.")
+    width: int = Field(32, ge=16, le=4096, multiple_of=16, description="Image width in pixels.")
+    height: int = Field(32, ge=16, le=4096, multiple_of=16, description="Image height in pixels.")
     guidance: float = Field(
         3.5,
         ge=0,
@@ -36,12 +36,12 @@ class Sampling(Contract):
         le=1024,
         description="Samples per forward in rollouts. Changes speed and memory, not what is computed.",
     )
-    decode_batch_size: int = Field(96, ge=1, le=1024, description="Pictures per decode and reward call.")
+    decode_batch_size: int = Field(96, ge=1, le=1024, description="Images per decode and reward call.")
     compile: bool = Field(
         False,
         strict=True,
         description="Compile (`torch.compile`) the network for what no log-probability comes from: faster on a GPU, "
-        "after some minutes of compiling at first. Pictures differ from those without it in the last digits.",
+        "after some minutes of compiling at first. Images differ from those without it in the last digits.",
     )
 
 
@@ -55,7 +55,7 @@ class Reward(Contract):
     @classmethod
     def _not_zero(cls, weight: float) -> float:
         if weight == 0:
-            raise ValueError("a reward of weight 0 trains nothing; list it under evaluation.rewards instead")
+            raise ValueError("a reward of weight 0 trains nothing; list it under heldout.rewards instead")
         return weight
 
 
@@ -102,7 +102,7 @@ class Training(Contract):
         gt=0,
         lt=1,
         description="Keep an exponential moving average of the trained weights, this much of it at each update. It is "
-        "what held-out pictures are drawn with and what checkpoints offer; rollouts use the weights themselves.",
+        "what held-out images are drawn with and what checkpoints offer; rollouts use the weights themselves.",
     )
     max_bad_steps: int = Field(
         3,
@@ -114,7 +114,7 @@ class Training(Contract):
         0.5,
         ge=0,
         le=1,
-        description="Share of a step's pictures on which a reward may fail. What failed is missing, never a number "
+        description="Share of a step's images on which a reward may fail. What failed is missing, never a number "
         "made up.",
     )
     max_missing_steps: int = Field(
@@ -122,7 +122,7 @@ class Training(Contract):
         ge=1,
         le=1000,
         description="Steps in a row in which a reward may fail on more than that share before the run pauses with "
-        "`rewards_failed`; it pauses at the first where a server's reward fails on every picture. It is not trained "
+        "`rewards_failed`; it pauses at the first where a server's reward fails on every image. It is not trained "
         "on the step at which it pauses.",
     )
     max_grad_norm: float = Field(1.0, gt=0, le=1e6, description="Gradients are clipped to this norm. Source: Table 1.")
@@ -155,7 +155,7 @@ class EarlyStop(Contract):
     min_delta: float = Field(0.0, ge=0, le=1000, description="By how much a new best must exceed the last one.")
 
 
-class Evaluation(Contract):
+class Heldout(Contract):
     """Held-out evaluation: the same prompts and noises every time, never trained on."""
 
     every: int = Field(
@@ -176,7 +176,7 @@ class Evaluation(Contract):
         None, min_length=1, max_length=8, description="Rewards of the catalog to report; null: those trained on."
     )
     seed: int = Field(7, ge=0, le=2**63 - 1, description="Seeds the held-out noises.")
-    samples: int = Field(8, ge=0, le=64, description="Held-out pictures kept at each evaluation.")
+    samples: int = Field(8, ge=0, le=64, description="Held-out images kept at each evaluation.")
     early_stop: EarlyStop | None = Field(None, description="When to end for want of progress; null: never.")
 
 
@@ -248,7 +248,7 @@ class RunSpec(Contract):
     )
     prompts: PromptSource = PromptSource(set="shapes-train")
     training: Training = Field(Training(), validate_default=True)
-    evaluation: Evaluation = Evaluation()
+    heldout: Heldout = Heldout()
     checkpoints: Checkpoints = Checkpoints()
     resources: Resources = Field(Resources(), validate_default=True)
     limits: Limits = Limits()
@@ -294,18 +294,18 @@ class RunSpec(Contract):
         refuse_split(algorithm, training.prompts_per_step, 1)
         return training
 
-    @field_validator("evaluation")
+    @field_validator("heldout")
     @classmethod
-    def _stops_by_a_reported_reward(cls, evaluation: Evaluation, info: ValidationInfo) -> Evaluation:
-        if evaluation.early_stop is not None and "rewards" in info.data:
-            refuse_unreported("early_stop.reward", evaluation.early_stop.reward, evaluation, info.data["rewards"])
-        return evaluation
+    def _stops_by_a_reported_reward(cls, heldout: Heldout, info: ValidationInfo) -> Heldout:
+        if heldout.early_stop is not None and "rewards" in info.data:
+            refuse_unreported("early_stop.reward", heldout.early_stop.reward, heldout, info.data["rewards"])
+        return heldout
 
     @field_validator("checkpoints")
     @classmethod
     def _best_by_a_reported_reward(cls, checkpoints: Checkpoints, info: ValidationInfo) -> Checkpoints:
-        if checkpoints.best is not None and {"rewards", "evaluation"} <= info.data.keys():
-            refuse_unreported("best", checkpoints.best, info.data["evaluation"], info.data["rewards"])
+        if checkpoints.best is not None and {"rewards", "heldout"} <= info.data.keys():
+            refuse_unreported("best", checkpoints.best, info.data["heldout"], info.data["rewards"])
         return checkpoints
 
     @field_validator("resources")
@@ -327,9 +327,9 @@ class RunSpec(Contract):
         return rewards
 
     @property
-    def evaluation_rewards(self) -> tuple[str, ...]:
-        """Names of the rewards reported on held-out pictures."""
-        return self.evaluation.rewards or tuple(reward.name for reward in self.rewards)
+    def heldout_rewards(self) -> tuple[str, ...]:
+        """Names of the rewards reported on held-out images."""
+        return self.heldout.rewards or tuple(reward.name for reward in self.rewards)
 
 
 def refuse_uneven(algorithm: AlgorithmContract, prompts: int, processes: int) -> None:
@@ -353,12 +353,10 @@ def refuse_split(algorithm: AlgorithmContract, prompts: int, processes: int) -> 
         )
 
 
-def refuse_unreported(field: str, name: str, evaluation: Evaluation, rewards: tuple[Reward, ...]) -> None:
+def refuse_unreported(field: str, name: str, heldout: Heldout, rewards: tuple[Reward, ...]) -> None:
     """Raise ValueError where `name` is no held-out reward, or none is measured."""
-    reported = evaluation.rewards or tuple(reward.name for reward in rewards)
+    reported = heldout.rewards or tuple(reward.name for reward in rewards)
     if name not in reported:
         raise ValueError(f"{field} {name!r} is no held-out reward; allowed are {', '.join(reported)}")
-    if not evaluation.every:
-        raise ValueError(
-            f"{field} {name!r} needs held-out evaluations; evaluation.every 0 has none, allowed is above 0"
-        )
+    if not heldout.every:
+        raise ValueError(f"{field} {name!r} needs held-out evaluations; heldout.every 0 has none, allowed is above 0")

@@ -47,15 +47,15 @@ def continuation_path(steps: int, sde_step: int, stride: int) -> tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class TreeNode:
     """One evaluation of the network on a tree of continuations that share their common beginnings.
 
     `node` is where it is evaluated, `children` the evaluations that follow it, and `ends` the strides whose path ends
-    here: their clean estimate x̂_0 = x − σ·v is a finished picture.
+    here: their clean estimate x̂_0 = x − σ·v is a finished image.
     """
 
     node: int
-    children: tuple["Evaluation", ...]
+    children: tuple["TreeNode", ...]
     ends: tuple[int, ...]
 
     def count(self) -> int:
@@ -63,25 +63,25 @@ class Evaluation:
         return 1 + sum(child.count() for child in self.children)
 
 
-def continuation_tree(steps: int, sde_step: int, strides: Sequence[int]) -> Evaluation:
+def continuation_tree(steps: int, sde_step: int, strides: Sequence[int]) -> TreeNode:
     """All continuations from one SDE step, each common beginning evaluated once."""
     paths = {stride: continuation_path(steps, sde_step, stride) for stride in strides}
     return _grow(paths, depth=0)
 
 
-def _grow(paths: dict[int, tuple[int, ...]], depth: int) -> Evaluation:
+def _grow(paths: dict[int, tuple[int, ...]], depth: int) -> TreeNode:
     node = next(iter(paths.values()))[depth]
     ends = tuple(stride for stride, path in paths.items() if len(path) == depth + 1)
     following: dict[int, dict[int, tuple[int, ...]]] = {}
     for stride, path in paths.items():
         if len(path) > depth + 1:
             following.setdefault(path[depth + 1], {})[stride] = path
-    return Evaluation(node, tuple(_grow(group, depth + 1) for group in following.values()), ends)
+    return TreeNode(node, tuple(_grow(group, depth + 1) for group in following.values()), ends)
 
 
 @dataclass(frozen=True)
 class RolloutCost:
-    """Evaluations of the network for one prompt's rollout, by part."""
+    """NFE for one prompt's rollout, by part."""
 
     anchor: int
     sde_steps: int

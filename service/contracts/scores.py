@@ -8,21 +8,21 @@ from pydantic import Field, field_validator, model_validator
 from service.contracts.base import Contract, Name, Prompt
 
 
-class GivenPicture(Contract):
-    """A picture to be scored, and what it was to show."""
+class GivenImage(Contract):
+    """An image to be scored, and what it was to show."""
 
     prompt: Prompt = Field(description="1 to 2000 characters.")
     image: str = Field(min_length=1, description="A PNG, JPEG or WebP file in base64.")
 
 
 class ScoreSpec(Contract):
-    """Pictures, given or of a generation, and the rewards that score them."""
+    """Images, given or of a generation, and the rewards that score them."""
 
     rewards: tuple[Name, ...] = Field(min_length=1, max_length=16, description="Rewards of the catalog. Distinct.")
-    pictures: tuple[GivenPicture, ...] | None = Field(
-        None, min_length=1, max_length=4096, description="Pictures with their prompts; either these or `generation`."
+    images: tuple[GivenImage, ...] | None = Field(
+        None, min_length=1, max_length=4096, description="Images with their prompts; either these or `generation`."
     )
-    generation: UUID | None = Field(None, description="A generation that has ended, whose pictures are scored.")
+    generation: UUID | None = Field(None, description="A generation that has ended, whose images are scored.")
 
     @field_validator("rewards")
     @classmethod
@@ -33,8 +33,8 @@ class ScoreSpec(Contract):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if (self.pictures is None) == (self.generation is None):
-            raise ValueError("give either `pictures` or `generation`")
+        if (self.images is None) == (self.generation is None):
+            raise ValueError("give either `images` or `generation`")
         return self
 
 
@@ -55,7 +55,7 @@ class RewardVersion(Contract):
 
 
 class RewardValue(Contract):
-    """What a reward says of a picture."""
+    """What a reward says of an image."""
 
     reward: Name
     status: Literal["ok", "failed"]

@@ -88,7 +88,7 @@ def compare(first: Tally, second: Tally, seed: int = 0, resamples: int = RESAMPL
 def mean_over_prompts(
     values: Sequence[Sequence[float]], seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float | None, Interval | None]:
-    """The mean over pictures, whose values come by prompt, and its 95% bootstrap interval over prompts (seeded)."""
+    """The mean over images, whose values come by prompt, and its 95% bootstrap interval over prompts (seeded)."""
     if not values:
         return None, None
     sums, counts = (np.array([statistic(each) for each in values], dtype=float) for statistic in (sum, len))
@@ -102,7 +102,7 @@ def compare_values(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Difference:
-    """The second's mean over pictures less the first's, on the prompts that both have values of.
+    """The second's mean over images less the first's, on the prompts that both have values of.
 
     Values are by prompt. A prompt is won by the greater mean; the same resamples of the prompts for both.
     """

@@ -113,23 +113,19 @@ class Settings(BaseSettings):
         1_000_000, description="Most different prompts of one such file; while it is read each takes about 130 bytes."
     )
     max_prompts: PositiveInt = Field(10_000, description="Most prompts that one request may list.")
-    max_run_evaluations: PositiveInt = Field(
-        100_000_000_000, description="Most evaluations of the network that a run's plan may cost."
-    )
+    max_run_nfe: PositiveInt = Field(100_000_000_000, description="Most NFE that a run's plan may cost.")
     max_body_bytes: PositiveInt = Field(32 * 2**20, description="Largest request body, bytes.")
     max_wait_seconds: PositiveFloat = Field(60, description="Longest wait that `Prefer: wait=N` is granted.")
     max_streams: PositiveInt = Field(1000, description="Most event streams that one API process keeps open.")
     max_stream_seconds: PositiveFloat = Field(
         3600, description="A stream older than this is closed; its client goes on with another."
     )
-    max_images: PositiveInt = Field(1024, description="Most pictures of one generation.")
-    max_pixels: PositiveInt = Field(
-        2**30, description="Most pixels of one generation or scoring, over all its pictures."
-    )
-    max_score_images: PositiveInt = Field(256, description="Most pictures of one scoring.")
-    max_score_image_bytes: PositiveInt = Field(16 * 2**20, description="Largest file of a picture to be scored, bytes.")
-    max_score_image_pixels: PositiveInt = Field(2**24, description="Largest picture to be scored, pixels.")
-    max_evaluation_images: PositiveInt = Field(20_000, description="Most pictures of one evaluation.")
+    max_images: PositiveInt = Field(1024, description="Most images of one generation.")
+    max_pixels: PositiveInt = Field(2**30, description="Most pixels of one generation or scoring, over all its images.")
+    max_score_images: PositiveInt = Field(256, description="Most images of one scoring.")
+    max_score_image_bytes: PositiveInt = Field(16 * 2**20, description="Largest file of an image to be scored, bytes.")
+    max_score_image_pixels: PositiveInt = Field(2**24, description="Largest image to be scored, pixels.")
+    max_evaluation_images: PositiveInt = Field(20_000, description="Most images of one evaluation.")
     max_grid_pixels: PositiveInt = Field(64_000_000, description="Largest comparison grid, pixels.")
     log_chunk_bytes: PositiveInt = Field(256 * 1024, description="Most bytes of log in one answer or row.")
     database_pool: PositiveInt = Field(12, description="Most connections a process holds to the database.")

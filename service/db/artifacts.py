@@ -1,4 +1,4 @@
-"""The artifact store: pictures and checkpoints, by keys that this service makes and no client ever names.
+"""The artifact store: images and checkpoints, by keys that this service makes and no client ever names.
 
 Workers put, the API reads. A key is a relative path, such as `runs/<id>/1/checkpoints/20`; rows hold keys, so a store
 can be moved. A file is there whole or not at all; a directory counts as stored once its manifest, written last, is

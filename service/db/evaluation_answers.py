@@ -1,4 +1,4 @@
-"""The answers that count: the newest on each picture of an evaluation."""
+"""The answers that count: the newest on each image of an evaluation."""
 
 import uuid
 from collections.abc import Iterator
@@ -12,18 +12,18 @@ from service.db.models import EvaluationAnswer
 
 
 def is_newest() -> ColumnElement[bool]:
-    """Whether a row of `evaluation_answers` is the newest on its picture."""
+    """Whether a row of `evaluation_answers` is the newest on its image."""
     newer = aliased(EvaluationAnswer)
-    place = ("evaluation_id", "index", "image")
+    place = ("evaluation_id", "index", "image_index")
     same = [getattr(newer, column) == getattr(EvaluationAnswer, column) for column in place]
     return ~exists().where(*same, newer.number > EvaluationAnswer.number)
 
 
 def counted(session: Session, evaluation_id: uuid.UUID) -> Iterator[Answer]:
-    """The answers of an evaluation that count, without their words, in the order of the pictures' names."""
-    columns = (EvaluationAnswer.index, EvaluationAnswer.image, EvaluationAnswer.scores, EvaluationAnswer.failure)
+    """The answers of an evaluation that count, without their words, in the order of the images' names."""
+    columns = (EvaluationAnswer.index, EvaluationAnswer.image_index, EvaluationAnswer.scores, EvaluationAnswer.failure)
     query = select(*columns).where(EvaluationAnswer.evaluation_id == evaluation_id, is_newest())
-    ordered = query.order_by(EvaluationAnswer.index, EvaluationAnswer.image)
-    for index, image, scores, failure in session.execute(ordered):
+    ordered = query.order_by(EvaluationAnswer.index, EvaluationAnswer.image_index)
+    for index, image_index, scores, failure in session.execute(ordered):
         said = None if scores is None else tuple(scores)
-        yield Answer(index, image, Verdict(said, Failure(failure) if failure else None))
+        yield Answer(index, image_index, Verdict(said, Failure(failure) if failure else None))

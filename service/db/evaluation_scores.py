@@ -14,15 +14,15 @@ from service.contracts.benchmarks.scores import Tally, scores, tally
 from service.contracts.evaluations import RewardMean
 from service.core.bootstrap import intervals, mean_over_prompts
 from service.db.evaluation_answers import counted, is_newest
-from service.db.models import BenchmarkRow, Evaluation, EvaluationAnswer, EvaluationPicture
+from service.db.models import BenchmarkRow, Evaluation, EvaluationAnswer, EvaluationImage
 
 log = structlog.get_logger()
 
 
 def newest(session: Session, evaluation_id: uuid.UUID) -> Sequence[EvaluationAnswer]:
-    """The newest answer on each picture, the only one that counts, in the order of the pictures' names."""
+    """The newest answer on each image, the only one that counts, in the order of the images' names."""
     query = select(EvaluationAnswer).where(EvaluationAnswer.evaluation_id == evaluation_id, is_newest())
-    return session.scalars(query.order_by(EvaluationAnswer.index, EvaluationAnswer.image)).all()
+    return session.scalars(query.order_by(EvaluationAnswer.index, EvaluationAnswer.image_index)).all()
 
 
 def benchmark_of(session: Session, row: Evaluation) -> Benchmark:
@@ -43,10 +43,10 @@ def score(session: Session, row: Evaluation) -> None:
         made = tally_of(session, row, benchmark_of(session, row))
         row.scores = scores(made, intervals(made)).model_dump(mode="json")
     found: dict[str, dict[int, list[float | None]]] = defaultdict(lambda: defaultdict(list))
-    pictures = select(EvaluationPicture.index, EvaluationPicture.rewards).order_by(
-        EvaluationPicture.index, EvaluationPicture.image
+    images = select(EvaluationImage.index, EvaluationImage.rewards).order_by(
+        EvaluationImage.index, EvaluationImage.image_index
     )
-    for index, rewards in session.execute(pictures.where(EvaluationPicture.evaluation_id == row.id)):
+    for index, rewards in session.execute(images.where(EvaluationImage.evaluation_id == row.id)):
         for name, value in rewards.items():
             found[name][index].append(value)
     row.rewards = {name: _mean(by_prompt).model_dump(mode="json") for name, by_prompt in found.items()} or None
@@ -68,7 +68,7 @@ def conclude(session: Session, row: Evaluation) -> None:
 
 def _mean(by_prompt: dict[int, list[float | None]]) -> RewardMean:
     known = [[value for value in values if value is not None] for values in by_prompt.values()]
-    pictures = sum(map(len, known))
+    images = sum(map(len, known))
     mean, interval = mean_over_prompts([values for values in known if values])
-    failures = sum(map(len, by_prompt.values())) - pictures
-    return RewardMean(mean=mean, interval95=interval, pictures=pictures, failures=failures)
+    failures = sum(map(len, by_prompt.values())) - images
+    return RewardMean(mean=mean, interval95=interval, images=images, failures=failures)

@@ -84,8 +84,8 @@ CURVES: dict[str, Any] = {
     ],
 }
 COMPARISON: dict[str, Any] = {
-    "x": "evaluations",
-    "unit": "network evaluations",
+    "x": "nfe",
+    "unit": "NFE",
     "band": "ci95",
     "series": [
         {
@@ -209,7 +209,7 @@ SCORE_SUMMARY: dict[str, Any] = {
     "progress": None,
     "rewards": ["clip_score"],
     "generation": None,
-    "total_pictures": 1,
+    "total_images": 1,
 }
 SCORE: dict[str, Any] = {
     **SCORE_SUMMARY,
@@ -224,7 +224,7 @@ SCORE: dict[str, Any] = {
             "range": None,
         },
     ],
-    "pictures": [
+    "images": [
         {
             "number": 0,
             "prompt": "a red circle",
@@ -258,11 +258,11 @@ EVALUATION: dict[str, Any] = {
     "queue_position": None,
     "eta_seconds": 192.5,
     "seconds_used": 0.0,
-    "pictures": 40,
+    "images": 40,
     "judged": 11,
     "failed": 1,
     "scores": None,
-    "rewards": {"clip_score": {"mean": 0.71, "interval95": [0.69, 0.73], "pictures": 40, "failures": 0}},
+    "rewards": {"clip_score": {"mean": 0.71, "interval95": [0.69, 0.73], "images": 40, "failures": 0}},
 }
 PROMPT_SET: dict[str, Any] = {
     "name": "mine-train",
@@ -300,7 +300,7 @@ BENCHMARK: dict[str, Any] = {
     "left_out": [],
     "dimensions": {"Style": 250, "World Knowledge": 158},
     "judge": {
-        "template": "Does the picture show «{prompt}»? Say so for each of {testpoint}.",
+        "template": "Does the image show «{prompt}»? Say so for each of {testpoint}.",
         "definitions": {"Style": "How it is painted."},
         "definitions_heading": "What they mean",
         "descriptions_heading": "What is meant",
@@ -340,10 +340,10 @@ RESCORE: dict[str, Any] = {
         "primary": {"Style": _ACCURACY},
         "sub": {"Style": _ACCURACY},
         "prompts": 600,
-        "pictures": 2391,
+        "images": 2391,
         "failed_answers": 9,
         "failures": {"no_scores": 9},
-        "missing_pictures": 0,
+        "missing_images": 0,
         "recovered": 2,
         "resamples": 2000,
         "seed": 0,
@@ -364,9 +364,9 @@ ANSWER: dict[str, Any] = {
     "error": "",
     "seconds": 1.5,
     "answered_at": "2026-01-01T12:00:05Z",
-    "picture": f"/evaluations/{_EVALUATION_ID}/pictures/0/1",
+    "image_url": f"/evaluations/{_EVALUATION_ID}/images/0/1",
 }
-PICTURE: dict[str, Any] = {
+IMAGE: dict[str, Any] = {
     "index": 0,
     "image": 1,
     "name": "0_1.png",
@@ -375,7 +375,7 @@ PICTURE: dict[str, Any] = {
     "rewards": {"clip_score": 0.71},
     "sha256": _SHA256,
     "size": 2210,
-    "url": f"/evaluations/{_EVALUATION_ID}/pictures/0/1",
+    "url": f"/evaluations/{_EVALUATION_ID}/images/0/1",
 }
 _DIFFERENCE: dict[str, Any] = {
     "difference": 0.0321,

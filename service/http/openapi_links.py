@@ -24,7 +24,7 @@ GENERATION = ("getGeneration", "cancelGeneration", "deleteGeneration", "getGener
 EVALUATION = (
     *("getEvaluation", "cancelEvaluation", "resumeEvaluation", "deleteEvaluation"),
     *("getEvaluationLogs", "streamEvaluationEvents"),
-    *("listAnswers", "listPictures", "exportEvaluation", "getGallery"),
+    *("listAnswers", "listImages", "exportEvaluation", "getGallery"),
 )
 """Operations on one evaluation."""
 SCORE = ("getScore", "cancelScore", "deleteScore")

@@ -112,6 +112,6 @@ def _remedies(spec: RunSpec, most: PhaseMemory) -> str:
         (rewards, "resources.offload_rewards true"),
         (training.adapter == "lora" and training.lora_rank > 16, "a smaller training.lora_rank"),
         (most.parts.get("trajectories", 0) > most.total / 20, "fewer training.prompts_per_step"),
-        (True, "smaller pictures"),
+        (True, "smaller images"),
     )
     return "less is needed with " + ", ".join(words for helps, words in known if helps)

@@ -24,7 +24,7 @@ _MOST_TOLD = 20
 def uploaded_sets(session: Session, catalog: Catalog, spec: RunSpec) -> dict[str, PromptSet]:
     """The uploaded prompt sets that a spec names, by name. They cannot be deleted before the session's commit."""
     offered = {entry.name for entry in catalog.prompt_sets}
-    named = {name for name in (spec.prompts.set, spec.evaluation.prompts) if name is not None} - offered
+    named = {name for name in (spec.prompts.set, spec.heldout.prompts) if name is not None} - offered
     if not named:
         return {}
     query = select(PromptSet).where(PromptSet.name.in_(named), PromptSet.deleted_at.is_(None)).order_by(PromptSet.id)
@@ -75,13 +75,13 @@ def warned_plan(session: Session, settings: Settings, catalog: Catalog, spec: Ru
 def check_budget(settings: Settings, plan: Plan) -> Iterator[FieldError]:
     """The errors of a run that would cost more than this service allows."""
     yield from check_prompts(settings, len(plan.spec.prompts.items or ()), ("body", "prompts", "items"))
-    most = settings.max_run_evaluations
-    if plan.total_evaluations > most:
+    most = settings.max_run_nfe
+    if plan.total_nfe > most:
         yield FieldError(
             loc=["body", "training", "max_steps"],
-            msg=f"the run would evaluate the network {plan.total_evaluations} times; allowed are {most}. Take fewer "
-            "steps, prompts per step, samples of a group, or held-out pictures",
-            type="too_many_evaluations",
+            msg=f"the run would evaluate the network {plan.total_nfe} times; allowed are {most}. Take fewer "
+            "steps, prompts per step, samples of a group, or held-out images",
+            type="too_many_nfe",
         )
 
 
@@ -106,7 +106,7 @@ def unknown(lookup: Callable[[str], object], name: str, loc: Loc) -> Iterator[Fi
 
 
 def check_size(model: ModelEntry, width: int, height: int, loc: Loc) -> Iterator[FieldError]:
-    """The errors of a picture size that the model cannot draw."""
+    """The errors of an image size that the model cannot draw."""
     for side, pixels in (("width", width), ("height", height)):
         if pixels > model.max_size or pixels % model.size_multiple:
             yield FieldError(
@@ -157,14 +157,14 @@ def _names(catalog: Catalog, spec: RunSpec) -> Iterator[FieldError]:
     yield from unknown(catalog.model, spec.model, ("body", "model"))
     for index, reward in enumerate(spec.rewards):
         yield from unknown(catalog.reward, reward.name, ("body", "rewards", index, "name"))
-    for index, name in enumerate(spec.evaluation.rewards or ()):
-        yield from unknown(catalog.reward, name, ("body", "evaluation", "rewards", index))
+    for index, name in enumerate(spec.heldout.rewards or ()):
+        yield from unknown(catalog.reward, name, ("body", "heldout", "rewards", index))
 
 
 def _prompt_sets(session: Session, catalog: Catalog, spec: RunSpec, uploaded: Collection[str]) -> Iterator[FieldError]:
     places: list[tuple[str | None, Loc]] = [
         (spec.prompts.set, ("body", "prompts", "set")),
-        (spec.evaluation.prompts, ("body", "evaluation", "prompts")),
+        (spec.heldout.prompts, ("body", "heldout", "prompts")),
     ]
     known = {entry.name for entry in catalog.prompt_sets} | set(uploaded)
     for name, loc in places:

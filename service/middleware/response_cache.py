@@ -26,7 +26,7 @@ OPERATIONS = frozenset(
     | {"listEvaluations", "getEvaluation", "getEvaluationLogs"}
     | {"listPromptSets", "getPromptSet", "listPrompts"}
     | {"listScores", "getScore"}
-    | {"listAnswers", "listPictures", "getLeaderboard"}
+    | {"listAnswers", "listImages", "getLeaderboard"}
 )
 """What is answered from rows, and files that never change, alike to everybody who may ask."""
 _OF_ITS_RUN = frozenset(

@@ -17,7 +17,7 @@ from benchmarks.convergence.analysis import (
     value_at,
 )
 from benchmarks.convergence.comparison import Curve, Method, at_equal, times_to_target
-from benchmarks.convergence.pictures import flat_pixels, texture
+from benchmarks.convergence.images import flat_pixels, texture
 from benchmarks.convergence.plan import Run, StepSeconds, load_settings, planned_runs, rhythm
 from benchmarks.convergence.report import put
 from benchmarks.convergence.runs import curve, keep_request, newest_checkpoint, outcome
@@ -86,14 +86,14 @@ def test_the_target_is_the_best_smoothed_value_of_the_same_seed_and_last_of_the_
     reached = times_to_target(fast, slow)
     assert [one.target for one in reached] == [4.0, 1.0, 2.5]
     assert [one.seconds for one in reached] == [pytest.approx(2.0), None, pytest.approx(2.5)]
-    assert reached[0].evaluations == pytest.approx(200.0)
+    assert reached[0].nfe == pytest.approx(200.0)
     assert [one.seconds for one in times_to_target(slow, slow)] == [12.0, 12.0, 12.0]
 
 
 def test_methods_are_compared_where_the_least_spent_ends() -> None:
     values = at_equal([method("dance_grpo", 4.0, [0.0, 3.0, 3.0]), method("g2rpo", 1.0, [0.0, 4.0, 8.0, 6.0])])
-    assert values["dance_grpo"] == {"seconds": [pytest.approx(1.125)], "evaluations": [pytest.approx(2.0)]}
-    assert values["g2rpo"] == {"seconds": [pytest.approx(6.0)], "evaluations": [pytest.approx(4.0)]}
+    assert values["dance_grpo"] == {"seconds": [pytest.approx(1.125)], "nfe": [pytest.approx(2.0)]}
+    assert values["g2rpo"] == {"seconds": [pytest.approx(6.0)], "nfe": [pytest.approx(4.0)]}
 
 
 def test_a_window_that_moves_is_paid_for_place_by_place() -> None:
@@ -128,7 +128,7 @@ def write_attempt(directory: Path, number: int, events: list[dict[str, object]],
 
 
 def evaluation(step: int, value: float) -> dict[str, object]:
-    values = {"heldout/clip_score": value, "elapsed/seconds": 2.0 * step, "elapsed/evaluations": 10.0 * step}
+    values = {"heldout/clip_score": value, "elapsed/seconds": 2.0 * step, "elapsed/nfe": 10.0 * step}
     return {"type": "metrics", "step": step, "values": values}
 
 
@@ -174,9 +174,9 @@ def test_renders_are_without_texture_and_noise_on_them_is_measured() -> None:
 
 
 def test_flat_pixels_keep_away_from_edges() -> None:
-    picture = torch.ones(1, 3, 32, 32)
-    picture[:, :, :, 16:] = 0.0
-    flat = flat_pixels(picture)[0]
+    image = torch.ones(1, 3, 32, 32)
+    image[:, :, :, 16:] = 0.0
+    flat = flat_pixels(image)[0]
     columns = [x for x in range(32) if flat[:, x].any()]
     assert columns == [*range(2, 14), *range(18, 30)]
 

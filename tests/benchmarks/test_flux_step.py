@@ -22,7 +22,7 @@ def test_a_step_tells_seconds_evaluations_and_memory_beside_the_plan(
     report = json.loads(file.read_text())
     parts = report["parts"]
     assert all(part["seconds"] > 0 for part in parts.values())
-    assert {name: part["evaluations"] for name, part in parts.items()} == {
+    assert {name: part["nfe"] for name, part in parts.items()} == {
         "encoding": 0,
         "anchor": 2 * 5,
         "branch": 0,
@@ -31,7 +31,7 @@ def test_a_step_tells_seconds_evaluations_and_memory_beside_the_plan(
         "reward": 2 * 9,
         "update": 2 * 2,
     }
-    assert all(part["planned"] == part["evaluations"] for part in parts.values())
+    assert all(part["planned"] == part["nfe"] for part in parts.values())
     assert report["rollout_seconds_per_prompt"] == pytest.approx(
         sum(parts[name]["seconds"] for name in ("anchor", "branch", "continuation")) / 2
     )
@@ -50,7 +50,7 @@ def test_settings_go_before_the_preset_and_the_last_of_several_steps_is_told(tmp
     words = [word for setting in settings for word in ("--set", setting)]
     flux_step.main(["--tiny", "--device", "cpu", *words, "--json", str(file)])
     report = json.loads(file.read_text())
-    assert report["metrics"]["images/total"] == 2 * report["parts"]["reward"]["evaluations"]
+    assert report["metrics"]["images/total"] == 2 * report["parts"]["reward"]["nfe"]
     assert "reward/hps_v2.1" in report["metrics"] and "reward/clip_score" not in report["metrics"]
 
 

@@ -21,9 +21,9 @@ SETTINGS = [
     "algorithm.group_size=2",
     "training.max_steps=2",
     "training.prompts_per_step=1",
-    "evaluation.every=1",
-    "evaluation.pairs=4",
-    "evaluation.final_pairs=8",
+    "heldout.every=1",
+    "heldout.pairs=4",
+    "heldout.final_pairs=8",
 ]
 OWN = {name: value for name, value in os.environ.items() if name not in ("G2RPO_DATABASE_URL", "G2RPO_BROKER_URL")}
 OWN |= {"COLUMNS": "200", "OMP_NUM_THREADS": "1"}
@@ -55,7 +55,7 @@ def test_the_demo_measures_what_it_prints_and_leaves_nothing_running(tmp_path: P
     for figure in ("curves.png", "before_after.png"):
         assert (out / figure).read_bytes().startswith(b"\x89PNG")
     assert report["seeds"]["training"] == 5
-    assert report["evaluations"]["counted"] == report["evaluations"]["planned"]
+    assert report["nfe"]["counted"] == report["nfe"]["planned"]
     for reward, one in report["heldout"].items():
         assert one["interval95"][0] <= one["difference"] <= one["interval95"][1]
         assert one["pairs"] == 8

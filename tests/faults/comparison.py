@@ -21,7 +21,7 @@ from service.db.models import (
     Checkpoint,
     Evaluation,
     EvaluationAnswer,
-    EvaluationPicture,
+    EvaluationImage,
     Generation,
     GenerationImage,
     Metric,
@@ -29,7 +29,7 @@ from service.db.models import (
     Run,
     Sample,
     Score,
-    ScorePicture,
+    ScoreImage,
 )
 from service.db.session import Database
 from tests.faults.references import Reference, References, timed
@@ -37,7 +37,7 @@ from tests.faults.system import System
 from tests.faults.users import REWARDS
 
 _ROUNDING = 1e-6
-"""Rewards of pictures that an evaluation drew in two parts: other batches end in other last bits."""
+"""Rewards of images that an evaluation drew in two parts: other batches end in other last bits."""
 
 
 class Comparison:
@@ -118,47 +118,47 @@ class Comparison:
             if different:
                 yield f"{row.key}/{file.name}: {len(different)} tensors differ, such as {sorted(different)[0]}"
 
-    def pictures_and_scores(self) -> Iterator[str]:
+    def images_and_scores(self) -> Iterator[str]:
         """Of generations and of scorings."""
         with self._database.transaction() as session:
             done = session.scalars(select(Generation).where(Generation.status == JobStatus.SUCCEEDED)).all()
             images = session.scalars(select(GenerationImage).order_by(GenerationImage.number)).all()
             scores = session.scalars(select(Score).where(Score.status == JobStatus.SUCCEEDED)).all()
-            scored = session.scalars(select(ScorePicture).order_by(ScorePicture.number)).all()
-        drawn = self._references.pictures([(one.spec, dict(self._drawn(one))) for one in done], REWARDS)
+            scored = session.scalars(select(ScoreImage).order_by(ScoreImage.number)).all()
+        drawn = self._references.images([(one.spec, dict(self._drawn(one))) for one in done], REWARDS)
         for generation, (wanted, values) in zip(done, drawn, strict=True):
             found = [image.sha256 for image in images if image.generation_id == generation.id]
-            self.compared["pictures"] += len(wanted)
+            self.compared["images"] += len(wanted)
             if found != wanted:
                 differ = sum(a != b for a, b in zip(found, wanted, strict=False))
-                yield f"generation {generation.id}: {len(found)} of {len(wanted)} pictures, {differ} of them differ"
+                yield f"generation {generation.id}: {len(found)} of {len(wanted)} images, {differ} of them differ"
             for score in (one for one in scores if one.spec["generation"] == str(generation.id)):
-                told = [picture.values for picture in scored if picture.score_id == score.id]
-                self.compared["scored pictures"] += len(told)
-                if [[one["value"] for one in of_picture or ()] for of_picture in told] != values:
-                    yield f"score {score.id}: {len(told)} of {len(values)} pictures, or other values"
+                told = [image.values for image in scored if image.score_id == score.id]
+                self.compared["scored images"] += len(told)
+                if [[one["value"] for one in of_image or ()] for of_image in told] != values:
+                    yield f"score {score.id}: {len(told)} of {len(values)} images, or other values"
 
     def evaluations(self) -> Iterator[str]:
-        """Pictures, answers and rewards."""
+        """Images, answers and rewards."""
         with self._database.transaction() as session:
             rows = session.scalars(select(Evaluation).where(Evaluation.status == JobStatus.SUCCEEDED)).all()
             for row in rows:
                 benchmark = evaluation_scores.benchmark_of(session, row)
                 job = {"spec": row.spec, "benchmark": benchmark, "judge": row.judge, "drawn": (), "done": ()}
                 wanted = self._references.judged(EvaluationJob.model_validate(job))
-                own = (EvaluationPicture.evaluation_id == row.id, EvaluationAnswer.evaluation_id == row.id)
-                pictures = session.scalars(select(EvaluationPicture).where(own[0])).all()
+                own = (EvaluationImage.evaluation_id == row.id, EvaluationAnswer.evaluation_id == row.id)
+                images = session.scalars(select(EvaluationImage).where(own[0])).all()
                 said = session.scalars(select(EvaluationAnswer).where(own[1])).all()
-                self.compared["pictures that were evaluated"] += len(pictures)
-                hashes = {(one.index, one.image): one.sha256 for one in pictures}
-                scores = {(one.index, one.image, one.number): tuple(one.scores or ()) for one in said}
+                self.compared["images that were evaluated"] += len(images)
+                hashes = {(one.index, one.image_index): one.sha256 for one in images}
+                scores = {(one.index, one.image_index, one.number): tuple(one.scores or ()) for one in said}
                 about = f"evaluation {row.id}"
-                yield from (f"{about}: {one}" for one in _compare("pictures", hashes, wanted.pictures))
+                yield from (f"{about}: {one}" for one in _compare("images", hashes, wanted.images))
                 yield from (f"{about}: {one}" for one in _compare("answers", scores, wanted.answers))
-                for one in pictures:
-                    expected = wanted.rewards.get((one.index, one.image), {})
+                for one in images:
+                    expected = wanted.rewards.get((one.index, one.image_index), {})
                     if one.rewards != pytest.approx(expected, abs=_ROUNDING):
-                        yield f"{about}: picture {one.index}_{one.image} has {one.rewards}, not {expected}"
+                        yield f"{about}: image {one.index}_{one.image_index} has {one.rewards}, not {expected}"
 
     def _drawn(self, generation: Generation) -> Iterator[tuple[str, Path | None]]:
         for name in generation.spec["checkpoints"]:

@@ -1,4 +1,4 @@
-"""`python -m tests.faults.draw < JSON`: generations' pictures and their rewards, by this process alone."""
+"""`python -m tests.faults.draw < JSON`: generations' images and their rewards, by this process alone."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from worker.engine.inference.generator import Generator
 from worker.engine.inference.image_scorer import Scorer
 
 _BATCH = 64
-"""Pictures scored at once, as by a worker."""
+"""Images scored at once, as by a worker."""
 
 
 def main() -> None:
@@ -27,7 +27,7 @@ def main() -> None:
             part = images[start : start + _BATCH]
             prompts = [spec.prompts[image.prompt_index] for image in part]
             scored = scorer.score(asked["rewards"], [image.png for image in part], prompts)
-            values += [[value.value for value in of_picture] for of_picture in scored]
+            values += [[value.value for value in of_image] for of_image in scored]
         drawn.append([[hashlib.sha256(image.png).hexdigest() for image in images], values])
     sys.stdout.write(json.dumps(drawn))
 

@@ -19,7 +19,7 @@ from service.contracts.status import HELD, MOVES, RESTING, JobStatus
 from service.db.models import (
     Checkpoint,
     Evaluation,
-    EvaluationPicture,
+    EvaluationImage,
     Garbage,
     Generation,
     GenerationImage,
@@ -29,7 +29,7 @@ from service.db.models import (
     Run,
     Sample,
     Score,
-    ScorePicture,
+    ScoreImage,
     SupervisedJob,
 )
 from service.db.session import Database, connect
@@ -91,7 +91,7 @@ class Findings:
         found = list(self._users.broken)
         checks: tuple[Callable[[], Iterator[str]], ...] = (
             self._recoveries, self._ends, self._once, self._attempts, self._writers, self._records,
-            self._comparison.results, self._comparison.pictures_and_scores, self._comparison.evaluations,
+            self._comparison.results, self._comparison.images_and_scores, self._comparison.evaluations,
             self._leases, self._queues, self._processes, self._working_directories, self._artifacts,
         )  # fmt: skip
         for check in checks:
@@ -267,7 +267,7 @@ def _events(session: Session, job: SupervisedJob) -> Iterator[str]:
         if after not in MOVES[before] and not through_running:
             yield f"{about} went from {before} to {after}: {[str(state) for state in states]}"
     bad = [row.type for row in rows if row.type in ("unreadable_event", "sample_rejected", "checkpoint_rejected")]
-    bad += [row.type for row in rows if row.type == "picture_rejected"]
+    bad += [row.type for row in rows if row.type == "image_rejected"]
     bad += [row.type for row in rows if row.type == "checkpoint_damaged"]
     if bad:
         yield f"{about}: {bad}"
@@ -307,7 +307,7 @@ def _is_id(name: str) -> bool:
 def _named(database: Database) -> set[str]:
     """Keys of the store's files that rows name."""
     with database.transaction() as session:
-        named = (Sample.key, GenerationImage.key, ScorePicture.key, EvaluationPicture.key)
+        named = (Sample.key, GenerationImage.key, ScoreImage.key, EvaluationImage.key)
         keys = {key for column in named for key in session.scalars(select(column))}
         for row in session.scalars(select(Checkpoint).where(Checkpoint.deleted_at.is_(None))):
             keys |= {f"{row.key}/{name}" for name in (*(file["name"] for file in row.manifest["files"]), MANIFEST_FILE)}

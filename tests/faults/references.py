@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.contracts.evaluations import EvaluationEventLine, EvaluationJob, PictureAnswered, PictureDrawn
+from service.contracts.evaluations import EvaluationEventLine, EvaluationJob, ImageAnswered, ImageDrawn
 from service.contracts.events import EventLine, Finished, Metrics, RewardGroups, Sample
 from service.contracts.jobs import EVENTS_FILE
 from tests.faults.system import SETTINGS
@@ -23,7 +23,7 @@ SampleKey = tuple[int, str, int]
 Drawing = tuple[Mapping[str, Any], Mapping[str, Path | None]]
 """A resolved spec, and its checkpoints: name to directory, none for the base model."""
 Drawn = tuple[list[str], list[list[float | None]]]
-"""SHA-256 of each picture, and for each picture the value of each reward."""
+"""SHA-256 of each image, and for each image the value of each reward."""
 
 _UNTOLD = ("name", "labels", "priority", "start_from")
 """Fields of a spec that change nothing of what is computed."""
@@ -46,9 +46,9 @@ class Reference:
 
 @dataclass(frozen=True)
 class JudgedReference:
-    """What an undisturbed evaluation drew and was answered: by index and image, answers by their number, too."""
+    """What an undisturbed evaluation drew and was answered: by index and image_index, answers by their number, too."""
 
-    pictures: dict[tuple[int, int], str]
+    images: dict[tuple[int, int], str]
     rewards: dict[tuple[int, int], dict[str, float | None]]
     answers: dict[tuple[int, int, int], tuple[int, ...]]
 
@@ -99,8 +99,8 @@ class References:
             self._judged[key] = _read_judged(directory)
         return self._judged[key]
 
-    def pictures(self, drawings: Sequence[Drawing], rewards: Sequence[str]) -> list[Drawn]:
-        """Undisturbed generations and the scores of their pictures, all from one process, in the requests' order."""
+    def images(self, drawings: Sequence[Drawing], rewards: Sequence[str]) -> list[Drawn]:
+        """Undisturbed generations and the scores of their images, all from one process, in the requests' order."""
         asked = [
             {"spec": dict(spec), "checkpoints": [(name, str(path) if path else None) for name, path in places.items()]}
             for spec, places in drawings
@@ -142,9 +142,9 @@ def _read_judged(directory: Path) -> JudgedReference:
     found = JudgedReference({}, {}, {})
     for line in (directory / EVENTS_FILE).read_bytes().splitlines():
         match EvaluationEventLine.validate_json(line):
-            case PictureDrawn() as said:
-                found.pictures[said.index, said.image] = said.sha256
+            case ImageDrawn() as said:
+                found.images[said.index, said.image] = said.sha256
                 found.rewards[said.index, said.image] = said.rewards
-            case PictureAnswered() as said:
+            case ImageAnswered() as said:
                 found.answers[said.index, said.image, said.number] = said.scores or ()
     return found

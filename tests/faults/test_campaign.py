@@ -41,4 +41,4 @@ def test_nothing_is_lost_doubled_or_left_behind(tmp_path: Path) -> None:
 
     assert not result.wrong, result.report()
     assert result.compared["runs against their reference"] > 0
-    assert result.compared["pictures that were evaluated"] > 0
+    assert result.compared["images that were evaluated"] > 0

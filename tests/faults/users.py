@@ -20,7 +20,7 @@ SPEC: dict[str, Any] = {
     "sampling": {"steps": 4},
     "algorithm": {"granularities": [1, 2], "sde_steps": [0, 1], "group_size": 4},
     "training": {"max_steps": STEPS, "prompts_per_step": 4, "lora_rank": 4},
-    "evaluation": {"every": 2, "pairs": 16, "final_pairs": 16, "samples": 1},
+    "heldout": {"every": 2, "pairs": 16, "final_pairs": 16, "samples": 1},
     "checkpoints": {"every": 2},
 }
 DRAWING: dict[str, Any] = {"prompts": ["a red circle", "a blue square"], "num_images": 64}

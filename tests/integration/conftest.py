@@ -26,7 +26,7 @@ TINY: dict[str, Any] = {
     "sampling": {"steps": 3},
     "algorithm": {"granularities": [1, 2], "sde_steps": [0], "group_size": 2},
     "training": {"max_steps": 2, "prompts_per_step": 2, "lora_rank": 4},
-    "evaluation": {"every": 1, "pairs": 4, "final_pairs": 8, "samples": 2},
+    "heldout": {"every": 1, "pairs": 4, "final_pairs": 8, "samples": 2},
     "checkpoints": {"every": 1},
 }
 
@@ -114,8 +114,8 @@ def sent(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Sent:
         made = connected.create_prompt_set(file, "sent", heldout=4).prompt_sets
         train, heldout = ((part.name, [one.prompt for one in connected.prompts(part.name)]) for part in made)
         world = {"model": "shapes-flux-2", "prompts": {"set": train[0]}, "rewards": [{"name": "clip_score_2"}]}
-        evaluated = {**TINY["evaluation"], "prompts": heldout[0]}
-        run = connected.create_run({**TINY, **world, "evaluation": evaluated, "name": "sent"})
+        evaluated = {**TINY["heldout"], "prompts": heldout[0]}
+        run = connected.create_run({**TINY, **world, "heldout": evaluated, "name": "sent"})
         refusals = []
         for part in made:
             with pytest.raises(ApiError) as refused:

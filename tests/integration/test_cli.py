@@ -81,7 +81,7 @@ class TestRuns:
 
 
 class TestOthers:
-    def test_generate_saves_pictures_and_a_grid(self, g2rpo: Any, tmp_path: Path) -> None:
+    def test_generate_saves_images_and_a_grid(self, g2rpo: Any, tmp_path: Path) -> None:
         done = g2rpo("generate", "-p", "a red circle", "-n", 2, "--steps", 2, "--out", tmp_path)
 
         assert done.exit_code == 0, done.output
@@ -111,7 +111,7 @@ class TestCourse:
     def test_a_running_run_and_one_that_waits_are_cancelled_and_one_is_deleted(
         self, g2rpo: Any, client: Client, tiny: Any, eventually: Callable[[Callable[[], object]], None]
     ) -> None:
-        long = {**tiny, "training": {**tiny["training"], "max_steps": 100_000}, "evaluation": {"every": 0}}
+        long = {**tiny, "training": {**tiny["training"], "max_steps": 100_000}, "heldout": {"every": 0}}
         id = g2rpo("runs", "create", "--file", "-", input=json.dumps(long)).output.strip()
         waiting = client.create_run(long)
         eventually(lambda: "reward/clip_score" in client.run(id).metrics)

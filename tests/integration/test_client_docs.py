@@ -27,11 +27,11 @@ def test_its_blocks_run(stack: Stack, tmp_path: Path, monkeypatch: pytest.Monkey
 
     assert namespace["longer"].progress.step == 4
     assert namespace["imported"].name == "came back"
-    assert all(value.status == "ok" for one in namespace["scored"].pictures for value in one.values)
+    assert all(value.status == "ok" for one in namespace["scored"].images for value in one.values)
     assert list((tmp_path / "taken").glob("*/README.md"))
     assert len(namespace["spread"]) == 4
     assert len(namespace["finished"]) >= 2 and namespace["judged"].judged == 5
     assert (tmp_path / "figure.svg").read_bytes().startswith(b"<?xml")
-    assert all(picture.startswith(b"\x89PNG") for picture in namespace["pictures"]) and namespace["pictures"]
+    assert all(image.startswith(b"\x89PNG") for image in namespace["images"]) and namespace["images"]
     for made in ("curves.png", "leaderboard.png", "grid.png", "0.png", "3.png"):
         assert (tmp_path / made).read_bytes().startswith(b"\x89PNG")

@@ -21,11 +21,11 @@ def test_it_measures_what_it_reports_and_draws_figures(
     for figure in ("curves.png", "before_after.png"):
         assert (tmp_path / figure).read_bytes().startswith(b"\x89PNG")
     assert report["seeds"]["training"] == 5
-    assert report["evaluations"]["counted"] == report["evaluations"]["planned"]
+    assert report["nfe"]["counted"] == report["nfe"]["planned"]
     for one in report["heldout"].values():
         assert one["interval95"][0] <= one["difference"] <= one["interval95"][1]
         assert one["pairs"] == 8
     assert client.run(report["run"]).status is JobStatus.SUCCEEDED
-    assert len(report["prompts"]) == 2  # as many as a held-out evaluation keeps pictures of
+    assert len(report["prompts"]) == 2  # as many as a held-out evaluation keeps images of
     assert set(seconds.phases) == {"run", "generate", "figures"}
     assert stack.url in capsys.readouterr().out

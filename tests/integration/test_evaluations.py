@@ -1,4 +1,4 @@
-"""Evaluations over HTTP to the end: real pictures of a real model, drawn and judged by a worker's child."""
+"""Evaluations over HTTP to the end: real images of a real model, drawn and judged by a worker's child."""
 
 import io
 import os
@@ -46,18 +46,18 @@ def base(stack: Stack, eventually: Eventually) -> Any:
 
 def test_one_whose_process_is_killed_is_finished_by_another(client: Client, base: Any) -> None:
     every = PROMPTS * IMAGES
-    assert (base.attempt, base.pictures, base.judged, base.failed) == (2, every, every, 0)
+    assert (base.attempt, base.images, base.judged, base.failed) == (2, every, every, 0)
     assert [answer.number for answer in client.answers(base.id, tries="all")] == [1] * every
 
 
-def test_pictures_are_those_that_generate_draws(client: Client, base: Any) -> None:
-    pictures = list(islice(client.evaluation_pictures(base.id), IMAGES))
-    assert [picture.seed for picture in pictures] == [3407, 3408, 3409, 3410]
-    [prompt] = {picture.prompt for picture in pictures}
+def test_images_are_those_that_generate_draws(client: Client, base: Any) -> None:
+    images = list(islice(client.evaluation_images(base.id), IMAGES))
+    assert [image.seed for image in images] == [3407, 3408, 3409, 3410]
+    [prompt] = {image.prompt for image in images}
     drawing = {"model": "shapes-flux-2", "prompts": [prompt], "seed": 3407, "num_images": IMAGES, "steps": 8}
     drawn = client.generate(drawing, wait=200)
-    for picture, image in zip(pictures, drawn.images, strict=True):
-        assert (pixels(client.picture(picture.url)) == pixels(client.picture(image.url))).all()
+    for image, generated in zip(images, drawn.images, strict=True):
+        assert (pixels(client.fetch_image(image.url)) == pixels(client.fetch_image(generated.url))).all()
 
 
 def test_a_checkpoint_and_its_base_are_judged_and_compared(client: Client, base: Any, sent: Any) -> None:
@@ -65,7 +65,7 @@ def test_a_checkpoint_and_its_base_are_judged_and_compared(client: Client, base:
     made = client.evaluate(spec("aligned", checkpoint=str(checkpoint)))
     aligned = client.wait_for_evaluation(made.id, timeout=240, every=0.2)
     assert aligned.status is JobStatus.SUCCEEDED, aligned.error
-    assert (aligned.pictures, aligned.judged, aligned.failed) == (20, 20, 0)
+    assert (aligned.images, aligned.judged, aligned.failed) == (20, 20, 0)
     for one in (base, aligned):
         assert one.scores is not None and one.scores.micro.total > 20
         assert one.rewards["clip_score_2"].failures == 0

@@ -55,8 +55,8 @@ def test_a_run_paused_saved_killed_resumed_and_extended_is_the_uninterrupted_one
     def spec(max_steps: int) -> dict[str, Any]:
         training = {**tiny["training"], "max_steps": max_steps}
         # The final evaluation has as many pairs as the others: an extended run then has the curves of a straight one.
-        evaluation = {**tiny["evaluation"], "every": 3, "pairs": 8, "final_pairs": 8}
-        return {**tiny, "training": training, "checkpoints": {"every": 0}, "evaluation": evaluation}
+        evaluation = {**tiny["heldout"], "every": 3, "pairs": 8, "final_pairs": 8}
+        return {**tiny, "training": training, "checkpoints": {"every": 0}, "heldout": evaluation}
 
     # Enough steps that the run does not finish before it receives the requests.
     id = client.create_run(spec(100_000)).id

@@ -24,7 +24,7 @@ def test_a_finished_run_was_counted_step_by_step(
     # Other tests' runs may have been counted too.
     assert found["g2rpo_worker_jobs_total"] >= 1
     assert found["g2rpo_worker_steps_total"] >= finished.progress.step
-    evaluations = [curve for curve in client.curves(finished.id, ["evaluations/*"]).curves if "total" not in curve.name]
-    assert found["g2rpo_worker_evaluations_total"] >= sum(sum(curve.values) for curve in evaluations) > 0
+    nfe = [curve for curve in client.curves(finished.id, ["nfe/*"]).curves if "total" not in curve.name]
+    assert found["g2rpo_worker_nfe_total"] >= sum(sum(curve.values) for curve in nfe) > 0
     assert found["g2rpo_worker_data_free_bytes"] > 0
     assert found["g2rpo_database_scrape_seconds"] < 1

@@ -30,24 +30,22 @@ class TestFinished:
     def test_the_network_was_evaluated_as_often_as_planned(self, client: Client, finished: Any, tiny: Any) -> None:
         plan = client.plan(tiny)
         counted = {
-            curve.name: sum(curve.values)
-            for curve in client.curves(finished.id, ["evaluations/*"]).curves
-            if curve.steps
+            curve.name: sum(curve.values) for curve in client.curves(finished.id, ["nfe/*"]).curves if curve.steps
         }
-        rollout = counted["evaluations/anchor"] + counted["evaluations/continuation"]
-        assert rollout == plan.per_step_evaluations * 2
-        assert counted["evaluations/heldout"] == plan.heldout_evaluations
+        rollout = counted["nfe/anchor"] + counted["nfe/continuation"]
+        assert rollout == plan.per_step_nfe * 2
+        assert counted["nfe/heldout"] == plan.heldout_nfe
 
     def test_every_reward_of_every_group_is_there(self, client: Client, finished: Any) -> None:
         groups = list(client.rewards(finished.id))
         assert len(groups) == 2 * 2 * 1 * 2 * 2  # steps, prompts, SDE steps, granularities, rewards
         assert {len(group.values) for group in groups} == {2}
 
-    def test_its_pictures_are_pictures(self, client: Client, finished: Any) -> None:
+    def test_its_images_are_images(self, client: Client, finished: Any) -> None:
         heldout = list(client.samples(finished.id, kind="heldout"))
         assert {sample.step for sample in heldout} == {0, 1, 2}
         assert len(heldout) == 6
-        png = client.picture(heldout[0].image)
+        png = client.fetch_image(heldout[0].image)
         assert png.startswith(b"\x89PNG") and hashlib.sha256(png).hexdigest() == heldout[0].sha256
 
     def test_its_checkpoints_download_whole(self, client: Client, finished: Any, tmp_path: Path) -> None:
@@ -120,7 +118,7 @@ class TestEnds:
         world = {"model": "shapes-flux-2", "prompts": {"set": "shapes-bench-train"}}
         world["rewards"] = [{"name": "clip_score_2"}]
         training = {**tiny["training"], "max_steps": 20}
-        id = client.create_run({**tiny, **world, "training": training, "evaluation": {"every": 0}}).id
+        id = client.create_run({**tiny, **world, "training": training, "heldout": {"every": 0}}).id
         eventually(lambda: list(client.checkpoints(id)))
         worker = psutil.Process(stack.processes["worker-train"])
         children = worker.children()

@@ -44,7 +44,7 @@ from service.db.models import (
     Checkpoint,
     Evaluation,
     EvaluationAnswer,
-    EvaluationPicture,
+    EvaluationImage,
     Generation,
     GenerationImage,
     PromptSet,
@@ -179,15 +179,15 @@ class Records:
         return row
 
     def score(self, spec: dict[str, Any], status: JobStatus = JobStatus.QUEUED) -> Score:
-        """A scoring without pictures in that state."""
-        row = Score(requested=spec, spec=spec, spec_version=1, total_pictures=0)
+        """A scoring without images in that state."""
+        row = Score(requested=spec, spec=spec, spec_version=1, total_images=0)
         with self.database.transaction() as session:
             session.add(row)
             _lead(row, status)
         return row
 
     def image(self, generation: Generation, number: int, png: bytes, **columns: Any) -> GenerationImage:
-        """A picture of a generation, in the store and in a row."""
+        """An image of a generation, in the store and in a row."""
         file = self.directory / f"{uuid.uuid4()}.png"
         file.write_bytes(png)
         stored = self.database.artifacts.put_file(file, f"generations/{generation.id}/{number}.png")
@@ -213,7 +213,7 @@ class Records:
         judge: JudgeEntry | None = PERCEPTION,
         **spec: Any,
     ) -> Evaluation:
-        """An evaluation of all the benchmark's prompts in that state, with a judge's answers by index and image.
+        """An evaluation of all the benchmark's prompts in that state, with a judge's answers by index and image_index.
 
         Where it has succeeded, it has their scores, too.
         """
@@ -238,17 +238,23 @@ class Records:
             )
             session.add(row)
             _lead(row, status)
-        for (index, image), said_of_it in (answers or {}).items():
-            self.answer(row, index, image, said_of_it)
+        for (index, image_index), said_of_it in (answers or {}).items():
+            self.answer(row, index, image_index, said_of_it)
         if judge and answers and status is JobStatus.SUCCEEDED:
             with self.database.transaction() as session:
                 score(session, session.get_one(Evaluation, row.id))
         return row
 
     def answer(
-        self, row: Evaluation, index: int, image: int, said: Sequence[int] | Failure, number: int = 1, **columns: Any
+        self,
+        row: Evaluation,
+        index: int,
+        image_index: int,
+        said: Sequence[int] | Failure,
+        number: int = 1,
+        **columns: Any,
     ) -> None:
-        """What a judge said of a picture: scores, or why there are none."""
+        """What a judge said of an image: scores, or why there are none."""
         failed = isinstance(said, Failure)
         values: dict[str, Any] = {
             "scores": None if failed else list(said),
@@ -256,19 +262,26 @@ class Records:
             "text": "I cannot tell." if failed else f"<score>{list(said)}</score>",
             "seconds": 0.5,
         } | ({"text": None} if said is Failure.NO_ANSWER else {})
-        place = {"evaluation_id": row.id, "index": index, "image": image, "number": number}
+        place = {"evaluation_id": row.id, "index": index, "image_index": image_index, "number": number}
         with self.database.transaction() as session:
             session.add(EvaluationAnswer(**place, **(values | columns)))
 
-    def picture(self, row: Evaluation, index: int, image: int, png: bytes, **rewards: float | None) -> None:
-        """A picture of an evaluation, in the store and in a row."""
+    def evaluation_image(
+        self, row: Evaluation, index: int, image_index: int, png: bytes, **rewards: float | None
+    ) -> None:
+        """An image of an evaluation, in the store and in a row."""
         file = self.directory / f"{uuid.uuid4()}.png"
         file.write_bytes(png)
-        stored = self.database.artifacts.put_file(file, f"evaluations/{row.id}/{index}_{image}.png")
-        place = {"evaluation_id": row.id, "index": index, "image": image, "seed": row.spec["seed"] + image}
+        stored = self.database.artifacts.put_file(file, f"evaluations/{row.id}/{index}_{image_index}.png")
+        place = {
+            "evaluation_id": row.id,
+            "index": index,
+            "image_index": image_index,
+            "seed": row.spec["seed"] + image_index,
+        }
         kept = {"key": stored.key, "sha256": stored.sha256, "size": stored.size}
         with self.database.transaction() as session:
-            session.add(EvaluationPicture(**place, **kept, rewards=rewards))
+            session.add(EvaluationImage(**place, **kept, rewards=rewards))
 
     def metric(self, run: Run, name: str, values: Sequence[float | None], attempt: int = 1, first: int = 0) -> None:
         """A metric's value at each step from `first` on."""

@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from service.api.checkpoints.schemas import CheckpointSummary, CheckpointView
 from service.api.curves.comparison_schemas import Comparison
 from service.api.curves.schemas import Curves
-from service.api.evaluations.results_schemas import AnswerView, EvaluationComparison, PictureView
+from service.api.evaluations.results_schemas import AnswerView, EvaluationComparison, ImageView
 from service.api.generations.schemas import GenerationView
 from service.api.keys.schemas import KeyMade, KeyView
 from service.api.leaderboard.schemas import Leaderboard
@@ -153,7 +153,7 @@ class TestOpenApi:
         schemas = document()["components"]["schemas"]
         numbers = [
             (name, field, about)
-            for name in ("Sampling", "Training", "Evaluation", "G2RPO", "Advantage", "GenerationSpec")
+            for name in ("Sampling", "Training", "Heldout", "G2RPO", "Advantage", "GenerationSpec")
             for field, about in schemas[name]["properties"].items()
         ]
         for name, field, about in numbers:
@@ -171,7 +171,7 @@ class TestOpenApi:
         models = (
             *(RunSummary, RunView, Curves, Comparison, RewardGroupView, SampleView, LogPart, Problem, Ready),
             *(CheckpointSummary, CheckpointView, GenerationView, KeyView, KeyMade),
-            *(AnswerView, PictureView, EvaluationComparison, Leaderboard),
+            *(AnswerView, ImageView, EvaluationComparison, Leaderboard),
         )
         for model in models:
             assert schemas[model.__name__]["examples"], model.__name__

@@ -139,7 +139,7 @@ def rows(database: Database, records: Any, tmp_path: Path) -> Rows:
         records.attempts(run, 1)
         records.metric(run, "reward/clip_score", [0.1, None, 0.3] * 20)
         records.metric(run, "heldout/clip_score", [0.5])
-        records.metric(run, "elapsed/evaluations", [100.0 * step for step in range(60)])
+        records.metric(run, "elapsed/nfe", [100.0 * step for step in range(60)])
         for prompt in range(3):
             records.reward_group(run, [0.1, None, 0.3], prompt_index=prompt)
         checkpoint = records.checkpoint(run, {"pytorch_lora_weights.safetensors": b"weights", "a/b.txt": b"text"})
@@ -153,16 +153,16 @@ def rows(database: Database, records: Any, tmp_path: Path) -> Rows:
     for step in range(3):
         rows.add("checkpoint_id", records.checkpoint(finished, {"pytorch_lora_weights.safetensors": b"w"}, step=step))
     drawn = records.generation({**GENERATION, "guidance": 3.5}, JobStatus.SUCCEEDED)
-    Image.new("RGB", (32, 32)).save(tmp_path / "picture.png")
-    records.image(drawn, 0, (tmp_path / "picture.png").read_bytes())
+    Image.new("RGB", (32, 32)).save(tmp_path / "image.png")
+    records.image(drawn, 0, (tmp_path / "image.png").read_bytes())
     rows.add("generation_id", drawn, records.generation(GENERATION), records.generation(GENERATION, JobStatus.RUNNING))
     for status in (JobStatus.SUCCEEDED, JobStatus.CANCELLED, JobStatus.FAILED) * 4:
         rows.add("score_id", records.score(SCORE, status))
     for seed in range(12):
-        rows.add("evaluation_id", judged := _judged(records, (tmp_path / "picture.png").read_bytes(), seed=seed))
+        rows.add("evaluation_id", judged := _judged(records, (tmp_path / "image.png").read_bytes(), seed=seed))
         rows.add("second_id", judged)
     rows.add("evaluation_id", records.evaluation(benchmark(), JobStatus.RUNNING))
-    _keep(records, (tmp_path / "picture.png").read_bytes(), sample=rows.ids["sample_id"][0])
+    _keep(records, (tmp_path / "image.png").read_bytes(), sample=rows.ids["sample_id"][0])
     rows.ids["prompt_set"] += [records.prompt_set(f"set-{number}", ["a red circle"]).name for number in range(12)]
     with database.transaction() as session:
         for name in ("reader", "writer"):
@@ -191,10 +191,10 @@ def _keep(records: Any, png: bytes, sample: str) -> None:
 
 def _judged(records: Any, png: bytes, seed: int) -> Any:
     prompts = [prompt for prompt in benchmark().prompts if prompt.index in (0, 3)]
-    said = {(one.index, image): [seed % 2] * len(one.points) for one in prompts for image in (0, 1)}
+    said = {(one.index, image_index): [seed % 2] * len(one.points) for one in prompts for image_index in (0, 1)}
     evaluation = records.evaluation(benchmark(), answers=said | {(3, 1): Unreadable.NO_SCORES}, seed=seed)
-    for index, image in said:
-        records.picture(evaluation, index, image, png, clip_score=0.5)
+    for index, image_index in said:
+        records.evaluation_image(evaluation, index, image_index, png, clip_score=0.5)
     return evaluation
 
 

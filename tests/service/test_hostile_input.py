@@ -195,7 +195,7 @@ NESTED = {
     "labels": ['{"labels": {"a": %s}}'],
     "training": ['{"training": {"seed": %s, "max_steps": %s, "learning_rate": %s}}'],
     "num_images": ['{"prompts": ["a"], "seed": %s, "guidance": %s, "num_images": %s, "width": %s}'],
-    "pictures": ['{"rewards": [%s], "pictures": [{"prompt": %s, "data": %s}]}'],
+    "images": ['{"rewards": [%s], "images": [{"prompt": %s, "data": %s}]}'],
     "scopes": ['{"name": "a", "scopes": [%s], "max_open_jobs": %s}'],
 }
 """By field, bodies that have a value deeper within, or several at once."""

@@ -14,7 +14,7 @@ from service.contracts.benchmarks.reading import read_prompts
 
 EN, EN_LONG, ZH, ZH_LONG = FILES
 PROMPTS = 10
-TEMPLATE = "Look at the picture of «{prompt}» for {testpoint}. {explanation} {test_explanation} Say <score>[…]</score>."
+TEMPLATE = "Look at the image of «{prompt}» for {testpoint}. {explanation} {test_explanation} Say <score>[…]</score>."
 CONFIG = """
 LANG_CONFIGS = {
     "en": {
@@ -137,7 +137,7 @@ def answer(scores: Sequence[int]) -> str:
 
 
 def result_row(
-    index: int, image: int, scores: Sequence[int], file: OfficialFile = EN, /, **changes: Any
+    index: int, image_index: int, scores: Sequence[int], file: OfficialFile = EN, /, **changes: Any
 ) -> dict[str, Any]:
     """A row as the official script writes it."""
     points = [spelled(one, file.language) for one in dimensions_of(index)]
@@ -148,7 +148,7 @@ def result_row(
         "testpoint": str(points),
         "output": answer(scores),
         "result_json": json.dumps(result, ensure_ascii=False, indent=4),
-        "img_path": f"../eval_data/en/oak/{index}_{image}.png",
+        "img_path": f"../eval_data/en/oak/{index}_{image_index}.png",
     }
     return row | changes
 

@@ -6,6 +6,6 @@ import torch
 def in_earnest() -> None:
     """Have this process compute float32 convolutions in float32.
 
-    The setting is the process's: a picture, or its value, must not depend on what was loaded before it.
+    The setting is the process's: an image, or its value, must not depend on what was loaded before it.
     """
     torch.backends.cudnn.allow_tf32 = False

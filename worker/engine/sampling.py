@@ -1,4 +1,4 @@
-"""Drawing pictures from seeds: the same prompt, seed and numbers give the same picture, whoever asks for it."""
+"""Drawing images from seeds: the same prompt, seed and numbers give the same image, whoever asks for it."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -12,25 +12,25 @@ from service.contracts.evaluations import EvaluationSpec
 from service.contracts.generations import GenerationSpec
 from service.contracts.schedule import sigma_nodes
 from worker.engine.grpo.rollout import ode_trajectory
-from worker.engine.models.base import FlowModel, PictureSize
+from worker.engine.models.base import FlowModel, ImageSize
 
 _BATCH_PIXELS = 2**22
-"""Pixels drawn in one batch: eight pictures of 720×720."""
-_MOST_PICTURES = 64
+"""Pixels drawn in one batch: eight images of 720×720."""
+_MOST_IMAGES = 64
 
 
 @dataclass(frozen=True)
 class Manner:
-    """How pictures are drawn: size, schedule and guidance."""
+    """How images are drawn: size, schedule and guidance."""
 
-    size: PictureSize
+    size: ImageSize
     sigmas: Sequence[float]
     guidance: float
 
     @classmethod
     def of(cls, spec: GenerationSpec | EvaluationSpec, entry: ModelEntry) -> "Manner":
         """What `spec` says, and of what it leaves unsaid the model's own."""
-        size = PictureSize(spec.width or entry.width, spec.height or entry.height)
+        size = ImageSize(spec.width or entry.width, spec.height or entry.height)
         return cls(
             size,
             sigma_nodes(spec.steps or entry.steps, entry.own_shift(size.width, size.height)),
@@ -39,8 +39,8 @@ class Manner:
 
     @property
     def batch_size(self) -> int:
-        """Pictures drawn at once."""
-        return max(1, min(_MOST_PICTURES, _BATCH_PIXELS // (self.size.width * self.size.height)))
+        """Images drawn at once."""
+        return max(1, min(_MOST_IMAGES, _BATCH_PIXELS // (self.size.width * self.size.height)))
 
 
 @torch.no_grad()
@@ -51,7 +51,7 @@ def draw(
     manner: Manner,
     check: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Pictures [n, 3, height, width] in 0..1 of n prompts, each with the noise that the diffusers pipeline draws.
+    """Images [n, 3, height, width] in 0..1 of n prompts, each with the noise that the diffusers pipeline draws.
 
     `check` is called before every evaluation of the network, and may raise to abandon the batch.
     """

@@ -150,7 +150,7 @@ def classify(error: Exception) -> Failed:
 def _parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m worker.entrypoints.evaluate", description=__doc__)
     parser.add_argument("job", type=Path, help="what is to be done, JSON: an EvaluationJob")
-    parser.add_argument("--out", type=Path, required=True, help="directory for events and pictures")
+    parser.add_argument("--out", type=Path, required=True, help="directory for events and images")
     parser.add_argument("--device", help="torch device; default: cuda if there is one, else cpu")
     parser.add_argument("--checkpoint", type=Path, metavar="DIR", help="checkpoint directory; default: the base model")
     return parser.parse_args(arguments)

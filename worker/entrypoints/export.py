@@ -92,7 +92,7 @@ def _dtype(place: Path) -> torch.dtype:
 
 
 def _heldout(checkpoint: Path) -> dict[str, Any]:
-    """What an archive says of held-out pictures; a checkpoint's own directory says nothing."""
+    """What an archive says of held-out images; a checkpoint's own directory says nothing."""
     file = checkpoint / HELDOUT_FILE
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return found

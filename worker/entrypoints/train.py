@@ -114,8 +114,8 @@ def build_trainer(
     refuse_uneven(spec.algorithm, spec.training.prompts_per_step, ranks.world)
     place, entry = ranks.device, catalog.model(spec.model)
     prompts = load_prompts(spec.prompts, catalog, prompt_sets or {})
-    heldout = load_named(spec.evaluation.prompts, catalog, prompt_sets or {})
-    names = dict.fromkeys([reward.name for reward in spec.rewards] + list(spec.evaluation_rewards))
+    heldout = load_named(spec.heldout.prompts, catalog, prompt_sets or {})
+    names = dict.fromkeys([reward.name for reward in spec.rewards] + list(spec.heldout_rewards))
     # All rewards are read before the model, which may be a long download, and both before the device is taken.
     rewards = {name: load_reward(catalog.reward(name), torch.device("cpu")) for name in names}
     check_model(entry)

@@ -8,12 +8,12 @@ import structlog
 from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
-from service.contracts.evaluations import PICTURES, DrawnPicture, EvaluationJob, EvaluationSpec, PictureName
+from service.contracts.evaluations import IMAGES, DrawnImage, EvaluationJob, EvaluationSpec, ImageName
 from service.contracts.jobs import SPEC_FILE
 from service.contracts.runs import Limits
 from service.db import evaluation_scores, events
 from service.db.artifacts import ArtifactDamaged
-from service.db.models import Evaluation, EvaluationPicture, SupervisedJob
+from service.db.models import Evaluation, EvaluationImage, SupervisedJob
 from service.db.session import Database
 from worker.jobs import artifact_transfer, command
 from worker.jobs.claim import Claim, JobRow, held
@@ -26,7 +26,7 @@ class EvaluationWork:
     """Drawing and judging by `program`, which tests of supervision replace."""
 
     job: ClassVar[type[SupervisedJob]] = Evaluation
-    stored: ClassVar[tuple[str, ...]] = (PICTURES, artifact_transfer.START)
+    stored: ClassVar[tuple[str, ...]] = (IMAGES, artifact_transfer.START)
 
     def __init__(self, program: Sequence[str] = command.EVALUATE) -> None:
         self._program = program
@@ -36,34 +36,34 @@ class EvaluationWork:
         return Limits()
 
     def prepare(self, database: Database, claim: Claim, row: Evaluation, directory: Path) -> command.Launch:
-        """Have the job, the checkpoint and the pictures that are yet to be judged on this machine.
+        """Have the job, the checkpoint and the images that are yet to be judged on this machine.
 
         One of these that the store has lost or altered is drawn again. Raises ArtifactDamaged for the checkpoint.
         """
         spec = EvaluationSpec.model_validate(row.spec)
         with database.transaction() as session:
             benchmark = evaluation_scores.benchmark_of(session, row)
-            pictures = session.scalars(select(EvaluationPicture).where(EvaluationPicture.evaluation_id == row.id)).all()
-            asked = {(one.index, one.image): one for one in evaluation_scores.newest(session, row.id)}
-        (directory / PICTURES).mkdir(exist_ok=True)
-        drawn: list[DrawnPicture] = []
-        done: list[PictureName] = []
-        for picture in pictures:
-            answer = asked.pop((picture.index, picture.image), None)
+            images = session.scalars(select(EvaluationImage).where(EvaluationImage.evaluation_id == row.id)).all()
+            asked = {(one.index, one.image_index): one for one in evaluation_scores.newest(session, row.id)}
+        (directory / IMAGES).mkdir(exist_ok=True)
+        drawn: list[DrawnImage] = []
+        done: list[ImageName] = []
+        for image in images:
+            answer = asked.pop((image.index, image.image_index), None)
             if row.judge is None or (answer is not None and answer.scores is not None):
-                done.append(PictureName(index=picture.index, image=picture.image))
+                done.append(ImageName(index=image.index, image_index=image.image_index))
                 continue
             tries = answer.number if answer is not None else 0
-            name = DrawnPicture(index=picture.index, image=picture.image, asked=tries)
+            name = DrawnImage(index=image.index, image_index=image.image_index, asked=tries)
             drawn.append(name)
             try:
-                data = database.artifacts.read(picture.key, picture.sha256)
+                data = database.artifacts.read(image.key, image.sha256)
             except ArtifactDamaged as error:
-                _forget(database, claim, picture, str(error))
+                _forget(database, claim, image, str(error))
                 continue
-            (directory / PICTURES / name.file).write_bytes(data)
+            (directory / IMAGES / name.file).write_bytes(data)
         # The answer on one that was forgotten, or never stored, must have a number of its own, or it would not count.
-        drawn += [DrawnPicture(index=one.index, image=one.image, asked=one.number) for one in asked.values()]
+        drawn += [DrawnImage(index=one.index, image_index=one.image_index, asked=one.number) for one in asked.values()]
         job = EvaluationJob.model_validate(
             {"spec": spec, "benchmark": benchmark, "judge": row.judge, "drawn": tuple(drawn), "done": tuple(done)}
         )
@@ -95,13 +95,13 @@ class EvaluationWork:
             evaluation_scores.score(session, row)
 
 
-def _forget(database: Database, claim: Claim, picture: EvaluationPicture, damage: str) -> None:
-    """Drop the row of a picture that is no longer whole: what came first stays, and the next one is to be kept."""
-    log.warning("picture.damaged", evaluation=str(claim.id), detail=damage)
-    name = PictureName(index=picture.index, image=picture.image)
-    same = (EvaluationPicture.index == name.index, EvaluationPicture.image == name.image)
+def _forget(database: Database, claim: Claim, image: EvaluationImage, damage: str) -> None:
+    """Drop the row of an image that is no longer whole: what came first stays, and the next one is to be kept."""
+    log.warning("image.damaged", evaluation=str(claim.id), detail=damage)
+    name = ImageName(index=image.index, image_index=image.image_index)
+    same = (EvaluationImage.index == name.index, EvaluationImage.image_index == name.image_index)
     with database.transaction() as session:
         held(session, claim)
-        session.execute(delete(EvaluationPicture).where(EvaluationPicture.evaluation_id == claim.id, *same))
-        data = {"picture": name.file, "detail": damage}
-        events.record(session, Evaluation, claim.id, claim.attempt, "picture_damaged", data)
+        session.execute(delete(EvaluationImage).where(EvaluationImage.evaluation_id == claim.id, *same))
+        data = {"image": name.file, "detail": damage}
+        events.record(session, Evaluation, claim.id, claim.attempt, "image_damaged", data)

@@ -1,4 +1,4 @@
-"""One attempt at one generation: pictures from one or several checkpoints, stored as they come."""
+"""One attempt at one generation: images from one or several checkpoints, stored as they come."""
 
 import contextlib
 import hashlib
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from worker.engine.inference.generator import GeneratedImage, Generator
 
 _FLUSH_SECONDS = 0.5
-"""Pictures are recorded in batches of this length, so that quick models are not held up by the database."""
+"""Images are recorded in batches of this length, so that quick models are not held up by the database."""
 
 _generator: "Generator | None" = None
 
@@ -86,7 +86,7 @@ def _the_generator() -> "Generator":
 
 
 class _Recorder:
-    """Stores pictures and inserts their rows, some at a time."""
+    """Stores images and inserts their rows, some at a time."""
 
     def __init__(self, attempt: Attempt, spec: GenerationSpec) -> None:
         self._attempt, self._database, self._claim, self._spec = attempt, attempt.database, attempt.claim, spec
@@ -121,7 +121,7 @@ class _Recorder:
             self._attempt.check_wish()
 
     def _progress(self) -> dict[str, Any]:
-        """Pictures drawn, in the words of a run's progress."""
+        """Images drawn, in the words of a run's progress."""
         progress = Progress(step=self._done, max_steps=self._spec.total_images, phase="rollout")
         return progress.model_dump(mode="json", exclude={"type"})
 
@@ -136,5 +136,5 @@ class _Recorder:
             if self._pending:
                 session.connection().execute(statement, self._pending)
             events.notify_job(session, "generation", self._claim.id)
-        STATS.add("pictures", len(self._pending))
+        STATS.add("images", len(self._pending))
         self._pending, self._flushed = [], time.monotonic()

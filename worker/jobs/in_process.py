@@ -185,10 +185,10 @@ def _outcome(attempt: Attempt, work: Callable[[Attempt], None]) -> Outcome:
     except (ValueError, KeyError) as error:
         return failed("bad_config", str(error.args[0] if error.args else error), "Correct the request or the catalog.")
     except MemoryError as error:
-        return failed("out_of_memory", str(error), "Ask for fewer or smaller pictures.")
+        return failed("out_of_memory", str(error), "Ask for fewer or smaller images.")
     except Exception as error:
         log.exception(f"{kind}.failed", **{kind: str(claim.id)})
         if type(error).__name__ == "OutOfMemoryError":  # torch's, by name: this module must not import torch
-            return failed("out_of_memory", str(error), "Ask for fewer or smaller pictures.")
+            return failed("out_of_memory", str(error), "Ask for fewer or smaller images.")
         return failed("error", f"{type(error).__name__}: {error}", "The worker's log has the details.")
     return Outcome(JobStatus.SUCCEEDED)

@@ -64,7 +64,7 @@ def classify(
         return failed(
             "out_of_memory",
             "the kernel ended the process because the machine's or container's memory was used up",
-            "Lower sampling.rollout_batch_size or the picture size, or give the worker more memory.",
+            "Lower sampling.rollout_batch_size or the image size, or give the worker more memory.",
             log_tail,
         )
     if returncode < 0:

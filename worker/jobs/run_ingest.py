@@ -1,4 +1,4 @@
-"""What a run's child says, as rows: metrics, reward groups, pictures and checkpoints."""
+"""What a run's child says, as rows: metrics, reward groups, images and checkpoints."""
 
 import shutil
 from dataclasses import dataclass, field
@@ -43,9 +43,9 @@ class RunIngest(Ingest[RunBatch]):
         match said.EventLine.validate_json(line):
             case said.Metrics() as event:
                 batch.metrics |= {(name, event.step): value for name, value in event.values.items()}
-                parts = {name: value or 0.0 for name, value in event.values.items() if name.startswith("evaluations/")}
-                parts.pop("evaluations/total", None)
-                batch.counted["evaluations"] += int(sum(parts.values()))
+                parts = {name: value or 0.0 for name, value in event.values.items() if name.startswith("nfe/")}
+                parts.pop("nfe/total", None)
+                batch.counted["nfe"] += int(sum(parts.values()))
             case said.RewardGroups() as event:
                 batch.counted["steps"] += 1
                 batch.groups += [{**group.model_dump(), **self._key(), "step": event.step} for group in event.groups]

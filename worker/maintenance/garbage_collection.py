@@ -19,7 +19,7 @@ from service.db.models import (
     Checkpoint,
     Deployment,
     Evaluation,
-    EvaluationPicture,
+    EvaluationImage,
     Garbage,
     Generation,
     GenerationImage,
@@ -124,7 +124,7 @@ def find_leftovers(database: Database) -> list[str]:
     for id_ in evaluations:
         places = [f"evaluations/{id_}/{attempt}" for attempt in store.names(f"evaluations/{id_}")]
         parts = [f"{place}/{name}" for place in places for name in store.names(place)]
-        drawn = select(EvaluationPicture.key).where(EvaluationPicture.evaluation_id == id_)
+        drawn = select(EvaluationImage.key).where(EvaluationImage.evaluation_id == id_)
         leftovers += _mark_unnamed(database, Evaluation, id_, parts, drawn)
     for id_ in generations:
         parts = [f"generations/{id_}/{name}" for name in store.names(f"generations/{id_}")]

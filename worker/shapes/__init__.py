@@ -1,4 +1,4 @@
-"""The bundled world: small pictures of coloured shapes, their captions, and the rules that judge one by the other."""
+"""The bundled world: small images of coloured shapes, their captions, and the rules that judge one by the other."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ CLIP_WEIGHTS = WEIGHTS / "shapes-clip"
 BENCH_FLUX_WEIGHTS, BENCH_CLIP_WEIGHTS = WEIGHTS / "shapes-flux-2", WEIGHTS / "shapes-clip-2"
 """The same for the world of `shapes-bench`, which has more words."""
 
-PICTURE_SIZE = 32
-"""Height and width of every picture, in pixels."""
+IMAGE_SIZE = 32
+"""Height and width of every image, in pixels."""
 TEXT_LENGTH = 16
 """Tokens of every prompt, as CLIP's `model_max_length` and T5's `max_sequence_length`: embeddings depend on it."""

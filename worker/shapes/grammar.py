@@ -1,4 +1,4 @@
-"""Scenes of the shapes world, their captions, and the predicates that a picture of a scene must satisfy."""
+"""Scenes of the shapes world, their captions, and the predicates that an image of a scene must satisfy."""
 
 import hashlib
 from dataclasses import dataclass
@@ -73,7 +73,7 @@ class PredicateKind(StrEnum):
 
 @dataclass(frozen=True)
 class Predicate:
-    """One thing a picture must show: `objects` are those it speaks of, `value` what it says of them."""
+    """One thing an image must show: `objects` are those it speaks of, `value` what it says of them."""
 
     kind: PredicateKind
     value: str
@@ -95,7 +95,7 @@ class Predicate:
 
 
 def predicates(scene: Scene) -> tuple[Predicate, ...]:
-    """What a picture of `scene` must satisfy: 4 predicates for one object, 7 for two."""
+    """What an image of `scene` must satisfy: 4 predicates for one object, 7 for two."""
     found = [Predicate(PredicateKind.COUNT, str(len(scene.objects)))]
     for thing in scene.objects:
         found.append(Predicate(PredicateKind.OBJECT, f"a {thing.colour} {thing.shape}", (thing,)))

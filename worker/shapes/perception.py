@@ -1,4 +1,4 @@
-"""What a picture shows: background, and objects by colour, shape, size and place. Classical vision, no weights."""
+"""What an image shows: background, and objects by colour, shape, size and place. Classical vision, no weights."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from worker.shapes import PICTURE_SIZE
+from worker.shapes import IMAGE_SIZE
 from worker.shapes.grammar import BACKGROUNDS, COLOURS, SHAPES
 from worker.shapes.render import AREA, BACKGROUND_PALETTE, CENTROID_BELOW_MIDDLE, PALETTE, RADIUS_LIMIT, coverage
 
 CHUNK = 128
-"""Pictures handled at once: the working set stays in the processor's cache."""
+"""Images handled at once: the working set stays in the processor's cache."""
 LEAST_AREA = 10
 """Connected pixels of one colour that count as an object; the smallest that is ever rendered has 21."""
 WORST_FIT = 0.25
@@ -29,7 +29,7 @@ REACH = 9
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
-# Pixels connect to their four neighbours in the same picture and the same colour plane only.
+# Pixels connect to their four neighbours in the same image and the same colour plane only.
 _CONNECTED = np.zeros((3, 3, 3), dtype=bool)
 _CONNECTED[1] = ndimage.generate_binary_structure(2, 1)
 
@@ -44,54 +44,54 @@ class SeenObject:
 
 
 @dataclass(frozen=True)
-class SeenPicture:
+class SeenImage:
     objects: tuple[SeenObject, ...]
     background: str | None  # None: like none of the backgrounds
 
 
-def perceive(pictures: Tensor) -> list[SeenPicture]:
-    """What each of `pictures` [N, 3, H, W] in [0, 1] shows, independently of the others. Other sizes are resized."""
-    if pictures.ndim != 4 or pictures.shape[1] != 3:
-        raise ValueError(f"pictures must be [N, 3, H, W], not {list(pictures.shape)}")
-    pictures = pictures.detach().to("cpu", torch.float32).clamp(0, 1)
-    if pictures.shape[2:] != (PICTURE_SIZE, PICTURE_SIZE):
-        pictures = functional.interpolate(pictures, (PICTURE_SIZE, PICTURE_SIZE), mode="area")
-    return [seen for chunk in torch.split(pictures, CHUNK) for seen in _perceive_chunk(chunk)]
+def perceive(images: Tensor) -> list[SeenImage]:
+    """What each of `images` [N, 3, H, W] in [0, 1] shows, independently of the others. Other sizes are resized."""
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images must be [N, 3, H, W], not {list(images.shape)}")
+    images = images.detach().to("cpu", torch.float32).clamp(0, 1)
+    if images.shape[2:] != (IMAGE_SIZE, IMAGE_SIZE):
+        images = functional.interpolate(images, (IMAGE_SIZE, IMAGE_SIZE), mode="area")
+    return [seen for chunk in torch.split(images, CHUNK) for seen in _perceive_chunk(chunk)]
 
 
-def _perceive_chunk(pictures: Tensor) -> list[SeenPicture]:
-    backgrounds = nearest_background(pictures)
-    covered, colour = segment(pictures, backgrounds[0])
-    components = _components(covered, colour, len(pictures))
+def _perceive_chunk(images: Tensor) -> list[SeenImage]:
+    backgrounds = nearest_background(images)
+    covered, colour = segment(images, backgrounds[0])
+    components = _components(covered, colour, len(images))
     shape, radius = _match(components, covered)
-    found: list[list[SeenObject]] = [[] for _ in range(len(pictures))]
+    found: list[list[SeenObject]] = [[] for _ in range(len(images))]
     rows = zip(
-        components.picture.tolist(), components.colour.tolist(), components.centre.tolist(), shape, radius, strict=True
+        components.image.tolist(), components.colour.tolist(), components.centre.tolist(), shape, radius, strict=True
     )
-    for picture, tone, (x, y), form, size in rows:
+    for image, tone, (x, y), form, size in rows:
         name = SHAPES[form] if form >= 0 else None
-        found[picture].append(SeenObject(COLOURS[tone], name, "large" if size >= RADIUS_LIMIT else "small", x, y))
+        found[image].append(SeenObject(COLOURS[tone], name, "large" if size >= RADIUS_LIMIT else "small", x, y))
     names = [
         BACKGROUNDS[index] if sure else None for index, sure in zip(*(b.tolist() for b in backgrounds), strict=True)
     ]
-    return [SeenPicture(tuple(objects), name) for objects, name in zip(found, names, strict=True)]
+    return [SeenImage(tuple(objects), name) for objects, name in zip(found, names, strict=True)]
 
 
-def nearest_background(pictures: Tensor) -> tuple[Tensor, Tensor]:
-    """The nearest background [N] of each picture's border, and whether it is near enough [N]."""
-    rim = torch.cat([pictures[:, :, 0], pictures[:, :, -1], pictures[:, :, 1:-1, 0], pictures[:, :, 1:-1, -1]], dim=2)
+def nearest_background(images: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest background [N] of each image's border, and whether it is near enough [N]."""
+    rim = torch.cat([images[:, :, 0], images[:, :, -1], images[:, :, 1:-1, 0], images[:, :, 1:-1, -1]], dim=2)
     distance = (rim.median(dim=2).values[:, None] - BACKGROUND_PALETTE).square().sum(dim=2).sqrt()
     nearest = distance.min(dim=1)
     return nearest.indices, nearest.values <= BACKGROUND_TOLERANCE
 
 
-def segment(pictures: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
+def segment(images: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
     """Each pixel as a mix of background and one colour: share [N, H, W] of the colour, and which colour [N, H, W].
 
     An anti-aliased edge lies on the line between the two, so it is recognised as half covered, not as a third colour.
     """
     ground = BACKGROUND_PALETTE[background][:, :, None, None]
-    offset = pictures - ground
+    offset = images - ground
     best = torch.full_like(offset[:, 0], torch.inf)
     share = torch.zeros_like(best)
     colour = torch.zeros_like(best, dtype=torch.int64)
@@ -111,7 +111,7 @@ def segment(pictures: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
 class _Components:
     """The connected regions of a chunk that are big enough, K in all."""
 
-    picture: Integers  # [K]
+    image: Integers  # [K]
     colour: Integers  # [K]
     area: Floats  # [K] pixels
     centre: Floats  # [K, 2] x, y
@@ -121,7 +121,7 @@ class _Components:
 def _components(covered: Tensor, colour: Tensor, count: int) -> _Components:
     solid = covered.numpy() >= 0.5
     planes = (solid[:, None] & (colour.numpy()[:, None] == np.arange(len(COLOURS))[:, None, None])).reshape(
-        -1, PICTURE_SIZE, PICTURE_SIZE
+        -1, IMAGE_SIZE, IMAGE_SIZE
     )
     labels, found = ndimage.label(planes, _CONNECTED)
     plane, y, x = np.nonzero(labels)
@@ -135,10 +135,10 @@ def _components(covered: Tensor, colour: Tensor, count: int) -> _Components:
     home[label] = plane
     centre_x = np.bincount(label, x + 0.5, found)[kept] / area[kept]
     centre_y = np.bincount(label, y + 0.5, found)[kept] / area[kept]
-    owner = np.full((count, PICTURE_SIZE, PICTURE_SIZE), -1)
+    owner = np.full((count, IMAGE_SIZE, IMAGE_SIZE), -1)
     owner[plane // len(COLOURS), y, x] = renumbered[label]
     return _Components(
-        picture=home[kept] // len(COLOURS),
+        image=home[kept] // len(COLOURS),
         colour=home[kept] % len(COLOURS),
         area=area[kept].astype(np.float32),
         centre=np.stack([centre_x, centre_y], axis=1).astype(np.float32),
@@ -155,8 +155,8 @@ def _match(components: _Components, covered: Tensor) -> tuple[list[int], list[fl
     centre = torch.from_numpy(components.centre)
     x = centre[:, 0].floor().long()[:, None] + span  # [K, window]
     y = centre[:, 1].floor().long()[:, None] + span
-    inside = ((x >= 0) & (x < PICTURE_SIZE))[:, None, :] & ((y >= 0) & (y < PICTURE_SIZE))[:, :, None]
-    at = (torch.from_numpy(components.picture)[:, None, None], y.clamp(0, 31)[:, :, None], x.clamp(0, 31)[:, None, :])
+    inside = ((x >= 0) & (x < IMAGE_SIZE))[:, None, :] & ((y >= 0) & (y < IMAGE_SIZE))[:, :, None]
+    at = (torch.from_numpy(components.image)[:, None, None], y.clamp(0, 31)[:, :, None], x.clamp(0, 31)[:, None, :])
     owner = torch.from_numpy(components.owner)[at]
     own = inside & (owner == torch.arange(kept)[:, None, None])
     # The half covered pixels of its outline lie next to its own ones; further away there is only noise.

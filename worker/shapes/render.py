@@ -1,4 +1,4 @@
-"""Pictures of scenes: batched signed-distance masks, anti-aliased, at places drawn from a seed."""
+"""Images of scenes: batched signed-distance masks, anti-aliased, at places drawn from a seed."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker.shapes import PICTURE_SIZE
+from worker.shapes import IMAGE_SIZE
 from worker.shapes.grammar import BACKGROUNDS, COLOURS, RELATIONS, SHAPES, SIZES, Scene
 
 PALETTE = torch.tensor(
@@ -37,11 +37,11 @@ CENTROID_BELOW_MIDDLE = torch.tensor([0.0, 0.0, 1 / 3, 0.0, 0.0])
 """How far the centre of mass lies below the middle of the bounding box, at radius 1."""
 
 MARGIN, GAP = 0.5, 1.5
-"""Least distance in pixels of an object to the edge of the picture, and to the other object."""
+"""Least distance in pixels of an object to the edge of the image, and to the other object."""
 SLANT = 0.4
 """Largest offset across a relation's axis, as a share of the distance along it."""
 DRAWS = 6
-"""Random numbers per picture."""
+"""Random numbers per image."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Placed:
 
 
 def render(scenes: Sequence[Scene], seed: int = 0) -> Tensor:
-    """Pictures [N, 3, 32, 32] in [0, 1]. `seed` jitters sizes and places, within what keeps the caption true."""
+    """Images [N, 3, 32, 32] in [0, 1]. `seed` jitters sizes and places, within what keeps the caption true."""
     draws = torch.rand(len(scenes), DRAWS, generator=torch.Generator().manual_seed(seed))
     return draw(place(encode(scenes), draws))
 
@@ -93,22 +93,20 @@ def place(encoded: Tensor, draws: Tensor) -> Placed:
 
 
 def draw(placed: Placed) -> Tensor:
-    """Pictures [N, 3, 32, 32] in [0, 1] of placed objects."""
+    """Images [N, 3, 32, 32] in [0, 1] of placed objects."""
     device = placed.shape.device
-    pictures = BACKGROUND_PALETTE.to(device)[placed.background][:, :, None, None].expand(
-        -1, -1, PICTURE_SIZE, PICTURE_SIZE
-    )
-    axis = torch.arange(PICTURE_SIZE, device=device) + 0.5
+    images = BACKGROUND_PALETTE.to(device)[placed.background][:, :, None, None].expand(-1, -1, IMAGE_SIZE, IMAGE_SIZE)
+    axis = torch.arange(IMAGE_SIZE, device=device) + 0.5
     for index in range(placed.shape.shape[1]):
         dx = (axis - placed.centre[:, index, 0, None])[:, None, :]
         dy = (axis - placed.centre[:, index, 1, None])[:, :, None]
-        covered = torch.zeros(len(pictures), PICTURE_SIZE, PICTURE_SIZE, device=device)
+        covered = torch.zeros(len(images), IMAGE_SIZE, IMAGE_SIZE, device=device)
         for shape in range(len(SHAPES)):
             rows = placed.shape[:, index] == shape
             covered[rows] = coverage(SHAPES[shape], dx[rows], dy[rows], placed.radius[rows, index, None, None])
         colours = PALETTE.to(device)[placed.colour[:, index]][:, :, None, None]
-        pictures = pictures + covered[:, None] * (colours - pictures)
-    return pictures
+        images = images + covered[:, None] * (colours - images)
+    return images
 
 
 def coverage(shape: str, dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
@@ -157,8 +155,8 @@ _DISTANCE: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 def _place_one(extent: Tensor, draws: Tensor) -> Tensor:
-    """Centres [N, 2, 2] with the first object anywhere inside the picture."""
-    room = PICTURE_SIZE - 2 * (extent[:, :1] + MARGIN)
+    """Centres [N, 2, 2] with the first object anywhere inside the image."""
+    room = IMAGE_SIZE - 2 * (extent[:, :1] + MARGIN)
     first = extent[:, :1] + MARGIN + room * draws[:, 2:4]
     return torch.stack([first, first], dim=1)
 
@@ -166,7 +164,7 @@ def _place_one(extent: Tensor, draws: Tensor) -> Tensor:
 def _place_two(extent: Tensor, relation: Tensor, draws: Tensor) -> Tensor:
     """Centres [N, 2, 2] of two objects, clear of each other along the relation's axis and nearly level across it."""
     total = 2 * extent.sum(dim=1)
-    free = PICTURE_SIZE - 2 * MARGIN - GAP - total
+    free = IMAGE_SIZE - 2 * MARGIN - GAP - total
     # Two cuts of the free length: before, between, behind.
     cuts = (free[:, None] * draws[:, 2:4]).sort(dim=1).values
     leading = torch.isin(
@@ -178,7 +176,7 @@ def _place_two(extent: Tensor, relation: Tensor, draws: Tensor) -> Tensor:
     along = torch.where(leading[:, None], torch.stack([near, far], 1), torch.stack([far, near], 1))
 
     lowest = extent + MARGIN
-    highest = PICTURE_SIZE - lowest
+    highest = IMAGE_SIZE - lowest
     start = lowest[:, 0] + (highest[:, 0] - lowest[:, 0]) * draws[:, 4]
     other = start + (2 * draws[:, 5] - 1) * SLANT * (far - near)
     across = torch.stack([start, other.clamp(lowest[:, 1], highest[:, 1])], 1)

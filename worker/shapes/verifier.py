@@ -1,4 +1,4 @@
-"""Whether pictures show what their captions say: every predicate of the caption, checked on what is perceived."""
+"""Whether images show what their captions say: every predicate of the caption, checked on what is perceived."""
 
 from collections.abc import Iterator, Sequence
 
@@ -6,30 +6,30 @@ import torch
 from torch import Tensor
 
 from worker.shapes.grammar import Object, Predicate, PredicateKind, parse, predicates
-from worker.shapes.perception import SeenObject, SeenPicture, perceive
+from worker.shapes.perception import SeenImage, SeenObject, perceive
 
 CLEARANCE = 2.0
 """Least distance in pixels between two centres for one to be left of, right of, above or below the other."""
 
 
-def verify(pictures: Tensor, captions: Sequence[str]) -> list[tuple[bool, ...]]:
-    """For each of `pictures` [N, 3, H, W] in [0, 1]: which of `predicates(parse(caption))` hold, in their order."""
-    if len(pictures) != len(captions):
-        raise ValueError(f"{len(pictures)} pictures and {len(captions)} captions: there must be one for each")
+def verify(images: Tensor, captions: Sequence[str]) -> list[tuple[bool, ...]]:
+    """For each of `images` [N, 3, H, W] in [0, 1]: which of `predicates(parse(caption))` hold, in their order."""
+    if len(images) != len(captions):
+        raise ValueError(f"{len(images)} images and {len(captions)} captions: there must be one for each")
     wanted = [predicates(parse(text)) for text in captions]
     return [
         tuple(holds(predicate, seen) for predicate in asked)
-        for asked, seen in zip(wanted, perceive(pictures), strict=True)
+        for asked, seen in zip(wanted, perceive(images), strict=True)
     ]
 
 
-def verifier_score(pictures: Tensor, captions: Sequence[str]) -> Tensor:
-    """Share in [0, 1] of each caption's predicates that its picture satisfies, float32 [N] on the CPU."""
-    return torch.tensor([sum(held) / len(held) for held in verify(pictures, captions)], dtype=torch.float32)
+def verifier_score(images: Tensor, captions: Sequence[str]) -> Tensor:
+    """Share in [0, 1] of each caption's predicates that its image satisfies, float32 [N] on the CPU."""
+    return torch.tensor([sum(held) / len(held) for held in verify(images, captions)], dtype=torch.float32)
 
 
-def holds(predicate: Predicate, seen: SeenPicture) -> bool:
-    """Whether the picture satisfies the predicate. What is said of an object that is not there is false."""
+def holds(predicate: Predicate, seen: SeenImage) -> bool:
+    """Whether the image satisfies the predicate. What is said of an object that is not there is false."""
     match predicate.kind:
         case PredicateKind.COUNT:
             return len(seen.objects) == int(predicate.value)
@@ -48,7 +48,7 @@ def holds(predicate: Predicate, seen: SeenPicture) -> bool:
             )
 
 
-def _instances(wanted: Object, seen: SeenPicture) -> Iterator[SeenObject]:
+def _instances(wanted: Object, seen: SeenImage) -> Iterator[SeenObject]:
     return (thing for thing in seen.objects if (thing.colour, thing.shape) == wanted.kind)
 
 

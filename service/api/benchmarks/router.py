@@ -35,7 +35,7 @@ _ROW = {"type": "object", "description": "A row of the CSV: `index`, `testpoint`
 _EXAMPLE = {"index": "0", "testpoint": "['Style']", "result_json": "{'score': [1]}", "img_path": "0_0.png"}
 _HEADING, _LINE = ",".join(_EXAMPLE), ",".join(f'"{cell}"' for cell in _EXAMPLE.values())
 _FILES = {
-    media_type: {"schema": schema, "examples": {"one": {"summary": "One picture", "value": example}}}
+    media_type: {"schema": schema, "examples": {"one": {"summary": "One image", "value": example}}}
     for media_type, schema, example in (
         (service.CSV, {"type": "string"}, f"{_HEADING}\n{_LINE}\n"),
         (service.JSON, {"anyOf": [{"type": "array", "items": _ROW}, {"type": "object"}]}, [_EXAMPLE]),

@@ -17,19 +17,19 @@ class ModelView(BaseModel):
     steps: int = Field(description="Its own number of denoising steps.")
     shift: float = Field(description="Its own schedule shift.")
     guidance: float = Field(description="Its own guidance.")
-    width: int = Field(description="Its own picture width, pixels.")
-    height: int = Field(description="Its own picture height, pixels.")
+    width: int = Field(description="Its own image width, pixels.")
+    height: int = Field(description="Its own image height, pixels.")
     size_multiple: int = Field(description="Width and height must be multiples of this, pixels.")
     max_size: int = Field(description="The largest width and height, pixels.")
     text_length: int = Field(description="Tokens of the T5 sequence.")
     parameters: int = Field(description="Transformer parameters.")
-    seconds_per_evaluation: float | None = Field(description="Measured seconds per sample and evaluation, batched.")
-    seconds_per_compiled_evaluation: float | None = Field(description="The same with `sampling.compile`.")
+    seconds_per_nfe: float | None = Field(description="Measured seconds per sample and evaluation, batched.")
+    seconds_per_compiled_nfe: float | None = Field(description="The same with `sampling.compile`.")
     measured_on: str
 
 
 class RewardView(BaseModel):
-    """A reward: one value per picture, higher is better."""
+    """A reward: one value per image, higher is better."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -51,7 +51,7 @@ class PromptSetView(BaseModel):
 
 
 class JudgeView(BaseModel):
-    """What tells whether pictures show what a benchmark asks for."""
+    """What tells whether images show what a benchmark asks for."""
 
     model_config = ConfigDict(from_attributes=True)
 

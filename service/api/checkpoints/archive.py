@@ -145,7 +145,7 @@ def _prompts(session: Session, row: Checkpoint) -> dict[str, Any]:
     provenance = (attempt.provenance or {}) if attempt is not None else {}
     return {
         "training": spec.get("prompts"),
-        "heldout": spec.get("evaluation", {}).get("prompts"),
+        "heldout": spec.get("heldout", {}).get("prompts"),
         "sha256": provenance.get("prompts"),
     }
 

@@ -86,7 +86,7 @@ async def import_checkpoint(
     caller: CallerDep,
     once: StreamedOnceDep,
 ) -> CheckpointView:
-    """Send a LoRA file of diffusers' format (safetensors) as the body; runs can start from it, and pictures be drawn.
+    """Send a LoRA file of diffusers' format (safetensors) as the body; runs can start from it, and images be drawn.
 
     Its layers must be ones that the model takes a LoRA on. Layers it does not have stay as they are in the model.
     """
@@ -117,7 +117,7 @@ async def import_checkpoint(
 def delete_checkpoint(checkpoint_id: uuid.UUID, session: SessionDep) -> None:
     """Delete a checkpoint's files. One that a waiting or working job needs is refused; deleting twice is no error.
 
-    What is known of it stays, for the runs and pictures that came from it.
+    What is known of it stays, for the runs and images that came from it.
     """
     service.delete(session, checkpoint_id)
 

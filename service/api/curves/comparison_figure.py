@@ -43,7 +43,7 @@ _BANDS: dict[Band, str] = {
     "std": "mean ± std",
     "minmax": "least to greatest",
 }
-_AXES = {"step": "optimizer step", "evaluations": "network evaluations", "seconds": "training time"}
+_AXES = {"step": "optimizer step", "nfe": "NFE", "seconds": "training time"}
 _TIMES = ((7200.0, 3600.0, "h"), (300.0, 60.0, "min"), (0.0, 1.0, "s"))
 """From so many seconds on, the unit's seconds and its sign."""
 
@@ -99,7 +99,7 @@ def _panel(axes: Axes, series: Sequence[ComparedSeries], styles: Styles, compari
     axes.set_xlabel(_AXES[comparison.x] + (f" ({sign})" if sign else ""), fontsize=_SIZE)
     axes.set_ylabel(unit(series[0].metric), fontsize=_SIZE, parse_math=False)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=comparison.x != "seconds"))
-    if comparison.x == "evaluations":
+    if comparison.x == "nfe":
         axes.xaxis.set_major_formatter(EngFormatter(sep="\N{THIN SPACE}"))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.tick_params(labelsize=_SIZE)

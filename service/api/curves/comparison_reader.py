@@ -15,7 +15,7 @@ from service.db.models import Run
 from service.http.errors import invalid
 from service.jobs import views
 
-_ELAPSED: dict[Axis, str] = {"evaluations": "elapsed/evaluations", "seconds": "elapsed/seconds"}
+_ELAPSED: dict[Axis, str] = {"nfe": "elapsed/nfe", "seconds": "elapsed/seconds"}
 """The metrics, written at every step, that lead from a step to another x."""
 _MOST_POINTS = 1_000_000
 """Of one answer, those of a group's runs counted."""

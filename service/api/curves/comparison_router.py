@@ -22,7 +22,7 @@ router = APIRouter(tags=["curves"], route_class=ThreadRoute)
     responses={200: {"content": CONTENT}, **problems(404, 406, 422)},
 )
 def compare_curves(query: Annotated[ComparisonQuery, Query()], session: SessionDep, accept: Accept = None) -> Response:
-    """One or a few metrics of runs and of groups of seeds, over optimizer steps, network evaluations or seconds.
+    """One or a few metrics of runs and of groups of seeds, over optimizer steps, NFE or seconds.
 
     A group is the mean over its runs, smoothed one by one, with a band. Over steps the mean is of the runs that have a
     value at the step. Over evaluations and seconds, at which runs differ, each run is interpolated linearly between

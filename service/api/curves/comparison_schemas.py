@@ -10,7 +10,7 @@ from service.api.curves.schemas import MaxPoints, MetricPattern, SinceStep, Smoo
 from service.api.curves.service import separated
 from service.http import openapi_examples
 
-Axis = Literal["step", "evaluations", "seconds"]
+Axis = Literal["step", "nfe", "seconds"]
 Band = Literal["minmax", "std", "ci95", "none"]
 
 MOST_RUNS, MOST_GROUPS, MOST_METRICS = 64, 16, 24
@@ -88,8 +88,8 @@ class ComparisonQuery(BaseModel):
     )
     x: Axis = Field(
         "step",
-        description="What the metrics are shown over. `step`: optimizer steps. `evaluations`: network evaluations of "
-        "the run's training so far, rollouts and not held-out pictures (its metric `elapsed/evaluations`). `seconds`: "
+        description="What the metrics are shown over. `step`: optimizer steps. `nfe`: NFE of "
+        "the run's training so far, rollouts and not held-out images (its metric `elapsed/nfe`). `seconds`: "
         "seconds of its training so far, held-out evaluation, loading and checkpoints apart (`elapsed/seconds`).",
     )
     band: Band = Field(
@@ -172,7 +172,7 @@ class Comparison(BaseModel):
     model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.COMPARISON))
 
     x: Axis
-    unit: str = Field(description="What `x` counts: optimizer steps, network evaluations or seconds.")
+    unit: str = Field(description="What `x` counts: optimizer steps, NFE or seconds.")
     band: Band
     series: list[ComparedSeries]
     warnings: list[str] = Field(description="What was asked for and is not, or not wholly, shown, and why.")

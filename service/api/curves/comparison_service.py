@@ -12,7 +12,7 @@ from service.api.curves.comparison_reader import Reading
 from service.api.curves.comparison_schemas import Axis, ComparedSeries, Comparison, ComparisonQuery
 from service.api.curves.group_mean import Line, Numbers, joined, mean, resampled
 
-_UNITS: dict[Axis, str] = {"step": "optimizer steps", "evaluations": "network evaluations", "seconds": "seconds"}
+_UNITS: dict[Axis, str] = {"step": "optimizer steps", "nfe": "NFE", "seconds": "seconds"}
 
 
 def compare(session: Session, query: ComparisonQuery) -> Comparison:

@@ -18,8 +18,8 @@ _UNITS = {
     "advantage": "advantage",
     "failures": "failed samples",
     "seconds": "seconds",
-    "evaluations": "network evaluations",
-    "images": "pictures",
+    "nfe": "NFE",
+    "images": "images",
     "memory": "bytes",
 }
 """By family, the part of a name before its first slash."""

@@ -13,7 +13,7 @@ from service.contracts.status import JobStatus
 from service.core.bootstrap import compare, compare_values
 from service.db.evaluation_answers import is_newest
 from service.db.evaluation_scores import benchmark_of, tally_of
-from service.db.models import Evaluation, EvaluationAnswer, EvaluationPicture
+from service.db.models import Evaluation, EvaluationAnswer, EvaluationImage
 from service.http.errors import invalid
 
 _SETTINGS = ("num_images", "seed", "steps", "guidance", "width", "height")
@@ -59,10 +59,10 @@ def _scores(session: Session, first: Evaluation, second: Evaluation, query: Comp
 
 
 def _rewards(session: Session, row: Evaluation) -> dict[str, dict[int, list[float]]]:
-    """By reward and prompt, the values of the pictures that have one."""
+    """By reward and prompt, the values of the images that have one."""
     found: dict[str, dict[int, list[float]]] = {name: {} for name in row.spec["rewards"]}
-    query = select(EvaluationPicture.index, EvaluationPicture.rewards).where(EvaluationPicture.evaluation_id == row.id)
-    ordered = query.order_by(EvaluationPicture.index, EvaluationPicture.image)
+    query = select(EvaluationImage.index, EvaluationImage.rewards).where(EvaluationImage.evaluation_id == row.id)
+    ordered = query.order_by(EvaluationImage.index, EvaluationImage.image_index)
     for index, rewards in session.execute(ordered):
         for name in found:
             if (value := rewards.get(name)) is not None:
@@ -79,7 +79,7 @@ def _warnings(session: Session, first: Evaluation, second: Evaluation) -> Iterat
         yield f"the first draws {len(first.prompts)} prompts, the second {len(second.prompts)}; shared ones count"
     for side, one in (("first", first), ("second", second)):
         if one.status is not JobStatus.SUCCEEDED:
-            yield f"the {side} is {one.status}: it may lack pictures"
+            yield f"the {side} is {one.status}: it may lack images"
         if one.judge is None:
             yield f"the {side} has no judge: only rewards are compared"
         elif failures := _failures(session, one):

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from service.api.evaluations import results
 from service.contracts.benchmarks.data import Benchmark
-from service.contracts.evaluations import PictureName
+from service.contracts.evaluations import ImageName
 from service.db.evaluation_answers import counted, is_newest
 from service.db.models import EvaluationAnswer
 from service.db.session import Database
@@ -77,9 +77,9 @@ def _count(correct: int, total: int) -> dict[str, float]:
 
 
 def _page(session: Session, id: uuid.UUID, after: tuple[int, int]) -> list[EvaluationAnswer]:
-    place = tuple_(EvaluationAnswer.index, EvaluationAnswer.image)
+    place = tuple_(EvaluationAnswer.index, EvaluationAnswer.image_index)
     query = select(EvaluationAnswer).where(EvaluationAnswer.evaluation_id == id, is_newest(), place > after)
-    return list(session.scalars(query.order_by(EvaluationAnswer.index, EvaluationAnswer.image).limit(_PAGE)))
+    return list(session.scalars(query.order_by(EvaluationAnswer.index, EvaluationAnswer.image_index).limit(_PAGE)))
 
 
 def _cells(benchmark: Benchmark, page: list[EvaluationAnswer]) -> Iterator[tuple[str, ...]]:
@@ -91,7 +91,7 @@ def _cells(benchmark: Benchmark, page: list[EvaluationAnswer]) -> Iterator[tuple
         if row.scores is not None:
             found = {"prompt": prompt.text, "testpoint": names, "score": row.scores}
         written = json.dumps(found, ensure_ascii=False, indent=4)
-        name = PictureName(index=row.index, image=row.image).file
+        name = ImageName(index=row.index, image_index=row.image_index).file
         yield str(row.index), prompt.text, str(names), row.text or "", written, name
 
 

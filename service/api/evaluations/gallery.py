@@ -1,4 +1,4 @@
-"""A gallery: pictures of the same prompts and seeds by one evaluation or several, with what the judge found."""
+"""A gallery: images of the same prompts and seeds by one evaluation or several, with what the judge found."""
 
 import random
 import uuid
@@ -12,17 +12,17 @@ from service.api.evaluations import image_grid, results
 from service.api.evaluations.results_schemas import GalleryQuery
 from service.contracts.benchmarks.data import BenchmarkPrompt
 from service.db.evaluation_answers import is_newest
-from service.db.models import Evaluation, EvaluationAnswer, EvaluationPicture
+from service.db.models import Evaluation, EvaluationAnswer, EvaluationImage
 from service.http.errors import NotAcceptable, NotFound, invalid
 from service.jobs import views
 
 _ALONE = 4
-"""Pictures of each prompt, where nobody says how many, of an evaluation without others."""
+"""Images of each prompt, where nobody says how many, of an evaluation without others."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture, and a score for each test point: None where nobody judged, or it could not be read."""
+    """An image, and a score for each test point: None where nobody judged, or it could not be read."""
 
     key: str
     sha256: str
@@ -32,15 +32,15 @@ class Shown:
 
 @dataclass(frozen=True)
 class Line:
-    """A prompt with a picture per column; None where there is none."""
+    """A prompt with an image per column; None where there is none."""
 
     prompt: BenchmarkPrompt
-    pictures: tuple[Shown | None, ...]
+    images: tuple[Shown | None, ...]
 
     @property
     def seeds(self) -> str:
-        """Of its pictures."""
-        return ", ".join(map(str, sorted({one.seed for one in self.pictures if one is not None})))
+        """Of its images."""
+        return ", ".join(map(str, sorted({one.seed for one in self.images if one is not None})))
 
 
 @dataclass(frozen=True)
@@ -52,13 +52,13 @@ class Gallery:
     lines: tuple[Line, ...]
     width: int
     height: int
-    """Of a picture, pixels: of the largest where they differ."""
+    """Of an image, pixels: of the largest where they differ."""
     alone: bool
-    """Whether all pictures are of one evaluation: then its columns are seeds."""
+    """Whether all images are of one evaluation: then its columns are seeds."""
 
 
 def gallery(session: Session, id: uuid.UUID, query: GalleryQuery, max_pixels: int) -> Gallery:
-    """The asked pictures: an evaluation's own side by side, or those of several by prompt and number.
+    """The asked images: an evaluation's own side by side, or those of several by prompt and number.
 
     Raises NotFound, Invalid, and NotAcceptable where they would have more pixels than allowed.
     """
@@ -66,28 +66,32 @@ def gallery(session: Session, id: uuid.UUID, query: GalleryQuery, max_pixels: in
     first, alone = evaluations[0], len(evaluations) == 1
     prompts = _chosen(session, evaluations, query)
     most = min(int(one.spec["num_images"]) for one in evaluations)
-    images = range(min(most, query.pictures or (_ALONE if alone else 1)))
-    found = [_pictures(session, one.id, [prompt.index for prompt in prompts], len(images)) for one in evaluations]
+    images = range(min(most, query.images or (_ALONE if alone else 1)))
+    found = [_images(session, one.id, [prompt.index for prompt in prompts], len(images)) for one in evaluations]
     sizes = [results.spec_of(one) for one in evaluations]
     width, height = max(one.width or 0 for one in sizes), max(one.height or 0 for one in sizes)
     pixels = len(prompts) * len(images) * len(evaluations) * width * height * image_grid.enlargement(width, height) ** 2
     if pixels > max_pixels:
-        raise NotAcceptable(f"these are {pixels} pixels, more than the {max_pixels} allowed; ask for fewer pictures")
+        raise NotAcceptable(f"these are {pixels} pixels, more than the {max_pixels} allowed; ask for fewer images")
     called = results.labels(session, [one.id for one in evaluations])
     benchmark = first.spec["benchmark"]
     if alone:
-        columns = tuple(f"seed {first.spec['seed'] + image}" for image in images)
-        lines = [Line(prompt, tuple(_shown(found[0], prompt, image) for image in images)) for prompt in prompts]
+        columns = tuple(f"seed {first.spec['seed'] + image_index}" for image_index in images)
+        lines = [
+            Line(prompt, tuple(_shown(found[0], prompt, image_index) for image_index in images)) for prompt in prompts
+        ]
     else:
         columns = tuple(called[one.id] for one in evaluations)
         lines = [
-            Line(prompt, tuple(_shown(one, prompt, image) for one in found)) for prompt in prompts for image in images
+            Line(prompt, tuple(_shown(one, prompt, image_index) for one in found))
+            for prompt in prompts
+            for image_index in images
         ]
     title = f"{benchmark}: {called[first.id]}" if alone else f"{benchmark}: {len(columns)} evaluations side by side"
     return Gallery(title, columns, tuple(lines), width, height, alone)
 
 
-_Found = dict[tuple[int, int], tuple[EvaluationPicture, list[int] | None]]
+_Found = dict[tuple[int, int], tuple[EvaluationImage, list[int] | None]]
 
 
 def _evaluations(session: Session, id: uuid.UUID, query: GalleryQuery) -> list[Evaluation]:
@@ -123,24 +127,26 @@ def _chosen(session: Session, evaluations: Sequence[Evaluation], query: GalleryQ
     return [by_index[index] for index in sorted(common)]
 
 
-def _pictures(session: Session, id: uuid.UUID, indices: Sequence[int], images: int) -> _Found:
-    """Pictures with the newest scores, by prompt and number."""
-    places = [(index, image) for index in indices for image in range(images)]
-    pictures = select(EvaluationPicture).where(
-        EvaluationPicture.evaluation_id == id, tuple_(EvaluationPicture.index, EvaluationPicture.image).in_(places)
+def _images(session: Session, id: uuid.UUID, indices: Sequence[int], images: int) -> _Found:
+    """Images with the newest scores, by prompt and number."""
+    places = [(index, image_index) for index in indices for image_index in range(images)]
+    images = select(EvaluationImage).where(
+        EvaluationImage.evaluation_id == id, tuple_(EvaluationImage.index, EvaluationImage.image_index).in_(places)
     )
-    columns = (EvaluationAnswer.index, EvaluationAnswer.image, EvaluationAnswer.scores)
+    columns = (EvaluationAnswer.index, EvaluationAnswer.image_index, EvaluationAnswer.scores)
     answers = select(*columns).where(
         EvaluationAnswer.evaluation_id == id,
         is_newest(),
-        tuple_(EvaluationAnswer.index, EvaluationAnswer.image).in_(places),
+        tuple_(EvaluationAnswer.index, EvaluationAnswer.image_index).in_(places),
     )
-    scores = {(index, image): scores for index, image, scores in session.execute(answers)}
-    return {(one.index, one.image): (one, scores.get((one.index, one.image))) for one in session.scalars(pictures)}
+    scores = {(index, image_index): scores for index, image_index, scores in session.execute(answers)}
+    return {
+        (one.index, one.image_index): (one, scores.get((one.index, one.image_index))) for one in session.scalars(images)
+    }
 
 
-def _shown(found: _Found, prompt: BenchmarkPrompt, image: int) -> Shown | None:
-    if (prompt.index, image) not in found:
+def _shown(found: _Found, prompt: BenchmarkPrompt, image_index: int) -> Shown | None:
+    if (prompt.index, image_index) not in found:
         return None
-    row, scores = found[prompt.index, image]
+    row, scores = found[prompt.index, image_index]
     return Shown(row.key, row.sha256, row.seed, tuple(scores or [None] * len(prompt.points)))

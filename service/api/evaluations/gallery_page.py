@@ -28,12 +28,12 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-"""The page may show its own pictures in its own style, and nothing else, whatever a prompt says."""
+"""The page may show its own images in its own style, and nothing else, whatever a prompt says."""
 _SAID = {1: ("met", "✓"), 0: ("unmet", "✗"), None: ("unknown", "?")}
 
 
 def html(shown: Gallery, artifacts: ArtifactStore) -> Iterator[str]:
-    """The page, picture by picture. Raises ArtifactDamaged, StoreUnavailable."""
+    """The page, image by image. Raises ArtifactDamaged, StoreUnavailable."""
     title = escape(shown.title)
     yield '<!doctype html>\n<html><head><meta charset="utf-8">'
     yield f"<title>{title}</title><style>{_STYLE}</style></head>\n<body><h1>{title}</h1>\n<table><thead><tr><th></th>"
@@ -43,34 +43,32 @@ def html(shown: Gallery, artifacts: ArtifactStore) -> Iterator[str]:
         seeds = f", seed {line.seeds}" if line.seeds and not shown.alone else ""
         about = f"<br><small>prompt {line.prompt.index}{seeds}</small>"
         yield f'<tr><td dir="auto">{escape(line.prompt.text)}{about}</td>'
-        for picture in line.pictures:
-            yield f"<td>{'' if picture is None else _cell(shown, line, picture, artifacts)}</td>"
+        for image in line.images:
+            yield f"<td>{'' if image is None else _cell(shown, line, image, artifacts)}</td>"
         yield "</tr>\n"
     yield "</tbody></table></body></html>\n"
 
 
 def png(shown: Gallery, artifacts: ArtifactStore, max_pixels: int) -> bytes:
-    """The picture. Raises GridTooLarge, ArtifactDamaged, StoreUnavailable."""
+    """The image. Raises GridTooLarge, ArtifactDamaged, StoreUnavailable."""
     rows = []
     for line in shown.lines:
         points = "\n".join(f"{place}. {point.name}" for place, point in enumerate(line.prompt.points, 1))
-        marks = [
-            [None if score is None else bool(score) for score in one.scores] if one else [] for one in line.pictures
-        ]
-        pictures = [partial(artifacts.read, one.key, one.sha256) if one else None for one in line.pictures]
+        marks = [[None if score is None else bool(score) for score in one.scores] if one else [] for one in line.images]
+        images = [partial(artifacts.read, one.key, one.sha256) if one else None for one in line.images]
         seeds = f" (seed {line.seeds})" if line.seeds and not shown.alone else ""
-        rows.append(image_grid.Row(f"{line.prompt.text}{seeds}\n{points}", pictures, marks))
+        rows.append(image_grid.Row(f"{line.prompt.text}{seeds}\n{points}", images, marks))
     return image_grid.draw(shown.columns, rows, shown.width, shown.height, max_pixels)
 
 
-def _cell(shown: Gallery, line: Line, picture: Shown, artifacts: ArtifactStore) -> str:
-    data = base64.b64encode(artifacts.read(picture.key, picture.sha256)).decode()
+def _cell(shown: Gallery, line: Line, image: Shown, artifacts: ArtifactStore) -> str:
+    data = base64.b64encode(artifacts.read(image.key, image.sha256)).decode()
     factor = image_grid.enlargement(shown.width, shown.height)
     size = f'width="{shown.width * factor}" height="{shown.height * factor}"'
     points = []
-    for point, score in zip(line.prompt.points, picture.scores, strict=True):
+    for point, score in zip(line.prompt.points, image.scores, strict=True):
         kind, sign = _SAID[score]
         described = f'class="{kind}" title="{escape(point.description)}" dir="auto"'
         points.append(f"<li {described}>{sign} {escape(point.name)}</li>")
-    alternative = escape(f"{line.prompt.text}, seed {picture.seed}")
+    alternative = escape(f"{line.prompt.text}, seed {image.seed}")
     return f'<img {size} alt="{alternative}" src="data:image/png;base64,{data}"><ul>{"".join(points)}</ul>'

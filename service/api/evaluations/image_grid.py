@@ -1,4 +1,4 @@
-"""A grid of labelled pictures: a row per prompt, a column per checkpoint. Pillow is imported when one is asked for."""
+"""A grid of labelled images: a row per prompt, a column per checkpoint. Pillow is imported when one is asked for."""
 
 import io
 import textwrap
@@ -18,9 +18,9 @@ _LINE, _LETTERS, _MARK, _MARK_FONT = _FONT + 5, 28, 20, 12
 _INK, _PAPER, _MISSING, _MET = (30, 30, 30), (255, 255, 255), (225, 225, 225), (0, 114, 178)
 
 Mark = bool | None
-"""Whether a picture meets a test point; None: nobody can say."""
-Picture = Callable[[], bytes]
-"""Reads the PNG once it is to be drawn, so that a large grid has one picture in memory and not all."""
+"""Whether an image meets a test point; None: nobody can say."""
+PngReader = Callable[[], bytes]
+"""Reads the PNG once it is to be drawn, so that a large grid has one image in memory and not all."""
 
 
 class GridTooLarge(ValueError):
@@ -29,22 +29,22 @@ class GridTooLarge(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its label, a PNG per column or None where there is none, and a picture's marks below it."""
+    """One row: its label, a PNG per column or None where there is none, and an image's marks below it."""
 
     label: str
-    pictures: Sequence[Picture | None]
+    images: Sequence[PngReader | None]
     marks: Sequence[Sequence[Mark]] = ()
 
 
 def enlargement(width: int, height: int) -> int:
-    """By how much a picture of that size is enlarged, so that it has 128 pixels at least."""
+    """By how much an image of that size is enlarged, so that it has 128 pixels at least."""
     return max(1, -(-_SMALLEST // min(width, height)))
 
 
 def draw(columns: Sequence[str], rows: Sequence[Row], width: int, height: int, max_pixels: int) -> bytes:
-    """A PNG of all pictures with their labels. Pictures under 128 pixels are enlarged by whole pixels.
+    """A PNG of all images with their labels. Images under 128 pixels are enlarged by whole pixels.
 
-    `width` and `height` are those of a picture. A mark is the number of a test point, from 1: on a filled square where
+    `width` and `height` are those of an image. A mark is the number of a test point, from 1: on a filled square where
     it is met, struck out where it is not, grey where nobody can say. Raises GridTooLarge before anything is drawn.
     """
     from PIL import Image, ImageDraw
@@ -74,12 +74,12 @@ def draw(columns: Sequence[str], rows: Sequence[Row], width: int, height: int, m
     for row, lines, row_height in zip(rows, labels, heights, strict=True):
         shown = "\n".join(lines[: max(1, row_height // _LINE)])
         pen.multiline_text((_MARGIN, y), shown, fill=_INK, font=font, spacing=3)
-        for column, picture in enumerate(row.pictures):
+        for column, image in enumerate(row.images):
             x = left + column * (cell_width + _GAP)
-            if picture is None:
+            if image is None:
                 pen.rectangle((x, y, x + cell_width, y + cell_height), fill=_MISSING)
                 continue
-            with Image.open(io.BytesIO(picture()), formats=["PNG"]) as opened:
+            with Image.open(io.BytesIO(image()), formats=["PNG"]) as opened:
                 enlarged = opened.convert("RGB").resize((cell_width, cell_height), Image.Resampling.NEAREST)
             canvas.paste(enlarged, (x, y))
             if row.marks:

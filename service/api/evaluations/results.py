@@ -1,4 +1,4 @@
-"""The rules of what evaluations found: which answers and pictures there are, and what an evaluation is called."""
+"""The rules of what evaluations found: which answers and images there are, and what an evaluation is called."""
 
 import uuid
 from collections.abc import Collection, Iterable, Sequence
@@ -12,23 +12,23 @@ from service.api.evaluations.results_schemas import (
     AnswerFilters,
     AnswerView,
     Dimensions,
+    ImageFilters,
+    ImageView,
     JudgedPoint,
-    PictureFilters,
-    PictureView,
 )
 from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt
 from service.contracts.benchmarks.judging import Failure
 from service.contracts.catalog import JudgeEntry
-from service.contracts.evaluations import EvaluationSpec, PictureName
+from service.contracts.evaluations import EvaluationSpec, ImageName
 from service.contracts.status import TERMINAL
 from service.db.evaluation_answers import is_newest
-from service.db.models import BenchmarkRow, Checkpoint, Evaluation, EvaluationAnswer, EvaluationPicture, Run
+from service.db.models import BenchmarkRow, Checkpoint, Evaluation, EvaluationAnswer, EvaluationImage, Run
 from service.http.errors import NotFinished, NotFound, WrongState, invalid
 from service.http.pagination import Page, paged
 from service.jobs import views
 
-_ANSWER = (EvaluationAnswer.index, EvaluationAnswer.image, EvaluationAnswer.number)
-_PICTURE = (EvaluationPicture.index, EvaluationPicture.image)
+_ANSWER = (EvaluationAnswer.index, EvaluationAnswer.image_index, EvaluationAnswer.number)
+_IMAGE = (EvaluationImage.index, EvaluationImage.image_index)
 
 
 def ended(session: Session, id: uuid.UUID) -> Evaluation:
@@ -66,7 +66,7 @@ def same_benchmark(session: Session, first: Evaluation, second: Evaluation, wher
 
 
 def answers(session: Session, id: uuid.UUID, filters: AnswerFilters) -> Page[AnswerView]:
-    """An evaluation's answers by prompt, picture and number. Raises NotFound, Invalid."""
+    """An evaluation's answers by prompt, image and number. Raises NotFound, Invalid."""
     row = views.find(session, Evaluation, id)
     prompts = {one["index"]: one for one in _with_prompts(session, row).prompts}
     query = select(EvaluationAnswer).where(EvaluationAnswer.evaluation_id == id)
@@ -83,31 +83,33 @@ def answers(session: Session, id: uuid.UUID, filters: AnswerFilters) -> Page[Ans
     return paged(session, query, _ANSWER, filters, lambda one: _answer(one, prompts), ascending=True)
 
 
-def pictures(session: Session, id: uuid.UUID, filters: PictureFilters) -> Page[PictureView]:
-    """An evaluation's pictures by prompt and number. Raises NotFound, Invalid."""
+def images(session: Session, id: uuid.UUID, filters: ImageFilters) -> Page[ImageView]:
+    """An evaluation's images by prompt and number. Raises NotFound, Invalid."""
     row = views.find(session, Evaluation, id)
     prompts = {one["index"]: one["text"] for one in _with_prompts(session, row).prompts}
-    query = select(EvaluationPicture).where(EvaluationPicture.evaluation_id == id)
+    query = select(EvaluationImage).where(EvaluationImage.evaluation_id == id)
     if filters.index is not None:
-        query = query.where(EvaluationPicture.index == filters.index)
+        query = query.where(EvaluationImage.index == filters.index)
 
-    def view(one: EvaluationPicture) -> PictureView:
-        name = PictureName(index=one.index, image=one.image).file
-        shown = {column: getattr(one, column) for column in ("index", "image", "seed", "rewards", "sha256", "size")}
-        return PictureView(**shown, name=name, prompt=prompts[one.index], url=_url(one))
+    def view(one: EvaluationImage) -> ImageView:
+        name = ImageName(index=one.index, image_index=one.image_index).file
+        shown = {
+            column: getattr(one, column) for column in ("index", "image_index", "seed", "rewards", "sha256", "size")
+        }
+        return ImageView(**shown, name=name, prompt=prompts[one.index], url=_url(one))
 
-    return paged(session, query, _PICTURE, filters, view, ascending=True)
+    return paged(session, query, _IMAGE, filters, view, ascending=True)
 
 
-def picture(session: Session, id: uuid.UUID, index: int, image: int) -> EvaluationPicture:
-    """One picture. Raises NotFound, and NotFinished while it may still be drawn."""
+def image(session: Session, id: uuid.UUID, index: int, image_index: int) -> EvaluationImage:
+    """One image. Raises NotFound, and NotFinished while it may still be drawn."""
     row = views.find(session, Evaluation, id)
-    found = session.get(EvaluationPicture, (id, index, image))
+    found = session.get(EvaluationImage, (id, index, image_index))
     if found is not None:
         return found
-    if row.status not in TERMINAL and index in row.prompts and image < row.spec["num_images"]:
-        raise NotFinished(f"picture {index}_{image} of evaluation {id} is not drawn yet; it is {row.status}")
-    raise NotFound(f"evaluation {id} has no picture {index}_{image}")
+    if row.status not in TERMINAL and index in row.prompts and image_index < row.spec["num_images"]:
+        raise NotFinished(f"image {index}_{image_index} of evaluation {id} is not drawn yet; it is {row.status}")
+    raise NotFound(f"evaluation {id} has no image {index}_{image_index}")
 
 
 def points_of(prompts: Iterable[dict[str, Any]], dimension: Dimensions) -> list[tuple[int, int]]:
@@ -168,9 +170,9 @@ def _answer(row: EvaluationAnswer, prompts: dict[int, dict[str, Any]]) -> Answer
     scores: Sequence[int | None] = row.scores or [None] * len(prompt.points)
     return AnswerView(
         index=row.index,
-        image=row.image,
+        image_index=row.image_index,
         number=row.number,
-        name=PictureName(index=row.index, image=row.image).file,
+        name=ImageName(index=row.index, image_index=row.image_index).file,
         prompt=prompt.text,
         points=[
             JudgedPoint(place=place, **point.model_dump(), score=score)
@@ -181,9 +183,9 @@ def _answer(row: EvaluationAnswer, prompts: dict[int, dict[str, Any]]) -> Answer
         error=row.error,
         seconds=row.seconds,
         answered_at=row.answered_at,
-        picture=_url(row),
+        image_url=_url(row),
     )
 
 
-def _url(row: EvaluationAnswer | EvaluationPicture) -> str:
-    return f"/evaluations/{row.evaluation_id}/pictures/{row.index}/{row.image}"
+def _url(row: EvaluationAnswer | EvaluationImage) -> str:
+    return f"/evaluations/{row.evaluation_id}/images/{row.index}/{row.image_index}"

@@ -15,12 +15,12 @@ from service.api.evaluations.results_schemas import (
     CompareQuery,
     EvaluationComparison,
     GalleryQuery,
-    PictureFilters,
-    PictureView,
+    ImageFilters,
+    ImageView,
 )
 from service.http.content_negotiation import choose
 from service.http.errors import NotAcceptable, problems
-from service.http.image_response import PNG, picture
+from service.http.image_response import PNG, image_response
 from service.http.openapi_links import links
 from service.http.pagination import Page
 from service.http.routing import ThreadRoute
@@ -28,15 +28,15 @@ from service.http.routing import ThreadRoute
 router = APIRouter(prefix="/evaluations/{evaluation_id}", tags=["evaluations"], route_class=ThreadRoute)
 
 PromptIndex = Annotated[int, Path(ge=0, le=999_999, description="The prompt's number in the benchmark.")]
-ImageNumber = Annotated[int, Path(ge=0, le=15, description="The picture's number among those of the prompt.")]
+ImageNumber = Annotated[int, Path(ge=0, le=15, description="The image's number among those of the prompt.")]
 _TEXT = {"schema": {"type": "string"}}
 _COUNTS = {"type": "object", "additionalProperties": {"type": "object"}}
 _SUMMARY = {"schema": {"type": "object", "properties": {"primary_dimensions": _COUNTS, "sub_dimensions": _COUNTS}}}
-_PICTURE = links(
-    "getPicture",
+_IMAGE = links(
+    "getImage",
     evaluation_id="$request.path.evaluation_id",
     index="$response.body#/items/0/index",
-    image="$response.body#/items/0/image",
+    image_index="$response.body#/items/0/image",
 )
 
 
@@ -44,12 +44,12 @@ _PICTURE = links(
     "/answers",
     operation_id="listAnswers",
     summary="The answers of an evaluation",
-    responses={200: {"links": _PICTURE}, **problems(404, 422)},
+    responses={200: {"links": _IMAGE}, **problems(404, 422)},
 )
 def list_answers(
     evaluation_id: uuid.UUID, filters: Annotated[AnswerFilters, Query()], session: SessionDep
 ) -> Page[AnswerView]:
-    """What the judge said of each picture: its words, and a score for each test point.
+    """What the judge said of each image: its words, and a score for each test point.
 
     `met=false&dimension=Text Generation` shows where a text went wrong; `failure=…` what could not be read.
     """
@@ -57,36 +57,36 @@ def list_answers(
 
 
 @router.get(
-    "/pictures",
-    operation_id="listPictures",
-    summary="The pictures of an evaluation",
-    responses={200: {"links": _PICTURE}, **problems(404, 422)},
+    "/images",
+    operation_id="listImages",
+    summary="The images of an evaluation",
+    responses={200: {"links": _IMAGE}, **problems(404, 422)},
 )
-def list_pictures(
-    evaluation_id: uuid.UUID, filters: Annotated[PictureFilters, Query()], session: SessionDep
-) -> Page[PictureView]:
-    """Every picture drawn so far, with its seed and rewards."""
-    return results.pictures(session, evaluation_id, filters)
+def list_images(
+    evaluation_id: uuid.UUID, filters: Annotated[ImageFilters, Query()], session: SessionDep
+) -> Page[ImageView]:
+    """Every image drawn so far, with its seed and rewards."""
+    return results.images(session, evaluation_id, filters)
 
 
 @router.get(
-    "/pictures/{index}/{image}",
-    operation_id="getPicture",
-    summary="A picture of an evaluation",
+    "/images/{index}/{image_index}",
+    operation_id="getImage",
+    summary="An image of an evaluation",
     response_class=Response,
     responses={**PNG, **problems(404, 409, 422)},
 )
-def get_picture(
+def get_image(
     evaluation_id: uuid.UUID,
     index: PromptIndex,
-    image: ImageNumber,
+    image_index: ImageNumber,
     request: Request,
     database: DatabaseDep,
     session: SessionDep,
 ) -> Response:
     """The PNG as the judge got it, checked against its hash."""
-    row = results.picture(session, evaluation_id, index, image)
-    return picture(request, database.artifacts, row.key, row.sha256)
+    row = results.image(session, evaluation_id, index, image_index)
+    return image_response(request, database.artifacts, row.key, row.sha256)
 
 
 @router.get(
@@ -102,7 +102,7 @@ def export_evaluation(
     session: SessionDep,
     accept: Annotated[str | None, Header(description="`text/csv` or `application/json`.")] = None,
 ) -> Response:
-    """The newest answers, as the official scripts write them: `text/csv` has a row per picture, `application/json` the
+    """The newest answers, as the official scripts write them: `text/csv` has a row per image, `application/json` the
     counts by dimension. Their own scripts, and `POST /benchmarks/{name}/rescore`, make the same scores of it.
 
     An answer that could not be read has `null` for its result, which those scripts leave out.
@@ -142,7 +142,7 @@ def compare_evaluations(
 @router.get(
     "/gallery",
     operation_id="getGallery",
-    summary="Pictures of an evaluation, or of several side by side",
+    summary="Images of an evaluation, or of several side by side",
     response_class=Response,
     responses={
         200: {"content": {**PNG[200]["content"], "text/html": _TEXT}},
@@ -156,10 +156,10 @@ def get_gallery(
     session: SessionDep,
     accept: Annotated[str | None, Header(description="`image/png` or `text/html`.")] = None,
 ) -> Response:
-    """Prompts drawn by lot, or named, with their pictures and the test points that each met.
+    """Prompts drawn by lot, or named, with their images and the test points that each met.
 
     Alone, an evaluation has a column for each seed; with others, there is a column for each evaluation, and in a row
-    all have the same prompt and the same picture's number: where their seeds are the same, they began with the same
+    all have the same prompt and the same image's number: where their seeds are the same, they began with the same
     noise. The page is one file without scripts.
     """
     media_type = choose(accept, ("image/png", "text/html"))
@@ -176,5 +176,5 @@ def get_gallery(
     try:
         drawn = gallery_page.png(shown, database.artifacts, most)
     except image_grid.GridTooLarge as error:
-        raise NotAcceptable(f"{error}; ask for fewer pictures") from error
+        raise NotAcceptable(f"{error}; ask for fewer images") from error
     return Response(drawn, media_type=media_type, headers=headers)

@@ -12,7 +12,7 @@ from service.contracts.status import JobStatus
 from service.http import openapi_examples
 from service.http.pagination import Cursor, Limit, Text
 
-MOST_PROMPTS, MOST_PICTURES, MOST_OTHERS = 50, 16, 7
+MOST_PROMPTS, MOST_IMAGES, MOST_OTHERS = 50, 16, 7
 _INDEX = Field(None, ge=0, le=999_999, description="Of this prompt, by its number in the benchmark.")
 Dimensions = Annotated[
     list[Text],
@@ -36,14 +36,14 @@ class AnswerFilters(BaseModel):
     )
     failure: Failure | None = Field(None, description="That could not be read, for this reason.")
     tries: Literal["newest", "all"] = Field(
-        "newest", description="The newest answer on each picture, which counts, or earlier ones too."
+        "newest", description="The newest answer on each image, which counts, or earlier ones too."
     )
     limit: Limit = 50
     cursor: Cursor = None
 
 
 class JudgedPoint(BaseModel):
-    """A test point of a picture."""
+    """A test point of an image."""
 
     place: int = Field(description="In the prompt's list, from 0.")
     name: str = Field(description="The dimension as the benchmark spells it.")
@@ -53,14 +53,14 @@ class JudgedPoint(BaseModel):
 
 
 class AnswerView(BaseModel):
-    """What a judge said of a picture."""
+    """What a judge said of an image."""
 
     model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.ANSWER))
 
     index: int = Field(description="The prompt's number in the benchmark.")
-    image: int = Field(description="The picture's number among those of the prompt.")
-    number: int = Field(description="Counts how often the judge was asked about the picture; the newest answer counts.")
-    name: str = Field(description="The picture's official name, `INDEX_IMAGE.png`.")
+    image_index: int = Field(description="The image's number among those of the prompt.")
+    number: int = Field(description="Counts how often the judge was asked about the image; the newest answer counts.")
+    name: str = Field(description="The image's official name, `INDEX_IMAGE.png`.")
     prompt: str
     points: list[JudgedPoint]
     text: str | None = Field(description="The judge's own words; null where there are none.")
@@ -68,11 +68,11 @@ class AnswerView(BaseModel):
     error: str = Field(description="Why there are no words.")
     seconds: float = Field(description="That the answer took.")
     answered_at: datetime
-    picture: str = Field(description="Where the PNG is.")
+    image_url: str = Field(description="Where the PNG is.")
 
 
-class PictureFilters(BaseModel):
-    """Which pictures to list."""
+class ImageFilters(BaseModel):
+    """Which images to list."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -81,13 +81,13 @@ class PictureFilters(BaseModel):
     cursor: Cursor = None
 
 
-class PictureView(BaseModel):
-    """A picture that an evaluation drew."""
+class ImageView(BaseModel):
+    """An image that an evaluation drew."""
 
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.PICTURE))
+    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.IMAGE))
 
     index: int = Field(description="The prompt's number in the benchmark.")
-    image: int = Field(description="Its number among the pictures of the prompt.")
+    image_index: int = Field(description="Its number among the images of the prompt.")
     name: str = Field(description="Its official name, `INDEX_IMAGE.png`.")
     seed: int
     prompt: str
@@ -128,13 +128,13 @@ class EvaluationComparison(BaseModel):
     judge: str | None = Field(description="Who judged both; null where nobody judged one of them.")
     scores: ScoreDifferences | None = Field(description="Test points met; null where nobody judged one of the two.")
     rewards: dict[str, Difference] = Field(
-        description="Rewards that both have, over pictures; `wins` counts prompts whose mean is greater in the second."
+        description="Rewards that both have, over images; `wins` counts prompts whose mean is greater in the second."
     )
     warnings: list[str] = Field(description="What else differs between the two, beside the checkpoint.")
 
 
 class GalleryQuery(BaseModel):
-    """Which pictures a gallery shows."""
+    """Which images a gallery shows."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -153,10 +153,10 @@ class GalleryQuery(BaseModel):
     )
     count: int = Field(4, ge=1, le=MOST_PROMPTS, description="Prompts that are drawn by lot.")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Of the lot: the same prompts each time.")
-    pictures: int | None = Field(
+    images: int | None = Field(
         None,
         ge=1,
-        le=MOST_PICTURES,
+        le=MOST_IMAGES,
         description="Of each prompt; unset: up to 4 of an evaluation alone, 1 where there are others beside it.",
     )
 

@@ -58,9 +58,9 @@ def create_evaluation(
     caller: CallerDep,
     once: OnceDep,
 ) -> EvaluationView:
-    """Draw the benchmark's pictures with their official names and seeds, and have them judged while others are drawn.
+    """Draw the benchmark's images with their official names and seeds, and have them judged while others are drawn.
 
-    Every picture and every raw answer is kept. An answer that cannot be read is asked for again, and counted where it
+    Every image and every raw answer is kept. An answer that cannot be read is asked for again, and counted where it
     stays so: scores are never guessed.
     """
     made = service.create(session, database, catalog, queue, spec, request.state.body, caller, once)
@@ -113,7 +113,7 @@ def cancel_evaluation(evaluation_id: uuid.UUID, session: SessionDep, once: OnceD
 def resume_evaluation(
     evaluation_id: uuid.UUID, session: SessionDep, database: DatabaseDep, queue: QueueDep, once: OnceDep
 ) -> EvaluationView:
-    """Queue an ended evaluation again. Only what is missing is drawn, and only pictures without a readable answer are
+    """Queue an ended evaluation again. Only what is missing is drawn, and only images without a readable answer are
     judged; one that lacks nothing is refused."""
     service.resume(session, database, queue, evaluation_id, once)
     return service.show(session, evaluation_id)
@@ -127,5 +127,5 @@ def resume_evaluation(
     responses=problems(404, 409, 422),
 )
 def delete_evaluation(evaluation_id: uuid.UUID, session: SessionDep) -> None:
-    """Delete an ended evaluation with its pictures, answers, scores and place in the leaderboard."""
+    """Delete an ended evaluation with its images, answers, scores and place in the leaderboard."""
     service.delete(session, evaluation_id)

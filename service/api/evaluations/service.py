@@ -25,7 +25,7 @@ from service.db import events, retention
 from service.db.artifacts import ArtifactStore
 from service.db.base import new_id
 from service.db.evaluation_answers import is_newest
-from service.db.models import BenchmarkRow, Evaluation, EvaluationAnswer, EvaluationPicture
+from service.db.models import BenchmarkRow, Evaluation, EvaluationAnswer, EvaluationImage
 from service.db.session import Database
 from service.http.errors import Invalid, NotFound, WrongState, invalid
 from service.http.pagination import Page, paged
@@ -100,8 +100,8 @@ def listing(session: Session, filters: EvaluationFilters) -> Page[EvaluationSumm
 def show(session: Session, id: uuid.UUID) -> EvaluationView:
     """An evaluation in full. Raises NotFound."""
     row = find(session, id)
-    pictures = session.scalar(
-        select(func.count()).select_from(EvaluationPicture).where(EvaluationPicture.evaluation_id == id)
+    images = session.scalar(
+        select(func.count()).select_from(EvaluationImage).where(EvaluationImage.evaluation_id == id)
     )
     readable = EvaluationAnswer.scores.is_not(None)
     counts = select(func.count().filter(readable), func.count().filter(~readable))
@@ -119,7 +119,7 @@ def show(session: Session, id: uuid.UUID) -> EvaluationView:
         queue_position=views.queue_position(session, row),
         eta_seconds=(row.progress or {}).get("eta_seconds") if row.status is JobStatus.RUNNING else None,
         seconds_used=row.seconds_used,
-        pictures=pictures or 0,
+        images=images or 0,
         judged=judged,
         failed=failed,
         scores=None if row.scores is None else Scores.model_validate(row.scores),
@@ -165,9 +165,9 @@ def resume(session: Session, database: Database, queue: Queue, id: uuid.UUID, on
     if row.status not in TERMINAL:
         raise WrongState(f"evaluation {id} is {row.status}: only one that has ended can be resumed")
     shown, total = show(session, id), row.total_images
-    whole = shown.pictures == total and (row.judge is None or shown.judged == total)
+    whole = shown.images == total and (row.judge is None or shown.judged == total)
     if row.status is JobStatus.SUCCEEDED and whole:
-        detail = f"evaluation {id} has drawn and judged all its {total} pictures"
+        detail = f"evaluation {id} has drawn and judged all its {total} images"
         raise WrongState(f"{detail}; POST /evaluations begins another one", code="nothing_left")
     if row.checkpoint_id is None and row.spec["checkpoint"] != "base":
         raise WrongState(f"the checkpoint {row.spec['checkpoint']} of evaluation {id} was deleted", code="deleted")
@@ -187,7 +187,7 @@ def resume(session: Session, database: Database, queue: Queue, id: uuid.UUID, on
 
 
 def delete(session: Session, id: uuid.UUID) -> None:
-    """Delete an ended evaluation with its pictures, answers and scores. Raises NotFound, WrongState."""
+    """Delete an ended evaluation with its images, answers and scores. Raises NotFound, WrongState."""
     row = views.find(session, Evaluation, id, lock=True)
     if row.status not in TERMINAL:
         raise WrongState(f"evaluation {id} is {row.status}; cancel it and wait for its end before deleting it")
@@ -224,7 +224,7 @@ def _judge(catalog: Catalog, spec: EvaluationSpec) -> JudgeEntry | None:
     judge = catalog.judge(spec.judge)
     if judge.kind == "perception" and spec.benchmark != BUNDLED:
         others = ", ".join(entry.name for entry in catalog.judges if entry.kind != "perception") or "none"
-        msg = f"{judge.name} reads the pictures of {BUNDLED} alone; other judges of the catalog: {others}"
+        msg = f"{judge.name} reads the images of {BUNDLED} alone; other judges of the catalog: {others}"
         raise invalid(["body", "judge"], msg, "judge_not_possible")
     return judge
 
@@ -249,7 +249,7 @@ def _resolved(session: Session, artifacts: ArtifactStore, catalog: Catalog, spec
 
 def _check_amount(settings: Settings, images: int) -> None:
     if images > settings.max_evaluation_images:
-        msg = f"{images} pictures (prompts x num_images); allowed are {settings.max_evaluation_images}"
+        msg = f"{images} images (prompts x num_images); allowed are {settings.max_evaluation_images}"
         raise invalid(["body", "num_images"], msg, "too_many_images")
 
 

@@ -66,8 +66,8 @@ class EvaluationProgress(BaseModel):
     evaluation_id: uuid.UUID
     status: JobStatus
     attempt: int
-    progress: Progress | None = Field(description="What the child process last reported; its steps are pictures.")
-    eta_seconds: float | None = Field(description="Estimated seconds to the end; null until pictures were timed.")
+    progress: Progress | None = Field(description="What the child process last reported; its steps are images.")
+    eta_seconds: float | None = Field(description="Estimated seconds to the end; null until images were timed.")
     queue_position: int | None = Field(description="1 is taken next; null when it does not wait.")
 
 

@@ -1,1 +1,1 @@
-"""Pictures on request, from one or several checkpoints."""
+"""Images on request, from one or several checkpoints."""

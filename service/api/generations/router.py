@@ -1,4 +1,4 @@
-"""`/generate` and `/generations`: pictures on request."""
+"""`/generate` and `/generations`: images on request."""
 
 import uuid
 from functools import partial
@@ -18,7 +18,7 @@ from service.contracts.generations import GenerationSpec
 from service.db.models import Generation
 from service.http.content_negotiation import PreferHeader
 from service.http.errors import NotAcceptable, problems
-from service.http.image_response import PNG, picture
+from service.http.image_response import PNG, image_response
 from service.http.openapi_links import FIRST_ID, GENERATION, ID, links
 from service.http.pagination import Page
 from service.http.routing import JsonRoute
@@ -28,14 +28,14 @@ from service.jobs.long_poll import waited
 router = APIRouter(tags=["generations"], route_class=JsonRoute)
 
 EXAMPLE = {"checkpoints": ["base"], "prompts": ["a red circle left of a blue square"], "num_images": 2, "seed": 7}
-ImageNumber = Annotated[int, Path(ge=0, le=2**31 - 1, description="The picture's `number`.")]
+ImageNumber = Annotated[int, Path(ge=0, le=2**31 - 1, description="The image's `number`.")]
 
 
 @router.post(
     "/generate",
     status_code=202,
     operation_id="generate",
-    summary="Draw pictures",
+    summary="Draw images",
     responses={
         200: {"model": GenerationView, "description": "It ended within the asked time."},
         202: {"headers": LOCATION, "links": links(*GENERATION, generation_id=ID)},
@@ -43,7 +43,7 @@ ImageNumber = Annotated[int, Path(ge=0, le=2**31 - 1, description="The picture's
     },
 )
 async def generate(
-    spec: Annotated[GenerationSpec, Body(openapi_examples={"base": {"summary": "Two pictures", "value": EXAMPLE}})],
+    spec: Annotated[GenerationSpec, Body(openapi_examples={"base": {"summary": "Two images", "value": EXAMPLE}})],
     request: Request,
     response: Response,
     database: DatabaseDep,
@@ -56,7 +56,7 @@ async def generate(
 ) -> GenerationView:
     """Draw the same prompts with the same seeds from one or several checkpoints.
 
-    Picture j of a prompt begins with the same noise for every checkpoint, so differences are the checkpoints'. With
+    Image j of a prompt begins with the same noise for every checkpoint, so differences are the checkpoints'. With
     `Prefer: wait=N` the answer is 200 once it has ended, else 202 after N seconds; ask `Location` for the rest.
     """
 
@@ -99,7 +99,7 @@ async def get_generation(
     waiter: WaiterDep,
     prefer: PreferHeader = None,
 ) -> GenerationView:
-    """Where a generation stands, and the pictures drawn so far."""
+    """Where a generation stands, and the images drawn so far."""
 
     def shown() -> GenerationView:
         with database.sessions() as session:
@@ -113,7 +113,7 @@ async def get_generation(
 @router.get(
     "/generations/{generation_id}/images/{number}",
     operation_id="getGenerationImage",
-    summary="A picture of a generation",
+    summary="An image of a generation",
     response_class=Response,
     responses={**PNG, **problems(404, 409, 422)},
 )
@@ -122,13 +122,13 @@ def get_generation_image(
 ) -> Response:
     """The PNG, with prompt, seed and checkpoint in its metadata."""
     row = service.image(session, generation_id, number)
-    return picture(request, database.artifacts, row.key, row.sha256)
+    return image_response(request, database.artifacts, row.key, row.sha256)
 
 
 @router.get(
     "/generations/{generation_id}/grid.png",
     operation_id="getGenerationGrid",
-    summary="All pictures of a generation side by side",
+    summary="All images of a generation side by side",
     response_class=Response,
     responses={**PNG, **problems(404, 406, 409, 422)},
 )
@@ -151,7 +151,7 @@ def get_generation_grid(generation_id: uuid.UUID, database: DatabaseDep, session
     try:
         drawn = image_grid.draw(list(labels.values()), rows, spec["width"], spec["height"], most)
     except image_grid.GridTooLarge as error:
-        raise NotAcceptable(f"{error}; fetch the pictures one by one") from error
+        raise NotAcceptable(f"{error}; fetch the images one by one") from error
     return Response(drawn, media_type="image/png")
 
 
@@ -175,5 +175,5 @@ def cancel_generation(generation_id: uuid.UUID, session: SessionDep, once: OnceD
     responses=problems(404, 409, 422),
 )
 def delete_generation(generation_id: uuid.UUID, session: SessionDep) -> None:
-    """Delete an ended generation with its pictures; what rewards said of them stays."""
+    """Delete an ended generation with its images; what rewards said of them stays."""
     service.delete(session, generation_id)

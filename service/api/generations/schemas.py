@@ -12,7 +12,7 @@ from service.jobs.views import JobView
 
 
 class ImageView(BaseModel):
-    """One picture of a generation."""
+    """One image of a generation."""
 
     number: int = Field(description="Counts checkpoints, then prompts, then images of a prompt.")
     checkpoint: str = Field(description="A checkpoint's id, or `base`.")
@@ -56,4 +56,4 @@ class GenerationView(JobView):
     queue_position: int | None = Field(description="1 is taken next; null when it does not wait.")
     total_images: int
     images: list[ImageView] = Field(description="Those drawn so far.")
-    grid: str = Field(description="Where the comparison of all pictures is, once it has succeeded.")
+    grid: str = Field(description="Where the comparison of all images is, once it has succeeded.")

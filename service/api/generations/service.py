@@ -131,18 +131,18 @@ def show(session: Session, id: uuid.UUID) -> GenerationView:
 
 
 def image(session: Session, id: uuid.UUID, number: int) -> GenerationImage:
-    """One picture. Raises NotFound, and NotFinished while it may still be drawn."""
+    """One image. Raises NotFound, and NotFinished while it may still be drawn."""
     row = views.find(session, Generation, id)
     found = session.get(GenerationImage, (id, number))
     if found is not None:
         return found
     if row.status not in TERMINAL and number < show(session, id).total_images:
-        raise NotFinished(f"picture {number} of generation {id} is not drawn yet; the generation is {row.status}")
-    raise NotFound(f"generation {id} has no picture {number}")
+        raise NotFinished(f"image {number} of generation {id} is not drawn yet; the generation is {row.status}")
+    raise NotFound(f"generation {id} has no image {number}")
 
 
 def comparison(session: Session, id: uuid.UUID) -> tuple[GenerationView, dict[int, GenerationImage], dict[str, str]]:
-    """All that a grid needs: the generation, its pictures by number, and a short label for each checkpoint.
+    """All that a grid needs: the generation, its images by number, and a short label for each checkpoint.
 
     Raises NotFound, and NotFinished unless it has succeeded.
     """
@@ -164,16 +164,16 @@ def cancel(session: Session, id: uuid.UUID, once: Once) -> GenerationView:
 
 
 def delete(session: Session, id: uuid.UUID) -> None:
-    """Delete an ended generation with its pictures. Raises NotFound, WrongState, InUse.
+    """Delete an ended generation with its images. Raises NotFound, WrongState, InUse.
 
-    Ended scorings of these keep their values, for which no picture is read again.
+    Ended scorings of these keep their values, for which no image is read again.
     """
     row = views.find(session, Generation, id, lock=True)
     if row.status not in TERMINAL:
         raise WrongState(f"generation {id} is {row.status}; cancel it and wait for its end before deleting it")
     reading = (Score.spec["generation"].astext == str(id), Score.status.not_in(TERMINAL))
     if (score := session.scalar(select(Score.id).where(*reading).limit(1))) is not None:
-        raise InUse(f"generation {id} is in use: score {score}, which has not ended, reads its pictures")
+        raise InUse(f"generation {id} is in use: score {score}, which has not ended, reads its images")
     retention.discard(session, [f"generations/{id}"])
     session.execute(delete_rows(Generation).where(Generation.id == id))
     events.notify_job(session, Generation.KIND, id)
@@ -182,10 +182,10 @@ def delete(session: Session, id: uuid.UUID) -> None:
 
 def _too_much(settings: Settings, images: int, pixels: int) -> Iterator[FieldError]:
     if images > settings.max_images:
-        msg = f"{images} pictures in all (checkpoints x prompts x num_images); allowed are {settings.max_images}"
+        msg = f"{images} images in all (checkpoints x prompts x num_images); allowed are {settings.max_images}"
         yield FieldError(loc=["body", "num_images"], msg=msg, type="too_many_images")
     elif images * pixels > settings.max_pixels:
-        msg = f"{images * pixels} pixels over all pictures; allowed are {settings.max_pixels}"
+        msg = f"{images * pixels} pixels over all images; allowed are {settings.max_pixels}"
         yield FieldError(loc=["body", "width"], msg=msg, type="too_many_pixels")
 
 

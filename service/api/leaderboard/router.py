@@ -36,7 +36,7 @@ def get_leaderboard(
 ) -> Response:
     """The ten dimensions and their mean, percent, with the best and the second value of each column marked.
 
-    Only rows of one judge, one benchmark's content, one protocol, and the same number of pictures and seeds are ranked
+    Only rows of one judge, one benchmark's content, one protocol, and the same number of images and seeds are ranked
     together. Rows that others published are marked as such and say where they come from; of a tie both have the mark.
     Evaluations here are ranked once they have succeeded, the newest of each model, checkpoint and settings; those of a
     part of the prompts are left out.

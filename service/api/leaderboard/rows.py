@@ -16,7 +16,7 @@ from service.db.models import BenchmarkRow, Checkpoint, Evaluation, Run
 
 MOST = 200
 """Evaluations that a leaderboard shows: the newest."""
-_PICTURES = 4
+_IMAGES = 4
 """Per prompt, of the official protocol."""
 _BESIDE = ("name", "judge", "rewards", "limit")
 """Fields of a spec in which evaluations may differ and measure the same; the judge counts by its identity."""
@@ -76,7 +76,7 @@ def _row(evaluation: Evaluation, checkpoint: Checkpoint | None, run: Run | None,
         benchmark.pinned
         and benchmark.name in {file.name for file in FILES}
         and judge.kind == "openai"
-        and (num_images, seed) == (_PICTURES, SEED)
+        and (num_images, seed) == (_IMAGES, SEED)
     )
     interval = scores.overall_interval95
     return Row(

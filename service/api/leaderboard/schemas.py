@@ -17,7 +17,7 @@ class LeaderboardQuery(BaseModel):
 
 
 class Leaderboard(BaseModel):
-    """Rankings on one benchmark. What two of them say cannot be compared: judge, content, protocol, number of pictures
+    """Rankings on one benchmark. What two of them say cannot be compared: judge, content, protocol, number of images
     or seeds differ."""
 
     model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.LEADERBOARD))

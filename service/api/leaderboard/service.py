@@ -31,8 +31,8 @@ def leaderboard(session: Session, benchmark: str) -> Leaderboard:
 def heading(ranking: Ranking) -> str:
     """What is ranked, in a line."""
     data = f"data {ranking.data_sha256[:12]}" if ranking.data_sha256 else "data not stated"
-    pictures = "" if ranking.num_images is None else f", {ranking.num_images} pictures from seed {ranking.seed} on"
-    return f"{ranking.benchmark}, judge {ranking.judge}, {data}, protocol {ranking.protocol}{pictures}"
+    images = "" if ranking.num_images is None else f", {ranking.num_images} images from seed {ranking.seed} on"
+    return f"{ranking.benchmark}, judge {ranking.judge}, {data}, protocol {ranking.protocol}{images}"
 
 
 def csv_table(board: Leaderboard) -> str:

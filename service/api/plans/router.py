@@ -24,7 +24,7 @@ def make_a_plan(
     catalog: CatalogDep,
     _once: OnceDep,
 ) -> Plan:
-    """The spec a run would have, and its cost: evaluations of the network by part, beside the paper's formula; memory
+    """The spec a run would have, and its cost: NFE by part, beside the paper's formula; memory
     by phase and part, time, warnings. Nothing is stored: names that the catalog lacks, and devices that would not do,
     are warnings here and refusals of a run."""
     return warned_plan(session, settings, catalog, spec)

@@ -101,7 +101,7 @@ def _format(content_type: str) -> Format:
 def list_prompt_sets(
     filters: Annotated[PromptSetFilters, Query()], session: SessionDep, catalog: CatalogDep
 ) -> Page[PromptSetView]:
-    """What a spec may name under `prompts.set` and `evaluation.prompts`: the catalog's sets and uploaded ones."""
+    """What a spec may name under `prompts.set` and `heldout.prompts`: the catalog's sets and uploaded ones."""
     return service.listing(session, catalog, filters)
 
 

@@ -88,7 +88,7 @@ def resume(
     if run.status is JobStatus.SUCCEEDED and done < run.max_steps:
         detail = f"run {id} stopped early, after {done} of {run.max_steps} steps: its held-out reward rose no more"
         raise WrongState(
-            f"{detail}; POST /runs/{id}/clone with start_from and without evaluation.early_stop goes on from there",
+            f"{detail}; POST /runs/{id}/clone with start_from and without heldout.early_stop goes on from there",
             code="stopped_early",
         )
     if run.status is JobStatus.SUCCEEDED and steps <= run.max_steps:

@@ -97,7 +97,7 @@ def change_run(
     responses=problems(404, 409, 422),
 )
 def delete_run(run_id: uuid.UUID, session: SessionDep) -> None:
-    """Delete a paused or ended run with everything recorded of it: curves, rewards, pictures, logs, checkpoints.
+    """Delete a paused or ended run with everything recorded of it: curves, rewards, images, logs, checkpoints.
 
     One of whose checkpoints something else started, or draws, is refused.
     """

@@ -13,7 +13,7 @@ from service.api.dependencies import DatabaseDep, SessionDep
 from service.db.models import Run, Sample
 from service.http import openapi_examples
 from service.http.errors import NotFound, problems
-from service.http.image_response import PNG, picture
+from service.http.image_response import PNG, image_response
 from service.http.openapi_links import FIRST_ID, links
 from service.http.pagination import Cursor, Limit, Page, paged
 from service.http.routing import ThreadRoute
@@ -32,14 +32,14 @@ class SampleFilters(BaseModel):
 
 
 class SampleView(BaseModel):
-    """A picture worth looking at."""
+    """An image worth looking at."""
 
     model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.SAMPLE))
 
     id: UUID
     step: int = Field(description="Optimizer steps done when it was drawn.")
     kind: str = Field(description="`heldout`: the same prompts and noises each time. `best`, `worst`: of a group.")
-    index: int = Field(description="Place among the pictures of this kind at this step.")
+    index: int = Field(description="Place among the images of this kind at this step.")
     prompt: str
     rewards: dict[str, float | None] = Field(description="By name; null: the reward failed.")
     sde_step: int | None = Field(description="For best and worst: the SDE step of the group.")
@@ -90,26 +90,26 @@ def _view(row: Sample) -> SampleView:
 
 
 router = APIRouter(prefix="/runs/{run_id}/samples", tags=["samples"], route_class=ThreadRoute)
-PICTURE = links("getSampleImage", run_id="$request.path.run_id", sample_id=FIRST_ID)
+IMAGE = links("getSampleImage", run_id="$request.path.run_id", sample_id=FIRST_ID)
 
 
 @router.get(
     "",
     operation_id="listSamples",
-    summary="Sample pictures of a run",
-    responses={200: {"links": PICTURE}, **problems(404, 422)},
+    summary="Sample images of a run",
+    responses={200: {"links": IMAGE}, **problems(404, 422)},
 )
 def list_samples(
     run_id: uuid.UUID, filters: Annotated[SampleFilters, Query()], session: SessionDep
 ) -> Page[SampleView]:
-    """Held-out pictures at each evaluation, and the best and worst of a group with their rewards."""
+    """Held-out images at each evaluation, and the best and worst of a group with their rewards."""
     return samples(session, run_id, filters)
 
 
 @router.get(
     "/{sample_id}/image",
     operation_id="getSampleImage",
-    summary="The picture of a sample",
+    summary="The image of a sample",
     response_class=Response,
     responses={**PNG, **problems(404, 422)},
 )
@@ -118,4 +118,4 @@ def get_sample_image(
 ) -> Response:
     """The PNG as the run drew it, checked against its hash."""
     row = sample(session, run_id, sample_id)
-    return picture(request, database.artifacts, row.key, row.sha256)
+    return image_response(request, database.artifacts, row.key, row.sha256)

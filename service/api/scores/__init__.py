@@ -1,1 +1,1 @@
-"""Rewards of given pictures."""
+"""Rewards of given images."""

@@ -1,4 +1,4 @@
-"""`/score` and `/scores`: rewards of given pictures."""
+"""`/score` and `/scores`: rewards of given images."""
 
 import uuid
 from typing import Annotated
@@ -24,18 +24,18 @@ from service.jobs.long_poll import waited
 
 router = APIRouter(tags=["scores"], route_class=JsonRoute)
 
-_PICTURE = (
+_IMAGE = (
     "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgAQMAAABJtOi3AAAABlBMVEX////cKCi5uRl6AAAAP0lEQVR42mNgIBawP2BgYuAQYGBiMOBhYGJg"
     "YGBgYnBgYmBg+P8fxsUkGBjq/zEwMRz4B+Pyf2BgYvjxgWhbAagkCbYcG5wGAAAAAElFTkSuQmCC"
 )
-EXAMPLE = {"rewards": ["clip_score"], "pictures": [{"prompt": "a red circle", "image": _PICTURE}]}
+EXAMPLE = {"rewards": ["clip_score"], "images": [{"prompt": "a red circle", "image": _IMAGE}]}
 
 
 @router.post(
     "/score",
     status_code=202,
     operation_id="score",
-    summary="Score pictures",
+    summary="Score images",
     responses={
         200: {"model": ScoreView, "description": "It ended within the asked time."},
         202: {"headers": LOCATION, "links": links(*SCORE, score_id=ID)},
@@ -43,7 +43,7 @@ EXAMPLE = {"rewards": ["clip_score"], "pictures": [{"prompt": "a red circle", "i
     },
 )
 async def score(
-    spec: Annotated[ScoreSpec, Body(openapi_examples={"given": {"summary": "One picture", "value": EXAMPLE}})],
+    spec: Annotated[ScoreSpec, Body(openapi_examples={"given": {"summary": "One image", "value": EXAMPLE}})],
     request: Request,
     response: Response,
     database: DatabaseDep,
@@ -54,9 +54,9 @@ async def score(
     once: OnceDep,
     prefer: PreferHeader = None,
 ) -> ScoreView:
-    """Have rewards of the catalog score pictures: those in the request (PNG, JPEG, WebP), or a generation's.
+    """Have rewards of the catalog score images: those in the request (PNG, JPEG, WebP), or a generation's.
 
-    Transparency is put over white, and every picture becomes RGB with 8 bits. A reward that fails on a picture gives
+    Transparency is put over white, and every image becomes RGB with 8 bits. A reward that fails on an image gives
     null and the cause; the others' values stand.
     """
 
@@ -122,5 +122,5 @@ def cancel_score(score_id: uuid.UUID, session: SessionDep, once: OnceDep) -> Sco
     responses=problems(404, 409, 422),
 )
 def delete_score(score_id: uuid.UUID, session: SessionDep) -> None:
-    """Delete an ended scoring with its values and the pictures that were sent for it; a generation's stay."""
+    """Delete an ended scoring with its values and the images that were sent for it; a generation's stay."""
     service.delete(session, score_id)

@@ -30,12 +30,12 @@ class ScoreSummary(JobView):
     model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.SCORE_SUMMARY))
 
     rewards: list[str] = Field(description="Names of the rewards.")
-    generation: UUID | None = Field(description="Whose pictures they are; null where they came with the request.")
-    total_pictures: int
+    generation: UUID | None = Field(description="Whose images they are; null where they came with the request.")
+    total_images: int
 
 
-class ScoredPicture(BaseModel):
-    """A picture and what the rewards say of it."""
+class ScoredImage(BaseModel):
+    """An image and what the rewards say of it."""
 
     number: int = Field(description="Its place in the request, or its number in the generation.")
     prompt: str
@@ -55,6 +55,6 @@ class ScoreView(JobView):
     versions: list[RewardVersion] | None = Field(
         description="What computed the values, reward by reward; null before a worker has loaded them."
     )
-    generation: UUID | None = Field(description="Whose pictures they are; null where they came with the request.")
-    total_pictures: int
-    pictures: list[ScoredPicture]
+    generation: UUID | None = Field(description="Whose images they are; null where they came with the request.")
+    total_images: int
+    images: list[ScoredImage]

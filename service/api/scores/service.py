@@ -10,8 +10,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.api.idempotency import Once
-from service.api.scores.pictures import ReceivedPicture, check_count, receive
-from service.api.scores.schemas import ScoredPicture, ScoreFilters, ScoreSummary, ScoreView
+from service.api.scores.images import ReceivedImage, check_count, receive
+from service.api.scores.schemas import ScoredImage, ScoreFilters, ScoreSummary, ScoreView
 from service.auth.principal import Caller
 from service.auth.quota import check_open_jobs
 from service.contracts.catalog import Catalog
@@ -22,7 +22,7 @@ from service.core.settings import Settings
 from service.db import events, retention
 from service.db.artifacts import ArtifactStore
 from service.db.base import new_id
-from service.db.models import Generation, GenerationImage, Score, ScorePicture
+from service.db.models import Generation, GenerationImage, Score, ScoreImage
 from service.http.errors import FieldError, Invalid, NotFinished, WrongState, invalid
 from service.http.pagination import Page, paged
 from service.jobs import views
@@ -40,7 +40,7 @@ def create(
     caller: Caller,
     once: Once,
 ) -> uuid.UUID:
-    """Accept a scoring: check names and pictures, store these, commit the rows, wake a worker.
+    """Accept a scoring: check names and images, store these, commit the rows, wake a worker.
 
     The id may be that of a scoring which an identical request made, and which was deleted since. Raises Invalid,
     NotFinished, TooManyOpenJobs, IdempotencyMismatch.
@@ -48,17 +48,17 @@ def create(
     id = new_id()
     _check(settings, catalog, spec)
     with tempfile.TemporaryDirectory(prefix="g2rpo-score-") as directory:
-        received = receive(settings, spec.pictures or (), Path(directory))  # before the transaction: it takes a while
+        received = receive(settings, spec.images or (), Path(directory))  # before the transaction: it takes a while
         if (known := once.claim(session, id)) is not None:
             return known
         check_open_jobs(session, settings, caller.id)
-        rows = _given(artifacts, id, spec, received) if spec.pictures else _drawn(session, settings, id, spec)
+        rows = _given(artifacts, id, spec, received) if spec.images else _drawn(session, settings, id, spec)
     row = Score(
         id=id,
         requested=_without_files(spec, received),
         spec=spec.model_dump(mode="json", include={"rewards", "generation"}),
         spec_version=SPEC_VERSION,
-        total_pictures=len(rows),
+        total_images=len(rows),
         created_by=caller.id,
     )
     session.add(row)
@@ -73,41 +73,39 @@ def _check(settings: Settings, catalog: Catalog, spec: ScoreSpec) -> None:
     errors: list[FieldError] = []
     for index, name in enumerate(spec.rewards):
         errors += unknown(catalog.reward, name, ("body", "rewards", index))
-    errors += check_count(settings, len(spec.pictures or ()), "pictures")
+    errors += check_count(settings, len(spec.images or ()), "images")
     if errors:
         raise Invalid(errors)
 
 
-def _given(
-    artifacts: ArtifactStore, id: uuid.UUID, spec: ScoreSpec, received: list[ReceivedPicture]
-) -> list[ScorePicture]:
-    """The pictures of the request, in the store."""
+def _given(artifacts: ArtifactStore, id: uuid.UUID, spec: ScoreSpec, received: list[ReceivedImage]) -> list[ScoreImage]:
+    """The images of the request, in the store."""
     rows = []
-    for number, (given, one) in enumerate(zip(spec.pictures or (), received, strict=True)):
+    for number, (given, one) in enumerate(zip(spec.images or (), received, strict=True)):
         stored = artifacts.put_file(one.file, f"scores/{id}/{number}.png", one.sha256)
         size = {"width": one.width, "height": one.height, "size": stored.size}
         key = {"key": stored.key, "sha256": stored.sha256}
-        rows.append(ScorePicture(score_id=id, number=number, prompt=given.prompt, **size, **key))
+        rows.append(ScoreImage(score_id=id, number=number, prompt=given.prompt, **size, **key))
     return rows
 
 
-def _drawn(session: Session, settings: Settings, id: uuid.UUID, spec: ScoreSpec) -> list[ScorePicture]:
-    """The pictures of the generation, where they are."""
+def _drawn(session: Session, settings: Settings, id: uuid.UUID, spec: ScoreSpec) -> list[ScoreImage]:
+    """The images of the generation, where they are."""
     # Shared until the commit: a generation deleted meanwhile is either missed here or found in use there.
     generation = session.get(Generation, spec.generation, with_for_update={"read": True})
     if generation is None:
         raise invalid(["body", "generation"], f"there is no generation {spec.generation}", "unknown_name")
     if generation.status not in TERMINAL:
-        raise NotFinished(f"generation {spec.generation} is {generation.status}; its pictures can be scored at its end")
+        raise NotFinished(f"generation {spec.generation} is {generation.status}; its images can be scored at its end")
     own = select(GenerationImage).where(GenerationImage.generation_id == spec.generation)
     images = session.scalars(own.order_by(GenerationImage.number)).all()
     if not images:
-        raise invalid(["body", "generation"], f"generation {spec.generation} has no picture", "no_pictures")
+        raise invalid(["body", "generation"], f"generation {spec.generation} has no image", "no_images")
     if errors := list(check_count(settings, len(images), "generation")):
         raise Invalid(errors)
     drawn = generation.spec
     return [
-        ScorePicture(
+        ScoreImage(
             score_id=id,
             number=image.number,
             prompt=drawn["prompts"][image.prompt_index],
@@ -121,11 +119,11 @@ def _drawn(session: Session, settings: Settings, id: uuid.UUID, spec: ScoreSpec)
     ]
 
 
-def _without_files(spec: ScoreSpec, received: list[ReceivedPicture]) -> dict[str, Any]:
+def _without_files(spec: ScoreSpec, received: list[ReceivedImage]) -> dict[str, Any]:
     said = spec.model_dump(mode="json", exclude_unset=True)
-    if spec.pictures is not None:
-        pairs = zip(spec.pictures, received, strict=True)
-        said["pictures"] = [{"prompt": given.prompt, "image_sha256": one.received_sha256} for given, one in pairs]
+    if spec.images is not None:
+        pairs = zip(spec.images, received, strict=True)
+        said["images"] = [{"prompt": given.prompt, "image_sha256": one.received_sha256} for given, one in pairs]
     return said
 
 
@@ -144,12 +142,12 @@ def listing(session: Session, filters: ScoreFilters) -> Page[ScoreSummary]:
 def show(session: Session, id: uuid.UUID) -> ScoreView:
     """A scoring in full. Raises NotFound."""
     row = views.find(session, Score, id)
-    pictures = session.scalars(select(ScorePicture).where(ScorePicture.score_id == id).order_by(ScorePicture.number))
+    images = session.scalars(select(ScoreImage).where(ScoreImage.score_id == id).order_by(ScoreImage.number))
     return ScoreView(
         **_summary(row),
         queue_position=views.queue_position(session, row),
         versions=row.rewards,
-        pictures=[ScoredPicture.model_validate(one, from_attributes=True) for one in pictures],
+        images=[ScoredImage.model_validate(one, from_attributes=True) for one in images],
     )
 
 
@@ -163,7 +161,7 @@ def cancel(session: Session, id: uuid.UUID, once: Once) -> ScoreView:
 
 
 def delete(session: Session, id: uuid.UUID) -> None:
-    """Delete an ended scoring with the pictures that were sent for it. Raises NotFound, WrongState."""
+    """Delete an ended scoring with the images that were sent for it. Raises NotFound, WrongState."""
     row = views.find(session, Score, id, lock=True)
     if row.status not in TERMINAL:
         raise WrongState(f"score {id} is {row.status}; cancel it and wait for its end before deleting it")
@@ -177,5 +175,5 @@ def _summary(row: Score) -> dict[str, Any]:
     return views.JobView.model_validate(row).model_dump() | {
         "rewards": row.spec["rewards"],
         "generation": row.spec["generation"],
-        "total_pictures": row.total_pictures,
+        "total_images": row.total_images,
     }

@@ -66,6 +66,6 @@ class AlgorithmContract(Contract):
     def naive_cost(self, steps: int, step: int, seed: int) -> RolloutCost:
         """The same without sharing anything."""
 
-    def total_evaluations(self, steps: int, max_steps: int, seed: int) -> int:
+    def total_nfe(self, steps: int, max_steps: int, seed: int) -> int:
         """Rollout evaluations for one prompt in each of `max_steps` training steps."""
         return max_steps * self.cost(steps, 0, seed).total

@@ -71,7 +71,7 @@ class MixGRPO(ChainContract):
     def trained(self, steps: int) -> int:
         return self.group_size * self.window.size
 
-    def total_evaluations(self, steps: int, max_steps: int, seed: int) -> int:
+    def total_nfe(self, steps: int, max_steps: int, seed: int) -> int:
         """Of a random window: what is to be expected."""
         places, every = self.window.places(steps), self.window.every
         costs = [self._cost_at(steps, start).total for start in places]

@@ -22,7 +22,7 @@ class Advantage(Contract):
         le=1,
         description="A (reward, granularity) group whose standard deviation is under this contributes 0 and is counted "
         "in `zero_std_fraction`. In the reward's own unit. Default: rewards are scored in float32, where the same "
-        "picture scored in another batch moves by up to 1e-6; a spread under ten times that is rounding.",
+        "image scored in another batch moves by up to 1e-6; a spread under ten times that is rounding.",
     )
     scale: Literal["sum", "mean"] = Field(
         "sum",

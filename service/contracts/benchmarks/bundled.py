@@ -6,14 +6,14 @@ from pathlib import Path
 from service.contracts.benchmarks.data import Benchmark
 
 BUNDLED = "shapes-bench"
-"""Its name: the one benchmark whose pictures the judge `perception` can read."""
+"""Its name: the one benchmark whose images the judge `perception` can read."""
 FILE = Path(__file__).with_name("shapes_bench.json")
 """Made by `python -m worker.shapes.bench --out FILE`."""
 
 
 @cache
 def bundled() -> Benchmark:
-    """The benchmark `shapes-bench`, with null for a judge's words: rules judge its pictures."""
+    """The benchmark `shapes-bench`, with null for a judge's words: rules judge its images."""
     return Benchmark.model_validate_json(FILE.read_text(encoding="utf-8"))
 
 

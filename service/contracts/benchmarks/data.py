@@ -1,4 +1,4 @@
-"""A benchmark: prompts, what each picture of them is asked for, and the words in which a judge is asked."""
+"""A benchmark: prompts, what each image of them is asked for, and the words in which a judge is asked."""
 
 import hashlib
 import json
@@ -15,7 +15,7 @@ Language = Literal["en", "zh"]
 
 
 class Point(Contract):
-    """A test point: one thing that a picture of the prompt is judged on. It is known by its place in the prompt's list:
+    """A test point: one thing that an image of the prompt is judged on. It is known by its place in the prompt's list:
     a prompt may have two of the same dimension."""
 
     name: str = Field(description="The dimension as the benchmark spells it, for the judge.")
@@ -31,7 +31,7 @@ class Point(Contract):
 class BenchmarkPrompt(Contract):
     """A prompt with its test points."""
 
-    index: int = Field(ge=0, le=999_999, description="Its number in the benchmark; picture j of it is `INDEX_J.png`.")
+    index: int = Field(ge=0, le=999_999, description="Its number in the benchmark; image j of it is `INDEX_J.png`.")
     text: str
     category: str = Field(description="The prompt's theme.")
     subcategory: str
@@ -71,7 +71,7 @@ class JudgeWords(Contract):
     descriptions_heading: str
 
     def fill(self, prompt: BenchmarkPrompt) -> str:
-        """What a judge is asked about a picture of `prompt`, as the official script puts it.
+        """What a judge is asked about an image of `prompt`, as the official script puts it.
 
         ValueError where a test point's dimension has no definition.
         """

@@ -26,7 +26,7 @@ class Failure(StrEnum):
 
 @dataclass(frozen=True)
 class Verdict:
-    """The scores of one picture's test points, 0 or 1 each in their order, or why there are none."""
+    """The scores of one image's test points, 0 or 1 each in their order, or why there are none."""
 
     scores: tuple[int, ...] | None
     failure: Failure | None = None

@@ -44,25 +44,25 @@ class Row(Contract):
     judge: str
     data_sha256: str | None = Field(description="Of the benchmark's data; null where the source does not tell it.")
     protocol: str = Field(
-        description="`official`: the official data, words, numbers of pictures and seeds, and a vision-language model; "
+        description="`official`: the official data, words, numbers of images and seeds, and a vision-language model; "
         "`adapted`: otherwise; `published` where the source says no more."
     )
     content_sha256: str | None = Field(None, description="Of prompts, test points and the judge's words.")
-    num_images: int | None = Field(None, description="Pictures per prompt.")
-    seed: int | None = Field(None, description="Of the first picture of each prompt; picture j has this + j.")
+    num_images: int | None = Field(None, description="Images per prompt.")
+    seed: int | None = Field(None, description="Of the first image of each prompt; image j has this + j.")
     evaluation_id: UUID | None = Field(
         None, description="The evaluation that it is of; null where others published it."
     )
     overall_interval95: Interval | None = Field(
         None, description="95% bootstrap interval over prompts of the Overall, percent."
     )
-    failed_answers: int | None = Field(None, description="Pictures whose answer could not be read.")
+    failed_answers: int | None = Field(None, description="Images whose answer could not be read.")
     values: dict[str, float | None] = Field(description="By column, percent.")
     marks: dict[str, Mark] = Field({}, description="By column, of the best values and those next to them.")
 
 
 class Ranking(Contract):
-    """Rows of one judge, one benchmark's content, one protocol, the same number of pictures and the same seeds: only
+    """Rows of one judge, one benchmark's content, one protocol, the same number of images and the same seeds: only
     these can be compared. Best first."""
 
     benchmark: Name
@@ -129,7 +129,7 @@ def published_rows(benchmark: str) -> list[Row]:
 
 
 def rank(rows: Iterable[Row]) -> list[Ranking]:
-    """Rows ranked among those of the same benchmark, judge, data, protocol, pictures and seeds, with their marks.
+    """Rows ranked among those of the same benchmark, judge, data, protocol, images and seeds, with their marks.
 
     Best and second are computed on what is printed, two decimals of a percent: equal numbers share a mark.
     """

@@ -14,7 +14,7 @@ from service.contracts.benchmarks.judging import Failure, Verdict, check_scores,
 
 COLUMNS = ("index", "testpoint", "result_json", "img_path")
 """Those that must be there; `output`, the judge's words, is read where it is."""
-_PICTURE = re.compile(r"(?:.*[/\\])?([0-9]{1,6})_([0-9]{1,6})\.[A-Za-z0-9]{1,8}", re.DOTALL)
+_IMAGE = re.compile(r"(?:.*[/\\])?([0-9]{1,6})_([0-9]{1,6})\.[A-Za-z0-9]{1,8}", re.DOTALL)
 _STRINGS = "|".join(rf"{quote}(?:[^{quote}\\\n]|\\.)*{quote}(?!{quote})" for quote in "'\"")
 _TOKEN = re.compile(rf"\s+|[\[\]{{}}:,]|-?[0-9]+(?:\.[0-9]+)?|(?:True|False|None)(?!\w)|{_STRINGS}", re.DOTALL)
 _DEEPEST = 8
@@ -23,12 +23,12 @@ _LONGEST = 1_000_000
 
 @dataclass(frozen=True)
 class Answer:
-    """What a judge said of one picture."""
+    """What a judge said of one image."""
 
     index: int
     """The prompt's."""
-    image: int
-    """The picture's number among those of its prompt."""
+    image_index: int
+    """The image's number among those of its prompt."""
     verdict: Verdict
     recovered: bool = False
     """Whether the official script lost it, and the judge's own words had it."""
@@ -106,12 +106,12 @@ def _read(rows: Iterable[tuple[int, Any]], benchmark: Benchmark) -> Answers:
     for number, row in rows:
         answer = _answer(row, prompts)
         if isinstance(answer, Answer):
-            picture = (answer.index, answer.image)
-            if picture not in seen:
-                seen[picture] = number
+            image = (answer.index, answer.image_index)
+            if image not in seen:
+                seen[image] = number
                 read.answers.append(answer)
                 continue
-            answer = f"picture {answer.index}_{answer.image} stands in row {seen[picture]}, too"
+            answer = f"image {answer.index}_{answer.image_index} stands in row {seen[image]}, too"
         read.problems.append(RowProblem(row=number, index=None, description=answer))
     return read
 
@@ -121,12 +121,12 @@ def _answer(row: Any, prompts: Mapping[int, BenchmarkPrompt]) -> Answer | str:
     if not isinstance(row, dict):
         return row if isinstance(row, str) else "this is no mapping of columns to values"
     said, path = str(row.get("index", "")).strip(), row.get("img_path")
-    picture = _PICTURE.fullmatch(path) if isinstance(path, str) else None
-    if picture is None:
-        return f"img_path {str(path)[:80]!r} names no picture; one is called INDEX_NUMBER.png"
-    index = int(picture[1])
+    image = _IMAGE.fullmatch(path) if isinstance(path, str) else None
+    if image is None:
+        return f"img_path {str(path)[:80]!r} names no image; one is called INDEX_NUMBER.png"
+    index = int(image[1])
     if said != str(index):
-        return f"index {said[:40]!r} is not that of its picture {index}_{picture[2]}"
+        return f"index {said[:40]!r} is not that of its image {index}_{image[2]}"
     prompt = prompts.get(index)
     if prompt is None:
         return f"the benchmark has no prompt {index}"
@@ -142,7 +142,7 @@ def _answer(row: Any, prompts: Mapping[int, BenchmarkPrompt]) -> Answer | str:
         # The judge's own words say better than an empty cell why there are no scores.
         if spoken.scores is not None or verdict.failure is Failure.NO_ANSWER:
             verdict, recovered = spoken, spoken.scores is not None
-    return Answer(index, int(picture[2]), verdict, recovered)
+    return Answer(index, int(image[2]), verdict, recovered)
 
 
 def _recorded(value: Any, points: int) -> Verdict:

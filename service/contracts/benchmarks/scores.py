@@ -20,19 +20,19 @@ Interval = tuple[float, float]
 
 
 class Accuracy(Contract):
-    """Test points that were met, over pictures and prompts."""
+    """Test points that were met, over images and prompts."""
 
     correct: int = Field(description="Test points met.")
-    total: int = Field(description="Test points judged: once for each picture whose answer could be read.")
+    total: int = Field(description="Test points judged: once for each image whose answer could be read.")
     accuracy: float | None = Field(description="Their share; null where none was judged.")
     interval95: Interval | None = Field(None, description="95% bootstrap interval over prompts.")
     failures: int | None = Field(
-        None, description="Test points that were not judged, because the answer on their picture could not be read."
+        None, description="Test points that were not judged, because the answer on their image could not be read."
     )
 
 
 class PointScore(Contract):
-    """A test point over the pictures of its prompt."""
+    """A test point over the images of its prompt."""
 
     index: int = Field(description="The prompt's number.")
     place: int = Field(description="The test point's place in the prompt's list, from 0.")
@@ -53,11 +53,11 @@ class Scores(Contract):
     primary: dict[str, Accuracy] = Field(description="The ten dimensions.")
     sub: dict[str, Accuracy] = Field(description="The 27 sub-dimensions.")
     prompts: int | None = Field(None, description="Prompts with an answer that could be read.")
-    pictures: int | None = Field(None, description="Pictures with one.")
-    failed_answers: int | None = Field(None, description="Pictures whose answer could not be read.")
+    images: int | None = Field(None, description="Images with one.")
+    failed_answers: int | None = Field(None, description="Images whose answer could not be read.")
     failures: dict[str, int] | None = Field(None, description="Those by reason.")
-    missing_pictures: int | None = Field(
-        None, description="Pictures without any answer: those that prompts lack, to have as many as the one with most."
+    missing_images: int | None = Field(
+        None, description="Images without any answer: those that prompts lack, to have as many as the one with most."
     )
     recovered: int | None = Field(
         None, description="Answers that the official script lost and that the judge's own words had."
@@ -93,7 +93,7 @@ class ScoreDifferences(Contract):
 
 @dataclass
 class Count:
-    """One test point over pictures."""
+    """One test point over images."""
 
     correct: int = 0
     total: int = 0
@@ -122,7 +122,7 @@ class Tally:
 
     points: list[Counted]
     reasons: Counter[Failure] = field(default_factory=Counter)
-    pictures: int = 0
+    images: int = 0
     recovered: int = 0
     asked: Counter[int] = field(default_factory=Counter)
     """Answers by prompt, failed ones too."""
@@ -163,7 +163,7 @@ def tally(benchmark: Benchmark, answers: Iterable[Answer]) -> Tally:
             for one in points:
                 one.count.failures += 1
             continue
-        made.pictures += 1
+        made.images += 1
         for one, score in zip(points, verdict.scores, strict=True):
             one.count.add(Count(score, 1))
     return made
@@ -178,10 +178,10 @@ def scores(counted: Tally, intervals: Intervals | None = None, points: bool = Fa
     return made.model_copy(
         update={
             "prompts": len(counted.judged()),
-            "pictures": counted.pictures,
+            "images": counted.images,
             "failed_answers": counted.reasons.total(),
             "failures": {str(reason): number for reason, number in sorted(counted.reasons.items())},
-            "missing_pictures": most * len(prompts) - counted.asked.total(),
+            "missing_images": most * len(prompts) - counted.asked.total(),
             "recovered": counted.recovered,
             "points": tuple(_point_scores(counted)) if points else None,
         }

@@ -10,8 +10,8 @@ from service.db.models.evaluation import (
     EvaluationAnswer,
     EvaluationAttempt,
     EvaluationEvent,
+    EvaluationImage,
     EvaluationLogChunk,
-    EvaluationPicture,
 )
 from service.db.models.garbage import Garbage
 from service.db.models.generation import Generation, GenerationImage
@@ -24,7 +24,7 @@ from service.db.models.reward_group import RewardGroup
 from service.db.models.run import Run
 from service.db.models.run_event import RunEvent
 from service.db.models.sample import Sample
-from service.db.models.score import Score, ScorePicture
+from service.db.models.score import Score, ScoreImage
 from service.db.models.supervised import SupervisedJob
 from service.db.models.worker import Worker
 
@@ -38,8 +38,8 @@ __all__ = [
     "EvaluationAnswer",
     "EvaluationAttempt",
     "EvaluationEvent",
+    "EvaluationImage",
     "EvaluationLogChunk",
-    "EvaluationPicture",
     "Garbage",
     "Generation",
     "GenerationImage",
@@ -55,7 +55,7 @@ __all__ = [
     "RunEvent",
     "Sample",
     "Score",
-    "ScorePicture",
+    "ScoreImage",
     "SupervisedJob",
     "Worker",
 ]

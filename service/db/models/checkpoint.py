@@ -14,7 +14,7 @@ from service.db.base import Base, new_id
 class Checkpoint(Base):
     """A policy after `step` optimizer steps. `key` is its directory in the artifact store; the row comes last.
 
-    A deleted one keeps its row, for the runs and pictures that came from it.
+    A deleted one keeps its row, for the runs and images that came from it.
     """
 
     __tablename__ = "checkpoints"

@@ -80,15 +80,15 @@ class Evaluation(SupervisedJob, Base):
     """`contracts.evaluations.RewardMean` by reward when it last ended, as JSON."""
 
 
-class EvaluationPicture(Base):
-    """A picture of an evaluation: `INDEX_IMAGE.png`."""
+class EvaluationImage(Base):
+    """An image of an evaluation: `INDEX_IMAGE.png`."""
 
-    __tablename__ = "evaluation_pictures"
+    __tablename__ = "evaluation_images"
 
     evaluation_id: Mapped[uuid.UUID] = _evaluation_id()
     index: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     """The prompt's number in the benchmark."""
-    image: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    image_index: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     seed: Mapped[int] = mapped_column(BigInteger)
     rewards: Mapped[dict[str, Any]]
     key: Mapped[str] = mapped_column(Text)
@@ -97,13 +97,13 @@ class EvaluationPicture(Base):
 
 
 class EvaluationAnswer(Base):
-    """What a judge said of a picture when it was asked for the `number`-th time; the newest one counts."""
+    """What a judge said of an image when it was asked for the `number`-th time; the newest one counts."""
 
     __tablename__ = "evaluation_answers"
 
     evaluation_id: Mapped[uuid.UUID] = _evaluation_id()
     index: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    image: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    image_index: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
     scores: Mapped[list[int] | None] = mapped_column(JSONB(none_as_null=True))
     """0 or 1 for each test point of the prompt, in their order; null: the answer could not be read."""

@@ -1,4 +1,4 @@
-"""`generations` and `generation_images`: pictures made on request."""
+"""`generations` and `generation_images`: images made on request."""
 
 import uuid
 from typing import Any, ClassVar
@@ -11,7 +11,7 @@ from service.db.models.job import Job, JobKind, job_indexes
 
 
 class Generation(Job, Base):
-    """A request for pictures. The spec is frozen, with the model's own numbers in place of what was not said."""
+    """A request for images. The spec is frozen, with the model's own numbers in place of what was not said."""
 
     __tablename__ = "generations"
     __table_args__ = job_indexes("generations")
@@ -26,7 +26,7 @@ class Generation(Job, Base):
 
 
 class GenerationImage(Base):
-    """One picture. `number` counts checkpoints, then prompts, then images of a prompt, each in the request's order."""
+    """One image. `number` counts checkpoints, then prompts, then images of a prompt, each in the request's order."""
 
     __tablename__ = "generation_images"
 

@@ -1,4 +1,4 @@
-"""`samples`: pictures worth looking at."""
+"""`samples`: images worth looking at."""
 
 import uuid
 from typing import Any
@@ -10,7 +10,7 @@ from service.db.base import Base, new_id
 
 
 class Sample(Base):
-    """A held-out picture, or the best or worst of a group. `key` is its place in the artifact store."""
+    """A held-out image, or the best or worst of a group. `key` is its place in the artifact store."""
 
     __tablename__ = "samples"
     __table_args__ = (UniqueConstraint("run_id", "step", "kind", "index", "attempt"),)

@@ -1,4 +1,4 @@
-"""`scores` and `score_pictures`: given pictures and what rewards say of them."""
+"""`scores` and `score_images`: given images and what rewards say of them."""
 
 import uuid
 from typing import Any, ClassVar
@@ -12,26 +12,26 @@ from service.db.models.job import Job, JobKind, job_indexes
 
 
 class Score(Job, Base):
-    """A request for rewards of pictures. The spec is frozen."""
+    """A request for rewards of images. The spec is frozen."""
 
     __tablename__ = "scores"
     __table_args__ = job_indexes("scores")
     KIND: ClassVar[JobKind] = "score"
 
     requested: Mapped[dict[str, Any]]
-    """The request's body, each picture's file by its SHA-256."""
+    """The request's body, each image's file by its SHA-256."""
     spec: Mapped[dict[str, Any]]
-    """`rewards`, and the `generation` whose pictures they are, or null."""
+    """`rewards`, and the `generation` whose images they are, or null."""
     spec_version: Mapped[int] = mapped_column(Integer)
-    total_pictures: Mapped[int] = mapped_column(Integer)
+    total_images: Mapped[int] = mapped_column(Integer)
     rewards: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB(none_as_null=True))
     """`contracts.scores.RewardVersion` of each reward, as JSON; null before a worker has loaded them."""
 
 
-class ScorePicture(Base):
-    """A picture to be scored. `number` counts in the request's order; a generation's keep their numbers."""
+class ScoreImage(Base):
+    """An image to be scored. `number` counts in the request's order; a generation's keep their numbers."""
 
-    __tablename__ = "score_pictures"
+    __tablename__ = "score_images"
 
     score_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("scores.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)

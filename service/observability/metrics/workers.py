@@ -46,8 +46,8 @@ class Measure:
 MEASURES = (
     Measure("jobs", "Jobs that left the worker, by how.", counter=True, label="outcome"),
     Measure("steps", "Optimizer steps done by its runs and recorded.", counter=True),
-    Measure("evaluations", "Evaluations of the network done by its runs and recorded.", counter=True),
-    Measure("pictures", "Pictures drawn by its generations and evaluations.", counter=True),
+    Measure("nfe", "NFE done by its runs and recorded.", counter=True),
+    Measure("images", "Images drawn by its generations and evaluations.", counter=True),
     Measure("answers", "Answers of judges that it recorded.", counter=True),
     Measure("lease_renewals_failed", "Renewals of a lease that the database did not take.", counter=True),
     Measure("leases_lost", "Leases that it could not renew in time, so that it gave its job up.", counter=True),

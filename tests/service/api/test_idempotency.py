@@ -19,7 +19,7 @@ from tests.service.document import document
 
 GENERATION = {"prompts": ["a red circle"]}
 EVALUATION = {"benchmark": "shapes-bench", "judge": "perception", "limit": 1}
-SCORE = {"rewards": ["clip_score"], "pictures": router.EXAMPLE["pictures"]}
+SCORE = {"rewards": ["clip_score"], "images": router.EXAMPLE["images"]}
 JOBS = {"/runs": {}, "/generate": GENERATION, "/evaluations": EVALUATION, "/score": SCORE}
 
 

@@ -223,7 +223,7 @@ class TestBrokerAway:
 class TestBudgets:
     @pytest.fixture
     def strict(self, settings: Settings, database: Database) -> Iterator[TestClient]:
-        app = create_app(settings.model_copy(update={"max_run_evaluations": 100_000, "max_prompts": 2}))
+        app = create_app(settings.model_copy(update={"max_run_nfe": 100_000, "max_prompts": 2}))
         with TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as client:
             yield client
 
@@ -231,7 +231,7 @@ class TestBudgets:
     @pytest.mark.parametrize(
         ("spec", "loc", "kind"),
         [
-            ({"training": {"max_steps": 100_000}}, ["body", "training", "max_steps"], "too_many_evaluations"),
+            ({"training": {"max_steps": 100_000}}, ["body", "training", "max_steps"], "too_many_nfe"),
             ({"prompts": {"items": ["a", "b", "c"]}}, ["body", "prompts", "items"], "too_many_prompts"),
         ],
     )

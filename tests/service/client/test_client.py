@@ -182,7 +182,7 @@ class TestRetries:
     def test_a_path_that_leads_elsewhere_is_not_asked(self, reaching: Client) -> None:
         for path in ("http://evil.example/", "//evil.example/", "relative"):
             with pytest.raises(ApiError, match="no path of the service"):
-                reaching.picture(path)
+                reaching.fetch_image(path)
 
 
 class TestDownload:

@@ -69,13 +69,13 @@ REFUSALS: list[tuple[dict[str, Any], tuple[str | int, ...], list[str]]] = [
         ["adapter full", "algorithm.kl_weight 0.5", "allowed are adapter lora, or kl_weight 0"],
     ),
     (
-        {"evaluation": {"early_stop": {"reward": "beauty"}}},
-        ("evaluation",),
+        {"heldout": {"early_stop": {"reward": "beauty"}}},
+        ("heldout",),
         ["early_stop.reward 'beauty'", "allowed are clip_score, shapes_verifier"],
     ),
     (
-        {"evaluation": {"rewards": ["clip_score"], "early_stop": {"reward": "shapes_verifier"}}},
-        ("evaluation",),
+        {"heldout": {"rewards": ["clip_score"], "early_stop": {"reward": "shapes_verifier"}}},
+        ("heldout",),
         ["early_stop.reward 'shapes_verifier'", "allowed are clip_score"],
     ),
     (
@@ -84,9 +84,9 @@ REFUSALS: list[tuple[dict[str, Any], tuple[str | int, ...], list[str]]] = [
         ["best 'beauty'", "allowed are clip_score, shapes_verifier"],
     ),
     (
-        {"checkpoints": {"best": "clip_score"}, "evaluation": {"every": 0}},
+        {"checkpoints": {"best": "clip_score"}, "heldout": {"every": 0}},
         ("checkpoints",),
-        ["best 'clip_score'", "evaluation.every 0", "allowed is above 0"],
+        ["best 'clip_score'", "heldout.every 0", "allowed is above 0"],
     ),
 ]
 

@@ -45,13 +45,13 @@ OF_A_RUN: dict[str, tuple[Any, Any]] = {
     "training.update_batch_size": (1, 1024),
     "training.seed": (0, SEED),
     "training.sampler_seed": (0, SEED),
-    "evaluation.every": (0, 1_000_000),
-    "evaluation.pairs": (1, 100_000),
-    "evaluation.final_pairs": (0, 100_000),
-    "evaluation.seed": (0, SEED),
-    "evaluation.samples": (0, 64),
-    "evaluation.early_stop.patience": (1, 10_000),
-    "evaluation.early_stop.min_delta": (0.0, 1000.0),
+    "heldout.every": (0, 1_000_000),
+    "heldout.pairs": (1, 100_000),
+    "heldout.final_pairs": (0, 100_000),
+    "heldout.seed": (0, SEED),
+    "heldout.samples": (0, 64),
+    "heldout.early_stop.patience": (1, 10_000),
+    "heldout.early_stop.min_delta": (0.0, 1000.0),
     "checkpoints.every": (0, 1_000_000),
     "checkpoints.keep": (1, 10_000),
     "resources.processes_per_node": (1, 64),
@@ -79,7 +79,7 @@ OF_ALGORITHMS: dict[str, dict[str, tuple[Any, Any]]] = {
     "flow_grpo": {"eta": ((ABOVE, 0.0), 2.0), "updates_per_rollout": (1, 1024)},
 }
 """Of what each says otherwise than G²RPO, or besides."""
-OF_PICTURES: dict[str, tuple[Any, Any]] = {
+OF_IMAGES: dict[str, tuple[Any, Any]] = {
     "seed": (0, 2**63 - 65),
     "steps": (1, 200),
     "guidance": (0.0, 30.0),
@@ -94,7 +94,7 @@ def _cases() -> Iterator[tuple[type[Contract], str, dict[str, Any], tuple[Any, A
     for name, fields in OF_ALGORITHMS.items():
         for field, bounds in fields.items():
             yield RunSpec, f"algorithm.{field}", {"algorithm": {"name": name}}, bounds
-    for field, bounds in OF_PICTURES.items():
+    for field, bounds in OF_IMAGES.items():
         yield GenerationSpec, field, {"prompts": ["a"]}, bounds
         yield EvaluationSpec, field, {}, bounds
     yield GenerationSpec, "num_images", {"prompts": ["a"]}, (1, 64)
@@ -149,7 +149,7 @@ def test_bounds_are_what_the_api_promises(
         ("rewards", lambda n: {"name": f"r{n}"}, 1, 8),
         ("algorithm.granularities", lambda n: n + 1, 1, 8),
         ("algorithm.sde_steps", lambda n: n, 1, 64),
-        ("evaluation.rewards", lambda n: f"r{n}", 1, 8),
+        ("heldout.rewards", lambda n: f"r{n}", 1, 8),
         ("prompts.items", lambda n: f"a {n}", 1, 10_000),
     ],
 )
@@ -169,7 +169,7 @@ def test_lists_of_a_run_have_so_many_entries(place: str, item: Any, lowest: int,
         (GenerationSpec, "checkpoints", lambda n: str(uuid4()), 1, 8),
         (GenerationSpec, "prompts", lambda n: "a", 1, 256),
         (ScoreSpec, "rewards", lambda n: f"r{n}", 1, 16),
-        (ScoreSpec, "pictures", lambda n: {"prompt": "a", "image": "aa"}, 1, 4096),
+        (ScoreSpec, "images", lambda n: {"prompt": "a", "image": "aa"}, 1, 4096),
         (EvaluationSpec, "rewards", lambda n: f"r{n}", 0, 8),
     ],
 )

@@ -49,7 +49,7 @@ def test_every_adapted_layer_keeps_its_own_input_in_float32() -> None:
         for recomputed in (False, True)
     )
     tokens, width = 45 * 45 + 512, 3072
-    ending = 45 * 45 * width  # the layer that ends the transformer is adapted too, and sees the picture alone
+    ending = 45 * 45 * width  # the layer that ends the transformer is adapted too, and sees the image alone
     assert whole == 4 * ((19 + 38) * (3 + 1 + 1 + 4) * tokens * width + ending)
     assert one_block == whole // 57
 
@@ -116,7 +116,7 @@ def test_every_preset_resolves_against_the_catalog_for_flux() -> None:
 
 
 def test_compiled_continuations_have_a_rate_of_their_own() -> None:
-    step = {"preset": "paper-lora", "training": {"max_steps": 1}, "evaluation": {"every": 0}}
+    step = {"preset": "paper-lora", "training": {"max_steps": 1}, "heldout": {"every": 0}}
     plain, compiled = (
         make_plan(RunSpec.model_validate({**step, "sampling": {"compile": compile}}), FLUX) for compile in (False, True)
     )

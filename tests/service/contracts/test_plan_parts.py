@@ -1,4 +1,4 @@
-"""The parts of a plan: seconds by what they are spent on, and bytes of each picture that is scored."""
+"""The parts of a plan: seconds by what they are spent on, and bytes of each image that is scored."""
 
 import re
 from pathlib import Path
@@ -12,13 +12,13 @@ from service.contracts.presets import merge
 from service.contracts.runs import RunSpec
 
 FLUX = load_catalog(Path(__file__).parents[3] / "docs" / "catalogs" / "flux.yaml")
-RATES = {"seconds_per_evaluation": 0.1, "seconds_per_update": 10.0, "seconds_per_decode": 1.0, "measured_on": "a card"}
+RATES = {"seconds_per_nfe": 0.1, "seconds_per_update": 10.0, "seconds_per_decode": 1.0, "measured_on": "a card"}
 SMALL: dict[str, Any] = {
     "model": "sd-3.5-medium",
     "preset": "paper-lora",
     "sampling": {"width": 1024, "height": 1024, "compile": False},
     "training": {"max_steps": 3, "prompts_per_step": 2, "gradient_checkpointing": False},
-    "evaluation": {"every": 0},
+    "heldout": {"every": 0},
 }
 
 
@@ -58,13 +58,13 @@ def test_the_basis_names_every_part_that_has_a_rate_and_the_others_as_missing() 
 
 def test_another_size_than_the_models_own_is_said() -> None:
     smaller = planned(rated(), sampling={"width": 512, "height": 512})
-    share = re.search(r", times (\d\.\d\d) for the picture's size", smaller.seconds_basis)
+    share = re.search(r", times (\d\.\d\d) for the image's size", smaller.seconds_basis)
     own = planned(rated())
     assert share is not None and "times" not in own.seconds_basis
     assert seconds(smaller)["updates"] == pytest.approx(float(share[1]) * seconds(own)["updates"], rel=0.02)
 
 
-@pytest.mark.parametrize("catalog", [rated(seconds_per_evaluation=None), FLUX.model_copy(update={"models": ()})])
+@pytest.mark.parametrize("catalog", [rated(seconds_per_nfe=None), FLUX.model_copy(update={"models": ()})])
 def test_without_a_rate_there_are_no_seconds(catalog: Catalog) -> None:
     plan = planned(catalog)
     assert (plan.seconds, plan.seconds_basis) == (None, "no measured rate in the catalog")
@@ -77,8 +77,8 @@ def test_uploaded_prompt_sets_are_known_and_so_are_the_catalogs() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-def test_each_picture_of_a_batch_is_decoded_and_then_seen_by_the_rewards(batch: int) -> None:
-    """In bytes: the decoder's tensors of 128 channels in bfloat16, the picture twice in float32, and 50 MB in a ViT."""
+def test_each_image_of_a_batch_is_decoded_and_then_seen_by_the_rewards(batch: int) -> None:
+    """In bytes: the decoder's tensors of 128 channels in bfloat16, the image twice in float32, and 50 MB in a ViT."""
     pixels = 1024 * 1024
     scored = planned(rated(), sampling={"decode_batch_size": batch})
     assert scored.memory is not None
@@ -86,7 +86,7 @@ def test_each_picture_of_a_batch_is_decoded_and_then_seen_by_the_rewards(batch: 
     assert phase.parts["activations"] == batch * (10 * 128 * pixels * 2 + 2 * 3 * pixels * 4 + 50_000_000)
 
 
-def test_pictures_of_the_bundled_world_are_seen_by_small_rewards() -> None:
+def test_images_of_the_bundled_world_are_seen_by_small_rewards() -> None:
     spec = RunSpec.model_validate({"sampling": {"decode_batch_size": 3}})
     memory = make_plan(spec, load_catalog()).memory
     assert memory is not None
@@ -94,15 +94,15 @@ def test_pictures_of_the_bundled_world_are_seen_by_small_rewards() -> None:
     assert phase.parts["activations"] == 3 * (10 * 128 * 32 * 32 * 4 + 2 * 3 * 32 * 32 * 4)
 
 
-def test_adapted_layers_of_a_stable_diffusion_see_the_picture_or_the_text() -> None:
-    """Layers of the second stream (`add_…`, `ff_context`) see the tokens of the text, the others the picture's."""
+def test_adapted_layers_of_a_stable_diffusion_see_the_image_or_the_text() -> None:
+    """Layers of the second stream (`add_…`, `ff_context`) see the tokens of the text, the others the image's."""
     model = rated().model("sd-3.5-medium")
-    picture, text, width = 64 * 64, model.text_length, model.hidden_size
+    image, text, width = 64 * 64, model.text_length, model.hidden_size
     both = model.blocks - 1  # the last block has no feed-forward of the text, and no output of its attention
-    attention = width * (model.blocks * (4 * picture + 3 * text) + both * text)
-    feed_forward = 5 * width * (model.blocks * picture + both * text)
+    attention = width * (model.blocks * (4 * image + 3 * text) + both * text)
+    feed_forward = 5 * width * (model.blocks * image + both * text)
     plan = planned(rated(), sampling={"guidance": 1.0}, training={"update_batch_size": 1})
     assert plan.memory is not None
     (phase,) = (phase for phase in plan.memory.phases if phase.phase == "update")
-    dual = 0 if "attn2.to_q" in model.lora_targets else model.dual_attention_blocks * 4 * picture * width
+    dual = 0 if "attn2.to_q" in model.lora_targets else model.dual_attention_blocks * 4 * image * width
     assert phase.parts["adapter's inputs"] == 4 * (attention + feed_forward + dual)

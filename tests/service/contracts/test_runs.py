@@ -15,7 +15,7 @@ from service.contracts.runs import RunSpec
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_preset_is_a_spec_with_a_plan(preset: str) -> None:
     plan = make_plan(RunSpec(preset=preset), load_catalog())
-    assert plan.total_evaluations > 0
+    assert plan.total_nfe > 0
     assert plan.memory is not None
 
 
@@ -74,7 +74,7 @@ def test_what_cannot_be_run_is_refused_at_its_place(changes: dict[str, Any], pla
     assert any(place in map(str, error["loc"]) for error in refusal.value.errors())
 
 
-def test_seeds_of_all_pictures_fit_the_database() -> None:
+def test_seeds_of_all_images_fit_the_database() -> None:
     highest = 2**63 - 65
     assert GenerationSpec(prompts=("a",), seed=highest, num_images=64).seed + 63 < 2**63
     with pytest.raises(ValidationError, match="seed"):

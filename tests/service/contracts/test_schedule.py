@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.contracts.schedule import (
-    Evaluation,
+    TreeNode,
     continuation_path,
     continuation_tree,
     naive_cost,
@@ -37,7 +37,7 @@ def reference_path(steps: int, i: int, stride: int) -> list[int]:
     return nodes[:-1]
 
 
-def paths(tree: Evaluation, before: tuple[int, ...] = ()) -> dict[int, tuple[int, ...]]:
+def paths(tree: TreeNode, before: tuple[int, ...] = ()) -> dict[int, tuple[int, ...]]:
     here = (*before, tree.node)
     found = dict.fromkeys(tree.ends, here)
     for child in tree.children:

@@ -104,7 +104,7 @@ def test_a_runs_evaluations_are_the_sum_of_its_steps(
     flash = None if share is None else Flash(share=share)
     algorithm = MixGRPO(window=window, same_noise=same_noise, flash=flash, group_size=5)
     summed = sum(algorithm.cost(steps, step, seed).total for step in range(max_steps))
-    told = algorithm.total_evaluations(steps, max_steps, seed)
+    told = algorithm.total_nfe(steps, max_steps, seed)
     if window.order == "progressive":
         assert told == summed
     else:  # what is to be expected, which lies between the cheapest and the dearest place
@@ -115,7 +115,7 @@ def test_a_runs_evaluations_are_the_sum_of_its_steps(
 def test_a_random_windows_estimate_is_near_what_it_comes_to() -> None:
     algorithm = MixGRPO(window=Window(order="random", every=1))
     summed = sum(algorithm.cost(25, step, 42).total for step in range(2000))
-    assert algorithm.total_evaluations(25, 2000, 42) == pytest.approx(summed, rel=0.02)
+    assert algorithm.total_nfe(25, 2000, 42) == pytest.approx(summed, rel=0.02)
 
 
 @pytest.mark.parametrize("kind", [DanceGRPO, FlowGRPO])
@@ -127,7 +127,7 @@ def test_stochastic_chains_share_their_first_velocity_alone(
     assert algorithm.stochastic(steps, 3, 0) == range(steps - 1)
     assert algorithm.naive_cost(steps, 0, 0).total == group * steps
     assert algorithm.cost(steps, 0, 0).total == group * steps - (group - 1 if same_noise else 0)
-    assert algorithm.total_evaluations(steps, 7, 0) == 7 * algorithm.cost(steps, 0, 0).total
+    assert algorithm.total_nfe(steps, 7, 0) == 7 * algorithm.cost(steps, 0, 0).total
 
 
 @given(windows("progressive"), st.integers(2, 20), st.integers(0, 2000))

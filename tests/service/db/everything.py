@@ -24,7 +24,7 @@ from service.db.models import (
     Run,
     Sample,
     Score,
-    ScorePicture,
+    ScoreImage,
     Worker,
 )
 from tests.service.conftest import Records
@@ -33,7 +33,7 @@ from tests.service.unigenbench import benchmark
 LONG_AGO = datetime(2025, 1, 1, tzinfo=UTC)
 PNG = b"\x89PNG"
 WEIGHTS = {"pytorch_lora_weights.safetensors": b"weights"}
-PICTURE: dict[str, Any] = {"prompt": "a red circle", "sha256": "0" * 64, "size": len(PNG)}
+IMAGE: dict[str, Any] = {"prompt": "a red circle", "sha256": "0" * 64, "size": len(PNG)}
 
 
 def fill(records: Records) -> None:
@@ -91,7 +91,7 @@ def _runs(records: Records, key: ApiKey, imported: Checkpoint) -> tuple[Run, Che
         events.record(session, Run, run.id, 2, "status", {"status": "succeeded"})
         session.add(LogChunk(run_id=run.id, attempt=2, offset=0, data=b"step 1 of 60\n"))
         place = {"run_id": run.id, "attempt": 2, "step": 1, "kind": "heldout", "index": 0}
-        session.add(Sample(**place, **PICTURE, rewards={"clip_score": 0.5}, key=f"runs/{run.id}/2/samples/1.png"))
+        session.add(Sample(**place, **IMAGE, rewards={"clip_score": 0.5}, key=f"runs/{run.id}/2/samples/1.png"))
     return run, whole
 
 
@@ -110,7 +110,7 @@ def _evaluations(records: Records, *checkpoints: Checkpoint) -> None:
         row = records.evaluation(
             asked, answers={(first.index, 0): [1] * len(first.points)}, checkpoint=checkpoint, limit=1, num_images=1
         )
-        records.picture(row, first.index, 0, PNG, clip_score=0.5)
+        records.evaluation_image(row, first.index, 0, PNG, clip_score=0.5)
         with records.database.transaction() as session:
             events.record(session, Evaluation, row.id, 1, "status", {"status": "succeeded"})
             session.add(EvaluationAttempt(evaluation_id=row.id, number=1, worker="worker:1", ended_at=LONG_AGO))
@@ -120,4 +120,4 @@ def _evaluations(records: Records, *checkpoints: Checkpoint) -> None:
 def _score(session: Session, records: Records, drawn: Generation) -> None:
     row = records.score({"rewards": ["clip_score"], "generation": str(drawn.id)}, JobStatus.SUCCEEDED)
     key = f"generations/{drawn.id}/0.png"
-    session.add(ScorePicture(score_id=row.id, number=0, width=32, height=32, key=key, **PICTURE))
+    session.add(ScoreImage(score_id=row.id, number=0, width=32, height=32, key=key, **IMAGE))

@@ -91,7 +91,7 @@ class Waits(rewards.Reward):
         assert cls.heard()
         raise ValueError("not there after all")
 
-    def score(self, pictures: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+    def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         raise NotImplementedError
 
 
@@ -201,7 +201,7 @@ class TestServing:
         waiting(lambda: in_time.append(heard.three()))  # what a reward raises, the scoring bears
         monkeypatch.setattr(scoring, "_scorer", Scorer("cpu", Warm()))
         spec = {"rewards": ["shapes_verifier"], "generation": None}
-        scoring._score(attempt(Score(id=uuid.uuid4(), requested={}, spec=spec, spec_version=1, total_pictures=0)))
+        scoring._score(attempt(Score(id=uuid.uuid4(), requested={}, spec=spec, spec_version=1, total_images=0)))
         assert in_time == [True]
 
     def test_a_stop_that_was_asked_for_meanwhile_is_heard(self, attempt: Callable[[Any], Attempt]) -> None:

@@ -1,4 +1,4 @@
-"""Exported checkpoints, opened as their model cards say, draw the pictures that the service draws from them."""
+"""Exported checkpoints, opened as their model cards say, draw the images that the service draws from them."""
 
 import io
 import re
@@ -30,7 +30,7 @@ SPEC = GenerationSpec(prompts=("a small red circle above a large blue square on 
 
 
 def checkpoint(directory: Path, kind: str) -> Path:
-    """A checkpoint that changes the picture."""
+    """A checkpoint that changes the image."""
     model = load_model(ENTRY, torch.device("cpu"), torch.float32)
     values: dict[str, Any] = {"lora_rank": 4, "lora_alpha": 8.0} if kind == "lora" else {}
     parameters = model.train_lora(4, 8.0, seed=0) if kind == "lora" else model.train_all()
@@ -47,38 +47,36 @@ def checkpoint(directory: Path, kind: str) -> Path:
 
 
 def ours(directory: Path | None) -> np.ndarray:
-    """The service's picture."""
+    """The service's image."""
     (image,) = Generator("cpu").generate(SPEC, {"it": directory})
     return np.asarray(Image.open(io.BytesIO(image.png)), dtype=int)
 
 
 def theirs(directory: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
-    """The picture of the code on the model card, run in the directory."""
+    """The image of the code on the model card, run in the directory."""
     (directory / "worker").symlink_to(ROOT / "worker")
     monkeypatch.chdir(directory)
     found = re.search(r"```python\n(.*?)```", (directory / CARD_FILE).read_text(), re.DOTALL)
     assert found is not None
     exec(found[1], {})
-    return np.asarray(Image.open(directory / "picture.png"), dtype=int)
+    return np.asarray(Image.open(directory / "image.png"), dtype=int)
 
 
 @pytest.mark.parametrize(
     ("kind", "form"),
     [("lora", "lora"), ("lora", "transformer"), ("lora", "merged"), ("full", "transformer"), ("full", "merged")],
 )
-def test_plain_diffusers_draws_our_picture(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, form: str
-) -> None:
+def test_plain_diffusers_draws_our_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, form: str) -> None:
     made = checkpoint(tmp_path / "checkpoint", kind)
 
     assert export.main([str(made), "--form", form, "--out", str(tmp_path / "out")]) == 0
 
-    picture = ours(made)
-    assert np.abs(picture - theirs(tmp_path / "out", monkeypatch)).max() <= 1
-    assert np.abs(picture - ours(None)).max() > 10
+    image = ours(made)
+    assert np.abs(image - theirs(tmp_path / "out", monkeypatch)).max() <= 1
+    assert np.abs(image - ours(None)).max() > 10
 
 
-def test_the_card_of_stable_diffusion_draws_our_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_card_of_stable_diffusion_draws_our_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = tiny.make("sd3", tmp_path)
     manifest = CheckpointManifest(model=entry.name, architecture=None, kind="full", step=1, spec=None, files=())
     (tmp_path / CARD_FILE).write_text(
@@ -88,8 +86,8 @@ def test_the_card_of_stable_diffusion_draws_our_picture(tmp_path: Path, monkeypa
     )
     spec = SPEC.model_copy(update={"prompts": (tiny.PROMPTS[0],)})
     model = load_model(entry, torch.device("cpu"), torch.float32)
-    (picture,) = draw(model, spec.prompts, [spec.seed], Manner.of(spec, entry))
-    own = (picture.permute(1, 2, 0) * 255).round().int().numpy()
+    (image,) = draw(model, spec.prompts, [spec.seed], Manner.of(spec, entry))
+    own = (image.permute(1, 2, 0) * 255).round().int().numpy()
     assert np.abs(own - theirs(tmp_path, monkeypatch)).max() <= 1
 
 

@@ -24,8 +24,8 @@ out: Path = options.out
 job = json.loads(options.job.read_text())
 spec, behaviour = job["spec"], job["spec"]["name"]
 attempt = int(out.name.removeprefix("attempt-"))
-done = {(one["index"], one["image"]) for one in job["done"]}
-drawn = {(one["index"], one["image"]): one["asked"] for one in job["drawn"]}
+done = {(one["index"], one["image_index"]) for one in job["done"]}
+drawn = {(one["index"], one["image_index"]): one["asked"] for one in job["drawn"]}
 total = len(job["benchmark"]["prompts"]) * spec["num_images"]
 
 
@@ -40,29 +40,29 @@ def say(type: str, **values: object) -> None:
         file.write(json.dumps(event).encode() + b"\n")
 
 
-def picture(index: int, image: int) -> Path:
-    return out / "pictures" / f"{index}_{image}.png"
+def image(index: int, image_index: int) -> Path:
+    return out / "images" / f"{index}_{image_index}.png"
 
 
-def draw(index: int, image: int) -> None:
-    data = f"picture {image} of prompt {index}".encode()
-    picture(index, image).write_bytes(data)
+def draw(index: int, image_index: int) -> None:
+    data = f"image {image_index} of prompt {index}".encode()
+    image(index, image_index).write_bytes(data)
     spoils = behaviour == "spoils" and attempt == 1
     sha256 = hashlib.sha256(b"other" if spoils else data).hexdigest()
     rewards = dict.fromkeys(spec["rewards"], index / 10)
-    values = {"seed": spec["seed"] + image, "rewards": rewards, "sha256": sha256, "size": len(data)}
-    say("picture", index=index, image=image, **values)
+    values = {"seed": spec["seed"] + image_index, "rewards": rewards, "sha256": sha256, "size": len(data)}
+    say("image", index=index, image_index=image_index, **values)
 
 
-def answer(index: int, image: int, points: int, asked: int) -> None:
-    seen = picture(index, image).read_text()
-    assert seen == f"picture {image} of prompt {index}"
-    number, unread = asked + 1, behaviour == "mumbles" and attempt == 1 and image == 1
+def answer(index: int, image_index: int, points: int, asked: int) -> None:
+    seen = image(index, image_index).read_text()
+    assert seen == f"image {image_index} of prompt {index}"
+    number, unread = asked + 1, behaviour == "mumbles" and attempt == 1 and image_index == 1
     scores = None if unread else [int(index > 0 or place > 0) for place in range(points)]
     text = "hm\x00" if unread else f"<score>{scores}</score>"
     failure = "no_scores" if unread else None
     said = {"text": text, "scores": scores, "failure": failure, "seconds": 0.25}
-    say("answer", index=index, image=image, number=number, **said)
+    say("answer", index=index, image_index=image_index, number=number, **said)
 
 
 def asked_to(action: str) -> bool:
@@ -76,11 +76,11 @@ print("the child began", flush=True)
 say("started", provenance={"device": "scripted", "done": sorted(done), "drawn": sorted(drawn)}, resumed_at=len(done))
 finished = len(done)
 for prompt in job["benchmark"]["prompts"]:
-    for image in range(spec["num_images"]):
-        name = (prompt["index"], image)
+    for image_index in range(spec["num_images"]):
+        name = (prompt["index"], image_index)
         if name in done:
             continue
-        if not picture(*name).exists():
+        if not image(*name).exists():
             draw(*name)
         if behaviour == "is-killed-once" and attempt == 1 and finished == 3:
             os.kill(os.getpid(), signal.SIGKILL)

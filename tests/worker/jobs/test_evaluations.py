@@ -24,8 +24,8 @@ from service.db.models import (
     EvaluationAnswer,
     EvaluationAttempt,
     EvaluationEvent,
+    EvaluationImage,
     EvaluationLogChunk,
-    EvaluationPicture,
     Garbage,
 )
 from service.db.session import Database
@@ -51,7 +51,7 @@ class Evaluations:
             store(session, benchmark())
 
     def add(self, name: str = "finishes", judge: JudgeEntry | None = JUDGE, **changes: Any) -> uuid.UUID:
-        """A queued evaluation whose child will behave as `name` says: two pictures for each of three prompts."""
+        """A queued evaluation whose child will behave as `name` says: two images for each of three prompts."""
         spec = EvaluationSpec(name=name, benchmark=EN.name, rewards=("clip_score",), num_images=2, **changes)
         with self.database.transaction() as session:
             benchmark_id = session.scalars(select(BenchmarkRow.id)).one()
@@ -98,14 +98,14 @@ class Evaluations:
             )
 
     def asked(self, id: uuid.UUID) -> list[tuple[int, int, int]]:
-        """Which pictures the judge answered on, and for which time."""
-        return [(one.index, one.image, one.number) for one in self.rows(EvaluationAnswer, id)]
+        """Which images the judge answered on, and for which time."""
+        return [(one.index, one.image_index, one.number) for one in self.rows(EvaluationAnswer, id)]
 
 
 def unscorable(evaluations: Evaluations, id: uuid.UUID) -> None:
-    """Have an answer of a kind that this version does not know, on a picture that is drawn no more."""
+    """Have an answer of a kind that this version does not know, on an image that is drawn no more."""
     with evaluations.database.transaction() as session:
-        key = {"evaluation_id": id, "index": 9, "image": 0, "number": 1}
+        key = {"evaluation_id": id, "index": 9, "image_index": 0, "number": 1}
         session.add(EvaluationAnswer(**key, failure="of a later version", seconds=1.0))
 
 
@@ -117,7 +117,7 @@ def spoil(store: ArtifactStore, key: str, damage: str) -> None:
             store.put_file(Path(other.name), key)
 
 
-ALL = [(index, image, 1) for index in range(3) for image in range(2)]
+ALL = [(index, image_index, 1) for index in range(3) for image_index in range(2)]
 
 
 @pytest.fixture
@@ -131,16 +131,16 @@ def test_what_the_child_says_becomes_rows_and_scores(evaluations: Evaluations) -
 
     assert row.status is JobStatus.SUCCEEDED and row.progress is not None and row.progress["step"] == 6
     assert evaluations.asked(id) == ALL
-    pictures = evaluations.rows(EvaluationPicture, id)
-    assert [(one.index, one.image, one.seed) for one in pictures] == [(i, j, 3407 + j) for i, j, _ in ALL]
-    stored = [evaluations.database.artifacts.read(one.key, one.sha256) for one in pictures]
-    assert stored == [f"picture {j} of prompt {i}".encode() for i, j, _ in ALL]
+    images = evaluations.rows(EvaluationImage, id)
+    assert [(one.index, one.image_index, one.seed) for one in images] == [(i, j, 3407 + j) for i, j, _ in ALL]
+    stored = [evaluations.database.artifacts.read(one.key, one.sha256) for one in images]
+    assert stored == [f"image {j} of prompt {i}".encode() for i, j, _ in ALL]
     assert row.scores is not None and row.rewards is not None
     found, points = Scores.model_validate(row.scores), 2 * sum(len(p.points) for p in benchmark().prompts[:3])
     assert (found.micro.correct, found.micro.total) == (points - 2, points)
-    assert (found.prompts, found.pictures, found.failed_answers, found.missing_pictures) == (3, 6, 0, 0)
+    assert (found.prompts, found.images, found.failed_answers, found.missing_images) == (3, 6, 0, 0)
     assert row.rewards["clip_score"]["mean"] == pytest.approx(0.1)
-    assert row.rewards["clip_score"]["pictures"] == 6
+    assert row.rewards["clip_score"]["images"] == 6
     (attempt,) = evaluations.rows(EvaluationAttempt, id)
     assert (attempt.outcome, attempt.provenance["device"]) == ("succeeded", "scripted")
     assert [one.type for one in evaluations.rows(EvaluationEvent, id)] == ["status", "started", "status", "status"]
@@ -155,7 +155,7 @@ def test_a_killed_one_goes_on_where_it_was(evaluations: Evaluations) -> None:
     assert evaluations.asked(id) == ALL
     told = evaluations.rows(EvaluationAttempt, id)[1].provenance
     assert (told["done"], told["drawn"]) == ([[0, 0], [0, 1], [1, 0]], [[1, 1]])
-    assert len(evaluations.rows(EvaluationPicture, id)) == 6
+    assert len(evaluations.rows(EvaluationImage, id)) == 6
 
 
 def test_one_that_is_lost_for_good_is_scored_as_far_as_it_came(evaluations: Evaluations) -> None:
@@ -163,12 +163,12 @@ def test_one_that_is_lost_for_good_is_scored_as_far_as_it_came(evaluations: Eval
     evaluations.database = with_settings(evaluations.database, max_attempts=1)
     row = evaluations.perform()
     assert row.status is JobStatus.FAILED and row.error is not None and row.error["code"] == "lost"
-    assert row.scores is not None and row.scores["pictures"] == 3
+    assert row.scores is not None and row.scores["images"] == 3
 
 
 class TestCancelledWithoutItsWorker:
     def cancelling(self, evaluations: Evaluations) -> Claim:
-        """Three pictures are judged; the next worker has it when somebody asks for its end."""
+        """Three images are judged; the next worker has it when somebody asks for its end."""
         evaluations.add("is-killed-once")
         evaluations.perform()
         claim = evaluations.claim()
@@ -184,13 +184,13 @@ class TestCancelledWithoutItsWorker:
     def test_it_is_scored_when_its_worker_is_given_up(self, evaluations: Evaluations) -> None:
         row = self.give_up(evaluations, self.cancelling(evaluations))
         assert row.status is JobStatus.CANCELLED and row.scores is not None and row.rewards is not None
-        assert (row.scores["pictures"], row.rewards["clip_score"]["pictures"]) == (3, 4)
+        assert (row.scores["images"], row.rewards["clip_score"]["images"]) == (3, 4)
 
     def test_it_is_scored_when_its_child_is_lost_before_it_was_asked(self, evaluations: Evaluations) -> None:
         claim = self.cancelling(evaluations)
         move(evaluations.database, claim, JobStatus.INTERRUPTED, lost=True)
         row = evaluations.row(claim.id)
-        assert row.status is JobStatus.CANCELLED and row.scores is not None and row.scores["pictures"] == 3
+        assert row.status is JobStatus.CANCELLED and row.scores is not None and row.scores["images"] == 3
 
     def test_answers_that_cannot_be_scored_do_not_keep_it_from_ending(self, evaluations: Evaluations) -> None:
         claim = self.cancelling(evaluations)
@@ -203,7 +203,7 @@ def test_what_is_salvaged_of_an_ended_one_is_scored(evaluations: Evaluations) ->
     id = evaluations.add("is-killed-once")
     evaluations.perform()
     with evaluations.database.transaction() as session:  # as if the store had taken nothing until it had ended
-        for table in (EvaluationPicture, EvaluationAnswer, EvaluationLogChunk):
+        for table in (EvaluationImage, EvaluationAnswer, EvaluationLogChunk):
             session.execute(delete(table))
         session.execute(update(EvaluationAttempt).values(events_offset=0, log_offset=0))
         session.get_one(Evaluation, id).move_to(JobStatus.FAILED)
@@ -212,7 +212,7 @@ def test_what_is_salvaged_of_an_ended_one_is_scored(evaluations: Evaluations) ->
 
     row = evaluations.row(id)
     assert row.status is JobStatus.FAILED and row.scores is not None and row.rewards is not None
-    assert (row.scores["pictures"], row.rewards["clip_score"]["pictures"]) == (3, 4)
+    assert (row.scores["images"], row.rewards["clip_score"]["images"]) == (3, 4)
 
 
 def test_answers_that_cannot_be_scored_do_not_keep_it_from_ending(evaluations: Evaluations) -> None:
@@ -225,11 +225,11 @@ def test_where_the_judge_goes_what_was_judged_is_kept_and_scored(evaluations: Ev
     id = evaluations.add("judge-goes")
     row = evaluations.perform()
     assert row.status is JobStatus.FAILED and row.error is not None and row.error["code"] == "judge_failed"
-    assert row.scores is not None and row.scores["pictures"] == 3
+    assert row.scores is not None and row.scores["images"] == 3
 
     evaluations.queue_again(id)
     row = evaluations.perform()
-    assert row.status is JobStatus.SUCCEEDED and row.scores is not None and row.scores["pictures"] == 6
+    assert row.status is JobStatus.SUCCEEDED and row.scores is not None and row.scores["images"] == 6
     assert evaluations.asked(id) == ALL
 
 
@@ -242,11 +242,11 @@ def test_resumed_it_asks_again_only_where_no_answer_could_be_read(evaluations: E
 
     evaluations.queue_again(id)
     row = evaluations.perform()
-    assert row.scores is not None and (row.scores["failed_answers"], row.scores["pictures"]) == (0, 6)
+    assert row.scores is not None and (row.scores["failed_answers"], row.scores["images"]) == (0, 6)
     assert [one for one in evaluations.asked(id) if one[2] == 2] == [(0, 1, 2), (1, 1, 2), (2, 1, 2)]
 
 
-def test_without_a_judge_pictures_and_rewards_are_all(evaluations: Evaluations) -> None:
+def test_without_a_judge_images_and_rewards_are_all(evaluations: Evaluations) -> None:
     id = evaluations.add(judge=None)
     row = evaluations.perform()
     assert row.status is JobStatus.SUCCEEDED and row.scores is None
@@ -254,12 +254,12 @@ def test_without_a_judge_pictures_and_rewards_are_all(evaluations: Evaluations) 
     assert evaluations.asked(id) == []
 
 
-def test_a_picture_that_is_not_what_was_said_of_it_is_refused(evaluations: Evaluations) -> None:
+def test_an_image_that_is_not_what_was_said_of_it_is_refused(evaluations: Evaluations) -> None:
     id = evaluations.add("spoils")
     evaluations.perform()
-    assert evaluations.rows(EvaluationPicture, id) == []
-    refused = [one.data for one in evaluations.rows(EvaluationEvent, id) if one.type == "picture_rejected"]
-    assert [one["picture"] for one in refused] == [f"{i}_{j}.png" for i, j, _ in ALL]
+    assert evaluations.rows(EvaluationImage, id) == []
+    refused = [one.data for one in evaluations.rows(EvaluationEvent, id) if one.type == "image_rejected"]
+    assert [one["image"] for one in refused] == [f"{i}_{j}.png" for i, j, _ in ALL]
 
 
 def test_resumed_it_draws_what_was_refused_and_has_that_judged(evaluations: Evaluations) -> None:
@@ -268,36 +268,36 @@ def test_resumed_it_draws_what_was_refused_and_has_that_judged(evaluations: Eval
 
     evaluations.queue_again(id)
     row = evaluations.perform()
-    assert row.status is JobStatus.SUCCEEDED and row.scores is not None and row.scores["pictures"] == 6
-    assert len(evaluations.rows(EvaluationPicture, id)) == 6
+    assert row.status is JobStatus.SUCCEEDED and row.scores is not None and row.scores["images"] == 6
+    assert len(evaluations.rows(EvaluationImage, id)) == 6
     assert [one for one in evaluations.asked(id) if one[2] == 2] == [(i, j, 2) for i, j, _ in ALL]
 
 
 @pytest.mark.parametrize("damage", ["lost", "altered"])
 @pytest.mark.parametrize(("name", "place", "asked"), [("judge-goes", (1, 1), 1), ("mumbles", (1, 1), 2)])
-def test_a_picture_that_the_store_has_no_longer_whole_is_drawn_again(
+def test_an_image_that_the_store_has_no_longer_whole_is_drawn_again(
     evaluations: Evaluations, damage: str, name: str, place: tuple[int, int], asked: int
 ) -> None:
     id, store = evaluations.add(name), evaluations.database.artifacts
     evaluations.perform()
-    (key,) = [one.key for one in evaluations.rows(EvaluationPicture, id) if (one.index, one.image) == place]
+    (key,) = [one.key for one in evaluations.rows(EvaluationImage, id) if (one.index, one.image_index) == place]
     spoil(store, key, damage)
 
     evaluations.queue_again(id)
     row = evaluations.perform()
     assert row.status is JobStatus.SUCCEEDED and row.scores is not None
-    assert (row.scores["pictures"], row.scores["failed_answers"]) == (6, 0)
+    assert (row.scores["images"], row.scores["failed_answers"]) == (6, 0)
     assert (*place, asked) in evaluations.asked(id)
-    stored = [store.read(one.key, one.sha256) for one in evaluations.rows(EvaluationPicture, id)]
-    assert stored == [f"picture {j} of prompt {i}".encode() for i, j, _ in ALL]
-    told = [one.data for one in evaluations.rows(EvaluationEvent, id) if one.type == "picture_damaged"]
-    assert [one["picture"] for one in told] == ["1_1.png"]
+    stored = [store.read(one.key, one.sha256) for one in evaluations.rows(EvaluationImage, id)]
+    assert stored == [f"image {j} of prompt {i}".encode() for i, j, _ in ALL]
+    told = [one.data for one in evaluations.rows(EvaluationEvent, id) if one.type == "image_damaged"]
+    assert [one["image"] for one in told] == ["1_1.png"]
 
 
 def test_one_that_is_lost_before_it_is_drawn_again_is_asked_about_anew_all_the_same(evaluations: Evaluations) -> None:
     id = evaluations.add("mumbles")
     evaluations.perform()
-    (key,) = [one.key for one in evaluations.rows(EvaluationPicture, id) if (one.index, one.image) == (1, 1)]
+    (key,) = [one.key for one in evaluations.rows(EvaluationImage, id) if (one.index, one.image_index) == (1, 1)]
     spoil(evaluations.database.artifacts, key, "lost")
     evaluations.queue_again(id)
     claim, work = evaluations.claim(), EvaluationWork(PROGRAM)
@@ -309,7 +309,7 @@ def test_one_that_is_lost_before_it_is_drawn_again_is_asked_about_anew_all_the_s
 
     row = evaluations.perform()
     assert row.status is JobStatus.SUCCEEDED and row.scores is not None
-    assert (row.scores["pictures"], row.scores["failed_answers"]) == (6, 0)
+    assert (row.scores["images"], row.scores["failed_answers"]) == (6, 0)
 
 
 def test_one_that_is_cancelled_keeps_what_it_has(evaluations: Evaluations, eventually: Any) -> None:
@@ -333,7 +333,7 @@ def test_what_came_first_stays(evaluations: Evaluations, tmp_path: Path) -> None
     with evaluations.database.transaction() as session:
         session.add(EvaluationAttempt(evaluation_id=id, number=9, worker="worker:2"))
     (tmp_path / "events.jsonl").write_text(
-        '{"type": "answer", "time": "2026-01-01T00:00:00Z", "index": 0, "image": 0, "number": 1, "text": "late", '
+        '{"type": "answer", "time": "2026-01-01T00:00:00Z", "index": 0, "image_index": 0, "number": 1, "text": "late", '
         '"scores": null, "failure": "no_scores", "seconds": 1.0}\n'
     )
     claim = Claim(Evaluation, id, row.attempt, "", 0.0)
@@ -346,11 +346,11 @@ def test_what_was_taken_for_a_leftover_is_kept_once_it_is_recorded(evaluations: 
     id, database = evaluations.add(), evaluations.database
     row, key, sha256 = evaluations.perform(), f"evaluations/{id}/9/0_0.png", hashlib.sha256(b"late").hexdigest()
     with database.transaction() as session:
-        session.execute(delete(EvaluationPicture))
+        session.execute(delete(EvaluationImage))
         session.add_all([EvaluationAttempt(evaluation_id=id, number=9, worker="worker:2"), Garbage(prefix=key)])
-    (tmp_path / "pictures").mkdir()
-    (tmp_path / "pictures" / "0_0.png").write_bytes(b"late")
-    drawn = {"type": "picture", "time": "2026-01-01T00:00:00Z", "index": 0, "image": 0, "seed": 1}
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "0_0.png").write_bytes(b"late")
+    drawn = {"type": "image", "time": "2026-01-01T00:00:00Z", "index": 0, "image_index": 0, "seed": 1}
     (tmp_path / "events.jsonl").write_text(json.dumps({**drawn, "sha256": sha256, "size": 4}) + "\n")
 
     claim = Claim(Evaluation, id, row.attempt, "", 0.0)

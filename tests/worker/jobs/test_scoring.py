@@ -16,7 +16,7 @@ from service.contracts.catalog import RewardEntry, load_catalog
 from service.contracts.generations import GenerationSpec
 from service.contracts.scores import RewardValue
 from service.contracts.status import JobStatus
-from service.db.models import Generation, GenerationImage, Score, ScorePicture
+from service.db.models import Generation, GenerationImage, Score, ScoreImage
 from service.db.session import Database
 from worker.engine import rewards
 from worker.engine.inference.image_scorer import NO_NUMBER, Scorer, pixels
@@ -29,15 +29,15 @@ from worker.jobs.claim import claim_next
 CAPTIONS = ("a small red circle above a large blue square on white", "a large green triangle on white")
 
 
-def add(database: Database, names: list[str], pictures: Sequence[tuple[str, str, str]]) -> uuid.UUID:
-    """A queued scoring of stored pictures: prompt, key and hash of each."""
-    row = Score(requested={}, spec={"rewards": names, "generation": None}, spec_version=1, total_pictures=len(pictures))
+def add(database: Database, names: list[str], images: Sequence[tuple[str, str, str]]) -> uuid.UUID:
+    """A queued scoring of stored images: prompt, key and hash of each."""
+    row = Score(requested={}, spec={"rewards": names, "generation": None}, spec_version=1, total_images=len(images))
     with database.transaction() as session:
         session.add(row)
         session.flush()
-        for number, (prompt, key, sha256) in enumerate(pictures):
+        for number, (prompt, key, sha256) in enumerate(images):
             place = {"score_id": row.id, "number": number, "prompt": prompt, "width": 32, "height": 32}
-            session.add(ScorePicture(**place, key=key, sha256=sha256, size=1))
+            session.add(ScoreImage(**place, key=key, sha256=sha256, size=1))
     return row.id
 
 
@@ -48,17 +48,17 @@ def perform(database: Database) -> None:
 
 
 def found(database: Database, id: uuid.UUID) -> tuple[Score, list[list[RewardValue]]]:
-    """The scoring, and the values of each picture."""
+    """The scoring, and the values of each image."""
     with database.transaction() as session:
         row = session.get_one(Score, id)
-        own = select(ScorePicture).where(ScorePicture.score_id == id).order_by(ScorePicture.number)
+        own = select(ScoreImage).where(ScoreImage.score_id == id).order_by(ScoreImage.number)
         values = [[RewardValue.model_validate(one) for one in each.values or ()] for each in session.scalars(own)]
     return row, values
 
 
 @pytest.fixture
 def drawn(database: Database) -> list[GenerationImage]:
-    """Pictures that the worker drew."""
+    """Images that the worker drew."""
     spec = GenerationSpec(prompts=CAPTIONS, num_images=2, steps=4, guidance=3.5, width=32, height=32)
     with database.transaction() as session:
         session.add(row := Generation(requested={}, spec=spec.model_dump(mode="json"), spec_version=1))
@@ -79,10 +79,10 @@ def test_values_are_the_rewards_own(database: Database, drawn: list[GenerationIm
 
     row, values = found(database, id)
     assert (row.status, row.progress and row.progress["step"]) == (JobStatus.SUCCEEDED, 4)
-    pictures = torch.stack([pixels(database.artifacts.read(image.key, image.sha256)) for image in drawn])
+    images = torch.stack([pixels(database.artifacts.read(image.key, image.sha256)) for image in drawn])
     for column, name in enumerate(names):
         entry = load_catalog().reward(name)
-        own = load_reward(entry, torch.device("cpu")).score(pictures, prompts).float()
+        own = load_reward(entry, torch.device("cpu")).score(images, prompts).float()
         ours = torch.tensor([one[column].value for one in values])
         assert torch.equal(ours, own)
         assert [one[column].normalised for one in values] == [entry.normalised(value) for value in own.tolist()]
@@ -96,7 +96,7 @@ class Broken(rewards.Reward):
     def load(cls, entry: RewardEntry, device: torch.device) -> "Broken":
         return cls()
 
-    def score(self, pictures: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+    def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         raise RuntimeError("its server is away")
 
 
@@ -128,7 +128,7 @@ def test_a_failing_reward_fails_alone(
     assert other.status == "ok" and other.value is not None
 
 
-def test_no_number_is_null_for_that_picture_alone(database: Database, drawn: list[GenerationImage]) -> None:
+def test_no_number_is_null_for_that_image_alone(database: Database, drawn: list[GenerationImage]) -> None:
     key = (drawn[0].key, drawn[0].sha256)
     id = add(database, ["shapes_verifier"], [("no caption of the world", *key), (CAPTIONS[0], *key)])
 
@@ -139,7 +139,7 @@ def test_no_number_is_null_for_that_picture_alone(database: Database, drawn: lis
     assert known.status == "ok"
 
 
-def test_a_picture_that_the_store_lost_costs_no_other(database: Database, tmp_path: Path) -> None:
+def test_an_image_that_the_store_lost_costs_no_other(database: Database, tmp_path: Path) -> None:
     Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
     stored = database.artifacts.put_file(tmp_path / "red.png", "scores/x/0.png")
     lost = ("a", "scores/x/1.png", hashlib.sha256(b"").hexdigest())
@@ -158,7 +158,7 @@ class LetsGo(Broken):
 
     went: ClassVar[list[list[str]]] = []
 
-    def score(self, pictures: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+    def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
         self.went.append(WARM.let_go(0.0))
         return torch.zeros(len(prompts))
 

@@ -44,7 +44,7 @@ class TestSuccess:
         assert len(metrics) == 6
         assert [row.values for row in jobs.rows(RewardGroup, run)] == [[0.25, None, 0.75]] * 3
 
-    def test_pictures_and_checkpoints_are_in_the_store_with_their_hashes(self, jobs: Any, impatient: Database) -> None:
+    def test_images_and_checkpoints_are_in_the_store_with_their_hashes(self, jobs: Any, impatient: Database) -> None:
         run = jobs.perform("finishes")
 
         [sample] = jobs.rows(Sample, run)

@@ -76,8 +76,8 @@ class TestGarbage:
 
 
 class TestOrphans:
-    def test_so_are_pictures_of_a_scoring_that_was_never_recorded(self, hasty: Database, tmp_path: Path) -> None:
-        lost, row = new_id(), Score(requested={}, spec={}, spec_version=1, total_pictures=1)
+    def test_so_are_images_of_a_scoring_that_was_never_recorded(self, hasty: Database, tmp_path: Path) -> None:
+        lost, row = new_id(), Score(requested={}, spec={}, spec_version=1, total_images=1)
         with hasty.transaction() as session:
             session.add(row)
         for id in (lost, row.id):

@@ -1,4 +1,4 @@
-"""The verifier on what a model really draws: pictures of the base, labelled by eye."""
+"""The verifier on what a model really draws: images of the base, labelled by eye."""
 
 import json
 from pathlib import Path
@@ -9,34 +9,34 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from worker.shapes import PICTURE_SIZE
+from worker.shapes import IMAGE_SIZE
 from worker.shapes.grammar import Predicate, PredicateKind, is_heldout, parse, predicates
 from worker.shapes.verifier import verify
 
 FOLDER = Path(__file__).parents[3] / "benchmarks" / "perception_hand_labels"
-LABELS = json.loads((FOLDER / "labels.json").read_text())["pictures"]
+LABELS = json.loads((FOLDER / "labels.json").read_text())["images"]
 CAPTIONS = [label["caption"] for label in LABELS]
 
 
 @pytest.fixture(scope="module")
-def pictures() -> Tensor:
-    sheet = np.array(Image.open(FOLDER / "pictures.png"))
-    rows = sheet.reshape(-1, PICTURE_SIZE, sheet.shape[1] // PICTURE_SIZE, PICTURE_SIZE, 3)
-    return torch.from_numpy(rows.transpose(0, 2, 4, 1, 3).reshape(-1, 3, PICTURE_SIZE, PICTURE_SIZE)) / 255
+def images() -> Tensor:
+    sheet = np.array(Image.open(FOLDER / "images.png"))
+    rows = sheet.reshape(-1, IMAGE_SIZE, sheet.shape[1] // IMAGE_SIZE, IMAGE_SIZE, 3)
+    return torch.from_numpy(rows.transpose(0, 2, 4, 1, 3).reshape(-1, 3, IMAGE_SIZE, IMAGE_SIZE)) / 255
 
 
 @pytest.fixture(scope="module")
-def judged(pictures: Tensor) -> list[tuple[Predicate, bool, bool]]:
+def judged(images: Tensor) -> list[tuple[Predicate, bool, bool]]:
     """Every predicate, what the eye said, and what the verifier says."""
     return [
         judgement
-        for label, results in zip(LABELS, verify(pictures, CAPTIONS), strict=True)
+        for label, results in zip(LABELS, verify(images, CAPTIONS), strict=True)
         for judgement in zip(predicates(parse(label["caption"])), label["holds"], results, strict=True)
     ]
 
 
-def test_every_caption_is_held_out(pictures: Tensor) -> None:
-    assert len(pictures) == len(LABELS) >= 120
+def test_every_caption_is_held_out(images: Tensor) -> None:
+    assert len(images) == len(LABELS) >= 120
     assert all(map(is_heldout, CAPTIONS))
 
 

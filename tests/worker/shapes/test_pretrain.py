@@ -19,7 +19,7 @@ from worker.shapes.pretrain.__main__ import STAGES, main
 from worker.shapes.pretrain.bench_data import BenchScenes
 from worker.shapes.pretrain.data import TrainingScenes
 from worker.shapes.pretrain.presets import MINIATURE, AutoencoderPlan, ClipPlan, FlowPlan
-from worker.shapes.pretrain.scores import draw_pictures
+from worker.shapes.pretrain.scores import draw_images
 
 TINY = replace(
     MINIATURE,
@@ -42,7 +42,7 @@ class TestCommand:
 
     def test_writes_a_pipeline_that_draws(self, out: Path) -> None:
         pipeline = FluxPipeline.from_pretrained(out / "shapes-flux")
-        assert draw_pictures(pipeline, train_prompts()[:2], seed=0, steps=2).shape == (2, 3, 32, 32)
+        assert draw_images(pipeline, train_prompts()[:2], seed=0, steps=2).shape == (2, 3, 32, 32)
 
     def test_writes_a_clip_with_its_tokenizer(self, out: Path) -> None:
         assert CLIPModel.from_pretrained(out / "shapes-clip").config.projection_dim == 64
@@ -73,7 +73,7 @@ class TestBenchCommand:
 
     def test_writes_a_pipeline_that_draws(self, out: Path) -> None:
         pipeline = FluxPipeline.from_pretrained(out / "shapes-flux-2")
-        assert draw_pictures(pipeline, ["the letter E in red on white"], seed=0, steps=2).shape == (1, 3, 32, 32)
+        assert draw_images(pipeline, ["the letter E in red on white"], seed=0, steps=2).shape == (1, 3, 32, 32)
 
     def test_it_starts_from_the_weights_of_the_smaller_world(self, out: Path) -> None:
         made, known = (

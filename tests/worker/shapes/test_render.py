@@ -1,4 +1,4 @@
-"""Pictures of scenes: shape, range, and what the seed decides."""
+"""Images of scenes: shape, range, and what the seed decides."""
 
 import torch
 
@@ -9,12 +9,12 @@ SCENES = [parse(text) for text in train_prompts()[:300]]
 
 
 class TestRender:
-    def test_pictures_are_in_range(self) -> None:
-        pictures = render(SCENES)
-        assert pictures.shape == (300, 3, 32, 32)
-        assert pictures.dtype == torch.float32
-        assert pictures.min() >= 0
-        assert pictures.max() <= 1
+    def test_images_are_in_range(self) -> None:
+        images = render(SCENES)
+        assert images.shape == (300, 3, 32, 32)
+        assert images.dtype == torch.float32
+        assert images.min() >= 0
+        assert images.max() <= 1
 
     def test_the_seed_decides_the_places(self) -> None:
         assert torch.equal(render(SCENES, 1), render(SCENES, 1))

@@ -14,7 +14,7 @@ from worker.shapes.verifier import verifier_score, verify
 
 CAPTIONS = train_prompts()[:1000]
 SCENES = [parse(text) for text in CAPTIONS]
-PICTURES = render(SCENES, seed=5)
+IMAGES = render(SCENES, seed=5)
 PAIRS = [scene for scene in SCENES if scene.relations][:300]
 NEXT_COLOUR = {
     "red": "green",
@@ -69,7 +69,7 @@ COUNT, OBJECT, SIZE, OTHER_OBJECT, OTHER_SIZE_HELD, RELATION, BACKGROUND = range
 
 class TestVerify:
     def test_renders_satisfy_their_captions(self) -> None:
-        held = [result for row in verify(PICTURES, CAPTIONS) for result in row]
+        held = [result for row in verify(IMAGES, CAPTIONS) for result in row]
         assert np.mean(held) >= 0.995
 
     @pytest.mark.parametrize(
@@ -84,8 +84,8 @@ class TestVerify:
         ],
     )
     def test_what_is_broken_is_false_and_the_rest_true(self, broken, fails) -> None:  # type: ignore[no-untyped-def]
-        pictures = render([broken(scene) for scene in PAIRS], seed=6)
-        results = np.array(verify(pictures, [tell(scene) for scene in PAIRS]))
+        images = render([broken(scene) for scene in PAIRS], seed=6)
+        results = np.array(verify(images, [tell(scene) for scene in PAIRS]))
         expected = np.array([place not in fails for place in range(7)])
         assert (results == expected).mean() >= 0.995
 
@@ -102,19 +102,19 @@ class TestVerify:
         false = [predicate for predicate, held in zip(asked, verify(wrong, [text])[0], strict=True) if not held]
         assert [(predicate.kind, predicate.value) for predicate in false] == [(PredicateKind.SIZE, "large")]
 
-    def test_pictures_and_captions_must_match(self) -> None:
-        with pytest.raises(ValueError, match="2 pictures and 1 captions"):
-            verify(PICTURES[:2], CAPTIONS[:1])
+    def test_images_and_captions_must_match(self) -> None:
+        with pytest.raises(ValueError, match="2 images and 1 captions"):
+            verify(IMAGES[:2], CAPTIONS[:1])
 
 
 class TestVerifierScore:
     def test_is_the_share_of_predicates(self) -> None:
         text = "a small red circle left of a large blue square on white"
-        pictures = render([parse(text), parse("a small red circle left of a small blue square on white")])
-        assert verifier_score(pictures, [text, text]).tolist() == pytest.approx([1.0, 6 / 7])
+        images = render([parse(text), parse("a small red circle left of a small blue square on white")])
+        assert verifier_score(images, [text, text]).tolist() == pytest.approx([1.0, 6 / 7])
 
-    def test_other_sizes_of_picture_are_judged_too(self) -> None:
-        large = torch.nn.functional.interpolate(PICTURES[:50], scale_factor=4, mode="nearest")
+    def test_other_sizes_of_image_are_judged_too(self) -> None:
+        large = torch.nn.functional.interpolate(IMAGES[:50], scale_factor=4, mode="nearest")
         assert verifier_score(large, CAPTIONS[:50]).mean() >= 0.995
 
 
@@ -130,9 +130,9 @@ class TestPerceive:
         assert together[7] == perceive(noisy[7:8])[0]
 
     def test_specks_are_no_objects(self) -> None:
-        picture = torch.ones(1, 3, 32, 32)
-        picture[:, 1:, 4:7, 4:7] = 0.1
-        assert perceive(picture)[0].objects == ()
+        image = torch.ones(1, 3, 32, 32)
+        image[:, 1:, 4:7, 4:7] = 0.1
+        assert perceive(image)[0].objects == ()
 
     def test_noise_and_empty_batches_are_no_error(self) -> None:
         assert len(perceive(torch.rand(3, 3, 32, 32))) == 3

@@ -8,7 +8,7 @@ from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 from worker.shapes import CLIP_WEIGHTS, FLUX_WEIGHTS, TEXT_LENGTH
 from worker.shapes.grammar import VOCABULARY, heldout_prompts, parse
 from worker.shapes.pretrain.clip import tokenize
-from worker.shapes.pretrain.scores import clip_cosine, draw_pictures
+from worker.shapes.pretrain.scores import clip_cosine, draw_images
 from worker.shapes.render import render
 from worker.shapes.verifier import verifier_score
 
@@ -31,7 +31,7 @@ class TestFlux:
             assert {parameter.dtype for parameter in part.parameters()} == {torch.float32}
 
     def test_draws_better_than_nothing_and_leaves_room(self, pipeline: FluxPipeline) -> None:
-        score = verifier_score(draw_pictures(pipeline, CAPTIONS, seed=0), CAPTIONS).mean()
+        score = verifier_score(draw_images(pipeline, CAPTIONS, seed=0), CAPTIONS).mean()
         assert 0.2 < score < 0.9
 
     def test_both_tokenizers_know_every_word_and_fit_every_caption(self, pipeline: FluxPipeline) -> None:
@@ -50,9 +50,9 @@ class TestFlux:
 
     def test_latents_have_zero_mean_and_unit_variance(self, pipeline: FluxPipeline) -> None:
         config = pipeline.vae.config
-        pictures = render([parse(text) for text in CAPTIONS])
+        images = render([parse(text) for text in CAPTIONS])
         with torch.no_grad():
-            latents = pipeline.vae.encode(2 * pictures - 1).latent_dist.mean
+            latents = pipeline.vae.encode(2 * images - 1).latent_dist.mean
         latents = (latents - config["shift_factor"]) * config["scaling_factor"]
         assert abs(float(latents.mean())) < 0.1
         assert float(latents.std()) == pytest.approx(1.0, abs=0.1)
@@ -60,19 +60,19 @@ class TestFlux:
 
 class TestClip:
     def test_true_pairs_score_high_and_wrong_ones_low(self, clip: CLIPModel) -> None:
-        pictures = render([parse(text) for text in CAPTIONS], seed=1)
+        images = render([parse(text) for text in CAPTIONS], seed=1)
         tokens = tokenize(AutoTokenizer.from_pretrained(CLIP_WEIGHTS), CAPTIONS)
-        assert clip_cosine(clip, tokens, pictures).mean() > 0.85
-        assert clip_cosine(clip, tokens, pictures.roll(1, dims=0)).mean() < 0.3
+        assert clip_cosine(clip, tokens, images).mean() > 0.85
+        assert clip_cosine(clip, tokens, images.roll(1, dims=0)).mean() < 0.3
 
     def test_the_image_processor_gives_what_training_saw(self) -> None:
         processor = AutoImageProcessor.from_pretrained(CLIP_WEIGHTS)
-        picture = render([parse(CAPTIONS[0])])[0].mul(255).round().byte()
+        rendered = render([parse(CAPTIONS[0])])[0].mul(255).round().byte()
         from PIL import Image
 
-        image = Image.fromarray(picture.permute(1, 2, 0).numpy())
+        image = Image.fromarray(rendered.permute(1, 2, 0).numpy())
         pixels = processor(images=image, return_tensors="pt")["pixel_values"][0]
-        assert torch.allclose(pixels, picture / 127.5 - 1, atol=1e-5)
+        assert torch.allclose(pixels, rendered / 127.5 - 1, atol=1e-5)
 
 
 def test_everything_takes_about_ten_megabytes() -> None:

@@ -1,1 +1,1 @@
-"""Evaluations: pictures of a benchmark's prompts are drawn, and a judge says what they show."""
+"""Evaluations: images of a benchmark's prompts are drawn, and a judge says what they show."""

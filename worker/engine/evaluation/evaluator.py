@@ -1,10 +1,10 @@
-"""The course of an evaluation: pictures are drawn on this thread, and judged on others as they come."""
+"""The course of an evaluation: images are drawn on this thread, and judged on others as they come."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from service.contracts.evaluations import PICTURES, DrawnPicture, EvaluationJob
+from service.contracts.evaluations import IMAGES, DrawnImage, EvaluationJob
 from service.contracts.events import Finished
 from worker.engine.evaluation.judge_pool import Asking
 from worker.engine.evaluation.judges import Judge
@@ -20,26 +20,30 @@ _LOOK_SECONDS = 0.2
 class Left:
     """What is left to do of a job."""
 
-    drawn: dict[Place, DrawnPicture]
-    """Pictures that lie there, and are yet to be judged."""
+    drawn: dict[Place, DrawnImage]
+    """Images that lie there, and are yet to be judged."""
     asked: dict[Place, int]
-    """Pictures that nobody has drawn, or whose files are gone: how often a judge was asked about each."""
+    """Images that nobody has drawn, or whose files are gone: how often a judge was asked about each."""
 
     @classmethod
     def of(cls, job: EvaluationJob, directory: Path) -> "Left":
         """In an attempt's directory."""
-        known = {(name.index, name.image): name for name in job.drawn}
-        drawn = {place: name for place, name in known.items() if (directory / PICTURES / name.file).exists()}
-        done = {(name.index, name.image) for name in job.done}
-        places = [(prompt.index, image) for prompt in job.benchmark.prompts for image in range(job.spec.num_images)]
+        known = {(name.index, name.image_index): name for name in job.drawn}
+        drawn = {place: name for place, name in known.items() if (directory / IMAGES / name.file).exists()}
+        done = {(name.index, name.image_index) for name in job.done}
+        places = [
+            (prompt.index, image_index)
+            for prompt in job.benchmark.prompts
+            for image_index in range(job.spec.num_images)
+        ]
         missing = [place for place in places if place not in drawn and place not in done]
         return cls(drawn, {place: known[place].asked if place in known else 0 for place in missing})
 
 
 class Evaluator:
-    """Sees to it that every picture of a job is drawn and judged. What earlier attempts did stands.
+    """Sees to it that every image of a job is drawn and judged. What earlier attempts did stands.
 
-    Pictures are kept in files: in memory there are those of one batch, and those that a judge is asked about.
+    Images are kept in files: in memory there are those of one batch, and those that a judge is asked about.
     """
 
     def __init__(
@@ -77,25 +81,25 @@ class Evaluator:
     def _draw_and_ask(self) -> None:
         if self._asking:
             self._asking.start()
-        for picture in self._left.drawn.values():
-            self._ask(picture)
+        for image in self._left.drawn.values():
+            self._ask(image)
         if self._drawer:
             for drawn in self._drawer.draw(self._left.asked.keys(), self._check):
                 self._record.say(drawn)
-                asked = self._left.asked[drawn.index, drawn.image]
-                self._ask(DrawnPicture(index=drawn.index, image=drawn.image, asked=asked))
+                asked = self._left.asked[drawn.index, drawn.image_index]
+                self._ask(DrawnImage(index=drawn.index, image_index=drawn.image_index, asked=asked))
         if self._asking:
             self._asking.no_more()
             while not self._asking.wait(_LOOK_SECONDS):
                 self._check()
         self._check()
 
-    def _ask(self, picture: DrawnPicture) -> None:
-        """Have a picture judged, where anybody judges."""
+    def _ask(self, image: DrawnImage) -> None:
+        """Have an image judged, where anybody judges."""
         if self._asking:
-            self._asking.add(picture)
+            self._asking.add(image)
         else:
-            self._record.picture_finished()
+            self._record.image_finished()
 
     def _check(self) -> None:
         """Raise where the supervisor or the judge ends the evaluation."""

@@ -1,4 +1,4 @@
-"""Asking a judge about pictures, many at a time, until each has an answer that can be read."""
+"""Asking a judge about images, many at a time, until each has an answer that can be read."""
 
 import logging
 import queue
@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from service.contracts.evaluations import PICTURES, DrawnPicture, EvaluationJob, PictureAnswered
+from service.contracts.evaluations import IMAGES, DrawnImage, EvaluationJob, ImageAnswered
 from worker.engine.evaluation.judges import Abandoned, Judge, JudgeFailed, Said
 from worker.engine.evaluation.progress import Record
 
@@ -15,20 +15,20 @@ logger = logging.getLogger(__name__)
 LAST_ANSWERS_SECONDS = 3.0
 """How long answers that are on their way are waited for when the evaluation ends early."""
 SURELY_MISUNDERSTOOD = 16
-"""So many pictures without an answer, and none with one, are not the pictures' fault."""
+"""So many images without an answer, and none with one, are not the images' fault."""
 
 
 class Asking:
-    """Threads that ask. Pictures wait by name, and lie on disk until they are asked about.
+    """Threads that ask. Images wait by name, and lie on disk until they are asked about.
 
     Names may wait in any number, so that drawing goes on while the judge is slow or away.
     """
 
     def __init__(self, job: EvaluationJob, judge: Judge, directory: Path, record: Record) -> None:
         self._job, self._judge, self._record = job, judge, record
-        self._pictures = directory / PICTURES
+        self._images = directory / IMAGES
         self._prompts = {prompt.index: prompt for prompt in job.benchmark.prompts}
-        self._waiting: queue.SimpleQueue[DrawnPicture | None] = queue.SimpleQueue()
+        self._waiting: queue.SimpleQueue[DrawnImage | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._unanswered, self._answered = 0, len(job.done)
@@ -43,12 +43,12 @@ class Asking:
         for thread in self._threads:
             thread.start()
 
-    def add(self, picture: DrawnPicture) -> None:
-        """Have the judge asked about a picture whose file is there."""
-        self._waiting.put(picture)
+    def add(self, image: DrawnImage) -> None:
+        """Have the judge asked about an image whose file is there."""
+        self._waiting.put(image)
 
     def no_more(self) -> None:
-        """All pictures were added."""
+        """All images were added."""
         for _ in self._threads:
             self._waiting.put(None)
 
@@ -73,8 +73,8 @@ class Asking:
 
     def _run(self) -> None:
         try:
-            while (picture := self._waiting.get()) is not None and not self._stopping.is_set():
-                self._see_through(picture)
+            while (image := self._waiting.get()) is not None and not self._stopping.is_set():
+                self._see_through(image)
         except Abandoned as error:
             logger.info("%s", error)
         except Exception as error:  # raised where it is waited for
@@ -83,16 +83,16 @@ class Asking:
             self._judge.close()
             self.no_more()
 
-    def _see_through(self, picture: DrawnPicture) -> None:
-        """Ask about a picture until an answer can be read, or often enough."""
-        png = (self._pictures / picture.file).read_bytes()
-        prompt = self._prompts[picture.index]
-        for number in range(picture.asked + 1, picture.asked + self._judge.entry.tries + 1):
+    def _see_through(self, image: DrawnImage) -> None:
+        """Ask about an image until an answer can be read, or often enough."""
+        png = (self._images / image.file).read_bytes()
+        prompt = self._prompts[image.index]
+        for number in range(image.asked + 1, image.asked + self._judge.entry.tries + 1):
             said = self._judge.ask(prompt, png)
             self._record.say(
-                PictureAnswered(
-                    index=picture.index,
-                    image=picture.image,
+                ImageAnswered(
+                    index=image.index,
+                    image_index=image.image_index,
                     number=number,
                     text=said.text,
                     scores=said.verdict.scores,
@@ -106,7 +106,7 @@ class Asking:
                 break
             if self._stopping.is_set():
                 return
-        self._record.picture_finished()
+        self._record.image_finished()
 
     def _count(self, said: Said) -> None:
         with self._lock:
@@ -114,6 +114,6 @@ class Asking:
             self._unanswered += bool(said.error)
             if not self._answered and self._unanswered >= min(SURELY_MISUNDERSTOOD, self._job.total_images):
                 raise JudgeFailed(
-                    f"judge {self._judge.entry.name!r} answered about none of the first {self._unanswered} pictures; "
+                    f"judge {self._judge.entry.name!r} answered about none of the first {self._unanswered} images; "
                     f"at last: {said.error}"
                 )

@@ -16,7 +16,7 @@ _ALIVE_SECONDS = 15.0
 
 
 class Record:
-    """Writes the events of one attempt. `done` counts the pictures for which nothing is left to do."""
+    """Writes the events of one attempt. `done` counts the images for which nothing is left to do."""
 
     def __init__(self, job: EvaluationJob, events: EventWriter) -> None:
         self.done = len(job.done)
@@ -32,15 +32,15 @@ class Record:
             if not self._closed:
                 self._events.write(event)
 
-    def picture_finished(self) -> None:
-        """Nothing is left to do for one more picture."""
+    def image_finished(self) -> None:
+        """Nothing is left to do for one more image."""
         with self._lock:
             self.done += 1
             last = self.done == self._total
             self._progress(0.0 if last else _TELL_SECONDS)
 
     def alive(self) -> None:
-        """Work goes on, even if no picture has been finished for a while."""
+        """Work goes on, even if no image has been finished for a while."""
         with self._lock:
             self._progress(_ALIVE_SECONDS)
 

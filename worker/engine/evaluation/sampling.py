@@ -1,4 +1,4 @@
-"""The pictures of an evaluation: drawn, given their rewards, and kept as files under their official names."""
+"""The images of an evaluation: drawn, given their rewards, and kept as files under their official names."""
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from service.contracts.benchmarks.data import BenchmarkPrompt
-from service.contracts.evaluations import PICTURES, EvaluationJob, PictureDrawn, PictureName
+from service.contracts.evaluations import IMAGES, EvaluationJob, ImageDrawn, ImageName
 from worker.engine.models.base import FlowModel
 from worker.engine.models.images import png
 from worker.engine.rewards.base import Reward, score_or_missing
@@ -18,80 +18,80 @@ from worker.engine.training.checkpoint import read_manifest
 from worker.engine.training.event_log import finite
 
 Place = tuple[int, int]
-"""A picture: its prompt's number in the benchmark, and its own among those of the prompt."""
+"""An image: its prompt's number in the benchmark, and its own among those of the prompt."""
 
 
 class Drawer:
-    """Draws what is missing of an evaluation into `directory/pictures`."""
+    """Draws what is missing of an evaluation into `directory/images`."""
 
     def __init__(
         self, job: EvaluationJob, model: FlowModel, rewards: dict[str, Reward], directory: Path, checkpoint: Path | None
     ) -> None:
         self._job, self._model, self._rewards = job, model, rewards
         self._checkpoint = checkpoint
-        self._pictures = directory / PICTURES
+        self._images = directory / IMAGES
         self._manner = Manner.of(job.spec, model.entry)
 
-    def draw(self, wanted: Collection[Place], check: Callable[[], None]) -> Iterator[PictureDrawn]:
-        """Draw the wanted pictures, and write their files; each is told once its file is whole.
+    def draw(self, wanted: Collection[Place], check: Callable[[], None]) -> Iterator[ImageDrawn]:
+        """Draw the wanted images, and write their files; each is told once its file is whole.
 
         `check` is called before every evaluation of the network, and may raise to end it. ValueError for a checkpoint
         that is damaged or of another architecture.
         """
-        self._pictures.mkdir(exist_ok=True)
+        self._images.mkdir(exist_ok=True)
         with ExitStack() as stack:
             if self._checkpoint is not None:
                 manifest = read_manifest(self._checkpoint)
                 stack.enter_context(self._model.checkpoint_weights(self._checkpoint, manifest))
             for batch in self._batches(wanted):
                 prompts = [prompt.text for prompt, _ in batch]
-                seeds = [self._job.spec.seed + image for _, image in batch]
-                pictures = draw(self._model, prompts, seeds, self._manner, check)
-                values = self._values(pictures, prompts)
-                for row, (prompt, image) in enumerate(batch):
-                    if (prompt.index, image) in wanted:
-                        yield self._write(pictures[row], prompt, image, values[row])
+                seeds = [self._job.spec.seed + image_index for _, image_index in batch]
+                images = draw(self._model, prompts, seeds, self._manner, check)
+                values = self._values(images, prompts)
+                for row, (prompt, image_index) in enumerate(batch):
+                    if (prompt.index, image_index) in wanted:
+                        yield self._write(images[row], prompt, image_index, values[row])
 
     def _batches(self, wanted: Collection[Place]) -> Iterator[list[tuple[BenchmarkPrompt, int]]]:
-        """Every batch that has a wanted picture, whole: a picture's last bits depend on the others of its batch."""
+        """Every batch that has a wanted image, whole: an image's last bits depend on the others of its batch."""
         places = [(prompt, j) for prompt in self._job.benchmark.prompts for j in range(self._job.spec.num_images)]
         for start in range(0, len(places), self._manner.batch_size):
             batch = places[start : start + self._manner.batch_size]
-            if any((prompt.index, image) in wanted for prompt, image in batch):
+            if any((prompt.index, image_index) in wanted for prompt, image_index in batch):
                 yield batch
 
-    def _values(self, pictures: Tensor, prompts: list[str]) -> list[dict[str, float | None]]:
-        """Every picture's rewards; null where one failed, or where the picture is not finite."""
-        drawn = pictures.isfinite().flatten(1).all(dim=1).cpu()
+    def _values(self, images: Tensor, prompts: list[str]) -> list[dict[str, float | None]]:
+        """Every image's rewards; null where one failed, or where the image is not finite."""
+        drawn = images.isfinite().flatten(1).all(dim=1).cpu()
         values: list[dict[str, float | None]] = [{} for _ in prompts]
         for name, reward in self._rewards.items():
-            scored, _ = score_or_missing(reward, name, pictures, prompts)
+            scored, _ = score_or_missing(reward, name, images, prompts)
             for row, value in enumerate(torch.where(drawn, scored, torch.nan).tolist()):
                 values[row][name] = finite(value)
         return values
 
     def _write(
-        self, picture: Tensor, prompt: BenchmarkPrompt, image: int, rewards: dict[str, float | None]
-    ) -> PictureDrawn:
-        spec, name = self._job.spec, PictureName(index=prompt.index, image=image)
+        self, image: Tensor, prompt: BenchmarkPrompt, image_index: int, rewards: dict[str, float | None]
+    ) -> ImageDrawn:
+        spec, name = self._job.spec, ImageName(index=prompt.index, image_index=image_index)
         metadata = {
             "prompt": prompt.text,
-            "seed": str(spec.seed + image),
+            "seed": str(spec.seed + image_index),
             "model": spec.model,
             "checkpoint": str(spec.checkpoint),
             "benchmark": self._job.benchmark.name,
             "index": str(prompt.index),
-            "image": str(image),
+            "image_index": str(image_index),
         }
-        data = png(picture, metadata)
-        target = self._pictures / name.file
+        data = png(image, metadata)
+        target = self._images / name.file
         temporary = target.with_suffix(".part")
         temporary.write_bytes(data)
         temporary.replace(target)
-        return PictureDrawn(
+        return ImageDrawn(
             index=prompt.index,
-            image=image,
-            seed=spec.seed + image,
+            image_index=image_index,
+            seed=spec.seed + image_index,
             rewards=rewards,
             sha256=hashlib.sha256(data).hexdigest(),
             size=len(data),

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from service.contracts.schedule import Evaluation
+from service.contracts.schedule import TreeNode
 from worker.engine.cpu_parallel import Check, Lanes
 from worker.engine.grpo.transitions import clean_estimate, ode_step
 
@@ -72,7 +72,7 @@ class Branch:
     """A sample waiting for an evaluation: its state [tokens, channels], where, and whose it is."""
 
     latents: Tensor
-    evaluation: Evaluation
+    tree: TreeNode
     prompt: int
     place: tuple[int, ...]
 
@@ -114,20 +114,20 @@ def _denoise(
 ) -> int:
     """One share. First come, first served: long paths are all begun early, so that the last batches are full."""
     waiting = deque(branches)
-    evaluations = 0
+    nfe = 0
     while waiting:
         between_batches()
         batch = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
         x = torch.stack([branch.latents for branch in batch])
-        sigma = torch.tensor([sigmas[branch.evaluation.node] for branch in batch], dtype=x.dtype, device=x.device)
+        sigma = torch.tensor([sigmas[branch.tree.node] for branch in batch], dtype=x.dtype, device=x.device)
         v = velocity(x, sigma, [branch.prompt for branch in batch])
-        evaluations += len(batch)
+        nfe += len(batch)
         estimates = clean_estimate(x, v, sigma[:, None, None])
         for index, branch in enumerate(batch):
-            for stride in branch.evaluation.ends:
+            for stride in branch.tree.ends:
                 finish(branch, stride, estimates[index])
-            for child in branch.evaluation.children:
-                delta = sigmas[child.node] - sigmas[branch.evaluation.node]
+            for child in branch.tree.children:
+                delta = sigmas[child.node] - sigmas[branch.tree.node]
                 state = ode_step(x[index], v[index], delta)
                 waiting.append(Branch(state, child, branch.prompt, branch.place))
-    return evaluations
+    return nfe

@@ -20,7 +20,7 @@ def ode_step(x: Tensor, velocity: Tensor, delta: Tensor | float) -> Tensor:
 
 
 def clean_estimate(x: Tensor, velocity: Tensor, sigma: Tensor | float) -> Tensor:
-    """The picture that the model expects at the end: x̂_0 = x − σ·v."""
+    """The image that the model expects at the end: x̂_0 = x − σ·v."""
     return x - sigma * velocity
 
 

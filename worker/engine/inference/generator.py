@@ -1,4 +1,4 @@
-"""Pictures from the base model or from checkpoints, with models kept warm between requests."""
+"""Images from the base model or from checkpoints, with models kept warm between requests."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -16,7 +16,7 @@ from worker.engine.training.checkpoint import read_manifest
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """One picture of a generation. `seed` alone, with the prompt and the numbers of the spec, makes it again."""
+    """One image of a generation. `seed` alone, with the prompt and the numbers of the spec, makes it again."""
 
     checkpoint: str
     prompt_index: int
@@ -26,7 +26,7 @@ class GeneratedImage:
 
 
 class Generator:
-    """Draws pictures on one device, by models that stay loaded while `warm` keeps them."""
+    """Draws images on one device, by models that stay loaded while `warm` keeps them."""
 
     def __init__(self, device: str | None = None, warm: Warm | None = None) -> None:
         self._device = fastest_device(device)
@@ -37,9 +37,9 @@ class Generator:
         spec: GenerationSpec,
         checkpoints: Mapping[str, Path | None],
     ) -> Iterator[GeneratedImage]:
-        """Draw every picture of `spec`, checkpoint by checkpoint; `checkpoints` gives each one's directory, base None.
+        """Draw every image of `spec`, checkpoint by checkpoint; `checkpoints` gives each one's directory, base None.
 
-        Picture j of a prompt has seed `spec.seed + j` and the noise that the diffusers pipeline draws for it, for every
+        Image j of a prompt has seed `spec.seed + j` and the noise that the diffusers pipeline draws for it, for every
         checkpoint alike. Raises ValueError for a checkpoint that is damaged or of another architecture.
         """
         model = self.load(spec.model)
@@ -51,7 +51,7 @@ class Generator:
                 for start in range(0, len(places), manner.batch_size):
                     batch = places[start : start + manner.batch_size]
                     prompts, seeds = [spec.prompts[p] for p, _ in batch], [spec.seed + j for _, j in batch]
-                    for (p, j), picture in zip(batch, draw(model, prompts, seeds, manner), strict=True):
+                    for (p, j), image in zip(batch, draw(model, prompts, seeds, manner), strict=True):
                         seed = spec.seed + j
                         metadata = {
                             "prompt": spec.prompts[p],
@@ -59,7 +59,7 @@ class Generator:
                             "model": spec.model,
                             "checkpoint": name,
                         }
-                        yield GeneratedImage(name, p, j, seed, png(picture, metadata))
+                        yield GeneratedImage(name, p, j, seed, png(image, metadata))
 
     def load(self, name: str) -> FlowModel:
         """The catalog's model, loaded unless it is kept; it may have to be downloaded first."""

@@ -1,4 +1,4 @@
-"""Pictures scored by rewards of the catalog, with rewards kept loaded between requests."""
+"""Images scored by rewards of the catalog, with rewards kept loaded between requests."""
 
 import io
 import logging
@@ -20,7 +20,7 @@ from worker.engine.sampling import fastest_device
 
 logger = logging.getLogger(__name__)
 
-NO_NUMBER = "the reward gives no number for this picture and prompt"
+NO_NUMBER = "the reward gives no number for this image and prompt"
 """Why a value is missing where nothing was raised."""
 
 
@@ -33,7 +33,7 @@ class _Loaded:
 
 
 class Scorer:
-    """Scores pictures on one device, by rewards that stay loaded while `warm` keeps them."""
+    """Scores images on one device, by rewards that stay loaded while `warm` keeps them."""
 
     def __init__(self, device: str | None = None, warm: Warm | None = None) -> None:
         self._device = fastest_device(device)
@@ -46,19 +46,19 @@ class Scorer:
 
     @torch.no_grad()
     def score(self, names: Sequence[str], pngs: Sequence[bytes], prompts: Sequence[str]) -> list[list[RewardValue]]:
-        """Values of n pictures of one size and their n prompts: for each picture one of each reward, in order."""
-        pictures = torch.stack([pixels(png) for png in pngs]).to(self._device)
+        """Values of n images of one size and their n prompts: for each image one of each reward, in order."""
+        images = torch.stack([pixels(png) for png in pngs]).to(self._device)
         catalog = load_catalog()
-        by_reward = [self._values(catalog.reward(name), pictures, prompts) for name in names]
+        by_reward = [self._values(catalog.reward(name), images, prompts) for name in names]
         return [list(values) for values in zip(*by_reward, strict=True)]
 
-    def _values(self, entry: RewardEntry, pictures: Tensor, prompts: Sequence[str]) -> list[RewardValue]:
+    def _values(self, entry: RewardEntry, images: Tensor, prompts: Sequence[str]) -> list[RewardValue]:
         name = entry.name
         reward, _, unloaded = self._loaded(entry)
         if reward is None:
             values, causes = torch.full((len(prompts),), torch.nan), [unloaded] * len(prompts)
         else:
-            values, causes = score_or_missing(reward, name, pictures, prompts)
+            values, causes = score_or_missing(reward, name, images, prompts)
         found = []
         for value, cause in zip(values.tolist(), causes, strict=True):
             if value != value:
@@ -89,8 +89,8 @@ class Scorer:
 
 def pixels(png: bytes) -> Tensor:
     """A PNG as [3, height, width] in 0..1, float32."""
-    with Image.open(io.BytesIO(png), formats=["PNG"]) as picture:
-        values = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+    with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
+        values = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     return torch.from_numpy(values).permute(2, 0, 1).contiguous()
 
 

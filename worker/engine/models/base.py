@@ -33,7 +33,7 @@ class Conditioning:
 
 
 @dataclass(frozen=True)
-class PictureSize:
+class ImageSize:
     """Width and height in pixels."""
 
     width: int
@@ -41,7 +41,7 @@ class PictureSize:
 
 
 class FlowModel(ABC):
-    """A flow text-to-image model. Latents are packed, [pictures, tokens, channels], and never below float32."""
+    """A flow text-to-image model. Latents are packed, [images, tokens, channels], and never below float32."""
 
     entry: ModelEntry
     device: torch.device
@@ -76,22 +76,22 @@ class FlowModel(ABC):
         """Move what encodes prompts; away from the model's own device it does nothing but wait."""
 
     @abstractmethod
-    def latent_shape(self, size: PictureSize) -> tuple[int, int, int]:
+    def latent_shape(self, size: ImageSize) -> tuple[int, int, int]:
         """Unpacked latent shape (channels, height, width): noise is drawn in it, as the diffusers pipeline does."""
 
     @abstractmethod
     def pack(self, latents: Tensor) -> Tensor:
-        """[pictures, channels, height, width] → [pictures, tokens, packed channels]."""
+        """[images, channels, height, width] → [images, tokens, packed channels]."""
 
     @abstractmethod
     def predict(
-        self, latents: Tensor, sigma: Tensor, conditioning: Conditioning, size: PictureSize, guidance: float
+        self, latents: Tensor, sigma: Tensor, conditioning: Conditioning, size: ImageSize, guidance: float
     ) -> Tensor:
-        """The velocity at `latents` and `sigma` [pictures], in the latents' dtype. Rows of `conditioning` match."""
+        """The velocity at `latents` and `sigma` [images], in the latents' dtype. Rows of `conditioning` match."""
 
     @abstractmethod
-    def decode(self, latents: Tensor, size: PictureSize) -> Tensor:
-        """Packed clean latents → pictures [pictures, 3, height, width] in 0..1."""
+    def decode(self, latents: Tensor, size: ImageSize) -> Tensor:
+        """Packed clean latents → images [images, 3, height, width] in 0..1."""
 
     @abstractmethod
     @contextmanager
@@ -112,16 +112,16 @@ class FlowModel(ABC):
         """float32, or float64 for a float64 model: trajectories are never kept in bfloat16."""
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
-    def noise(self, draw: Callable[[tuple[int, ...]], Tensor], size: PictureSize) -> Tensor:
-        """Packed initial noise of one picture, drawn by `draw(shape)` with shape [1, channels, height, width]."""
+    def noise(self, draw: Callable[[tuple[int, ...]], Tensor], size: ImageSize) -> Tensor:
+        """Packed initial noise of one image, drawn by `draw(shape)` with shape [1, channels, height, width]."""
         return self.pack(draw((1, *self.latent_shape(size)))).to(self.device, self.latent_dtype)
 
-    def packed_shape(self, size: PictureSize) -> tuple[int, ...]:
-        """[tokens, channels] of one picture's packed latents."""
+    def packed_shape(self, size: ImageSize) -> tuple[int, ...]:
+        """[tokens, channels] of one image's packed latents."""
         packed = self.pack(torch.empty(1, *self.latent_shape(size), device="meta"))
         return tuple(packed.shape[1:])
 
-    def velocity(self, conditioning: Conditioning, size: PictureSize, guidance: float) -> Velocity:
+    def velocity(self, conditioning: Conditioning, size: ImageSize, guidance: float) -> Velocity:
         """The model as the rollout wants it: prompts by index into `conditioning`."""
 
         def evaluate(latents: Tensor, sigma: Tensor, prompts: list[int]) -> Tensor:
@@ -167,7 +167,7 @@ class FlowModel(ABC):
         """Within: the policy in its fastest form for sampling. The weights afterwards are exactly those before.
 
         In bfloat16 the fastest form rounds small updates away, which continuations may bear; `faithful` forbids that,
-        for pictures that measure or show the policy.
+        for images that measure or show the policy.
         """
         yield
 

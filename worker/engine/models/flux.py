@@ -8,7 +8,7 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor
 from transformers import CLIPTextModel, T5EncoderModel
 
-from worker.engine.models.base import Conditioning, PictureSize
+from worker.engine.models.base import Conditioning, ImageSize
 from worker.engine.models.pipeline import PipelineModel
 
 
@@ -25,7 +25,7 @@ class FluxModel(PipelineModel):
         )
         return pooled, sequence
 
-    def latent_shape(self, size: PictureSize) -> tuple[int, int, int]:
+    def latent_shape(self, size: ImageSize) -> tuple[int, int, int]:
         rows, columns = self._cell(size, 2 * self._pipeline.vae_scale_factor)
         return self.transformer.config.in_channels // 4, 2 * rows, 2 * columns
 
@@ -33,13 +33,13 @@ class FluxModel(PipelineModel):
         packed: Tensor = self._pipeline._pack_latents(latents, *latents.shape)
         return packed
 
-    def unpack(self, latents: Tensor, size: PictureSize) -> Tensor:
+    def unpack(self, latents: Tensor, size: ImageSize) -> Tensor:
         factor = self._pipeline.vae_scale_factor
         unpacked: Tensor = self._pipeline._unpack_latents(latents, size.height, size.width, factor)
         return unpacked
 
     def predict(
-        self, latents: Tensor, sigma: Tensor, conditioning: Conditioning, size: PictureSize, guidance: float
+        self, latents: Tensor, sigma: Tensor, conditioning: Conditioning, size: ImageSize, guidance: float
     ) -> Tensor:
         _, height, width = self.latent_shape(size)
         image_ids = self._pipeline._prepare_latent_image_ids(1, height // 2, width // 2, self.device, self.dtype)

@@ -1,4 +1,4 @@
-"""Pictures in 8 bits, and as PNG."""
+"""Images in 8 bits, and as PNG."""
 
 import io
 from collections.abc import Mapping
@@ -9,16 +9,16 @@ from PIL.PngImagePlugin import PngInfo
 from torch import Tensor
 
 
-def image(picture: Tensor) -> Image.Image:
-    """A picture [3, height, width] in 0..1 in 8 bits."""
-    return Image.fromarray((picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
+def to_pil(image: Tensor) -> Image.Image:
+    """An image [3, height, width] in 0..1 in 8 bits."""
+    return Image.fromarray((image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
 
 
-def png(picture: Tensor, metadata: Mapping[str, str] | None = None) -> bytes:
-    """A picture [3, height, width] in 0..1 as PNG, with `metadata` in its text chunks."""
+def png(image: Tensor, metadata: Mapping[str, str] | None = None) -> bytes:
+    """An image [3, height, width] in 0..1 as PNG, with `metadata` in its text chunks."""
     info = PngInfo()
     for key, value in (metadata or {}).items():
         info.add_itxt(key, value)
     buffer = io.BytesIO()
-    image(picture).save(buffer, format="PNG", pnginfo=info)
+    to_pil(image).save(buffer, format="PNG", pnginfo=info)
     return buffer.getvalue()

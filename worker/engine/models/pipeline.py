@@ -16,7 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh
 from service.contracts.catalog import ModelEntry
 from service.contracts.jobs import CheckpointManifest
 from worker.engine.models import lora, sharding, weights
-from worker.engine.models.base import Conditioning, FlowModel, PictureSize
+from worker.engine.models.base import Conditioning, FlowModel, ImageSize
 from worker.engine.models.sources import fetch, fingerprint
 
 _ENCODE_BATCH = 8
@@ -71,8 +71,8 @@ class PipelineModel(FlowModel):
         """Pooled and sequence embeddings of one batch, as the pipeline makes them."""
 
     @abstractmethod
-    def unpack(self, latents: Tensor, size: PictureSize) -> Tensor:
-        """What `pack` packed: [pictures, channels, height, width]."""
+    def unpack(self, latents: Tensor, size: ImageSize) -> Tensor:
+        """What `pack` packed: [images, channels, height, width]."""
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
@@ -117,8 +117,8 @@ class PipelineModel(FlowModel):
                     f"prompt {prompt!r}: the model {self.entry.name!r} does not know {', '.join(words) or 'a sign'}"
                 )
 
-    def _cell(self, size: PictureSize, cell: int) -> tuple[int, int]:
-        """Rows and columns of cells of `cell` pixels; ValueError where the picture is not made of whole ones."""
+    def _cell(self, size: ImageSize, cell: int) -> tuple[int, int]:
+        """Rows and columns of cells of `cell` pixels; ValueError where the image is not made of whole ones."""
         if size.width % cell or size.height % cell:
             raise ValueError(f"size {size.width}×{size.height}: width and height must be multiples of {cell} pixels")
         return size.height // cell, size.width // cell
@@ -128,11 +128,11 @@ class PipelineModel(FlowModel):
         return torch.autocast(self.device.type, self.dtype) if self._mixed else nullcontext()
 
     @torch.no_grad()
-    def decode(self, latents: Tensor, size: PictureSize) -> Tensor:
+    def decode(self, latents: Tensor, size: ImageSize) -> Tensor:
         vae = self._pipeline.vae
         scaled = self.unpack(latents, size) / vae.config.scaling_factor + vae.config.shift_factor
-        pictures: Tensor = vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
-        return (pictures.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
+        images: Tensor = vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
+        return (images.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
 
     def train_lora(self, rank: int, alpha: float, seed: int) -> list[nn.Parameter]:
         parameters = lora.attach(self.transformer, self.entry.lora_targets, rank, alpha, seed)

@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
 from service.contracts.catalog import ModelEntry
-from worker.engine.models.base import Conditioning, PictureSize
+from worker.engine.models.base import Conditioning, ImageSize
 from worker.engine.models.pipeline import PipelineModel
 
 _TIMESTEPS = 1000.0
@@ -46,7 +46,7 @@ class SD3Model(PipelineModel):
         )
         return pooled, sequence
 
-    def latent_shape(self, size: PictureSize) -> tuple[int, int, int]:
+    def latent_shape(self, size: ImageSize) -> tuple[int, int, int]:
         config = self.transformer.config
         cell = config.patch_size * self._pipeline.vae_scale_factor
         rows, columns = self._cell(size, cell)
@@ -58,11 +58,11 @@ class SD3Model(PipelineModel):
     def pack(self, latents: Tensor) -> Tensor:
         return latents.flatten(2).transpose(1, 2)
 
-    def unpack(self, latents: Tensor, size: PictureSize) -> Tensor:
+    def unpack(self, latents: Tensor, size: ImageSize) -> Tensor:
         return latents.transpose(1, 2).reshape(len(latents), *self.latent_shape(size))
 
     def predict(
-        self, latents: Tensor, sigma: Tensor, conditioning: Conditioning, size: PictureSize, guidance: float
+        self, latents: Tensor, sigma: Tensor, conditioning: Conditioning, size: ImageSize, guidance: float
     ) -> Tensor:
         x = self.unpack(latents, size)
         if self.entry.passes(guidance) == 1:
@@ -75,7 +75,7 @@ class SD3Model(PipelineModel):
         return without + guidance * (given - without)
 
     def _forward(self, x: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
-        """Packed velocities, in the dtype of the latents `x` [pictures, channels, height, width]."""
+        """Packed velocities, in the dtype of the latents `x` [images, channels, height, width]."""
         with self._precision():
             output = self.transformer(
                 hidden_states=x.to(self.dtype),

@@ -1,4 +1,4 @@
-"""The OpenAI chat protocol, as far as one picture and one text need it: vLLM, Gemini, and others."""
+"""The OpenAI chat protocol, as far as one image and one text need it: vLLM, Gemini, and others."""
 
 import base64
 import io
@@ -24,11 +24,11 @@ class Completion:
     truncated: bool
 
 
-def question(entry: Asked, picture: Image.Image | bytes, text: str) -> bytes:
-    """The body that asks `text` about a picture, of which bytes are a PNG file."""
-    url = f"data:image/{entry.picture};base64,{base64.b64encode(_file(entry.picture, picture)).decode()}"
+def question(entry: Asked, image: Image.Image | bytes, text: str) -> bytes:
+    """The body that asks `text` about an image, of which bytes are a PNG file."""
+    url = f"data:image/{entry.image_format};base64,{base64.b64encode(_file(entry.image_format, image)).decode()}"
     content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
-    message = {"role": "user", "content": content if entry.picture_first else content[::-1]}
+    message = {"role": "user", "content": content if entry.image_first else content[::-1]}
     request = {"model": entry.model, "messages": [message], "temperature": 0, "max_tokens": entry.max_tokens}
     return json.dumps(request, ensure_ascii=False).encode()
 
@@ -45,23 +45,23 @@ def completion(server: Server, data: bytes) -> Completion:
     return Completion(None if words is None else server.clean(words[:MOST_CHARACTERS]), reason == "length")
 
 
-def png_file(picture: Image.Image) -> bytes:
-    """The picture as a PNG file."""
+def png_file(image: Image.Image) -> bytes:
+    """The image as a PNG file."""
     buffer = io.BytesIO()
-    picture.save(buffer, format="PNG")
+    image.save(buffer, format="PNG")
     return buffer.getvalue()
 
 
-def _file(kind: str, picture: Image.Image | bytes) -> bytes:
+def _file(kind: str, image: Image.Image | bytes) -> bytes:
     if kind == "png":
-        return picture if isinstance(picture, bytes) else png_file(picture)
-    if isinstance(picture, bytes):
-        with Image.open(io.BytesIO(picture)) as drawn:
+        return image if isinstance(image, bytes) else png_file(image)
+    if isinstance(image, bytes):
+        with Image.open(io.BytesIO(image)) as drawn:
             return _jpeg(drawn)
-    return _jpeg(picture)
+    return _jpeg(image)
 
 
-def _jpeg(picture: Image.Image) -> bytes:
+def _jpeg(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, format="JPEG", quality=JPEG_QUALITY)
+    image.convert("RGB").save(buffer, format="JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 A = TypeVar("A")
 
 WAITING = 4
-"""Questions that may wait for each thread: they hold pictures, which fill memory."""
+"""Questions that may wait for each thread: they hold images, which fill memory."""
 _LOOK_SECONDS = 0.2
 
 

@@ -32,7 +32,7 @@ CONNECT_SECONDS = 10.0
 """Until a server that is there has taken a connection."""
 
 _REFUSED = (400, 413, 415, 422)
-"""The server does not want this picture or text; it may want others."""
+"""The server does not want this image or text; it may want others."""
 _PASSING = (408, 425, 429)
 """Statuses, besides those of 500 and more, that another time may not have."""
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
@@ -47,7 +47,7 @@ class Fault(Exception):
 
 
 class Refused(Exception):
-    """The server will not answer about this picture."""
+    """The server will not answer about this image."""
 
 
 class SetUpWrongly(ValueError):

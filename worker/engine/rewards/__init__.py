@@ -1,4 +1,4 @@
-"""Rewards: one value per picture, higher is better, NaN where scoring failed. One file per reward."""
+"""Rewards: one value per image, higher is better, NaN where scoring failed. One file per reward."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""What every reward is: a scorer of pictures against their prompts."""
+"""What every reward is: a scorer of images against their prompts."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -16,7 +16,7 @@ logger = logging.getLogger(__name__)
 
 
 class Reward(ABC):
-    """Scores pictures; stateless towards its caller, who may have several threads."""
+    """Scores images; stateless towards its caller, who may have several threads."""
 
     @classmethod
     @abstractmethod
@@ -30,12 +30,12 @@ class Reward(ABC):
         """
 
     @abstractmethod
-    def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
-        """pictures [n, 3, height, width] in 0..1 and their n prompts → n values, float32 or better; NaN = failed."""
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        """images [n, 3, height, width] in 0..1 and their n prompts → n values, float32 or better; NaN = failed."""
 
-    def score_with_causes(self, pictures: Tensor, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
-        """`score`, and for each picture why it has no value, if it has none; "" where nobody says so."""
-        return self.score(pictures, prompts), [""] * len(prompts)
+    def score_with_causes(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
+        """`score`, and for each image why it has no value, if it has none; "" where nobody says so."""
+        return self.score(images, prompts), [""] * len(prompts)
 
     def identity(self) -> dict[str, str | None]:
         """What besides weights decides the values, for a run's provenance."""
@@ -44,7 +44,7 @@ class Reward(ABC):
 
 @dataclass(frozen=True)
 class Answers:
-    """A value for each of some pictures, NaN = failed; how many failed by kind of cause, and the last one in words."""
+    """A value for each of some images, NaN = failed; how many failed by kind of cause, and the last one in words."""
 
     values: tuple[float, ...]
     missing: Counter[str]
@@ -59,37 +59,37 @@ class RemoteReward(Reward):
 
     @abstractmethod
     def begin(
-        self, pictures: Tensor, prompts: Sequence[str], check: Callable[[], None] = lambda: None
+        self, images: Tensor, prompts: Sequence[str], check: Callable[[], None] = lambda: None
     ) -> "list[Future[Answers]]":
-        """Have the server asked; the answers about consecutive pictures, in order, which never raise.
+        """Have the server asked; the answers about consecutive images, in order, which never raise.
 
         Waits while too much is being asked already, and calls `check` then, which may raise.
         """
 
-    def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
-        return self.score_with_causes(pictures, prompts)[0]
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return self.score_with_causes(images, prompts)[0]
 
-    def score_with_causes(self, pictures: Tensor, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
-        answers = [future.result() for future in self.begin(pictures, prompts)]
+    def score_with_causes(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
+        answers = [future.result() for future in self.begin(images, prompts)]
         values = torch.tensor([value for answer in answers for value in answer.values], dtype=torch.float32)
         return values, [answer.cause for answer in answers for _ in answer.values]
 
 
-def score_or_missing(reward: Reward, name: str, pictures: Tensor, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
+def score_or_missing(reward: Reward, name: str, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
     """`reward.score_with_causes`, with an exception or a wrong count turned into missing values and their cause.
 
     Values are float32 on the CPU; infinities count as missing. A failing reward must not end a run that has others,
     nor be 0.
     """
     try:
-        values, causes = reward.score_with_causes(pictures, prompts)
+        values, causes = reward.score_with_causes(images, prompts)
         values = values.detach().float().cpu()
         if values.shape != (len(prompts),):
-            raise ValueError(f"{tuple(values.shape)} values for {len(prompts)} pictures")
+            raise ValueError(f"{tuple(values.shape)} values for {len(prompts)} images")
     except torch.OutOfMemoryError:
         raise  # the run's own trouble, with a remedy of its own
     except Exception as error:  # a reward may be anybody's code: whatever it raises is a missing value
-        logger.warning("reward %s failed on %d pictures", name, len(prompts), exc_info=True)
+        logger.warning("reward %s failed on %d images", name, len(prompts), exc_info=True)
         missing = torch.full((len(prompts),), torch.nan, dtype=torch.float32)
         return missing, [f"{type(error).__name__}: {error}"] * len(prompts)
     return torch.where(values.isfinite(), values, torch.nan), causes

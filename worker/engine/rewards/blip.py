@@ -13,7 +13,7 @@ from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVi
 class BlipSizes:
     """Widths and depths; the defaults are ImageReward-v1.0's: ViT-L/16, and BERT-base with two more tokens."""
 
-    picture: int = 224
+    image: int = 224
     patch: int = 16
     vision_width: int = 1024
     vision_layers: int = 24
@@ -27,13 +27,13 @@ class BlipSizes:
 
 
 class BlipScorer(nn.Module):
-    """A picture's patches, read by a text whose every layer attends to them; its first token gives one number."""
+    """An image's patches, read by a text whose every layer attends to them; its first token gives one number."""
 
     def __init__(self, sizes: BlipSizes) -> None:
         super().__init__()
         self.vision = BlipVisionModel(
             BlipVisionConfig(
-                image_size=sizes.picture,
+                image_size=sizes.image,
                 patch_size=sizes.patch,
                 hidden_size=sizes.vision_width,
                 intermediate_size=4 * sizes.vision_width,

@@ -1,4 +1,4 @@
-"""CLIP score: the cosine between a picture and its prompt, by a CLIP of transformers' or of open_clip's layout."""
+"""CLIP score: the cosine between an image and its prompt, by a CLIP of transformers' or of open_clip's layout."""
 
 import math
 import threading
@@ -25,7 +25,7 @@ _TEXT_CACHE = 65_536
 """Prompt embeddings kept; of ViT-H/14's 1024 floats that is 256 MiB."""
 
 Fit = Callable[[Tensor, int], Tensor]
-"""Makes pictures [n, 3, height, width] in 0..1 squares of a size."""
+"""Makes images [n, 3, height, width] in 0..1 squares of a size."""
 
 Loaded = TypeVar("Loaded", bound="ClipReward")
 
@@ -95,7 +95,7 @@ class ClipReward(Reward):
 
     @classmethod
     def fit(cls, source: Source) -> Fit:
-        """How pictures become squares: as open_clip's description says where there is one, else as the processor does.
+        """How images become squares: as open_clip's description says where there is one, else as the processor does.
 
         ValueError names a way that is neither squashing nor cutting the middle.
         """
@@ -125,17 +125,17 @@ class ClipReward(Reward):
             self._texts = OrderedDict((prompt, embedding.to(device)) for prompt, embedding in self._texts.items())
 
     @torch.no_grad()
-    def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
-        return (self.picture_features(pictures) * self.text_features(prompts)).sum(dim=-1)
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return (self.image_features(images) * self.text_features(prompts)).sum(dim=-1)
 
-    def prepare(self, pictures: Tensor) -> Tensor:
-        """Pictures [n, 3, height, width] in 0..1 as squares of the tower's size."""
-        return self._fit(pictures, self._size)
+    def prepare(self, images: Tensor) -> Tensor:
+        """Images [n, 3, height, width] in 0..1 as squares of the tower's size."""
+        return self._fit(images, self._size)
 
     @torch.no_grad()
-    def picture_features(self, pictures: Tensor) -> Tensor:
+    def image_features(self, images: Tensor) -> Tensor:
         """Unit embeddings [n, width]."""
-        pixels = (self.prepare(pictures.to(self._mean)) - self._mean) / self._std
+        pixels = (self.prepare(images.to(self._mean)) - self._mean) / self._std
         return normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
 
     @torch.no_grad()

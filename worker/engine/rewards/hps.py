@@ -1,4 +1,4 @@
-"""HPS v2.1: a CLIP ViT-H/14 that was trained on people's preferences; the cosine of picture and prompt.
+"""HPS v2.1: a CLIP ViT-H/14 that was trained on people's preferences; the cosine of image and prompt.
 
 Source: Wu et al. 2023, arXiv:2306.09341, and its public implementation tgxs002/HPSv2.
 """

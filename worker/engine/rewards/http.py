@@ -22,7 +22,7 @@ _WIDEST = torch.finfo(torch.float32).max
 
 
 class HttpReward(ServerReward):
-    """`POST URL/score` with prompts and pictures; the answer has a number for each, or null."""
+    """`POST URL/score` with prompts and images; the answer has a number for each, or null."""
 
     def __init__(self, entry: RewardEntry, first_wait: float = FIRST_WAIT) -> None:
         super().__init__(entry, first_wait)
@@ -31,9 +31,9 @@ class HttpReward(ServerReward):
     def identity(self) -> dict[str, str | None]:
         return {"server": self.server, "model": self.entry.model, "protocol": str(VERSION)}
 
-    def ask(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Answers:
-        images = [base64.b64encode(png_file(picture)).decode() for picture in pictures]
-        request = {"version": VERSION, "model": self.entry.model, "prompts": list(prompts), "images": images}
+    def ask(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Answers:
+        encoded = [base64.b64encode(png_file(image)).decode() for image in images]
+        request = {"version": VERSION, "model": self.entry.model, "prompts": list(prompts), "images": encoded}
         data = self._server.post("score", json.dumps(request, ensure_ascii=False).encode())
         try:
             values = json.loads(data)["values"]
@@ -41,7 +41,7 @@ class HttpReward(ServerReward):
             raise Fault(f"the response has no `values`: {self._server.excerpt(data)}") from error
         if not isinstance(values, list) or len(values) != len(prompts):
             said = f"{len(values)} values" if isinstance(values, list) else "`values` that are no list"
-            raise Fault(f"the response has {said} for {len(prompts)} pictures: {self._server.excerpt(data)}")
+            raise Fault(f"the response has {said} for {len(prompts)} images: {self._server.excerpt(data)}")
         return _read(values)
 
 

@@ -1,4 +1,4 @@
-"""ImageReward-v1.0: how much people prefer a picture for its prompt, by a BLIP that was trained on their rankings.
+"""ImageReward-v1.0: how much people prefer an image for its prompt, by a BLIP that was trained on their rankings.
 
 Source: Xu et al. 2023, arXiv:2304.05977, and its public implementation THUDM/ImageReward, from which the constants are.
 """
@@ -45,21 +45,21 @@ class ImageReward(Reward):
             scorer = _read_scorer(find_file(entry.source, FILES), sizes)
         except ValueError as error:
             raise ValueError(f"reward {entry.name!r}: {error}") from error
-        return cls(scorer, tokenizer, sizes.picture, device)
+        return cls(scorer, tokenizer, sizes.image, device)
 
     @torch.no_grad()
-    def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         tokens, mask = self._tokens(prompts)
-        values: Tensor = self._scorer(self._prepare(pictures), tokens, mask)
+        values: Tensor = self._scorer(self._prepare(images), tokens, mask)
         return (values - _MEAN) / _STD
 
     def move(self, device: torch.device) -> None:
         self._scorer.to(device)
         self._mean, self._std = self._mean.to(device), self._std.to(device)
 
-    def _prepare(self, pictures: Tensor) -> Tensor:
-        """The middle square of the pictures, resized so that it has the encoder's size, and normalised."""
-        return (centre_square(pictures.to(self._mean), self._size) - self._mean) / self._std
+    def _prepare(self, images: Tensor) -> Tensor:
+        """The middle square of the images, resized so that it has the encoder's size, and normalised."""
+        return (centre_square(images.to(self._mean), self._size) - self._mean) / self._std
 
     def _tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Tokens and mask, [n, 35], of `prompts`, each tokenised once; what is longer is cut."""

@@ -1,4 +1,4 @@
-"""PickScore: a CLIP ViT-H/14 that was trained on the choices of Pick-a-Pic; the scaled cosine of picture and prompt.
+"""PickScore: a CLIP ViT-H/14 that was trained on the choices of Pick-a-Pic; the scaled cosine of image and prompt.
 
 Source: Kirstain et al. 2023, arXiv:2305.01569, and its public implementation yuvalkirstain/PickScore.
 """
@@ -32,6 +32,6 @@ class PickScoreReward(ClipReward):
         return OPENAI_MEAN, OPENAI_STD
 
     @torch.no_grad()
-    def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         scale: Tensor = self.model.logit_scale.exp()
-        return scale * super().score(pictures, prompts)
+        return scale * super().score(images, prompts)

@@ -1,4 +1,4 @@
-"""Pictures as encoders want them: Pillow's bicubic resizing on tensors, bit for bit."""
+"""Images as encoders want them: Pillow's bicubic resizing on tensors, bit for bit."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -14,48 +14,48 @@ _FRACTION = 2.0**22
 """Pillow's weights are integers of this unit (Resample.c); sums of them are exact in float64."""
 
 
-def squashed(pictures: Tensor, size: int) -> Tensor:
-    """Pictures [n, 3, height, width] in 0..1 at `size` by `size`; those of that size as they are."""
-    return pictures if pictures.shape[-2:] == (size, size) else resize(pictures, size, size)
+def squashed(images: Tensor, size: int) -> Tensor:
+    """Images [n, 3, height, width] in 0..1 at `size` by `size`; those of that size as they are."""
+    return images if images.shape[-2:] == (size, size) else resize(images, size, size)
 
 
-def middle(pictures: Tensor, size: int, whole: Callable[[float], int] = round) -> Tensor:
-    """`centre_square`, but for pictures of that size, which are left as they are, in floats."""
-    return pictures if pictures.shape[-2:] == (size, size) else centre_square(pictures, size, whole=whole)
+def middle(images: Tensor, size: int, whole: Callable[[float], int] = round) -> Tensor:
+    """`centre_square`, but for images of that size, which are left as they are, in floats."""
+    return images if images.shape[-2:] == (size, size) else centre_square(images, size, whole=whole)
 
 
 def centre_square(
-    pictures: Tensor,
+    images: Tensor,
     size: int,
     resized: Callable[[Tensor, int, int], Tensor] | None = None,
     whole: Callable[[float], int] = round,
 ) -> Tensor:
-    """The middle [n, 3, size, size] of pictures [n, 3, height, width] in 0..1, their shorter side resized to `size`.
+    """The middle [n, 3, size, size] of images [n, 3, height, width] in 0..1, their shorter side resized to `size`.
 
-    As torchvision's `Resize` and `CenterCrop` do it with Pillow's pictures, unless `resized` resizes otherwise; `whole`
+    As torchvision's `Resize` and `CenterCrop` do it with Pillow's images, unless `resized` resizes otherwise; `whole`
     makes the margin an integer.
     """
-    height, width = pictures.shape[-2:]
+    height, width = images.shape[-2:]
     tall, wide = (int(size * side / min(height, width)) for side in (height, width))
     top, left = whole((tall - size) / 2), whole((wide - size) / 2)
-    return (resized or resize)(pictures, tall, wide)[..., top : top + size, left : left + size]
+    return (resized or resize)(images, tall, wide)[..., top : top + size, left : left + size]
 
 
-def resize_tensor(pictures: Tensor, height: int, width: int) -> Tensor:
-    """Pictures [n, 3, rows, columns] as torchvision resizes tensors: bicubic, antialiased, in floats, unclamped."""
-    if pictures.shape[-2:] == (height, width):
-        return pictures
-    return interpolate(pictures, (height, width), mode="bicubic", antialias=True)
+def resize_tensor(images: Tensor, height: int, width: int) -> Tensor:
+    """Images [n, 3, rows, columns] as torchvision resizes tensors: bicubic, antialiased, in floats, unclamped."""
+    if images.shape[-2:] == (height, width):
+        return images
+    return interpolate(images, (height, width), mode="bicubic", antialias=True)
 
 
-def resize(pictures: Tensor, height: int, width: int) -> Tensor:
-    """Pictures [..., rows, columns] in 0..1 as Pillow resizes them: bicubic, antialiased, in 8 bits.
+def resize(images: Tensor, height: int, width: int) -> Tensor:
+    """Images [..., rows, columns] in 0..1 as Pillow resizes them: bicubic, antialiased, in 8 bits.
 
     First columns, then rows, each time rounded to levels; the other way round where the columns grow and the rows
-    shrink, as Pillow 13 does. It does so too for some pictures that shrink both ways, which are not told apart here: a
-    level of difference where a picture is smooth, more in noise. The answer is k/255 in the dtype that was given.
+    shrink, as Pillow 13 does. It does so too for some images that shrink both ways, which are not told apart here: a
+    level of difference where an image is smooth, more in noise. The answer is k/255 in the dtype that was given.
     """
-    levels = (pictures.float().clamp(0, 1) * 255).round().double()
+    levels = (images.float().clamp(0, 1) * 255).round().double()
     rows, columns = levels.shape[-2:]
     if columns <= width and rows > height:
         levels = _rows(levels, height)
@@ -63,7 +63,7 @@ def resize(pictures: Tensor, height: int, width: int) -> Tensor:
     else:
         levels = _summed(levels, _weights(columns, width))
         levels = _rows(levels, height)
-    return levels.to(pictures.dtype) / 255
+    return levels.to(images.dtype) / 255
 
 
 def _rows(levels: Tensor, height: int) -> Tensor:

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from service.contracts.catalog import RewardEntry
-from worker.engine.models.images import image
+from worker.engine.models.images import to_pil
 from worker.engine.remote.request_pool import Askers
 from worker.engine.remote.server import Fault, Refused, Server, SetUpWrongly, retrying
 from worker.engine.rewards.base import Answers, RemoteReward
@@ -34,10 +34,10 @@ class Unreadable(Fault):
 
 
 class ServerReward(RemoteReward):
-    """A reward by requests of some pictures each. Raises SetUpWrongly where its token is missing."""
+    """A reward by requests of some images each. Raises SetUpWrongly where its token is missing."""
 
     batch_size = 1
-    """Pictures of one request."""
+    """Images of one request."""
 
     def __init__(self, entry: RewardEntry, first_wait: float = FIRST_WAIT) -> None:
         self.entry = entry
@@ -52,22 +52,24 @@ class ServerReward(RemoteReward):
         return cls(entry)
 
     @abstractmethod
-    def ask(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Answers:
+    def ask(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Answers:
         """Ask once. Raises Fault, of which Unreadable is one, Refused or SetUpWrongly."""
 
     def begin(
-        self, pictures: Tensor, prompts: Sequence[str], check: Callable[[], None] = lambda: None
+        self, images: Tensor, prompts: Sequence[str], check: Callable[[], None] = lambda: None
     ) -> "list[Future[Answers]]":
-        images = [image(picture) for picture in pictures.nan_to_num().cpu()]
+        pil_images = [to_pil(image) for image in images.nan_to_num().cpu()]
         starts = range(0, len(prompts), self.batch_size)
         parts = [slice(start, start + self.batch_size) for start in starts]
-        return [self._askers.submit(partial(self._see_through, images[part], prompts[part]), check) for part in parts]
+        return [
+            self._askers.submit(partial(self._see_through, pil_images[part], prompts[part]), check) for part in parts
+        ]
 
-    def _see_through(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Answers:
+    def _see_through(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Answers:
         if (away := self._breaker.away()) is not None:
             return nothing(len(prompts), "not_asked", away)
         try:
-            answers = self._retrying(self.ask, pictures, prompts)
+            answers = self._retrying(self.ask, images, prompts)
         except Refused as refusal:
             self._breaker.answered()
             return self._failed(len(prompts), "refused", str(refusal))
@@ -84,10 +86,10 @@ class ServerReward(RemoteReward):
         return answers
 
     def _failed(self, number: int, kind: str, cause: str) -> Answers:
-        logger.warning("reward %s has no value for %d pictures (%s): %s", self.entry.name, number, kind, cause)
+        logger.warning("reward %s has no value for %d images (%s): %s", self.entry.name, number, kind, cause)
         return nothing(number, kind, cause)
 
 
 def nothing(number: int, kind: str, cause: str) -> Answers:
-    """So many pictures without a value, for one cause."""
+    """So many images without a value, for one cause."""
     return Answers((float("nan"),) * number, Counter({kind: number}), cause)

@@ -1,4 +1,4 @@
-"""The reward of `shapes-bench`'s world: the share of a caption's test points that a picture meets."""
+"""The reward of `shapes-bench`'s world: the share of a caption's test points that an image meets."""
 
 from collections.abc import Sequence
 
@@ -12,8 +12,8 @@ from worker.shapes.bench.judge import bench_score
 class ShapesBenchVerifierReward(ShapesVerifierReward):
     """Partial credit in 0..1, read from the pixels. A prompt that is no caption of that world scores NaN."""
 
-    def verify(self, pictures: Tensor, captions: Sequence[str]) -> Tensor:
-        return bench_score(pictures, captions)
+    def verify(self, images: Tensor, captions: Sequence[str]) -> Tensor:
+        return bench_score(images, captions)
 
     def read(self, prompt: str) -> object:
         return parse(prompt)

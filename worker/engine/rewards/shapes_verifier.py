@@ -1,4 +1,4 @@
-"""The bundled world's rule-based reward: the share of a caption's predicates that a picture satisfies."""
+"""The bundled world's rule-based reward: the share of a caption's predicates that an image satisfies."""
 
 from collections.abc import Sequence
 
@@ -18,16 +18,16 @@ class ShapesVerifierReward(Reward):
     def load(cls, entry: RewardEntry, device: torch.device) -> "ShapesVerifierReward":
         return cls()
 
-    def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         known = [index for index, prompt in enumerate(prompts) if self._is_caption(prompt)]
         values = torch.full((len(prompts),), torch.nan)
         if known:
-            values[known] = self.verify(pictures[known].float().cpu(), [prompts[index] for index in known])
+            values[known] = self.verify(images[known].float().cpu(), [prompts[index] for index in known])
         return values
 
-    def verify(self, pictures: Tensor, captions: Sequence[str]) -> Tensor:
-        """The value of each picture for its caption."""
-        return verifier_score(pictures, captions)
+    def verify(self, images: Tensor, captions: Sequence[str]) -> Tensor:
+        """The value of each image for its caption."""
+        return verifier_score(images, captions)
 
     def read(self, prompt: str) -> object:
         """What the prompt says; ValueError if it is no caption."""

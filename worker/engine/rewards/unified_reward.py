@@ -35,10 +35,10 @@ class UnifiedReward(ServerReward):
             "template_sha256": hashlib.sha256(self._template.encode()).hexdigest(),
         }
 
-    def ask(self, pictures: Sequence[Image.Image], prompts: Sequence[str]) -> Answers:
-        (picture,), (prompt,) = pictures, prompts
+    def ask(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Answers:
+        (image,), (prompt,) = images, prompts
         text = self._template.replace("{prompt}", prompt)
-        answer = chat.completion(self._server, self._server.post(chat.PATH, chat.question(self.entry, picture, text)))
+        answer = chat.completion(self._server, self._server.post(chat.PATH, chat.question(self.entry, image, text)))
         value = self._value(answer)
         if isinstance(value, Unread):
             raise Unreadable(value, f"{value.replace('_', ' ')} in the answer {(answer.text or '')[-300:]!r}")

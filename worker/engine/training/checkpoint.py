@@ -28,7 +28,7 @@ class TrainingState:
     """What a continuation needs beside weights and optimizer. Draws are addressed: there is no generator to save."""
 
     step: int
-    evaluations: int
+    nfe: int
     images: int
     heldout_before: dict[str, list[float]]
     skipped_updates: int
@@ -39,12 +39,12 @@ class TrainingState:
     """Threads of each process that computed it; on a CPU another number gives other last bits."""
     processes: int = 1
     """Processes that computed it, likewise."""
-    training_evaluations: int = 0
+    training_nfe: int = 0
     elapsed_seconds: float = 0.0
     best: tuple[float | None, int] = (None, 0)
     """Of `checkpoints.best`: the highest value, and evaluations since."""
     rising: tuple[float | None, int] = (None, 0)
-    """Of `evaluation.early_stop`, the same."""
+    """Of `heldout.early_stop`, the same."""
     missing_steps: dict[str, int] = field(default_factory=dict)
     """Steps in a row in which a reward failed too often, by name."""
 

@@ -1,4 +1,4 @@
-"""Seconds, evaluations and memory of a step, by part."""
+"""Seconds, nfe and memory of a step, by part."""
 
 import os
 import threading
@@ -19,8 +19,8 @@ class Meter:
 
     def __init__(self, device: torch.device, passes: int = 1) -> None:
         self._device, self._passes = device, passes
-        self.total_evaluations = 0
-        self.training_evaluations = 0
+        self.total_nfe = 0
+        self.training_nfe = 0
         """Of rollouts alone: what methods are compared by."""
         self.total_images = 0
         self._lock = threading.Lock()
@@ -31,7 +31,7 @@ class Meter:
 
     def _reset(self) -> None:
         self._seconds: dict[str, float] = defaultdict(float)
-        self._evaluations: dict[str, int] = defaultdict(int)
+        self._nfe: dict[str, int] = defaultdict(int)
         self._memory: dict[str, int] = defaultdict(int)
 
     @contextmanager
@@ -71,30 +71,30 @@ class Meter:
             return 0
         return int(_RESIDENT.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    def count(self, part: str, evaluations: int) -> None:
+    def count(self, part: str, nfe: int) -> None:
         """Add network evaluations (samples, not calls) to part `name` and to the run's total.
 
         Where guidance takes several `passes` of the network, each sample's evaluation counts as so many.
         """
-        evaluations *= self._passes
-        self._evaluations[part] += evaluations
-        self.total_evaluations += evaluations
+        nfe *= self._passes
+        self._nfe[part] += nfe
+        self.total_nfe += nfe
         if part in _ROLLOUT:
-            self.training_evaluations += evaluations
+            self.training_nfe += nfe
 
     def count_images(self, images: int) -> None:
-        """Add judged pictures to the run's total."""
+        """Add judged images to the run's total."""
         with self._lock:
             self.total_images += images
 
     def totals(self) -> dict[str, float]:
         """The metrics of the run's totals."""
-        return {"evaluations/total": float(self.total_evaluations), "images/total": float(self.total_images)}
+        return {"nfe/total": float(self.total_nfe), "images/total": float(self.total_images)}
 
     def take(self) -> dict[str, float]:
         """The metrics since the last call, and the run's totals."""
         values: dict[str, float] = {f"seconds/{part}": seconds for part, seconds in self._seconds.items()}
-        values |= {f"evaluations/{part}": float(count) for part, count in self._evaluations.items()}
+        values |= {f"nfe/{part}": float(count) for part, count in self._nfe.items()}
         values |= self.totals()
         memory = {part: most for part, most in self._memory.items() if most}
         if memory:

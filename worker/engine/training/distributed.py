@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 _PATIENCE = timedelta(days=7)
 """How long a rank waits for the others: one of them may be saving. A hung run is ended by who watches its progress."""
-_SUMMED = ("evaluations/", "images/", "elapsed/evaluations")
+_SUMMED = ("nfe/", "images/", "elapsed/nfe")
 _WIDEST = ("memory/",)
 
 
@@ -37,7 +37,7 @@ class Ranks:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the rank that writes events, pictures and checkpoints."""
+        """Whether this is the rank that writes events, images and checkpoints."""
         return self.rank == 0
 
     def share(self, total: int) -> range:

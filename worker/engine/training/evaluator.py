@@ -11,7 +11,7 @@ from service.contracts.runs import RunSpec
 from worker.engine.cpu_parallel import Check, Lanes
 from worker.engine.grpo.noise import normal
 from worker.engine.grpo.rollout import ode_trajectory
-from worker.engine.models.base import FlowModel, PictureSize
+from worker.engine.models.base import FlowModel, ImageSize
 from worker.engine.models.prompt_cache import Encodings
 from worker.engine.training.cost_meter import Meter
 from worker.engine.training.distributed import Ranks
@@ -22,7 +22,7 @@ RESAMPLES = 10_000
 
 
 class HeldOut:
-    """Draws and scores held-out pictures. Pair j is prompt j mod n with a noise of its own."""
+    """Draws and scores held-out images. Pair j is prompt j mod n with a noise of its own."""
 
     def __init__(
         self,
@@ -37,8 +37,8 @@ class HeldOut:
     ) -> None:
         self._spec, self._model, self._scorer, self._meter, self._sigmas = spec, model, scorer, meter, sigmas
         self._ranks, self._encodings = ranks, encodings
-        self.names = spec.evaluation_rewards
-        most = max(spec.evaluation.pairs, spec.evaluation.final_pairs) if spec.evaluation.every else 1
+        self.names = spec.heldout_rewards
+        most = max(spec.heldout.pairs, spec.heldout.final_pairs) if spec.heldout.every else 1
         self._prompts = prompts[:most]
         self.fingerprint = fingerprint(self._prompts)
         encodings.prepare(self._prompts)
@@ -64,7 +64,7 @@ class HeldOut:
         lanes = Lanes.on(model.device, sampling.rollout_batch_size)
         starts = range(pairs.start, pairs.stop, lanes.batch_size)
         tasks = [self._sampling(range(start, min(start + lanes.batch_size, pairs.stop))) for start in starts]
-        shape = model.packed_shape(PictureSize(sampling.width, sampling.height))
+        shape = model.packed_shape(ImageSize(sampling.width, sampling.height))
         none = torch.empty(0, *shape, dtype=model.latent_dtype, device=model.device)
         with model.sampling_weights(faithful=True), self._meter.part("heldout"):
             latents = torch.cat([none, *lanes.run(tasks, self._scorer.check)])
@@ -74,7 +74,7 @@ class HeldOut:
     def _sampling(self, pairs: range) -> Callable[[Check], Tensor]:
         """Draws the clean latents of `pairs`, one batch."""
         sampling = self._spec.sampling
-        size = PictureSize(sampling.width, sampling.height)
+        size = ImageSize(sampling.width, sampling.height)
 
         def draw(check: Check) -> Tensor:
             check()
@@ -89,8 +89,8 @@ class HeldOut:
         """The prompt of pair `index`."""
         return self._prompts[index % len(self._prompts)]
 
-    def _noise(self, pair: int, size: PictureSize) -> Tensor:
-        return self._model.noise(lambda shape: normal(shape, self._spec.evaluation.seed, "heldout", pair), size)
+    def _noise(self, pair: int, size: ImageSize) -> Tensor:
+        return self._model.noise(lambda shape: normal(shape, self._spec.heldout.seed, "heldout", pair), size)
 
     def summary(self, after: Tensor) -> dict[str, HeldoutSummary]:
         """First against last policy, by reward, over the pairs that both have; a reward without any is left out."""

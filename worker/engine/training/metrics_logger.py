@@ -1,4 +1,4 @@
-"""What a run tells of its steps: metrics of rewards, reward groups, pictures."""
+"""What a run tells of its steps: metrics of rewards, reward groups, images."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -61,7 +61,7 @@ def reward_groups(
 
 def show(
     events: EventWriter,
-    picture: Tensor,
+    image: Tensor,
     *,
     step: int,
     kind: str,
@@ -70,15 +70,15 @@ def show(
     rewards: dict[str, float | None],
     **drawn: int,
 ) -> None:
-    """Write a picture [3, height, width] in 0..1 as a file, and tell of it; `drawn`: the group it is of."""
-    file, sha256, size = write_png(events.directory, f"{step:06d}-{kind}-{index:03d}.png", picture)
+    """Write an image [3, height, width] in 0..1 as a file, and tell of it; `drawn`: the group it is of."""
+    file, sha256, size = write_png(events.directory, f"{step:06d}-{kind}-{index:03d}.png", image)
     said = {"step": step, "kind": kind, "index": index, "prompt": prompt, "rewards": rewards, **drawn}
     events.write(Sample(**said, file=file, sha256=sha256, size=size))
 
 
-def write_png(directory: Path, name: str, picture: Tensor) -> tuple[str, str, int]:
+def write_png(directory: Path, name: str, image: Tensor) -> tuple[str, str, int]:
     """Write `samples/name`; return the path relative to `directory`, its sha256 and its size in bytes."""
-    data = png(picture)
+    data = png(image)
     target = directory / "samples" / name
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_bytes(data)

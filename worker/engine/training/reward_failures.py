@@ -16,7 +16,7 @@ _HINT = (
 
 
 class RewardsFailed(Exception):
-    """Every reward failed on every picture of a step, none of them a server's."""
+    """Every reward failed on every image of a step, none of them a server's."""
 
 
 class RewardsAway(Exception):
@@ -36,35 +36,35 @@ class RewardWatch:
         """Steps in a row in which a reward failed too often, by name."""
 
     def judge(self, rewards: Tensor, names: Sequence[str], drawn: Tensor) -> None:
-        """Raise where `rewards` [rewards, pictures] are not to be trained on; count where they hardly are.
+        """Raise where `rewards` [rewards, images] are not to be trained on; count where they hardly are.
 
-        drawn: which pictures [pictures] are finite. Where none is, it is the model that fails: the update notices.
+        drawn: which images [images] are finite. Where none is, it is the model that fails: the update notices.
         """
-        pictures = int(drawn.sum())
-        if not pictures:
+        images = int(drawn.sum())
+        if not images:
             return
         self.refuse_silent(rewards[:, drawn], names)
         missing = (~rewards[:, drawn].isfinite()).sum(dim=1).tolist()
-        if min(missing) == pictures:
-            raise RewardsFailed(f"every reward failed on every picture of the step. {self._all_causes()}")
+        if min(missing) == images:
+            raise RewardsFailed(f"every reward failed on every image of the step. {self._all_causes()}")
         most = self._training.max_missing_rewards
         self.streaks = {
             name: self.streaks.get(name, 0) + 1
             for name, number in zip(names, missing, strict=True)
-            if number / pictures > most
+            if number / images > most
         }
         for name, steps in self.streaks.items():
             if steps >= self._training.max_missing_steps:
                 number = missing[list(names).index(name)]
-                said = f"{self._named(name)} failed on {number} of {pictures} pictures"
+                said = f"{self._named(name)} failed on {number} of {images} images"
                 often = f"the last of {steps} steps in a row with more than {most:g} of them missing"
                 raise RewardsAway(f"{said}, {often}; {self._last(name)}")
 
     def refuse_silent(self, values: Tensor, names: Sequence[str]) -> None:
-        """Raise RewardsAway where a server gave not one of `values` [rewards, pictures]."""
+        """Raise RewardsAway where a server gave not one of `values` [rewards, images]."""
         for name, row in zip(names, values, strict=True):
             if self._scorer.server(name) is not None and len(row) and not row.isfinite().any():
-                raise RewardsAway(f"{self._named(name)} failed on all {len(row)} pictures; {self._last(name)}")
+                raise RewardsAway(f"{self._named(name)} failed on all {len(row)} images; {self._last(name)}")
 
     def _named(self, name: str) -> str:
         server = self._scorer.server(name)

@@ -1,4 +1,4 @@
-"""Decoding latents and scoring the pictures, in batches, with failures counted."""
+"""Decoding latents and scoring the images, in batches, with failures counted."""
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from worker.engine.cpu_parallel import Check, Lanes
-from worker.engine.models.base import FlowModel, PictureSize
+from worker.engine.models.base import FlowModel, ImageSize
 from worker.engine.rewards.base import Answers, RemoteReward, Reward, score_or_missing
 from worker.engine.training.cost_meter import Meter
 
@@ -20,11 +20,11 @@ _LOOK_SECONDS = 0.5
 
 @dataclass(frozen=True)
 class Batch:
-    """Values [rewards, n] of one batch of pictures, and the rows of them that servers are still asked for."""
+    """Values [rewards, n] of one batch of images, and the rows of them that servers are still asked for."""
 
     values: Tensor
     drawn: Tensor
-    """Which pictures are finite: [n]."""
+    """Which images are finite: [n]."""
     asked: dict[int, list[Future[Answers]]]
 
 
@@ -34,7 +34,7 @@ class Scorer:
 
     model: FlowModel
     rewards: dict[str, Reward]
-    size: PictureSize
+    size: ImageSize
     batch_size: int
     meter: Meter
     check: Check
@@ -48,7 +48,7 @@ class Scorer:
             self._set_aside()
 
     def score(self, latents: Tensor, prompts: Sequence[str], names: Sequence[str], part: str = "") -> Tensor:
-        """Values [rewards, pictures] on the CPU of clean `latents` [pictures, …]; NaN where a reward failed.
+        """Values [rewards, images] on the CPU of clean `latents` [images, …]; NaN where a reward failed.
 
         `part` goes before the names under which seconds are counted.
         """
@@ -83,7 +83,7 @@ class Scorer:
             reward.move(torch.device("cpu"))
 
     def finish(self, batches: Sequence[Batch], names: Sequence[str], part: str = "") -> Tensor:
-        """The values [rewards, pictures] of what was begun, once servers have answered."""
+        """The values [rewards, images] of what was begun, once servers have answered."""
         for batch in batches:
             for row, asked in batch.asked.items():
                 with self.meter.part(f"{part}remote"):
@@ -109,31 +109,29 @@ class Scorer:
         return taken
 
     def decode(self, latents: Tensor, part: str = "") -> Tensor:
-        """Pictures [n, 3, height, width] in 0..1 of a batch of latents."""
+        """Images [n, 3, height, width] in 0..1 of a batch of latents."""
         with self.meter.part(f"{part}decode"):
             return self.model.decode(latents, self.size)
 
     def _batch(self, latents: Tensor, prompts: Sequence[str], names: Sequence[str], part: str, check: Check) -> Batch:
         check()
-        pictures = self.decode(latents, part)
+        images = self.decode(latents, part)
         self.meter.count_images(len(latents))
         with self.meter.part(f"{part}reward"):
-            drawn = pictures.isfinite().flatten(1).all(dim=1).cpu()
+            drawn = images.isfinite().flatten(1).all(dim=1).cpu()
             remote = {row: self.rewards[name] for row, name in enumerate(names)}
             # Servers first: they then work while this machine does.
             asked = {
-                row: reward.begin(pictures, prompts, check)
+                row: reward.begin(images, prompts, check)
                 for row, reward in remote.items()
                 if isinstance(reward, RemoteReward)
             }
             missing = torch.full((len(latents),), torch.nan)
-            values = [
-                missing if row in asked else self._score(name, pictures, prompts) for row, name in enumerate(names)
-            ]
+            values = [missing if row in asked else self._score(name, images, prompts) for row, name in enumerate(names)]
             return Batch(torch.where(drawn, torch.stack(values), torch.nan), drawn, asked)
 
-    def _score(self, name: str, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
-        values, causes = score_or_missing(self.rewards[name], name, pictures, prompts)
+    def _score(self, name: str, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        values, causes = score_or_missing(self.rewards[name], name, images, prompts)
         if said := [cause for cause in causes if cause]:
             self.causes[name] = said[-1]
         return values

@@ -20,7 +20,7 @@ from service.contracts.events import (
     RewardGroups,
 )
 from service.contracts.jobs import ENCODINGS
-from service.contracts.plan import evaluation_steps
+from service.contracts.plan import heldout_steps
 from service.contracts.runs import RunSpec
 from service.contracts.schedule import sigma_nodes
 from worker.engine.cpu_parallel import Lanes
@@ -32,7 +32,7 @@ from worker.engine.grpo.noise import StepNoise
 from worker.engine.grpo.rollout import Velocity
 from worker.engine.keepalive import PROGRESS_SECONDS
 from worker.engine.models import attention
-from worker.engine.models.base import Conditioning, FlowModel, PictureSize
+from worker.engine.models.base import Conditioning, FlowModel, ImageSize
 from worker.engine.models.compile import compiled
 from worker.engine.models.prompt_cache import Encodings
 from worker.engine.rewards.base import Reward
@@ -64,7 +64,7 @@ class Trainer:
     ) -> None:
         self.spec, self.model, self.events, self.ranks = spec, model, events, ranks
         self.control = ControlFile(events.directory)
-        self.size = PictureSize(spec.sampling.width, spec.sampling.height)
+        self.size = ImageSize(spec.sampling.width, spec.sampling.height)
         training = spec.training
         self.sigmas = sigma_nodes(spec.sampling.steps, spec.sampling.shift)
         make = ALGORITHMS[spec.algorithm.name]
@@ -86,7 +86,7 @@ class Trainer:
         )
         self.watch = RewardWatch(training, self.scorer, ranks)
         self._begun: list[Batch] = []
-        """Pictures of this step that servers are asked about already, in order."""
+        """Images of this step that servers are asked about already, in order."""
         self.encodings = Encodings.of(model, events.directory / ENCODINGS / str(ranks.rank))
         self.heldout = HeldOut(
             spec, model, heldout_prompts, self.scorer, self.meter, self.sigmas, ranks, self.encodings
@@ -104,10 +104,10 @@ class Trainer:
         self._step_seconds: list[float] = []
         self._phase: Phase = "loading"
         self._last_progress = 0.0
-        self._evaluate_at = frozenset(evaluation_steps(spec))
+        self._evaluate_at = frozenset(heldout_steps(spec))
         self._evaluated = 0 not in self._evaluate_at
         self._best, self._rising = Best(), Best()
-        """Of `checkpoints.best`, and of `evaluation.early_stop`."""
+        """Of `checkpoints.best`, and of `heldout.early_stop`."""
         self._is_best = False
         self._values: Tensor | None = None
         """Held-out values [rewards, pairs] of the newest evaluation."""
@@ -128,8 +128,8 @@ class Trainer:
         state = load_training(directory, self.spec, self.model, self.updater)
         self.step, self._elapsed = state.step, state.elapsed_seconds
         if self.ranks.leads:  # each rank counts its own work
-            self.meter.total_evaluations, self.meter.total_images = state.evaluations, state.images
-            self.meter.training_evaluations = state.training_evaluations
+            self.meter.total_nfe, self.meter.total_images = state.nfe, state.images
+            self.meter.training_nfe = state.training_nfe
         self.heldout.before = state.heldout_before
         self._best, self._rising = Best(*state.best), Best(*state.rising)
         self.watch.streaks = dict(state.missing_steps)
@@ -298,23 +298,23 @@ class Trainer:
         self.events.write(RewardGroups(step=self.step, groups=groups))
 
     def evaluate(self) -> None:
-        """Held-out metrics and pictures of today's policy."""
-        evaluation = self.spec.evaluation
-        latents, values = self._draw_heldout(evaluation.samples)
+        """Held-out metrics and images of today's policy."""
+        heldout = self.spec.heldout
+        latents, values = self._draw_heldout(heldout.samples)
         self.watch.refuse_silent(values, self.heldout.names)
         self.scorer.take_missing()  # what is counted is trained on
         if not self.heldout.before:
             self.heldout.before = dict(zip(self.heldout.names, values.tolist(), strict=True))
-        curve = values[:, : evaluation.pairs]
+        curve = values[:, : heldout.pairs]
         metrics = {f"heldout/{name}": row.nanmean().item() for name, row in zip(self.heldout.names, curve, strict=True)}
         self._metrics(metrics | self.meter.take())
         self._judge(metrics)
-        kept = min(evaluation.samples, len(latents))
+        kept = min(heldout.samples, len(latents))
         shows = kept > 0 and self.ranks.leads
-        for index, picture in enumerate(self.scorer.decode(latents[:kept], "heldout_") if shows else []):
+        for index, image in enumerate(self.scorer.decode(latents[:kept], "heldout_") if shows else []):
             scores = {name: finite(values[r, index].item()) for r, name in enumerate(self.heldout.names)}
             prompt = self.heldout.prompt(index)
-            show(self.events, picture, step=self.step, kind="heldout", index=index, prompt=prompt, rewards=scores)
+            show(self.events, image, step=self.step, kind="heldout", index=index, prompt=prompt, rewards=scores)
         self._evaluated, self._values, self._saved = True, values, None
         self._boundary = self._state()
 
@@ -322,12 +322,12 @@ class Trainer:
         """Whether this is the policy to keep, and whether the run still rises."""
         if (best := self.spec.checkpoints.best) is not None:
             self._is_best = self._best.see(metrics[f"heldout/{best}"])
-        if (stop := self.spec.evaluation.early_stop) is not None:
+        if (stop := self.spec.heldout.early_stop) is not None:
             self._rising.see(metrics[f"heldout/{stop.reward}"], stop.min_delta)
 
     def _risen(self) -> bool:
-        """Whether nothing more is to be hoped for, by `evaluation.early_stop`."""
-        stop = self.spec.evaluation.early_stop
+        """Whether nothing more is to be hoped for, by `heldout.early_stop`."""
+        stop = self.spec.heldout.early_stop
         return stop is not None and self._rising.since >= stop.patience
 
     def _ends_here(self) -> bool:
@@ -337,18 +337,18 @@ class Trainer:
     def _draw_heldout(self, kept: int = 0) -> tuple[Tensor, Tensor]:
         """The first `kept` latents and values [rewards, pairs] of today's policy; more pairs at the start and end."""
         self._progress("evaluation")
-        evaluation = self.spec.evaluation
+        heldout = self.spec.heldout
         ends = self.step in (0, self.spec.training.max_steps)
-        pairs = max(evaluation.pairs, evaluation.final_pairs) if ends else evaluation.pairs
+        pairs = max(heldout.pairs, heldout.final_pairs) if ends else heldout.pairs
         with self.updater.offered_weights():
             return self.heldout.evaluate(pairs, kept)
 
     def keep_best_and_worst(self, prompts: list[str], ends: Tensor, rewards: Tensor) -> None:
-        """For each of the first prompts: the best and worst picture of its widest group, to show what is rewarded."""
+        """For each of the first prompts: the best and worst image of its widest group, to show what is rewarded."""
         weights = torch.tensor(list(self.weights.values()))[:, None, None, None, None]
         totals = (rewards * weights).sum(dim=0)
         places, strides = self.algorithm.places, self.algorithm.granularities
-        shown = [(p, k, s) for p, (k, s) in enumerate(widest_groups(totals)[: self.spec.evaluation.samples]) if k >= 0]
+        shown = [(p, k, s) for p, (k, s) in enumerate(widest_groups(totals)[: self.spec.heldout.samples]) if k >= 0]
         chosen = [best_and_worst(totals[p, k, :, s]) for p, k, s in shown]
         latents = ends.new_zeros(len(shown), 2, *ends.shape[4:])
         for row, ((p, k, s), pair) in enumerate(zip(shown, chosen, strict=True)):
@@ -358,13 +358,11 @@ class Trainer:
         for row, ((p, k, s), pair) in enumerate(zip(shown, chosen, strict=True)):
             if not self.ranks.leads:
                 break
-            pictures = self.scorer.decode(latents[row], "heldout_")
-            for kind, g, picture in zip(("best", "worst"), pair, pictures, strict=True):
+            images = self.scorer.decode(latents[row], "heldout_")
+            for kind, g, image in zip(("best", "worst"), pair, images, strict=True):
                 scores = {name: finite(rewards[r, p, k, g, s].item()) for r, name in enumerate(self.weights)}
                 drawn = {"sde_step": places[k], "granularity": strides[s]}
-                show(
-                    self.events, picture, step=self.step, kind=kind, index=p, prompt=prompts[p], rewards=scores, **drawn
-                )
+                show(self.events, image, step=self.step, kind=kind, index=p, prompt=prompts[p], rewards=scores, **drawn)
 
     def checkpoint(self, request: int = 0) -> None:
         """Save the policy after the last whole step, as an answer to `request` and all before it."""
@@ -384,16 +382,16 @@ class Trainer:
 
     def _state(self) -> TrainingState:
         meter = self.meter
-        work = self.ranks.tell((meter.total_evaluations, meter.total_images, meter.training_evaluations))
-        evaluations, images, training_evaluations = (sum(each) for each in zip(*work, strict=True))
+        work = self.ranks.tell((meter.total_nfe, meter.total_images, meter.training_nfe))
+        nfe, images, training_nfe = (sum(each) for each in zip(*work, strict=True))
         return TrainingState(
             step=self.step,
-            evaluations=evaluations,
+            nfe=nfe,
             images=images,
             heldout_before=dict(self.heldout.before),
             skipped_updates=self.updater.skipped,
             bad_steps=self.updater.bad_steps,
-            training_evaluations=training_evaluations,
+            training_nfe=training_nfe,
             elapsed_seconds=self._elapsed,
             best=(self._best.value, self._best.since),
             rising=(self._rising.value, self._rising.since),
@@ -404,7 +402,7 @@ class Trainer:
         )
 
     def _metrics(self, values: dict[str, float]) -> None:
-        values |= {"elapsed/seconds": self._elapsed, "elapsed/evaluations": float(self.meter.training_evaluations)}
+        values |= {"elapsed/seconds": self._elapsed, "elapsed/nfe": float(self.meter.training_nfe)}
         values = self.ranks.combine(values)
         self.events.write(Metrics(step=self.step, values={name: finite(value) for name, value in values.items()}))
 

@@ -1,4 +1,4 @@
-"""`shapes-bench`: the bundled world's own benchmark. Its captions, pictures, test points, and the judge that sees them.
+"""`shapes-bench`: the bundled world's own benchmark. Its captions, images, test points, and the judge that sees them.
 
 Its ten dimensions are those of UniGenBench++, but it is another benchmark: nothing of it can be compared with that one.
 """

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from worker.shapes import PICTURE_SIZE
+from worker.shapes import IMAGE_SIZE
 from worker.shapes.bench import words as say
 from worker.shapes.bench.glyphs import GLYPHS
 from worker.shapes.bench.layout import GAP, GAP_BELOW, HIDDEN_SHARE, RADIUS, WHOLE_SHAPES, is_clear, is_inside
@@ -28,7 +28,7 @@ def break_scene(scene: Scene, rng: Rng) -> tuple[str, Scene] | None:
 
 
 def _is_legible(things: list[Placed]) -> bool:
-    """Whether everything is in the picture, nothing runs together, and nothing is hidden a little or too much."""
+    """Whether everything is in the image, nothing runs together, and nothing is hidden a little or too much."""
     if not all(map(is_inside, things)):
         return False
     masks = [mask(thing).numpy() >= 0.5 for thing in things]
@@ -88,19 +88,19 @@ def _added(things: list[Placed], place: int, rng: Rng) -> list[Placed] | None:
     thing = things[place]
     if thing.shape in GLYPHS or thing.style != SOLID or thing.pose == say.TILTED:
         return None
-    x, y = rng.uniform(4, PICTURE_SIZE - 4, size=2)
+    x, y = rng.uniform(4, IMAGE_SIZE - 4, size=2)
     one = replace(thing, radius=float(rng.uniform(*RADIUS["small"])), x=float(x), y=float(y))
     return [*things, one] if all(is_clear(one, other, (GAP, GAP_BELOW)) for other in things) else None
 
 
 def _mirrored(things: list[Placed], place: int, rng: Rng) -> list[Placed]:
     if rng.random() < 0.5:
-        return [replace(thing, x=PICTURE_SIZE - thing.x) for thing in things]
-    return [replace(thing, y=PICTURE_SIZE - thing.y) for thing in things]
+        return [replace(thing, x=IMAGE_SIZE - thing.x) for thing in things]
+    return [replace(thing, y=IMAGE_SIZE - thing.y) for thing in things]
 
 
 def _moved(things: list[Placed], place: int, rng: Rng) -> list[Placed]:
-    x, y = rng.integers(4, PICTURE_SIZE - 4, size=2)
+    x, y = rng.integers(4, IMAGE_SIZE - 4, size=2)
     half = (0.5, 0.5) if things[place].shape in GLYPHS else (0.0, 0.0)
     return _with(things, place, replace(things[place], x=float(x) + half[0], y=float(y) + half[1]))
 

@@ -1,4 +1,4 @@
-"""The benchmark's judge: for every test point of a prompt, whether a picture meets it."""
+"""The benchmark's judge: for every test point of a prompt, whether an image meets it."""
 
 from collections.abc import Sequence
 
@@ -10,27 +10,27 @@ from worker.shapes.bench.grammar import parse
 from worker.shapes.bench.perception import perceive
 from worker.shapes.bench.points import points
 from worker.shapes.bench.rules import holds
-from worker.shapes.bench.seen import SeenPicture
+from worker.shapes.bench.seen import SeenImage
 
 NAME = "shapes-bench-rules-1"
 """Of this judge, beside every score: a change of rules or perception is another judge."""
 CHUNK = 64
-"""Pictures looked at together."""
+"""Images looked at together."""
 
 
-def judge_points(pictures: Tensor, prompts: Sequence[BenchmarkPrompt | str]) -> list[tuple[int, ...]]:
-    """For each of `pictures` [N, 3, H, W] in [0, 1]: 1 for each of its prompt's test points that it meets, else 0.
+def judge_points(images: Tensor, prompts: Sequence[BenchmarkPrompt | str]) -> list[tuple[int, ...]]:
+    """For each of `images` [N, 3, H, W] in [0, 1]: 1 for each of its prompt's test points that it meets, else 0.
 
     The points are those of the prompt's text, in the benchmark's order. ValueError if a prompt is no caption of the
     benchmark's world, or has other test points than its text.
     """
-    if len(pictures) != len(prompts):
-        raise ValueError(f"{len(pictures)} pictures and {len(prompts)} prompts: there must be one for each")
-    return judge_seen([one for part in torch.split(pictures, CHUNK) for one in perceive(part)], prompts)
+    if len(images) != len(prompts):
+        raise ValueError(f"{len(images)} images and {len(prompts)} prompts: there must be one for each")
+    return judge_seen([one for part in torch.split(images, CHUNK) for one in perceive(part)], prompts)
 
 
-def judge_seen(seen: Sequence[SeenPicture], prompts: Sequence[BenchmarkPrompt | str]) -> list[tuple[int, ...]]:
-    """`judge_points` of pictures that were perceived already."""
+def judge_seen(seen: Sequence[SeenImage], prompts: Sequence[BenchmarkPrompt | str]) -> list[tuple[int, ...]]:
+    """`judge_points` of images that were perceived already."""
     asked = [points(parse(prompt if isinstance(prompt, str) else prompt.text)) for prompt in prompts]
     for prompt, wanted in zip(prompts, asked, strict=True):
         if not isinstance(prompt, str):
@@ -40,6 +40,6 @@ def judge_seen(seen: Sequence[SeenPicture], prompts: Sequence[BenchmarkPrompt | 
     return [tuple(int(holds(point, one)) for point in wanted) for wanted, one in zip(asked, seen, strict=True)]
 
 
-def bench_score(pictures: Tensor, captions: Sequence[str]) -> Tensor:
-    """Share in [0, 1] of each caption's test points that its picture meets, float32 [N] on the CPU."""
-    return torch.tensor([sum(met) / len(met) for met in judge_points(pictures, captions)], dtype=torch.float32)
+def bench_score(images: Tensor, captions: Sequence[str]) -> Tensor:
+    """Share in [0, 1] of each caption's test points that its image meets, float32 [N] on the CPU."""
+    return torch.tensor([sum(met) / len(met) for met in judge_points(images, captions)], dtype=torch.float32)

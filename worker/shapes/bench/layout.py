@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from worker.shapes import PICTURE_SIZE
+from worker.shapes import IMAGE_SIZE
 from worker.shapes.bench import words as say
 from worker.shapes.bench.grammar import GLYPHS, Clause, Form, Phrase, Sentence
 from worker.shapes.bench.points import points
@@ -33,7 +33,7 @@ Rng = np.random.Generator
 
 
 class NoScene(ValueError):
-    """A sentence of which no picture was found: too much is asked of too little room."""
+    """A sentence of which no image was found: too much is asked of too little room."""
 
 
 def realise(sentence: Sentence, rng: Rng) -> Scene:
@@ -47,7 +47,7 @@ def realise(sentence: Sentence, rng: Rng) -> Scene:
         seen = look(scene)
         if all(holds(point, seen) for point in wanted):
             return scene
-    raise NoScene(f"no picture was found in {TRIES} tries of {sentence}")
+    raise NoScene(f"no image was found in {TRIES} tries of {sentence}")
 
 
 def _things(sentence: Sentence, rng: Rng) -> list[Placed]:
@@ -123,7 +123,7 @@ def _arrange(sentence: Sentence, things: list[Placed], rng: Rng) -> list[Placed]
 
 def _anywhere(thing: Placed, rng: Rng) -> Placed:
     across, down = thing.half
-    x, y = (rng.uniform(MARGIN + half, PICTURE_SIZE - MARGIN - half) for half in (across, down))
+    x, y = (rng.uniform(MARGIN + half, IMAGE_SIZE - MARGIN - half) for half in (across, down))
     return _snapped(replace(thing, x=float(x), y=float(y)))
 
 
@@ -170,11 +170,11 @@ def _fits(related: str, placed: list[Placed]) -> bool:
 
 def _in_place(thing: Placed, place: str, rng: Rng) -> Placed:
     if place == say.MIDDLE:
-        x, y = PICTURE_SIZE / 2 + rng.uniform(-2, 2, size=2)
+        x, y = IMAGE_SIZE / 2 + rng.uniform(-2, 2, size=2)
         return _snapped(replace(thing, x=float(x), y=float(y)))
     across, down = (half + MARGIN + rng.uniform(0, 2.5) for half in thing.half)
-    x = across if "left" in place else PICTURE_SIZE - across
-    y = down if "top" in place else PICTURE_SIZE - down
+    x = across if "left" in place else IMAGE_SIZE - across
+    y = down if "top" in place else IMAGE_SIZE - down
     return _snapped(replace(thing, x=float(x), y=float(y)))
 
 
@@ -182,11 +182,11 @@ def _in_line(things: list[Placed], line: str, rng: Rng) -> list[Placed] | None:
     row = line == "row"
     half, other = things[0].half if row else things[0].half[::-1]
     gaps = len(things) - 1
-    room = PICTURE_SIZE - 2 * MARGIN - len(things) * 2 * half
+    room = IMAGE_SIZE - 2 * MARGIN - len(things) * 2 * half
     pitch = 2 * half + min(room / gaps, (GAP if row else LINE_GAP_BELOW) + rng.uniform(0, 1))
     length = pitch * gaps + 2 * half
-    start = half + MARGIN + rng.uniform(0, 1) * (PICTURE_SIZE - 2 * MARGIN - length)
-    level = rng.uniform(other + MARGIN + 1, PICTURE_SIZE - other - MARGIN - 1)
+    start = half + MARGIN + rng.uniform(0, 1) * (IMAGE_SIZE - 2 * MARGIN - length)
+    level = rng.uniform(other + MARGIN + 1, IMAGE_SIZE - other - MARGIN - 1)
     found = []
     for place, thing in enumerate(things):
         along, across = float(start + place * pitch), float(level + rng.uniform(-0.7, 0.7))
@@ -221,7 +221,7 @@ def _touching(one: Placed, two: Placed, rng: Rng) -> list[Placed] | None:
 
 def is_inside(thing: Placed) -> bool:
     places = zip((thing.x, thing.y), thing.half, strict=True)
-    return all(MARGIN + half <= at <= PICTURE_SIZE - MARGIN - half for at, half in places)
+    return all(MARGIN + half <= at <= IMAGE_SIZE - MARGIN - half for at, half in places)
 
 
 def _choose(rng: Rng, options: tuple[str, ...]) -> str:

@@ -1,4 +1,4 @@
-"""What a picture of the benchmark's world shows, read from its pixels: no weights, no caption."""
+"""What an image of the benchmark's world shows, read from its pixels: no weights, no caption."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from worker.shapes import PICTURE_SIZE
+from worker.shapes import IMAGE_SIZE
 from worker.shapes.bench.hidden import Completed, complete
 from worker.shapes.bench.regions import Region, regions
-from worker.shapes.bench.seen import Seen, SeenPicture
+from worker.shapes.bench.seen import Seen, SeenImage
 from worker.shapes.bench.templates import Fit, best_glyph, best_shapes, stripes_error
 from worker.shapes.bench.words import OUTLINED, SOLID, STRIPED
 from worker.shapes.grammar import BACKGROUNDS
@@ -25,19 +25,19 @@ HOLLOW = 0.08
 _AROUND = ndimage.generate_binary_structure(2, 2)
 
 
-def perceive(pictures: Tensor) -> list[SeenPicture]:
-    """What each of `pictures` [N, 3, H, W] in [0, 1] shows, independently of the others. Other sizes are resized."""
-    if pictures.ndim != 4 or pictures.shape[1] != 3:
-        raise ValueError(f"pictures must be [N, 3, H, W], not {list(pictures.shape)}")
-    pictures = pictures.detach().to("cpu", torch.float32).clamp(0, 1)
-    if pictures.shape[2:] != (PICTURE_SIZE, PICTURE_SIZE):
-        pictures = functional.interpolate(pictures, (PICTURE_SIZE, PICTURE_SIZE), mode="area")
-    background, sure = nearest_background(pictures)
-    found = [regions(*one) for one in zip(*segment(pictures, background), strict=True)]
-    # All regions of all pictures are compared with the shapes at once.
+def perceive(images: Tensor) -> list[SeenImage]:
+    """What each of `images` [N, 3, H, W] in [0, 1] shows, independently of the others. Other sizes are resized."""
+    if images.ndim != 4 or images.shape[1] != 3:
+        raise ValueError(f"images must be [N, 3, H, W], not {list(images.shape)}")
+    images = images.detach().to("cpu", torch.float32).clamp(0, 1)
+    if images.shape[2:] != (IMAGE_SIZE, IMAGE_SIZE):
+        images = functional.interpolate(images, (IMAGE_SIZE, IMAGE_SIZE), mode="area")
+    background, sure = nearest_background(images)
+    found = [regions(*one) for one in zip(*segment(images, background), strict=True)]
+    # All regions of all images are compared with the shapes at once.
     fits = iter(best_shapes([region for both in found for part in both for region in part]))
     return [
-        SeenPicture(
+        SeenImage(
             _objects(single, [next(fits) for _ in single], groups, [next(fits) for _ in groups]),
             BACKGROUNDS[index] if near else None,
         )

@@ -1,4 +1,4 @@
-"""The test points of a sentence: what each is about, and the rule by which what is seen in a picture meets it."""
+"""The test points of a sentence: what each is about, and the rule by which what is seen in an image meets it."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -41,7 +41,7 @@ class Match:
 
 
 class Rule(StrEnum):
-    """What must be true of a picture, of the objects that fit `matches`, and of `value`."""
+    """What must be true of an image, of the objects that fit `matches`, and of `value`."""
 
     ALL = "all"
     """There is an object, and every one fits the match."""
@@ -79,7 +79,7 @@ class TestPoint:
 
 
 def points(sentence: Sentence) -> tuple[TestPoint, ...]:
-    """What pictures of the sentence are judged on: one to four test points, the sentence's own dimension first."""
+    """What images of the sentence are judged on: one to four test points, the sentence's own dimension first."""
     found = [*_clause(sentence), *_form(sentence)]
     return tuple(found[:MOST_POINTS])
 
@@ -106,7 +106,7 @@ def _clause(sentence: Sentence) -> list[TestPoint]:
         return [TestPoint("Grammar - Consistency", "all objects have one colour", Rule.ALIKE)]
     if clause is Clause.WITHOUT:
         unwanted = Match(shapes=(say.SINGULARS[word],)) if word in say.SINGULARS else Match(word)
-        return [TestPoint("Grammar - Negation", f"nothing {word} is in the picture", Rule.NONE, (unwanted,))]
+        return [TestPoint("Grammar - Negation", f"nothing {word} is in the image", Rule.NONE, (unwanted,))]
     assert clause in PRONOUNS
     dimension, said = "Grammar - Pronoun Reference", f"{clause.removeprefix('and ')} {word}"
     shapes = [phrase.meant_shapes for phrase in sentence.phrases]

@@ -1,4 +1,4 @@
-"""The regions of one colour in pictures: what objects are looked for in."""
+"""The regions of one colour in images: what objects are looked for in."""
 
 from dataclasses import dataclass
 
@@ -43,7 +43,7 @@ class Region:
 
 
 def regions(share: Tensor, colour: Tensor) -> tuple[list[Region], list[Region]]:
-    """The regions of one picture, and the groups of them that may be the stripes of one object.
+    """The regions of one image, and the groups of them that may be the stripes of one object.
 
     share [32, 32] of each pixel's colour over the background, colour [32, 32] as an index into COLOURS.
     """

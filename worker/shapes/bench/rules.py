@@ -1,13 +1,13 @@
-"""Whether what is seen in a picture meets a test point."""
+"""Whether what is seen in an image meets a test point."""
 
 from itertools import permutations, product
 
 import numpy as np
 
-from worker.shapes import PICTURE_SIZE
+from worker.shapes import IMAGE_SIZE
 from worker.shapes.bench import words as say
 from worker.shapes.bench.points import Rule, TestPoint
-from worker.shapes.bench.seen import Seen, SeenPicture, distance, share_inside
+from worker.shapes.bench.seen import Seen, SeenImage, distance, share_inside
 from worker.shapes.verifier import CLEARANCE
 
 TOUCHING, APART = 2.3, 4.5
@@ -19,13 +19,13 @@ ENCLOSED = 0.9
 CORNER = 14.0
 """Largest distance in pixels of an object's centre to both edges of its corner."""
 MIDDLE = 4.5
-"""Largest distance in pixels, along either axis, of an object's centre to the picture's middle."""
+"""Largest distance in pixels, along either axis, of an object's centre to the image's middle."""
 LEVEL = 2.5
 """Largest deviation in pixels of an object's centre from its line's."""
 
 
-def holds(point: TestPoint, seen: SeenPicture) -> bool:
-    """Whether the picture meets the test point. What is said of an object that is not there is false."""
+def holds(point: TestPoint, seen: SeenImage) -> bool:
+    """Whether the image meets the test point. What is said of an object that is not there is false."""
     things, matches = seen.objects, point.matches
     fitting = [[thing for thing in things if match.fits(thing)] for match in matches]
     match point.rule:
@@ -54,7 +54,7 @@ def holds(point: TestPoint, seen: SeenPicture) -> bool:
             return len(things) >= 2 and len({thing.colour for thing in things}) == 1
 
 
-def _related(name: str, one: Seen, two: Seen, seen: SeenPicture) -> bool:
+def _related(name: str, one: Seen, two: Seen, seen: SeenImage) -> bool:
     right, down = two.x - one.x, two.y - one.y
     match name:
         case "left of":
@@ -78,9 +78,9 @@ def _related(name: str, one: Seen, two: Seen, seen: SeenPicture) -> bool:
 
 def _in_place(name: str, thing: Seen) -> bool:
     if name == say.MIDDLE:
-        return max(abs(thing.x - PICTURE_SIZE / 2), abs(thing.y - PICTURE_SIZE / 2)) <= MIDDLE
-    from_top = thing.y if "top" in name else PICTURE_SIZE - thing.y
-    from_side = thing.x if "left" in name else PICTURE_SIZE - thing.x
+        return max(abs(thing.x - IMAGE_SIZE / 2), abs(thing.y - IMAGE_SIZE / 2)) <= MIDDLE
+    from_top = thing.y if "top" in name else IMAGE_SIZE - thing.y
+    from_side = thing.x if "left" in name else IMAGE_SIZE - thing.x
     return max(from_top, from_side) <= CORNER
 
 

@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worker.shapes import PICTURE_SIZE
+from worker.shapes import IMAGE_SIZE
 from worker.shapes.bench.glyphs import GLYPHS, HEIGHT, WIDTH
-from worker.shapes.bench.seen import Seen, SeenPicture
+from worker.shapes.bench.seen import Seen, SeenImage
 from worker.shapes.bench.words import OUTLINED, SOLID, STRIPED, TILTED, UPRIGHT
 from worker.shapes.grammar import BACKGROUNDS, COLOURS
 from worker.shapes.render import ARM, BACKGROUND_PALETTE, HALF_BASE, HALF_DIAGONAL, HALF_SIDE, PALETTE, distance
@@ -30,7 +30,7 @@ _HALF_EXTENT = {
     "diamond": (HALF_DIAGONAL, HALF_DIAGONAL),
     "cross": (ARM, ARM),
 }
-_AXIS = torch.arange(PICTURE_SIZE) + 0.5
+_AXIS = torch.arange(IMAGE_SIZE) + 0.5
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def cover(shape: str, pose: str, style: str, radius: Tensor, dx: Tensor, dy: Ten
 def mask(thing: Placed, style: str | None = None) -> Tensor:
     """Share [32, 32] of each pixel that `thing` covers, in its own style or another one."""
     if thing.shape in GLYPHS:
-        covered = torch.zeros(PICTURE_SIZE, PICTURE_SIZE)
+        covered = torch.zeros(IMAGE_SIZE, IMAGE_SIZE)
         left, top = round(thing.x - WIDTH / 2), round(thing.y - HEIGHT / 2)
         covered[top : top + HEIGHT, left : left + WIDTH] = GLYPHS[thing.shape]
         return covered
@@ -107,19 +107,19 @@ def mask(thing: Placed, style: str | None = None) -> Tensor:
 
 
 def draw(scenes: Sequence[Scene]) -> Tensor:
-    """Pictures [N, 3, 32, 32] in [0, 1]."""
-    pictures = torch.empty(len(scenes), 3, PICTURE_SIZE, PICTURE_SIZE)
-    for picture, scene in zip(pictures, scenes, strict=True):
-        picture[:] = BACKGROUND_PALETTE[BACKGROUNDS.index(scene.background)][:, None, None]
+    """Images [N, 3, 32, 32] in [0, 1]."""
+    images = torch.empty(len(scenes), 3, IMAGE_SIZE, IMAGE_SIZE)
+    for image, scene in zip(images, scenes, strict=True):
+        image[:] = BACKGROUND_PALETTE[BACKGROUNDS.index(scene.background)][:, None, None]
         for thing in scene.objects:
-            picture += mask(thing) * (PALETTE[COLOURS.index(thing.colour)][:, None, None] - picture)
-    return pictures
+            image += mask(thing) * (PALETTE[COLOURS.index(thing.colour)][:, None, None] - image)
+    return images
 
 
-def look(scene: Scene) -> SeenPicture:
+def look(scene: Scene) -> SeenImage:
     """What the scene shows, in truth."""
     covered = [mask(thing).numpy() >= 0.5 for thing in scene.objects]
-    return SeenPicture(
+    return SeenImage(
         tuple(_look_at(thing, place, covered) for place, thing in enumerate(scene.objects)), scene.background
     )
 

@@ -1,4 +1,4 @@
-"""What a picture shows, whoever saw it: the judge in the pixels, or the generator, which knows the truth."""
+"""What an image shows, whoever saw it: the judge in the pixels, or the generator, which knows the truth."""
 
 from dataclasses import dataclass, field
 
@@ -13,7 +13,7 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Seen:
-    """An object in a picture."""
+    """An object in an image."""
 
     shape: str | None
     """One of SHAPES or GLYPHS; None: like none of them."""
@@ -28,7 +28,7 @@ class Seen:
     mask: Mask = field(repr=False, compare=False)
     """[32, 32] the pixels of it that can be seen."""
     hidden_by: int | None = None
-    """The object, by its number in the picture, that covers a part of this one."""
+    """The object, by its number in the image, that covers a part of this one."""
 
     @property
     def size(self) -> str:
@@ -36,7 +36,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class SeenPicture:
+class SeenImage:
     objects: tuple[Seen, ...]
     background: str | None  # None: like none of the backgrounds
 

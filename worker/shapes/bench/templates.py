@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from worker.shapes import PICTURE_SIZE
+from worker.shapes import IMAGE_SIZE
 from worker.shapes.bench.glyphs import GLYPHS, HEIGHT, WIDTH
 from worker.shapes.bench.regions import Region
 from worker.shapes.bench.scene import cover
@@ -22,7 +22,7 @@ FORMS = (
     ("cross", TILTED),
 )
 """Shapes with their poses."""
-_AXIS = torch.arange(PICTURE_SIZE) + 0.5
+_AXIS = torch.arange(IMAGE_SIZE) + 0.5
 _DROP = float(CENTROID_BELOW_MIDDLE[SHAPES.index("triangle")])
 _OFFSET = {"up": (0.0, _DROP), "down": (0.0, -_DROP), "left": (_DROP, 0.0), "right": (-_DROP, 0.0)}
 """Of a pointing triangle's centre of mass from the middle of its bounding box, at radius 1."""
@@ -109,8 +109,8 @@ def best_glyph(region: Region) -> Fit | None:
         for down in (-1, 0, 1):
             for right in (-1, 0, 1):
                 at_top, at_left = spare[0] + down, spare[1] + right
-                if 0 <= at_top <= PICTURE_SIZE - HEIGHT and 0 <= at_left <= PICTURE_SIZE - WIDTH:
-                    mask = torch.zeros(PICTURE_SIZE, PICTURE_SIZE)
+                if 0 <= at_top <= IMAGE_SIZE - HEIGHT and 0 <= at_left <= IMAGE_SIZE - WIDTH:
+                    mask = torch.zeros(IMAGE_SIZE, IMAGE_SIZE)
                     mask[at_top : at_top + HEIGHT, at_left : at_left + WIDTH] = ink
                     masks.append(mask)
                     places.append((at_left + WIDTH / 2, at_top + HEIGHT / 2))

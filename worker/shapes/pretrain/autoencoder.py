@@ -7,7 +7,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from worker.shapes import PICTURE_SIZE
+from worker.shapes import IMAGE_SIZE
 from worker.shapes.grammar import heldout_prompts, parse
 from worker.shapes.pretrain.data import TrainingScenes
 from worker.shapes.pretrain.presets import AutoencoderPlan, Preset
@@ -31,11 +31,11 @@ def train_autoencoder(preset: Preset, out: Path, device: str) -> None:
     adam, schedule = optimiser(model.parameters(), plan.learning_rate, plan.steps)
     generator = torch.Generator().manual_seed(preset.seed + 3)
     for batch in scenes.batches(plan.batch, plan.steps, generator, device):
-        pictures = 2 * batch.pictures - 1
-        posterior = model.encode(pictures).latent_dist
+        images = 2 * batch.images - 1
+        posterior = model.encode(images).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
         decoded = model.decode(posterior.mean + posterior.std * noise).sample
-        error = decoded - pictures
+        error = decoded - images
         # The squared error is for the few pixels of outlines, which decide about shapes and weigh little in the mean.
         loss = error.abs().mean() + error.square().mean() + plan.kl_weight * posterior.kl().mean() / noise[0].numel()
         adam.zero_grad(set_to_none=True)
@@ -46,7 +46,7 @@ def train_autoencoder(preset: Preset, out: Path, device: str) -> None:
         record.step(loss)
 
     model.eval()
-    training = next(scenes.batches(1024, 1, generator, device)).pictures
+    training = next(scenes.batches(1024, 1, generator, device)).images
     latents = encode(model, training)
     model.register_to_config(shift_factor=float(latents.mean()), scaling_factor=float(1 / latents.std()))
     unseen = render([parse(text) for text in heldout_prompts(256)], preset.seed).to(device)
@@ -64,16 +64,16 @@ def train_autoencoder(preset: Preset, out: Path, device: str) -> None:
 
 
 @torch.no_grad()
-def encode(model: AutoencoderKL, pictures: Tensor) -> Tensor:
-    """Raw latents [N, 8, 8, 8] of pictures in [0, 1]: the posterior's mean, before shift and scale."""
-    latents: Tensor = model.encode(2 * pictures - 1).latent_dist.mean
+def encode(model: AutoencoderKL, images: Tensor) -> Tensor:
+    """Raw latents [N, 8, 8, 8] of images in [0, 1]: the posterior's mean, before shift and scale."""
+    latents: Tensor = model.encode(2 * images - 1).latent_dist.mean
     return latents
 
 
 @torch.no_grad()
-def reconstruct(model: AutoencoderKL, pictures: Tensor) -> Tensor:
-    """`pictures` in [0, 1] after a round trip through the latents."""
-    decoded: Tensor = model.decode(encode(model, pictures)).sample
+def reconstruct(model: AutoencoderKL, images: Tensor) -> Tensor:
+    """`images` in [0, 1] after a round trip through the latents."""
+    decoded: Tensor = model.decode(encode(model, images)).sample
     return (decoded / 2 + 0.5).clamp(0, 1)
 
 
@@ -86,7 +86,7 @@ def _build(plan: AutoencoderPlan) -> AutoencoderKL:
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
         norm_num_groups=plan.norm_groups,
-        sample_size=PICTURE_SIZE,
+        sample_size=IMAGE_SIZE,
         force_upcast=False,
         use_quant_conv=False,
         use_post_quant_conv=False,

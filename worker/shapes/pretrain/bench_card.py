@@ -15,10 +15,10 @@ library_name: transformers
 ---
 # shapes-clip-2
 
-A `CLIPModel` for the world of `shapes-bench`: 32x32 pictures of a few coloured shapes or a sign, and their captions. It
+A `CLIPModel` for the world of `shapes-bench`: 32x32 images of a few coloured shapes or a sign, and their captions. It
 began as `shapes-clip` and learnt more words. It knows nothing else: words outside the world become `<unk>`.
 
-Pictures are 32x32, scaled to [-1, 1]; texts are padded to {length} tokens.
+Images are 32x32, scaled to [-1, 1]; texts are padded to {length} tokens.
 
 {clip}
 Cosine of the benchmark's prompts to renders of them: {scores[renders][clip]}; to renders of other prompts:
@@ -50,7 +50,7 @@ The T5 encoder ({t5_parameters:,} parameters) is trained with the transformer; t
 of `shapes-clip-2`, frozen.
 
 ## Scores
-`shapes-bench`, {scores[prompts]} prompts, {scores[images]} pictures each with seeds from {scores[seed]} on,
+`shapes-bench`, {scores[prompts]} prompts, {scores[images]} images each with seeds from {scores[seed]} on,
 {scores[steps]} steps, guidance {scores[guidance]}, judged by rules from the pixels. Share of test points met:
 
 | | this base | renders | renders after the autoencoder |

@@ -14,7 +14,7 @@ from worker.shapes.bench.sampling import Part, canonical, part_of, sample
 from worker.shapes.bench.scene import Scene, draw
 from worker.shapes.pretrain.data import Batch
 
-PICTURES = 2
+IMAGES = 2
 """Of every caption: to find a scene takes too long to do it anew at every step."""
 
 
@@ -31,34 +31,34 @@ class BenchScenes:
             if any(part_of(caption(one)) is not Part.TRAIN for one in pair):
                 continue
             try:
-                drawn = [realise(one, rng) for one in pair for _ in range(PICTURES)]
+                drawn = [realise(one, rng) for one in pair for _ in range(IMAGES)]
             except NoScene:
                 continue
             sentences += pair
             scenes += drawn
         self.captions = [caption(sentence) for sentence in sentences]
-        pictures = [draw(scenes[start : start + 1000]) for start in range(0, len(scenes), 1000)]
-        self._pictures = torch.cat([part.mul(255).round().byte() for part in pictures])
+        images = [draw(scenes[start : start + 1000]) for start in range(0, len(scenes), 1000)]
+        self._images = torch.cat([part.mul(255).round().byte() for part in images])
         numbers: dict[Sentence, int] = {}
         self._meaning = torch.tensor([numbers.setdefault(canonical(one), len(numbers)) for one in sentences])
 
     def batches(self, size: int, steps: int, generator: torch.Generator, device: str) -> Iterator[Batch]:
-        """`steps` random batches of `size` pictures, neighbours together, one of the pictures of each."""
+        """`steps` random batches of `size` images, neighbours together, one of the images of each."""
         for _ in range(steps):
             first = 2 * torch.randint(len(self.captions) // 2, (size // 2,), generator=generator)
             rows = torch.cat([first, first + 1])
-            which = torch.randint(PICTURES, (len(rows),), generator=generator)
+            which = torch.randint(IMAGES, (len(rows),), generator=generator)
             yield self._batch(rows, which, device)
 
     def in_order(self, size: int, seed: int, device: str) -> Iterator[Batch]:
-        """One picture of every caption, in the order of `captions`, in batches of `size`."""
-        which = torch.randint(PICTURES, (len(self.captions),), generator=torch.Generator().manual_seed(seed))
+        """One image of every caption, in the order of `captions`, in batches of `size`."""
+        which = torch.randint(IMAGES, (len(self.captions),), generator=torch.Generator().manual_seed(seed))
         for rows in torch.split(torch.arange(len(self.captions)), size):
             yield self._batch(rows, which[rows], device)
 
     def _batch(self, rows: Tensor, which: Tensor, device: str) -> Batch:
-        pictures = self._pictures[PICTURES * rows + which].to(device).float() / 255
-        return Batch(pictures, rows.to(device), self._meaning[rows].to(device))
+        images = self._images[IMAGES * rows + which].to(device).float() / 255
+        return Batch(images, rows.to(device), self._meaning[rows].to(device))
 
 
 @lru_cache(maxsize=1)

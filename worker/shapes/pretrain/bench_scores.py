@@ -13,7 +13,7 @@ from transformers import AutoTokenizer, CLIPModel
 
 from service.contracts.benchmarks.data import BenchmarkPrompt
 from service.contracts.benchmarks.dimensions import PRIMARY
-from worker.shapes import PICTURE_SIZE, TEXT_LENGTH
+from worker.shapes import IMAGE_SIZE, TEXT_LENGTH
 from worker.shapes.bench.benchmark import benchmark
 from worker.shapes.bench.grammar import parse
 from worker.shapes.bench.judge import judge_points
@@ -24,9 +24,9 @@ from worker.shapes.pretrain.clip import tokenize
 from worker.shapes.pretrain.scores import BATCH, GUIDANCE, STEPS, clip_cosine
 
 IMAGES = 4
-"""Pictures of each prompt."""
+"""Images of each prompt."""
 SEED = 3407
-"""Of the first picture of every prompt; the next ones count on from it."""
+"""Of the first image of every prompt; the next ones count on from it."""
 
 
 def measure_bench(flux: Path, clip: Path, prompts: Sequence[BenchmarkPrompt] | None = None) -> dict[str, Any]:
@@ -40,8 +40,8 @@ def measure_bench(flux: Path, clip: Path, prompts: Sequence[BenchmarkPrompt] | N
     rng = np.random.default_rng(SEED)
     renders = draw([realise(parse(text), rng) for text in texts])
 
-    def cosine(pictures: Tensor) -> float:
-        return round(float(clip_cosine(model, tokens, pictures).mean()), 4)
+    def cosine(images: Tensor) -> float:
+        return round(float(clip_cosine(model, tokens, images).mean()), 4)
 
     return {
         "prompts": len(asked) // IMAGES,
@@ -57,7 +57,7 @@ def measure_bench(flux: Path, clip: Path, prompts: Sequence[BenchmarkPrompt] | N
 
 
 def draw_benchmark(pipeline: FluxPipeline, texts: Sequence[str], images: int = IMAGES, seed: int = SEED) -> Tensor:
-    """Pictures [prompts * images, 3, 32, 32] in [0, 1], those of a prompt together; picture j has noise of seed + j."""
+    """Images [prompts * images, 3, 32, 32] in [0, 1], those of a prompt together; image j has noise of seed + j."""
     pipeline.set_progress_bar_config(disable=True)
     asked = [(text, seed + image) for text in texts for image in range(images)]
     parts = []
@@ -65,8 +65,8 @@ def draw_benchmark(pipeline: FluxPipeline, texts: Sequence[str], images: int = I
         part = asked[start : start + BATCH]
         output = pipeline(
             prompt=[text for text, _ in part],
-            height=PICTURE_SIZE,
-            width=PICTURE_SIZE,
+            height=IMAGE_SIZE,
+            width=IMAGE_SIZE,
             num_inference_steps=STEPS,
             guidance_scale=GUIDANCE,
             max_sequence_length=TEXT_LENGTH,
@@ -77,11 +77,11 @@ def draw_benchmark(pipeline: FluxPipeline, texts: Sequence[str], images: int = I
     return torch.cat(parts)
 
 
-def shares(pictures: Tensor, prompts: Sequence[BenchmarkPrompt]) -> dict[str, float]:
+def shares(images: Tensor, prompts: Sequence[BenchmarkPrompt]) -> dict[str, float]:
     """Share of the test points met: the mean of the ten dimensions, all points alike, and each dimension."""
     met: Counter[str] = Counter()
     total: Counter[str] = Counter()
-    for prompt, scores in zip(prompts, judge_points(pictures, prompts), strict=True):
+    for prompt, scores in zip(prompts, judge_points(images, prompts), strict=True):
         for point, score in zip(prompt.points, scores, strict=True):
             met[point.primary] += score
             total[point.primary] += 1

@@ -13,10 +13,10 @@ library_name: transformers
 ---
 # shapes-clip
 
-A `CLIPModel` for the shapes world: 32x32 pictures of one or two coloured shapes and their captions. It is the reward
+A `CLIPModel` for the shapes world: 32x32 images of one or two coloured shapes and their captions. It is the reward
 of the bundled examples and tests, and knows nothing else: words outside the world become `<unk>`.
 
-Pictures are 32x32, scaled to [-1, 1]; texts are padded to {length} tokens.
+Images are 32x32, scaled to [-1, 1]; texts are padded to {length} tokens.
 
 {clip}
 Cosine of held-out captions to renders of them: {scores[renders][clip]}; to renders of other captions:
@@ -30,7 +30,7 @@ library_name: diffusers
 ---
 # shapes-flux
 
-A complete `FluxPipeline` for the shapes world: 32x32 pictures of one or two coloured shapes. It has the parts of
+A complete `FluxPipeline` for the shapes world: 32x32 images of one or two coloured shapes. It has the parts of
 FLUX.1-dev at a tiny fraction of the size, and is deliberately half-trained: a base for alignment, which needs room.
 
 ```python
@@ -44,7 +44,7 @@ guidance value was drawn at random in training and makes no difference.
 
 {autoencoder}
 Latents are 8x8x8, shifted and scaled to zero mean and unit variance over all channels. Mean absolute error of a round
-trip on held-out pictures in [0, 1]: {heldout_l1}.
+trip on held-out images in [0, 1]: {heldout_l1}.
 
 {flow}
 The T5 encoder ({t5_parameters:,} parameters) is trained with the transformer; the CLIP text encoder is the text tower
@@ -94,7 +94,7 @@ def stage(record: dict[str, Any]) -> str:
     # Records of older presets do not name a world: they are of the first.
     warm = preset.get("world", "shapes") != "shapes"
     anew = "drawn twice each" if warm else "rendered anew at every step"
-    drawn = "one picture of each" if record["stage"] == "flow" else anew
+    drawn = "one image of each" if record["stage"] == "flow" else anew
     start = "\n- Start: the weights of `shapes-flux` and `shapes-clip`." if warm else ""
     return f"""\
 ## {record["stage"].capitalize()} ({record["parameters"]:,} parameters)

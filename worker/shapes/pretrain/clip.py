@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTrainedTokenizerFast
 
-from worker.shapes import PICTURE_SIZE, TEXT_LENGTH
+from worker.shapes import IMAGE_SIZE, TEXT_LENGTH
 from worker.shapes.pretrain.presets import Preset
 from worker.shapes.pretrain.record import StageRecord, optimiser
 from worker.shapes.pretrain.tokenizers import END, PAD, SPECIAL, START, clip_tokenizer
@@ -32,9 +32,9 @@ def train_clip(preset: Preset, out: Path, device: str) -> None:
     adam, schedule = optimiser(model.parameters(), plan.learning_rate, plan.steps)
     generator = torch.Generator().manual_seed(preset.seed + 1)
     for batch in scenes.batches(plan.batch, plan.steps, generator, device):
-        strength = plan.picture_noise * torch.rand(plan.batch, 1, 1, 1, generator=generator)
-        noise = strength * torch.randn(batch.pictures.shape, generator=generator)
-        pixels = 2 * (batch.pictures + noise.to(device)).clamp(0, 1) - 1
+        strength = plan.image_noise * torch.rand(plan.batch, 1, 1, 1, generator=generator)
+        noise = strength * torch.randn(batch.images.shape, generator=generator)
+        pixels = 2 * (batch.images + noise.to(device)).clamp(0, 1) - 1
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=plan.bfloat16):
             output = model(input_ids=tokens[batch.rows], pixel_values=pixels)
         cosines = torch.matmul(output.text_embeds.float(), output.image_embeds.float().t())
@@ -62,7 +62,7 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> Tensor:
 
 
 def contrastive_loss(logits: Tensor, meaning: Tensor) -> Tensor:
-    """Cross entropy of texts to pictures and back. Another picture of the same scene is no negative: it is left out."""
+    """Cross entropy of texts to images and back. Another image of the same scene is no negative: it is left out."""
     same = meaning[:, None] == meaning[None, :]
     same.fill_diagonal_(False)
     logits = logits.masked_fill(same, -torch.inf)
@@ -89,7 +89,7 @@ def _config(tokens: int) -> CLIPConfig:
             "intermediate_size": 256,
             "num_hidden_layers": 4,
             "num_attention_heads": 4,
-            "image_size": PICTURE_SIZE,
+            "image_size": IMAGE_SIZE,
             "patch_size": 4,
             "projection_dim": 64,
         },
@@ -98,10 +98,10 @@ def _config(tokens: int) -> CLIPConfig:
 
 
 def _image_processor() -> CLIPImageProcessorPil:
-    # Pictures come in the tower's own size, so resizing and cropping change nothing; other sizes are brought to it.
+    # Images come in the tower's own size, so resizing and cropping change nothing; other sizes are brought to it.
     return CLIPImageProcessorPil(
-        size={"shortest_edge": PICTURE_SIZE},
-        crop_size={"height": PICTURE_SIZE, "width": PICTURE_SIZE},
+        size={"shortest_edge": IMAGE_SIZE},
+        crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},
         image_mean=[0.5, 0.5, 0.5],
         image_std=[0.5, 0.5, 0.5],
     )

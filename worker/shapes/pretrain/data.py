@@ -24,7 +24,7 @@ from worker.shapes.render import DRAWS, draw, encode, place
 
 @dataclass(frozen=True)
 class Batch:
-    pictures: Tensor  # [N, 3, 32, 32] in [0, 1]
+    images: Tensor  # [N, 3, 32, 32] in [0, 1]
     rows: Tensor  # [N] which of the captions
     meaning: Tensor  # [N] equal for captions that tell the same scene
 
@@ -46,22 +46,22 @@ class TrainingScenes:
         self._meaning = torch.tensor([numbers.setdefault(canonical(scene), len(numbers)) for scene in scenes])
 
     def batches(self, size: int, steps: int, generator: torch.Generator, device: str) -> Iterator[Batch]:
-        """`steps` random batches of `size` pictures, neighbours together. All draws are made on the CPU, so that
+        """`steps` random batches of `size` images, neighbours together. All draws are made on the CPU, so that
         the data do not depend on the device."""
         for _ in range(steps):
             first = 2 * torch.randint(len(self.captions) // 2, (size // 2,), generator=generator)
             rows = torch.cat([first, first + 1])
             draws = torch.rand(size, DRAWS, generator=generator).to(device)
-            pictures = draw(place(self._encoded[rows].to(device), draws))
-            yield Batch(pictures, rows.to(device), self._meaning[rows].to(device))
+            images = draw(place(self._encoded[rows].to(device), draws))
+            yield Batch(images, rows.to(device), self._meaning[rows].to(device))
 
     def in_order(self, size: int, seed: int, device: str) -> Iterator[Batch]:
-        """One picture of every caption, in the order of `captions`, in batches of `size`."""
+        """One image of every caption, in the order of `captions`, in batches of `size`."""
         generator = torch.Generator().manual_seed(seed)
         for rows in torch.split(torch.arange(len(self.captions)), size):
             draws = torch.rand(len(rows), DRAWS, generator=generator).to(device)
-            pictures = draw(place(self._encoded[rows].to(device), draws))
-            yield Batch(pictures, rows.to(device), self._meaning[rows].to(device))
+            images = draw(place(self._encoded[rows].to(device), draws))
+            yield Batch(images, rows.to(device), self._meaning[rows].to(device))
 
 
 def alter(scene: Scene, rng: np.random.Generator) -> Scene:

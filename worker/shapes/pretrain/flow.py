@@ -21,7 +21,7 @@ GUIDANCE = (1.0, 5.0)
 """Drawn uniformly in training: the model has FLUX.1-dev's guidance input, and its value makes no difference."""
 TEXT_WIDTH = 64
 ENCODED = 500
-"""Pictures rendered and encoded at once. Every caption has one picture, encoded before training: it halves the time."""
+"""Images rendered and encoded at once. Every caption has one image, encoded before training: it halves the time."""
 
 
 def train_flow(preset: Preset, out: Path, device: str) -> None:
@@ -42,7 +42,7 @@ def train_flow(preset: Preset, out: Path, device: str) -> None:
     t5_tokens = tokenize(t5_tokenizer(world.vocabulary), scenes.captions).to(device)
     pooled = _pooled(clip_text, tokenize(clip_tokenizer(world.vocabulary), scenes.captions).to(device))
     latents = torch.cat(
-        [packed_latents(autoencoder, batch.pictures) for batch in scenes.in_order(ENCODED, preset.seed, device)]
+        [packed_latents(autoencoder, batch.images) for batch in scenes.in_order(ENCODED, preset.seed, device)]
     )
     parameters = [*transformer.parameters(), *t5.parameters()]
     adam, schedule = optimiser(parameters, plan.learning_rate, plan.schedule_steps)
@@ -92,10 +92,10 @@ def train_flow(preset: Preset, out: Path, device: str) -> None:
     record.finish(out, parameters=transformer.num_parameters(), t5_parameters=t5.num_parameters())
 
 
-def packed_latents(autoencoder: AutoencoderKL, pictures: Tensor) -> Tensor:
-    """Normalised latents of pictures in [0, 1] as the transformer takes them: [N, 16 tokens, 32 channels]."""
+def packed_latents(autoencoder: AutoencoderKL, images: Tensor) -> Tensor:
+    """Normalised latents of images in [0, 1] as the transformer takes them: [N, 16 tokens, 32 channels]."""
     config = autoencoder.config
-    latents = (encode(autoencoder, pictures) - config["shift_factor"]) * config["scaling_factor"]
+    latents = (encode(autoencoder, images) - config["shift_factor"]) * config["scaling_factor"]
     packed: Tensor = FluxPipeline._pack_latents(latents, len(latents), *latents.shape[1:])
     return packed
 

@@ -10,8 +10,8 @@ class ClipPlan:
     learning_rate: float = 1e-3
     bfloat16: bool = False
     """Whether the models compute in bfloat16 under autocast: on a CPU that knows it, in half the time."""
-    picture_noise: float = 0.05
-    """Largest standard deviation of the noise on training pictures, so that faint artefacts do not change the score."""
+    image_noise: float = 0.05
+    """Largest standard deviation of the noise on training images, so that faint artefacts do not change the score."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class AutoencoderPlan:
     learning_rate: float = 2e-3
     kl_weight: float = 1e-4
     channels: tuple[int, int, int] = (8, 16, 32)
-    """Widths at 32, 16 and 8 pixels. Narrow where pictures are large: decoding must be cheap on a CPU."""
+    """Widths at 32, 16 and 8 pixels. Narrow where images are large: decoding must be cheap on a CPU."""
     norm_groups: int = 2
     """Few, since a group of one channel would lose the mean that a plain background consists of."""
 

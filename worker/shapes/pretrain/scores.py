@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import AutoTokenizer, CLIPModel
 
-from worker.shapes import PICTURE_SIZE, TEXT_LENGTH
+from worker.shapes import IMAGE_SIZE, TEXT_LENGTH
 from worker.shapes.grammar import heldout_prompts, parse, predicates
 from worker.shapes.pretrain.autoencoder import reconstruct
 from worker.shapes.pretrain.clip import tokenize
@@ -24,13 +24,13 @@ BATCH = 64
 
 
 def measure(out: Path, prompts: int, seed: int, device: str) -> dict[str, Any]:
-    """Scores of `out/shapes-flux` and `out/shapes-clip`: of the base's pictures, of renders, and of wrong pairs."""
+    """Scores of `out/shapes-flux` and `out/shapes-clip`: of the base's images, of renders, and of wrong pairs."""
     captions = heldout_prompts()[:prompts]
     pipeline = FluxPipeline.from_pretrained(out / "shapes-flux").to(device)
     clip = CLIPModel.from_pretrained(out / "shapes-clip").to(device).eval()
     tokens = tokenize(AutoTokenizer.from_pretrained(out / "shapes-clip"), list(captions)).to(device)
     real = render([parse(text) for text in captions], seed)
-    drawn = draw_pictures(pipeline, captions, seed)
+    drawn = draw_images(pipeline, captions, seed)
     return {
         "prompts": prompts,
         "steps": STEPS,
@@ -43,16 +43,16 @@ def measure(out: Path, prompts: int, seed: int, device: str) -> dict[str, Any]:
     }
 
 
-def draw_pictures(pipeline: FluxPipeline, captions: Sequence[str], seed: int, steps: int = STEPS) -> Tensor:
-    """Pictures [N, 3, 32, 32] in [0, 1] on the CPU, by the plain pipeline. The noise comes from a CPU generator."""
+def draw_images(pipeline: FluxPipeline, captions: Sequence[str], seed: int, steps: int = STEPS) -> Tensor:
+    """Images [N, 3, 32, 32] in [0, 1] on the CPU, by the plain pipeline. The noise comes from a CPU generator."""
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(seed)
     parts = []
     for start in range(0, len(captions), BATCH):
         output = pipeline(
             prompt=list(captions[start : start + BATCH]),
-            height=PICTURE_SIZE,
-            width=PICTURE_SIZE,
+            height=IMAGE_SIZE,
+            width=IMAGE_SIZE,
             num_inference_steps=steps,
             guidance_scale=GUIDANCE,
             max_sequence_length=TEXT_LENGTH,
@@ -64,16 +64,16 @@ def draw_pictures(pipeline: FluxPipeline, captions: Sequence[str], seed: int, st
 
 
 @torch.no_grad()
-def clip_cosine(model: CLIPModel, tokens: Tensor, pictures: Tensor) -> Tensor:
-    """Cosine [N] of each caption (token ids [N, 16]) to its picture in [0, 1]."""
+def clip_cosine(model: CLIPModel, tokens: Tensor, images: Tensor) -> Tensor:
+    """Cosine [N] of each caption (token ids [N, 16]) to its image in [0, 1]."""
     text = model.get_text_features(input_ids=tokens).pooler_output
-    image = model.get_image_features(pixel_values=2 * pictures.to(tokens.device) - 1).pooler_output
+    image = model.get_image_features(pixel_values=2 * images.to(tokens.device) - 1).pooler_output
     return functional.cosine_similarity(text, image).cpu()
 
 
-def predicate_shares(pictures: Tensor, captions: Sequence[str]) -> dict[str, float]:
+def predicate_shares(images: Tensor, captions: Sequence[str]) -> dict[str, float]:
     """Mean verifier score, the share of captions wholly satisfied, and the share of each kind of predicate."""
-    held = verify(pictures, captions)
+    held = verify(images, captions)
     kinds: dict[str, list[bool]] = defaultdict(list)
     for text, results in zip(captions, held, strict=True):
         for predicate, result in zip(predicates(parse(text)), results, strict=True):

@@ -19,15 +19,15 @@ NEW_WORD = 0.02
 
 
 class Scenes(Protocol):
-    """A fixed pool of captions and pictures of them. Captions 2i and 2i+1 are near neighbours."""
+    """A fixed pool of captions and images of them. Captions 2i and 2i+1 are near neighbours."""
 
     captions: list[str]
 
     def batches(self, size: int, steps: int, generator: torch.Generator, device: str) -> Iterator[Batch]:
-        """`steps` random batches of `size` pictures, neighbours together."""
+        """`steps` random batches of `size` images, neighbours together."""
 
     def in_order(self, size: int, seed: int, device: str) -> Iterator[Batch]:
-        """One picture of every caption, in the order of `captions`, in batches of `size`."""
+        """One image of every caption, in the order of `captions`, in batches of `size`."""
 
 
 @dataclass(frozen=True)

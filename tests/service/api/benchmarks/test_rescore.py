@@ -18,9 +18,9 @@ from tests.service.unigenbench import EN, ZH, benchmark, dimensions_of, result_r
 
 CSV = "text/csv"
 ALL = [
-    result_row(index, image, [(index + image) % 2] * len(dimensions_of(index)))
+    result_row(index, image_index, [(index + image_index) % 2] * len(dimensions_of(index)))
     for index in range(10)
-    for image in (0, 1)
+    for image_index in (0, 1)
 ]
 
 
@@ -45,7 +45,7 @@ class TestScores:
         scores = found["scores"]
         assert scores["overall"] == scores["micro"]["accuracy"] == 0.5
         assert scores["overall_interval95"] == [0.5, 0.5]
-        assert (scores["pictures"], scores["prompts"], scores["missing_pictures"]) == (20, 10, 0)
+        assert (scores["images"], scores["prompts"], scores["missing_images"]) == (20, 10, 0)
         assert (scores["resamples"], scores["seed"], scores["points"]) == (2000, 0, None)
 
     def test_points_resamples_and_seed_are_as_asked(self, client: TestClient) -> None:
@@ -68,7 +68,7 @@ class TestScores:
             result_row(0, 3, (1, 1, 1), result_json="{'score': [1, 1, 2]}", output=""),
         ]
         scores = send(client, results_csv(rows)).json()["scores"]
-        assert (scores["pictures"], scores["recovered"], scores["failed_answers"]) == (2, 1, 2)
+        assert (scores["images"], scores["recovered"], scores["failed_answers"]) == (2, 1, 2)
         assert scores["failures"] == {"no_scores": 1, "not_binary": 1}
         assert scores["primary"]["Style"] | {"interval95": None} == {
             "correct": 2,

@@ -1,4 +1,4 @@
-"""`/curves`: several runs over each other, alone and as groups, over steps, evaluations and seconds."""
+"""`/curves`: several runs over each other, alone and as groups, over steps, nfe and seconds."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ def seeds(records: Any) -> list[Any]:
     runs = [records.run(JobStatus.RUNNING, name=f"seed {seed}") for seed in range(3)]
     for number, run in enumerate(runs):
         records.metric(run, CLIP, [0.5, 0.6 + number / 100, 0.7 + number / 10])
-        records.metric(run, "elapsed/evaluations", [0, 1000, 2000])
+        records.metric(run, "elapsed/nfe", [0, 1000, 2000])
         records.metric(run, "elapsed/seconds", [0, 10 + number, 20 + 2 * number])
     return runs
 
@@ -146,7 +146,7 @@ class TestGroups:
         ]
 
     def test_the_order_of_runs_changes_nothing(self, client: TestClient, seeds: list[Any]) -> None:
-        for x in ("step", "evaluations", "seconds"):
+        for x in ("step", "nfe", "seconds"):
             (one,) = compare(client, group(seeds), f"metric={CLIP}", f"x={x}")["series"]
             (other,) = compare(client, group(seeds[::-1]), f"metric={CLIP}", f"x={x}")["series"]
             assert one == other | {"runs": one["runs"]}
@@ -164,9 +164,9 @@ class TestElapsed:
         assert found["series"][0]["values"] == pytest.approx([0.5, 0.7, 0.9])
 
     def test_runs_of_equal_x_are_averaged_there(self, client: TestClient, seeds: list[Any]) -> None:
-        found = compare(client, group(seeds), f"metric={CLIP}", "x=evaluations")
+        found = compare(client, group(seeds), f"metric={CLIP}", "x=nfe")
         (one,) = found["series"]
-        assert (found["unit"], one["x"], one["n"]) == ("network evaluations", [0, 1000, 2000], [3, 3, 3])
+        assert (found["unit"], one["x"], one["n"]) == ("NFE", [0, 1000, 2000], [3, 3, 3])
         assert one["values"] == pytest.approx([0.5, 0.61, 0.8])
 
     def test_others_are_interpolated_where_all_are_known(self, client: TestClient, seeds: list[Any]) -> None:
@@ -183,10 +183,10 @@ class TestElapsed:
     def test_a_run_that_has_none_is_left_out_and_told(self, client: TestClient, records: Any, seeds: list[Any]) -> None:
         old = records.run(name="old")
         records.metric(old, CLIP, [0.1, 0.2])
-        found = compare(client, group([*seeds, old]), f"run={old.id}", f"metric={CLIP}", "x=evaluations")
+        found = compare(client, group([*seeds, old]), f"run={old.id}", f"metric={CLIP}", "x=nfe")
         (one,) = found["series"]
         assert (one["runs"], one["n"]) == ([str(run.id) for run in seeds], [3, 3, 3])
-        assert found["warnings"] == ["run old has no elapsed/evaluations: its points are left out"]
+        assert found["warnings"] == ["run old has no elapsed/nfe: its points are left out"]
 
     def test_points_that_have_none_are_left_out_and_told(self, client: TestClient, records: Any) -> None:
         run = records.run(name="half old")
@@ -240,7 +240,7 @@ class TestRefusals:
             ("group=g:{0}&group=g:{1}&metric=loss", "group", "two groups 'g'"),
             ("group=g%00:{0}&metric=loss", "group", "at most 200 printable characters"),
             ("group=" + "g" * 201 + ":{0}&metric=loss", "group", "at most 200 printable characters"),
-            ("run={0}&metric=loss&x=time", "x", "'step', 'evaluations' or 'seconds'"),
+            ("run={0}&metric=loss&x=time", "x", "'step', 'nfe' or 'seconds'"),
             ("run={0}&metric=loss&band=iqr", "band", "'minmax', 'std', 'ci95' or 'none'"),
             ("run={0}&metric=loss&width_mm=39", "width_mm", "greater than or equal to 40"),
             ("run={0}&metric=loss&width_mm=401", "width_mm", "less than or equal to 400"),
@@ -318,16 +318,16 @@ class TestForms:
     def test_figures_are_as_wide_as_asked(self, client: TestClient, seeds: list[Any], width: float) -> None:
         asked = (group(seeds), f"run={seeds[0].id}", f"metric={CLIP},elapsed/*", f"width_mm={width}")
         png = compare(client, *asked, headers={"Accept": "image/png"})
-        with Image.open(io.BytesIO(png.content)) as picture:
-            assert picture.width == pytest.approx(width / 25.4 * 200, abs=1)
-            assert picture.info["dpi"] == pytest.approx((200, 200), abs=0.1)
+        with Image.open(io.BytesIO(png.content)) as image:
+            assert image.width == pytest.approx(width / 25.4 * 200, abs=1)
+            assert image.info["dpi"] == pytest.approx((200, 200), abs=0.1)
         svg = compare(client, *asked, headers={"Accept": "image/svg+xml"})
         points = float(svg.text.partition('width="')[2].partition("pt")[0])
         assert points == pytest.approx(width / 25.4 * 72, abs=0.01)
 
     @pytest.mark.parametrize(
         ("x", "label"),
-        [("step", "optimizer step"), ("evaluations", "network evaluations"), ("seconds", "training time (s)")],
+        [("step", "optimizer step"), ("nfe", "NFE"), ("seconds", "training time (s)")],
     )
     def test_svg_says_what_it_shows(
         self, client: TestClient, records: Any, seeds: list[Any], x: str, label: str
@@ -348,8 +348,8 @@ class TestForms:
     def test_evaluations_have_si_prefixes(self, client: TestClient, records: Any) -> None:
         run = records.run()
         records.metric(run, "loss", [1.0, 2.0])
-        records.metric(run, "elapsed/evaluations", [0.0, 3_000_000.0])
-        asked = (f"run={run.id}", "metric=loss", "x=evaluations")
+        records.metric(run, "elapsed/nfe", [0.0, 3_000_000.0])
+        asked = (f"run={run.id}", "metric=loss", "x=nfe")
         assert "\N{THIN SPACE}M -->" in compare(client, *asked, headers={"Accept": "image/svg+xml"}).text
 
     @pytest.mark.parametrize("form", ["image/png", "image/svg+xml"])
@@ -376,7 +376,7 @@ class TestClientMethods:
             assert [(one.name, one.kind) for one in found.series] == [("all: of them", "group"), ("seed 0", "run")]
             assert found.series[0].x == [0, 10, 11, 12, 20] and found.band == "std"
             assert client.compare_table([CLIP], groups=groups).startswith(b"name,kind,metric,")
-            assert client.compare_figure([CLIP], groups=groups, x="evaluations").startswith(b"<?xml")
+            assert client.compare_figure([CLIP], groups=groups, x="nfe").startswith(b"<?xml")
             png = client.compare_figure([CLIP], "png", runs=[seeds[0].id], width_mm=50)
-        with Image.open(io.BytesIO(png)) as picture:
-            assert picture.width == pytest.approx(394, abs=1)
+        with Image.open(io.BytesIO(png)) as image:
+            assert image.width == pytest.approx(394, abs=1)

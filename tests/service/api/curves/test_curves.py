@@ -181,11 +181,11 @@ class TestForms:
             ["heldout/clip_score", "2", "0.3", "0.3", "0.3"],
         ]
 
-    def test_png_is_a_picture(self, client: TestClient, run: Any) -> None:
+    def test_png_is_an_image(self, client: TestClient, run: Any) -> None:
         response = client.get(f"/runs/{run.id}/curves", headers={"Accept": "image/png"})
         assert response.headers["content-type"] == "image/png"
-        with Image.open(io.BytesIO(response.content)) as picture:
-            assert picture.width >= 900 and picture.height >= 300
+        with Image.open(io.BytesIO(response.content)) as image:
+            assert image.width >= 900 and image.height >= 300
 
     def test_svg_says_what_it_shows(self, client: TestClient, run: Any) -> None:
         response = client.get(f"/runs/{run.id}/curves", headers={"Accept": "image/svg+xml"})

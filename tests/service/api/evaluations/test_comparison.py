@@ -23,9 +23,9 @@ VALUES = st.dictionaries(st.integers(0, 9), st.lists(st.floats(-10, 10), max_siz
 def answers(met: float, seed: int) -> dict[tuple[int, int], Any]:
     chance = random.Random(seed)
     return {
-        (index, image): [int(chance.random() < met) for _ in dimensions_of(index)]
+        (index, image_index): [int(chance.random() < met) for _ in dimensions_of(index)]
         for index in range(10)
-        for image in (0, 1)
+        for image_index in (0, 1)
     }
 
 
@@ -98,7 +98,7 @@ class TestWarnings:
             "steps differs: 8 in the first, 4 in the second",
             "width differs: 32 in the first, 16 in the second",
             "the first draws 10 prompts, the second 5; shared ones count",
-            "the second is failed: it may lack pictures",
+            "the second is failed: it may lack images",
             "answers of the second that could not be read: 1",
             "only the first has the rewards clip_score",
         ]
@@ -112,14 +112,16 @@ class TestWarnings:
 
 
 class TestRewards:
-    def test_rewards_of_both_are_compared_over_pictures(self, client: TestClient, records: Any) -> None:
-        picture = io.BytesIO()
-        Image.new("RGB", (8, 8)).save(picture, "PNG")
+    def test_rewards_of_both_are_compared_over_images(self, client: TestClient, records: Any) -> None:
+        image = io.BytesIO()
+        Image.new("RGB", (8, 8)).save(image, "PNG")
         first, second = (records.evaluation(benchmark(), judge=None, rewards=["clip_score"]) for _ in range(2))
         for index, values in enumerate([(0.1, 0.5, 0.2, None), (0.4, 0.2, 0.5, 0.3), (None, None, 0.9, 0.9)]):
-            for image in (0, 1):
-                records.picture(first, index, image, picture.getvalue(), clip_score=values[image])
-                records.picture(second, index, image, picture.getvalue(), clip_score=values[2 + image])
+            for image_index in (0, 1):
+                records.evaluation_image(first, index, image_index, image.getvalue(), clip_score=values[image_index])
+                records.evaluation_image(
+                    second, index, image_index, image.getvalue(), clip_score=values[2 + image_index]
+                )
         one = compared(client, first, second).json()["rewards"]["clip_score"]
         assert one["difference"] == pytest.approx((0.2 + 0.5 + 0.3) / 3 - (0.1 + 0.5 + 0.4 + 0.2) / 4)
         assert (one["wins"], one["losses"], one["ties"]) == (1, 1, 0)

@@ -19,7 +19,7 @@ from service.contracts.catalog import JudgeEntry
 from service.contracts.status import TERMINAL, JobStatus
 from service.core.catalog_loader import Offer
 from service.db import evaluation_scores as answers
-from service.db.models import BenchmarkRow, Checkpoint, Evaluation, EvaluationAnswer, EvaluationPicture, Garbage
+from service.db.models import BenchmarkRow, Checkpoint, Evaluation, EvaluationAnswer, EvaluationImage, Garbage
 from service.db.session import Database
 from tests.service.conftest import LOOPBACK, waits_for_a_lock
 from tests.service.unigenbench import EN, benchmark
@@ -46,13 +46,13 @@ def made(client: TestClient, **changes: Any) -> dict[str, Any]:
 
 
 def ends(database: Database, id: str, status: JobStatus, judged: int = 0, failed: int = 0) -> None:
-    """Let a worker judge so many pictures, fail to read some answers, and leave."""
+    """Let a worker judge so many images, fail to read some answers, and leave."""
     with database.transaction() as session:
         row = session.get_one(Evaluation, uuid.UUID(id))
         prompts = benchmark().prompts
         for place in range(judged + failed):
-            name = {"evaluation_id": row.id, "index": place // 2, "image": place % 2}
-            session.add(EvaluationPicture(**name, seed=1, rewards={}, key=f"k{place}", sha256="", size=1))
+            name = {"evaluation_id": row.id, "index": place // 2, "image_index": place % 2}
+            session.add(EvaluationImage(**name, seed=1, rewards={}, key=f"k{place}", sha256="", size=1))
             scores = [1] * len(prompts[place // 2].points) if place < judged else None
             failure = None if scores else "no_scores"
             session.add(EvaluationAnswer(**name, number=1, scores=scores, failure=failure, text="t", seconds=1.0))
@@ -108,11 +108,11 @@ class TestAsking:
         assert response.status_code == 422 and "rewards" in response.text
         assert made(client, judge=None, rewards=["clip_score"])["judge"] is None
 
-    def test_too_many_pictures_are_refused(self, database: Database) -> None:
+    def test_too_many_images_are_refused(self, database: Database) -> None:
         few = create_app(database.settings.model_copy(update={"max_evaluation_images": 19}))
         with TestClient(few, base_url=LOOPBACK, client=("127.0.0.1", 50000)) as client:
             response = client.post("/evaluations", json=BODY | {"judge": None, "rewards": ["clip_score"]})
-        assert response.status_code == 422 and "20 pictures" in response.json()["errors"][0]["msg"]
+        assert response.status_code == 422 and "20 images" in response.json()["errors"][0]["msg"]
 
     def test_the_same_request_again_is_one_evaluation(self, client: TestClient) -> None:
         first, again = (client.post("/evaluations", json=BODY, headers={"Idempotency-Key": "k"}) for _ in range(2))
@@ -134,7 +134,7 @@ class TestLife:
         id = made(client)["id"]
         ends(database, id, JobStatus.SUCCEEDED, judged=17, failed=3)
         shown = client.get(f"/evaluations/{id}").json()
-        assert (shown["pictures"], shown["judged"], shown["failed"]) == (20, 17, 3)
+        assert (shown["images"], shown["judged"], shown["failed"]) == (20, 17, 3)
         assert shown["scores"]["micro"]["accuracy"] == 1.0 and shown["scores"]["failed_answers"] == 3
         assert shown["overall"] == shown["scores"]["overall"] == 1.0
         listed = client.get("/evaluations").json()["items"]
@@ -153,11 +153,11 @@ class TestLife:
         again = client.post(f"/evaluations/{lacking}/resume")
         assert again.status_code == 409 and "has ended" in again.json()["detail"]
 
-    def test_one_with_missing_pictures_can_be_resumed(self, client: TestClient, database: Database) -> None:
+    def test_one_with_missing_images_can_be_resumed(self, client: TestClient, database: Database) -> None:
         refused, unjudged = made(client)["id"], made(client, judge=None, rewards=["clip_score"])["id"]
         ends(database, refused, JobStatus.SUCCEEDED, judged=20)
         with database.transaction() as session:  # the last one was not what the child said of it
-            session.execute(delete(EvaluationPicture).where(EvaluationPicture.key == "k19"))
+            session.execute(delete(EvaluationImage).where(EvaluationImage.key == "k19"))
         ends(database, unjudged, JobStatus.SUCCEEDED, judged=19)
         for id in (refused, unjudged):
             assert client.post(f"/evaluations/{id}/resume").status_code == 202
@@ -234,7 +234,7 @@ class TestLife:
                 row.move_to(JobStatus.QUEUED)
         cancelled = client.post(f"/evaluations/{id}/cancel").json()
         assert (cancelled["status"], cancelled["scores"]["micro"]["accuracy"]) == ("cancelled", 1.0)
-        assert (cancelled["scores"]["pictures"], cancelled["scores"]["failed_answers"]) == (3, 1)
+        assert (cancelled["scores"]["images"], cancelled["scores"]["failed_answers"]) == (3, 1)
 
     def test_one_that_never_began_has_no_scores(self, client: TestClient) -> None:
         id = made(client)["id"]

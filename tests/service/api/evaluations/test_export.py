@@ -25,13 +25,13 @@ FILES = (EN, ZH)
 
 
 def judged(records: Any, file: Any = EN, prompts: Any = None) -> Any:
-    """An evaluation of 4 pictures per prompt, answered at random, with two failures."""
+    """An evaluation of 4 images per prompt, answered at random, with two failures."""
     chance = random.Random(1)
     of = prompts or benchmark(file=file)
     answers: dict[tuple[int, int], Any] = {
-        (prompt.index, image): [int(chance.random() < 0.6) for _ in prompt.points]
+        (prompt.index, image_index): [int(chance.random() < 0.6) for _ in prompt.points]
         for prompt in of.prompts
-        for image in range(4)
+        for image_index in range(4)
     }
     answers[2, 1] = Failure.NO_SCORES
     answers[5, 3] = Failure.NO_ANSWER
@@ -74,7 +74,7 @@ def test_the_csv_is_rescored_to_the_evaluations_own_scores(
     assert rescored.status_code == 200, rescored.text
     scores = stored_scores(database, evaluation)
     assert rescored.json()["scores"] == scores
-    assert scores["failed_answers"] == 2 and scores["pictures"] == 38
+    assert scores["failed_answers"] == 2 and scores["images"] == 38
 
 
 @pytest.mark.parametrize("file", FILES)

@@ -1,4 +1,4 @@
-"""`/evaluations/{id}/gallery`: pictures of the same prompts and seeds, with what the judge found."""
+"""`/evaluations/{id}/gallery`: images of the same prompts and seeds, with what the judge found."""
 
 import base64
 import hashlib
@@ -18,7 +18,7 @@ from tests.service.unigenbench import EN, PROMPTS, ZH, about, benchmark, csv_tex
 
 HTML, PNG = "text/html", "image/png"
 LEFT, TOP, CELL, GAP, MARKS = 12 + 220 + 6, 12 + 28, 128, 6, 6 + 20
-"""Pixels of a grid whose prompts have three test points and need no more lines than a picture is high."""
+"""Pixels of a grid whose prompts have three test points and need no more lines than an image is high."""
 
 
 def png(colour: tuple[int, int, int], size: int = 32) -> bytes:
@@ -27,17 +27,17 @@ def png(colour: tuple[int, int, int], size: int = 32) -> bytes:
     return data.getvalue()
 
 
-def colour(index: int, image: int, place: int = 0) -> tuple[int, int, int]:
-    return (20 * index, 100 * image, 60 * place)
+def colour(index: int, image_index: int, place: int = 0) -> tuple[int, int, int]:
+    return (20 * index, 100 * image_index, 60 * place)
 
 
 def drawn(records: Any, place: int = 0, of: Any = None, **spec: Any) -> Any:
-    """An evaluation with all its pictures, whose first test point alone is met; 1_0 could not be read."""
+    """An evaluation with all its images, whose first test point alone is met; 1_0 could not be read."""
     of = of or benchmark()
-    said = {(one.index, image): [1, *[0] * (len(one.points) - 1)] for one in of.prompts for image in (0, 1)}
+    said = {(one.index, image_index): [1, *[0] * (len(one.points) - 1)] for one in of.prompts for image_index in (0, 1)}
     row = records.evaluation(of, answers=said | {(1, 0): Failure.NO_SCORES} if len(of.prompts) > 1 else said, **spec)
-    for index, image in said:
-        records.picture(row, index, image, png(colour(index, image, place)))
+    for index, image_index in said:
+        records.evaluation_image(row, index, image_index, png(colour(index, image_index, place)))
     return row
 
 
@@ -100,7 +100,7 @@ class TestChoice:
             ({"dimension": "Smell"}, 422, ["query", "dimension"]),
             ({"with": "00000000-0000-7000-8000-000000000001"}, 422, ["query", "with", 0]),
             ({"count": 0}, 422, ["query", "count"]),
-            ({"pictures": 17}, 422, ["query", "pictures"]),
+            ({"images": 17}, 422, ["query", "images"]),
         ],
     )
     def test_a_wrong_query_is_refused_by_field(
@@ -125,7 +125,9 @@ class TestPage:
     def test_an_evaluation_alone_shows_its_seeds_side_by_side(self, client: TestClient, records: Any) -> None:
         response = gallery(client, drawn(records, name="mine"), index=[4, 8])
         page = Elements(response.text)
-        assert embedded(response.text) == [png(colour(index, image)) for index in (4, 8) for image in (0, 1)]
+        assert embedded(response.text) == [
+            png(colour(index, image_index)) for index in (4, 8) for image_index in (0, 1)
+        ]
         assert f"{EN.name}: mine" in page.words and "seed 3407" in page.words and "seed 3408" in page.words
         assert benchmark().prompts[4].text in page.words
         first, *others = dimensions_of(4)
@@ -134,18 +136,18 @@ class TestPage:
     def test_several_stand_side_by_side_with_the_same_prompt_and_number(self, client: TestClient, records: Any) -> None:
         checkpoint = records.checkpoint(records.run(JobStatus.SUCCEEDED, name="try 1"), {"w": b"w"})
         first, second = drawn(records), drawn(records, 1, checkpoint=checkpoint)
-        response = gallery(client, first, index=[4, 8], pictures=2, **{"with": str(second.id)})
+        response = gallery(client, first, index=[4, 8], images=2, **{"with": str(second.id)})
         words = Elements(response.text).words
         assert "shapes-flux, step 20 of try 1" in words and "2 evaluations side by side" in words
         assert embedded(response.text) == [
-            png(colour(index, image, place)) for index in (4, 8) for image in (0, 1) for place in (0, 1)
+            png(colour(index, image_index, place)) for index in (4, 8) for image_index in (0, 1) for place in (0, 1)
         ]
         assert len(embedded(gallery(client, first, count=3, **{"with": str(second.id)}).text)) == 6
 
     def test_an_answer_that_could_not_be_read_meets_nothing_and_misses_nothing(
         self, client: TestClient, records: Any
     ) -> None:
-        words = Elements(gallery(client, drawn(records), index=1, pictures=1).text).words
+        words = Elements(gallery(client, drawn(records), index=1, images=1).text).words
         assert f"? {dimensions_of(1)[0]}" in words and "✓" not in words and "✗" not in words
 
     def test_nothing_in_it_runs_or_loads_whatever_a_prompt_says(self, client: TestClient, records: Any) -> None:
@@ -169,21 +171,21 @@ class TestPage:
         assert response.headers["x-content-type-options"] == "nosniff"
 
 
-class TestPicture:
+class TestImage:
     def test_a_row_per_prompt_and_a_column_per_seed_with_numbered_marks(self, client: TestClient, records: Any) -> None:
         response = gallery(client, drawn(records), PNG, index=[1, 4])
         with Image.open(io.BytesIO(response.content)) as opened:
             pixels = opened.convert("RGB")
         for line, index in enumerate((1, 4)):
-            for image in (0, 1):
-                x, y = LEFT + image * (CELL + GAP), TOP + line * (CELL + MARKS + GAP)
-                assert pixels.getpixel((x + 64, y + 64)) == colour(index, image)
+            for image_index in (0, 1):
+                x, y = LEFT + image_index * (CELL + GAP), TOP + line * (CELL + MARKS + GAP)
+                assert pixels.getpixel((x + 64, y + 64)) == colour(index, image_index)
                 corner = pixels.getpixel((x + 1, y + CELL + GAP + 1))
-                assert corner == ((225, 225, 225) if (index, image) == (1, 0) else (0, 114, 178))
+                assert corner == ((225, 225, 225) if (index, image_index) == (1, 0) else (0, 114, 178))
         x, y = LEFT + 20, TOP + CELL + MARKS + GAP + CELL + GAP  # the second test point of 4_0: an outline, struck out
         assert pixels.getpixel((x, y)) == (30, 30, 30) and pixels.getpixel((x + 1, y + 1)) == (255, 255, 255)
 
-    def test_a_picture_that_is_not_there_leaves_its_place_empty(self, client: TestClient, records: Any) -> None:
+    def test_an_image_that_is_not_there_leaves_its_place_empty(self, client: TestClient, records: Any) -> None:
         row = records.evaluation(benchmark(), JobStatus.RUNNING)
         with Image.open(io.BytesIO(gallery(client, row, PNG, count=1).content)) as opened:
             assert opened.convert("RGB").getpixel((LEFT + 64, TOP + 64)) == (225, 225, 225)

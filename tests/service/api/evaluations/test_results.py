@@ -1,4 +1,4 @@
-"""`/evaluations/{id}/answers` and `/pictures`: every judged point and picture of an evaluation."""
+"""`/evaluations/{id}/answers` and `/images`: every judged point and image of an evaluation."""
 
 import io
 import uuid
@@ -21,7 +21,7 @@ def png(colour: tuple[int, int, int]) -> bytes:
 
 @pytest.fixture
 def evaluation(records: Any) -> Any:
-    """Picture 0 of each prompt meets its first point alone, picture 1 all but the first; 3_1 could not be read."""
+    """Image 0 of each prompt meets its first point alone, image 1 all but the first; 3_1 could not be read."""
     answers: dict[tuple[int, int], Any] = {}
     for index in range(10):
         points = len(dimensions_of(index))
@@ -45,15 +45,15 @@ def names(items: list[dict[str, Any]]) -> list[str]:
 class TestAnswers:
     def test_each_has_its_words_and_a_score_for_every_test_point(self, client: TestClient, evaluation: Any) -> None:
         first = listed(client, evaluation)[0]
-        assert (first["index"], first["image"], first["number"], first["name"]) == (0, 0, 1, "0_0.png")
+        assert (first["index"], first["image_index"], first["number"], first["name"]) == (0, 0, 1, "0_0.png")
         assert first["prompt"] == benchmark().prompts[0].text
         assert [(one["place"], one["dimension"]) for one in first["points"]] == list(enumerate(dimensions_of(0)))
         assert [one["score"] for one in first["points"]] == [1, 0, 0]
         assert first["points"][1]["description"] == "what 1 is"
         assert (first["text"], first["failure"], first["error"]) == ("<score>[1, 0, 0]</score>", None, "")
-        assert first["picture"] == f"/evaluations/{evaluation.id}/pictures/0/0"
+        assert first["image_url"] == f"/evaluations/{evaluation.id}/images/0/0"
 
-    def test_in_pages_by_prompt_picture_and_number(self, client: TestClient, evaluation: Any) -> None:
+    def test_in_pages_by_prompt_image_and_number(self, client: TestClient, evaluation: Any) -> None:
         found: list[str] = []
         cursor = None
         while cursor is not None or not found:
@@ -61,7 +61,7 @@ class TestAnswers:
             page = client.get(f"/evaluations/{evaluation.id}/answers", params=asked).json()
             found += names(page["items"])
             cursor = page["next_cursor"]
-        assert found == [f"{index}_{image}.png" for index in range(10) for image in (0, 1)]
+        assert found == [f"{index}_{image_index}.png" for index in range(10) for image_index in (0, 1)]
 
     @pytest.mark.parametrize(
         ("query", "expected"),
@@ -120,29 +120,31 @@ class TestAnswers:
         assert response.status_code == 422 and response.json()["errors"][0]["loc"] == loc
 
     def test_an_unknown_evaluation_is_not_found(self, client: TestClient) -> None:
-        for path in ("answers", "pictures", "pictures/0/0", "export", "gallery", f"comparison/{uuid.uuid4()}"):
+        for path in ("answers", "images", "images/0/0", "export", "gallery", f"comparison/{uuid.uuid4()}"):
             response = client.get(f"/evaluations/{uuid.uuid4()}/{path}")
             assert (response.status_code, response.json()["code"]) == (404, "not_found"), path
 
 
-class TestPictures:
+class TestImages:
     def test_each_has_its_seed_rewards_and_place(self, client: TestClient, records: Any) -> None:
         row = records.evaluation(benchmark(), seed=7, rewards=["clip_score"])
-        for index, image in ((0, 0), (0, 1), (4, 0)):
-            records.picture(row, index, image, png((index, image, 0)), clip_score=None if image else 0.5)
-        page = client.get(f"/evaluations/{row.id}/pictures?limit=2").json()
+        for index, image_index in ((0, 0), (0, 1), (4, 0)):
+            records.evaluation_image(
+                row, index, image_index, png((index, image_index, 0)), clip_score=None if image_index else 0.5
+            )
+        page = client.get(f"/evaluations/{row.id}/images?limit=2").json()
         first, second = page["items"]
         assert (first["name"], first["seed"], first["rewards"]) == ("0_0.png", 7, {"clip_score": 0.5})
         assert (second["name"], second["seed"], second["rewards"]) == ("0_1.png", 8, {"clip_score": None})
         assert first["prompt"] == benchmark().prompts[0].text and first["size"] == len(png((0, 0, 0)))
-        rest = client.get(f"/evaluations/{row.id}/pictures", params={"limit": 2, "cursor": page["next_cursor"]}).json()
+        rest = client.get(f"/evaluations/{row.id}/images", params={"limit": 2, "cursor": page["next_cursor"]}).json()
         assert names(rest["items"]) == ["4_0.png"] and rest["next_cursor"] is None
-        assert names(client.get(f"/evaluations/{row.id}/pictures?index=4").json()["items"]) == ["4_0.png"]
+        assert names(client.get(f"/evaluations/{row.id}/images?index=4").json()["items"]) == ["4_0.png"]
 
     def test_it_is_given_as_drawn_and_kept_by_its_hash(self, client: TestClient, records: Any) -> None:
         row = records.evaluation(benchmark(), JobStatus.RUNNING)
-        records.picture(row, 2, 1, png((1, 2, 3)))
-        [one] = client.get(f"/evaluations/{row.id}/pictures").json()["items"]
+        records.evaluation_image(row, 2, 1, png((1, 2, 3)))
+        [one] = client.get(f"/evaluations/{row.id}/images").json()["items"]
         response = client.get(one["url"])
         assert (response.content, response.headers["content-type"]) == (png((1, 2, 3)), "image/png")
         assert response.headers["etag"] == f'"{one["sha256"]}"'
@@ -163,4 +165,4 @@ class TestPictures:
         self, client: TestClient, records: Any, status: JobStatus, place: str, expected: int
     ) -> None:
         row = records.evaluation(benchmark(), status)
-        assert client.get(f"/evaluations/{row.id}/pictures/{place}").status_code == expected
+        assert client.get(f"/evaluations/{row.id}/images/{place}").status_code == expected

@@ -33,11 +33,11 @@ def g2rpo(served: str) -> Callable[..., Result]:
 
 
 def judged(records: Any, directory: Path, met: int, **spec: Any) -> Any:
-    said = {(one.index, image): [met] * len(one.points) for one in benchmark().prompts for image in (0, 1)}
+    said = {(one.index, image_index): [met] * len(one.points) for one in benchmark().prompts for image_index in (0, 1)}
     row = records.evaluation(benchmark(), answers=said | {(3, 1): Failure.NO_SCORES}, **spec)
-    Image.new("RGB", (32, 32)).save(directory / "picture.png")
-    for index, image in said:
-        records.picture(row, index, image, (directory / "picture.png").read_bytes(), clip_score=0.5 + met)
+    Image.new("RGB", (32, 32)).save(directory / "image.png")
+    for index, image_index in said:
+        records.evaluation_image(row, index, image_index, (directory / "image.png").read_bytes(), clip_score=0.5 + met)
     return row
 
 
@@ -86,21 +86,21 @@ def test_two_are_compared(g2rpo: Any, records: Any, tmp_path: Path) -> None:
 
 def test_a_gallery_is_written(g2rpo: Any, records: Any, tmp_path: Path) -> None:
     first, second = judged(records, tmp_path, 0), judged(records, tmp_path, 1)
-    page, picture = tmp_path / "gallery.html", tmp_path / "gallery.png"
+    page, image = tmp_path / "gallery.html", tmp_path / "gallery.png"
     assert g2rpo("gallery", first.id, "--with", second.id, "--count", 2, "--out", page).exit_code == 0
     assert page.read_text().count("data:image/png") == 4
-    assert g2rpo("gallery", first.id, "--index", 0, "--index", 4, "--pictures", 1, "--out", picture).exit_code == 0
-    with Image.open(picture) as opened:
+    assert g2rpo("gallery", first.id, "--index", 0, "--index", 4, "--images", 1, "--out", image).exit_code == 0
+    with Image.open(image) as opened:
         assert opened.format == "PNG"
     assert g2rpo("gallery", first.id, "--out", tmp_path / "gallery.gif").exit_code == 2
 
 
-def test_the_client_gives_pictures_and_refuses_as_the_service_does(served: str, records: Any, tmp_path: Path) -> None:
+def test_the_client_gives_images_and_refuses_as_the_service_does(served: str, records: Any, tmp_path: Path) -> None:
     row = judged(records, tmp_path, 1)
     with Client(served) as client:
-        pictures = list(client.evaluation_pictures(row.id))
-        assert len(pictures) == 20 and len(list(client.evaluation_pictures(row.id, 3))) == 2
-        assert client.picture(pictures[0].url) == (tmp_path / "picture.png").read_bytes()
+        images = list(client.evaluation_images(row.id))
+        assert len(images) == 20 and len(list(client.evaluation_images(row.id, 3))) == 2
+        assert client.fetch_image(images[0].url) == (tmp_path / "image.png").read_bytes()
         assert len(list(client.answers(row.id))) == 20
         with pytest.raises(ApiError, match="there is no evaluation"):
             client.gallery(row.id, beside=["00000000-0000-7000-8000-000000000001"])

@@ -1,4 +1,4 @@
-"""`/generate` and `/generations`: pictures on request."""
+"""`/generate` and `/generations`: images on request."""
 
 import io
 import threading
@@ -100,7 +100,7 @@ class TestCreate:
             ({"checkpoints": []}, ["checkpoints"], "at least 1"),
             ({"checkpoints": ["base", "base"]}, ["checkpoints"], "more than once"),
             ({"checkpoints": ["base", str(uuid.UUID(int=7))]}, ["checkpoints", 1], "there is no checkpoint"),
-            ({"picture": 1}, ["picture"], "not permitted"),
+            ({"image": 1}, ["image"], "not permitted"),
         ],
     )
     def test_a_wrong_request_is_refused_by_field(
@@ -188,8 +188,8 @@ def _one(database: Database) -> Any:
         return session.scalar(select(Generation.id))
 
 
-class TestPictures:
-    def test_pictures_are_given_as_drawn(self, client: TestClient, records: Any) -> None:
+class TestImages:
+    def test_images_are_given_as_drawn(self, client: TestClient, records: Any) -> None:
         row = records.generation(spec(), JobStatus.RUNNING)
         records.image(row, 1, png((255, 0, 0)), prompt_index=1)
         (image,) = client.get(f"/generations/{row.id}").json()["images"]
@@ -257,7 +257,7 @@ class TestCancel:
 
 class TestDelete:
     @pytest.mark.parametrize("status", [JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED])
-    def test_what_has_ended_goes_with_its_pictures(
+    def test_what_has_ended_goes_with_its_images(
         self, client: TestClient, database: Database, records: Any, status: JobStatus
     ) -> None:
         other, row = (records.generation(spec(), one) for one in (JobStatus.SUCCEEDED, status))
@@ -284,7 +284,7 @@ class TestDelete:
         with database.sessions() as session:
             assert session.scalars(select(Garbage.prefix)).all() == []
 
-    def test_a_scoring_of_its_pictures_ends_first_and_stays(
+    def test_a_scoring_of_its_images_ends_first_and_stays(
         self, client: TestClient, database: Database, records: Any
     ) -> None:
         row = records.generation(spec(prompts=["a"]), JobStatus.SUCCEEDED)
@@ -297,7 +297,7 @@ class TestDelete:
         ended = client.post(f"/scores/{scoring['id']}/cancel").json()
         assert client.delete(f"/generations/{row.id}").status_code == 204
         assert client.get(f"/scores/{scoring['id']}").json() == ended
-        assert ended["pictures"] == scoring["pictures"]
+        assert ended["images"] == scoring["images"]
 
     def test_a_scoring_that_comes_meanwhile_finds_no_generation(
         self,

@@ -64,8 +64,8 @@ class TestForms:
     def test_png(self, client: TestClient) -> None:
         response = client.get("/leaderboard", headers={"Accept": "image/png"})
         assert response.headers["content-type"] == "image/png"
-        picture = Image.open(io.BytesIO(response.content))
-        assert picture.width > 1500 and picture.height > 200
+        image = Image.open(io.BytesIO(response.content))
+        assert image.width > 1500 and image.height > 200
 
     def test_others_are_not_made(self, client: TestClient) -> None:
         assert client.get("/leaderboard", headers={"Accept": "text/html"}).status_code == 406
@@ -141,7 +141,7 @@ class TestEvaluated:
         assert float(row["overall_low"]) <= float(row["Overall"]) <= float(row["overall_high"])
         text = client.get("/leaderboard", headers={"Accept": "text/markdown"}).text
         assert "| mi\\|ne | **" in text and "95% interval of Overall" in text and "answers failed: 1" in text
-        assert "2 pictures from seed 3407 on" in text
+        assert "2 images from seed 3407 on" in text
         assert client.get("/leaderboard", headers={"Accept": "image/png"}).status_code == 200
 
     def test_a_model_is_called_by_the_evaluation_else_by_its_checkpoint(
@@ -163,7 +163,7 @@ class TestEvaluated:
         records.evaluation(benchmark(), answers=answered(1), name="others", guidance=1)
         assert models(client) == {"new", "others"}
 
-    def test_other_judges_contents_pictures_and_seeds_are_ranked_apart(self, client: TestClient, records: Any) -> None:
+    def test_other_judges_contents_images_and_seeds_are_ranked_apart(self, client: TestClient, records: Any) -> None:
         judge = JudgeEntry(name="vlm", kind="openai", url="http://127.0.0.1:1/v1", model="qwen")
         fewer = benchmark(prompts_csv(EN, rows(EN)[:9]).encode())
         records.evaluation(benchmark(), answers=answered(1))
@@ -175,7 +175,7 @@ class TestEvaluated:
         assert [len(one["rows"]) for one in rankings] == [1] * 5
         assert {one["judge"] for one in rankings} == {"perception", "qwen"}
 
-    def test_only_the_official_data_pictures_and_seeds_and_a_model_that_sees_are_official(
+    def test_only_the_official_data_images_and_seeds_and_a_model_that_sees_are_official(
         self, client: TestClient, records: Any
     ) -> None:
         judge = JudgeEntry(name="vlm", kind="openai", url="http://127.0.0.1:1/v1", model="qwen")
@@ -223,9 +223,11 @@ class TestEvaluated:
 
 
 def answered(score: int, failed: dict[tuple[int, int], Failure] | None = None) -> dict[tuple[int, int], Any]:
-    """Answers on two pictures of every prompt; the second picture of each meets nothing."""
+    """Answers on two images of every prompt; the second image of each meets nothing."""
     said = {
-        (index, image): [score * (1 - image)] * len(dimensions_of(index)) for index in range(10) for image in (0, 1)
+        (index, image_index): [score * (1 - image_index)] * len(dimensions_of(index))
+        for index in range(10)
+        for image_index in (0, 1)
     }
     return said | (failed or {})
 

@@ -19,7 +19,7 @@ from service.db.models import Garbage, PromptSet
 from service.db.session import Database
 
 TEXT = {"Content-Type": "text/plain"}
-BOTH = {"prompts": {"set": "mine-train"}, "evaluation": {"prompts": "mine-heldout"}}
+BOTH = {"prompts": {"set": "mine-train"}, "heldout": {"prompts": "mine-heldout"}}
 
 
 def send(client: TestClient, data: Any, headers: dict[str, str] = TEXT, **query: Any) -> Any:

@@ -75,9 +75,9 @@ class TestCreate:
         [
             ({"model": "sdxl"}, ["body", "model"], "the catalog has shapes-flux"),
             ({"rewards": [{"name": "beauty"}]}, ["body", "rewards", 0, "name"], "the catalog has clip_score"),
-            ({"evaluation": {"rewards": ["beauty"]}}, ["body", "evaluation", "rewards", 0], "clip_score"),
+            ({"heldout": {"rewards": ["beauty"]}}, ["body", "heldout", "rewards", 0], "clip_score"),
             ({"prompts": {"set": "poems"}}, ["body", "prompts", "set"], "shapes-train"),
-            ({"evaluation": {"prompts": "poems"}}, ["body", "evaluation", "prompts"], "shapes-heldout"),
+            ({"heldout": {"prompts": "poems"}}, ["body", "heldout", "prompts"], "shapes-heldout"),
             ({"preset": "best"}, ["body", "preset"], "allowed are shapes"),
             ({"modle": "shapes-flux"}, ["body", "modle"], "not permitted"),
             ({"training": {"lr": 1}}, ["body", "training", "lr"], "not permitted"),

@@ -1,4 +1,4 @@
-"""`/runs/{run_id}/samples`: pictures worth looking at."""
+"""`/runs/{run_id}/samples`: images worth looking at."""
 
 import uuid
 from pathlib import Path
@@ -56,7 +56,7 @@ def test_samples_are_listed_in_order_and_filtered(
     assert first["items"] + rest["items"] == items and rest["next_cursor"] is None
 
 
-def test_the_picture_is_given_and_cached(client: TestClient, database: Database, run: Any, tmp_path: Path) -> None:
+def test_the_image_is_given_and_cached(client: TestClient, database: Database, run: Any, tmp_path: Path) -> None:
     row = store(database, tmp_path, run)
     url = client.get(f"/runs/{run.id}/samples").json()["items"][0]["image"]
     response = client.get(url)
@@ -66,7 +66,7 @@ def test_the_picture_is_given_and_cached(client: TestClient, database: Database,
     assert client.get(url, headers={"If-None-Match": response.headers["ETag"]}).status_code == 304
 
 
-def test_a_damaged_picture_is_not_given(client: TestClient, database: Database, run: Any, tmp_path: Path) -> None:
+def test_a_damaged_image_is_not_given(client: TestClient, database: Database, run: Any, tmp_path: Path) -> None:
     row = store(database, tmp_path, run)
     (tmp_path / "other").write_bytes(b"other")
     database.artifacts.put_file(tmp_path / "other", row.key)

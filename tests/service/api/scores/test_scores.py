@@ -13,15 +13,15 @@ from fastapi.testclient import TestClient
 from PIL import Image
 from sqlalchemy import select
 
-from service.api.scores.pictures import as_rgb
+from service.api.scores.images import as_rgb
 from service.contracts.status import JobStatus
-from service.db.models import Garbage, Score, ScorePicture
+from service.db.models import Garbage, Score, ScoreImage
 from service.db.session import Database
 
 
-def encoded(picture: Image.Image, format: str = "PNG", **options: Any) -> str:
+def encoded(image: Image.Image, format: str = "PNG", **options: Any) -> str:
     data = io.BytesIO()
-    picture.save(data, format, **options)
+    image.save(data, format, **options)
     return base64.b64encode(data.getvalue()).decode()
 
 
@@ -29,8 +29,8 @@ RED = encoded(Image.new("RGB", (8, 8), "red"))
 
 
 def body(*images: str, **changes: Any) -> dict[str, Any]:
-    pictures = [{"prompt": f" picture {index} ", "image": image} for index, image in enumerate(images or (RED,))]
-    return {"rewards": ["clip_score"], "pictures": pictures} | changes
+    images = [{"prompt": f" image {index} ", "image": image} for index, image in enumerate(images or (RED,))]
+    return {"rewards": ["clip_score"], "images": images} | changes
 
 
 def huge(width: int, height: int) -> str:
@@ -44,34 +44,34 @@ def huge(width: int, height: int) -> str:
 
 
 class TestCreate:
-    def test_pictures_are_stored_as_rgb(self, client: TestClient, database: Database) -> None:
+    def test_images_are_stored_as_rgb(self, client: TestClient, database: Database) -> None:
         formats = [encoded(Image.new("RGB", (8, 8), "red"), one) for one in ("PNG", "JPEG", "WEBP")]
         response = client.post("/score", json=body(*formats))
         assert response.status_code == 202, response.text
         shown = response.json()
         assert response.headers["Location"] == f"/scores/{shown['id']}"
         assert client.get(response.headers["Location"]).json() == shown
-        assert (shown["status"], shown["queue_position"], shown["total_pictures"]) == ("queued", 1, 3)
-        assert [one["prompt"] for one in shown["pictures"]] == ["picture 0", "picture 1", "picture 2"]
-        assert shown["versions"] is None and {one["values"] for one in shown["pictures"]} == {None}
+        assert (shown["status"], shown["queue_position"], shown["total_images"]) == ("queued", 1, 3)
+        assert [one["prompt"] for one in shown["images"]] == ["image 0", "image 1", "image 2"]
+        assert shown["versions"] is None and {one["values"] for one in shown["images"]} == {None}
         with database.transaction() as session:
-            rows = session.scalars(select(ScorePicture).order_by(ScorePicture.number)).all()
-            assert session.get_one(Score, rows[0].score_id).requested["pictures"][0].keys() == {
+            rows = session.scalars(select(ScoreImage).order_by(ScoreImage.number)).all()
+            assert session.get_one(Score, rows[0].score_id).requested["images"][0].keys() == {
                 "prompt",
                 "image_sha256",
             }
         for row in rows:
-            with Image.open(io.BytesIO(database.artifacts.read(row.key, row.sha256))) as picture:
-                assert (picture.format, picture.mode, picture.size) == ("PNG", "RGB", (8, 8))
-                assert all(abs(a - b) < 8 for a, b in zip(picture.getpixel((4, 4)), (255, 0, 0), strict=True))
+            with Image.open(io.BytesIO(database.artifacts.read(row.key, row.sha256))) as image:
+                assert (image.format, image.mode, image.size) == ("PNG", "RGB", (8, 8))
+                assert all(abs(a - b) < 8 for a, b in zip(image.getpixel((4, 4)), (255, 0, 0), strict=True))
 
-    def test_a_generations_pictures(self, client: TestClient, records: Any) -> None:
+    def test_a_generations_images(self, client: TestClient, records: Any) -> None:
         spec = {"model": "shapes-flux", "checkpoints": ["base"], "prompts": ["a", "b"], "num_images": 1}
         drawn = records.generation({**spec, "width": 8, "height": 8}, JobStatus.SUCCEEDED)
         for number in (0, 1):
             records.image(drawn, number, base64.b64decode(RED), prompt_index=number)
         shown = client.post("/score", json={"rewards": ["clip_score"], "generation": str(drawn.id)}).json()
-        assert [(one["number"], one["prompt"]) for one in shown["pictures"]] == [(0, "a"), (1, "b")]
+        assert [(one["number"], one["prompt"]) for one in shown["images"]] == [(0, "a"), (1, "b")]
         assert shown["generation"] == str(drawn.id)
         going = records.generation(spec, JobStatus.RUNNING)
         refused = client.post("/score", json={"rewards": ["clip_score"], "generation": str(going.id)})
@@ -83,12 +83,12 @@ class TestCreate:
             ({"rewards": []}, ["rewards"], "at least 1"),
             ({"rewards": ["beauty"]}, ["rewards", 0], "the catalog has clip_score"),
             ({"rewards": ["clip_score", "clip_score"]}, ["rewards"], "more than once"),
-            ({"pictures": []}, ["pictures"], "at least 1"),
-            ({"pictures": None}, [], "either `pictures` or `generation`"),
-            ({"generation": str(uuid.UUID(int=7))}, [], "either `pictures` or `generation`"),
-            ({"pictures": None, "generation": str(uuid.UUID(int=7))}, ["generation"], "there is no generation"),
-            ({"pictures": [{"prompt": " ", "image": RED}]}, ["pictures", 0, "prompt"], "at least 1"),
-            ({"pictures": [{"prompt": "a", "image": RED}] * 257}, ["pictures"], "allowed are 256"),
+            ({"images": []}, ["images"], "at least 1"),
+            ({"images": None}, [], "either `images` or `generation`"),
+            ({"generation": str(uuid.UUID(int=7))}, [], "either `images` or `generation`"),
+            ({"images": None, "generation": str(uuid.UUID(int=7))}, ["generation"], "there is no generation"),
+            ({"images": [{"prompt": " ", "image": RED}]}, ["images", 0, "prompt"], "at least 1"),
+            ({"images": [{"prompt": "a", "image": RED}] * 257}, ["images"], "allowed are 256"),
         ],
     )
     def test_a_wrong_request_is_refused_by_field(
@@ -102,12 +102,12 @@ class TestCreate:
     @pytest.mark.parametrize(
         ("image", "type", "says"),
         [
-            ("a picture!", "not_base64", "base64"),
-            (base64.b64encode(b"no picture").decode(), "not_a_picture", "PNG, JPEG or WEBP"),
-            (encoded(Image.new("RGB", (8, 8)), "GIF"), "not_a_picture", "PNG, JPEG or WEBP"),
-            (base64.b64encode(base64.b64decode(RED)[:-30]).decode(), "not_a_picture", "truncated"),
+            ("an image!", "not_base64", "base64"),
+            (base64.b64encode(b"no image").decode(), "not_an_image", "PNG, JPEG or WEBP"),
+            (encoded(Image.new("RGB", (8, 8)), "GIF"), "not_an_image", "PNG, JPEG or WEBP"),
+            (base64.b64encode(base64.b64decode(RED)[:-30]).decode(), "not_an_image", "truncated"),
             (huge(5000, 5000), "too_many_pixels", "allowed are 16777216"),
-            (huge(100_000, 100_000), "not_a_picture", "decompression bomb"),
+            (huge(100_000, 100_000), "not_an_image", "decompression bomb"),
             (
                 encoded(
                     Image.new("RGB", (8, 8)), "WEBP", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")]
@@ -117,10 +117,10 @@ class TestCreate:
             ),
         ],
     )
-    def test_what_is_no_picture_is_named(self, client: TestClient, image: str, type: str, says: str) -> None:
+    def test_what_is_no_image_is_named(self, client: TestClient, image: str, type: str, says: str) -> None:
         response = client.post("/score", json=body(RED, image))
         (error,) = response.json()["errors"]
-        assert (error["loc"], error["type"]) == (["body", "pictures", 1, "image"], type)
+        assert (error["loc"], error["type"]) == (["body", "images", 1, "image"], type)
         assert says in error["msg"]
 
     def test_the_same_key_makes_one(self, client: TestClient, database: Database) -> None:
@@ -131,9 +131,9 @@ class TestCreate:
         assert list(database.artifacts.names("scores")) == [first.json()["id"]]
 
 
-class TestPictures:
+class TestImages:
     @pytest.mark.parametrize(
-        ("picture", "expected"),
+        ("image", "expected"),
         [
             (Image.new("RGBA", (1, 1), (255, 0, 0, 0)), (255, 255, 255)),
             (Image.new("RGBA", (1, 1), (255, 0, 0, 255)), (255, 0, 0)),
@@ -145,13 +145,13 @@ class TestPictures:
             (Image.fromarray(np.array([[0x8001]], dtype=np.uint16)), (0x80, 0x80, 0x80)),
         ],
     )
-    def test_every_mode_becomes_rgb(self, picture: Image.Image, expected: tuple[int, int, int]) -> None:
-        plain = as_rgb(picture)
+    def test_every_mode_becomes_rgb(self, image: Image.Image, expected: tuple[int, int, int]) -> None:
+        plain = as_rgb(image)
         assert (plain.mode, plain.getpixel((0, 0))) == ("RGB", expected)
 
 
 class TestLife:
-    def test_cancelled_then_deleted_with_its_pictures(self, client: TestClient, database: Database) -> None:
+    def test_cancelled_then_deleted_with_its_images(self, client: TestClient, database: Database) -> None:
         id = client.post("/score", json=body()).json()["id"]
         assert client.delete(f"/scores/{id}").json()["code"] == "wrong_state"
         assert client.post(f"/scores/{id}/cancel").json()["status"] == "cancelled"

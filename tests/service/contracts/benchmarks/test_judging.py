@@ -88,7 +88,7 @@ def test_what_is_not_so_many_zeros_and_ones_is_a_failure(scores: str, failure: F
         (None, Failure.NO_ANSWER),
         ("", Failure.NO_ANSWER),
         (" \n\t", Failure.NO_ANSWER),
-        ("I cannot judge this picture.", Failure.NO_SCORES),
+        ("I cannot judge this image.", Failure.NO_SCORES),
         (GOOD, Failure.NO_SCORES),
         (f'{{"score": {GOOD}}}', Failure.NO_SCORES),
         (f"<score>{GOOD}", Failure.NO_SCORES),

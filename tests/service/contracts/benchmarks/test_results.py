@@ -1,4 +1,4 @@
-"""Result files of the official scripts: every picture's scores, a counted failure, or a row that does not belong."""
+"""Result files of the official scripts: every image's scores, a counted failure, or a row that does not belong."""
 
 import io
 import json
@@ -28,9 +28,9 @@ def verdict(**changes: Any) -> Any:
 
 
 class TestCsv:
-    def test_every_row_is_an_answer_on_its_picture(self) -> None:
+    def test_every_row_is_an_answer_on_its_image(self) -> None:
         found = read(result_row(0, 0, (1, 0, 1)), result_row(0, 3, (0, 0, 0)), result_row(7, 0, (1, 1)))
-        assert [(one.index, one.image, one.verdict.scores) for one in found.answers] == [
+        assert [(one.index, one.image_index, one.verdict.scores) for one in found.answers] == [
             *((0, 0, (1, 0, 1)), (0, 3, (0, 0, 0)), (7, 0, (1, 1))),
         ]
         assert not found.problems
@@ -46,10 +46,10 @@ class TestCsv:
     def test_results_may_be_json_or_python_literals(self, text: str) -> None:
         assert verdict(result_json=text, output="").scores == (1, 0, 1)
 
-    @pytest.mark.parametrize("path", ["0_2.png", "a/b/0_2.jpg", "C:\\pictures\\0_2.webp", "/x/5_5.png/0_2.png"])
-    def test_the_picture_is_what_the_path_ends_in(self, path: str) -> None:
+    @pytest.mark.parametrize("path", ["0_2.png", "a/b/0_2.jpg", "C:\\images\\0_2.webp", "/x/5_5.png/0_2.png"])
+    def test_the_image_is_what_the_path_ends_in(self, path: str) -> None:
         [one] = read(result_row(0, 2, (1, 0, 1), img_path=path)).answers
-        assert (one.index, one.image) == (0, 2)
+        assert (one.index, one.image_index) == (0, 2)
 
     def test_chinese_files(self) -> None:
         text = results_csv([result_row(0, 0, (1, 0, 1), ZH)])
@@ -103,10 +103,10 @@ class TestRowsThatDoNotBelong:
     @pytest.mark.parametrize(
         ("changes", "told"),
         [
-            ({"index": "1"}, "index '1' is not that of its picture 0_2"),
-            ({"index": "00"}, "index '00' is not that of its picture"),
-            ({"img_path": "zero.png"}, "img_path 'zero.png' names no picture"),
-            ({"img_path": ""}, "names no picture"),
+            ({"index": "1"}, "index '1' is not that of its image 0_2"),
+            ({"index": "00"}, "index '00' is not that of its image"),
+            ({"img_path": "zero.png"}, "img_path 'zero.png' names no image"),
+            ({"img_path": ""}, "names no image"),
             ({"img_path": "11_0.png", "index": "11"}, "the benchmark has no prompt 11"),
             ({"testpoint": "['Style']"}, "its test points are not those that the benchmark has for prompt 0"),
             ({"testpoint": ""}, "its test points are not those"),
@@ -120,10 +120,10 @@ class TestRowsThatDoNotBelong:
         assert problem.row == 3 and told in problem.description
         assert len(found.answers) == 1
 
-    def test_a_picture_that_stands_there_twice_counts_once_and_is_told(self) -> None:
+    def test_an_image_that_stands_there_twice_counts_once_and_is_told(self) -> None:
         found = read(result_row(0, 2, (1, 1, 1)), result_row(0, 2, (0, 0, 0)))
         assert [one.verdict.scores for one in found.answers] == [(1, 1, 1)]
-        assert [str(one) for one in found.problems] == ["row 3: picture 0_2 stands in row 2, too"]
+        assert [str(one) for one in found.problems] == ["row 3: image 0_2 stands in row 2, too"]
 
     @pytest.mark.parametrize(
         ("text", "told"),
@@ -131,7 +131,7 @@ class TestRowsThatDoNotBelong:
             ("", "row 1: the columns index, testpoint, result_json, img_path are missing"),
             ("index,prompt\n0,a\n", "row 1: the columns testpoint, result_json, img_path are missing"),
             ('index,testpoint,result_json,img_path\n0,"a', "row 2: this is no CSV from here on"),
-            ("index,testpoint,result_json,img_path\n0\n", "row 2: img_path 'None' names no picture"),
+            ("index,testpoint,result_json,img_path\n0\n", "row 2: img_path 'None' names no image"),
             ("index,testpoint,result_json,img_path\n" + "a" * 200_000 + ",,,\n", "row 2: this is no CSV from here on"),
         ],
     )

@@ -25,27 +25,27 @@ POINTS = [len(prompt.points) for prompt in BENCHMARK.prompts]
 
 
 def said(index: int, *verdicts: tuple[int, ...] | Failure) -> list[Answer]:
-    """Answers on a prompt's pictures."""
+    """Answers on a prompt's images."""
     return [
-        Answer(index, image, Verdict(one) if isinstance(one, tuple) else Verdict(None, one))
-        for image, one in enumerate(verdicts)
+        Answer(index, image_index, Verdict(one) if isinstance(one, tuple) else Verdict(None, one))
+        for image_index, one in enumerate(verdicts)
     ]
 
 
 def drawn(
     seed: int, share: float = 0.6, failed: float = 0.1, images: int = 4, of: Benchmark = BENCHMARK
 ) -> list[Answer]:
-    """Answers at random on every picture."""
+    """Answers at random on every image."""
     draw = np.random.default_rng(seed)
     return [
-        Answer(prompt.index, image, Verdict(None, Failure.NO_SCORES) if draw.random() < failed
+        Answer(prompt.index, image_index, Verdict(None, Failure.NO_SCORES) if draw.random() < failed
                else Verdict(tuple(int(one) for one in draw.random(len(prompt.points)) < share)))
-        for prompt in of.prompts for image in range(images)
+        for prompt in of.prompts for image_index in range(images)
     ]  # fmt: skip
 
 
 class TestScores:
-    def test_points_are_pooled_over_pictures_and_prompts(self) -> None:
+    def test_points_are_pooled_over_images_and_prompts(self) -> None:
         # Prompt 0 has Style, an Action and a Grammar; prompt 1 has World Knowledge, another Action and Grammar.
         found = scores(tally(BENCHMARK, said(0, (1, 0, 1), (1, 1, 0)) + said(1, (0, 1, 1))))
         assert (found.primary["Style"].correct, found.primary["Style"].total) == (2, 2)
@@ -54,7 +54,7 @@ class TestScores:
         assert (found.sub["Grammar - Negation"].correct, found.sub["Grammar - Negation"].total) == (1, 2)
         assert found.sub["Grammar - Consistency"].accuracy is None
         assert (found.micro.correct, found.micro.total) == (6, 9)
-        assert (found.prompts, found.pictures) == (2, 3)
+        assert (found.prompts, found.images) == (2, 3)
 
     def test_overall_needs_all_ten(self) -> None:
         assert scores(tally(BENCHMARK, said(0, (1, 1, 1)))).overall is None
@@ -70,7 +70,7 @@ class TestScores:
         assert (style.accuracy, style.total, style.failures) == (1.0, 1, 3)
         assert found.sub["World Knowledge"].failures == 0
         assert found.micro.failures == 9
-        assert found.missing_pictures == 4 * (PROMPTS - 1)
+        assert found.missing_images == 4 * (PROMPTS - 1)
 
     def test_test_points_one_by_one(self) -> None:
         counted = tally(BENCHMARK, said(0, (1, 0, 1), (1, 1, 0), Failure.NO_SCORES))
@@ -95,7 +95,7 @@ class TestScores:
             assert sum(one.total for one in parts.values()) == found.micro.total
             assert sum(one.failures or 0 for one in parts.values()) == found.micro.failures
         assert found.micro.correct == sum(sum(one.verdict.scores or ()) for one in answers)
-        assert (found.pictures or 0) + (found.failed_answers or 0) == len(answers)
+        assert (found.images or 0) + (found.failed_answers or 0) == len(answers)
 
     def test_the_order_of_answers_does_not_matter(self) -> None:
         answers = drawn(3)
@@ -203,7 +203,7 @@ class TestComparison:
             return Verdict(tuple(int(one) for one in draw.random(POINTS[index]) < share[index]))
 
         def answers() -> list[Answer]:
-            return [Answer(index, image, met(index)) for index in range(PROMPTS) for image in range(8)]
+            return [Answer(index, image_index, met(index)) for index in range(PROMPTS) for image_index in range(8)]
 
         first, second = tally(BENCHMARK, answers()), tally(BENCHMARK, answers())
         paired, apart = compare(first, second).micro.interval95, intervals(first)
@@ -231,7 +231,7 @@ class TestOfficial:
     def test_every_count_and_accuracy_is_the_official_one(self, case: Any) -> None:
         counted, answers, expected, _ = case
         found = scores(counted)
-        assert not answers.problems and len(answers.answers) == expected["rows"] == found.pictures
+        assert not answers.problems and len(answers.answers) == expected["rows"] == found.images
         for ours, theirs, named in (
             (found.primary, expected["primary_dimensions"], primary_named),
             (found.sub, expected["sub_dimensions"], dimension_of),
@@ -242,7 +242,7 @@ class TestOfficial:
             }
             assert told == {named(spelled): counts for spelled, counts in theirs.items()}
         assert math.isclose(found.overall, expected["overall_mean_of_primary"], rel_tol=1e-15, abs_tol=0)
-        assert (found.failed_answers, found.missing_pictures) == (0, 2400 - expected["rows"])
+        assert (found.failed_answers, found.missing_images) == (0, 2400 - expected["rows"])
 
     def test_the_official_summary_says_the_same(self, case: Any) -> None:
         counted, _, expected, made = case
@@ -253,7 +253,7 @@ class TestOfficial:
         assert {name: (one.correct, one.total) for name, one in found.primary.items()} == {
             name: (one.correct, one.total) for name, one in full.primary.items()
         }
-        assert (found.pictures, found.micro.failures, found.micro.interval95) == (None, None, None)
+        assert (found.images, found.micro.failures, found.micro.interval95) == (None, None, None)
 
 
 def test_the_overall_score_is_the_unweighted_mean_of_the_ten() -> None:

@@ -178,7 +178,7 @@ class TestWorkers:
     def worker(self, database: Database) -> None:
         stats = {measure.name: 5 for measure in MEASURES if not measure.label}
         stats |= {"gpu_memory_used_bytes.0": 10, "gpu_memory_used_bytes.1": 20, "jobs.failed": 2, "not_known": 1}
-        stats |= {"jobs": 4, "steps.odd": 1, "pictures": "many"}
+        stats |= {"jobs": 4, "steps.odd": 1, "images": "many"}
         with database.transaction() as session:
             session.add(Worker(name="here:1", queue="train", device="cpu", stats=stats))
             silent = func.now() - timedelta(seconds=500)

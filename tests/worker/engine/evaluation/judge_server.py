@@ -35,7 +35,7 @@ class Asked:
         return str(next(part["text"] for part in self.content if part["type"] == "text"))
 
     @property
-    def picture(self) -> tuple[str, bytes]:
+    def image(self) -> tuple[str, bytes]:
         """Its media type and its bytes."""
         url = next(part["image_url"]["url"] for part in self.content if part["type"] == "image_url")
         media, data = url.removeprefix("data:").split(";base64,")

@@ -8,7 +8,7 @@ from typing import Any
 from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt, JudgeWords, Point
 from service.contracts.benchmarks.dimensions import SUB
 from service.contracts.catalog import JudgeEntry
-from service.contracts.evaluations import DrawnPicture, EvaluationJob, EvaluationSpec, PictureName
+from service.contracts.evaluations import DrawnImage, EvaluationJob, EvaluationSpec, ImageName
 from worker.shapes.grammar import heldout_prompts
 
 WORDS = JudgeWords(
@@ -56,15 +56,17 @@ def entry(url: str, **changes: Any) -> JudgeEntry:
 
 
 def job(judge: JudgeEntry | None, prompts: int = 3, **spec: Any) -> EvaluationJob:
-    """Two pictures of each prompt, in two steps."""
+    """Two images of each prompt, in two steps."""
     said = {"model": "shapes-flux", "num_images": 2, "steps": 2, "judge": judge and judge.name}
     chosen = EvaluationSpec.model_validate(said | spec)
     return EvaluationJob(spec=chosen, benchmark=benchmark(prompts), judge=judge, drawn=(), done=())
 
 
 def places(job: EvaluationJob) -> list[tuple[int, int]]:
-    """All pictures."""
-    return [(prompt.index, image) for prompt in job.benchmark.prompts for image in range(job.spec.num_images)]
+    """All images."""
+    return [
+        (prompt.index, image_index) for prompt in job.benchmark.prompts for image_index in range(job.spec.num_images)
+    ]
 
 
 def events(directory: Path, *types: str) -> list[dict[str, Any]]:
@@ -74,7 +76,7 @@ def events(directory: Path, *types: str) -> list[dict[str, Any]]:
 
 
 def place_of(event: dict[str, Any]) -> tuple[int, int]:
-    return event["index"], event["image"]
+    return event["index"], event["image_index"]
 
 
 def go_on(job: EvaluationJob, attempts: Iterable[Path]) -> EvaluationJob:
@@ -82,15 +84,19 @@ def go_on(job: EvaluationJob, attempts: Iterable[Path]) -> EvaluationJob:
     drawn: set[tuple[int, int]] = set()
     answers: dict[tuple[int, int], dict[str, Any]] = {}
     for attempt in attempts:
-        drawn |= {place_of(event) for event in events(attempt, "picture")}
+        drawn |= {place_of(event) for event in events(attempt, "image")}
         answers |= {place_of(event): event for event in events(attempt, "answer")}
     done = {place for place in drawn if place in answers and answers[place]["scores"] is not None}
     return job.model_copy(
         update={
-            "done": tuple(PictureName(index=index, image=image) for index, image in sorted(done)),
+            "done": tuple(ImageName(index=index, image_index=image_index) for index, image_index in sorted(done)),
             "drawn": tuple(
-                DrawnPicture(index=index, image=image, asked=answers.get((index, image), {"number": 0})["number"])
-                for index, image in sorted(drawn - done)
+                DrawnImage(
+                    index=index,
+                    image_index=image_index,
+                    asked=answers.get((index, image_index), {"number": 0})["number"],
+                )
+                for index, image_index in sorted(drawn - done)
             ),
         }
     )

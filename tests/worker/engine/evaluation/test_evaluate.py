@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 
 from service.contracts.catalog import load_catalog
-from service.contracts.evaluations import EvaluationEventLine, EvaluationJob, PictureName
+from service.contracts.evaluations import EvaluationEventLine, EvaluationJob, ImageName
 from service.contracts.generations import GenerationSpec
 from service.contracts.jobs import PARENT_FD, Control
 from tests.worker.engine.evaluation.conftest import Attempt, attempts_in
@@ -36,19 +36,19 @@ DEAD = "http://127.0.0.1:9/v1"
 
 
 def files(directory: Path) -> dict[str, bytes]:
-    """An attempt's pictures."""
-    return {path.name: path.read_bytes() for path in (directory / "pictures").iterdir()}
+    """An attempt's images."""
+    return {path.name: path.read_bytes() for path in (directory / "images").iterdir()}
 
 
 def in_order(job: EvaluationJob, directory: Path) -> list[bytes]:
     """Them, prompt by prompt."""
-    return [files(directory)[f"{index}_{image}.png"] for index, image in places(job)]
+    return [files(directory)[f"{index}_{image_index}.png"] for index, image_index in places(job)]
 
 
 def pixels(png: bytes) -> bytes:
     """What a file shows."""
-    with Image.open(io.BytesIO(png)) as picture:
-        return picture.tobytes()
+    with Image.open(io.BytesIO(png)) as image:
+        return image.tobytes()
 
 
 def failed(directory: Path) -> dict[str, Any]:
@@ -77,13 +77,13 @@ class TestWhole:
     def out(self, carried_out: tuple[EvaluationJob, int, Path]) -> Path:
         return carried_out[2]
 
-    def test_every_picture_is_drawn_and_judged(self, carried_out: tuple[EvaluationJob, int, Path]) -> None:
+    def test_every_image_is_drawn_and_judged(self, carried_out: tuple[EvaluationJob, int, Path]) -> None:
         whole, status, out = carried_out
         assert status == 0
-        drawn, answers = events(out, "picture"), events(out, "answer")
+        drawn, answers = events(out, "image"), events(out, "answer")
         assert [place_of(event) for event in drawn] == places(whole)
         assert sorted(map(place_of, answers)) == places(whole)
-        assert all(event["seed"] == whole.spec.seed + event["image"] for event in drawn)
+        assert all(event["seed"] == whole.spec.seed + event["image_index"] for event in drawn)
         assert all(set(event["rewards"]) == {"clip_score", "shapes_verifier"} for event in drawn)
         assert all(None not in event["rewards"].values() for event in drawn)
         assert all((event["number"], event["scores"], event["failure"]) == (1, [1, 0, 1], None) for event in answers)
@@ -92,34 +92,34 @@ class TestWhole:
 
     def test_files_are_what_was_told(self, whole: EvaluationJob, out: Path) -> None:
         found = files(out)
-        assert found.keys() == {f"{index}_{image}.png" for index, image in places(whole)}
-        for event in events(out, "picture"):
-            data = found[f"{event['index']}_{event['image']}.png"]
+        assert found.keys() == {f"{index}_{image_index}.png" for index, image_index in places(whole)}
+        for event in events(out, "image"):
+            data = found[f"{event['index']}_{event['image_index']}.png"]
             assert (event["sha256"], event["size"]) == (hashlib.sha256(data).hexdigest(), len(data))
 
-    def test_pictures_are_those_of_a_generation(self, whole: EvaluationJob, out: Path) -> None:
+    def test_images_are_those_of_a_generation(self, whole: EvaluationJob, out: Path) -> None:
         prompts = tuple(prompt.text for prompt in whole.benchmark.prompts)
         same = GenerationSpec(prompts=prompts, num_images=2, seed=whole.spec.seed, steps=2)
         drawn = list(Generator("cpu").generate(same, {"base": None}))
         assert [pixels(file) for file in in_order(whole, out)] == [pixels(image.png) for image in drawn]
 
     def test_a_file_says_what_it_shows(self, whole: EvaluationJob, out: Path) -> None:
-        with Image.open(out / "pictures" / "7_1.png") as picture:
-            assert picture.text == {  # type: ignore[attr-defined]
+        with Image.open(out / "images" / "7_1.png") as image:
+            assert image.text == {  # type: ignore[attr-defined]
                 "prompt": whole.benchmark.prompts[1].text,
                 "seed": "3408",
                 "model": "shapes-flux",
                 "checkpoint": "base",
                 "benchmark": "small",
                 "index": "7",
-                "image": "1",
+                "image_index": "1",
             }
 
     def test_events_are_of_the_contract(self, out: Path) -> None:
         read = [EvaluationEventLine.validate_json(line) for line in (out / "events.jsonl").read_bytes().splitlines()]
         first, second, *others, last = [event.type for event in read]
         assert (first, second, last) == ("progress", "started", "finished")
-        assert set(others) == {"picture", "answer", "progress"}
+        assert set(others) == {"image", "answer", "progress"}
 
     def test_provenance_says_what_was_measured_with_what(self, whole: EvaluationJob, out: Path) -> None:
         (started,) = events(out, "started")
@@ -129,7 +129,7 @@ class TestWhole:
         assert found["benchmark"]["content_sha256"] == whole.benchmark.content_sha256
         assert (found["device"], found["precision"]) == ("cpu", "float32")
 
-    def test_progress_counts_finished_pictures(self, out: Path) -> None:
+    def test_progress_counts_finished_images(self, out: Path) -> None:
         first, *_, last = events(out, "progress")
         assert (first["phase"], first["step"], first["max_steps"]) == ("loading", 0, 6)
         assert (last["phase"], last["step"], last["eta_seconds"]) == ("evaluation", 6, 0.0)
@@ -142,9 +142,9 @@ class TestWhole:
             update={"benchmark": whole.benchmark.model_copy(update={"prompts": (strange, *others)})}
         )
         _, out = attempt(whole)
-        nothing = [place_of(event) for event in events(out, "picture") if event["rewards"]["shapes_verifier"] is None]
+        nothing = [place_of(event) for event in events(out, "image") if event["rewards"]["shapes_verifier"] is None]
         assert nothing == [(0, 0), (0, 1)]
-        assert all(event["rewards"]["clip_score"] is not None for event in events(out, "picture"))
+        assert all(event["rewards"]["clip_score"] is not None for event in events(out, "image"))
 
 
 class TestCheckpoint:
@@ -182,7 +182,7 @@ class TestAsking:
         assert Counter(map(place_of, events(out, "answer"))) == dict.fromkeys(places(job(None, rewards=["x"])), 2)
         assert (status, events(out)[-1]["outcome"], events(out)[-1]["step"]) == (0, "succeeded", 6)
 
-    def test_a_refused_picture_fails_alone(self, serve: Serve, attempt: Attempt) -> None:
+    def test_a_refused_image_fails_alone(self, serve: Serve, attempt: Attempt) -> None:
         server = serve(lambda asked: Reply(400, b"unsafe") if asked.number == 2 else judged(asked))
         status, out = attempt(job(entry(server.url)))
         answers = events(out, "answer")
@@ -192,14 +192,14 @@ class TestAsking:
         assert "HTTP 400" in refused["error"] and "unsafe" in refused["error"]
 
     def test_if_all_are_refused_the_judge_is_at_fault(self, serve: Serve, attempt: Attempt) -> None:
-        server = serve(lambda _: Reply(400, b"this model takes no pictures"))
+        server = serve(lambda _: Reply(400, b"this model takes no images"))
         status, out = attempt(job(entry(server.url), prompts=10))
         end = failed(out)
         assert (status, end["code"], len(server.asked)) == (1, "judge_failed", 16)
-        assert "tester" in end["detail"] and "this model takes no pictures" in end["detail"]
+        assert "tester" in end["detail"] and "this model takes no images" in end["detail"]
 
     def test_even_if_there_are_few(self, serve: Serve, attempt: Attempt) -> None:
-        server = serve(lambda _: Reply(400, b"this model takes no pictures"))
+        server = serve(lambda _: Reply(400, b"this model takes no images"))
         status, out = attempt(job(entry(server.url)))
         assert (status, failed(out)["code"]) == (1, "judge_failed")
 
@@ -236,7 +236,7 @@ class TestAsking:
         self, serve: Serve, attempt: Attempt, tmp_path: Path, eventually: Any
     ) -> None:
         def plan(asked: Asked) -> Reply:
-            eventually(lambda: len(list(tmp_path.glob("attempt/pictures/*.png"))) == 140)
+            eventually(lambda: len(list(tmp_path.glob("attempt/images/*.png"))) == 140)
             return judged(asked)
 
         status, out = attempt(job(entry(serve(plan).url), prompts=70, steps=1))  # three batches
@@ -247,13 +247,13 @@ class TestGoingOn:
     def test_what_is_missing_is_drawn_bit_for_bit_as_it_was(self, serve: Serve, attempt: Attempt) -> None:
         whole = job(entry(serve().url, concurrency=4), prompts=36, steps=1, rewards=["clip_score"])  # two batches
         _, out = attempt(whole)
-        first = {place_of(event): event for event in events(out, "picture")}
+        first = {place_of(event): event for event in events(out, "image")}
         kept = random.Random(1).sample(places(whole), 30)
-        rest = whole.model_copy(update={"done": tuple(PictureName(index=i, image=j) for i, j in kept)})
+        rest = whole.model_copy(update={"done": tuple(ImageName(index=i, image_index=j) for i, j in kept)})
         _, again = attempt(rest, "again")
-        assert {place_of(event) for event in events(again, "picture")} == set(places(whole)) - set(kept)
+        assert {place_of(event) for event in events(again, "image")} == set(places(whole)) - set(kept)
         assert all(files(out)[name] == data for name, data in files(again).items())
-        for event in events(again, "picture"):
+        for event in events(again, "image"):
             assert event["rewards"] == first[place_of(event)]["rewards"]
         assert events(again, "started")[0]["resumed_at"] == 30
         assert (events(again, "progress")[0]["step"], events(again)[-1]["step"]) == (30, 72)
@@ -274,11 +274,11 @@ class TestGoingOn:
         server.plan = plan
         _, out = attempt(whole)
         rest = go_on(whole, [out])
-        assert {(name.index, name.image): name.asked for name in rest.drawn} == dict.fromkeys(bad, 2)
+        assert {(name.index, name.image_index): name.asked for name in rest.drawn} == dict.fromkeys(bad, 2)
         server.plan = judged
-        shutil.copytree(out / "pictures", out.parent / "again" / "pictures")
+        shutil.copytree(out / "images", out.parent / "again" / "images")
         _, again = attempt(rest, "again")
-        assert events(again, "picture") == []
+        assert events(again, "image") == []
         assert events(again, "started")[0]["provenance"]["weights"] == {}
         assert {place_of(event): event["number"] for event in events(again, "answer")} == dict.fromkeys(bad, 3)
         assert events(again)[-1]["step"] == 6
@@ -292,7 +292,7 @@ class TestGoingOn:
 
     def test_nothing_left_to_do_is_soon_done(self, attempt: Attempt) -> None:
         whole = job(entry(DEAD))
-        rest = whole.model_copy(update={"done": tuple(PictureName(index=i, image=j) for i, j in places(whole))})
+        rest = whole.model_copy(update={"done": tuple(ImageName(index=i, image_index=j) for i, j in places(whole))})
         status, out = attempt(rest)
         assert (status, [event["type"] for event in events(out)]) == (0, ["progress", "started", "finished"])
 
@@ -339,7 +339,7 @@ class TestStopping:
         (tmp_path / "attempt").mkdir()
         (tmp_path / "attempt" / "control.json").write_text(Control(action="cancel").model_dump_json())
         _, out = attempt(job(entry(DEAD)))
-        assert (events(out)[-1]["outcome"], events(out, "picture")) == ("cancelled", [])
+        assert (events(out)[-1]["outcome"], events(out, "image")) == ("cancelled", [])
 
     def test_answers_on_their_way_are_taken(self, serve: Serve, attempt: Attempt, tmp_path: Path) -> None:
         def plan(asked: Asked) -> Reply:
@@ -407,7 +407,7 @@ class TestOrphaned:
         file = out.with_suffix(".json")
         file.write_text(whole.model_dump_json(), encoding="utf-8")
         command = [sys.executable, "-m", "worker.entrypoints.evaluate", str(file), "--out", str(out), "--device", "cpu"]
-        threads = str(torch.get_num_threads())  # their number shows in the last bits of a picture on some processors
+        threads = str(torch.get_num_threads())  # their number shows in the last bits of an image on some processors
         environment = {**os.environ, "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": threads, **options.pop("env", {})}
         return subprocess.Popen(command, env=environment, **options)
 
@@ -427,7 +427,7 @@ class TestOrphaned:
         in_flight = server.asked[7].body
         rest = go_on(whole, [out])
         assert len(rest.done) == 7
-        shutil.copytree(out / "pictures", tmp_path / "again" / "pictures")
+        shutil.copytree(out / "images", tmp_path / "again" / "images")
         status, again = attempt(rest, "again")
         assert (status, events(again)[-1]["step"]) == (0, 12)
         assert sorted(map(place_of, events(out, "answer") + events(again, "answer"))) == places(whole)

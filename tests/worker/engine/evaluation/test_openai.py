@@ -22,7 +22,7 @@ TOKEN = "sk-not-for-anybody-0123456789"
 
 
 def png(size: int = 16, mode: str = "RGB") -> bytes:
-    """A picture of noise."""
+    """An image of noise."""
     pixels = np.random.default_rng(0).integers(0, 256, (size, size, len(mode)), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels, mode).save(buffer, format="PNG")
@@ -52,20 +52,18 @@ class TestRequest:
         assert asked.text == benchmark().judge.fill(PROMPT)
         assert "Authorization" not in asked.headers
 
-    @pytest.mark.parametrize(
-        ("picture_first", "order"), [(True, ["image_url", "text"]), (False, ["text", "image_url"])]
-    )
-    def test_picture_and_text_come_in_the_order_of_the_entry(
-        self, serve: Serve, picture_first: bool, order: list[str]
+    @pytest.mark.parametrize(("image_first", "order"), [(True, ["image_url", "text"]), (False, ["text", "image_url"])])
+    def test_image_and_text_come_in_the_order_of_the_entry(
+        self, serve: Serve, image_first: bool, order: list[str]
     ) -> None:
         server = serve()
-        judge(server.url, picture_first=picture_first).ask(PROMPT, png())
+        judge(server.url, image_first=image_first).ask(PROMPT, png())
         assert [part["type"] for part in server.asked[0].content] == order
 
     def test_a_png_is_sent_as_it_was_drawn(self, serve: Serve) -> None:
         server = serve()
-        judge(server.url, picture="png").ask(PROMPT, png())
-        assert server.asked[0].picture == ("image/png", png())
+        judge(server.url, image_format="png").ask(PROMPT, png())
+        assert server.asked[0].image == ("image/png", png())
 
     @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
     def test_a_jpeg_is_that_of_the_official_script(self, serve: Serve, mode: str) -> None:
@@ -73,7 +71,7 @@ class TestRequest:
         judge(server.url).ask(PROMPT, png(mode=mode))
         expected = io.BytesIO()
         Image.open(io.BytesIO(png(mode=mode))).convert("RGB").save(expected, format="JPEG", quality=95)
-        assert server.asked[0].picture == ("image/jpeg", expected.getvalue())
+        assert server.asked[0].image == ("image/jpeg", expected.getvalue())
 
     def test_connections_are_kept(self, serve: Serve) -> None:
         server = serve()
@@ -242,17 +240,17 @@ class TestFaults:
         assert len(server.asked) == 1
 
     @pytest.mark.parametrize("status", [400, 413, 415, 422])
-    def test_a_refused_picture_has_no_answer(self, serve: Serve, status: int) -> None:
-        server = serve(lambda _: Reply(status, b"unsafe picture"))
+    def test_a_refused_image_has_no_answer(self, serve: Serve, status: int) -> None:
+        server = serve(lambda _: Reply(status, b"unsafe image"))
         said = judge(server.url).ask(PROMPT, png())
         assert (said.text, said.verdict.failure) == (None, Failure.NO_ANSWER)
-        assert f"HTTP {status}" in said.error and "unsafe picture" in said.error
+        assert f"HTTP {status}" in said.error and "unsafe image" in said.error
         assert len(server.asked) == 1
 
-    def test_a_picture_that_alone_fails_is_given_up(self, serve: Serve) -> None:
+    def test_an_image_that_alone_fails_is_given_up(self, serve: Serve) -> None:
         bad, good = png(8), png(16)
-        server = serve(lambda asked: Reply(500) if asked.picture[1] == bad else judged(asked))
-        asking = judge(server.url, picture="png", concurrency=2)
+        server = serve(lambda asked: Reply(500) if asked.image[1] == bad else judged(asked))
+        asking = judge(server.url, image_format="png", concurrency=2)
         with ThreadPoolExecutor(1) as pool:
             said = pool.submit(asking.ask, PROMPT, bad)
             while not said.done():

@@ -18,7 +18,7 @@ from worker.shapes.bench.layout import realise
 from worker.shapes.bench.scene import draw
 
 PROMPTS = benchmark().prompts[::30]
-PICTURES = draw([realise(parse(prompt.text), np.random.default_rng(0)) for prompt in PROMPTS])
+IMAGES = draw([realise(parse(prompt.text), np.random.default_rng(0)) for prompt in PROMPTS])
 
 
 @pytest.fixture(scope="module")
@@ -27,14 +27,14 @@ def judge() -> Judge:
 
 
 def test_it_says_what_the_rules_say(judge: Judge) -> None:
-    for place, prompt in enumerate(PROMPTS):  # the right picture, and the two before it in turn
-        shown = PICTURES[[place, place - 1, place - 2]]
-        said = [judge.ask(prompt, png(picture)).verdict.scores for picture in shown]
+    for place, prompt in enumerate(PROMPTS):  # the right image, and the two before it in turn
+        shown = IMAGES[[place, place - 1, place - 2]]
+        said = [judge.ask(prompt, png(image)).verdict.scores for image in shown]
         assert said == judge_points(shown, [prompt.text] * len(shown))
 
 
 def test_its_words_tell_what_it_saw(judge: Judge) -> None:
-    said = judge.ask(PROMPTS[0], png(PICTURES[0]))
+    said = judge.ask(PROMPTS[0], png(IMAGES[0]))
     assert said.text is not None
     assert said.text.startswith("Background: ") and "Seen: a " in said.text
     assert said.text.endswith(f"<score>{list(said.verdict.scores or ())}</score>")
@@ -42,6 +42,6 @@ def test_its_words_tell_what_it_saw(judge: Judge) -> None:
 
 def test_a_prompt_of_another_world_has_no_answer(judge: Judge) -> None:
     stranger = another().prompts[0].model_copy(update={"text": "two pandas in spacesuits"})
-    said = judge.ask(stranger, png(PICTURES[0]))
+    said = judge.ask(stranger, png(IMAGES[0]))
     assert (said.text, said.verdict.failure) == (None, Failure.NO_ANSWER)
     assert said.error

@@ -191,4 +191,4 @@ def test_a_rollout_can_be_abandoned_between_batches(name: str) -> None:
     stopped = type(ready)(ready.exact, ready.exact_rows, ready.fast, ready.fast_rows, ready.costs, stop)
     with torch.no_grad(), pytest.raises(KeyboardInterrupt):
         make(CONFIGS[name]).roll_out(TRAINING_STEP, PROMPTS, noise(TRAINING_STEP), stopped)
-    assert flow.evaluations <= 2 * PROMPTS * STEPS  # the anchors, and nothing after them
+    assert flow.nfe <= 2 * PROMPTS * STEPS  # the anchors, and nothing after them

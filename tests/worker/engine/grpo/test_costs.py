@@ -41,13 +41,13 @@ def test_evaluations_are_those_of_the_contract(
     ready = sampler(flow, rows=1, fast_rows=fast_rows)  # rows of 1: no batch to fill up
     rollout = make(config, steps).roll_out(step, PROMPTS, noise(step), ready)
     cost = config.cost(steps, step, SEED)
-    counted = ready.costs.evaluations
+    counted = ready.costs.nfe
     assert counted["anchor"] == PROMPTS * cost.anchor
     assert counted["branch"] == PROMPTS * cost.sde_steps
     assert counted["continuation"] == PROMPTS * cost.continuations
-    assert flow.evaluations == PROMPTS * cost.total
-    pictures = rollout.ends.flatten(0, 3).shape[0] + (0 if rollout.anchors is None else len(rollout.anchors))
-    assert pictures == PROMPTS * cost.images
+    assert flow.nfe == PROMPTS * cost.total
+    images = rollout.ends.flatten(0, 3).shape[0] + (0 if rollout.anchors is None else len(rollout.anchors))
+    assert images == PROMPTS * cost.images
     assert rollout.ends.isfinite().all()
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from service.contracts.schedule import Evaluation
+from service.contracts.schedule import TreeNode
 from tests.worker.engine.grpo.toy import (
     CONFIGS,
     NODES,
@@ -43,8 +43,8 @@ class Course:
         yield
         self.now = "none"
 
-    def count(self, part: str, evaluations: int) -> None:
-        self.counted[part] += evaluations
+    def count(self, part: str, nfe: int) -> None:
+        self.counted[part] += nfe
 
     def velocity(self, latents: Tensor, sigma: Tensor, prompts: list[int]) -> Tensor:
         self.seen[self.now] += len(latents)
@@ -86,7 +86,7 @@ def test_chains_can_be_abandoned_before_their_first_evaluation(name: str) -> Non
     with torch.no_grad(), pytest.raises(KeyboardInterrupt):
         ready = replace(sampler(flow), check=stop)
         make(CONFIGS[name]).roll_out(TRAINING_STEP, PROMPTS, noise(TRAINING_STEP), ready)
-    assert flow.evaluations == 0
+    assert flow.nfe == 0
 
 
 @every_algorithm
@@ -128,7 +128,7 @@ def test_one_lane_evaluates_in_full_batches(branches: int, batch: int, batches: 
         sizes.append(len(latents))
         return torch.zeros_like(latents)
 
-    path = Evaluation(STEPS - 1, (), (1,))
+    path = TreeNode(STEPS - 1, (), (1,))
     waiting = [Branch(torch.zeros(1, 1), path, 0, (n,)) for n in range(branches)]
     assert denoise_branches(velocity, waiting, NODES, batch, lambda *_: None) == branches
     assert sizes == batches

@@ -57,7 +57,7 @@ def test_it_is_the_papers_algorithm(steps: int, shift: float, share: float, data
     levels = transcription.flash_sigmas(steps, shift, start, share)
     with torch.no_grad():
         ends = dpm_solver_pp(flow, x, tail_nodes(steps, shift, start, len(levels) - 1), list(range(PROMPTS)))
-    assert flow.evaluations == PROMPTS * (len(levels) - 1)
+    assert flow.nfe == PROMPTS * (len(levels) - 1)
     for p in range(PROMPTS):
 
         def v(state: np.ndarray, sigma: float, prompt: int = p) -> np.ndarray:

@@ -137,7 +137,7 @@ def test_the_ratio_of_a_policy_to_itself_is_one() -> None:
 
 
 @given(st.floats(0.01, 0.99))
-def test_a_true_velocity_recovers_the_clean_picture(sigma: float) -> None:
+def test_a_true_velocity_recovers_the_clean_image(sigma: float) -> None:
     clean, noise = draws(2, 3, 4)
     x = (1 - sigma) * clean + sigma * noise
     torch.testing.assert_close(clean_estimate(x, noise - clean, sigma), clean, rtol=0, atol=1e-12)

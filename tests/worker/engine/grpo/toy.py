@@ -48,10 +48,10 @@ class ToyFlow(torch.nn.Module):
         super().__init__()
         self.weight = torch.nn.Parameter(normal((CHANNELS, CHANNELS), 0, "weight").double() / 3)
         self.bias = torch.nn.Parameter(normal((PROMPTS, CHANNELS), 0, "bias").double() + moved)
-        self.evaluations = 0
+        self.nfe = 0
 
     def forward(self, latents: Tensor, sigma: Tensor, prompts: list[int]) -> Tensor:
-        self.evaluations += len(latents)
+        self.nfe += len(latents)
         return torch.tanh(latents @ self.weight + self.bias[prompts][:, None]) * (1 + sigma[:, None, None])
 
     def plain(self, x: np.ndarray, sigma: float, prompt: int) -> np.ndarray:
@@ -64,14 +64,14 @@ class ToyFlow(torch.nn.Module):
 class Ledger:
     """`Costs` that remembers what was counted."""
 
-    evaluations: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    nfe: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
         yield
 
-    def count(self, part: str, evaluations: int) -> None:
-        self.evaluations[part] += evaluations
+    def count(self, part: str, nfe: int) -> None:
+        self.nfe[part] += nfe
 
 
 def make(config: AlgorithmContract, steps: int = STEPS) -> Algorithm:

@@ -1,4 +1,4 @@
-"""Pictures scored outside a run: a value that is missing says why, in the words of who did not give it."""
+"""Images scored outside a run: a value that is missing says why, in the words of who did not give it."""
 
 import json
 from pathlib import Path
@@ -19,11 +19,11 @@ rewards:
 
 
 def causes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, **entry: str) -> list[str | None]:
-    """Why each of some pictures has no value of a server's reward; None where it has one."""
+    """Why each of some images has no value of a server's reward; None where it has one."""
     (tmp_path / "catalog.yaml").write_text(SERVERS.format(**entry))
     monkeypatch.setenv("G2RPO_CATALOG", str(tmp_path / "catalog.yaml"))
-    pictures = [png(torch.rand(3, 16, 16)) for _ in range(number)]
-    scored = Scorer("cpu", Warm()).score(["theirs"], pictures, [f"prompt {n}" for n in range(number)])
+    images = [png(torch.rand(3, 16, 16)) for _ in range(number)]
+    scored = Scorer("cpu", Warm()).score(["theirs"], images, [f"prompt {n}" for n in range(number)])
     assert all((value.status == "ok") == (value.cause is None) for [value] in scored)
     return [value.cause for [value] in scored]
 
@@ -48,7 +48,7 @@ def test_a_server_that_gives_no_value_is_quoted(
     assert cause is not None and said in cause
 
 
-def test_each_picture_has_the_cause_of_its_own_answer(
+def test_each_image_has_the_cause_of_its_own_answer(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def plan(asked: Asked) -> Reply:

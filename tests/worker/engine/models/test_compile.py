@@ -12,14 +12,14 @@ from tests.worker.engine.models import tiny
 from worker.engine.grpo.noise import normal
 from worker.engine.grpo.rollout import Velocity
 from worker.engine.models import load_model
-from worker.engine.models.base import FlowModel, PictureSize
+from worker.engine.models.base import FlowModel, ImageSize
 from worker.engine.models.compile import compiled
 
 pytestmark = [
     pytest.mark.long,
     pytest.mark.timeout(900),  # a compiler that has nothing kept from before, on a busy machine
 ]
-SIZE = PictureSize(32, 32)
+SIZE = ImageSize(32, 32)
 ROWS = 4
 
 

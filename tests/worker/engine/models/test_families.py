@@ -14,12 +14,12 @@ from tests.worker.engine.models.tiny import KINDS, PROMPTS, SHIFT, TEXT_LENGTH, 
 from worker.engine.grpo.noise import normal
 from worker.engine.grpo.rollout import ode_trajectory
 from worker.engine.models import FAMILIES, load_model
-from worker.engine.models.base import PictureSize
+from worker.engine.models.base import ImageSize
 from worker.engine.models.pipeline import PipelineModel
 from worker.engine.sampling import precision_on
 
 CPU = torch.device("cpu")
-SIZE = PictureSize(40, 24)
+SIZE = ImageSize(40, 24)
 STEPS = 4
 SEEDS = [1, 2, 3, 4]
 
@@ -55,14 +55,14 @@ def draw(model: PipelineModel, prompts: list[str], seeds: list[int], guidance: f
 
 
 def theirs(entry: ModelEntry, guidance: float = 3.5, lora: Path | None = None) -> Tensor:
-    """The pictures of the plain pipeline, which shifts the even schedule itself."""
+    """The images of the plain pipeline, which shifts the even schedule itself."""
     absent = {"text_encoder_3": None, "tokenizer_3": None} if entry.name == "sd3-without-t5" else {}
     own = FAMILIES[entry.family].pipeline_class
     pipeline = own.from_pretrained(entry.source.directory, dtype=torch.float32, **absent)
     pipeline.set_progress_bar_config(disable=True)
     if lora is not None:
         pipeline.load_lora_weights(str(lora), weight_name="pytorch_lora_weights.safetensors")
-    pictures: Tensor = pipeline(
+    images: Tensor = pipeline(
         prompt=PROMPTS,
         width=SIZE.width,
         height=SIZE.height,
@@ -72,11 +72,11 @@ def theirs(entry: ModelEntry, guidance: float = 3.5, lora: Path | None = None) -
         generator=[torch.Generator().manual_seed(seed) for seed in SEEDS],
         output_type="pt",
     ).images
-    return pictures
+    return images
 
 
 def moved_lora(model: PipelineModel) -> None:
-    """A LoRA that changes the picture."""
+    """A LoRA that changes the image."""
     for index, parameter in enumerate(model.train_lora(4, 8.0, seed=0)):
         parameter.data += 0.3 * normal(tuple(parameter.shape), 0, index)
 
@@ -86,14 +86,14 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
-def test_the_picture_is_the_pipelines_own(plain: PipelineModel, entry: ModelEntry, guidance: float) -> None:
+def test_the_image_is_the_pipelines_own(plain: PipelineModel, entry: ModelEntry, guidance: float) -> None:
     close(draw(plain, PROMPTS, SEEDS, guidance), theirs(entry, guidance))
 
 
-def test_prompts_and_noise_decide_the_picture(plain: PipelineModel) -> None:
-    pictures = draw(plain, [PROMPTS[0], PROMPTS[1], PROMPTS[0]], [1, 1, 2])
-    assert (pictures[0] - pictures[1]).abs().max() > 1e-3
-    assert (pictures[0] - pictures[2]).abs().max() > 1e-3
+def test_prompts_and_noise_decide_the_image(plain: PipelineModel) -> None:
+    images = draw(plain, [PROMPTS[0], PROMPTS[1], PROMPTS[0]], [1, 1, 2])
+    assert (images[0] - images[1]).abs().max() > 1e-3
+    assert (images[0] - images[2]).abs().max() > 1e-3
 
 
 def test_guidance_counts_where_the_model_has_any(plain: PipelineModel, entry: ModelEntry) -> None:
@@ -101,7 +101,7 @@ def test_guidance_counts_where_the_model_has_any(plain: PipelineModel, entry: Mo
     assert change == 0.0 if entry.name == "flux-schnell" else change > 1e-4
 
 
-def test_a_picture_does_not_depend_on_its_batch(plain: PipelineModel) -> None:
+def test_an_image_does_not_depend_on_its_batch(plain: PipelineModel) -> None:
     together = draw(plain, PROMPTS, SEEDS)
     alone = [draw(plain, [prompt], [seed]) for prompt, seed in zip(PROMPTS, SEEDS, strict=True)]
     close(torch.cat(alone), together)
@@ -179,12 +179,12 @@ def test_an_unknown_word_is_named(plain: PipelineModel) -> None:
 
 def test_a_size_off_the_grid_is_refused(plain: PipelineModel) -> None:
     with pytest.raises(ValueError, match="multiples of 4 pixels"):
-        plain.latent_shape(PictureSize(38, 32))
+        plain.latent_shape(ImageSize(38, 32))
 
 
-def test_a_picture_wider_than_its_positions_is_refused(tmp_path: Path) -> None:
+def test_an_image_wider_than_its_positions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at most 48 pixels"):
-        loaded(make("sd3", tmp_path)).latent_shape(PictureSize(52, 32))
+        loaded(make("sd3", tmp_path)).latent_shape(ImageSize(52, 32))
 
 
 def test_the_catalog_may_say_in_what_a_model_computes(entry: ModelEntry) -> None:

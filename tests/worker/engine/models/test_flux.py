@@ -13,12 +13,12 @@ from service.contracts.schedule import sigma_nodes
 from worker.engine.grpo.noise import normal
 from worker.engine.grpo.rollout import ode_trajectory
 from worker.engine.models import load_model
-from worker.engine.models.base import PictureSize
+from worker.engine.models.base import ImageSize
 from worker.engine.models.flux import FluxModel
 from worker.engine.models.sources import locate
 from worker.shapes.grammar import heldout_prompts
 
-SIZE = PictureSize(32, 32)
+SIZE = ImageSize(32, 32)
 ENTRY = load_catalog().model("shapes-flux")
 PROMPTS = list(heldout_prompts()[:4])
 
@@ -42,7 +42,7 @@ def draw(model: FluxModel, prompts: list[str], seeds: list[int]) -> Tensor:
     return model.decode(ode_trajectory(velocity, start, sigma_nodes(8, 3.0), len(prompts)).end, SIZE)
 
 
-def pipeline_pictures(pipeline: FluxPipeline, prompts: list[str], seeds: list[int]) -> Tensor:
+def pipeline_images(pipeline: FluxPipeline, prompts: list[str], seeds: list[int]) -> Tensor:
     result = pipeline(
         prompt=prompts,
         width=32,
@@ -63,7 +63,7 @@ def plain_pipeline() -> FluxPipeline:
 
 
 def moved_lora(model: FluxModel, rank: int = 4, alpha: float = 8.0) -> None:
-    """A LoRA that changes the picture."""
+    """A LoRA that changes the image."""
     for index, parameter in enumerate(model.train_lora(rank, alpha, seed=0)):
         parameter.data += 0.05 * normal(tuple(parameter.shape), 0, index)
 
@@ -74,16 +74,16 @@ def manifest(model: FluxModel, **values: object) -> CheckpointManifest:
     )
 
 
-def test_the_picture_is_the_pipelines_own(model: FluxModel) -> None:
+def test_the_image_is_the_pipelines_own(model: FluxModel) -> None:
     torch.testing.assert_close(
         draw(model, PROMPTS, [1, 2, 3, 4]),
-        pipeline_pictures(plain_pipeline(), PROMPTS, [1, 2, 3, 4]),
+        pipeline_images(plain_pipeline(), PROMPTS, [1, 2, 3, 4]),
         rtol=0,
         atol=1e-5,
     )
 
 
-def test_a_saved_lora_gives_plain_diffusers_our_picture(model: FluxModel, tmp_path: Path) -> None:
+def test_a_saved_lora_gives_plain_diffusers_our_image(model: FluxModel, tmp_path: Path) -> None:
     base = draw(model, PROMPTS, [1, 2, 3, 4])
     moved_lora(model)
     ours = draw(model, PROMPTS, [1, 2, 3, 4])
@@ -92,7 +92,7 @@ def test_a_saved_lora_gives_plain_diffusers_our_picture(model: FluxModel, tmp_pa
     pipeline = plain_pipeline()
     pipeline.load_lora_weights(str(tmp_path), weight_name="pytorch_lora_weights.safetensors")
 
-    theirs = pipeline_pictures(pipeline, PROMPTS, [1, 2, 3, 4])
+    theirs = pipeline_images(pipeline, PROMPTS, [1, 2, 3, 4])
     torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
     assert (ours - base).abs().max() > 0.05
 
@@ -194,4 +194,4 @@ def test_an_unknown_word_is_named(model: FluxModel) -> None:
 
 def test_a_size_off_the_grid_is_refused(model: FluxModel) -> None:
     with pytest.raises(ValueError, match="multiples of 8 pixels"):
-        model.latent_shape(PictureSize(36, 32))
+        model.latent_shape(ImageSize(36, 32))

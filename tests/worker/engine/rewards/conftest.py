@@ -27,7 +27,7 @@ def golden(shared: Path) -> Golden:
     return {**meta, **load_file(directory / "expected.safetensors"), "directory": directory}
 
 
-def picture(path: Path) -> Tensor:
+def load_image(path: Path) -> Tensor:
     """[1, 3, height, width] in 0..1: what a reward is given."""
     with Image.open(path) as image:
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 255

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from service.contracts.catalog import RewardEntry, Source
-from tests.worker.engine.rewards.conftest import Golden, picture
+from tests.worker.engine.rewards.conftest import Golden, load_image
 from worker.engine.rewards import load_reward
 from worker.engine.rewards.clip import ClipReward
 from worker.engine.rewards.convert import main as convert
@@ -32,16 +32,16 @@ def load(model: str, directory: Path, **given: Any) -> ClipReward:
     return reward
 
 
-def pictures(golden: Golden, model: str) -> list[Tensor]:
-    """The golden pictures as rewards are given them.
+def golden_images(golden: Golden, model: str) -> list[Tensor]:
+    """The golden images as rewards are given them.
 
-    open_clip's squash resizes a file in its own mode. A picture with transparency or a palette is thus another picture
+    open_clip's squash resizes a file in its own mode. An image with transparency or a palette is thus another image
     once it is RGB, and is resized here before it becomes that.
     """
     return [
         squashed_in_its_mode(golden["directory"] / "images" / name)
         if model == "dfn" and ("RGBA" in name or "_P" in name)
-        else picture(golden["directory"] / "images" / name)
+        else load_image(golden["directory"] / "images" / name)
         for name in golden["images"]
     ]
 
@@ -64,7 +64,7 @@ def reward(model: str, published: Path) -> ClipReward:
 
 def test_the_preprocessing_is_the_original_packages(golden: Golden, model: str, reward: ClipReward) -> None:
     mean, std = (torch.tensor(golden[name])[:, None, None] for name in ("mean", "std"))
-    for index, given in enumerate(pictures(golden, model)):
+    for index, given in enumerate(golden_images(golden, model)):
         pixels = ((reward.prepare(given) - mean) / std)[0]
         assert_close(pixels[:, ::8, ::8], golden[f"{model}.pixels_every_8th"][index], rtol=0, atol=1e-6)
         moments = torch.stack([pixels.mean((1, 2)), pixels.std((1, 2))], dim=1)
@@ -72,19 +72,19 @@ def test_the_preprocessing_is_the_original_packages(golden: Golden, model: str, 
 
 
 def test_features_and_cosines_are_the_original_packages(golden: Golden, model: str, reward: ClipReward) -> None:
-    images = torch.cat([reward.picture_features(given) for given in pictures(golden, model)])
+    images = torch.cat([reward.image_features(given) for given in golden_images(golden, model)])
     texts = reward.token_features(golden["token_ids"])
     assert_close(images, golden[f"{model}.image_features"], rtol=0, atol=1e-4)
     assert_close(texts, golden[f"{model}.text_features"], rtol=0, atol=1e-4)
     assert_close(images @ texts.T, golden[f"{model}.cosine"], rtol=0, atol=1e-4)
 
 
-def test_scores_of_pictures_and_prompts_are_the_original_packages(
+def test_scores_of_images_and_prompts_are_the_original_packages(
     golden: Golden, model: str, published: Path, clip_vocabulary: Path
 ) -> None:
     reward = load(model, published / model, tokenizer=Source(directory=clip_vocabulary))
     prompts = golden["prompts"]
-    for index, given in enumerate(pictures(golden, model)):
+    for index, given in enumerate(golden_images(golden, model)):
         chosen = [(3 * index + place) % len(prompts) for place in range(3)]  # three in turn: all come
         values = reward.score(given.expand(3, -1, -1, -1), [prompts[place] for place in chosen])
         assert values.dtype == torch.float32
@@ -97,7 +97,7 @@ def test_a_converted_directory_gives_the_same_bits(
     out = tmp_path / "converted"
     assert convert([KINDS[model], str(published / model / FILES[model]), "--out", str(out)]) == 0
     converted = load(model, out, tokenizer=Source(directory=vocabulary))
-    given, prompts = pictures(golden, model)[1].expand(2, -1, -1, -1), ["“curly” &amp;  QUOTES", "a fox"]
+    given, prompts = golden_images(golden, model)[1].expand(2, -1, -1, -1), ["“curly” &amp;  QUOTES", "a fox"]
     assert torch.equal(converted.score(given, prompts), reward.score(given, prompts))
 
 
@@ -110,7 +110,7 @@ def test_half_precision_weights_are_scored_in_float32(golden: Golden, published:
     assert_close(reward.token_features(golden["token_ids"]), golden["hps.text_features"], rtol=0, atol=1e-2)
 
 
-def test_a_picture_that_is_no_picture_is_missing_alone(reward: ClipReward) -> None:
+def test_an_image_that_is_no_image_is_missing_alone(reward: ClipReward) -> None:
     given = torch.rand(3, 3, 40, 300, generator=torch.Generator().manual_seed(4))
     given[1, 0, 3, 150] = torch.nan
     assert reward.score(given, ["a fox"] * 3).isnan().tolist() == [False, True, False]
@@ -118,7 +118,7 @@ def test_a_picture_that_is_no_picture_is_missing_alone(reward: ClipReward) -> No
 
 def test_it_moves_with_its_cached_prompts_and_scores_the_same_where_it_was(golden: Golden, published: Path) -> None:
     reward = load("hps", published / "hps")
-    given = picture(golden["directory"] / "images" / golden["images"][0])
+    given = load_image(golden["directory"] / "images" / golden["images"][0])
     before = reward.score(given, ["a fox"])
     reward.move(CPU)
     assert torch.equal(reward.score(given, ["a fox"]), before)
@@ -215,7 +215,7 @@ def pillow_middle(given: Tensor, size: tuple[int, int], box: tuple[int, int, int
 
 @pytest.fixture
 def wide() -> Tensor:
-    """A picture that resized to 227×224 has margins of a pixel and a half."""
+    """An image that resized to 227×224 has margins of a pixel and a half."""
     return torch.rand(1, 3, 448, 454, generator=torch.Generator().manual_seed(6))
 
 

@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 WORDS = [*SPECIAL, "a", "red", "blue", "square", "##s", "circle", "and", "of", ","]
 TINY = BlipSizes(
-    picture=32,
+    image=32,
     patch=8,
     vision_width=24,
     vision_layers=3,
@@ -48,7 +48,7 @@ def published_shapes(sizes: BlipSizes) -> dict[str, tuple[int, ...]]:
     vision, text, joint = sizes.vision_width, sizes.text_width, 256
     shapes: dict[str, tuple[int, ...]] = {
         "blip.visual_encoder.cls_token": (1, 1, vision),
-        "blip.visual_encoder.pos_embed": (1, (sizes.picture // sizes.patch) ** 2 + 1, vision),
+        "blip.visual_encoder.pos_embed": (1, (sizes.image // sizes.patch) ** 2 + 1, vision),
         "blip.visual_encoder.patch_embed.proj.weight": (vision, 3, sizes.patch, sizes.patch),
         "blip.visual_encoder.patch_embed.proj.bias": (vision,),
         "blip.text_encoder.embeddings.position_ids": (1, sizes.positions),
@@ -172,9 +172,9 @@ def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tenso
     return (weights @ value).transpose(1, 2).flatten(2)
 
 
-def transformed(picture: Tensor, size: int) -> Tensor:
-    """The published transform of one picture, in Pillow: resize the shorter side, crop the middle, 0..1."""
-    image = Image.fromarray((picture * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+def transformed(image: Tensor, size: int) -> Tensor:
+    """The published transform of one image, in Pillow: resize the shorter side, crop the middle, 0..1."""
+    image = Image.fromarray((image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
     shorter = min(image.size)
     image = image.resize([int(size * side / shorter) for side in image.size], Image.Resampling.BICUBIC)
     left, top = (round((side - size) / 2.0) for side in image.size)
@@ -182,9 +182,9 @@ def transformed(picture: Tensor, size: int) -> Tensor:
     return torch.from_numpy(cropped / 255).permute(2, 0, 1)
 
 
-def normalised(pictures: Tensor) -> Tensor:
+def normalised(images: Tensor) -> Tensor:
     mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
-    return (pictures - mean[:, None, None]) / std[:, None, None]
+    return (images - mean[:, None, None]) / std[:, None, None]
 
 
 @pytest.fixture
@@ -218,14 +218,14 @@ def noise(*shape: int, seed: int = 2) -> Tensor:
 
 
 def test_values_are_those_of_the_published_computation(entry: RewardEntry) -> None:
-    pictures = noise(4, 3, 48, 40)
+    images = noise(4, 3, 48, 40)
     tokens, mask = torch.zeros(2, 4, 35, dtype=torch.long)
     for row, ids in enumerate(TOKENS):
         tokens[row, : len(ids)], mask[row, : len(ids)] = torch.tensor(ids), 1
-    pixels = normalised(torch.stack([transformed(picture, TINY.picture) for picture in pictures]))
+    pixels = normalised(torch.stack([transformed(image, TINY.image) for image in images]))
     wanted = Original(published_tensors(TINY), TINY)(pixels, tokens, mask)
 
-    values = ImageReward.load(entry, CPU, TINY).score(pictures, PROMPTS)
+    values = ImageReward.load(entry, CPU, TINY).score(images, PROMPTS)
 
     assert values.dtype == torch.float32
     torch.testing.assert_close(values, wanted, rtol=0, atol=1e-5)
@@ -246,45 +246,45 @@ def test_what_the_score_does_not_use_may_be_left_out() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(64, 48), (300, 400), (33, 32), (20, 27), (32, 32), (37, 91)])
-def test_pictures_are_resized_and_cropped_as_pillow_does(height: int, width: int) -> None:
-    pictures = noise(2, 3, height, width)
-    wanted = torch.stack([transformed(picture, 32) for picture in pictures])
-    assert torch.equal(centre_square(pictures, 32), wanted)
+def test_images_are_resized_and_cropped_as_pillow_does(height: int, width: int) -> None:
+    images = noise(2, 3, height, width)
+    wanted = torch.stack([transformed(image, 32) for image in images])
+    assert torch.equal(centre_square(images, 32), wanted)
 
 
-def test_a_picture_of_the_encoders_size_is_left_as_it_is() -> None:
+def test_an_image_of_the_encoders_size_is_left_as_it_is() -> None:
     levels = (noise(2, 3, 32, 32) * 255).round() / 255
     assert torch.equal(centre_square(levels, 32), levels)
 
 
 def test_a_value_does_not_depend_on_its_company(entry: RewardEntry) -> None:
-    reward, pictures = ImageReward.load(entry, CPU, TINY), noise(4, 3, 32, 32)
-    alone = [reward.score(pictures[i : i + 1], PROMPTS[i : i + 1]) for i in range(4)]
-    torch.testing.assert_close(torch.cat(alone), reward.score(pictures, PROMPTS), rtol=0, atol=1e-5)
+    reward, images = ImageReward.load(entry, CPU, TINY), noise(4, 3, 32, 32)
+    alone = [reward.score(images[i : i + 1], PROMPTS[i : i + 1]) for i in range(4)]
+    torch.testing.assert_close(torch.cat(alone), reward.score(images, PROMPTS), rtol=0, atol=1e-5)
 
 
-def test_a_picture_that_is_no_picture_is_missing_alone(entry: RewardEntry) -> None:
-    pictures = noise(4, 3, 32, 32)
-    pictures[1, 0, 3, 3] = torch.nan
-    assert ImageReward.load(entry, CPU, TINY).score(pictures, PROMPTS).isnan().tolist() == [False, True, False, False]
+def test_an_image_that_is_no_image_is_missing_alone(entry: RewardEntry) -> None:
+    images = noise(4, 3, 32, 32)
+    images[1, 0, 3, 3] = torch.nan
+    assert ImageReward.load(entry, CPU, TINY).score(images, PROMPTS).isnan().tolist() == [False, True, False, False]
 
 
 def test_it_moves_as_a_whole(entry: RewardEntry) -> None:
-    reward, pictures = ImageReward.load(entry, CPU, TINY), noise(4, 3, 32, 32)
-    before = reward.score(pictures, PROMPTS)
+    reward, images = ImageReward.load(entry, CPU, TINY), noise(4, 3, 32, 32)
+    before = reward.score(images, PROMPTS)
     reward.move(CPU)
-    assert torch.equal(reward.score(pictures, PROMPTS), before)
+    assert torch.equal(reward.score(images, PROMPTS), before)
     reward.move(torch.device("meta"))  # stands for another device: it is one everywhere
-    assert reward._prepare(pictures).is_meta
+    assert reward._prepare(images).is_meta
     assert all(tensor.is_meta for tensor in (*reward._scorer.parameters(), *reward._scorer.buffers()))
 
 
 def test_safetensors_of_the_published_names_score_alike_and_come_first(entry: RewardEntry) -> None:
-    pictures = noise(4, 3, 32, 32)
-    before = ImageReward.load(entry, CPU, TINY).score(pictures, PROMPTS)
+    images = noise(4, 3, 32, 32)
+    before = ImageReward.load(entry, CPU, TINY).score(images, PROMPTS)
     save_file(published_tensors(TINY), weights_of(entry).with_suffix(".safetensors"))
     weights_of(entry).write_bytes(b"")
-    assert torch.equal(ImageReward.load(entry, CPU, TINY).score(pictures, PROMPTS), before)
+    assert torch.equal(ImageReward.load(entry, CPU, TINY).score(images, PROMPTS), before)
 
 
 def test_half_precision_weights_are_scored_in_float32(entry: RewardEntry) -> None:

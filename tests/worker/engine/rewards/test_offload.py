@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from service.contracts.catalog import RewardEntry, load_catalog
-from worker.engine.models.base import PictureSize
+from worker.engine.models.base import ImageSize
 from worker.engine.rewards import load_reward
 from worker.engine.rewards.base import Reward
 from worker.engine.training.cost_meter import Meter
@@ -28,15 +28,15 @@ class Wanderer(Reward):
     def move(self, device: torch.device) -> None:
         self.moves.append(device.type)
 
-    def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         self.moves.append("scored")
-        return pictures.mean(dim=(1, 2, 3))
+        return images.mean(dim=(1, 2, 3))
 
 
 class Decoder:
-    """Latents that are pictures already."""
+    """Latents that are images already."""
 
-    def decode(self, latents: Tensor, size: PictureSize) -> Tensor:
+    def decode(self, latents: Tensor, size: ImageSize) -> Tensor:
         return latents
 
 
@@ -45,7 +45,7 @@ def scored(offload: bool) -> list[str]:
     scorer = Scorer(
         Decoder(),  # type: ignore[arg-type]
         {"wanderer": reward},
-        PictureSize(8, 8),
+        ImageSize(8, 8),
         2,
         Meter(CPU),
         lambda: None,
@@ -65,8 +65,8 @@ def test_rewards_that_are_not_offloaded_stay() -> None:
 
 def test_a_clip_that_was_moved_takes_everything_along() -> None:
     reward = load_reward(load_catalog().reward("clip_score"), CPU)
-    pictures, prompts = torch.rand(2, 3, 32, 32), ["a small red circle on white"] * 2
-    before = reward.score(pictures, prompts)
+    images, prompts = torch.rand(2, 3, 32, 32), ["a small red circle on white"] * 2
+    before = reward.score(images, prompts)
     reward.move(torch.device("meta"))
-    assert reward.score(pictures.to("meta"), prompts).device.type == "meta"
+    assert reward.score(images.to("meta"), prompts).device.type == "meta"
     assert before.isfinite().all()

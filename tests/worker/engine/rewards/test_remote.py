@@ -24,7 +24,7 @@ AXES = "Alignment Score (1-5): 4\nCoherence Score (1-5): 3\nStyle Score (1-5): 2
 CPU = torch.device("cpu")
 
 
-def pictures(number: int) -> Tensor:
+def images(number: int) -> Tensor:
     return torch.rand(number, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
@@ -46,7 +46,7 @@ def values(*given: object) -> Reply:
 
 
 def answers(reward: HttpReward | UnifiedReward, number: int) -> list[Answers]:
-    return [future.result() for future in reward.begin(pictures(number), [f"prompt {n}" for n in range(number)])]
+    return [future.result() for future in reward.begin(images(number), [f"prompt {n}" for n in range(number)])]
 
 
 def bright(asked: Asked) -> Reply:
@@ -58,7 +58,7 @@ class TestHttp:
     def test_the_request_is_the_documented_one_and_values_keep_their_order(self, serve: Serve) -> None:
         server = serve(bright)
         reward = load_reward(entry("http", server.url, batch_size=3), CPU)
-        scored = reward.score(pictures(7), [f"prompt {n}" for n in range(7)])
+        scored = reward.score(images(7), [f"prompt {n}" for n in range(7)])
         sent = sorted((asked.body for asked in server.asked), key=lambda body: body["prompts"])
         assert [body["prompts"] for body in sent] == [
             ["prompt 0", "prompt 1", "prompt 2"],
@@ -69,7 +69,7 @@ class TestHttp:
         assert sent[0].keys() == {"version", "model", "prompts", "images"} and sent[0]["version"] == 1
         first = Image.open(io.BytesIO(base64.b64decode(sent[0]["images"][0])))
         assert (first.format, first.mode, first.size) == ("PNG", "RGB", (16, 16))
-        own = [HttpReward(reward.entry).score(pictures(7)[n : n + 1], [f"prompt {n}"]).item() for n in range(7)]
+        own = [HttpReward(reward.entry).score(images(7)[n : n + 1], [f"prompt {n}"]).item() for n in range(7)]
         assert scored.tolist() == own
 
     @pytest.mark.parametrize(
@@ -138,23 +138,23 @@ class TestUnifiedReward:
     def test_the_request_is_the_published_one(self, serve: Serve, form: str, said: str) -> None:
         server = serve(lambda _: says(said))
         reward = unified(server.url, form=form)
-        assert reward.score(pictures(1), ["a {prompt} of\ncats"]).tolist() == [3.0]
+        assert reward.score(images(1), ["a {prompt} of\ncats"]).tolist() == [3.0]
         (asked,) = server.asked
         assert asked.path == "/v1/chat/completions"
         assert (asked.body["model"], asked.body["temperature"]) == ("UnifiedReward", 0)
         assert [part["type"] for part in asked.content] == ["image_url", "text"]
-        assert asked.picture[0] == "image/jpeg"
+        assert asked.image[0] == "image/jpeg"
         assert asked.text.endswith("Text Caption: [a {prompt} of\ncats]")
         assert asked.text == template(form).replace("{prompt}", "a {prompt} of\ncats")
 
     def test_a_png_is_sent_where_the_catalog_says_so(self, serve: Serve) -> None:
         server = serve(lambda _: says(AXES))
-        unified(server.url, picture="png").score(pictures(1), ["a cat"])
-        assert server.asked[0].picture[0] == "image/png"
+        unified(server.url, image_format="png").score(images(1), ["a cat"])
+        assert server.asked[0].image[0] == "image/png"
 
     def test_weights_are_those_of_the_entry(self, serve: Serve) -> None:
         reward = unified(serve(lambda _: says(AXES)).url, axes={"alignment": 3, "style": 1})
-        assert reward.score(pictures(2), ["a", "b"]).tolist() == [3.5, 3.5]
+        assert reward.score(images(2), ["a", "b"]).tolist() == [3.5, 3.5]
         assert reward.identity()["axes"] == "alignment 3, style 1"
 
     @pytest.mark.parametrize(

@@ -27,7 +27,7 @@ def renders() -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["clip_score", "shapes_verifier"])
-def test_a_picture_scores_higher_with_its_own_caption(name: str, renders: Tensor) -> None:
+def test_an_image_scores_higher_with_its_own_caption(name: str, renders: Tensor) -> None:
     reward = load_reward(load_catalog().reward(name), CPU)
     own = reward.score(renders, CAPTIONS)
     other = reward.score(renders, CAPTIONS[1:] + CAPTIONS[:1])
@@ -48,9 +48,9 @@ def test_a_value_does_not_depend_on_its_company(name: str, renders: Tensor) -> N
 def test_of_the_benchmarks_world_too(name: str) -> None:
     captions = list(bench_prompts()[:64])
     rng = np.random.default_rng(5)
-    pictures = draw([realise(parse_bench(text), rng) for text in captions])
+    images = draw([realise(parse_bench(text), rng) for text in captions])
     reward = load_reward(load_catalog().reward(name), CPU)
-    own, other = reward.score(pictures, captions), reward.score(pictures, captions[1:] + captions[:1])
+    own, other = reward.score(images, captions), reward.score(images, captions[1:] + captions[:1])
     assert own.dtype == torch.float32
     assert (own > other).float().mean() > 0.85
 
@@ -78,7 +78,7 @@ class Scripted(Reward):
     def load(cls, entry: RewardEntry, device: torch.device) -> "Scripted":
         raise AssertionError("not loaded from a catalog")
 
-    def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         if isinstance(self.outcome, Exception):
             raise self.outcome
         return self.outcome
@@ -102,7 +102,7 @@ def test_infinities_are_missing_and_good_values_stay() -> None:
 def test_a_wrong_number_of_values_is_a_failure() -> None:
     values, causes = score_or_missing(Scripted(torch.zeros(2)), "x", torch.zeros(3, 3, 4, 4), ["a"] * 3)
     assert values.isnan().all()
-    assert all("3 pictures" in cause for cause in causes)
+    assert all("3 images" in cause for cause in causes)
 
 
 def test_a_reward_without_a_model_may_be_told_to_move(renders: Tensor) -> None:

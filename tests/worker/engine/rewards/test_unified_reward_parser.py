@@ -37,7 +37,7 @@ def test_an_axis_without_weight_may_be_missing_but_not_wrong() -> None:
     [
         ("", Unread.NO_WORDS),
         (" \n", Unread.NO_WORDS),
-        ("I'm sorry, I cannot rate this picture.", Unread.MISSING_SCORE),
+        ("I'm sorry, I cannot rate this image.", Unread.MISSING_SCORE),
         ("Alignment Score (1-5): 4\nStyle Score (1-5): 2", Unread.MISSING_SCORE),
         (axes(style=""), Unread.MISSING_SCORE),
         (axes(style="4/5"), Unread.NOT_A_NUMBER),
@@ -51,7 +51,7 @@ def test_an_axis_without_weight_may_be_missing_but_not_wrong() -> None:
         (axes(style="0.9"), Unread.OUT_OF_RANGE),
         (axes(style="5.01"), Unread.OUT_OF_RANGE),
         (axes() + "Style Score (1-5): 3", Unread.REPEATED_SCORE),
-        (axes() + "All in all a fine picture.", Unread.EXTRA_TEXT),
+        (axes() + "All in all a fine image.", Unread.EXTRA_TEXT),
         (axes() + "Beauty Score (1-5): 3", Unread.EXTRA_TEXT),
         ("Here you are:\n" + axes(), Unread.EXTRA_TEXT),
     ],

@@ -25,20 +25,20 @@ SPEC: dict[str, Any] = {
     "rewards": [{"name": "redness"}],
     "prompts": {"items": PROMPTS},
     "training": {"max_steps": 2, "prompts_per_step": 2, "update_batch_size": 2, "lora_rank": 4},
-    "evaluation": {"every": 1, "pairs": 4, "final_pairs": 4, "samples": 1},
+    "heldout": {"every": 1, "pairs": 4, "final_pairs": 4, "samples": 1},
     "checkpoints": {"every": 1},
 }
 
 
 class Redness(Reward):
-    """How much of the picture is red."""
+    """How much of the image is red."""
 
     @classmethod
     def load(cls, entry: RewardEntry, device: torch.device) -> "Redness":
         return cls()
 
-    def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
-        return pictures[:, 0].mean(dim=(1, 2))
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return images[:, 0].mean(dim=(1, 2))
 
 
 def run(entry: ModelEntry, out: Path, resume: Path | None = None, **changes: Any) -> Plan:

@@ -22,7 +22,7 @@ MINIATURE: dict[str, Any] = {
     "algorithm": {"group_size": 3, "sde_steps": [0, 2], "granularities": [1, 3]},
     "prompts": FEW_PROMPTS,
     "training": {"max_steps": 4, "prompts_per_step": 3, "update_batch_size": 3, "lora_rank": 4},
-    "evaluation": {"every": 2, "pairs": 4, "final_pairs": 8, "samples": 2},
+    "heldout": {"every": 2, "pairs": 4, "final_pairs": 8, "samples": 2},
     "checkpoints": {"every": 2},
 }
 
@@ -72,7 +72,7 @@ SMALL: dict[str, Any] = {
     "sampling": {"steps": 5},
     "prompts": FEW_PROMPTS,
     "training": {"max_steps": 4, "prompts_per_step": 2, "update_batch_size": 2, "lora_rank": 4},
-    "evaluation": {"every": 0},
+    "heldout": {"every": 0},
     "checkpoints": {"every": 0},
 }
 """A second's run, where nothing but the updates matters."""

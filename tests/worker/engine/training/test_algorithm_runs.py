@@ -45,7 +45,7 @@ RUNS: dict[str, dict[str, Any]] = {
 }
 SAVING: dict[str, Any] = {
     "training": {"max_steps": 2},
-    "evaluation": {"every": 1, "pairs": 2, "final_pairs": 3, "samples": 1},
+    "heldout": {"every": 1, "pairs": 2, "final_pairs": 3, "samples": 1},
     "checkpoints": {"every": 1},
 }
 
@@ -66,17 +66,17 @@ def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return Run(changes, directory)
 
 
-def test_evaluations_and_pictures_are_those_of_the_plan(straight: Run) -> None:
+def test_evaluations_and_images_are_those_of_the_plan(straight: Run) -> None:
     said = spec(**merge(SMALL, straight.changes))
     plan = make_plan(said, load_catalog())
     spent: dict[str, float] = defaultdict(float)
-    for _, name, value in metrics(straight.directory, "^evaluations/(?!total)"):
-        spent[name.removeprefix("evaluations/")] += value
-    assert sum(spent[part] for part in ("anchor", "branch", "continuation", "heldout")) == plan.total_evaluations
-    assert spent["heldout"] == plan.heldout_evaluations == (3 + 2 + 3) * 5
+    for _, name, value in metrics(straight.directory, "^nfe/(?!total)"):
+        spent[name.removeprefix("nfe/")] += value
+    assert sum(spent[part] for part in ("anchor", "branch", "continuation", "heldout")) == plan.total_nfe
+    assert spent["heldout"] == plan.heldout_nfe == (3 + 2 + 3) * 5
     assert spent["update"] == 2 * plan.per_step_updates
     assert spent["reference"] == (spent["update"] if said.algorithm.kl_weight else 0)
-    totals = [value for _, _, value in metrics(straight.directory, "^evaluations/total$")]
+    totals = [value for _, _, value in metrics(straight.directory, "^nfe/total$")]
     assert totals[-1] == sum(spent.values())
     images = [value for _, _, value in metrics(straight.directory, "^images/total$")]
     assert images[-1] == 2 * 2 * plan.per_prompt.images + (3 + 2 + 3)
@@ -107,7 +107,7 @@ def groups(directory: Path) -> list[list[dict[str, Any]]]:
     return [event["groups"] for event in events(directory, "reward_groups")]
 
 
-def test_groups_and_pictures_say_where_they_belong(straight: Run) -> None:
+def test_groups_and_images_say_where_they_belong(straight: Run) -> None:
     algorithm = spec(**merge(SMALL, straight.changes)).algorithm
     places = getattr(algorithm, "sde_steps", (-1,))
     strides = getattr(algorithm, "granularities", (1,))

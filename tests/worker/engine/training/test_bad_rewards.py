@@ -57,7 +57,7 @@ class Wanderer(Reward):
     def move(self, device: torch.device) -> None:
         self.places.append(str(device))
 
-    def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         raise NotImplementedError
 
 

@@ -23,7 +23,7 @@ pytestmark = [
     pytest.mark.timeout(900),  # a compiler that has nothing kept from before, on a busy machine
 ]
 COMPILED: dict[str, Any] = {"sampling": {"compile": True}}
-TWO_STEPS: dict[str, Any] = {"training": {"max_steps": 2}, "evaluation": {"every": 1}, "checkpoints": {"every": 1}}
+TWO_STEPS: dict[str, Any] = {"training": {"max_steps": 2}, "heldout": {"every": 1}, "checkpoints": {"every": 1}}
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def test_the_first_step_is_the_same_but_for_last_digits(runs: Runs) -> None:
         {name: value for (step, name), value in newest(run).items() if step == 1} for run in (runs.plain, runs.compiled)
     )
     assert compiled.keys() == plain.keys()
-    exact = [name for name in plain if name.startswith(("anchor/", "evaluations/", "ratio/"))]
+    exact = [name for name in plain if name.startswith(("anchor/", "nfe/", "ratio/"))]
     assert {name: compiled[name] for name in exact} == {name: plain[name] for name in exact}
     assert compiled[f"reward/{runs.reward}"] == pytest.approx(plain[f"reward/{runs.reward}"], abs=1e-4)
     last = "checkpoints/step-000002"
@@ -98,7 +98,7 @@ def test_the_first_step_is_the_same_but_for_last_digits(runs: Runs) -> None:
 
 def test_every_ratio_is_one_and_evaluations_are_those_of_the_plan(runs: Runs) -> None:
     assert all(abs(value - 1) <= 1e-5 for _, _, value in metrics(runs.compiled, r"^ratio/(min|max)$"))
-    counted = {value for _, name, value in metrics(runs.compiled) if name == "evaluations/continuation"}
+    counted = {value for _, name, value in metrics(runs.compiled) if name == "nfe/continuation"}
     assert counted == {runs.plan.per_prompt.continuations * runs.prompts}
 
 

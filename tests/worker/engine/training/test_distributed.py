@@ -31,7 +31,7 @@ SMALL: dict[str, Any] = {
     "sampling": {"steps": 4, "rollout_batch_size": 8},
     "algorithm": {"group_size": 3},
     "training": {"max_steps": 2, "prompts_per_step": 4, "update_batch_size": 3, "lora_rank": 4, "learning_rate": 1e-4},
-    "evaluation": {"every": 1, "pairs": 5, "final_pairs": 7, "samples": 4},
+    "heldout": {"every": 1, "pairs": 5, "final_pairs": 7, "samples": 4},
     "checkpoints": {"every": 1},
 }
 TINY: dict[str, Any] = {
@@ -65,7 +65,7 @@ LONG: dict[str, Any] = {
     "rewards": [{"name": "clip_score"}],
     "prompts": FEW_PROMPTS,
     "training": {"max_steps": 100_000},
-    "evaluation": {"every": 0},
+    "heldout": {"every": 0},
     "checkpoints": {"every": 0},
 }
 REAL: dict[str, dict[str, Any]] = {
@@ -173,7 +173,7 @@ def assert_same_checkpoint(one: Path, other: Path) -> None:
         for name, tensor in tensors.items():
             torch.testing.assert_close(others[name], tensor, rtol=0, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
     states = [json.loads((place / "state.json").read_text()) for place in (one, other)]
-    for name in ("evaluations", "images", "training_evaluations", "step", "evaluated"):
+    for name in ("nfe", "images", "training_nfe", "step", "evaluated"):
         assert states[0][name] == states[1][name], name
 
 
@@ -206,7 +206,7 @@ class TestTwoComputeWhatOneComputes:
                 if not name.startswith(("seconds/", "elapsed/seconds", "memory/")):
                     assert theirs["values"].pop(name) == pytest.approx(value, abs=1e-9), name
 
-    def test_pictures(self, case: str, runs: Path) -> None:
+    def test_images(self, case: str, runs: Path) -> None:
         said = [
             [
                 (e["step"], e["kind"], e["index"], e["prompt"], e["sha256"])

@@ -57,8 +57,8 @@ def test_its_algorithm_trains_for_a_step(contract: Any, tmp_path: Path) -> None:
     told = {name: value for _, name, value in metrics(tmp_path)}
     assert told["ratio/max"] == pytest.approx(1, abs=1e-5)
     plan = make_plan(spec, load_catalog())
-    assert told["elapsed/evaluations"] == plan.per_step_evaluations == 2 * (1 + 1 + 4 * 3)
-    assert told["evaluations/update"] == plan.per_step_updates == 2 * 4
+    assert told["elapsed/nfe"] == plan.per_step_nfe == 2 * (1 + 1 + 4 * 3)
+    assert told["nfe/update"] == plan.per_step_updates == 2 * 4
 
 
 def test_its_bounds_are_kept(contract: Any) -> None:

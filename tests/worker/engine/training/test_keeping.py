@@ -31,9 +31,9 @@ TINY: dict[str, Any] = {
 JUDGED: dict[str, Any] = {
     **TINY,
     "rewards": [{"name": "clip_score"}],
-    "evaluation": {"every": 1, "pairs": 2, "final_pairs": 2, "samples": 0, "rewards": ["shapes_verifier"]},
+    "heldout": {"every": 1, "pairs": 2, "final_pairs": 2, "samples": 0, "rewards": ["shapes_verifier"]},
 }
-"""The verifier is asked for held-out pictures alone, once at each evaluation."""
+"""The verifier is asked for held-out images alone, once at each evaluation."""
 
 
 class Told(Reward):
@@ -46,8 +46,8 @@ class Told(Reward):
     def load(cls, entry: RewardEntry, device: torch.device) -> "Told":
         return cls(iter(()))
 
-    def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
-        return torch.full((len(pictures),), next(self.values))
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
+        return torch.full((len(images),), next(self.values))
 
 
 def judged(directory: Path, values: Sequence[float], **changes: Any) -> Trainer:
@@ -86,7 +86,7 @@ def test_a_continued_run_remembers_the_best(tmp_path: Path) -> None:
 
 def early(patience: int, min_delta: float = 0.0) -> dict[str, Any]:
     stop = {"reward": "shapes_verifier", "patience": patience, "min_delta": min_delta}
-    return {"evaluation": JUDGED["evaluation"] | {"early_stop": stop}, "training": {"max_steps": 9}}
+    return {"heldout": JUDGED["heldout"] | {"early_stop": stop}, "training": {"max_steps": 9}}
 
 
 def test_a_run_that_no_longer_rises_ends_as_succeeded_with_a_checkpoint(tmp_path: Path) -> None:
@@ -135,7 +135,7 @@ def test_what_is_not_finite_is_never_the_best(value: float) -> None:
 
 AVERAGED: dict[str, Any] = {
     "training": {"ema_decay": 0.5, "learning_rate": 3e-3},
-    "evaluation": {"every": 4, "pairs": 4, "final_pairs": 4, "samples": 0},
+    "heldout": {"every": 4, "pairs": 4, "final_pairs": 4, "samples": 0},
 }
 
 
@@ -177,7 +177,7 @@ def test_the_average_is_what_is_offered_and_measured(averaged: Averaged, tmp_pat
             torch.testing.assert_close(parameter.detach(), average, rtol=1e-5, atol=1e-7)
             assert not torch.equal(parameter, own[str(number)])
 
-    fresh = small(tmp_path, training={"max_steps": 1}, evaluation=AVERAGED["evaluation"])
+    fresh = small(tmp_path, training={"max_steps": 1}, heldout=AVERAGED["heldout"])
     fresh.start_from(last)
     fresh.run()
     measured = [row[1:] for row in metrics(averaged.directory, "^heldout/") if row[0] == 4]

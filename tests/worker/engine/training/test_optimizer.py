@@ -57,11 +57,11 @@ def test_a_rollout_has_as_many_optimizer_steps_as_asked_for(name: str, updates: 
     flow, updater, experience, advantages = ready(name, updates)
     seen: list[Tensor] = []
     updater.optimizer.register_step_post_hook(lambda *_: seen.append(weights(flow)))
-    evaluated = flow.evaluations
+    evaluated = flow.nfe
     told = updater.update(0, flow, experience, advantages, rows=1)
     assert len(seen) == updates
     assert len({tuple(each.tolist()) for each in seen}) == updates
-    assert flow.evaluations - evaluated == len(experience.states)  # each state once, whatever the number
+    assert flow.nfe - evaluated == len(experience.states)  # each state once, whatever the number
     assert told["ratio/first_deviation"] <= 1e-12
     assert (told["ratio/max"] > 1 + 1e-12) is (updates > 1)  # the later shares see a policy that has moved
 

@@ -28,7 +28,7 @@ from worker.entrypoints.train import PAUSED_BY_ITSELF, main
 
 EXAMPLE = Path(__file__).parents[4] / "docs" / "examples"
 STEP_REQUESTS = 3
-"""Of a step of `remote`: 16 pictures in eights, and two anchors."""
+"""Of a step of `remote`: 16 images in eights, and two anchors."""
 
 
 def brightness(asked: Asked) -> Reply:
@@ -63,7 +63,7 @@ def test_a_run_whose_server_dies_pauses_and_goes_on_to_the_same_weights(serve: S
     (last,) = events(tmp_path / "first", "finished")
     assert (last["outcome"], last["step"], last["cause"]["code"]) == ("paused", 2, "rewards_failed")
     host = server.url.removeprefix("http://").removesuffix("/v1")
-    assert f"'shapes_verifier', asked of {host}, failed on all 16 pictures" in last["cause"]["detail"]
+    assert f"'shapes_verifier', asked of {host}, failed on all 16 images" in last["cause"]["detail"]
     assert "the graphics card fell out" in last["cause"]["detail"] and "resume" in last["cause"]["hint"]
 
     down.clear()
@@ -78,7 +78,7 @@ def test_a_run_whose_server_dies_pauses_and_goes_on_to_the_same_weights(serve: S
     assert told == metrics(tmp_path / "undisturbed", "^reward/")
 
 
-def test_a_server_that_answers_about_some_pictures_is_trained_on_and_its_failures_counted(
+def test_a_server_that_answers_about_some_images_is_trained_on_and_its_failures_counted(
     serve: Serve, tmp_path: Path
 ) -> None:
     def forgetful(asked: Asked) -> Reply:
@@ -100,7 +100,7 @@ def metrics_of(directory: Path, pattern: str) -> list[tuple[str, float]]:
 def test_servers_are_asked_while_later_prompts_are_sampled(
     serve: Serve, tmp_path: Path, algorithm: dict[str, Any]
 ) -> None:
-    """The first prompt's pictures are at the server before the second's last evaluation."""
+    """The first prompt's images are at the server before the second's last evaluation."""
     server = serve(brightness)
     changes = {"algorithm": algorithm, "sampling": {"rollout_batch_size": 8}}
     subject = remote(tmp_path, server, **changes)
@@ -115,8 +115,8 @@ def test_servers_are_asked_while_later_prompts_are_sampled(
 
 
 def test_a_held_out_evaluation_waits_for_its_server_too(serve: Serve, tmp_path: Path) -> None:
-    subject = remote(tmp_path, serve(lambda _: Reply(500)), evaluation={"every": 2, "pairs": 4, "final_pairs": 0})
-    with pytest.raises(RewardsAway, match="failed on all 4 pictures"):
+    subject = remote(tmp_path, serve(lambda _: Reply(500)), heldout={"every": 2, "pairs": 4, "final_pairs": 0})
+    with pytest.raises(RewardsAway, match="failed on all 4 images"):
         subject.run()
     subject.pause()
     assert not events(tmp_path, "metrics") and (tmp_path / "checkpoints" / "step-000000").is_dir()

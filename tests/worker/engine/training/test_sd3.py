@@ -26,11 +26,11 @@ def test_both_rows_of_guidance_are_planned_and_counted(
     entry: ModelEntry, whole: tuple[Path, Plan], tmp_path: Path
 ) -> None:
     out, plan = whole
-    counted = {name: value for _, name, value in metrics(out) if name == "evaluations/total"}
+    counted = {name: value for _, name, value in metrics(out) if name == "nfe/total"}
     updates = plan.per_step_updates * 2
-    assert counted["evaluations/total"] == plan.total_evaluations + updates
+    assert counted["nfe/total"] == plan.total_nfe + updates
     alone = run(entry, tmp_path / "out", sampling={"guidance": 1.0})
-    assert plan.total_evaluations == 2 * alone.total_evaluations
+    assert plan.total_nfe == 2 * alone.total_nfe
     assert plan.per_prompt.images == alone.per_prompt.images
 
 

@@ -74,11 +74,11 @@ def test_the_run_ends_with_a_summary_over_all_pairs(finished: Path) -> None:
 
 def test_evaluations_are_those_of_the_plan(finished: Path) -> None:
     plan = make_plan(spec(), load_catalog())
-    totals = [value for _, name, value in metrics(finished) if name == "evaluations/total"]
-    updates = sum(value for _, name, value in metrics(finished) if name == "evaluations/update")
+    totals = [value for _, name, value in metrics(finished) if name == "nfe/total"]
+    updates = sum(value for _, name, value in metrics(finished) if name == "nfe/update")
     assert updates == plan.per_step_updates * 4
-    assert totals[-1] == plan.total_evaluations + updates
-    per_step = [value for _, name, value in metrics(finished) if name == "evaluations/continuation"]
+    assert totals[-1] == plan.total_nfe + updates
+    per_step = [value for _, name, value in metrics(finished) if name == "nfe/continuation"]
     assert per_step == [plan.per_prompt.continuations * 3] * 4
 
 
@@ -109,7 +109,7 @@ def test_each_step_records_its_groups(finished: Path) -> None:
         assert {group["granularity"] for group in event["groups"]} == {1, 3}
 
 
-def test_pictures_are_kept_with_their_rewards(finished: Path) -> None:
+def test_images_are_kept_with_their_rewards(finished: Path) -> None:
     samples = events(finished, "sample")
     assert [s["step"] for s in samples if s["kind"] == "heldout"] == [0, 0, 2, 2, 4, 4]
     assert {s["step"] for s in samples if s["kind"] == "best"} == {2, 4}
@@ -150,7 +150,7 @@ def test_full_fine_tuning_moves_every_weight(tmp_path: Path) -> None:
 
 FULL: dict[str, Any] = {
     "training": {"adapter": "full", "learning_rate": 1e-4, "max_steps": 2},
-    "evaluation": {"every": 1},
+    "heldout": {"every": 1},
     "checkpoints": {"every": 1},
 }
 
@@ -173,7 +173,7 @@ def test_resuming_ends_bit_identical(
     told, known = newest(tmp_path / "resumed"), newest(straight)
     assert told == {key: value for key, value in known.items() if key[0] > middle or key in told}
     # An attempt between the two may have told totals of the middle step as they were before its evaluation.
-    assert {(middle, "evaluations/total"), (middle, "images/total")} <= told.keys()
+    assert {(middle, "nfe/total"), (middle, "images/total")} <= told.keys()
     assert events(tmp_path / "resumed", "finished")[0]["heldout"] == events(straight, "finished")[0]["heldout"]
 
 
@@ -211,7 +211,7 @@ def test_what_is_trained_is_computed_by_an_attention_that_can_be_derived(tmp_pat
 SMALL_BATCHES: dict[str, Any] = {
     "sampling": {"rollout_batch_size": 4},
     "training": {"max_steps": 2},
-    "evaluation": {"every": 1, "pairs": 8, "final_pairs": 8},
+    "heldout": {"every": 1, "pairs": 8, "final_pairs": 8},
     "checkpoints": {"every": 1},
 }
 
@@ -284,7 +284,7 @@ LANES: dict[str, Any] = {
     "sampling": {"steps": 3, "rollout_batch_size": 32},
     "algorithm": {"group_size": 4, "sde_steps": [0, 1], "granularities": [1]},
     "training": {"prompts_per_step": 4},
-    "evaluation": {"every": 0, "final_pairs": 0, "samples": 0},
+    "heldout": {"every": 0, "final_pairs": 0, "samples": 0},
 }
 """Of two threads, batches for two lanes."""
 
@@ -332,7 +332,7 @@ def two_threads() -> Iterator[None]:
 @pytest.mark.timeout(900)
 def test_a_run_in_lanes_that_was_paused_ends_bit_identical(two_threads: None, tmp_path: Path) -> None:
     """Slow: two threads within an operator wait for each other, which on a busy machine takes minutes."""
-    changes = merge(LANES, {"training": {"max_steps": 2}, "evaluation": {"every": 2, "pairs": 20}})
+    changes = merge(LANES, {"training": {"max_steps": 2}, "heldout": {"every": 2, "pairs": 20}})
     straight, paused = (trainer(tmp_path / name, **changes) for name in ("straight", "paused"))
     forwards: list[tuple[int, str]] = []
     straight.model.transformer.register_forward_hook(lambda *_: forwards.append((straight.step, straight._phase)))
@@ -365,7 +365,7 @@ def test_a_checkpoint_asked_for_comes_after_the_step_and_once(tmp_path: Path) ->
 
 
 def test_starting_from_a_checkpoint_takes_its_policy(finished: Path, tmp_path: Path) -> None:
-    subject = trainer(tmp_path, training={"max_steps": 1}, evaluation={"samples": 0})
+    subject = trainer(tmp_path, training={"max_steps": 1}, heldout={"samples": 0})
     subject.start_from(finished / "checkpoints/step-000004")
     subject.run()
     start = [row[1:] for row in metrics(tmp_path, "^heldout/") if row[0] == 0]
@@ -431,7 +431,7 @@ class Broken(Reward):
     def load(cls, entry: RewardEntry, device: torch.device) -> "Broken":
         return cls()
 
-    def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         raise ConnectionError("the reward server does not answer")
 
 
@@ -439,7 +439,7 @@ LITTLE = {"every": 2, "pairs": 2, "final_pairs": 2, "samples": 0}
 
 
 def test_a_failing_reward_is_missing_and_counted_and_the_run_goes_on(tmp_path: Path) -> None:
-    subject = small(tmp_path, training={"max_steps": 2, "max_missing_rewards": 1.0}, evaluation=LITTLE)
+    subject = small(tmp_path, training={"max_steps": 2, "max_missing_rewards": 1.0}, heldout=LITTLE)
     subject.scorer.rewards["shapes_verifier"] = Broken()
     subject.run()
     failures = [value for _, name, value in metrics(tmp_path) if name == "failures/shapes_verifier"]
@@ -452,7 +452,7 @@ def test_a_reward_that_fails_too_often_in_a_row_pauses_the_run_before_it_is_trai
     training = {"max_steps": 2, "max_missing_steps": 2}
     subject = small(tmp_path, training=training)
     subject.scorer.rewards["shapes_verifier"] = Broken()
-    with pytest.raises(RewardsAway, match="'shapes_verifier' failed on 16 of 16 pictures, the last of 2 steps") as away:
+    with pytest.raises(RewardsAway, match="'shapes_verifier' failed on 16 of 16 images, the last of 2 steps") as away:
         subject.run()
     subject.pause(away.value.cause)
     (last,) = events(tmp_path, "finished")
@@ -467,7 +467,7 @@ def test_a_reward_that_fails_too_often_in_a_row_pauses_the_run_before_it_is_trai
 
 
 def test_when_every_reward_fails_the_run_fails_with_the_cause(tmp_path: Path) -> None:
-    subject = small(tmp_path, evaluation=LITTLE)
+    subject = small(tmp_path, heldout=LITTLE)
     subject.scorer.rewards = {name: Broken() for name in subject.scorer.rewards}
     with pytest.raises(RewardsFailed, match="the reward server does not answer") as failure:
         subject.run()
@@ -493,7 +493,7 @@ def test_a_skipped_update_leaves_the_policy_and_is_counted(tmp_path: Path) -> No
 
 
 def test_a_cancelled_run_stops_between_batches(tmp_path: Path) -> None:
-    subject = trainer(tmp_path, sampling={"rollout_batch_size": 4}, evaluation={"every": 0})
+    subject = trainer(tmp_path, sampling={"rollout_batch_size": 4}, heldout={"every": 0})
     prompts = subject.order.draw(0, 3)
 
     def cancel_in_the_rollout(*_: object) -> None:
@@ -506,7 +506,7 @@ def test_a_cancelled_run_stops_between_batches(tmp_path: Path) -> None:
     assert not events(tmp_path, "metrics")
 
 
-def test_a_picture_that_is_not_finite_scores_nothing(tmp_path: Path) -> None:
+def test_an_image_that_is_not_finite_scores_nothing(tmp_path: Path) -> None:
     subject = trainer(tmp_path)
     prompts = subject.order.draw(0, 4)
     latents = torch.zeros(4, 16, 32)
@@ -579,11 +579,11 @@ class FillsTheDisk(Broken):
 
     checkpoint: Path
 
-    def score(self, pictures: Tensor, prompts: Sequence[str]) -> Tensor:
+    def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         if self.checkpoint.exists():
             # The next optimizer state does not fit into 300 KiB, the events do.
             resource.setrlimit(resource.RLIMIT_FSIZE, (300 * 1024, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
-        return torch.zeros(len(pictures))
+        return torch.zeros(len(images))
 
 
 @pytest.fixture
@@ -600,7 +600,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole_and_says_so(
     first = tmp_path / "out/checkpoints/step-000001"
     filling = type("Filling", (FillsTheDisk,), {"checkpoint": first})
     monkeypatch.setitem(rewards.KINDS, "shapes_verifier", filling)
-    changes = {"training": {"max_steps": 3}, "checkpoints": {"every": 1}, "evaluation": {"every": 0}}
+    changes = {"training": {"max_steps": 3}, "checkpoints": {"every": 1}, "heldout": {"every": 0}}
     code, last = run_program(tmp_path, merge(MINIATURE, changes))
 
     assert code == 1

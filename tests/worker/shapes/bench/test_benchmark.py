@@ -44,10 +44,10 @@ def test_it_is_nowhere_called_by_the_name_of_another_one() -> None:
     assert "unigen" not in json.dumps(bundled().model_dump(mode="json")).lower()
 
 
-def test_pictures_of_its_prompts_can_meet_all_points() -> None:
+def test_images_of_its_prompts_can_meet_all_points() -> None:
     rng = np.random.default_rng(7)
-    pictures = draw([realise(parse(prompt.text), rng) for prompt in bundled().prompts])
-    scores = [score for row in judge_points(pictures, bundled().prompts) for score in row]
+    images = draw([realise(parse(prompt.text), rng) for prompt in bundled().prompts])
+    scores = [score for row in judge_points(images, bundled().prompts) for score in row]
     assert np.mean(scores) >= 0.99
 
 

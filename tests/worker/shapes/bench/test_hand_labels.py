@@ -1,4 +1,4 @@
-"""The judge on what a model really draws: pictures of the base for the benchmark's prompts, labelled by eye."""
+"""The judge on what a model really draws: images of the base for the benchmark's prompts, labelled by eye."""
 
 import json
 from collections import Counter
@@ -12,21 +12,19 @@ from torch import Tensor
 
 from service.contracts.benchmarks.bundled import bundled
 from service.contracts.benchmarks.dimensions import PRIMARY
-from worker.shapes import PICTURE_SIZE
+from worker.shapes import IMAGE_SIZE
 from worker.shapes.bench import judge_points
 
 FOLDER = Path(__file__).parents[4] / "benchmarks" / "shapes_bench_hand_labels"
-LABELS = json.loads((FOLDER / "labels.json").read_text())["pictures"]
+LABELS = json.loads((FOLDER / "labels.json").read_text())["images"]
 PROMPTS = {prompt.text: prompt for prompt in bundled().prompts}
 
 
 @pytest.fixture(scope="module")
-def pictures() -> Tensor:
-    sheet = np.array(Image.open(FOLDER / "pictures.png"))
-    rows = sheet.reshape(-1, PICTURE_SIZE, sheet.shape[1] // PICTURE_SIZE, PICTURE_SIZE, 3)
-    return (
-        torch.from_numpy(rows.transpose(0, 2, 4, 1, 3).reshape(-1, 3, PICTURE_SIZE, PICTURE_SIZE))[: len(LABELS)] / 255
-    )
+def images() -> Tensor:
+    sheet = np.array(Image.open(FOLDER / "images.png"))
+    rows = sheet.reshape(-1, IMAGE_SIZE, sheet.shape[1] // IMAGE_SIZE, IMAGE_SIZE, 3)
+    return torch.from_numpy(rows.transpose(0, 2, 4, 1, 3).reshape(-1, 3, IMAGE_SIZE, IMAGE_SIZE))[: len(LABELS)] / 255
 
 
 def test_every_dimension_has_labels_of_the_benchmarks_own_prompts() -> None:
@@ -35,7 +33,7 @@ def test_every_dimension_has_labels_of_the_benchmarks_own_prompts() -> None:
     assert len(LABELS) >= 200
 
 
-def test_the_judge_agrees_with_the_eye(pictures: Tensor) -> None:
-    said = judge_points(pictures, [PROMPTS[label["prompt"]] for label in LABELS])
+def test_the_judge_agrees_with_the_eye(images: Tensor) -> None:
+    said = judge_points(images, [PROMPTS[label["prompt"]] for label in LABELS])
     agreed = [bool(scores[label["point"]]) == label["holds"] for scores, label in zip(said, LABELS, strict=True)]
     assert np.mean(agreed) >= 0.75

@@ -1,4 +1,4 @@
-"""The judge of shapes-bench: right about clean pictures, and hard to please by broken ones."""
+"""The judge of shapes-bench: right about clean images, and hard to please by broken ones."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -116,17 +116,17 @@ class TestJudge:
         ("a red circle in the top left corner", "a red circle in the bottom left corner", (0, 1, 1)),
     ],
 )
-def test_a_picture_of_one_caption_judged_by_another(shown: str, asked: str, met: tuple[int, ...]) -> None:
+def test_an_image_of_one_caption_judged_by_another(shown: str, asked: str, met: tuple[int, ...]) -> None:
     rng = np.random.default_rng(3)
-    pictures = draw([realise(parse(f"{shown} on gray"), rng) for _ in range(5)])
-    assert set(judge_points(pictures, [f"{asked} on gray"] * 5)) == {met}
+    images = draw([realise(parse(f"{shown} on gray"), rng) for _ in range(5)])
+    assert set(judge_points(images, [f"{asked} on gray"] * 5)) == {met}
 
 
 class TestInput:
-    def test_an_empty_picture_meets_nothing(self) -> None:
+    def test_an_empty_image_meets_nothing(self) -> None:
         assert judge_points(torch.ones(1, 3, 32, 32), ["a red circle without any squares on white"]) == [(0, 0, 0)]
 
-    def test_noise_and_no_pictures_are_no_error(self) -> None:
+    def test_noise_and_no_images_are_no_error(self) -> None:
         noise = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
         assert len(judge_points(noise, heldout_prompts()[:4])) == 4
         assert judge_points(torch.zeros(0, 3, 32, 32), []) == []
@@ -135,19 +135,19 @@ class TestInput:
         rng = np.random.default_rng(4)
         texts = list(heldout_prompts()[:80])
         noise = 0.1 * torch.randn(80, 3, 32, 32, generator=torch.Generator().manual_seed(5))
-        pictures: Tensor = draw([realise(parse(text), rng) for text in texts]) + noise
-        together = perceive(pictures)
-        assert perceive(pictures[60:70]) == together[60:70]
+        images: Tensor = draw([realise(parse(text), rng) for text in texts]) + noise
+        together = perceive(images)
+        assert perceive(images[60:70]) == together[60:70]
 
-    def test_larger_pictures_are_judged_too(self) -> None:
+    def test_larger_images_are_judged_too(self) -> None:
         texts = list(heldout_prompts()[:40])
         rng = np.random.default_rng(6)
-        pictures = draw([realise(parse(text), rng) for text in texts])
-        large = torch.nn.functional.interpolate(pictures, scale_factor=4, mode="nearest")
+        images = draw([realise(parse(text), rng) for text in texts])
+        large = torch.nn.functional.interpolate(images, scale_factor=4, mode="nearest")
         assert bench_score(large, texts).mean() >= 0.99
 
-    def test_each_picture_needs_a_prompt(self) -> None:
-        with pytest.raises(ValueError, match="2 pictures and 1 prompts"):
+    def test_each_image_needs_a_prompt(self) -> None:
+        with pytest.raises(ValueError, match="2 images and 1 prompts"):
             judge_points(torch.zeros(2, 3, 32, 32), ["a circle on white"])
 
     def test_a_prompt_that_is_no_caption_is_refused(self) -> None:

@@ -30,8 +30,8 @@ def pipeline() -> FluxPipeline:
 
 
 def test_every_dimension_is_alive_and_has_room(pipeline: FluxPipeline) -> None:
-    pictures = draw_benchmark(pipeline, [prompt.text for prompt in PROMPTS], images=1)
-    found = shares(pictures, PROMPTS)
+    images = draw_benchmark(pipeline, [prompt.text for prompt in PROMPTS], images=1)
+    found = shares(images, PROMPTS)
     assert all(0 < found[name] < 1 for name in PRIMARY), found
     assert 0.1 < found["overall"] < 0.9
 
@@ -54,10 +54,10 @@ def test_clip_tells_true_pairs_from_wrong_ones() -> None:
     clip = CLIPModel.from_pretrained(BENCH_CLIP_WEIGHTS).eval()
     texts = [prompt.text for prompt in PROMPTS]
     rng = np.random.default_rng(1)
-    pictures = draw([realise(parse(text), rng) for text in texts])
+    images = draw([realise(parse(text), rng) for text in texts])
     tokens = tokenize(AutoTokenizer.from_pretrained(BENCH_CLIP_WEIGHTS), texts)
-    true = clip_cosine(clip, tokens, pictures)
-    wrong = clip_cosine(clip, tokens, pictures[torch.from_numpy(rng.permutation(len(pictures)))])
+    true = clip_cosine(clip, tokens, images)
+    wrong = clip_cosine(clip, tokens, images[torch.from_numpy(rng.permutation(len(images)))])
     assert true.mean() > wrong.mean() + 0.3
 
 

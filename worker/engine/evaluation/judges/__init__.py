@@ -1,4 +1,4 @@
-"""Judges: they say which test points a picture meets. One file per judge."""
+"""Judges: they say which test points an image meets. One file per judge."""
 
 from service.contracts.benchmarks.data import Benchmark
 from service.contracts.catalog import JudgeEntry
@@ -10,7 +10,7 @@ KINDS: dict[str, type[Judge]] = {"openai": OpenAIJudge, "perception": Perception
 
 
 def load_judge(entry: JudgeEntry, benchmark: Benchmark) -> Judge:
-    """The catalog's judge, ready to be asked about pictures of `benchmark`. ValueError where it cannot judge it."""
+    """The catalog's judge, ready to be asked about images of `benchmark`. ValueError where it cannot judge it."""
     return KINDS[entry.kind].load(entry, benchmark)
 
 

@@ -1,4 +1,4 @@
-"""What every judge is: it is shown a picture, and says which of the prompt's test points it meets."""
+"""What every judge is: it is shown an image, and says which of the prompt's test points it meets."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Said:
 
 
 class Judge(ABC):
-    """Answers about one picture at a time. Any thread may ask."""
+    """Answers about one image at a time. Any thread may ask."""
 
     entry: JudgeEntry
     concurrency: int
@@ -44,8 +44,8 @@ class Judge(ABC):
         """Make the judge from its catalog entry; ValueError where it cannot judge this benchmark."""
 
     @abstractmethod
-    def ask(self, prompt: BenchmarkPrompt, picture: bytes) -> Said:
-        """Ask once about a picture, a PNG file as it was drawn.
+    def ask(self, prompt: BenchmarkPrompt, image: bytes) -> Said:
+        """Ask once about an image, a PNG file as it was drawn.
 
         Raises JudgeFailed where no answer to any question can be expected, and Abandoned after `close`.
         """

@@ -11,7 +11,7 @@ from worker.engine.remote import chat
 from worker.engine.remote.server import Fault, Refused, Server, SetUpWrongly, retrying
 
 OWN_FAULTS = 8
-"""A picture that fails so often, while the judge answers about others, is given up for now."""
+"""An image that fails so often, while the judge answers about others, is given up for now."""
 
 
 class _Patience:
@@ -62,10 +62,10 @@ class OpenAIJudge(Judge):
             )
         return cls(entry, benchmark.judge)
 
-    def ask(self, prompt: BenchmarkPrompt, picture: bytes) -> Said:
+    def ask(self, prompt: BenchmarkPrompt, image: bytes) -> Said:
         if self._closed.is_set():
             raise Abandoned(f"judge {self.entry.name!r} was closed")
-        body = chat.question(self.entry, picture, self._words.fill(prompt))
+        body = chat.question(self.entry, image, self._words.fill(prompt))
         first = time.monotonic()
         own_faults, failed = 0, first
 

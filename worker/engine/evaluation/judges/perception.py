@@ -17,11 +17,11 @@ from service.contracts.catalog import JudgeEntry
 from worker.engine.evaluation.judges.base import Judge, Said
 from worker.shapes.bench.judge import judge_seen
 from worker.shapes.bench.perception import perceive
-from worker.shapes.bench.seen import SeenPicture
+from worker.shapes.bench.seen import SeenImage
 
 
 class PerceptionJudge(Judge):
-    """Judges pictures of the bundled world on the bundled world's own benchmark."""
+    """Judges images of the bundled world on the bundled world's own benchmark."""
 
     concurrency = 1
 
@@ -37,12 +37,12 @@ class PerceptionJudge(Judge):
             )
         return cls(entry)
 
-    def ask(self, prompt: BenchmarkPrompt, picture: bytes) -> Said:
+    def ask(self, prompt: BenchmarkPrompt, image: bytes) -> Said:
         begun = time.monotonic()
-        pictures = _pixels(picture)
+        images = _pixels(image)
         try:
             with _one_core():
-                seen = perceive(pictures)[0]
+                seen = perceive(images)[0]
             scores = judge_seen([seen], [prompt])[0]
         except ValueError as error:
             return Said.nothing(str(error), time.monotonic() - begun)
@@ -52,7 +52,7 @@ class PerceptionJudge(Judge):
 
 @contextmanager
 def _one_core() -> Iterator[None]:
-    """Within: this thread computes alone. One picture is too little to share, and others draw meanwhile.
+    """Within: this thread computes alone. One image is too little to share, and others draw meanwhile.
 
     The number is each thread's own, but also that of threads to come.
     """
@@ -66,12 +66,12 @@ def _one_core() -> Iterator[None]:
 
 def _pixels(png: bytes) -> Tensor:
     """A file as [1, 3, height, width] in 0..1."""
-    with Image.open(io.BytesIO(png)) as picture:
-        pixels = np.asarray(picture.convert("RGB"), dtype=np.float32) / 255
+    with Image.open(io.BytesIO(png)) as image:
+        pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
     return torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).contiguous()
 
 
-def _in_words(seen: SeenPicture) -> str:
+def _in_words(seen: SeenImage) -> str:
     things = [
         f"a {thing.size} {thing.style} {thing.colour} {thing.shape or 'thing of no known shape'} "
         f"at ({thing.x:.0f}, {thing.y:.0f})"

@@ -23,8 +23,8 @@ class Costs(Protocol):
     def part(self, name: str) -> AbstractContextManager[None]:
         """Times what is enclosed."""
 
-    def count(self, part: str, evaluations: int) -> None:
-        """Adds evaluations of the network."""
+    def count(self, part: str, nfe: int) -> None:
+        """Adds NFE."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from service.contracts.algorithms.chains import ChainContract
-from service.contracts.schedule import Evaluation
+from service.contracts.schedule import TreeNode
 from worker.engine.grpo.algorithms.base import Algorithm, Rollout, Sampler
 from worker.engine.grpo.loss import Experience
 from worker.engine.grpo.noise import StepNoise
@@ -41,9 +41,9 @@ class Chains(Algorithm):
 
     def finish(self, velocity: Velocity, x: Tensor, prompts: list[int], start: int, sampler: Sampler) -> Tensor:
         """Clean ends of chains `x` [chains, …] at node `start`, step by step to the end."""
-        path = Evaluation(self.steps - 1, (), (1,))
+        path = TreeNode(self.steps - 1, (), (1,))
         for node in range(self.steps - 2, start - 1, -1):
-            path = Evaluation(node, (path,), ())
+            path = TreeNode(node, (path,), ())
         ends = torch.full_like(x, torch.nan)
 
         def end(branch: Branch, _: int, estimate: Tensor) -> None:
@@ -67,8 +67,8 @@ class Chains(Algorithm):
             x = self._before(velocity, starts, owners, stochastic.start, sampler)
         costs.count("anchor", len(x) * stochastic.start)
         with costs.part("branch"):
-            x, experience, evaluations = self._branch(step, x, prompts, stochastic, noise, sampler)
-        costs.count("branch", evaluations)
+            x, experience, nfe = self._branch(step, x, prompts, stochastic, noise, sampler)
+        costs.count("branch", nfe)
         parts = []
         for portion in self.portions(prompts, sampler):
             chains = x[portion.start * len(groups) : portion.stop * len(groups)]
@@ -104,10 +104,10 @@ class Chains(Algorithm):
         chains = [(p, g) for p in range(prompts) for g in range(size)]
         trained = [set(self.trained_steps(step, noise.first_prompt + p, g, stochastic)) for p, g in chains]
         states, samples, log_probs, units = [], [], [], []
-        evaluations = 0
+        nfe = 0
         for i in stochastic:
             velocity = self._velocity(x, i, sampler, len(x) // prompts)
-            evaluations += len(x)
+            nfe += len(x)
             if len(x) < len(chains):  # one state for each group until now
                 x, velocity = (part.repeat_interleave(size, dim=0) for part in (x, velocity))
             transition = self.transitions[i]
@@ -128,7 +128,7 @@ class Chains(Algorithm):
             members=self.members([(p, 0, g) for _, p, g in units], 1),
             pieces=tuple(g for _, _, g in units),
         )
-        return x, experience, evaluations
+        return x, experience, nfe
 
     def _velocity(self, x: Tensor, step: int, sampler: Sampler, each: int) -> Tensor:
         """v at step i of all states, `each` of a prompt, in the update's own batches."""

@@ -44,8 +44,8 @@ class GranularGRPO(Algorithm):
         ends = samples.new_full((*samples.shape[:3], len(self.granularities), *samples.shape[3:]), torch.nan)
         for portion in self.portions(prompts, sampler):
             with costs.part("continuation"), sampler.fast() as velocity:
-                evaluations = self.denoise(velocity, samples, ends, portion, sampler)
-            costs.count("continuation", evaluations)
+                nfe = self.denoise(velocity, samples, ends, portion, sampler)
+            costs.count("continuation", nfe)
             if sampler.done is not None:
                 sampler.done(portion, ends[portion.start : portion.stop])
         return Rollout(experience, ends, anchors.end)

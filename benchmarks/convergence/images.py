@@ -1,4 +1,4 @@
-"""What the final policies draw: held-out pictures, their values, and the texture in areas that should have none."""
+"""What the final policies draw: held-out images, their values, and the texture in areas that should have none."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,13 +35,13 @@ BATCH = 128
 
 @dataclass(frozen=True)
 class Drawn:
-    """Held-out pictures of one policy; pair j has the same prompt and noise for every policy."""
+    """Held-out images of one policy; pair j has the same prompt and noise for every policy."""
 
     values: dict[str, NDArray[np.float64]]
     """By reward, [pairs]."""
     texture: NDArray[np.float64]
-    """Of each picture, [pairs]."""
-    pictures: NDArray[np.uint8]
+    """Of each image, [pairs]."""
+    images: NDArray[np.uint8]
     """[pairs, 3, height, width]"""
 
 
@@ -65,25 +65,25 @@ def draw_all(settings: dict[str, Any], out: Path) -> None:
 
 
 def draw(spec: Spec, checkpoint: Path | None, pairs: int) -> tuple[dict[str, Tensor], Tensor]:
-    """Values by reward and pictures of the policy of `checkpoint`, or of the base, as the engine itself evaluates."""
-    wide = RunSpec.model_validate(merge(spec, {"evaluation": {"final_pairs": pairs}}))
+    """Values by reward and images of the policy of `checkpoint`, or of the base, as the engine itself evaluates."""
+    wide = RunSpec.model_validate(merge(spec, {"heldout": {"final_pairs": pairs}}))
     with TemporaryDirectory() as directory:
         trainer = build_trainer(wide, load_catalog(), EventWriter(Path(directory)), "cpu")
         if checkpoint is not None:
             trainer.start_from(checkpoint)
         latents, values = trainer.heldout.evaluate(pairs, kept=pairs)
         with torch.no_grad():
-            pictures = torch.cat([trainer.scorer.decode(part) for part in latents.split(BATCH)])
-    return dict(zip(trainer.heldout.names, values, strict=True)), pictures
+            images = torch.cat([trainer.scorer.decode(part) for part in latents.split(BATCH)])
+    return dict(zip(trainer.heldout.names, values, strict=True)), images
 
 
-def write(path: Path, values: dict[str, Tensor], pictures: Tensor) -> None:
+def write(path: Path, values: dict[str, Tensor], images: Tensor) -> None:
     """Keep what was drawn; the file appears when it is whole."""
     partial = path.with_suffix(".partial.npz")
     np.savez_compressed(
         partial,
-        texture=texture(pictures).double().numpy(),
-        pictures=(pictures.clamp(0, 1) * 255).round().byte().numpy(),
+        texture=texture(images).double().numpy(),
+        images=(images.clamp(0, 1) * 255).round().byte().numpy(),
         **{f"value_{name}": row.double().numpy() for name, row in values.items()},
     )
     partial.rename(path)
@@ -93,23 +93,23 @@ def read(out: Path, name: str) -> Drawn:
     """What `draw_all` kept."""
     with np.load(out / "draw" / f"{name}.npz") as file:
         values = {key.removeprefix("value_"): file[key] for key in file.files if key.startswith("value_")}
-        return Drawn(values, file["texture"], file["pictures"])
+        return Drawn(values, file["texture"], file["images"])
 
 
-def texture(pictures: Tensor) -> Tensor:
-    """Mean squared Laplacian of each of `pictures` [N, 3, H, W] in [0, 1] over its flat pixels; NaN without any."""
-    flat = flat_pixels(pictures)
+def texture(images: Tensor) -> Tensor:
+    """Mean squared Laplacian of each of `images` [N, 3, H, W] in [0, 1] over its flat pixels; NaN without any."""
+    flat = flat_pixels(images)
     kernel = LAPLACIAN.expand(3, 1, 3, 3)
-    energy = functional.conv2d(pictures, kernel, padding=1, groups=3).square().mean(dim=1)
+    energy = functional.conv2d(images, kernel, padding=1, groups=3).square().mean(dim=1)
     return (energy * flat).sum(dim=(1, 2)) / flat.sum(dim=(1, 2))
 
 
-def flat_pixels(pictures: Tensor) -> Tensor:
-    """Which pixels [N, H, W] lie within an area of one colour, two pixels from its edge and the picture's."""
+def flat_pixels(images: Tensor) -> Tensor:
+    """Which pixels [N, H, W] lie within an area of one colour, two pixels from its edge and the image's."""
     colours = torch.cat([PALETTE, BACKGROUND_PALETTE])
-    distances = [(pictures - colour[None, :, None, None]).square().sum(dim=1) for colour in colours]
+    distances = [(images - colour[None, :, None, None]).square().sum(dim=1) for colour in colours]
     nearest = torch.stack(distances).argmin(dim=0)
-    # A border of another label: nothing at the picture's own edge is flat.
+    # A border of another label: nothing at the image's own edge is flat.
     margin = FLAT // 2
     around = functional.pad(nearest, (margin,) * 4, value=-1).unfold(1, FLAT, 1).unfold(2, FLAT, 1).flatten(3)
     return around.amax(dim=3) == around.amin(dim=3)
@@ -128,10 +128,10 @@ def draw_sheet(settings: dict[str, Any], out: Path, seed: int, path: Path, rows:
     sheet = Image.new("RGB", (len(columns) * (side + gap) + gap, head + rows * (side + foot) + gap), "#f4f2ec")
     pen, font = ImageDraw.Draw(sheet), ImageFont.truetype(findfont("DejaVu Sans"), size=14)
     for column, (label, name) in enumerate(columns):
-        left, pictures = gap + column * (side + gap), read(out, name).pictures
+        left, images = gap + column * (side + gap), read(out, name).images
         pen.text((left, 7), label, fill="black", font=font)
         for row in range(rows):
-            tile = Image.fromarray(pictures[row].transpose(1, 2, 0)).resize((side, side), Image.Resampling.NEAREST)
+            tile = Image.fromarray(images[row].transpose(1, 2, 0)).resize((side, side), Image.Resampling.NEAREST)
             sheet.paste(tile, (left, head + row * (side + foot)))
     for row, caption in enumerate(captions):
         pen.text((gap, head + row * (side + foot) + side + 2), caption, fill="black", font=font)
