@@ -64,7 +64,7 @@ class ImageName(Contract):
     @property
     def file(self) -> str:
         """The official name of its file."""
-        return f"{self.index}_{self.image}.png"
+        return f"{self.index}_{self.image_index}.png"
 
 
 class DrawnImage(ImageName):

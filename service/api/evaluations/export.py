@@ -43,7 +43,7 @@ def rows(database: Database, id: uuid.UUID) -> Iterator[str]:
         if not page:
             return
         yield _lines(_cells(benchmark, page))
-        after = (page[-1].index, page[-1].image)
+        after = (page[-1].index, page[-1].image_index)
 
 
 def summary(session: Session, id: uuid.UUID) -> str:

@@ -127,9 +127,9 @@ def _chosen(session: Session, evaluations: Sequence[Evaluation], query: GalleryQ
     return [by_index[index] for index in sorted(common)]
 
 
-def _images(session: Session, id: uuid.UUID, indices: Sequence[int], images: int) -> _Found:
+def _images(session: Session, id: uuid.UUID, indices: Sequence[int], count: int) -> _Found:
     """Images with the newest scores, by prompt and number."""
-    places = [(index, image_index) for index in indices for image_index in range(images)]
+    places = [(index, image_index) for index in indices for image_index in range(count)]
     images = select(EvaluationImage).where(
         EvaluationImage.evaluation_id == id, tuple_(EvaluationImage.index, EvaluationImage.image_index).in_(places)
     )

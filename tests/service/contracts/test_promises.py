@@ -108,6 +108,6 @@ def test_baselines_of_the_bundled_world_train_as_long_as_each_other() -> None:
 
 def test_the_papers_runs_are_evaluated_every_tenth_step_on_64_pairs() -> None:
     papers = [name for name in PRESETS if not name.startswith("shapes")]
-    nfe = [RunSpec(preset=name).heldout for name in papers]
-    assert {(one.every, one.pairs, one.final_pairs) for one in evaluations} == {(10, 64, 0)}
+    sections = [RunSpec(preset=name).heldout for name in papers]
+    assert {(one.every, one.pairs, one.final_pairs) for one in sections} == {(10, 64, 0)}
     assert {RunSpec(preset=name).training.seed for name in papers} == {42}
