@@ -352,7 +352,7 @@ RESCORE: dict[str, Any] = {
 }
 ANSWER: dict[str, Any] = {
     "index": 0,
-    "image": 1,
+    "image_index": 1,
     "number": 1,
     "name": "0_1.png",
     "prompt": "an oak, painted in ink",
@@ -368,7 +368,7 @@ ANSWER: dict[str, Any] = {
 }
 IMAGE: dict[str, Any] = {
     "index": 0,
-    "image": 1,
+    "image_index": 1,
     "name": "0_1.png",
     "seed": 3408,
     "prompt": "an oak, painted in ink",
