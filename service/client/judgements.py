@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
-from service.api.evaluations.results_schemas import AnswerView, EvaluationComparison, ImageView
+from service.api.evaluations.results_schemas import AnswerView, EvaluationComparison, EvaluationImageView
 from service.client.transport import Id, Query, Transport
 
 _BLOCK = 1 << 20
@@ -35,9 +35,9 @@ class Judgements:
         }
         return self._transport.pages(AnswerView, f"/evaluations/{evaluation}/answers", query)
 
-    def evaluation_images(self, evaluation: Id, index: int | None = None) -> Iterator[ImageView]:
+    def evaluation_images(self, evaluation: Id, index: int | None = None) -> Iterator[EvaluationImageView]:
         """All images of an evaluation, or of one prompt, fetched page by page; `client.fetch_image(url)` is the PNG."""
-        return self._transport.pages(ImageView, f"/evaluations/{evaluation}/images", {"index": index})
+        return self._transport.pages(EvaluationImageView, f"/evaluations/{evaluation}/images", {"index": index})
 
     def export_evaluation(self, evaluation: Id, file: Path) -> None:
         """Write the official result file: `file` ends in `.csv`, or in `.json` for the counts by dimension.

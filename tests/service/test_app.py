@@ -12,7 +12,7 @@ from fastapi.testclient import TestClient
 from service.api.checkpoints.schemas import CheckpointSummary, CheckpointView
 from service.api.curves.comparison_schemas import Comparison
 from service.api.curves.schemas import Curves
-from service.api.evaluations.results_schemas import AnswerView, EvaluationComparison, ImageView
+from service.api.evaluations.results_schemas import AnswerView, EvaluationComparison, EvaluationImageView
 from service.api.generations.schemas import GenerationView
 from service.api.keys.schemas import KeyMade, KeyView
 from service.api.leaderboard.schemas import Leaderboard
@@ -166,12 +166,15 @@ class TestOpenApi:
             for example in examples.values():
                 assert client.post(path, json=example["value"]).status_code in (200, 202), path
 
+    def test_no_two_schemas_have_the_same_name(self) -> None:
+        assert [name for name in document()["components"]["schemas"] if "__" in name] == []
+
     def test_examples_of_answers_are_answers(self) -> None:
         schemas = document()["components"]["schemas"]
         models = (
             *(RunSummary, RunView, Curves, Comparison, RewardGroupView, SampleView, LogPart, Problem, Ready),
             *(CheckpointSummary, CheckpointView, GenerationView, KeyView, KeyMade),
-            *(AnswerView, ImageView, EvaluationComparison, Leaderboard),
+            *(AnswerView, EvaluationImageView, EvaluationComparison, Leaderboard),
         )
         for model in models:
             assert schemas[model.__name__]["examples"], model.__name__

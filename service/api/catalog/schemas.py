@@ -39,7 +39,7 @@ class RewardView(BaseModel):
     scale: str = Field(description="What the values mean and where they usually lie.")
 
 
-class PromptSetView(BaseModel):
+class CatalogPromptSet(BaseModel):
     """A named list of prompts."""
 
     model_config = ConfigDict(from_attributes=True)
@@ -90,6 +90,6 @@ class CatalogView(BaseModel):
         description="By name, the spec of a run that says nothing but the preset."
     )
     rewards: list[RewardView]
-    prompt_sets: list[PromptSetView]
+    prompt_sets: list[CatalogPromptSet]
     judges: list[JudgeView]
     workers: list[WorkerView]

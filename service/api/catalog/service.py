@@ -9,10 +9,10 @@ from sqlalchemy.orm import Session
 
 from service.api.catalog.schemas import (
     AlgorithmView,
+    CatalogPromptSet,
     CatalogView,
     JudgeView,
     ModelView,
-    PromptSetView,
     RewardView,
     WorkerView,
 )
@@ -33,7 +33,7 @@ def show(session: Session, settings: Settings, catalog: Catalog) -> CatalogView:
         algorithms=_algorithms(),
         presets=_presets(),
         rewards=[RewardView.model_validate(entry) for entry in catalog.rewards],
-        prompt_sets=[PromptSetView.model_validate(entry) for entry in catalog.prompt_sets],
+        prompt_sets=[CatalogPromptSet.model_validate(entry) for entry in catalog.prompt_sets],
         judges=[JudgeView.model_validate(entry) for entry in catalog.judges],
         workers=[WorkerView.model_validate(row) for row in workers],
     )

@@ -12,8 +12,8 @@ from service.api.evaluations.results_schemas import (
     AnswerFilters,
     AnswerView,
     Dimensions,
+    EvaluationImageView,
     ImageFilters,
-    ImageView,
     JudgedPoint,
 )
 from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt
@@ -83,7 +83,7 @@ def answers(session: Session, id: uuid.UUID, filters: AnswerFilters) -> Page[Ans
     return paged(session, query, _ANSWER, filters, lambda one: _answer(one, prompts), ascending=True)
 
 
-def images(session: Session, id: uuid.UUID, filters: ImageFilters) -> Page[ImageView]:
+def images(session: Session, id: uuid.UUID, filters: ImageFilters) -> Page[EvaluationImageView]:
     """An evaluation's images by prompt and number. Raises NotFound, Invalid."""
     row = views.find(session, Evaluation, id)
     prompts = {one["index"]: one["text"] for one in _with_prompts(session, row).prompts}
@@ -91,12 +91,12 @@ def images(session: Session, id: uuid.UUID, filters: ImageFilters) -> Page[Image
     if filters.index is not None:
         query = query.where(EvaluationImage.index == filters.index)
 
-    def view(one: EvaluationImage) -> ImageView:
+    def view(one: EvaluationImage) -> EvaluationImageView:
         name = ImageName(index=one.index, image_index=one.image_index).file
         shown = {
             column: getattr(one, column) for column in ("index", "image_index", "seed", "rewards", "sha256", "size")
         }
-        return ImageView(**shown, name=name, prompt=prompts[one.index], url=_url(one))
+        return EvaluationImageView(**shown, name=name, prompt=prompts[one.index], url=_url(one))
 
     return paged(session, query, _IMAGE, filters, view, ascending=True)
 

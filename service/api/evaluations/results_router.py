@@ -14,9 +14,9 @@ from service.api.evaluations.results_schemas import (
     AnswerView,
     CompareQuery,
     EvaluationComparison,
+    EvaluationImageView,
     GalleryQuery,
     ImageFilters,
-    ImageView,
 )
 from service.http.content_negotiation import choose
 from service.http.errors import NotAcceptable, problems
@@ -64,7 +64,7 @@ def list_answers(
 )
 def list_images(
     evaluation_id: uuid.UUID, filters: Annotated[ImageFilters, Query()], session: SessionDep
-) -> Page[ImageView]:
+) -> Page[EvaluationImageView]:
     """Every image drawn so far, with its seed and rewards."""
     return results.images(session, evaluation_id, filters)
 

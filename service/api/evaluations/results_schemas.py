@@ -81,7 +81,7 @@ class ImageFilters(BaseModel):
     cursor: Cursor = None
 
 
-class ImageView(BaseModel):
+class EvaluationImageView(BaseModel):
     """An image that an evaluation drew."""
 
     model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.IMAGE))

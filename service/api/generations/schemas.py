@@ -11,7 +11,7 @@ from service.http.pagination import Cursor, Limit
 from service.jobs.views import JobView
 
 
-class ImageView(BaseModel):
+class GenerationImageView(BaseModel):
     """One image of a generation."""
 
     number: int = Field(description="Counts checkpoints, then prompts, then images of a prompt.")
@@ -55,5 +55,5 @@ class GenerationView(JobView):
     spec: dict[str, Any] = Field(description="What is drawn: the request, with the model's own numbers filled in.")
     queue_position: int | None = Field(description="1 is taken next; null when it does not wait.")
     total_images: int
-    images: list[ImageView] = Field(description="Those drawn so far.")
+    images: list[GenerationImageView] = Field(description="Those drawn so far.")
     grid: str = Field(description="Where the comparison of all images is, once it has succeeded.")

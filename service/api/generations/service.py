@@ -8,7 +8,7 @@ from sqlalchemy import delete as delete_rows
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.api.generations.schemas import GenerationFilters, GenerationSummary, GenerationView, ImageView
+from service.api.generations.schemas import GenerationFilters, GenerationImageView, GenerationSummary, GenerationView
 from service.api.idempotency import Once
 from service.auth.principal import Caller
 from service.auth.quota import check_open_jobs
@@ -189,8 +189,8 @@ def _too_much(settings: Settings, images: int, pixels: int) -> Iterator[FieldErr
         yield FieldError(loc=["body", "width"], msg=msg, type="too_many_pixels")
 
 
-def _view(image: GenerationImage, prompts: list[str]) -> ImageView:
-    return ImageView(
+def _view(image: GenerationImage, prompts: list[str]) -> GenerationImageView:
+    return GenerationImageView(
         number=image.number,
         checkpoint=image.checkpoint,
         prompt_index=image.prompt_index,
