@@ -4,20 +4,11 @@ from celery import Celery
 
 from service.core.settings import Settings
 
-TRAIN, GENERATE, EVALUATE = "train", "generate", "evaluate"
-"""The queues. A worker listens to one of them."""
-
 
 def make_app(settings: Settings) -> Celery:
     """An application on the broker of `settings`."""
     made = Celery("g2rpo", broker=settings.broker_url, include=["worker.tasks"])
     made.conf.update(
-        task_routes={
-            "runs.*": {"queue": TRAIN},
-            "generations.*": {"queue": GENERATE},
-            "evaluations.*": {"queue": EVALUATE},
-            "scores.*": {"queue": GENERATE},
-        },
         task_create_missing_queues=True,
         task_serializer="json",
         accept_content=["json"],

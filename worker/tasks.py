@@ -5,6 +5,7 @@ import secrets
 import socket
 import threading
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
@@ -12,7 +13,7 @@ from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
 from service.core.settings import Settings
 from service.db.models import Evaluation, Generation, Run, Score
 from service.db.session import Database, connect
-from worker.celery_app import EVALUATE, TRAIN, app
+from worker.celery_app import app
 from worker.jobs import generation, scoring, supervisor
 from worker.jobs.claim import Claim, JobType, claim_next
 from worker.jobs.log_context import install as install_logging
@@ -26,53 +27,32 @@ database = connect(_settings, idle_seconds=_settings.lease_seconds)
 stopping = threading.Event()
 name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 """Unique for every process that ever ran: a restarted worker must not mistake an old lease for its own."""
-_SERVED: tuple[tuple[JobType, Callable[[Database, Claim, threading.Event], None]], ...] = (
+_RUNNERS: tuple[tuple[JobType, Callable[[Database, Claim, threading.Event], None]], ...] = (
+    (Run, partial(supervisor.supervise, work=WORKS["train"])),
+    (Evaluation, partial(supervisor.supervise, work=WORKS["evaluate"])),
     (Generation, generation.generate),
     (Score, scoring.score),
 )
-"""The jobs that the worker's own process does, by models that it keeps loaded."""
 install_logging(name, database.settings.log_level)
 
 _housekeeping: Housekeeping | None = None
 
 
-@app.task(name="runs.wake")  # type: ignore[untyped-decorator]
-def wake_runs(*_: Any) -> None:
-    """Take alignment runs, one after the other, until none is claimable."""
-    while not stopping.is_set() and (claim := claim_next(database, Run, name, devices.count())):
-        with working_on(claim):
-            supervisor.supervise(database, claim, stopping, WORKS[TRAIN])
-
-
-@app.task(name="generations.wake")  # type: ignore[untyped-decorator]
-def wake_generations(*_: Any) -> None:
-    """Take generations and scorings in turn, until none is claimable."""
-    _serve()
-
-
-@app.task(name="scores.wake")  # type: ignore[untyped-decorator]
-def wake_scores(*_: Any) -> None:
-    """The same: who waits for one must not wait for all of the other."""
-    _serve()
-
-
-def _serve() -> None:
+@app.task(name="jobs.wake")  # type: ignore[untyped-decorator]
+def wake(queue: str, *_: Any) -> None:
+    """Run the jobs of a queue, one of each kind in turn, until none is claimable."""
     found = True
     while found:
         found = False
-        for job, see_through in _SERVED:
-            if not stopping.is_set() and (claim := claim_next(database, job, name)):
+        for job, run in _RUNNERS:
+            if queue == job.QUEUE and not stopping.is_set() and (claim := _claim(job)):
                 found = True
                 with working_on(claim):
-                    see_through(database, claim, stopping)
+                    run(database, claim, stopping)
 
 
-@app.task(name="evaluations.wake")  # type: ignore[untyped-decorator]
-def wake_evaluations(*_: Any) -> None:
-    """Take evaluations, one after the other, until none is claimable."""
-    while not stopping.is_set() and (claim := claim_next(database, Evaluation, name)):
-        with working_on(claim):
-            supervisor.supervise(database, claim, stopping, WORKS[EVALUATE])
+def _claim(job: JobType) -> Claim | None:
+    return claim_next(database, job, name, devices.count())
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]

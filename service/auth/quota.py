@@ -8,7 +8,8 @@ from sqlalchemy.orm import Session
 from service.auth.errors import TooManyOpenJobs
 from service.contracts.status import RESTING
 from service.core.settings import Settings
-from service.db.models import ApiKey, Evaluation, Generation, Run, Score
+from service.db.models import ApiKey
+from service.jobs.registry import JOBS
 
 
 def check_open_jobs(session: Session, settings: Settings, key_id: uuid.UUID | None) -> None:
@@ -22,8 +23,8 @@ def check_open_jobs(session: Session, settings: Settings, key_id: uuid.UUID | No
     # Without refreshing it, a session that has seen the row would keep what it saw.
     key = session.get_one(ApiKey, key_id, with_for_update={"key_share": True}, populate_existing=True)
     open_jobs = sum(
-        session.scalar(select(func.count()).where(model.created_by == key_id, model.status.not_in(RESTING))) or 0
-        for model in (Run, Generation, Evaluation, Score)
+        session.scalar(select(func.count()).where(job.created_by == key_id, job.status.not_in(RESTING))) or 0
+        for job in JOBS.values()
     )
     most = settings.max_open_jobs if key.max_open_jobs is None else key.max_open_jobs
     if open_jobs >= most:

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from service.db.models import JobKind, SupervisedJob
+from service.db.models import SupervisedJob
 
 CHANNEL = "g2rpo_jobs"
 """The NOTIFY channel; a payload is `<kind>:<id>`."""
@@ -34,6 +34,6 @@ def record(
     return number
 
 
-def notify_job(session: Session, kind: JobKind, id: uuid.UUID) -> None:
+def notify_job(session: Session, kind: str, id: uuid.UUID) -> None:
     """Wake those who wait for the job, when the transaction commits. Call it whenever a job's status changes."""
     session.execute(select(func.pg_notify(CHANNEL, f"{kind}:{id}")))

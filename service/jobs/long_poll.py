@@ -1,4 +1,4 @@
-"""Waiting for jobs without holding threads: one LISTEN connection for the whole process."""
+"""Waiting for changes of jobs without holding threads: one LISTEN connection for the whole process."""
 
 import asyncio
 import uuid
@@ -14,7 +14,7 @@ from fastapi.concurrency import run_in_threadpool
 from sqlalchemy import Engine
 
 from service.db.events import CHANNEL
-from service.db.models import Generation, Score
+from service.db.models import Job
 from service.db.session import Database
 from service.http.content_negotiation import preferred_wait
 from service.jobs import views
@@ -23,7 +23,7 @@ _RETRY_SECONDS = 0.5
 _CONNECTION: dict[str, Any] = {
     "connect_timeout": 5,
     "application_name": "g2rpo-listen",
-    # It only ever reads: without these a database machine that vanished would never be missed.
+    # The connection only reads: without keepalives the loss of the database's machine would go unnoticed.
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
@@ -32,9 +32,9 @@ log = structlog.get_logger()
 
 
 class JobWaiter:
-    """Tells waiting routes that a job has changed.
+    """Notifies waiting routes of a changed job.
 
-    `run` keeps the connection. After a loss all who wait are told to look again: a notice may have been missed.
+    `run` holds the connection. After a reconnect all subscriptions are notified, because a notice may have been missed.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -43,7 +43,7 @@ class JobWaiter:
 
     @contextmanager
     def subscription(self, kind: str, id: uuid.UUID) -> Iterator[asyncio.Event]:
-        """An event that is set whenever the job may have changed, from now on. Look at the job after subscribing."""
+        """An event that is set whenever the job may have changed. Read the job after subscribing."""
         name, changed = f"{kind}:{id}", asyncio.Event()
         self._waiting[name].add(changed)
         try:
@@ -54,7 +54,7 @@ class JobWaiter:
                 del self._waiting[name]
 
     async def run(self) -> None:
-        """Listen until cancelled; a loss is logged once, however long it lasts."""
+        """Listen until cancelled; each loss of the connection is logged once."""
         lost = False
         while True:
             try:
@@ -77,15 +77,10 @@ class JobWaiter:
                 changed.set()
 
 
-async def waited(
-    prefer: str | None,
-    response: Response,
-    database: Database,
-    waiter: JobWaiter,
-    job: type[Generation] | type[Score],
-    id: uuid.UUID,
+async def wait_for_end(
+    prefer: str | None, response: Response, database: Database, waiter: JobWaiter, job: type[Job], id: uuid.UUID
 ) -> bool:
-    """Wait as `Prefer` asks, and no longer than allowed; whether the job is known to have ended."""
+    """Wait for the end of a job as long as `Prefer` requests and the settings allow; whether it has ended."""
     seconds = min(preferred_wait(prefer), database.settings.max_wait_seconds)
     if seconds <= 0:
         return False

@@ -21,7 +21,8 @@ from pydantic import ValidationError
 from service.core.settings import Settings, what_is_wrong
 from service.db import migrate
 from service.db.session import connect
-from service.jobs.queue import QUEUES, Queue
+from service.jobs.queue import Queue
+from service.jobs.registry import queues
 from service.local import Announce, EmbeddedError, guard, lock, postgres, valkey
 from service.local.doctor import machine
 from service.observability.health import checks
@@ -148,7 +149,7 @@ class Stack:
         self._prepare()
         self._say("starting the API and the workers")
         self._add("api", 1, signal.SIGTERM, self._start_api)
-        for queue in QUEUES:
+        for queue in queues():
             self._add_worker(queue)
         self._wait_until_ready()
 

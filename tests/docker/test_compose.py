@@ -89,9 +89,9 @@ class TestServices:
         assert published == {"api": ["${API_LISTEN:-127.0.0.1:8000}:8000"]}
 
     def test_workers_listen_to_the_queues_of_the_code(self, compose: dict[str, Any]) -> None:
-        from worker.celery_app import EVALUATE, GENERATE, TRAIN
+        from service.jobs.registry import queues
 
-        for queue in (TRAIN, GENERATE, EVALUATE):
+        for queue in queues():
             command = compose["services"][f"worker-{queue}"]["command"]
             assert command == ["--queues", queue, "--hostname", f"{queue}@%h"]
 

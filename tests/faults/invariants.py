@@ -21,19 +21,17 @@ from service.db.models import (
     Evaluation,
     EvaluationImage,
     Garbage,
-    Generation,
     GenerationImage,
     LogChunk,
     Metric,
     RewardGroup,
     Run,
     Sample,
-    Score,
     ScoreImage,
     SupervisedJob,
 )
 from service.db.session import Database, connect
-from service.jobs.queue import QUEUES
+from service.jobs.registry import JOBS, queues
 from tests.faults.comparison import Comparison
 from tests.faults.monitor import Monitor
 from tests.faults.references import References
@@ -47,7 +45,7 @@ _SAME_MOMENT = timedelta(milliseconds=100)
 _WRITTEN_BY_WORKERS = (Metric, RewardGroup, Sample, Checkpoint, LogChunk)
 _KEPT_COPIES = 16
 _OF_JOBS = ("runs/", "generations/", "checkpoints/", "scores/", "evaluations/")
-_JOBS: dict[str, Any] = {model.KIND: model for model in (Run, Generation, Score, Evaluation)}
+_JOBS: dict[str, Any] = dict(JOBS)
 _SUPERVISED: tuple[type[SupervisedJob], ...] = (Run, Evaluation)
 
 AUDIT = """
@@ -168,8 +166,8 @@ class Findings:
 
     def _queues(self) -> Iterator[str]:
         with redis.Redis(unix_socket_path=self._system.broker_socket) as valkey:
-            if not _soon(lambda: not any(valkey.llen(queue) for queue in QUEUES)):
-                yield f"messages left: { ({queue: valkey.llen(queue) for queue in QUEUES}) }"
+            if not _soon(lambda: not any(valkey.llen(queue) for queue in queues())):
+                yield f"messages left: { ({queue: valkey.llen(queue) for queue in queues()}) }"
 
     def _processes(self) -> Iterator[str]:
         children = self._monitor.children.values()

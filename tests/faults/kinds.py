@@ -16,13 +16,13 @@ import psutil
 import redis
 
 from service.contracts.jobs import EVENTS_FILE
-from service.jobs.queue import QUEUES, Queue, Task
+from service.jobs.queue import Queue
+from service.jobs.registry import JOBS, queues
 from service.local.guard import alive as pid_alive
 from tests.faults.monitor import Monitor, Standing
 from tests.faults.system import LEASE_SECONDS, Child, System, alive
 
 PHASES = ("loading", "evaluation", "rollout", "reward", "update", "checkpoint")
-_TASKS: tuple[Task, ...] = ("runs.wake", "generations.wake", "scores.wake", "evaluations.wake")
 _AIM_SECONDS = 15.0
 _BEYOND_THE_LEASE = (LEASE_SECONDS + 2.0, LEASE_SECONDS + 10.0)
 _STORE_SECONDS = 4.0
@@ -241,14 +241,14 @@ def _empty_valkey(storm: Storm) -> Effect | None:
 
 @kind("wake-ups deleted")
 def _delete_messages(storm: Storm) -> Effect | None:
-    return _to_valkey(storm, lambda valkey: valkey.delete(*QUEUES))
+    return _to_valkey(storm, lambda valkey: valkey.delete(*queues()))
 
 
 @kind("wake-ups doubled many times")
 def _double_messages(storm: Storm) -> Effect | None:
     queue = Queue(storm.system.settings())
     try:
-        sent = [queue.send(task, uuid.uuid4()) for task in _TASKS for _ in range(20)]
+        sent = [queue.send(job, uuid.uuid4()) for job in JOBS.values() for _ in range(20)]
     finally:
         queue.close()
     return Effect(storm.monitor.held()) if any(sent) else None

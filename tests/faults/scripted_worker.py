@@ -26,10 +26,10 @@ PROGRAM = (sys.executable, "-S", str(Path(__file__).parents[1] / "worker" / "job
 __all__ = ["app"]
 
 
-def wake_runs(*_: Any) -> None:
+def wake(*_: Any) -> None:
     """Take runs until none is claimable, as `worker.tasks` does, with another program."""
     while not tasks.stopping.is_set() and (claim := claim_next(tasks.database, Run, tasks.name)):
         supervisor.supervise(tasks.database, claim, tasks.stopping, RunWork(PROGRAM))
 
 
-tasks.wake_runs.run = wake_runs
+tasks.wake.run = wake

@@ -204,7 +204,7 @@ def noise(database: Database, valkey: "redis.Redis[bytes]") -> Iterator[None]:
         queue = Queue(database.settings)
         for round_ in itertools.count():
             for _ in range(20):
-                queue.send("runs.wake", uuid.uuid4())
+                queue.send(Run, uuid.uuid4())
             if ended.wait(0.3):
                 break
             valkey.delete("train")

@@ -41,7 +41,7 @@ def _leave_alone(**_: Any) -> None:
 
 @task_prerun.connect  # type: ignore[untyped-decorator]
 def _remember_message(task: Any, args: Any = (), **_: Any) -> None:
-    _message.set((str(args[0]) if args else None, task.request.get("request_id")))
+    _message.set((str(args[1]) if len(args) > 1 else None, task.request.get("request_id")))
 
 
 @contextmanager

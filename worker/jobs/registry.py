@@ -1,8 +1,7 @@
 """The kinds of work that a child process does, by the queue whose workers do it."""
 
-from worker.celery_app import EVALUATE, TRAIN
 from worker.jobs.evaluation import EvaluationWork
 from worker.jobs.job_type import Work
 from worker.jobs.run import RunWork
 
-WORKS: dict[str, Work] = {TRAIN: RunWork(), EVALUATE: EvaluationWork()}
+WORKS: dict[str, Work] = {"train": RunWork(), "evaluate": EvaluationWork()}

@@ -19,7 +19,6 @@ from sqlalchemy.orm import Session, defer
 from service.contracts.status import CLAIMABLE, HELD, JobStatus
 from service.db.models import Evaluation, Generation, Run, Score, Worker
 from service.db.session import Database
-from worker.celery_app import EVALUATE, GENERATE, TRAIN
 from worker.engine.inference.model_cache import WARM, Warm, card_is_shared
 from worker.jobs.claim import JobRow, JobType, give_up
 from worker.jobs.registry import WORKS
@@ -35,12 +34,7 @@ _LOCK = 0x67327270_6F01
 _BROKER_SECONDS = 5.0
 _IN_A_ROW_SECONDS = 2.0
 """Requests follow each other in a row if their pauses are shorter than this."""
-_WAKE: dict[JobType, tuple[str, str]] = {
-    Run: ("runs.wake", TRAIN),
-    Generation: ("generations.wake", GENERATE),
-    Evaluation: ("evaluations.wake", EVALUATE),
-    Score: ("scores.wake", GENERATE),
-}
+_JOBS: tuple[JobType, ...] = (Run, Generation, Evaluation, Score)
 
 
 class Housekeeping:
@@ -129,17 +123,16 @@ def reconcile(database: Database, app: Celery) -> None:
 
     One worker at a time does it; the others find the lock taken and leave it at that.
     """
-    waiting = []
+    waiting: dict[str, None] = {}
     with database.transaction() as session:
         if not session.scalar(select(func.pg_try_advisory_xact_lock(text(str(_LOCK))))):
             return
-        for job in _WAKE:
+        for job in _JOBS:
             _give_up_expired(session, job)
             if session.scalar(select(exists().where(job.status.in_(CLAIMABLE)))):
-                waiting.append(job)
-    for job in waiting:
-        task, queue = _WAKE[job]
-        _wake(app, task, queue)
+                waiting[job.QUEUE] = None
+    for queue in waiting:
+        _wake(app, queue)
 
 
 def make_room(database: Database, warm: Warm, shared: bool | None, in_a_row_seconds: float = _IN_A_ROW_SECONDS) -> None:
@@ -169,11 +162,11 @@ def _give_up_expired(session: Session, job: JobType) -> None:
         log.warning("job.expired", kind=row.KIND, job=str(row.id), attempt=row.attempt, owner=owner, status=status)
 
 
-def _wake(app: Celery, task: str, queue: str) -> None:
+def _wake(app: Celery, queue: str) -> None:
     # A message is enough for a queue: the worker that gets it goes on until nothing is claimable. More would only
     # pile up while every worker is busy.
     # A broker that hangs must not keep this thread from its other work.
     limits = dict.fromkeys(("socket_timeout", "socket_connect_timeout", "connect_retries_timeout"), _BROKER_SECONDS)
     with app.connection(app.conf.broker_write_url, transport_options=limits) as connection:
         if connection.default_channel.queue_declare(queue).message_count == 0:
-            app.send_task(task, queue=queue, connection=connection, retry=False)
+            app.send_task("jobs.wake", args=[queue], queue=queue, connection=connection, retry=False)

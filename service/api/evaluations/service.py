@@ -75,7 +75,7 @@ def create(
     session.flush()
     _record(session, row)
     session.commit()
-    queue.send("evaluations.wake", id)
+    queue.send(Evaluation, id)
     return show(session, id)
 
 
@@ -183,7 +183,7 @@ def resume(session: Session, database: Database, queue: Queue, id: uuid.UUID, on
     row.losses, row.seconds_used, row.resumed_attempt = 0, 0.0, row.attempt
     _record(session, row)
     session.commit()
-    queue.send("evaluations.wake", id)
+    queue.send(Evaluation, id)
 
 
 def delete(session: Session, id: uuid.UUID) -> None:

@@ -23,7 +23,7 @@ from service.http.openapi_links import FIRST_ID, GENERATION, ID, links
 from service.http.pagination import Page
 from service.http.routing import JsonRoute
 from service.jobs import views
-from service.jobs.long_poll import waited
+from service.jobs.long_poll import wait_for_end
 
 router = APIRouter(tags=["generations"], route_class=JsonRoute)
 
@@ -70,7 +70,7 @@ async def generate(
 
     generation = await run_in_threadpool(accept)
     response.headers["Location"] = f"/generations/{generation}"
-    if await waited(prefer, response, database, waiter, Generation, generation):
+    if await wait_for_end(prefer, response, database, waiter, Generation, generation):
         response.status_code = 200
     return await run_in_threadpool(shown)
 
@@ -106,7 +106,7 @@ async def get_generation(
             return service.show(session, generation_id)
 
     found = await run_in_threadpool(shown)
-    await waited(prefer, response, database, waiter, Generation, generation_id)
+    await wait_for_end(prefer, response, database, waiter, Generation, generation_id)
     return await run_in_threadpool(shown) if prefer else found
 
 

@@ -57,7 +57,7 @@ def create(
     )
     session.add(row)
     session.commit()
-    queue.send("generations.wake", id)
+    queue.send(Generation, id)
     return id
 
 

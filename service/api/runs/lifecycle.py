@@ -103,7 +103,7 @@ def resume(
     run.losses, run.seconds_used, run.resumed_attempt = 0, 0.0, run.attempt
     _record(session, run, max_steps=steps, from_step=newest or 0)
     session.commit()
-    queue.send("runs.wake", id)
+    queue.send(Run, id)
 
 
 def save(session: Session, id: uuid.UUID, once: Once) -> None:

@@ -83,7 +83,7 @@ def accept(
     session.commit()
     shown = show(session, run.id)
     session.close()  # a broker that does not answer takes a second, which needs no connection
-    queue.send("runs.wake", run.id)
+    queue.send(Run, run.id)
     return shown
 
 

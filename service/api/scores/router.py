@@ -20,7 +20,7 @@ from service.http.openapi_links import FIRST_ID, ID, SCORE, links
 from service.http.pagination import Page
 from service.http.routing import JsonRoute
 from service.jobs import views
-from service.jobs.long_poll import waited
+from service.jobs.long_poll import wait_for_end
 
 router = APIRouter(tags=["scores"], route_class=JsonRoute)
 
@@ -71,7 +71,7 @@ async def score(
 
     made = await run_in_threadpool(accept)
     response.headers["Location"] = f"/scores/{made}"
-    if await waited(prefer, response, database, waiter, Score, made):
+    if await wait_for_end(prefer, response, database, waiter, Score, made):
         response.status_code = 200
     return await run_in_threadpool(shown)
 
@@ -98,7 +98,7 @@ async def get_score(
             return service.show(session, score_id)
 
     found = await run_in_threadpool(shown)
-    await waited(prefer, response, database, waiter, Score, score_id)
+    await wait_for_end(prefer, response, database, waiter, Score, score_id)
     return await run_in_threadpool(shown) if prefer else found
 
 

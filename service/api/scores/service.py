@@ -65,7 +65,7 @@ def create(
     session.flush()
     session.add_all(rows)
     session.commit()
-    queue.send("scores.wake", id)
+    queue.send(Score, id)
     return id
 
 

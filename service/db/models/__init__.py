@@ -16,7 +16,7 @@ from service.db.models.evaluation import (
 from service.db.models.garbage import Garbage
 from service.db.models.generation import Generation, GenerationImage
 from service.db.models.idempotency_key import IdempotencyKey
-from service.db.models.job import Job, JobError, JobKind
+from service.db.models.job import Job, JobError
 from service.db.models.log_chunk import LogChunk
 from service.db.models.metric import Metric
 from service.db.models.prompt_set import PromptSet
@@ -46,7 +46,6 @@ __all__ = [
     "IdempotencyKey",
     "Job",
     "JobError",
-    "JobKind",
     "LogChunk",
     "Metric",
     "PromptSet",

@@ -2,7 +2,7 @@
 
 import uuid
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any
 
 from sqlalchemy import BigInteger, Double, ForeignKey, Integer, Text, func
 from sqlalchemy.dialects.postgresql import JSONB
@@ -10,7 +10,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship, synonym
 
 from service.db.base import Base
 from service.db.models.benchmark import BenchmarkRow
-from service.db.models.job import JobKind, job_indexes
+from service.db.models.job import job_indexes
 from service.db.models.supervised import AttemptColumns, EventColumns, LogColumns, SupervisedJob
 
 
@@ -50,18 +50,14 @@ class Evaluation(SupervisedJob, Base):
 
     __tablename__ = "evaluations"
     __table_args__ = job_indexes("evaluations")
-    KIND: ClassVar[JobKind] = "evaluation"
+    KIND = "evaluation"
+    QUEUE = "evaluate"
     FOLDER = "evaluations"
     ATTEMPTS = EvaluationAttempt
     EVENTS = EvaluationEvent
     LOGS = EvaluationLogChunk
 
     name: Mapped[str] = mapped_column(Text, default="")
-    requested: Mapped[dict[str, Any]]
-    """The request's body, as it came."""
-    spec: Mapped[dict[str, Any]]
-    """The resolved `EvaluationSpec`, as JSON."""
-    spec_version: Mapped[int] = mapped_column(Integer)
     model: Mapped[str] = mapped_column(Text, index=True)
     checkpoint_id: Mapped[uuid.UUID | None] = mapped_column(
         ForeignKey("checkpoints.id", ondelete="SET NULL"), index=True

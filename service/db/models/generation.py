@@ -1,13 +1,12 @@
 """`generations` and `generation_images`: images made on request."""
 
 import uuid
-from typing import Any, ClassVar
 
 from sqlalchemy import BigInteger, ForeignKey, Integer, Text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.db.base import Base
-from service.db.models.job import Job, JobKind, job_indexes
+from service.db.models.job import Job, job_indexes
 
 
 class Generation(Job, Base):
@@ -15,14 +14,9 @@ class Generation(Job, Base):
 
     __tablename__ = "generations"
     __table_args__ = job_indexes("generations")
-    KIND: ClassVar[JobKind] = "generation"
-    FOLDER: ClassVar[str] = "generations"
-    """Name of their directory on a worker's machine."""
-
-    requested: Mapped[dict[str, Any]]
-    spec: Mapped[dict[str, Any]]
-    """The resolved `GenerationSpec`, as JSON."""
-    spec_version: Mapped[int] = mapped_column(Integer)
+    KIND = "generation"
+    QUEUE = "generate"
+    FOLDER = "generations"
 
 
 class GenerationImage(Base):

@@ -2,7 +2,7 @@
 
 import uuid
 from datetime import datetime
-from typing import Any, ClassVar, Literal, TypeAlias, TypedDict
+from typing import Any, ClassVar, TypedDict
 
 from sqlalchemy import Enum, ForeignKey, Index, Integer, Text, TextClause, func, text
 from sqlalchemy.dialects.postgresql import JSONB
@@ -10,9 +10,6 @@ from sqlalchemy.orm import Mapped, mapped_column, validates
 
 from service.contracts.status import CLAIMABLE, HELD, TERMINAL, JobStatus, check_move
 from service.db.base import new_id
-
-JobKind: TypeAlias = Literal["run", "generation", "evaluation", "score"]
-"""What a job is called in errors, events and notices."""
 
 
 class JobError(TypedDict):
@@ -45,7 +42,12 @@ class Job:
     keeps the times and the lease in step. Claims go by `priority`, then `created_at`; smaller is earlier.
     """
 
-    KIND: ClassVar[JobKind]
+    KIND: ClassVar[str]
+    """Name of a job in errors, events and notices."""
+    QUEUE: ClassVar[str]
+    """Message queue of the workers that run these jobs."""
+    FOLDER: ClassVar[str]
+    """Prefix of the keys of their artifacts, and name of their directory on a worker's machine."""
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     status: Mapped[JobStatus] = mapped_column(
@@ -74,6 +76,11 @@ class Job:
     lease_owner: Mapped[str | None] = mapped_column(Text)
     lease_expires_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
+    requested: Mapped[dict[str, Any]]
+    """The request's body; uploaded files are replaced by their SHA-256."""
+    spec: Mapped[dict[str, Any]]
+    """The resolved specification of the kind, as JSON. It never changes, and reads do not validate it."""
+    spec_version: Mapped[int] = mapped_column(Integer)
     progress: Mapped[dict[str, Any] | None]
     """The last `contracts.events.Progress`, as JSON."""
     error: Mapped[JobError | None] = mapped_column(JSONB(none_as_null=True))

@@ -1,7 +1,7 @@
 """`runs`: one alignment run."""
 
 import uuid
-from typing import Any, ClassVar
+from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Index, Integer, Text
 from sqlalchemy.orm import Mapped, mapped_column
@@ -9,7 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from service.contracts.status import RESTING, JobStatus
 from service.db.base import Base
 from service.db.models.attempt import Attempt
-from service.db.models.job import JobError, JobKind, job_indexes
+from service.db.models.job import JobError, job_indexes
 from service.db.models.log_chunk import LogChunk
 from service.db.models.run_event import RunEvent
 from service.db.models.supervised import SupervisedJob
@@ -23,7 +23,8 @@ class Run(SupervisedJob, Base):
         *job_indexes("runs"),
         Index("ix_runs_labels", "labels", postgresql_using="gin", postgresql_ops={"labels": "jsonb_path_ops"}),
     )
-    KIND: ClassVar[JobKind] = "run"
+    KIND = "run"
+    QUEUE = "train"
     FOLDER = "runs"
     ATTEMPTS = Attempt
     EVENTS = RunEvent
@@ -34,11 +35,6 @@ class Run(SupervisedJob, Base):
     labels: Mapped[dict[str, Any]] = mapped_column(default=dict)
     model: Mapped[str] = mapped_column(Text, index=True)
     algorithm: Mapped[str] = mapped_column(Text)
-    requested: Mapped[dict[str, Any]]
-    """The request's body, as it came."""
-    spec: Mapped[dict[str, Any]]
-    """The resolved `RunSpec`, as JSON."""
-    spec_version: Mapped[int] = mapped_column(Integer)
     plan: Mapped[dict[str, Any]]
     """The `contracts.plan.Plan` of the spec when it was accepted, as JSON without the spec."""
     seed: Mapped[int] = mapped_column(BigInteger)

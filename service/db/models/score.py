@@ -1,14 +1,14 @@
 """`scores` and `score_images`: given images and what rewards say of them."""
 
 import uuid
-from typing import Any, ClassVar
+from typing import Any
 
 from sqlalchemy import BigInteger, ForeignKey, Integer, Text
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from service.db.base import Base
-from service.db.models.job import Job, JobKind, job_indexes
+from service.db.models.job import Job, job_indexes
 
 
 class Score(Job, Base):
@@ -16,13 +16,10 @@ class Score(Job, Base):
 
     __tablename__ = "scores"
     __table_args__ = job_indexes("scores")
-    KIND: ClassVar[JobKind] = "score"
+    KIND = "score"
+    QUEUE = "generate"
+    FOLDER = "scores"
 
-    requested: Mapped[dict[str, Any]]
-    """The request's body, each image's file by its SHA-256."""
-    spec: Mapped[dict[str, Any]]
-    """`rewards`, and the `generation` whose images they are, or null."""
-    spec_version: Mapped[int] = mapped_column(Integer)
     total_images: Mapped[int] = mapped_column(Integer)
     rewards: Mapped[list[dict[str, Any]] | None] = mapped_column(JSONB(none_as_null=True))
     """`contracts.scores.RewardVersion` of each reward, as JSON; null before a worker has loaded them."""

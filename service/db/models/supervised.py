@@ -59,8 +59,6 @@ class LogColumns:
 class SupervisedJob(Job):
     """A job whose attempts, events and log are kept, in tables of its own kind."""
 
-    FOLDER: ClassVar[str]
-    """Beginning of the keys of their artifacts, and the name of their directory on a worker's machine."""
     ATTEMPTS: ClassVar[type[Any]]
     EVENTS: ClassVar[type[Any]]
     LOGS: ClassVar[type[Any]]

@@ -6,9 +6,10 @@ from typing import Any
 from sqlalchemy import func, select, text
 
 from service.contracts.status import CLAIMABLE, HELD
-from service.db.models import Evaluation, Generation, Run, Score, Worker
+from service.db.models import Worker
 from service.db.session import Database
 from service.jobs.queue import Queue
+from service.jobs.registry import JOBS
 from service.observability.health import checks
 from service.observability.health.checks import in_words
 from service.observability.health.findings import Doubtful
@@ -35,7 +36,7 @@ def queues(database: Database) -> str:
     """Jobs that wait, and for how long."""
     parts, longest = [], 0.0
     with database.transaction() as session:
-        for job in (Run, Generation, Evaluation, Score):
+        for job in JOBS.values():
             age: Any = func.extract("epoch", func.now() - func.min(job.queued_at))
             waiting, oldest = session.execute(select(func.count(), age).where(job.status.in_(CLAIMABLE))).one()
             longest = max(longest, float(oldest or 0))
@@ -53,7 +54,7 @@ def leases(database: Database) -> str:
     with database.transaction() as session:
         held = [
             f"{job.KIND} {id} (by {owner})"
-            for job in (Run, Generation, Evaluation, Score)
+            for job in JOBS.values()
             for id, owner in session.execute(
                 select(job.id, job.lease_owner).where(job.status.in_(HELD), job.lease_expires_at < long_ago)
             )

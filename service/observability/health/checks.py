@@ -11,7 +11,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.core.catalog_loader import Offer
 from service.db.models import Worker
 from service.db.session import Database
-from service.jobs.queue import QUEUES, Queue
+from service.jobs.queue import Queue
+from service.jobs.registry import queues
 from service.observability.health.findings import Doubtful, Unknown, Wrong
 
 _OLDEST_SERVER = 150_000
@@ -110,7 +111,7 @@ def workers(database: Database) -> str:
             rows = connection.execute(
                 select(Worker.queue, func.count()).where(Worker.heartbeat_at > lately).group_by(Worker.queue)
             )
-            present = dict.fromkeys(QUEUES, 0) | dict(rows.tuples().all())
+            present = dict.fromkeys(queues(), 0) | dict(rows.tuples().all())
         except SQLAlchemyError as error:
             raise Unknown("the schema is not right") from error
     found = ", ".join(f"{number} for {queue}" for queue, number in present.items())

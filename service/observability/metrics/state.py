@@ -8,13 +8,13 @@ import structlog
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
-from sqlalchemy import ColumnElement, Connection, Float, func, literal, select, text, union_all
+from sqlalchemy import ColumnElement, CompoundSelect, Connection, Float, func, literal, select, text, union_all
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.contracts.status import CLAIMABLE, HELD, JobStatus
-from service.db.models import Attempt, Checkpoint, Evaluation, Generation, Run, Score, Worker
+from service.db.models import Attempt, Checkpoint, Worker
 from service.db.session import Database
-from service.jobs.queue import QUEUES
+from service.jobs.registry import JOBS, queues
 from service.observability.metrics import workers
 
 log = structlog.get_logger()
@@ -52,7 +52,7 @@ class ServiceState(Collector):
         rows = connection.execute(select(Worker.name, Worker.queue, Worker.stats, _age(Worker.heartbeat_at))).all()
         present = [row for row in rows if row.age < self._database.settings.worker_timeout_seconds]
         count = GaugeMetricFamily("g2rpo_workers", "Workers heard of lately, by queue.", labels=["queue"])
-        for queue in QUEUES:
+        for queue in queues():
             count.add_metric([queue], sum(row.queue == queue for row in present))
         yield count
         age = GaugeMetricFamily(
@@ -80,8 +80,8 @@ def _jobs(connection: Connection) -> Iterator[Metric]:
     stale = GaugeMetricFamily(
         "g2rpo_stale_leases", "Jobs whose lease has run out, and which no worker has taken back yet.", labels=["kind"]
     )
-    rows = connection.execute(_BY_STATUS).all()
-    for job in _JOBS:
+    rows = connection.execute(_by_status()).all()
+    for job in JOBS.values():
         of_kind = {row.status: row for row in rows if row.kind == job.KIND}
         for status in JobStatus:
             jobs.add_metric([job.KIND, status.value], of_kind[status].number if status in of_kind else 0)
@@ -92,20 +92,20 @@ def _jobs(connection: Connection) -> Iterator[Metric]:
     yield from (jobs, depth, oldest, stale)
 
 
-_JOBS = (Run, Generation, Evaluation, Score)
-_BY_STATUS = union_all(
-    *(
-        select(
-            literal(job.KIND).label("kind"),
-            job.status,
-            func.count().label("number"),
-            _age(func.min(job.queued_at)),
-            func.count().filter(job.lease_expires_at < func.now()).label("expired"),
-        ).group_by(job.status)
-        for job in _JOBS
+def _by_status() -> CompoundSelect[Any]:
+    """By kind and status: the number of jobs, the age in seconds of the oldest, and the number of expired leases."""
+    return union_all(
+        *(
+            select(
+                literal(job.KIND).label("kind"),
+                job.status,
+                func.count().label("number"),
+                _age(func.min(job.queued_at)),
+                func.count().filter(job.lease_expires_at < func.now()).label("expired"),
+            ).group_by(job.status)
+            for job in JOBS.values()
+        )
     )
-)
-"""For every kind of job and status: how many there are, for how long the first has waited, whose lease has run out."""
 
 
 def _stored(connection: Connection) -> Iterator[Metric]:

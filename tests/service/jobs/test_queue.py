@@ -8,32 +8,33 @@ import pytest
 from kombu import Connection
 
 from service.core.settings import Settings
-from service.jobs.queue import Queue, Task
+from service.db.models import Evaluation, Generation, Job, Run, Score
+from service.jobs.queue import Queue
 
 
 @pytest.mark.parametrize(
-    ("task", "queue"), [("runs.wake", "train"), ("generations.wake", "generate"), ("evaluations.wake", "evaluate")]
+    ("kind", "queue"), [(Run, "train"), (Generation, "generate"), (Evaluation, "evaluate"), (Score, "generate")]
 )
-def test_a_wake_up_lands_in_the_queue_of_its_workers(settings: Settings, task: Task, queue: str) -> None:
+def test_a_wake_up_lands_in_the_queue_of_its_workers(settings: Settings, kind: type[Job], queue: str) -> None:
     job = uuid.uuid4()
     with Connection(settings.broker_url) as connection:
         waiting = connection.SimpleQueue(queue)
         waiting.clear()
-        assert Queue(settings).send(task, job)
+        assert Queue(settings).send(kind, job)
         message = waiting.get(timeout=30)
         message.ack()
-    assert message.headers["task"] == task
-    assert message.decode()[0] == [str(job)]
+    assert message.headers["task"] == "jobs.wake"
+    assert message.decode()[0] == [queue, str(job)]
 
 
 def test_a_broker_that_is_not_there_is_given_up(settings: Settings) -> None:
     queue = Queue(settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"}))
-    assert queue.send("runs.wake", uuid.uuid4()) is False
+    assert queue.send(Run, uuid.uuid4()) is False
 
 
 def test_a_broker_that_does_not_answer_is_given_up_soon(settings: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         began = time.monotonic()
-        assert Queue(settings.model_copy(update={"broker_url": url})).send("runs.wake", uuid.uuid4()) is False
+        assert Queue(settings.model_copy(update={"broker_url": url})).send(Run, uuid.uuid4()) is False
     assert time.monotonic() - began < 10

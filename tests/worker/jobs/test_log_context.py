@@ -46,7 +46,7 @@ def test_every_line_of_a_job_names_it_and_the_request_it_came_with(
         connection.SimpleQueue("train").clear()  # other tests' messages would wake it for these runs, too
     told, beside = add(database), add(database)  # the message is about the first; it wakes a worker for both
     with structlog.contextvars.bound_contextvars(request_id="asked-1"):
-        assert Queue(own).send("runs.wake", told.id)
+        assert Queue(own).send(Run, told.id)
 
     command = ["-m", "celery", "--app", "worker.celery_app", "worker", "--queues", "train", "--without-mingle"]
     with (tmp_path / "log").open("w") as log:

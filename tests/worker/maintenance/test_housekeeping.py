@@ -18,7 +18,7 @@ from service.db.models import Run, Worker
 from service.db.session import Database, connect
 from service.local import valkey
 from tests.worker.jobs.conftest import with_settings
-from worker.celery_app import GENERATE, TRAIN, make_app
+from worker.celery_app import make_app
 from worker.engine.inference.generator import Generator
 from worker.engine.inference.model_cache import WARM, Warm
 from worker.engine.models import FlowModel
@@ -31,15 +31,15 @@ from worker.maintenance.housekeeping import Housekeeping, heartbeat, make_room, 
 def app(impatient: Database) -> Iterator[Celery]:
     made = make_app(impatient.settings)
     with made.connection_for_write() as connection:
-        connection.default_channel.queue_declare(TRAIN)
-        connection.default_channel.queue_purge(TRAIN)
+        connection.default_channel.queue_declare("train")
+        connection.default_channel.queue_purge("train")
     yield made
     made.close()
 
 
 def messages(app: Celery) -> int:
     with app.connection_for_write() as connection:
-        return int(connection.default_channel.queue_declare(TRAIN).message_count)
+        return int(connection.default_channel.queue_declare("train").message_count)
 
 
 def expire(database: Database) -> None:
@@ -150,7 +150,7 @@ class TestReconcile:
 class TestHeartbeat:
     def test_a_worker_is_listed_once_with_its_devices(self, impatient: Database) -> None:
         for _ in range(2):
-            heartbeat(impatient, "host:1", TRAIN)
+            heartbeat(impatient, "host:1", "train")
 
         with impatient.transaction() as session:
             [worker] = session.scalars(select(Worker)).all()
@@ -208,7 +208,7 @@ class TestMakeRoom:
     ) -> None:
         quick = with_settings(impatient, reconcile_seconds=0.01, warm_seconds=0.01)
         transformer = weakref.ref(Generator("cpu", WARM).load("shapes-flux").transformer)
-        worker = Housekeeping(quick, app, "host:1", GENERATE)
+        worker = Housekeeping(quick, app, "host:1", "generate")
         worker.start()
 
         eventually(lambda: transformer() is None)

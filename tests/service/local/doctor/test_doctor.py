@@ -18,7 +18,7 @@ from service.db import migrate
 from service.db.models import Worker
 from service.db.session import Database
 from service.http.errors import ReadinessCheck
-from service.jobs.queue import QUEUES
+from service.jobs.registry import queues
 from service.local import lock, postgres, valkey
 from service.local.doctor import installation, machine
 from service.local.doctor.examination import examine
@@ -58,7 +58,7 @@ class TestCommand:
     @pytest.fixture
     def healthy(self, environment: pytest.MonkeyPatch, database: Database) -> None:
         with database.transaction() as session:
-            for queue in QUEUES:
+            for queue in queues():
                 session.add(Worker(name=queue, queue=queue, device="cpu", stats={"data_free_bytes": 2**40}))
 
     def test_where_all_is_well_it_says_so_and_ends_with_0(self, healthy: None, tmp_path: Path) -> None:
