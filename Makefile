@@ -11,7 +11,7 @@ KILLS ?= 120
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: help setup demo check ruff format-check mypy imports test test-slow contract faults format lock bench clean
+.PHONY: help setup demo check ruff format-check mypy imports language spelling test test-slow contract faults format lock bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -49,6 +49,12 @@ mypy: setup
 
 imports: setup
 	$(BIN)/lint-imports
+
+language: setup  ## phrases that do not belong in technical English (tests/language/phrases.toml)
+	$(BIN)/python -m tests.language
+
+spelling: setup
+	$(BIN)/codespell service worker tests benchmarks migrations docs README.md Makefile
 
 test: setup  ## the suite without its slow tests
 	$(BIN)/python -m pytest -n auto
