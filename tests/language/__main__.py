@@ -1,4 +1,4 @@
-"""Search docstrings, comments, messages, documentation and OpenAPI texts for listed phrases: `python -m tests.language`.
+"""Search docstrings, comments, messages, documentation and OpenAPI texts for listed phrases.
 
 The list is `phrases.toml`. Output: a line for each match, and the share of docstrings with a match. Exit status 1 when
 there is a match. Spelling is codespell's job.
