@@ -1,10 +1,9 @@
-"""What routes are given: a session, the settings, the catalog, the queue. None of it is worth a thread."""
+"""The dependencies of routes: session, settings, catalog, queue."""
 
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from typing import Annotated
 
 from fastapi import Depends, Request
-from fastapi.concurrency import run_in_threadpool
 from sqlalchemy.orm import Session
 
 from service.contracts.catalog import Catalog
@@ -44,13 +43,9 @@ async def _waiter(request: Request) -> JobWaiter:
     return waiter
 
 
-async def _session(request: Request, database: Annotated[Database, Depends(_database)]) -> AsyncIterator[Session]:
-    session = (database.readers if request.method == "GET" else database.sessions)()
-    try:
+def _session(request: Request, database: Annotated[Database, Depends(_database)]) -> Iterator[Session]:
+    with (database.readers if request.method == "GET" else database.sessions)() as session:
         yield session
-    finally:
-        if session.in_transaction():  # a ThreadRoute has closed it in its own thread
-            await run_in_threadpool(session.close)
 
 
 DatabaseDep = Annotated[Database, Depends(_database)]
@@ -60,4 +55,4 @@ CatalogDep = Annotated[Catalog, Depends(_catalog)]
 QueueDep = Annotated[Queue, Depends(_queue)]
 WaiterDep = Annotated[JobWaiter, Depends(_waiter)]
 SessionDep = Annotated[Session, Depends(_session, scope="function")]
-"""Closed before the answer is sent, so that a slow reader of it holds no connection. Services commit."""
+"""Closed before the response is sent, so that a slow client holds no connection. Services commit."""

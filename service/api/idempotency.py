@@ -24,7 +24,7 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
-from service.auth.principal import CallerDep
+from service.auth.principal import PrincipalDep
 from service.db.models import IdempotencyKey
 from service.http.errors import ServiceError, invalid
 from service.middleware.request import REPLAYED
@@ -60,7 +60,7 @@ class IdempotencyInProgress(ServiceError):
 
 
 @dataclass(frozen=True)
-class Once:
+class IdempotentRequest:
     """One request by the name its client gave it; without a name every claim is new."""
 
     request: Request
@@ -69,7 +69,7 @@ class Once:
     key: str | None
     body_sha256: str | None
 
-    def with_body(self, sha256: str) -> "Once":
+    def with_body(self, sha256: str) -> "IdempotentRequest":
         """The same, of a route that reads its body itself, once it knows its SHA-256 (hexadecimal)."""
         return replace(self, body_sha256=sha256)
 
@@ -91,7 +91,7 @@ class Once:
                 "request (method, path, query and body must be the same, byte for byte); take a new key for a new "
                 "request"
             )
-        self.request.state.answer_headers[REPLAYED] = "true"
+        self.request.state.response_headers[REPLAYED] = "true"
         return earlier.resource_id
 
     def _inserted(self, session: Session, key: str, fingerprint: str, resource_id: uuid.UUID) -> bool:
@@ -115,17 +115,17 @@ class Once:
         return hashlib.sha256("\n".join(said).encode()).hexdigest()
 
 
-async def _streamed(request: Request, caller: CallerDep, key: _KeyHeader = None) -> Once:
+async def _streamed(request: Request, principal: PrincipalDep, key: _KeyHeader = None) -> IdempotentRequest:
     if len(request.headers.getlist("Idempotency-Key")) > 1:
         raise invalid(["header", "Idempotency-Key"], "it stands more than once; send one")
-    return Once(request, caller.id or _NOBODY, key, None)
+    return IdempotentRequest(request, principal.id or _NOBODY, key, None)
 
 
-async def _whole(request: Request, once: Annotated[Once, Depends(_streamed)]) -> Once:
-    body = await request.body() if once.key is not None else b""
-    return once.with_body(hashlib.sha256(body).hexdigest())
+async def _whole(request: Request, idempotency: Annotated[IdempotentRequest, Depends(_streamed)]) -> IdempotentRequest:
+    body = await request.body() if idempotency.key is not None else b""
+    return idempotency.with_body(hashlib.sha256(body).hexdigest())
 
 
-OnceDep = Annotated[Once, Depends(_whole)]
-StreamedOnceDep = Annotated[Once, Depends(_streamed)]
+IdempotentRequestDep = Annotated[IdempotentRequest, Depends(_whole)]
+StreamedIdempotentRequestDep = Annotated[IdempotentRequest, Depends(_streamed)]
 """For a route that reads its body itself, as a stream: it says `once.with_body(sha256)` before it claims."""

@@ -1,1 +1,1 @@
-"""Who sends a request, and what they may do: API keys, scopes, rate limits and quotas."""
+"""Authentication and authorization: API keys, scopes, rate limits and quotas."""

@@ -1,13 +1,13 @@
-"""Why a request is not let in, or not let do what it asks."""
+"""Errors of authentication, authorization, rate limits and quotas."""
 
 from http import HTTPStatus
 
-from service.auth.principal import Caller, Scope
+from service.auth.principal import Principal, Scope
 from service.http.errors import ServiceError
 
 
 class Unauthorized(ServiceError):
-    """The request shows no key that is good."""
+    """The request has no valid API key."""
 
     status = HTTPStatus.UNAUTHORIZED
     code = "unauthorized"
@@ -17,93 +17,93 @@ class Unauthorized(ServiceError):
 
 
 class KeyMissing(Unauthorized):
-    """It shows none."""
+    """The request has no API key."""
 
     code = "key_missing"
 
     def __init__(self) -> None:
         ServiceError.__init__(
             self,
-            "this service asks for an API key: send the header `Authorization: Bearer g2k_…`; an administrator makes "
-            "keys by `g2rpo keys create`",
+            "API key required: send it as `Authorization: Bearer g2k_…`. An administrator creates keys with "
+            "`g2rpo keys create`",
             headers={"WWW-Authenticate": 'Bearer realm="g2rpo"'},
         )
 
 
 class KeyMalformed(Unauthorized):
-    """What it shows is no key."""
+    """The Authorization header does not contain a well-formed key."""
 
     code = "key_malformed"
 
 
 class KeyUnknown(Unauthorized):
-    """Nobody has been given that key."""
+    """The key is not in the database."""
 
     code = "key_unknown"
 
 
 class KeyRevoked(Unauthorized):
-    """The key was taken back."""
+    """The key was revoked."""
 
     code = "key_revoked"
 
 
 class KeyExpired(Unauthorized):
-    """The key's time is over."""
+    """The key expired."""
 
     code = "key_expired"
 
 
 class ScopeMissing(ServiceError):
-    """The key is not good for this."""
+    """The key does not have the scope that the route needs."""
 
     status = HTTPStatus.FORBIDDEN
     code = "scope_missing"
 
-    def __init__(self, caller: Caller, needed: Scope) -> None:
-        has = ", ".join(sorted(caller.scopes))
+    def __init__(self, principal: Principal, scope: Scope) -> None:
+        own = ", ".join(sorted(principal.scopes))
         super().__init__(
-            f"this needs the scope `{needed}`; the key {caller.prefix} ({caller.name}) has: {has}",
-            headers={"WWW-Authenticate": f'Bearer realm="g2rpo", error="insufficient_scope", scope="{needed}"'},
+            f"This request needs the scope `{scope}`; the key {principal.prefix} ({principal.name}) has: {own}",
+            headers={"WWW-Authenticate": f'Bearer realm="g2rpo", error="insufficient_scope", scope="{scope}"'},
         )
 
 
 class NotLocal(ServiceError):
-    """The request comes from another machine, and there are no keys to tell who it is."""
+    """The request comes from another machine while no API keys exist."""
 
     status = HTTPStatus.FORBIDDEN
     code = "not_local"
 
 
 class HostNotAllowed(ServiceError):
-    """The request names another host than this machine, as that of a web page that rebinds its name does."""
+    """The Host header names another host than this machine, as in a DNS rebinding attack."""
 
     status = HTTPStatus.BAD_REQUEST
     code = "host_not_allowed"
 
 
 class RateLimited(ServiceError):
-    """The key has sent its share of requests."""
+    """The key exceeded its requests per minute."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     code = "rate_limited"
 
 
 class TooManyOpenJobs(ServiceError):
-    """The key has its share of jobs that have not ended."""
+    """The key has reached its maximum number of open jobs."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     code = "too_many_open_jobs"
 
 
 class LastAdminKey(ServiceError):
-    """Without this key nobody could make another."""
+    """The key is the last valid one with the scope `admin`."""
 
     status = HTTPStatus.CONFLICT
     code = "last_admin_key"
 
     def __init__(self) -> None:
         super().__init__(
-            "this is the last key with the scope `admin` that is good, and nobody could make another by the API; make "
-            "a new one first, or revoke it by `g2rpo keys revoke` where the database is"
+            "This is the last valid key with the scope `admin`; without it no keys can be created through the API. "
+            "Create another admin key first, or revoke this one with `g2rpo keys revoke` on the server"
         )

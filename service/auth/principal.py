@@ -1,4 +1,4 @@
-"""Who sent a request, and what they may do."""
+"""The sender of a request and its scopes."""
 
 import uuid
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from fastapi import Depends, Request
 
 
 class Scope(StrEnum):
-    """What a key is good for; each includes those before it."""
+    """The permissions of an API key; each scope includes the previous ones."""
 
     READ = "read"
     WRITE = "write"
@@ -17,43 +17,43 @@ class Scope(StrEnum):
 
 
 @dataclass(frozen=True)
-class Caller:
-    """The sender of a request: the owner of a key, or somebody on this machine while there are no keys."""
+class Principal:
+    """The sender of a request: the owner of an API key, or a user of this machine while no keys exist."""
 
     id: uuid.UUID | None
-    """The key's id; None without one. It is what `created_by` columns take."""
+    """The id of the key, as stored in `created_by` columns; None without a key."""
     name: str
     scopes: frozenset[Scope]
     prefix: str = ""
     requests_per_minute: int | None = None
-    """Most requests in a minute; None: the setting's."""
+    """The maximum number of requests per minute; None: the default of the settings."""
 
-    def may(self, needed: Scope) -> bool:
-        """Whether one of the scopes is `needed`, or includes it."""
+    def has_scope(self, scope: Scope) -> bool:
+        """Whether one of the principal's scopes is `scope` or includes it."""
         order = list(Scope)
-        return any(order.index(scope) >= order.index(needed) for scope in self.scopes)
+        return any(order.index(own) >= order.index(scope) for own in self.scopes)
 
 
 @dataclass(frozen=True)
-class Admitted:
-    """A caller who was let in, and what the database showed when it said so."""
+class AuthResult:
+    """An authenticated principal, and the database snapshot of the key lookup."""
 
-    caller: Caller
-    snapshot: str | None
-    """Which transactions it had seen end; None where the database was not asked."""
-    ended: str | None = None
-    """Which transactions wrote the rows of the run that was asked for and of its attempts, if the run has ended."""
+    principal: Principal
+    snapshot: str | None = None
+    """`pg_current_snapshot()` of the lookup; None where the database was not queried."""
 
 
-LOCAL = Caller(None, "local", frozenset({Scope.ADMIN}))
-"""Whoever asks from this machine while there are no keys."""
-ANONYMOUS = Caller(None, "anonymous", frozenset())
-"""Whoever asks for what needs no key, without one."""
+LOCAL = Principal(None, "local", frozenset({Scope.ADMIN}))
+"""A client on this machine while no API keys exist."""
+ANONYMOUS = Principal(None, "anonymous", frozenset())
+"""A client without a valid key, on a route that needs none."""
+DATABASE_UNAVAILABLE = Principal(None, "anonymous", frozenset({Scope.READ}))
+"""A client on this machine while the database is unavailable, on a route that works without it."""
 
 
-async def _caller(request: Request) -> Caller:
-    caller: Caller = getattr(request.state, "caller", LOCAL)
-    return caller
+async def _principal(request: Request) -> Principal:
+    principal: Principal = request.state.principal
+    return principal
 
 
-CallerDep = Annotated[Caller, Depends(_caller)]
+PrincipalDep = Annotated[Principal, Depends(_principal)]

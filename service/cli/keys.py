@@ -43,7 +43,7 @@ def create(
             requests_per_minute=requests_per_minute,
         )
     with opened(data) as session:
-        first = not api_keys.in_force(session)
+        first = not api_keys.keys_exist(session)
         made = service.make(session, spec)
         session.commit()
     errors.print(

@@ -1,4 +1,4 @@
-"""The one tree of errors, and how each becomes `application/problem+json` (RFC 9457)."""
+"""The errors of the API and their responses, `application/problem+json` (RFC 9457)."""
 
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -22,54 +22,52 @@ from service.db.artifacts import ArtifactDamaged, StoreUnavailable
 from service.http import openapi_examples
 
 MEDIA_TYPE = "application/problem+json"
-_MOST_ERRORS = 100
-"""Wrong fields that an answer lists."""
+_MAX_ERRORS = 100
+"""Invalid fields in one response."""
 UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError, psycopg.OperationalError, psycopg.InterfaceError)
-"""What is raised when the database cannot be reached."""
+"""Raised when the database cannot be reached."""
 log = structlog.get_logger()
 
 
 class FieldError(BaseModel):
-    """What is wrong with one field of a request."""
+    """An invalid field of a request."""
 
-    loc: list[str | int] = Field(description="Where: `body`, `query`, `path` or `header`, then names and indices.")
-    msg: str = Field(description="What is wrong, and what is allowed.")
-    type: str = Field(description="A stable name for the kind of error.")
+    loc: list[str | int] = Field(description="Location: `body`, `query`, `path` or `header`, then names and indices.")
+    msg: str = Field(description="The error and the allowed values.")
+    type: str = Field(description="Stable name of the error type.")
 
-    def told(self) -> "FieldError":
-        """The same, in an answer's few words: what was sent is not sent back at any length, nor what is no UTF-8."""
+    def shortened(self) -> "FieldError":
+        """The error with limited lengths and without invalid UTF-8: both may come from the request."""
         loc = [part if isinstance(part, int) else _short(part, 100) for part in self.loc]
         return FieldError(loc=loc, msg=_short(self.msg, 1000), type=self.type)
 
 
 class ReadinessCheck(BaseModel):
-    """One thing the service stands on."""
+    """A dependency of the service."""
 
     name: str = Field(description="`database`, `schema`, `broker`, `storage` or `workers`.")
     ok: bool
-    detail: str = Field(description="What was found.")
-    hint: str = Field("", description="How to mend it; with `ok`, what is still worth a look.")
+    detail: str = Field(description="Result of the check.")
+    hint: str = Field("", description="How to fix it; with `ok`, a warning.")
 
 
 class Problem(BaseModel):
-    """Why a request was not answered as asked."""
+    """The body of an error response."""
 
     model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.PROBLEM))
 
-    type: str = Field("about:blank", description="A URI for the kind of problem; `about:blank`: see `code`.")
-    title: str = Field(description="The status in words.")
-    status: int = Field(description="The HTTP status.")
-    detail: str = Field(description="What was wrong, and what to do.")
-    code: str = Field(description="A stable name to branch on.")
-    request_id: str = Field(description="Also in `X-Request-ID` and in the service's log.")
-    errors: list[FieldError] | None = Field(
-        None, description="With status 422: every field that is wrong, up to a hundred."
-    )
-    checks: list[ReadinessCheck] | None = Field(None, description="With `not_ready`: what was looked at.")
+    type: str = Field("about:blank", description="URI of the problem type; `about:blank`: see `code`.")
+    title: str = Field(description="Phrase of the status.")
+    status: int = Field(description="HTTP status.")
+    detail: str = Field(description="What is wrong and how to fix it.")
+    code: str = Field(description="Stable name of the problem, for programs.")
+    request_id: str = Field(description="The id in `X-Request-ID` and in the service log.")
+    errors: list[FieldError] | None = Field(None, description="With status 422: the invalid fields, at most 100.")
+    checks: list[ReadinessCheck] | None = Field(None, description="With `not_ready`: the checks.")
 
 
 class ServiceError(HTTPException):
-    """The root: whatever is raised below it is answered with its status, code and detail."""
+    """The base class of errors; each becomes a response with its status, code and detail."""
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     code = "internal_error"
@@ -80,28 +78,28 @@ class ServiceError(HTTPException):
 
 
 class NotFound(ServiceError):
-    """There is no such thing."""
+    """The resource does not exist."""
 
     status = HTTPStatus.NOT_FOUND
     code = "not_found"
 
 
 class NotAcceptable(ServiceError):
-    """None of the media types the client accepts can be made."""
+    """The route offers none of the media types in `Accept`."""
 
     status = HTTPStatus.NOT_ACCEPTABLE
     code = "not_acceptable"
 
 
 class NotFinished(ServiceError):
-    """The job has to end first."""
+    """The job has not ended."""
 
     status = HTTPStatus.CONFLICT
     code = "not_finished"
 
 
 class WrongState(ServiceError):
-    """The job is in a state in which this cannot be asked of it."""
+    """The state of the job does not allow the operation."""
 
     status = HTTPStatus.CONFLICT
     code = "wrong_state"
@@ -112,86 +110,86 @@ class WrongState(ServiceError):
 
 
 class InUse(ServiceError):
-    """Something that has not ended needs it."""
+    """An open job uses the resource."""
 
     status = HTTPStatus.CONFLICT
     code = "in_use"
 
 
 class NameTaken(ServiceError):
-    """Something else has the name."""
+    """Another resource has the name."""
 
     status = HTTPStatus.CONFLICT
     code = "name_taken"
 
 
 class Deleted(ServiceError):
-    """There was such a thing, and it was deleted."""
+    """The resource was deleted."""
 
     status = HTTPStatus.GONE
     code = "deleted"
 
 
 class BodyTooLarge(ServiceError):
-    """The request's body is over the limit."""
+    """The request body exceeds the limit."""
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     code = "body_too_large"
 
 
 class UnsupportedMediaType(ServiceError):
-    """The body is not of the kind that the route takes."""
+    """The route does not accept the media type of the body."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
     code = "unsupported_media_type"
 
 
 class RangeNotSatisfiable(ServiceError):
-    """No byte of the file lies in the asked range."""
+    """The requested range contains no byte of the file."""
 
     status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
     code = "range_not_satisfiable"
 
 
 class Invalid(ServiceError):
-    """Fields of the request are wrong."""
+    """Fields of the request are invalid."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     code = "invalid_request"
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
-        told = [error.told() for error in errors[:_MOST_ERRORS]]
-        shown = "; ".join(f"{'.'.join(map(str, error.loc))}: {error.msg}" for error in told[:3])
+        listed = [error.shortened() for error in errors[:_MAX_ERRORS]]
+        detail = "; ".join(f"{'.'.join(map(str, error.loc))}: {error.msg}" for error in listed[:3])
         more = f"; and {len(errors) - 3} more" if len(errors) > 3 else ""
-        super().__init__(shown + more, errors=[error.model_dump() for error in told])
+        super().__init__(detail + more, errors=[error.model_dump() for error in listed])
 
 
 class NotReady(ServiceError):
-    """Something the service stands on is missing."""
+    """A dependency of the service is unavailable."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     code = "not_ready"
 
 
 class TooManyStreams(ServiceError):
-    """This process keeps as many event streams open as it may."""
+    """This process has reached its maximum number of open event streams."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     code = "too_many_streams"
 
 
-def _short(text: str, most: int) -> str:
-    whole = text.encode("utf-8", errors="backslashreplace").decode()
-    return whole if len(whole) <= most else whole[:most] + "…"
+def _short(text: str, max_length: int) -> str:
+    valid = text.encode("utf-8", errors="backslashreplace").decode()
+    return valid if len(valid) <= max_length else valid[:max_length] + "…"
 
 
 def invalid(loc: Sequence[str | int], msg: str, type: str = "value_error") -> Invalid:
-    """The error for a single field."""
+    """The error for one field."""
     return Invalid([FieldError(loc=list(loc), msg=msg, type=type)])
 
 
 class ProblemResponse(JSONResponse):
-    """An answer of `application/problem+json`. Its code is then in the request's state, as `problem`, for the log."""
+    """A response of `application/problem+json`; its code is stored in `request.state.problem` for the audit log."""
 
     media_type = MEDIA_TYPE
 
@@ -207,12 +205,12 @@ class ProblemResponse(JSONResponse):
 def problem_response(
     status: int, code: str, detail: str, request_id: str, headers: dict[str, str] | None = None, **extensions: Any
 ) -> JSONResponse:
-    """An answer of `application/problem+json`."""
+    """A response of `application/problem+json`."""
     return ProblemResponse(_problem(status, code, detail, request_id, extensions), headers)
 
 
 def problem_of(error: ServiceError, request_id: str) -> dict[str, Any]:
-    """The problem of an error that is told inside an answer which has begun."""
+    """The problem of an error that is sent inside a response that has started."""
     return _problem(error.status_code, error.code, error.detail, request_id, error.extensions)
 
 
@@ -229,7 +227,7 @@ def _problem(status: int, code: str, detail: str, request_id: str, extensions: d
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The documented error answers of a route: `statuses`, and those that any route may give."""
+    """The documented error responses of a route: `statuses`, and those of every route."""
     return {
         status: {
             "description": HTTPStatus(status).phrase,
@@ -240,7 +238,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def install(app: FastAPI, routes: Sequence[APIRoute]) -> None:
-    """Answer every error of `app`, which has `routes`, as a problem."""
+    """Respond to every error of `app` with a problem; `routes` are all routes of the API."""
     app.state.api_routes = routes
     app.add_exception_handler(RoutingError, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
@@ -251,8 +249,8 @@ def install(app: FastAPI, routes: Sequence[APIRoute]) -> None:
         app.add_exception_handler(unavailable, _database_unavailable)
 
 
-async def answer_error(request: Request, error: Exception) -> JSONResponse:
-    """The answer to an error that is raised before the routes are reached: a ServiceError, or one of UNAVAILABLE."""
+async def error_response(request: Request, error: Exception) -> JSONResponse:
+    """The response to an error that a middleware raises: a ServiceError, or one of UNAVAILABLE."""
     if isinstance(error, ServiceError):
         return await _http_error(request, error)
     return await _database_unavailable(request, error)
@@ -266,50 +264,48 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
     headers = dict(error.headers or {})
     request_id = request.state.request_id
     if isinstance(error, ServiceError):
-        return problem_response(
-            error.status_code, error.code, error.detail, request_id, headers=headers, **error.extensions
-        )
+        return ProblemResponse(problem_of(error, request_id), headers)
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        headers["Allow"] = ", ".join(_allowed(request))
+        headers["Allow"] = ", ".join(_allowed_methods(request))
     details = {
-        404: f"there is no route {request.url.path!r}; see /docs",
-        405: f"{request.method} is not allowed here; allowed are {headers.get('Allow')}",
+        404: f"Unknown route {request.url.path!r}; see /docs",
+        405: f"Method {request.method} not allowed; allowed: {headers.get('Allow')}",
     }
     detail = details.get(error.status_code, str(error.detail))
     code = _ROUTING_CODES.get(error.status_code, "http_error")
     return problem_response(error.status_code, code, detail, request_id, headers=headers)
 
 
-def _allowed(request: Request) -> list[str]:
-    """Methods of all routes on the request's path: routing itself names only the first route's."""
-    fitting = (route for route in request.app.state.api_routes if route.path_regex.match(request.url.path))
-    return sorted({method for route in fitting for method in route.methods})
+def _allowed_methods(request: Request) -> list[str]:
+    """The methods of all routes with the path of the request; the router names only those of the first route."""
+    routes = (route for route in request.app.state.api_routes if route.path_regex.match(request.url.path))
+    return sorted({method for route in routes for method in route.methods})
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     errors = [
-        FieldError(loc=_named(one["loc"]), msg=one["msg"].removeprefix("Value error, "), type=one["type"])
-        for one in error.errors()
+        FieldError(loc=_location(item["loc"]), msg=item["msg"].removeprefix("Value error, "), type=item["type"])
+        for item in error.errors()
     ]
     return await _http_error(request, Invalid(errors))
 
 
-def _named(loc: Sequence[str | int]) -> list[str | int]:
-    """The place as the request has it: without the tag by which an algorithm's contract was chosen."""
-    places = zip(("", *loc), loc, strict=False)
-    return [part for before, part in places if before != "algorithm" or part not in CONTRACTS]
+def _location(loc: Sequence[str | int]) -> list[str | int]:
+    """The location as in the request: without the tag that selects the contract of an algorithm."""
+    pairs = zip(("", *loc), loc, strict=False)
+    return [part for previous, part in pairs if previous != "algorithm" or part not in CONTRACTS]
 
 
 async def _artifact_damaged(request: Request, error: Exception) -> JSONResponse:
     log.error("artifact_damaged", detail=str(error))
-    detail = "a stored file is missing or damaged; the service's log names it under this request id"
+    detail = "A stored file is missing or damaged; the service log names it under this request id"
     return problem_response(500, "artifact_damaged", detail, request.state.request_id)
 
 
 async def _storage_unavailable(request: Request, error: Exception) -> JSONResponse:
     log.error("storage_unavailable", detail=str(error))
-    detail = "the artifact store cannot be used; /readyz says more. Try again"
+    detail = "The artifact store is unavailable; see /readyz, then retry"
     return problem_response(503, "storage_unavailable", detail, request.state.request_id, {"Retry-After": "5"})
 
 
@@ -317,11 +313,11 @@ async def _disk_full(request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, OSError) or error.errno not in NO_ROOM:
         raise error
     log.error("disk_full", detail=str(error))
-    detail = "the API's disk for temporary files (TMPDIR) has no room for the file; make room there and send it again"
+    detail = "The API's disk for temporary files (TMPDIR) is full; free space there, then retry"
     return problem_response(503, "disk_full", detail, request.state.request_id, {"Retry-After": "60"})
 
 
 async def _database_unavailable(request: Request, error: Exception) -> JSONResponse:
     log.error("database_unavailable", exc_info=error)
-    detail = "the database cannot be reached; /readyz says more. Try again"
+    detail = "The database is unavailable; see /readyz, then retry"
     return problem_response(503, "database_unavailable", detail, request.state.request_id, {"Retry-After": "5"})

@@ -1,60 +1,58 @@
-"""The audit trail: a line of the log for every request that changes something, or that is turned away."""
+"""The audit log: a line for every request that changes something, and for every refused one."""
 
 import logging
 from http import HTTPStatus
 from uuid import UUID
 
 import structlog
-from starlette.types import Scope as Connection
+from starlette.types import Scope
 
-from service.auth.principal import ANONYMOUS, Caller
+from service.auth.principal import ANONYMOUS, Principal
 
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
-_PURE = frozenset({"/plans", "/benchmarks/{name}/rescore"})
-"""Routes whose POST changes nothing."""
-_TURNED_AWAY = frozenset({401, 403, 429})
+_REFUSED = frozenset({401, 403, 429})
 
 log = structlog.get_logger("service.audit")
-logging.getLogger("service.audit").setLevel(logging.INFO)  # whatever G2RPO_LOG_LEVEL says: a trail has no gaps
+logging.getLogger("service.audit").setLevel(logging.INFO)  # independent of G2RPO_LOG_LEVEL: an audit log has no gaps
 
 
-def record(connection: Connection, status: int, location: str | None, replayed: bool) -> None:
-    """Write the line of a request that was answered, if it is one that needs a line.
+def record(scope: Scope, status: int, location: str | None, replayed: bool) -> None:
+    """Write the line of a finished request, if it needs one.
 
-    It never holds a body, a query or a header that the client wrote: who, what route, which ids, what came of it.
+    The line contains the principal, route, ids and status; never a body, a query or a header that the client wrote.
     """
-    route = getattr(connection.get("route"), "path", None)
-    changes = connection["method"] not in _READING and route not in _PURE
-    if not changes and status not in _TURNED_AWAY:
+    route = scope.get("route")
+    changes = scope["method"] not in _READING and not getattr(route, "reads_only", False)
+    if not changes and status not in _REFUSED:
         return
-    state = connection["state"]
-    caller: Caller = state.get("caller", ANONYMOUS)
-    client = connection.get("client")
-    ids = _ids(connection, status)
+    state = scope["state"]
+    principal: Principal = state.get("principal", ANONYMOUS)
+    client = scope.get("client")
+    ids = _ids(scope, status)
     log.info(
         "audit",
-        key_id=str(caller.id) if caller.id else None,
-        key_name=caller.name,
-        key_prefix=caller.prefix or None,
+        key_id=str(principal.id) if principal.id else None,
+        key_name=principal.name,
+        key_prefix=principal.prefix or None,
         client=client[0] if client else None,
-        method=connection["method"],
-        route=route,
+        method=scope["method"],
+        route=getattr(route, "path", None),
         ids=ids,
-        resource=location or (connection["path"] if ids else None),
+        resource=location or (scope["path"] if ids else None),
         status=int(status),
         code=state.get("problem"),
         replayed=replayed,
     )
 
 
-def _ids(connection: Connection, status: int) -> dict[str, str]:
-    """What the path names. A name counts as such once something was found by it: till then it may be anything."""
-    named = {"name"} if status < HTTPStatus.BAD_REQUEST else set()
-    said = connection.get("path_params", {}).items()
-    return {name: str(value) for name, value in said if name in named or _is_id(value)}
+def _ids(scope: Scope, status: int) -> dict[str, str]:
+    """The ids in the path. A name is included only if the request succeeded; else it may be any text."""
+    names = {"name"} if status < HTTPStatus.BAD_REQUEST else set()
+    parameters = scope.get("path_params", {}).items()
+    return {name: str(value) for name, value in parameters if name in names or _is_uuid(value)}
 
 
-def _is_id(value: object) -> bool:
+def _is_uuid(value: object) -> bool:
     try:
         UUID(str(value))
     except ValueError:

@@ -1,80 +1,91 @@
-"""Authentication of every request, before its body is read."""
+"""Authentication of every request, before routing and before its body is read."""
 
 import functools
 import ipaddress
 import re
+from collections.abc import Collection
 
+from sqlalchemy.exc import ProgrammingError
 from starlette.datastructures import Headers, State
 from starlette.requests import Request
-from starlette.types import ASGIApp, Receive, Send
-from starlette.types import Scope as Connection
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.auth import scopes
-from service.auth.authenticator import AWAY, NO_SCHEMA, Admission, Applicant
+from service.auth.authenticator import DATABASE_ERRORS, Authenticator, Credentials
 from service.auth.errors import HostNotAllowed, NotLocal
-from service.auth.principal import LOCAL, Admitted
-from service.http.errors import NotReady, ServiceError, answer_error
-from service.http.routing import Routes
-from service.middleware import response_cache
+from service.auth.principal import DATABASE_UNAVAILABLE, AuthResult
+from service.http.errors import NotReady, ServiceError, error_response
 
 
-class Gate:
-    """Lets requests in whose sender may ask for what they ask; `state.caller` then says who it is."""
+class AuthMiddleware:
+    """Sets `request.state.principal`, and `request.state.snapshot` for the response cache.
 
-    def __init__(self, app: ASGIApp, state: State, routes: Routes) -> None:
+    Requests to `public` paths need no key; a client on this machine may use `without_database` paths while the
+    database is unavailable. `routes` name the route of a refused request for the audit log and the metrics.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        state: State,
+        routes: Collection[BaseRoute],
+        public: Collection[str],
+        without_database: Collection[str],
+    ) -> None:
         self.app = app
-        self.state = state
+        self._state = state
         self._routes = routes
-        self._kept = response_cache.KeptAnswers()
+        self._public = public
+        self._without_database = without_database
 
-    async def __call__(self, connection: Connection, receive: Receive, send: Send) -> None:
-        if connection["type"] == "http":
-            route = self._routes.find(connection)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
             try:
-                operation = route.operation_id if route else None
-                admitted = await self._admitted(connection, operation)
-            except (ServiceError, *AWAY) as error:
-                if isinstance(error, NO_SCHEMA):
-                    error = NotReady("the database has no schema, or another one; /readyz says more")
-                answer = await answer_error(Request(connection), error)
-                await answer(connection, receive, send)
+                result = await self._authenticate(scope)
+            except (ServiceError, *DATABASE_ERRORS) as error:
+                for route in self._routes:
+                    match, child_scope = route.matches(scope)
+                    if match is Match.FULL:
+                        scope.update(child_scope)
+                        break
+                response = await error_response(Request(scope), error)
+                await response(scope, receive, send)
                 return
-            connection["state"]["caller"] = admitted.caller
-            if admitted.snapshot is not None and operation in response_cache.OPERATIONS:
-                await self._kept.answer(admitted, self.app, connection, receive, send)
-                return
-        await self.app(connection, receive, send)
+            scope["state"].update(principal=result.principal, snapshot=result.snapshot)
+        await self.app(scope, receive, send)
 
-    async def _admitted(self, connection: Connection, operation: str | None) -> Admitted:
-        admission: Admission = self.state.admission
-        headers = Headers(scope=connection)
-        applicant = Applicant(tuple(headers.getlist("Authorization")), _stranger(connection, headers))
-        if connection["path"] in scopes.PUBLIC:
-            if applicant.stranger is None:
-                return Admitted(LOCAL, None)
-            return Admitted(await admission.visitor(applicant), None)
-        said: dict[str, str] = connection["state"]["answer_headers"]
-        run = response_cache.run_asked(operation, connection.get("path_params", {}))
-        return await admission.admit(applicant, operation, run, said)
+    async def _authenticate(self, scope: Scope) -> AuthResult:
+        authenticator: Authenticator = self._state.authenticator
+        headers = Headers(scope=scope)
+        credentials = Credentials(tuple(headers.getlist("Authorization")), _remote_error(scope, headers))
+        if scope["path"] in self._public:
+            return AuthResult(await authenticator.identify(credentials))
+        try:
+            return await authenticator.authenticate(credentials, scope["state"]["response_headers"])
+        except DATABASE_ERRORS as error:
+            if credentials.remote_error is None and scope["path"] in self._without_database:
+                return AuthResult(DATABASE_UNAVAILABLE)
+            if isinstance(error, ProgrammingError):
+                raise NotReady("The database has no schema or another version of it; see /readyz") from error
+            raise
 
 
-def _stranger(connection: Connection, headers: Headers) -> ServiceError | None:
-    client = connection.get("client")  # none on a unix socket
+def _remote_error(scope: Scope, headers: Headers) -> ServiceError | None:
+    """Why a request does not count as one from this machine; None if it does."""
+    client = scope.get("client")  # None on a unix socket
     if client is not None and not is_loopback(client[0]):
         return NotLocal(
-            "without API keys the service answers to this machine only; make the first key by `g2rpo keys create` or "
-            "G2RPO_ADMIN_KEY, and every machine may ask that shows one"
+            "Without API keys the service accepts requests from this machine only. Create the first key with "
+            "`g2rpo keys create` or G2RPO_ADMIN_KEY; then any machine with a key can send requests"
         )
     if not is_loopback(headers.get("host", "")):
-        return HostNotAllowed(
-            "without API keys the Host header must be localhost or a loopback address; the service answers to no other"
-        )
+        return HostNotAllowed("Without API keys the Host header must be localhost or a loopback address")
     return None
 
 
 @functools.lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
-    """Whether a Host header names this machine: a web page that rebinds its name to 127.0.0.1 does not."""
+    """Whether an address or Host header is this machine's; a DNS name that resolves to 127.0.0.1 is not accepted."""
     name = re.sub(r":\d{1,5}$", "", host)
     if name.lower() == "localhost":
         return True

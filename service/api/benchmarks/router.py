@@ -18,15 +18,16 @@ from service.api.benchmarks.schemas import (
     RescoreQuery,
 )
 from service.api.dependencies import DatabaseDep, SessionDep
-from service.api.idempotency import StreamedOnceDep
+from service.api.idempotency import StreamedIdempotentRequestDep
+from service.api.routing import ApiRoute, declare
+from service.auth.principal import Scope
 from service.contracts.benchmarks.data import Benchmark
 from service.http.errors import UnsupportedMediaType, problems
 from service.http.openapi_links import links
 from service.http.pagination import Page
-from service.http.routing import ThreadRoute
 from service.http.uploads import receive
 
-router = APIRouter(tags=["benchmarks"], route_class=ThreadRoute)
+router = APIRouter(tags=["benchmarks"], route_class=ApiRoute)
 
 BenchmarkName = Annotated[
     str, Path(description="One that `GET /benchmarks` lists.", examples=["unigenbench-en"], max_length=100)
@@ -53,6 +54,7 @@ _FILES = {
         **problems(422),
     },
 )
+@declare(Scope.READ)
 def list_benchmarks(filters: Annotated[BenchmarkFilters, Query()], session: SessionDep) -> Page[BenchmarkSummary]:
     """What ships and what `g2rpo benchmarks import` brought, by name, with the hashes that scores go by."""
     return service.listing(session, filters)
@@ -64,6 +66,7 @@ def list_benchmarks(filters: Annotated[BenchmarkFilters, Query()], session: Sess
     summary="Show a benchmark",
     responses=problems(404, 422),
 )
+@declare(Scope.READ)
 def get_benchmark(
     name: BenchmarkName, filters: Annotated[PromptFilters, Query()], session: SessionDep
 ) -> BenchmarkView:
@@ -81,12 +84,13 @@ def get_benchmark(
     responses=problems(404, 413, 415, 422),
     openapi_extra={"requestBody": {"required": True, "content": _FILES}},
 )
+@declare(Scope.READ, max_body="max_results_bytes", reads_only=True)
 async def rescore_benchmark(
     name: BenchmarkName,
     query: Annotated[RescoreQuery, Query()],
     request: Request,
     database: DatabaseDep,
-    _once: StreamedOnceDep,
+    _idempotency: StreamedIdempotentRequestDep,
 ) -> Rescore:
     """Send a result file of the official scripts as the body; nothing is stored.
 
@@ -106,5 +110,5 @@ async def rescore_benchmark(
         raise UnsupportedMediaType(f"the body must be one of {', '.join(service.FORMS)}, not {media_type[:100]!r}")
     with tempfile.TemporaryDirectory(prefix="g2rpo-rescore-") as directory:
         file = pathlib.Path(directory) / "results"
-        sha256 = await receive(request.stream(), file, database.settings.max_results_bytes)
+        sha256 = await receive(request.stream(), file)
         return await run_in_threadpool(service.rescore, benchmark, file, sha256, media_type, query)

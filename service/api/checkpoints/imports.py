@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from sqlalchemy.orm import Session
 
 from service.api.checkpoints.schemas import ImportQuery
-from service.api.idempotency import Once
-from service.auth.principal import Caller
+from service.api.idempotency import IdempotentRequest
+from service.auth.principal import Principal
 from service.contracts.catalog import Catalog, ModelEntry
 from service.contracts.jobs import MANIFEST_FILE, CheckpointFile, CheckpointManifest
 from service.db import retention
@@ -48,8 +48,8 @@ def store(
     query: ImportQuery,
     file: Path,
     sha256: str,
-    caller: Caller,
-    once: Once,
+    principal: Principal,
+    idempotency: IdempotentRequest,
 ) -> uuid.UUID:
     """Check a received file, store it as a checkpoint, and return its id. Raises Invalid."""
     id = new_id()
@@ -71,7 +71,7 @@ def store(
     )
     key = f"checkpoints/{id}"
     _put(artifacts, file, manifest, Stored(key, sha256, entry.size))
-    if (known := once.with_body(sha256).claim(session, id)) is not None:
+    if (known := idempotency.with_body(sha256).claim(session, id)) is not None:
         retention.discard(session, [key])
         session.commit()
         return known
@@ -87,7 +87,7 @@ def store(
         manifest=manifest.model_dump(mode="json"),
         key=key,
         size=entry.size,
-        created_by=caller.id,
+        created_by=principal.id,
     )
     session.add(row)
     session.commit()

@@ -18,16 +18,16 @@ from service.api.checkpoints.schemas import (
     ImportQuery,
 )
 from service.api.dependencies import CatalogDep, DatabaseDep, SessionDep
-from service.api.idempotency import StreamedOnceDep
+from service.api.idempotency import StreamedIdempotentRequestDep
+from service.api.routing import ApiRoute, declare
 from service.api.runs.router import LOCATION
-from service.auth.principal import CallerDep
+from service.auth.principal import PrincipalDep, Scope
 from service.http.errors import UnsupportedMediaType, problems
 from service.http.openapi_links import CHECKPOINT, FIRST_ID, ID, links
 from service.http.pagination import Page
-from service.http.routing import ThreadRoute
 from service.http.uploads import receive
 
-router = APIRouter(tags=["checkpoints"], route_class=ThreadRoute)
+router = APIRouter(tags=["checkpoints"], route_class=ApiRoute)
 
 FileName = Annotated[str, Path(description="A name of the manifest.", examples=["pytorch_lora_weights.safetensors"])]
 MEDIA_TYPE = "application/octet-stream"
@@ -46,6 +46,7 @@ _BYTES = {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binar
     summary="Checkpoints of a run",
     responses=problems(404, 422),
 )
+@declare(Scope.READ, cacheable=True)
 def list_checkpoints(
     run_id: uuid.UUID, filters: Annotated[CheckpointFilters, Query()], session: SessionDep
 ) -> Page[CheckpointSummary]:
@@ -59,6 +60,7 @@ def list_checkpoints(
     summary="All checkpoints",
     responses={200: {"links": links(*CHECKPOINT, checkpoint_id=FIRST_ID)}, **problems(422)},
 )
+@declare(Scope.READ, cacheable=True)
 def list_all_checkpoints(
     filters: Annotated[AllCheckpointFilters, Query()], session: SessionDep
 ) -> Page[CheckpointSummary]:
@@ -77,14 +79,15 @@ def list_all_checkpoints(
     },
     openapi_extra={"requestBody": {"required": True, **_BYTES}},
 )
+@declare(Scope.WRITE, max_body="max_upload_bytes")
 async def import_checkpoint(
     query: Annotated[ImportQuery, Query()],
     request: Request,
     response: Response,
     database: DatabaseDep,
     catalog: CatalogDep,
-    caller: CallerDep,
-    once: StreamedOnceDep,
+    principal: PrincipalDep,
+    idempotency: StreamedIdempotentRequestDep,
 ) -> CheckpointView:
     """Send a LoRA file of diffusers' format (safetensors) as the body; runs can start from it, and images be drawn.
 
@@ -96,12 +99,12 @@ async def import_checkpoint(
 
     def stored() -> CheckpointView:
         with database.sessions() as session:
-            id = imports.store(session, database.artifacts, catalog, query, file, sha256, caller, once)
+            id = imports.store(session, database.artifacts, catalog, query, file, sha256, principal, idempotency)
             return service.show(session, id)
 
     with tempfile.TemporaryDirectory(prefix="g2rpo-import-") as directory:
         file = pathlib.Path(directory) / imports.WEIGHTS
-        sha256 = await receive(request.stream(), file, database.settings.max_upload_bytes)
+        sha256 = await receive(request.stream(), file)
         shown = await run_in_threadpool(stored)
     response.headers["Location"] = f"/checkpoints/{shown.id}"
     return shown
@@ -114,6 +117,7 @@ async def import_checkpoint(
     summary="Delete a checkpoint",
     responses=problems(404, 409, 422),
 )
+@declare(Scope.WRITE)
 def delete_checkpoint(checkpoint_id: uuid.UUID, session: SessionDep) -> None:
     """Delete a checkpoint's files. One that a waiting or working job needs is refused; deleting twice is no error.
 
@@ -128,6 +132,7 @@ def delete_checkpoint(checkpoint_id: uuid.UUID, session: SessionDep) -> None:
     summary="Show a checkpoint",
     responses={200: {"links": FILES}, **problems(404, 422)},
 )
+@declare(Scope.READ, cacheable=True)
 def get_checkpoint(checkpoint_id: uuid.UUID, session: SessionDep) -> CheckpointView:
     """A checkpoint with its manifest and its files."""
     return service.show(session, checkpoint_id)
@@ -144,6 +149,7 @@ def get_checkpoint(checkpoint_id: uuid.UUID, session: SessionDep) -> CheckpointV
         **problems(404, 410, 422),
     },
 )
+@declare(Scope.READ)
 def get_checkpoint_archive(
     checkpoint_id: uuid.UUID,
     query: Annotated[ArchiveQuery, Query()],
@@ -170,6 +176,7 @@ def get_checkpoint_archive(
         **problems(404, 410, 416, 422),
     },
 )
+@declare(Scope.READ)
 def download_checkpoint_file(
     checkpoint_id: uuid.UUID,
     name: FileName,
@@ -194,6 +201,7 @@ def download_checkpoint_file(
         **problems(404, 410, 422),
     },
 )
+@declare(Scope.READ)
 def head_checkpoint_file(
     checkpoint_id: uuid.UUID, name: FileName, request: Request, database: DatabaseDep, session: SessionDep
 ) -> Response:

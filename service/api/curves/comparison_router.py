@@ -7,11 +7,12 @@ from fastapi import APIRouter, Query, Response
 from service.api.curves.comparison_schemas import Comparison, ComparisonQuery
 from service.api.curves.router import CONTENT, FORMS, OFFERED, Accept
 from service.api.dependencies import SessionDep
+from service.api.routing import ApiRoute, declare
+from service.auth.principal import Scope
 from service.http.content_negotiation import choose
 from service.http.errors import problems
-from service.http.routing import ThreadRoute
 
-router = APIRouter(tags=["curves"], route_class=ThreadRoute)
+router = APIRouter(tags=["curves"], route_class=ApiRoute)
 
 
 @router.get(
@@ -21,6 +22,7 @@ router = APIRouter(tags=["curves"], route_class=ThreadRoute)
     response_model=Comparison,
     responses={200: {"content": CONTENT}, **problems(404, 406, 422)},
 )
+@declare(Scope.READ)
 def compare_curves(query: Annotated[ComparisonQuery, Query()], session: SessionDep, accept: Accept = None) -> Response:
     """One or a few metrics of runs and of groups of seeds, over optimizer steps, NFE or seconds.
 

@@ -8,13 +8,14 @@ from fastapi import APIRouter, Header, Query, Response
 from service.api.curves import figure, service
 from service.api.curves.schemas import CurveQuery, Curves
 from service.api.dependencies import SessionDep
+from service.api.routing import ApiRoute, declare
+from service.auth.principal import Scope
 from service.db.models import Run
 from service.http.content_negotiation import choose
 from service.http.errors import problems
-from service.http.routing import ThreadRoute
 from service.jobs import views
 
-router = APIRouter(tags=["curves"], route_class=ThreadRoute)
+router = APIRouter(tags=["curves"], route_class=ApiRoute)
 
 FORMS: dict[str, Literal["png", "svg"]] = {"image/png": "png", "image/svg+xml": "svg"}
 OFFERED = ("application/json", "text/csv", *FORMS)
@@ -30,6 +31,7 @@ Accept = Annotated[str | None, Header(description="JSON, `text/csv`, `image/png`
     response_model=Curves,
     responses={200: {"content": CONTENT}, **problems(404, 406, 422)},
 )
+@declare(Scope.READ, cacheable=True)
 def get_curves(
     run_id: uuid.UUID,
     query: Annotated[CurveQuery, Query()],

@@ -18,14 +18,15 @@ from service.api.evaluations.results_schemas import (
     GalleryQuery,
     ImageFilters,
 )
+from service.api.routing import ApiRoute, declare
+from service.auth.principal import Scope
 from service.http.content_negotiation import choose
 from service.http.errors import NotAcceptable, problems
 from service.http.image_response import PNG, image_response
 from service.http.openapi_links import links
 from service.http.pagination import Page
-from service.http.routing import ThreadRoute
 
-router = APIRouter(prefix="/evaluations/{evaluation_id}", tags=["evaluations"], route_class=ThreadRoute)
+router = APIRouter(prefix="/evaluations/{evaluation_id}", tags=["evaluations"], route_class=ApiRoute)
 
 PromptIndex = Annotated[int, Path(ge=0, le=999_999, description="The prompt's number in the benchmark.")]
 ImageNumber = Annotated[int, Path(ge=0, le=15, description="The image's number among those of the prompt.")]
@@ -46,6 +47,7 @@ _IMAGE = links(
     summary="The answers of an evaluation",
     responses={200: {"links": _IMAGE}, **problems(404, 422)},
 )
+@declare(Scope.READ, cacheable=True)
 def list_answers(
     evaluation_id: uuid.UUID, filters: Annotated[AnswerFilters, Query()], session: SessionDep
 ) -> Page[AnswerView]:
@@ -62,6 +64,7 @@ def list_answers(
     summary="The images of an evaluation",
     responses={200: {"links": _IMAGE}, **problems(404, 422)},
 )
+@declare(Scope.READ, cacheable=True)
 def list_images(
     evaluation_id: uuid.UUID, filters: Annotated[ImageFilters, Query()], session: SessionDep
 ) -> Page[EvaluationImageView]:
@@ -76,6 +79,7 @@ def list_images(
     response_class=Response,
     responses={**PNG, **problems(404, 409, 422)},
 )
+@declare(Scope.READ)
 def get_image(
     evaluation_id: uuid.UUID,
     index: PromptIndex,
@@ -96,6 +100,7 @@ def get_image(
     response_class=Response,
     responses={200: {"content": {"text/csv": _TEXT, "application/json": _SUMMARY}}, **problems(404, 406, 409, 422)},
 )
+@declare(Scope.READ)
 def export_evaluation(
     evaluation_id: uuid.UUID,
     database: DatabaseDep,
@@ -123,6 +128,7 @@ def export_evaluation(
     summary="Two evaluations compared",
     responses=problems(404, 409, 422),
 )
+@declare(Scope.READ)
 def compare_evaluations(
     evaluation_id: uuid.UUID,
     second_id: uuid.UUID,
@@ -149,6 +155,7 @@ def compare_evaluations(
         **problems(404, 406, 422),
     },
 )
+@declare(Scope.READ)
 def get_gallery(
     evaluation_id: uuid.UUID,
     query: Annotated[GalleryQuery, Query()],

@@ -161,7 +161,7 @@ class GalleryQuery(BaseModel):
     )
 
     @model_validator(mode="after")
-    def _once(self) -> "GalleryQuery":
+    def _idempotency(self) -> "GalleryQuery":
         if len(set(self.others)) != len(self.others):
             raise ValueError("an evaluation stands more than once in `with`; each is shown once")
         return self

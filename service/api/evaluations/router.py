@@ -8,16 +8,16 @@ from fastapi import APIRouter, Body, Query, Request, Response
 from service.api.dependencies import CatalogDep, DatabaseDep, QueueDep, SessionDep
 from service.api.evaluations import service
 from service.api.evaluations.schemas import EvaluationFilters, EvaluationSummary, EvaluationView
-from service.api.idempotency import OnceDep
+from service.api.idempotency import IdempotentRequestDep
+from service.api.routing import ApiRoute, declare
 from service.api.runs.router import LOCATION
-from service.auth.principal import CallerDep
+from service.auth.principal import PrincipalDep, Scope
 from service.contracts.evaluations import EvaluationSpec
 from service.http.errors import problems
 from service.http.openapi_links import EVALUATION, FIRST_ID, ID, links
 from service.http.pagination import Page
-from service.http.routing import JsonRoute
 
-router = APIRouter(prefix="/evaluations", tags=["evaluations"], route_class=JsonRoute)
+router = APIRouter(prefix="/evaluations", tags=["evaluations"], route_class=ApiRoute)
 
 EXAMPLE = {
     "name": "the base",
@@ -39,6 +39,7 @@ REWARDS = {"benchmark": "shapes-bench", "judge": None, "rewards": ["clip_score_2
         **problems(409, 410, 413, 422),
     },
 )
+@declare(Scope.WRITE)
 def create_evaluation(
     spec: Annotated[
         EvaluationSpec,
@@ -55,15 +56,15 @@ def create_evaluation(
     database: DatabaseDep,
     catalog: CatalogDep,
     queue: QueueDep,
-    caller: CallerDep,
-    once: OnceDep,
+    principal: PrincipalDep,
+    idempotency: IdempotentRequestDep,
 ) -> EvaluationView:
     """Draw the benchmark's images with their official names and seeds, and have them judged while others are drawn.
 
     Every image and every raw answer is kept. An answer that cannot be read is asked for again, and counted where it
     stays so: scores are never guessed.
     """
-    made = service.create(session, database, catalog, queue, spec, request.state.body, caller, once)
+    made = service.create(session, database, catalog, queue, spec, request.state.body, principal, idempotency)
     response.headers["Location"] = f"/evaluations/{made.id}"
     return made
 
@@ -74,6 +75,7 @@ def create_evaluation(
     summary="List evaluations",
     responses={200: {"links": links(*EVALUATION, evaluation_id=FIRST_ID)}, **problems(422)},
 )
+@declare(Scope.READ, cacheable=True)
 def list_evaluations(filters: Annotated[EvaluationFilters, Query()], session: SessionDep) -> Page[EvaluationSummary]:
     """Evaluations, newest first, by state, model, checkpoint, benchmark and time of creation."""
     return service.listing(session, filters)
@@ -82,6 +84,7 @@ def list_evaluations(filters: Annotated[EvaluationFilters, Query()], session: Se
 @router.get(
     "/{evaluation_id}", operation_id="getEvaluation", summary="Show an evaluation", responses=problems(404, 422)
 )
+@declare(Scope.READ, cacheable=True)
 def get_evaluation(evaluation_id: uuid.UUID, session: SessionDep) -> EvaluationView:
     """Where an evaluation stands and, once it has ended, its scores by dimension with intervals and failures."""
     return service.show(session, evaluation_id)
@@ -94,12 +97,15 @@ def get_evaluation(evaluation_id: uuid.UUID, session: SessionDep) -> EvaluationV
     summary="Cancel an evaluation",
     responses=problems(404, 409, 422),
 )
-def cancel_evaluation(evaluation_id: uuid.UUID, session: SessionDep, once: OnceDep) -> EvaluationView:
+@declare(Scope.WRITE)
+def cancel_evaluation(
+    evaluation_id: uuid.UUID, session: SessionDep, idempotency: IdempotentRequestDep
+) -> EvaluationView:
     """Ask for an evaluation's end; what was drawn and judged stays, and resuming goes on from there.
 
     Asking twice changes nothing, and one that has ended is answered as it is.
     """
-    service.cancel(session, evaluation_id, once)
+    service.cancel(session, evaluation_id, idempotency)
     return service.show(session, evaluation_id)
 
 
@@ -110,12 +116,17 @@ def cancel_evaluation(evaluation_id: uuid.UUID, session: SessionDep, once: OnceD
     summary="Go on with an evaluation",
     responses=problems(404, 409, 413, 422),
 )
+@declare(Scope.WRITE)
 def resume_evaluation(
-    evaluation_id: uuid.UUID, session: SessionDep, database: DatabaseDep, queue: QueueDep, once: OnceDep
+    evaluation_id: uuid.UUID,
+    session: SessionDep,
+    database: DatabaseDep,
+    queue: QueueDep,
+    idempotency: IdempotentRequestDep,
 ) -> EvaluationView:
     """Queue an ended evaluation again. Only what is missing is drawn, and only images without a readable answer are
     judged; one that lacks nothing is refused."""
-    service.resume(session, database, queue, evaluation_id, once)
+    service.resume(session, database, queue, evaluation_id, idempotency)
     return service.show(session, evaluation_id)
 
 
@@ -126,6 +137,7 @@ def resume_evaluation(
     summary="Delete an evaluation",
     responses=problems(404, 409, 422),
 )
+@declare(Scope.WRITE)
 def delete_evaluation(evaluation_id: uuid.UUID, session: SessionDep) -> None:
     """Delete an ended evaluation with its images, answers, scores and place in the leaderboard."""
     service.delete(session, evaluation_id)

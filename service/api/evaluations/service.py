@@ -10,8 +10,8 @@ from sqlalchemy.orm import Session, contains_eager, joinedload
 from service.api.benchmarks import service as benchmarks
 from service.api.evaluations.results import judge_of
 from service.api.evaluations.schemas import EvaluationFilters, EvaluationSummary, EvaluationView
-from service.api.idempotency import Once
-from service.auth.principal import Caller
+from service.api.idempotency import IdempotentRequest
+from service.auth.principal import Principal
 from service.auth.quota import check_open_jobs
 from service.contracts.benchmarks.bundled import BUNDLED
 from service.contracts.benchmarks.data import JudgeWords
@@ -41,22 +41,22 @@ def create(
     queue: Queue,
     spec: EvaluationSpec,
     requested: dict[str, Any],
-    caller: Caller,
-    once: Once,
+    principal: Principal,
+    idempotency: IdempotentRequest,
 ) -> EvaluationView:
     """Accept an evaluation: check its names and size, commit the row, wake a worker.
 
     Raises Invalid, TooManyOpenJobs, IdempotencyMismatch, Deleted.
     """
     id = new_id()
-    if (known := once.claim(session, id)) is not None:
+    if (known := idempotency.claim(session, id)) is not None:
         with views.made_by_this_request(Evaluation, known):
             return show(session, known)
     benchmark, judge = _benchmark(session, spec), _judge(catalog, spec)
     resolved = _resolved(session, database.artifacts, catalog, spec)
     prompts = _spread([prompt["index"] for prompt in benchmark.prompts], spec.limit)
     _check_amount(database.settings, len(prompts) * spec.num_images)
-    check_open_jobs(session, database.settings, caller.id)
+    check_open_jobs(session, database.settings, principal.id)
     row = Evaluation(
         id=id,
         name=spec.name,
@@ -69,7 +69,7 @@ def create(
         judge=None if judge is None else judge.model_dump(mode="json"),
         prompts=prompts,
         total_images=len(prompts) * spec.num_images,
-        created_by=caller.id,
+        created_by=principal.id,
     )
     session.add(row)
     session.flush()
@@ -135,12 +135,12 @@ def find(session: Session, id: uuid.UUID) -> Evaluation:
     return row
 
 
-def cancel(session: Session, id: uuid.UUID, once: Once) -> None:
+def cancel(session: Session, id: uuid.UUID, idempotency: IdempotentRequest) -> None:
     """Ask for an evaluation's end; asking again changes nothing. Raises NotFound.
 
     One that no worker holds is scored here, as far as it came.
     """
-    if once.claim(session, id) is None:
+    if idempotency.claim(session, id) is None:
         row, changed = views.cancel(session, Evaluation, id)
         if changed:
             if row.status in TERMINAL and row.attempt:
@@ -151,12 +151,12 @@ def cancel(session: Session, id: uuid.UUID, once: Once) -> None:
     session.commit()
 
 
-def resume(session: Session, database: Database, queue: Queue, id: uuid.UUID, once: Once) -> None:
+def resume(session: Session, database: Database, queue: Queue, id: uuid.UUID, idempotency: IdempotentRequest) -> None:
     """Queue an ended evaluation again: what is missing is drawn, and what has no readable answer is asked again.
 
     Raises NotFound, WrongState, TooManyOpenJobs.
     """
-    if once.claim(session, id) is not None:
+    if idempotency.claim(session, id) is not None:
         session.commit()
         return
     judged = session.scalars(select(Evaluation.checkpoint_id).where(Evaluation.id == id)).one_or_none()

@@ -10,16 +10,16 @@ from service.api.dependencies import DatabaseDep, WaiterDep
 from service.api.events.schemas import LAST_ID, EvaluationStreamedEvent, EventQuery, StreamedEvent
 from service.api.events.service import Place
 from service.api.events.stream import EventStream, JobStream, Streams
+from service.api.routing import ApiRoute, declare
 from service.auth.api_keys import check
-from service.auth.principal import Caller, CallerDep
+from service.auth.principal import Principal, PrincipalDep, Scope
 from service.db.models import Evaluation, Run
 from service.db.session import Database
 from service.http.content_negotiation import choose, preferred_wait
 from service.http.errors import problems
-from service.http.routing import ThreadRoute
 from service.jobs.long_poll import JobWaiter
 
-router = APIRouter(tags=["events"], route_class=ThreadRoute)
+router = APIRouter(tags=["events"], route_class=ApiRoute)
 
 _MEDIA_TYPE = "text/event-stream"
 _DESCRIPTION = "Server-sent events: the schema is that of one event, whose `data` is JSON on one line."
@@ -45,13 +45,14 @@ def _responses(model: type[Any]) -> dict[int | str, dict[str, Any]]:
     response_class=_EventStreamMedia,
     responses=_responses(StreamedEvent),
 )
+@declare(Scope.READ)
 async def stream_run_events(
     run_id: uuid.UUID,
     query: Annotated[EventQuery, Query()],
     request: Request,
     database: DatabaseDep,
     waiter: WaiterDep,
-    caller: CallerDep,
+    principal: PrincipalDep,
     last_event_id: LastEventId = None,
     accept: Accept = None,
     prefer: Prefer = None,
@@ -65,7 +66,7 @@ async def stream_run_events(
     """
     choose(accept, (_MEDIA_TYPE,))
     after = query.after if last_event_id is None else last_event_id
-    return await _stream(request, database, waiter, caller, Run, run_id, after, query.every, prefer)
+    return await _stream(request, database, waiter, principal, Run, run_id, after, query.every, prefer)
 
 
 @router.get(
@@ -75,13 +76,14 @@ async def stream_run_events(
     response_class=_EventStreamMedia,
     responses=_responses(EvaluationStreamedEvent),
 )
+@declare(Scope.READ)
 async def stream_evaluation_events(
     evaluation_id: uuid.UUID,
     query: Annotated[EventQuery, Query()],
     request: Request,
     database: DatabaseDep,
     waiter: WaiterDep,
-    caller: CallerDep,
+    principal: PrincipalDep,
     last_event_id: LastEventId = None,
     accept: Accept = None,
     prefer: Prefer = None,
@@ -89,14 +91,14 @@ async def stream_evaluation_events(
     """Server-sent events: all that happened to the evaluation after `Last-Event-ID`, as for a run."""
     choose(accept, (_MEDIA_TYPE,))
     after = query.after if last_event_id is None else last_event_id
-    return await _stream(request, database, waiter, caller, Evaluation, evaluation_id, after, query.every, prefer)
+    return await _stream(request, database, waiter, principal, Evaluation, evaluation_id, after, query.every, prefer)
 
 
 async def _stream(
     request: Request,
     database: Database,
     waiter: JobWaiter,
-    caller: Caller,
+    principal: Principal,
     job: type[Run] | type[Evaluation],
     id: uuid.UUID,
     after: int,
@@ -117,8 +119,8 @@ async def _stream(
         every,
         min(wanted, most) if wanted else most,
         request.state.request_id,
-        permission=caller.id,
-        permit=lambda session: check(session, caller.id),
+        permission=principal.id,
+        permit=lambda session: check(session, principal.id),
     )
     await stream.look()  # an unknown job is refused before the stream begins
     return EventStream(stream)

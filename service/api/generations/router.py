@@ -11,9 +11,10 @@ from service.api.dependencies import CatalogDep, DatabaseDep, QueueDep, SessionD
 from service.api.evaluations import image_grid
 from service.api.generations import service
 from service.api.generations.schemas import GenerationFilters, GenerationSummary, GenerationView
-from service.api.idempotency import OnceDep
+from service.api.idempotency import IdempotentRequestDep
+from service.api.routing import ApiRoute, declare
 from service.api.runs.router import LOCATION
-from service.auth.principal import CallerDep
+from service.auth.principal import PrincipalDep, Scope
 from service.contracts.generations import GenerationSpec
 from service.db.models import Generation
 from service.http.content_negotiation import PreferHeader
@@ -21,11 +22,10 @@ from service.http.errors import NotAcceptable, problems
 from service.http.image_response import PNG, image_response
 from service.http.openapi_links import FIRST_ID, GENERATION, ID, links
 from service.http.pagination import Page
-from service.http.routing import JsonRoute
 from service.jobs import views
 from service.jobs.long_poll import wait_for_end
 
-router = APIRouter(tags=["generations"], route_class=JsonRoute)
+router = APIRouter(tags=["generations"], route_class=ApiRoute)
 
 EXAMPLE = {"checkpoints": ["base"], "prompts": ["a red circle left of a blue square"], "num_images": 2, "seed": 7}
 ImageNumber = Annotated[int, Path(ge=0, le=2**31 - 1, description="The image's `number`.")]
@@ -42,6 +42,7 @@ ImageNumber = Annotated[int, Path(ge=0, le=2**31 - 1, description="The image's `
         **problems(409, 410, 413, 422),
     },
 )
+@declare(Scope.WRITE)
 async def generate(
     spec: Annotated[GenerationSpec, Body(openapi_examples={"base": {"summary": "Two images", "value": EXAMPLE}})],
     request: Request,
@@ -50,8 +51,8 @@ async def generate(
     catalog: CatalogDep,
     queue: QueueDep,
     waiter: WaiterDep,
-    caller: CallerDep,
-    once: OnceDep,
+    principal: PrincipalDep,
+    idempotency: IdempotentRequestDep,
     prefer: PreferHeader = None,
 ) -> GenerationView:
     """Draw the same prompts with the same seeds from one or several checkpoints.
@@ -62,7 +63,7 @@ async def generate(
 
     def accept() -> uuid.UUID:
         with database.sessions() as session:
-            return service.create(session, database, catalog, queue, spec, request.state.body, caller, once)
+            return service.create(session, database, catalog, queue, spec, request.state.body, principal, idempotency)
 
     def shown() -> GenerationView:
         with database.sessions() as session, views.made_by_this_request(Generation, generation):
@@ -81,6 +82,7 @@ async def generate(
     summary="List generations",
     responses={200: {"links": links(*GENERATION, generation_id=FIRST_ID)}, **problems(422)},
 )
+@declare(Scope.READ, cacheable=True)
 def list_generations(filters: Annotated[GenerationFilters, Query()], session: SessionDep) -> Page[GenerationSummary]:
     """Generations, newest first, by state and time of creation."""
     return service.listing(session, filters)
@@ -92,6 +94,7 @@ def list_generations(filters: Annotated[GenerationFilters, Query()], session: Se
     summary="Show a generation",
     responses=problems(404, 422),
 )
+@declare(Scope.READ, cacheable=True)
 async def get_generation(
     generation_id: uuid.UUID,
     response: Response,
@@ -117,6 +120,7 @@ async def get_generation(
     response_class=Response,
     responses={**PNG, **problems(404, 409, 422)},
 )
+@declare(Scope.READ)
 def get_generation_image(
     generation_id: uuid.UUID, number: ImageNumber, request: Request, database: DatabaseDep, session: SessionDep
 ) -> Response:
@@ -132,6 +136,7 @@ def get_generation_image(
     response_class=Response,
     responses={**PNG, **problems(404, 406, 409, 422)},
 )
+@declare(Scope.READ)
 def get_generation_grid(generation_id: uuid.UUID, database: DatabaseDep, session: SessionDep) -> Response:
     """A row per prompt and seed, a column per checkpoint, labelled."""
     shown, images, labels = service.comparison(session, generation_id)
@@ -162,9 +167,12 @@ def get_generation_grid(generation_id: uuid.UUID, database: DatabaseDep, session
     summary="Cancel a generation",
     responses=problems(404, 409, 422),
 )
-def cancel_generation(generation_id: uuid.UUID, session: SessionDep, once: OnceDep) -> GenerationView:
+@declare(Scope.WRITE)
+def cancel_generation(
+    generation_id: uuid.UUID, session: SessionDep, idempotency: IdempotentRequestDep
+) -> GenerationView:
     """Ask for a generation's end. Asking twice changes nothing; one that has ended is answered as it is."""
-    return service.cancel(session, generation_id, once)
+    return service.cancel(session, generation_id, idempotency)
 
 
 @router.delete(
@@ -174,6 +182,7 @@ def cancel_generation(generation_id: uuid.UUID, session: SessionDep, once: OnceD
     summary="Delete a generation",
     responses=problems(404, 409, 422),
 )
+@declare(Scope.WRITE)
 def delete_generation(generation_id: uuid.UUID, session: SessionDep) -> None:
     """Delete an ended generation with its images; what rewards said of them stays."""
     service.delete(session, generation_id)

@@ -9,8 +9,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.api.generations.schemas import GenerationFilters, GenerationImageView, GenerationSummary, GenerationView
-from service.api.idempotency import Once
-from service.auth.principal import Caller
+from service.api.idempotency import IdempotentRequest
+from service.auth.principal import Principal
 from service.auth.quota import check_open_jobs
 from service.contracts.catalog import Catalog
 from service.contracts.generations import GenerationSpec
@@ -35,8 +35,8 @@ def create(
     queue: Queue,
     spec: GenerationSpec,
     requested: dict[str, Any],
-    caller: Caller,
-    once: Once,
+    principal: Principal,
+    idempotency: IdempotentRequest,
 ) -> uuid.UUID:
     """Accept a generation: check its names and size, commit the row, wake a worker.
 
@@ -44,16 +44,16 @@ def create(
     TooManyOpenJobs, IdempotencyMismatch.
     """
     id = new_id()
-    if (known := once.claim(session, id)) is not None:
+    if (known := idempotency.claim(session, id)) is not None:
         return known
     resolved = resolve(session, database, catalog, spec)
-    check_open_jobs(session, database.settings, caller.id)
+    check_open_jobs(session, database.settings, principal.id)
     row = Generation(
         id=id,
         requested=requested,
         spec=resolved.model_dump(mode="json"),
         spec_version=SPEC_VERSION,
-        created_by=caller.id,
+        created_by=principal.id,
     )
     session.add(row)
     session.commit()
@@ -154,9 +154,9 @@ def comparison(session: Session, id: uuid.UUID) -> tuple[GenerationView, dict[in
     return shown, {image.number: image for image in images}, labels
 
 
-def cancel(session: Session, id: uuid.UUID, once: Once) -> GenerationView:
+def cancel(session: Session, id: uuid.UUID, idempotency: IdempotentRequest) -> GenerationView:
     """Ask for a generation's end; asking again changes nothing. Raises NotFound."""
-    if once.claim(session, id) is not None:
+    if idempotency.claim(session, id) is not None:
         return show(session, id)
     views.cancel(session, Generation, id)
     session.commit()

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from service.api.idempotency import Once
+from service.api.idempotency import IdempotentRequest
 from service.api.keys.schemas import KeyFilters, KeyMade, KeySpec, KeyView
-from service.auth.api_keys import in_force
+from service.auth.api_keys import keys_exist
 from service.auth.errors import LastAdminKey
 from service.auth.principal import Scope
 from service.core import security as secrets
@@ -19,14 +19,14 @@ from service.http.pagination import Page, paged
 
 
 @dataclass(frozen=True)
-class Made:
+class CreatedKey:
     """A key that was just made; `secret` is known to nobody else."""
 
     row: ApiKey
     secret: str
 
 
-def make(session: Session, spec: KeySpec, id: uuid.UUID | None = None) -> Made:
+def make(session: Session, spec: KeySpec, id: uuid.UUID | None = None) -> CreatedKey:
     """Add a key. The caller commits."""
     secret = secrets.new_secret()
     row = ApiKey(
@@ -41,15 +41,15 @@ def make(session: Session, spec: KeySpec, id: uuid.UUID | None = None) -> Made:
     )
     session.add(row)
     session.flush()
-    return Made(row, secret)
+    return CreatedKey(row, secret)
 
 
-def create(session: Session, spec: KeySpec, once: Once) -> KeyMade:
+def create(session: Session, spec: KeySpec, idempotency: IdempotentRequest) -> KeyMade:
     """Make a key. The first one must be able to make others: from then on every request needs one."""
     id = new_id()
-    if (known := once.claim(session, id)) is not None:
+    if (known := idempotency.claim(session, id)) is not None:
         return KeyMade(**show(session, known).model_dump(), key=None)
-    if Scope.ADMIN not in spec.scopes and not in_force(session):
+    if Scope.ADMIN not in spec.scopes and not keys_exist(session):
         msg = "the first key must have the scope `admin`: from then on every request needs a key, also to make keys"
         raise invalid(["body", "scopes"], msg, "first_key")
     made = make(session, spec, id)

@@ -7,11 +7,12 @@ from fastapi import APIRouter, Header, Query, Response
 from service.api.dependencies import SessionDep
 from service.api.leaderboard import figure, service
 from service.api.leaderboard.schemas import Leaderboard, LeaderboardQuery
+from service.api.routing import ApiRoute, declare
+from service.auth.principal import Scope
 from service.http.content_negotiation import choose
 from service.http.errors import problems
-from service.http.routing import ThreadRoute
 
-router = APIRouter(tags=["benchmarks"], route_class=ThreadRoute)
+router = APIRouter(tags=["benchmarks"], route_class=ApiRoute)
 
 _TEXT = {"schema": {"type": "string"}}
 _CONTENT = {
@@ -29,6 +30,7 @@ _OFFERED = ("application/json", *_CONTENT)
     response_model=Leaderboard,
     responses={200: {"content": _CONTENT}, **problems(404, 406, 422)},
 )
+@declare(Scope.READ, cacheable=True)
 def get_leaderboard(
     query: Annotated[LeaderboardQuery, Query()],
     session: SessionDep,

@@ -8,12 +8,13 @@ from fastapi import APIRouter, Header, Query, Response
 from service.api.dependencies import SessionDep, SettingsDep
 from service.api.logs import service
 from service.api.logs.schemas import LogPart, LogQuery
+from service.api.routing import ApiRoute, declare
+from service.auth.principal import Scope
 from service.db.models import Evaluation, Run
 from service.http.content_negotiation import choose
 from service.http.errors import problems
-from service.http.routing import ThreadRoute
 
-router = APIRouter(tags=["logs"], route_class=ThreadRoute)
+router = APIRouter(tags=["logs"], route_class=ApiRoute)
 
 
 Accept = Annotated[str | None, Header(description="JSON or `text/plain`.")]
@@ -30,6 +31,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
     response_model=LogPart,
     responses=RESPONSES,
 )
+@declare(Scope.READ, cacheable=True)
 def get_logs(
     run_id: uuid.UUID,
     query: Annotated[LogQuery, Query()],
@@ -49,6 +51,7 @@ def get_logs(
     response_model=LogPart,
     responses=RESPONSES,
 )
+@declare(Scope.READ, cacheable=True)
 def get_evaluation_logs(
     evaluation_id: uuid.UUID,
     query: Annotated[LogQuery, Query()],

@@ -8,19 +8,19 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from service.api.dependencies import CatalogDep, DatabaseDep, SessionDep
-from service.api.idempotency import StreamedOnceDep
+from service.api.idempotency import StreamedIdempotentRequestDep
 from service.api.prompt_sets import service
 from service.api.prompt_sets.schemas import PromptSetFilters, PromptSetQuery, PromptSetUpload, PromptSetView, PromptView
+from service.api.routing import ApiRoute, declare
 from service.api.runs.router import LOCATION
-from service.auth.principal import CallerDep
+from service.auth.principal import PrincipalDep, Scope
 from service.contracts.prompts import Format
 from service.http.errors import UnsupportedMediaType, problems
 from service.http.openapi_links import links
 from service.http.pagination import Page
-from service.http.routing import ThreadRoute
 from service.http.uploads import receive
 
-router = APIRouter(prefix="/prompt-sets", tags=["prompt sets"], route_class=ThreadRoute)
+router = APIRouter(prefix="/prompt-sets", tags=["prompt sets"], route_class=ApiRoute)
 
 FORMATS: dict[str, Format] = {
     "text/plain": "text",
@@ -57,14 +57,15 @@ Name = Annotated[
     },
     openapi_extra={"requestBody": {"required": True, "content": _FILES}},
 )
+@declare(Scope.WRITE, max_body="max_prompt_set_bytes")
 async def create_prompt_set(
     query: Annotated[PromptSetQuery, Query()],
     request: Request,
     response: Response,
     database: DatabaseDep,
     catalog: CatalogDep,
-    caller: CallerDep,
-    once: StreamedOnceDep,
+    principal: PrincipalDep,
+    idempotency: StreamedIdempotentRequestDep,
 ) -> PromptSetUpload:
     """Send a file of prompts as the body, in UTF-8; runs can then name the set.
 
@@ -75,9 +76,9 @@ async def create_prompt_set(
     format = _format(request.headers.get("content-type", ""))
     with tempfile.TemporaryDirectory(prefix="g2rpo-prompts-") as directory:
         file = pathlib.Path(directory) / "received"
-        sha256 = await receive(request.stream(), file, database.settings.max_prompt_set_bytes)
+        sha256 = await receive(request.stream(), file)
         made = await run_in_threadpool(
-            service.create, database, catalog, query, format, file, caller, once.with_body(sha256)
+            service.create, database, catalog, query, format, file, principal, idempotency.with_body(sha256)
         )
     response.headers["Location"] = f"/prompt-sets/{made.prompt_sets[0].name}"
     return made
@@ -98,6 +99,7 @@ def _format(content_type: str) -> Format:
     summary="List prompt sets",
     responses={200: {"links": links("getPromptSet", name="$response.body#/items/0/name")}, **problems(422)},
 )
+@declare(Scope.READ, cacheable=True)
 def list_prompt_sets(
     filters: Annotated[PromptSetFilters, Query()], session: SessionDep, catalog: CatalogDep
 ) -> Page[PromptSetView]:
@@ -106,6 +108,7 @@ def list_prompt_sets(
 
 
 @router.get("/{name}", operation_id="getPromptSet", summary="Show a prompt set", responses=problems(404, 422))
+@declare(Scope.READ, cacheable=True)
 def get_prompt_set(name: Name, session: SessionDep, catalog: CatalogDep) -> PromptSetView:
     """A set with its counts: lines read, prompts kept, duplicates and blank lines left out."""
     return service.show(session, catalog, name)
@@ -114,6 +117,7 @@ def get_prompt_set(name: Name, session: SessionDep, catalog: CatalogDep) -> Prom
 @router.get(
     "/{name}/items", operation_id="listPrompts", summary="Prompts of a prompt set", responses=problems(404, 422)
 )
+@declare(Scope.READ, cacheable=True)
 def list_prompts(
     name: Name,
     filters: Annotated[PromptSetFilters, Query()],
@@ -132,6 +136,7 @@ def list_prompts(
     summary="Delete a prompt set",
     responses=problems(404, 409, 422),
 )
+@declare(Scope.WRITE)
 def delete_prompt_set(name: Name, session: SessionDep, catalog: CatalogDep) -> None:
     """Delete an uploaded set; its name is free again. One that a run needs which has not ended is refused."""
     service.delete(session, catalog, name)

@@ -12,11 +12,11 @@ from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from service.api.idempotency import Once
+from service.api.idempotency import IdempotentRequest
 from service.api.prompt_sets.reading import Reader
 from service.api.prompt_sets.schemas import PromptSetFilters, PromptSetQuery, PromptSetUpload, PromptSetView, PromptView
 from service.api.prompt_sets.splitting import split
-from service.auth.principal import Caller
+from service.auth.principal import Principal
 from service.contracts.catalog import Catalog, PromptSetEntry
 from service.contracts.prompts import MOST_LINE_BYTES, Counts, Format, Split
 from service.contracts.status import TERMINAL
@@ -41,18 +41,25 @@ class Part(NamedTuple):
 
 
 def create(
-    database: Database, catalog: Catalog, query: PromptSetQuery, format: Format, file: Path, caller: Caller, once: Once
+    database: Database,
+    catalog: Catalog,
+    query: PromptSetQuery,
+    format: Format,
+    file: Path,
+    principal: Principal,
+    idempotency: IdempotentRequest,
 ) -> PromptSetUpload:
     """Normalise a received file, store what it holds as one or two sets. Raises Invalid, NameTaken, Deleted."""
     reader = Reader(format, database.settings.max_prompt_set_prompts, query.skip_bad)
     whole = file.with_name("normalised")
     counts = reader.read(file, whole)
     rows = [
-        _stored(database.artifacts, part, query, format, counts, caller) for part in _parts(query, whole, counts.kept)
+        _stored(database.artifacts, part, query, format, counts, principal)
+        for part in _parts(query, whole, counts.kept)
     ]
     with database.sessions() as session:
         try:
-            upload = _add(session, catalog, rows, once)
+            upload = _add(session, catalog, rows, idempotency)
         except BaseException:
             session.rollback()
             _discard(session, rows)
@@ -73,7 +80,7 @@ def _parts(query: PromptSetQuery, whole: Path, prompts: int) -> list[Part]:
 
 
 def _stored(
-    artifacts: ArtifactStore, part: Part, query: PromptSetQuery, format: Format, counts: Counts, caller: Caller
+    artifacts: ArtifactStore, part: Part, query: PromptSetQuery, format: Format, counts: Counts, principal: Principal
 ) -> PromptSet:
     id = new_id()
     with part.file.open("rb") as reading:
@@ -90,14 +97,14 @@ def _stored(
         key=stored.key,
         sha256=stored.sha256,
         size=stored.size,
-        created_by=caller.id,
+        created_by=principal.id,
     )
 
 
-def _add(session: Session, catalog: Catalog, rows: Sequence[PromptSet], once: Once) -> uuid.UUID:
+def _add(session: Session, catalog: Catalog, rows: Sequence[PromptSet], idempotency: IdempotentRequest) -> uuid.UUID:
     """Add the rows, to be committed; the upload's id, which is an earlier one's where this request was done before."""
     upload = rows[0].id
-    if (known := once.claim(session, upload)) is not None:
+    if (known := idempotency.claim(session, upload)) is not None:
         _discard(session, rows)
         return known
     for row in rows:
@@ -119,7 +126,7 @@ def _shown(session: Session, upload: uuid.UUID, left_out: list[FieldError]) -> P
     rows = session.scalars(made.order_by(PromptSet.name.desc())).all()
     if not rows:
         raise Deleted("the prompt sets that the first request with this Idempotency-Key made were deleted since")
-    return PromptSetUpload(prompt_sets=[_view(row) for row in rows], left_out=[one.told() for one in left_out])
+    return PromptSetUpload(prompt_sets=[_view(row) for row in rows], left_out=[one.shortened() for one in left_out])
 
 
 def _discard(session: Session, rows: Sequence[PromptSet]) -> None:

@@ -9,10 +9,10 @@ from sqlalchemy import delete as delete_rows
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.api.idempotency import Once
+from service.api.idempotency import IdempotentRequest
 from service.api.runs import service
 from service.api.runs.schemas import AttemptFilters, AttemptView, Resumption, RunChanges, RunView
-from service.auth.principal import Caller
+from service.auth.principal import Principal
 from service.auth.quota import check_open_jobs
 from service.contracts.catalog import Catalog
 from service.contracts.plan import make_plan
@@ -32,18 +32,18 @@ from service.jobs.queue import Queue
 from service.jobs.validation import check_budget
 
 
-def cancel(session: Session, id: uuid.UUID, once: Once) -> None:
+def cancel(session: Session, id: uuid.UUID, idempotency: IdempotentRequest) -> None:
     """Ask for a run's end; asking again changes nothing. Raises NotFound."""
-    if once.claim(session, id) is None:
+    if idempotency.claim(session, id) is None:
         run, changed = views.cancel(session, Run, id)
         if changed:
             _record(session, run)
     session.commit()
 
 
-def pause(session: Session, id: uuid.UUID, once: Once) -> None:
+def pause(session: Session, id: uuid.UUID, idempotency: IdempotentRequest) -> None:
     """Have a run saved and given up by its worker; one that waits rests at once. Raises NotFound, WrongState."""
-    if once.claim(session, id) is None:
+    if idempotency.claim(session, id) is None:
         run = views.find(session, Run, id, lock=True)
         if run.status in TERMINAL or run.status is JobStatus.CANCELLING:
             detail = f"run {id} is {run.status} and cannot be paused"
@@ -61,13 +61,13 @@ def resume(
     queue: Queue,
     id: uuid.UUID,
     wanted: Resumption,
-    once: Once,
+    idempotency: IdempotentRequest,
 ) -> None:
     """Queue a paused or ended run again, perhaps for other steps. It is again an open job of the key that made it.
 
     Raises NotFound, WrongState, Invalid, TooManyOpenJobs.
     """
-    if once.claim(session, id) is not None:
+    if idempotency.claim(session, id) is not None:
         session.commit()
         return
     run = views.find(session, Run, id, lock=True)
@@ -106,9 +106,9 @@ def resume(
     queue.send(Run, id)
 
 
-def save(session: Session, id: uuid.UUID, once: Once) -> None:
+def save(session: Session, id: uuid.UUID, idempotency: IdempotentRequest) -> None:
     """Ask a working run for a checkpoint after its step; asking again before it came is no second one."""
-    if once.claim(session, id) is None:
+    if idempotency.claim(session, id) is None:
         run = views.find(session, Run, id, lock=True)
         if run.status not in (JobStatus.STARTING, JobStatus.RUNNING):
             raise WrongState(f"run {id} is {run.status}: only one that a worker works on can be saved")
@@ -125,19 +125,19 @@ def clone(
     queue: Queue,
     id: uuid.UUID,
     overrides: dict[str, Any],
-    caller: Caller,
-    once: Once,
+    principal: Principal,
+    idempotency: IdempotentRequest,
 ) -> RunView:
     """Accept a run like another, but for `overrides`; it remembers its parent.
 
     Raises NotFound, Invalid, TooManyOpenJobs, IdempotencyMismatch, Deleted.
     """
     made = new_id()
-    if (known := once.claim(session, made)) is not None:
+    if (known := idempotency.claim(session, made)) is not None:
         with views.made_by_this_request(Run, known):
             return service.show(session, known)
     spec = _cloned_spec(session, id, overrides)
-    return service.accept(session, database, catalog, queue, made, spec, overrides, caller, parent=id)
+    return service.accept(session, database, catalog, queue, made, spec, overrides, principal, parent=id)
 
 
 def _cloned_spec(session: Session, id: uuid.UUID, overrides: dict[str, Any]) -> RunSpec:

@@ -11,11 +11,12 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.api.dependencies import SessionDep
+from service.api.routing import ApiRoute, declare
+from service.auth.principal import Scope
 from service.db.models import RewardGroup, Run
 from service.http import openapi_examples
 from service.http.errors import problems
 from service.http.pagination import Cursor, Limit, Page, Text, paged
-from service.http.routing import ThreadRoute
 from service.jobs import views
 
 
@@ -95,7 +96,7 @@ def _view(row: RewardGroup, floor: float) -> RewardGroupView:
     )
 
 
-router = APIRouter(tags=["rewards"], route_class=ThreadRoute)
+router = APIRouter(tags=["rewards"], route_class=ApiRoute)
 
 
 @router.get(
@@ -104,6 +105,7 @@ router = APIRouter(tags=["rewards"], route_class=ThreadRoute)
     summary="Reward groups of a run",
     responses=problems(404, 422),
 )
+@declare(Scope.READ, cacheable=True)
 def list_reward_groups(
     run_id: uuid.UUID, filters: Annotated[RewardFilters, Query()], session: SessionDep
 ) -> Page[RewardGroupView]:

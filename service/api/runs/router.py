@@ -6,7 +6,8 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Request, Response
 
 from service.api.dependencies import CatalogDep, DatabaseDep, QueueDep, SessionDep
-from service.api.idempotency import OnceDep
+from service.api.idempotency import IdempotentRequestDep
+from service.api.routing import ApiRoute, declare
 from service.api.runs import lifecycle, service
 from service.api.runs.schemas import (
     AttemptFilters,
@@ -17,14 +18,13 @@ from service.api.runs.schemas import (
     RunSummary,
     RunView,
 )
-from service.auth.principal import CallerDep
+from service.auth.principal import PrincipalDep, Scope
 from service.contracts.runs import RunSpec
 from service.http.errors import problems
 from service.http.openapi_links import FIRST_ID, ID, RUN, links
 from service.http.pagination import Page
-from service.http.routing import JsonRoute
 
-router = APIRouter(prefix="/runs", tags=["runs"], route_class=JsonRoute)
+router = APIRouter(prefix="/runs", tags=["runs"], route_class=ApiRoute)
 
 LOCATION = {"Location": {"description": "Where to ask for its state.", "schema": {"type": "string"}}}
 ACCEPTED: dict[str, Any] = {"headers": LOCATION, "links": links(*RUN, run_id=ID)}
@@ -46,6 +46,7 @@ EXAMPLE = {
     summary="Start an alignment run",
     responses={202: ACCEPTED, **problems(409, 410, 413, 422)},
 )
+@declare(Scope.WRITE)
 def create_run(
     spec: Annotated[RunSpec, Body(openapi_examples={"shapes": {"summary": "The bundled world", "value": EXAMPLE}})],
     request: Request,
@@ -54,31 +55,34 @@ def create_run(
     database: DatabaseDep,
     catalog: CatalogDep,
     queue: QueueDep,
-    caller: CallerDep,
-    once: OnceDep,
+    principal: PrincipalDep,
+    idempotency: IdempotentRequestDep,
 ) -> RunView:
     """Accept a run: it is checked as a whole, stored, and taken by a worker as soon as one is free.
 
     A preset fills what is not said; explicit fields win; the answer shows the resolved spec and its planned cost.
     """
-    run = service.create(session, database, catalog, queue, spec, request.state.body, caller, once)
+    run = service.create(session, database, catalog, queue, spec, request.state.body, principal, idempotency)
     response.headers["Location"] = f"/runs/{run.id}"
     return run
 
 
 @router.get("", operation_id="listRuns", summary="List runs", responses={200: FIRST, **problems(422)})
+@declare(Scope.READ, cacheable=True)
 def list_runs(filters: Annotated[RunFilters, Query()], session: SessionDep) -> Page[RunSummary]:
     """Runs, newest first, by state, algorithm, model, labels and time of creation."""
     return service.listing(session, filters)
 
 
 @router.get("/{run_id}", operation_id="getRun", summary="Show a run", responses=problems(404, 422))
+@declare(Scope.READ, cacheable=True)
 def get_run(run_id: uuid.UUID, session: SessionDep) -> RunView:
     """Where a run stands: progress, place in the queue, estimated time, resources, planned cost, newest metrics."""
     return service.show(session, run_id)
 
 
 @router.patch("/{run_id}", operation_id="changeRun", summary="Change a run", responses=problems(404, 422))
+@declare(Scope.WRITE)
 def change_run(
     run_id: uuid.UUID,
     changes: Annotated[RunChanges, Body(openapi_examples={"notes": {"value": {"notes": "the best so far"}}})],
@@ -96,6 +100,7 @@ def change_run(
     summary="Delete a run",
     responses=problems(404, 409, 422),
 )
+@declare(Scope.WRITE)
 def delete_run(run_id: uuid.UUID, session: SessionDep) -> None:
     """Delete a paused or ended run with everything recorded of it: curves, rewards, images, logs, checkpoints.
 
@@ -107,6 +112,7 @@ def delete_run(run_id: uuid.UUID, session: SessionDep) -> None:
 @router.get(
     "/{run_id}/attempts", operation_id="listAttempts", summary="Attempts at a run", responses=problems(404, 422)
 )
+@declare(Scope.READ, cacheable=True)
 def list_attempts(
     run_id: uuid.UUID, filters: Annotated[AttemptFilters, Query()], session: SessionDep
 ) -> Page[AttemptView]:
@@ -121,12 +127,13 @@ def list_attempts(
     summary="Cancel a run",
     responses=problems(404, 409, 422),
 )
-def cancel_run(run_id: uuid.UUID, session: SessionDep, once: OnceDep) -> RunView:
+@declare(Scope.WRITE)
+def cancel_run(run_id: uuid.UUID, session: SessionDep, idempotency: IdempotentRequestDep) -> RunView:
     """Ask for a run's end. A waiting run is cancelled at once, a running one at its next batch.
 
     Asking twice changes nothing, and a run that has ended is answered as it is.
     """
-    lifecycle.cancel(session, run_id, once)
+    lifecycle.cancel(session, run_id, idempotency)
     return service.show(session, run_id)
 
 
@@ -137,12 +144,13 @@ def cancel_run(run_id: uuid.UUID, session: SessionDep, once: OnceDep) -> RunView
     summary="Pause a run",
     responses=problems(404, 409, 422),
 )
-def pause_run(run_id: uuid.UUID, session: SessionDep, once: OnceDep) -> RunView:
+@declare(Scope.WRITE)
+def pause_run(run_id: uuid.UUID, session: SessionDep, idempotency: IdempotentRequestDep) -> RunView:
     """Have a run saved after its last whole step and its device freed: `pausing`, then `paused`.
 
     A waiting run rests at once. Asking twice changes nothing; a run that has ended is refused.
     """
-    lifecycle.pause(session, run_id, once)
+    lifecycle.pause(session, run_id, idempotency)
     return service.show(session, run_id)
 
 
@@ -153,20 +161,21 @@ def pause_run(run_id: uuid.UUID, session: SessionDep, once: OnceDep) -> RunView:
     summary="Go on with a run",
     responses=problems(404, 409, 413, 422),
 )
+@declare(Scope.WRITE)
 def resume_run(
     run_id: uuid.UUID,
     session: SessionDep,
     database: DatabaseDep,
     catalog: CatalogDep,
     queue: QueueDep,
-    once: OnceDep,
+    idempotency: IdempotentRequestDep,
     wanted: Annotated[Resumption | None, Body(openapi_examples={"longer": {"value": {"max_steps": 120}}})] = None,
 ) -> RunView:
     """Queue a paused or ended run again; it goes on from its newest checkpoint exactly where it stopped.
 
     Only `max_steps` may be another number. A run that waits or works is refused, and so is one without a checkpoint.
     """
-    lifecycle.resume(session, database, catalog, queue, run_id, wanted or Resumption(), once)
+    lifecycle.resume(session, database, catalog, queue, run_id, wanted or Resumption(), idempotency)
     return service.show(session, run_id)
 
 
@@ -177,9 +186,10 @@ def resume_run(
     summary="Save a running run",
     responses=problems(404, 409, 422),
 )
-def save_run(run_id: uuid.UUID, session: SessionDep, once: OnceDep) -> RunView:
+@declare(Scope.WRITE)
+def save_run(run_id: uuid.UUID, session: SessionDep, idempotency: IdempotentRequestDep) -> RunView:
     """Ask for a checkpoint after the current step, out of turn; `checkpoint_pending` tells until it is stored."""
-    lifecycle.save(session, run_id, once)
+    lifecycle.save(session, run_id, idempotency)
     return service.show(session, run_id)
 
 
@@ -190,6 +200,7 @@ def save_run(run_id: uuid.UUID, session: SessionDep, once: OnceDep) -> RunView:
     summary="Start a run like another",
     responses={202: ACCEPTED, **problems(404, 409, 410, 413, 422)},
 )
+@declare(Scope.WRITE)
 def clone_run(
     run_id: uuid.UUID,
     response: Response,
@@ -197,8 +208,8 @@ def clone_run(
     database: DatabaseDep,
     catalog: CatalogDep,
     queue: QueueDep,
-    caller: CallerDep,
-    once: OnceDep,
+    principal: PrincipalDep,
+    idempotency: IdempotentRequestDep,
     overrides: Annotated[
         dict[str, Any] | None,
         Body(
@@ -209,6 +220,6 @@ def clone_run(
 ) -> RunView:
     """Start a new run with the resolved spec of another, some fields changed. To go on from its weights, say
     `start_from` with one of its checkpoints."""
-    run = lifecycle.clone(session, database, catalog, queue, run_id, overrides or {}, caller, once)
+    run = lifecycle.clone(session, database, catalog, queue, run_id, overrides or {}, principal, idempotency)
     response.headers["Location"] = f"/runs/{run.id}"
     return run

@@ -10,13 +10,14 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.api.dependencies import DatabaseDep, SessionDep
+from service.api.routing import ApiRoute, declare
+from service.auth.principal import Scope
 from service.db.models import Run, Sample
 from service.http import openapi_examples
 from service.http.errors import NotFound, problems
 from service.http.image_response import PNG, image_response
 from service.http.openapi_links import FIRST_ID, links
 from service.http.pagination import Cursor, Limit, Page, paged
-from service.http.routing import ThreadRoute
 from service.jobs import views
 
 
@@ -89,7 +90,7 @@ def _view(row: Sample) -> SampleView:
     )
 
 
-router = APIRouter(prefix="/runs/{run_id}/samples", tags=["samples"], route_class=ThreadRoute)
+router = APIRouter(prefix="/runs/{run_id}/samples", tags=["samples"], route_class=ApiRoute)
 IMAGE = links("getSampleImage", run_id="$request.path.run_id", sample_id=FIRST_ID)
 
 
@@ -99,6 +100,7 @@ IMAGE = links("getSampleImage", run_id="$request.path.run_id", sample_id=FIRST_I
     summary="Sample images of a run",
     responses={200: {"links": IMAGE}, **problems(404, 422)},
 )
+@declare(Scope.READ, cacheable=True)
 def list_samples(
     run_id: uuid.UUID, filters: Annotated[SampleFilters, Query()], session: SessionDep
 ) -> Page[SampleView]:
@@ -113,6 +115,7 @@ def list_samples(
     response_class=Response,
     responses={**PNG, **problems(404, 422)},
 )
+@declare(Scope.READ, cacheable=True)
 def get_sample_image(
     run_id: uuid.UUID, sample_id: uuid.UUID, request: Request, database: DatabaseDep, session: SessionDep
 ) -> Response:

@@ -6,9 +6,9 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.api.idempotency import Once
+from service.api.idempotency import IdempotentRequest
 from service.api.runs.schemas import LatestMetric, RunFilters, RunSummary, RunView
-from service.auth.principal import Caller
+from service.auth.principal import Principal
 from service.auth.quota import check_open_jobs
 from service.contracts.catalog import Catalog
 from service.contracts.runs import SPEC_VERSION, RunSpec
@@ -30,15 +30,15 @@ def create(
     queue: Queue,
     spec: RunSpec,
     requested: dict[str, Any],
-    caller: Caller,
-    once: Once,
+    principal: Principal,
+    idempotency: IdempotentRequest,
 ) -> RunView:
     """Accept a run. Raises Invalid, TooManyOpenJobs, IdempotencyMismatch, Deleted."""
     id = new_id()
-    if (known := once.claim(session, id)) is not None:
+    if (known := idempotency.claim(session, id)) is not None:
         with views.made_by_this_request(Run, known):
             return show(session, known)
-    return accept(session, database, catalog, queue, id, spec, requested, caller)
+    return accept(session, database, catalog, queue, id, spec, requested, principal)
 
 
 def accept(
@@ -49,7 +49,7 @@ def accept(
     id: uuid.UUID,
     spec: RunSpec,
     requested: dict[str, Any],
-    caller: Caller,
+    principal: Principal,
     parent: uuid.UUID | None = None,
 ) -> RunView:
     """Check a run, commit the row, wake a worker. The row alone is what makes it happen.
@@ -58,7 +58,7 @@ def accept(
     """
     uploaded = uploaded_sets(session, catalog, spec)
     plan = check_run(session, database, catalog, spec, uploaded)
-    check_open_jobs(session, database.settings, caller.id)
+    check_open_jobs(session, database.settings, principal.id)
     run = Run(
         id=id,
         name=spec.name,
@@ -75,7 +75,7 @@ def accept(
         prompt_sets={name: str(one.id) for name, one in uploaded.items()},
         start_from=spec.start_from,
         parent_id=parent,
-        created_by=caller.id,
+        created_by=principal.id,
     )
     session.add(run)
     session.flush()

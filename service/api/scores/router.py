@@ -7,22 +7,22 @@ from fastapi import APIRouter, Body, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from service.api.dependencies import CatalogDep, DatabaseDep, QueueDep, SessionDep, WaiterDep
-from service.api.idempotency import OnceDep
+from service.api.idempotency import IdempotentRequestDep
+from service.api.routing import ApiRoute, declare
 from service.api.runs.router import LOCATION
 from service.api.scores import service
 from service.api.scores.schemas import ScoreFilters, ScoreSummary, ScoreView
-from service.auth.principal import CallerDep
+from service.auth.principal import PrincipalDep, Scope
 from service.contracts.scores import ScoreSpec
 from service.db.models import Score
 from service.http.content_negotiation import PreferHeader
 from service.http.errors import problems
 from service.http.openapi_links import FIRST_ID, ID, SCORE, links
 from service.http.pagination import Page
-from service.http.routing import JsonRoute
 from service.jobs import views
 from service.jobs.long_poll import wait_for_end
 
-router = APIRouter(tags=["scores"], route_class=JsonRoute)
+router = APIRouter(tags=["scores"], route_class=ApiRoute)
 
 _IMAGE = (
     "iVBORw0KGgoAAAANSUhEUgAAACAAAAAgAQMAAABJtOi3AAAABlBMVEX////cKCi5uRl6AAAAP0lEQVR42mNgIBawP2BgYuAQYGBiMOBhYGJg"
@@ -42,6 +42,7 @@ EXAMPLE = {"rewards": ["clip_score"], "images": [{"prompt": "a red circle", "ima
         **problems(409, 410, 413, 422),
     },
 )
+@declare(Scope.WRITE)
 async def score(
     spec: Annotated[ScoreSpec, Body(openapi_examples={"given": {"summary": "One image", "value": EXAMPLE}})],
     request: Request,
@@ -50,8 +51,8 @@ async def score(
     catalog: CatalogDep,
     queue: QueueDep,
     waiter: WaiterDep,
-    caller: CallerDep,
-    once: OnceDep,
+    principal: PrincipalDep,
+    idempotency: IdempotentRequestDep,
     prefer: PreferHeader = None,
 ) -> ScoreView:
     """Have rewards of the catalog score images: those in the request (PNG, JPEG, WebP), or a generation's.
@@ -63,7 +64,7 @@ async def score(
     def accept() -> uuid.UUID:
         settings, artifacts = database.settings, database.artifacts
         with database.sessions() as session:
-            return service.create(session, settings, artifacts, catalog, queue, spec, caller, once)
+            return service.create(session, settings, artifacts, catalog, queue, spec, principal, idempotency)
 
     def shown() -> ScoreView:
         with database.sessions() as session, views.made_by_this_request(Score, made):
@@ -82,12 +83,14 @@ async def score(
     summary="List scorings",
     responses={200: {"links": links(*SCORE, score_id=FIRST_ID)}, **problems(422)},
 )
+@declare(Scope.READ, cacheable=True)
 def list_scores(filters: Annotated[ScoreFilters, Query()], session: SessionDep) -> Page[ScoreSummary]:
     """Scorings, newest first, by state and time of creation."""
     return service.listing(session, filters)
 
 
 @router.get("/scores/{score_id}", operation_id="getScore", summary="Show a scoring", responses=problems(404, 422))
+@declare(Scope.READ, cacheable=True)
 async def get_score(
     score_id: uuid.UUID, response: Response, database: DatabaseDep, waiter: WaiterDep, prefer: PreferHeader = None
 ) -> ScoreView:
@@ -109,9 +112,10 @@ async def get_score(
     summary="Cancel a scoring",
     responses=problems(404, 409, 422),
 )
-def cancel_score(score_id: uuid.UUID, session: SessionDep, once: OnceDep) -> ScoreView:
+@declare(Scope.WRITE)
+def cancel_score(score_id: uuid.UUID, session: SessionDep, idempotency: IdempotentRequestDep) -> ScoreView:
     """Ask for a scoring's end. Asking twice changes nothing; one that has ended is answered as it is."""
-    return service.cancel(session, score_id, once)
+    return service.cancel(session, score_id, idempotency)
 
 
 @router.delete(
@@ -121,6 +125,7 @@ def cancel_score(score_id: uuid.UUID, session: SessionDep, once: OnceDep) -> Sco
     summary="Delete a scoring",
     responses=problems(404, 409, 422),
 )
+@declare(Scope.WRITE)
 def delete_score(score_id: uuid.UUID, session: SessionDep) -> None:
     """Delete an ended scoring with its values and the images that were sent for it; a generation's stay."""
     service.delete(session, score_id)

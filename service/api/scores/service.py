@@ -9,10 +9,10 @@ from sqlalchemy import delete as delete_rows
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.api.idempotency import Once
+from service.api.idempotency import IdempotentRequest
 from service.api.scores.images import ReceivedImage, check_count, receive
 from service.api.scores.schemas import ScoredImage, ScoreFilters, ScoreSummary, ScoreView
-from service.auth.principal import Caller
+from service.auth.principal import Principal
 from service.auth.quota import check_open_jobs
 from service.contracts.catalog import Catalog
 from service.contracts.runs import SPEC_VERSION
@@ -37,8 +37,8 @@ def create(
     catalog: Catalog,
     queue: Queue,
     spec: ScoreSpec,
-    caller: Caller,
-    once: Once,
+    principal: Principal,
+    idempotency: IdempotentRequest,
 ) -> uuid.UUID:
     """Accept a scoring: check names and images, store these, commit the rows, wake a worker.
 
@@ -49,9 +49,9 @@ def create(
     _check(settings, catalog, spec)
     with tempfile.TemporaryDirectory(prefix="g2rpo-score-") as directory:
         received = receive(settings, spec.images or (), Path(directory))  # before the transaction: it takes a while
-        if (known := once.claim(session, id)) is not None:
+        if (known := idempotency.claim(session, id)) is not None:
             return known
-        check_open_jobs(session, settings, caller.id)
+        check_open_jobs(session, settings, principal.id)
         rows = _given(artifacts, id, spec, received) if spec.images else _drawn(session, settings, id, spec)
     row = Score(
         id=id,
@@ -59,7 +59,7 @@ def create(
         spec=spec.model_dump(mode="json", include={"rewards", "generation"}),
         spec_version=SPEC_VERSION,
         total_images=len(rows),
-        created_by=caller.id,
+        created_by=principal.id,
     )
     session.add(row)
     session.flush()
@@ -151,9 +151,9 @@ def show(session: Session, id: uuid.UUID) -> ScoreView:
     )
 
 
-def cancel(session: Session, id: uuid.UUID, once: Once) -> ScoreView:
+def cancel(session: Session, id: uuid.UUID, idempotency: IdempotentRequest) -> ScoreView:
     """Ask for a scoring's end; asking again changes nothing. Raises NotFound."""
-    if once.claim(session, id) is not None:
+    if idempotency.claim(session, id) is not None:
         return show(session, id)
     views.cancel(session, Score, id)
     session.commit()

@@ -6,10 +6,11 @@ from fastapi import APIRouter, Header, Request, Response
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 
+from service.api.routing import ApiRoute, declare
+from service.auth.principal import Scope
 from service.http.errors import problems
-from service.http.routing import ThreadRoute
 
-router = APIRouter(tags=["health"], route_class=ThreadRoute)
+router = APIRouter(tags=["health"], route_class=ApiRoute)
 
 _TEXT: dict[int | str, dict[str, Any]] = {
     200: {
@@ -35,6 +36,7 @@ class _Exposition(Response):
     response_class=_Exposition,
     responses={**_TEXT, **problems(422)},
 )
+@declare(Scope.READ, without_database=True)
 def get_metrics(
     request: Request,
     accept: Annotated[str | None, Header(description="Prometheus' text, or `application/openmetrics-text`.")] = None,

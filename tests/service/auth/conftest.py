@@ -25,7 +25,7 @@ class Keys:
 
     database: Database
 
-    def make(self, scope: str = "admin", **columns: Any) -> service.Made:
+    def make(self, scope: str = "admin", **columns: Any) -> service.CreatedKey:
         """A key that is good, unless `columns` say otherwise."""
         with self.database.transaction() as session:
             made = service.make(session, KeySpec(name=f"{scope} key", scopes=(Scope(scope),)))

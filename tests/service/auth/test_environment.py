@@ -47,7 +47,7 @@ def test_it_lets_its_owner_in_and_nobody_else(started: Any, database: Database) 
 def test_several_processes_store_it_once(settings: Settings, database: Database) -> None:
     apps = [create_app(settings.model_copy(update={"admin_key": SecretStr(SECRET)})) for _ in range(6)]
     with ThreadPoolExecutor(6) as pool:
-        list(pool.map(lambda app: app.state.admission.begin(), apps))
+        list(pool.map(lambda app: app.state.authenticator.start(), apps))
     assert [row.revoked_at for row in stored(database)] == [None]
 
 

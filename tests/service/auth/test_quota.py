@@ -208,7 +208,7 @@ class TestBrokerAway:
     def test_it_counts_again_once_the_broker_is_back(
         self, limiter: Limiter, monkeypatch: pytest.MonkeyPatch, broker_url: str
     ) -> None:
-        monkeypatch.setattr("service.auth.rate_limit._REST", 0.0)
+        monkeypatch.setattr("service.auth.rate_limit._RETRY_SECONDS", 0.0)
         away = Limiter(RateLimiter("redis://127.0.0.1:1/0"), limiter.loop)
         assert away.take(uuid.uuid4(), 1) == {}
         away.limiter._script = limiter.limiter._script

@@ -1,0 +1,157 @@
+"""The route class of all routers, and what a route declares: scope, body limit, caching."""
+
+import json
+import re
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn, TypeVar
+
+from fastapi import Request, Response
+from fastapi.routing import APIRoute
+from starlette.types import Message, Receive
+
+from service.auth.errors import ScopeMissing
+from service.auth.principal import Principal, Scope
+from service.core.settings import Settings
+from service.http.errors import BodyTooLarge, invalid, problems
+from service.http.response_cache import ResponseCache
+
+SECURITY_SCHEME = {
+    "type": "http",
+    "scheme": "bearer",
+    "bearerFormat": "g2k_…",
+    "description": "An API key. Without any keys the service accepts requests from its own machine only, without a "
+    "key.",
+}
+_MAX_NAMES = 1000
+"""Names in one JSON object. No request needs more, and validation creates an error for each unknown name."""
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
+BodyLimit = Literal["max_body_bytes", "max_upload_bytes", "max_results_bytes", "max_prompt_set_bytes"]
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """What a route declares about access to it. The defaults hold for a route without a declaration."""
+
+    scope: Scope | None = Scope.ADMIN
+    """The scope that a key needs; None: the route is public."""
+    max_body: BodyLimit = "max_body_bytes"
+    """The setting that limits the body. Another one than the default is for routes that read the body as a stream."""
+    cacheable: bool = False
+    """The response consists of rows and files that never change, the same for all principals."""
+    reads_only: bool = False
+    """A POST that changes nothing: the audit log has no line for it."""
+    without_database: bool = False
+    """A client on this machine may use the route while the database is unavailable."""
+
+
+def declare(
+    scope: Scope | None,
+    *,
+    max_body: BodyLimit = "max_body_bytes",
+    cacheable: bool = False,
+    reads_only: bool = False,
+    without_database: bool = False,
+) -> Callable[[Endpoint], Endpoint]:
+    """Declare access to an endpoint; stands below `@router.get(...)`. The fields are those of Declaration."""
+
+    def decorate(endpoint: Endpoint) -> Endpoint:
+        declaration = Declaration(scope, max_body, cacheable, reads_only, without_database)
+        endpoint.declaration = declaration  # type: ignore[attr-defined]
+        return endpoint
+
+    return decorate
+
+
+class ApiRoute(APIRoute):
+    """A route that checks its scope before the body is read, limits the body, reads JSON strictly and caches."""
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
+        self.declaration: Declaration = getattr(endpoint, "declaration", Declaration())
+        self.reads_only = self.declaration.reads_only
+        scope = self.declaration.scope
+        options["responses"] = {**problems(*([401, 403, 429] if scope else [403])), **(options.get("responses") or {})}
+        security: list[dict[str, list[str]]] = [{"key": []}] if scope else []
+        options["openapi_extra"] = {"security": security, **(options.get("openapi_extra") or {})}
+        super().__init__(path, endpoint, **options)
+        if scope:
+            self.description += f"\n\nNeeds the scope `{scope}`."
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+        scope, max_body, cacheable = self.declaration.scope, self.declaration.max_body, self.declaration.cacheable
+        reads_json = self.body_field is not None
+
+        async def handle(request: Request) -> Response:
+            principal: Principal = request.state.principal
+            if scope is not None and not principal.has_scope(scope):
+                raise ScopeMissing(principal, scope)
+            cache: ResponseCache = request.app.state.response_cache
+            key = cache.key(request) if cacheable else None
+            if key is not None and (cached := cache.get(key)) is not None:
+                return cached
+            if reads_json:
+                _check_content_type(request)
+            settings: Settings = request.app.state.database.settings
+            response = await handler(JsonRequest(request.scope, _limited(request, getattr(settings, max_body))))
+            if key is not None:
+                cache.put(key, response)
+            return response
+
+        return handle
+
+
+class JsonRequest(Request):
+    """A request with strict JSON; `request.state.body` keeps the parsed body."""
+
+    async def json(self) -> Any:
+        body = await self.body()
+        try:
+            parsed = json.loads(body, parse_constant=_reject_constant, object_pairs_hook=_object)
+            if _SURROGATE.search(body):
+                json.dumps(parsed, ensure_ascii=False).encode()  # fails for a lone surrogate, which cannot be stored
+        except json.JSONDecodeError as error:
+            msg = f"Invalid JSON at line {error.lineno}, column {error.colno}: {error.msg}"
+            raise invalid(["body", error.pos], msg, "json_invalid") from error
+        except (ValueError, RecursionError) as error:
+            # Invalid UTF-8, a lone surrogate, NaN, Infinity, a number of thousands of digits, or deep nesting.
+            reason = "nesting too deep" if isinstance(error, RecursionError) else str(error)[:200]
+            raise invalid(["body"], f"Invalid JSON: {reason}", "json_invalid") from error
+        self.state.body = parsed
+        return parsed
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(pairs) > _MAX_NAMES:
+        raise ValueError(f"an object has {len(pairs)} names; the maximum is {_MAX_NAMES}")
+    return dict(pairs)
+
+
+def _reject_constant(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is not a JSON number")
+
+
+def _check_content_type(request: Request) -> None:
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json" and request.headers.get("content-length", "0") != "0":
+        msg = f"Unsupported content type {media_type!r}; the body must be application/json"
+        raise invalid(["header", "content-type"], msg, "content_type")
+
+
+def _limited(request: Request, limit: int) -> Receive:
+    """The messages of the request; raises BodyTooLarge if its body exceeds `limit` bytes."""
+    length = request.headers.get("content-length", "")
+    announced = int(length[:19]) if length.isdecimal() else 0
+    received = 0
+
+    async def receive() -> Message:
+        nonlocal received
+        if announced <= limit:
+            message = await request.receive()
+            received += len(message.get("body", b""))
+            if received <= limit:
+                return message
+        raise BodyTooLarge(f"Request body too large: limit {limit} bytes")
+
+    return receive
