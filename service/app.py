@@ -18,7 +18,7 @@ from service.api.catalog.router import router as catalog
 from service.api.checkpoints.router import router as checkpoints
 from service.api.curves.comparison_router import router as comparisons
 from service.api.curves.router import router as curves
-from service.api.evaluations.results_router import router as judgements
+from service.api.evaluations.results_router import router as evaluation_results
 from service.api.evaluations.router import router as evaluations
 from service.api.events.router import router as events
 from service.api.events.stream import Streams
@@ -65,7 +65,7 @@ PUBLIC = frozenset({"/docs", "/openapi.json"}) | {
 """Paths without a route of ours that need no key."""
 ROUTERS = (
     *(runs, events, curves, comparisons, rewards, samples, logs),
-    *(checkpoints, generations, scores, evaluations, judgements, benchmarks, leaderboard),
+    *(checkpoints, generations, scores, evaluations, evaluation_results, benchmarks, leaderboard),
     *(catalog, prompt_sets, plans, keys, health, metrics),
 )
 

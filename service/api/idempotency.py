@@ -1,9 +1,10 @@
 """`Idempotency-Key`: a request that is sent again, because its answer was lost, is not done again.
 
-A POST route takes `once: OnceDep`; its service claims the key first, in the transaction that does the work:
+A POST route has a parameter `idempotency: IdempotentRequestDep`; its service claims the key first, in the transaction
+that does the work:
 
     run = Run(id=new_id(), ...)
-    if (known := once.claim(session, run.id)) is not None:
+    if (known := idempotency.claim(session, run.id)) is not None:
         with jobs.made_by_this_request(Run, known):
             return show(session, known)
 
