@@ -5,9 +5,9 @@ import binascii
 import json
 from collections.abc import Callable, Sequence
 from types import GenericAlias
-from typing import Annotated, Any, Generic, Protocol, TypeVar
+from typing import Annotated, Any, Generic, TypeVar
 
-from pydantic import BaseModel, Field, StringConstraints, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapter, ValidationError
 from sqlalchemy import ColumnElement, Select, tuple_
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
@@ -31,21 +31,20 @@ class Page(BaseModel, Generic[Item]):
     next_cursor: str | None = Field(description="Ask again with `cursor=` this for what follows; null at the end.")
 
 
-class Asked(Protocol):
-    """What a request for a page says of it."""
+class PageQuery(BaseModel):
+    """Query parameters of a list: the page size and the cursor. Lists with filters extend it."""
 
-    @property
-    def limit(self) -> int: ...
+    model_config = ConfigDict(extra="forbid")
 
-    @property
-    def cursor(self) -> str | None: ...
+    limit: Limit = 50
+    cursor: Cursor = None
 
 
 def paged(
     session: Session,
     query: Select[Row],
     key: Sequence[InstrumentedAttribute[Any]],
-    asked: Asked,
+    asked: PageQuery,
     view: Callable[[Row], Item],
     *,
     ascending: bool = False,

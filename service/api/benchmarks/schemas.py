@@ -8,22 +8,15 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.contracts.benchmarks.data import BenchmarkPrompt, Repair, RowProblem
 from service.contracts.benchmarks.scores import RESAMPLES, Scores
 from service.http import openapi_examples
-from service.http.pagination import Cursor, Limit, Page, Text
+from service.http.pagination import Page, PageQuery, Text
 
 
-class BenchmarkFilters(BaseModel):
+class BenchmarkFilters(PageQuery):
     """Which page of the list."""
 
-    model_config = ConfigDict(extra="forbid")
 
-    limit: Limit = 50
-    cursor: Cursor = None
-
-
-class PromptFilters(BaseModel):
+class PromptFilters(PageQuery):
     """Which prompts of a benchmark to show."""
-
-    model_config = ConfigDict(extra="forbid")
 
     dimension: list[Text] = Field(
         [],
@@ -31,8 +24,6 @@ class PromptFilters(BaseModel):
         description="With a test point of one of these dimensions, primary (`Attribute`) or sub (`Attribute - Color`). "
         "Repeatable; unset: all.",
     )
-    limit: Limit = 50
-    cursor: Cursor = None
 
 
 class BenchmarkSummary(BaseModel):

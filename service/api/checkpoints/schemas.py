@@ -8,16 +8,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.contracts.base import Name
 from service.http import openapi_examples
-from service.http.pagination import Cursor, Limit, Text
+from service.http.pagination import PageQuery, Text
 
 
-class CheckpointFilters(BaseModel):
+class CheckpointFilters(PageQuery):
     """Which page to list."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    limit: Limit = 50
-    cursor: Cursor = None
 
 
 class AllCheckpointFilters(CheckpointFilters):

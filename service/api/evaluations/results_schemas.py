@@ -10,7 +10,7 @@ from service.contracts.benchmarks.judging import Failure
 from service.contracts.benchmarks.scores import RESAMPLES, Difference, ScoreDifferences
 from service.contracts.status import JobStatus
 from service.http import openapi_examples
-from service.http.pagination import Cursor, Limit, Text
+from service.http.pagination import PageQuery, Text
 
 MOST_PROMPTS, MOST_IMAGES, MOST_OTHERS = 50, 16, 7
 _INDEX = Field(None, ge=0, le=999_999, description="Of this prompt, by its number in the benchmark.")
@@ -24,12 +24,10 @@ Dimensions = Annotated[
 ]
 
 
-class AnswerFilters(BaseModel):
+class AnswerFilters(PageQuery):
     """Which answers to list; everything must hold together."""
 
-    model_config = ConfigDict(extra="forbid")
-
-    dimension: Dimensions = []
+    dimension: Dimensions = Field([])
     index: int | None = _INDEX
     met: bool | None = Field(
         None, description="With a test point, one of `dimension` where that is said, that was met, or was not."
@@ -38,8 +36,6 @@ class AnswerFilters(BaseModel):
     tries: Literal["newest", "all"] = Field(
         "newest", description="The newest answer on each image, which counts, or earlier ones too."
     )
-    limit: Limit = 50
-    cursor: Cursor = None
 
 
 class JudgedPoint(BaseModel):
@@ -71,14 +67,10 @@ class AnswerView(BaseModel):
     image_url: str = Field(description="Where the PNG is.")
 
 
-class ImageFilters(BaseModel):
+class ImageFilters(PageQuery):
     """Which images to list."""
 
-    model_config = ConfigDict(extra="forbid")
-
     index: int | None = _INDEX
-    limit: Limit = 50
-    cursor: Cursor = None
 
 
 class EvaluationImageView(BaseModel):
@@ -145,7 +137,7 @@ class GalleryQuery(BaseModel):
         description="Evaluations of the same benchmark, to be shown beside it; repeatable.",
         examples=[[]],
     )
-    dimension: Dimensions = []
+    dimension: Dimensions = Field([])
     index: list[Annotated[int, Field(ge=0, le=999_999)]] = Field(
         [],
         max_length=MOST_PROMPTS,

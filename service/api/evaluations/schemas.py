@@ -3,21 +3,19 @@
 import uuid
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field
 
 from service.contracts.base import Moment
 from service.contracts.benchmarks.scores import Scores
 from service.contracts.evaluations import RewardMean
 from service.contracts.status import JobStatus
 from service.http import openapi_examples
-from service.http.pagination import Cursor, Limit, Text
+from service.http.pagination import PageQuery, Text
 from service.jobs.views import JobView
 
 
-class EvaluationFilters(BaseModel):
+class EvaluationFilters(PageQuery):
     """Which evaluations to list."""
-
-    model_config = ConfigDict(extra="forbid")
 
     status: list[JobStatus] = Field([], max_length=len(JobStatus), description="One of these states.")
     model: Text | None = Field(None, description="Of this model.")
@@ -25,8 +23,6 @@ class EvaluationFilters(BaseModel):
     benchmark: Text | None = Field(None, description="On this benchmark.")
     created_after: Moment | None = Field(None, description="Created at or after this time.")
     created_before: Moment | None = Field(None, description="Created before this time.")
-    limit: Limit = 50
-    cursor: Cursor = None
 
 
 class EvaluationSummary(JobView):

@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.contracts.base import Moment
 from service.contracts.status import JobStatus
 from service.http import openapi_examples
-from service.http.pagination import Cursor, Limit
+from service.http.pagination import PageQuery
 from service.jobs.views import JobView
 
 
@@ -25,16 +25,12 @@ class GenerationImageView(BaseModel):
     url: str = Field(description="Where the PNG is.")
 
 
-class GenerationFilters(BaseModel):
+class GenerationFilters(PageQuery):
     """Which generations to list."""
-
-    model_config = ConfigDict(extra="forbid")
 
     status: list[JobStatus] = Field([], max_length=len(JobStatus), description="One of these states.")
     created_after: Moment | None = Field(None, description="Created at or after this time.")
     created_before: Moment | None = Field(None, description="Created before this time.")
-    limit: Limit = 50
-    cursor: Cursor = None
 
 
 class GenerationSummary(JobView):

@@ -10,7 +10,7 @@ from service.auth.api_keys import ENVIRONMENT
 from service.auth.principal import Scope
 from service.contracts.base import Contract, Moment
 from service.http import openapi_examples
-from service.http.pagination import Cursor, Limit
+from service.http.pagination import PageQuery
 
 KeyName = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")
@@ -46,13 +46,8 @@ class KeySpec(Contract):
         return expires_at
 
 
-class KeyFilters(BaseModel):
+class KeyFilters(PageQuery):
     """A page of keys."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    limit: Limit = 50
-    cursor: Cursor = None
 
 
 class KeyView(BaseModel):

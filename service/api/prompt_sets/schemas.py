@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from service.contracts.prompts import Counts, Format, Split
 from service.http import openapi_examples
 from service.http.errors import FieldError
-from service.http.pagination import Cursor, Limit
+from service.http.pagination import PageQuery
 
 NewName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,54}$")]
 """A set's name, with room for what a split puts behind it."""
@@ -42,13 +42,8 @@ class PromptSetQuery(BaseModel):
         return self
 
 
-class PromptSetFilters(BaseModel):
+class PromptSetFilters(PageQuery):
     """Which page of a list."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    limit: Limit = 50
-    cursor: Cursor = None
 
 
 class PromptSetView(BaseModel):

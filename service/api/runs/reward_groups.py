@@ -16,21 +16,17 @@ from service.auth.principal import Scope
 from service.db.models import RewardGroup, Run
 from service.http import openapi_examples
 from service.http.errors import problems
-from service.http.pagination import Cursor, Limit, Page, Text, paged
+from service.http.pagination import Page, PageQuery, Text, paged
 from service.jobs import views
 
 
-class RewardFilters(BaseModel):
+class RewardFilters(PageQuery):
     """Which groups to list; everything must hold together."""
-
-    model_config = ConfigDict(extra="forbid")
 
     step: int | None = Field(None, ge=0, le=2**31 - 1, description="Of this optimizer step.")
     sde_step: int | None = Field(None, ge=0, le=2**31 - 1, description="Of this SDE step.")
     granularity: int | None = Field(None, ge=1, le=2**31 - 1, description="Of this stride.")
     reward: Text | None = Field(None, description="Of this reward.")
-    limit: Limit = 50
-    cursor: Cursor = None
 
 
 class RewardGroupView(BaseModel):

@@ -17,19 +17,15 @@ from service.http import openapi_examples
 from service.http.errors import NotFound, problems
 from service.http.image_response import PNG, image_response
 from service.http.openapi_links import FIRST_ID, links
-from service.http.pagination import Cursor, Limit, Page, paged
+from service.http.pagination import Page, PageQuery, paged
 from service.jobs import views
 
 
-class SampleFilters(BaseModel):
+class SampleFilters(PageQuery):
     """Which samples to list; everything must hold together."""
-
-    model_config = ConfigDict(extra="forbid")
 
     kind: Literal["heldout", "best", "worst"] | None = Field(None, description="Of this kind.")
     step: int | None = Field(None, ge=0, le=2**31 - 1, description="Of this optimizer step.")
-    limit: Limit = 50
-    cursor: Cursor = None
 
 
 class SampleView(BaseModel):

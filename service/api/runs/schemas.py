@@ -11,16 +11,14 @@ from service.contracts.events import HeldoutSummary
 from service.contracts.runs import Labels
 from service.contracts.status import JobStatus
 from service.http import openapi_examples
-from service.http.pagination import Cursor, Limit, Text
+from service.http.pagination import PageQuery, Text
 from service.jobs.views import JobView
 
 LabelFilter = Annotated[str, StringConstraints(pattern=r"^[^\x00:]{1,100}:[^\x00]{1,100}$")]
 
 
-class RunFilters(BaseModel):
+class RunFilters(PageQuery):
     """Which runs to list; several statuses are alternatives, everything else must hold together."""
-
-    model_config = ConfigDict(extra="forbid")
 
     status: list[JobStatus] = Field([], max_length=len(JobStatus), description="One of these states.")
     algorithm: Text | None = Field(None, description="The algorithm's name.")
@@ -28,8 +26,6 @@ class RunFilters(BaseModel):
     label: list[LabelFilter] = Field([], max_length=32, description="`key:value`, a label the run must have.")
     created_after: Moment | None = Field(None, description="Created at or after this time.")
     created_before: Moment | None = Field(None, description="Created before this time.")
-    limit: Limit = 50
-    cursor: Cursor = None
 
 
 class Resumption(Contract):
@@ -60,13 +56,8 @@ class RunChanges(Contract):
     priority: int = Field(0, ge=-100, le=100, description="Smaller is taken earlier; equal ones by age.")
 
 
-class AttemptFilters(BaseModel):
+class AttemptFilters(PageQuery):
     """Which page to list."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    limit: Limit = 50
-    cursor: Cursor = None
 
 
 class AttemptView(BaseModel):

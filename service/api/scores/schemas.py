@@ -8,20 +8,16 @@ from service.contracts.base import Moment
 from service.contracts.scores import RewardValue, RewardVersion
 from service.contracts.status import JobStatus
 from service.http import openapi_examples
-from service.http.pagination import Cursor, Limit
+from service.http.pagination import PageQuery
 from service.jobs.views import JobView
 
 
-class ScoreFilters(BaseModel):
+class ScoreFilters(PageQuery):
     """Which scorings to list."""
-
-    model_config = ConfigDict(extra="forbid")
 
     status: list[JobStatus] = Field([], max_length=len(JobStatus), description="One of these states.")
     created_after: Moment | None = Field(None, description="Created at or after this time.")
     created_before: Moment | None = Field(None, description="Created before this time.")
-    limit: Limit = 50
-    cursor: Cursor = None
 
 
 class ScoreSummary(JobView):
