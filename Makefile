@@ -67,7 +67,7 @@ contract: export CONTRACT_EXAMPLES ?= 40
 contract: setup  ## some ten thousand generated requests against the HTTP contract (CONTRACT_EXAMPLES=)
 	$(BIN)/python -m pytest tests/service/test_contract.py
 
-faults: setup  ## half an hour of killing, freezing and emptying, see docs/faults.md (SEED=, KILLS=)
+faults: setup  ## half an hour of killing, freezing and emptying, see docs/explanation/fault-tolerance.md (SEED=, KILLS=)
 	$(BIN)/python -m tests.faults --seed $(SEED) --kills $(KILLS)
 
 format: setup  ## let ruff repair and format what it can

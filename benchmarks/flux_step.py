@@ -48,7 +48,7 @@ from worker.engine.training.event_log import EventWriter
 from worker.engine.training.trainer import Trainer
 from worker.shapes.grammar import heldout_prompts
 
-CATALOG = Path(__file__).parents[1] / "docs" / "catalogs" / "flux.yaml"
+CATALOG = Path(__file__).parents[1] / "docs" / "reference" / "catalogs" / "flux.yaml"
 ROLLOUT_BAR = 125.0
 """Seconds that sampling may take for a prompt on one H100."""
 PHASES = {

@@ -7,7 +7,7 @@
     python -m benchmarks.convergence report --out DIR --docs docs
 
 Each goes on where it was interrupted, and does nothing again that is done. Runs are standalone engine processes of one
-thread each, `--jobs` at a time. `settings.yaml` says what is compared; see docs/convergence.md.
+thread each, `--jobs` at a time. `settings.yaml` says what is compared; see docs/explanation/algorithm-comparison.md.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""The comparison in words: tables, written between their marks in docs/convergence.md, and figures beside it."""
+"""The comparison in words: tables, written between their marks in docs/explanation/algorithm-comparison.md, and figures beside it."""
 
 import json
 import re
@@ -23,7 +23,7 @@ Rows = Iterable[Sequence[str]]
 
 
 def write_report(settings: dict[str, Any], out: Path, docs: Path) -> None:
-    """Write the figures, and the tables into docs/convergence.md; print the tables."""
+    """Write the figures, and the tables into docs/explanation/algorithm-comparison.md; print the tables."""
     methods = load_methods(settings, out)
     tables = {
         "steps": steps_table(settings, out, methods),
@@ -34,7 +34,7 @@ def write_report(settings: dict[str, Any], out: Path, docs: Path) -> None:
         "stability": stability_table(methods),
         "texture": texture_table(methods, out),
     }
-    page = docs / "convergence.md"
+    page = docs / "explanation" / "algorithm-comparison.md"
     text = page.read_text(encoding="utf-8")
     for name, table in tables.items():
         print(f"\n{name}\n{table}")

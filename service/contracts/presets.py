@@ -39,7 +39,7 @@ _PAPER: dict[str, Any] = {
         "seed": 42,
         "sampler_seed": 1223627,
     },
-    # Sets that an operator's catalog brings along with FLUX; docs/catalogs/flux.yaml has such entries.
+    # Sets that an operator's catalog brings along with FLUX; docs/reference/catalogs/flux.yaml has such entries.
     "prompts": {"set": "alignment-train"},
     "heldout": {"every": 10, "prompts": "alignment-heldout", "pairs": 64, "final_pairs": 0},
     "checkpoints": {"every": 50},

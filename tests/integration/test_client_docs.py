@@ -10,7 +10,7 @@ from service.local.stack import Stack
 
 pytestmark = pytest.mark.long
 
-PAGE = Path(__file__).parents[2] / "docs" / "client.md"
+PAGE = Path(__file__).parents[2] / "docs" / "get-started" / "python-client.md"
 ADDRESS = "http://127.0.0.1:8000"
 
 

@@ -1,1 +1,1 @@
-"""Mutation tests of worker/engine/grpo, worker/engine/training and service/contracts: docs/testing.md."""
+"""Mutation tests of worker/engine/grpo, worker/engine/training and service/contracts: docs/explanation/testing.md."""

@@ -19,7 +19,7 @@ from service.observability.health.findings import Doubtful, Wrong
 def variables(environment: Mapping[str, str], refused: ValidationError | None) -> str:
     """Our environment variables are known, and have values that can be used; the values are not shown."""
     if refused is not None:
-        raise Wrong(what_is_wrong(refused), "mend it, or unset it; docs/operations.md lists every setting")
+        raise Wrong(what_is_wrong(refused), "mend it, or unset it; docs/reference/settings.md lists every setting")
     unknown = unknown_variables(environment)
     if unknown:
         words = [f"{name} (meant: {meant}?)" if meant else name for name, meant in unknown.items()]
@@ -56,9 +56,7 @@ def catalog() -> str:
     except (OSError, ValueError) as error:
         words = error.strerror or "" if isinstance(error, OSError) else str(error).replace(f"{chosen}: ", "")
         reason = " ".join(words.split())[:300]
-        hint = (
-            "mend the file that G2RPO_CATALOG names, or unset it for the bundled one; docs/extending.md has the fields"
-        )
+        hint = "mend the file that G2RPO_CATALOG names, or unset it for the bundled one; docs/how-to/extend.md has the fields"
         raise Wrong(f"{chosen} cannot be used: {reason}", hint) from error
     missing = [f"{place.entry}: {place.told}" for place in places(offered) if place.missing]
     if missing:

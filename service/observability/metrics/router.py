@@ -43,7 +43,7 @@ def get_metrics(
 ) -> Response:
     """Requests of this process, and jobs, checkpoints and workers of the whole service.
 
-    Without the database it still answers, with `g2rpo_database_up 0`. `docs/operations.md` lists every metric.
+    Without the database it still answers, with `g2rpo_database_up 0`. `docs/reference/metrics.md` lists every metric.
     """
     registry: CollectorRegistry = request.app.state.registry
     encode, content_type = choose_encoder(accept or "")

@@ -11,7 +11,7 @@ from service.contracts.catalog import BUNDLED, RewardEntry, Source, load_catalog
 from service.contracts.catalog_file import CatalogError, replaced
 
 DOCS = Path(__file__).parents[3] / "docs"
-FLUX = load_catalog(DOCS / "catalogs" / "flux.yaml")
+FLUX = load_catalog(DOCS / "reference" / "catalogs" / "flux.yaml")
 EMPTY = "models: []\nrewards: []\nprompt_sets: []\n"
 
 
@@ -95,7 +95,7 @@ def test_the_file_is_read_afresh_each_time(file: Path, monkeypatch: pytest.Monke
 
 class TestTheDocumentedOne:
     def test_its_rewards_come_from_where_the_page_on_rewards_says(self) -> None:
-        blocks = re.findall(r"```yaml\n(- name: .*?)```", (DOCS / "rewards.md").read_text(), re.DOTALL)
+        blocks = re.findall(r"```yaml\n(- name: .*?)```", (DOCS / "reference" / "rewards.md").read_text(), re.DOTALL)
         said = [RewardEntry.model_validate(entry) for block in blocks for entry in yaml.safe_load(block)]
         assert fetched(FLUX.rewards) == fetched(said)
         assert fetched(said).keys() == {"hps", "clip", "pickscore", "image_reward"}

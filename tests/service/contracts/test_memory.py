@@ -11,7 +11,7 @@ from service.contracts.plan import make_plan
 from service.contracts.presets import PRESETS, merge
 from service.contracts.runs import RunSpec
 
-FLUX = load_catalog(Path(__file__).parents[3] / "docs" / "catalogs" / "flux.yaml")
+FLUX = load_catalog(Path(__file__).parents[3] / "docs" / "reference" / "catalogs" / "flux.yaml")
 H100 = 81_559 * 2**20
 """What nvidia-smi says of an H100 of 80 GB."""
 

@@ -11,7 +11,7 @@ from service.contracts.plan import Plan, make_plan
 from service.contracts.presets import merge
 from service.contracts.runs import RunSpec
 
-FLUX = load_catalog(Path(__file__).parents[3] / "docs" / "catalogs" / "flux.yaml")
+FLUX = load_catalog(Path(__file__).parents[3] / "docs" / "reference" / "catalogs" / "flux.yaml")
 RATES = {"seconds_per_nfe": 0.1, "seconds_per_update": 10.0, "seconds_per_decode": 1.0, "measured_on": "a card"}
 SMALL: dict[str, Any] = {
     "model": "sd-3.5-medium",

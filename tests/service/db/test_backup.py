@@ -1,4 +1,4 @@
-"""Backing up and restoring, by the commands that docs/operations.md gives."""
+"""Backing up and restoring, by the commands that docs/how-to/back-up-and-restore.md gives."""
 
 import os
 import shutil

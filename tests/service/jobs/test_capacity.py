@@ -12,7 +12,7 @@ from service.core.catalog_loader import Offer
 from service.db.models import Worker
 from service.db.session import Database
 
-FLUX = Path(__file__).parents[3] / "docs" / "catalogs" / "flux.yaml"
+FLUX = Path(__file__).parents[3] / "docs" / "reference" / "catalogs" / "flux.yaml"
 H100 = {"gpu_memory_total_bytes.0": 81_559 * 2**20}
 
 

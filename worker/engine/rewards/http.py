@@ -1,4 +1,4 @@
-"""Anybody's reward behind a small JSON protocol; docs/rewards.md describes it for who writes the server."""
+"""Anybody's reward behind a small JSON protocol; docs/reference/rewards.md describes it for who writes the server."""
 
 import base64
 import json

@@ -20,7 +20,7 @@ from worker.engine.grpo.algorithms import ALGORITHMS
 from worker.engine.training.event_log import EventWriter
 from worker.entrypoints.train import build_trainer
 
-PAGE = Path(__file__).parents[4] / "docs" / "extending.md"
+PAGE = Path(__file__).parents[4] / "docs" / "how-to" / "extend.md"
 
 
 @pytest.fixture
