@@ -1,4 +1,4 @@
-"""The comparison in words: tables, written between their marks in docs/explanation/algorithm-comparison.md, and figures beside it."""
+"""The report of the algorithm comparison: tables in docs/explanation/algorithm-comparison.md, and figures."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""The Python client: what the CLI, the demo and the tests speak to the service with. `docs/get-started/python-client.md` shows its use."""
+"""The Python client that the CLI, the demo and the tests use; see docs/get-started/python-client.md."""
 
 from service.api.events.schemas import EvaluationEnd, EvaluationProgress, RunEnd, RunEvent, RunProgress
 from service.client.client import DEFAULT_URL, Client

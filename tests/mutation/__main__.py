@@ -1,4 +1,4 @@
-"""`python -m tests.mutation COMMAND`: does some test notice when a line of the code is changed? See docs/explanation/testing.md."""
+"""`python -m tests.mutation COMMAND`: mutation testing; see docs/explanation/testing.md."""
 
 import argparse
 import json
