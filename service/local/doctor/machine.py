@@ -56,7 +56,7 @@ def catalog() -> str:
     except (OSError, ValueError) as error:
         words = error.strerror or "" if isinstance(error, OSError) else str(error).replace(f"{chosen}: ", "")
         reason = " ".join(words.split())[:300]
-            "fix the file that G2RPO_CATALOG names, or unset it for the bundled one; see docs/how-to/extend.md",
+        hint = "fix the file that G2RPO_CATALOG names, or unset it for the bundled one; see docs/how-to/extend.md"
         raise Wrong(f"{chosen} cannot be used: {reason}", hint) from error
     missing = [f"{place.entry}: {place.told}" for place in places(offered) if place.missing]
     if missing:
