@@ -123,7 +123,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     evaluations: dict[str, EvaluationView] = {}
     seconds: dict[str, float] = {}
-    with Stack(out / "data", port=0, say=print) as stack, Client(stack.url) as client:
+    with Stack(out / "data", port=0, report=print) as stack, Client(stack.url) as client:
         for name, own in settings["rows"].items():
             spec = dict(settings["evaluation"])
             if own:

@@ -1,5 +1,6 @@
-"""`g2rpo`: everything from a terminal. Exit status 1: a job failed, or `doctor` found something; 2: a refusal."""
+"""The command line `g2rpo`. Exit status 1: a job or a check failed; 2: the request was rejected."""
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,76 +10,81 @@ from service.cli import (
     benchmarks,
     catalog,
     checkpoints,
+    console,
     curves,
-    doctor,
     evaluations,
-    generate,
-    judgements,
+    images,
     keys,
+    options,
     prompt_sets,
     runs,
-    score,
-    show,
 )
-from service.cli.console import Refusals, SettingsOption, errors, read_spec, refusing
 
 app = typer.Typer(
-    cls=Refusals,
+    cls=console.ErrorReportingGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Align flow text-to-image models with human preference by G²RPO. The service's address is G2RPO_URL, "
-    "http://127.0.0.1:8000 if unset; its API key is G2RPO_API_KEY.",
+    help="Align flow text-to-image models with human preference by G²RPO. G2RPO_URL is the address of the service, "
+    "http://127.0.0.1:8000 by default; G2RPO_API_KEY is its API key.",
 )
 app.add_typer(runs.app, name="runs")
 app.add_typer(checkpoints.app, name="checkpoints")
 app.add_typer(prompt_sets.app, name="prompt-sets")
 app.add_typer(evaluations.app, name="evaluations")
-for command in (judgements.answers, judgements.export, judgements.compare, judgements.gallery):
-    evaluations.app.command()(command)
 app.add_typer(benchmarks.app, name="benchmarks")
 app.add_typer(keys.app, name="keys")
 app.add_typer(catalog.app, name="catalog")
-app.command("curves")(curves.curves)
-app.command("generate")(generate.generate)
-app.command("score")(score.score)
-app.command("leaderboard")(benchmarks.leaderboard)
-app.command("plan")(show.plan)
-app.command("doctor")(doctor.doctor)
-
-DataOption = Annotated[
-    Path, typer.Option("--data", envvar="G2RPO_DATA_DIR", help="Directory of database, queue, images, weights, logs.")
-]
+for command in (curves.curves, images.generate, images.score, benchmarks.leaderboard, runs.plan):
+    app.command()(command)
 
 
 @app.command()
-def up(
-    port: Annotated[int, typer.Option(min=0, max=65535, envvar="G2RPO_PORT", help="TCP port; 0: a free one.")] = 8000,
-    data: DataOption = Path(".g2rpo"),
-) -> None:
+def up(port: options.Port = 8000, data: options.Data = options.DATA_DIR) -> None:
     """Run the whole service on this machine until Ctrl-C: PostgreSQL, Valkey, API, workers.
 
-    What was begun goes on with the next `up` on the same data. G2RPO_DATABASE_URL and G2RPO_BROKER_URL name servers
-    to use instead of our own.
+    Unfinished jobs continue with the next `up` on the same data. G2RPO_DATABASE_URL and G2RPO_BROKER_URL replace the
+    embedded servers.
     """
-    from service.local.up import up as run
+    from service.local.up import up as run  # Alembic, Celery and psutil load only here
 
-    with refusing():
-        run(data, port, say=lambda line: errors.print(line, highlight=False, soft_wrap=True))
+    run(data, port, report=lambda line: console.print_line(line, to=console.stderr))
 
 
 @app.command()
 def demo(
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the run.")] = 42,
+    seed: Annotated[int, typer.Option(min=0, help="Training seed.")] = 42,
     out: Annotated[Path, typer.Option(help="Directory for curves.png, before_after.png and report.json.")] = Path(
         "demo"
     ),
     data: Annotated[Path | None, typer.Option(help="Directory of database and logs; default: OUT/.data.")] = None,
-    settings: SettingsOption = None,
+    settings: options.Settings = None,
 ) -> None:
-    """Align the bundled model while you watch, and draw the same images before and after."""
+    """Align the bundled model and generate the same images before and after."""
     from service.cli.demo import run
 
-    spec = read_spec(None, ["preset=shapes", "name=demo", f"training.seed={seed}", *(settings or [])])
-    with refusing():
-        raise typer.Exit(run(spec, out, data or out / ".data"))
+    spec = console.read_spec(None, ["preset=shapes", "name=demo", f"training.seed={seed}", *(settings or [])])
+    raise typer.Exit(run(spec, out, data or out / ".data"))
+
+
+@app.command()
+def doctor(
+    data: options.Data = options.DATA_DIR,
+    port: options.Port = 8000,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Check everything the service needs and show how to fix problems. Exit status 1: a check failed."""
+    from service.local.doctor.examination import examine
+
+    found = []
+    for check in examine(data, port):
+        found.append(check)
+        if as_json:
+            continue
+        mark, style = ("✗", "bold red") if not check.ok else ("!", "bold yellow") if check.hint else ("✓", "green")
+        console.stdout.print(mark, style=style, end=" ")
+        console.print_line(f"{check.name}: {check.detail}" + (f"\n  → {check.hint}" if check.hint else ""))
+    ok = all(check.ok for check in found)
+    if as_json:
+        print(json.dumps({"ok": ok, "checks": [check.model_dump() for check in found]}, indent=2))
+    raise typer.Exit(0 if ok else console.FAILED)

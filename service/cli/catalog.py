@@ -1,68 +1,64 @@
-"""`g2rpo catalog`: what a service offers, and `g2rpo catalog check`: whether a file can be offered."""
+"""`g2rpo catalog`: the names that requests may use; `g2rpo catalog check`: validation of a catalog file."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
 
-from service.cli.console import connect, console, errors
+from service.api.catalog.sources import places
+from service.cli import console
+from service.contracts.catalog import BUNDLED, catalog_path, load_catalog
+from service.contracts.catalog_file import replaced
 
-app = typer.Typer(invoke_without_command=True, help="Show what a request may name, or check a catalog's file.")
-BROKEN = 1
-"""Exit status for a file that no service takes; what is missing on this machine is no reason."""
+app = typer.Typer(invoke_without_command=True, help="Show the catalog of a service, or check a catalog file.")
 
 
 @app.callback()
 def show(context: typer.Context) -> None:
-    """Show what a request may name: models, presets, rewards, prompt sets; and the workers."""
+    """Show the names that requests may use (models, presets, rewards, prompt sets) and the workers."""
     if context.invoked_subcommand is not None:
         return
-    with connect() as client:
+    with console.connect() as client:
         found = client.catalog()
-    table = Table("kind", "name", "what", box=None)
-    for model in found.models:
-        table.add_row("model", model.name, f"{model.description} {model.width}x{model.height}, {model.steps} steps")
-    for algorithm in found.algorithms:
-        table.add_row("algorithm", algorithm.name, algorithm.description.splitlines()[0])
-    for preset, spec in found.presets.items():
-        table.add_row("preset", preset, f"{spec['model']}, {spec['training']['max_steps']} steps")
-    for reward in found.rewards:
-        table.add_row("reward", reward.name, f"{reward.description} {reward.scale}")
-    for prompts in found.prompt_sets:
-        table.add_row("prompt set", prompts.name, prompts.description)
-    for worker in found.workers:
-        table.add_row("worker", worker.name, f"{worker.queue} on {worker.device}")
-    console.print(table)
+    rows = [
+        *(
+            ("model", one.name, f"{one.description} {one.width}x{one.height}, {one.steps} steps")
+            for one in found.models
+        ),
+        *(("algorithm", one.name, one.description.splitlines()[0]) for one in found.algorithms),
+        *(
+            ("preset", name, f"{spec['model']}, {spec['training']['max_steps']} steps")
+            for name, spec in found.presets.items()
+        ),
+        *(("reward", one.name, f"{one.description} {one.scale}") for one in found.rewards),
+        *(("prompt set", one.name, one.description) for one in found.prompt_sets),
+        *(("worker", one.name, f"{one.queue} on {one.device}") for one in found.workers),
+    ]
+    console.print_table(("kind", "name", "description"), rows)
 
 
 @app.command()
 def check(
     file: Annotated[
-        Path | None, typer.Argument(help="The catalog's file; without it, the one that this machine's service has.")
+        Path | None, typer.Argument(help="Catalog file; default: the file of G2RPO_CATALOG, else the bundled one.")
     ] = None,
 ) -> None:
-    """Check a catalog's file, and say what of it is on this machine. Exit status 1: no service would take it.
+    """Check a catalog file and whether its files exist on this machine. Exit status 1: the file is invalid.
 
-    Hub and servers are not asked, and no value of a variable is shown.
+    The model hub and servers are not contacted, and values of variables are not printed.
     """
-    from service.api.catalog.sources import places
-    from service.contracts.catalog import BUNDLED, catalog_path, load_catalog
-    from service.contracts.catalog_file import replaced
-
-    chosen = catalog_path(file)
+    path = catalog_path(file)
     try:
-        catalog = load_catalog(chosen)
-        instead = replaced(chosen, BUNDLED)
+        catalog = load_catalog(path)
+        overridden = replaced(path, BUNDLED)
     except (OSError, ValueError) as error:
-        errors.print(str(error), style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(BROKEN) from None
+        console.print_line(str(error), "red", console.stderr)
+        raise typer.Exit(console.FAILED) from None
     numbers = f"{len(catalog.models)} models, {len(catalog.rewards)} rewards, {len(catalog.prompt_sets)} prompt sets"
-    console.print(f"{chosen}: {numbers}, {len(catalog.judges)} judges", markup=False, highlight=False, soft_wrap=True)
-    if instead:
-        line = f"in place of the bundled {', '.join(instead)}"
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
-    for place in places(catalog):
-        mark, style = ("!", "bold yellow") if place.missing else ("✓", "green")
-        console.print(mark, style=style, end=" ")
-        console.print(f"{place.entry}: {place.told}", markup=False, highlight=False, soft_wrap=True)
+    console.print_line(f"{path}: {numbers}, {len(catalog.judges)} judges")
+    if overridden:
+        console.print_line(f"overrides the bundled {', '.join(overridden)}")
+    for source in places(catalog):
+        mark, style = ("!", "bold yellow") if source.missing else ("✓", "green")
+        console.stdout.print(mark, style=style, end=" ")
+        console.print_line(f"{source.entry}: {source.told}")

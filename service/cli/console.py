@@ -1,87 +1,206 @@
-"""What all commands share: where they print, whom they ask, and how a refusal looks."""
+"""Shared by all commands: output, request specs, errors, and access to the service and its database."""
 
 import os
 import sys
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import datetime
+from operator import attrgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any, TypeVar
 
 import typer
 import yaml
+from pydantic import ValidationError
 from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from sqlalchemy.exc import OperationalError, ProgrammingError
+from sqlalchemy.orm import Session
 from typer.core import TyperGroup
 
+from service.client import DEFAULT_URL, ApiError, Client
+from service.core.settings import Settings, what_is_wrong
+from service.db.session import connect as connect_database
+from service.jobs.views import JobView
 from service.local import EmbeddedError
 
-if TYPE_CHECKING:
-    from service.client import Client
-
-console = Console()
-errors = Console(stderr=True)
-
-FileOption = Annotated[Path | None, typer.Option("--file", "-f", help="The spec, YAML or JSON; - for stdin.")]
-SettingsOption = Annotated[
-    list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="As in training.max_steps=20; repeatable.")
-]
+stdout = Console()
+stderr = Console(stderr=True)
 
 FAILED, REFUSED = 1, 2
-"""Exit status for a job that failed, and for what was refused before anything ran."""
+"""Exit status of a failed job, and of a request that was rejected before anything ran."""
+_ID_LENGTH = 36
+_LOG_TAIL = 1500
+MediaType = TypeVar("MediaType", bound=str)
+Item = TypeVar("Item")
 
 
-class Refusals(TyperGroup):
-    """Commands whose refusals by the service are a line of text, not a traceback."""
+class ErrorReportingGroup(TyperGroup):
+    """Commands that report a rejected request or a local problem as a line of text and exit with status 2."""
 
     def invoke(self, ctx: Any) -> Any:
-        with refusing():
+        try:
             return super().invoke(ctx)
+        except (ApiError, EmbeddedError) as error:
+            request_id = getattr(error, "request_id", "")
+            stderr.print("[bold red]error:[/] ", end="")
+            print_line(f"{error}  (request {request_id})" if request_id else str(error), to=stderr)
+            raise typer.Exit(REFUSED) from None
 
 
-@contextmanager
-def refusing() -> Iterator[None]:
-    """End with status 2 and the reason when the service, or this machine, refuses."""
-    from service.client import ApiError
-
-    try:
-        yield
-    except (ApiError, EmbeddedError) as error:
-        request = getattr(error, "request_id", "")
-        text = f"{error}  (request {request})" if request else str(error)
-        errors.print("[bold red]error:[/] ", end="")
-        errors.print(text, markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(REFUSED) from None
-
-
-def connect() -> "Client":
-    """The service that G2RPO_URL names, asked with the key in G2RPO_API_KEY."""
-    from service.client import DEFAULT_URL, Client
-
+def connect() -> Client:
+    """A client of the service at G2RPO_URL, with the API key in G2RPO_API_KEY."""
     return Client(os.environ.get("G2RPO_URL", DEFAULT_URL), os.environ.get("G2RPO_API_KEY"))
 
 
-def read_spec(file: Path | None, settings: list[str]) -> dict[str, Any]:
-    """A request's body from a YAML or JSON file (`-`: standard input) and `path.to.field=value` settings over it."""
-    spec: dict[str, Any] = {}
+@contextmanager
+def open_session(data: Path) -> Iterator[Session]:
+    """A session on the database of G2RPO_DATABASE_URL, else of the `g2rpo up` that runs on `data`.
+
+    Raises EmbeddedError if neither exists, or if the database is unreachable or has no current schema.
+    """
+    database = connect_database(_database_settings(data))
+    try:
+        with database.sessions() as session:
+            yield session
+    except OperationalError as error:
+        reason = (str(error.orig).strip() or type(error).__name__).splitlines()[0]
+        raise EmbeddedError(f"The database cannot be reached: {reason}") from None
+    except ProgrammingError:
+        raise EmbeddedError("The database schema is missing or outdated; run `python -m service.db.migrate`") from None
+    finally:
+        database.close()
+
+
+def _database_settings(data: Path) -> Settings:
+    from service.local.running import find  # psutil is part of an extra
+
+    try:
+        if "G2RPO_DATABASE_URL" in os.environ:
+            return Settings()
+        running = find(data)
+        if running is not None and running.database_url is not None:
+            return Settings(database_url=running.database_url)
+    except ValidationError as error:
+        raise EmbeddedError(f"Invalid settings: {what_is_wrong(error)}") from None
+    raise EmbeddedError(
+        f"No service with an embedded database runs on {data}; start it with `g2rpo up --data {data}`, choose another "
+        "directory with --data, or set G2RPO_DATABASE_URL"
+    )
+
+
+def read_spec(file: Path | None, settings: Sequence[str] | None) -> dict[str, Any]:
+    """A request body from a YAML or JSON file (`-`: standard input), with `path.to.field=value` settings applied."""
+    spec: Any = {}
     if file is not None:
         try:
-            text = sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8")
-            read = yaml.safe_load(text)
+            spec = yaml.safe_load(sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise typer.BadParameter(f"{file} cannot be read as YAML or JSON: {error}") from error
-        if not isinstance(read, dict):
-            raise typer.BadParameter(f"{file} holds no spec: it must be a mapping of fields to values")
-        spec = read
-    for setting in settings:
-        path, equals, value = setting.partition("=")
-        if not equals:
-            raise typer.BadParameter(f"{setting!r} is no setting; write path.to.field=value")
-        _put(spec, path.split("."), yaml.safe_load(value), setting)
-    return spec
-
-
-def _put(spec: dict[str, Any], path: list[str], value: Any, setting: str) -> None:
-    for name in path[:-1]:
-        spec = spec.setdefault(name, {})
+            raise typer.BadParameter(f"Cannot read {file} as YAML or JSON: {error}") from error
         if not isinstance(spec, dict):
-            raise typer.BadParameter(f"{setting!r} leads into {name!r}, which is no mapping in the file")
-    spec[path[-1]] = value
+            raise typer.BadParameter(f"Invalid spec in {file}: must be a mapping of fields to values")
+    for setting in settings or ():
+        path, value = split_pair(setting, "=", "path.to.field=value")
+        *parents, name = path.split(".")
+        target = spec
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise typer.BadParameter(f"Cannot set {setting!r}: {parent!r} is not a mapping")
+        target[name] = yaml.safe_load(value)
+    return dict(spec)
+
+
+def split_pair(text: str, separator: str, form: str) -> tuple[str, str]:
+    """Name and value of an option written as `form`. Raises BadParameter."""
+    name, found, value = text.partition(separator)
+    if not found:
+        raise typer.BadParameter(f"Invalid value {text!r}; write {form}")
+    return name, value
+
+
+def drop_unset(**values: Any) -> dict[str, Any]:
+    """The options that were given."""
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def media_type(out: Path, by_suffix: Mapping[str, MediaType]) -> MediaType:
+    """The media type for the suffix of `out`. Raises BadParameter for an unsupported suffix."""
+    if out.suffix not in by_suffix:
+        raise typer.BadParameter(f"Unsupported file name {out}: must end in {', '.join(by_suffix)}")
+    return by_suffix[out.suffix]
+
+
+def confirm(yes: bool, question: str) -> None:
+    """Ask for confirmation unless `--yes` was given; abort when it is denied."""
+    if not yes:
+        typer.confirm(question, abort=True)
+
+
+def print_line(text: str, style: str | None = None, to: Console = stdout) -> None:
+    """Print text as it is: without markup and without wrapping."""
+    to.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_warnings(warnings: Iterable[str]) -> None:
+    """Print warnings on standard error."""
+    for warning in warnings:
+        print_line(f"warning: {warning}", "yellow", stderr)
+
+
+def print_yaml(value: Any) -> None:
+    """Print a nested value in a form that `--file` accepts."""
+    typer.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), nl=False)
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table. Ids are never shortened; None is an empty cell, and floats have five significant digits."""
+    table = Table(*columns, box=None)
+    for row in rows:
+        for column, value in zip(table.columns, row, strict=True):
+            if isinstance(value, uuid.UUID):
+                column.no_wrap, column.min_width = True, _ID_LENGTH
+        table.add_row(*(Text(_cell(value)) for value in row))
+    stdout.print(table)
+
+
+def print_items(items: Iterable[Item], *attributes: str, **columns: Callable[[Item], object]) -> None:
+    """Print a table of `attributes` of the items, and of `columns` computed from them."""
+    getters: dict[str, Callable[[Item], object]] = {**{name: attrgetter(name) for name in attributes}, **columns}
+    titles = [name.replace("_", " ") for name in getters]
+    print_table(titles, ([get(item) for get in getters.values()] for item in items))
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, datetime):
+        return f"{value.astimezone():%Y-%m-%d %H:%M:%S}"
+    return f"{value:.5g}" if isinstance(value, float) else str(value)
+
+
+def print_heldout(changes: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print how the held-out rewards changed: by reward, the fields of `HeldoutSummary`."""
+    rows = []
+    for reward, change in changes.items():
+        low, high = change["interval95"]
+        means = (f"{change['before']:.4f}", f"{change['after']:.4f}", f"{change['difference']:+.4f}")
+        rows.append((reward, *means, f"{low:+.4f} to {high:+.4f}", change["pairs"]))
+    print_table(("held-out", "before", "after", "difference", "95% interval", "pairs"), rows)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file and print its path."""
+    path.write_bytes(content)
+    print_line(f"wrote {path}")
+
+
+def print_error(job: JobView) -> None:
+    """Print why a job failed, and the end of its log."""
+    if job.error is not None:
+        print_line(f"{job.error.code}: {job.error.detail}", "red")
+        for text, style in ((job.error.hint, None), (job.error.log_tail[-_LOG_TAIL:], "dim")):
+            if text:
+                print_line(text, style)

@@ -1,73 +1,60 @@
-"""`g2rpo curves`: runs and groups of seeds over each other."""
+"""`g2rpo curves`: metrics of several runs, and means over groups of seeds, in one table or figure."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
-from rich.table import Table
 
-from service.api.curves.comparison_schemas import Axis, Band, Comparison
-from service.cli.console import connect, console, errors
-from service.cli.show import number
+from service.api.curves.comparison_schemas import Axis, Band
+from service.cli import console
 
-_FORMS = (".csv", ".json", ".png", ".svg")
+_TYPES = {suffix: suffix for suffix in (".csv", ".json", ".png", ".svg")}
 
 
 def curves(
-    metric: Annotated[list[str], typer.Option(help="A name, or a beginning with *; repeatable, a panel each.")],
-    run: Annotated[list[str] | None, typer.Option(metavar="ID", help="A run by itself; repeatable.")] = None,
+    metric: Annotated[list[str], typer.Option(help="Metric, or a prefix ending in *; repeatable, one panel each.")],
+    run: Annotated[list[str] | None, typer.Option(metavar="ID", help="Single run; repeatable.")] = None,
     group: Annotated[
-        list[str] | None, typer.Option(metavar="NAME=ID,ID", help="Seeds, shown as their mean; repeatable.")
+        list[str] | None, typer.Option(metavar="NAME=ID,ID", help="Runs to average, such as seeds; repeatable.")
     ] = None,
-    x: Annotated[Axis, typer.Option(help="Optimizer steps, NFE, or time.")] = "step",
+    x: Annotated[Axis, typer.Option(help="X axis: optimizer steps, NFE, or seconds.")] = "step",
     band: Annotated[
-        Band,
-        typer.Option(help="About a group's mean: its 95% confidence interval, the standard deviation, least to most."),
+        Band, typer.Option(help="Band around a group's mean: 95% confidence interval, standard deviation, or range.")
     ] = "ci95",
-    smooth: Annotated[float, typer.Option(help="Weight each step keeps of what came before, below 1.")] = 0,
-    since_step: Annotated[int, typer.Option(min=0, help="From this optimizer step on.")] = 0,
-    max_points: Annotated[int, typer.Option(min=1, help="Most points of a line.")] = 500,
-    width_mm: Annotated[float, typer.Option(help="Width of a figure in millimetres.")] = 170,
-    out: Annotated[Path | None, typer.Option(help="Write a .csv, .json, .png or .svg instead of printing.")] = None,
+    smooth: Annotated[float, typer.Option(help="Weight of the exponential moving average, 0 to 1.")] = 0,
+    since_step: Annotated[int, typer.Option(min=0, help="First optimizer step.")] = 0,
+    max_points: Annotated[int, typer.Option(min=1, help="Maximum number of points per curve.")] = 500,
+    width_mm: Annotated[float, typer.Option(help="Figure width in millimeters.")] = 170,
+    out: Annotated[Path | None, typer.Option(help="Write a .csv, .json, .png or .svg file.")] = None,
 ) -> None:
-    """Compare runs: print where each begins and ends, or write their curves or a figure of them to a file."""
-    if out is not None and out.suffix not in _FORMS:
-        raise typer.BadParameter(f"{out} must end in one of {', '.join(_FORMS)}")
+    """Compare runs: print first and last values of their metrics, or write curves or a figure to a file."""
+    form = console.media_type(out, _TYPES) if out is not None else None
     groups: dict[str, list[str]] = {}
-    for name, ids in map(_group, group or []):
+    for name, ids in (console.split_pair(text, "=", "NAME=ID,ID") for text in group or ()):
         if name in groups:
-            raise typer.BadParameter(f"there are two groups {name!r}; each needs a name of its own")
-        groups[name] = ids
-    asked: dict[str, Any] = {"runs": run or [], "groups": groups, "x": x, "band": band, "smooth": smooth}
-    asked |= {"since_step": since_step, "max_points": max_points}
-    with connect() as client:
-        found = client.compare(metric, **asked)
-        for warning in found.warnings:
-            errors.print(f"warning: {warning}", markup=False, highlight=False, soft_wrap=True)
-        if out is None:
-            _print(found)
-            return
-        if out.suffix == ".json":
-            out.write_text(found.model_dump_json(), encoding="utf-8")
-        elif out.suffix == ".csv":
-            out.write_bytes(client.compare_table(metric, **asked))
+            raise typer.BadParameter(f"Duplicate group {name!r}; group names must be unique")
+        groups[name] = ids.split(",")
+    options: dict[str, Any] = {"runs": run or (), "groups": groups, "x": x, "band": band, "smooth": smooth}
+    options |= {"since_step": since_step, "max_points": max_points}
+    with console.connect() as client:
+        found = client.compare(metric, **options)
+        console.print_warnings(found.warnings)
+        if out is None or form == ".json":
+            content = found.model_dump_json().encode()
+        elif form == ".csv":
+            content = client.compare_table(metric, **options)
         else:
-            form: Literal["png", "svg"] = "png" if out.suffix == ".png" else "svg"
-            out.write_bytes(client.compare_figure(metric, form, width_mm=width_mm, **asked))
-    console.print(f"wrote {out}", highlight=False)
-
-
-def _group(text: str) -> tuple[str, list[str]]:
-    name, equals, ids = text.rpartition("=")
-    if not equals:
-        raise typer.BadParameter(f"{text!r} is no group; write NAME=ID,ID")
-    return name, ids.split(",")
-
-
-def _print(found: Comparison) -> None:
-    table = Table("metric", "name", "runs", f"last {found.unit}", "first", "last", "from", "to", box=None)
-    for one in found.series:
-        edges = [number(one.low[-1]), number(one.high[-1])] if one.low and one.high else ["", ""]
-        ends = [number(one.x[-1]), number(one.values[0]), number(one.values[-1])]
-        table.add_row(one.metric, one.name, str(len(one.runs)), *ends, *edges)
-    console.print(table)
+            content = client.compare_figure(metric, "png" if form == ".png" else "svg", width_mm=width_mm, **options)
+    if out is not None:
+        console.write_file(out, content)
+        return
+    console.print_items(
+        found.series,
+        *("metric", "name"),
+        runs=lambda curve: len(curve.runs),
+        x=lambda curve: curve.x[-1],
+        first=lambda curve: curve.values[0],
+        last=lambda curve: curve.values[-1],
+        low=lambda curve: curve.low[-1] if curve.low else None,
+        high=lambda curve: curve.high[-1] if curve.high else None,
+    )

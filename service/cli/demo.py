@@ -1,36 +1,38 @@
-"""`g2rpo demo`: the whole service, one run through the client, and what it did to the images, measured."""
+"""`g2rpo demo`: the whole service, one run through the client, and a measurement of what the run changed."""
 
 import json
 import os
 import platform
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
-from rich.table import Table
+import psutil
 
 from service.api.generations.schemas import GenerationView
 from service.api.runs.schemas import RunView
-from service.cli.console import console
-from service.cli.show import print_error
+from service.cli import console
 from service.cli.watch import watch
 from service.client import ApiError, Client
 from service.contracts.plan import Plan
 from service.contracts.runs import RunSpec
 from service.contracts.status import TERMINAL, JobStatus
-from service.local.measure import Memory, Processor, processor
 from service.local.stack import Stack
 from service.local.up import Interrupted, interruptible
 
 PROMPTS, IMAGES, GENERATION_SEED = 6, 2, 1000
-_GENERATION_SECONDS = 300.0
 LABEL = {"g2rpo": "demo"}
-_REDRAW_SECONDS = 3.0
-"""Drawing costs processor time that the run on the same cores would use."""
+_GENERATION_SECONDS = 300.0
+_REFRESH_SECONDS = 3.0
+"""Rendering costs processor time that the run on the same cores would use."""
+_MEMORY_SECONDS = 10.0
+"""Each measurement makes the kernel walk every page table, on the cores that the run uses."""
 _PACKAGES = (
     "g2rpo",
     "torch",
@@ -44,10 +46,11 @@ _PACKAGES = (
     "psycopg",
 )
 _CURVES = ("heldout/*", "anchor/*", "reward/*")
+_NFE_PARTS = {"anchor": "rollout", "continuation": "rollout", "heldout": "heldout", "update": "update"}
 
 
 class DemoFailed(Exception):
-    """A job did not succeed; what is known was printed."""
+    """A job did not succeed; its error was printed."""
 
 
 @dataclass
@@ -58,42 +61,98 @@ class Seconds:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        begun = time.perf_counter()
+        start = time.perf_counter()
         try:
             yield
         finally:
-            self.phases[name] = round(time.perf_counter() - begun, 2)
+            self.phases[name] = round(time.perf_counter() - start, 2)
+
+
+@dataclass(frozen=True)
+class Processor:
+    """Processor seconds, user and system, of a process and of its descendants that have ended."""
+
+    own: float
+    children: float
+
+    @classmethod
+    def of(cls, pid: int | None = None) -> Self:
+        """The usage of a process so far; None: this process. A process that has ended has used nothing."""
+        try:
+            times = psutil.Process(pid).cpu_times()
+        except psutil.NoSuchProcess:
+            return cls(0.0, 0.0)
+        return cls(times.user + times.system, times.children_user + times.children_system)
+
+    @property
+    def total(self) -> float:
+        """Both together."""
+        return self.own + self.children
+
+
+class PeakMemory:
+    """Measures the memory of this process and its descendants every ten seconds while the block runs."""
+
+    def __init__(self) -> None:
+        self.bytes = 0
+        """The largest sum measured, with each shared page counted once (PSS)."""
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._measure, name="memory", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _measure(self) -> None:
+        process = psutil.Process()
+        while True:
+            tree = [process, *process.children(recursive=True)]
+            self.bytes = max(self.bytes, sum(map(_proportional_bytes, tree)))
+            if self._ended.wait(_MEMORY_SECONDS):
+                return
+
+
+def _proportional_bytes(process: psutil.Process) -> int:
+    """PSS of a process; 0 if it has ended or belongs to another user."""
+    try:
+        return int(process.memory_full_info().pss)
+    except psutil.Error:
+        return 0
 
 
 def run(spec: Mapping[str, Any], out: Path, data: Path) -> int:
     """Run the demonstration and return the exit status. Figures and report.json are written to `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    seconds, before = Seconds(), processor()
-    begun = time.perf_counter()
-    stack = Stack(data, port=0, say=lambda line: console.print(line, highlight=False, style="dim", soft_wrap=True))
+    seconds, before = Seconds(), Processor.of()
+    stack = Stack(data, port=0, report=lambda line: console.print_line(line, "dim"))
     try:
-        with interruptible(), Memory() as memory:
+        with seconds.phase("total"), interruptible(), PeakMemory() as memory:
             with seconds.phase("start"):
                 stack.__enter__()
             try:
                 with Client(stack.url) as client:
                     report = demonstrate(client, stack.url, spec, out, seconds)
-                parts = {name: processor(pid) for name, pid in stack.processes.items()}
+                parts = {name: Processor.of(pid) for name, pid in stack.processes.items()}
             finally:
                 with seconds.phase("stop"):
                     stack.stop()
     except DemoFailed:
-        console.print(f"the demo failed; the logs are in {stack.logs}", style="red", highlight=False, soft_wrap=True)
+        console.print_line(f"The demo failed; see the logs in {stack.logs}", "red")
         return 1
     except Interrupted:
         return 130
     except ApiError as error:
         raise stack.failure or error from None
-    seconds.phases["total"] = round(time.perf_counter() - begun, 2)
     report |= {
         "seconds": seconds.phases,
         "processor_seconds": _processor_seconds(before, parts),
-        "peak_memory_bytes": memory.peak_bytes,
+        "peak_memory_bytes": memory.bytes,
         "versions": _versions(),
         "machine": {"platform": platform.platform(), "cores": len(os.sched_getaffinity(0))},
     }
@@ -103,28 +162,25 @@ def run(spec: Mapping[str, Any], out: Path, data: Path) -> int:
 
 
 def demonstrate(client: Client, url: str, spec: Mapping[str, Any], out: Path, seconds: Seconds) -> dict[str, Any]:
-    """Run the demonstration on the service that `client` talks to, at `url`. Returns what the report says of it.
+    """Run the demonstration on the service that `client` uses, at `url`, and return the report.
 
     Figures are written to `out`. Raises DemoFailed.
     """
-    console.print(f"the service answers at {url}", highlight=False)
+    console.print_line(f"the service is ready at {url}")
     _cancel_leftovers(client)
     spec = {**spec, "labels": {**spec.get("labels", {}), **LABEL}}
     plan = client.plan(spec)
-    console.print(f"aligning by G²RPO: {plan.total_nfe} NFE planned", highlight=False)
+    console.print_line(f"aligning by G²RPO: {plan.total_nfe} NFE planned")
     with seconds.phase("run"):
-        aligned = watch(client, client.create_run(spec), console, _REDRAW_SECONDS)
-    if aligned.status is not JobStatus.SUCCEEDED:
-        console.print(f"run {aligned.id} is {aligned.status}", style="red", highlight=False)
-        print_error(aligned)
-        raise DemoFailed
+        aligned = watch(client, client.create_run(spec), console.stdout, _REFRESH_SECONDS)
+    _require_success("run", aligned)
     with seconds.phase("generate"):
-        generation = _draw(client, aligned)
+        generation = _generate(client, aligned)
     with seconds.phase("figures"):
         (out / "curves.png").write_bytes(client.curves_as(aligned.id, "image/png", _CURVES))
         (out / "before_after.png").write_bytes(client.grid(generation.id))
+        curves = client.curves(aligned.id, _CURVES).curves
         counted = _counted(client, aligned)
-        shown = {curve.name: {"steps": curve.steps, "values": curve.values} for curve in _curves(client, aligned)}
     resolved = RunSpec.model_validate(aligned.spec)
     return {
         "run": str(aligned.id),
@@ -135,9 +191,9 @@ def demonstrate(client: Client, url: str, spec: Mapping[str, Any], out: Path, se
             "heldout": resolved.heldout.seed,
             "generation": GENERATION_SEED,
         },
-        "heldout": {name: one.model_dump(mode="json") for name, one in (aligned.heldout or {}).items()},
+        "heldout": {name: change.model_dump(mode="json") for name, change in (aligned.heldout or {}).items()},
         "nfe": {"planned": _planned(plan), "counted": counted},
-        "curves": shown,
+        "curves": {curve.name: {"steps": curve.steps, "values": curve.values} for curve in curves},
         "prompts": generation.spec["prompts"],
         "checkpoint": generation.spec["checkpoints"][-1],
         "spec": aligned.spec,
@@ -145,14 +201,21 @@ def demonstrate(client: Client, url: str, spec: Mapping[str, Any], out: Path, se
 
 
 def _cancel_leftovers(client: Client) -> None:
-    """An earlier demo on the same data may have been interrupted; its run must not be taken before ours."""
+    """Cancel runs of an interrupted demo on the same data, which would start before the new run."""
     unfinished = [status for status in JobStatus if status not in TERMINAL]
     for leftover in client.runs(status=unfinished, label=[f"{key}:{value}" for key, value in LABEL.items()]):
         client.cancel(leftover.id)
 
 
-def _draw(client: Client, aligned: RunView) -> GenerationView:
-    """The same prompts with the same noises, by the base model and by the last checkpoint."""
+def _require_success(kind: str, job: RunView | GenerationView) -> None:
+    if job.status is not JobStatus.SUCCEEDED:
+        console.print_line(f"{kind} {job.id} is {job.status}", "red")
+        console.print_error(job)
+        raise DemoFailed
+
+
+def _generate(client: Client, aligned: RunView) -> GenerationView:
+    """Images of the same prompts from the same noises, by the base model and by the last checkpoint."""
     final = next(client.checkpoints(aligned.id))
     heldout = dict.fromkeys(sample.prompt for sample in client.samples(aligned.id, kind="heldout"))
     spec = {
@@ -163,15 +226,8 @@ def _draw(client: Client, aligned: RunView) -> GenerationView:
         "seed": GENERATION_SEED,
     }
     generation = client.generate(spec, wait=_GENERATION_SECONDS)
-    if generation.status is not JobStatus.SUCCEEDED:
-        console.print(f"generation {generation.id} is {generation.status}", style="red", highlight=False)
-        print_error(generation)
-        raise DemoFailed
+    _require_success("generation", generation)
     return generation
-
-
-def _curves(client: Client, aligned: RunView) -> Any:
-    return client.curves(aligned.id, _CURVES).curves
 
 
 def _planned(plan: Plan) -> dict[str, int]:
@@ -184,31 +240,31 @@ def _planned(plan: Plan) -> dict[str, int]:
 
 
 def _counted(client: Client, aligned: RunView) -> dict[str, int]:
-    """NFE as the engine counted them, over all steps."""
-    parts = {"anchor": "rollout", "continuation": "rollout", "heldout": "heldout", "update": "update"}
-    names = [f"nfe/{part}" for part in parts]
-    counted = dict.fromkeys(parts.values(), 0)
+    """NFE that the engine counted over all steps."""
+    names = [f"nfe/{part}" for part in _NFE_PARTS]
+    counted = dict.fromkeys(_NFE_PARTS.values(), 0)
     for curve in client.curves(aligned.id, names, max_points=10_000).curves:
-        counted[parts[curve.name.removeprefix("nfe/")]] += round(sum(value or 0 for value in curve.values))
+        counted[_NFE_PARTS[curve.name.removeprefix("nfe/")]] += round(sum(value or 0 for value in curve.values))
     return counted
 
 
 def _processor_seconds(before: Processor, parts: Mapping[str, Processor]) -> dict[str, Any]:
-    """Everything has ended and was waited for, so this process's own account holds every descendant's.
+    """Processor seconds of the training process, and of everything else in all and by part.
 
-    The training process is the only child that the worker `train` ever had.
+    All processes have ended and were waited for, so this process's usage includes every descendant's. The training
+    process is the only child of `worker-train`.
     """
-    after = processor()
-    inside = parts["worker-train"].children
-    outside = after.own - before.own + after.children - before.children - inside
-    drawing = parts["worker-generate"].own + parts["worker-generate"].children
-    by_part = {name: round(part.own + part.children, 2) for name, part in parts.items() if name != "worker-train"}
+    after = Processor.of()
+    training = parts["worker-train"].children
+    outside = after.total - before.total - training
+    generating = parts["worker-generate"].total
+    by_part = {name: round(part.total, 2) for name, part in parts.items()}
     by_part |= {"worker-train": round(parts["worker-train"].own, 2), "demo": round(after.own - before.own, 2)}
     return {
-        "child": round(inside, 2),
+        "child": round(training, 2),
         "outside": round(outside, 2),
-        "outside_share": round(outside / inside, 4) if inside else 0.0,
-        "outside_without_drawing_share": round((outside - drawing) / inside, 4) if inside else 0.0,
+        "outside_share": round(outside / training, 4) if training else 0.0,
+        "outside_without_generation_share": round((outside - generating) / training, 4) if training else 0.0,
         "outside_by_part": by_part,
     }
 
@@ -223,24 +279,17 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _print(report: dict[str, Any], out: Path) -> None:
-    table = Table("held out", "before", "after", "difference", "95% interval", "pairs", box=None)
-    for reward, one in report["heldout"].items():
-        low, high = one["interval95"]
-        numbers = (f"{one['before']:.4f}", f"{one['after']:.4f}", f"{one['difference']:+.4f}")
-        table.add_row(reward, *numbers, f"{low:+.4f} to {high:+.4f}", str(one["pairs"]))
-    console.print(table)
+def _print(report: Mapping[str, Any], out: Path) -> None:
+    console.print_heldout(report["heldout"])
     seconds, processors = report["seconds"], report["processor_seconds"]
     planned, counted = (sum(report["nfe"][kind].values()) for kind in ("planned", "counted"))
     phases = ", ".join(f"{name} {value:.0f}" for name, value in seconds.items() if name != "total")
-    lines = [
-        f"NFE: {counted} counted, {planned} planned",
-        f"seconds: {seconds['total']:.0f} ({phases})",
+    console.print_line(
+        f"NFE: {counted} counted, {planned} planned\n"
+        f"seconds: {seconds['total']:.0f} ({phases})\n"
         f"processor seconds: {processors['child']:.0f} in the training process, {processors['outside']:.0f} "
-        f"({processors['outside_share']:.1%}) in everything else; {processors['outside_without_drawing_share']:.1%} "
-        f"without drawing the images",
-        f"peak memory: {report['peak_memory_bytes'] / 2**20:.0f} MiB",
-        f"see {out / 'curves.png'}, {out / 'before_after.png'}, {out / 'report.json'}",
-    ]
-    for line in lines:
-        console.print(line, highlight=False, soft_wrap=True)
+        f"({processors['outside_share']:.1%}) in everything else; "
+        f"{processors['outside_without_generation_share']:.1%} without generating images\n"
+        f"peak memory: {report['peak_memory_bytes'] / 2**20:.0f} MiB\n"
+        f"see {out / 'curves.png'}, {out / 'before_after.png'}, {out / 'report.json'}"
+    )

@@ -1,104 +1,119 @@
-"""`g2rpo evaluations ...`: models judged on benchmarks."""
+"""`g2rpo evaluations ...`: models evaluated on benchmarks, and their results."""
 
 import sys
-from typing import Annotated, Any
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
-from rich.table import Table
 
 from service.api.evaluations.schemas import EvaluationView
+from service.cli import console, options
 from service.cli.benchmarks import print_scores
-from service.cli.console import FAILED, connect, console
-from service.cli.show import print_error
-from service.cli.watch import line, printing
+from service.cli.watch import ProgressDisplay
+from service.client import Client
+from service.contracts.benchmarks.judging import Failure
+from service.contracts.benchmarks.scores import Difference
 from service.contracts.status import JobStatus
 
-app = typer.Typer(no_args_is_help=True, help="Evaluations: models judged on benchmarks.")
+app = typer.Typer(no_args_is_help=True, help="Evaluate models on benchmarks.")
 
-EvaluationId = Annotated[str, typer.Argument(metavar="EVALUATION", help="The evaluation's id.")]
-WatchOption = Annotated[bool, typer.Option("--watch", "-w", help="Follow it to its end.")]
+EvaluationId = Annotated[str, typer.Argument(metavar="EVALUATION", help="Evaluation id.")]
+_SIGNS = {1: "+", 0: "-", None: "?"}
+_GALLERY_FORMS: dict[str, Literal["png", "html"]] = {".png": "png", ".html": "html"}
 
 
 @app.command()
 def start(
-    benchmark: Annotated[str | None, typer.Option(help="Default: shapes-bench.")] = None,
-    model: Annotated[str | None, typer.Option(help="A model of the catalog.")] = None,
-    checkpoint: Annotated[str | None, typer.Option("--checkpoint", "-c", help="Default: the model itself.")] = None,
-    judge: Annotated[str | None, typer.Option(help="A judge of the catalog; `none`: only rewards.")] = None,
-    reward: Annotated[list[str] | None, typer.Option(help="A reward that every image gets; repeatable.")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="So many prompts, spread over the benchmark.")] = None,
+    benchmark: Annotated[str | None, typer.Option(help="Benchmark; default: shapes-bench.")] = None,
+    model: Annotated[str | None, typer.Option(help="Catalog model.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option("--checkpoint", "-c", help="Checkpoint id; default: the base model.")
+    ] = None,
+    judge: Annotated[str | None, typer.Option(help="Catalog judge; `none` for rewards alone.")] = None,
+    reward: Annotated[list[str] | None, typer.Option(help="Reward of every image; repeatable.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Number of prompts, spread over the benchmark.")] = None,
     num_images: Annotated[int | None, typer.Option("--num-images", "-n", min=1, help="Images per prompt.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Of the first image of each prompt; default: 3407.")] = None,
-    name: Annotated[str | None, typer.Option(help="What people and leaderboards call it.")] = None,
-    watching: WatchOption = False,
+    seed: Annotated[
+        int | None, typer.Option(min=0, help="Seed of the first image of each prompt; default: 3407.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name on leaderboards.")] = None,
+    watching: options.Watch = False,
 ) -> None:
-    """Have a model, or a checkpoint of it, drawn and judged."""
-    said: dict[str, Any] = {"benchmark": benchmark, "model": model, "checkpoint": checkpoint, "limit": limit}
-    said |= {"num_images": num_images, "seed": seed, "name": name, "rewards": reward, "judge": judge}
-    spec = {field: value for field, value in said.items() if value is not None}
+    """Generate images with a model or checkpoint and evaluate them."""
+    spec = console.drop_unset(
+        benchmark=benchmark,
+        model=model,
+        checkpoint=checkpoint,
+        judge=judge,
+        rewards=reward,
+        limit=limit,
+        num_images=num_images,
+        seed=seed,
+        name=name,
+    )
     if judge == "none":
         spec["judge"] = None
-    with connect() as client:
-        made = client.evaluate(spec)
-        _print(made if not watching else _watch(made.id), watching)
+    with console.connect() as client:
+        _follow(client, client.evaluate(spec), watching)
 
 
 @app.command("list")
 def list_evaluations(
-    status: Annotated[list[JobStatus] | None, typer.Option(help="One of these states; repeatable.")] = None,
-    benchmark: Annotated[str | None, typer.Option(help="On this benchmark.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    status: Annotated[list[JobStatus] | None, typer.Option(help="Only evaluations in this state; repeatable.")] = None,
+    benchmark: Annotated[str | None, typer.Option(help="Only evaluations on this benchmark.")] = None,
+    limit: options.Limit = 50,
 ) -> None:
     """List evaluations, newest first."""
-    table = Table("evaluation", "name", "status", "model", "checkpoint", "benchmark", "judge", "overall", box=None)
-    with connect() as client:
-        for _, one in zip(range(limit), client.evaluations(status=status or (), benchmark=benchmark), strict=False):
-            overall = "" if one.overall is None else f"{100 * one.overall:.2f}"
-            what = (one.model, one.checkpoint[-12:], one.benchmark, one.judge or "none")
-            table.add_row(str(one.id), one.name, one.status, *what, overall)
-    console.print(table)
+    with console.connect() as client:
+        console.print_items(
+            islice(client.evaluations(status=status or (), benchmark=benchmark), limit),
+            *("id", "name", "status", "model", "checkpoint", "benchmark", "judge"),
+            overall=lambda one: None if one.overall is None else f"{100 * one.overall:.2f}",
+        )
 
 
 @app.command()
 def show(evaluation_id: EvaluationId) -> None:
-    """Print where an evaluation stands and, once it has ended, its scores."""
-    with connect() as client:
-        _print(client.evaluation(evaluation_id), whole=True)
+    """Show the state of an evaluation and its scores."""
+    with console.connect() as client:
+        _print_results(client.evaluation(evaluation_id))
 
 
 @app.command()
 def watch(evaluation_id: EvaluationId) -> None:
-    """Follow an evaluation to its end."""
-    _print(_watch(evaluation_id), whole=True)
+    """Follow an evaluation until it ends."""
+    with console.connect() as client:
+        _follow(client, client.evaluation(evaluation_id), watching=True)
 
 
 @app.command()
 def cancel(evaluation_id: EvaluationId) -> None:
-    """Ask for an evaluation's end; resuming goes on with it."""
-    with connect() as client:
-        _print(client.cancel_evaluation(evaluation_id))
+    """Cancel an evaluation; `resume` continues it."""
+    with console.connect() as client:
+        _print_state(client.cancel_evaluation(evaluation_id))
 
 
 @app.command()
-def resume(evaluation_id: EvaluationId, watching: WatchOption = False) -> None:
-    """Go on with an ended evaluation: what is missing is drawn, and unread answers are asked again."""
-    with connect() as client:
-        made = client.resume_evaluation(evaluation_id)
-    _print(_watch(made.id) if watching else made, watching)
+def resume(evaluation_id: EvaluationId, watching: options.Watch = False) -> None:
+    """Resume an ended evaluation: generate missing images and repeat failed judge requests."""
+    with console.connect() as client:
+        _follow(client, client.resume_evaluation(evaluation_id), watching)
 
 
 @app.command()
-def delete(evaluation_id: EvaluationId) -> None:
-    """Delete an ended evaluation with its images and answers."""
-    with connect() as client:
+def delete(evaluation_id: EvaluationId, yes: options.Yes = False) -> None:
+    """Delete an ended evaluation with its images and results."""
+    console.confirm(yes, f"Delete evaluation {evaluation_id} with its images and results?")
+    with console.connect() as client:
         client.delete_evaluation(evaluation_id)
-    console.print(f"deleted {evaluation_id}", highlight=False)
+    console.print_line(f"deleted evaluation {evaluation_id}")
 
 
 @app.command()
 def logs(evaluation_id: EvaluationId) -> None:
-    """Print what the newest attempt's process printed."""
-    with connect() as client:
+    """Print the log of the newest attempt."""
+    with console.connect() as client:
         part = client.evaluation_logs(evaluation_id)
         sys.stdout.write(part.text)
         while part.next_offset < part.size:
@@ -106,24 +121,132 @@ def logs(evaluation_id: EvaluationId) -> None:
             sys.stdout.write(part.text)
 
 
-def _watch(id: Any) -> EvaluationView:
-    with connect() as client:
-        tell = printing(console)
-        return client.wait_for_evaluation(id, seen=lambda now: tell(line(now)))
+@app.command()
+def answers(
+    evaluation_id: EvaluationId,
+    dimension: options.Dimension = None,
+    index: Annotated[int | None, typer.Option(min=0, help="Only this prompt.")] = None,
+    met: Annotated[
+        bool | None, typer.Option("--met/--unmet", help="Only images with a met, or an unmet, test point.")
+    ] = None,
+    failure: Annotated[Failure | None, typer.Option(help="Only answers that failed for this reason.")] = None,
+    all_tries: Annotated[bool, typer.Option("--all-tries", help="Include earlier answers for the same image.")] = False,
+    words: Annotated[bool, typer.Option("--words", help="Print the full text of the judge.")] = False,
+    limit: options.Limit = 20,
+) -> None:
+    """List the judge's results per image: + met, - not met, ? unknown."""
+    tries: Literal["newest", "all"] = "all" if all_tries else "newest"
+    with console.connect() as client:
+        found = client.answers(
+            evaluation_id, dimension=dimension or (), index=index, met=met, failure=failure, tries=tries
+        )
+        for answer in islice(found, limit):
+            failed = f"  {answer.failure} {answer.error}" if answer.failure else ""
+            console.print_line(f"{answer.name}  {answer.prompt}{failed}")
+            for point in answer.points:
+                console.print_line(f"  {_SIGNS[point.score]} {point.name}: {point.description}")
+            if words and answer.text is not None:
+                console.print_line(answer.text)
 
 
-def _print(made: EvaluationView, whole: bool = False) -> None:
-    """Say where it stands; `whole`: with its scores, and the exit status of how it ended."""
-    state = f"evaluation {made.id} is {made.status}: {made.images} of {made.total_images} images drawn"
-    console.print(f"{state}, {made.judged} judged, {made.failed} answers not readable", highlight=False)
-    print_error(made)
-    if not whole:
+@app.command()
+def export(
+    evaluation_id: EvaluationId,
+    out: Annotated[
+        Path | None, typer.Option(help="A .csv file, or a .json file of counts; default: EVALUATION.csv.")
+    ] = None,
+) -> None:
+    """Write the result file of the official scripts, which `g2rpo benchmarks rescore` reads too."""
+    file = out or Path(f"{evaluation_id}.csv")
+    console.media_type(file, {".csv": "text/csv", ".json": "application/json"})
+    with console.connect() as client:
+        client.export_evaluation(evaluation_id, file)
+    console.print_line(f"wrote {file}")
+
+
+@app.command()
+def compare(
+    first: Annotated[str, typer.Argument(metavar="FIRST", help="Evaluation id.")],
+    second: Annotated[str, typer.Argument(metavar="SECOND", help="Evaluation id, with the same benchmark and judge.")],
+    resamples: options.Resamples = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Bootstrap seed.")] = None,
+) -> None:
+    """Show the second evaluation minus the first, with 95% paired intervals and prompts won and lost."""
+    with console.connect() as client:
+        found = client.compare_evaluations(first, second, resamples=resamples, seed=seed)
+    console.print_warnings(found.warnings)
+    console.print_line(
+        f"{found.second.label} minus {found.first.label}, on {found.benchmark}, judge {found.judge or 'none'}"
+    )
+    rows = []
+    if found.scores is not None:
+        scores = {"overall": found.scores.overall, **found.scores.primary}
+        rows += [(name, *_difference(score, 100, " points")) for name, score in scores.items()]
+    rows += [(name, *_difference(reward, 1, "")) for name, reward in found.rewards.items()]
+    console.print_table(("", "difference", "95% interval", "won", "lost", "tied"), rows)
+
+
+@app.command()
+def gallery(
+    evaluation_id: EvaluationId,
+    beside: Annotated[
+        list[str] | None, typer.Option("--with", metavar="EVALUATION", help="Add another evaluation; repeatable.")
+    ] = None,
+    dimension: options.Dimension = None,
+    index: Annotated[list[int] | None, typer.Option(min=0, help="Show this prompt; repeatable.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Number of random prompts if none is given.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random prompts.")] = 0,
+    images: Annotated[int | None, typer.Option("--images", min=1, help="Images per prompt.")] = None,
+    out: Annotated[Path, typer.Option(help="A .png file, or a self-contained .html page.")] = Path("gallery.png"),
+) -> None:
+    """Write a gallery: images of one or several evaluations side by side, with the test points they met."""
+    form = console.media_type(out, _GALLERY_FORMS)
+    with console.connect() as client:
+        content = client.gallery(
+            evaluation_id,
+            form,
+            beside=beside or (),
+            dimension=dimension or (),
+            index=index or (),
+            count=count,
+            seed=seed,
+            images=images,
+        )
+    console.write_file(out, content)
+
+
+def _follow(client: Client, evaluation: EvaluationView, watching: bool) -> None:
+    """Print the state of an evaluation; with `watching` follow it and exit with the status of its outcome."""
+    if not watching:
+        _print_state(evaluation)
         return
-    if made.scores is not None:
-        print_scores(made.scores)
-    for name, mean in made.rewards.items():
-        shown = "none" if mean.mean is None else f"{mean.mean:.4f}"
-        between = "" if mean.interval95 is None else f" ({mean.interval95[0]:.4f} to {mean.interval95[1]:.4f})"
-        console.print(f"{name} {shown}{between}", highlight=False)
-    if made.status is JobStatus.FAILED:
-        raise typer.Exit(FAILED)
+    with ProgressDisplay() as display:
+        ended = client.wait_for_evaluation(evaluation.id, seen=display)
+    _print_results(ended)
+
+
+def _print_state(evaluation: EvaluationView) -> None:
+    console.print_line(
+        f"evaluation {evaluation.id} is {evaluation.status}: {evaluation.images} of {evaluation.total_images} images "
+        f"generated, {evaluation.judged} judged, {evaluation.failed} answers failed"
+    )
+    console.print_error(evaluation)
+
+
+def _print_results(evaluation: EvaluationView) -> None:
+    """Print state, scores and rewards; exit with status 1 if the evaluation failed."""
+    _print_state(evaluation)
+    if evaluation.scores is not None:
+        print_scores(evaluation.scores)
+    for name, reward in evaluation.rewards.items():
+        mean = "none" if reward.mean is None else f"{reward.mean:.4f}"
+        interval = "" if reward.interval95 is None else f" ({reward.interval95[0]:.4f} to {reward.interval95[1]:.4f})"
+        console.print_line(f"{name} {mean}{interval}")
+    if evaluation.status is JobStatus.FAILED:
+        raise typer.Exit(console.FAILED)
+
+
+def _difference(found: Difference, scale: float, unit: str) -> tuple[Any, ...]:
+    difference = None if found.difference is None else f"{scale * found.difference:+.4g}{unit}"
+    interval = None if found.interval95 is None else " to ".join(f"{scale * end:+.4g}" for end in found.interval95)
+    return difference, interval, found.wins, found.losses, found.ties

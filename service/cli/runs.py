@@ -1,180 +1,161 @@
-"""`g2rpo runs ...`: alignment runs, from the start to the deletion."""
+"""`g2rpo runs ...` and `g2rpo plan`: alignment runs, from planning to deletion."""
 
 import json
 import sys
-from datetime import datetime
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
-from rich.table import Table
 
-from service.api.runs.schemas import RunView
-from service.cli.console import FAILED, FileOption, SettingsOption, connect, console, errors, read_spec
-from service.cli.show import number, print_error, print_run, print_yaml
+from service.api.runs.schemas import RunSummary, RunView
+from service.cli import console, options
 from service.cli.watch import watch
 from service.client import Client, RunEvent
+from service.contracts.memory import PhaseMemory
 from service.contracts.status import JobStatus
 
-app = typer.Typer(no_args_is_help=True, help="Alignment runs.")
+app = typer.Typer(no_args_is_help=True, help="Manage alignment runs.")
 
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="Run id.")]
+_SMALL_BYTES = 5e7
+"""Parts of a plan's memory below this are not listed."""
+_CURVE_TYPES: dict[str, Literal["text/csv", "image/png", "image/svg+xml"]] = {
+    ".csv": "text/csv",
+    ".png": "image/png",
+    ".svg": "image/svg+xml",
+}
 
 
 @app.command()
-def create(
-    file: FileOption = None,
-    settings: SettingsOption = None,
-    watching: Annotated[bool, typer.Option("--watch", help="Follow the run to its end.")] = False,
-) -> None:
-    """Start a run. Without a file it is the preset `shapes`."""
-    with connect() as client:
-        _started(client, client.create_run(read_spec(file, settings or [])), watching)
+def create(file: options.File = None, settings: options.Settings = None, watching: options.Watch = False) -> None:
+    """Start a run. The default spec is the preset `shapes`."""
+    with console.connect() as client:
+        _follow(client, client.create_run(console.read_spec(file, settings)), watching)
 
 
 @app.command("list")
 def list_runs(
-    status: Annotated[list[JobStatus] | None, typer.Option(help="Only in this state; repeatable.")] = None,
-    label: Annotated[list[str] | None, typer.Option(metavar="KEY:VALUE", help="Only with this label.")] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 20,
+    status: Annotated[list[JobStatus] | None, typer.Option(help="Only runs in this state; repeatable.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="KEY:VALUE", help="Only runs with this label; repeatable.")
+    ] = None,
+    limit: options.Limit = 20,
 ) -> None:
     """List runs, newest first."""
-    table = Table("run", "name", "status", "step", "model", "created", box=None)
-    with connect() as client:
-        for _, run in zip(range(limit), client.runs(status=status or [], label=label or []), strict=False):
-            step = f"{run.progress.step}/{run.progress.max_steps}" if run.progress else ""
-            table.add_row(str(run.id), run.name, run.status, step, run.model, _time(run.created_at))
-    console.print(table)
+    with console.connect() as client:
+        runs = client.runs(status=status or (), label=label or ())
+        console.print_items(islice(runs, limit), "id", "name", "status", "model", "created_at", step=_step)
 
 
 @app.command()
-def show(
-    run_id: RunId, watching: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False
-) -> None:
+def show(run_id: RunId, watching: options.Watch = False) -> None:
     """Show a run: state, progress, newest metrics, held-out rewards, checkpoints."""
-    with connect() as client:
+    with console.connect() as client:
         run = client.run(run_id)
-        if watching:
-            run = watch(client, run)
-        print_run(run)
+        _print_run(watch(client, run) if watching else run)
         for checkpoint in client.checkpoints(run_id):
-            console.print(
-                f"checkpoint {checkpoint.id}  step {checkpoint.step}  {checkpoint.size} bytes", highlight=False
-            )
+            console.print_line(f"checkpoint {checkpoint.id}  step {checkpoint.step}  {checkpoint.size} bytes")
 
 
 @app.command()
 def cancel(run_id: RunId) -> None:
-    """Ask for a run's end."""
-    with connect() as client:
+    """Cancel a run."""
+    with console.connect() as client:
         _print_state(client.cancel(run_id))
 
 
 @app.command()
 def pause(run_id: RunId) -> None:
-    """Have a run saved and its device freed; `resume` goes on with it."""
-    with connect() as client:
+    """Pause a run: save a checkpoint and release its GPU."""
+    with console.connect() as client:
         _print_state(client.pause(run_id))
 
 
 @app.command()
 def resume(
     run_id: RunId,
-    max_steps: Annotated[int | None, typer.Option(min=1, help="Optimizer steps to do in all, instead.")] = None,
-    watching: Annotated[bool, typer.Option("--watch", help="Follow the run to its end.")] = False,
+    max_steps: Annotated[int | None, typer.Option(min=1, help="New total number of optimizer steps.")] = None,
+    watching: options.Watch = False,
 ) -> None:
-    """Go on with a paused or ended run from its newest checkpoint."""
-    with connect() as client:
-        _started(client, client.resume(run_id, max_steps), watching)
+    """Resume a paused or finished run from its newest checkpoint."""
+    with console.connect() as client:
+        _follow(client, client.resume(run_id, max_steps), watching)
 
 
 @app.command()
 def checkpoint(run_id: RunId) -> None:
-    """Ask a running run for a checkpoint after its current step."""
-    with connect() as client:
+    """Save a checkpoint of a running run after its current step."""
+    with console.connect() as client:
         _print_state(client.save(run_id))
 
 
 @app.command()
 def clone(
-    run_id: RunId,
-    file: FileOption = None,
-    settings: SettingsOption = None,
-    watching: Annotated[bool, typer.Option("--watch", help="Follow the run to its end.")] = False,
+    run_id: RunId, file: options.File = None, settings: options.Settings = None, watching: options.Watch = False
 ) -> None:
-    """Start a run with the spec of another, and what the file and --set say instead."""
-    with connect() as client:
-        _started(client, client.clone(run_id, read_spec(file, settings or [])), watching)
+    """Start a run with the spec of another run and the given overrides."""
+    with console.connect() as client:
+        _follow(client, client.clone(run_id, console.read_spec(file, settings)), watching)
 
 
 @app.command()
 def edit(
     run_id: RunId,
-    name: Annotated[str | None, typer.Option(help="A name for people.")] = None,
-    notes: Annotated[str | None, typer.Option(help="Whatever is worth remembering.")] = None,
+    name: Annotated[str | None, typer.Option(help="New name.")] = None,
+    notes: Annotated[str | None, typer.Option(help="New notes.")] = None,
     label: Annotated[
-        list[str] | None, typer.Option(metavar="KEY:VALUE", help="A label; all given ones replace those there.")
+        list[str] | None, typer.Option(metavar="KEY:VALUE", help="New label, in place of all labels; repeatable.")
     ] = None,
-    priority: Annotated[int | None, typer.Option(help="Smaller is taken earlier.")] = None,
+    priority: Annotated[int | None, typer.Option(help="New priority; smaller values run first.")] = None,
 ) -> None:
-    """Change what a run is called, its notes, labels or priority."""
-    labels = dict(_label(one) for one in label) if label else None
-    changes = {"name": name, "notes": notes, "labels": labels, "priority": priority}
-    said = {field: value for field, value in changes.items() if value is not None}
-    if not said:
-        raise typer.BadParameter("say what to change: --name, --notes, --label or --priority")
-    with connect() as client:
-        client.change_run(run_id, **said)
-        console.print(f"changed {', '.join(said)} of run {run_id}", highlight=False)
+    """Change the name, notes, labels or priority of a run."""
+    labels = dict(console.split_pair(text, ":", "KEY:VALUE") for text in label) if label else None
+    changes = console.drop_unset(name=name, notes=notes, labels=labels, priority=priority)
+    if not changes:
+        raise typer.BadParameter("Nothing to change; give --name, --notes, --label or --priority")
+    with console.connect() as client:
+        client.change_run(run_id, **changes)
+    console.print_line(f"changed {', '.join(changes)} of run {run_id}")
 
 
 @app.command()
-def delete(
-    run_id: RunId,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-) -> None:
-    """Delete a paused or ended run with its curves, rewards, images, logs and checkpoints."""
-    if not yes:
-        typer.confirm(f"Delete run {run_id} and everything recorded of it?", abort=True)
-    with connect() as client:
+def delete(run_id: RunId, yes: options.Yes = False) -> None:
+    """Delete a paused or finished run with its curves, rewards, images, logs and checkpoints."""
+    console.confirm(yes, f"Delete run {run_id} and all its data?")
+    with console.connect() as client:
         client.delete_run(run_id)
-        console.print(f"deleted run {run_id}", highlight=False)
+    console.print_line(f"deleted run {run_id}")
 
 
 @app.command()
 def curves(
     run_id: RunId,
-    metric: Annotated[list[str] | None, typer.Option(help="A name, or a beginning with *; repeatable.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Write a .csv, .png or .svg instead of printing.")] = None,
+    metric: Annotated[list[str] | None, typer.Option(help="Metric, or a prefix ending in *; repeatable.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Write a .csv, .png or .svg file instead of printing.")] = None,
 ) -> None:
-    """Print a run's newest metrics, or write its curves to a file."""
-    with connect() as client:
+    """Print first and last values of a run's metrics, or write its curves to a file."""
+    with console.connect() as client:
         if out is not None:
-            forms = {".csv": "text/csv", ".png": "image/png", ".svg": "image/svg+xml"}
-            if out.suffix not in forms:
-                raise typer.BadParameter(f"{out} must end in one of {', '.join(forms)}")
-            out.write_bytes(client.curves_as(run_id, forms[out.suffix], metric or []))  # type: ignore[arg-type]
-            console.print(f"wrote {out}", highlight=False)
+            console.write_file(out, client.curves_as(run_id, console.media_type(out, _CURVE_TYPES), metric or ()))
             return
-        table = Table("metric", "first", "last", "points", box=None)
-        for curve in client.curves(run_id, metric or []).curves:
-            if curve.steps:
-                table.add_row(curve.name, number(curve.values[0]), number(curve.values[-1]), str(len(curve.steps)))
-        console.print(table)
+        found = client.curves(run_id, metric or ()).curves
+    rows = [(curve.name, curve.values[0], curve.values[-1], len(curve.steps)) for curve in found if curve.steps]
+    console.print_table(("metric", "first", "last", "points"), rows)
 
 
 @app.command()
 def logs(
     run_id: RunId,
-    attempt: Annotated[int | None, typer.Option(min=1, help="Of this attempt; default: the newest.")] = None,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on, to later attempts too, to its end.")] = False,
+    attempt: Annotated[int | None, typer.Option(min=1, help="Attempt number; default: the newest.")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the log until the run ends.")] = False,
 ) -> None:
-    """Print what a run's process printed."""
-    with connect() as client:
+    """Print the log of a run's training process."""
+    with console.connect() as client:
         shown = attempt
         for part in client.follow_logs(run_id, attempt=attempt, follow=follow):
             if shown is not None and part.attempt != shown:
-                errors.print(f"attempt {part.attempt}", style="dim")
+                console.print_line(f"attempt {part.attempt}", "dim", console.stderr)
             shown = part.attempt
             sys.stdout.write(part.text)
             sys.stdout.flush()
@@ -183,62 +164,95 @@ def logs(
 @app.command()
 def events(
     run_id: RunId,
-    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on until the run has ended.")] = False,
-    after: Annotated[int, typer.Option(min=0, help="Only those after the event of this id.")] = 0,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the events until the run ends.")] = False,
+    after: Annotated[int, typer.Option(min=0, help="Only events after the event with this id.")] = 0,
 ) -> None:
-    """Print what happened to a run, a line for each event: id, time, attempt, type, data."""
-    with connect() as client:
+    """Print the events of a run, one per line: id, time, attempt, type, data."""
+    with console.connect() as client:
         for event in client.events(run_id, after):
             if isinstance(event, RunEvent):
                 time = f"{event.time.astimezone():%Y-%m-%d %H:%M:%S}"
                 typer.echo(f"{event.id}  {time}  {event.attempt}  {event.type}  {json.dumps(event.data)}")
             elif not follow:
-                return  # where it stands comes when everything was told
+                return  # the first progress follows all past events
 
 
 @app.command()
 def attempts(run_id: RunId) -> None:
-    """List the tries at a run, newest first."""
-    table = Table("attempt", "worker", "began", "ended", "how", "from step", "device", box=None)
-    with connect() as client:
-        for one in client.attempts(run_id):
-            ended = _time(one.ended_at)
-            how = "lost" if one.lost else one.outcome or ""
-            device = str((one.provenance or {}).get("device", ""))
-            table.add_row(str(one.number), one.worker, _time(one.started_at), ended, how, str(one.resumed_at), device)
-    console.print(table)
+    """List the attempts of a run, newest first."""
+    with console.connect() as client:
+        console.print_items(
+            client.attempts(run_id),
+            *("number", "worker", "started_at", "ended_at", "resumed_at"),
+            outcome=lambda attempt: "lost" if attempt.lost else attempt.outcome,
+            device=lambda attempt: (attempt.provenance or {}).get("device"),
+        )
 
 
 @app.command()
 def spec(run_id: RunId) -> None:
-    """Print a run's resolved spec as YAML."""
-    with connect() as client:
-        print_yaml(client.run(run_id).spec)
+    """Print the resolved spec of a run as YAML."""
+    with console.connect() as client:
+        console.print_yaml(client.run(run_id).spec)
 
 
-def _started(client: Client, run: RunView, watching: bool) -> None:
-    """Print a started run's id, or follow it to its end and exit by how it ended."""
+def plan(file: options.File = None, settings: options.Settings = None) -> None:
+    """Show the cost of a run before starting it: NFE (calls of the network), memory, time."""
+    with console.connect() as client:
+        made = client.plan(console.read_spec(file, settings))
+    console.print_line(
+        f"per prompt: {made.per_prompt.total} NFE (anchor {made.per_prompt.anchor}, continuations "
+        f"{made.per_prompt.continuations}); naive {made.naive_per_prompt.total}; saved {made.saved_share:.1%}\n"
+        f"per step: {made.per_step_nfe} NFE, {made.per_step_updates} forward and backward passes\n"
+        f"whole run: {made.total_nfe} NFE, {made.heldout_nfe} of them held-out"
+    )
+    if made.memory is not None:
+        console.print_line(
+            f"memory per process: about {made.memory.total / 1e9:.1f} GB, at its peak in {made.memory.peak}"
+        )
+        console.print_items(
+            made.memory.phases, "phase", GB=lambda phase: f"{phase.total / 1e9:.1f}", parts=_memory_parts
+        )
+    if made.seconds is not None:
+        console.print_line(f"time: about {made.seconds:.0f} s ({made.seconds_basis})")
+    console.print_warnings(made.warnings)
+
+
+def _follow(client: Client, run: RunView, watching: bool) -> None:
+    """Print the id of a started run; with `watching` follow the run and exit with the status of its outcome."""
     if not watching:
-        console.print(str(run.id), highlight=False)
+        console.print_line(str(run.id))
         return
-    console.print(f"run {run.id}", highlight=False)
+    console.print_line(f"run {run.id}")
     run = watch(client, run)
-    print_run(run)
-    asked = run.status is JobStatus.PAUSED and run.error is None
-    raise typer.Exit(0 if run.status is JobStatus.SUCCEEDED or asked else FAILED)
+    _print_run(run)
+    paused_on_request = run.status is JobStatus.PAUSED and run.error is None
+    raise typer.Exit(0 if run.status is JobStatus.SUCCEEDED or paused_on_request else console.FAILED)
+
+
+def _print_run(run: RunView) -> None:
+    name = f" ({run.name})" if run.name else ""
+    step = f", step {run.progress.step} of {run.progress.max_steps}" if run.progress else ""
+    console.print_line(f"run {run.id}{name}: {run.status}{step}, attempt {run.attempt}")
+    if run.queue_position is not None:
+        console.print_line(f"queue position {run.queue_position}")
+    if run.heldout:
+        console.print_heldout({reward: change.model_dump() for reward, change in run.heldout.items()})
+    elif run.metrics:
+        console.print_table(
+            ("metric", "step", "value"), [(name, latest.step, latest.value) for name, latest in run.metrics.items()]
+        )
+    console.print_error(run)
+
+
+def _step(run: RunSummary) -> str:
+    return f"{run.progress.step}/{run.progress.max_steps}" if run.progress else ""
+
+
+def _memory_parts(phase: PhaseMemory) -> str:
+    return ", ".join(f"{name} {size / 1e9:.1f}" for name, size in phase.parts.items() if size >= _SMALL_BYTES)
 
 
 def _print_state(run: RunView) -> None:
-    console.print(f"run {run.id} is {run.status}", highlight=False)
-    print_error(run)
-
-
-def _label(text: str) -> tuple[str, str]:
-    key, colon, value = text.partition(":")
-    if not colon:
-        raise typer.BadParameter(f"{text!r} is no label; write KEY:VALUE")
-    return key, value
-
-
-def _time(moment: datetime | None) -> str:
-    return f"{moment.astimezone():%Y-%m-%d %H:%M:%S}" if moment else ""
+    console.print_line(f"run {run.id} is {run.status}")
+    console.print_error(run)

@@ -1,17 +1,18 @@
-"""Checkpoints: listing, downloading, importing, deleting."""
+"""Checkpoints: lists, resumable downloads, archives, imports."""
 
+import hashlib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from service.api.checkpoints.schemas import CheckpointSummary, CheckpointView
-from service.client import download
-from service.client.transport import Id, Query, Transport, blocks
+import httpx
+
+from service.api.checkpoints.schemas import CheckpointFileView, CheckpointSummary, CheckpointView
+from service.client.errors import ApiError
+from service.client.transport import BLOCK_BYTES, Id, Transport
 
 
-class Checkpoints:
+class Checkpoints(Transport):
     """The routes under `/checkpoints`."""
-
-    _transport: Transport
 
     def checkpoints(
         self,
@@ -21,41 +22,84 @@ class Checkpoints:
         imported: bool | None = None,
         deleted: bool | None = None,
     ) -> Iterator[CheckpointSummary]:
-        """A run's checkpoints, newest step first; without a run all that fit, newest first. Fetched page by page."""
+        """The checkpoints of a run by decreasing step, or all matching checkpoints, newest first."""
         if run is not None:
-            return self._transport.pages(CheckpointSummary, f"/runs/{run}/checkpoints", {})
-        query: Query = {"model": model, "imported": imported, "deleted": deleted}
-        return self._transport.pages(CheckpointSummary, "/checkpoints", query)
+            return self._pages(CheckpointSummary, f"/runs/{run}/checkpoints")
+        return self._pages(
+            CheckpointSummary, "/checkpoints", {"model": model, "imported": imported, "deleted": deleted}
+        )
 
     def checkpoint(self, id: Id) -> CheckpointView:
         """A checkpoint with its files."""
-        return self._transport.read(CheckpointView, "GET", f"/checkpoints/{id}")
+        return self._read(CheckpointView, "GET", f"/checkpoints/{id}")
 
     def download(self, checkpoint: Id, directory: Path) -> list[Path]:
-        """Save all files of a checkpoint in `directory`, checked against their hashes.
+        """Save all files of a checkpoint in `directory` and verify their hashes.
 
-        A broken transfer goes on where it broke off; a file has its name only when it is whole.
+        An interrupted transfer is continued, also by the next call; a file exists only once it is complete.
         """
-        return [download.save(self._transport, file, directory) for file in self.checkpoint(checkpoint).files]
+        return [self._download_file(file, directory) for file in self.checkpoint(checkpoint).files]
 
     def archive(self, checkpoint: Id, file: Path, *, training: bool = False) -> Path:
-        """Save a checkpoint as one tar file: weights, model card, spec, curves.
-
-        It has its name only when it is whole.
-        """
-        path, query = f"/checkpoints/{checkpoint}/archive", {"training": "true"} if training else {}
-        return self._transport.patiently(lambda: download.save_whole(self._transport, path, query, file))
+        """Save a checkpoint as one tar file: weights, model card, spec, curves; `training` adds the training state."""
+        query = {"training": True} if training else {}
+        return self._save(f"/checkpoints/{checkpoint}/archive", "application/x-tar", query, file)
 
     def delete_checkpoint(self, id: Id) -> None:
-        """Delete a checkpoint's files; its row stays for what came from it."""
-        self._transport.send("DELETE", f"/checkpoints/{id}")
+        """Delete the files of a checkpoint; its metadata is preserved."""
+        self._send("DELETE", f"/checkpoints/{id}")
 
     def import_checkpoint(
         self, file: Path, model: str, *, name: str = "", lora_alpha: float | None = None
     ) -> CheckpointView:
-        """Send a LoRA file (safetensors, as diffusers saves it) that runs can start from and images be drawn with."""
-        query: Query = {"model": model, "name": name, "lora_alpha": lora_alpha}
-        headers = {"Content-Type": "application/octet-stream", "Content-Length": str(file.stat().st_size)}
-        return self._transport.read(
-            CheckpointView, "POST", "/checkpoints", query, headers=headers, body=lambda: blocks(file)
-        )
+        """Import a LoRA file (safetensors, as saved by diffusers) to start runs from and generate images with."""
+        query = {"model": model, "name": name, "lora_alpha": lora_alpha}
+        headers = {"Content-Type": "application/octet-stream"}
+        return self._read(CheckpointView, "POST", "/checkpoints", query, headers=headers, file=file)
+
+    def _download_file(self, file: CheckpointFileView, directory: Path) -> Path:
+        """Save a file of a checkpoint in `directory` under its name and verify its hash.
+
+        Received bytes are stored as `.NAME.part`, and the next call continues from them. A file that exists with the
+        right hash is not downloaded again. Raises ApiError, OSError.
+        """
+        path = _local_path(directory, file.name)
+        if path.is_file() and path.stat().st_size == file.size and _sha256(path) == file.sha256:
+            return path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(f".{path.name}.part")
+        part.touch()
+        while part.stat().st_size < file.size:
+            self._retry(lambda: self._append(file, part))
+        if _sha256(part) != file.sha256:
+            part.unlink()
+            raise ApiError(f"{file.name} is corrupt: its SHA-256 is not {file.sha256}", code="download_damaged")
+        return part.replace(path)
+
+    def _append(self, file: CheckpointFileView, part: Path) -> None:
+        """Append the bytes of one request to `part`. Raises ApiError if it brings none."""
+        size = part.stat().st_size
+        # The service verifies the hash of a whole file while sending it, but not that of a range.
+        headers = {"Range": f"bytes={size}-", "If-Range": f'"{file.sha256}"'} if size else {}
+        try:
+            with (
+                self._stream("GET", file.url, None, headers) as response,
+                part.open("ab" if response.status_code == httpx.codes.PARTIAL_CONTENT else "wb") as output,
+            ):
+                output.writelines(response.iter_bytes(BLOCK_BYTES))
+        except ApiError:
+            if part.stat().st_size <= size:
+                raise
+
+
+def _local_path(directory: Path, name: str) -> Path:
+    """The path of a file in `directory`. Raises ApiError for a name that leads out of it."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or not path.name:
+        raise ApiError(f"Invalid file name {name!r}: it is outside {directory}", code="foreign_path")
+    return directory / path
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,63 +1,57 @@
-"""Evaluations: models judged on benchmarks."""
+"""Evaluations of models on benchmarks, and their results."""
 
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
 
+from service.api.evaluations.results_schemas import AnswerView, EvaluationComparison, EvaluationImageView
 from service.api.evaluations.schemas import EvaluationSummary, EvaluationView
-from service.api.events.schemas import LAST_ID, EvaluationEnd, EvaluationProgress, RunEvent
+from service.api.events.schemas import LAST_ID, EvaluationEnd, EvaluationProgress
 from service.api.logs.schemas import LogPart
-from service.client import events
-from service.client.events import EvaluationEvent
-from service.client.transport import Id, Query, Transport
-from service.contracts.status import JobStatus
+from service.client.events import EvaluationEvent, Events, wait_for_end
+from service.client.transport import Id
 
 
-class Evaluations:
-    """The routes under `/evaluations` that begin, follow and end them."""
-
-    _transport: Transport
+class Evaluations(Events):
+    """The routes under `/evaluations`."""
 
     def evaluate(self, spec: Mapping[str, Any] | None = None) -> EvaluationView:
-        """Have a model judged; `spec` is the body of `POST /evaluations`."""
-        return self._transport.read(EvaluationView, "POST", "/evaluations", json=dict(spec or {}))
+        """Evaluate a model; `spec` is the body of `POST /evaluations`."""
+        return self._read(EvaluationView, "POST", "/evaluations", json=dict(spec or {}))
 
     def evaluation(self, id: Id) -> EvaluationView:
-        """Where an evaluation stands, and its scores once it has ended."""
-        return self._transport.read(EvaluationView, "GET", f"/evaluations/{id}")
+        """The state of an evaluation, and its scores once it has ended."""
+        return self._read(EvaluationView, "GET", f"/evaluations/{id}")
 
     def evaluations(
         self,
         *,
-        status: Sequence[str] = (),
+        status: Collection[str] = (),
         model: str | None = None,
         checkpoint: Id | None = None,
         benchmark: str | None = None,
     ) -> Iterator[EvaluationSummary]:
-        """All evaluations that fit, newest first, fetched page by page."""
-        query: Query = {"status": status, "model": model, "benchmark": benchmark}
-        query = {**query, "checkpoint": None if checkpoint is None else str(checkpoint)}
-        return self._transport.pages(EvaluationSummary, "/evaluations", query)
+        """All matching evaluations, newest first."""
+        query = {"status": list(status), "model": model, "benchmark": benchmark, "checkpoint": checkpoint}
+        return self._pages(EvaluationSummary, "/evaluations", query)
 
     def cancel_evaluation(self, id: Id) -> EvaluationView:
-        """Ask for an evaluation's end; what was drawn and judged stays."""
-        return self._transport.read(EvaluationView, "POST", f"/evaluations/{id}/cancel")
+        """Cancel an evaluation; its images and results so far are preserved."""
+        return self._read(EvaluationView, "POST", f"/evaluations/{id}/cancel")
 
     def resume_evaluation(self, id: Id) -> EvaluationView:
-        """Queue an ended evaluation again: only what is missing is drawn, and only unread answers are asked again."""
-        return self._transport.read(EvaluationView, "POST", f"/evaluations/{id}/resume")
+        """Resume an ended evaluation: generate missing images and repeat failed judge requests."""
+        return self._read(EvaluationView, "POST", f"/evaluations/{id}/resume")
 
     def delete_evaluation(self, id: Id) -> None:
-        """Delete an ended evaluation with its images and answers."""
-        self._transport.send("DELETE", f"/evaluations/{id}")
+        """Delete an ended evaluation with its images and results."""
+        self._send("DELETE", f"/evaluations/{id}")
 
     def evaluation_events(
         self, id: Id, after: int = 0, *, every: float = 1.0, timeout: float | None = None
     ) -> Iterator[EvaluationEvent]:
-        """What happens to an evaluation, as `events` tells of a run; the last one is its EvaluationEnd."""
-        deadline = None if timeout is None else time.monotonic() + timeout
-        kinds = (EvaluationProgress, EvaluationEnd)
-        return events.follow(self._transport, f"/evaluations/{id}/events", kinds, after, every, deadline)
+        """The events of an evaluation, as `events` yields those of a run; the last one is an EvaluationEnd."""
+        return self._follow(f"/evaluations/{id}/events", (EvaluationProgress, EvaluationEnd), after, every, timeout)
 
     def wait_for_evaluation(
         self,
@@ -67,20 +61,72 @@ class Evaluations:
         every: float = 1.0,
         seen: Callable[[EvaluationProgress], None] = lambda _: None,
     ) -> EvaluationView:
-        """The evaluation once it has ended; `seen` gets each EvaluationProgress, at most once in `every` seconds.
+        """Wait until an evaluation has ended. `seen` is called with its progress, at most once every `every` seconds.
 
         Raises TimeoutError after `timeout` seconds.
         """
-        status: JobStatus | None = None
-        for event in self.evaluation_events(id, LAST_ID, every=every, timeout=timeout):
-            if isinstance(event, EvaluationEnd):
-                return self.evaluation(id)
-            if not isinstance(event, RunEvent):
-                status = event.status
-                seen(event)
-        raise TimeoutError(f"evaluation {id} is {status or 'not heard of'} after {timeout:g} s")
+        wait_for_end(id, self.evaluation_events(id, LAST_ID, every=every, timeout=timeout), (), seen, timeout)
+        return self.evaluation(id)
 
     def evaluation_logs(self, id: Id, *, attempt: int | None = None, offset: int = 0) -> LogPart:
-        """A part of what the evaluation's process printed; ask again from its `next_offset`."""
-        query: Query = {"attempt": attempt, "offset": offset}
-        return self._transport.read(LogPart, "GET", f"/evaluations/{id}/logs", query)
+        """A part of the log of the evaluation's process; the next part starts at `next_offset`."""
+        return self._read(LogPart, "GET", f"/evaluations/{id}/logs", {"attempt": attempt, "offset": offset})
+
+    def answers(
+        self,
+        evaluation: Id,
+        *,
+        dimension: Sequence[str] = (),
+        index: int | None = None,
+        met: bool | None = None,
+        failure: str | None = None,
+        tries: Literal["newest", "all"] | None = None,
+    ) -> Iterator[AnswerView]:
+        """All matching answers of the judge, by prompt and image."""
+        query = {"dimension": dimension, "index": index, "met": met, "failure": failure, "tries": tries}
+        return self._pages(AnswerView, f"/evaluations/{evaluation}/answers", query)
+
+    def evaluation_images(self, evaluation: Id, index: int | None = None) -> Iterator[EvaluationImageView]:
+        """All images of an evaluation, or of one prompt; `client.fetch_image(url)` is the PNG."""
+        return self._pages(EvaluationImageView, f"/evaluations/{evaluation}/images", {"index": index})
+
+    def export_evaluation(self, evaluation: Id, file: Path) -> None:
+        """Write the official result file: a `.csv` of answers, or a `.json` of counts by dimension.
+
+        The file exists only once it is complete. Raises ApiError, ValueError for another suffix.
+        """
+        media_types = {".csv": "text/csv", ".json": "application/json"}
+        if file.suffix not in media_types:
+            raise ValueError(f"Unsupported file name {file}: must end in {' or '.join(media_types)}")
+        self._save(f"/evaluations/{evaluation}/export", media_types[file.suffix], None, file)
+
+    def compare_evaluations(
+        self, first: Id, second: Id, *, resamples: int | None = None, seed: int | None = None
+    ) -> EvaluationComparison:
+        """The second evaluation minus the first, with paired intervals over their common prompts."""
+        query = {"resamples": resamples, "seed": seed}
+        return self._read(EvaluationComparison, "GET", f"/evaluations/{first}/comparison/{second}", query)
+
+    def gallery(
+        self,
+        evaluation: Id,
+        form: Literal["png", "html"] = "png",
+        *,
+        beside: Sequence[Id] = (),
+        dimension: Sequence[str] = (),
+        index: Sequence[int] = (),
+        count: int | None = None,
+        seed: int | None = None,
+        images: int | None = None,
+    ) -> bytes:
+        """Images with the judge's results, next to those of the evaluations in `beside`: a PNG, or an HTML page."""
+        query = {
+            "with": beside,
+            "dimension": dimension,
+            "index": index,
+            "count": count,
+            "seed": seed,
+            "images": images,
+        }
+        media_type = {"png": "image/png", "html": "text/html"}[form]
+        return self._content(f"/evaluations/{evaluation}/gallery", media_type, query)

@@ -1,75 +1,98 @@
-"""Following a job by its event stream, across lost connections and restarts of the service."""
+"""Event streams of jobs, continued across lost connections and restarts of the service."""
 
 import json
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TypeVar
 
 import httpx
 
 from service.api.events.schemas import EvaluationEnd, EvaluationProgress, RunEnd, RunEvent, RunProgress
-from service.client.errors import ApiError, of_problem
-from service.client.transport import Transport, passes, pause
+from service.client.errors import ApiError
+from service.client.transport import Id, Transport, is_transient, pause
 
 Event = RunEvent | RunProgress | RunEnd
-"""What happened, where the run stands, or its end."""
+"""An event, the current progress, or the end of a run."""
 EvaluationEvent = RunEvent | EvaluationProgress | EvaluationEnd
-"""The same of an evaluation."""
 P = TypeVar("P", RunProgress, EvaluationProgress)
 E = TypeVar("E", RunEnd, EvaluationEnd)
 
 _TIMEOUT = httpx.Timeout(45.0, connect=10.0)
-"""The service writes every 15 s at least: a connection silent for longer is lost."""
+"""The service writes at least every 15 s: a connection that is silent for longer is lost."""
 _PATIENCE_SECONDS = 600.0
-"""For how long a stream that had begun is asked for again."""
+"""How long an established stream is reconnected."""
 
 
-def follow(
-    transport: Transport,
-    path: str,
-    kinds: tuple[type[P], type[E]],
-    after: int,
-    every: float,
-    deadline: float | None,
-) -> Iterator[RunEvent | P | E]:
-    """A job's events after that of id `after`, to its end or until the monotonic clock shows `deadline`.
+class Events(Transport):
+    """Following the event stream of a job."""
 
-    `kinds` are the classes of its progress and of its end. A stream that breaks off is taken up after the last event
-    that came. Raises ApiError.
+    def _follow(
+        self, path: str, kinds: tuple[type[P], type[E]], after: int, every: float, timeout: float | None
+    ) -> Iterator[RunEvent | P | E]:
+        """The events of a job after the event with id `after`, until its end or for `timeout` seconds.
+
+        `kinds` are the classes of its progress and its end. An interrupted stream continues after the last event
+        that was received. Raises ApiError.
+        """
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        attempts, patience, last_received = 0, self._patience, time.monotonic()
+        while time.monotonic() < deadline:
+            headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
+            if timeout is not None:
+                headers["Prefer"] = f"wait={max(1, math.ceil(deadline - time.monotonic()))}"
+            failure: ApiError | None = None
+            try:
+                with self._stream("GET", path, {"every": every}, headers, timeout=_TIMEOUT) as response:
+                    if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
+                        raise ApiError(f"The server at {self.url} is not this service", code="foreign_service")
+                    for name, data in frames(response.iter_bytes()):
+                        event = _parse(name, data, kinds)
+                        after = event.id if isinstance(event, RunEvent) else after
+                        attempts, patience = 0, max(patience, _PATIENCE_SECONDS)
+                        last_received = time.monotonic()
+                        yield event
+                        if isinstance(event, kinds[1]):
+                            return
+            except ApiError as error:
+                if not is_transient(error):
+                    raise
+                failure = error
+            attempts += 1
+            seconds = pause(attempts, failure)
+            if failure is not None and time.monotonic() + seconds > last_received + patience:
+                raise failure
+            time.sleep(max(0.0, min(seconds, deadline - time.monotonic())))
+
+
+def wait_for_end(
+    id: Id,
+    events: Iterable[RunEvent | P | E],
+    until: Collection[str],
+    seen: Callable[[P], None],
+    timeout: float | None,
+) -> None:
+    """Follow a job to its end or to a state in `until`, and call `seen` with its progress.
+
+    Raises TimeoutError if the events end earlier, which they do after `timeout` seconds.
     """
-    tries, patience, heard = 0, transport.patience, time.monotonic()
-    while deadline is None or time.monotonic() < deadline:
-        headers = {"Accept": "text/event-stream", "Last-Event-ID": str(after)}
-        if deadline is not None:
-            headers["Prefer"] = f"wait={max(1, math.ceil(deadline - time.monotonic()))}"
-        failure: ApiError | None = None
-        try:
-            with transport.opened("GET", path, {"every": every}, headers, timeout=_TIMEOUT) as response:
-                if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
-                    raise ApiError(f"what answers at {transport.url} is not this service", code="foreign_service")
-                for name, data in frames(response.iter_bytes()):
-                    event = _read(name, data, kinds)
-                    after = event.id if isinstance(event, RunEvent) else after
-                    tries, patience, heard = 0, max(patience, _PATIENCE_SECONDS), time.monotonic()
-                    yield event
-                    if isinstance(event, kinds[1]):
-                        return
-        except ApiError as error:
-            if not passes(error):
-                raise
-            failure = error
-        tries += 1
-        seconds = pause(tries, failure)
-        if failure is not None and time.monotonic() + seconds > heard + patience:
-            raise failure
-        time.sleep(min(seconds, max(0.0, deadline - time.monotonic())) if deadline is not None else seconds)
+    status = "unknown"
+    for event in events:
+        if isinstance(event, RunEvent):
+            continue
+        status = event.status
+        if isinstance(event, RunProgress | EvaluationProgress):
+            seen(event)
+            if status not in until:
+                continue
+        return
+    raise TimeoutError(f"Job {id} is still {status} after {timeout:g} s")
 
 
 def frames(blocks: Iterable[bytes]) -> Iterator[tuple[str, str]]:
-    """Name and data of each event in the bytes of an event stream; what breaks off in the middle is none.
+    """Name and data of each complete event in the bytes of an event stream.
 
-    Lines end in LF or CRLF, and nowhere else: `str.splitlines` would know more ends.
+    Lines end in LF or CRLF only; `str.splitlines` splits at other characters too.
     """
     name, data, rest = "", list[str](), b""
     for block in blocks:
@@ -87,13 +110,13 @@ def frames(blocks: Iterable[bytes]) -> Iterator[tuple[str, str]]:
                 name, data = "", []
 
 
-def _read(name: str, data: str, kinds: tuple[type[P], type[E]]) -> RunEvent | P | E:
+def _parse(name: str, data: str, kinds: tuple[type[P], type[E]]) -> RunEvent | P | E:
     try:
         if name == "error":
             problem = json.loads(data)
-            raise of_problem(problem, int(problem["status"]))
+            raise ApiError.from_problem(problem, int(problem["status"]))
         if name == "progress":
             return kinds[0].model_validate_json(data)
         return (kinds[1] if name == "end" else RunEvent).model_validate_json(data)
     except (ValueError, KeyError, TypeError) as error:
-        raise ApiError(f"the event {name!r} cannot be read by this client: {error}", code="bad_event") from error
+        raise ApiError(f"Invalid event {name!r}: {error}", code="bad_event") from error

@@ -1,11 +1,10 @@
-"""Prompt sets: sending, listing, reading, deleting."""
+"""Prompt sets."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
 from service.api.prompt_sets.schemas import PromptSetUpload, PromptSetView, PromptView
-from service.client.errors import ApiError
-from service.client.transport import Query, Transport, blocks
+from service.client.transport import Transport, media_type
 
 _MEDIA_TYPES = {
     ".txt": "text/plain",
@@ -15,10 +14,8 @@ _MEDIA_TYPES = {
 }
 
 
-class PromptSets:
+class PromptSets(Transport):
     """The routes under `/prompt-sets`."""
-
-    _transport: Transport
 
     def create_prompt_set(
         self,
@@ -30,34 +27,23 @@ class PromptSets:
         seed: int | None = None,
         skip_bad: bool = False,
     ) -> PromptSetUpload:
-        """Send a file of prompts: `.txt`, `.jsonl` or `.csv`. With `heldout`, two sets: NAME-train and NAME-heldout."""
-        media_type = _MEDIA_TYPES.get(file.suffix.lower())
-        if media_type is None:
-            raise ApiError(f"{file.name} must end in one of {', '.join(_MEDIA_TYPES)}", code="unknown_suffix")
-        query: Query = {
-            "name": name,
-            "description": description,
-            "heldout": heldout,
-            "seed": seed,
-            "skip_bad": str(skip_bad).lower(),
-        }
-        headers = {"Content-Type": media_type, "Content-Length": str(file.stat().st_size)}
-        return self._transport.read(
-            PromptSetUpload, "POST", "/prompt-sets", query, headers=headers, body=lambda: blocks(file)
-        )
+        """Upload prompts: a `.txt`, `.jsonl` or `.csv` file. `heldout` splits it: NAME-train and NAME-heldout."""
+        headers = {"Content-Type": media_type(file, _MEDIA_TYPES)}
+        query = {"name": name, "description": description, "heldout": heldout, "seed": seed, "skip_bad": skip_bad}
+        return self._read(PromptSetUpload, "POST", "/prompt-sets", query, headers=headers, file=file)
 
     def prompt_sets(self) -> Iterator[PromptSetView]:
-        """The catalog's sets and the uploaded ones, by name, fetched page by page."""
-        return self._transport.pages(PromptSetView, "/prompt-sets", {})
+        """The prompt sets of the catalog and the uploaded ones, by name."""
+        return self._pages(PromptSetView, "/prompt-sets")
 
     def prompt_set(self, name: str) -> PromptSetView:
-        """A set with its counts."""
-        return self._transport.read(PromptSetView, "GET", f"/prompt-sets/{name}")
+        """A prompt set with its counts."""
+        return self._read(PromptSetView, "GET", f"/prompt-sets/{name}")
 
     def prompts(self, name: str) -> Iterator[PromptView]:
-        """The prompts of an uploaded set, fetched page by page."""
-        return self._transport.pages(PromptView, f"/prompt-sets/{name}/items", {})
+        """The prompts of an uploaded set."""
+        return self._pages(PromptView, f"/prompt-sets/{name}/items")
 
     def delete_prompt_set(self, name: str) -> None:
-        """Delete an uploaded set that no open run needs."""
-        self._transport.send("DELETE", f"/prompt-sets/{name}")
+        """Delete an uploaded prompt set that no unfinished run uses."""
+        self._send("DELETE", f"/prompt-sets/{name}")

@@ -1,87 +1,99 @@
-"""Runs, and what they leave: curves, rewards, images, logs."""
+"""Runs with their curves, rewards, sample images and logs, and comparisons of runs."""
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
+from service.api.curves.comparison_schemas import Axis, Band, Comparison
 from service.api.curves.schemas import Curves
-from service.api.events.schemas import LAST_ID, RunEnd, RunEvent, RunProgress
+from service.api.events.schemas import LAST_ID, RunEnd, RunProgress
 from service.api.logs.schemas import LogPart
 from service.api.runs.reward_groups import RewardGroupView
 from service.api.runs.samples import SampleView
 from service.api.runs.schemas import AttemptView, RunSummary, RunView
-from service.client import events
-from service.client.events import Event
-from service.client.transport import Id, Query, Transport
-from service.contracts.status import TERMINAL, JobStatus
+from service.client.events import Event, Events, wait_for_end
+from service.client.transport import Id
+from service.contracts.status import TERMINAL
 
 
-class Runs:
-    """The routes under `/runs`."""
+class ComparisonOptions(TypedDict, total=False):
+    """Runs to compare, and how; the defaults are those of `GET /curves`."""
 
-    _transport: Transport
+    runs: Sequence[Id]
+    groups: Mapping[str, Sequence[Id]]
+    """Runs whose mean is shown, by name."""
+    x: Axis
+    """X axis: `step`, `nfe` or `seconds`."""
+    band: Band
+    """Band around a group's mean: `ci95`, `std`, `minmax` or `none`."""
+    since_step: int
+    max_points: int
+    smooth: float
+
+
+class Runs(Events):
+    """The routes under `/runs`, and `/curves`."""
 
     def create_run(self, spec: Mapping[str, Any]) -> RunView:
         """Start an alignment run; `spec` is the body of `POST /runs`."""
-        return self._transport.read(RunView, "POST", "/runs", json=dict(spec))
+        return self._read(RunView, "POST", "/runs", json=dict(spec))
 
     def run(self, id: Id) -> RunView:
-        """A run in full."""
-        return self._transport.read(RunView, "GET", f"/runs/{id}")
+        """A run with its metrics."""
+        return self._read(RunView, "GET", f"/runs/{id}")
 
     def runs(
         self,
         *,
-        status: Sequence[str] = (),
+        status: Collection[str] = (),
         model: str | None = None,
         algorithm: str | None = None,
         label: Sequence[str] = (),
     ) -> Iterator[RunSummary]:
-        """All runs that fit, newest first, fetched page by page."""
-        query: Query = {"status": status, "model": model, "algorithm": algorithm, "label": label}
-        return self._transport.pages(RunSummary, "/runs", query)
+        """All matching runs, newest first."""
+        query = {"status": list(status), "model": model, "algorithm": algorithm, "label": label}
+        return self._pages(RunSummary, "/runs", query)
 
     def cancel(self, id: Id) -> RunView:
-        """Ask for a run's end."""
-        return self._transport.read(RunView, "POST", f"/runs/{id}/cancel")
+        """Cancel a run."""
+        return self._read(RunView, "POST", f"/runs/{id}/cancel")
 
     def pause(self, id: Id) -> RunView:
-        """Ask a run to save what it has done and to give up its worker."""
-        return self._transport.read(RunView, "POST", f"/runs/{id}/pause")
+        """Pause a run: save a checkpoint and release its worker."""
+        return self._read(RunView, "POST", f"/runs/{id}/pause")
 
     def resume(self, id: Id, max_steps: int | None = None) -> RunView:
-        """Go on with a paused or ended run from its newest checkpoint, to other steps where they are said."""
+        """Resume a paused or finished run from its newest checkpoint, optionally with a new number of steps."""
         body = {} if max_steps is None else {"max_steps": max_steps}
-        return self._transport.read(RunView, "POST", f"/runs/{id}/resume", json=body)
+        return self._read(RunView, "POST", f"/runs/{id}/resume", json=body)
 
     def save(self, id: Id) -> RunView:
-        """Ask a running run for a checkpoint after its present step."""
-        return self._transport.read(RunView, "POST", f"/runs/{id}/checkpoint")
+        """Save a checkpoint of a running run after its current step."""
+        return self._read(RunView, "POST", f"/runs/{id}/checkpoint")
 
     def clone(self, id: Id, overrides: Mapping[str, Any] | None = None) -> RunView:
-        """Start a run with the spec of another, and what `overrides` says instead."""
-        return self._transport.read(RunView, "POST", f"/runs/{id}/clone", json=dict(overrides or {}))
+        """Start a run with the spec of another run and `overrides`."""
+        return self._read(RunView, "POST", f"/runs/{id}/clone", json=dict(overrides or {}))
 
     def change_run(self, id: Id, **changes: Any) -> RunView:
-        """Change a run's `name`, `notes`, `labels` or `priority`."""
-        return self._transport.read(RunView, "PATCH", f"/runs/{id}", json=changes)
+        """Change the `name`, `notes`, `labels` or `priority` of a run."""
+        return self._read(RunView, "PATCH", f"/runs/{id}", json=changes)
 
     def delete_run(self, id: Id) -> None:
-        """Delete a paused or ended run with everything recorded of it."""
-        self._transport.send("DELETE", f"/runs/{id}")
+        """Delete a paused or finished run and all its data."""
+        self._send("DELETE", f"/runs/{id}")
 
     def attempts(self, id: Id) -> Iterator[AttemptView]:
-        """Every try at a run, newest first, fetched page by page."""
-        return self._transport.pages(AttemptView, f"/runs/{id}/attempts", {})
+        """The attempts of a run, newest first."""
+        return self._pages(AttemptView, f"/runs/{id}/attempts")
 
     def events(self, id: Id, after: int = 0, *, every: float = 1.0, timeout: float | None = None) -> Iterator[Event]:
-        """What happens to a run, from its beginning or after the event of id `after`; the last one is its RunEnd.
+        """The events of a run, past ones first, after the event with id `after`; the last one is a RunEnd.
 
-        Between the numbered RunEvents a RunProgress says where it stands, at most once in `every` seconds. An
-        interrupted stream is taken up where it broke off. After `timeout` seconds the events end without a RunEnd.
+        Between the numbered RunEvents a RunProgress has the current state, at most once every `every` seconds. An
+        interrupted stream is continued without loss. After `timeout` seconds the events end without a RunEnd.
         """
-        deadline = None if timeout is None else time.monotonic() + timeout
-        return events.follow(self._transport, f"/runs/{id}/events", (RunProgress, RunEnd), after, every, deadline)
+        return self._follow(f"/runs/{id}/events", (RunProgress, RunEnd), after, every, timeout)
 
     def wait_for_run(
         self,
@@ -92,20 +104,13 @@ class Runs:
         every: float = 1.0,
         seen: Callable[[RunProgress], None] = lambda _: None,
     ) -> RunView:
-        """The run once it has ended, or has one of the states in `until`. It is not asked for: its events are followed.
+        """Wait until a run has ended or is in a state in `until`, by following its events.
 
-        `seen` gets each RunProgress, at most once in `every` seconds. Raises TimeoutError after `timeout` seconds.
+        `seen` is called with each RunProgress, at most once every `every` seconds. Raises TimeoutError after `timeout`
+        seconds.
         """
-        status: JobStatus | None = None
-        for event in self.events(id, LAST_ID, every=every, timeout=timeout):  # what happened so far is not of interest
-            if isinstance(event, RunEvent):
-                continue
-            if isinstance(event, RunProgress):
-                seen(event)
-            status = event.status
-            if status in until or isinstance(event, RunEnd):
-                return self.run(id)
-        raise TimeoutError(f"run {id} is {status or 'not heard of'} after {timeout:g} s")
+        wait_for_end(id, self.events(id, LAST_ID, every=every, timeout=timeout), until, seen, timeout)
+        return self.run(id)
 
     def curves(
         self,
@@ -116,40 +121,57 @@ class Runs:
         max_points: int | None = None,
         smooth: float | None = None,
     ) -> Curves:
-        """A run's metrics over its steps; a name may end in `*`."""
-        return self._transport.read(
-            Curves, "GET", f"/runs/{id}/curves", _curve_query(metrics, since_step, max_points, smooth)
-        )
+        """Metrics of a run over its steps; a name may end in `*`."""
+        query = {"metrics": metrics, "since_step": since_step, "max_points": max_points, "smooth": smooth}
+        return self._read(Curves, "GET", f"/runs/{id}/curves", query)
 
     def curves_as(
         self, id: Id, media_type: Literal["text/csv", "image/png", "image/svg+xml"], metrics: Sequence[str] = ()
     ) -> bytes:
-        """A run's curves as a table or a figure."""
-        headers = {"Accept": media_type}
-        return self._transport.send("GET", f"/runs/{id}/curves", _curve_query(metrics), headers=headers).content
+        """Metrics of a run as a table or a figure."""
+        return self._content(f"/runs/{id}/curves", media_type, {"metrics": metrics})
+
+    def compare(self, metrics: Sequence[str], **options: Unpack[ComparisonOptions]) -> Comparison:
+        """Metrics of several runs and of means over groups of runs; a metric's name may end in `*`."""
+        return self._read(Comparison, "GET", "/curves", _comparison_query(metrics, options))
+
+    def compare_figure(
+        self,
+        metrics: Sequence[str],
+        form: Literal["png", "svg"] = "svg",
+        *,
+        width_mm: float | None = None,
+        **options: Unpack[ComparisonOptions],
+    ) -> bytes:
+        """The same as a figure: SVG, or PNG with 200 dpi; `width_mm` is its width in millimeters, 170 by default."""
+        media_type = {"png": "image/png", "svg": "image/svg+xml"}[form]
+        return self._content("/curves", media_type, {**_comparison_query(metrics, options), "width_mm": width_mm})
+
+    def compare_table(self, metrics: Sequence[str], **options: Unpack[ComparisonOptions]) -> bytes:
+        """The same as CSV, one line per point."""
+        return self._content("/curves", "text/csv", _comparison_query(metrics, options))
 
     def rewards(
         self, id: Id, *, step: int | None = None, reward: str | None = None, granularity: int | None = None
     ) -> Iterator[RewardGroupView]:
-        """A run's reward groups, fetched page by page."""
-        query: Query = {"step": step, "reward": reward, "granularity": granularity}
-        return self._transport.pages(RewardGroupView, f"/runs/{id}/rewards", query)
+        """The reward groups of a run."""
+        query = {"step": step, "reward": reward, "granularity": granularity}
+        return self._pages(RewardGroupView, f"/runs/{id}/rewards", query)
 
     def samples(self, id: Id, *, kind: str | None = None, step: int | None = None) -> Iterator[SampleView]:
-        """A run's sample images, fetched page by page; `image(sample.image)` is the PNG."""
-        return self._transport.pages(SampleView, f"/runs/{id}/samples", {"kind": kind, "step": step})
+        """The sample images of a run; `fetch_image(sample.image)` is the PNG."""
+        return self._pages(SampleView, f"/runs/{id}/samples", {"kind": kind, "step": step})
 
     def logs(self, id: Id, *, attempt: int | None = None, offset: int = 0) -> LogPart:
-        """A part of what the run's process printed; ask again from its `next_offset`."""
-        return self._transport.read(LogPart, "GET", f"/runs/{id}/logs", {"attempt": attempt, "offset": offset})
+        """A part of the log of the run's process; the next part starts at `next_offset`."""
+        return self._read(LogPart, "GET", f"/runs/{id}/logs", {"attempt": attempt, "offset": offset})
 
     def follow_logs(
         self, id: Id, *, attempt: int | None = None, follow: bool = True, every: float = 1.0
     ) -> Iterator[LogPart]:
-        """What the run's process printed in the newest attempt, or the given one, from its first byte on.
+        """The log of the run's process from its start, in the newest or the given attempt.
 
-        With `follow` also what it prints from now on, in later attempts too, until the run has ended; while there is
-        nothing it is asked for `every` so many seconds.
+        With `follow`, also later output and later attempts until the run has ended, polled every `every` seconds.
         """
         offset = 0
         while True:
@@ -168,7 +190,7 @@ class Runs:
             time.sleep(every)
 
 
-def _curve_query(
-    metrics: Sequence[str], since_step: int | None = None, max_points: int | None = None, smooth: float | None = None
-) -> Query:
-    return {"metrics": list(metrics), "since_step": since_step, "max_points": max_points, "smooth": smooth}
+def _comparison_query(metrics: Sequence[str], options: ComparisonOptions) -> dict[str, Any]:
+    groups = [f"{name}:{','.join(map(str, ids))}" for name, ids in options.get("groups", {}).items()]
+    query = {name: value for name, value in options.items() if name not in ("runs", "groups")}
+    return query | {"metric": metrics, "run": options.get("runs", ()), "group": groups}

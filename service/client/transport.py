@@ -1,56 +1,70 @@
-"""Sending requests: again where that is safe, for a bounded time, with every refusal as an ApiError."""
+"""HTTP requests with retries; every failure is an ApiError."""
 
 import random
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
 import httpx
 from pydantic import BaseModel, TypeAdapter
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay
 
-from service.client.errors import ApiError, of_response
+from service.client.errors import ApiError
 from service.http.pagination import Page
+
+DEFAULT_URL = "http://127.0.0.1:8000"
+BLOCK_BYTES = 1 << 20
 
 Id = uuid.UUID | str
 Model = TypeVar("Model", bound=BaseModel)
 Result = TypeVar("Result")
-Query = Mapping[str, str | int | float | Sequence[str] | None]
+Query = Mapping[str, Any]
 
-_AGAIN = frozenset({429, 502, 503, 504})
-"""Statuses of requests that were not done and may be soon."""
-_BLOCK = 1 << 20
+_RETRY_STATUSES = frozenset({429, 502, 503, 504})
+"""Statuses of requests that were not executed and may succeed later."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 
 
 class Transport:
-    """A connection to the service at `url`, with `key` where it wants one.
+    """A connection to the service, and the base class of the client's resources.
 
-    A request that got no answer, or a 429, 502, 503 or 504, is sent again for up to `patience` seconds, after pauses
-    that grow from 0.2 s to 5 s or are the service's own (`Retry-After`). Every POST carries an `Idempotency-Key`, the
-    same each time it is sent: what was done before its answer got lost is not done again. Raises ApiError.
+    A request without a response, or with status 429, 502, 503 or 504, is retried for up to `patience` seconds, after
+    pauses that grow from 0.2 s to 5 s or that the service requests (`Retry-After`). Every POST carries an
+    `Idempotency-Key`, the same in each retry, so that a request whose response was lost is not executed twice.
     """
 
-    def __init__(self, url: str, key: str | None, timeout: float, patience: float) -> None:
-        self.url, self.patience = url, patience
+    def __init__(
+        self, url: str = DEFAULT_URL, key: str | None = None, *, timeout: float = 60.0, patience: float = 10.0
+    ) -> None:
+        self.url, self._patience = url, patience
         try:
             address = httpx.URL(url)
+            if address.scheme not in ("http", "https") or not address.host:
+                raise httpx.InvalidURL("scheme or host is missing")
         except httpx.InvalidURL as error:
-            raise ApiError(f"{url!r} is no address of a service: {error}", code="bad_url") from error
-        if address.scheme not in ("http", "https") or not address.host:
-            raise ApiError(f"{url!r} is no address of a service; it looks like http://127.0.0.1:8000", code="bad_url")
+            reason = f"Invalid service URL {url!r}: {error}; write it like {DEFAULT_URL}"
+            raise ApiError(reason, code="bad_url") from error
         headers = {"Authorization": f"Bearer {key.strip()}"} if key else {}
-        # A proxy from the environment cannot reach this machine's own address.
+        # A proxy of the environment cannot reach this machine's loopback address.
         local = address.host in ("127.0.0.1", "localhost", "::1")
         self._http = httpx.Client(base_url=address, timeout=timeout, headers=headers, trust_env=not local)
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
     def close(self) -> None:
-        """Give up the connection."""
+        """Close the connection."""
         self._http.close()
 
-    def send(
+    def _send(
         self,
         method: str,
         path: str,
@@ -58,83 +72,105 @@ class Transport:
         *,
         headers: Mapping[str, str] | None = None,
         json: Any = None,
-        body: Callable[[], Iterable[bytes]] | None = None,
+        file: Path | None = None,
     ) -> httpx.Response:
-        """The answer to a request. `body` is called for the content each time it is sent. Raises ApiError."""
-        said = dict(headers or {})
-        if method == "POST":
-            said["Idempotency-Key"] = str(uuid.uuid4())
+        """Send a request with a JSON body or a file as its body. Raises ApiError."""
+        headers = {**(headers or {}), **({"Idempotency-Key": str(uuid.uuid4())} if method == "POST" else {})}
 
         def once() -> httpx.Response:
-            content = {"content": body()} if body else {"json": json} if json is not None else {}
-            with self.opened(method, path, query, said, **content) as response:
+            with ExitStack() as stack:
+                content = stack.enter_context(file.open("rb")) if file else None
+                body = {"content": content} if content else {"json": json} if json is not None else {}
+                response = stack.enter_context(self._stream(method, path, query, headers, **body))
                 response.read()
                 return response
 
-        return self.patiently(once)
+        return self._retry(once)
 
-    def read(self, model: type[Model], method: str, path: str, query: Query | None = None, **request: Any) -> Model:
-        """The answer to a request, as `model` has it. Raises ApiError."""
-        content = self.send(method, path, query, **request).content
-        # By name too: the service fills some fields from columns of other names.
+    def _read(self, model: type[Model], method: str, path: str, query: Query | None = None, **request: Any) -> Model:
+        """Send a request and validate the response as `model`. Raises ApiError."""
+        content = self._send(method, path, query, **request).content
+        # Also by name: the schemas have aliases for database columns.
         return TypeAdapter(model).validate_json(content, by_alias=True, by_name=True)
 
-    def pages(self, model: type[Model], path: str, query: Query) -> Iterator[Model]:
-        """The items of a list, asked for page by page."""
+    def _content(self, path: str, accept: str, query: Query | None = None) -> bytes:
+        """The body of a response with the media type `accept`. Raises ApiError."""
+        return self._send("GET", path, query, headers={"Accept": accept}).content
+
+    def _pages(self, model: type[Model], path: str, query: Query | None = None) -> Iterator[Model]:
+        """The items of a list, fetched page by page."""
         cursor: str | None = None
         while True:
-            page = self.read(Page[model], "GET", path, {**query, "limit": 200, "cursor": cursor})  # type: ignore[valid-type]
+            page = self._read(Page[model], "GET", path, {**(query or {}), "limit": 200, "cursor": cursor})  # type: ignore[valid-type]
             yield from page.items
             cursor = page.next_cursor
             if cursor is None:
                 return
 
-    def patiently(self, once: Callable[[], Result]) -> Result:
-        """What `once` returns, called again while it meets what passes."""
-        retrying = Retrying(
-            retry=retry_if_exception(passes), wait=_wait, stop=stop_before_delay(self.patience), reraise=True
-        )
-        return retrying(once)
+    def _save(self, path: str, accept: str, query: Query | None, file: Path) -> Path:
+        """Save a response as `file`, which exists only once it is complete. Raises ApiError, OSError."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f".{file.name}.part")
+
+        def once() -> None:
+            with self._stream("GET", path, query, {"Accept": accept}) as response, part.open("wb") as output:
+                output.writelines(response.iter_bytes(BLOCK_BYTES))
+
+        try:
+            self._retry(once)
+            return part.replace(file)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _retry(self, once: Callable[[], Result]) -> Result:
+        """Call `once` until it succeeds, fails permanently, or `patience` ends."""
+        return Retrying(
+            retry=retry_if_exception(is_transient), wait=_wait, stop=stop_before_delay(self._patience), reraise=True
+        )(once)
 
     @contextmanager
-    def opened(
+    def _stream(
         self, method: str, path: str, query: Query | None, headers: Mapping[str, str], **request: Any
     ) -> Iterator[httpx.Response]:
-        """The answer to a request that is sent once, its body still to be read. Raises ApiError, while reading too."""
-        if not path.startswith("/") or path.startswith("//"):
-            raise ApiError(f"{path!r} is no path of the service", code="foreign_url")  # the key must not go elsewhere
+        """Send a request once and yield the response before its body is read. Raises ApiError, while reading too."""
+        if not path.startswith("/") or path.startswith("//"):  # the key must not be sent to another host
+            raise ApiError(f"Invalid path {path!r}: must start with a single /", code="foreign_url")
         params = {name: value for name, value in (query or {}).items() if value is not None}
         try:
             with self._http.stream(method, path, params=params, headers=dict(headers), **request) as response:
                 if response.is_error:
                     response.read()
-                    raise of_response(response)
+                    raise ApiError.from_response(response)
                 yield response
         except httpx.TransportError as error:
-            raise ApiError(f"{self.url} does not answer ({error or repr(error)}); is the service up?") from error
+            reason = f"No response from {self.url} ({error or repr(error)}); is the service running?"
+            raise ApiError(reason) from error
 
 
-def blocks(file: Path) -> Iterator[bytes]:
-    """A file as a request's body."""
-    with file.open("rb") as reading:
-        while block := reading.read(_BLOCK):
-            yield block
+def is_transient(error: BaseException | None) -> bool:
+    """Whether the same request may succeed later."""
+    return isinstance(error, ApiError) and (
+        error.code in ("unreachable", "idempotency_in_progress") or error.status in _RETRY_STATUSES
+    )
 
 
-def passes(error: BaseException) -> bool:
-    """Whether the same request may succeed soon."""
-    if not isinstance(error, ApiError):
-        return False
-    return error.code in ("unreachable", "idempotency_in_progress") or error.status in _AGAIN
-
-
-def pause(tries: int, error: BaseException | None) -> float:
-    """Seconds to wait after so many tries: at random, so that many clients do not come back at once."""
+def pause(attempt: int, error: BaseException | None) -> float:
+    """Seconds to wait after a failed attempt, with jitter so that many clients do not return at the same time."""
     if isinstance(error, ApiError) and error.retry_after is not None:
         return error.retry_after
-    most = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(tries - 1, 10))
-    return random.uniform(most / 2, most)  # noqa: S311 - no secret
+    longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(attempt - 1, 10))
+    return random.uniform(longest / 2, longest)  # noqa: S311 - no secret
 
 
 def _wait(state: RetryCallState) -> float:
     return pause(state.attempt_number, state.outcome.exception() if state.outcome else None)
+
+
+def media_type(file: Path, by_suffix: Mapping[str, str]) -> str:
+    """The media type for the suffix of `file`. Raises ApiError for an unsupported suffix."""
+    found = by_suffix.get(file.suffix.lower())
+    if found is None:
+        raise ApiError(
+            f"Unsupported file name {file.name}: must end in one of {', '.join(by_suffix)}", code="unknown_suffix"
+        )
+    return found

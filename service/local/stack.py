@@ -64,12 +64,12 @@ class Stack:
         self,
         data: Path,
         port: int = 8000,
-        say: Callable[[str], None] = lambda _: None,
+        report: Callable[[str], None] = lambda _: None,
         restarts: int = _RESTARTS,
     ) -> None:
         self.data = data.absolute()
         self.logs = self.data / "logs"
-        self._say, self._port, self._restarts = say, port, restarts
+        self._report, self._port, self._restarts = report, port, restarts
         self._environment = {**os.environ, "G2RPO_DATA_DIR": str(self.data)}
         self._parts: list[_Part] = []
         self._lock = threading.RLock()
@@ -140,14 +140,14 @@ class Stack:
         self._listening = _listen(self._port)
         self._start_guard()
         if "G2RPO_DATABASE_URL" not in os.environ:
-            self._say("starting PostgreSQL")
+            self._report("starting PostgreSQL")
             self._add("postgres", 3, signal.SIGINT, self._start_postgres, sockets=self.data / "postgres" / "sockets")
         if "G2RPO_BROKER_URL" not in os.environ:
-            self._say("starting Valkey")
+            self._report("starting Valkey")
             self._add("valkey", 2, signal.SIGTERM, self._start_valkey, sockets=self.data / "valkey" / "sockets")
-        self._say("preparing the database")
+        self._report("preparing the database")
         self._prepare()
-        self._say("starting the API and the workers")
+        self._report("starting the API and the workers")
         self._add("api", 1, signal.SIGTERM, self._start_api)
         for queue in queues():
             self._add_worker(queue)
@@ -266,7 +266,7 @@ class Stack:
             part.ends = [*(end for end in part.ends if now - end < _RESTART_WINDOW), now]
             if len(part.ends) > self._restarts:
                 return self._give_up(f"{part.name} ended {len(part.ends)} times; at last it {what}", part)
-            self._say(f"{part.name} {what}; starting it again (its log: {part.log_file})")
+            self._report(f"{part.name} {what}; starting it again (its log: {part.log_file})")
             if self.ended.wait(0.2 * min(len(part.ends), _RESTARTS)):
                 return None
             refused = ""

@@ -31,15 +31,15 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def up(data: Path, port: int, say: Callable[[str], None]) -> None:
+def up(data: Path, port: int, report: Callable[[str], None]) -> None:
     """Run everything until a signal comes. Raises EmbeddedError when something cannot be started or kept running."""
     with interruptible():
         try:
-            with Stack(data, port, say) as stack:
-                say(f"ready at {stack.url}  (documentation: {stack.url}/docs, logs: {stack.logs})")
+            with Stack(data, port, report) as stack:
+                report(f"ready at {stack.url}  (documentation: {stack.url}/docs, logs: {stack.logs})")
                 stack.ended.wait()
         except Interrupted:
-            say("stopped")
+            report("stopped")
             return
     if stack.failure is not None:
         raise stack.failure

@@ -94,7 +94,7 @@ class TestOthers:
             assert name in printed
 
     def test_the_papers_plan_has_the_papers_count(self, g2rpo: Any) -> None:
-        assert "1708 evaluations" in g2rpo("plan", "--set", "preset=paper").output
+        assert "1708 NFE" in g2rpo("plan", "--set", "preset=paper").output
 
     def test_a_setting_without_a_value_is_refused(self, g2rpo: Any) -> None:
         done = g2rpo("plan", "--set", "preset")
@@ -104,7 +104,7 @@ class TestOthers:
     def test_no_service_is_an_error_not_a_traceback(self) -> None:
         done = CliRunner().invoke(app, ["catalog"], env={"G2RPO_URL": "http://127.0.0.1:1"})
         assert done.exit_code == 2
-        assert "is the service up" in done.output
+        assert "is the service running" in done.output
 
 
 class TestCourse:
@@ -143,7 +143,7 @@ class TestCourse:
         assert done.exit_code == 0, done.output
         run = client.run(finished.id)
         assert (run.name, run.notes, run.labels) == ("tiny", "good", {"kept": "yes", "by": "hand"})
-        assert "say what to change" in g2rpo("runs", "edit", finished.id).output
+        assert "Nothing to change" in g2rpo("runs", "edit", finished.id).output
         assert "write KEY:VALUE" in g2rpo("runs", "edit", finished.id, "--label", "kept").output
 
 

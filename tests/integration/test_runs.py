@@ -148,7 +148,7 @@ class TestRefusals:
         assert "max_steps" in str(refused.value)
 
     def test_a_service_that_is_not_there_is_named(self) -> None:
-        with Client("http://127.0.0.1:1", patience=0.5) as nobody, pytest.raises(ApiError, match="is the service up"):
+        with Client("http://127.0.0.1:1", patience=0.5) as nobody, pytest.raises(ApiError, match="service running"):
             nobody.catalog()
 
     def test_listing_pages_through_everything(self, client: Client, finished: Any) -> None:

@@ -27,7 +27,7 @@ prompt_sets: [{{name: mine, kind: file, path: {tmp_path}/prompts.txt}}]
     told = RUNNER.invoke(app, ["catalog", "check", str(file)])
     assert told.exit_code == 0, told.output
     for line in (
-        "in place of the bundled rewards: clip_score",
+        "overrides the bundled rewards: clip_score",
         "✓ model shapes-flux: comes with the worker (shapes-flux)",
         f"✓ reward clip_score: {tmp_path}/weights is there",
         f"! reward away: {tmp_path}/nothing is not on this machine",

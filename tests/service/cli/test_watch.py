@@ -69,10 +69,10 @@ def test_it_ends_with_a_pause(moving: Moving, run: Run) -> None:
     assert watch(moving, moving.run(run.id), Console(file=io.StringIO()), every=0.1).status is JobStatus.PAUSED
 
 
-def test_a_waiting_run_shows_its_place(moving: Moving, records: Any) -> None:
+def test_a_queued_run_shows_its_queue_position(moving: Moving, records: Any) -> None:
     records.run()
     waiting = records.run()
     moving.moves = iter([JobStatus.CANCELLED])
     on = Console(file=io.StringIO(), width=200)
     watch(moving, moving.run(waiting.id), on, every=0.1)
-    assert "queued 0/?  place 2 in the queue" in on.file.getvalue()  # type: ignore[attr-defined]
+    assert "queued 0/?  queue position 2" in on.file.getvalue()  # type: ignore[attr-defined]

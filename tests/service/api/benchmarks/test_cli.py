@@ -71,7 +71,7 @@ class TestImport:
 
     def test_a_database_that_is_away_is_told(self, g2rpo: Any, tmp_path: Path) -> None:
         done = g2rpo("benchmarks", "import", write_checkout(tmp_path), G2RPO_DATABASE_URL="postgresql://127.0.0.1:1/d")
-        assert done.exit_code == 2 and "the database cannot be reached" in done.stderr
+        assert done.exit_code == 2 and "The database cannot be reached" in done.stderr
 
 
 class TestServed:

@@ -76,7 +76,7 @@ def test_two_are_compared(g2rpo: Any, records: Any, tmp_path: Path) -> None:
     first = judged(records, tmp_path, 0, **rewards)
     second = judged(records, tmp_path, 1, name="aligned", steps=4, **rewards)
     found = g2rpo("compare", first.id, second.id)
-    assert "aligned less shapes-flux, on unigenbench-en, judge perception" in found.output
+    assert "aligned minus shapes-flux, on unigenbench-en, judge perception" in found.output
     lines = {line.split()[0]: line.split() for line in found.output.splitlines() if line.strip()}
     assert lines["overall"] == ["overall", "+100", "points", "+100", "to", "+100", "10", "0", "0"]
     reward = lines["clip_score"]

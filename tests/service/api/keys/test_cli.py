@@ -29,7 +29,7 @@ def test_create_prints_the_key_alone_and_it_is_good(g2rpo: Any, away: TestClient
     assert done.exit_code == 0, done.output
     secret = done.stdout.strip()
     check_form(secret)
-    assert "from now on every request" in done.stderr
+    assert "needs a key from now on" in done.stderr
     assert secret not in done.stderr
     answers = [away.post("/runs", json={}, headers=shown(secret)).status_code for _ in range(2)]
     assert answers == [202, 429]
@@ -66,7 +66,7 @@ def test_a_refusal_is_a_line(g2rpo: Any, words: tuple[str, ...], said: str) -> N
 @pytest.mark.parametrize(
     ("url", "said"),
     [
-        ("postgresql://u:geheim@127.0.0.1:1/d", "the database cannot be reached"),
+        ("postgresql://u:geheim@127.0.0.1:1/d", "The database cannot be reached"),
         ("postgresql://u:geheim@127.0.0.1:x/d", "the URL cannot be read"),
     ],
 )
