@@ -46,7 +46,7 @@ from worker.engine.models.flux import FluxModel
 from worker.engine.training.distributed import Ranks, device_named
 from worker.engine.training.event_log import EventWriter
 from worker.engine.training.trainer import Trainer
-from worker.shapes.grammar import heldout_prompts
+from worker.shapes.sampling import heldout_prompts
 
 CATALOG = Path(__file__).parents[1] / "docs" / "reference" / "catalogs" / "flux.yaml"
 ROLLOUT_BAR = 125.0

@@ -22,26 +22,30 @@ from torch import Tensor
 from torch.nn import functional
 
 from worker.shapes import FLUX_WEIGHTS, IMAGE_SIZE
-from worker.shapes.grammar import SHAPES, SIZES, Predicate, PredicateKind, Scene, heldout_prompts, parse, predicates
-from worker.shapes.perception import SeenImage, SeenObject, perceive
+from worker.shapes.grammar import Sentence, parse
+from worker.shapes.perception import perceive
+from worker.shapes.points import PREDICATES, TestPoint, predicates
 from worker.shapes.pretrain.autoencoder import reconstruct
 from worker.shapes.pretrain.data import alter
 from worker.shapes.render import encode, place, render
-from worker.shapes.verifier import holds, verify
+from worker.shapes.rules import holds
+from worker.shapes.sampling import heldout_prompts
+from worker.shapes.seen import Seen, SeenImage
+from worker.shapes.verifier import verify
+from worker.shapes.words import SHAPES, SIZES
 
 LABELS = Path(__file__).parent / "perception_hand_labels"
-KINDS = [kind.value for kind in PredicateKind]
 SEED = 11
 
 SHEET_COLUMNS, SHEET_ROWS, ENLARGED = 4, 5, 4
 
-Judgement = tuple[Predicate, bool, bool]
+Judgement = tuple[TestPoint, bool, bool]
 """A predicate, what it is in truth, and what the verifier says."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.perception", description=__doc__)
-    parser.add_argument("--sheet", type=Path, help="write a contact sheet of the labelled images here, and no table")
+    parser.add_argument("--sheet", type=Path, help="write a contact sheet of the labeled images here, and no table")
     sheet = parser.parse_args().sheet
     if sheet:
         _write_sheet(sheet)
@@ -55,8 +59,8 @@ def _print_tables() -> None:
     rng = np.random.default_rng(SEED)
     changed = [alter(scene, rng) for scene in scenes]
     images = render(scenes, SEED)
-    print(f"| agreement, {len(scenes)} images | true predicates | false predicates | {' | '.join(KINDS)} |")
-    print(f"|---|---|---|{'---|' * len(KINDS)}")
+    print(f"| agreement, {len(scenes)} images | true predicates | false predicates | {' | '.join(PREDICATES)} |")
+    print(f"|---|---|---|{'---|' * len(PREDICATES)}")
     for name, seen in _views(images):
         found = perceive(seen)
         _row(name, [*_judge(scenes, scenes, found), *_judge(changed, scenes, found)])
@@ -81,7 +85,7 @@ def _views(images: Tensor) -> Iterable[tuple[str, Tensor]]:
     yield "after the autoencoder", reconstruct(autoencoder, images)
 
 
-def _judge(asked: list[Scene], shown: list[Scene], found: list[SeenImage]) -> list[Judgement]:
+def _judge(asked: list[Sentence], shown: list[Sentence], found: list[SeenImage]) -> list[Judgement]:
     """The predicates of each scene `asked` about an image of the scene `shown`; the truth follows from the scenes."""
     return [
         (predicate, holds(predicate, _perfectly_seen(truth)), holds(predicate, seen))
@@ -90,15 +94,15 @@ def _judge(asked: list[Scene], shown: list[Scene], found: list[SeenImage]) -> li
     ]
 
 
-def _perfectly_seen(scene: Scene) -> SeenImage:
-    centres = place(encode([scene]), torch.full((1, 6), 0.5)).centre[0].tolist()
-    things = zip(scene.objects, centres, strict=False)
-    objects = tuple(SeenObject(thing.colour, thing.shape, thing.size, x, y) for thing, (x, y) in things)
+def _perfectly_seen(scene: Sentence) -> SeenImage:
+    placed = place(encode([scene]), torch.full((1, 6), 0.5))
+    things = zip(scene.phrases, placed.radius[0].tolist(), placed.center[0].tolist(), strict=False)
+    objects = tuple(Seen(thing.shape, str(thing.color), radius, x, y) for thing, radius, (x, y) in things)
     return SeenImage(objects, scene.background)
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """An image of the base, and what an eye saw in it."""
 
     caption: str
@@ -108,10 +112,10 @@ class Labelled:
     """For each of the caption's predicates."""
 
 
-def labelled_images() -> tuple[list[Labelled], Tensor]:
-    """The hand-labelled set: labels, and images [N, 3, 32, 32] in [0, 1]."""
+def labeled_images() -> tuple[list[Labeled], Tensor]:
+    """The hand-labeled set: labels, and images [N, 3, 32, 32] in [0, 1]."""
     rows = json.loads((LABELS / "labels.json").read_text())["images"]
-    labels = [Labelled(row["caption"], row["seen"], tuple(row["holds"])) for row in rows]
+    labels = [Labeled(row["caption"], row["seen"], tuple(row["holds"])) for row in rows]
     sheet = torch.from_numpy(np.array(Image.open(LABELS / "images.png"))).permute(2, 0, 1) / 255
     tiles = sheet.unfold(1, IMAGE_SIZE, IMAGE_SIZE).unfold(2, IMAGE_SIZE, IMAGE_SIZE)
     return labels, tiles.permute(1, 2, 0, 3, 4).flatten(0, 1)[: len(labels)]
@@ -119,30 +123,30 @@ def labelled_images() -> tuple[list[Labelled], Tensor]:
 
 def _print_agreement() -> None:
     """The table of agreement with the eye. A false pass is what the verifier passes and the eye does not."""
-    labels, images = labelled_images()
+    labels, images = labeled_images()
     every: list[Judgement] = []
     clear: list[Judgement] = []
     for label, results in zip(labels, verify(images, [label.caption for label in labels]), strict=True):
         judged = list(zip(predicates(parse(label.caption)), label.holds, results, strict=True))
         every += judged
         clear += [judgement for judgement in judged if not _about_a_blob(judgement[0], label)]
-    print(f"\n| {len(labels)} images labelled by eye | predicates | agreement | false passes | false fails | kappa |")
+    print(f"\n| {len(labels)} images labeled by eye | predicates | agreement | false passes | false fails | kappa |")
     print("|---|---|---|---|---|---|")
-    for kind in PredicateKind:
-        _agreement_row(kind.value, [judgement for judgement in every if judgement[0].kind is kind])
+    for kind in PREDICATES:
+        _agreement_row(kind, [judgement for judgement in every if judgement[0].dimension == kind])
     _agreement_row("all", every)
     _agreement_row("all, not about blobs", clear)
 
 
 def _print_shapes() -> None:
-    """What perception takes the labelled shapes for, where object and region are the only ones of their colour."""
-    labels, images = labelled_images()
+    """What perception takes the labeled shapes for, where object and region are the only ones of their color."""
+    labels, images = labeled_images()
     taken: Counter[tuple[str, str]] = Counter()
     for label, found in zip(labels, perceive(images), strict=True):
         things = [words for words in map(str.split, label.seen.split("; ")) if words[0] in SIZES]
-        for _, colour, shape in things:
-            regions = [thing for thing in found.objects if thing.colour == colour]
-            if sum(other == colour for _, other, _ in things) == 1 and len(regions) == 1:
+        for _, color, shape in things:
+            regions = [thing for thing in found.objects if thing.color == color]
+            if sum(other == color for _, other, _ in things) == 1 and len(regions) == 1:
                 taken[shape, regions[0].shape or "none"] += 1
     columns = (*SHAPES, "none")
     print(f"\n| to the eye, and to perception: | {' | '.join(columns)} |")
@@ -151,9 +155,9 @@ def _print_shapes() -> None:
         print(f"| {shape} | {' | '.join(str(taken[shape, column]) for column in columns)} |")
 
 
-def _about_a_blob(predicate: Predicate, label: Labelled) -> bool:
-    """Whether the eye saw an object of unclear shape in a colour that the predicate speaks of."""
-    return any(f"{thing.colour} blob" in label.seen for thing in predicate.objects)
+def _about_a_blob(predicate: TestPoint, label: Labeled) -> bool:
+    """Whether the eye saw an object of unclear shape in a color that the predicate speaks of."""
+    return any(f"{match.color} blob" in label.seen for match in predicate.matches)
 
 
 def _agreement_row(name: str, judged: list[Judgement]) -> None:
@@ -172,14 +176,14 @@ def _row(name: str, judged: list[Judgement]) -> None:
     right: dict[str, list[bool]] = defaultdict(list)
     for predicate, truth, said in judged:
         right["true" if truth else "false"].append(truth == said)
-        right[predicate.kind.value].append(truth == said)
-    shares = [f"{np.mean(right[column]):.4f} ({len(right[column])})" for column in ("true", "false", *KINDS)]
+        right[predicate.dimension].append(truth == said)
+    shares = [f"{np.mean(right[column]):.4f} ({len(right[column])})" for column in ("true", "false", *PREDICATES)]
     print(f"| {name} | {' | '.join(shares)} |")
 
 
 def _write_sheet(path: Path) -> None:
-    """The first labelled images, enlarged: on the left what the base drew, on the right a render of the caption."""
-    labels, images = labelled_images()
+    """The first labeled images, enlarged: on the left what the base drew, on the right a render of the caption."""
+    labels, images = labeled_images()
     labels = labels[: SHEET_COLUMNS * SHEET_ROWS]
     renders = render([parse(label.caption) for label in labels], SEED)
     side, gap, text = IMAGE_SIZE * ENLARGED, 10, 34

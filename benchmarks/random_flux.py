@@ -19,8 +19,8 @@ from worker.engine.rewards.clip import ClipReward, Fit
 from worker.engine.rewards.hps import HpsReward
 from worker.engine.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, centre_square, middle, resize_tensor
 from worker.engine.rewards.tokens import Tokens
-from worker.shapes.grammar import VOCABULARY
 from worker.shapes.pretrain.tokenizers import END, PAD, SPECIAL, START, clip_tokenizer, t5_tokenizer
+from worker.shapes.words import BASIC_VOCABULARY
 
 MODEL = "flux-1-dev"
 """The catalog's name for what is made here."""
@@ -79,7 +79,7 @@ TINY = Sizes(
 
 def flux(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> FluxPipeline:
     """The whole pipeline, frozen and in eval mode."""
-    clip, t5 = clip_tokenizer(VOCABULARY), t5_tokenizer(VOCABULARY)
+    clip, t5 = clip_tokenizer(BASIC_VOCABULARY), t5_tokenizer(BASIC_VOCABULARY)
     clip.model_max_length = _POSITIONS
     with _made_on(device, dtype):
         parts = {
@@ -117,7 +117,7 @@ def reward(kind: str, sizes: Sizes, device: torch.device) -> ClipReward:
     )
     with _made_on(device, torch.float32):
         model = CLIPModel(config)
-    tokens = Tokens(clip_tokenizer(VOCABULARY), _POSITIONS, cleaned=True)
+    tokens = Tokens(clip_tokenizer(BASIC_VOCABULARY), _POSITIONS, cleaned=True)
     return make(model.requires_grad_(False).eval(), tokens, fit, OPENAI_MEAN, OPENAI_STD)
 
 

@@ -27,7 +27,7 @@ from worker.engine.models import load_model
 from worker.engine.models.base import FlowModel, ImageSize
 from worker.engine.rewards.clip import ClipReward
 from worker.engine.training.cost_meter import Meter
-from worker.shapes.grammar import heldout_prompts
+from worker.shapes.sampling import heldout_prompts
 
 SPEC = RunSpec()
 SIZE = ImageSize(SPEC.sampling.width, SPEC.sampling.height)

@@ -26,15 +26,15 @@ from service.contracts.benchmarks.dimensions import PRIMARY, primary_of
 from worker.shapes import BENCH_CLIP_WEIGHTS, BENCH_FLUX_WEIGHTS, IMAGE_SIZE
 from worker.shapes.bench import judge_points
 from worker.shapes.bench.broken import break_scene
-from worker.shapes.bench.grammar import caption, parse
-from worker.shapes.bench.layout import realise
-from worker.shapes.bench.points import points
-from worker.shapes.bench.rules import holds
+from worker.shapes.bench.layout import realize
 from worker.shapes.bench.sampling import RECIPES, sample
-from worker.shapes.bench.scene import Scene, draw, look
+from worker.shapes.bench.scene import Scene, draw, ground_truth
+from worker.shapes.grammar import caption, parse
+from worker.shapes.points import points
 from worker.shapes.pretrain.autoencoder import reconstruct
-from worker.shapes.pretrain.bench_card import score_rows
-from worker.shapes.pretrain.bench_scores import IMAGES, SEED, draw_benchmark, measure_bench
+from worker.shapes.pretrain.card import score_rows
+from worker.shapes.pretrain.scores import PER_PROMPT, SEED, measure_bench, sample_images
+from worker.shapes.rules import holds
 
 LABELS = Path(__file__).parent / "shapes_bench_hand_labels"
 EACH = 100
@@ -63,9 +63,9 @@ def main() -> None:
 
 
 def _print_scores() -> None:
-    scores = measure_bench(BENCH_FLUX_WEIGHTS, BENCH_CLIP_WEIGHTS)
+    measured = measure_bench(BENCH_FLUX_WEIGHTS, BENCH_CLIP_WEIGHTS)
     print("| dimension | base | renders | renders after the autoencoder |\n|---|---|---|---|")
-    print(score_rows(scores))
+    print(score_rows(measured))
 
 
 def _print_trust() -> None:
@@ -88,9 +88,9 @@ def _pairs(rng: np.random.Generator) -> Iterator[tuple[tuple[str, Scene], tuple[
         found = 0
         while found < EACH:
             sentence = sample(rng, recipe)
-            scene = realise(sentence, rng)
+            scene = realize(sentence, rng)
             made = break_scene(scene, rng)
-            if made and not all(holds(point, look(made[1])) for point in points(sentence)):
+            if made and not all(holds(point, ground_truth(made[1])) for point in points(sentence)):
                 found += 1
                 yield (caption(sentence), scene), (caption(sentence), made[1])
 
@@ -108,7 +108,7 @@ def _judge(pairs: tuple[tuple[str, Scene], ...], images: Tensor) -> Judged:
     found: Judged = defaultdict(list)
     said = judge_points(images, [text for text, _ in pairs])
     for (text, scene), scores in zip(pairs, said, strict=True):
-        truth = look(scene)
+        truth = ground_truth(scene)
         for point, score in zip(points(parse(text)), scores, strict=True):
             found[primary_of(point.dimension)].append((holds(point, truth), bool(score)))
     return found
@@ -182,8 +182,9 @@ def _write_images(folder: Path) -> None:
     """The images to label as one file, and enlarged with prompt and test point, some on a sheet."""
     folder.mkdir(parents=True, exist_ok=True)
     picked = chosen()
-    every = draw_benchmark(FluxPipeline.from_pretrained(BENCH_FLUX_WEIGHTS), [one.text for one, _, _ in picked])
-    images = every[[IMAGES * row + image_index for row, (_, _, image_index) in enumerate(picked)]]
+    pipeline = FluxPipeline.from_pretrained(BENCH_FLUX_WEIGHTS)
+    every = sample_images(pipeline, [one.text for one, _, _ in picked], SEED, PER_PROMPT)
+    images = every[[PER_PROMPT * row + image_index for row, (_, _, image_index) in enumerate(picked)]]
     pixels = (images * 255).round().byte().permute(0, 2, 3, 1).numpy()
     across = 20
     whole = np.zeros((-(-len(pixels) // across) * IMAGE_SIZE, across * IMAGE_SIZE, 3), np.uint8)

@@ -1,225 +1,259 @@
-"""Scenes of the shapes world, their captions, and the predicates that an image of a scene must satisfy."""
+"""Captions and their meaning. The captions of the basic world are a subset: see `worker.shapes.points.predicates`."""
 
-import hashlib
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import lru_cache
 
-import numpy as np
-
-SIZES = ("small", "large")
-COLOURS = ("red", "green", "blue", "yellow", "purple", "orange")
-SHAPES = ("circle", "square", "triangle", "diamond", "cross")
-BACKGROUNDS = ("white", "gray", "black")
-RELATIONS = ("left of", "right of", "above", "below")
-
-VOCABULARY = ("a", "on", *SIZES, *COLOURS, *SHAPES, *BACKGROUNDS, "left", "right", "of", "above", "below")
-"""Every word that occurs in a caption; the tokenizers are made of it."""
-
-ONE_OBJECT_SHARE = 0.2
-"""Share of sampled scenes with a single object."""
-HELDOUT_ONE_IN = 8
-MOST_TRAIN, MOST_HELDOUT = 30000, 4000
-"""Captions that can be drawn: the world has 36,594 and 5,346, and the last ones would take very long to meet."""
-
-_MIRROR = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
+from worker.shapes import words as w
 
 
 @dataclass(frozen=True)
-class Object:
-    size: str
-    colour: str
-    shape: str
+class Phrase:
+    """The description of one object, or of `count` equal ones. None: not described."""
+
+    shape: str | None = None
+    """One of SHAPES or GLYPHS."""
+    color: str | None = None
+    size: str | None = None
+    style: str | None = None
+    pose: str | None = None
+    """`tilted` for a cross, or the direction of a triangle."""
+    count: int = 1
+    color_hint: str | None = None
+    shape_hint: str | None = None
 
     @property
-    def kind(self) -> tuple[str, str]:
-        """What identifies the object in its scene: colour and shape."""
-        return (self.colour, self.shape)
+    def is_glyph(self) -> bool:
+        """Whether the object is a letter or a digit."""
+        return self.shape in w.GLYPHS
+
+    @property
+    def resolved_color(self) -> str | None:
+        """The color, named or hinted at."""
+        return w.COLOR_HINTS[self.color_hint] if self.color_hint else self.color
+
+    @property
+    def possible_shapes(self) -> tuple[str, ...]:
+        """The shapes that match the description."""
+        if self.shape_hint:
+            return w.SHAPE_HINTS[self.shape_hint]
+        return (self.shape,) if self.shape else w.SHAPES
+
+
+class Form(StrEnum):
+    """The structure of a sentence."""
+
+    SHOW = "show"
+    """PHRASE"""
+    PLACE = "place"
+    """PHRASE in the POSITION"""
+    LINE = "line"
+    """a row of PHRASE"""
+    PAIR = "pair"
+    """PHRASE RELATION PHRASE"""
+    COUNTS = "counts"
+    """as many PHRASE as PHRASE, more PHRASE than PHRASE"""
+    EITHER = "either"
+    """either PHRASE or PHRASE"""
+
+
+class Clause(StrEnum):
+    """An optional clause after the main part; the sentence's `clause_word` completes it."""
+
+    FORMER = "and the former is"
+    LATTER = "and the latter is"
+    BOTH = "and both are"
+    IT = "and it is"
+    WITHOUT = "without any"
+    ALIKE = "all of one colour"
+
+
+PRONOUNS = (Clause.FORMER, Clause.LATTER, Clause.BOTH, Clause.IT)
 
 
 @dataclass(frozen=True)
-class Relation:
-    """`objects[subject]` is `name` (left of, above, ...) `objects[other]`."""
+class Sentence:
+    """The meaning of a caption. ValueError where its two phrases could describe the same object."""
 
-    subject: int
-    name: str
-    other: int
-
-
-@dataclass(frozen=True)
-class Scene:
-    """One object, or two objects with one relation between them, on a background."""
-
-    objects: tuple[Object, ...]
+    form: Form
+    phrases: tuple[Phrase, ...]
     background: str
-    relations: tuple[Relation, ...] = ()
+    word: str = ""
+    """The relation, the position, `row` or `column`, `as many` or `more`."""
+    clause: Clause | None = None
+    clause_word: str = ""
 
     def __post_init__(self) -> None:
-        if (len(self.objects), len(self.relations)) not in ((1, 0), (2, 1)):
-            raise ValueError(f"a scene is one object, or two with one relation; not {self.objects}, {self.relations}")
-        kinds = [thing.kind for thing in self.objects]
-        if len(set(kinds)) < len(kinds):
-            colour, shape = kinds[0]
-            raise ValueError(f"two objects are a {colour} {shape}; objects of one scene must differ in colour or shape")
+        if len(self.phrases) == 2 and not _differ(*self.phrases):
+            first, second = map(_describe, self.phrases)
+            raise ValueError(f"{first!r} and {second!r} are ambiguous; they must differ in color or shape")
 
 
-class PredicateKind(StrEnum):
-    COUNT = "count"
-    OBJECT = "object"
-    SIZE = "size"
-    RELATION = "relation"
-    BACKGROUND = "background"
+def caption(sentence: Sentence) -> str:
+    """The unique caption of `sentence`, such as "a red circle inside a blue square on white"."""
+    first, last, word = _describe(sentence.phrases[0]), _describe(sentence.phrases[-1]), sentence.word
+    match sentence.form:
+        case Form.SHOW:
+            text = first
+        case Form.PLACE:
+            text = f"{first} in the {word}"
+        case Form.LINE:
+            text = f"a {word} of {first}"
+        case Form.PAIR:
+            text = f"{first} {word} {last}"
+        case Form.COUNTS:
+            one, other = map(_describe_plural, sentence.phrases)
+            text = f"{word} {one} {conjunction(word)} {other}"
+        case Form.EITHER:
+            text = f"either {first} or {last}"
+    if sentence.clause:
+        text += f" {sentence.clause} {sentence.clause_word}".rstrip()
+    return f"{text} on {sentence.background}"
 
 
-@dataclass(frozen=True)
-class Predicate:
-    """One thing an image must show: `objects` are those it speaks of, `value` what it says of them."""
-
-    kind: PredicateKind
-    value: str
-    objects: tuple[Object, ...] = ()
-
-    def __str__(self) -> str:
-        names = [f"the {thing.colour} {thing.shape}" for thing in self.objects]
-        match self.kind:
-            case PredicateKind.COUNT:
-                return f"the number of objects is {self.value}"
-            case PredicateKind.OBJECT:
-                return f"there is {self.value}"
-            case PredicateKind.RELATION:
-                return f"{names[0]} is {self.value} {names[1]}"
-            case PredicateKind.SIZE:
-                return f"{names[0]} is {self.value}"
-            case PredicateKind.BACKGROUND:
-                return f"the background is {self.value}"
-
-
-def predicates(scene: Scene) -> tuple[Predicate, ...]:
-    """What an image of `scene` must satisfy: 4 predicates for one object, 7 for two."""
-    found = [Predicate(PredicateKind.COUNT, str(len(scene.objects)))]
-    for thing in scene.objects:
-        found.append(Predicate(PredicateKind.OBJECT, f"a {thing.colour} {thing.shape}", (thing,)))
-        found.append(Predicate(PredicateKind.SIZE, thing.size, (thing,)))
-    for relation in scene.relations:
-        pair = (scene.objects[relation.subject], scene.objects[relation.other])
-        found.append(Predicate(PredicateKind.RELATION, relation.name, pair))
-    found.append(Predicate(PredicateKind.BACKGROUND, scene.background))
-    return tuple(found)
-
-
-def caption(scene: Scene) -> str:
-    """The one caption of `scene`, such as "a small red circle left of a large blue square on white"."""
-    names = [f"a {thing.size} {thing.colour} {thing.shape}" for thing in scene.objects]
-    if scene.relations:
-        relation = scene.relations[0]
-        names = [names[relation.subject], relation.name, names[relation.other]]
-    return f"{' '.join(names)} on {scene.background}"
+def conjunction(quantity: str) -> str:
+    """The word between the two parts of a comparison of counts."""
+    return "as" if quantity == w.AS_MANY else "than"
 
 
 @lru_cache(maxsize=65536)
-def parse(text: str) -> Scene:
-    """The scene that `text` describes; the inverse of `caption`. ValueError names the word that is not understood."""
+def parse(text: str) -> Sentence:
+    """The meaning of `text`; the inverse of `caption`. ValueError names the first word that does not fit."""
     words = _Words(text)
-    objects: tuple[Object, ...] = (_parse_object(words),)
-    relations: tuple[Relation, ...] = ()
-    following = words.take("a relation or 'on'", ("left", "right", "above", "below", "on"))
-    if following != "on":
-        if following in ("left", "right"):
-            following += " " + words.take("the rest of the relation", ("of",))
-        objects += (_parse_object(words),)
-        relations = (Relation(0, following, 1),)
-        words.take("the word before the background", ("on",))
-    background = words.take("a background", BACKGROUNDS)
-    words.end()
-    return Scene(objects, background, relations)
-
-
-def sample_scene(rng: np.random.Generator) -> Scene:
-    """A scene drawn at random: mostly two objects, all attributes uniform."""
-    first = _sample_object(rng)
-    background = _choose(rng, BACKGROUNDS)
-    if rng.random() < ONE_OBJECT_SHARE:
-        return Scene((first,), background)
-    second = _sample_object(rng)
-    while second.kind == first.kind:
-        second = _sample_object(rng)
-    return Scene((first, second), background, (Relation(0, _choose(rng, RELATIONS), 1),))
-
-
-def canonical(scene: Scene) -> Scene:
-    """The scene with its relation told as "left of" or "above": "B right of A" becomes "A left of B"."""
-    if not scene.relations or scene.relations[0].name in ("left of", "above"):
-        return scene
-    relation = scene.relations[0]
-    swapped = (scene.objects[relation.other], scene.objects[relation.subject])
-    return Scene(swapped, scene.background, (Relation(0, _MIRROR[relation.name], 1),))
-
-
-def is_heldout(text: str) -> bool:
-    """Whether no training may see this caption. Both ways to tell the same scene fall on the same side."""
-    told = caption(canonical(parse(text)))
-    return hashlib.sha256(told.encode()).digest()[0] % HELDOUT_ONE_IN == 0
-
-
-@lru_cache
-def train_prompts(count: int = 4096) -> tuple[str, ...]:
-    """The first `count` distinct captions of a fixed random sequence that are not held out."""
-    return _distinct_captions(count, heldout=False, seed=0)
-
-
-@lru_cache
-def heldout_prompts(count: int = 1024) -> tuple[str, ...]:
-    """The first `count` distinct captions of a fixed random sequence that are held out."""
-    return _distinct_captions(count, heldout=True, seed=1)
+    form, word, phrases = _parse_head(words)
+    clause = words.accept(*Clause)
+    clause_word = ""
+    if clause == Clause.WITHOUT:
+        clause_word = words.take("a color or shapes", *w.COLORS, *w.SINGULARS)
+    elif clause in PRONOUNS:
+        clause_word = words.take("a color", *w.COLORS)
+    words.take("the word before the background", "on")
+    background = words.take("a background", *w.BACKGROUNDS)
+    if words.next is not None:
+        raise ValueError(f"word {words.index + 1}, {words.next!r}, follows the background; a caption ends there")
+    return Sentence(form, phrases, background, word, Clause(clause) if clause else None, clause_word)
 
 
 class _Words:
-    """The words of a caption, taken one by one."""
+    """The words of a caption, consumed from left to right."""
 
     def __init__(self, text: str) -> None:
         self.words = text.lower().split()
-        self.place = 0
+        self.index = 0
 
-    def take(self, what: str, allowed: tuple[str, ...]) -> str:
-        choices = ", ".join(allowed)
-        if self.place == len(self.words):
-            raise ValueError(f"the caption ends after {self.place} words where {what} should come; allowed: {choices}")
-        word = self.words[self.place]
-        self.place += 1
-        if word not in allowed:
-            raise ValueError(f"word {self.place}, {word!r}, is not {what}; allowed here: {choices}")
-        return word
+    @property
+    def next(self) -> str | None:
+        return self.words[self.index] if self.index < len(self.words) else None
 
-    def end(self) -> None:
-        if self.place < len(self.words):
-            word = self.words[self.place]
-            raise ValueError(f"word {self.place + 1}, {word!r}, comes after the background, where a caption ends")
+    def accept(self, *allowed: str) -> str | None:
+        """Consume and return the first of `allowed`, each of one or more words, that comes next; None if none does."""
+        for option in allowed:
+            parts = option.lower().split()
+            if self.words[self.index : self.index + len(parts)] == parts:
+                self.index += len(parts)
+                return option
+        return None
 
-
-def _parse_object(words: _Words) -> Object:
-    words.take("the article of an object", ("a",))
-    size = words.take("a size", SIZES)
-    colour = words.take("a colour", COLOURS)
-    return Object(size, colour, words.take("a shape", SHAPES))
-
-
-def _sample_object(rng: np.random.Generator) -> Object:
-    return Object(_choose(rng, SIZES), _choose(rng, COLOURS), _choose(rng, SHAPES))
+    def take(self, what: str, *allowed: str) -> str:
+        """Consume and return the one of `allowed` that comes next; ValueError if none does."""
+        found = self.accept(*allowed)
+        if found is None:
+            choices = ", ".join(allowed)
+            if self.next is None:
+                raise ValueError(f"the caption ends after {self.index} words; expected {what}: {choices}")
+            raise ValueError(f"word {self.index + 1}, {self.next!r}, is not {what}; allowed here: {choices}")
+        return found
 
 
-def _choose(rng: np.random.Generator, options: tuple[str, ...]) -> str:
-    return options[int(rng.integers(len(options)))]
+def _parse_head(words: _Words) -> tuple[Form, str, tuple[Phrase, ...]]:
+    if words.accept("either"):
+        first = _parse_phrase(words)
+        words.take("the word between the two objects", "or")
+        return Form.EITHER, "", (first, _parse_phrase(words))
+    if quantity := words.accept(w.AS_MANY, w.MORE):
+        first = _parse_plural(words)
+        words.take("the word between the two kinds", conjunction(quantity))
+        return Form.COUNTS, quantity, (first, _parse_plural(words))
+    if line := words.accept("a row of", "a column of"):
+        return Form.LINE, line.split()[1], (_parse_phrase(words),)
+    first = _parse_phrase(words)
+    start = words.index
+    # "and" starts a clause or is a relation, and "in" starts a relation or a position.
+    is_clause = words.accept(*PRONOUNS)
+    words.index = start
+    if is_clause:
+        return Form.SHOW, "", (first,)
+    if relation := words.accept(*w.RELATIONS):
+        return Form.PAIR, relation, (first, _parse_phrase(words))
+    if words.accept("in the"):
+        return Form.PLACE, words.take("a position", *w.POSITIONS), (first,)
+    if words.next not in (None, "on", "without", "all"):
+        words.take("a relation, a position, a clause or 'on'", *w.RELATIONS, "in the", *Clause, "on")
+    return Form.SHOW, "", (first,)
 
 
-def _distinct_captions(count: int, heldout: bool, seed: int) -> tuple[str, ...]:
-    most = MOST_HELDOUT if heldout else MOST_TRAIN
-    if count > most:
-        raise ValueError(f"{count} captions were asked for; at most {most} can be drawn")
-    rng = np.random.default_rng(seed)
-    # A dict keeps the order of first occurrence.
-    found: dict[str, None] = {}
-    while len(found) < count:
-        text = caption(sample_scene(rng))
-        if is_heldout(text) == heldout:
-            found[text] = None
-    return tuple(found)
+def _parse_phrase(words: _Words) -> Phrase:
+    if words.accept("the"):
+        signs = w.LETTERS if words.take("the kind of sign", "letter", "digit") == "letter" else w.DIGITS
+        glyph = words.take("a known sign", *signs)
+        words.take("the word before its color", "in")
+        return Phrase(glyph, words.take("a color", *w.COLORS))
+    number = words.take("the start of an object", "a", "an", *w.NUMBERS)
+    start = words.index
+    phrase = _parse_attributes(words, w.NUMBERS.get(number, 1))
+    expected = _article(words.words[start])
+    if number in ("a", "an") and number != expected:
+        raise ValueError(f"word {start}, {number!r}, does not fit {words.words[start]!r}; it must be {expected!r}")
+    return phrase
+
+
+def _parse_plural(words: _Words) -> Phrase:
+    return Phrase(color=words.accept(*w.COLORS), shape=w.SINGULARS[words.take("shapes", *w.SINGULARS)])
+
+
+def _parse_attributes(words: _Words, count: int) -> Phrase:
+    size, style = words.accept(*w.SIZES), words.accept(*w.STYLES)
+    pose, color = words.accept(w.TILTED), words.accept(*w.COLORS)
+    noun = words.take("an attribute or a shape", *(w.SINGULARS if count > 1 else (*w.SHAPES, "shape")))
+    shape: str | None = w.SINGULARS.get(noun, noun)
+    shape_hint = None
+    if shape == "shape":
+        shape, shape_hint = None, words.take("a description of the shape", *w.SHAPE_HINTS)
+    if pose and shape != "cross":
+        raise ValueError(f"only a cross can be tilted, not a {shape or 'shape'}")
+    if shape == "triangle" and words.accept("pointing"):
+        pose = words.take("a direction", *w.POINTING)
+    color_hint = None
+    if color is None and words.accept("the colour of"):
+        color_hint = words.take("a thing of a known color", *w.COLOR_HINTS)
+    return Phrase(shape, color, size, style, pose, count, color_hint, shape_hint)
+
+
+def _describe(phrase: Phrase) -> str:
+    if phrase.is_glyph:
+        return f"the {'letter' if phrase.shape in w.LETTERS else 'digit'} {phrase.shape} in {phrase.color}"
+    tilted = phrase.pose == w.TILTED
+    shape = phrase.shape or "shape"
+    parts = (
+        *(phrase.size, phrase.style, phrase.pose if tilted else None, phrase.color),
+        *(w.PLURALS[shape] if phrase.count > 1 else shape, phrase.shape_hint),
+        f"pointing {phrase.pose}" if phrase.pose and not tilted else None,
+        f"the colour of {phrase.color_hint}" if phrase.color_hint else None,
+    )
+    text = " ".join(part for part in parts if part)
+    number = {count: name for name, count in w.NUMBERS.items()}.get(phrase.count, _article(text))
+    return f"{number} {text}"
+
+
+def _describe_plural(phrase: Phrase) -> str:
+    shapes = w.PLURALS[phrase.possible_shapes[0]]
+    return f"{phrase.color} {shapes}" if phrase.color else shapes
+
+
+def _article(following: str) -> str:
+    return "an" if following[0] in "aeiou" else "a"
+
+
+def _differ(one: Phrase, other: Phrase) -> bool:
+    colors = {one.resolved_color, other.resolved_color}
+    return (len(colors) == 2 and None not in colors) or not set(one.possible_shapes) & set(other.possible_shapes)

@@ -1,64 +1,25 @@
-"""Whether images show what their captions say: every predicate of the caption, checked on what is perceived."""
+"""Whether images of the basic world show what their captions state."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from worker.shapes.grammar import Object, Predicate, PredicateKind, parse, predicates
-from worker.shapes.perception import SeenImage, SeenObject, perceive
-
-CLEARANCE = 2.0
-"""Least distance in pixels between two centres for one to be left of, right of, above or below the other."""
+from worker.shapes.grammar import parse
+from worker.shapes.perception import perceive
+from worker.shapes.points import predicates
+from worker.shapes.rules import holds
 
 
 def verify(images: Tensor, captions: Sequence[str]) -> list[tuple[bool, ...]]:
-    """For each of `images` [N, 3, H, W] in [0, 1]: which of `predicates(parse(caption))` hold, in their order."""
+    """For each of `images` [N, 3, H, W] in [0, 1]: whether each of `predicates(parse(caption))` holds, in order."""
     if len(images) != len(captions):
-        raise ValueError(f"{len(images)} images and {len(captions)} captions: there must be one for each")
+        raise ValueError(f"{len(images)} images and {len(captions)} captions: the numbers must be equal")
     wanted = [predicates(parse(text)) for text in captions]
-    return [
-        tuple(holds(predicate, seen) for predicate in asked)
-        for asked, seen in zip(wanted, perceive(images), strict=True)
-    ]
+    seen = perceive(images)
+    return [tuple(holds(point, one) for point in points) for points, one in zip(wanted, seen, strict=True)]
 
 
 def verifier_score(images: Tensor, captions: Sequence[str]) -> Tensor:
-    """Share in [0, 1] of each caption's predicates that its image satisfies, float32 [N] on the CPU."""
-    return torch.tensor([sum(held) / len(held) for held in verify(images, captions)], dtype=torch.float32)
-
-
-def holds(predicate: Predicate, seen: SeenImage) -> bool:
-    """Whether the image satisfies the predicate. What is said of an object that is not there is false."""
-    match predicate.kind:
-        case PredicateKind.COUNT:
-            return len(seen.objects) == int(predicate.value)
-        case PredicateKind.BACKGROUND:
-            return seen.background == predicate.value
-        case PredicateKind.OBJECT:
-            return any(_instances(predicate.objects[0], seen))
-        case PredicateKind.SIZE:
-            return any(thing.size == predicate.value for thing in _instances(predicate.objects[0], seen))
-        case PredicateKind.RELATION:
-            subject, other = predicate.objects
-            return any(
-                _related(predicate.value, one, two)
-                for one in _instances(subject, seen)
-                for two in _instances(other, seen)
-            )
-
-
-def _instances(wanted: Object, seen: SeenImage) -> Iterator[SeenObject]:
-    return (thing for thing in seen.objects if (thing.colour, thing.shape) == wanted.kind)
-
-
-def _related(name: str, one: SeenObject, two: SeenObject) -> bool:
-    """Whether `one` is `name` `two`: the offset along the relation's axis must be clear, and the larger one."""
-    right, down = two.x - one.x, two.y - one.y
-    along, across = {
-        "left of": (right, down),
-        "right of": (-right, down),
-        "above": (down, right),
-        "below": (-down, right),
-    }[name]
-    return along >= CLEARANCE and along > abs(across)
+    """Share in [0, 1] of each caption's predicates that hold in its image, float32 [N] on the CPU."""
+    return torch.tensor([sum(row) / len(row) for row in verify(images, captions)], dtype=torch.float32)

@@ -12,21 +12,21 @@ from transformers import AutoTokenizer, CLIPModel
 
 from worker.shapes import FLUX_WEIGHTS
 from worker.shapes.bench.alter import alterations
-from worker.shapes.bench.grammar import parse as parse_bench
 from worker.shapes.bench.sampling import Part, part_of
-from worker.shapes.grammar import canonical, caption, is_heldout, parse, train_prompts
+from worker.shapes.grammar import caption, parse
 from worker.shapes.pretrain.__main__ import STAGES, main
-from worker.shapes.pretrain.bench_data import BenchScenes
-from worker.shapes.pretrain.data import TrainingScenes
-from worker.shapes.pretrain.presets import MINIATURE, AutoencoderPlan, ClipPlan, FlowPlan
-from worker.shapes.pretrain.scores import draw_images
+from worker.shapes.pretrain.data import BasicScenes, BenchScenes
+from worker.shapes.pretrain.presets import MINIATURE, Plan
+from worker.shapes.pretrain.scores import sample_images
+from worker.shapes.pretrain.stage import Stage, read_record
+from worker.shapes.sampling import canonical, is_heldout, train_prompts
 
 TINY = replace(
     MINIATURE,
     pairs=16,
-    clip=ClipPlan(steps=3, batch=8),
-    autoencoder=AutoencoderPlan(steps=3, batch=4),
-    flow=FlowPlan(steps=3, schedule_steps=6, batch=4),
+    clip=Plan(steps=3, batch=8, learning_rate=1e-3),
+    autoencoder=Plan(steps=3, batch=4, learning_rate=2e-3),
+    flow=Plan(steps=3, schedule_steps=6, batch=4, learning_rate=1.5e-3),
 )
 
 
@@ -42,7 +42,7 @@ class TestCommand:
 
     def test_writes_a_pipeline_that_draws(self, out: Path) -> None:
         pipeline = FluxPipeline.from_pretrained(out / "shapes-flux")
-        assert draw_images(pipeline, train_prompts()[:2], seed=0, steps=2).shape == (2, 3, 32, 32)
+        assert sample_images(pipeline, train_prompts()[:2], seed=0, steps=2).shape == (2, 3, 32, 32)
 
     def test_writes_a_clip_with_its_tokenizer(self, out: Path) -> None:
         assert CLIPModel.from_pretrained(out / "shapes-clip").config.projection_dim == 64
@@ -73,7 +73,7 @@ class TestBenchCommand:
 
     def test_writes_a_pipeline_that_draws(self, out: Path) -> None:
         pipeline = FluxPipeline.from_pretrained(out / "shapes-flux-2")
-        assert draw_images(pipeline, ["the letter E in red on white"], seed=0, steps=2).shape == (1, 3, 32, 32)
+        assert sample_images(pipeline, ["the letter E in red on white"], seed=0, steps=2).shape == (1, 3, 32, 32)
 
     def test_it_starts_from_the_weights_of_the_smaller_world(self, out: Path) -> None:
         made, known = (
@@ -105,12 +105,42 @@ class TestReproducibility:
         assert digests[0] == digests[1]
 
 
-class TestTrainingScenes:
-    def test_no_heldout_caption_is_seen(self) -> None:
-        assert not any(map(is_heldout, TrainingScenes(200, seed=0).captions))
+class TestStage:
+    def train(self, out: Path, fails_at: int | None = None) -> torch.Tensor:
+        """The weights after three steps, of which the loss of one may fail."""
+        stage = Stage("clip", TINY, out, "cpu", seed=1)
+        torch.manual_seed(0)
+        model = torch.nn.Linear(4, 1)
+        steps = []
 
-    def test_neighbours_differ_in_meaning(self) -> None:
-        told = TrainingScenes(200, seed=0).captions
+        def loss() -> torch.Tensor:
+            steps.append(0)
+            if len(steps) == fails_at:
+                raise KeyboardInterrupt
+            return model(torch.randn(8, 4, generator=stage.generator)).square().mean()
+
+        stage.train([model], loss, checkpoint_steps=1)
+        stage.finish()
+        return model.weight.detach()
+
+    def test_an_interrupted_stage_resumes_with_the_same_result(self, tmp_path: Path) -> None:
+        with pytest.raises(KeyboardInterrupt):
+            self.train(tmp_path / "interrupted", fails_at=3)
+        assert torch.equal(self.train(tmp_path / "interrupted"), self.train(tmp_path / "whole"))
+        resumed, whole = (read_record(tmp_path / name, "clip") for name in ("interrupted", "whole"))
+        assert resumed["loss"] == whole["loss"]
+
+    def test_a_finished_stage_leaves_no_checkpoint(self, tmp_path: Path) -> None:
+        self.train(tmp_path)
+        assert not list(tmp_path.rglob("*.pt"))
+
+
+class TestBasicScenes:
+    def test_no_heldout_caption_is_seen(self) -> None:
+        assert not any(map(is_heldout, BasicScenes(200, seed=0).captions))
+
+    def test_neighbors_differ_in_meaning(self) -> None:
+        told = BasicScenes(200, seed=0).captions
         for one, other in zip(told[::2], told[1::2], strict=True):
             assert caption(canonical(parse(one))) != caption(canonical(parse(other)))
 
@@ -119,7 +149,7 @@ class TestBenchScenes:
     def test_no_caption_of_the_benchmark_and_none_held_out_is_seen(self) -> None:
         assert {part_of(text) for text in BenchScenes(100, seed=0).captions} == {Part.TRAIN}
 
-    def test_neighbours_differ_in_one_thing(self) -> None:
-        told = [parse_bench(text) for text in BenchScenes(50, seed=1).captions]
+    def test_neighbors_differ_in_one_thing(self) -> None:
+        told = [parse(text) for text in BenchScenes(50, seed=1).captions]
         for one, other in zip(told[::2], told[1::2], strict=True):
             assert other in [sentence for _, sentence in alterations(one)]

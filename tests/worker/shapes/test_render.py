@@ -2,8 +2,9 @@
 
 import torch
 
-from worker.shapes.grammar import parse, train_prompts
+from worker.shapes.grammar import parse
 from worker.shapes.render import BACKGROUND_PALETTE, GAP, HALF_EXTENT, MARGIN, encode, place, render
+from worker.shapes.sampling import train_prompts
 
 SCENES = [parse(text) for text in train_prompts()[:300]]
 
@@ -33,8 +34,8 @@ class TestPlace:
         placed = place(encoded, draws)
         # An absent object stands, with no extent, where the first one is.
         extent = torch.where(placed.shape < 0, 0.0, placed.radius * HALF_EXTENT[placed.shape.clamp(min=0)])
-        assert (placed.centre - extent[:, :, None] >= MARGIN - 1e-4).all()
-        assert (placed.centre + extent[:, :, None] <= 32 - MARGIN + 1e-4).all()
+        assert (placed.center - extent[:, :, None] >= MARGIN - 1e-4).all()
+        assert (placed.center + extent[:, :, None] <= 32 - MARGIN + 1e-4).all()
         two = placed.shape[:, 1] >= 0
-        apart = (placed.centre[two, 0] - placed.centre[two, 1]).abs().max(dim=1).values
+        apart = (placed.center[two, 0] - placed.center[two, 1]).abs().max(dim=1).values
         assert (apart >= extent[two].sum(dim=1) + GAP - 1e-4).all()

@@ -6,17 +6,18 @@ import numpy as np
 import pytest
 import torch
 
-from worker.shapes.grammar import Object, PredicateKind, Relation, Scene, parse, predicates, sample_scene, train_prompts
-from worker.shapes.grammar import caption as tell
+from worker.shapes.grammar import Form, Phrase, Sentence, caption, parse
 from worker.shapes.perception import perceive
+from worker.shapes.points import predicates
 from worker.shapes.render import render
+from worker.shapes.sampling import sample_scene, train_prompts
 from worker.shapes.verifier import verifier_score, verify
 
 CAPTIONS = train_prompts()[:1000]
 SCENES = [parse(text) for text in CAPTIONS]
 IMAGES = render(SCENES, seed=5)
-PAIRS = [scene for scene in SCENES if scene.relations][:300]
-NEXT_COLOUR = {
+PAIRS = [scene for scene in SCENES if scene.word][:300]
+NEXT_COLOR = {
     "red": "green",
     "green": "blue",
     "blue": "yellow",
@@ -30,37 +31,37 @@ NEXT_BACKGROUND = {"white": "gray", "gray": "black", "black": "white"}
 OPPOSITE = {"left of": "right of", "right of": "left of", "above": "below", "below": "above"}
 
 
-def with_first(scene: Scene, thing: Object) -> Scene:
-    return replace(scene, objects=(thing, scene.objects[1]))
+def with_first(scene: Sentence, thing: Phrase) -> Sentence:
+    return replace(scene, phrases=(thing, scene.phrases[1]))
 
 
-def recoloured(scene: Scene) -> Scene:
-    colour = NEXT_COLOUR[scene.objects[0].colour]
-    if colour == scene.objects[1].colour:
-        colour = NEXT_COLOUR[colour]
-    return with_first(scene, replace(scene.objects[0], colour=colour))
+def recolored(scene: Sentence) -> Sentence:
+    color = NEXT_COLOR[scene.phrases[0].color]
+    if color == scene.phrases[1].color:
+        color = NEXT_COLOR[color]
+    return with_first(scene, replace(scene.phrases[0], color=color))
 
 
-def reshaped(scene: Scene) -> Scene:
-    shape = NEXT_SHAPE[scene.objects[0].shape]
-    if shape == scene.objects[1].shape:
+def reshaped(scene: Sentence) -> Sentence:
+    shape = NEXT_SHAPE[scene.phrases[0].shape]
+    if shape == scene.phrases[1].shape:
         shape = NEXT_SHAPE[shape]
-    return with_first(scene, replace(scene.objects[0], shape=shape))
+    return with_first(scene, replace(scene.phrases[0], shape=shape))
 
 
-def resized(scene: Scene) -> Scene:
-    return with_first(scene, replace(scene.objects[0], size=OTHER_SIZE[scene.objects[0].size]))
+def resized(scene: Sentence) -> Sentence:
+    return with_first(scene, replace(scene.phrases[0], size=OTHER_SIZE[scene.phrases[0].size]))
 
 
-def mirrored(scene: Scene) -> Scene:
-    return replace(scene, relations=(Relation(0, OPPOSITE[scene.relations[0].name], 1),))
+def mirrored(scene: Sentence) -> Sentence:
+    return replace(scene, word=OPPOSITE[scene.word])
 
 
-def second_removed(scene: Scene) -> Scene:
-    return Scene(scene.objects[:1], scene.background)
+def second_removed(scene: Sentence) -> Sentence:
+    return replace(scene, form=Form.SHOW, phrases=scene.phrases[:1], word="")
 
 
-def on_other_background(scene: Scene) -> Scene:
+def on_other_background(scene: Sentence) -> Sentence:
     return replace(scene, background=NEXT_BACKGROUND[scene.background])
 
 
@@ -75,7 +76,7 @@ class TestVerify:
     @pytest.mark.parametrize(
         ("broken", "fails"),
         [
-            (recoloured, {OBJECT, SIZE, RELATION}),
+            (recolored, {OBJECT, SIZE, RELATION}),
             (reshaped, {OBJECT, SIZE, RELATION}),
             (resized, {SIZE}),
             (mirrored, {RELATION}),
@@ -85,7 +86,7 @@ class TestVerify:
     )
     def test_what_is_broken_is_false_and_the_rest_true(self, broken, fails) -> None:  # type: ignore[no-untyped-def]
         images = render([broken(scene) for scene in PAIRS], seed=6)
-        results = np.array(verify(images, [tell(scene) for scene in PAIRS]))
+        results = np.array(verify(images, [caption(scene) for scene in PAIRS]))
         expected = np.array([place not in fails for place in range(7)])
         assert (results == expected).mean() >= 0.995
 
@@ -100,7 +101,9 @@ class TestVerify:
         wrong = render([parse("a small red circle left of a small blue square on white")])
         asked = predicates(parse(text))
         false = [predicate for predicate, held in zip(asked, verify(wrong, [text])[0], strict=True) if not held]
-        assert [(predicate.kind, predicate.value) for predicate in false] == [(PredicateKind.SIZE, "large")]
+        assert [(predicate.dimension, predicate.description) for predicate in false] == [
+            ("size", "the blue square is large")
+        ]
 
     def test_images_and_captions_must_match(self) -> None:
         with pytest.raises(ValueError, match="2 images and 1 captions"):

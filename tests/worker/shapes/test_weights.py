@@ -6,11 +6,13 @@ from diffusers import FluxPipeline
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 from worker.shapes import CLIP_WEIGHTS, FLUX_WEIGHTS, TEXT_LENGTH
-from worker.shapes.grammar import VOCABULARY, heldout_prompts, parse
+from worker.shapes.grammar import parse
 from worker.shapes.pretrain.clip import tokenize
-from worker.shapes.pretrain.scores import clip_cosine, draw_images
+from worker.shapes.pretrain.scores import clip_cosine, sample_images
 from worker.shapes.render import render
+from worker.shapes.sampling import heldout_prompts
 from worker.shapes.verifier import verifier_score
+from worker.shapes.words import BASIC_VOCABULARY as VOCABULARY
 
 CAPTIONS = list(heldout_prompts()[:64])
 
@@ -31,7 +33,7 @@ class TestFlux:
             assert {parameter.dtype for parameter in part.parameters()} == {torch.float32}
 
     def test_draws_better_than_nothing_and_leaves_room(self, pipeline: FluxPipeline) -> None:
-        score = verifier_score(draw_images(pipeline, CAPTIONS, seed=0), CAPTIONS).mean()
+        score = verifier_score(sample_images(pipeline, CAPTIONS, seed=0), CAPTIONS).mean()
         assert 0.2 < score < 0.9
 
     def test_both_tokenizers_know_every_word_and_fit_every_caption(self, pipeline: FluxPipeline) -> None:

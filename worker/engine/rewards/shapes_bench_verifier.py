@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from worker.engine.rewards.shapes_verifier import ShapesVerifierReward
-from worker.shapes.bench.grammar import parse
 from worker.shapes.bench.judge import bench_score
+from worker.shapes.grammar import parse
 
 
 class ShapesBenchVerifierReward(ShapesVerifierReward):

@@ -8,6 +8,7 @@ from torch import Tensor
 from service.contracts.catalog import RewardEntry
 from worker.engine.rewards.base import Reward
 from worker.shapes.grammar import parse
+from worker.shapes.points import predicates
 from worker.shapes.verifier import verifier_score
 
 
@@ -31,7 +32,7 @@ class ShapesVerifierReward(Reward):
 
     def read(self, prompt: str) -> object:
         """What the prompt says; ValueError if it is no caption."""
-        return parse(prompt)
+        return predicates(parse(prompt))
 
     def _is_caption(self, prompt: str) -> bool:
         try:

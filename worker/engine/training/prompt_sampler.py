@@ -9,7 +9,7 @@ from service.contracts.prompts import read_prompts
 from service.contracts.runs import PromptSource
 from worker.engine.grpo.noise import permutation
 from worker.shapes.bench import sampling as bench
-from worker.shapes.grammar import heldout_prompts, train_prompts
+from worker.shapes.sampling import heldout_prompts, train_prompts
 
 _AHEAD = 256
 """Prompts encoded ahead: seconds of work for which encoders are moved to the device and back."""

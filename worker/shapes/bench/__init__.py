@@ -1,6 +1,6 @@
-"""`shapes-bench`: the bundled world's own benchmark. Its captions, images, test points, and the judge that sees them.
+"""`shapes-bench`: the benchmark of the bundled world, with captions, images, test points and a judge.
 
-Its ten dimensions are those of UniGenBench++, but it is another benchmark: nothing of it can be compared with that one.
+Its ten dimensions are those of UniGenBench++, but the benchmarks and their scores are not comparable.
 """
 
 from worker.shapes.bench.judge import judge_points

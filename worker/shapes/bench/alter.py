@@ -1,43 +1,36 @@
-"""Sentences that differ from another one in one told thing: neighbours for training, and broken scenes for tests."""
+"""Sentences that differ from another one in one statement: near neighbors for training."""
 
 from collections.abc import Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 
-import numpy as np
-
-from worker.shapes.bench import words as say
-from worker.shapes.bench.grammar import Clause, Form, Phrase, Sentence
+from worker.shapes import words as w
 from worker.shapes.bench.layout import RING_SHAPES, STYLED_SHAPES, WHOLE_SHAPES
-from worker.shapes.bench.words import BACKGROUNDS, COLOURS, SHAPES, SIZES
-
-Rng = np.random.Generator
+from worker.shapes.grammar import Clause, Form, Phrase, Sentence
+from worker.shapes.sampling import Rng, choose
+from worker.shapes.words import BACKGROUNDS, COLORS, SHAPES, SIZES
 
 
 def alter(sentence: Sentence, rng: Rng) -> Sentence:
-    """`sentence` with one thing changed, of those that it tells."""
-    options = [*alterations(sentence)]
-    # A thing with many values is no likelier to be changed than one with two.
-    names = sorted({name for name, _ in options})
-    name = names[int(rng.integers(len(names)))]
-    changed = [one for known, one in options if known == name]
-    return changed[int(rng.integers(len(changed)))]
+    """`sentence` with one of its statements changed; each statement is equally likely."""
+    options = list(alterations(sentence))
+    name = choose(rng, sorted({name for name, _ in options}))
+    return choose(rng, [changed for other, changed in options if other == name])
 
 
 def alterations(sentence: Sentence) -> Iterator[tuple[str, Sentence]]:
-    """Every sentence that differs in one thing, with the thing's name."""
-    for place, phrase in enumerate(sentence.phrases):
-        for name, other in _phrases(phrase, sentence, place):
-            phrases = (*sentence.phrases[:place], other, *sentence.phrases[place + 1 :])
+    """Every sentence that differs in one statement, with the statement's name."""
+    for index, phrase in enumerate(sentence.phrases):
+        for name, other in _phrases(phrase, sentence, index):
+            phrases = (*sentence.phrases[:index], other, *sentence.phrases[index + 1 :])
             try:
-                yield f"{name} {place}", replace(sentence, phrases=phrases)
+                yield f"{name} {index}", replace(sentence, phrases=phrases)
             except ValueError:
-                continue  # the two objects could not be told apart
+                continue  # the two objects are ambiguous
     for word in _words(sentence):
         yield "word", replace(sentence, word=word)
     if sentence.clause_word:
-        told = (*say.SINGULARS,) if sentence.clause_word in say.SINGULARS else COLOURS
-        for word in told:
-            if word != sentence.clause_word and say.SINGULARS.get(word) != sentence.phrases[0].shape:
+        for word in w.SINGULARS if sentence.clause_word in w.SINGULARS else COLORS:
+            if word != sentence.clause_word and w.SINGULARS.get(word) != sentence.phrases[0].shape:
                 yield "clause", replace(sentence, clause_word=word)
     if sentence.clause in (Clause.FORMER, Clause.LATTER):
         other_clause = Clause.LATTER if sentence.clause is Clause.FORMER else Clause.FORMER
@@ -47,55 +40,49 @@ def alterations(sentence: Sentence) -> Iterator[tuple[str, Sentence]]:
             yield "background", replace(sentence, background=background)
 
 
-def _words(sentence: Sentence) -> tuple[str, ...]:
-    """Other relations, places and so on that the same phrases can have."""
-    for same in (say.SIDES, say.DEPTHS, say.CONTACTS, say.COMPARISONS, say.PLACES, say.LINES, (say.AS_MANY, say.MORE)):
-        if sentence.word in same:
-            shapes = [phrase.shape for phrase in sentence.phrases]
-            if same is say.DEPTHS and not all(shape in WHOLE_SHAPES for shape in shapes):
-                return ()
-            return tuple(word for word in same if word != sentence.word)
-    return ()
+def _words(sentence: Sentence) -> Iterator[str]:
+    """Other relations or positions that are possible for the same phrases."""
+    whole = all(phrase.shape in WHOLE_SHAPES for phrase in sentence.phrases)
+    depths = w.DEPTHS if whole else ()
+    for group in (w.SIDES, depths, w.CONTACTS, w.COMPARISONS, w.POSITIONS, w.LINES, (w.AS_MANY, w.MORE)):
+        if sentence.word in group:
+            yield from (word for word in group if word != sentence.word)
 
 
-def _phrases(phrase: Phrase, sentence: Sentence, place: int) -> Iterator[tuple[str, Phrase]]:
+def _phrases(phrase: Phrase, sentence: Sentence, index: int) -> Iterator[tuple[str, Phrase]]:
+    striped = any(one.style == w.STRIPED for one in sentence.phrases)
     options: dict[str, tuple[str, ...]] = {
-        "colour": COLOURS,
-        "shape": _shapes(phrase, sentence, place),
-        "size": () if phrase.count > 2 or phrase.pose or _is_beside_stripes(sentence) else SIZES,
-        "style": tuple(style for style in say.STYLES if phrase.shape in STYLED_SHAPES[style]),
-        "pose": say.POINTING if phrase.shape == "triangle" else (),
-        "colour_hint": tuple(say.COLOUR_HINTS),
-        "shape_hint": tuple(say.SHAPE_HINTS),
+        "shape": _shapes(phrase, sentence, index),
+        "color": COLORS,
+        "size": () if phrase.count > 2 or phrase.pose or striped else SIZES,
+        "style": tuple(style for style in w.STYLES if phrase.shape in STYLED_SHAPES[style]),
+        "pose": w.POINTING if phrase.shape == "triangle" else (),
+        "color_hint": tuple(w.COLOR_HINTS),
+        "shape_hint": tuple(w.SHAPE_HINTS),
     }
-    for field in fields(phrase):
-        current = getattr(phrase, field.name)
-        if current is not None and field.name in options:
-            for value in options[field.name]:
-                if value != current:
-                    yield field.name, replace(phrase, **{field.name: value})  # type: ignore[arg-type]
-    if sentence.form in (Form.SHOW, Form.LINE) and phrase.size != "large" and not phrase.style and not phrase.pose:
-        least, most = (2, 3) if sentence.form is Form.LINE else (2 if sentence.clause is Clause.ALIKE else 1, 4)
+    for name, values in options.items():
+        current = getattr(phrase, name)
+        if current is not None:
+            yield from ((name, replace(phrase, **{name: value})) for value in values if value != current)  # type: ignore[arg-type]
+    plain = not (phrase.style or phrase.pose or phrase.shape_hint or phrase.color_hint or phrase.is_glyph)
+    if sentence.form in (Form.SHOW, Form.LINE) and phrase.size != "large" and plain:
+        fewest = 2 if sentence.form is Form.LINE or sentence.clause is Clause.ALIKE else 1
         for count in (phrase.count - 1, phrase.count + 1):
-            if least <= count <= most and not phrase.shape_hint and not phrase.colour_hint and not phrase.is_glyph:
+            if fewest <= count <= (3 if sentence.form is Form.LINE else 4):
                 yield "count", replace(phrase, count=count)
 
 
-def _shapes(phrase: Phrase, sentence: Sentence, place: int) -> tuple[str, ...]:
+def _shapes(phrase: Phrase, sentence: Sentence, index: int) -> tuple[str, ...]:
     if phrase.is_glyph:
-        return say.LETTERS if phrase.shape in say.LETTERS else say.DIGITS
+        return w.LETTERS if phrase.shape in w.LETTERS else w.DIGITS
     if phrase.pose:
         return ()
     if phrase.style:
         return STYLED_SHAPES[phrase.style]
-    if sentence.word == say.INSIDE and place == 1:
+    if sentence.word == w.INSIDE and index == 1:
         return RING_SHAPES
-    if sentence.word in say.DEPTHS and place == (1 if sentence.word == "in front of" else 0):
+    if sentence.word in w.DEPTHS and index == (1 if sentence.word == "in front of" else 0):
         return WHOLE_SHAPES
-    if sentence.clause is Clause.WITHOUT and sentence.clause_word in say.SINGULARS:
-        return tuple(shape for shape in SHAPES if shape != say.SINGULARS[sentence.clause_word])
+    if sentence.clause is Clause.WITHOUT and sentence.clause_word in w.SINGULARS:
+        return tuple(shape for shape in SHAPES if shape != w.SINGULARS[sentence.clause_word])
     return SHAPES
-
-
-def _is_beside_stripes(sentence: Sentence) -> bool:
-    return any(phrase.style == say.STRIPED for phrase in sentence.phrases)

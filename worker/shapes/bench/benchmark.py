@@ -1,33 +1,32 @@
-"""The benchmark itself: prompts over the ten dimensions, none of them for training, with their test points."""
+"""The benchmark's prompts, which are excluded from training, over the ten dimensions, with their test points."""
 
 from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt, Point, fingerprint
-from worker.shapes.bench.grammar import parse
-from worker.shapes.bench.points import points
-from worker.shapes.bench.sampling import RECIPES, Part, distinct
+from worker.shapes.bench.sampling import RECIPES, Part, prompts
+from worker.shapes.grammar import parse
+from worker.shapes.points import points
 
-NAME = "shapes-bench"
-FILE = "shapes_bench.json"
 SEED = 77
-PROMPTS = dict.fromkeys(RECIPES, 12) | {"style": 24, "world": 24, "matching": 14, "text": 28}
-"""By recipe; a dimension with one recipe alone has more of it."""
+COUNTS = dict.fromkeys(RECIPES, 12) | {"style": 24, "world": 24, "matching": 14, "text": 28}
+"""Prompts by recipe; more for a dimension with a single recipe."""
 
 
 def benchmark() -> Benchmark:
-    """`shapes-bench`, the same every time."""
-    found: list[BenchmarkPrompt] = []
-    for place, (recipe, count) in enumerate(PROMPTS.items()):
-        for text in distinct(count, Part.BENCHMARK, SEED + place, recipe):
-            found.append(_prompt(len(found), recipe, text))
-    prompts = tuple(found)
+    """`shapes-bench`, always the same."""
+    texts = [
+        (recipe, text)
+        for seed, (recipe, count) in enumerate(COUNTS.items(), SEED)
+        for text in prompts(count, Part.BENCHMARK, seed, recipe)
+    ]
+    found = tuple(_prompt(index, recipe, text) for index, (recipe, text) in enumerate(texts))
     return Benchmark(
-        name=NAME,
+        name="shapes-bench",
         title="The shapes world's benchmark, verified from pixels",
         language="en",
         length="short",
-        file=FILE,
-        data_sha256=fingerprint([prompt.model_dump(mode="json") for prompt in prompts]),
+        file="shapes_bench.json",
+        data_sha256=fingerprint([prompt.model_dump(mode="json") for prompt in found]),
         pinned=True,
-        prompts=prompts,
+        prompts=found,
         judge=None,
     )
 

@@ -1,79 +1,82 @@
-"""The regions of one colour in images: what objects are looked for in."""
+"""The connected regions of one color in an image: candidates for objects."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy import ndimage
 from torch import Tensor
 
 from worker.shapes.bench.scene import STRIPE
-from worker.shapes.bench.seen import Mask
-from worker.shapes.grammar import COLOURS
-from worker.shapes.perception import LEAST_AREA
-
-Floats = NDArray[np.float32]
-Labels = NDArray[np.int32]
+from worker.shapes.perception import MIN_AREA, Floats
+from worker.shapes.seen import Mask
+from worker.shapes.words import COLORS
 
 SEAM = 0.2
-"""A thin region with this share of its outline along each of two others is only the mixed pixels between them."""
+"""A thin region with at least this share of its outline along each of two others consists of their mixed pixels."""
 
-_AROUND = ndimage.generate_binary_structure(2, 2)
-_BESIDE = ndimage.generate_binary_structure(2, 1)
+NEIGHBORS = ndimage.generate_binary_structure(2, 2)
+"""A pixel and its eight neighbors."""
+_ADJACENT = ndimage.generate_binary_structure(2, 1)
 
 
 @dataclass(frozen=True)
 class Region:
-    """Pixels of one colour that hang together; or, of stripes, those of all of them."""
+    """Connected pixels of one color, or the pixels of several stripes together."""
 
-    colour: str
+    color: str
     own: Mask
     """[32, 32]"""
     solid: Mask
-    """[32, 32] its own pixels with holes, and with the gaps between stripes, filled."""
+    """[32, 32] its own pixels, with holes and the gaps between stripes filled."""
     shares: Floats
-    """[32, 32] how much of each pixel it covers: of its own ones, and of half covered ones next to them."""
+    """[32, 32] the covered share of its own pixels and of partly covered pixels next to them."""
     parts: tuple[int, ...] = ()
-    """Of stripes: the regions that they are, by their places in the list of regions."""
+    """Indices of the regions that are the stripes."""
 
     @property
     def filled(self) -> Floats:
-        """[32, 32] how much of each pixel it would cover without holes or gaps."""
+        """[32, 32] the share of each pixel that the region would cover without holes or gaps."""
         return np.where(self.solid & ~self.own, np.float32(1), self.shares)
 
+    @property
+    def extent(self) -> tuple[int, int, int, int]:
+        """Its first and last row and its first and last column."""
+        rows, columns = (np.flatnonzero(self.own.any(axis=axis)) for axis in (1, 0))
+        return int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])
 
-def regions(share: Tensor, colour: Tensor) -> tuple[list[Region], list[Region]]:
-    """The regions of one image, and the groups of them that may be the stripes of one object.
 
-    share [32, 32] of each pixel's colour over the background, colour [32, 32] as an index into COLOURS.
+def regions(share: Tensor, color: Tensor) -> tuple[list[Region], list[Region]]:
+    """The regions of one image, and the groups of regions that may be the stripes of one object.
+
+    share [32, 32] of each pixel's color over the background, color [32, 32] as an index into COLORS.
     """
-    shares, colours = share.numpy(), colour.numpy()
+    shares, colors = share.numpy(), color.numpy()
     covered = shares >= 0.5
     found: list[Region] = []
     groups: list[Region] = []
-    for index in np.unique(colours[covered]):
-        plane = covered & (colours == index)
-        begin = len(found)
-        labels, count = ndimage.label(plane, _BESIDE)
-        for label in range(1, count + 1):
-            own = labels == label
-            if own.sum() >= LEAST_AREA and ndimage.binary_erosion(own, np.ones((2, 2))).any():
-                found.append(_region(COLOURS[index], own, ndimage.binary_fill_holes(own), shares, covered))
-        joined = _close(plane)
-        labels, count = ndimage.label(joined, _BESIDE)
-        for label in range(1, count + 1):
-            whole = labels == label
+
+    def region(index: int, own: Mask, solid: Mask, parts: tuple[int, ...] = ()) -> Region:
+        # The partly covered pixels of the outline are next to the region's own; farther away there is only noise.
+        rim = ndimage.binary_dilation(own, NEIGHBORS) & ~covered
+        return Region(COLORS[index], own, solid, np.where(own | rim, shares, np.float32(0)), parts)
+
+    for index in np.unique(colors[covered]):
+        plane = covered & (colors == index)
+        first = len(found)
+        for own in _components(plane):
+            if own.sum() >= MIN_AREA and ndimage.binary_erosion(own, np.ones((2, 2))).any():
+                found.append(region(index, own, ndimage.binary_fill_holes(own)))
+        for whole in _components(_close(plane)):
             own = plane & whole
-            parts = tuple(place for place in range(begin, len(found)) if (found[place].own & whole).any())
-            if own.sum() >= LEAST_AREA and ndimage.label(own, _BESIDE)[1] > 1:
-                groups.append(_region(COLOURS[index], own, whole, shares, covered, parts))
+            parts = tuple(number for number in range(first, len(found)) if (found[number].own & whole).any())
+            if own.sum() >= MIN_AREA and ndimage.label(own, _ADJACENT)[1] > 1:
+                groups.append(region(index, own, whole, parts))
     return _without_seams(found, groups)
 
 
-def _region(colour: str, own: Mask, solid: Mask, shares: Floats, covered: Mask, parts: tuple[int, ...] = ()) -> Region:
-    # The half covered pixels of its outline lie next to its own ones; further away there is only noise.
-    rim = ndimage.binary_dilation(own, _AROUND) & ~covered
-    return Region(colour, own, solid, np.where(own | rim, shares, np.float32(0)), parts)
+def _components(plane: Mask) -> list[Mask]:
+    labels, count = ndimage.label(plane, _ADJACENT)
+    return [labels == label for label in range(1, count + 1)]
 
 
 def _close(plane: Mask) -> Mask:
@@ -85,19 +88,16 @@ def _close(plane: Mask) -> Mask:
 
 
 def _without_seams(found: list[Region], groups: list[Region]) -> tuple[list[Region], list[Region]]:
-    """Leaves out the thin regions where two colours meet and mix to a third."""
-    kept = [place for place, region in enumerate(found) if not _is_seam(region, found)]
-    renumbered = {old: new for new, old in enumerate(kept)}
-    left = []
-    for group in groups:
-        parts = tuple(renumbered[part] for part in group.parts if part in renumbered)
-        left.append(Region(group.colour, group.own, group.solid, group.shares, parts))
-    return [found[place] for place in kept], left
+    """Remove the thin regions where two colors meet and mix to a third one."""
+    real = [number for number, region in enumerate(found) if not _is_seam(region, found)]
+    renumbered = {old: new for new, old in enumerate(real)}
+    groups = [replace(one, parts=tuple(renumbered[part] for part in one.parts if part in renumbered)) for one in groups]
+    return [found[number] for number in real], groups
 
 
 def _is_seam(region: Region, found: list[Region]) -> bool:
     if ndimage.distance_transform_edt(region.own).max() > 2:
         return False
-    outline = ndimage.binary_dilation(region.own, _BESIDE) & ~region.own
+    outline = ndimage.binary_dilation(region.own, _ADJACENT) & ~region.own
     larger = [other.own for other in found if other is not region and other.own.sum() > region.own.sum()]
     return sum(bool((outline & own).sum() >= SEAM * outline.sum()) for own in larger) >= 2

@@ -1,4 +1,4 @@
-"""Scenes of placed objects: how they are drawn, and what is seen in them in truth."""
+"""Scenes of placed objects and signs: their images, and what these truly show."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,20 +8,36 @@ import torch
 from torch import Tensor
 
 from worker.shapes import IMAGE_SIZE
-from worker.shapes.bench.glyphs import GLYPHS, HEIGHT, WIDTH
-from worker.shapes.bench.seen import Seen, SeenImage
-from worker.shapes.bench.words import OUTLINED, SOLID, STRIPED, TILTED, UPRIGHT
-from worker.shapes.grammar import BACKGROUNDS, COLOURS
 from worker.shapes.render import ARM, BACKGROUND_PALETTE, HALF_BASE, HALF_DIAGONAL, HALF_SIDE, PALETTE, distance
+from worker.shapes.seen import Seen, SeenImage
+from worker.shapes.words import BACKGROUNDS, COLORS, GLYPHS, OUTLINED, SOLID, STRIPED, TILTED, UPRIGHT
 
 WALL = 2.5
 """Thickness in pixels of an outline."""
 STRIPE = 3
-"""Height in pixels of a stripe, and of the gap to the next; thinner ones do not survive the autoencoder."""
+"""Height in pixels of a stripe, and of the gap to the next; the autoencoder loses thinner ones."""
 STRIPED_HEIGHT = 5 * STRIPE
-"""Of every striped object: three stripes and two gaps."""
-HIDDEN = 0.12
-"""Least share of an object that another one covers for it to be behind that one."""
+"""Height of every striped object: three stripes and two gaps."""
+MIN_HIDDEN = 0.12
+"""Minimum share of an object that another one covers for it to be behind that one."""
+BLOCK = 3
+"""Pixels per block of a sign; the autoencoder loses thinner strokes."""
+WIDTH, HEIGHT = 3 * BLOCK, 5 * BLOCK
+"""Of signs, in pixels."""
+_BLOCKS = {
+    "C": "### #.. #.. #.. ###",
+    "E": "### #.. ### #.. ###",
+    "F": "### #.. ### #.. #..",
+    "H": "#.# #.# ### #.# #.#",
+    "L": "#.. #.. #.. #.. ###",
+    "P": "### #.# ### #.. #..",
+    "T": "### .#. .#. .#. .#.",
+    "U": "#.# #.# #.# #.# ###",
+    "2": "### ..# ### #.. ###",
+    "3": "### ..# ### ..# ###",
+    "4": "#.# #.# ### ..# ..#",
+    "7": "### ..# ..# ..# ..#",
+}
 _TILTED_ARM = 0.997
 _HALF_EXTENT = {
     "circle": (1.0, 1.0),
@@ -30,20 +46,30 @@ _HALF_EXTENT = {
     "diamond": (HALF_DIAGONAL, HALF_DIAGONAL),
     "cross": (ARM, ARM),
 }
-_AXIS = torch.arange(IMAGE_SIZE) + 0.5
+AXIS = torch.arange(IMAGE_SIZE) + 0.5
+"""Centers of the pixels of a row or a column."""
+
+
+def _ink(sign: str) -> Tensor:
+    blocks = torch.tensor([[float(block == "#") for block in row] for row in _BLOCKS[sign].split()])
+    return blocks.repeat_interleave(BLOCK, 0).repeat_interleave(BLOCK, 1)
+
+
+INK = {sign: _ink(sign) for sign in GLYPHS}
+"""The pixels [15, 9] of each sign: 1 where there is ink."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """An object at its place."""
+    """An object in its position."""
 
     shape: str
-    colour: str
+    color: str
     radius: float
     x: float = 0.0
-    """Of the middle of its bounding box, pixels from the left."""
+    """Of the center of its bounding box, in pixels from the left edge."""
     y: float = 0.0
-    """Pixels from the top."""
+    """In pixels from the top edge."""
     style: str = SOLID
     pose: str = UPRIGHT
 
@@ -62,7 +88,7 @@ class Scene:
 
 def half_extent(shape: str, pose: str, radius: float) -> tuple[float, float]:
     """Half width and half height in pixels."""
-    if shape in GLYPHS:
+    if shape in INK:
         return WIDTH / 2, HEIGHT / 2
     if pose == TILTED:
         return _TILTED_ARM * radius, _TILTED_ARM * radius
@@ -70,13 +96,8 @@ def half_extent(shape: str, pose: str, radius: float) -> tuple[float, float]:
     return (down * radius, across * radius) if pose in ("left", "right") else (across * radius, down * radius)
 
 
-def striped_radius(shape: str, pose: str) -> float:
-    """The radius at which a striped object has its height."""
-    return STRIPED_HEIGHT / 2 / half_extent(shape, pose, 1.0)[1]
-
-
 def cover(shape: str, pose: str, style: str, radius: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
-    """Share in [0, 1] of each pixel that an object covers; `dx`, `dy` are pixel centres seen from its middle."""
+    """Share in [0, 1] of each pixel that an object covers; `dx`, `dy` are the offsets of pixels from its center."""
     across, down = dx, dy
     if pose == "down":
         across, down = dx, -dy
@@ -84,26 +105,37 @@ def cover(shape: str, pose: str, style: str, radius: Tensor, dx: Tensor, dy: Ten
         across, down = dy, dx if pose == "left" else -dx
     elif pose == TILTED:
         across, down = (dx + dy) / 2**0.5, (dy - dx) / 2**0.5
-    away = distance(shape, across, down, radius)
-    covered = (0.5 - away).clamp(0, 1)
+    outside = distance(shape, across, down, radius)
+    covered = (0.5 - outside).clamp(0, 1)
     if style == OUTLINED:
-        covered = covered - (0.5 - away - WALL).clamp(0, 1)
+        covered = covered - (0.5 - outside - WALL).clamp(0, 1)
     elif style == STRIPED:
-        # From the middle of the middle stripe on, so that the outermost ones are whole.
-        from_middle = (dy + STRIPE / 2).div(STRIPE, rounding_mode="floor")
-        covered = covered * (from_middle % 2 == 0)
+        # Counted from the center of the middle stripe, so that the outermost stripes are whole.
+        stripe = (dy + STRIPE / 2).div(STRIPE, rounding_mode="floor")
+        covered = covered * (stripe % 2 == 0)
     return covered
 
 
 def mask(thing: Placed, style: str | None = None) -> Tensor:
-    """Share [32, 32] of each pixel that `thing` covers, in its own style or another one."""
-    if thing.shape in GLYPHS:
+    """Share [32, 32] of each pixel that `thing` covers, in its own style or in `style`."""
+    if thing.shape in INK:
         covered = torch.zeros(IMAGE_SIZE, IMAGE_SIZE)
         left, top = round(thing.x - WIDTH / 2), round(thing.y - HEIGHT / 2)
-        covered[top : top + HEIGHT, left : left + WIDTH] = GLYPHS[thing.shape]
+        covered[top : top + HEIGHT, left : left + WIDTH] = INK[thing.shape]
         return covered
-    dx, dy = (_AXIS - thing.x)[None, :], (_AXIS - thing.y)[:, None]
+    dx, dy = (AXIS - thing.x)[None, :], (AXIS - thing.y)[:, None]
     return cover(thing.shape, thing.pose, style or thing.style, torch.tensor(thing.radius), dx, dy)
+
+
+def solid(thing: Placed) -> np.ndarray:
+    """The pixels [32, 32] that `thing` covers at least by half."""
+    return mask(thing).numpy() >= 0.5
+
+
+def center_of_mass(mask: Tensor) -> tuple[float, float]:
+    """x and y in pixels."""
+    total = mask.sum()
+    return float((mask.sum(0) * AXIS).sum() / total), float((mask.sum(1) * AXIS).sum() / total)
 
 
 def draw(scenes: Sequence[Scene]) -> Tensor:
@@ -112,27 +144,22 @@ def draw(scenes: Sequence[Scene]) -> Tensor:
     for image, scene in zip(images, scenes, strict=True):
         image[:] = BACKGROUND_PALETTE[BACKGROUNDS.index(scene.background)][:, None, None]
         for thing in scene.objects:
-            image += mask(thing) * (PALETTE[COLOURS.index(thing.colour)][:, None, None] - image)
+            image += mask(thing) * (PALETTE[COLORS.index(thing.color)][:, None, None] - image)
     return images
 
 
-def look(scene: Scene) -> SeenImage:
-    """What the scene shows, in truth."""
-    covered = [mask(thing).numpy() >= 0.5 for thing in scene.objects]
-    return SeenImage(
-        tuple(_look_at(thing, place, covered) for place, thing in enumerate(scene.objects)), scene.background
-    )
+def ground_truth(scene: Scene) -> SeenImage:
+    """What perception would find in the image of the scene if it made no errors."""
+    covered = [solid(thing) for thing in scene.objects]
+    objects = tuple(_observe(thing, index, covered) for index, thing in enumerate(scene.objects))
+    return SeenImage(objects, scene.background)
 
 
-def _look_at(thing: Placed, place: int, covered: list[np.ndarray]) -> Seen:
-    visible, hidden_by = covered[place], None
-    for other in range(place + 1, len(covered)):
-        if (covered[place] & covered[other]).sum() >= HIDDEN * covered[place].sum():
+def _observe(thing: Placed, index: int, covered: list[np.ndarray]) -> Seen:
+    visible, hidden_by = covered[index], None
+    for other in range(index + 1, len(covered)):
+        if (covered[index] & covered[other]).sum() >= MIN_HIDDEN * covered[index].sum():
             hidden_by = other
         visible = visible & ~covered[other]
-    x, y = thing.x, thing.y
-    if thing.shape not in GLYPHS:
-        whole = mask(thing, SOLID)
-        x = float((whole.sum(0) * _AXIS).sum() / whole.sum())
-        y = float((whole.sum(1) * _AXIS).sum() / whole.sum())
-    return Seen(thing.shape, thing.colour, thing.style, thing.pose, thing.radius, x, y, visible, hidden_by)
+    x, y = (thing.x, thing.y) if thing.shape in INK else center_of_mass(mask(thing, SOLID))
+    return Seen(thing.shape, thing.color, thing.radius, x, y, thing.style, thing.pose, visible, hidden_by)

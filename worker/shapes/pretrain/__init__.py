@@ -1,5 +1,4 @@
 """Reproducible training of the bundled weights: tokenizers and CLIP, the autoencoder, then the flow model.
 
-`python -m worker.shapes.pretrain --out DIR` writes `DIR/shapes-clip` and `DIR/shapes-flux`.
-No held-out caption is seen.
+`python -m worker.shapes.pretrain --out DIR` writes the weight directories into DIR. Held-out captions are excluded.
 """

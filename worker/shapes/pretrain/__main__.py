@@ -1,4 +1,4 @@
-"""`python -m worker.shapes.pretrain --out DIR`: train the bundled weights, in one go or stage by stage."""
+"""`python -m worker.shapes.pretrain --out DIR`: train the bundled weights, all stages or a single one."""
 
 import argparse
 import json
@@ -7,28 +7,24 @@ from pathlib import Path
 
 import torch
 
-from worker.shapes.bench.benchmark import benchmark
 from worker.shapes.pretrain.autoencoder import train_autoencoder
-from worker.shapes.pretrain.bench_card import write_bench_cards
-from worker.shapes.pretrain.bench_scores import measure_bench
 from worker.shapes.pretrain.card import write_cards
 from worker.shapes.pretrain.clip import train_clip
 from worker.shapes.pretrain.flow import train_flow
 from worker.shapes.pretrain.presets import PRESETS, Preset
-from worker.shapes.pretrain.scores import measure
+from worker.shapes.pretrain.scores import measure, measure_bench
 from worker.shapes.pretrain.worlds import WORLDS
 
 
 def score(preset: Preset, out: Path, device: str) -> None:
-    """Measures the weights in `out` and writes their model cards."""
+    """Measure the weights in `out` and write their model cards."""
     world = WORLDS[preset.world]
+    flux, clip = out / world.flux, out / world.clip
     if world.start:
-        prompts = benchmark().prompts[: preset.scored_prompts]
-        scores = measure_bench(out / world.flux, out / world.clip, prompts)
-        write_bench_cards(out, world.flux, world.clip, scores)
+        scores = measure_bench(flux, clip, preset.scored_prompts, device)
     else:
-        scores = measure(out, preset.scored_prompts, preset.seed, device)
-        write_cards(out, scores)
+        scores = measure(flux, clip, preset.scored_prompts, preset.seed, device)
+    write_cards(out, world, scores)
     (out / "records" / "scores.json").write_text(json.dumps(scores, indent=2))
     print(json.dumps(scores), flush=True)
 
@@ -39,12 +35,12 @@ STAGES: dict[str, Callable[[Preset, Path, str], None]] = {
     "flow": train_flow,
     "score": score,
 }
-"""In order. Flow needs what clip and autoencoder wrote; score needs all."""
+"""In order. The flow stage needs the results of clip and autoencoder; score needs all."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m worker.shapes.pretrain", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="directory for the weights and records")
+    parser.add_argument("--out", type=Path, required=True, help="directory for weights and records")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--preset", choices=sorted(PRESETS), default="full")
     parser.add_argument("--stage", choices=[*STAGES, "all"], default="all")

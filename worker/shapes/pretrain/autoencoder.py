@@ -1,4 +1,4 @@
-"""Stage 2: a light AutoencoderKL, 32x32x3 to 8x8x8, whose latents are brought to zero mean and unit variance."""
+"""Stage 2: a small AutoencoderKL, 32x32x3 to 8x8x8, with normalized latents."""
 
 import shutil
 from pathlib import Path
@@ -8,53 +8,50 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from worker.shapes import IMAGE_SIZE
-from worker.shapes.grammar import heldout_prompts, parse
-from worker.shapes.pretrain.data import TrainingScenes
-from worker.shapes.pretrain.presets import AutoencoderPlan, Preset
-from worker.shapes.pretrain.record import StageRecord, optimiser
+from worker.shapes.grammar import parse
+from worker.shapes.pretrain.presets import Preset
+from worker.shapes.pretrain.stage import Stage
 from worker.shapes.pretrain.worlds import WORLDS
 from worker.shapes.render import render
+from worker.shapes.sampling import heldout_prompts
 
 LATENT_CHANNELS = 8
+CHANNELS = (8, 16, 32)
+"""Widths at 32, 16 and 8 pixels. Narrow at high resolution: decoding must be cheap on a CPU."""
+KL_WEIGHT = 1e-4
 
 
 def train_autoencoder(preset: Preset, out: Path, device: str) -> None:
-    """Writes the autoencoder of the world's pipeline into `out`; a world that starts from another has that one's."""
-    plan, world = preset.autoencoder, WORLDS[preset.world]
+    """Write the autoencoder of the world's pipeline into `out`; a world that starts from another one copies it."""
+    world = WORLDS[preset.world]
     if world.start:
         shutil.copytree(world.start / "shapes-flux" / "vae", out / world.flux / "vae", dirs_exist_ok=True)
         return
-    record = StageRecord("autoencoder", preset, device)
+    stage = Stage("autoencoder", preset, out, device, preset.seed + 3)
     torch.manual_seed(preset.seed + 2)
-    model = _build(plan).to(device).train()
-    scenes = TrainingScenes(preset.pairs, preset.seed)
-    adam, schedule = optimiser(model.parameters(), plan.learning_rate, plan.steps)
-    generator = torch.Generator().manual_seed(preset.seed + 3)
-    for batch in scenes.batches(plan.batch, plan.steps, generator, device):
-        images = 2 * batch.images - 1
-        posterior = model.encode(images).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=generator).to(device)
-        decoded = model.decode(posterior.mean + posterior.std * noise).sample
-        error = decoded - images
-        # The squared error is for the few pixels of outlines, which decide about shapes and weigh little in the mean.
-        loss = error.abs().mean() + error.square().mean() + plan.kl_weight * posterior.kl().mean() / noise[0].numel()
-        adam.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        adam.step()
-        schedule.step()
-        record.step(loss)
+    model = _build().to(device).train()
+    scenes = world.scenes(preset.pairs, preset.seed)
 
+    def loss() -> Tensor:
+        images = 2 * scenes.sample(stage.plan.batch, stage.generator, device).images - 1
+        posterior = model.encode(images).latent_dist
+        noise = torch.randn(posterior.mean.shape, generator=stage.generator).to(device)
+        error = model.decode(posterior.mean + posterior.std * noise).sample - images
+        # The squared error emphasizes the few pixels of outlines, which determine shapes and hardly affect the mean.
+        total: Tensor = (
+            error.abs().mean() + error.square().mean() + KL_WEIGHT * posterior.kl().mean() / noise[0].numel()
+        )
+        return total
+
+    stage.train([model], loss, max_norm=1.0)
     model.eval()
-    training = next(scenes.batches(1024, 1, generator, device)).images
-    latents = encode(model, training)
+    latents = encode(model, scenes.sample(1024, stage.generator, device).images)
     model.register_to_config(shift_factor=float(latents.mean()), scaling_factor=float(1 / latents.std()))
     unseen = render([parse(text) for text in heldout_prompts(256)], preset.seed).to(device)
     l1 = (reconstruct(model, unseen) - unseen).abs().mean()
     spread = latents.std(dim=(0, 2, 3)) / latents.std()
     model.cpu().save_pretrained(out / world.flux / "vae")
-    record.finish(
-        out,
+    stage.finish(
         parameters=model.num_parameters(),
         shift_factor=model.config["shift_factor"],
         scaling_factor=model.config["scaling_factor"],
@@ -72,20 +69,19 @@ def encode(model: AutoencoderKL, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def reconstruct(model: AutoencoderKL, images: Tensor) -> Tensor:
-    """`images` in [0, 1] after a round trip through the latents."""
+    """Images in [0, 1], encoded and decoded."""
     decoded: Tensor = model.decode(encode(model, images)).sample
     return (decoded / 2 + 0.5).clamp(0, 1)
 
 
-def _build(plan: AutoencoderPlan) -> AutoencoderKL:
-    levels = len(plan.channels)
+def _build() -> AutoencoderKL:
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=plan.channels,
+        down_block_types=("DownEncoderBlock2D",) * len(CHANNELS),
+        up_block_types=("UpDecoderBlock2D",) * len(CHANNELS),
+        block_out_channels=CHANNELS,
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
-        norm_num_groups=plan.norm_groups,
+        norm_num_groups=2,  # a group of one channel would lose the mean, which is all that a plain background has
         sample_size=IMAGE_SIZE,
         force_upcast=False,
         use_quant_conv=False,

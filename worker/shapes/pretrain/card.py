@@ -1,26 +1,26 @@
-"""The model cards beside the weights, written from the records of the stages and the measured scores."""
+"""The model cards in the weight directories, written from the records of the stages and the measured scores."""
 
 from pathlib import Path
 from typing import Any
 
 from worker.shapes import TEXT_LENGTH
-from worker.shapes.pretrain.record import read_record
+from worker.shapes.pretrain.stage import read_record
+from worker.shapes.pretrain.worlds import World
 
 _CLIP = """\
 ---
 license: apache-2.0
 library_name: transformers
 ---
-# shapes-clip
+# {world.clip}
 
-A `CLIPModel` for the shapes world: 32x32 images of one or two coloured shapes and their captions. It is the reward
-of the bundled examples and tests, and knows nothing else: words outside the world become `<unk>`.
+A `CLIPModel` for {world.description}, and their captions. Words outside the world become `<unk>`.
 
 Images are 32x32, scaled to [-1, 1]; texts are padded to {length} tokens.
 
-{clip}
-Cosine of held-out captions to renders of them: {scores[renders][clip]}; to renders of other captions:
-{scores[mismatched_clip]}.
+{stages}
+Cosine of {scores[prompts]} prompts, none of them seen in training, to renders of them: {scores[renders][clip]}; to
+renders of other prompts: {scores[mismatched_clip]}.
 """
 
 _FLUX = """\
@@ -28,78 +28,66 @@ _FLUX = """\
 license: apache-2.0
 library_name: diffusers
 ---
-# shapes-flux
+# {world.flux}
 
-A complete `FluxPipeline` for the shapes world: 32x32 images of one or two coloured shapes. It has the parts of
-FLUX.1-dev at a tiny fraction of the size, and is deliberately half-trained: a base for alignment, which needs room.
+A complete `FluxPipeline` for {world.description}. It has the parts of FLUX.1-dev at a tiny fraction of the size. Its
+training was stopped early on purpose: it is a base for alignment, which needs room.
 
 ```python
-pipeline = FluxPipeline.from_pretrained("shapes-flux")
-pipeline("a small red circle left of a large blue square on white",
+pipeline = FluxPipeline.from_pretrained("{world.flux}")
+pipeline("{world.example}",
          height=32, width=32, num_inference_steps=8, guidance_scale=3.5, max_sequence_length={length})
 ```
 
-Always give height, width and `max_sequence_length={length}`: pad tokens are part of the prompt, as in FLUX. The
-guidance value was drawn at random in training and makes no difference.
+Always pass height, width and `max_sequence_length={length}`: pad tokens are part of the prompt, as in FLUX. The
+guidance value was random in training and makes no difference.
 
-{autoencoder}
-Latents are 8x8x8, shifted and scaled to zero mean and unit variance over all channels. Mean absolute error of a round
-trip on held-out images in [0, 1]: {heldout_l1}.
-
-{flow}
-The T5 encoder ({t5_parameters:,} parameters) is trained with the transformer; the CLIP text encoder is the text tower
-of `shapes-clip`, frozen.
+{stages}
+The T5 encoder ({flow[t5_parameters]:,} parameters) is trained with the transformer; the CLIP text encoder is the text
+tower of `{world.clip}`, frozen. Latents are 8x8x8, shifted and scaled to zero mean and unit variance.
 
 ## Scores
-{scores[prompts]} held-out prompts, {scores[steps]} steps, guidance {scores[guidance]}, seed {scores[seed]}.
+{scores[prompts]} prompts, none of them seen in training, {scores[steps]} steps, guidance {scores[guidance]}, first seed
+{scores[seed]}. Shares of what the rules find satisfied in the pixels, and CLIP cosines:
 
-| | CLIP cosine | verifier | all predicates | object count | object | size | relation | background |
-|---|---|---|---|---|---|---|---|---|
-| this base | {scores[base][clip]} | {base} |
-| renders | {scores[renders][clip]} | {renders} |
-| renders after the autoencoder | | {round_trip} |
+| | this base | renders | renders after the autoencoder |
+|---|---|---|---|
+{rows}
 """
 
-_KINDS = ("verifier", "all", "count", "object", "size", "relation", "background")
+
+def write_cards(out: Path, world: World, scores: dict[str, Any]) -> None:
+    """Write `README.md` into both weight directories."""
+    flow = read_record(out, "flow")
+    records = [flow] if world.start else [read_record(out, "autoencoder"), flow]
+    values = {"world": world, "length": TEXT_LENGTH, "scores": scores, "flow": flow, "rows": score_rows(scores)}
+    for name, template, stages in ((world.clip, _CLIP, [read_record(out, "clip")]), (world.flux, _FLUX, records)):
+        text = "\n".join(_stage(record, world) for record in stages)
+        (out / name / "README.md").write_text(template.format(stages=text, **values))
 
 
-def write_cards(out: Path, scores: dict[str, Any]) -> None:
-    """Writes `README.md` into both weight directories."""
-    autoencoder, flow = read_record(out, "autoencoder"), read_record(out, "flow")
-    clip = _CLIP.format(length=TEXT_LENGTH, clip=stage(read_record(out, "clip")), scores=scores)
-    flux = _FLUX.format(
-        length=TEXT_LENGTH,
-        autoencoder=stage(autoencoder),
-        heldout_l1=autoencoder["heldout_l1"],
-        flow=stage(flow),
-        t5_parameters=flow["t5_parameters"],
-        scores=scores,
-        **{name: _row(scores[name]) for name in ("base", "renders", "round_trip")},
+def score_rows(scores: dict[str, Any]) -> str:
+    """A table row for each score, with the values for samples of the base, renders, and reconstructed renders."""
+    columns = [scores[column] for column in ("base", "renders", "round_trip")]
+    return "\n".join(
+        f"| {name} | {' | '.join(f'{column[name]:.4f}' if name in column else '' for column in columns)} |"
+        for name in scores["renders"]
     )
-    (out / "shapes-clip" / "README.md").write_text(clip)
-    (out / "shapes-flux" / "README.md").write_text(flux)
 
 
-def _row(shares: dict[str, float]) -> str:
-    return " | ".join(str(shares.get(kind, "")) for kind in _KINDS)
-
-
-def stage(record: dict[str, Any]) -> str:
+def _stage(record: dict[str, Any], world: World) -> str:
     """Data, steps, seed, losses, sizes, date and versions of one stage, as Markdown."""
     preset = record["preset"]
-    plan = preset[record["stage"]]
     losses = ", ".join(f"{loss:.4g} ({step})" for step, loss in record["loss"].items())
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    settings = ", ".join(f"{name} {value}" for name, value in plan.items() if name != "snapshots")
-    # Records of older presets do not name a world: they are of the first.
-    warm = preset.get("world", "shapes") != "shapes"
-    anew = "drawn twice each" if warm else "rendered anew at every step"
-    drawn = "one image of each" if record["stage"] == "flow" else anew
-    start = "\n- Start: the weights of `shapes-flux` and `shapes-clip`." if warm else ""
+    settings = ", ".join(f"{name} {value}" for name, value in preset[record["stage"]].items() if value is not None)
+    renders = "two images of each" if world.start else "rendered anew at every step"
+    data = "one image of each" if record["stage"] == "flow" else renders
+    start = "\n- Start: the weights of `shapes-flux` and `shapes-clip`." if world.start else ""
     return f"""\
 ## {record["stage"].capitalize()} ({record["parameters"]:,} parameters)
-- Data: {2 * preset["pairs"]:,} captions, none held out, {drawn}.
+- Data: {2 * preset["pairs"]:,} captions, none held out, {data}.
 - Settings: preset {preset["name"]}, seed {preset["seed"]}, {settings}.{start}
 - Loss, mean of each part (last step): {losses}.
-- Made on {record["date"]} in {record["seconds"]} s on one {record["device"]} with {versions}.
+- Trained on {record["date"]} in {record["seconds"]} s on one {record["device"]} with {versions}.
 """

@@ -1,4 +1,4 @@
-"""Stage 1: a small CLIP, trained by contrast on rendered scenes. It is the reward, and gives FLUX its pooled prompt."""
+"""Stage 1: a small CLIP, trained contrastively on rendered scenes. It is the reward and FLUX's pooled text encoder."""
 
 from pathlib import Path
 
@@ -9,49 +9,46 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel, PreTraine
 
 from worker.shapes import IMAGE_SIZE, TEXT_LENGTH
 from worker.shapes.pretrain.presets import Preset
-from worker.shapes.pretrain.record import StageRecord, optimiser
+from worker.shapes.pretrain.stage import Stage
 from worker.shapes.pretrain.tokenizers import END, PAD, SPECIAL, START, clip_tokenizer
-from worker.shapes.pretrain.worlds import WORLDS, take_over
+from worker.shapes.pretrain.worlds import WORLDS, initialize
 
-LARGEST_LOGIT_SCALE = 4.6
-"""Logarithm of the sharpest temperature, 100, as in CLIP."""
+MAX_LOGIT_SCALE = 4.6
+"""Logarithm of the maximum logit scale, 100, as in CLIP."""
+IMAGE_NOISE = 0.05
+"""Maximum standard deviation of the noise on training images, so that faint artifacts do not affect the score."""
 
 
 def train_clip(preset: Preset, out: Path, device: str) -> None:
-    """Writes the world's CLIP into `out`: model, tokenizer and image processor."""
-    plan, world = preset.clip, WORLDS[preset.world]
-    record = StageRecord("clip", preset, device)
+    """Write the world's CLIP into `out`: model, tokenizer and image processor."""
+    world = WORLDS[preset.world]
+    stage = Stage("clip", preset, out, device, preset.seed + 1)
+    plan = stage.plan
     torch.manual_seed(preset.seed)
     model = CLIPModel(_config(len(SPECIAL) + len(world.vocabulary)))
     if world.start:
-        take_over(model, CLIPModel.from_pretrained(world.start / "shapes-clip"))
+        initialize(model, CLIPModel.from_pretrained(world.start / "shapes-clip"))
     model = model.to(device).train()
     tokenizer = clip_tokenizer(world.vocabulary)
     scenes = world.scenes(preset.pairs, preset.seed)
     tokens = tokenize(tokenizer, scenes.captions).to(device)
-    adam, schedule = optimiser(model.parameters(), plan.learning_rate, plan.steps)
-    generator = torch.Generator().manual_seed(preset.seed + 1)
-    for batch in scenes.batches(plan.batch, plan.steps, generator, device):
-        strength = plan.image_noise * torch.rand(plan.batch, 1, 1, 1, generator=generator)
-        noise = strength * torch.randn(batch.images.shape, generator=generator)
+
+    def loss() -> Tensor:
+        batch = scenes.sample(plan.batch, stage.generator, device)
+        strength = IMAGE_NOISE * torch.rand(plan.batch, 1, 1, 1, generator=stage.generator)
+        noise = strength * torch.randn(batch.images.shape, generator=stage.generator)
         pixels = 2 * (batch.images + noise.to(device)).clamp(0, 1) - 1
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=plan.bfloat16):
             output = model(input_ids=tokens[batch.rows], pixel_values=pixels)
         cosines = torch.matmul(output.text_embeds.float(), output.image_embeds.float().t())
-        loss = contrastive_loss(cosines * model.logit_scale.exp(), batch.meaning)
-        adam.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
-        adam.step()
-        schedule.step()
-        with torch.no_grad():
-            model.logit_scale.clamp_(max=LARGEST_LOGIT_SCALE)
-        record.step(loss)
+        return contrastive_loss(cosines * model.logit_scale.exp(), batch.meaning)
 
+    stage.train([model], loss, after_step=lambda: model.logit_scale.data.clamp_(max=MAX_LOGIT_SCALE))
     directory = out / world.clip
     model.eval().cpu().save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     _image_processor().save_pretrained(directory)
-    record.finish(out, parameters=model.num_parameters())
+    stage.finish(parameters=model.num_parameters())
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> Tensor:
@@ -62,7 +59,7 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> Tensor:
 
 
 def contrastive_loss(logits: Tensor, meaning: Tensor) -> Tensor:
-    """Cross entropy of texts to images and back. Another image of the same scene is no negative: it is left out."""
+    """Symmetric cross entropy of texts and images; other images of the same scene are masked, not negatives."""
     same = meaning[:, None] == meaning[None, :]
     same.fill_diagonal_(False)
     logits = logits.masked_fill(same, -torch.inf)
@@ -98,7 +95,7 @@ def _config(tokens: int) -> CLIPConfig:
 
 
 def _image_processor() -> CLIPImageProcessorPil:
-    # Images come in the tower's own size, so resizing and cropping change nothing; other sizes are brought to it.
+    # Images of the tower's own size are unchanged; other sizes are resized and cropped.
     return CLIPImageProcessorPil(
         size={"shortest_edge": IMAGE_SIZE},
         crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},

@@ -1,62 +1,111 @@
-"""The scores of trained weights: CLIP cosines and verified predicates, on held-out prompts."""
+"""The scores of trained weights: CLIP cosines, and satisfied predicates or test points."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 from torch.nn import functional
 from transformers import AutoTokenizer, CLIPModel
 
+from service.contracts.benchmarks.data import BenchmarkPrompt
+from service.contracts.benchmarks.dimensions import PRIMARY
 from worker.shapes import IMAGE_SIZE, TEXT_LENGTH
-from worker.shapes.grammar import heldout_prompts, parse, predicates
+from worker.shapes.bench.benchmark import benchmark
+from worker.shapes.bench.judge import judge_points
+from worker.shapes.bench.layout import realize
+from worker.shapes.bench.scene import draw
+from worker.shapes.grammar import parse
+from worker.shapes.points import predicates
 from worker.shapes.pretrain.autoencoder import reconstruct
 from worker.shapes.pretrain.clip import tokenize
 from worker.shapes.render import render
+from worker.shapes.sampling import heldout_prompts
 from worker.shapes.verifier import verify
 
 STEPS, GUIDANCE = 8, 3.5
-"""How the base is sampled for its scores."""
+"""Settings for sampling the base."""
 BATCH = 64
+PER_PROMPT = 4
+"""Images per prompt of the benchmark."""
+SEED = 3407
+"""Seed of the first image of every prompt of the benchmark."""
 
 
-def measure(out: Path, prompts: int, seed: int, device: str) -> dict[str, Any]:
-    """Scores of `out/shapes-flux` and `out/shapes-clip`: of the base's images, of renders, and of wrong pairs."""
-    captions = heldout_prompts()[:prompts]
-    pipeline = FluxPipeline.from_pretrained(out / "shapes-flux").to(device)
-    clip = CLIPModel.from_pretrained(out / "shapes-clip").to(device).eval()
-    tokens = tokenize(AutoTokenizer.from_pretrained(out / "shapes-clip"), list(captions)).to(device)
+def measure(flux: Path, clip: Path, count: int, seed: int, device: str) -> dict[str, Any]:
+    """Scores of the basic world's weights on `count` held-out prompts: of samples, of renders, and of wrong pairs."""
+    captions = heldout_prompts()[:count]
     real = render([parse(text) for text in captions], seed)
-    drawn = draw_images(pipeline, captions, seed)
+    scores = _measure(flux, clip, captions, seed, None, real, lambda seen: predicate_shares(seen, captions), device)
+    return {"prompts": count, "seed": seed, **scores}
+
+
+def measure_bench(flux: Path, clip: Path, count: int | None = None, device: str = "cpu") -> dict[str, Any]:
+    """Scores on the first `count` prompts of the benchmark, by default on all: of samples, renders and wrong pairs."""
+    chosen = benchmark().prompts[:count]
+    prompts = [prompt for prompt in chosen for _ in range(PER_PROMPT)]
+    rng = np.random.default_rng(SEED)
+    real = draw([realize(parse(prompt.text), rng) for prompt in prompts])
+    texts = [prompt.text for prompt in chosen]
+    scores = _measure(flux, clip, texts, SEED, PER_PROMPT, real, lambda seen: point_shares(seen, prompts), device)
+    return {"prompts": len(chosen), "images": PER_PROMPT, "seed": SEED, **scores}
+
+
+def _measure(
+    flux: Path,
+    clip: Path,
+    texts: Sequence[str],
+    seed: int,
+    per_prompt: int | None,
+    real: Tensor,
+    shares: Callable[[Tensor], dict[str, float]],
+    device: str,
+) -> dict[str, Any]:
+    pipeline = FluxPipeline.from_pretrained(flux).to(device)
+    model = CLIPModel.from_pretrained(clip).to(device).eval()
+    tokens = tokenize(AutoTokenizer.from_pretrained(clip), list(texts)).to(device)
+    tokens = tokens.repeat_interleave(per_prompt or 1, 0)
+    sampled = sample_images(pipeline, texts, seed, per_prompt)
+
+    def cosine(images: Tensor) -> float:
+        return round(float(clip_cosine(model, tokens, images).mean()), 4)
+
     return {
-        "prompts": prompts,
         "steps": STEPS,
         "guidance": GUIDANCE,
-        "seed": seed,
-        "base": {"clip": _mean(clip_cosine(clip, tokens, drawn)), **predicate_shares(drawn, captions)},
-        "renders": {"clip": _mean(clip_cosine(clip, tokens, real)), **predicate_shares(real, captions)},
-        "round_trip": predicate_shares(reconstruct(pipeline.vae, real.to(device)), captions),
-        "mismatched_clip": _mean(clip_cosine(clip, tokens, real.roll(1, dims=0))),
+        "base": {"clip": cosine(sampled), **shares(sampled)},
+        "renders": {"clip": cosine(real), **shares(real)},
+        "round_trip": shares(reconstruct(pipeline.vae, real.to(device))),
+        "mismatched_clip": cosine(real.roll(per_prompt or 1, dims=0)),
     }
 
 
-def draw_images(pipeline: FluxPipeline, captions: Sequence[str], seed: int, steps: int = STEPS) -> Tensor:
-    """Images [N, 3, 32, 32] in [0, 1] on the CPU, by the plain pipeline. The noise comes from a CPU generator."""
+def sample_images(
+    pipeline: FluxPipeline, texts: Sequence[str], seed: int, per_prompt: int | None = None, steps: int = STEPS
+) -> Tensor:
+    """Images [N, 3, 32, 32] in [0, 1] on the CPU, by the plain pipeline.
+
+    per_prompt: the number of images of each prompt, image j with the noise of `seed` + j; None: one image per prompt,
+    with noise from one generator for all.
+    """
     pipeline.set_progress_bar_config(disable=True)
-    generator = torch.Generator().manual_seed(seed)
+    shared = torch.Generator().manual_seed(seed)
+    requests = [(text, seed + number) for text in texts for number in range(per_prompt or 1)]
     parts = []
-    for start in range(0, len(captions), BATCH):
+    for start in range(0, len(requests), BATCH):
+        part = requests[start : start + BATCH]
         output = pipeline(
-            prompt=list(captions[start : start + BATCH]),
+            prompt=[text for text, _ in part],
             height=IMAGE_SIZE,
             width=IMAGE_SIZE,
             num_inference_steps=steps,
             guidance_scale=GUIDANCE,
             max_sequence_length=TEXT_LENGTH,
-            generator=generator,
+            generator=[torch.Generator().manual_seed(own) for _, own in part] if per_prompt else shared,
             output_type="pt",
         )
         parts.append(output.images.float().cpu())
@@ -72,18 +121,30 @@ def clip_cosine(model: CLIPModel, tokens: Tensor, images: Tensor) -> Tensor:
 
 
 def predicate_shares(images: Tensor, captions: Sequence[str]) -> dict[str, float]:
-    """Mean verifier score, the share of captions wholly satisfied, and the share of each kind of predicate."""
+    """Mean verifier score, the share of captions that hold completely, and the share of each kind of predicate."""
     held = verify(images, captions)
     kinds: dict[str, list[bool]] = defaultdict(list)
     for text, results in zip(captions, held, strict=True):
         for predicate, result in zip(predicates(parse(text)), results, strict=True):
-            kinds[predicate.kind.value].append(result)
+            kinds[predicate.dimension].append(result)
     return {
-        "verifier": round(sum(sum(row) / len(row) for row in held) / len(held), 4),
-        "all": round(sum(all(row) for row in held) / len(held), 4),
-        **{kind: round(sum(results) / len(results), 4) for kind, results in kinds.items()},
+        "verifier": _share([sum(row) / len(row) for row in held]),
+        "all": _share([all(row) for row in held]),
+        **{kind: _share(results) for kind, results in kinds.items()},
     }
 
 
-def _mean(values: Tensor) -> float:
-    return round(float(values.mean()), 4)
+def point_shares(images: Tensor, prompts: Sequence[BenchmarkPrompt]) -> dict[str, float]:
+    """Share of the satisfied test points: the mean of the ten dimensions, over all points, and for each dimension."""
+    met: dict[str, list[int]] = defaultdict(list)
+    for prompt, scores in zip(prompts, judge_points(images, prompts), strict=True):
+        for point, score in zip(prompt.points, scores, strict=True):
+            met[point.primary].append(score)
+    ten = {name: _share(met[name]) for name in PRIMARY if name in met}
+    everything = [score for scores in met.values() for score in scores]
+    return {"overall": _share(ten.values()), "micro": _share(everything), **ten}
+
+
+def _share(values: Iterable[float]) -> float:
+    values = list(values)
+    return round(sum(values) / len(values), 4)

@@ -1,4 +1,4 @@
-"""The two word-level tokenizers, made of a world's vocabulary."""
+"""The two word-level tokenizers of a world's vocabulary."""
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -7,17 +7,17 @@ from worker.shapes import TEXT_LENGTH
 
 PAD, END, UNKNOWN, START = "<pad>", "</s>", "<unk>", "<s>"
 SPECIAL = (PAD, END, UNKNOWN, START)
-"""In this order, so that the end token is not 2: transformers' CLIP text model takes 2 for a mark of old checkpoints
-and would pool every prompt to the same vector."""
+"""The end token must not be 2: transformers' CLIP text model takes that for an old checkpoint, and would pool every
+prompt to the same vector."""
 
 
 def clip_tokenizer(vocabulary: tuple[str, ...]) -> PreTrainedTokenizerFast:
-    """`<s> words </s>`, as CLIP has it."""
+    """`<s> words </s>`, as for CLIP."""
     return _tokenizer(vocabulary, f"{START} $A {END}", bos_token=START)
 
 
 def t5_tokenizer(vocabulary: tuple[str, ...]) -> PreTrainedTokenizerFast:
-    """`words </s>`, as T5 has it."""
+    """`words </s>`, as for T5."""
     return _tokenizer(vocabulary, f"$A {END}")
 
 

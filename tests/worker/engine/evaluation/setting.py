@@ -9,7 +9,7 @@ from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt, JudgeW
 from service.contracts.benchmarks.dimensions import SUB
 from service.contracts.catalog import JudgeEntry
 from service.contracts.evaluations import DrawnImage, EvaluationJob, EvaluationSpec, ImageName
-from worker.shapes.grammar import heldout_prompts
+from worker.shapes.sampling import heldout_prompts
 
 WORDS = JudgeWords(
     template="Of «{prompt}» tell {testpoint}. {explanation} {test_explanation} Say <score>[…]</score>.",

@@ -13,12 +13,12 @@ pytest.importorskip("worker.shapes.bench")
 
 from worker.shapes.bench import judge_points
 from worker.shapes.bench.benchmark import benchmark
-from worker.shapes.bench.grammar import parse
-from worker.shapes.bench.layout import realise
+from worker.shapes.bench.layout import realize
 from worker.shapes.bench.scene import draw
+from worker.shapes.grammar import parse
 
 PROMPTS = benchmark().prompts[::30]
-IMAGES = draw([realise(parse(prompt.text), np.random.default_rng(0)) for prompt in PROMPTS])
+IMAGES = draw([realize(parse(prompt.text), np.random.default_rng(0)) for prompt in PROMPTS])
 
 
 @pytest.fixture(scope="module")

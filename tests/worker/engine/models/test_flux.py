@@ -16,7 +16,7 @@ from worker.engine.models import load_model
 from worker.engine.models.base import ImageSize
 from worker.engine.models.flux import FluxModel
 from worker.engine.models.sources import locate
-from worker.shapes.grammar import heldout_prompts
+from worker.shapes.sampling import heldout_prompts
 
 SIZE = ImageSize(32, 32)
 ENTRY = load_catalog().model("shapes-flux")

@@ -10,12 +10,13 @@ from torch import Tensor
 from service.contracts.catalog import RewardEntry, load_catalog
 from worker.engine.rewards import Reward, load_reward
 from worker.engine.rewards.base import score_or_missing
-from worker.shapes.bench.grammar import parse as parse_bench
-from worker.shapes.bench.layout import realise
+from worker.shapes.bench.layout import realize
 from worker.shapes.bench.sampling import heldout_prompts as bench_prompts
 from worker.shapes.bench.scene import draw
-from worker.shapes.grammar import heldout_prompts, parse
+from worker.shapes.grammar import parse
+from worker.shapes.grammar import parse as parse_bench
 from worker.shapes.render import render
+from worker.shapes.sampling import heldout_prompts
 
 CAPTIONS = list(heldout_prompts()[:32])
 CPU = torch.device("cpu")
@@ -48,7 +49,7 @@ def test_a_value_does_not_depend_on_its_company(name: str, renders: Tensor) -> N
 def test_of_the_benchmarks_world_too(name: str) -> None:
     captions = list(bench_prompts()[:64])
     rng = np.random.default_rng(5)
-    images = draw([realise(parse_bench(text), rng) for text in captions])
+    images = draw([realize(parse_bench(text), rng) for text in captions])
     reward = load_reward(load_catalog().reward(name), CPU)
     own, other = reward.score(images, captions), reward.score(images, captions[1:] + captions[:1])
     assert own.dtype == torch.float32
@@ -56,7 +57,7 @@ def test_of_the_benchmarks_world_too(name: str) -> None:
 
 
 def test_the_benchmarks_verifier_gives_partial_credit_and_knows_its_captions() -> None:
-    red = draw([realise(parse_bench("a small red circle on white"), np.random.default_rng(6))]).repeat(3, 1, 1, 1)
+    red = draw([realize(parse_bench("a small red circle on white"), np.random.default_rng(6))]).repeat(3, 1, 1, 1)
     reward = load_reward(load_catalog().reward("shapes_bench_verifier"), CPU)
     values = reward.score(red, ["a small red circle on white", "a small blue circle on white", "a cat"])
     assert values[:2].tolist() == pytest.approx([1, 2 / 3]) and values[2].isnan()

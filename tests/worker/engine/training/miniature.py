@@ -13,7 +13,7 @@ from service.contracts.runs import RunSpec
 from worker.engine.training.event_log import EventWriter
 from worker.engine.training.trainer import Trainer
 from worker.entrypoints.train import build_trainer
-from worker.shapes.grammar import train_prompts
+from worker.shapes.sampling import train_prompts
 
 FEW_PROMPTS: dict[str, Any] = {"items": list(train_prompts()[:40])}
 """A run encodes all of its prompts before it begins, and the bundled set has thousands."""

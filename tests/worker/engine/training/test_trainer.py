@@ -28,7 +28,7 @@ from worker.engine.training.optimizer import NotFinite
 from worker.engine.training.reward_failures import RewardsAway, RewardsFailed
 from worker.engine.training.trainer import Trainer
 from worker.entrypoints.train import classify, main
-from worker.shapes.grammar import train_prompts
+from worker.shapes.sampling import train_prompts
 
 pytestmark = pytest.mark.long
 

@@ -11,10 +11,10 @@ from service.contracts.benchmarks.dimensions import PRIMARY, SUB
 from worker.shapes.bench import judge_points
 from worker.shapes.bench.__main__ import main
 from worker.shapes.bench.benchmark import benchmark
-from worker.shapes.bench.grammar import parse
-from worker.shapes.bench.layout import realise
+from worker.shapes.bench.layout import realize
 from worker.shapes.bench.sampling import Part, heldout_prompts, part_of, train_prompts
 from worker.shapes.bench.scene import draw
+from worker.shapes.grammar import parse
 
 
 def test_the_file_is_what_the_command_makes(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
@@ -46,7 +46,7 @@ def test_it_is_nowhere_called_by_the_name_of_another_one() -> None:
 
 def test_images_of_its_prompts_can_meet_all_points() -> None:
     rng = np.random.default_rng(7)
-    images = draw([realise(parse(prompt.text), rng) for prompt in bundled().prompts])
+    images = draw([realize(parse(prompt.text), rng) for prompt in bundled().prompts])
     scores = [score for row in judge_points(images, bundled().prompts) for score in row]
     assert np.mean(scores) >= 0.99
 
@@ -55,4 +55,4 @@ def test_a_prompt_with_other_points_than_its_texts_is_refused() -> None:
     prompt = bundled().prompts[0]
     other = prompt.model_copy(update={"points": prompt.points[:1]})
     with pytest.raises(ValueError, match=r"prompt 0, .* has the test points"):
-        judge_points(draw([realise(parse(prompt.text), np.random.default_rng(0))]), [other])
+        judge_points(draw([realize(parse(prompt.text), np.random.default_rng(0))]), [other])

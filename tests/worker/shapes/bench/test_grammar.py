@@ -5,12 +5,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 
-from worker.shapes import TEXT_LENGTH, grammar
+from worker.shapes import TEXT_LENGTH
 from worker.shapes.bench.alter import alter, alterations
-from worker.shapes.bench.grammar import Clause, Form, Sentence, caption, parse
-from worker.shapes.bench.points import MOST_POINTS, points
-from worker.shapes.bench.sampling import RECIPES, Part, canonical, heldout_prompts, part_of, sample, train_prompts
-from worker.shapes.bench.words import VOCABULARY
+from worker.shapes.bench.sampling import RECIPES, Part, heldout_prompts, part_of, sample, train_prompts
+from worker.shapes.grammar import Clause, Form, Sentence, caption, parse
+from worker.shapes.points import MAX_POINTS, points
+from worker.shapes.sampling import canonical
+from worker.shapes.words import BASIC_VOCABULARY, VOCABULARY
 
 
 @st.composite
@@ -42,12 +43,12 @@ class TestParse:
             ("a orange circle on white", "word 1, 'a', does not fit 'orange'; it must be 'an'"),
             ("a circle beside a square on white", "word 3, 'beside', is not a relation"),
             ("a circle on pink", "word 4, 'pink', is not a background"),
-            ("a circle on", "the caption ends after 3 words where a background should come"),
-            ("a circle on white white", "word 5, 'white', comes after the background"),
-            ("a red circle and a red circle on white", "'a red circle' and 'a red circle' cannot be told apart"),
-            ("the letter Q in red on white", "word 3, 'q', is not a sign that is known"),
+            ("a circle on", "the caption ends after 3 words; expected a background"),
+            ("a circle on white white", "word 5, 'white', follows the background"),
+            ("a red circle and a red circle on white", "'a red circle' and 'a red circle' are ambiguous"),
+            ("the letter Q in red on white", "word 3, 'q', is not a known sign"),
             ("three circle on white", "word 2, 'circle', is not an attribute or a shape"),
-            ("a tilted circle on white", "only a cross can be told to be tilted"),
+            ("a tilted circle on white", "only a cross can be tilted"),
             ("a", "the caption ends after 1 words"),
             ("", "the caption ends after 0 words"),
         ],
@@ -58,14 +59,14 @@ class TestParse:
         assert told in str(raised.value)
 
     def test_words_of_the_smaller_world_come_first(self) -> None:
-        assert VOCABULARY[: len(grammar.VOCABULARY)] == grammar.VOCABULARY
+        assert VOCABULARY[: len(BASIC_VOCABULARY)] == BASIC_VOCABULARY
 
 
 class TestPoints:
     @given(sentences())
     def test_are_one_to_four_and_the_same_for_the_same_text(self, sentence: Sentence) -> None:
         found = points(sentence)
-        assert 1 <= len(found) <= MOST_POINTS
+        assert 1 <= len(found) <= MAX_POINTS
         assert found == points(parse(caption(sentence)))
 
     def test_the_sentences_own_dimension_comes_first(self) -> None:
@@ -106,5 +107,5 @@ class TestParts:
 def test_an_altered_sentence_differs_in_one_thing() -> None:
     told = parse("a red circle without any squares on white")
     found = dict(alterations(told))
-    assert set(found) == {"colour 0", "shape 0", "count 0", "clause", "background"}
+    assert set(found) == {"color 0", "shape 0", "count 0", "clause", "background"}
     assert found["clause"].form is Form.SHOW and found["clause"].clause is Clause.WITHOUT

@@ -11,14 +11,14 @@ from torch import Tensor
 from service.contracts.benchmarks.dimensions import PRIMARY, primary_of
 from worker.shapes.bench import judge_points
 from worker.shapes.bench.broken import break_scene
-from worker.shapes.bench.grammar import caption, parse
 from worker.shapes.bench.judge import bench_score
-from worker.shapes.bench.layout import realise
+from worker.shapes.bench.layout import realize
 from worker.shapes.bench.perception import perceive
-from worker.shapes.bench.points import points
-from worker.shapes.bench.rules import holds
 from worker.shapes.bench.sampling import RECIPES, heldout_prompts, sample
-from worker.shapes.bench.scene import Scene, draw, look
+from worker.shapes.bench.scene import Scene, draw, ground_truth
+from worker.shapes.grammar import caption, parse
+from worker.shapes.points import points
+from worker.shapes.rules import holds
 
 EACH = 24
 """Scenes of each recipe."""
@@ -29,14 +29,14 @@ def clean(rng: np.random.Generator) -> Iterator[tuple[str, Scene]]:
     for recipe in RECIPES:
         for _ in range(EACH):
             sentence = sample(rng, recipe)
-            yield caption(sentence), realise(sentence, rng)
+            yield caption(sentence), realize(sentence, rng)
 
 
 def broken(rng: np.random.Generator) -> Iterator[tuple[str, Scene]]:
     """Captions, and scenes of them with one thing broken so that a test point is not met."""
     for text, scene in clean(rng):
         made = break_scene(scene, rng)
-        if made and not all(holds(point, look(made[1])) for point in points(parse(text))):
+        if made and not all(holds(point, ground_truth(made[1])) for point in points(parse(text))):
             yield text, made[1]
 
 
@@ -45,7 +45,7 @@ def judged(pairs: list[tuple[str, Scene]]) -> dict[str, list[tuple[bool, bool]]]
     found: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
     said = judge_points(draw([scene for _, scene in pairs]), [text for text, _ in pairs])
     for (text, scene), scores in zip(pairs, said, strict=True):
-        truth = look(scene)
+        truth = ground_truth(scene)
         for point, score in zip(points(parse(text)), scores, strict=True):
             found[primary_of(point.dimension)].append((holds(point, truth), bool(score)))
     return found
@@ -118,7 +118,7 @@ class TestJudge:
 )
 def test_an_image_of_one_caption_judged_by_another(shown: str, asked: str, met: tuple[int, ...]) -> None:
     rng = np.random.default_rng(3)
-    images = draw([realise(parse(f"{shown} on gray"), rng) for _ in range(5)])
+    images = draw([realize(parse(f"{shown} on gray"), rng) for _ in range(5)])
     assert set(judge_points(images, [f"{asked} on gray"] * 5)) == {met}
 
 
@@ -135,14 +135,14 @@ class TestInput:
         rng = np.random.default_rng(4)
         texts = list(heldout_prompts()[:80])
         noise = 0.1 * torch.randn(80, 3, 32, 32, generator=torch.Generator().manual_seed(5))
-        images: Tensor = draw([realise(parse(text), rng) for text in texts]) + noise
+        images: Tensor = draw([realize(parse(text), rng) for text in texts]) + noise
         together = perceive(images)
         assert perceive(images[60:70]) == together[60:70]
 
     def test_larger_images_are_judged_too(self) -> None:
         texts = list(heldout_prompts()[:40])
         rng = np.random.default_rng(6)
-        images = draw([realise(parse(text), rng) for text in texts])
+        images = draw([realize(parse(text), rng) for text in texts])
         large = torch.nn.functional.interpolate(images, scale_factor=4, mode="nearest")
         assert bench_score(large, texts).mean() >= 0.99
 

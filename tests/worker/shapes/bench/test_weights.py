@@ -13,13 +13,12 @@ from transformers import AutoTokenizer, CLIPModel
 from service.contracts.benchmarks.bundled import bundled
 from service.contracts.benchmarks.dimensions import PRIMARY
 from worker.shapes import BENCH_CLIP_WEIGHTS, BENCH_FLUX_WEIGHTS, FLUX_WEIGHTS, TEXT_LENGTH, WEIGHTS
-from worker.shapes.bench.grammar import parse
-from worker.shapes.bench.layout import realise
+from worker.shapes.bench.layout import realize
 from worker.shapes.bench.scene import draw
-from worker.shapes.bench.words import VOCABULARY
-from worker.shapes.pretrain.bench_scores import draw_benchmark, shares
+from worker.shapes.grammar import parse
 from worker.shapes.pretrain.clip import tokenize
-from worker.shapes.pretrain.scores import clip_cosine
+from worker.shapes.pretrain.scores import SEED, clip_cosine, point_shares, sample_images
+from worker.shapes.words import VOCABULARY
 
 PROMPTS = bundled().prompts
 
@@ -30,8 +29,8 @@ def pipeline() -> FluxPipeline:
 
 
 def test_every_dimension_is_alive_and_has_room(pipeline: FluxPipeline) -> None:
-    images = draw_benchmark(pipeline, [prompt.text for prompt in PROMPTS], images=1)
-    found = shares(images, PROMPTS)
+    images = sample_images(pipeline, [prompt.text for prompt in PROMPTS], SEED, per_prompt=1)
+    found = point_shares(images, PROMPTS)
     assert all(0 < found[name] < 1 for name in PRIMARY), found
     assert 0.1 < found["overall"] < 0.9
 
@@ -54,7 +53,7 @@ def test_clip_tells_true_pairs_from_wrong_ones() -> None:
     clip = CLIPModel.from_pretrained(BENCH_CLIP_WEIGHTS).eval()
     texts = [prompt.text for prompt in PROMPTS]
     rng = np.random.default_rng(1)
-    images = draw([realise(parse(text), rng) for text in texts])
+    images = draw([realize(parse(text), rng) for text in texts])
     tokens = tokenize(AutoTokenizer.from_pretrained(BENCH_CLIP_WEIGHTS), texts)
     true = clip_cosine(clip, tokens, images)
     wrong = clip_cosine(clip, tokens, images[torch.from_numpy(rng.permutation(len(images)))])

@@ -17,7 +17,7 @@ from service.contracts.catalog import JudgeEntry
 from worker.engine.evaluation.judges.base import Judge, Said
 from worker.shapes.bench.judge import judge_seen
 from worker.shapes.bench.perception import perceive
-from worker.shapes.bench.seen import SeenImage
+from worker.shapes.seen import SeenImage
 
 
 class PerceptionJudge(Judge):
@@ -73,7 +73,7 @@ def _pixels(png: bytes) -> Tensor:
 
 def _in_words(seen: SeenImage) -> str:
     things = [
-        f"a {thing.size} {thing.style} {thing.colour} {thing.shape or 'thing of no known shape'} "
+        f"a {thing.size} {thing.style} {thing.color} {thing.shape or 'thing of no known shape'} "
         f"at ({thing.x:.0f}, {thing.y:.0f})"
         for thing in seen.objects
     ]

@@ -1,31 +1,33 @@
-"""Whether what is seen in an image meets a test point."""
+"""Whether an image, as perceived, satisfies a test point."""
 
 from itertools import permutations, product
 
 import numpy as np
+from scipy import ndimage
 
 from worker.shapes import IMAGE_SIZE
-from worker.shapes.bench import words as say
-from worker.shapes.bench.points import Rule, TestPoint
-from worker.shapes.bench.seen import Seen, SeenImage, distance, share_inside
-from worker.shapes.verifier import CLEARANCE
+from worker.shapes import words as w
+from worker.shapes.points import Rule, TestPoint
+from worker.shapes.seen import Seen, SeenImage
 
+CLEARANCE = 2.0
+"""Minimum distance in pixels between two centers for one to be left of, right of, above or below the other."""
 TOUCHING, APART = 2.3, 4.5
-"""Distance in pixels up to which two objects touch, and from which they are apart."""
+"""Maximum distance in pixels of two objects that touch, and minimum distance of two that are apart."""
 LARGER = 1.3
-"""Least ratio of the radii of a larger object and a smaller one."""
+"""Minimum ratio of the radii of a larger object and a smaller one."""
 ENCLOSED = 0.9
-"""Least share of an object that is inside another."""
+"""Minimum enclosed share of an object that is inside another."""
 CORNER = 14.0
-"""Largest distance in pixels of an object's centre to both edges of its corner."""
+"""Maximum distance in pixels of an object's center from both edges of its corner."""
 MIDDLE = 4.5
-"""Largest distance in pixels, along either axis, of an object's centre to the image's middle."""
+"""Maximum distance in pixels, along either axis, of an object's center from the image's center."""
 LEVEL = 2.5
-"""Largest deviation in pixels of an object's centre from its line's."""
+"""Maximum deviation in pixels of an object's center from its line."""
 
 
 def holds(point: TestPoint, seen: SeenImage) -> bool:
-    """Whether the image meets the test point. What is said of an object that is not there is false."""
+    """Whether the image satisfies the test point. Statements about absent objects are false."""
     things, matches = seen.objects, point.matches
     fitting = [[thing for thing in things if match.fits(thing)] for match in matches]
     match point.rule:
@@ -42,16 +44,18 @@ def holds(point: TestPoint, seen: SeenImage) -> bool:
         case Rule.RELATION:
             return any(_related(point.value, one, two, seen) for one, two in product(*fitting) if one is not two)
         case Rule.PLACE:
-            return any(_in_place(point.value, thing) for thing in fitting[0])
+            return any(_in_position(point.value, thing) for thing in fitting[0])
         case Rule.LINE:
             return len(things) >= 2 and _in_line(point.value, things)
         case Rule.COUNTS:
             first, second = map(len, fitting)
-            return second > 0 and (first == second if point.value == say.AS_MANY else first > second)
+            return second > 0 and (first == second if point.value == w.AS_MANY else first > second)
         case Rule.EITHER:
             return bool(fitting[0]) != bool(fitting[1])
         case Rule.ALIKE:
-            return len(things) >= 2 and len({thing.colour for thing in things}) == 1
+            return len(things) >= 2 and len({thing.color for thing in things}) == 1
+        case Rule.BACKGROUND:
+            return seen.background == point.value
 
 
 def _related(name: str, one: Seen, two: Seen, seen: SeenImage) -> bool:
@@ -65,19 +69,30 @@ def _related(name: str, one: Seen, two: Seen, seen: SeenImage) -> bool:
             return two.hidden_by is not None and seen.objects[two.hidden_by] is one
         case "larger than":
             return one.radius >= LARGER * two.radius
-        case say.INSIDE:
-            return share_inside(one, two) >= ENCLOSED
+        case w.INSIDE:
+            return _share_inside(one, two) >= ENCLOSED
         case "touching":
-            return distance(one, two) <= TOUCHING
+            return _distance(one, two) <= TOUCHING
         case "apart from":
-            return distance(one, two) >= APART
-        case say.SAME_COLOUR:
-            return one.colour == two.colour
-    return _related(say.MIRROR[name], two, one, seen)
+            return _distance(one, two) >= APART
+        case w.SAME_COLOR:
+            return one.color == two.color
+    return _related(w.MIRROR[name], two, one, seen)
 
 
-def _in_place(name: str, thing: Seen) -> bool:
-    if name == say.MIDDLE:
+def _distance(one: Seen, other: Seen) -> float:
+    """Distance between the nearest pixels of two objects; 1 for adjacent pixels."""
+    return float(ndimage.distance_transform_edt(~one.mask)[other.mask].min(initial=np.inf))
+
+
+def _share_inside(inner: Seen, outer: Seen) -> float:
+    """Share of the inner object's pixels that the outer one encloses."""
+    enclosed = ndimage.binary_fill_holes(outer.mask) & ~outer.mask
+    return float((inner.mask & enclosed).sum() / max(1, inner.mask.sum()))
+
+
+def _in_position(name: str, thing: Seen) -> bool:
+    if name == w.MIDDLE:
         return max(abs(thing.x - IMAGE_SIZE / 2), abs(thing.y - IMAGE_SIZE / 2)) <= MIDDLE
     from_top = thing.y if "top" in name else IMAGE_SIZE - thing.y
     from_side = thing.x if "left" in name else IMAGE_SIZE - thing.x

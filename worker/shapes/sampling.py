@@ -1,0 +1,99 @@
+"""Random captions of the basic world, which of them are held out, and helpers shared with the benchmark's world."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import TypeVar
+
+import numpy as np
+
+from worker.shapes import words as w
+from worker.shapes.grammar import Clause, Form, Phrase, Sentence, caption, parse
+
+Rng = np.random.Generator
+T = TypeVar("T")
+
+ONE_OBJECT_SHARE = 0.2
+"""Share of sampled scenes with a single object."""
+PARTS = 8
+"""Captions are divided into this many parts by a hash of their meaning."""
+MAX_TRAIN, MAX_HELDOUT = 30000, 4000
+"""Maximum numbers of captions: the world has 36,594 and 5,346, and rejection sampling of the last ones is slow."""
+
+
+def choose(rng: Rng, options: Sequence[T]) -> T:
+    """One of `options`, uniformly."""
+    return options[int(rng.integers(len(options)))]
+
+
+def canonical(sentence: Sentence) -> Sentence:
+    """The first, by word and caption, of the equivalent forms: "B right of A" becomes "A left of B"."""
+    mirrored = sentence.form is Form.EITHER or (sentence.form is Form.COUNTS and sentence.word == w.AS_MANY)
+    word = sentence.word
+    if sentence.form is Form.PAIR and word in w.MIRROR:
+        mirrored, word = True, w.MIRROR[word]
+    if not mirrored:
+        return sentence
+    swapped = {Clause.FORMER: Clause.LATTER, Clause.LATTER: Clause.FORMER}
+    clause = swapped.get(sentence.clause, sentence.clause) if sentence.clause else None
+    other = replace(sentence, word=word, phrases=sentence.phrases[::-1], clause=clause)
+    return min(sentence, other, key=lambda one: (one.word, caption(one)))
+
+
+def part_number(text: str, prefix: str = "") -> int:
+    """The part, below PARTS, of a caption; the same for all captions with the same meaning."""
+    return hashlib.sha256((prefix + caption(canonical(parse(text)))).encode()).digest()[0] % PARTS
+
+
+def distinct(
+    count: int, sample: Callable[[Rng], Sentence], belongs: Callable[[str], bool], seed: int
+) -> tuple[str, ...]:
+    """The first `count` distinct captions that belong, of a random sequence. ValueError if they are too rare."""
+    rng = np.random.default_rng(seed)
+    found: dict[str, None] = {}  # ordered by first occurrence
+    for _ in range(200 * count + 1000):
+        text = caption(sample(rng))
+        if belongs(text):
+            found[text] = None
+        if len(found) == count:
+            return tuple(found)
+    raise ValueError(f"found only {len(found)} of {count} captions; request fewer")
+
+
+def sample_scene(rng: Rng) -> Sentence:
+    """A random sentence of the basic world: mostly two objects, all attributes uniform."""
+    first, background = _sample_object(rng), choose(rng, w.BACKGROUNDS)
+    if rng.random() < ONE_OBJECT_SHARE:
+        return Sentence(Form.SHOW, (first,), background)
+    second = _sample_object(rng)
+    while (second.color, second.shape) == (first.color, first.shape):
+        second = _sample_object(rng)
+    return Sentence(Form.PAIR, (first, second), background, choose(rng, w.SIDES))
+
+
+def _sample_object(rng: Rng) -> Phrase:
+    return Phrase(size=choose(rng, w.SIZES), color=choose(rng, w.COLORS), shape=choose(rng, w.SHAPES))
+
+
+def is_heldout(text: str) -> bool:
+    """Whether a caption of the basic world is excluded from training."""
+    return part_number(text) == 0
+
+
+@lru_cache
+def train_prompts(count: int = 4096) -> tuple[str, ...]:
+    """The first `count` captions of a fixed sequence that are not held out. ValueError above MAX_TRAIN."""
+    return _prompts(count, MAX_TRAIN, heldout=False, seed=0)
+
+
+@lru_cache
+def heldout_prompts(count: int = 1024) -> tuple[str, ...]:
+    """The first `count` captions of a fixed sequence that are held out. ValueError above MAX_HELDOUT."""
+    return _prompts(count, MAX_HELDOUT, heldout=True, seed=1)
+
+
+def _prompts(count: int, maximum: int, heldout: bool, seed: int) -> tuple[str, ...]:
+    if count > maximum:
+        raise ValueError(f"cannot sample {count} captions; at most {maximum} are available")
+    return distinct(count, sample_scene, lambda text: is_heldout(text) == heldout, seed)
