@@ -1,8 +1,11 @@
-"""The Celery application: a broker that wakes workers up, and no more: work, state and results are in rows."""
+"""The Celery application. The broker only wakes workers: work, state and results are in the database."""
 
 from celery import Celery
 
 from service.core.settings import Settings
+
+WAKE = "jobs.wake"
+"""The only task: run the jobs of a queue. Arguments: the queue, and the id of a new job for the log."""
 
 
 def make_app(settings: Settings) -> Celery:
@@ -14,11 +17,11 @@ def make_app(settings: Settings) -> Celery:
         accept_content=["json"],
         task_ignore_result=True,
         task_store_errors_even_if_ignored=False,
-        # Acknowledged before the work: a redelivered message would be harmless, but a message says nothing anyway.
+        # Acknowledged before the work: messages carry no work, so redelivery has no use.
         task_acks_late=False,
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
-        # Threads, because worker_shutting_down is then seen by the running task; one, because a job takes the machine.
+        # Threads, so that the running task sees worker_shutting_down; one, because a job uses the whole machine.
         worker_pool="threads",
         worker_concurrency=1,
         worker_send_task_events=False,

@@ -1,62 +1,101 @@
-"""What a woken worker does: take jobs until none is left. A message carries no work, only the news of some."""
+"""The task of a worker: run jobs until none is claimable. A message carries no work; it only wakes the worker.
+
+The worker logs the service's JSON lines, with its name, the job, and the id of the request that created the job.
+"""
 
 import os
 import secrets
 import socket
 import threading
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
-from celery.signals import worker_ready, worker_shutdown, worker_shutting_down
+import structlog
+from celery.signals import (
+    celeryd_init,
+    setup_logging,
+    task_prerun,
+    worker_ready,
+    worker_shutdown,
+    worker_shutting_down,
+)
 
-from service.core.settings import Settings
-from service.db.models import Evaluation, Generation, Run, Score
-from service.db.session import Database, connect
-from worker.celery_app import app
-from worker.jobs import generation, scoring, supervisor
-from worker.jobs.claim import Claim, JobType, claim_next
-from worker.jobs.log_context import install as install_logging
-from worker.jobs.log_context import working_on
-from worker.jobs.registry import WORKS
+from service.core import logging as service_logging
+from service.core.settings import Settings, unknown_variables
+from service.db.session import connect
+from worker.celery_app import WAKE, app
+from worker.jobs.claim import Claim, claim_next
+from worker.jobs.registry import job_types
+from worker.jobs.runner import run_job
 from worker.maintenance.housekeeping import Housekeeping
 from worker.monitoring import devices
+
+log = structlog.get_logger()
 
 _settings = Settings()
 database = connect(_settings, idle_seconds=_settings.lease_seconds)
 stopping = threading.Event()
 name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-"""Unique for every process that ever ran: a restarted worker must not mistake an old lease for its own."""
-_RUNNERS: tuple[tuple[JobType, Callable[[Database, Claim, threading.Event], None]], ...] = (
-    (Run, partial(supervisor.supervise, work=WORKS["train"])),
-    (Evaluation, partial(supervisor.supervise, work=WORKS["evaluate"])),
-    (Generation, generation.generate),
-    (Score, scoring.score),
-)
-install_logging(name, database.settings.log_level)
+"""Unique for every process: a restarted worker must not take an old lease for its own."""
 
+_message: ContextVar[tuple[str | None, str | None]] = ContextVar("message", default=(None, None))
+"""The job and the request id of the message that woke this thread."""
 _housekeeping: Housekeeping | None = None
 
 
-@app.task(name="jobs.wake")  # type: ignore[untyped-decorator]
+@app.task(name=WAKE)  # type: ignore[untyped-decorator]
 def wake(queue: str, *_: Any) -> None:
     """Run the jobs of a queue, one of each kind in turn, until none is claimable."""
-    found = True
-    while found:
-        found = False
-        for job, run in _RUNNERS:
-            if queue == job.QUEUE and not stopping.is_set() and (claim := _claim(job)):
-                found = True
-                with working_on(claim):
-                    run(database, claim, stopping)
+    claimed = True
+    while claimed:
+        claimed = False
+        for job_type in job_types(queue):
+            if not stopping.is_set() and (claim := claim_next(database, job_type, name, devices.count())):
+                claimed = True
+                with _logging_context(claim):
+                    run_job(database, claim, stopping)
 
 
-def _claim(job: JobType) -> Claim | None:
-    return claim_next(database, job, name, devices.count())
+@contextmanager
+def _logging_context(claim: Claim) -> Iterator[None]:
+    """Within the block, log lines of this thread name the job, and the request if the message was about this job."""
+    ids: dict[str, Any] = {claim.kind: str(claim.id), "attempt": claim.attempt}
+    job, request_id = _message.get()
+    if request_id is not None and job == str(claim.id):
+        ids["request_id"] = request_id
+    with structlog.contextvars.bound_contextvars(**ids):
+        yield
+
+
+@task_prerun.connect  # type: ignore[untyped-decorator]
+def _remember_message(task: Any, args: Any = (), **_: Any) -> None:
+    _message.set((str(args[1]) if len(args) > 1 else None, task.request.get("request_id")))
+
+
+@celeryd_init.connect  # type: ignore[untyped-decorator]
+def _configure_logging(instance: Any, **_: Any) -> None:
+    """Configure logging before Celery's first line, a warning about the superuser that precedes `setup_logging`."""
+    instance.quiet = True  # no banner between the JSON lines
+    service_logging.configure(_settings.log_level, worker=name)
+    for variable, suggestion in unknown_variables(os.environ).items():
+        log.warning("setting.unknown", variable=variable, did_you_mean=suggestion)
+    threading.excepthook = _log_thread_failure
+
+
+@setup_logging.connect  # type: ignore[untyped-decorator]
+def _keep_logging(**_: Any) -> None:
+    """Keep Celery from configuring logging, which it does unless this signal has a receiver."""
+
+
+def _log_thread_failure(failure: threading.ExceptHookArgs) -> None:
+    thread = failure.thread.name if failure.thread else None
+    log.critical("thread.failed", thread=thread, exc_info=failure.exc_value)
 
 
 @worker_ready.connect  # type: ignore[untyped-decorator]
-def _begin(sender: Any, **_: Any) -> None:
+def _start_housekeeping(sender: Any, **_: Any) -> None:
     global _housekeeping
     queue = next(iter(sender.app.amqp.queues.consume_from))
     _housekeeping = Housekeeping(database, app, name, queue)
@@ -65,12 +104,12 @@ def _begin(sender: Any, **_: Any) -> None:
 
 @worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _drain(**_: Any) -> None:
-    """SIGTERM: the running job is given up, and taken again by another worker."""
+    """SIGTERM: the running job stops in an orderly way, and another worker continues it."""
     stopping.set()
 
 
 @worker_shutdown.connect  # type: ignore[untyped-decorator]
-def _end(**_: Any) -> None:
+def _shut_down(**_: Any) -> None:
     if _housekeeping is not None:
         _housekeeping.stop()
     database.close()

@@ -15,7 +15,8 @@ from service.contracts.evaluations import EvaluationEventLine, EvaluationJob, Im
 from service.contracts.events import EventLine, Finished, Metrics, RewardGroups, Sample
 from service.contracts.jobs import EVENTS_FILE
 from tests.faults.system import SETTINGS
-from worker.jobs import command as launch
+from worker.jobs.evaluation import evaluate_command
+from worker.jobs.run import train_command
 
 MetricKey = tuple[str, int]
 GroupKey = tuple[int, int, int, int, str]
@@ -84,7 +85,7 @@ class References:
     def _run(self, spec: str, directory: Path, start: Path | None, processes: int) -> Path:
         spec_file = directory.with_suffix(".json")
         spec_file.write_text(spec, encoding="utf-8")
-        _execute([*launch.train(spec_file, directory, start, processes=processes).argv, "--device", "cpu"])
+        _execute([*train_command(spec_file, directory, start, processes=processes).argv, "--device", "cpu"])
         return directory
 
     def judged(self, job: EvaluationJob) -> JudgedReference:
@@ -95,7 +96,7 @@ class References:
             directory = self._directory / key
             file = directory.with_suffix(".json")
             file.write_text(text, encoding="utf-8")
-            _execute([*launch.evaluate(file, directory, None).argv, "--device", "cpu"])
+            _execute([*evaluate_command(file, directory, None).argv, "--device", "cpu"])
             self._judged[key] = _read_judged(directory)
         return self._judged[key]
 

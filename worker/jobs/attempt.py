@@ -1,49 +1,151 @@
-"""What comes before a child is started, whatever its job: earlier attempts are read, and there is room."""
+"""One attempt at a claimed job: its lease, its retries and the requests to stop it."""
 
-import uuid
-from pathlib import Path
+import threading
+import time
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, ClassVar, Self, TypeVar
 
+import structlog
 from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
+from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
-from service.contracts.events import Failed, Finished
-from service.contracts.jobs import EVENTS_FILE
 from service.db.session import Database
-from worker.jobs.claim import Claim
-from worker.jobs.job_type import Work
-from worker.jobs.outcome import Outcome, classify
+from worker.jobs.claim import Claim, LeaseLost, StopRequest, find_stop_request, renew
+from worker.jobs.outcome import DATABASE_UNAVAILABLE, Outcome, too_often_lost
+from worker.monitoring.stats import STATS
+
+T = TypeVar("T")
+log = structlog.get_logger()
+
+STORAGE_TRIES = 30
+"""Number of tries, one per poll, while the artifact store or the disk fails."""
 
 
-def finish_earlier_attempts(database: Database, claim: Claim, place: Path, work: Work) -> Outcome | None:
-    """Bring into rows what earlier workers on this machine had no time for, from the attempts' directories in `place`.
+class Lease:
+    """Renews the lease of `claim` while the block runs, and calls `on_lost` once if it expires.
 
-    The outcome is the last attempt's, if that had ended the job before its worker was lost; what older ones say of
-    their end was overtaken by those that went on.
+    Two threads: one renews, and may hang in the database; the other watches the deadline. The deadline counts on this
+    machine's monotonic clock from before the last successful renewal. So the job stops before another worker can claim
+    it, whatever happens to the database or to the clocks of other machines.
     """
-    with database.transaction() as session:
-        job, attempts = work.job, work.job.ATTEMPTS
-        resumed = session.scalars(select(job.resumed_attempt).where(job.id == claim.id)).one()
-        earlier = select(attempts.number).where(attempts.job_id == claim.id, attempts.number < claim.attempt)
-        numbers = session.scalars(earlier.order_by(attempts.number)).all()
-    outcome = None
-    for number in numbers:
-        directory = place / f"attempt-{number}"
-        if not directory.is_dir():
-            continue
-        ingest = work.ingest(database, claim, directory, number)
-        ingest.drain()
-        counts = number == claim.attempt - 1 and number > resumed
-        if counts and isinstance(ingest.ending, Finished | Failed) and not _paused(ingest.ending):
-            outcome = classify(ingest.ending, 0, stop=None, out_of_memory=False, log_tail=ingest.log_tail())
-    return outcome
+
+    def __init__(self, database: Database, claim: Claim) -> None:
+        self._database, self._claim = database, claim
+        self._deadline = claim.taken_at + database.settings.lease_seconds
+        self._ended = threading.Event()
+        self.lost = threading.Event()
+        self.on_lost: Callable[[], None] = lambda: None
+
+    def __enter__(self) -> Self:
+        for target in (self._renew, self._watch):
+            threading.Thread(target=target, name=f"lease-{target.__name__}", daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+    def end(self) -> None:
+        """Stop renewing, because the job has ended."""
+        self._ended.set()
+
+    def check(self) -> None:
+        """Raise LeaseLost if the lease expired."""
+        self.wait(0)
+
+    def wait(self, seconds: float) -> None:
+        """Wait; raise LeaseLost as soon as the lease expires."""
+        if self.lost.wait(seconds):
+            raise LeaseLost("the lease was not renewed in time")
+
+    def _renew(self) -> None:
+        settings = self._database.settings
+        pause = settings.renew_seconds
+        while not self._ended.wait(pause):
+            before, pause = time.monotonic(), settings.renew_seconds
+            try:
+                renew(self._database, self._claim)
+                self._deadline = before + settings.lease_seconds
+            except LeaseLost:
+                if not self._ended.is_set():
+                    self._deadline = before
+                return
+            except SQLAlchemyError as error:
+                pause = min(1.0, pause)
+                STATS.add("lease_renewals_failed")
+                log.warning("lease.not_renewed", job=str(self._claim.id), error=str(error).splitlines()[0])
+
+    def _watch(self) -> None:
+        # Short waits: a lease that another attempt holds moves the deadline forward.
+        while not self._ended.wait(min(1.0, max(0.0, self._deadline - time.monotonic()))):
+            if time.monotonic() >= self._deadline:
+                STATS.add("leases_lost")
+                log.error("lease.lost", job=str(self._claim.id), attempt=self._claim.attempt)
+                self.lost.set()
+                self.on_lost()
+                return
 
 
-def make_room(directory: Path) -> None:
-    """A directory for a fresh attempt. Files of one of that number, of a database that was since restored, go aside."""
-    if (directory / EVENTS_FILE).exists():
-        directory.rename(directory.with_name(f"former-{directory.name}-{uuid.uuid4()}"))
-    directory.mkdir(parents=True, exist_ok=True)
+class AttemptEnded(Exception):
+    """The attempt ends early with `outcome`."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
 
 
-def _paused(ending: Finished | Failed) -> bool:
-    """Whether it only stopped when it was asked to, so that it is to go on."""
-    return isinstance(ending, Finished) and ending.outcome == "paused" and ending.cause is None
+class Attempt:
+    """What the runner and both ways of execution share. `stopping` is set when the worker shuts down."""
+
+    poll_seconds: ClassVar[float] = 1.0
+
+    def __init__(self, database: Database, claim: Claim, stopping: threading.Event) -> None:
+        self.database, self.claim, self.stopping = database, claim, stopping
+        self.lease = Lease(database, claim)
+        self.recorded = threading.Event()
+        """Set if the job's end is already in the database, although its work may still run."""
+
+    @cached_property
+    def log(self) -> Any:
+        """A logger that names the job, for any thread."""
+        return log.bind(**{self.claim.kind: str(self.claim.id)}, attempt=self.claim.attempt)
+
+    def retry(self, function: Callable[..., T], *args: Any) -> T:
+        """Call `function` until it succeeds: STORAGE_TRIES times while store or disk fail, and as `retry_database`."""
+        stop = stop_after_attempt(STORAGE_TRIES)
+        result: T = self.retry_database(self._retrying(OSError, stop=stop), function, *args)
+        return result
+
+    def retry_database(self, function: Callable[..., T], *args: Any) -> T:
+        """Call `function` again while the database is unavailable. Raises LeaseLost when the lease expires."""
+        result: T = self._retrying(*DATABASE_UNAVAILABLE)(function, *args)
+        return result
+
+    def _retrying(self, *errors: type[Exception], **options: Any) -> Retrying:
+        return Retrying(
+            retry=retry_if_exception_type(errors),
+            wait=wait_fixed(self.poll_seconds),
+            sleep=self.lease.wait,
+            before_sleep=self._log_retry,
+            reraise=True,
+            **options,
+        )
+
+    def _log_retry(self, state: RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        self.log.warning("job.retrying", error=str(error).splitlines()[0] if str(error) else repr(error))
+
+    def stop_request(self) -> StopRequest:
+        """Read what users request of the job. Raises LeaseLost."""
+        return find_stop_request(self.database, self.claim)
+
+    def losses(self) -> int:
+        """Attempts of the job that were lost in a row."""
+        job = self.claim.model
+        with self.database.transaction() as session:
+            return session.scalars(select(job.losses).where(job.id == self.claim.id)).one()
+
+    def check_losses(self) -> None:
+        """Raise AttemptEnded if the job has lost as many attempts as allowed."""
+        if (losses := self.losses()) >= self.database.settings.max_attempts:
+            raise AttemptEnded(too_often_lost(losses))

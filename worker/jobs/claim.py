@@ -1,52 +1,99 @@
-"""Taking jobs and writing to them: every write is refused unless the writer still holds the job's newest attempt."""
+"""Claiming jobs and writing to them. A write is refused unless the writer still holds the job's newest attempt."""
 
 import time
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, ClassVar, Literal
 
-from sqlalchemy import ColumnElement, case, func, literal, select
+from sqlalchemy import ColumnElement, Select, func, literal, select, true
 from sqlalchemy.orm import Session, defer
 
-from service.contracts.status import CLAIMABLE, HELD, JobStatus
-from service.db import evaluation_scores, events
-from service.db.models import Evaluation, Generation, JobError, Run, Score, SupervisedJob
+from service.contracts.status import CLAIMABLE, HELD, RESTING, JobStatus
+from service.db import events
+from service.db.models import Job, JobError, SupervisedJob
 from service.db.session import Database
 
-JobRow: TypeAlias = Run | Generation | Evaluation | Score
-JobType: TypeAlias = type[Run] | type[Generation] | type[Evaluation] | type[Score]
+_STOPPING = {JobStatus.CANCELLING: JobStatus.CANCELLED, JobStatus.PAUSING: JobStatus.PAUSED}
+"""Status of a job after a requested stop, also if its attempt ends for another reason, such as a lost worker."""
+_STOP_ACTIONS: dict[JobStatus, Literal["pause", "cancel"]] = {
+    JobStatus.PAUSING: "pause",
+    JobStatus.CANCELLING: "cancel",
+}
 
 
 class LeaseLost(Exception):
-    """The job belongs to another attempt by now, or has ended: whoever gets this stops and writes nothing more."""
+    """The job belongs to a newer attempt or has ended. The caller stops and writes nothing more."""
+
+
+class JobType:
+    """How one kind of jobs is claimed and concluded, and what it stores. `worker.jobs.registry` lists the kinds.
+
+    A kind derives from `SupervisedJobType` or `InProcessJobType`, which say how its jobs run.
+    """
+
+    model: ClassVar[type[Job]]
+    artifact_pattern: ClassVar[str | None] = None
+    """The artifacts that rows name, below `FOLDER/<id>/` in the store; `*` stands for any name. None: no such rows."""
+
+    def claimable(self, devices: int | None) -> ColumnElement[bool]:
+        """The condition on jobs that a worker with `devices` devices may claim; None stands for any number."""
+        return true()
+
+    def attempt_columns(self, row: Any) -> dict[str, Any]:
+        """Values of additional columns of a new attempt."""
+        return {}
+
+    def checkpoint_request(self) -> ColumnElement[int]:
+        """The number of the newest unanswered request for a checkpoint; 0: none."""
+        return literal(0)
+
+    def artifact_keys(self, id: uuid.UUID) -> Select[Any]:
+        """The keys of the job's artifacts that rows name. Needed with an `artifact_pattern`."""
+        raise NotImplementedError
+
+    def conclude(self, session: Session, row: Any) -> None:
+        """Compute results from the recorded rows, in the transaction that ends or pauses the job."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One attempt at one job, and who holds it. `taken_at` is this machine's monotonic clock before the claim."""
+    """One attempt at one job, and its owner. `taken_at` is this machine's monotonic clock before the claim."""
 
-    job: JobType
+    job_type: JobType
     id: uuid.UUID
     attempt: int
     owner: str
     taken_at: float
 
+    @property
+    def model(self) -> type[Job]:
+        return self.job_type.model
 
-def claim_next(database: Database, job: JobType, owner: str, devices: int | None = None) -> Claim | None:
-    """Take the first claimable job by priority and age; None when there is none.
+    @property
+    def kind(self) -> str:
+        return self.model.KIND
 
-    Of runs, only those whose processes can have one of so many `devices` each. Rows that another worker is just taking
-    are skipped, so no two claims get the same job.
+    def lost(self) -> LeaseLost:
+        """The error of a claim that is no longer valid."""
+        return LeaseLost(f"attempt {self.attempt} of {self.kind} {self.id} no longer belongs to {self.owner}")
+
+
+def claim_next(database: Database, job_type: JobType, owner: str, devices: int | None = None) -> Claim | None:
+    """Claim the first claimable job by priority and age; None if there is none.
+
+    Rows that another worker is claiming are skipped, so no two claims get the same job.
     """
-    taken_at = time.monotonic()
+    taken_at, job = time.monotonic(), job_type.model
+    claimable = (
+        select(job)
+        .where(job.status.in_(CLAIMABLE), job_type.claimable(devices))
+        .order_by(job.priority, job.created_at, job.id)
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
     with database.transaction() as session:
-        oldest_first = (job.priority, job.created_at, job.id)
-        claimable = select(job).where(job.status.in_(CLAIMABLE)).order_by(*oldest_first).limit(1)
-        if job is Run and devices is not None:
-            processes = Run.spec["resources", "processes_per_node"].as_integer()
-            claimable = claimable.where(func.coalesce(processes, 1) <= devices)
-        row = cast("JobRow | None", session.scalars(claimable.with_for_update(skip_locked=True)).first())
+        row = session.scalars(claimable).first()
         if row is None:
             return None
         row.attempt += 1
@@ -54,31 +101,27 @@ def claim_next(database: Database, job: JobType, owner: str, devices: int | None
         row.lease_owner = owner
         row.lease_expires_at = _expiry(database)
         row.progress = None
-        claim = Claim(job, row.id, row.attempt, owner, taken_at)
+        claim = Claim(job_type, row.id, row.attempt, owner, taken_at)
         if isinstance(row, SupervisedJob):
-            attempt = {"max_steps": row.max_steps} if isinstance(row, Run) else {}
-            session.add(row.ATTEMPTS(job_id=row.id, number=row.attempt, worker=owner, **attempt))
-            session.flush()
-            record_status(session, row, owner)
-        else:
-            events.notify_job(session, row.KIND, row.id)
+            columns = job_type.attempt_columns(row)
+            session.add(row.ATTEMPTS(job_id=row.id, number=row.attempt, worker=owner, **columns))
+        _record_status(session, row, owner)
     return claim
 
 
-def held(session: Session, claim: Claim) -> JobRow:
+def held(session: Session, claim: Claim) -> Any:
     """The claimed job's row, locked until the transaction ends. Raises LeaseLost."""
-    light = [defer(claim.job.spec), defer(claim.job.requested)]
-    # Not against references to the row, which a clone makes while it holds locks that its parent's writer may want.
+    unused = [defer(claim.model.spec), defer(claim.model.requested)]
+    # KEY SHARE: a clone may add a reference to the row while it holds locks that its parent's writer may need.
     lock = {"key_share": True}
-    found = session.get(claim.job, claim.id, options=light, with_for_update=lock, populate_existing=True)
-    row = cast("JobRow | None", found)
+    row = session.get(claim.model, claim.id, options=unused, with_for_update=lock, populate_existing=True)
     if row is None or row.attempt != claim.attempt or row.lease_owner != claim.owner or row.status not in HELD:
-        raise LeaseLost(f"attempt {claim.attempt} of {claim.job.KIND} {claim.id} is no longer {claim.owner}'s")
+        raise claim.lost()
     return row
 
 
 def renew(database: Database, claim: Claim) -> None:
-    """Put the lease's end off, by the database's clock. Raises LeaseLost."""
+    """Extend the lease, by the database's clock. Raises LeaseLost."""
     with database.transaction() as session:
         held(session, claim).lease_expires_at = _expiry(database)
 
@@ -86,9 +129,9 @@ def renew(database: Database, claim: Claim) -> None:
 def move(
     database: Database, claim: Claim, status: JobStatus, error: JobError | None = None, *, lost: bool = False
 ) -> None:
-    """Bring the job to `status` and tell those who wait for it. Raises LeaseLost.
+    """Bring the job to `status` and notify those who wait for it. Raises LeaseLost.
 
-    Resting and interrupted jobs give up their lease: this is the attempt's last word. `lost`: it is no orderly one.
+    Any status outside HELD ends the attempt and its lease. `lost`: the attempt counts as a loss.
     """
     with database.transaction() as session:
         move_held(session, claim, status, error, lost=lost)
@@ -97,94 +140,77 @@ def move(
 def move_held(
     session: Session, claim: Claim, status: JobStatus, error: JobError | None = None, *, lost: bool = False
 ) -> None:
-    """`move` as a part of the caller's transaction."""
+    """`move` within the caller's transaction."""
     row = held(session, claim)
-    if row.status is status or (row.status in _LEAVING and status is JobStatus.RUNNING):
-        return  # there already, or asked to end while it was starting
+    if row.status is status or (row.status in _STOPPING and status is JobStatus.RUNNING):
+        return  # unchanged, or a stop was requested while the job was starting
     if status in (JobStatus.INTERRUPTED, JobStatus.PAUSED):
-        status = _asked_end(session, row, status)
+        status = _STOPPING.get(row.status, status)
     if status in (JobStatus.SUCCEEDED, JobStatus.PAUSED) and row.status is JobStatus.STARTING:
-        row.move_to(JobStatus.RUNNING)  # it ended before anybody saw it run
-    leave(session, row, status, error, lost=lost)
+        row.move_to(JobStatus.RUNNING)  # it ended before its start was recorded
+    _move_row(session, claim.job_type, row, status, error, lost=lost)
 
 
-_LEAVING = {JobStatus.CANCELLING: JobStatus.CANCELLED, JobStatus.PAUSING: JobStatus.PAUSED}
-"""What becomes of a job that was asked to stop and whose attempt ends for another reason, such as a lost worker."""
-
-
-def give_up(session: Session, row: JobRow) -> JobStatus:
-    """End the attempt of a job whose worker is lost; the status it got."""
-    status = _asked_end(session, row, JobStatus.INTERRUPTED)
-    leave(session, row, status, lost=True, detail="the worker's lease ran out")
+def end_lost_attempt(session: Session, job_type: JobType, row: Job) -> JobStatus:
+    """End the attempt of a locked row whose worker is lost; the new status."""
+    status = _STOPPING.get(row.status, JobStatus.INTERRUPTED)
+    _move_row(session, job_type, row, status, lost=True, detail="the worker's lease expired")
     return status
 
 
-def _asked_end(session: Session, row: JobRow, status: JobStatus) -> JobStatus:
-    """What becomes of a locked row whose attempt ends with `status`, which nobody concludes as a job's end.
-
-    Who asked for the end, or for a rest, does not want it taken up again. An evaluation keeps what was judged.
-    """
-    status = _LEAVING.get(row.status, status)
-    if status is JobStatus.CANCELLED and isinstance(row, Evaluation):
-        evaluation_scores.conclude(session, row)
-    return status
-
-
-def leave(
-    session: Session, row: JobRow, status: JobStatus, error: JobError | None = None, *, lost: bool, **said: str
+def _move_row(
+    session: Session,
+    job_type: JobType,
+    row: Job,
+    status: JobStatus,
+    error: JobError | None = None,
+    *,
+    lost: bool,
+    **details: str,
 ) -> None:
-    """Bring a locked row to `status`, end its attempt if that is no status of a held job, record and notify."""
+    """Bring a locked row to `status`, conclude the job and end its attempt if `status` requires it, and notify."""
+    if status in RESTING:
+        job_type.conclude(session, row)
     owner = row.lease_owner
     row.move_to(status, error)
-    if lost:
-        row.losses += 1
-    if isinstance(row, SupervisedJob):
-        if status not in HELD:
-            attempt: Any = session.get_one(row.ATTEMPTS, (row.id, row.attempt))
-            attempt.ended_at, attempt.outcome, attempt.lost = func.now(), status, lost
-            session.flush()
-            assert attempt.ended_at is not None
-            row.seconds_used += (attempt.ended_at - attempt.started_at).total_seconds()
+    row.losses += lost
+    if isinstance(row, SupervisedJob) and status not in HELD:
+        attempt: Any = session.get_one(row.ATTEMPTS, (row.id, row.attempt))
+        attempt.ended_at, attempt.outcome, attempt.lost = func.now(), status, lost
         session.flush()
-        record_status(session, row, owner, **said)
-    else:
-        events.notify_job(session, row.KIND, row.id)
+        row.seconds_used += (attempt.ended_at - attempt.started_at).total_seconds()
+    _record_status(session, row, owner, **details)
+
+
+def _record_status(session: Session, row: Job, owner: str | None, **details: str) -> None:
+    """Notify of a change of status, and add it to the events of a job that has events."""
+    session.flush()
+    if isinstance(row, SupervisedJob):
+        data = {"status": row.status.value, "worker": owner, **details}
+        if row.error is not None and row.status in (JobStatus.FAILED, JobStatus.PAUSED):
+            data |= {"code": row.error["code"], "detail": row.error["detail"]}
+        events.record(session, type(row), row.id, row.attempt, "status", data)
+    events.notify_job(session, row.KIND, row.id)
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What people want of a held job by now."""
+class StopRequest:
+    """What users request of a running job."""
 
     stop: Literal["pause", "cancel"] | None
     checkpoint: int
-    """The newest request for a checkpoint out of turn that none has answered; 0: none."""
+    """The number of the newest unanswered request for a checkpoint; 0: none."""
 
 
-def wish(database: Database, claim: Claim) -> Wish:
-    """What is asked of the job. Raises LeaseLost."""
-    job = claim.job
-    unanswered: Any = literal(0)
-    if job is Run:
-        unanswered = case((Run.checkpoint_requests > Run.checkpoint_answers, Run.checkpoint_requests), else_=0)
+def find_stop_request(database: Database, claim: Claim) -> StopRequest:
+    """Read the requests for a claimed job. Raises LeaseLost."""
+    job = claim.model
+    query = select(job.attempt, job.lease_owner, job.status, claim.job_type.checkpoint_request().label("checkpoint"))
     with database.transaction() as session:
-        asked = select(job.attempt, job.lease_owner, job.status, unanswered.label("checkpoint"))
-        found = session.execute(asked.where(job.id == claim.id)).one_or_none()
+        found = session.execute(query.where(job.id == claim.id)).one_or_none()
     if found is None or (found.attempt, found.lease_owner) != (claim.attempt, claim.owner) or found.status not in HELD:
-        raise LeaseLost(f"attempt {claim.attempt} of {job.KIND} {claim.id} is no longer {claim.owner}'s")
-    stop: dict[JobStatus, Literal["pause", "cancel"]] = {
-        JobStatus.PAUSING: "pause",
-        JobStatus.CANCELLING: "cancel",
-    }
-    return Wish(stop.get(found.status), found.checkpoint)
-
-
-def record_status(session: Session, row: Run | Evaluation, owner: str | None, **said: str) -> None:
-    """Add a change of state to the job's events, and notify."""
-    data = {"status": row.status.value, "worker": owner, **said}
-    if row.error is not None and row.status in (JobStatus.FAILED, JobStatus.PAUSED):
-        data |= {"code": row.error["code"], "detail": row.error["detail"]}
-    events.record(session, type(row), row.id, row.attempt, "status", data)
-    events.notify_job(session, row.KIND, row.id)
+        raise claim.lost()
+    return StopRequest(_STOP_ACTIONS.get(found.status), found.checkpoint)
 
 
 def _expiry(database: Database) -> ColumnElement[datetime]:

@@ -1,55 +1,136 @@
-"""The work of an evaluation: the child is told what is left to draw and to judge, and its answers become scores."""
+"""Evaluations: a child process generates and judges what is missing, and its answers become scores."""
 
-from collections.abc import Callable, Sequence
+import sys
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
 import structlog
-from sqlalchemy import delete, select
+from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session
 
-from service.contracts.evaluations import IMAGES, DrawnImage, EvaluationJob, EvaluationSpec, ImageName
+from service.contracts.evaluations import (
+    IMAGES,
+    DrawnImage,
+    EvaluationEventLine,
+    EvaluationJob,
+    EvaluationSpec,
+    ImageAnswered,
+    ImageDrawn,
+    ImageName,
+)
 from service.contracts.jobs import SPEC_FILE
-from service.contracts.runs import Limits
+from service.contracts.status import RESTING
 from service.db import evaluation_scores, events
 from service.db.artifacts import ArtifactDamaged
-from service.db.models import Evaluation, EvaluationImage, SupervisedJob
+from service.db.models import Evaluation, EvaluationAnswer, EvaluationImage
 from service.db.session import Database
-from worker.jobs import artifact_transfer, command
-from worker.jobs.claim import Claim, JobRow, held
-from worker.jobs.evaluation_ingest import EvaluationIngest
+from worker.jobs import artifact_transfer
+from worker.jobs.claim import Claim, held
+from worker.jobs.ingest import Batch, Ingest, upsert
+from worker.jobs.process import Command
+from worker.jobs.supervisor import SupervisedJobType
 
 log = structlog.get_logger()
 
+PROGRAM = (sys.executable, "-m", "worker.entrypoints.evaluate")
+_IMAGE = ("evaluation_id", "index", "image_index")
 
-class EvaluationWork:
-    """Drawing and judging by `program`, which tests of supervision replace."""
 
-    job: ClassVar[type[SupervisedJob]] = Evaluation
-    stored: ClassVar[tuple[str, ...]] = (IMAGES, artifact_transfer.START)
+def evaluate_command(
+    job_file: Path, directory: Path, checkpoint: Path | None, program: Sequence[str] = PROGRAM
+) -> Command:
+    """Evaluate the job of `job_file` with output in `directory`; without a `checkpoint`, the base model."""
+    start = [] if checkpoint is None else ["--checkpoint", str(checkpoint)]
+    return Command((*program, str(job_file), "--out", str(directory), *start))
 
-    def __init__(self, program: Sequence[str] = command.EVALUATE) -> None:
-        self._program = program
 
-    def limits(self, row: Evaluation) -> Limits:
-        """The operator's."""
-        return Limits()
+@dataclass
+class EvaluationBatch(Batch):
+    """The content of a piece of an evaluation's events file."""
 
-    def prepare(self, database: Database, claim: Claim, row: Evaluation, directory: Path) -> command.Launch:
-        """Have the job, the checkpoint and the images that are yet to be judged on this machine.
+    images: list[dict[str, Any]] = field(default_factory=list)
+    answers: list[dict[str, Any]] = field(default_factory=list)
 
-        One of these that the store has lost or altered is drawn again. Raises ArtifactDamaged for the checkpoint.
+
+class EvaluationIngest(Ingest[EvaluationBatch]):
+    """Reads the files of an evaluation's attempt."""
+
+    batch = EvaluationBatch
+
+    def _read(self, line: bytes, batch: EvaluationBatch) -> None:
+        match EvaluationEventLine.validate_json(line):
+            case ImageDrawn() as event:
+                self._read_image(event, batch)
+            case ImageAnswered() as event:
+                row = event.model_dump(mode="json", exclude={"type", "time"})
+                # PostgreSQL stores no NUL in text.
+                row["text"] = None if event.text is None else event.text.replace("\x00", "�")
+                batch.answers.append({**row, "answered_at": event.time, "evaluation_id": self._claim.id})
+                batch.counts["answers"] += 1
+            case event:
+                self._read_common(event, batch)
+
+    def _read_image(self, event: ImageDrawn, batch: EvaluationBatch) -> None:
+        name = ImageName(index=event.index, image_index=event.image_index).file
+        key = f"{self._prefix()}/{name}"
+        try:
+            source = artifact_transfer.inside(self._directory, f"{IMAGES}/{name}")
+            artifact_transfer.store_file(self._database.artifacts, source, key, event.sha256)
+        except (artifact_transfer.Rejected, FileNotFoundError) as error:
+            batch.records.append(("image_rejected", {"image": name, "detail": str(error)}))
+            return
+        batch.files[key] = [key]
+        row = event.model_dump(exclude={"type", "time"})
+        batch.images.append({**row, "evaluation_id": self._claim.id, "key": key})
+        batch.counts["images"] += 1
+
+    def _write(self, session: Session, row: Evaluation, batch: EvaluationBatch) -> None:
+        # A superseded attempt may have generated and judged the same images: the first rows stay.
+        upsert(session, EvaluationImage, batch.images, _IMAGE, ())
+        self._keep(session, select(EvaluationImage.key).where(EvaluationImage.evaluation_id == row.id), batch)
+        upsert(session, EvaluationAnswer, batch.answers, (*_IMAGE, "number"), ())
+        if batch.images or batch.answers:
+            row.losses = 0
+            if row.status in RESTING:  # it ended before these rows were read
+                evaluation_scores.conclude(session, row)
+
+
+class EvaluationJobType(SupervisedJobType):
+    """Generation and judging of a benchmark's images by `program`."""
+
+    model = Evaluation
+    artifact_pattern = "*/*"
+    ingest = EvaluationIngest
+    stored = (IMAGES, artifact_transfer.START)
+
+    def __init__(self, program: Sequence[str] = PROGRAM) -> None:
+        super().__init__(program)
+
+    def artifact_keys(self, id: uuid.UUID) -> Select[Any]:
+        return select(EvaluationImage.key).where(EvaluationImage.evaluation_id == id)
+
+    def conclude(self, session: Session, row: Evaluation) -> None:
+        """Score all recorded answers, also of an evaluation that failed or was cancelled."""
+        evaluation_scores.conclude(session, row)
+
+    def prepare(self, database: Database, claim: Claim, row: Evaluation, directory: Path) -> Command:
+        """Write the job, the checkpoint and the images that remain to be judged.
+
+        An image that the store has lost or altered is generated again. Raises ArtifactDamaged for the checkpoint.
         """
         spec = EvaluationSpec.model_validate(row.spec)
         with database.transaction() as session:
             benchmark = evaluation_scores.benchmark_of(session, row)
             images = session.scalars(select(EvaluationImage).where(EvaluationImage.evaluation_id == row.id)).all()
-            asked = {(one.index, one.image_index): one for one in evaluation_scores.newest(session, row.id)}
+            answers = {(one.index, one.image_index): one for one in evaluation_scores.newest(session, row.id)}
         (directory / IMAGES).mkdir(exist_ok=True)
         drawn: list[DrawnImage] = []
         done: list[ImageName] = []
         for image in images:
-            answer = asked.pop((image.index, image.image_index), None)
+            answer = answers.pop((image.index, image.image_index), None)
             if row.judge is None or (answer is not None and answer.scores is not None):
                 done.append(ImageName(index=image.index, image_index=image.image_index))
                 continue
@@ -59,11 +140,13 @@ class EvaluationWork:
             try:
                 data = database.artifacts.read(image.key, image.sha256)
             except ArtifactDamaged as error:
-                _forget(database, claim, image, str(error))
+                _delete_damaged(database, claim, image, str(error))
                 continue
             (directory / IMAGES / name.file).write_bytes(data)
-        # The answer on one that was forgotten, or never stored, must have a number of its own, or it would not count.
-        drawn += [DrawnImage(index=one.index, image_index=one.image_index, asked=one.number) for one in asked.values()]
+        # Answers without a stored image: the next answer needs a new number to count.
+        drawn += [
+            DrawnImage(index=one.index, image_index=one.image_index, asked=one.number) for one in answers.values()
+        ]
         job = EvaluationJob.model_validate(
             {"spec": spec, "benchmark": benchmark, "judge": row.judge, "drawn": tuple(drawn), "done": tuple(done)}
         )
@@ -71,32 +154,13 @@ class EvaluationWork:
         job_file.write_text(job.model_dump_json(), encoding="utf-8")
         checkpoint = None
         if spec.checkpoint != "base":
-            checkpoint = artifact_transfer.fetch_checkpoint(
-                database, spec.checkpoint, directory / artifact_transfer.START
-            )
-        return command.evaluate(job_file, directory, checkpoint, self._program)
-
-    def ingest(
-        self,
-        database: Database,
-        claim: Claim,
-        directory: Path,
-        number: int | None = None,
-        lock: Callable[[Session, Claim], JobRow] = held,
-    ) -> EvaluationIngest:
-        """The reader of an attempt's files."""
-        return EvaluationIngest(database, claim, directory, number, lock)
-
-    def conclude(self, database: Database, claim: Claim) -> None:
-        """Score all answers there are, and average the rewards."""
-        with database.transaction() as session:
-            row = held(session, claim)
-            assert isinstance(row, Evaluation)
-            evaluation_scores.score(session, row)
+            start = directory / artifact_transfer.START
+            checkpoint = artifact_transfer.fetch_checkpoint(database, spec.checkpoint, start)
+        return evaluate_command(job_file, directory, checkpoint, self.program)
 
 
-def _forget(database: Database, claim: Claim, image: EvaluationImage, damage: str) -> None:
-    """Drop the row of an image that is no longer whole: what came first stays, and the next one is to be kept."""
+def _delete_damaged(database: Database, claim: Claim, image: EvaluationImage, damage: str) -> None:
+    """Delete the row of a damaged image, because a row that exists is never replaced by that of a new image."""
     log.warning("image.damaged", evaluation=str(claim.id), detail=damage)
     name = ImageName(index=image.index, image_index=image.image_index)
     same = (EvaluationImage.index == name.index, EvaluationImage.image_index == name.image_index)

@@ -1,16 +1,17 @@
-"""From an attempt's files to rows: events and the log, each exactly once. What an event means is its job's matter.
+"""Reads the events and the log of an attempt into rows, each exactly once. Subclasses interpret the events of a kind.
 
-The place up to which a file has been read commits together with the rows that came from it. So a crash at any moment
-repeats at most what it did not commit, and repeating is harmless: rows are upserts, and artifacts have fixed keys.
+The offset up to which a file was read commits together with its rows. After a crash at most the uncommitted part is
+read again, which is harmless: rows are upserts, and artifacts have fixed keys.
 """
 
+import contextlib
 import errno
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 import structlog
 from pydantic import ValidationError
@@ -25,8 +26,7 @@ from service.db import events
 from service.db.artifacts import StoreUnavailable
 from service.db.models import Garbage, SupervisedJob
 from service.db.session import Database
-from worker.jobs.claim import Claim, JobRow, held, move_held
-from worker.jobs.process_log import ChildLog
+from worker.jobs.claim import Claim, held, move_held
 from worker.monitoring.stats import STATS
 
 log = structlog.get_logger()
@@ -34,19 +34,21 @@ log = structlog.get_logger()
 _LAG = "ingestion_lag"
 _BATCH_BYTES = 4 << 20
 _EXCERPT = 2000
-"""Characters of a line that is no event, kept in the job's events; the whole line stays in the worker's file."""
+"""Characters of an invalid line that the job's events keep; the whole line stays in the worker's file."""
+_LOG_END_BYTES = 64 * 1024
+"""Bytes of the log's end that trimming keeps."""
 
 
 @dataclass
 class Batch:
-    """What a piece of the events file said, whatever the job."""
+    """The content of a piece of the events file, common to all kinds."""
 
     records: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    """For the job's events: type and data."""
-    counted: Counter[str] = field(default_factory=Counter)
-    """For the worker's statistics."""
+    """Entries for the job's events: type and data."""
+    counts: Counter[str] = field(default_factory=Counter)
+    """Numbers to add to the worker's statistics."""
     files: dict[str, list[str]] = field(default_factory=dict)
-    """Of what would be a leftover without a row: its files in the store, by the key that the row names."""
+    """Stored files by the key that a row will name."""
     started: Started | None = None
     progress: Progress | None = None
     finished: Finished | None = None
@@ -56,11 +58,13 @@ B = TypeVar("B", bound=Batch)
 
 
 class Ingest(ABC, Generic[B]):
-    """Reads the files of attempt `number` of a claimed job. Writes are refused when the claim is no longer held.
+    """Reads the files of attempt `number` of a claimed job: by default the claim's attempt.
 
-    `number` is an earlier attempt's where that one's worker died before it had read everything. `lock` gives the job's
-    row, locked, or raises LeaseLost where the claim may not write.
+    An earlier attempt is read if its worker died before it had read everything. `lock` returns the job's locked row, or
+    raises LeaseLost if the claim may not write.
     """
+
+    batch: ClassVar[type[Any]] = Batch
 
     def __init__(
         self,
@@ -68,27 +72,27 @@ class Ingest(ABC, Generic[B]):
         claim: Claim,
         directory: Path,
         number: int | None = None,
-        lock: Callable[[Session, Claim], JobRow] = held,
+        lock: Callable[[Session, Claim], Any] = held,
     ) -> None:
-        assert issubclass(claim.job, SupervisedJob)
-        self._job: type[SupervisedJob] = claim.job
+        assert issubclass(claim.model, SupervisedJob)
+        self._job: type[SupervisedJob] = claim.model
         self._database, self._claim, self._directory, self._lock = database, claim, directory, lock
         self._number = claim.attempt if number is None else number
         with database.transaction() as session:
-            attempt = self._read_so_far(session)
+            attempt = self._attempt_row(session)
             self._events_offset, self._log_offset = attempt.events_offset, attempt.log_offset
-        self._printed = ChildLog(directory / LOG_FILE, database.settings.max_log_bytes)
+        self._log = ProcessLog(directory / LOG_FILE, database.settings.max_log_bytes)
         self.ending: Finished | Failed | None = None
-        """The child's own word on how it ended, once it was read."""
+        """The process's last event, once it was read."""
         self.started = False
-        """Whether the child has loaded what it needs, and looks at what it is asked."""
+        """Whether the process has loaded its models and reads the control file."""
         self.step_seconds = 0.0
-        """How long a step lately takes, as far as the child has said."""
+        """Last reported duration of a step; 0 if none was reported."""
         self.phase: Phase = "loading"
-        """What the child last said it does."""
+        """Last reported phase."""
 
     def drain(self) -> None:
-        """Bring everything that was written up to now into rows. Raises LeaseLost, or what database and store raise."""
+        """Read everything written so far into rows. Raises LeaseLost, SQLAlchemyError and StoreUnavailable."""
         STATS.behind(_LAG, self.written() - self._events_offset)
         while piece := whole_lines(self._directory / EVENTS_FILE, self._events_offset):
             self._ingest_events(piece)
@@ -97,73 +101,69 @@ class Ingest(ABC, Generic[B]):
             pass
 
     def written(self) -> int:
-        """Bytes of events the child has written so far: it is alive while this grows, whether or not they are read."""
+        """Bytes of events written so far, read or not; a process that works makes it grow."""
         path = self._directory / EVENTS_FILE
         return path.stat().st_size if path.exists() else 0
 
     def log_tail(self, size: int = 4000) -> str:
-        """The end of what the child printed."""
-        return self._printed.tail(size)
+        """The last `size` bytes of the log."""
+        return self._log.tail(size)
 
     def trim_log(self) -> None:
-        """Keep what the child prints from filling the disk. Raises OSError."""
-        self._printed.trim()
+        """Limit the size of the log file. Raises OSError."""
+        self._log.trim()
 
     def _ingest_events(self, piece: bytes) -> None:
-        batch = self._new_batch()
-        place = self._events_offset
+        batch = self.batch()
+        offset = self._events_offset
         for line in piece.splitlines(keepends=True):
             try:
                 self._read(line, batch)
             except ValidationError as error:
-                batch.records.append(("unreadable_event", self._unreadable(line, place, error)))
-            place += len(line)
+                batch.records.append(("unreadable_event", self._unreadable(line, offset, error)))
+            offset += len(line)
         with self._database.transaction() as session:
             row = self._lock(session, self._claim)
             assert isinstance(row, SupervisedJob)
-            read = self._read_so_far(session).events_offset
+            read = self._attempt_row(session).events_offset
             if read == self._events_offset:
                 self._write(session, row, batch)
                 self._write_common(session, row, batch)
-                session.execute(self._attempt().values(events_offset=place))
-        if read != self._events_offset:  # somebody read on meanwhile; what comes next is another piece
+                session.execute(self._update_attempt().values(events_offset=offset))
+        if read != self._events_offset:  # another reader was faster; continue after its piece
             self._events_offset = read
             return
-        self._events_offset = place
+        self._events_offset = offset
         self._written(batch)
-        for what, number in batch.counted.items():
-            STATS.add(what, number)
-
-    @abstractmethod
-    def _new_batch(self) -> B:
-        """An empty batch."""
+        for name, number in batch.counts.items():
+            STATS.add(name, number)
 
     @abstractmethod
     def _read(self, line: bytes, batch: B) -> None:
-        """Take a line into the batch, and its files into the store. Raises ValidationError where it is no event."""
+        """Add a line to the batch and its files to the store. Raises ValidationError if it is not an event."""
 
     @abstractmethod
     def _write(self, session: Session, row: Any, batch: B) -> None:
         """Write the rows of a batch, under the job's lock."""
 
     def _keep(self, session: Session, named: Select[Any], batch: B) -> None:
-        """Take back that files are garbage which rows have come to name: they may have been marked when none did.
+        """Unmark garbage that rows of this batch name: it may have been marked before these rows existed.
 
-        Only an attempt that is over has such: nobody sees that it is still being read. Raises StoreUnavailable where
-        a file is gone already: it is stored again when it is read again.
+        Only files of an ended attempt can be marked. Raises StoreUnavailable if a file was already removed: reading the
+        batch again stores it again.
         """
         if not batch.files or (self._lock is held and self._number == self._claim.attempt):
             return
         marked = Garbage.prefix.in_(list(batch.files)), Garbage.prefix.in_(named)
-        session.execute(delete(Garbage).where(*marked))  # waits for whoever is removing them
+        session.execute(delete(Garbage).where(*marked))  # waits for a collection in progress
         files, store = {file for key in batch.files for file in batch.files[key]}, self._database.artifacts
-        places = {file.rpartition("/")[0] for file in files}
-        gone = files - {f"{place}/{name}" for place in places for name in store.names(place)}
+        prefixes = {file.rpartition("/")[0] for file in files}
+        gone = files - {f"{prefix}/{name}" for prefix in prefixes for name in store.names(prefix)}
         if gone:
             raise StoreUnavailable(errno.ENOENT, f"{min(gone)} was removed while it was read")
 
     def _written(self, batch: B) -> None:
-        """A batch is committed."""
+        """Called after a batch is committed."""
 
     def _read_common(self, event: Started | Progress | Finished | Failed, batch: B) -> None:
         match event:
@@ -187,43 +187,43 @@ class Ingest(ABC, Generic[B]):
         if batch.progress is not None and self._number == self._claim.attempt:
             row.progress = batch.progress.model_dump(mode="json", exclude={"type"})
         if batch.started is not None:
-            session.execute(self._attempt().values(provenance=batch.started.provenance))
+            session.execute(self._update_attempt().values(provenance=batch.started.provenance))
             if row.status is JobStatus.STARTING and self._number == self._claim.attempt:
                 session.flush()
                 move_held(session, self._claim, JobStatus.RUNNING)
 
     def _ingest_log(self) -> bool:
-        data = self._printed.read(self._log_offset, self._database.settings.log_chunk_bytes)
+        data = self._log.read(self._log_offset, self._database.settings.log_chunk_bytes)
         if not data:
             return False
         with self._database.transaction() as session:
             self._lock(session, self._claim)
-            read = self._read_so_far(session).log_offset
+            read = self._attempt_row(session).log_offset
             if read == self._log_offset:
                 chunk = {**self._key(), "offset": self._log_offset, "data": data}
                 upsert(session, self._job.LOGS, [chunk], (self._owner, "attempt", "offset"), ())
-                session.execute(self._attempt().values(log_offset=self._log_offset + len(data)))
+                session.execute(self._update_attempt().values(log_offset=self._log_offset + len(data)))
         self._log_offset = read if read != self._log_offset else self._log_offset + len(data)
         return True
 
-    def _read_so_far(self, session: Session) -> Any:
-        """The attempt as it is now: the job's lock is held, so that nobody reads on meanwhile."""
+    def _attempt_row(self, session: Session) -> Any:
+        """The attempt's current row; the job's lock keeps other readers from changing it."""
         key = {self._owner: self._claim.id, "number": self._number}
         return session.get_one(self._job.ATTEMPTS, key, populate_existing=True)
 
-    def _unreadable(self, line: bytes, place: int, error: ValidationError) -> dict[str, Any]:
+    def _unreadable(self, line: bytes, offset: int, error: ValidationError) -> dict[str, Any]:
         text = line.decode("utf-8", errors="replace").replace("\x00", "�").rstrip("\n")
         log.warning(
             "ingest.unreadable_event",
             **{self._job.KIND: str(self._claim.id)},
             attempt=self._number,
-            offset=place,
+            offset=offset,
             line=text,
         )
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         return {
-            "offset": place,
+            "offset": offset,
             "line": text[:_EXCERPT],
             "detail": f"{where}: {first['msg']}" if where else first["msg"],
         }
@@ -236,16 +236,16 @@ class Ingest(ABC, Generic[B]):
         return {self._owner: self._claim.id, "attempt": self._number}
 
     def _prefix(self) -> str:
-        """Of the keys of this attempt's artifacts."""
+        """Prefix of the keys of this attempt's artifacts."""
         return f"{self._job.FOLDER}/{self._claim.id}/{self._number}"
 
-    def _attempt(self) -> Any:
+    def _update_attempt(self) -> Any:
         attempts = self._job.ATTEMPTS
         return update(attempts).where(attempts.job_id == self._claim.id, attempts.number == self._number)
 
 
 def whole_lines(path: Path, offset: int) -> bytes:
-    """Some whole lines of the file from `offset` on; nothing while the writer is in the middle of the next one."""
+    """Complete lines of the file from `offset` on, limited in size; empty if the next line is incomplete."""
     try:
         with path.open("rb") as file:
             file.seek(offset)
@@ -260,7 +260,7 @@ def whole_lines(path: Path, offset: int) -> bytes:
 def upsert(
     session: Session, table: type[Any], rows: Iterable[dict[str, Any]], key: tuple[str, ...], replaced: tuple[str, ...]
 ) -> None:
-    """Insert `rows`; of those that are there already by their `key`, the columns `replaced` change."""
+    """Insert `rows`; update the columns `replaced` of rows whose `key` already exists."""
     rows = list(rows)
     if not rows:
         return
@@ -270,5 +270,51 @@ def upsert(
         statement = statement.on_conflict_do_update(index_elements=key, set_=changes)
     else:
         statement = statement.on_conflict_do_nothing(index_elements=key)
-    # A list of rows, never `values(rows)`: the driver then sends one prepared statement in a pipeline.
+    # A list of rows instead of `values(rows)`: the driver sends one prepared statement in a pipeline.
     session.connection().execute(statement, rows)
+
+
+class ProcessLog:
+    """The file that a process prints to. The first `max_bytes` go into rows; its end explains failures.
+
+    The process appends to the file directly: a pipe would block it while nobody reads, and lose its last output if the
+    worker is killed. Trimming removes the middle of the file; the process continues to append at the new end.
+    """
+
+    def __init__(self, path: Path, max_bytes: int) -> None:
+        self._path, self._max_bytes = path, max_bytes
+        self._last_line = f"\n[only the first {max_bytes} bytes of this log are kept: G2RPO_MAX_LOG_BYTES]\n".encode()
+
+    def read(self, offset: int, size: int) -> bytes:
+        """At most `size` bytes from `offset` on. After `max_bytes` follows one line that names the limit."""
+        room = self._max_bytes - offset
+        if room < 0:
+            return b""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(offset)
+                data = file.read(min(size, room) or 1)
+        except FileNotFoundError:
+            return b""
+        return self._last_line if data and room == 0 else data
+
+    def tail(self, size: int) -> str:
+        """The last `size` bytes, as text."""
+        try:
+            with self._path.open("rb") as file:
+                file.seek(max(0, file.seek(0, 2) - size))
+                # PostgreSQL stores no NUL in text.
+                return file.read().decode("utf-8", errors="replace").replace("\x00", "�").strip()
+        except FileNotFoundError:
+            return ""
+
+    def trim(self) -> None:
+        """Remove the middle of a file of more than 2 * `max_bytes`. A line printed meanwhile may be lost."""
+        with contextlib.suppress(FileNotFoundError):
+            if self._path.stat().st_size <= 2 * self._max_bytes:
+                return
+            with self._path.open("r+b") as file, self._path.open("ab") as appending:
+                file.seek(-min(_LOG_END_BYTES, self._max_bytes), 2)
+                end = file.read(_LOG_END_BYTES)
+                file.truncate(self._max_bytes)
+                appending.write(end)

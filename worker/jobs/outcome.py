@@ -1,4 +1,4 @@
-"""What a child's end means for its job."""
+"""Outcomes of attempts: the one place that maps failures to a status, an error code, a message and a hint."""
 
 import signal
 from collections.abc import Iterator
@@ -6,56 +6,86 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from service.contracts.events import Cause, Failed, Finished
+from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from service.contracts.events import Failed, Finished
 from service.contracts.status import JobStatus
+from service.db.artifacts import ArtifactDamaged, StoreUnavailable
 from service.db.models import JobError
+from worker.jobs.artifact_transfer import PromptSetDamaged
 
-_LOST = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-"""Signals from outside: a machine going down, an operator, the kernel short of memory. Not the run's fault."""
-
+DATABASE_UNAVAILABLE = (OperationalError, InterfaceError, InternalError, PoolTimeout)
+"""The database cannot be reached, or aborted the transaction: temporary. Other errors would recur with every retry."""
+_EXTERNAL_SIGNALS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
+"""Signals from a shutdown, an operator or the kernel's lack of memory: not the fault of the job."""
 
 Stop = Literal["cancel", "drain", "pause", "budget"]
-"""Why a child is asked to stop: somebody wants the run's end, the worker leaves, somebody wants a rest, time is up."""
+"""Why a process is asked to stop: a user cancels, the worker shuts down, a user pauses, the time budget is spent."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The status a job gets, and why if it failed or paused by itself. An interrupted job is taken again."""
+    """The status a job gets, and the error of a job that fails or pauses automatically."""
 
     status: JobStatus
     error: JobError | None = None
     lost: bool = False
-    """Interrupted by a loss, which counts towards the most attempts, unlike a worker's orderly end."""
+    """Interrupted by a loss, which counts toward the maximum of attempts; an orderly stop does not."""
+    returncode: int = 0
+    """Of a lost process."""
+    log_tail: str = ""
+    """Of a lost process."""
 
 
 def failed(code: str, detail: str, hint: str = "", log_tail: str = "") -> Outcome:
-    """A failure, for the person who reads it."""
+    """A failure with its error."""
     return Outcome(JobStatus.FAILED, _error(code, detail, hint, log_tail))
 
 
-def paused(cause: Cause, log_tail: str = "") -> Outcome:
-    """A rest that the job took by itself; whoever reads why resumes it."""
-    return Outcome(JobStatus.PAUSED, _error(cause.code, cause.detail, cause.hint, log_tail))
-
-
 def _error(code: str, detail: str, hint: str, log_tail: str) -> JobError:
-    said = detail.replace("\x00", "�")  # PostgreSQL keeps no NUL
-    return {"code": code, "detail": said, "hint": hint, "log_tail": log_tail}
+    clean = detail.replace("\x00", "�")  # PostgreSQL stores no NUL in text
+    return {"code": code, "detail": clean, "hint": hint, "log_tail": log_tail}
+
+
+def from_exception(error: Exception, *, in_process: bool) -> Outcome:
+    """The outcome of an attempt that raised. `in_process`: the engine ran in this process and may have raised."""
+    detail = str(error)
+    match error:
+        case PromptSetDamaged():
+            return failed("bad_prompt_set", detail, "Restore the artifact store, or upload the prompts again.")
+        case ArtifactDamaged():
+            hint = "Restore the artifact store and resume the job, or use another checkpoint."
+            return failed("bad_checkpoint", detail, hint)
+        case OperationalError() | InterfaceError() | InternalError() | PoolTimeout():
+            return Outcome(JobStatus.INTERRUPTED, lost=True)
+        case StoreUnavailable():
+            return failed("storage", detail, "Fix G2RPO_STORAGE_URL or the storage back end, then retry.")
+        case OSError() if not in_process:
+            hint = "Check free space and write permission in G2RPO_DATA_DIR and in the artifact store, then retry."
+            return failed("storage", detail, hint)
+        case ValueError() | KeyError() if in_process:
+            return failed("bad_config", str(error.args[0] if error.args else error), "Fix the request or the catalog.")
+    # The worker imports torch only when a job needs it; its error is recognized by name.
+    if in_process and (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):
+        return failed("out_of_memory", detail, "Request fewer or smaller images.")
+    return failed("error", f"{type(error).__name__}: {error}", "See the worker's log for the traceback.")
 
 
 def classify(
     ending: Finished | Failed | None, returncode: int, *, stop: Stop | None, out_of_memory: bool, log_tail: str
 ) -> Outcome:
-    """What became of a child that exited by itself or was ended; its own last word counts first.
+    """The outcome of a process that has exited. Its own last event takes precedence.
 
-    `stop` is why it was asked to stop, if it was.
+    `stop` is the reason it was asked to stop, if any; `out_of_memory`: the kernel killed a process of this machine.
     """
     if isinstance(ending, Finished) and ending.outcome != "paused":
         return Outcome(JobStatus(ending.outcome))
     if isinstance(ending, Failed):
         return failed(ending.code, ending.detail, ending.hint, log_tail)
     if isinstance(ending, Finished) and ending.cause is not None and stop != "cancel":
-        return paused(ending.cause, log_tail)
+        cause = ending.cause
+        return Outcome(JobStatus.PAUSED, _error(cause.code, cause.detail, cause.hint, log_tail))
     if stop is not None:
         return _stopped(stop, log_tail)
     if ending is not None:
@@ -63,21 +93,17 @@ def classify(
     if out_of_memory and returncode == -signal.SIGKILL:
         return failed(
             "out_of_memory",
-            "the kernel ended the process because the machine's or container's memory was used up",
+            "the kernel killed the process because the machine or container ran out of memory",
             "Lower sampling.rollout_batch_size or the image size, or give the worker more memory.",
             log_tail,
         )
+    if -returncode in _EXTERNAL_SIGNALS:
+        return Outcome(JobStatus.INTERRUPTED, lost=True, returncode=returncode, log_tail=log_tail)
     if returncode < 0:
-        name = _signal_name(-returncode)
-        if -returncode in _LOST:
-            return Outcome(JobStatus.INTERRUPTED, lost=True)
-        return failed("crashed", f"the process was ended by {name}", "The end of the log may say where.", log_tail)
-    return failed(
-        "error",
-        f"the process exited with status {returncode} and did not say why",
-        "The end of the log may say why.",
-        log_tail,
-    )
+        detail = f"the process was terminated by {_signal_name(-returncode)}"
+        return failed("crashed", detail, "See the end of the log for the location.", log_tail)
+    detail = f"the process exited with status {returncode} without reporting a cause"
+    return failed("error", detail, "See the end of the log for the cause.", log_tail)
 
 
 def _stopped(stop: Stop, log_tail: str) -> Outcome:
@@ -91,36 +117,32 @@ def _stopped(stop: Stop, log_tail: str) -> Outcome:
         case "budget":
             return failed(
                 "budget_spent",
-                "the run has had a worker for as long as its limits.wall_clock_seconds, or the operator, allows",
-                "Resume it for as long again, or clone it with another limit.",
+                "the run has used the time that limits.wall_clock_seconds or G2RPO_MAX_RUN_SECONDS allows",
+                "Resume it for the same time again, or clone it with another limit.",
                 log_tail,
             )
 
 
-def stuck_for(seconds: float, log_tail: str) -> Outcome:
-    """The end of a child that said nothing for too long."""
-    detail = f"the process reported nothing for {seconds:g} s and was ended"
-    hint = (
-        "limits.progress_timeout_seconds and G2RPO_PROGRESS_TIMEOUT_SECONDS say how long is too long. Resume the run."
-    )
+def stuck_for(seconds: float, log_tail: str = "") -> Outcome:
+    """The outcome of a job without progress for `seconds`."""
+    detail = f"the process reported no progress for {seconds:g} s and was terminated"
+    hint = "Resume the job. limits.progress_timeout_seconds and G2RPO_PROGRESS_TIMEOUT_SECONDS set the time limit."
     return failed("stuck", detail, hint, log_tail)
 
 
-def too_often_lost(attempts: int, returncode: int | None, log_tail: str = "") -> Outcome:
-    """The end of a job whose every attempt was lost."""
-    how = (
-        f"; the last one was ended by {_signal_name(-returncode)}" if returncode is not None and returncode < 0 else ""
-    )
+def too_often_lost(losses: int, returncode: int = 0, log_tail: str = "") -> Outcome:
+    """The outcome of a job whose last allowed attempt was lost."""
+    last = f"; the last process was terminated by {_signal_name(-returncode)}" if returncode < 0 else ""
     return failed(
         "lost",
-        f"all {attempts} attempts were lost, their worker or process having disappeared{how}",
-        "Look for a shortage of memory or for restarts of the worker; G2RPO_MAX_ATTEMPTS sets how often to try.",
+        f"all {losses} attempts were lost: their worker or process disappeared{last}",
+        "Check for a lack of memory and for restarts of the worker. G2RPO_MAX_ATTEMPTS sets the maximum of attempts.",
         log_tail,
     )
 
 
 def oom_kills() -> int:
-    """How often the kernel killed something of this process's control group for want of memory; 0 where not counted."""
+    """Number of processes of this control group that the kernel killed for lack of memory; 0 if it does not count."""
     for counter in _oom_counters():
         try:
             for line in counter.read_text(encoding="ascii").splitlines():
@@ -133,7 +155,7 @@ def oom_kills() -> int:
 
 
 def _oom_counters() -> Iterator[Path]:
-    """The files that may count, of this process's own group first, then of the one mounted at the root (containers)."""
+    """Files with the count: of this process's own group first, then of the root group, which containers mount."""
     root = Path("/sys/fs/cgroup")
     try:
         groups = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()

@@ -1,7 +1,15 @@
-"""The kinds of work that a child process does, by the queue whose workers do it."""
+"""The kinds of jobs that workers run."""
 
-from worker.jobs.evaluation import EvaluationWork
-from worker.jobs.job_type import Work
-from worker.jobs.run import RunWork
+from worker.jobs.claim import JobType
+from worker.jobs.evaluation import EvaluationJobType
+from worker.jobs.generation import GenerationJobType
+from worker.jobs.run import RunJobType
+from worker.jobs.scoring import ScoreJobType
 
-WORKS: dict[str, Work] = {"train": RunWork(), "evaluate": EvaluationWork()}
+_ALL: tuple[JobType, ...] = (RunJobType(), GenerationJobType(), EvaluationJobType(), ScoreJobType())
+JOB_TYPES: dict[str, JobType] = {job_type.model.KIND: job_type for job_type in _ALL}
+
+
+def job_types(queue: str) -> list[JobType]:
+    """The kinds whose jobs the workers of a queue run."""
+    return [job_type for job_type in JOB_TYPES.values() if queue == job_type.model.QUEUE]

@@ -1,49 +1,220 @@
-"""The work of a run: the checkpoint to go on from is fetched, and the child trains."""
+"""Runs: a child process trains, from the newest checkpoint if the run has one."""
 
+import os
+import shutil
+import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, Select, case, func, select, true
 from sqlalchemy.orm import Session
 
-from service.contracts.jobs import ENCODINGS, SPEC_FILE
+from service.contracts import events as run_events
+from service.contracts.jobs import ENCODINGS, MANIFEST_FILE, SPEC_FILE
 from service.contracts.runs import Limits, RunSpec
-from service.db import events
+from service.db import events, retention
 from service.db.artifacts import ArtifactDamaged
-from service.db.models import Checkpoint, Run, SupervisedJob
+from service.db.models import Checkpoint, Metric, RewardGroup, Run, Sample
 from service.db.session import Database
-from worker.jobs import artifact_transfer, command
-from worker.jobs.claim import Claim, JobRow, held
-from worker.jobs.run_ingest import RunIngest
+from worker.jobs import artifact_transfer
+from worker.jobs.claim import Claim, held
+from worker.jobs.ingest import Batch, Ingest, upsert
+from worker.jobs.process import Command, engine_environment
+from worker.jobs.supervisor import SupervisedJobType
 
 log = structlog.get_logger()
 
+PROGRAM = (sys.executable, "-m", "worker.entrypoints.train")
+RANKS = (sys.executable, "-m", "worker.entrypoints.ranks")
+"""Starts a program in several processes."""
 
-class RunWork:
-    """Training by `program`, which tests of supervision replace."""
 
-    job: ClassVar[type[SupervisedJob]] = Run
-    stored: ClassVar[tuple[str, ...]] = ("samples", "checkpoints", "prompt-sets", artifact_transfer.START, ENCODINGS)
+def train_command(
+    spec_file: Path,
+    directory: Path,
+    start_from: Path | None = None,
+    resume: Path | None = None,
+    program: Sequence[str] = PROGRAM,
+    processes: int = 1,
+    prompt_sets: Mapping[str, Path] | None = None,
+) -> Command:
+    """Train the run of `spec_file` with output in `directory`.
 
-    def __init__(self, program: Sequence[str] = command.TRAIN) -> None:
-        self._program = program
+    `start_from`: a checkpoint with initial weights; `resume`: a checkpoint of this run to continue from instead;
+    `prompt_sets`: files of uploaded prompt sets by name. On a CPU, several processes share its cores.
+    """
+    ranks = [*RANKS, str(processes), str(directory)] if processes > 1 else []
+    argv = [*ranks, *program, str(spec_file), "--out", str(directory)]
+    if resume is not None:
+        argv += ["--resume", str(resume)]
+    elif start_from is not None:
+        argv += ["--start-from", str(start_from)]
+    for name, file in (prompt_sets or {}).items():
+        argv += ["--prompt-set", f"{name}={file}"]
+    environment = engine_environment()
+    if processes > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // processes)))
+    return Command(tuple(argv), environment)
+
+
+@dataclass
+class RunBatch(Batch):
+    """The content of a piece of a run's events file."""
+
+    metrics: dict[tuple[str, int], float | None] = field(default_factory=dict)
+    groups: list[dict[str, Any]] = field(default_factory=list)
+    samples: list[dict[str, Any]] = field(default_factory=list)
+    checkpoints: list[dict[str, Any]] = field(default_factory=list)
+    stored: list[Path] = field(default_factory=list)
+    answered: int = 0
+    """The newest request for a checkpoint that was answered."""
+
+
+class RunIngest(Ingest[RunBatch]):
+    """Reads the files of a run's attempt."""
+
+    batch = RunBatch
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._local: list[Path] = []
+        """Local directories of stored checkpoints of this attempt."""
+
+    def _read(self, line: bytes, batch: RunBatch) -> None:
+        match run_events.EventLine.validate_json(line):
+            case run_events.Metrics() as event:
+                batch.metrics |= {(name, event.step): value for name, value in event.values.items()}
+                parts = {name: value or 0.0 for name, value in event.values.items() if name.startswith("nfe/")}
+                parts.pop("nfe/total", None)
+                batch.counts["nfe"] += int(sum(parts.values()))
+            case run_events.RewardGroups() as event:
+                batch.counts["steps"] += 1
+                batch.groups += [{**group.model_dump(), **self._key(), "step": event.step} for group in event.groups]
+            case run_events.Sample() as event:
+                self._read_sample(event, batch)
+            case run_events.CheckpointSaved() as event:
+                self._read_checkpoint(event, batch)
+            case event:
+                self._read_common(event, batch)
+
+    def _written(self, batch: RunBatch) -> None:
+        """Remove the local copies of stored checkpoints, except the newest."""
+        self._local += batch.stored
+        while len(self._local) > 1:
+            shutil.rmtree(self._local.pop(0), ignore_errors=True)
+
+    def _read_sample(self, event: run_events.Sample, batch: RunBatch) -> None:
+        key = f"{self._prefix()}/samples/{event.step}-{event.kind}-{event.index}.png"
+        try:
+            source = artifact_transfer.inside(self._directory, event.file)
+            artifact_transfer.store_file(self._database.artifacts, source, key, event.sha256)
+        except (artifact_transfer.Rejected, FileNotFoundError) as error:
+            batch.records.append(("sample_rejected", {"step": event.step, "file": event.file, "detail": str(error)}))
+            return
+        row = event.model_dump(exclude={"type", "time", "file"})
+        batch.samples.append({**row, **self._key(), "key": key})
+
+    def _read_checkpoint(self, event: run_events.CheckpointSaved, batch: RunBatch) -> None:
+        key = f"{self._prefix()}/checkpoints/{event.step}"
+        batch.answered = max(batch.answered, event.request)
+        if self._is_stored(event.step):  # saved for one reason and requested for another
+            return
+        try:
+            source = artifact_transfer.inside(self._directory, event.directory)
+            manifest = artifact_transfer.store_checkpoint(self._database.artifacts, source, key)
+        except (artifact_transfer.Rejected, FileNotFoundError) as error:
+            data = {"step": event.step, "directory": event.directory, "detail": str(error)}
+            batch.records.append(("checkpoint_rejected", data))
+            return
+        batch.files[key] = [f"{key}/{name}" for name in (*(file.name for file in manifest.files), MANIFEST_FILE)]
+        size = sum(file.size for file in manifest.files)
+        row = {
+            "step": event.step,
+            "kind": manifest.kind,
+            "model": manifest.model,
+            "architecture": manifest.architecture,
+            "best_value": event.best,
+        }
+        batch.checkpoints.append(
+            {**self._key(), **row, "manifest": manifest.model_dump(mode="json"), "key": key, "size": size}
+        )
+        batch.stored.append(source)
+        batch.records.append(("checkpoint", {"step": event.step, "size": size}))
+
+    def _is_stored(self, step: int) -> bool:
+        row = select(Checkpoint.id).where(Checkpoint.run_id == self._claim.id, Checkpoint.step == step)
+        with self._database.transaction() as session:
+            return session.scalar(row.where(Checkpoint.attempt == self._number)) is not None
+
+    def _write(self, session: Session, row: Run, batch: RunBatch) -> None:
+        key = self._key()
+        metrics = [{**key, "name": name, "step": step, "value": value} for (name, step), value in batch.metrics.items()]
+        upsert(session, Metric, metrics, ("run_id", "name", "step", "attempt"), ("value",))
+        groups = ("run_id", "step", "prompt_index", "sde_step", "granularity", "reward", "attempt")
+        upsert(session, RewardGroup, batch.groups, groups, ("prompt", "values"))
+        upsert(session, Sample, batch.samples, ("run_id", "step", "kind", "index", "attempt"), ())
+        row.checkpoint_answers = max(row.checkpoint_answers, batch.answered)
+        if batch.checkpoints:
+            self._write_checkpoints(session, row, batch)
+        # Attempts before a resumption had another number of steps; a superseded attempt must not overwrite results.
+        counts = self._number > row.resumed_attempt and (self._number == row.attempt or row.heldout is None)
+        if batch.finished is not None and batch.finished.outcome == "succeeded" and counts:
+            row.heldout = {name: summary.model_dump(mode="json") for name, summary in batch.finished.heldout.items()}
+        if batch.started is not None:
+            session.execute(self._update_attempt().values(resumed_at=batch.started.resumed_at))
+
+    def _write_checkpoints(self, session: Session, row: Run, batch: RunBatch) -> None:
+        upsert(session, Checkpoint, batch.checkpoints, ("run_id", "step", "attempt"), ())
+        self._keep(session, select(Checkpoint.key).where(Checkpoint.run_id == row.id), batch)
+        row.losses = 0
+        keep = session.scalar(select(Run.spec["checkpoints"]["keep"].as_integer()).where(Run.id == row.id))
+        if keep is not None:
+            for step in retention.retire_old(session, row.id, keep):
+                events.record(session, Run, row.id, self._number, "checkpoint_retired", {"step": step, "keep": keep})
+
+
+class RunJobType(SupervisedJobType):
+    """Training by `program`."""
+
+    model = Run
+    artifact_pattern = "*/checkpoints/*"
+    ingest = RunIngest
+    stored = ("samples", "checkpoints", "prompt-sets", artifact_transfer.START, ENCODINGS)
+
+    def __init__(self, program: Sequence[str] = PROGRAM) -> None:
+        super().__init__(program)
+
+    def claimable(self, devices: int | None) -> ColumnElement[bool]:
+        """Each process of a run needs a device."""
+        if devices is None:
+            return true()
+        return func.coalesce(Run.spec["resources", "processes_per_node"].as_integer(), 1) <= devices
+
+    def attempt_columns(self, row: Run) -> dict[str, Any]:
+        return {"max_steps": row.max_steps}
+
+    def checkpoint_request(self) -> ColumnElement[int]:
+        return case((Run.checkpoint_requests > Run.checkpoint_answers, Run.checkpoint_requests), else_=0)
+
+    def artifact_keys(self, id: uuid.UUID) -> Select[Any]:
+        return select(Checkpoint.key).where(Checkpoint.run_id == id, Checkpoint.deleted_at.is_(None))
 
     def limits(self, row: Run) -> Limits:
-        """Those of the spec."""
-        return _spec_of(row).limits
+        return _spec(row).limits
 
-    def prepare(self, database: Database, claim: Claim, row: Run, directory: Path) -> command.Launch:
-        """Have the spec, uploaded prompts and the checkpoint to go on from here, and the command that trains from them.
+    def prepare(self, database: Database, claim: Claim, row: Run, directory: Path) -> Command:
+        """Write the spec, uploaded prompts and the checkpoint to continue from.
 
-        Raises ArtifactDamaged where the run has checkpoints, of which none is whole: it must not begin anew unasked.
+        Raises ArtifactDamaged if the run has checkpoints but all are damaged: it must not restart silently.
         """
-        spec_file, spec = directory / SPEC_FILE, _spec_of(row)
+        spec_file, spec = directory / SPEC_FILE, _spec(row)
         spec_file.write_text(spec.model_dump_json(indent=2), encoding="utf-8")
         fetched = directory / artifact_transfer.START
-        resume = _newest_whole_checkpoint(database, claim, row.max_steps, fetched)
+        resume = _newest_checkpoint(database, claim, row.max_steps, fetched)
         start = row.start_from if resume is None else None
         start_from = artifact_transfer.fetch_checkpoint(database, start, fetched) if start else None
         sets = {
@@ -51,56 +222,41 @@ class RunWork:
             for name, id in row.prompt_sets.items()
         }
         processes = spec.resources.processes_per_node
-        return command.train(spec_file, directory, start_from, resume, self._program, processes, sets)
-
-    def ingest(
-        self,
-        database: Database,
-        claim: Claim,
-        directory: Path,
-        number: int | None = None,
-        lock: Callable[[Session, Claim], JobRow] = held,
-    ) -> RunIngest:
-        """The reader of an attempt's files."""
-        return RunIngest(database, claim, directory, number, lock)
-
-    def conclude(self, database: Database, claim: Claim) -> None:
-        """Nothing: what a run comes to is in its last event."""
+        return train_command(spec_file, directory, start_from, resume, self.program, processes, sets)
 
 
-def _spec_of(run: Run) -> RunSpec:
-    """The run's spec with as many steps as it is to do by now."""
+def _spec(run: Run) -> RunSpec:
+    """The run's spec with its current number of steps, which a resumption may raise."""
     spec = RunSpec.model_validate(run.spec)
     return spec.model_copy(update={"training": spec.training.model_copy(update={"max_steps": run.max_steps})})
 
 
-def _newest_whole_checkpoint(database: Database, claim: Claim, most_steps: int, into: Path) -> Path | None:
-    """The run's own newest checkpoint that the store has whole, fetched `into`; None where it has none at all."""
+def _newest_checkpoint(database: Database, claim: Claim, max_steps: int, directory: Path) -> Path | None:
+    """Fetch the run's newest undamaged checkpoint into `directory`; None if the run has no checkpoint."""
     with database.transaction() as session:
         rows = session.execute(
             select(Checkpoint.id, Checkpoint.step, Checkpoint.damaged)
-            .where(Checkpoint.run_id == claim.id, Checkpoint.deleted_at.is_(None), Checkpoint.step <= most_steps)
+            .where(Checkpoint.run_id == claim.id, Checkpoint.deleted_at.is_(None), Checkpoint.step <= max_steps)
             .order_by(Checkpoint.step.desc(), Checkpoint.attempt.desc())
         ).all()
     for id_, step, damaged in rows:
         try:
-            place = artifact_transfer.fetch_checkpoint(database, id_, into)
+            path = artifact_transfer.fetch_checkpoint(database, id_, directory)
         except ArtifactDamaged as error:
             log.warning("checkpoint.damaged", checkpoint=str(id_), detail=str(error))
-            _note(database, claim, id_, step, str(error))
+            _record_damage(database, claim, id_, step, str(error))
             continue
-        if damaged and artifact_transfer.is_stored(
-            database, id_
-        ):  # the store has been mended; the files may have been here
-            _note(database, claim, id_, step, None)
-        return place
+        # The files may have come from this machine's cache: only the store's files clear the mark.
+        if damaged and artifact_transfer.is_stored(database, id_):
+            _record_damage(database, claim, id_, step, None)
+        return path
     if rows:
-        raise ArtifactDamaged(f"none of the run's {len(rows)} checkpoints is whole; the newest is {rows[0].id}")
+        raise ArtifactDamaged(f"all {len(rows)} checkpoints of the run are damaged; the newest is {rows[0].id}")
     return None
 
 
-def _note(database: Database, claim: Claim, id_: uuid.UUID, step: int, damage: str | None) -> None:
-    """Remember whether a checkpoint is damaged: retention must not take it for one to go on from."""
+def _record_damage(database: Database, claim: Claim, id_: uuid.UUID, step: int, damage: str | None) -> None:
+    """Mark a checkpoint as damaged or undamaged: retention keeps an undamaged checkpoint to continue from."""
     with database.transaction() as session:
         held(session, claim)
         checkpoint = session.get_one(Checkpoint, id_, with_for_update=True)

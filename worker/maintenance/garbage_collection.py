@@ -1,4 +1,4 @@
-"""Removing what nothing refers to any more: from the artifact store, from this machine's disk, from the database."""
+"""Removal of what no row refers to: from the artifact store, from this machine's disk, from the database."""
 
 import hashlib
 import shutil
@@ -9,57 +9,33 @@ from pathlib import Path
 from typing import Any
 
 import structlog
-from sqlalchemy import ColumnElement, Select, and_, delete, func, select
+from sqlalchemy import ColumnElement, and_, delete, func, select
 from sqlalchemy.orm import Session
 
 from service.contracts.status import TERMINAL
 from service.db import retention
-from service.db.artifacts import ArtifactDamaged
-from service.db.models import (
-    Checkpoint,
-    Deployment,
-    Evaluation,
-    EvaluationImage,
-    Garbage,
-    Generation,
-    GenerationImage,
-    IdempotencyKey,
-    PromptSet,
-    Run,
-    Score,
-    SupervisedJob,
-)
+from service.db.artifacts import ArtifactDamaged, ArtifactStore
+from service.db.models import Checkpoint, Deployment, Garbage, IdempotencyKey, Job, PromptSet
 from service.db.session import Database
+from worker.jobs.claim import JobType
+from worker.jobs.registry import JOB_TYPES
 from worker.maintenance.recovery import unread
 
 log = structlog.get_logger()
 
-_OWNERS: dict[str, type[Any]] = {
-    "runs": Run,
-    "generations": Generation,
-    "evaluations": Evaluation,
-    "checkpoints": Checkpoint,
-    "prompt-sets": PromptSet,
-    "scores": Score,
-}
-"""By the beginning of an artifact's key: whose id comes next in it."""
-_LOCAL: tuple[type[SupervisedJob | Generation], ...] = (Run, Evaluation, Generation)
-"""Whose files may be on a worker's machine."""
-
 _OWNER_KEY = "deployment"
-"""The file of the store that says which database knows what is in it."""
+"""The store's file that names the database whose artifacts it holds."""
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 class ForeignStore(Exception):
-    """The store, or the disk, holds what another installation made: another database knows what it is."""
+    """The store or the disk belongs to another installation, whose database refers to its files."""
 
 
 def collect_garbage(database: Database) -> int:
-    """Remove what was marked as garbage from the artifact store; how many prefixes that were.
+    """Remove artifacts that are marked as garbage; the number of prefixes.
 
-    Each in a transaction of its own, whose lock keeps other workers from doing the same; what a broken one had removed
-    stays removed, and what cannot be removed does not keep the rest.
+    Each prefix has its own transaction, whose lock excludes other workers. A failure affects one prefix only.
     """
     with database.transaction() as session:
         marked = session.scalars(select(Garbage.prefix).order_by(Garbage.created_at, Garbage.prefix)).all()
@@ -85,21 +61,23 @@ def _collect(database: Database, prefix: str) -> bool:
 
 
 def find_orphans(database: Database) -> list[str]:
-    """Mark artifacts whose owner has no row, and return their prefixes: a crash may leave some before the row comes.
+    """Mark artifacts whose owner has no row, which a crash may leave; their prefixes.
 
-    Young ones are left alone, by the time in their owner's id: their row may be on its way. Raises ForeignStore: what
-    has no row in this database may have one in another.
+    Recent artifacts, by the time in their owner's id, are skipped: their row may not be committed yet. Raises
+    ForeignStore: what has no row in this database may have a row in another.
     """
-    check_ours(database)
+    check_owner(database)
     with database.transaction() as session:
         now = session.scalars(select(func.now())).one()  # machines' clocks differ
-    youngest = now - timedelta(seconds=database.settings.orphan_seconds)
+    newest = now - timedelta(seconds=database.settings.orphan_seconds)
+    owners: dict[str, type[Any]] = {job_type.model.FOLDER: job_type.model for job_type in JOB_TYPES.values()}
+    owners |= {"checkpoints": Checkpoint, "prompt-sets": PromptSet}
     orphans: list[str] = []
-    for beginning, owner in _OWNERS.items():
-        names = {name for name in database.artifacts.names(beginning) if _made(name) < youngest}
+    for folder, owner in owners.items():
+        names = {name for name in database.artifacts.names(folder) if _created_at(name) < newest}
         with database.transaction() as session:
-            known = _known(session, owner, names)
-            found = [f"{beginning}/{name}" for name in sorted(names - known)]
+            known = session.scalars(select(owner.id).where(owner.id.in_(map(uuid.UUID, names))))
+            found = [f"{folder}/{name}" for name in sorted(names - set(map(str, known)))]
             retention.discard(session, found)
         orphans += found
     if orphans:
@@ -108,79 +86,81 @@ def find_orphans(database: Database) -> list[str]:
 
 
 def find_leftovers(database: Database) -> list[str]:
-    """Mark what lost workers stored for lately ended jobs and no row came to name; the prefixes. Raises ForeignStore.
+    """Mark artifacts of ended jobs that lost workers stored without a row; their prefixes. Raises ForeignStore.
 
-    Each job is looked at once or twice, when it has been over for `orphan_seconds`.
+    Each job is checked once or twice, `orphan_seconds` after its end.
     """
-    check_ours(database)
-    settings, store = database.settings, database.artifacts
+    check_owner(database)
     newest = _long_ago(database)
-    oldest = newest - timedelta(seconds=2 * settings.collect_seconds)
+    oldest = newest - timedelta(seconds=2 * database.settings.collect_seconds)
     leftovers: list[str] = []
-    with database.transaction() as session:
-        runs = session.scalars(select(Run.id).where(Run.ended_at.between(oldest, newest))).all()
-        generations = session.scalars(select(Generation.id).where(Generation.ended_at.between(oldest, newest))).all()
-        evaluations = session.scalars(select(Evaluation.id).where(Evaluation.ended_at.between(oldest, newest))).all()
-    for id_ in evaluations:
-        places = [f"evaluations/{id_}/{attempt}" for attempt in store.names(f"evaluations/{id_}")]
-        parts = [f"{place}/{name}" for place in places for name in store.names(place)]
-        drawn = select(EvaluationImage.key).where(EvaluationImage.evaluation_id == id_)
-        leftovers += _mark_unnamed(database, Evaluation, id_, parts, drawn)
-    for id_ in generations:
-        parts = [f"generations/{id_}/{name}" for name in store.names(f"generations/{id_}")]
-        named = select(GenerationImage.key).where(GenerationImage.generation_id == id_)
-        leftovers += _mark_unnamed(database, Generation, id_, parts, named)
-    for id_ in runs:
-        places = [f"runs/{id_}/{attempt}/checkpoints" for attempt in store.names(f"runs/{id_}")]
-        parts = [f"{place}/{step}" for place in places for step in store.names(place)]
-        named = select(Checkpoint.key).where(Checkpoint.run_id == id_, Checkpoint.deleted_at.is_(None))
-        leftovers += _mark_unnamed(database, Run, id_, parts, named)
+    for job_type in JOB_TYPES.values():
+        if job_type.artifact_pattern is None:
+            continue
+        with database.transaction() as session:
+            ended = job_type.model.ended_at.between(oldest, newest)
+            ids = session.scalars(select(job_type.model.id).where(ended)).all()
+        for id_ in ids:
+            prefixes = _matching(database.artifacts, f"{job_type.model.FOLDER}/{id_}", job_type.artifact_pattern)
+            leftovers += _mark_unnamed(database, job_type, id_, prefixes)
     return leftovers
 
 
-def _mark_unnamed(
-    database: Database, job: type[Run | Generation | Evaluation], id_: uuid.UUID, parts: list[str], named: Select[str]
-) -> list[str]:
-    """Mark those of a job's `parts` that no row names, unless it goes on by now: the next row may be for one of them.
+def _matching(store: ArtifactStore, prefix: str, pattern: str) -> list[str]:
+    """The prefixes in the store that match a pattern of names and `*` below `prefix`."""
+    prefixes = [prefix]
+    for part in pattern.split("/"):
+        prefixes = [f"{one}/{name}" for one in prefixes for name in (store.names(one) if part == "*" else [part])]
+    return prefixes
 
-    Who reads a job that has ended takes a mark back with the row that it writes, under the same lock.
+
+def _mark_unnamed(database: Database, job_type: JobType, id_: uuid.UUID, prefixes: list[str]) -> list[str]:
+    """Mark those of an ended job's `prefixes` that no row names, unless the job was resumed.
+
+    A reader of an ended job's files removes the mark with the row that it writes, under the same lock.
     """
-    done = and_(job.status.in_(TERMINAL), job.ended_at < _long_ago(database))
+    job = job_type.model
     with database.transaction() as session:
-        if session.scalar(select(job.id).where(job.id == id_, done).with_for_update(key_share=True)) is None:
+        ended = select(job.id).where(job.id == id_, _ended_long_ago(database, job))
+        if session.scalar(ended.with_for_update(key_share=True)) is None:
             return []
-        keys = set(session.scalars(named).all())
-        unnamed = [part for part in parts if part not in keys and not any(key.startswith(f"{part}/") for key in keys)]
+        keys = set(session.scalars(job_type.artifact_keys(id_)).all())
+        unnamed = [one for one in prefixes if one not in keys and not any(key.startswith(f"{one}/") for key in keys)]
         retention.discard(session, unnamed)
     return unnamed
 
 
 def _long_ago(database: Database) -> ColumnElement[datetime]:
-    """So long that whoever was at work on it then has recorded by now what it stored."""
+    """Before this time, workers have recorded everything that they stored."""
     return func.now() - timedelta(seconds=database.settings.orphan_seconds)
 
 
-def check_ours(database: Database) -> None:
+def _ended_long_ago(database: Database, job: type[Job]) -> ColumnElement[bool]:
+    return and_(job.status.in_(TERMINAL), job.ended_at < _long_ago(database))
+
+
+def check_owner(database: Database) -> None:
     """Raise ForeignStore unless the store belongs to this database; a store without an owner gets this one."""
     with database.transaction() as session:
-        ours = str(_deployment(session).id)
+        own = str(_deployment(session).id)
     if not database.artifacts.exists(_OWNER_KEY):
         with tempfile.NamedTemporaryFile("w", encoding="ascii") as file:
-            file.write(ours)
+            file.write(own)
             file.flush()
             database.artifacts.put_file(Path(file.name), _OWNER_KEY)
         return
     try:
-        database.artifacts.read(_OWNER_KEY, hashlib.sha256(ours.encode()).hexdigest())
+        database.artifacts.read(_OWNER_KEY, hashlib.sha256(own.encode()).hexdigest())
     except ArtifactDamaged as error:
         raise ForeignStore(
-            f"the artifact store belongs to another database than this one ({ours}): nothing is collected in it. Mend "
-            f"G2RPO_DATABASE_URL or G2RPO_STORAGE_URL; if the store is really this one's, remove {_OWNER_KEY} from it"
+            f"the artifact store belongs to another database than this one ({own}), so nothing is collected. Fix "
+            f"G2RPO_DATABASE_URL or G2RPO_STORAGE_URL, or remove the file {_OWNER_KEY} from the store if it belongs to "
+            "this database"
         ) from error
 
 
 def _deployment(session: Session) -> Deployment:
-    """This installation; a database that was emptied is another one."""
+    """The row of this installation; an emptied database is a new installation."""
     found = session.scalars(select(Deployment).order_by(Deployment.created_at, Deployment.id)).first()
     if found is None:
         found = Deployment()
@@ -189,47 +169,43 @@ def _deployment(session: Session) -> Deployment:
     return found
 
 
-def forget_requests(database: Database) -> None:
-    """Forget the names that clients gave requests long ago."""
+def delete_idempotency_keys(database: Database) -> None:
+    """Delete expired idempotency keys."""
     old = func.now() - timedelta(seconds=database.settings.idempotency_seconds)
     with database.transaction() as session:
         session.execute(delete(IdempotencyKey).where(IdempotencyKey.created_at < old))
 
 
 def clear_local_files(database: Database) -> None:
-    """Remove the files of deleted jobs, and of jobs that ended long ago, from this machine's working directory.
+    """Remove the files of deleted and long-ended jobs from this machine's working directory, except unread attempts.
 
-    What was not read yet, because the store refused it, stays. Raises ForeignStore: this may not be our database.
+    Raises ForeignStore: the files may belong to another database.
     """
-    check_ours(database)
-    for job in _LOCAL:
-        root = database.settings.data_dir.absolute() / "work" / job.FOLDER
+    check_owner(database)
+    for job_type in JOB_TYPES.values():
+        root = database.settings.data_dir.absolute() / "work" / job_type.model.FOLDER
         if not root.is_dir():
             continue
-        waiting = {id_ for id_, *_ in unread(database, job)} if issubclass(job, SupervisedJob) else set()
+        waiting = {id_ for id_, *_ in unread(database, job_type.model)}
         for path in root.iterdir():
-            if _made(path.name) < _NEVER and (id_ := uuid.UUID(path.name)) not in waiting:
-                _clear(database, job, id_, path)
+            if _created_at(path.name) < _NEVER and (id_ := uuid.UUID(path.name)) not in waiting:
+                _clear(database, job_type.model, id_, path)
 
 
-def _clear(database: Database, job: type[SupervisedJob | Generation], id_: uuid.UUID, path: Path) -> None:
-    done = and_(job.status.in_(TERMINAL), job.ended_at < _long_ago(database))
+def _clear(database: Database, job: type[Job], id_: uuid.UUID, path: Path) -> None:
     aside = path.with_name(f"removed-{id_}")
-    with database.transaction() as session:  # the lock keeps it from being resumed until its files are out of the way
-        row = session.execute(select(job.id, done.label("done")).where(job.id == id_).with_for_update()).one_or_none()
-        if row is not None and not row.done:
+    with database.transaction() as session:  # the lock prevents a resumption until the files are moved
+        ended = select(job.id, _ended_long_ago(database, job).label("ended")).where(job.id == id_)
+        row = session.execute(ended.with_for_update()).one_or_none()
+        if row is not None and not row.ended:
             return
         path.rename(aside)
     shutil.rmtree(aside, ignore_errors=True)
     log.info("local_files.removed", **{job.KIND: str(id_)})
 
 
-def _known(session: Session, owner: type[Any], names: set[str]) -> set[str]:
-    return {str(id_) for id_ in session.scalars(select(owner.id).where(owner.id.in_(map(uuid.UUID, names))))}
-
-
-def _made(name: str) -> datetime:
-    """When the UUIDv7 `name` was made; the end of time for a name that is none, which is not ours to remove."""
+def _created_at(name: str) -> datetime:
+    """The time in the UUIDv7 `name`; the end of time for other names, which are never removed."""
     try:
         id_ = uuid.UUID(name)
     except ValueError:

@@ -1,13 +1,9 @@
-"""What every worker does beside its work: say that it is there, give up for the dead, and wake for the forgotten.
-
-Of models that the process keeps loaded, it lets go of those that nobody has asked for in a while.
-"""
+"""Background work of every worker: heartbeat, expired leases, missed jobs, garbage, and idle models."""
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import timedelta
-from typing import cast
 
 import structlog
 from celery import Celery
@@ -17,38 +13,36 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, defer
 
 from service.contracts.status import CLAIMABLE, HELD, JobStatus
-from service.db.models import Evaluation, Generation, Run, Score, Worker
+from service.db.models import Run, Worker
 from service.db.session import Database
+from worker.celery_app import WAKE
 from worker.engine.inference.model_cache import WARM, Warm, card_is_shared
-from worker.jobs.claim import JobRow, JobType, give_up
-from worker.jobs.registry import WORKS
+from worker.jobs.claim import JobType, end_lost_attempt
+from worker.jobs.registry import JOB_TYPES, job_types
+from worker.jobs.supervisor import SupervisedJobType
 from worker.maintenance import garbage_collection
-from worker.maintenance.recovery import salvage
+from worker.maintenance.recovery import recover_unread
 from worker.monitoring import devices
 from worker.monitoring.stats import STATS, gather
 
 log = structlog.get_logger()
 
 _LOCK = 0x67327270_6F01
-"""Key of the advisory lock under which one worker at a time looks after all jobs."""
+"""Key of the advisory lock under which one worker at a time reconciles all jobs."""
 _BROKER_SECONDS = 5.0
-_IN_A_ROW_SECONDS = 2.0
-"""Requests follow each other in a row if their pauses are shorter than this."""
-_JOBS: tuple[JobType, ...] = (Run, Generation, Evaluation, Score)
+_BURST_SECONDS = 2.0
+"""Requests with shorter pauses belong to one burst, within which models stay loaded."""
 
 
 class Housekeeping:
-    """Three threads, from the worker's start to its end.
-
-    One keeps the time, one tidies up and may take long, one frees the device's memory and may hang with its driver.
-    """
+    """Three threads for the worker's lifetime: one is punctual, one may take long, one may hang in a GPU driver."""
 
     def __init__(self, database: Database, app: Celery, name: str, queue: str) -> None:
         self._database, self._app, self._name, self._queue = database, app, name, queue
         self._ended = threading.Event()
         self._threads = [
             threading.Thread(target=work, name=f"housekeeping-{work.__name__.strip('_')}", daemon=True)
-            for work in (self._beat, self._tidy, self._make_room)
+            for work in (self._beat, self._tidy, self._free_memory)
         ]
 
     def start(self) -> None:
@@ -56,7 +50,7 @@ class Housekeeping:
             thread.start()
 
     def stop(self) -> None:
-        """End the threads and take the worker off the list."""
+        """End the threads and delete the worker's row."""
         self._ended.set()
         self._threads[0].join(self._database.settings.connect_seconds)
         try:
@@ -67,106 +61,108 @@ class Housekeeping:
 
     def _beat(self) -> None:
         while True:
-            _attempt("heartbeat", lambda: heartbeat(self._database, self._name, self._queue))
-            _attempt("reconcile", lambda: reconcile(self._database, self._app))
+            _try(heartbeat, self._database, self._name, self._queue)
+            _try(reconcile, self._database, self._app)
             if self._ended.wait(self._database.settings.reconcile_seconds):
                 return
 
     def _tidy(self) -> None:
         settings = self._database.settings
         search_at = time.monotonic() + settings.collect_seconds
-        _attempt("check_ours", lambda: garbage_collection.check_ours(self._database))
+        _try(garbage_collection.check_owner, self._database)
         while not self._ended.wait(settings.reconcile_seconds):
-            _attempt("collect", lambda: garbage_collection.collect_garbage(self._database))
-            if (work := WORKS.get(self._queue)) is not None:
-                _attempt("salvage", lambda work=work: salvage(self._database, work))  # type: ignore[misc]
+            _try(garbage_collection.collect_garbage, self._database)
+            for job_type in job_types(self._queue):
+                if isinstance(job_type, SupervisedJobType):
+                    _try(recover_unread, self._database, job_type)
             if time.monotonic() < search_at:
                 continue
             search_at = time.monotonic() + settings.collect_seconds
-            for look in (
+            for search in (
                 garbage_collection.find_orphans,
                 garbage_collection.find_leftovers,
-                garbage_collection.forget_requests,
+                garbage_collection.delete_idempotency_keys,
                 garbage_collection.clear_local_files,
             ):
-                _attempt(look.__name__, lambda look=look: look(self._database))  # type: ignore[misc]
+                _try(search, self._database)
 
-    def _make_room(self) -> None:
+    def _free_memory(self) -> None:
         while not self._ended.wait(self._database.settings.reconcile_seconds):
-            _attempt("make_room", lambda: make_room(self._database, WARM, card_is_shared()))
+            _try(self._release_models)
+
+    def _release_models(self) -> None:
+        release_models(self._database, WARM, card_is_shared())
 
 
-def _attempt(what: str, work: Callable[[], object]) -> None:
-    """Do a piece of work that is done again soon: a failure is a line in the log."""
+def _try(work: Callable[..., object], *args: object) -> None:
+    """Do work that is repeated soon: a failure is only logged."""
     try:
-        work()
+        work(*args)
     except Exception as error:
-        # Whatever database, broker or store raise: this thread must go on, or the worker counts as gone.
-        log.warning("housekeeping.failed", work=what, error=(str(error) or repr(error)).splitlines()[0])
+        # Database, broker and store raise many types. This thread must continue, or the worker counts as lost.
+        log.warning("housekeeping.failed", work=work.__name__, error=(str(error) or repr(error)).splitlines()[0])
 
 
 def heartbeat(database: Database, name: str, queue: str) -> None:
-    """Write that the worker is there, and forget those long gone."""
-    row = {"name": name, "queue": queue, "device": devices.in_words(), "stats": gather(database.settings.data_dir)}
+    """Write the worker's heartbeat, and delete the rows of workers that are long gone."""
+    row = {"name": name, "queue": queue, "device": devices.describe(), "stats": gather(database.settings.data_dir)}
+    changes = {"heartbeat_at": func.now(), "stats": row["stats"]}
     with database.transaction() as session:
-        beat = (
-            insert(Worker)
-            .values(**row)
-            .on_conflict_do_update(index_elements=["name"], set_={"heartbeat_at": func.now(), "stats": row["stats"]})
-        )
-        session.execute(beat)
+        session.execute(insert(Worker).values(**row).on_conflict_do_update(index_elements=["name"], set_=changes))
         session.execute(delete(Worker).where(Worker.heartbeat_at < func.now() - timedelta(days=1)))
 
 
 def reconcile(database: Database, app: Celery) -> None:
-    """Give up jobs whose lease has run out, and wake a queue that has claimable jobs and no message.
+    """Recover jobs with expired leases, and wake queues that have claimable jobs but no message.
 
-    One worker at a time does it; the others find the lock taken and leave it at that.
+    One worker at a time does this; the others skip it.
     """
-    waiting: dict[str, None] = {}
+    queues = set()
     with database.transaction() as session:
         if not session.scalar(select(func.pg_try_advisory_xact_lock(text(str(_LOCK))))):
             return
-        for job in _JOBS:
-            _give_up_expired(session, job)
-            if session.scalar(select(exists().where(job.status.in_(CLAIMABLE)))):
-                waiting[job.QUEUE] = None
-    for queue in waiting:
+        for job_type in JOB_TYPES.values():
+            _end_expired(session, job_type)
+            if session.scalar(select(exists().where(job_type.model.status.in_(CLAIMABLE)))):
+                queues.add(job_type.model.QUEUE)
+    for queue in sorted(queues):
         _wake(app, queue)
 
 
-def make_room(database: Database, warm: Warm, shared: bool | None, in_a_row_seconds: float = _IN_A_ROW_SECONDS) -> None:
-    """Let go of what is loaded if no request came for `warm_seconds`; where a run wants the card, when no more follow.
+def release_models(
+    database: Database, models: Warm, shared: bool | None, burst_seconds: float = _BURST_SECONDS
+) -> None:
+    """Unload the models of an idle worker, or after the current burst of requests if a run needs the GPU.
 
-    shared: whether other processes have memory of the card; None: there is no card. A run that starts, wherever, may be
-    about to take this one; one that runs has its card, which is this one only if it is shared.
+    shared: whether other processes use memory of the GPU; None: there is no GPU. A run that starts anywhere may be
+    about to use this GPU; a run that is running already has its GPU, which is this one only if it is shared.
     """
-    reason, names = "idle", warm.let_go(database.settings.warm_seconds)
+    reason, names = "idle", models.let_go(database.settings.warm_seconds)
     if not names and shared is not None:
-        wanting = HELD if shared else {JobStatus.STARTING}
+        statuses = HELD if shared else {JobStatus.STARTING}
         with database.transaction() as session:
-            wanted = session.scalar(select(exists().where(Run.status.in_(wanting))))
-        reason, names = "run", warm.let_go(in_a_row_seconds) if wanted else []
+            needed = session.scalar(select(exists().where(Run.status.in_(statuses))))
+        reason, names = "run", models.let_go(burst_seconds) if needed else []
     if names:
-        log.info("warm.let_go", entries=names, reason=reason)
+        log.info("models.released", entries=names, reason=reason)
 
 
-def _give_up_expired(session: Session, job: JobType) -> None:
-    """Whoever takes the job next first reads what the lost worker left unread, and then decides how often is enough."""
+def _end_expired(session: Session, job_type: JobType) -> None:
+    """End the attempts with expired leases. The next attempt reads what was unread, and then checks the losses."""
+    job = job_type.model
     expired = select(job).where(job.status.in_(HELD), job.lease_expires_at < func.now())
-    light = expired.options(defer(job.spec), defer(job.requested)).with_for_update(skip_locked=True)
-    for row in cast("Sequence[JobRow]", session.scalars(light).all()):
+    unused = (defer(job.spec), defer(job.requested))
+    for row in session.scalars(expired.options(*unused).with_for_update(skip_locked=True)).all():
         owner = row.lease_owner
-        status = give_up(session, row)
+        status = end_lost_attempt(session, job_type, row)
         STATS.add("leases_expired")
         log.warning("job.expired", kind=row.KIND, job=str(row.id), attempt=row.attempt, owner=owner, status=status)
 
 
 def _wake(app: Celery, queue: str) -> None:
-    # A message is enough for a queue: the worker that gets it goes on until nothing is claimable. More would only
-    # pile up while every worker is busy.
-    # A broker that hangs must not keep this thread from its other work.
+    # One message per queue is enough: its worker runs jobs until none is claimable. More would pile up while all
+    # workers are busy. The timeouts keep a hanging broker from blocking this thread.
     limits = dict.fromkeys(("socket_timeout", "socket_connect_timeout", "connect_retries_timeout"), _BROKER_SECONDS)
     with app.connection(app.conf.broker_write_url, transport_options=limits) as connection:
         if connection.default_channel.queue_declare(queue).message_count == 0:
-            app.send_task("jobs.wake", args=[queue], queue=queue, connection=connection, retry=False)
+            app.send_task(WAKE, args=[queue], queue=queue, connection=connection, retry=False)

@@ -16,7 +16,7 @@ def cards(root: Path = _CARDS) -> list[str]:
     return names
 
 
-def in_words() -> str:
+def describe() -> str:
     """The devices, for people."""
     return ", ".join(cards()) or f"cpu ({_cores()} cores)"
 

@@ -27,9 +27,12 @@ from worker.engine.inference.model_cache import Warm
 from worker.engine.keepalive import repeated
 from worker.entrypoints import evaluate, train
 from worker.jobs import generation, scoring
-from worker.jobs.claim import Claim, claim_next
-from worker.jobs.in_process import Attempt, Stopped, _Watch
-from worker.jobs.lease import Lease
+from worker.jobs.attempt import Attempt, AttemptEnded
+from worker.jobs.claim import claim_next
+from worker.jobs.generation import GenerationJobType
+from worker.jobs.in_process import InProcess, InProcessJobType
+from worker.jobs.registry import JOB_TYPES
+from worker.jobs.scoring import ScoreJobType
 
 SOON = 0.001
 Eventually = Callable[[Callable[[], object]], None]
@@ -142,27 +145,28 @@ class TestServing:
         return Heard()
 
     @pytest.fixture
-    def attempt(self, database: Database, heard: Heard) -> Callable[[Any], Attempt]:
-        """An attempt at a row's job, whose watch tells `heard`."""
+    def attempt(self, database: Database, heard: Heard) -> Callable[[Any], InProcess]:
+        """An attempt at a row's job whose signs of progress go to `heard`."""
 
-        class Watch(_Watch):
-            def moved(self) -> None:
+        class Listening(InProcess):
+            def touch(self) -> None:
                 heard()
 
         def begin(row: Any) -> Attempt:
             with database.transaction() as session:
                 session.add(row)
-            claim: Claim | None = claim_next(database, type(row), "worker:1")
+            job_type = JOB_TYPES[row.KIND]
+            assert isinstance(job_type, InProcessJobType)
+            claim = claim_next(database, job_type, "worker:1")
             assert claim is not None
-            lease = Lease(database, claim, lambda: None)
-            begun = Attempt(database, claim, lease, threading.Event(), Watch(database, claim), SOON)
-            begun.begin()
+            begun = Listening(Attempt(database, claim, threading.Event()), job_type, SOON)
+            begun.start()
             return begun
 
         return begin
 
     def test_a_model_that_loads_is_no_silence(
-        self, attempt: Callable[[Any], Attempt], heard: Heard, monkeypatch: pytest.MonkeyPatch
+        self, attempt: Callable[[Any], InProcess], heard: Heard, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Family:
             @classmethod
@@ -173,13 +177,13 @@ class TestServing:
         from worker.engine.inference.generator import Generator
 
         monkeypatch.setitem(models.FAMILIES, "flux", Family)
-        monkeypatch.setattr(generation, "_generator", Generator("cpu", Warm()))
+        monkeypatch.setattr(generation, "_generator", lambda: Generator("cpu", Warm()))
         spec = GenerationSpec(prompts=("a small red circle on white",)).model_dump(mode="json")
         with pytest.raises(ValueError, match="not there after all"):
-            generation._draw(attempt(Generation(requested={}, spec=spec, spec_version=1)))
+            GenerationJobType().work(attempt(Generation(requested={}, spec=spec, spec_version=1)))
 
     def test_nor_is_a_checkpoint_that_is_fetched(
-        self, attempt: Callable[[Any], Attempt], heard: Heard, database: Database
+        self, attempt: Callable[[Any], InProcess], heard: Heard, database: Database
     ) -> None:
         missing = uuid.uuid4()
         spec = GenerationSpec(prompts=("a small red circle on white",), checkpoints=(missing,)).model_dump(mode="json")
@@ -187,25 +191,25 @@ class TestServing:
         with ThreadPoolExecutor(1) as worker:
             with database.engine.begin() as blocking:
                 blocking.execute(text("LOCK TABLE checkpoints IN ACCESS EXCLUSIVE MODE"))
-                drawn = worker.submit(generation._draw, begun)
+                drawn = worker.submit(GenerationJobType().work, begun)
                 assert heard.three()
             with pytest.raises(ArtifactDamaged, match=str(missing)):
                 drawn.result()
 
     def test_nor_is_a_reward(
-        self, attempt: Callable[[Any], Attempt], heard: Heard, waiting: Any, monkeypatch: pytest.MonkeyPatch
+        self, attempt: Callable[[Any], InProcess], heard: Heard, waiting: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from worker.engine.inference.image_scorer import Scorer
 
         in_time: list[bool] = []
         waiting(lambda: in_time.append(heard.three()))  # what a reward raises, the scoring bears
-        monkeypatch.setattr(scoring, "_scorer", Scorer("cpu", Warm()))
+        monkeypatch.setattr(scoring, "_scorer", lambda: Scorer("cpu", Warm()))
         spec = {"rewards": ["shapes_verifier"], "generation": None}
-        scoring._score(attempt(Score(id=uuid.uuid4(), requested={}, spec=spec, spec_version=1, total_images=0)))
+        ScoreJobType().work(attempt(Score(id=uuid.uuid4(), requested={}, spec=spec, spec_version=1, total_images=0)))
         assert in_time == [True]
 
-    def test_a_stop_that_was_asked_for_meanwhile_is_heard(self, attempt: Callable[[Any], Attempt]) -> None:
+    def test_a_stop_that_was_asked_for_meanwhile_is_heard(self, attempt: Callable[[Any], InProcess]) -> None:
         spec = GenerationSpec(prompts=("a small red circle on white",)).model_dump(mode="json")
         begun = attempt(Generation(requested={}, spec=spec, spec_version=1))
-        with pytest.raises(Stopped), begun.loading():
-            begun._stopping.set()
+        with pytest.raises(AttemptEnded), begun.loading():
+            begun.attempt.stopping.set()

@@ -17,11 +17,13 @@ from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
 from service.db.models import Attempt, Run, RunEvent
 from service.db.session import Database
-from worker.jobs.claim import Claim, claim_next
-from worker.jobs.run import RunWork
-from worker.jobs.supervisor import supervise
+from worker.jobs.claim import Claim, JobType, claim_next
+from worker.jobs.run import RunJobType
+from worker.jobs.runner import run_job
 
 PROGRAM = (sys.executable, "-S", str(Path(__file__).with_name("scripted_child.py")))
+RUN = RunJobType(PROGRAM)
+"""Runs whose child process is the scripted one."""
 
 
 @pytest.fixture
@@ -33,7 +35,7 @@ def program() -> tuple[str, ...]:
 @pytest.fixture(autouse=True)
 def _poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Supervisors look after their children twenty times a second, not once."""
-    monkeypatch.setattr("worker.jobs.supervisor.POLL_SECONDS", 0.05)
+    monkeypatch.setattr("worker.jobs.attempt.Attempt.poll_seconds", 0.05)
 
 
 def with_settings(database: Database, **changes: Any) -> Database:
@@ -75,17 +77,15 @@ class Jobs:
             session.add(run)
         return run.id
 
-    def claim(self, owner: str = "worker:1") -> Claim:
+    def claim(self, owner: str = "worker:1", job_type: JobType = RUN) -> Claim:
         """The next run, claimed."""
-        claim = claim_next(self.database, Run, owner)
+        claim = claim_next(self.database, job_type, owner)
         assert claim is not None, [(run.status, run.error) for run in self.every_run()]
         return claim
 
     def supervise(self, claim: Claim, database: Database | None = None) -> threading.Thread:
         """Supervise a claimed run in a thread."""
-        thread = threading.Thread(
-            target=supervise, args=(database or self.database, claim, self.stopping, RunWork(PROGRAM))
-        )
+        thread = threading.Thread(target=run_job, args=(database or self.database, claim, self.stopping))
         thread.start()
         self.threads.append(thread)
         return thread

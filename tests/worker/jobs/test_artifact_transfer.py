@@ -18,7 +18,8 @@ from service.db.session import Database
 from worker.jobs import artifact_transfer
 from worker.jobs.artifact_transfer import fetch_checkpoint
 from worker.jobs.claim import claim_next
-from worker.jobs.generation import generate
+from worker.jobs.generation import GenerationJobType
+from worker.jobs.runner import run_job
 
 WEIGHTS = "weights.safetensors"
 Save = Callable[[str], uuid.UUID]
@@ -110,10 +111,10 @@ def test_a_generation_leaves_nothing_here_but_what_is_kept(database: Database, s
     spec = GenerationSpec(prompts=("a small red circle on white",), checkpoints=(id,)).model_dump(mode="json")
     with database.transaction() as session:
         session.add(row := Generation(requested={}, spec=spec, spec_version=1))
-    claim = claim_next(database, Generation, "worker:1")
+    claim = claim_next(database, GenerationJobType(), "worker:1")
     assert claim is not None
 
-    generate(database, claim, threading.Event())
+    run_job(database, claim, threading.Event())
 
     with database.transaction() as session:
         assert session.get_one(Generation, row.id).status is JobStatus.FAILED

@@ -9,9 +9,9 @@ import pytest
 
 from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
-from service.db.models import Run
 from service.db.session import Database
-from worker.jobs.claim import LeaseLost, claim_next, move, renew, wish
+from worker.jobs.claim import LeaseLost, claim_next, find_stop_request, move, renew
+from worker.jobs.run import RunJobType
 
 
 class TestClaimNext:
@@ -22,7 +22,7 @@ class TestClaimNext:
         def work(worker: int) -> list[Any]:
             start.wait()
             taken = []
-            while claim := claim_next(impatient, Run, f"worker:{worker}"):
+            while claim := claim_next(impatient, RunJobType(), f"worker:{worker}"):
                 taken.append(claim.id)
             return taken
 
@@ -38,7 +38,7 @@ class TestClaimNext:
         assert [jobs.claim().id for _ in range(3)] == [first, second, late]
 
     def test_an_empty_queue_gives_nothing(self, impatient: Database) -> None:
-        assert claim_next(impatient, Run, "worker:1") is None
+        assert claim_next(impatient, RunJobType(), "worker:1") is None
 
     def test_a_run_of_more_processes_than_devices_is_left_to_another_worker(
         self, jobs: Any, impatient: Database
@@ -46,9 +46,9 @@ class TestClaimNext:
         large = jobs.add(spec=RunSpec(resources={"processes_per_node": 4}).model_dump(mode="json"))
         small = jobs.add()
 
-        taken = [claim_next(impatient, Run, "worker:1", devices=2) for _ in range(2)]
+        taken = [claim_next(impatient, RunJobType(), "worker:1", devices=2) for _ in range(2)]
         assert [claim and claim.id for claim in taken] == [small, None]
-        claim = claim_next(impatient, Run, "worker:2", devices=4)
+        claim = claim_next(impatient, RunJobType(), "worker:2", devices=4)
         assert claim is not None and claim.id == large
 
     def test_a_claim_begins_an_attempt_and_a_lease(self, jobs: Any) -> None:
@@ -74,7 +74,7 @@ class TestMove:
         for write in (
             lambda: move(impatient, superseded, JobStatus.FAILED),
             lambda: renew(impatient, superseded),
-            lambda: wish(impatient, superseded),
+            lambda: find_stop_request(impatient, superseded),
         ):
             with pytest.raises(LeaseLost):
                 write()

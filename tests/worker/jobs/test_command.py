@@ -7,30 +7,30 @@ from pathlib import Path
 
 import pytest
 
-from worker.jobs.command import RANKS, TRAIN, train
+from worker.jobs.run import PROGRAM, RANKS, train_command
 
 SPEC, OUT, START, RESUME = (Path(name) for name in ("spec.json", "out dir", "start", "resume"))
 
 
 class TestTrain:
     def test_the_engines_program_gets_spec_and_directory(self) -> None:
-        assert train(SPEC, OUT).argv == (*TRAIN, "spec.json", "--out", "out dir")
+        assert train_command(SPEC, OUT).argv == (*PROGRAM, "spec.json", "--out", "out dir")
 
     def test_a_start_is_named(self) -> None:
-        assert train(SPEC, OUT, start_from=START).argv[-2:] == ("--start-from", "start")
+        assert train_command(SPEC, OUT, start_from=START).argv[-2:] == ("--start-from", "start")
 
     def test_going_on_wins_over_starting(self) -> None:
-        argv = train(SPEC, OUT, start_from=START, resume=RESUME).argv
+        argv = train_command(SPEC, OUT, start_from=START, resume=RESUME).argv
         assert argv[-2:] == ("--resume", "resume")
         assert "--start-from" not in argv
 
     def test_files_of_prompt_sets_go_by_their_names(self) -> None:
-        argv = train(SPEC, OUT, prompt_sets={"mine": Path("a=b.jsonl")}).argv
+        argv = train_command(SPEC, OUT, prompt_sets={"mine": Path("a=b.jsonl")}).argv
         assert argv[-2:] == ("--prompt-set", "mine=a=b.jsonl")
 
     def test_several_processes_are_started_by_one_that_ends_with_them(self) -> None:
-        argv = train(SPEC, OUT, processes=3).argv
-        assert argv == (*RANKS, "3", "out dir", *TRAIN, "spec.json", "--out", "out dir")
+        argv = train_command(SPEC, OUT, processes=3).argv
+        assert argv == (*RANKS, "3", "out dir", *PROGRAM, "spec.json", "--out", "out dir")
 
     def test_their_starter_does_not_load_torch(self) -> None:
         code = "import sys, worker.entrypoints.ranks; sys.exit('torch' in sys.modules)"
@@ -39,15 +39,15 @@ class TestTrain:
     def test_they_share_the_cores_unless_told_otherwise(self, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
         cores = len(os.sched_getaffinity(0))
-        assert "OMP_NUM_THREADS" not in train(SPEC, OUT).environment
-        assert train(SPEC, OUT, processes=2).environment["OMP_NUM_THREADS"] == str(max(1, cores // 2))
-        assert train(SPEC, OUT, processes=64).environment["OMP_NUM_THREADS"] == str(max(1, cores // 64))
+        assert "OMP_NUM_THREADS" not in train_command(SPEC, OUT).environment
+        assert train_command(SPEC, OUT, processes=2).environment["OMP_NUM_THREADS"] == str(max(1, cores // 2))
+        assert train_command(SPEC, OUT, processes=64).environment["OMP_NUM_THREADS"] == str(max(1, cores // 64))
         monkeypatch.setenv("OMP_NUM_THREADS", "5")
-        assert train(SPEC, OUT, processes=2).environment["OMP_NUM_THREADS"] == "5"
+        assert train_command(SPEC, OUT, processes=2).environment["OMP_NUM_THREADS"] == "5"
 
     def test_the_child_is_given_no_address_of_database_or_broker(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("G2RPO_DATABASE_URL", "G2RPO_BROKER_URL", "G2RPO_CATALOG"):
             monkeypatch.setenv(name, "secret")
-        environment = train(SPEC, OUT).environment
+        environment = train_command(SPEC, OUT).environment
         assert not {"G2RPO_DATABASE_URL", "G2RPO_BROKER_URL"} & environment.keys()
         assert environment["G2RPO_CATALOG"] == "secret"

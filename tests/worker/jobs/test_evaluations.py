@@ -31,14 +31,14 @@ from service.db.models import (
 from service.db.session import Database
 from tests.service.unigenbench import EN, benchmark
 from tests.worker.jobs.conftest import with_settings
-from worker.jobs.claim import Claim, claim_next, give_up, move
-from worker.jobs.evaluation import EvaluationWork
-from worker.jobs.evaluation_ingest import EvaluationIngest
-from worker.jobs.supervisor import supervise
+from worker.jobs.claim import Claim, claim_next, end_lost_attempt, move
+from worker.jobs.evaluation import EvaluationIngest, EvaluationJobType
+from worker.jobs.runner import run_job
 from worker.maintenance.garbage_collection import collect_garbage
-from worker.maintenance.recovery import salvage
+from worker.maintenance.recovery import recover_unread
 
 PROGRAM = (sys.executable, "-S", str(Path(__file__).with_name("scripted_evaluation.py")))
+EVALUATION = EvaluationJobType(PROGRAM)
 JUDGE = JudgeEntry(name="j", kind="openai", url="http://127.0.0.1:1/v1", model="seer")
 
 
@@ -71,14 +71,14 @@ class Evaluations:
 
     def claim(self) -> Claim:
         """The next one, claimed."""
-        claim = claim_next(self.database, Evaluation, "worker:1")
+        claim = claim_next(self.database, EVALUATION, "worker:1")
         assert claim is not None
         return claim
 
     def perform(self) -> Evaluation:
         """See one attempt at the next one through, and return its row."""
         claim = self.claim()
-        supervise(self.database, claim, threading.Event(), EvaluationWork(PROGRAM))
+        run_job(self.database, claim, threading.Event())
         return self.row(claim.id)
 
     def row(self, id: uuid.UUID) -> Evaluation:
@@ -178,7 +178,7 @@ class TestCancelledWithoutItsWorker:
 
     def give_up(self, evaluations: Evaluations, claim: Claim) -> Evaluation:
         with evaluations.database.transaction() as session:
-            give_up(session, session.get_one(Evaluation, claim.id, with_for_update=True))
+            end_lost_attempt(session, EVALUATION, session.get_one(Evaluation, claim.id, with_for_update=True))
         return evaluations.row(claim.id)
 
     def test_it_is_scored_when_its_worker_is_given_up(self, evaluations: Evaluations) -> None:
@@ -208,7 +208,7 @@ def test_what_is_salvaged_of_an_ended_one_is_scored(evaluations: Evaluations) ->
         session.execute(update(EvaluationAttempt).values(events_offset=0, log_offset=0))
         session.get_one(Evaluation, id).move_to(JobStatus.FAILED)
 
-    salvage(evaluations.database, EvaluationWork())
+    recover_unread(evaluations.database, EVALUATION)
 
     row = evaluations.row(id)
     assert row.status is JobStatus.FAILED and row.scores is not None and row.rewards is not None
@@ -300,12 +300,12 @@ def test_one_that_is_lost_before_it_is_drawn_again_is_asked_about_anew_all_the_s
     (key,) = [one.key for one in evaluations.rows(EvaluationImage, id) if (one.index, one.image_index) == (1, 1)]
     spoil(evaluations.database.artifacts, key, "lost")
     evaluations.queue_again(id)
-    claim, work = evaluations.claim(), EvaluationWork(PROGRAM)
+    claim, work = evaluations.claim(), EvaluationJobType(PROGRAM)
     directory = evaluations.database.settings.data_dir.absolute() / "work" / "evaluations" / str(id) / "attempt-2"
     directory.mkdir(parents=True)
     work.prepare(evaluations.database, claim, evaluations.row(id), directory)
     with evaluations.database.transaction() as session:
-        give_up(session, session.get_one(Evaluation, id, with_for_update=True))
+        end_lost_attempt(session, EVALUATION, session.get_one(Evaluation, id, with_for_update=True))
 
     row = evaluations.perform()
     assert row.status is JobStatus.SUCCEEDED and row.scores is not None
@@ -315,9 +315,7 @@ def test_one_that_is_lost_before_it_is_drawn_again_is_asked_about_anew_all_the_s
 def test_one_that_is_cancelled_keeps_what_it_has(evaluations: Evaluations, eventually: Any) -> None:
     id = evaluations.add("waits")
     claim = evaluations.claim()
-    work = threading.Thread(
-        target=supervise, args=(evaluations.database, claim, threading.Event(), EvaluationWork(PROGRAM))
-    )
+    work = threading.Thread(target=run_job, args=(evaluations.database, claim, threading.Event()))
     work.start()
     eventually(lambda: evaluations.asked(id))
     with evaluations.database.transaction() as session:
@@ -336,7 +334,7 @@ def test_what_came_first_stays(evaluations: Evaluations, tmp_path: Path) -> None
         '{"type": "answer", "time": "2026-01-01T00:00:00Z", "index": 0, "image_index": 0, "number": 1, "text": "late", '
         '"scores": null, "failure": "no_scores", "seconds": 1.0}\n'
     )
-    claim = Claim(Evaluation, id, row.attempt, "", 0.0)
+    claim = Claim(EVALUATION, id, row.attempt, "", 0.0)
     late = EvaluationIngest(evaluations.database, claim, tmp_path, 9, lock=lambda held, _: held.get_one(Evaluation, id))
     late.drain()
     assert evaluations.rows(EvaluationAnswer, id)[0].text != "late"
@@ -353,7 +351,7 @@ def test_what_was_taken_for_a_leftover_is_kept_once_it_is_recorded(evaluations: 
     drawn = {"type": "image", "time": "2026-01-01T00:00:00Z", "index": 0, "image_index": 0, "seed": 1}
     (tmp_path / "events.jsonl").write_text(json.dumps({**drawn, "sha256": sha256, "size": 4}) + "\n")
 
-    claim = Claim(Evaluation, id, row.attempt, "", 0.0)
+    claim = Claim(EVALUATION, id, row.attempt, "", 0.0)
     EvaluationIngest(database, claim, tmp_path, 9, lock=lambda held, _: held.get_one(Evaluation, id)).drain()
 
     collect_garbage(database)

@@ -23,17 +23,19 @@ from worker.engine.inference.model_cache import Warm
 from worker.engine.models import FlowModel
 from worker.jobs import generation
 from worker.jobs.claim import claim_next
+from worker.jobs.generation import GenerationJobType
 from worker.jobs.in_process import STUCK_EXIT
+from worker.jobs.runner import run_job
 from worker.monitoring.stats import STATS
 
 PROGRAM = """
 import threading
-from service.db.models import Generation
 from service.db.session import connect
 from worker.jobs.claim import claim_next
-from worker.jobs.generation import generate
+from worker.jobs.generation import GenerationJobType
+from worker.jobs.runner import run_job
 database = connect()
-generate(database, claim_next(database, Generation, "worker:1"), threading.Event())
+run_job(database, claim_next(database, GenerationJobType(), "worker:1"), threading.Event())
 """
 
 
@@ -77,12 +79,12 @@ def test_one_that_is_cancelled_has_ended_though_its_model_still_loads(
             return family.load(entry, device, dtype)
 
     monkeypatch.setitem(models.FAMILIES, "flux", LoadsForLong)
-    monkeypatch.setattr(generation, "_generator", Generator("cpu", Warm()))
+    monkeypatch.setattr(generation, "_generator", lambda: Generator("cpu", Warm()))
     before = STATS.snapshot()
-    claim = claim_next(impatient, Generation, "worker:1")
+    claim = claim_next(impatient, GenerationJobType(), "worker:1")
     assert claim is not None
 
-    generation.generate(impatient, claim, threading.Event())
+    run_job(impatient, claim, threading.Event())
 
     with impatient.transaction() as session:
         ended = session.get_one(Generation, row.id)

@@ -23,8 +23,11 @@ from worker.engine.inference.image_scorer import NO_NUMBER, Scorer, pixels
 from worker.engine.inference.model_cache import WARM, Warm
 from worker.engine.models.sources import fingerprint
 from worker.engine.rewards import load_reward
-from worker.jobs import generation, scoring
+from worker.jobs import scoring
 from worker.jobs.claim import claim_next
+from worker.jobs.generation import GenerationJobType
+from worker.jobs.runner import run_job
+from worker.jobs.scoring import ScoreJobType
 
 CAPTIONS = ("a small red circle above a large blue square on white", "a large green triangle on white")
 
@@ -42,9 +45,9 @@ def add(database: Database, names: list[str], images: Sequence[tuple[str, str, s
 
 
 def perform(database: Database) -> None:
-    claim = claim_next(database, Score, "worker:1")
+    claim = claim_next(database, ScoreJobType(), "worker:1")
     assert claim is not None
-    scoring.score(database, claim, threading.Event())
+    run_job(database, claim, threading.Event())
 
 
 def found(database: Database, id: uuid.UUID) -> tuple[Score, list[list[RewardValue]]]:
@@ -62,9 +65,9 @@ def drawn(database: Database) -> list[GenerationImage]:
     spec = GenerationSpec(prompts=CAPTIONS, num_images=2, steps=4, guidance=3.5, width=32, height=32)
     with database.transaction() as session:
         session.add(row := Generation(requested={}, spec=spec.model_dump(mode="json"), spec_version=1))
-    claim = claim_next(database, Generation, "worker:1")
+    claim = claim_next(database, GenerationJobType(), "worker:1")
     assert claim is not None
-    generation.generate(database, claim, threading.Event())
+    run_job(database, claim, threading.Event())
     with database.transaction() as session:
         own = select(GenerationImage).where(GenerationImage.generation_id == row.id)
         return list(session.scalars(own.order_by(GenerationImage.number)))
@@ -115,7 +118,7 @@ def test_a_failing_reward_fails_alone(
     cause: str,
 ) -> None:
     monkeypatch.setitem(rewards.KINDS, "shapes_bench_verifier", kind)
-    monkeypatch.setattr(scoring, "_scorer", Scorer(warm=Warm()))  # that has not loaded the other class
+    monkeypatch.setattr(scoring, "_scorer", lambda: Scorer(warm=Warm()))  # that has not loaded the other class
     broken = next(one.name for one in load_catalog().rewards if one.kind == "shapes_bench_verifier")
     id = add(database, [broken, "clip_score"], [(CAPTIONS[0], drawn[0].key, drawn[0].sha256)])
 

@@ -19,7 +19,7 @@ from service.db.models import Checkpoint, LogChunk, Metric, RewardGroup, Run, Sa
 from service.db.session import Database, connect
 from tests.worker.jobs.conftest import with_settings
 from worker.jobs.claim import LeaseLost, move
-from worker.jobs.run import RunWork
+from worker.jobs.run import RunJobType
 from worker.monitoring.stats import STATS
 
 
@@ -160,10 +160,11 @@ class TestFailure:
         assert [row.step for row in jobs.rows(Checkpoint, run)] == [3]
 
     def test_a_program_that_cannot_be_started_is_a_failure(self, jobs: Any, impatient: Database) -> None:
-        from worker.jobs.supervisor import supervise
+        from worker.jobs.runner import run_job
 
         id = jobs.add()
-        supervise(impatient, jobs.claim(), threading.Event(), RunWork(("/no/such/program",)))
+        claim = jobs.claim(job_type=RunJobType(("/no/such/program",)))
+        run_job(impatient, claim, threading.Event())
 
         assert jobs.run(id).status is JobStatus.FAILED
 
@@ -329,11 +330,12 @@ class TestProcesses:
 HOLDER = """
 import sys, threading
 from pathlib import Path
-from worker.jobs.process import Child
-from worker.jobs.command import train
+from worker.jobs.process import Process
+from worker.jobs.run import train_command
 directory = Path(sys.argv[1])
-launch = train(directory / "spec.json", directory / "attempt-1", program=sys.argv[3:], processes=int(sys.argv[2]))
-child = Child(launch, directory / "log.txt", threading.Event())
+spec, out = directory / "spec.json", directory / "attempt-1"
+command = train_command(spec, out, program=sys.argv[3:], processes=int(sys.argv[2]))
+child = Process(command, directory / "log.txt", threading.Event())
 print(child.pid, flush=True)
 child.ended.wait()
 """

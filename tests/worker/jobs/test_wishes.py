@@ -13,9 +13,9 @@ from service.contracts.status import JobStatus
 from service.db.models import Checkpoint, Garbage, Run, RunEvent
 from service.db.session import Database
 from service.jobs import views as service_jobs
-from tests.worker.jobs.conftest import with_settings
-from worker.jobs.claim import give_up
-from worker.jobs.run import RunWork
+from tests.worker.jobs.conftest import RUN, with_settings
+from worker.jobs.claim import end_lost_attempt
+from worker.jobs.run import RunJobType
 
 
 class TestCancel:
@@ -85,7 +85,7 @@ class TestPause:
 
         with capture_logs() as said:
             self.ask(impatient, id)
-            jobs.eventually(lambda: any(line["event"] == "job.not_asked" for line in said))
+            jobs.eventually(lambda: any(line["event"] == "job.request_not_forwarded" for line in said))
         full.unlink()
         supervising.join()
 
@@ -202,7 +202,7 @@ class TestCheckpoints:
         local = tmp_path / "work" / "checkpoints" / str(checkpoint.id) / "lora.safetensors"
 
         def damaged() -> bool:
-            RunWork().prepare(impatient, claim, jobs.run(run.id), tmp_path)
+            RunJobType().prepare(impatient, claim, jobs.run(run.id), tmp_path)
             return bool(jobs.rows(Checkpoint, run)[0].damaged)
 
         assert not damaged() and local.exists()
@@ -223,7 +223,7 @@ class TestCheckpoints:
         (first / "events.jsonl").write_text(json.dumps(failure) + "\n")
         for _ in range(2):
             with impatient.transaction() as session:
-                give_up(session, session.get_one(Run, id))
+                end_lost_attempt(session, RUN, session.get_one(Run, id))
             claim = jobs.claim()
 
         jobs.supervise(claim).join()

@@ -29,16 +29,16 @@ from service.db.models import (
 )
 from service.db.session import Database, connect
 from tests.worker.jobs.conftest import with_settings
-from worker.jobs.run import RunWork
+from worker.jobs.run import RunJobType
 from worker.maintenance.garbage_collection import (
     ForeignStore,
     clear_local_files,
     collect_garbage,
+    delete_idempotency_keys,
     find_leftovers,
     find_orphans,
-    forget_requests,
 )
-from worker.maintenance.recovery import salvage, unread
+from worker.maintenance.recovery import recover_unread, unread
 
 
 @pytest.fixture
@@ -166,7 +166,7 @@ def test_old_requests_are_forgotten(hasty: Database) -> None:
             made = func.now() - timedelta(seconds=age)
             session.add(IdempotencyKey(scope=uuid.UUID(int=0), key=key, fingerprint="", created_at=made))
 
-    forget_requests(hasty)
+    delete_idempotency_keys(hasty)
 
     with hasty.transaction() as session:
         assert session.scalars(select(IdempotencyKey.key)).all() == ["young"]
@@ -205,7 +205,7 @@ class TestSalvage:
         checkpoints = [type for type, _ in jobs.events(run.id)].count("checkpoint")
 
         for _ in range(2):
-            salvage(impatient, RunWork())
+            recover_unread(impatient, RunJobType())
 
         with impatient.transaction() as session:
             assert session.scalar(select(func.count()).select_from(Metric)) == 2
@@ -235,7 +235,7 @@ class TestSalvage:
 
         event.listen(heard.engine, "before_cursor_execute", tidy)
         for _ in range(2):
-            salvage(heard, RunWork())
+            recover_unread(heard, RunJobType())
         collect_garbage(hasty)
 
         [checkpoint] = jobs.rows(Checkpoint, run)
@@ -255,7 +255,7 @@ class TestSalvage:
                     session.get_one(Run, id, with_for_update={"read": True, "key_share": True, "nowait": True})
 
         event.listen(heard.engine, "after_cursor_execute", refer)
-        salvage(heard, RunWork())
+        recover_unread(heard, RunJobType())
 
         assert list(unread(impatient, Run)) == []
 
@@ -264,7 +264,7 @@ class TestSalvage:
     ) -> None:
         jobs.perform("is-killed-once")
         self.forget(impatient)
-        salvage(impatient, RunWork())
+        recover_unread(impatient, RunJobType())
         with impatient.transaction() as session:
             assert session.scalar(select(func.count()).select_from(Metric)) == 0
 

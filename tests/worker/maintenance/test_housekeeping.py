@@ -24,7 +24,7 @@ from worker.engine.inference.model_cache import WARM, Warm
 from worker.engine.models import FlowModel
 from worker.jobs.claim import move
 from worker.maintenance import housekeeping
-from worker.maintenance.housekeeping import Housekeeping, heartbeat, make_room, reconcile
+from worker.maintenance.housekeeping import Housekeeping, heartbeat, reconcile, release_models
 
 
 @pytest.fixture
@@ -191,7 +191,7 @@ class TestMakeRoom:
         if status is not JobStatus.QUEUED:
             move(impatient, jobs.claim(), status)
 
-        make_room(impatient, warm, shared, in_a_row_seconds=0.0)
+        release_models(impatient, warm, shared, burst_seconds=0.0)
 
         assert (warm.let_go(0.0) == []) is goes
 
@@ -199,7 +199,7 @@ class TestMakeRoom:
         jobs.add()
         jobs.claim()
 
-        make_room(impatient, warm, True, in_a_row_seconds=1e6)
+        release_models(impatient, warm, True, burst_seconds=1e6)
 
         assert warm.let_go(0.0) == ["shapes-flux"]
 

@@ -16,11 +16,11 @@ from service.contracts.events import CheckpointSaved
 from service.contracts.jobs import EVENTS_FILE, MANIFEST_FILE
 from service.core.settings import Settings
 from service.db.artifacts import BLOCK, ArtifactDamaged
-from service.db.models import Checkpoint, Run
+from service.db.models import Checkpoint
 from service.db.session import Database, connect
 from worker.jobs.artifact_transfer import fetch_checkpoint
 from worker.jobs.claim import claim_next
-from worker.jobs.run_ingest import RunIngest
+from worker.jobs.run import RunIngest, RunJobType
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 FILES = {WEIGHTS: bytes(range(256)) * (BLOCK // 256 + 1), "training_state.json": b"{}"}
@@ -53,7 +53,7 @@ def client(shared: Settings, database: Database, tmp_path: Path) -> Iterator[Tes
 def saved(worker: Database, records: Any) -> Checkpoint:
     """A checkpoint that a training process wrote and its worker has taken in."""
     run = records.run()
-    claim = claim_next(worker, Run, "worker:1")
+    claim = claim_next(worker, RunJobType(), "worker:1")
     assert claim is not None and claim.id == run.id
     directory = worker.settings.data_dir / "work/runs" / str(run.id) / "attempt-1"
     _write_checkpoint(directory / "checkpoints/20", run.spec)

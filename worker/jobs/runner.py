@@ -1,0 +1,68 @@
+"""Runs a claimed job: lease, execution, conclusion. How the work executes is up to a `Supervisor` or `InProcess`."""
+
+import threading
+
+from service.contracts.status import JobStatus
+from service.db.session import Database
+from worker.jobs.attempt import Attempt, AttemptEnded
+from worker.jobs.claim import Claim, LeaseLost, move
+from worker.jobs.in_process import InProcess, InProcessJobType
+from worker.jobs.outcome import Outcome, from_exception, too_often_lost
+from worker.jobs.supervisor import SupervisedJobType, Supervisor
+from worker.monitoring.stats import STATS
+
+
+def run_job(database: Database, claim: Claim, stopping: threading.Event) -> None:
+    """Run a claimed job until this attempt ends. `stopping` makes the attempt stop, for another worker to continue.
+
+    Never raises for an error of the job, its process, the database or another worker: the job's row has the outcome.
+    """
+    attempt = Attempt(database, claim, stopping)
+    execution = _execution(attempt)
+    try:
+        with attempt.lease:
+            outcome = _run(attempt, execution)
+            if attempt.recorded.is_set():
+                outcome = Outcome(JobStatus.CANCELLED)
+            else:
+                outcome = attempt.retry_database(_record, attempt, outcome)
+            STATS.add(f"jobs.{outcome.status}")
+            attempt.log.info("job.ended", status=outcome.status, code=outcome.error["code"] if outcome.error else None)
+        # Removing gigabytes takes time, and the lease is no longer there to be renewed.
+        execution.clean_up(outcome)
+    except LeaseLost as lost:
+        attempt.log.warning("job.lost", detail=str(lost))
+    finally:
+        execution.abort()
+
+
+def _execution(attempt: Attempt) -> Supervisor | InProcess:
+    match attempt.claim.job_type:
+        case SupervisedJobType() as job_type:
+            return Supervisor(attempt, job_type)
+        case InProcessJobType() as job_type:
+            return InProcess(attempt, job_type)
+        case job_type:
+            raise TypeError(f"{type(job_type).__name__} is neither a SupervisedJobType nor an InProcessJobType")
+
+
+def _run(attempt: Attempt, execution: Supervisor | InProcess) -> Outcome:
+    try:
+        return execution.run()
+    except LeaseLost:
+        raise
+    except AttemptEnded as ended:
+        return ended.outcome
+    except Exception as error:
+        outcome = from_exception(error, in_process=isinstance(execution, InProcess))
+        unexpected = outcome.error is not None and outcome.error["code"] == "error"
+        attempt.log.warning("job.raised", error=str(error) or repr(error), exc_info=unexpected)
+        return outcome
+
+
+def _record(attempt: Attempt, outcome: Outcome) -> Outcome:
+    """Record how the attempt ended; the outcome, which is a failure after the last allowed loss."""
+    if outcome.lost and (losses := attempt.losses() + 1) >= attempt.database.settings.max_attempts:
+        outcome = too_often_lost(losses, outcome.returncode, outcome.log_tail)
+    move(attempt.database, attempt.claim, outcome.status, outcome.error, lost=outcome.lost)
+    return outcome
