@@ -144,8 +144,8 @@ def _read_judged(directory: Path) -> JudgedReference:
     for line in (directory / EVENTS_FILE).read_bytes().splitlines():
         match EvaluationEventLine.validate_json(line):
             case ImageDrawn() as said:
-                found.images[said.index, said.image] = said.sha256
-                found.rewards[said.index, said.image] = said.rewards
+                found.images[said.index, said.image_index] = said.sha256
+                found.rewards[said.index, said.image_index] = said.rewards
             case ImageAnswered() as said:
-                found.answers[said.index, said.image, said.number] = said.scores or ()
+                found.answers[said.index, said.image_index, said.number] = said.scores or ()
     return found

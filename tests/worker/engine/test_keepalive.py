@@ -152,7 +152,7 @@ class TestServing:
             def touch(self) -> None:
                 heard()
 
-        def begin(row: Any) -> Attempt:
+        def begin(row: Any) -> InProcess:
             with database.transaction() as session:
                 session.add(row)
             job_type = JOB_TYPES[row.KIND]
