@@ -1,4 +1,4 @@
-"""Looking up the names of a request, in the catalog and among checkpoints, and holding it to the limits."""
+"""Validation of requests: names in the catalog and the database, checkpoints, sizes and cost limits."""
 
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -17,36 +17,32 @@ from service.http.errors import FieldError, Invalid
 from service.jobs import capacity
 
 Loc = tuple[str | int, ...]
-_MOST_TOLD = 20
-"""Uploaded prompt sets that a refusal names."""
+_MAX_LISTED = 20
+"""Maximum number of uploaded prompt sets that an error message lists."""
 
 
 def uploaded_sets(session: Session, catalog: Catalog, spec: RunSpec) -> dict[str, PromptSet]:
     """The uploaded prompt sets that a spec names, by name. They cannot be deleted before the session's commit."""
-    offered = {entry.name for entry in catalog.prompt_sets}
-    named = {name for name in (spec.prompts.set, spec.heldout.prompts) if name is not None} - offered
-    if not named:
-        return {}
-    query = select(PromptSet).where(PromptSet.name.in_(named), PromptSet.deleted_at.is_(None)).order_by(PromptSet.id)
-    return {row.name: row for row in session.scalars(query.with_for_update(read=True))}
+    names = {name for name in (spec.prompts.set, spec.heldout.prompts) if name is not None}
+    names -= {entry.name for entry in catalog.prompt_sets}
+    query = select(PromptSet).where(PromptSet.name.in_(names), PromptSet.deleted_at.is_(None)).order_by(PromptSet.id)
+    return {row.name: row for row in session.scalars(query.with_for_update(read=True))} if names else {}
 
 
 def check_run(
     session: Session, database: Database, catalog: Catalog, spec: RunSpec, uploaded: Collection[str] = ()
 ) -> Plan:
-    """The plan of a run whose names are known and fit together, and whose cost is within the limits.
+    """The plan of a valid run, whose cost is within the limits.
 
-    `uploaded` are names of prompt sets beside the catalog's.
-
-    Raises Invalid, with every field that is wrong.
+    `uploaded` are names of prompt sets in addition to the catalog's. Raises Invalid with all invalid fields.
     """
     plan, settings = make_plan(spec, catalog, uploaded), database.settings
-    there = capacity.present(session, settings)
+    devices = capacity.available(session, settings)
     errors = [
         *_names(catalog, spec),
         *_prompt_sets(session, catalog, spec, uploaded),
         *check_budget(settings, plan),
-        *capacity.refusals(spec, plan, there),
+        *capacity.errors(spec, plan, devices),
     ]
     model = find_model(catalog, spec.model)
     if model is not None:
@@ -55,72 +51,68 @@ def check_run(
             errors += _start(session, database.artifacts, spec, spec.start_from)
     if errors:
         raise Invalid(errors)
-    return plan.model_copy(update={"warnings": (*plan.warnings, *capacity.warnings(spec, plan, there))})
+    return plan.model_copy(update={"warnings": (*plan.warnings, *capacity.warnings(spec, plan, devices))})
 
 
 def warned_plan(session: Session, settings: Settings, catalog: Catalog, spec: RunSpec) -> Plan:
-    """The plan of a run, with what would be refused for want of names or devices as warnings.
+    """The plan of a run; errors that concern names or devices become warnings.
 
-    Raises Invalid where it would cost more than this service allows.
+    Raises Invalid if the run exceeds the cost limits.
     """
     plan = make_plan(spec, catalog, uploaded_sets(session, catalog, spec))
     if errors := list(check_budget(settings, plan)):
         raise Invalid(errors)
-    there = capacity.present(session, settings)
-    refused = (f"{'.'.join(map(str, one.loc[1:]))}: {one.msg}" for one in capacity.refusals(spec, plan, there))
-    warnings = (*plan.warnings, *refused, *capacity.warnings(spec, plan, there))
+    devices = capacity.available(session, settings)
+    unfit = (f"{'.'.join(map(str, one.loc[1:]))}: {one.msg}" for one in capacity.errors(spec, plan, devices))
+    warnings = (*plan.warnings, *unfit, *capacity.warnings(spec, plan, devices))
     return plan.model_copy(update={"warnings": warnings})
 
 
 def check_budget(settings: Settings, plan: Plan) -> Iterator[FieldError]:
-    """The errors of a run that would cost more than this service allows."""
+    """The errors of a run that exceeds the cost limits of this service."""
     yield from check_prompts(settings, len(plan.spec.prompts.items or ()), ("body", "prompts", "items"))
-    most = settings.max_run_nfe
-    if plan.total_nfe > most:
-        yield FieldError(
-            loc=["body", "training", "max_steps"],
-            msg=f"the run would evaluate the network {plan.total_nfe} times; allowed are {most}. Take fewer "
-            "steps, prompts per step, samples of a group, or held-out images",
-            type="too_many_nfe",
+    if plan.total_nfe > settings.max_run_nfe:
+        msg = (
+            f"the run needs {plan.total_nfe} NFE; allowed are {settings.max_run_nfe}. Use fewer steps, prompts per "
+            "step, samples per group or held-out images"
         )
+        yield _error(("body", "training", "max_steps"), "too_many_nfe", msg)
 
 
 def check_prompts(settings: Settings, prompts: int, loc: Loc) -> Iterator[FieldError]:
-    """The error of a request that lists more prompts than this service allows."""
+    """The error of a request with more prompts than this service allows."""
     if prompts > settings.max_prompts:
-        msg = f"{prompts} prompts; allowed are {settings.max_prompts}"
-        yield FieldError(loc=list(loc), msg=msg, type="too_many_prompts")
+        yield _error(loc, "too_many_prompts", f"{prompts} prompts; allowed are {settings.max_prompts}")
 
 
 def find_model(catalog: Catalog, name: str) -> ModelEntry | None:
-    """The model of that name, if the catalog has it."""
+    """The catalog's model of that name, if any."""
     return next((entry for entry in catalog.models if entry.name == name), None)
 
 
 def unknown(lookup: Callable[[str], object], name: str, loc: Loc) -> Iterator[FieldError]:
-    """The error for a name that the catalog's `lookup` does not know; it says which there are."""
+    """The error of a name that the catalog's `lookup` does not find, with the names that it has."""
     try:
         lookup(name)
     except KeyError as missing:
-        yield FieldError(loc=list(loc), msg=str(missing.args[0]), type="unknown_name")
+        yield _error(loc, "unknown_name", str(missing.args[0]))
 
 
 def check_size(model: ModelEntry, width: int, height: int, loc: Loc) -> Iterator[FieldError]:
-    """The errors of an image size that the model cannot draw."""
+    """The errors of an image size that the model does not support."""
     for side, pixels in (("width", width), ("height", height)):
         if pixels > model.max_size or pixels % model.size_multiple:
-            yield FieldError(
-                loc=[*loc, side],
-                msg=f"{pixels} is no {side} of {model.name}; allowed are multiples of {model.size_multiple} "
-                f"up to {model.max_size} pixels",
-                type="size_not_possible",
+            msg = (
+                f"{model.name} does not support {side} {pixels}; allowed are multiples of {model.size_multiple} up to "
+                f"{model.max_size} pixels"
             )
+            yield _error((*loc, side), "size_not_possible", msg)
 
 
 def lock_checkpoints(session: Session, ids: Collection[uuid.UUID]) -> None:
-    """Keep checkpoints from being deleted before the commit, in the order in which deletions lock them: by id.
+    """Keep checkpoints from being deleted before the commit.
 
-    To be called before jobs that refer to them are locked, for a deletion goes on to these.
+    Call it before locking jobs that refer to them: deletions lock checkpoints by id first, then these jobs.
     """
     if ids:
         own = select(Checkpoint.id).where(Checkpoint.id.in_(ids)).order_by(Checkpoint.id)
@@ -130,27 +122,31 @@ def lock_checkpoints(session: Session, ids: Collection[uuid.UUID]) -> None:
 def check_checkpoint(
     session: Session, artifacts: ArtifactStore, id: uuid.UUID, model: str, loc: Loc
 ) -> tuple[Checkpoint | None, Sequence[FieldError]]:
-    """A checkpoint and what speaks against using it with `model`."""
-    # Shared until the commit: what is deleted meanwhile is either seen here or sees who uses it.
+    """A checkpoint, and the errors of using it with `model`."""
+    # A shared lock until the commit: a concurrent deletion is either visible here or sees the reference.
     checkpoint = session.get(Checkpoint, id, with_for_update={"read": True}, populate_existing=True)
     if checkpoint is None:
-        return None, [FieldError(loc=list(loc), msg=f"there is no checkpoint {id}", type="unknown_name")]
+        return None, [_error(loc, "unknown_name", f"there is no checkpoint {id}")]
     if checkpoint.deleted_at is not None:
-        msg = f"checkpoint {id} was deleted at {checkpoint.deleted_at:%Y-%m-%d %H:%M:%S} UTC; take another one"
-        return None, [FieldError(loc=list(loc), msg=msg, type="deleted_checkpoint")]
+        msg = f"checkpoint {id} was deleted at {checkpoint.deleted_at:%Y-%m-%d %H:%M:%S} UTC; use another checkpoint"
+        return None, [_error(loc, "deleted_checkpoint", msg)]
     if checkpoint.model != model:
-        about = f" (architecture {checkpoint.architecture[:12]})" if checkpoint.architecture else ""
+        architecture = f" (architecture {checkpoint.architecture[:12]})" if checkpoint.architecture else ""
         msg = (
-            f"checkpoint {id} belongs to model {checkpoint.model!r}{about}, not to {model!r}; "
-            f"set model to {checkpoint.model!r} or take another checkpoint"
+            f"checkpoint {id} belongs to model {checkpoint.model!r}{architecture}, not to {model!r}; "
+            f"set model to {checkpoint.model!r} or use another checkpoint"
         )
-        return checkpoint, [FieldError(loc=list(loc), msg=msg, type="other_architecture")]
+        return checkpoint, [_error(loc, "other_architecture", msg)]
     try:
-        artifacts.check_whole(checkpoint.stored.values())  # hashes are checked by who fetches it
+        artifacts.check_whole(checkpoint.stored.values())  # workers check the hashes
     except ArtifactDamaged as error:
-        msg = f"checkpoint {id} is damaged ({error}); mend the artifact store or take another checkpoint"
-        return checkpoint, [FieldError(loc=list(loc), msg=msg, type="damaged_checkpoint")]
+        msg = f"checkpoint {id} is damaged ({error}); repair the artifact store or use another checkpoint"
+        return checkpoint, [_error(loc, "damaged_checkpoint", msg)]
     return checkpoint, []
+
+
+def _error(loc: Loc, type: str, msg: str) -> FieldError:
+    return FieldError(loc=list(loc), msg=msg, type=type)
 
 
 def _names(catalog: Catalog, spec: RunSpec) -> Iterator[FieldError]:
@@ -162,19 +158,15 @@ def _names(catalog: Catalog, spec: RunSpec) -> Iterator[FieldError]:
 
 
 def _prompt_sets(session: Session, catalog: Catalog, spec: RunSpec, uploaded: Collection[str]) -> Iterator[FieldError]:
-    places: list[tuple[str | None, Loc]] = [
-        (spec.prompts.set, ("body", "prompts", "set")),
-        (spec.heldout.prompts, ("body", "heldout", "prompts")),
-    ]
-    known = {entry.name for entry in catalog.prompt_sets} | set(uploaded)
-    for name, loc in places:
-        if name is not None and name not in known:
-            there = select(PromptSet.name).where(PromptSet.deleted_at.is_(None)).order_by(PromptSet.name)
-            sent = session.scalars(there.limit(_MOST_TOLD)).all()
-            offered = ", ".join(entry.name for entry in catalog.prompt_sets)
-            msg = f"unknown prompt set {name!r}; the catalog has {offered}; uploaded are {', '.join(sent) or 'none'}"
-            more = " and perhaps others: GET /prompt-sets lists all" if len(sent) == _MOST_TOLD else ""
-            yield FieldError(loc=list(loc), msg=msg + more, type="unknown_name")
+    bundled = [entry.name for entry in catalog.prompt_sets]
+    for name, loc in ((spec.prompts.set, ("prompts", "set")), (spec.heldout.prompts, ("heldout", "prompts"))):
+        if name is not None and name not in bundled and name not in uploaded:
+            query = select(PromptSet.name).where(PromptSet.deleted_at.is_(None)).order_by(PromptSet.name)
+            found = session.scalars(query.limit(_MAX_LISTED)).all()
+            msg = f"unknown prompt set {name!r}; the catalog has {', '.join(bundled)}; "
+            msg += f"uploaded are {', '.join(found) or 'none'}"
+            more = " and possibly others: see GET /prompt-sets" if len(found) == _MAX_LISTED else ""
+            yield _error(("body", *loc), "unknown_name", msg + more)
 
 
 def _start(session: Session, artifacts: ArtifactStore, spec: RunSpec, id: uuid.UUID) -> Iterator[FieldError]:
@@ -187,10 +179,10 @@ def _start(session: Session, artifacts: ArtifactStore, spec: RunSpec, id: uuid.U
     rank, alpha = manifest.get("lora_rank"), manifest.get("lora_alpha")
     if checkpoint.kind != training.adapter:
         msg = f"checkpoint {id} is of kind {checkpoint.kind!r}; set training.adapter to it, not to {training.adapter!r}"
-        yield FieldError(loc=list(loc), msg=msg, type="other_kind")
+        yield _error(loc, "other_kind", msg)
     elif checkpoint.kind == "lora" and rank != training.lora_rank:
         msg = f"checkpoint {id} is a LoRA of rank {rank}; set training.lora_rank to it, not to {training.lora_rank}"
-        yield FieldError(loc=list(loc), msg=msg, type="other_rank")
+        yield _error(loc, "other_rank", msg)
     elif checkpoint.kind == "lora" and alpha != training.lora_alpha:
         msg = f"checkpoint {id} is a LoRA of alpha {alpha}; set training.lora_alpha to it, not to {training.lora_alpha}"
-        yield FieldError(loc=list(loc), msg=msg, type="other_alpha")
+        yield _error(loc, "other_alpha", msg)

@@ -68,4 +68,4 @@ def test_workers_that_are_gone_or_do_other_work_do_not_count(client: TestClient,
     there(database, {"gpu_memory_total_bytes.0": 1e9}, age=3600)
     there(database, H100, queue="generate")
     (warning,) = warned(client, preset="paper-lora")
-    assert "no worker is there to say how much memory its devices have" in warning and "64.8 GB" in warning
+    assert "no worker reports its device memory" in warning and "64.8 GB" in warning

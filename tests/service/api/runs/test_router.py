@@ -49,7 +49,7 @@ class TestCreate:
     ) -> None:
         body = {"resources": {"processes_per_node": 4}}
         waiting = client.post("/runs", json=body).json()
-        assert "no worker is there to say how many devices" in waiting["plan"]["warnings"][-1]
+        assert "no worker reports its number of devices" in waiting["plan"]["warnings"][-1]
 
         with database.transaction() as session:
             session.add(Worker(name="a", queue="train", device="cpu", stats={"devices": 2.0}))
