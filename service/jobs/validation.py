@@ -176,13 +176,15 @@ def _start(session: Session, artifacts: ArtifactStore, spec: RunSpec, id: uuid.U
     if checkpoint is None:
         return
     training, manifest = spec.training, checkpoint.manifest
-    rank, alpha = manifest.get("lora_rank"), manifest.get("lora_alpha")
     if checkpoint.kind != training.adapter:
         msg = f"checkpoint {id} is of kind {checkpoint.kind!r}; set training.adapter to it, not to {training.adapter!r}"
         yield _error(loc, "other_kind", msg)
-    elif checkpoint.kind == "lora" and rank != training.lora_rank:
-        msg = f"checkpoint {id} is a LoRA of rank {rank}; set training.lora_rank to it, not to {training.lora_rank}"
-        yield _error(loc, "other_rank", msg)
-    elif checkpoint.kind == "lora" and alpha != training.lora_alpha:
-        msg = f"checkpoint {id} is a LoRA of alpha {alpha}; set training.lora_alpha to it, not to {training.lora_alpha}"
-        yield _error(loc, "other_alpha", msg)
+    elif checkpoint.kind == "lora":
+        for name in ("rank", "alpha"):
+            trained, requested = manifest.get(f"lora_{name}"), getattr(training, f"lora_{name}")
+            if trained != requested:
+                msg = (
+                    f"checkpoint {id} is a LoRA of {name} {trained}; set training.lora_{name} to it, not to {requested}"
+                )
+                yield _error(loc, f"other_{name}", msg)
+                return

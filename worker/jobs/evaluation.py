@@ -3,7 +3,6 @@
 import sys
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +28,13 @@ from service.db.models import Evaluation, EvaluationAnswer, EvaluationImage
 from service.db.session import Database
 from worker.jobs import artifact_transfer
 from worker.jobs.claim import Claim, held
-from worker.jobs.ingest import Batch, Ingest, upsert
+from worker.jobs.ingest import Batch, Ingest
 from worker.jobs.process import Command
 from worker.jobs.supervisor import SupervisedJobType
 
 log = structlog.get_logger()
 
 PROGRAM = (sys.executable, "-m", "worker.entrypoints.evaluate")
-_IMAGE = ("evaluation_id", "index", "image_index")
 
 
 def evaluate_command(
@@ -47,20 +45,10 @@ def evaluate_command(
     return Command((*program, str(job_file), "--out", str(directory), *start))
 
 
-@dataclass
-class EvaluationBatch(Batch):
-    """The content of a piece of an evaluation's events file."""
-
-    images: list[dict[str, Any]] = field(default_factory=list)
-    answers: list[dict[str, Any]] = field(default_factory=list)
-
-
-class EvaluationIngest(Ingest[EvaluationBatch]):
+class EvaluationIngest(Ingest[Batch]):
     """Reads the files of an evaluation's attempt."""
 
-    batch = EvaluationBatch
-
-    def _read(self, line: bytes, batch: EvaluationBatch) -> None:
+    def _read(self, line: bytes, batch: Batch) -> None:
         match EvaluationEventLine.validate_json(line):
             case ImageDrawn() as event:
                 self._read_image(event, batch)
@@ -68,12 +56,12 @@ class EvaluationIngest(Ingest[EvaluationBatch]):
                 row = event.model_dump(mode="json", exclude={"type", "time"})
                 # PostgreSQL stores no NUL in text.
                 row["text"] = None if event.text is None else event.text.replace("\x00", "�")
-                batch.answers.append({**row, "answered_at": event.time, "evaluation_id": self._claim.id})
+                batch.rows[EvaluationAnswer].append({**row, "answered_at": event.time, "evaluation_id": self._claim.id})
                 batch.counts["answers"] += 1
             case event:
                 self._read_common(event, batch)
 
-    def _read_image(self, event: ImageDrawn, batch: EvaluationBatch) -> None:
+    def _read_image(self, event: ImageDrawn, batch: Batch) -> None:
         name = ImageName(index=event.index, image_index=event.image_index).file
         key = f"{self._prefix()}/{name}"
         try:
@@ -84,15 +72,12 @@ class EvaluationIngest(Ingest[EvaluationBatch]):
             return
         batch.files[key] = [key]
         row = event.model_dump(exclude={"type", "time"})
-        batch.images.append({**row, "evaluation_id": self._claim.id, "key": key})
+        batch.rows[EvaluationImage].append({**row, "evaluation_id": self._claim.id, "key": key})
         batch.counts["images"] += 1
 
-    def _write(self, session: Session, row: Evaluation, batch: EvaluationBatch) -> None:
-        # A superseded attempt may have generated and judged the same images: the first rows stay.
-        upsert(session, EvaluationImage, batch.images, _IMAGE, ())
+    def _write(self, session: Session, row: Evaluation, batch: Batch) -> None:
         self._keep(session, select(EvaluationImage.key).where(EvaluationImage.evaluation_id == row.id), batch)
-        upsert(session, EvaluationAnswer, batch.answers, (*_IMAGE, "number"), ())
-        if batch.images or batch.answers:
+        if batch.rows:
             row.losses = 0
             if row.status in RESTING:  # it ended before these rows were read
                 evaluation_scores.conclude(session, row)

@@ -106,10 +106,7 @@ class _Recorder:
             {
                 "generation_id": self._claim.id,
                 "number": number,
-                "checkpoint": image.checkpoint,
-                "prompt_index": image.prompt_index,
-                "image_index": image.image_index,
-                "seed": image.seed,
+                **{name: getattr(image, name) for name in ("checkpoint", "prompt_index", "image_index", "seed")},
                 "key": key,
                 "sha256": hashlib.sha256(image.png).hexdigest(),
                 "size": len(image.png),

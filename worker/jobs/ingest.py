@@ -7,8 +7,8 @@ read again, which is harmless: rows are upserts, and artifacts have fixed keys.
 import contextlib
 import errno
 from abc import ABC, abstractmethod
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -43,6 +43,8 @@ _LOG_END_BYTES = 64 * 1024
 class Batch:
     """The content of a piece of the events file, common to all kinds."""
 
+    rows: dict[type[Any], list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
+    """New rows by table."""
     records: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
     """Entries for the job's events: type and data."""
     counts: Counter[str] = field(default_factory=Counter)
@@ -65,6 +67,8 @@ class Ingest(ABC, Generic[B]):
     """
 
     batch: ClassVar[type[Any]] = Batch
+    replaced: ClassVar[Mapping[type[Any], tuple[str, ...]]] = {}
+    """By table: the columns that a new row replaces in a row of the same primary key. Other existing rows stay."""
 
     def __init__(
         self,
@@ -127,6 +131,9 @@ class Ingest(ABC, Generic[B]):
             assert isinstance(row, SupervisedJob)
             read = self._attempt_row(session).events_offset
             if read == self._events_offset:
+                for table, rows in batch.rows.items():
+                    if rows:
+                        upsert(session, table, rows, self.replaced.get(table, ()))
                 self._write(session, row, batch)
                 self._write_common(session, row, batch)
                 session.execute(self._update_attempt().values(events_offset=offset))
@@ -144,7 +151,7 @@ class Ingest(ABC, Generic[B]):
 
     @abstractmethod
     def _write(self, session: Session, row: Any, batch: B) -> None:
-        """Write the rows of a batch, under the job's lock."""
+        """Update the job and related rows for a batch whose rows are inserted, under the job's lock."""
 
     def _keep(self, session: Session, named: Select[Any], batch: B) -> None:
         """Unmark garbage that rows of this batch name: it may have been marked before these rows existed.
@@ -201,39 +208,26 @@ class Ingest(ABC, Generic[B]):
             read = self._attempt_row(session).log_offset
             if read == self._log_offset:
                 chunk = {**self._key(), "offset": self._log_offset, "data": data}
-                upsert(session, self._job.LOGS, [chunk], (self._owner, "attempt", "offset"), ())
+                upsert(session, self._job.LOGS, [chunk])
                 session.execute(self._update_attempt().values(log_offset=self._log_offset + len(data)))
         self._log_offset = read if read != self._log_offset else self._log_offset + len(data)
         return True
 
     def _attempt_row(self, session: Session) -> Any:
         """The attempt's current row; the job's lock keeps other readers from changing it."""
-        key = {self._owner: self._claim.id, "number": self._number}
+        key = {f"{self._job.KIND}_id": self._claim.id, "number": self._number}
         return session.get_one(self._job.ATTEMPTS, key, populate_existing=True)
 
     def _unreadable(self, line: bytes, offset: int, error: ValidationError) -> dict[str, Any]:
         text = line.decode("utf-8", errors="replace").replace("\x00", "�").rstrip("\n")
-        log.warning(
-            "ingest.unreadable_event",
-            **{self._job.KIND: str(self._claim.id)},
-            attempt=self._number,
-            offset=offset,
-            line=text,
-        )
+        job = {self._job.KIND: str(self._claim.id)}
+        log.warning("ingest.unreadable_event", **job, attempt=self._number, offset=offset, line=text)
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        return {
-            "offset": offset,
-            "line": text[:_EXCERPT],
-            "detail": f"{where}: {first['msg']}" if where else first["msg"],
-        }
-
-    @property
-    def _owner(self) -> str:
-        return f"{self._job.KIND}_id"
+        detail = ": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"]]))
+        return {"offset": offset, "line": text[:_EXCERPT], "detail": detail}
 
     def _key(self) -> dict[str, Any]:
-        return {self._owner: self._claim.id, "attempt": self._number}
+        return {f"{self._job.KIND}_id": self._claim.id, "attempt": self._number}
 
     def _prefix(self) -> str:
         """Prefix of the keys of this attempt's artifacts."""
@@ -257,19 +251,14 @@ def whole_lines(path: Path, offset: int) -> bytes:
     return piece[: piece.rfind(b"\n") + 1]
 
 
-def upsert(
-    session: Session, table: type[Any], rows: Iterable[dict[str, Any]], key: tuple[str, ...], replaced: tuple[str, ...]
-) -> None:
-    """Insert `rows`; update the columns `replaced` of rows whose `key` already exists."""
-    rows = list(rows)
-    if not rows:
-        return
+def upsert(session: Session, table: type[Any], rows: list[dict[str, Any]], replaced: tuple[str, ...] = ()) -> None:
+    """Insert `rows`. Of existing rows with the same primary key, the columns `replaced` change, or nothing."""
     statement = insert(table)
     if replaced:
         changes = {name: statement.excluded[name] for name in replaced}
-        statement = statement.on_conflict_do_update(index_elements=key, set_=changes)
+        statement = statement.on_conflict_do_update(constraint=table.__table__.primary_key, set_=changes)
     else:
-        statement = statement.on_conflict_do_nothing(index_elements=key)
+        statement = statement.on_conflict_do_nothing()
     # A list of rows instead of `values(rows)`: the driver sends one prepared statement in a pipeline.
     session.connection().execute(statement, rows)
 

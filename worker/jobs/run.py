@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import structlog
 from sqlalchemy import ColumnElement, Select, case, func, select, true
@@ -22,7 +22,7 @@ from service.db.models import Checkpoint, Metric, RewardGroup, Run, Sample
 from service.db.session import Database
 from worker.jobs import artifact_transfer
 from worker.jobs.claim import Claim, held
-from worker.jobs.ingest import Batch, Ingest, upsert
+from worker.jobs.ingest import Batch, Ingest
 from worker.jobs.process import Command, engine_environment
 from worker.jobs.supervisor import SupervisedJobType
 
@@ -65,11 +65,8 @@ def train_command(
 class RunBatch(Batch):
     """The content of a piece of a run's events file."""
 
-    metrics: dict[tuple[str, int], float | None] = field(default_factory=dict)
-    groups: list[dict[str, Any]] = field(default_factory=list)
-    samples: list[dict[str, Any]] = field(default_factory=list)
-    checkpoints: list[dict[str, Any]] = field(default_factory=list)
     stored: list[Path] = field(default_factory=list)
+    """Local directories of stored checkpoints."""
     answered: int = 0
     """The newest request for a checkpoint that was answered."""
 
@@ -78,6 +75,7 @@ class RunIngest(Ingest[RunBatch]):
     """Reads the files of a run's attempt."""
 
     batch = RunBatch
+    replaced: ClassVar[Mapping[type[Any], tuple[str, ...]]] = {Metric: ("value",), RewardGroup: ("prompt", "values")}
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -87,13 +85,15 @@ class RunIngest(Ingest[RunBatch]):
     def _read(self, line: bytes, batch: RunBatch) -> None:
         match run_events.EventLine.validate_json(line):
             case run_events.Metrics() as event:
-                batch.metrics |= {(name, event.step): value for name, value in event.values.items()}
+                key = {**self._key(), "step": event.step}
+                batch.rows[Metric] += [{**key, "name": name, "value": value} for name, value in event.values.items()]
                 parts = {name: value or 0.0 for name, value in event.values.items() if name.startswith("nfe/")}
                 parts.pop("nfe/total", None)
                 batch.counts["nfe"] += int(sum(parts.values()))
             case run_events.RewardGroups() as event:
                 batch.counts["steps"] += 1
-                batch.groups += [{**group.model_dump(), **self._key(), "step": event.step} for group in event.groups]
+                key = {**self._key(), "step": event.step}
+                batch.rows[RewardGroup] += [{**group.model_dump(), **key} for group in event.groups]
             case run_events.Sample() as event:
                 self._read_sample(event, batch)
             case run_events.CheckpointSaved() as event:
@@ -116,7 +116,7 @@ class RunIngest(Ingest[RunBatch]):
             batch.records.append(("sample_rejected", {"step": event.step, "file": event.file, "detail": str(error)}))
             return
         row = event.model_dump(exclude={"type", "time", "file"})
-        batch.samples.append({**row, **self._key(), "key": key})
+        batch.rows[Sample].append({**row, **self._key(), "key": key})
 
     def _read_checkpoint(self, event: run_events.CheckpointSaved, batch: RunBatch) -> None:
         key = f"{self._prefix()}/checkpoints/{event.step}"
@@ -132,16 +132,9 @@ class RunIngest(Ingest[RunBatch]):
             return
         batch.files[key] = [f"{key}/{name}" for name in (*(file.name for file in manifest.files), MANIFEST_FILE)]
         size = sum(file.size for file in manifest.files)
-        row = {
-            "step": event.step,
-            "kind": manifest.kind,
-            "model": manifest.model,
-            "architecture": manifest.architecture,
-            "best_value": event.best,
-        }
-        batch.checkpoints.append(
-            {**self._key(), **row, "manifest": manifest.model_dump(mode="json"), "key": key, "size": size}
-        )
+        row = {"step": event.step, "best_value": event.best, "key": key, "size": size}
+        row |= manifest.model_dump(include={"kind", "model", "architecture"})
+        batch.rows[Checkpoint].append({**self._key(), **row, "manifest": manifest.model_dump(mode="json")})
         batch.stored.append(source)
         batch.records.append(("checkpoint", {"step": event.step, "size": size}))
 
@@ -151,14 +144,8 @@ class RunIngest(Ingest[RunBatch]):
             return session.scalar(row.where(Checkpoint.attempt == self._number)) is not None
 
     def _write(self, session: Session, row: Run, batch: RunBatch) -> None:
-        key = self._key()
-        metrics = [{**key, "name": name, "step": step, "value": value} for (name, step), value in batch.metrics.items()]
-        upsert(session, Metric, metrics, ("run_id", "name", "step", "attempt"), ("value",))
-        groups = ("run_id", "step", "prompt_index", "sde_step", "granularity", "reward", "attempt")
-        upsert(session, RewardGroup, batch.groups, groups, ("prompt", "values"))
-        upsert(session, Sample, batch.samples, ("run_id", "step", "kind", "index", "attempt"), ())
         row.checkpoint_answers = max(row.checkpoint_answers, batch.answered)
-        if batch.checkpoints:
+        if batch.rows[Checkpoint]:
             self._write_checkpoints(session, row, batch)
         # Attempts before a resumption had another number of steps; a superseded attempt must not overwrite results.
         counts = self._number > row.resumed_attempt and (self._number == row.attempt or row.heldout is None)
@@ -168,7 +155,6 @@ class RunIngest(Ingest[RunBatch]):
             session.execute(self._update_attempt().values(resumed_at=batch.started.resumed_at))
 
     def _write_checkpoints(self, session: Session, row: Run, batch: RunBatch) -> None:
-        upsert(session, Checkpoint, batch.checkpoints, ("run_id", "step", "attempt"), ())
         self._keep(session, select(Checkpoint.key).where(Checkpoint.run_id == row.id), batch)
         row.losses = 0
         keep = session.scalar(select(Run.spec["checkpoints"]["keep"].as_integer()).where(Run.id == row.id))
