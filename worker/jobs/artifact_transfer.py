@@ -1,4 +1,4 @@
-"""Between an attempt's directory and the artifact store: nothing is stored, or used, that is not what its hash says."""
+"""Transfer between an attempt's directory and the artifact store. Files with a wrong hash are neither stored nor used."""
 
 import contextlib
 import hashlib
@@ -14,14 +14,14 @@ from service.db.artifacts import ArtifactDamaged, ArtifactStore, Stored
 from service.db.models import Checkpoint, PromptSet
 from service.db.session import Database
 
-_KEPT = 16
-"""Fetched checkpoints kept on this machine, newest use first."""
+_CACHE_SIZE = 16
+"""Maximum number of fetched checkpoints in this machine's cache."""
 START = "start"
-"""Directory below an attempt's for the checkpoint that it starts from."""
+"""Subdirectory of an attempt for the checkpoint that it starts from."""
 
 
 class Rejected(ValueError):
-    """A child's file is not what the child said of it."""
+    """A file of a process is missing, or differs from what the process reported."""
 
 
 class PromptSetDamaged(ArtifactDamaged):
@@ -29,15 +29,17 @@ class PromptSetDamaged(ArtifactDamaged):
 
 
 def inside(directory: Path, relative: str) -> Path:
-    """The path of a file that the child named. Raises Rejected when it leads out of the attempt's directory."""
+    """The path of a file that a process named. Raises Rejected if it is outside the attempt's directory or missing."""
     path = (directory / relative).resolve()
     if not path.is_relative_to(directory.resolve()):
         raise Rejected(f"{relative!r} leads out of the attempt's directory")
+    if not path.exists():
+        raise Rejected(f"{relative!r} does not exist")
     return path
 
 
 def store_file(store: ArtifactStore, source: Path, key: str, sha256: str) -> Stored:
-    """Put a file whose hash must be `sha256`. Raises Rejected for another hash, and for a name no store can keep."""
+    """Store a file whose hash must be `sha256`. Raises Rejected for another hash or a key that stores do not support."""
     try:
         return store.put_file(source, key, sha256)
     except ValueError as error:
@@ -45,8 +47,11 @@ def store_file(store: ArtifactStore, source: Path, key: str, sha256: str) -> Sto
 
 
 def store_checkpoint(store: ArtifactStore, source: Path, key: str) -> CheckpointManifest:
-    """Put a checkpoint's files, each checked against the manifest, and the manifest last."""
-    manifest = read_manifest(source)
+    """Store the files of a checkpoint, each checked against the manifest, and the manifest last. Raises Rejected."""
+    try:
+        manifest = CheckpointManifest.model_validate_json(inside(source, MANIFEST_FILE).read_bytes())
+    except ValidationError as error:
+        raise Rejected(f"{source.name}/{MANIFEST_FILE} is not a manifest: {error}") from error
     for file in manifest.files:
         stored = store_file(store, inside(source, file.name), f"{key}/{file.name}", file.sha256)
         if stored.size != file.size:
@@ -55,96 +60,87 @@ def store_checkpoint(store: ArtifactStore, source: Path, key: str) -> Checkpoint
     return manifest
 
 
-def read_manifest(directory: Path) -> CheckpointManifest:
-    """The manifest of a checkpoint directory."""
-    try:
-        return CheckpointManifest.model_validate_json((directory / MANIFEST_FILE).read_bytes())
-    except ValidationError as error:
-        raise Rejected(f"{directory.name}/{MANIFEST_FILE} is not a manifest: {error}") from error
-
-
 def fetch_checkpoint(database: Database, id: uuid.UUID, into: Path) -> Path:
-    """The checkpoint's files in a directory of `into`, fetched from the store unless this machine keeps them whole.
+    """The checkpoint's files in a subdirectory of `into`, from this machine's cache or from the store.
 
-    They stay there for as long as the caller wants, whatever becomes of those that are kept. Raises ArtifactDamaged
-    when the store has lost or altered a file.
+    They are independent of the cache. Raises ArtifactDamaged if the store has lost or altered a file.
     """
-    kept, place = database.settings.data_dir.absolute() / "work" / "checkpoints" / str(id), into / str(id)
-    if not (_linked(kept, place) and _whole(place)):
-        _fetch(database, id, place)
-        _keep(place, kept)
-    with contextlib.suppress(FileNotFoundError):  # somebody has just removed it
-        os.utime(kept)
-        _forget_oldest(kept.parent)
-    return place
+    cached, target = database.settings.data_dir.absolute() / "work" / "checkpoints" / str(id), into / str(id)
+    if not (_link_tree(cached, target) and _is_intact(target)):
+        _fetch(database, id, target)
+        _add_to_cache(target, cached)
+    with contextlib.suppress(FileNotFoundError):  # another worker has just removed it
+        os.utime(cached)
+        _evict_oldest(cached.parent)
+    return target
 
 
-def _fetch(database: Database, id: uuid.UUID, place: Path) -> None:
+def _fetch(database: Database, id: uuid.UUID, target: Path) -> None:
     with database.transaction() as session:
         row = session.get(Checkpoint, id)
         if row is None:
             raise ArtifactDamaged(f"there is no checkpoint {id}")
         key, manifest = row.key, CheckpointManifest.model_validate(row.manifest)
-    shutil.rmtree(place, ignore_errors=True)
+    shutil.rmtree(target, ignore_errors=True)
     try:
         names = [file.name for file in manifest.files]
-        database.artifacts.get_directory(key, [*names, MANIFEST_FILE], place)
+        database.artifacts.get_directory(key, [*names, MANIFEST_FILE], target)
         for file in manifest.files:
-            if _hash(place / file.name) != file.sha256:
-                raise ArtifactDamaged(f"{file.name} of checkpoint {id} is not what its manifest says")
+            if _hash(target / file.name) != file.sha256:
+                raise ArtifactDamaged(f"{file.name} of checkpoint {id} differs from its manifest")
     except BaseException:
-        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(target, ignore_errors=True)
         raise
 
 
 def is_stored(database: Database, id: uuid.UUID) -> bool:
-    """Whether the store, whatever this machine has, holds the checkpoint's files as its manifest says."""
+    """Whether the store has the undamaged files of a checkpoint, regardless of the cache."""
     with database.transaction() as session:
         row = session.get_one(Checkpoint, id)
         key, files = row.key, list(row.stored.values())
     try:
         for file in files:
             for _block in database.artifacts.stream(file):
-                pass  # the last one comes only where the hash is right
+                pass  # the end of the stream checks the hash
     except ArtifactDamaged:
         return False
     return database.artifacts.exists(f"{key}/{MANIFEST_FILE}")
 
 
 def fetch_prompt_set(database: Database, id: uuid.UUID, directory: Path) -> Path:
-    """The file of an uploaded prompt set, in `directory`. Raises PromptSetDamaged when the store has it not whole."""
+    """The file of an uploaded prompt set in `directory`. Raises PromptSetDamaged if the store lost or altered it."""
     with database.transaction() as session:
         row = session.get(PromptSet, id)
         if row is None:
             raise PromptSetDamaged(f"there is no prompt set {id}")
         name, stored = row.name, row.stored
     directory.mkdir(parents=True, exist_ok=True)
-    file = directory / f"{id}.jsonl"
+    path = directory / f"{id}.jsonl"
     try:
-        with file.open("wb") as writing:
-            writing.writelines(database.artifacts.stream(stored))
+        with path.open("wb") as file:
+            file.writelines(database.artifacts.stream(stored))
     except ArtifactDamaged as error:
         raise PromptSetDamaged(f"prompt set {name!r}: {error}") from error
-    return file
+    return path
 
 
-def _keep(place: Path, kept: Path) -> None:
-    """Keep the files for the next who wants them, instead of what is there. Without room, they are fetched again."""
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    fresh = kept.with_name(f"fetching-{uuid.uuid4()}")
-    if _linked(place, fresh):
-        _discard(kept)
-        with contextlib.suppress(OSError):  # another worker was quicker
-            fresh.rename(kept)
+def _add_to_cache(source: Path, cached: Path) -> None:
+    """Replace a cache entry. On a full disk the cache stays without it."""
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    fresh = cached.with_name(f"fetching-{uuid.uuid4()}")
+    if _link_tree(source, fresh):
+        _discard(cached)
+        with contextlib.suppress(OSError):  # another worker was faster
+            fresh.rename(cached)
     shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _linked(source: Path, target: Path) -> bool:
-    """Whether the files of `source` now are in `target` too, as links where the file system has them."""
+def _link_tree(source: Path, target: Path) -> bool:
+    """Link or copy the files of `source` to `target`; whether that succeeded."""
     shutil.rmtree(target, ignore_errors=True)
     try:
         shutil.copytree(source, target, copy_function=_link)
-    except OSError:  # also of a directory that another worker discards meanwhile
+    except OSError:  # also if another worker discards the source meanwhile
         return False
     return True
 
@@ -156,31 +152,31 @@ def _link(source: str, target: str) -> None:
         shutil.copyfile(source, target)
 
 
-def _forget_oldest(cache: Path) -> None:
-    """Discard all but those used last; other workers may be doing the same."""
-    used = []
+def _evict_oldest(cache: Path) -> None:
+    """Discard all but the most recently used entries; other workers may do the same."""
+    entries = []
     for path in cache.iterdir():
         with contextlib.suppress(FileNotFoundError):
             if path.is_dir():
-                used.append((path.stat().st_mtime, path))
-    for _, path in sorted(used)[:-_KEPT]:
+                entries.append((path.stat().st_mtime, path))
+    for _, path in sorted(entries)[:-_CACHE_SIZE]:
         _discard(path)
 
 
-def _whole(place: Path) -> bool:
-    """Whether every file that the manifest names is there and what it says."""
+def _is_intact(directory: Path) -> bool:
+    """Whether all files of the manifest exist with their hashes."""
     try:
-        manifest = CheckpointManifest.model_validate_json((place / MANIFEST_FILE).read_bytes())
-        return all(_hash(place / file.name) == file.sha256 for file in manifest.files)
+        manifest = CheckpointManifest.model_validate_json((directory / MANIFEST_FILE).read_bytes())
+        return all(_hash(directory / file.name) == file.sha256 for file in manifest.files)
     except (OSError, ValidationError):
         return False
 
 
-def _discard(place: Path) -> None:
-    """Remove a directory, out of sight first: half of it must not look like a checkpoint."""
-    hidden = place.with_name(f"discarded-{uuid.uuid4()}")
-    with contextlib.suppress(FileNotFoundError):  # another worker was quicker
-        place.rename(hidden)
+def _discard(directory: Path) -> None:
+    """Rename a directory, then remove it: a partly removed directory must not look like a checkpoint."""
+    hidden = directory.with_name(f"discarded-{uuid.uuid4()}")
+    with contextlib.suppress(FileNotFoundError):  # another worker was faster
+        directory.rename(hidden)
     shutil.rmtree(hidden, ignore_errors=True)
 
 

@@ -67,7 +67,7 @@ class EvaluationIngest(Ingest[Batch]):
         try:
             source = artifact_transfer.inside(self._directory, f"{IMAGES}/{name}")
             artifact_transfer.store_file(self._database.artifacts, source, key, event.sha256)
-        except (artifact_transfer.Rejected, FileNotFoundError) as error:
+        except artifact_transfer.Rejected as error:
             batch.records.append(("image_rejected", {"image": name, "detail": str(error)}))
             return
         batch.files[key] = [key]

@@ -112,7 +112,7 @@ class RunIngest(Ingest[RunBatch]):
         try:
             source = artifact_transfer.inside(self._directory, event.file)
             artifact_transfer.store_file(self._database.artifacts, source, key, event.sha256)
-        except (artifact_transfer.Rejected, FileNotFoundError) as error:
+        except artifact_transfer.Rejected as error:
             batch.records.append(("sample_rejected", {"step": event.step, "file": event.file, "detail": str(error)}))
             return
         row = event.model_dump(exclude={"type", "time", "file"})
@@ -126,7 +126,7 @@ class RunIngest(Ingest[RunBatch]):
         try:
             source = artifact_transfer.inside(self._directory, event.directory)
             manifest = artifact_transfer.store_checkpoint(self._database.artifacts, source, key)
-        except (artifact_transfer.Rejected, FileNotFoundError) as error:
+        except artifact_transfer.Rejected as error:
             data = {"step": event.step, "directory": event.directory, "detail": str(error)}
             batch.records.append(("checkpoint_rejected", data))
             return

@@ -52,7 +52,7 @@ def kept(database: Database) -> set[str]:
 
 @pytest.fixture
 def two_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(artifact_transfer, "_KEPT", 2)
+    monkeypatch.setattr(artifact_transfer, "_CACHE_SIZE", 2)
 
 
 @pytest.mark.usefixtures("two_kept")
