@@ -1,4 +1,4 @@
-"""Transfer between an attempt's directory and the artifact store. Files with a wrong hash are neither stored nor used."""
+"""Transfer between an attempt's directory and the artifact store. Files with a wrong hash are rejected."""
 
 import contextlib
 import hashlib
@@ -39,7 +39,7 @@ def inside(directory: Path, relative: str) -> Path:
 
 
 def store_file(store: ArtifactStore, source: Path, key: str, sha256: str) -> Stored:
-    """Store a file whose hash must be `sha256`. Raises Rejected for another hash or a key that stores do not support."""
+    """Store a file whose hash must be `sha256`. Raises Rejected for another hash or an invalid key."""
     try:
         return store.put_file(source, key, sha256)
     except ValueError as error:
