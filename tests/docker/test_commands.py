@@ -15,7 +15,7 @@ import pytest
 
 from service.core.settings import Settings
 from service.db.session import connect
-from worker.monitoring.healthcheck import is_heard
+from worker.monitoring.healthcheck import is_alive
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,7 +108,7 @@ def test_a_worker_starts_is_healthy_and_drains(
     entrypoint = dockerfiles["worker"].command("ENTRYPOINT")
     worker = start([*entrypoint, *compose["services"]["worker-generate"]["command"]])
     database = connect(Settings(database_url=environment["G2RPO_DATABASE_URL"], data_dir=tmp_path))
-    eventually(lambda: is_heard(database, socket.gethostname()))  # a check is a process of its own
+    eventually(lambda: is_alive(database, socket.gethostname()))  # a check is a process of its own
     database.close()
     eventually(lambda: _healthy(check, environment))
     worker.send_signal(signal.SIGTERM)

@@ -97,10 +97,10 @@ class Ingest(ABC, Generic[B]):
 
     def drain(self) -> None:
         """Read everything written so far into rows. Raises LeaseLost, SQLAlchemyError and StoreUnavailable."""
-        STATS.behind(_LAG, self.written() - self._events_offset)
+        STATS.set_backlog(_LAG, self.written() - self._events_offset)
         while piece := whole_lines(self._directory / EVENTS_FILE, self._events_offset):
             self._ingest_events(piece)
-        STATS.behind(_LAG, self.written() - self._events_offset)
+        STATS.set_backlog(_LAG, self.written() - self._events_offset)
         while self._ingest_log():
             pass
 

@@ -12,25 +12,25 @@ from sqlalchemy import func, insert
 from service.db.models import Worker
 from service.db.session import Database
 from worker.maintenance.housekeeping import heartbeat
-from worker.monitoring.healthcheck import is_heard, main
+from worker.monitoring.healthcheck import is_alive, main
 
 
-def test_a_worker_of_this_host_is_heard_while_its_heartbeat_is_fresh(database: Database) -> None:
+def test_a_worker_of_this_host_is_alive_while_its_heartbeat_is_fresh(database: Database) -> None:
     heartbeat(database, "host_a:7", "train")
-    assert is_heard(database, "host_a")
-    assert not is_heard(database, "host") and not is_heard(database, "hostxa")
+    assert is_alive(database, "host_a")
+    assert not is_alive(database, "host") and not is_alive(database, "hostxa")
 
 
 def test_a_worker_that_fell_silent_is_not_heard(database: Database) -> None:
     silent = func.now() - timedelta(seconds=database.settings.worker_timeout_seconds + 1)
     with database.transaction() as session:
         session.execute(insert(Worker).values(name="host:7", queue="train", device="cpu", heartbeat_at=silent))
-    assert not is_heard(database, "host")
+    assert not is_alive(database, "host")
 
 
 def test_the_check_ends_without_a_word_or_with_a_reason(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("G2RPO_DATABASE_URL", database.settings.database_url)
-    with pytest.raises(SystemExit, match="was heard"):  # a text becomes status 1, and the text on stderr
+    with pytest.raises(SystemExit, match="had a heartbeat"):  # a text becomes status 1, and the text on stderr
         main()
     heartbeat(database, f"{socket.gethostname()}:7", "train")
     main()
@@ -40,4 +40,4 @@ def test_the_command_ends_with_a_status_and_a_reason() -> None:
     environment = {**os.environ, "G2RPO_DATABASE_URL": "postgresql://127.0.0.1:9/g2rpo"}
     command = [sys.executable, "-m", "worker.monitoring.healthcheck"]
     away = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    assert away.returncode == 1 and "cannot be asked" in away.stderr and "Traceback" not in away.stderr
+    assert away.returncode == 1 and "database query failed" in away.stderr and "Traceback" not in away.stderr

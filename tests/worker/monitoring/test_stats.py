@@ -26,19 +26,13 @@ class TestStats:
             thread.join()
         assert stats.snapshot() == {"steps": 4000}
 
-    def test_what_is_set_is_as_it_was_last(self) -> None:
-        stats = Stats()
-        stats.set("x", 2)
-        stats.set("x", 1)
-        assert stats.snapshot() == {"x": 1}
-
     def test_being_behind_lasts_until_nothing_is_left(self) -> None:
         stats = Stats()
-        stats.behind("ingestion_lag", 500)
+        stats.set_backlog("ingestion_lag", 500)
         first = stats.snapshot()
-        stats.behind("ingestion_lag", 900)
+        stats.set_backlog("ingestion_lag", 900)
         second = stats.snapshot()
-        stats.behind("ingestion_lag", 0)
+        stats.set_backlog("ingestion_lag", 0)
 
         assert (first["ingestion_lag_bytes"], second["ingestion_lag_bytes"]) == (500, 900)
         assert 0 < first["ingestion_lag_seconds"] < second["ingestion_lag_seconds"]
@@ -93,7 +87,7 @@ class TestDevices:
         if visible is not None:
             monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert devices.count(two_cards) == number
-        assert devices.cards(two_cards) == ["NVIDIA H100"] * 2
+        assert devices.gpus(two_cards) == ["NVIDIA H100"] * 2
 
     @pytest.mark.parametrize("visible", ["", "-1"])
     def test_without_any_it_is_the_cores(self, visible: str, two_cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
