@@ -38,7 +38,7 @@ _settings = Settings()
 database = connect(_settings, idle_seconds=_settings.lease_seconds)
 stopping = threading.Event()
 name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-"""Unique for every process: a restarted worker must not take an old lease for its own."""
+"""Unique for every process: a restarted worker must not reuse an old lease."""
 
 _message: ContextVar[tuple[str | None, str | None]] = ContextVar("message", default=(None, None))
 """The job and the request id of the message that woke this thread."""

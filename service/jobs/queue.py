@@ -55,7 +55,7 @@ class Queue:
         try:
             self._celery.send_task(WAKE, args=[job.QUEUE, str(id)], queue=job.QUEUE, headers=headers, retry=False)
         except Exception as error:
-            # The transport raises many types. The row is already committed, and workers look for such rows.
+            # The transport raises many types. The row is already committed, and workers query for such rows.
             log.warning("wake_up_not_sent", queue=job.QUEUE, job=str(id), error=repr(error))
             return False
         log.info("wake_up_sent", queue=job.QUEUE, job=str(id))

@@ -1,1 +1,1 @@
-"""What a worker tells of itself: devices, statistics, health."""
+"""Monitoring of a worker: devices, statistics, health check."""
