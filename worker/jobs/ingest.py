@@ -15,7 +15,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 import structlog
 from pydantic import ValidationError
-from sqlalchemy import Select, delete, update
+from sqlalchemy import Select, delete
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -85,7 +85,7 @@ class Ingest(ABC, Generic[B]):
         with database.transaction() as session:
             attempt = self._attempt_row(session)
             self._events_offset, self._log_offset = attempt.events_offset, attempt.log_offset
-        self._log = ProcessLog(directory / LOG_FILE, database.settings.max_log_bytes)
+        self.log = ProcessLog(directory / LOG_FILE, database.settings.max_log_bytes)
         self.ending: Finished | Failed | None = None
         """The process's last event, once it was read."""
         self.started = False
@@ -109,14 +109,6 @@ class Ingest(ABC, Generic[B]):
         path = self._directory / EVENTS_FILE
         return path.stat().st_size if path.exists() else 0
 
-    def log_tail(self, size: int = 4000) -> str:
-        """The last `size` bytes of the log."""
-        return self._log.tail(size)
-
-    def trim_log(self) -> None:
-        """Limit the size of the log file. Raises OSError."""
-        self._log.trim()
-
     def _ingest_events(self, piece: bytes) -> None:
         batch = self.batch()
         offset = self._events_offset
@@ -129,18 +121,18 @@ class Ingest(ABC, Generic[B]):
         with self._database.transaction() as session:
             row = self._lock(session, self._claim)
             assert isinstance(row, SupervisedJob)
-            read = self._attempt_row(session).events_offset
-            if read == self._events_offset:
+            attempt = self._attempt_row(session)
+            unread = attempt.events_offset == self._events_offset
+            if unread:
                 for table, rows in batch.rows.items():
                     if rows:
                         upsert(session, table, rows, self.replaced.get(table, ()))
                 self._write(session, row, batch)
-                self._write_common(session, row, batch)
-                session.execute(self._update_attempt().values(events_offset=offset))
-        if read != self._events_offset:  # another reader was faster; continue after its piece
-            self._events_offset = read
+                self._write_common(session, row, attempt, batch)
+                attempt.events_offset = offset
+        self._events_offset = attempt.events_offset
+        if not unread:  # another reader was faster: continue after its piece
             return
-        self._events_offset = offset
         self._written(batch)
         for name, number in batch.counts.items():
             STATS.add(name, number)
@@ -187,30 +179,30 @@ class Ingest(ABC, Generic[B]):
             case Failed():
                 self.ending = event
 
-    def _write_common(self, session: Session, row: SupervisedJob, batch: B) -> None:
+    def _write_common(self, session: Session, row: SupervisedJob, attempt: Any, batch: B) -> None:
         for type_, data in batch.records:
             events.record(session, self._job, row.id, self._number, type_, data)
         events.notify_job(session, row.KIND, row.id)
         if batch.progress is not None and self._number == self._claim.attempt:
             row.progress = batch.progress.model_dump(mode="json", exclude={"type"})
         if batch.started is not None:
-            session.execute(self._update_attempt().values(provenance=batch.started.provenance))
+            attempt.provenance = batch.started.provenance
             if row.status is JobStatus.STARTING and self._number == self._claim.attempt:
                 session.flush()
                 move_held(session, self._claim, JobStatus.RUNNING)
 
     def _ingest_log(self) -> bool:
-        data = self._log.read(self._log_offset, self._database.settings.log_chunk_bytes)
+        data = self.log.read(self._log_offset, self._database.settings.log_chunk_bytes)
         if not data:
             return False
         with self._database.transaction() as session:
             self._lock(session, self._claim)
-            read = self._attempt_row(session).log_offset
-            if read == self._log_offset:
+            attempt = self._attempt_row(session)
+            if attempt.log_offset == self._log_offset:
                 chunk = {**self._key(), "offset": self._log_offset, "data": data}
                 upsert(session, self._job.LOGS, [chunk])
-                session.execute(self._update_attempt().values(log_offset=self._log_offset + len(data)))
-        self._log_offset = read if read != self._log_offset else self._log_offset + len(data)
+                attempt.log_offset += len(data)
+        self._log_offset = attempt.log_offset
         return True
 
     def _attempt_row(self, session: Session) -> Any:
@@ -232,10 +224,6 @@ class Ingest(ABC, Generic[B]):
     def _prefix(self) -> str:
         """Prefix of the keys of this attempt's artifacts."""
         return f"{self._job.FOLDER}/{self._claim.id}/{self._number}"
-
-    def _update_attempt(self) -> Any:
-        attempts = self._job.ATTEMPTS
-        return update(attempts).where(attempts.job_id == self._claim.id, attempts.number == self._number)
 
 
 def whole_lines(path: Path, offset: int) -> bytes:
@@ -287,7 +275,7 @@ class ProcessLog:
             return b""
         return self._last_line if data and room == 0 else data
 
-    def tail(self, size: int) -> str:
+    def tail(self, size: int = 4000) -> str:
         """The last `size` bytes, as text."""
         try:
             with self._path.open("rb") as file:
@@ -298,7 +286,10 @@ class ProcessLog:
             return ""
 
     def trim(self) -> None:
-        """Remove the middle of a file of more than 2 * `max_bytes`. A line printed meanwhile may be lost."""
+        """Remove the middle of a file of more than 2 * `max_bytes`. A line printed meanwhile may be lost.
+
+        Raises OSError.
+        """
         with contextlib.suppress(FileNotFoundError):
             if self._path.stat().st_size <= 2 * self._max_bytes:
                 return

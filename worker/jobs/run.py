@@ -18,7 +18,7 @@ from service.contracts.jobs import ENCODINGS, MANIFEST_FILE, SPEC_FILE
 from service.contracts.runs import Limits, RunSpec
 from service.db import events, retention
 from service.db.artifacts import ArtifactDamaged
-from service.db.models import Checkpoint, Metric, RewardGroup, Run, Sample
+from service.db.models import Attempt, Checkpoint, Metric, RewardGroup, Run, Sample
 from service.db.session import Database
 from worker.jobs import artifact_transfer
 from worker.jobs.claim import Claim, held
@@ -152,7 +152,7 @@ class RunIngest(Ingest[RunBatch]):
         if batch.finished is not None and batch.finished.outcome == "succeeded" and counts:
             row.heldout = {name: summary.model_dump(mode="json") for name, summary in batch.finished.heldout.items()}
         if batch.started is not None:
-            session.execute(self._update_attempt().values(resumed_at=batch.started.resumed_at))
+            session.get_one(Attempt, (row.id, self._number)).resumed_at = batch.started.resumed_at
 
     def _write_checkpoints(self, session: Session, row: Run, batch: RunBatch) -> None:
         self._keep(session, select(Checkpoint.key).where(Checkpoint.run_id == row.id), batch)

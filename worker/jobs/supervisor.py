@@ -118,10 +118,10 @@ class Supervisor:
         attempt.retry(ingest.drain)
         self._all_read = True
         if stuck and ingest.ending is None:
-            return stuck_for(stuck, ingest.log_tail())
+            return stuck_for(stuck, ingest.log.tail())
         assert process.returncode is not None
         out_of_memory = oom_kills() > kills
-        tail = ingest.log_tail()
+        tail = ingest.log.tail()
         return classify(ingest.ending, process.returncode, stop=self._stop, out_of_memory=out_of_memory, log_tail=tail)
 
     def _row(self) -> SupervisedJob:
@@ -148,7 +148,7 @@ class Supervisor:
             ingest.drain()
             counts = number == self._claim.attempt - 1 and number > resumed
             if counts and ingest.ending is not None and not _paused_on_request(ingest.ending):
-                outcome = classify(ingest.ending, 0, stop=None, out_of_memory=False, log_tail=ingest.log_tail())
+                outcome = classify(ingest.ending, 0, stop=None, out_of_memory=False, log_tail=ingest.log.tail())
         return outcome
 
     def _create_directory(self) -> None:
@@ -177,7 +177,7 @@ class Supervisor:
             except (SQLAlchemyError, OSError) as error:
                 self._attempt.log.warning("job.request_not_forwarded", error=str(error).splitlines()[0])
             with contextlib.suppress(OSError):  # whatever needs the disk reports its failure
-                ingest.trim_log()
+                ingest.log.trim()
             now = time.monotonic()
             if (size := ingest.written()) != written:
                 written, heartbeat = size, now

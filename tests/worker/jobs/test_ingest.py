@@ -168,7 +168,7 @@ class TestDrain:
         with impatient.transaction() as session:
             chunks = session.scalars(select(LogChunk).order_by(LogChunk.offset)).all()
         assert b"".join(chunk.data for chunk in chunks) == printed + b"the end"
-        assert ingest.log_tail().endswith("the end")
+        assert ingest.log.tail().endswith("the end")
 
     def test_a_log_that_is_too_long_is_cut_once_however_often_it_is_read(
         self, impatient: Database, claim: Any, directory: Path
@@ -181,7 +181,7 @@ class TestDrain:
             for _ in range(2):
                 ingest = RunIngest(small, claim, directory)
                 ingest.drain()
-                ingest.trim_log()
+                ingest.log.trim()
 
         with impatient.transaction() as session:
             log = b"".join(session.scalars(select(LogChunk.data).order_by(LogChunk.offset)))
