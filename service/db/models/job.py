@@ -1,4 +1,4 @@
-"""The columns that every job has, of whatever kind, and the guard on its status."""
+"""Columns of all kinds of jobs, and the check of status changes."""
 
 import uuid
 from datetime import datetime
@@ -13,7 +13,7 @@ from service.db.base import new_id
 
 
 class JobError(TypedDict):
-    """Why a job failed, for the person who reads it."""
+    """Why a job failed, for users."""
 
     code: str
     detail: str
@@ -64,15 +64,15 @@ class Job:
     priority: Mapped[int] = mapped_column(Integer, default=0)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now())
     created_by: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("api_keys.id"), index=True)
-    """The API key that asked for it; null where none was needed."""
+    """The API key that created it; null if the service requires none."""
     queued_at: Mapped[datetime] = mapped_column(server_default=func.now())
-    """Since when it waits, or waited, for a worker."""
+    """When it last entered the queue."""
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
     attempt: Mapped[int] = mapped_column(Integer, default=0)
-    """Times it has been claimed; the number of the attempt that may write."""
+    """Number of claims; also the number of the attempt that may write."""
     losses: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
-    """Attempts lost in a row, with no checkpoint in between; an orderly stop is no loss."""
+    """Consecutive lost attempts without a checkpoint in between; an orderly stop is not a loss."""
     lease_owner: Mapped[str | None] = mapped_column(Text)
     lease_expires_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
@@ -89,13 +89,13 @@ class Job:
     def _guard(self, _key: str, new: JobStatus) -> JobStatus:
         if self.status is None:
             if new is not JobStatus.QUEUED:
-                raise ValueError(f"a job begins as queued, not {new}")
+                raise ValueError(f"a new job must be queued, not {new}")
         elif new is not self.status:
             check_move(self.status, new)
         return new
 
     def move_to(self, new: JobStatus, error: JobError | None = None) -> None:
-        """Go to `new`, by the database's clock: a terminal or interrupted job gives up its lease."""
+        """Change the status to `new`, with the times by the database's clock; a status outside HELD ends the lease."""
         self.status = new
         if error is not None:
             self.error = error

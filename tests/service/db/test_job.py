@@ -25,7 +25,7 @@ def test_a_status_is_set_only_along_allowed_moves(old: JobStatus, new: JobStatus
 
 
 def test_a_job_begins_queued() -> None:
-    with pytest.raises(ValueError, match="begins as queued"):
+    with pytest.raises(ValueError, match="must be queued"):
         Run(status=JobStatus.RUNNING)
 
 
