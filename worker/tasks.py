@@ -7,16 +7,12 @@ import os
 import secrets
 import socket
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import structlog
 from celery.signals import (
     celeryd_init,
     setup_logging,
-    task_prerun,
     worker_ready,
     worker_shutdown,
     worker_shutting_down,
@@ -26,7 +22,7 @@ from service.core import logging as service_logging
 from service.core.settings import Settings, unknown_variables
 from service.db.session import connect
 from worker.celery_app import WAKE, app
-from worker.jobs.claim import Claim, claim_next
+from worker.jobs.claim import claim_next
 from worker.jobs.registry import job_types
 from worker.jobs.runner import run_job
 from worker.maintenance.housekeeping import Housekeeping
@@ -40,38 +36,27 @@ stopping = threading.Event()
 name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 """Unique for every process: a restarted worker must not reuse an old lease."""
 
-_message: ContextVar[tuple[str | None, str | None]] = ContextVar("message", default=(None, None))
-"""The job and the request id of the message that woke this thread."""
 _housekeeping: Housekeeping | None = None
 
 
-@app.task(name=WAKE)  # type: ignore[untyped-decorator]
-def wake(queue: str, *_: Any) -> None:
-    """Run the jobs of a queue, one of each kind in turn, until none is claimable."""
+@app.task(name=WAKE, bind=True)  # type: ignore[untyped-decorator]
+def wake(task: Any, queue: str, job: str | None = None) -> None:
+    """Run the jobs of a queue, one of each kind in turn, until none is claimable.
+
+    Log lines name the job, and the request that created it if the message was about this `job`.
+    """
+    request_id = task.request.get("request_id")
     claimed = True
     while claimed:
         claimed = False
         for job_type in job_types(queue):
             if not stopping.is_set() and (claim := claim_next(database, job_type, name, devices.count())):
                 claimed = True
-                with _logging_context(claim):
+                ids: dict[str, Any] = {claim.kind: str(claim.id), "attempt": claim.attempt}
+                if request_id is not None and job == str(claim.id):
+                    ids["request_id"] = request_id
+                with structlog.contextvars.bound_contextvars(**ids):
                     run_job(database, claim, stopping)
-
-
-@contextmanager
-def _logging_context(claim: Claim) -> Iterator[None]:
-    """Within the block, log lines of this thread name the job, and the request if the message was about this job."""
-    ids: dict[str, Any] = {claim.kind: str(claim.id), "attempt": claim.attempt}
-    job, request_id = _message.get()
-    if request_id is not None and job == str(claim.id):
-        ids["request_id"] = request_id
-    with structlog.contextvars.bound_contextvars(**ids):
-        yield
-
-
-@task_prerun.connect  # type: ignore[untyped-decorator]
-def _remember_message(task: Any, args: Any = (), **_: Any) -> None:
-    _message.set((str(args[1]) if len(args) > 1 else None, task.request.get("request_id")))
 
 
 @celeryd_init.connect  # type: ignore[untyped-decorator]

@@ -84,15 +84,13 @@ class EvaluationIngest(Ingest[Batch]):
 
 
 class EvaluationJobType(SupervisedJobType):
-    """Generation and judging of a benchmark's images by `program`."""
+    """Generation and judging of a benchmark's images."""
 
     model = Evaluation
+    program = PROGRAM
     artifact_pattern = "*/*"
     ingest = EvaluationIngest
     stored = (IMAGES, artifact_transfer.START)
-
-    def __init__(self, program: Sequence[str] = PROGRAM) -> None:
-        super().__init__(program)
 
     def artifact_keys(self, id: uuid.UUID) -> Select[Any]:
         return select(EvaluationImage.key).where(EvaluationImage.evaluation_id == id)

@@ -164,15 +164,13 @@ class RunIngest(Ingest[RunBatch]):
 
 
 class RunJobType(SupervisedJobType):
-    """Training by `program`."""
+    """Training."""
 
     model = Run
+    program = PROGRAM
     artifact_pattern = "*/checkpoints/*"
     ingest = RunIngest
     stored = ("samples", "checkpoints", "prompt-sets", artifact_transfer.START, ENCODINGS)
-
-    def __init__(self, program: Sequence[str] = PROGRAM) -> None:
-        super().__init__(program)
 
     def claimable(self, devices: int | None) -> ColumnElement[bool]:
         """Each process of a run needs a device."""

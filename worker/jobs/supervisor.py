@@ -34,16 +34,18 @@ _STOP_PRIORITY: tuple[Stop, ...] = ("cancel", "drain", "pause", "budget")
 
 
 class SupervisedJobType(JobType, ABC):
-    """A kind of jobs that run in a child process, started as `program`. Tests replace the program."""
+    """A kind of jobs that run in a child process. Tests replace its `program`."""
 
+    program: Sequence[str]
     model: ClassVar[type[SupervisedJob]]
     ingest: ClassVar[type[Ingest[Any]]]
     """Reads the files of an attempt into rows."""
     stored: ClassVar[tuple[str, ...]]
     """Subdirectories of an attempt whose files are in the artifact store once the attempt was read."""
 
-    def __init__(self, program: Sequence[str]) -> None:
-        self.program = tuple(program)
+    def __init__(self, program: Sequence[str] | None = None) -> None:
+        if program is not None:
+            self.program = program
 
     def limits(self, row: Any) -> Limits:
         """Time limits of the job."""
