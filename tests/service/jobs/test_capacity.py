@@ -1,4 +1,4 @@
-"""Whether a run fits the memory of the devices that workers tell of: refused as a run, warned of in a plan."""
+"""Runs that do not fit the reported devices: refused as a run, a warning in a plan."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -33,13 +33,13 @@ def warned(client: TestClient, **spec: Any) -> list[str]:
     return [one for one in answer.json()["warnings"] if one.startswith(("model", "resources"))]
 
 
-def test_the_papers_run_with_a_lora_is_taken_by_an_h100(client: TestClient, database: Database) -> None:
+def test_paper_run_with_lora_fits_an_h100(client: TestClient, database: Database) -> None:
     there(database, H100)
     assert warned(client, preset="paper-lora") == []
     assert client.post("/runs", json={"preset": "paper-lora"}).status_code in (201, 202)
 
 
-def test_a_run_that_fits_no_device_is_refused_with_parts_and_remedies(client: TestClient, database: Database) -> None:
+def test_run_that_fits_no_device_is_refused_with_remedies(client: TestClient, database: Database) -> None:
     there(database, {"gpu_memory_total_bytes.0": 24e9, "gpu_memory_total_bytes.1": 48e9})
     keeping = {"preset": "paper-lora", "training": {"gradient_checkpointing": False}}
     refused = client.post("/runs", json=keeping)
@@ -56,7 +56,7 @@ def test_a_run_that_fits_no_device_is_refused_with_parts_and_remedies(client: Te
     assert error["msg"] in warning
 
 
-def test_processes_share_the_memory_of_a_machine_without_cards(client: TestClient, database: Database) -> None:
+def test_processes_share_the_memory_of_a_host_without_gpus(client: TestClient, database: Database) -> None:
     there(database, {"devices": 2, "memory_total_bytes": 1.5e9})
     shapes = {"preset": "shapes", "rewards": [{"name": "shapes_verifier"}]}
     assert warned(client, **shapes) == []
@@ -64,7 +64,7 @@ def test_processes_share_the_memory_of_a_machine_without_cards(client: TestClien
     assert "has 0.8 GB" in warning
 
 
-def test_workers_that_are_gone_or_do_other_work_do_not_count(client: TestClient, database: Database) -> None:
+def test_lost_workers_and_other_queues_do_not_count(client: TestClient, database: Database) -> None:
     there(database, {"gpu_memory_total_bytes.0": 1e9}, age=3600)
     there(database, H100, queue="generate")
     (warning,) = warned(client, preset="paper-lora")

@@ -1,4 +1,4 @@
-"""Wake-ups."""
+"""Messages that wake workers."""
 
 import socket
 import time
@@ -15,7 +15,7 @@ from service.jobs.queue import Queue
 @pytest.mark.parametrize(
     ("kind", "queue"), [(Run, "train"), (Generation, "generate"), (Evaluation, "evaluate"), (Score, "generate")]
 )
-def test_a_wake_up_lands_in_the_queue_of_its_workers(settings: Settings, kind: type[Job], queue: str) -> None:
+def test_message_goes_to_the_queue_of_the_kind(settings: Settings, kind: type[Job], queue: str) -> None:
     job = uuid.uuid4()
     with Connection(settings.broker_url) as connection:
         waiting = connection.SimpleQueue(queue)
@@ -27,12 +27,12 @@ def test_a_wake_up_lands_in_the_queue_of_its_workers(settings: Settings, kind: t
     assert message.decode()[0] == [queue, str(job)]
 
 
-def test_a_broker_that_is_not_there_is_given_up(settings: Settings) -> None:
+def test_unreachable_broker_returns_false(settings: Settings) -> None:
     queue = Queue(settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"}))
     assert queue.send(Run, uuid.uuid4()) is False
 
 
-def test_a_broker_that_does_not_answer_is_given_up_soon(settings: Settings) -> None:
+def test_silent_broker_times_out(settings: Settings) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"redis://127.0.0.1:{silent.getsockname()[1]}/0"
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""Checkpoints fetched for a job: they stay for as long as it wants them, however many others are wanted meanwhile."""
+"""Fetched checkpoints: a job keeps its files, whatever happens to the cache."""
 
 import hashlib
 import json
@@ -56,7 +56,7 @@ def two_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("two_kept")
-def test_what_a_job_was_given_stays_though_others_are_kept(database: Database, save: Save, tmp_path: Path) -> None:
+def test_fetched_checkpoint_outlives_its_cache_entry(database: Database, save: Save, tmp_path: Path) -> None:
     mine, *others = [save(name) for name in ("mine", "second", "third", "fourth")]
     place = fetch_checkpoint(database, mine, tmp_path / "job")
     for other in others:
@@ -66,7 +66,7 @@ def test_what_a_job_was_given_stays_though_others_are_kept(database: Database, s
     assert kept(database) == {str(others[1]), str(others[2])}
 
 
-def test_what_was_kept_and_then_damaged_is_fetched_again(database: Database, save: Save, tmp_path: Path) -> None:
+def test_damaged_cache_entry_is_fetched_again(database: Database, save: Save, tmp_path: Path) -> None:
     id = save("weights")
     fetch_checkpoint(database, id, tmp_path / "first")
     (database.settings.data_dir / "work" / "checkpoints" / str(id) / WEIGHTS).write_text("damaged")
@@ -75,7 +75,7 @@ def test_what_was_kept_and_then_damaged_is_fetched_again(database: Database, sav
         assert (fetch_checkpoint(database, id, tmp_path / job) / WEIGHTS).read_text() == "weights"
 
 
-def test_where_there_are_no_links_files_are_copied(
+def test_files_are_copied_on_a_disk_without_links(
     database: Database, save: Save, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(source: str, target: str) -> None:
@@ -90,9 +90,7 @@ def test_where_there_are_no_links_files_are_copied(
 
 
 @pytest.mark.usefixtures("two_kept")
-def test_workers_that_forget_at_the_same_time_do_not_disturb_each_other(
-    database: Database, save: Save, tmp_path: Path
-) -> None:
+def test_concurrent_evictions_do_not_fail(database: Database, save: Save, tmp_path: Path) -> None:
     ids = [save(f"weights {number}") for number in range(6)]
 
     def fetch(worker: int) -> None:
@@ -106,7 +104,7 @@ def test_workers_that_forget_at_the_same_time_do_not_disturb_each_other(
             done.result()
 
 
-def test_a_generation_leaves_nothing_here_but_what_is_kept(database: Database, save: Save) -> None:
+def test_generation_leaves_only_the_cache_on_this_machine(database: Database, save: Save) -> None:
     id = save("no weights at all")
     spec = GenerationSpec(prompts=("a small red circle on white",), checkpoints=(id,)).model_dump(mode="json")
     with database.transaction() as session:

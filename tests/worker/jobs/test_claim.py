@@ -1,4 +1,4 @@
-"""No two workers ever hold the same job, and whoever lost one cannot write to it."""
+"""No two workers hold the same job, and a worker that lost a job cannot write to it."""
 
 import threading
 from collections import Counter
@@ -15,7 +15,7 @@ from worker.jobs.run import RunJobType
 
 
 class TestClaimNext:
-    def test_racing_workers_share_the_queue_without_overlap(self, jobs: Any, impatient: Database) -> None:
+    def test_concurrent_workers_never_claim_the_same_job(self, jobs: Any, impatient: Database) -> None:
         ids = {jobs.add() for _ in range(40)}
         start = threading.Barrier(8)
 
@@ -32,17 +32,15 @@ class TestClaimNext:
         assert taken == Counter(ids)
         assert {jobs.run(id).attempt for id in ids} == {1}
 
-    def test_the_smaller_priority_goes_first_then_the_older(self, jobs: Any) -> None:
+    def test_order_is_by_priority_then_age(self, jobs: Any) -> None:
         late, first, second = jobs.add(priority=5), jobs.add(priority=-1), jobs.add(priority=-1)
 
         assert [jobs.claim().id for _ in range(3)] == [first, second, late]
 
-    def test_an_empty_queue_gives_nothing(self, impatient: Database) -> None:
+    def test_empty_queue_gives_none(self, impatient: Database) -> None:
         assert claim_next(impatient, RunJobType(), "worker:1") is None
 
-    def test_a_run_of_more_processes_than_devices_is_left_to_another_worker(
-        self, jobs: Any, impatient: Database
-    ) -> None:
+    def test_run_that_needs_more_devices_is_not_claimed(self, jobs: Any, impatient: Database) -> None:
         large = jobs.add(spec=RunSpec(resources={"processes_per_node": 4}).model_dump(mode="json"))
         small = jobs.add()
 
@@ -51,7 +49,7 @@ class TestClaimNext:
         claim = claim_next(impatient, RunJobType(), "worker:2", devices=4)
         assert claim is not None and claim.id == large
 
-    def test_a_claim_begins_an_attempt_and_a_lease(self, jobs: Any) -> None:
+    def test_claim_starts_an_attempt_and_a_lease(self, jobs: Any) -> None:
         id = jobs.add()
         jobs.claim("worker:7")
 
@@ -70,7 +68,7 @@ class TestMove:
         jobs.claim("worker:1")
         return old
 
-    def test_an_old_attempt_is_refused_every_write(self, superseded: Any, jobs: Any, impatient: Database) -> None:
+    def test_superseded_attempt_cannot_write(self, superseded: Any, jobs: Any, impatient: Database) -> None:
         for write in (
             lambda: move(impatient, superseded, JobStatus.FAILED),
             lambda: renew(impatient, superseded),
@@ -80,7 +78,7 @@ class TestMove:
                 write()
         assert jobs.run(superseded.id).status is JobStatus.STARTING
 
-    def test_a_job_that_has_ended_stays_as_it_is(self, jobs: Any, impatient: Database) -> None:
+    def test_ended_job_does_not_change(self, jobs: Any, impatient: Database) -> None:
         jobs.add()
         claim = jobs.claim()
         move(impatient, claim, JobStatus.FAILED, {"code": "error", "detail": "no", "hint": "", "log_tail": ""})
@@ -89,7 +87,7 @@ class TestMove:
             move(impatient, claim, JobStatus.SUCCEEDED)
         assert jobs.run(claim.id).error["detail"] == "no"
 
-    def test_a_cancelled_job_that_is_interrupted_is_not_taken_again(self, jobs: Any, impatient: Database) -> None:
+    def test_interrupted_cancelling_job_is_cancelled(self, jobs: Any, impatient: Database) -> None:
         jobs.add()
         claim = jobs.claim()
         move(impatient, claim, JobStatus.CANCELLING)

@@ -1,4 +1,4 @@
-"""Evaluations under supervision: what the child says becomes rows and scores, and nothing is judged twice."""
+"""Evaluations in a child process: events become rows and scores, and no image is judged twice."""
 
 import hashlib
 import json
@@ -125,7 +125,7 @@ def evaluations(impatient: Database) -> Evaluations:
     return Evaluations(impatient)
 
 
-def test_what_the_child_says_becomes_rows_and_scores(evaluations: Evaluations) -> None:
+def test_events_become_rows_and_scores(evaluations: Evaluations) -> None:
     id = evaluations.add()
     row = evaluations.perform()
 
@@ -147,7 +147,7 @@ def test_what_the_child_says_becomes_rows_and_scores(evaluations: Evaluations) -
     assert b"the child began" in b"".join(one.data for one in evaluations.rows(EvaluationLogChunk, id))
 
 
-def test_a_killed_one_goes_on_where_it_was(evaluations: Evaluations) -> None:
+def test_killed_evaluation_continues(evaluations: Evaluations) -> None:
     id = evaluations.add("is-killed-once")
     assert evaluations.perform().status is JobStatus.INTERRUPTED
     assert evaluations.perform().status is JobStatus.SUCCEEDED
@@ -158,7 +158,7 @@ def test_a_killed_one_goes_on_where_it_was(evaluations: Evaluations) -> None:
     assert len(evaluations.rows(EvaluationImage, id)) == 6
 
 
-def test_one_that_is_lost_for_good_is_scored_as_far_as_it_came(evaluations: Evaluations) -> None:
+def test_lost_evaluation_is_scored_with_what_it_has(evaluations: Evaluations) -> None:
     evaluations.add("is-killed-once")
     evaluations.database = with_settings(evaluations.database, max_attempts=1)
     row = evaluations.perform()
@@ -181,25 +181,25 @@ class TestCancelledWithoutItsWorker:
             end_lost_attempt(session, EVALUATION, session.get_one(Evaluation, claim.id, with_for_update=True))
         return evaluations.row(claim.id)
 
-    def test_it_is_scored_when_its_worker_is_given_up(self, evaluations: Evaluations) -> None:
+    def test_scored_when_its_lease_expires(self, evaluations: Evaluations) -> None:
         row = self.give_up(evaluations, self.cancelling(evaluations))
         assert row.status is JobStatus.CANCELLED and row.scores is not None and row.rewards is not None
         assert (row.scores["images"], row.rewards["clip_score"]["images"]) == (3, 4)
 
-    def test_it_is_scored_when_its_child_is_lost_before_it_was_asked(self, evaluations: Evaluations) -> None:
+    def test_scored_when_its_process_is_lost(self, evaluations: Evaluations) -> None:
         claim = self.cancelling(evaluations)
         move(evaluations.database, claim, JobStatus.INTERRUPTED, lost=True)
         row = evaluations.row(claim.id)
         assert row.status is JobStatus.CANCELLED and row.scores is not None and row.scores["images"] == 3
 
-    def test_answers_that_cannot_be_scored_do_not_keep_it_from_ending(self, evaluations: Evaluations) -> None:
+    def test_unscorable_answers_do_not_prevent_its_end(self, evaluations: Evaluations) -> None:
         claim = self.cancelling(evaluations)
         unscorable(evaluations, claim.id)
         row = self.give_up(evaluations, claim)
         assert row.status is JobStatus.CANCELLED and row.scores is None
 
 
-def test_what_is_salvaged_of_an_ended_one_is_scored(evaluations: Evaluations) -> None:
+def test_recovered_answers_of_an_ended_evaluation_are_scored(evaluations: Evaluations) -> None:
     id = evaluations.add("is-killed-once")
     evaluations.perform()
     with evaluations.database.transaction() as session:  # as if the store had taken nothing until it had ended
@@ -215,13 +215,13 @@ def test_what_is_salvaged_of_an_ended_one_is_scored(evaluations: Evaluations) ->
     assert (row.scores["images"], row.rewards["clip_score"]["images"]) == (3, 4)
 
 
-def test_answers_that_cannot_be_scored_do_not_keep_it_from_ending(evaluations: Evaluations) -> None:
+def test_unscorable_answers_do_not_prevent_its_end(evaluations: Evaluations) -> None:
     unscorable(evaluations, evaluations.add())
     row = evaluations.perform()
     assert row.status is JobStatus.SUCCEEDED and row.scores is None
 
 
-def test_where_the_judge_goes_what_was_judged_is_kept_and_scored(evaluations: Evaluations) -> None:
+def test_failed_judge_keeps_and_scores_earlier_answers(evaluations: Evaluations) -> None:
     id = evaluations.add("judge-goes")
     row = evaluations.perform()
     assert row.status is JobStatus.FAILED and row.error is not None and row.error["code"] == "judge_failed"
@@ -233,7 +233,7 @@ def test_where_the_judge_goes_what_was_judged_is_kept_and_scored(evaluations: Ev
     assert evaluations.asked(id) == ALL
 
 
-def test_resumed_it_asks_again_only_where_no_answer_could_be_read(evaluations: Evaluations) -> None:
+def test_resumed_evaluation_repeats_only_unreadable_answers(evaluations: Evaluations) -> None:
     id = evaluations.add("mumbles")
     row = evaluations.perform()
     assert row.status is JobStatus.SUCCEEDED and row.scores is not None
@@ -246,7 +246,7 @@ def test_resumed_it_asks_again_only_where_no_answer_could_be_read(evaluations: E
     assert [one for one in evaluations.asked(id) if one[2] == 2] == [(0, 1, 2), (1, 1, 2), (2, 1, 2)]
 
 
-def test_without_a_judge_images_and_rewards_are_all(evaluations: Evaluations) -> None:
+def test_without_a_judge_there_are_images_and_rewards_only(evaluations: Evaluations) -> None:
     id = evaluations.add(judge=None)
     row = evaluations.perform()
     assert row.status is JobStatus.SUCCEEDED and row.scores is None
@@ -254,7 +254,7 @@ def test_without_a_judge_images_and_rewards_are_all(evaluations: Evaluations) ->
     assert evaluations.asked(id) == []
 
 
-def test_an_image_that_is_not_what_was_said_of_it_is_refused(evaluations: Evaluations) -> None:
+def test_image_with_a_wrong_hash_is_rejected(evaluations: Evaluations) -> None:
     id = evaluations.add("spoils")
     evaluations.perform()
     assert evaluations.rows(EvaluationImage, id) == []
@@ -262,7 +262,7 @@ def test_an_image_that_is_not_what_was_said_of_it_is_refused(evaluations: Evalua
     assert [one["image"] for one in refused] == [f"{i}_{j}.png" for i, j, _ in ALL]
 
 
-def test_resumed_it_draws_what_was_refused_and_has_that_judged(evaluations: Evaluations) -> None:
+def test_resumed_evaluation_generates_and_judges_rejected_images(evaluations: Evaluations) -> None:
     id = evaluations.add("spoils")
     evaluations.perform()
 
@@ -275,7 +275,7 @@ def test_resumed_it_draws_what_was_refused_and_has_that_judged(evaluations: Eval
 
 @pytest.mark.parametrize("damage", ["lost", "altered"])
 @pytest.mark.parametrize(("name", "place", "asked"), [("judge-goes", (1, 1), 1), ("mumbles", (1, 1), 2)])
-def test_an_image_that_the_store_has_no_longer_whole_is_drawn_again(
+def test_damaged_image_is_generated_again(
     evaluations: Evaluations, damage: str, name: str, place: tuple[int, int], asked: int
 ) -> None:
     id, store = evaluations.add(name), evaluations.database.artifacts
@@ -294,7 +294,7 @@ def test_an_image_that_the_store_has_no_longer_whole_is_drawn_again(
     assert [one["image"] for one in told] == ["1_1.png"]
 
 
-def test_one_that_is_lost_before_it_is_drawn_again_is_asked_about_anew_all_the_same(evaluations: Evaluations) -> None:
+def test_image_lost_before_regeneration_is_judged_again(evaluations: Evaluations) -> None:
     id = evaluations.add("mumbles")
     evaluations.perform()
     (key,) = [one.key for one in evaluations.rows(EvaluationImage, id) if (one.index, one.image_index) == (1, 1)]
@@ -312,7 +312,7 @@ def test_one_that_is_lost_before_it_is_drawn_again_is_asked_about_anew_all_the_s
     assert (row.scores["images"], row.scores["failed_answers"]) == (6, 0)
 
 
-def test_one_that_is_cancelled_keeps_what_it_has(evaluations: Evaluations, eventually: Any) -> None:
+def test_cancelled_evaluation_keeps_its_results(evaluations: Evaluations, eventually: Any) -> None:
     id = evaluations.add("waits")
     claim = evaluations.claim()
     work = threading.Thread(target=run_job, args=(evaluations.database, claim, threading.Event()))
@@ -325,7 +325,7 @@ def test_one_that_is_cancelled_keeps_what_it_has(evaluations: Evaluations, event
     assert evaluations.asked(id) == ALL[:1]
 
 
-def test_what_came_first_stays(evaluations: Evaluations, tmp_path: Path) -> None:
+def test_first_rows_stay(evaluations: Evaluations, tmp_path: Path) -> None:
     id = evaluations.add()
     row = evaluations.perform()
     with evaluations.database.transaction() as session:
@@ -340,7 +340,7 @@ def test_what_came_first_stays(evaluations: Evaluations, tmp_path: Path) -> None
     assert evaluations.rows(EvaluationAnswer, id)[0].text != "late"
 
 
-def test_what_was_taken_for_a_leftover_is_kept_once_it_is_recorded(evaluations: Evaluations, tmp_path: Path) -> None:
+def test_marked_leftover_is_unmarked_when_a_row_names_it(evaluations: Evaluations, tmp_path: Path) -> None:
     id, database = evaluations.add(), evaluations.database
     row, key, sha256 = evaluations.perform(), f"evaluations/{id}/9/0_0.png", hashlib.sha256(b"late").hexdigest()
     with database.transaction() as session:

@@ -1,4 +1,4 @@
-"""A generation that hangs is ended with its process, the only way there is; one that is cancelled ends at once."""
+"""Generations in the worker's process: stuck and cancelled ones end."""
 
 import os
 import subprocess
@@ -39,7 +39,7 @@ run_job(database, claim_next(database, GenerationJobType(), "worker:1"), threadi
 """
 
 
-def test_one_that_is_silent_for_too_long_fails_and_ends_its_worker(impatient: Database, tmp_path: Path) -> None:
+def test_stuck_generation_fails_and_ends_its_worker(impatient: Database, tmp_path: Path) -> None:
     spec = GenerationSpec(prompts=("a small red circle on white",)).model_dump(mode="json")
     row = Generation(requested={}, spec=spec, spec_version=1)
     with impatient.transaction() as session:
@@ -57,7 +57,7 @@ def test_one_that_is_silent_for_too_long_fails_and_ends_its_worker(impatient: Da
     assert found.error is not None and found.error["code"] == "stuck"
 
 
-def test_one_that_is_cancelled_has_ended_though_its_model_still_loads(
+def test_generation_cancelled_while_loading_ends_immediately(
     impatient: Database, eventually: Callable[[Callable[[], object]], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spec = GenerationSpec(prompts=("a small red circle on white",)).model_dump(mode="json")

@@ -1,4 +1,4 @@
-"""Ingestion makes each event a row exactly once, whenever and however often it is broken off."""
+"""Ingestion writes each event exactly once, however often it is interrupted."""
 
 import json
 import shutil
@@ -53,7 +53,7 @@ def claim(jobs: Any) -> Any:
 
 class TestHeldout:
     @pytest.mark.parametrize(("resumed", "kept"), [(0, True), (1, False)])
-    def test_it_is_that_of_attempts_since_the_run_was_resumed(
+    def test_summary_is_of_attempts_since_the_resumption(
         self, jobs: Any, impatient: Database, claim: Any, directory: Path, resumed: int, kept: bool
     ) -> None:
         with impatient.transaction() as session:
@@ -67,7 +67,7 @@ class TestHeldout:
 
 
 class TestDrain:
-    def test_a_line_counts_once_it_is_whole(self, impatient: Database, claim: Any, directory: Path) -> None:
+    def test_incomplete_line_is_not_read(self, impatient: Database, claim: Any, directory: Path) -> None:
         ingest, last = RunIngest(impatient, claim, directory), metrics(2)
         append(directory, metrics(1) + last[:20])
         ingest.drain()
@@ -78,7 +78,7 @@ class TestDrain:
 
         assert count(impatient, Metric) == 2
 
-    def test_reading_everything_again_changes_nothing(self, jobs: Any, impatient: Database) -> None:
+    def test_reading_again_changes_nothing(self, jobs: Any, impatient: Database) -> None:
         jobs.add("finishes")
         claim = jobs.claim()
         directory = impatient.settings.data_dir / "copy"
@@ -97,7 +97,7 @@ class TestDrain:
         assert again.ending is not None
         assert [count(impatient, table) for table in tables] == before
 
-    def test_the_place_commits_with_the_rows(self, impatient: Database, claim: Any, directory: Path) -> None:
+    def test_offset_commits_with_the_rows(self, impatient: Database, claim: Any, directory: Path) -> None:
         append(directory, metrics(1) + metrics(2))
         RunIngest(impatient, claim, directory).drain()
 
@@ -106,7 +106,7 @@ class TestDrain:
             assert attempt.events_offset == len(metrics(1) + metrics(2))
 
     @pytest.mark.parametrize(("name", "data"), [("events.jsonl", metrics(1)), ("log.txt", b"a line of log\n")])
-    def test_whatever_is_added_the_attempts_row_is_written_with_it(
+    def test_every_batch_updates_the_attempt(
         self, impatient: Database, claim: Any, directory: Path, name: str, data: bytes
     ) -> None:
         """The API keeps an ended run's answers for as long as its row and its attempts' are what they were."""
@@ -118,7 +118,7 @@ class TestDrain:
         with impatient.transaction() as session:
             assert session.scalars(added).all() == session.scalars(written).all()
 
-    def test_a_process_killed_between_batches_loses_and_doubles_nothing(
+    def test_killed_reader_loses_and_duplicates_nothing(
         self, impatient: Database, claim: Any, directory: Path, eventually: Any
     ) -> None:
         steps = 1000
@@ -140,7 +140,7 @@ class TestDrain:
             numbers = session.scalars(select(RunEvent.id).order_by(RunEvent.id)).all()
         assert list(numbers) == list(range(1, len(numbers) + 1))
 
-    def test_a_claim_that_was_lost_writes_nothing(self, impatient: Database, claim: Any, directory: Path) -> None:
+    def test_lost_claim_writes_nothing(self, impatient: Database, claim: Any, directory: Path) -> None:
         ingest = RunIngest(impatient, claim, directory)
         append(directory, metrics(1))
         append(directory, b"a line of log\n", "log.txt")
@@ -150,14 +150,14 @@ class TestDrain:
             ingest.drain()
         assert count(impatient, Metric) == count(impatient, LogChunk) == 0
 
-    def test_values_that_are_not_finite_become_null(self, impatient: Database, claim: Any, directory: Path) -> None:
+    def test_nonfinite_values_become_null(self, impatient: Database, claim: Any, directory: Path) -> None:
         append(directory, line("metrics", step=1, values={"loss": None}))
         RunIngest(impatient, claim, directory).drain()
 
         with impatient.transaction() as session:
             assert session.scalars(select(Metric.value)).all() == [None]
 
-    def test_a_log_is_kept_to_the_byte(self, impatient: Database, claim: Any, directory: Path) -> None:
+    def test_log_is_stored_byte_by_byte(self, impatient: Database, claim: Any, directory: Path) -> None:
         printed = b"caf\xc3\xa9\x00\xff\n" * 100_000
         append(directory, printed, "log.txt")
         ingest = RunIngest(impatient, claim, directory)
@@ -170,9 +170,7 @@ class TestDrain:
         assert b"".join(chunk.data for chunk in chunks) == printed + b"the end"
         assert ingest.log.tail().endswith("the end")
 
-    def test_a_log_that_is_too_long_is_cut_once_however_often_it_is_read(
-        self, impatient: Database, claim: Any, directory: Path
-    ) -> None:
+    def test_long_log_is_cut_once(self, impatient: Database, claim: Any, directory: Path) -> None:
         most = 50_000
         small = replace(impatient, settings=impatient.settings.model_copy(update={"max_log_bytes": most}))
         printed = b"".join(b"line %d\n" % number for number in range(20_000))
@@ -190,7 +188,7 @@ class TestDrain:
         kept = (directory / "log.txt").read_bytes()
         assert len(kept) <= 2 * most and kept[:most] == printed[:most] and kept.endswith(b"line 19999\n")
 
-    def test_many_rows_go_in_quickly_enough(self, impatient: Database, claim: Any, directory: Path) -> None:
+    def test_many_rows_fit_one_batch(self, impatient: Database, claim: Any, directory: Path) -> None:
         values = {f"metric/{number}": 0.5 for number in range(100)}
         append(directory, b"".join(line("metrics", step=step, values=values) for step in range(300)))
         RunIngest(impatient, claim, directory).drain()  # one batch, of more values than a statement can bind

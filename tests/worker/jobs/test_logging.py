@@ -1,4 +1,4 @@
-"""What a worker's process writes: JSON lines that name the worker, the job and the request."""
+"""A worker logs JSON lines that name the worker, the job and the request."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def add(database: Database) -> Run:
     return run
 
 
-def test_every_line_of_a_job_names_it_and_the_request_it_came_with(
+def test_log_lines_name_job_and_request(
     settings: Settings, new_database_url: str, tmp_path: Path, eventually: Callable[..., None]
 ) -> None:
     own = settings.model_copy(update={"database_url": new_database_url})

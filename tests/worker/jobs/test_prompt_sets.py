@@ -1,4 +1,4 @@
-"""Uploaded prompts on their way to the child: the exact file that the run was accepted with, or none."""
+"""Uploaded prompt sets: the process reads the accepted file, or the run fails."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -31,7 +31,7 @@ def uploaded(database: Database, tmp_path: Path) -> PromptSet:
     return row
 
 
-def test_the_child_reads_what_was_sent(database: Database, uploaded: PromptSet, tmp_path: Path) -> None:
+def test_process_reads_the_uploaded_prompts(database: Database, uploaded: PromptSet, tmp_path: Path) -> None:
     file = fetch_prompt_set(database, uploaded.id, tmp_path / "prompt-sets")
     files = {"mine": file, "shapes-train": file}
     for name in files:  # a file goes before an entry that the catalog has got since
@@ -41,9 +41,7 @@ def test_the_child_reads_what_was_sent(database: Database, uploaded: PromptSet, 
 
 
 @pytest.mark.parametrize("damage", ["lost", "altered"])
-def test_what_the_store_has_not_whole_is_not_trained_on(
-    database: Database, uploaded: PromptSet, tmp_path: Path, damage: str
-) -> None:
+def test_damaged_prompt_set_is_not_used(database: Database, uploaded: PromptSet, tmp_path: Path, damage: str) -> None:
     database.artifacts.delete(uploaded.key)
     if damage == "altered":
         (tmp_path / "other").write_bytes(b"x" * uploaded.size)
@@ -52,7 +50,7 @@ def test_what_the_store_has_not_whole_is_not_trained_on(
         fetch_prompt_set(database, uploaded.id, tmp_path / "prompt-sets")
 
 
-def test_only_what_no_row_names_is_collected(database: Database, uploaded: PromptSet, tmp_path: Path) -> None:
+def test_only_files_without_a_row_are_collected(database: Database, uploaded: PromptSet, tmp_path: Path) -> None:
     lost = "01890a5d-ac96-774b-bcce-b302099a8057"
     (tmp_path / "file").write_bytes(b"{}")
     database.artifacts.put_file(tmp_path / "file", f"prompt-sets/{lost}/prompts.jsonl")

@@ -1,4 +1,4 @@
-"""Scorings: what a worker writes down is what the reward itself says, and a failing reward fails alone."""
+"""Scorings: values equal those of the reward, and a failing reward does not affect others."""
 
 import hashlib
 import threading
@@ -73,7 +73,7 @@ def drawn(database: Database) -> list[GenerationImage]:
         return list(session.scalars(own.order_by(GenerationImage.number)))
 
 
-def test_values_are_the_rewards_own(database: Database, drawn: list[GenerationImage]) -> None:
+def test_values_equal_the_reward(database: Database, drawn: list[GenerationImage]) -> None:
     prompts = [CAPTIONS[image.prompt_index] for image in drawn]
     names = ["clip_score", "shapes_verifier"]
     id = add(database, names, [(p, image.key, image.sha256) for p, image in zip(prompts, drawn, strict=True)])
@@ -110,7 +110,7 @@ class Missing(Broken):
 
 
 @pytest.mark.parametrize(("kind", "cause"), [(Broken, "its server is away"), (Missing, "the weights are not there")])
-def test_a_failing_reward_fails_alone(
+def test_failing_reward_does_not_affect_others(
     database: Database,
     drawn: list[GenerationImage],
     monkeypatch: pytest.MonkeyPatch,
@@ -131,7 +131,7 @@ def test_a_failing_reward_fails_alone(
     assert other.status == "ok" and other.value is not None
 
 
-def test_no_number_is_null_for_that_image_alone(database: Database, drawn: list[GenerationImage]) -> None:
+def test_nan_is_null_for_that_image_only(database: Database, drawn: list[GenerationImage]) -> None:
     key = (drawn[0].key, drawn[0].sha256)
     id = add(database, ["shapes_verifier"], [("no caption of the world", *key), (CAPTIONS[0], *key)])
 
@@ -142,7 +142,7 @@ def test_no_number_is_null_for_that_image_alone(database: Database, drawn: list[
     assert known.status == "ok"
 
 
-def test_an_image_that_the_store_lost_costs_no_other(database: Database, tmp_path: Path) -> None:
+def test_lost_image_does_not_affect_others(database: Database, tmp_path: Path) -> None:
     Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
     stored = database.artifacts.put_file(tmp_path / "red.png", "scores/x/0.png")
     lost = ("a", "scores/x/1.png", hashlib.sha256(b"").hexdigest())
@@ -166,7 +166,7 @@ class LetsGo(Broken):
         return torch.zeros(len(prompts))
 
 
-def test_what_is_loaded_stays_until_the_scoring_ends(
+def test_loaded_rewards_stay_until_scoring_ends(
     database: Database, drawn: list[GenerationImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     WARM.let_go(0.0)
@@ -181,7 +181,7 @@ def test_what_is_loaded_stays_until_the_scoring_ends(
     assert found(database, id)[0].status is JobStatus.SUCCEEDED
 
 
-def test_an_entry_that_was_changed_is_another_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_catalog_entry_loads_another_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, scorer = tmp_path / "catalog.yaml", Scorer(warm=Warm())
     monkeypatch.setenv("G2RPO_CATALOG", str(file))
     entry = "extends: bundled\nrewards: [{name: shapes_verifier, kind: %s, scale: %s}]"
@@ -192,7 +192,7 @@ def test_an_entry_that_was_changed_is_another_reward(tmp_path: Path, monkeypatch
     assert (version.kind, version.scale) == ("shapes_bench_verifier", "points")
 
 
-def test_the_least_recently_used_goes_first() -> None:
+def test_least_recently_used_reward_is_unloaded_first() -> None:
     warm, loads = Warm(most_bytes=10), []
 
     def get(name: str) -> str:

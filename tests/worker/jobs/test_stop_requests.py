@@ -1,4 +1,4 @@
-"""What people ask of a run while it works: its child stops, rests and saves, and what it saved is kept."""
+"""Requests to a running job: cancel, pause and save a checkpoint."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ class TestCancel:
         with database.transaction() as session:
             service_jobs.cancel(session, Run, id)
 
-    def test_the_child_is_asked_and_stops_by_itself(self, jobs: Any, impatient: Database) -> None:
+    def test_process_stops_on_request(self, jobs: Any, impatient: Database) -> None:
         id = jobs.add("cancels")
         supervising = jobs.supervise(jobs.claim())
         jobs.reaches(id, JobStatus.RUNNING)
@@ -35,7 +35,7 @@ class TestCancel:
         assert jobs.attempt(id).outcome == "cancelled"
 
     @pytest.mark.parametrize("behaviour", ["hangs", "ignores-sigterm"])
-    def test_a_child_that_does_not_listen_is_ended(
+    def test_process_that_ignores_requests_is_terminated(
         self, jobs: Any, impatient: Database, behaviour: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("worker.jobs.supervisor.TERMINATION_SECONDS", 0.2)
@@ -55,7 +55,7 @@ class TestPause:
         with database.transaction() as session:
             session.get_one(Run, id, with_for_update=True).move_to(status)
 
-    def test_the_child_saves_and_the_run_rests_until_it_is_queued_again(self, jobs: Any, impatient: Database) -> None:
+    def test_paused_run_saves_and_resumes(self, jobs: Any, impatient: Database) -> None:
         id = jobs.add("pauses")
         supervising = jobs.supervise(jobs.claim())
         jobs.reaches(id, JobStatus.RUNNING)
@@ -74,9 +74,7 @@ class TestPause:
         assert jobs.run(id).status is JobStatus.SUCCEEDED
         assert jobs.attempt(id, 2).resumed_at == 1
 
-    def test_a_child_that_could_not_be_told_for_want_of_room_is_told_when_there_is_some(
-        self, jobs: Any, impatient: Database
-    ) -> None:
+    def test_request_is_forwarded_once_the_disk_has_room(self, jobs: Any, impatient: Database) -> None:
         id = jobs.add("pauses")
         supervising = jobs.supervise(jobs.claim())
         jobs.reaches(id, JobStatus.RUNNING)
@@ -92,7 +90,7 @@ class TestPause:
         run = jobs.run(id)
         assert (run.status, [row.step for row in jobs.rows(Checkpoint, run)]) == (JobStatus.PAUSED, [1])
 
-    def test_a_child_whose_rewards_fail_rests_by_itself_with_its_cause(self, jobs: Any, impatient: Database) -> None:
+    def test_run_with_failing_rewards_pauses_with_the_cause(self, jobs: Any, impatient: Database) -> None:
         id = jobs.add("has-its-rewards-fail")
         jobs.supervise(jobs.claim()).join()
 
@@ -109,7 +107,7 @@ class TestPause:
         jobs.supervise(jobs.claim()).join()
         assert jobs.run(id).status is JobStatus.SUCCEEDED
 
-    def test_a_child_that_is_still_loading_is_ended_at_once(self, jobs: Any, impatient: Database) -> None:
+    def test_loading_process_is_terminated_immediately(self, jobs: Any, impatient: Database) -> None:
         for asked, becomes in ((JobStatus.PAUSING, JobStatus.PAUSED), (JobStatus.CANCELLING, JobStatus.CANCELLED)):
             id = jobs.add("loads-forever")
             supervising = jobs.supervise(jobs.claim())
@@ -117,7 +115,7 @@ class TestPause:
             supervising.join()
             assert jobs.run(id).status is becomes
 
-    def test_a_worker_that_leaves_has_its_run_saved(self, jobs: Any) -> None:
+    def test_draining_worker_saves_its_run(self, jobs: Any) -> None:
         id = jobs.add("pauses")
         supervising = jobs.supervise(jobs.claim())
         jobs.reaches(id, JobStatus.RUNNING)
@@ -129,7 +127,7 @@ class TestPause:
         assert (run.status, run.losses) == (JobStatus.INTERRUPTED, 0)
         assert [row.step for row in jobs.rows(Checkpoint, run)] == [1]
 
-    def test_a_run_out_of_budget_is_saved_and_fails_with_what_to_do(self, jobs: Any, impatient: Database) -> None:
+    def test_run_over_budget_is_saved_and_fails_with_a_hint(self, jobs: Any, impatient: Database) -> None:
         id = jobs.add("pauses", seconds_used=impatient.settings.max_run_seconds)
         jobs.supervise(jobs.claim()).join()
 
@@ -140,7 +138,7 @@ class TestPause:
 
 
 class TestCheckpoints:
-    def test_one_asked_for_is_answered_once(self, jobs: Any, impatient: Database) -> None:
+    def test_requested_checkpoint_is_saved_once(self, jobs: Any, impatient: Database) -> None:
         id = jobs.add("saves-when-asked", checkpoint_requests=4, checkpoint_answers=3)
         supervising = jobs.supervise(jobs.claim())
         jobs.eventually(lambda: jobs.run(id).checkpoint_answers == 4)
@@ -152,7 +150,7 @@ class TestCheckpoints:
         assert [row.step for row in jobs.rows(Checkpoint, jobs.run(id))] == [1]
 
     @pytest.mark.parametrize(("behaviour", "attempts"), [("ends-before-it-is-asked", 1), ("is-killed-once", 2)])
-    def test_one_asked_for_too_late_is_the_last_steps(self, jobs: Any, behaviour: str, attempts: int) -> None:
+    def test_late_request_is_answered_by_the_last_checkpoint(self, jobs: Any, behaviour: str, attempts: int) -> None:
         id = jobs.add(behaviour, checkpoint_requests=1)
         for _ in range(attempts):
             assert jobs.run(id).checkpoint_answers == 0
@@ -162,7 +160,7 @@ class TestCheckpoints:
         assert (run.status, run.checkpoint_answers) == (JobStatus.SUCCEEDED, 1)
         assert 3 in {row.step for row in jobs.rows(Checkpoint, run)}
 
-    def test_old_ones_are_retired_but_for_those_in_use(self, jobs: Any, impatient: Database) -> None:
+    def test_old_checkpoints_are_retired(self, jobs: Any, impatient: Database) -> None:
         spec = RunSpec(name="keeps-three", checkpoints={"keep": 3}).model_dump(mode="json")
         run = jobs.perform("keeps-three", spec=spec)
 
@@ -174,14 +172,14 @@ class TestCheckpoints:
         retired = [data["step"] for type, data in jobs.events(run.id) if type == "checkpoint_retired"]
         assert sorted(retired) == [1, 2, 3]  # newest first of those that one look finds; how many depends on the pace
 
-    def test_the_best_one_is_kept(self, jobs: Any) -> None:
+    def test_best_checkpoint_is_not_retired(self, jobs: Any) -> None:
         spec = RunSpec(name="keeps-three", checkpoints={"keep": 3, "best": "clip_score"}).model_dump(mode="json")
         run = jobs.perform("keeps-three", spec=spec)
 
         kept = {row.step: row.best_value for row in jobs.rows(Checkpoint, run) if row.deleted_at is None}
         assert kept == {2: 0.75, 4: None, 5: None, 6: None}
 
-    def test_without_a_whole_one_the_run_does_not_begin_anew_unasked(self, jobs: Any, impatient: Database) -> None:
+    def test_run_with_only_damaged_checkpoints_fails(self, jobs: Any, impatient: Database) -> None:
         run = jobs.perform("is-killed-once")
         [checkpoint] = jobs.rows(Checkpoint, run)
         impatient.artifacts.delete(f"{checkpoint.key}/lora.safetensors")
@@ -193,7 +191,7 @@ class TestCheckpoints:
         assert jobs.rows(Checkpoint, run)[0].damaged
         assert [data["step"] for type, data in jobs.events(run.id) if type == "checkpoint_damaged"] == [1]
 
-    def test_one_counts_as_mended_when_the_store_has_it_again_and_not_this_machine_alone(
+    def test_checkpoint_is_undamaged_once_the_store_has_it(
         self, jobs: Any, impatient: Database, tmp_path: Path
     ) -> None:
         run = jobs.perform("is-killed-once")
@@ -214,7 +212,7 @@ class TestCheckpoints:
         impatient.artifacts.put_file(local, key)
         assert not damaged()
 
-    def test_what_an_overtaken_attempt_says_of_its_end_counts_no_more(self, jobs: Any, impatient: Database) -> None:
+    def test_end_of_a_superseded_attempt_does_not_count(self, jobs: Any, impatient: Database) -> None:
         id = jobs.add("finishes")
         jobs.claim()  # its worker is lost, and so is the next one's, which had gone on elsewhere
         first = impatient.settings.data_dir / "work" / "runs" / str(id) / "attempt-1"
@@ -230,7 +228,7 @@ class TestCheckpoints:
 
         assert (jobs.run(id).status, claim.attempt) == (JobStatus.SUCCEEDED, 3)
 
-    def test_a_run_that_gets_on_between_its_losses_is_not_given_up(self, jobs: Any) -> None:
+    def test_run_with_progress_between_losses_is_retried(self, jobs: Any) -> None:
         id = jobs.add("is-killed-after-each-checkpoint")
         for _ in range(6):
             jobs.supervise(jobs.claim()).join()

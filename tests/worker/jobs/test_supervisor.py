@@ -1,4 +1,4 @@
-"""A supervisor brings everything its child says into rows, ends it when it must, and says truly how it ended."""
+"""Runs in a child process: events become rows, processes end, and outcomes are recorded."""
 
 import contextlib
 import os
@@ -30,7 +30,7 @@ def brief_drain(impatient: Database) -> Database:
 
 
 class TestSuccess:
-    def test_everything_the_child_said_is_in_rows(self, jobs: Any) -> None:
+    def test_events_become_rows(self, jobs: Any) -> None:
         run = jobs.perform("finishes")
 
         assert run.status is JobStatus.SUCCEEDED
@@ -44,7 +44,7 @@ class TestSuccess:
         assert len(metrics) == 6
         assert [row.values for row in jobs.rows(RewardGroup, run)] == [[0.25, None, 0.75]] * 3
 
-    def test_images_and_checkpoints_are_in_the_store_with_their_hashes(self, jobs: Any, impatient: Database) -> None:
+    def test_images_and_checkpoints_are_stored_with_their_hashes(self, jobs: Any, impatient: Database) -> None:
         run = jobs.perform("finishes")
 
         [sample] = jobs.rows(Sample, run)
@@ -64,7 +64,7 @@ class TestSuccess:
         assert attempt.provenance["device"] == "scripted"
         assert jobs.statuses(run.id) == ["starting", "running", "succeeded"]
 
-    def test_removing_its_files_costs_no_lease_however_long_it_takes(
+    def test_slow_removal_of_files_loses_no_lease(
         self, jobs: Any, impatient: Database, eventually: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         remove = shutil.rmtree
@@ -80,7 +80,7 @@ class TestSuccess:
         assert (run.status, STATS.snapshot().get("leases_lost", 0)) == (JobStatus.SUCCEEDED, lost)
         assert not list(impatient.settings.data_dir.glob("work/runs/*/attempt-1/checkpoints"))
 
-    def test_a_run_starts_from_the_weights_it_was_given(self, jobs: Any, impatient: Database) -> None:
+    def test_run_starts_from_the_given_checkpoint(self, jobs: Any, impatient: Database) -> None:
         first = jobs.perform("finishes")
         [checkpoint] = jobs.rows(Checkpoint, first)
 
@@ -89,7 +89,7 @@ class TestSuccess:
         assert jobs.attempt(second.id).provenance["weights"] == "weights after 3 steps"
         assert not list(impatient.settings.data_dir.glob("work/runs/*/attempt-1/start"))
 
-    def test_a_damaged_start_is_a_failure_that_names_it(self, jobs: Any, impatient: Database) -> None:
+    def test_damaged_start_checkpoint_is_a_failure(self, jobs: Any, impatient: Database) -> None:
         first = jobs.perform("finishes")
         [checkpoint] = jobs.rows(Checkpoint, first)
         impatient.artifacts.delete(f"{checkpoint.key}/lora.safetensors")
@@ -102,7 +102,7 @@ class TestSuccess:
 
 
 class TestFailure:
-    def test_the_childs_own_reason_is_kept(self, jobs: Any) -> None:
+    def test_failure_reported_by_the_process_is_recorded(self, jobs: Any) -> None:
         run = jobs.perform("fails")
 
         assert run.status is JobStatus.FAILED
@@ -110,7 +110,7 @@ class TestFailure:
         assert run.error["hint"] == "Lower the learning rate."
         assert run.error["log_tail"] == "the child began"
 
-    def test_a_silent_exit_shows_the_end_of_the_log(self, jobs: Any) -> None:
+    def test_silent_exit_shows_the_log_tail(self, jobs: Any) -> None:
         run = jobs.perform("is-silent")
 
         assert run.status is JobStatus.FAILED
@@ -118,13 +118,13 @@ class TestFailure:
         assert "status 3" in run.error["detail"]
         assert "the disk is on fire" in run.error["log_tail"]
 
-    def test_a_crash_names_the_signal(self, jobs: Any) -> None:
+    def test_crash_names_the_signal(self, jobs: Any) -> None:
         run = jobs.perform("crashes")
 
         assert run.error["code"] == "crashed"
         assert "SIGSEGV" in run.error["detail"]
 
-    def test_a_child_that_prints_without_end_is_not_kept_from_its_work(self, jobs: Any, impatient: Database) -> None:
+    def test_endless_output_does_not_block_the_process(self, jobs: Any, impatient: Database) -> None:
         most = 100_000
         id = jobs.add("prints-too-much")
         jobs.supervise(jobs.claim(), with_settings(impatient, max_log_bytes=most)).join()
@@ -139,14 +139,14 @@ class TestFailure:
         assert log[most:] == b"\n[only the first 100000 bytes of this log are kept: G2RPO_MAX_LOG_BYTES]\n"
         assert jobs.attempt(id).log_offset == len(log)
 
-    def test_a_hung_child_is_ended(self, jobs: Any, impatient: Database) -> None:
+    def test_stuck_process_is_terminated(self, jobs: Any, impatient: Database) -> None:
         id = jobs.add("hangs")
         jobs.supervise(jobs.claim(), with_settings(impatient, progress_timeout_seconds=0.5)).join()
 
         assert jobs.run(id).error["code"] == "stuck"
         assert not jobs.alive(jobs.attempt(id).provenance["process"])
 
-    def test_what_is_no_event_is_recorded_and_skipped(self, jobs: Any) -> None:
+    def test_invalid_events_are_recorded_and_skipped(self, jobs: Any) -> None:
         run = jobs.perform("writes-garbage")
 
         assert run.status is JobStatus.SUCCEEDED
@@ -159,7 +159,7 @@ class TestFailure:
         assert len(jobs.rows(Sample, run)) == 1
         assert [row.step for row in jobs.rows(Checkpoint, run)] == [3]
 
-    def test_a_program_that_cannot_be_started_is_a_failure(self, jobs: Any, impatient: Database) -> None:
+    def test_missing_program_is_a_failure(self, jobs: Any, impatient: Database) -> None:
         from worker.jobs.runner import run_job
 
         id = jobs.add()
@@ -170,7 +170,7 @@ class TestFailure:
 
 
 class TestLoss:
-    def test_a_killed_run_goes_on_from_its_newest_checkpoint(self, jobs: Any) -> None:
+    def test_killed_run_resumes_from_its_newest_checkpoint(self, jobs: Any) -> None:
         run = jobs.perform("is-killed-once")
         assert run.status is JobStatus.INTERRUPTED
 
@@ -184,7 +184,7 @@ class TestLoss:
         metrics = {(row.name, row.step, row.attempt) for row in jobs.rows(Metric, run)}
         assert ("reward/clip_score", 1, 1) in metrics and ("reward/clip_score", 3, 2) in metrics
 
-    def test_a_run_that_is_always_killed_fails_in_the_end(self, jobs: Any, impatient: Database) -> None:
+    def test_run_fails_after_too_many_losses(self, jobs: Any, impatient: Database) -> None:
         id = jobs.add("is-killed-always")
         for _ in range(impatient.settings.max_attempts):
             jobs.supervise(jobs.claim()).join()
@@ -194,7 +194,7 @@ class TestLoss:
         assert run.error["code"] == "lost"
         assert "SIGKILL" in run.error["detail"]
 
-    def test_a_stopping_worker_gives_its_run_up(self, jobs: Any, brief_drain: Database) -> None:
+    def test_draining_worker_interrupts_its_run(self, jobs: Any, brief_drain: Database) -> None:
         id = jobs.add("hangs")
         supervising = jobs.supervise(jobs.claim(), brief_drain)
         jobs.reaches(id, JobStatus.RUNNING)
@@ -205,9 +205,7 @@ class TestLoss:
         assert jobs.run(id).status is JobStatus.INTERRUPTED
         assert not jobs.alive(jobs.attempt(id).provenance["process"])
 
-    def test_a_child_whose_lease_another_worker_took_is_ended_and_writes_no_more(
-        self, jobs: Any, impatient: Database
-    ) -> None:
+    def test_superseded_process_is_terminated_and_writes_nothing(self, jobs: Any, impatient: Database) -> None:
         id = jobs.add("hangs")
         claim = jobs.claim()
         supervising = jobs.supervise(claim)
@@ -222,9 +220,7 @@ class TestLoss:
         with pytest.raises(LeaseLost):
             move(impatient, claim, JobStatus.FAILED)
 
-    def test_a_database_out_of_reach_for_longer_than_the_lease_ends_the_child(
-        self, jobs: Any, impatient: Database, eventually: Any
-    ) -> None:
+    def test_unreachable_database_terminates_the_process(self, jobs: Any, impatient: Database, eventually: Any) -> None:
         id = jobs.add("hangs")
         brief = connect(impatient.settings.model_copy(update={"lease_seconds": 3.0}))
         supervising = jobs.supervise(jobs.claim(), brief)
@@ -237,7 +233,7 @@ class TestLoss:
         supervising.join()
         brief.close()
 
-    def test_what_a_lost_supervisor_had_not_read_is_read_by_the_next(self, jobs: Any, impatient: Database) -> None:
+    def test_next_supervisor_reads_unread_events(self, jobs: Any, impatient: Database) -> None:
         run = jobs.perform("is-killed-once")
         with impatient.transaction() as session:
             for table in (Metric, Checkpoint, LogChunk):
@@ -266,25 +262,25 @@ class TestRanks:
                     found.append(process.pid)
         return found
 
-    def test_the_run_succeeds_when_all_have_ended(self, jobs: Any) -> None:
+    def test_run_succeeds_when_all_ranks_have_ended(self, jobs: Any) -> None:
         run = jobs.perform("finishes", spec=self.spec("finishes"))
         assert run.status is JobStatus.SUCCEEDED
         assert len(jobs.rows(Metric, run)) == 6
 
-    def test_one_that_is_killed_is_a_loss_and_the_run_is_taken_again(self, jobs: Any) -> None:
+    def test_killed_rank_is_a_loss(self, jobs: Any) -> None:
         run = jobs.perform("second-rank-is-killed", spec=self.spec("second-rank-is-killed"))
         assert (run.status, run.losses) == (JobStatus.INTERRUPTED, 1)
         log = b"".join(row.data for row in jobs.rows(LogChunk, run)).decode()
         assert "rank 1 of 2" in log and "was ended by SIGKILL" in log
         assert not self.left_over(jobs, run.id)
 
-    def test_the_reason_of_the_one_that_failed_is_the_runs(self, jobs: Any) -> None:
+    def test_failure_of_a_rank_is_the_runs(self, jobs: Any) -> None:
         run = jobs.perform("second-rank-fails", spec=self.spec("second-rank-fails"))
         assert (run.status, run.error["code"], run.error["detail"]) == (JobStatus.FAILED, "out_of_memory", "rank 1")
         assert "out of memory in the second rank" in run.error["log_tail"]
         assert not self.left_over(jobs, run.id)
 
-    def test_all_end_when_the_run_is_given_up(self, jobs: Any, brief_drain: Database) -> None:
+    def test_interrupted_run_ends_all_ranks(self, jobs: Any, brief_drain: Database) -> None:
         id = jobs.add("hangs", spec=self.spec("hangs"))
         supervising = jobs.supervise(jobs.claim(), brief_drain)
         jobs.reaches(id, JobStatus.RUNNING)
@@ -297,7 +293,7 @@ class TestRanks:
 
 
 class TestProcesses:
-    def test_nothing_the_child_started_outlives_it(self, jobs: Any, impatient: Database) -> None:
+    def test_grandchildren_end_with_the_process(self, jobs: Any, impatient: Database) -> None:
         run = jobs.perform("leaves-a-grandchild")
 
         with impatient.transaction() as session:
@@ -305,7 +301,7 @@ class TestProcesses:
         assert not jobs.alive(int(pid))
 
     @pytest.mark.parametrize("processes", [1, 2])
-    def test_a_child_ends_when_its_supervisor_is_killed(
+    def test_process_ends_when_its_supervisor_is_killed(
         self, processes: int, jobs: Any, program: tuple[str, ...], tmp_path: Path, eventually: Any
     ) -> None:
         (tmp_path / "attempt-1").mkdir()

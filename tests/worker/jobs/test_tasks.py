@@ -1,4 +1,4 @@
-"""The worker's process stays small: torch belongs to its child."""
+"""The worker's process does not load torch before a job needs it."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What nothing refers to any more is removed, and nothing else."""
+"""Only artifacts and files without references are removed."""
 
 import uuid
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ def put(database: Database, tmp_path: Path, key: str) -> str:
 
 
 class TestGarbage:
-    def test_it_is_removed_with_its_row(self, impatient: Database, tmp_path: Path) -> None:
+    def test_garbage_is_removed_with_its_row(self, impatient: Database, tmp_path: Path) -> None:
         gone, stays = put(impatient, tmp_path, "runs/a/1/file"), put(impatient, tmp_path, "runs/b/1/file")
         with impatient.transaction() as session:
             session.add_all([Garbage(prefix="runs/a"), Garbage(prefix="runs/never-there")])
@@ -76,7 +76,7 @@ class TestGarbage:
 
 
 class TestOrphans:
-    def test_so_are_images_of_a_scoring_that_was_never_recorded(self, hasty: Database, tmp_path: Path) -> None:
+    def test_images_of_an_unrecorded_scoring_are_marked(self, hasty: Database, tmp_path: Path) -> None:
         lost, row = new_id(), Score(requested={}, spec={}, spec_version=1, total_images=1)
         with hasty.transaction() as session:
             session.add(row)
@@ -85,7 +85,7 @@ class TestOrphans:
 
         assert find_orphans(hasty) == [f"scores/{lost}"]
 
-    def test_only_those_without_a_row_are_marked(self, jobs: Any, hasty: Database, tmp_path: Path) -> None:
+    def test_only_artifacts_without_a_row_are_marked(self, jobs: Any, hasty: Database, tmp_path: Path) -> None:
         known, orphan = jobs.add(), new_id()
         for key in (f"runs/{known}/1/f", f"runs/{orphan}/1/f", "runs/of-a-person/f", f"probes/{uuid.uuid4()}"):
             put(hasty, tmp_path, key)
@@ -95,9 +95,7 @@ class TestOrphans:
         with hasty.transaction() as session:
             assert session.scalars(select(Garbage.prefix)).all() == [f"runs/{orphan}"]
 
-    def test_a_store_that_another_database_knows_is_left_alone(
-        self, jobs: Any, hasty: Database, tmp_path: Path
-    ) -> None:
+    def test_store_of_another_database_is_not_touched(self, jobs: Any, hasty: Database, tmp_path: Path) -> None:
         find_orphans(hasty)
         put(hasty, tmp_path, f"runs/{new_id()}/1/f")
         with hasty.transaction() as session:
@@ -109,13 +107,13 @@ class TestOrphans:
         with pytest.raises(ForeignStore):
             clear_local_files(hasty)
 
-    def test_young_ones_are_left_alone(self, impatient: Database, tmp_path: Path) -> None:
+    def test_recent_artifacts_are_skipped(self, impatient: Database, tmp_path: Path) -> None:
         put(impatient, tmp_path, f"checkpoints/{new_id()}/f")
         assert find_orphans(impatient) == []
 
 
 class TestLeftovers:
-    def test_what_no_row_names_of_an_ended_job_is_marked(self, jobs: Any, hasty: Database, tmp_path: Path) -> None:
+    def test_unnamed_artifacts_of_ended_jobs_are_marked(self, jobs: Any, hasty: Database, tmp_path: Path) -> None:
         run = jobs.perform("finishes").id
         generation = Generation(requested={}, spec={}, spec_version=1)
         with hasty.transaction() as session:
@@ -139,9 +137,7 @@ class TestLeftovers:
         assert hasty.artifacts.exists(f"runs/{run}/1/checkpoints/3/manifest.json")
         assert find_leftovers(hasty) == []
 
-    def test_a_run_that_is_resumed_meanwhile_keeps_what_it_stores(
-        self, jobs: Any, hasty: Database, heard: Database, tmp_path: Path
-    ) -> None:
+    def test_resumed_run_keeps_its_artifacts(self, jobs: Any, hasty: Database, heard: Database, tmp_path: Path) -> None:
         id = jobs.perform("finishes").id
         with hasty.transaction() as session:
             session.execute(update(Run).values(ended_at=func.now() - timedelta(seconds=1)))
@@ -160,7 +156,7 @@ class TestLeftovers:
         assert [hasty.artifacts.exists(key) for key in stored] == [True]
 
 
-def test_old_requests_are_forgotten(hasty: Database) -> None:
+def test_expired_idempotency_keys_are_deleted(hasty: Database) -> None:
     with hasty.transaction() as session:
         for key, age in (("old", 61), ("young", 59)):
             made = func.now() - timedelta(seconds=age)
@@ -172,7 +168,7 @@ def test_old_requests_are_forgotten(hasty: Database) -> None:
         assert session.scalars(select(IdempotencyKey.key)).all() == ["young"]
 
 
-def test_files_of_jobs_that_are_gone_or_long_ended_leave_this_machine(jobs: Any, hasty: Database) -> None:
+def test_local_files_of_deleted_and_old_jobs_are_removed(jobs: Any, hasty: Database) -> None:
     root = hasty.settings.data_dir / "work" / "runs"
     ended, going, deleted = jobs.perform("finishes").id, jobs.add(), new_id()
     for name in (going, deleted, "of-a-person"):
@@ -189,7 +185,7 @@ def test_files_of_jobs_that_are_gone_or_long_ended_leave_this_machine(jobs: Any,
     assert not drawn.exists()
 
 
-class TestSalvage:
+class TestRecovery:
     def forget(self, database: Database) -> None:
         """As if the worker had died before it read anything."""
         with database.transaction() as session:
@@ -197,7 +193,7 @@ class TestSalvage:
                 session.execute(delete(table))
             session.execute(update(Attempt).values(events_offset=0, log_offset=0))
 
-    def test_what_a_lost_worker_left_of_an_ended_run_is_read_once(self, jobs: Any, impatient: Database) -> None:
+    def test_unread_events_of_an_ended_run_are_read_once(self, jobs: Any, impatient: Database) -> None:
         run = jobs.perform("is-killed-once")
         with impatient.transaction() as session:
             session.get_one(Run, run.id).move_to(JobStatus.CANCELLED)
@@ -216,7 +212,7 @@ class TestSalvage:
         assert list(unread(impatient, Run)) == []
 
     @pytest.mark.parametrize("collected", [False, True])
-    def test_what_others_take_for_a_leftover_meanwhile_is_kept_or_stored_again(
+    def test_recovered_checkpoint_is_unmarked_or_stored_again(
         self, jobs: Any, impatient: Database, hasty: Database, heard: Database, collected: bool
     ) -> None:
         run = jobs.perform("is-killed-once")
@@ -242,7 +238,7 @@ class TestSalvage:
         assert found == [checkpoint.key]
         hasty.artifacts.check_whole(checkpoint.stored.values())
 
-    def test_it_keeps_nobody_from_cloning_the_run(self, jobs: Any, impatient: Database, heard: Database) -> None:
+    def test_recovery_does_not_block_a_clone(self, jobs: Any, impatient: Database, heard: Database) -> None:
         """Who clones it holds a checkpoint by then, which retention may want."""
         id = jobs.perform("is-killed-once").id
         with impatient.transaction() as session:
@@ -259,16 +255,14 @@ class TestSalvage:
 
         assert list(unread(impatient, Run)) == []
 
-    def test_a_run_that_will_be_taken_again_is_left_to_its_next_supervisor(
-        self, jobs: Any, impatient: Database
-    ) -> None:
+    def test_claimable_run_is_not_recovered(self, jobs: Any, impatient: Database) -> None:
         jobs.perform("is-killed-once")
         self.forget(impatient)
         recover_unread(impatient, RunJobType())
         with impatient.transaction() as session:
             assert session.scalar(select(func.count()).select_from(Metric)) == 0
 
-    def test_files_that_were_not_read_are_not_cleared(self, jobs: Any, hasty: Database) -> None:
+    def test_unread_files_are_not_removed(self, jobs: Any, hasty: Database) -> None:
         run = jobs.perform("finishes")
         self.forget(hasty)
         with hasty.transaction() as session:

@@ -1,4 +1,4 @@
-"""Workers say that they are there, give up for the dead, wake for the forgotten, and make room for others."""
+"""Heartbeats, expired leases, missed jobs and idle models."""
 
 import contextlib
 import signal
@@ -48,7 +48,7 @@ def expire(database: Database) -> None:
 
 
 class TestReconcile:
-    def test_a_lease_that_ran_out_interrupts_the_run_and_wakes_a_worker(
+    def test_expired_lease_interrupts_the_run_and_wakes_a_worker(
         self, jobs: Any, impatient: Database, app: Celery
     ) -> None:
         id = jobs.add()
@@ -62,7 +62,7 @@ class TestReconcile:
         assert messages(app) == 1
         assert jobs.claim().attempt == 2
 
-    def test_a_worker_that_hangs_in_the_middle_of_it_does_not_keep_the_others_from_it(
+    def test_hanging_worker_does_not_block_others(
         self, jobs: Any, impatient: Database, app: Celery, eventually: Callable[[Callable[[], object]], None]
     ) -> None:
         hanging = connect(impatient.settings, idle_seconds=0.2)
@@ -79,7 +79,7 @@ class TestReconcile:
             eventually(given_up)
         hanging.close()
 
-    def test_a_broker_that_hangs_is_waited_for_a_moment_only(
+    def test_hanging_broker_times_out(
         self, jobs: Any, impatient: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr(housekeeping, "_BROKER_SECONDS", 0.2)
@@ -99,7 +99,7 @@ class TestReconcile:
 
         assert jobs.run(id).status is JobStatus.INTERRUPTED
 
-    def test_a_lease_that_lasts_is_left_alone(self, jobs: Any, impatient: Database, app: Celery) -> None:
+    def test_valid_lease_is_unchanged(self, jobs: Any, impatient: Database, app: Celery) -> None:
         id = jobs.add()
         jobs.claim()
 
@@ -108,7 +108,7 @@ class TestReconcile:
         assert jobs.run(id).status is JobStatus.STARTING
         assert messages(app) == 0
 
-    def test_the_last_attempts_loss_is_the_runs_failure(self, jobs: Any, impatient: Database, app: Celery) -> None:
+    def test_last_lost_attempt_fails_the_run(self, jobs: Any, impatient: Database, app: Celery) -> None:
         id = jobs.add()
         for _ in range(impatient.settings.max_attempts):
             jobs.claim()
@@ -126,7 +126,7 @@ class TestReconcile:
         ("asked", "becomes"),
         [(JobStatus.CANCELLING, JobStatus.CANCELLED), (JobStatus.PAUSING, JobStatus.PAUSED)],
     )
-    def test_a_run_that_was_asked_to_stop_stops(
+    def test_requested_stop_applies_to_a_lost_run(
         self, jobs: Any, impatient: Database, app: Celery, asked: JobStatus, becomes: JobStatus
     ) -> None:
         id = jobs.add()
@@ -148,7 +148,7 @@ class TestReconcile:
 
 
 class TestHeartbeat:
-    def test_a_worker_is_listed_once_with_its_devices(self, impatient: Database) -> None:
+    def test_worker_has_one_row_with_its_devices(self, impatient: Database) -> None:
         for _ in range(2):
             heartbeat(impatient, "host:1", "train")
 
@@ -159,7 +159,7 @@ class TestHeartbeat:
         assert worker.heartbeat_at > worker.started_at
 
 
-class TestMakeRoom:
+class TestReleaseModels:
     """A generation's model, while runs come and go; on which card, the caller says."""
 
     @pytest.fixture(scope="class")
@@ -184,7 +184,7 @@ class TestMakeRoom:
             (True, JobStatus.QUEUED, False),
         ],
     )
-    def test_a_run_gets_the_card_it_may_want(
+    def test_models_are_released_for_a_run(
         self, jobs: Any, impatient: Database, warm: Warm, shared: bool | None, status: JobStatus, goes: bool
     ) -> None:
         jobs.add()
@@ -195,7 +195,7 @@ class TestMakeRoom:
 
         assert (warm.let_go(0.0) == []) is goes
 
-    def test_requests_in_a_row_load_nothing_again(self, jobs: Any, impatient: Database, warm: Warm) -> None:
+    def test_burst_of_requests_keeps_models(self, jobs: Any, impatient: Database, warm: Warm) -> None:
         jobs.add()
         jobs.claim()
 
@@ -203,7 +203,7 @@ class TestMakeRoom:
 
         assert warm.let_go(0.0) == ["shapes-flux"]
 
-    def test_a_worker_that_is_asked_for_nothing_keeps_nothing(
+    def test_idle_worker_releases_models(
         self, impatient: Database, app: Celery, eventually: Callable[[Callable[[], object]], None]
     ) -> None:
         quick = with_settings(impatient, reconcile_seconds=0.01, warm_seconds=0.01)

@@ -15,20 +15,20 @@ from worker.maintenance.housekeeping import heartbeat
 from worker.monitoring.healthcheck import is_alive, main
 
 
-def test_a_worker_of_this_host_is_alive_while_its_heartbeat_is_fresh(database: Database) -> None:
+def test_worker_with_a_recent_heartbeat_is_alive(database: Database) -> None:
     heartbeat(database, "host_a:7", "train")
     assert is_alive(database, "host_a")
     assert not is_alive(database, "host") and not is_alive(database, "hostxa")
 
 
-def test_a_worker_that_fell_silent_is_not_heard(database: Database) -> None:
+def test_worker_without_a_recent_heartbeat_is_not_alive(database: Database) -> None:
     silent = func.now() - timedelta(seconds=database.settings.worker_timeout_seconds + 1)
     with database.transaction() as session:
         session.execute(insert(Worker).values(name="host:7", queue="train", device="cpu", heartbeat_at=silent))
     assert not is_alive(database, "host")
 
 
-def test_the_check_ends_without_a_word_or_with_a_reason(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_check_exits_silently_or_with_a_reason(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("G2RPO_DATABASE_URL", database.settings.database_url)
     with pytest.raises(SystemExit, match="had a heartbeat"):  # a text becomes status 1, and the text on stderr
         main()
@@ -36,7 +36,7 @@ def test_the_check_ends_without_a_word_or_with_a_reason(database: Database, monk
     main()
 
 
-def test_the_command_ends_with_a_status_and_a_reason() -> None:
+def test_command_exits_with_status_and_reason() -> None:
     environment = {**os.environ, "G2RPO_DATABASE_URL": "postgresql://127.0.0.1:9/g2rpo"}
     command = [sys.executable, "-m", "worker.monitoring.healthcheck"]
     away = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)

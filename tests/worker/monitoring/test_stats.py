@@ -26,7 +26,7 @@ class TestStats:
             thread.join()
         assert stats.snapshot() == {"steps": 4000}
 
-    def test_being_behind_lasts_until_nothing_is_left(self) -> None:
+    def test_backlog_lasts_until_it_is_empty(self) -> None:
         stats = Stats()
         stats.set_backlog("ingestion_lag", 500)
         first = stats.snapshot()
@@ -40,7 +40,7 @@ class TestStats:
 
 
 class TestGpuMemory:
-    def test_every_card_is_told_in_bytes(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_memory_is_in_bytes_by_gpu(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
         program = executable(tmp_path / "smi", 'printf "0, 100, 81559\\n1, [N/A], [N/A]\\n"')
         assert GpuMemory(program).read() == {
@@ -48,7 +48,7 @@ class TestGpuMemory:
             "gpu_memory_total_bytes.0": 81559 * 2**20,
         }
 
-    def test_only_visible_cards_are_asked_for(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_only_visible_gpus_are_queried(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         program = executable(tmp_path / "smi", f'echo "$@" > {tmp_path}/asked')
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
         GpuMemory(program).read()
@@ -58,11 +58,11 @@ class TestGpuMemory:
         assert GpuMemory(program).read() == {}
         assert not (tmp_path / "asked").exists()
 
-    def test_a_driver_that_fails_or_is_not_there_tells_nothing(self, tmp_path: Path) -> None:
+    def test_missing_or_failing_driver_gives_nothing(self, tmp_path: Path) -> None:
         assert GpuMemory(executable(tmp_path / "smi", "exit 9")).read() == {}
         assert GpuMemory(str(tmp_path / "nowhere")).read() == {}
 
-    def test_a_driver_that_hangs_does_not_hold_up_the_caller(self, tmp_path: Path) -> None:
+    def test_hanging_driver_does_not_block(self, tmp_path: Path) -> None:
         gate = tmp_path / "gate"
         os.mkfifo(gate)
         memory = GpuMemory(executable(tmp_path / "smi", f"read line < {gate}"))
@@ -80,7 +80,7 @@ class TestDevices:
         return tmp_path
 
     @pytest.mark.parametrize(("visible", "number"), [(None, 2), ("1", 1), ("0,1", 2), ("GPU-a,GPU-b,GPU-c", 2)])
-    def test_cards_that_may_be_used_are_counted(
+    def test_visible_gpus_are_counted(
         self, visible: str | None, number: int, two_cards: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
@@ -90,19 +90,21 @@ class TestDevices:
         assert devices.gpus(two_cards) == ["NVIDIA H100"] * 2
 
     @pytest.mark.parametrize("visible", ["", "-1"])
-    def test_without_any_it_is_the_cores(self, visible: str, two_cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_without_gpus_cores_count(
+        self, visible: str, two_cards: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert devices.count(two_cards) == len(os.sched_getaffinity(0))
 
-    def test_every_heartbeat_tells_how_many(self, tmp_path: Path) -> None:
+    def test_heartbeat_has_the_number_of_devices(self, tmp_path: Path) -> None:
         assert gather(tmp_path)["devices"] == devices.count()
 
 
-def test_the_room_left_is_told_even_before_the_directory_is_made(tmp_path: Path) -> None:
+def test_free_disk_space_is_known_before_the_directory_exists(tmp_path: Path) -> None:
     assert gather(tmp_path / "not" / "yet")["data_free_bytes"] > 0
 
 
-def test_a_container_has_no_more_memory_than_its_limit(tmp_path: Path) -> None:
+def test_memory_is_limited_by_the_container(tmp_path: Path) -> None:
     (tmp_path / "none").write_text("max\n")
     (tmp_path / "limit").write_text(f"{2**20}\n")
     assert devices.memory((tmp_path / "none", tmp_path / "limit")) == 2**20
