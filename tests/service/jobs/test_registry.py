@@ -52,6 +52,7 @@ def test_its_message_wakes_its_queue(database: Database, sketch: Sketch) -> None
     assert "sketching" in queues()
     with Connection(database.settings.broker_url) as connection:
         waiting = connection.SimpleQueue("sketching")
+        waiting.clear()
         assert Queue(database.settings).send(Sketch, sketch.id)
         message = waiting.get(timeout=30)
         message.ack()
