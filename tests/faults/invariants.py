@@ -18,14 +18,12 @@ from service.contracts.jobs import MANIFEST_FILE
 from service.contracts.status import HELD, MOVES, RESTING, JobStatus
 from service.db.models import (
     Checkpoint,
-    Evaluation,
     EvaluationImage,
     Garbage,
     GenerationImage,
     LogChunk,
     Metric,
     RewardGroup,
-    Run,
     Sample,
     ScoreImage,
     SupervisedJob,
@@ -44,9 +42,9 @@ _SAME_MOMENT = timedelta(milliseconds=100)
 """Times of attempts are those at which their transactions began, which may be in another order than their ends."""
 _WRITTEN_BY_WORKERS = (Metric, RewardGroup, Sample, Checkpoint, LogChunk)
 _KEPT_COPIES = 16
-_OF_JOBS = ("runs/", "generations/", "checkpoints/", "scores/", "evaluations/")
+_OF_JOBS = ("checkpoints/", *(f"{job.FOLDER}/" for job in JOBS.values()))
 _JOBS: dict[str, Any] = dict(JOBS)
-_SUPERVISED: tuple[type[SupervisedJob], ...] = (Run, Evaluation)
+_SUPERVISED = tuple(job for job in JOBS.values() if issubclass(job, SupervisedJob))
 
 AUDIT = """
 CREATE TABLE campaign_writes (

@@ -11,16 +11,17 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from service.contracts.status import HELD, RESTING
+from service.jobs.registry import JOBS
 from tests.faults.system import Child, System
 
 _EVERY_SECONDS = 0.1
 _PROCESSES_EVERY_SECONDS = 0.3
-_JOBS = text("""
-SELECT 'run' AS kind, id::text AS id, status, attempt, progress FROM runs
-UNION ALL SELECT 'generation', id::text, status, attempt, progress FROM generations
-UNION ALL SELECT 'score', id::text, status, attempt, progress FROM scores
-UNION ALL SELECT 'evaluation', id::text, status, attempt, progress FROM evaluations
-""")
+_JOBS = text(
+    " UNION ALL ".join(
+        f"SELECT '{kind}' AS kind, id::text AS id, status, attempt, progress FROM {job.FOLDER}"
+        for kind, job in JOBS.items()
+    )
+)
 
 
 @dataclass(frozen=True)

@@ -90,9 +90,7 @@ class TestDevices:
         assert devices.gpus(two_cards) == ["NVIDIA H100"] * 2
 
     @pytest.mark.parametrize("visible", ["", "-1"])
-    def test_without_gpus_cores_count(
-        self, visible: str, two_cards: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_without_gpus_cores_count(self, visible: str, two_cards: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
         assert devices.count(two_cards) == len(os.sched_getaffinity(0))
 
