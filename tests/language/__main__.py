@@ -36,16 +36,18 @@ class Text:
 def main() -> int:
     """Print every match; return the exit status."""
     listed = tomllib.loads(Path(__file__).with_name("phrases.toml").read_text(encoding="utf-8"))["phrases"]
-    phrases = [(re.compile(rf"\b(?:{phrase})", re.IGNORECASE), instead) for phrase, instead in listed.items()]
+    # One expression with a group per phrase is several times as fast as one pass per phrase.
+    groups = "|".join(f"({re.sub(r'[(](?![?])', '(?:', phrase)})" for phrase in listed)
+    phrases, instead = re.compile(rf"\b(?:{groups})", re.IGNORECASE), list(listed.values())
     docstrings, matches, matched = 0, 0, 0
     for text in (*python_texts(), *documents(), *openapi_texts()):
         docstrings += text.docstring
-        found = [(match, instead) for phrase, instead in phrases for match in phrase.finditer(text.text)]
+        found = list(phrases.finditer(text.text))
         matches += len(found)
         matched += text.docstring and bool(found)
-        for match, instead in found:
+        for match in found:
             line = text.line + text.text.count("\n", 0, match.start())
-            print(f"{text.path}:{line}: {match[0]!r}: {instead}")
+            print(f"{text.path}:{line}: {match[0]!r}: {instead[match.lastindex - 1]}")
     print(
         f"{matches} matches; {matched} of {docstrings} docstrings ({matched / docstrings:.1%}) contain a listed phrase"
     )
