@@ -1,4 +1,4 @@
-"""How Alembic reaches the database: a connection given by `service.db.migrate`, else the settings' URL."""
+"""Alembic's environment: the connection of `service.db.migrate`, or else the URL of the settings."""
 
 from alembic import context
 from sqlalchemy import Connection, create_engine

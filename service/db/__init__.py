@@ -1,4 +1,4 @@
-"""The database: mappings, sessions, migrations, and the artifact store whose keys the rows hold.
+"""The database: models, sessions, migrations, and the artifact store.
 
-The API and the workers both build on this package; a worker needs nothing else of the service but `service.contracts`.
+The API and the workers share this package and `service.contracts`.
 """

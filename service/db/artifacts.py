@@ -1,8 +1,8 @@
-"""The artifact store: images and checkpoints, by keys that this service makes and no client ever names.
+"""The artifact store: images and checkpoints, by keys that the service generates.
 
-Workers put, the API reads. A key is a relative path, such as `runs/<id>/1/checkpoints/20`; rows hold keys, so a store
-can be moved. A file is there whole or not at all; a directory counts as stored once its manifest, written last, is
-there.
+Workers write, the API reads. A key is a relative path such as `runs/<id>/1/checkpoints/20`; rows contain keys, so that
+a store can be moved. A file is stored completely or not at all. A directory is complete once it has its manifest, which
+is written last.
 """
 
 import contextlib
@@ -16,20 +16,20 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from service.contracts.jobs import MANIFEST_FILE
-from service.db.storage_backends import BLOCK, WrongHash, place
+from service.db.storage_backends import BLOCK, WrongHash, backend_of
 
 __all__ = ["BLOCK", "ArtifactDamaged", "ArtifactStore", "StoreUnavailable", "Stored", "WrongHash"]
 
 _NOT_IN_A_KEY = frozenset('\\\x00*?[]{}"<>|\n\r')
-"""Characters that some store takes for a pattern, a version or the end of a name."""
+"""Characters that some store interprets as a pattern, a version or the end of a name."""
 
 
 class ArtifactDamaged(Exception):
-    """A stored file is missing, or is not what its row says."""
+    """A stored file is missing, or differs from its row."""
 
 
 class StoreUnavailable(OSError):
-    """The store cannot be reached, or does not do what it is asked: nothing is known of the file. It may pass."""
+    """The store cannot be reached or fails, which says nothing about the file. A retry may succeed."""
 
     def __str__(self) -> str:
         return str(self.strerror)
@@ -37,7 +37,7 @@ class StoreUnavailable(OSError):
 
 @dataclass(frozen=True)
 class Stored:
-    """A file that is in the store."""
+    """Key, hash and size (bytes) of a stored file."""
 
     key: str
     sha256: str
@@ -45,30 +45,30 @@ class Stored:
 
 
 class ArtifactStore:
-    """A place for files, named by an fsspec URL such as `file:///var/lib/g2rpo` or `s3://bucket/prefix`.
+    """Files under an fsspec URL such as `file:///var/lib/g2rpo` or `s3://bucket/prefix`.
 
-    Threads share it, and it outlives a fork. An S3 store takes credentials, region and endpoint from the environment
-    variables that AWS's own tools read. Every method raises StoreUnavailable while the store cannot be used.
+    It may be shared by threads and used after a fork. An S3 store reads credentials, region and endpoint from the
+    standard AWS environment variables. Every method raises StoreUnavailable while the store cannot be used.
     """
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self._place = place(url)
+        self._backend = backend_of(url)
 
     def put_file(self, source: Path, key: str, sha256: str | None = None) -> Stored:
-        """Store one file under `key`, replacing what is there; nothing is stored of one whose hash is not `sha256`.
+        """Store one file under `key`, replacing an earlier one.
 
-        Raises WrongHash, and FileNotFoundError when there is no `source`.
+        Raises WrongHash, without storing, if the hash is not `sha256`, and FileNotFoundError without a `source`.
         """
         safe = _safe(key)
-        with self._told(f"{key} cannot be stored", source):
-            return Stored(key, *self._place.put(source, safe, sha256))
+        with self._translate_errors(f"cannot store {key}", source):
+            return Stored(key, *self._backend.put(source, safe, sha256))
 
     def put_directory(self, source: Path, key: str, last: str = MANIFEST_FILE) -> dict[str, Stored]:
-        """Store every file of a directory, `last` after all others; the answer is by relative name."""
+        """Store every file of a directory, `last` after all others; the stored files by relative name."""
         names = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
         if last not in names:
-            raise FileNotFoundError(f"{source} has no {last}: it is not complete")
+            raise FileNotFoundError(f"{source} is not complete: it has no {last}")
         names.remove(last)
         return {name: self.put_file(source / name, f"{key}/{name}") for name in (*names, last)}
 
@@ -78,53 +78,53 @@ class ArtifactStore:
             local = target / _safe(name)
             local.parent.mkdir(parents=True, exist_ok=True)
             safe = _safe(f"{key}/{name}")
-            with self._told(f"{safe} cannot be fetched"):
-                self._place.fetch(safe, local)
+            with self._translate_errors(f"cannot fetch {safe}"):
+                self._backend.fetch(safe, local)
 
     def read(self, key: str, sha256: str) -> bytes:
         """All bytes of a stored file, checked against the hash in its row. Raises ArtifactDamaged."""
         safe = _safe(key)
-        with self._told(f"{key} cannot be read"), self._place.open(safe) as reading:
-            data = reading.read()
+        with self._translate_errors(f"cannot read {key}"), self._backend.open(safe) as file:
+            data = file.read()
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise ArtifactDamaged(f"{key} in the artifact store does not have the hash that was recorded for it")
+            raise ArtifactDamaged(f"{key} in the artifact store does not have its recorded SHA-256 hash")
         return data
 
     def check_size(self, stored: Stored) -> None:
-        """Raise ArtifactDamaged unless there is a file of that length."""
+        """Raise ArtifactDamaged unless the file exists and has the recorded size."""
         safe = _safe(stored.key)
-        with self._told(f"{stored.key} cannot be read"):
-            found = self._place.size(safe)
+        with self._translate_errors(f"cannot read {stored.key}"):
+            found = self._backend.size(safe)
         _compare_size(stored, found)
 
     def check_whole(self, files: Iterable[Stored]) -> None:
-        """Raise ArtifactDamaged unless there is every one of the files, in its length."""
+        """Raise ArtifactDamaged unless all files exist and have the recorded sizes."""
         for file in files:
             self.check_size(file)
 
     def stream(self, stored: Stored, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """`length` bytes from `start` on, all by default, in blocks. Raises ArtifactDamaged.
+        """`length` bytes from `start`, all by default, in blocks. Raises ArtifactDamaged.
 
-        A file that is missing or has another length is found before the first block; so is any damage to a file of no
-        more than BLOCK bytes. The last block of a longer one, when it is read whole, is given only if the hash is
-        right. Of a part of a longer one the hash cannot be checked.
+        Before the first block, the existence and size of the file are checked, and the hash if it has at most BLOCK
+        bytes. For a larger file that is read from start to end, the hash is checked before the last block; for a part
+        of a larger file, the hash is not checked.
         """
         length = stored.size - start if length is None else length
         if stored.size <= BLOCK:
             return iter([self.read(stored.key, stored.sha256)[start : start + length]])
         safe = _safe(stored.key)
-        with self._told(f"{stored.key} cannot be read"):
-            reading = self._place.open(safe)
-            _compare_size(stored, reading.seek(0, io.SEEK_END))
-            reading.seek(start)
-        return self._blocks(reading, stored, length)
+        with self._translate_errors(f"cannot read {stored.key}"):
+            file = self._backend.open(safe)
+            _compare_size(stored, file.seek(0, io.SEEK_END))
+            file.seek(start)
+        return self._blocks(file, stored, length)
 
-    def _blocks(self, reading: BinaryIO, stored: Stored, length: int) -> Iterator[bytes]:
+    def _blocks(self, file: BinaryIO, stored: Stored, length: int) -> Iterator[bytes]:
         digest, left, held = hashlib.sha256(), length, b""
-        with reading:
+        with file:
             while left > 0:
-                with self._told(f"{stored.key} cannot be read"):
-                    block = reading.read(min(BLOCK, left))
+                with self._translate_errors(f"cannot read {stored.key}"):
+                    block = file.read(min(BLOCK, left))
                 if not block:
                     break
                 left -= len(block)
@@ -133,47 +133,47 @@ class ArtifactStore:
                     yield held
                 held = block
         if left > 0 or (length == stored.size and digest.hexdigest() != stored.sha256):
-            raise ArtifactDamaged(f"{stored.key} in the artifact store is not what was recorded for it")
+            raise ArtifactDamaged(f"{stored.key} in the artifact store differs from its recorded hash or size")
         yield held
 
     def exists(self, key: str) -> bool:
         """Whether there is a file under `key`."""
         safe = _safe(key)
-        with self._told(f"{key} cannot be looked for"):
-            return self._place.exists(safe)
+        with self._translate_errors(f"cannot look up {key}"):
+            return self._backend.exists(safe)
 
     def names(self, prefix: str) -> Iterator[str]:
-        """What lies directly under `prefix`, such as the ids under `runs`; nothing there is no error."""
+        """Names directly under `prefix`, such as the ids under `runs`."""
         safe = _safe(prefix)
-        with self._told(f"{prefix} cannot be listed"):
-            return iter(self._place.names(safe))
+        with self._translate_errors(f"cannot list {prefix}"):
+            return iter(self._backend.names(safe))
 
     def delete(self, prefix: str) -> None:
-        """Remove everything under `prefix`; nothing there is no error."""
+        """Remove everything under `prefix`, if there is any."""
         safe = _safe(prefix)
-        with self._told(f"{prefix} cannot be deleted"):
-            self._place.delete(safe)
+        with self._translate_errors(f"cannot delete {prefix}"):
+            self._backend.delete(safe)
 
     def free_bytes(self) -> int | None:
-        """Bytes that can still be stored; None where the store has no such limit or does not tell."""
-        with self._told("the room left cannot be told"):
-            return self._place.free_bytes()
+        """Bytes that can still be stored, or None if the store has no such limit or does not report it."""
+        with self._translate_errors("cannot determine the free space"):
+            return self._backend.free_bytes()
 
     def check(self) -> None:
-        """Raise StoreUnavailable unless a file can be written, read and removed."""
+        """Write, read and remove a file. Raises StoreUnavailable."""
         probe = f"probes/{uuid.uuid4()}"
-        with self._told("it fails a trial"):
-            self._place.put_bytes(b"ready", probe)
+        with self._translate_errors("test file failed"):
+            self._backend.put_bytes(b"ready", probe)
             try:
-                with self._place.open(probe) as reading:
-                    if reading.read() != b"ready":
-                        raise OSError(errno.EIO, "it does not give back what was written")
+                with self._backend.open(probe) as file:
+                    if file.read() != b"ready":
+                        raise OSError(errno.EIO, "the contents read differ from those written")
             finally:
-                self._place.delete(probe)
+                self._backend.delete(probe)
 
     @contextlib.contextmanager
-    def _told(self, what: str, source: Path | None = None) -> Iterator[None]:
-        """Turn what a place raises into ArtifactDamaged or StoreUnavailable; `source` is a file outside the store."""
+    def _translate_errors(self, action: str, source: Path | None = None) -> Iterator[None]:
+        """Raise a backend's errors as ArtifactDamaged or StoreUnavailable; `source` is a file outside the store."""
         try:
             yield
         except (ArtifactDamaged, StoreUnavailable, WrongHash):
@@ -181,23 +181,23 @@ class ArtifactStore:
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as missing:
             if source is not None and not source.exists():
                 raise
-            if source is None and self._place.is_there():
-                raise ArtifactDamaged(f"{what}: it is not in the artifact store") from missing
-            reason = "its directory or bucket is missing; see G2RPO_STORAGE_URL"
-            raise StoreUnavailable(errno.EIO, f"the artifact store: {what}: {reason}") from missing
-        except Exception as error:  # each driver has a tree of its own
+            if source is None and self._backend.is_available():
+                raise ArtifactDamaged(f"{action}: the file is not in the artifact store") from missing
+            reason = "the directory or bucket is missing; check G2RPO_STORAGE_URL"
+            raise StoreUnavailable(errno.EIO, f"artifact store: {action}: {reason}") from missing
+        except Exception as error:  # each driver has its own error types
             number = error.errno if isinstance(error, OSError) else None
             reason = (isinstance(error, OSError) and error.strerror) or str(error) or type(error).__name__
-            raise StoreUnavailable(number or errno.EIO, f"the artifact store: {what}: {reason}") from error
+            raise StoreUnavailable(number or errno.EIO, f"artifact store: {action}: {reason}") from error
 
 
 def _compare_size(stored: Stored, found: int) -> None:
     if found != stored.size:
-        raise ArtifactDamaged(f"{stored.key} in the artifact store has {found} bytes, not {stored.size}")
+        raise ArtifactDamaged(f"{stored.key} in the artifact store has {found} bytes; {stored.size} are recorded")
 
 
 def _safe(key: str) -> str:
     path = PurePosixPath(key)
     if path.is_absolute() or not path.parts or ".." in path.parts or _NOT_IN_A_KEY & set(key):
-        raise ValueError(f"{key!r} is not a key of the artifact store")
+        raise ValueError(f"invalid key of the artifact store: {key!r}")
     return path.as_posix()

@@ -1,4 +1,4 @@
-"""Recording what happened to a job, and telling those who wait for a job."""
+"""Record the events of a job, and notify the listeners of its status changes."""
 
 import uuid
 from typing import Any
@@ -20,7 +20,7 @@ def record(
     type: str,
     data: dict[str, Any] | None = None,
 ) -> int:
-    """Append an event to a job and return its number; they count up by one, under the job's row lock."""
+    """Append an event to a job and return its number; numbers are consecutive, by the job's row lock."""
     number: int | None = session.scalar(
         update(job)
         .where(job.id == id)
@@ -29,11 +29,11 @@ def record(
         .execution_options(synchronize_session=False)
     )
     if number is None:
-        raise LookupError(f"there is no {job.KIND} {id}")
+        raise LookupError(f"{job.KIND} {id} not found")
     session.add(job.EVENTS(job_id=id, id=number, attempt=attempt, type=type, data=data or {}))
     return number
 
 
 def notify_job(session: Session, kind: str, id: uuid.UUID) -> None:
-    """Wake those who wait for the job, when the transaction commits. Call it whenever a job's status changes."""
+    """Notify the listeners of a job when the transaction commits. Call it for every change of status."""
     session.execute(select(func.pg_notify(CHANNEL, f"{kind}:{id}")))

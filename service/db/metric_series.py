@@ -1,4 +1,4 @@
-"""Reading metrics: the newest attempt's value of each step, found along the table's key."""
+"""Read metrics: the value of each step by its newest attempt, found by the primary key."""
 
 import uuid
 from collections.abc import Collection, Sequence
@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from service.db.models import Run
 
-# One index probe per name finds the next name: a run's names cost what they number, not what its rows number.
+# One index probe per name finds the next name, so that the cost depends on the number of names, not of rows.
 _LATEST = text("""
 WITH RECURSIVE names(name) AS (
     (SELECT name FROM metrics WHERE run_id = :run ORDER BY name LIMIT 1)
@@ -46,7 +46,6 @@ GROUP BY series.name ORDER BY series.name
 _ONE_ATTEMPT = text(_BUCKETS.format(newest="", order=""))
 _NEWEST_ATTEMPT = text(_BUCKETS.format(newest="DISTINCT ON (m.step)", order="ORDER BY m.step DESC, m.attempt DESC"))
 
-
 _AT = text("""
 SELECT DISTINCT ON (m.step) m.step, m.value FROM metrics m
 WHERE m.run_id = :run AND m.name = :name AND m.step = ANY(CAST(:steps AS int[]))
@@ -56,27 +55,27 @@ ORDER BY m.step DESC, m.attempt DESC
 
 @dataclass(frozen=True)
 class Range:
-    """A metric from its first step to its last."""
+    """A metric, and its first and last step."""
 
     name: str
     first_step: int
     last_step: int
 
     def width(self, max_points: int) -> int:
-        """Steps of a bucket, where there may be `max_points` buckets of equally many."""
+        """Steps per bucket, for at most `max_points` buckets of equal width."""
         return -(-(self.last_step - self.first_step + 1) // max_points)
 
 
 @dataclass(frozen=True)
 class Latest(Range):
-    """What a run has of one metric: where it begins and ends, and the value there."""
+    """A metric of a run with its last value."""
 
     value: float | None
 
 
 @dataclass(frozen=True)
 class Buckets:
-    """A metric over steps. A bucket has its first step, and mean, least, greatest and number of its finite values."""
+    """A metric over steps: first step of each bucket, and mean, minimum, maximum and number of its finite values."""
 
     name: str
     steps: list[int]
@@ -92,23 +91,22 @@ def latest(session: Session, run_id: uuid.UUID) -> list[Latest]:
 
 
 def at(session: Session, run_id: uuid.UUID, name: str, steps: Collection[int]) -> dict[int, float]:
-    """A metric's value at each of the steps where it is finite."""
+    """The finite values of a metric at the given steps."""
     rows = session.execute(_AT, {"run": run_id, "name": name, "steps": sorted(steps)})
     return {step: value for step, value in rows if value is not None}
 
 
 def buckets(session: Session, run: Run, ranges: Sequence[Range], since_step: int, max_points: int) -> list[Buckets]:
-    """The metrics in `ranges` from `since_step` on, each in at most `max_points` buckets of equally many steps.
+    """The metrics in `ranges` from `since_step`, each in at most `max_points` buckets of equal width.
 
-    Choosing the newest of several attempts costs a third of the time, so a run that had but one is spared it.
+    Selecting the newest attempt takes a third of the time, and is left out for a run with one attempt.
     """
-    wanted = [
-        Range(one.name, max(one.first_step, since_step), one.last_step) for one in ranges if one.last_step >= since_step
-    ]
-    values = {
+    shown = [Range(r.name, max(r.first_step, since_step), r.last_step) for r in ranges if r.last_step >= since_step]
+    parameters = {
         "run": run.id,
-        "names": [one.name for one in wanted],
-        "firsts": [one.first_step for one in wanted],
-        "widths": [one.width(max_points) for one in wanted],
+        "names": [metric.name for metric in shown],
+        "firsts": [metric.first_step for metric in shown],
+        "widths": [metric.width(max_points) for metric in shown],
     }
-    return [Buckets(*row) for row in session.execute(_ONE_ATTEMPT if run.attempt <= 1 else _NEWEST_ATTEMPT, values)]
+    query = _ONE_ATTEMPT if run.attempt <= 1 else _NEWEST_ATTEMPT
+    return [Buckets(*row) for row in session.execute(query, parameters)]

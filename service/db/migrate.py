@@ -1,6 +1,6 @@
-"""Bringing a database to the newest schema, and asking whether it is there.
+"""Migrate a database to the newest schema, and compare its revision with the newest.
 
-`python -m service.db.migrate` upgrades the database that the settings name.
+`python -m service.db.migrate` upgrades the database of the settings.
 """
 
 from collections.abc import Callable
@@ -17,29 +17,29 @@ import migrations
 from service.core.settings import Settings
 
 _LOCK = 0x6732727043
-"""Key of the advisory lock under which one process at a time migrates."""
+"""Key of the advisory lock that serializes migrations."""
 
 
 def config(connection: Connection | None = None) -> Config:
     """Alembic's configuration for the migrations of this package."""
-    made = Config()
-    made.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
-    made.attributes["connection"] = connection
-    return made
+    config = Config()
+    config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Upgrade the database at `url`; processes that do so at once wait for each other."""
+    """Upgrade the database at `url`; concurrent upgrades wait for each other."""
     _locked(url, lambda connection: command.upgrade(config(connection), revision))
 
 
 def downgrade(url: str, revision: str) -> None:
-    """Take the database at `url` back to `revision`, `base` for empty."""
+    """Downgrade the database at `url` to `revision`; `base` is the empty schema."""
     _locked(url, lambda connection: command.downgrade(config(connection), revision))
 
 
 def current(connection: Connection) -> str | None:
-    """The revision the database has, None when it has no schema."""
+    """The revision of the database, or None without a schema."""
     return MigrationContext.configure(connection).get_current_revision()
 
 
@@ -49,22 +49,18 @@ def head() -> str | None:
     return ScriptDirectory.from_config(config()).get_current_head()
 
 
-def knows(revision: str) -> bool:
-    """Whether this version of the service has the migration `revision`."""
-    return revision in _revisions()
-
-
 @cache
-def _revisions() -> frozenset[str]:
-    return frozenset(script.revision for script in ScriptDirectory.from_config(config()).walk_revisions())
+def knows(revision: str) -> bool:
+    """Whether this version of the service includes the migration `revision`."""
+    return any(script.revision == revision for script in ScriptDirectory.from_config(config()).walk_revisions())
 
 
-def _locked(url: str, work: Callable[[Connection], None]) -> None:
+def _locked(url: str, migrate: Callable[[Connection], None]) -> None:
     engine = create_engine(url)
     try:
         with engine.begin() as connection:
             connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _LOCK})
-            work(connection)
+            migrate(connection)
     finally:
         engine.dispose()
 

@@ -1,34 +1,35 @@
-"""Which checkpoints may go, and letting them go: a row is marked, its files become garbage that workers collect."""
+"""Retention of checkpoints: a retired checkpoint is marked in its row, and workers collect its files as garbage."""
 
 import uuid
 from collections.abc import Iterable, Sequence
 
-from sqlalchemy import exists, func, select
+from sqlalchemy import func, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
 from service.contracts.status import TERMINAL
 from service.db.models import Checkpoint, Evaluation, Garbage, Generation, Run
 
+_INTACT = (Checkpoint.deleted_at.is_(None), Checkpoint.damaged.is_(False))
+
 
 def use_of(session: Session, checkpoint: Checkpoint, by_its_run: bool = True) -> str | None:
-    """What still needs the checkpoint, in words; None where nothing does. `by_its_run`: or the run that made it.
+    """A description of an unfinished job that needs the checkpoint, or None. `by_its_run`: include resumes of its run.
 
-    The caller has locked the row, and that of its run first: whoever is about to use the checkpoint takes a shared lock
-    on it, and then looks at it again.
+    The caller has locked the row of the run, then that of the checkpoint. New users of a checkpoint lock it in share
+    mode and check it again.
     """
-    started = select(Run.id).where(Run.start_from == checkpoint.id, Run.status.not_in(TERMINAL)).limit(1)
-    if (run := session.scalar(started)) is not None:
-        return f"run {run} starts from it"
-    drawn = Generation.spec["checkpoints"].contains([str(checkpoint.id)])
-    drawing = select(Generation.id).where(drawn, Generation.status.not_in(TERMINAL)).limit(1)
-    if (generation := session.scalar(drawing)) is not None:
-        return f"generation {generation} draws from it"
-    judged = (Evaluation.checkpoint_id == checkpoint.id, Evaluation.status.not_in(TERMINAL))
-    if (evaluation := session.scalar(select(Evaluation.id).where(*judged).limit(1))) is not None:
-        return f"evaluation {evaluation} judges it"
+    users = (
+        (Run, Run.start_from == checkpoint.id),
+        (Generation, Generation.spec["checkpoints"].contains([str(checkpoint.id)])),
+        (Evaluation, Evaluation.checkpoint_id == checkpoint.id),
+    )
+    for kind, uses in users:
+        user = session.scalar(select(kind.id).where(uses, kind.status.not_in(TERMINAL)).limit(1))
+        if user is not None:
+            return f"{kind.KIND} {user} uses it"
     if by_its_run and checkpoint.run_id is not None and checkpoint.id == _resume_point(session, checkpoint.run_id):
-        return f"run {checkpoint.run_id} goes on from it"
+        return f"run {checkpoint.run_id} resumes from it"
     return None
 
 
@@ -40,32 +41,29 @@ def retire(session: Session, checkpoints: Iterable[Checkpoint]) -> None:
 
 
 def retire_old(session: Session, run_id: uuid.UUID, keep: int) -> list[int]:
-    """Retire all but the run's `keep` newest whole checkpoints, its best and those in use; the steps of those retired.
+    """Retire all but the `keep` newest checkpoints of a run, its best one and those in use; the steps of the retired.
 
-    Damaged ones stay, and do not count: the store may be mended.
+    Damaged checkpoints are neither retired nor counted, because the store may be repaired.
     """
-    own = select(Checkpoint).where(
-        Checkpoint.run_id == run_id, Checkpoint.deleted_at.is_(None), Checkpoint.damaged.is_(False)
-    )
-    locked = session.scalars(own.order_by(Checkpoint.id).with_for_update()).all()
-    newest_first = sorted(locked, key=lambda one: (one.step, one.attempt), reverse=True)
-    values = {one.id: one.best_value for one in locked if one.best_value is not None}
+    intact = select(Checkpoint).where(Checkpoint.run_id == run_id, *_INTACT)
+    locked = session.scalars(intact.order_by(Checkpoint.id).with_for_update()).all()
+    newest_first = sorted(locked, key=lambda checkpoint: (checkpoint.step, checkpoint.attempt), reverse=True)
+    values = {checkpoint.id: checkpoint.best_value for checkpoint in locked if checkpoint.best_value is not None}
     best = max(values, key=lambda id: values[id], default=None)
-    old = [one for one in newest_first[keep:] if one.id != best and use_of(session, one) is None]
+    old = [row for row in newest_first[keep:] if row.id != best and use_of(session, row) is None]
     retire(session, old)
-    return [one.step for one in old]
+    return [checkpoint.step for checkpoint in old]
 
 
 def discard(session: Session, prefixes: Sequence[str]) -> None:
-    """Have everything under these prefixes of the artifact store removed, soon after the commit."""
+    """Mark everything under these prefixes of the artifact store as garbage, to be removed after the commit."""
     if prefixes:
         rows = [{"prefix": prefix} for prefix in prefixes]
         session.execute(insert(Garbage).on_conflict_do_nothing(), rows)
 
 
 def _resume_point(session: Session, run_id: uuid.UUID) -> uuid.UUID | None:
-    """The newest checkpoint of a run that has not ended."""
-    going = exists().where(Run.id == run_id, Run.status.not_in(TERMINAL))
-    whole = (Checkpoint.deleted_at.is_(None), Checkpoint.damaged.is_(False))
-    own = select(Checkpoint.id).where(Checkpoint.run_id == run_id, *whole, going)
-    return session.scalar(own.order_by(Checkpoint.step.desc(), Checkpoint.attempt.desc()).limit(1))
+    """The newest intact checkpoint of an unfinished run."""
+    own = select(Checkpoint.id).join(Run, Run.id == Checkpoint.run_id)
+    unfinished = own.where(Run.id == run_id, Run.status.not_in(TERMINAL), *_INTACT)
+    return session.scalar(unfinished.order_by(Checkpoint.step.desc(), Checkpoint.attempt.desc()).limit(1))

@@ -1,4 +1,4 @@
-"""Engines and sessions: the one way a process reaches the database."""
+"""Engines and sessions: the connection of a process to the database."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,12 +12,12 @@ from service.core.settings import Settings
 from service.db.artifacts import ArtifactStore
 
 _ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
-"""A connection whose other end vanished, with a machine or a router, is missed after 25 s; libpq waits many minutes."""
+"""A connection to a machine that disappeared fails after 25 s; by libpq's defaults, after many minutes."""
 
 
 @dataclass(frozen=True)
 class Database:
-    """A process's connections, with the settings they were made from.
+    """The connections of a process, with its settings and artifact store.
 
     A worker writes `database = connect()`, then `with database.transaction() as session: ...`; its lease times, limits
     and artifact store come from `database.settings` and `database.artifacts`.
@@ -27,41 +27,41 @@ class Database:
     engine: Engine
     sessions: sessionmaker[Session]
     readers: sessionmaker[Session]
-    """Sessions that only read: without a transaction, whose begin and end would be two more round trips. Each statement
-    sees what was committed when it began, as it would within one; a server-side cursor they cannot have."""
+    """Read-only sessions without a transaction, which saves two round trips. Each statement reads the data committed
+    at its start, as within a transaction. Server-side cursors are not available."""
     artifacts: ArtifactStore
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """A session whose work is committed at the end, or rolled back by an exception."""
+        """A session that commits at the end of the block, and rolls back after an exception."""
         with self.sessions() as session, session.begin():
             yield session
 
     def close(self) -> None:
-        """Give up every connection."""
+        """Close all connections."""
         self.engine.dispose()
 
 
 def arguments(settings: Settings) -> dict[str, Any]:
-    """What every connection is made with, beside its address."""
+    """The connection parameters of libpq besides the URL."""
     return {
         "connect_timeout": settings.connect_seconds,
         "application_name": "g2rpo",
-        "client_encoding": "utf8",  # a database without an encoding would answer in bytes
+        "client_encoding": "utf8",  # a database without an encoding returns bytes otherwise
         **_ALIVE,
     }
 
 
 def connect(settings: Settings | None = None, idle_seconds: float | None = None) -> Database:
-    """The database of `settings`, else of the environment. Connects at first use, and again after a loss.
+    """The database of `settings`, or of the environment. Connects at first use, and again after a lost connection.
 
-    A transaction whose client says nothing for `idle_seconds` is ended by the database, which lets go of what it had
-    locked: a process that hangs, or a machine that vanished, keeps nobody else waiting.
+    The database ends a transaction whose client is idle for `idle_seconds`, and releases its locks, so that a hanging
+    process or a machine that disappeared does not block others.
     """
     settings = settings or Settings()
     engine = create_engine(
         settings.database_url,
-        hide_parameters=True,  # errors go into logs: they say the statement, not whose values it had
+        hide_parameters=True,  # logs get the statement of an error, without its values
         pool_size=settings.database_pool,
         max_overflow=0,
         pool_pre_ping=True,

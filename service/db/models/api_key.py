@@ -1,33 +1,48 @@
-"""`api_keys`: who may ask for what."""
+"""`api_keys` and `idempotency_keys`: access to the API, and requests that must not be executed twice."""
 
 import uuid
 from datetime import datetime
 
-from sqlalchemy import Integer, Text, func
+from sqlalchemy import Text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.db.base import Base, new_id
+from service.db.base import Base, CreatedAt, new_id
 
 
 class ApiKey(Base):
-    """A key, of which only a hash is kept. A revoked one keeps its row, for the jobs that it asked for."""
+    """An API key, of which only a hash is stored. A revoked key keeps its row, because its jobs refer to it."""
 
     __tablename__ = "api_keys"
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
-    name: Mapped[str] = mapped_column(Text)
-    prefix: Mapped[str] = mapped_column(Text, unique=True)
-    """The key's beginning: it is found by this, and people tell keys apart by it."""
-    hash: Mapped[str] = mapped_column(Text)
+    name: Mapped[str]
+    prefix: Mapped[str] = mapped_column(unique=True)
+    """The beginning of the key, by which it is looked up and recognized."""
+    hash: Mapped[str]
     """SHA-256 of the whole key, hexadecimal."""
     scopes: Mapped[list[str]] = mapped_column(ARRAY(Text))
-    """Of `read`, `write` and `admin`."""
-    max_open_jobs: Mapped[int | None] = mapped_column(Integer)
-    """Most jobs of this key that have not ended; null: the setting's."""
-    requests_per_minute: Mapped[int | None] = mapped_column(Integer)
-    """Most requests in a minute; null: the setting's."""
-    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    """Some of `read`, `write` and `admin`."""
+    max_open_jobs: Mapped[int | None]
+    """Maximum number of unfinished jobs of this key; null: the setting's."""
+    requests_per_minute: Mapped[int | None]
+    """Maximum number of requests in a minute; null: the setting's."""
+    created_at: Mapped[CreatedAt]
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
+
+
+class IdempotencyKey(Base):
+    """A request with an `Idempotency-Key` header. Committed together with the effects of the request."""
+
+    __tablename__ = "idempotency_keys"
+
+    scope: Mapped[uuid.UUID] = mapped_column(primary_key=True)
+    """The API key's id; all zeros where no key is required."""
+    key: Mapped[str] = mapped_column(primary_key=True)
+    fingerprint: Mapped[str]
+    """SHA-256 of method, path, query and body, hexadecimal."""
+    resource_id: Mapped[uuid.UUID | None]
+    """The resource that the request created or changed."""
+    created_at: Mapped[CreatedAt] = mapped_column(index=True)

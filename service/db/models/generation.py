@@ -1,16 +1,16 @@
-"""`generations` and `generation_images`: images made on request."""
+"""`generations` and `generation_images`: images generated on request."""
 
 import uuid
 
-from sqlalchemy import BigInteger, ForeignKey, Integer, Text
+from sqlalchemy import ForeignKey
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.db.base import Base
+from service.db.base import Base, BigInt, StoredFile
 from service.db.models.job import Job, job_indexes
 
 
 class Generation(Job, Base):
-    """A request for images. The spec is frozen, with the model's own numbers in place of what was not said."""
+    """A request for images; in its spec, the model's defaults replace omitted values."""
 
     __tablename__ = "generations"
     __table_args__ = job_indexes("generations")
@@ -19,18 +19,15 @@ class Generation(Job, Base):
     FOLDER = "generations"
 
 
-class GenerationImage(Base):
+class GenerationImage(StoredFile, Base):
     """One image. `number` counts checkpoints, then prompts, then images of a prompt, each in the request's order."""
 
     __tablename__ = "generation_images"
 
     generation_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("generations.id", ondelete="CASCADE"), primary_key=True)
-    number: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
-    checkpoint: Mapped[str] = mapped_column(Text)
+    number: Mapped[int] = mapped_column(primary_key=True)
+    checkpoint: Mapped[str]
     """A checkpoint's id, or `base`."""
-    prompt_index: Mapped[int] = mapped_column(Integer)
-    image_index: Mapped[int] = mapped_column(Integer)
-    seed: Mapped[int] = mapped_column(BigInteger)
-    key: Mapped[str] = mapped_column(Text)
-    sha256: Mapped[str] = mapped_column(Text)
-    size: Mapped[int] = mapped_column(BigInteger)
+    prompt_index: Mapped[int]
+    image_index: Mapped[int]
+    seed: Mapped[BigInt]

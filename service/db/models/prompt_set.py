@@ -1,20 +1,19 @@
-"""`prompt_sets`: prompts that clients sent."""
+"""`prompt_sets`: uploaded prompts."""
 
 import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, Text, func, text
+from sqlalchemy import ForeignKey, Index, text
 from sqlalchemy.orm import Mapped, mapped_column
 
-from service.db.artifacts import Stored
-from service.db.base import Base, new_id
+from service.db.base import Base, CreatedAt, StoredFile, new_id
 
 
-class PromptSet(Base):
-    """A list of prompts. Its file never changes; a deleted one keeps its row, for the runs that were made with it.
+class PromptSet(StoredFile, Base):
+    """A list of prompts. The file, JSON lines of `contracts.prompts.PromptLine`, never changes.
 
-    A name means the set of that name that was not deleted, which is one at most.
+    A name refers to the one set of that name that is not deleted. A deleted set keeps its row, for runs that used it.
     """
 
     __tablename__ = "prompt_sets"
@@ -22,25 +21,17 @@ class PromptSet(Base):
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     upload_id: Mapped[uuid.UUID] = mapped_column(index=True)
-    """Of the request that brought it: sets that one file was split into have the same."""
-    name: Mapped[str] = mapped_column(Text)
-    description: Mapped[str] = mapped_column(Text)
-    format: Mapped[str] = mapped_column(Text)
-    """`contracts.prompts.Format` of the file it came in."""
+    """Shared by the sets into which one upload was split."""
+    name: Mapped[str]
+    description: Mapped[str]
+    format: Mapped[str]
+    """`contracts.prompts.Format` of the uploaded file."""
     counts: Mapped[dict[str, Any]]
-    """`contracts.prompts.Counts` of that file, as JSON."""
+    """`contracts.prompts.Counts` of the uploaded file, as JSON."""
     split: Mapped[dict[str, Any] | None]
-    """`contracts.prompts.Split`, as JSON; null where the file became one set."""
-    prompts: Mapped[int] = mapped_column(Integer)
-    key: Mapped[str] = mapped_column(Text)
-    """Its file in the artifact store: JSON lines, each a `contracts.prompts.PromptLine`."""
-    sha256: Mapped[str] = mapped_column(Text)
-    size: Mapped[int] = mapped_column(BigInteger)
-    created_at: Mapped[datetime] = mapped_column(server_default=func.now())
+    """`contracts.prompts.Split`, as JSON; null where the upload became one set."""
+    prompts: Mapped[int]
+    """Number of prompts."""
+    created_at: Mapped[CreatedAt]
     created_by: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("api_keys.id"))
     deleted_at: Mapped[datetime | None]
-
-    @property
-    def stored(self) -> Stored:
-        """The file."""
-        return Stored(self.key, self.sha256, self.size)

@@ -1,22 +1,60 @@
-"""`runs`: one alignment run."""
+"""`runs` and the records of a run: attempts, events, log, metrics, reward groups and sample images."""
 
 import uuid
-from typing import Any
+from typing import Annotated, Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, Text
-from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy import REAL, ForeignKey, Index, PrimaryKeyConstraint, UniqueConstraint
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.orm import Mapped, mapped_column, synonym
 
 from service.contracts.status import RESTING, JobStatus
-from service.db.base import Base
-from service.db.models.attempt import Attempt
-from service.db.models.job import JobError, job_indexes
-from service.db.models.log_chunk import LogChunk
-from service.db.models.run_event import RunEvent
-from service.db.models.supervised import SupervisedJob
+from service.db.base import Base, BigInt, StoredFile, new_id
+from service.db.models.job import (
+    AttemptColumns,
+    EventColumns,
+    JobError,
+    LogColumns,
+    SupervisedJob,
+    job_indexes,
+)
+
+RunId = Annotated[uuid.UUID, mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))]
+"""The run that a row belongs to and is deleted with."""
+
+
+class Attempt(AttemptColumns, Base):
+    """One attempt at a run."""
+
+    __tablename__ = "attempts"
+
+    run_id: Mapped[RunId] = mapped_column(primary_key=True, sort_order=-1)
+    job_id = synonym("run_id")
+    resumed_at: Mapped[int] = mapped_column(default=0)
+    """Optimizer steps that earlier attempts have done."""
+    max_steps: Mapped[int]
+    """Optimizer steps at which it ends."""
+
+
+class RunEvent(EventColumns, Base):
+    """An event of a run."""
+
+    __tablename__ = "run_events"
+
+    run_id: Mapped[RunId] = mapped_column(primary_key=True, sort_order=-1)
+    job_id = synonym("run_id")
+
+
+class LogChunk(LogColumns, Base):
+    """A part of the log of a run's attempt."""
+
+    __tablename__ = "log_chunks"
+
+    run_id: Mapped[RunId] = mapped_column(primary_key=True, sort_order=-1)
+    job_id = synonym("run_id")
 
 
 class Run(SupervisedJob, Base):
-    """What was asked for, what it resolved to, and where it stands. The spec is frozen: reads never validate it."""
+    """An alignment run."""
 
     __tablename__ = "runs"
     __table_args__ = (
@@ -30,32 +68,87 @@ class Run(SupervisedJob, Base):
     EVENTS = RunEvent
     LOGS = LogChunk
 
-    name: Mapped[str] = mapped_column(Text, default="")
-    notes: Mapped[str] = mapped_column(Text, default="", server_default="")
+    name: Mapped[str] = mapped_column(default="")
+    notes: Mapped[str] = mapped_column(default="", server_default="")
     labels: Mapped[dict[str, Any]] = mapped_column(default=dict)
-    model: Mapped[str] = mapped_column(Text, index=True)
-    algorithm: Mapped[str] = mapped_column(Text)
+    model: Mapped[str] = mapped_column(index=True)
+    algorithm: Mapped[str]
     plan: Mapped[dict[str, Any]]
-    """The `contracts.plan.Plan` of the spec when it was accepted, as JSON without the spec."""
-    seed: Mapped[int] = mapped_column(BigInteger)
+    """The `contracts.plan.Plan` when the run was accepted, as JSON without the spec."""
+    seed: Mapped[BigInt]
     prompt_sets: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
-    """By name, the id of each uploaded prompt set that the spec's names meant when the run was accepted."""
+    """By name, the id of each uploaded prompt set that the spec referred to when the run was accepted."""
     start_from: Mapped[uuid.UUID | None] = mapped_column(
         ForeignKey("checkpoints.id", name="fk_runs_start_from", use_alter=True), index=True
     )
     parent_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("runs.id", ondelete="SET NULL"), index=True)
-    """The run it is a clone of."""
-    max_steps: Mapped[int] = mapped_column(Integer)
-    """Optimizer steps to do: the spec's, unless a resumption asked for others."""
-    checkpoint_requests: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
-    """How many checkpoints were asked for out of turn."""
-    checkpoint_answers: Mapped[int] = mapped_column(Integer, default=0, server_default="0")
-    """The newest of these requests that a stored checkpoint answers."""
+    """The run that it is a clone of."""
+    max_steps: Mapped[int]
+    """Optimizer steps to do: the spec's, or those of the last resume request."""
+    checkpoint_requests: Mapped[int] = mapped_column(default=0, server_default="0")
+    """Number of requests for an immediate checkpoint."""
+    checkpoint_answers: Mapped[int] = mapped_column(default=0, server_default="0")
+    """The newest of these requests that a stored checkpoint fulfills."""
     heldout: Mapped[dict[str, Any] | None]
     """`contracts.events.Finished.heldout`, as JSON: held-out rewards before and after."""
 
     def move_to(self, new: JobStatus, error: JobError | None = None) -> None:
-        """As every job; one that comes to rest has answered what was asked of it: nobody is left to save more."""
+        """As for every job; a paused or ended run has no open checkpoint requests."""
         super().move_to(new, error)
         if new in RESTING:
             self.checkpoint_answers = self.checkpoint_requests
+
+
+class Metric(Base):
+    """The value of a metric after an optimizer step of an attempt; null where it is not finite.
+
+    The primary key is ordered for reading curves: the steps of a name are adjacent, the newest attempt of a step is
+    last, and the index includes the value.
+    """
+
+    __tablename__ = "metrics"
+    __table_args__ = (PrimaryKeyConstraint("run_id", "name", "step", "attempt", postgresql_include=["value"]),)
+
+    run_id: Mapped[RunId]
+    name: Mapped[str]
+    step: Mapped[int]
+    attempt: Mapped[int]
+    value: Mapped[float | None]
+
+
+class RewardGroup(Base):
+    """The G values of a reward on a group: a prompt, an SDE step and a granularity. A null value is a failure."""
+
+    __tablename__ = "reward_groups"
+    __table_args__ = (
+        PrimaryKeyConstraint("run_id", "step", "prompt_index", "sde_step", "granularity", "reward", "attempt"),
+    )
+
+    run_id: Mapped[RunId]
+    step: Mapped[int]
+    prompt_index: Mapped[int]
+    sde_step: Mapped[int]
+    granularity: Mapped[int]
+    reward: Mapped[str]
+    attempt: Mapped[int]
+    prompt: Mapped[str]
+    values: Mapped[list[float | None]] = mapped_column(ARRAY(REAL))
+
+
+class Sample(StoredFile, Base):
+    """A held-out image, or the best or worst image of a group."""
+
+    __tablename__ = "samples"
+    __table_args__ = (UniqueConstraint("run_id", "step", "kind", "index", "attempt"),)
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    run_id: Mapped[RunId]
+    attempt: Mapped[int]
+    step: Mapped[int]
+    kind: Mapped[str]
+    """`heldout`, `best` or `worst`."""
+    index: Mapped[int]
+    prompt: Mapped[str]
+    rewards: Mapped[dict[str, Any]]
+    sde_step: Mapped[int | None]
+    granularity: Mapped[int | None]

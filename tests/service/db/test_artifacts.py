@@ -1,4 +1,4 @@
-"""The artifact store: the same promises in a directory and in an S3 bucket."""
+"""The artifact store: the same tests for a directory and an S3 bucket."""
 
 import errno
 import multiprocessing
@@ -18,7 +18,7 @@ LONG = os.urandom(2 * BLOCK + 1000)
 
 @pytest.fixture(params=["directory", "bucket"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """Where an empty store is."""
+    """The URL of an empty store."""
     if request.param == "bucket":
         return str(request.getfixturevalue("bucket_url"))
     return f"file://{tmp_path / 'the store'}"
@@ -32,9 +32,9 @@ def store(url: str) -> ArtifactStore:
 
 def write(directory: Path, files: dict[str, bytes]) -> Path:
     for name, content in files.items():
-        place = directory / name
-        place.parent.mkdir(parents=True, exist_ok=True)
-        place.write_bytes(content)
+        path = directory / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
     return directory
 
 
@@ -43,7 +43,7 @@ def put(store: ArtifactStore, directory: Path, key: str, content: bytes) -> Stor
 
 
 class TestFiles:
-    def test_a_file_comes_back_with_its_hash(self, store: ArtifactStore, tmp_path: Path) -> None:
+    def test_a_file_is_read_and_streamed_unchanged(self, store: ArtifactStore, tmp_path: Path) -> None:
         for content in (b"", b"pixels", LONG):
             stored = put(store, tmp_path, "runs/1/a.png", content)
             assert (stored.key, stored.size) == ("runs/1/a.png", len(content))
@@ -51,7 +51,7 @@ class TestFiles:
             assert b"".join(store.stream(stored)) == content
             store.check_size(stored)
 
-    def test_any_part_of_a_file_can_be_had(self, store: ArtifactStore, tmp_path: Path) -> None:
+    def test_any_part_of_a_file_can_be_streamed(self, store: ArtifactStore, tmp_path: Path) -> None:
         stored = put(store, tmp_path, "a", LONG)
         for start, length in ((0, 1), (BLOCK - 1, 2), (5, 2 * BLOCK), (len(LONG) - 1, 1)):
             assert b"".join(store.stream(stored, start, length)) == LONG[start : start + length]
@@ -70,14 +70,14 @@ class TestFiles:
             store.put_file(source, "b", first.sha256)
         assert store.read("a", first.sha256) == b"right" and not store.exists("b")
 
-    def test_a_source_that_is_not_there_is_said_so(self, store: ArtifactStore, tmp_path: Path) -> None:
+    def test_a_missing_source_is_an_error(self, store: ArtifactStore, tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             store.put_file(tmp_path / "missing", "a")
 
-    def test_a_key_stays_inside(self, store: ArtifactStore) -> None:
+    def test_a_key_outside_the_store_is_refused(self, store: ArtifactStore) -> None:
         for key in ("/etc/passwd", "../a", "a/../../b", "", "a\\b", "a\x00", "a*", "a?versionId=1"):
             for use in (store.exists, store.delete, store.names):
-                with pytest.raises(ValueError, match="not a key"):
+                with pytest.raises(ValueError, match="invalid key"):
                     use(key)
 
 
@@ -97,7 +97,7 @@ class TestDirectories:
             store.put_directory(write(tmp_path / "half", {"weights": b"w"}), "runs/1")
         assert not store.exists("runs/1/weights")
 
-    def test_what_lies_under_a_prefix_is_named(self, store: ArtifactStore, tmp_path: Path) -> None:
+    def test_names_under_a_prefix_are_listed(self, store: ArtifactStore, tmp_path: Path) -> None:
         assert list(store.names("runs")) == []
         for key in ("runs/1/a", "runs/1/b/c", "runs/2/a", "generations/3/a"):
             put(store, tmp_path, key, b"x")
@@ -105,7 +105,7 @@ class TestDirectories:
         assert list(store.names("runs/1")) == ["a", "b"]
         assert list(store.names("runs/7")) == [] == list(store.names("runs/1/a"))
 
-    def test_deleting_takes_a_prefix_and_nothing_beside_it(self, store: ArtifactStore, tmp_path: Path) -> None:
+    def test_deleting_removes_exactly_a_prefix(self, store: ArtifactStore, tmp_path: Path) -> None:
         for key in ("runs/1/a", "runs/1/b/c", "runs/10/a", "runs/1.png"):
             put(store, tmp_path, key, b"x")
         for _ in range(2):
@@ -115,7 +115,7 @@ class TestDirectories:
         assert not store.exists("runs/1.png") and store.exists("runs/10/a")
         store.delete("never/there")
 
-    def test_what_another_process_stored_is_seen_at_once(self, url: str, tmp_path: Path) -> None:
+    def test_files_of_another_process_are_visible_immediately(self, url: str, tmp_path: Path) -> None:
         here, there = ArtifactStore(url), ArtifactStore(url)
         assert list(here.names("runs")) == [] and not here.exists("runs/1/a")
         stored = put(there, tmp_path, "runs/1/a", b"x")
@@ -126,7 +126,9 @@ class TestDirectories:
 
 class TestDamage:
     @pytest.mark.parametrize("content", [b"right", LONG], ids=["short", "long"])
-    def test_an_altered_file_is_never_given_whole(self, store: ArtifactStore, tmp_path: Path, content: bytes) -> None:
+    def test_an_altered_file_is_never_returned_completely(
+        self, store: ArtifactStore, tmp_path: Path, content: bytes
+    ) -> None:
         stored = put(store, tmp_path, "a", content)
         put(store, tmp_path, "a", content[:-1] + bytes([content[-1] ^ 1]))
         with pytest.raises(ArtifactDamaged, match="hash"):
@@ -137,24 +139,22 @@ class TestDamage:
                 received += block
         assert len(received) < len(content)
 
-    def test_any_damage_to_a_short_file_is_found_before_the_first_byte(
-        self, store: ArtifactStore, tmp_path: Path
-    ) -> None:
+    def test_damage_to_a_short_file_is_found_before_the_first_byte(self, store: ArtifactStore, tmp_path: Path) -> None:
         stored = put(store, tmp_path, "a", b"right")
         put(store, tmp_path, "a", b"wrong")
         for start, length in ((0, None), (1, 2)):
             with pytest.raises(ArtifactDamaged):
                 store.stream(stored, start, length)
 
-    def test_another_length_is_found_before_the_first_byte(self, store: ArtifactStore, tmp_path: Path) -> None:
+    def test_a_different_size_is_found_before_the_first_byte(self, store: ArtifactStore, tmp_path: Path) -> None:
         stored = put(store, tmp_path, "a", LONG)
         for content in (LONG[:-1], LONG + b"x", b"", None):
             store.delete("a") if content is None else put(store, tmp_path, "a", content)
-            for use in (store.stream, store.check_size, lambda one: store.stream(one, 5, 1)):
+            for use in (store.stream, store.check_size, lambda file: store.stream(file, 5, 1)):
                 with pytest.raises(ArtifactDamaged):
                     use(stored)
 
-    def test_a_prefix_is_no_file(self, store: ArtifactStore, tmp_path: Path) -> None:
+    def test_a_prefix_is_not_a_file(self, store: ArtifactStore, tmp_path: Path) -> None:
         stored = put(store, tmp_path, "runs/1/a", b"x")
         assert not store.exists("runs/1")
         with pytest.raises(ArtifactDamaged):
@@ -175,7 +175,7 @@ class TestSharing:
             assert all(pool.map(use, range(8)))
 
     @pytest.mark.filterwarnings("ignore::DeprecationWarning")
-    def test_a_store_outlives_a_fork(self, store: ArtifactStore, tmp_path: Path) -> None:
+    def test_a_store_works_after_a_fork(self, store: ArtifactStore, tmp_path: Path) -> None:
         stored = put(store, tmp_path, "a", b"content")
         forked = multiprocessing.get_context("fork").Process(target=store.read, args=("a", stored.sha256))
         forked.start()
@@ -183,7 +183,7 @@ class TestSharing:
         assert forked.exitcode == 0
         assert store.read("a", stored.sha256) == b"content"
 
-    def test_one_writer_at_a_time_is_seen_whole(self, store: ArtifactStore, tmp_path: Path) -> None:
+    def test_concurrent_writers_leave_one_complete_file(self, store: ArtifactStore, tmp_path: Path) -> None:
         contents = [bytes([number]) * 50_000 for number in range(4)]
         hashes = {put(store, tmp_path, "a", content).sha256: content for content in contents}
         with ThreadPoolExecutor(4) as pool:
@@ -191,7 +191,7 @@ class TestSharing:
                 pool.submit(put, store, tmp_path / str(number), "a", content)
                 for number, content in enumerate(contents * 3)
             ]
-            assert all(one.result().sha256 in hashes for one in writing)
+            assert all(put_file.result().sha256 in hashes for put_file in writing)
         found = [hash for hash in hashes if _holds(store, "a", hash)]
         assert len(found) == 1 and list(store.names("a")) == []
 
@@ -204,19 +204,19 @@ def _holds(store: ArtifactStore, key: str, sha256: str) -> bool:
     return True
 
 
-class TestTrial:
-    def test_a_trial_leaves_nothing_behind(self, store: ArtifactStore) -> None:
+class TestCheck:
+    def test_a_check_removes_its_file(self, store: ArtifactStore) -> None:
         store.check()
         store.check()
         assert list(store.names("probes")) == []
 
-    def test_room_is_told_where_it_is_known(self, store: ArtifactStore, url: str) -> None:
-        room = store.free_bytes()
-        assert room is None if url.startswith("s3:") else room is not None and room > 0
+    def test_free_bytes_of_a_directory_are_known(self, store: ArtifactStore, url: str) -> None:
+        free = store.free_bytes()
+        assert free is None if url.startswith("s3:") else free is not None and free > 0
 
 
 class TestDirectoryStore:
-    def test_a_write_that_fails_leaves_the_earlier_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_failed_write_keeps_the_earlier_file(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         store = ArtifactStore(f"file://{tmp_path / 'store'}")
         first = put(store, tmp_path, "runs/1/a", b"first")
 
@@ -231,7 +231,7 @@ class TestDirectoryStore:
         assert store.read("runs/1/a", first.sha256) == b"first"
         assert [path.name for path in (tmp_path / "store/runs/1").iterdir()] == ["a"]
 
-    def test_a_directory_that_is_away_says_nothing_of_its_files(self, tmp_path: Path) -> None:
+    def test_a_missing_directory_is_not_damage(self, tmp_path: Path) -> None:
         store = ArtifactStore(f"file://{tmp_path / 'store'}")
         stored = put(store, tmp_path, "a", b"x")
         (tmp_path / "store").rename(tmp_path / "away")
@@ -239,14 +239,14 @@ class TestDirectoryStore:
             store.read("a", stored.sha256)
         assert list(store.names("runs")) == []
 
-    def test_a_place_that_cannot_be_written_fails_the_trial(self, tmp_path: Path) -> None:
+    def test_a_check_of_an_unwritable_directory_fails(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("not a directory")
-        with pytest.raises(StoreUnavailable, match="trial"):
+        with pytest.raises(StoreUnavailable, match="test file"):
             ArtifactStore(f"file://{tmp_path / 'file' / 'store'}").check()
 
 
 class TestBucketStore:
-    def test_a_bucket_that_is_missing_says_nothing_of_its_files(self, bucket_url: str, tmp_path: Path) -> None:
+    def test_a_missing_bucket_is_not_damage(self, bucket_url: str, tmp_path: Path) -> None:
         store = ArtifactStore("s3://no-such-bucket/prefix")
         uses: list[Callable[[], object]] = [
             store.check,
@@ -259,14 +259,14 @@ class TestBucketStore:
             with pytest.raises(StoreUnavailable, match="G2RPO_STORAGE_URL"):
                 use()
 
-    def test_a_server_that_is_away_is_said_so(self, bucket_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_an_unreachable_server_is_reported(self, bucket_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         store = ArtifactStore(bucket_url)
         with pytest.raises(StoreUnavailable, match="connect"):
             store.exists("a")
 
-    def test_what_the_address_lacks_is_said_at_the_start(self) -> None:
-        with pytest.raises(ValueError, match="names no bucket"):
+    def test_an_incomplete_url_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="has no bucket"):
             ArtifactStore("s3://")
         with pytest.raises(ValueError, match="not known"):
             ArtifactStore("nonsense://bucket")

@@ -1,4 +1,4 @@
-"""Events of a run, and notices of a job."""
+"""Events of a run, and notifications of a job."""
 
 import uuid
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +13,7 @@ from service.db.models import Run, RunEvent
 from service.db.session import Database
 
 
-def test_ids_count_up_by_one_also_when_written_at_once(database: Database, records: Any) -> None:
+def test_concurrent_events_have_consecutive_ids(database: Database, records: Any) -> None:
     run = records.run()
 
     def write(number: int) -> None:
@@ -28,12 +28,12 @@ def test_ids_count_up_by_one_also_when_written_at_once(database: Database, recor
     assert {row.data["number"] for row in rows} == set(range(40))
 
 
-def test_an_event_of_no_run_is_an_error(database: Database) -> None:
+def test_an_event_of_an_unknown_run_is_an_error(database: Database) -> None:
     with pytest.raises(LookupError), database.transaction() as session:
         events.record(session, Run, uuid.uuid4(), 1, "tried")
 
 
-def test_a_notice_comes_with_the_commit(database: Database) -> None:
+def test_a_notification_is_sent_at_the_commit(database: Database) -> None:
     arguments = dict(database.engine.dialect.create_connect_args(database.engine.url)[1])
     job = uuid.uuid4()
     with psycopg.connect(**arguments, autocommit=True) as listener:
@@ -42,5 +42,5 @@ def test_a_notice_comes_with_the_commit(database: Database) -> None:
             events.notify_job(session, "run", job)
             session.flush()
             assert list(listener.notifies(timeout=0.05)) == []
-        notices = list(listener.notifies(timeout=30, stop_after=1))
-    assert [notice.payload for notice in notices] == [f"run:{job}"]
+        notifications = list(listener.notifies(timeout=30, stop_after=1))
+    assert [notification.payload for notification in notifications] == [f"run:{job}"]

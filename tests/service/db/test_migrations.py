@@ -1,4 +1,4 @@
-"""The schema: from empty to the newest, and back."""
+"""Upgrades and downgrades of the schema."""
 
 import io
 from concurrent.futures import ThreadPoolExecutor
@@ -18,25 +18,25 @@ def tables(url: str) -> set[str]:
     return found
 
 
-def test_upgrade_of_an_empty_database_makes_every_table(empty_database_url: str) -> None:
+def test_upgrade_of_an_empty_database_creates_every_table(empty_database_url: str) -> None:
     migrate.upgrade(empty_database_url)
     assert tables(empty_database_url) == {*Base.metadata.tables, "alembic_version"}
 
 
-def test_the_migrated_schema_is_the_models(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_migrated_schema_matches_the_models(empty_database_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     migrate.upgrade(empty_database_url)
     monkeypatch.setenv("G2RPO_DATABASE_URL", empty_database_url)
     command.check(migrate.config())
 
 
-def test_downgrade_to_base_leaves_nothing(empty_database_url: str) -> None:
+def test_downgrade_to_base_removes_every_table(empty_database_url: str) -> None:
     migrate.upgrade(empty_database_url)
     migrate.downgrade(empty_database_url, "base")
     assert tables(empty_database_url) == {"alembic_version"}
     migrate.upgrade(empty_database_url)
 
 
-def test_upgrading_twice_at_once_is_upgrading_once(empty_database_url: str) -> None:
+def test_concurrent_upgrades_wait_for_each_other(empty_database_url: str) -> None:
     with ThreadPoolExecutor(2) as pool:
         list(pool.map(migrate.upgrade, [empty_database_url] * 2))
     engine = create_engine(empty_database_url)

@@ -1,4 +1,4 @@
-"""A database with rows in every table survives a migration down and up; stored run specs stay readable."""
+"""Migrations keep the rows of every table."""
 
 import json
 from collections.abc import Iterator

@@ -124,7 +124,7 @@ class TestAsking:
         checkpoint = records.checkpoint(records.run(JobStatus.SUCCEEDED), {"w": b"w"})
         id = made(client, checkpoint=str(checkpoint.id))["id"]
         refused = client.delete(f"/checkpoints/{checkpoint.id}")
-        assert refused.status_code == 409 and f"evaluation {id} judges it" in refused.text
+        assert refused.status_code == 409 and f"evaluation {id} uses it" in refused.text
         client.post(f"/evaluations/{id}/cancel")
         assert client.delete(f"/checkpoints/{checkpoint.id}").status_code == 204
 
