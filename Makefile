@@ -11,7 +11,7 @@ KILLS ?= 120
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: help setup demo check ruff format-check mypy imports language spelling test test-slow contract faults format lock bench clean
+.PHONY: help setup demo check ruff format-check mypy imports language spelling docs test test-slow contract faults format lock bench clean
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -69,6 +69,9 @@ contract: setup  ## some ten thousand generated requests against the HTTP contra
 
 faults: setup  ## half an hour of killing, freezing and emptying, see docs/explanation/fault-tolerance.md (SEED=, KILLS=)
 	$(BIN)/python -m tests.faults --seed $(SEED) --kills $(KILLS)
+
+docs: setup  ## write the generated pages of docs/reference
+	$(BIN)/python docs/generate.py
 
 format: setup  ## let ruff repair and format what it can
 	$(BIN)/ruff check --fix .
