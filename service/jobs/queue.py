@@ -32,7 +32,7 @@ class Queue:
 
     @cached_property
     def _celery(self) -> "Celery":
-        from celery import Celery  # importing it takes 0.15 s: paid by the first message, not by the start
+        from celery import Celery  # the import costs 0.15 s: paid by the first message, not by the start
 
         celery = Celery("g2rpo", broker=self._url, set_as_current=False)
         celery.conf.update(

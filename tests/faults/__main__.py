@@ -23,7 +23,7 @@ def main() -> int:
     parser.add_argument("--keep", action="store_true", help="keep the files of a campaign without findings too")
     options = parser.parse_args()
     directory = Path(tempfile.mkdtemp(prefix="g2rpo-faults-")).resolve()
-    sys.stderr.write(f"everything lies in {directory}\n")
+    sys.stderr.write(f"all files are in {directory}\n")
     result = run_campaign(
         directory,
         options.seed,

@@ -32,8 +32,8 @@ class Result:
     wrong: list[str] = field(default_factory=list)
 
     def table(self) -> str:
-        """By kind of fault, as Markdown: how often, jobs met and recovered, seconds until they got on."""
-        lines = ["| fault | injected | jobs met | got on | median s | max s |", "|---|---:|---:|---:|---:|---:|"]
+        """By kind of fault, as Markdown: how often, jobs met and recovered, seconds until they made progress."""
+        lines = ["| fault | injected | jobs met | recovered | median s | max s |", "|---|---:|---:|---:|---:|---:|"]
         for name in KINDS:
             own = [fault for fault in self.faults if fault.kind == name]
             if own:
@@ -48,7 +48,7 @@ class Result:
         head = f"seed {self.seed}: {len(self.faults)} faults, {self.kills} kills, storm of {self.storm_seconds:.0f} s"
         verdict = "every invariant holds" if not self.wrong else f"{len(self.wrong)} things are wrong:"
         wrong = "\n".join(f"- {one}" for one in self.wrong)
-        together = f"- seconds in which a superseded process lived beside its successor: {self.together_seconds:.1f}"
+        together = f"- seconds in which a superseded process and its successor both ran: {self.together_seconds:.1f}"
         return f"{head}\n\n{self.table()}\n\nstories: {told}\n\nlooked at:\n{seen}\n{together}\n\n{verdict}\n{wrong}\n"
 
 
@@ -72,7 +72,7 @@ def run_campaign(
     kinds: Sequence[str] = (),
     say: Callable[[str], None] = lambda _: None,
 ) -> Result:
-    """Disturb a fresh service in `directory` until `kills` processes were killed, let it come to rest, and check it.
+    """Disturb a fresh service in `directory` until `kills` processes were killed, let it become idle, and check it.
 
     `most_faults` and `most_seconds` bound the storm, `settle_seconds` what follows; `between` are the least and most
     seconds between two faults; `at_once` users train. `kinds`: these faults alone, each as often as the others. The
@@ -102,7 +102,7 @@ def run_campaign(
             say(f"{time.monotonic() - started:6.1f} s  {done:3} kills  {kind.name} {effect.aim}")
         stormed = time.monotonic() - started
         storm.mend()
-        say(f"the storm is over after {stormed:.0f} s; letting it come to rest")
+        say(f"the storm is over after {stormed:.0f} s; waiting until it is idle")
         users.stop(settle_seconds)
         _rest(monitor, settle_seconds)
         say("comparing with undisturbed runs")

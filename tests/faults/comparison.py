@@ -41,7 +41,7 @@ _ROUNDING = 1e-6
 
 
 class Comparison:
-    """The differences of one system that has come to rest; `compared` counts how much was looked at."""
+    """The differences of one idle system; `compared` counts the comparisons."""
 
     def __init__(
         self, system: System, database: Database, references: References, compared: defaultdict[str, int]

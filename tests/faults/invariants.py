@@ -39,7 +39,7 @@ from worker.maintenance import garbage_collection
 
 _SOON_SECONDS = 20.0
 _SAME_MOMENT = timedelta(milliseconds=100)
-"""Times of attempts are those at which their transactions began, which may be in another order than their ends."""
+"""Times of attempts are the starts of their transactions, which may be in another order than their ends."""
 _WRITTEN_BY_WORKERS = (Metric, RewardGroup, Sample, Checkpoint, LogChunk)
 _KEPT_COPIES = 16
 _OF_JOBS = ("checkpoints/", *(f"{job.FOLDER}/" for job in JOBS.values()))
@@ -70,7 +70,7 @@ END $$;
 
 
 class Findings:
-    """All checks over one system that has come to rest."""
+    """All checks over one idle system."""
 
     def __init__(self, system: System, monitor: Monitor, users: Users, references: References) -> None:
         self._system, self._monitor, self._users = system, monitor, users
@@ -97,7 +97,7 @@ class Findings:
     def _recoveries(self) -> Iterator[str]:
         for fault in self._monitor.faults:
             for id in fault.met.keys() - fault.recovered.keys():
-                yield f"{fault.met[id].kind} {id} never got on after: {fault.kind} ({fault.aim})"
+                yield f"{fault.met[id].kind} {id} made no progress after: {fault.kind} ({fault.aim})"
 
     def _ends(self) -> Iterator[str]:
         with self._database.transaction() as session:
@@ -118,7 +118,7 @@ class Findings:
             for model in _JOBS.values():
                 extra = set(session.scalars(select(model.id))) - known
                 if extra:
-                    yield f"{len(extra)} {model.KIND}s that nobody was told of, such as {sorted(extra)[0]}"
+                    yield f"{len(extra)} {model.KIND}s that no client received, such as {sorted(extra)[0]}"
 
     def _attempts(self) -> Iterator[str]:
         for job in _SUPERVISED:
@@ -140,7 +140,7 @@ class Findings:
             self.compared["rows written by workers"] += write.rows
             pids = self._system.workers_by_label.get(write.label, set())
             if not write.owner and write.status in RESTING:
-                self.compared["of these, salvaged of runs at rest"] += write.rows
+                self.compared["of these, recovered from ended runs"] += write.rows
                 continue
             if not write.owner or int(write.owner.split(":")[1]) not in pids:
                 yield (

@@ -59,7 +59,7 @@ class Storm:
         return (self.rng.choice(living), "any moment") if living else None
 
     def later(self, seconds: float, work: Callable[[], object]) -> None:
-        """Do `work` after so many seconds, whatever else happens meanwhile."""
+        """Do `work` after some seconds, whatever happens meanwhile."""
         thread = threading.Timer(seconds, work)
         thread.start()
         self.repairs.append(thread)
@@ -70,7 +70,7 @@ class Storm:
             thread.join()
 
     def freeze(self, pids: list[int]) -> None:
-        """Stop processes where they are, and let them go on some seconds after a lease has run out."""
+        """Stop processes where they are, and continue them some seconds after a lease has expired."""
         seconds = self.rng.uniform(*_BEYOND_THE_LEASE)
         for pid in pids:
             _signal(pid, signal.SIGSTOP)
@@ -82,7 +82,7 @@ class Storm:
 
 @dataclass(frozen=True)
 class Effect:
-    """What a fault met: jobs by id, and whether they get on by another attempt alone."""
+    """What a fault met: jobs by id, and whether only another attempt makes progress."""
 
     met: dict[str, Standing]
     aim: str = ""
@@ -162,7 +162,7 @@ def _kill_worker(storm: Storm) -> Effect | None:
     return _to_supervisor(storm, lambda worker, _: _signal(worker, signal.SIGKILL))
 
 
-@kind("training worker told to leave (SIGTERM)")
+@kind("training worker terminated (SIGTERM)")
 def _drain_worker(storm: Storm) -> Effect | None:
     return _to_supervisor(storm, lambda worker, _: _signal(worker, signal.SIGTERM))
 
@@ -259,7 +259,7 @@ def _restart_postgres(storm: Storm) -> Effect | None:
     pid = storm.system.stack.processes.get("postgres")
     if pid is not None:
         began = psutil.Process(pid).create_time()
-        # As whoever restarts it does: a server that was asked in the middle of its recovery may not end by itself.
+        # Like a service manager: a server that gets a signal during its recovery may not end.
         storm.later(_STOP_SECONDS, lambda: alive(pid, began) and _signal(pid, signal.SIGKILL))
     return _to_part(storm, "postgres", signal.SIGINT)
 
@@ -345,7 +345,7 @@ def _title(process: psutil.Process) -> str:
 
 
 def _phases(child: Child) -> list[str]:
-    """The phases that a training process has told of, in order."""
+    """The phases that a training process has reported, in order."""
     try:
         lines = (child.directory / EVENTS_FILE).read_bytes().splitlines()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What is seen while the storm lasts: where jobs stand, which of their processes live, when a job gets on again."""
+"""Observations during the storm: the state of jobs, their running processes, and when a job makes progress again."""
 
 import threading
 import time
@@ -36,14 +36,14 @@ class Standing:
 
 @dataclass
 class Injected:
-    """A fault that was injected, the jobs it met and, for each, the seconds until it got on again."""
+    """A fault that was injected, the jobs it met and, for each, the seconds until it made progress again."""
 
     kind: str
     aim: str
     at: float
     met: dict[str, Standing]
     new_attempt: bool
-    """Whether the job gets on by another attempt only."""
+    """Whether only another attempt can make progress."""
     recovered: dict[str, float] = field(default_factory=dict)
 
 

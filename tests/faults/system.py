@@ -36,7 +36,7 @@ _TRAIN, _EVALUATE, _STARTER = (f"worker.entrypoints.{name}" for name in ("train"
 
 @dataclass(frozen=True)
 class Child:
-    """A process that trains or evaluates, known by its id and the time it began."""
+    """A process that trains or evaluates, identified by its id and start time."""
 
     pid: int
     began: float
@@ -60,7 +60,7 @@ class Child:
 
 
 def alive(pid: int, began: float) -> bool:
-    """Whether the process with that id that began then still runs."""
+    """Whether the process with that id and start time still runs."""
     try:
         process = psutil.Process(pid)
         return process.create_time() == began and process.status() != psutil.STATUS_ZOMBIE
@@ -76,7 +76,7 @@ class System:
         self._rng = rng
         self.artifacts, self.store = directory / "artifacts", directory / "store"
         self.machines = (directory / "near", directory / "far")
-        """The data directories of two machines: the stack's, and one that shares database, broker and store with it."""
+        """The data directories of two machines: the stack's, and another that shares its database, broker and store."""
         self.workers_by_label: dict[str, set[int]] = {"stack": set()}
         """By the label that a training worker's connections carry: its process ids."""
         self.second: SecondWorker | None = None
@@ -169,7 +169,7 @@ class System:
                     group = os.getpgid(process.pid)
                     child = Child(process.pid, process.info["create_time"], out.parent.name, number, out, group)
                     found[process.pid] = (process.info["ppid"], child)
-        # A child of it that has not begun its own program yet still carries its words.
+        # A child that has not executed its program yet still has its parent's arguments.
         return [child for parent, child in found.values() if parent not in found]
 
     def everything(self) -> set[tuple[int, float]]:
@@ -185,7 +185,7 @@ class System:
 
 @dataclass
 class SecondWorker:
-    """A training worker beside the stack's. It is started again when it ends, each time on a machine drawn by lot."""
+    """A training worker in addition to the stack's. It restarts when it ends, on a random machine."""
 
     system: System
     rng: random.Random
@@ -199,7 +199,7 @@ class SecondWorker:
         self._thread.start()
 
     def stop(self) -> None:
-        """End it for good."""
+        """End it permanently."""
         self._stopping.set()
         if self._process is not None:
             self._process.terminate()

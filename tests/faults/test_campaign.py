@@ -12,7 +12,7 @@ FAULTS = (
     "training process's whole group killed",
     "training worker frozen beyond the lease, its process runs on",
     "training worker (the supervisor) killed",
-    "training worker told to leave (SIGTERM)",
+    "training worker terminated (SIGTERM)",
     "generating worker killed",
     "evaluating process killed",
     "API killed",

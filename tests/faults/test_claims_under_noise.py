@@ -91,7 +91,7 @@ class Workers:
         eventually(lambda: {self.name_of(worker.name) for worker in rows(self.database, Worker)} >= set(CLOCKS))
 
     def name_of(self, worker: str) -> str | None:
-        """Which of them a row means by its worker; None: one that has ended."""
+        """The process of a row's worker; None if it has ended."""
         return next((name for name, one in self.running.items() if f":{one.pid}:" in worker), None)
 
     def log(self, name: str) -> Path:
@@ -124,7 +124,7 @@ def database(
 
 @pytest.fixture(scope="module")
 def eventually(eventually: Eventually) -> Eventually:
-    """Waits until a condition holds, and looks ten times a second: a look is a query beside those of the workers."""
+    """Waits until a condition holds, with ten queries a second in addition to those of the workers."""
 
     def wait(condition: Callable[[], object]) -> None:
         def look() -> bool:
@@ -311,9 +311,7 @@ class TestClocks:
         assert {run.attempt for run in rows(database, Run, ids)} == {1}
 
 
-def test_a_worker_that_is_told_to_leave_gives_its_job_up_saved_and_the_other_goes_on(
-    workers: Workers, eventually: Eventually
-) -> None:
+def test_draining_worker_saves_its_job_and_another_worker_continues(workers: Workers, eventually: Eventually) -> None:
     database = workers.database
     id = add(database, "pauses")
     eventually(lambda: run_of(database, id).status is JobStatus.RUNNING)

@@ -48,7 +48,7 @@ class Broken(Exception):
 
 @dataclass
 class Users:
-    """Some people at a time, each going through one story after another, until they are told to stop."""
+    """Some people at a time, each going through one story after another, until they are stopped."""
 
     url: str
     seed: int
@@ -60,7 +60,7 @@ class Users:
     finished: list[str] = field(default_factory=list)
     """Ids of final checkpoints to start and draw from."""
     told: dict[str, int] = field(default_factory=dict)
-    """How often each story was told to its end."""
+    """Number of completed stories by name."""
     stopping: threading.Event = field(default_factory=threading.Event)
     over: threading.Event = field(default_factory=threading.Event)
     """Nobody waits for a job any longer: how long one may take is only known once nothing disturbs it."""
@@ -78,7 +78,7 @@ class Users:
             thread.start()
 
     def stop(self, seconds: float) -> None:
-        """Let everyone finish the story they are in, for at most so many seconds."""
+        """Let everyone finish the story they are in, with a timeout in seconds."""
         self.stopping.set()
         deadline = time.monotonic() + seconds
         for thread in self._threads:
@@ -245,7 +245,7 @@ def _saves(story: _Story) -> None:
     story.end(job)
 
 
-def _goes_on(story: _Story) -> None:
+def _continues(story: _Story) -> None:
     job = story.submit(checkpoints={"every": 2, "keep": 2})
     story.end(job)
     story.client.resume(job.id, LONGER)
@@ -325,7 +325,7 @@ TRAINING: dict[str, Callable[[_Story], None]] = {
     "cancels": _cancels,
     "changes their mind": _changes_their_mind,
     "saves": _saves,
-    "goes on": _goes_on,
+    "continues": _continues,
     "deletes": _deletes,
     "starts from": _starts_from,
 }

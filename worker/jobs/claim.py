@@ -23,7 +23,7 @@ _STOP_ACTIONS: dict[JobStatus, Literal["pause", "cancel"]] = {
 
 
 class LeaseLost(Exception):
-    """The job belongs to a newer attempt or has ended. The caller stops and writes nothing more."""
+    """The job belongs to a newer attempt or has ended. The caller stops without writing."""
 
 
 class JobType:

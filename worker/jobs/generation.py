@@ -65,7 +65,7 @@ class GenerationJobType(InProcessJobType):
 
 @contextlib.contextmanager
 def _directory(execution: InProcess) -> Iterator[Path]:
-    """A local directory for the attempt's checkpoints. Housekeeping removes those of dead workers."""
+    """A local directory for the attempt's checkpoints. Housekeeping removes those of lost workers."""
     claim = execution.claim
     job_directory = execution.database.settings.data_dir.absolute() / "work" / Generation.FOLDER / str(claim.id)
     directory = job_directory / f"attempt-{claim.attempt}"

@@ -21,7 +21,7 @@ _EXTERNAL_SIGNALS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, si
 """Signals from a shutdown, an operator or the kernel's lack of memory: not the fault of the job."""
 
 Stop = Literal["cancel", "drain", "pause", "budget"]
-"""Why a process is asked to stop: a user cancels, the worker shuts down, a user pauses, the time budget is spent."""
+"""Reasons to stop a process: a user cancels, the worker shuts down, a user pauses, the time budget is spent."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def classify(
 ) -> Outcome:
     """The outcome of a process that has exited. Its own last event takes precedence.
 
-    `stop` is the reason it was asked to stop, if any; `out_of_memory`: the kernel killed a process of this machine.
+    `stop` is the reason of a requested stop, if any; `out_of_memory`: the kernel killed a process of this machine.
     """
     if isinstance(ending, Finished) and ending.outcome != "paused":
         return Outcome(JobStatus(ending.outcome))

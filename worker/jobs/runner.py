@@ -28,7 +28,7 @@ def run_job(database: Database, claim: Claim, stopping: threading.Event) -> None
                 outcome = attempt.retry_database(_record, attempt, outcome)
             STATS.add(f"jobs.{outcome.status}")
             attempt.log.info("job.ended", status=outcome.status, code=outcome.error["code"] if outcome.error else None)
-        # Removing gigabytes takes time, and the lease is no longer there to be renewed.
+        # After the lease has ended, because removing gigabytes may take longer than a lease.
         execution.clean_up(outcome)
     except LeaseLost as lost:
         attempt.log.warning("job.lost", detail=str(lost))

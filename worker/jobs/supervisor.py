@@ -74,7 +74,7 @@ class Supervisor:
         self._stop: Stop | None = None
         self._control: Control | None = None
         self._stop_deadline = math.inf
-        """When a process that was asked to stop is terminated, by the monotonic clock."""
+        """When a process that ignores a stop request is terminated, by the monotonic clock."""
         attempt.lease.on_lost = self.abort
 
     def abort(self) -> None:
@@ -241,5 +241,5 @@ class Supervisor:
 
 
 def _paused_on_request(ending: Finished | Failed) -> bool:
-    """Whether the process stopped only because it was asked to, so that the job continues."""
+    """Whether the process only followed a stop request, so that the job continues."""
     return isinstance(ending, Finished) and ending.outcome == "paused" and ending.cause is None

@@ -95,7 +95,7 @@ def work() -> None:
 
 
 def wait_for_control(action: str) -> dict[str, object]:
-    """What was asked, once it is `action`."""
+    """The control file's content, once its action is `action`."""
     while True:
         with contextlib.suppress(FileNotFoundError):
             control = json.loads((out / "control.json").read_text())
@@ -136,10 +136,10 @@ if rank > 0:
     be_the_second_rank()
     sys.exit(0)
 out.mkdir(parents=True, exist_ok=True)
-print("the child began", flush=True)
+print("the child started", flush=True)
 behaviour = spec["name"]
 if behaviour == "is-silent":
-    print("cannot go on: the disk is on fire", file=sys.stderr)
+    print("cannot continue: the disk is on fire", file=sys.stderr)
     sys.exit(3)
 if behaviour == "ignores-sigterm":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -203,7 +203,7 @@ match behaviour:
         if resumed:
             finish()
         checkpoint(1)
-        cause = {"code": "rewards_failed", "detail": "reward 'x' failed", "hint": "Mend the server."}
+        cause = {"code": "rewards_failed", "detail": "reward 'x' failed", "hint": "Restart the server."}
         say("finished", outcome="paused", step=1, heldout={}, cause=cause)
         sys.exit(3)
     case "saves-when-asked":

@@ -72,7 +72,7 @@ def asked_to(action: str) -> bool:
 
 
 threading.Thread(target=end_with_parent, daemon=True).start()
-print("the child began", flush=True)
+print("the child started", flush=True)
 say("started", provenance={"device": "scripted", "done": sorted(done), "drawn": sorted(drawn)}, resumed_at=len(done))
 finished = len(done)
 for prompt in job["benchmark"]["prompts"]:

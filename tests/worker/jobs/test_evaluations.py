@@ -103,7 +103,7 @@ class Evaluations:
 
 
 def unscorable(evaluations: Evaluations, id: uuid.UUID) -> None:
-    """Have an answer of a kind that this version does not know, on an image that is drawn no more."""
+    """Add an answer with an unknown failure, for an image outside the evaluation."""
     with evaluations.database.transaction() as session:
         key = {"evaluation_id": id, "index": 9, "image_index": 0, "number": 1}
         session.add(EvaluationAnswer(**key, failure="of a later version", seconds=1.0))
@@ -144,7 +144,7 @@ def test_events_become_rows_and_scores(evaluations: Evaluations) -> None:
     (attempt,) = evaluations.rows(EvaluationAttempt, id)
     assert (attempt.outcome, attempt.provenance["device"]) == ("succeeded", "scripted")
     assert [one.type for one in evaluations.rows(EvaluationEvent, id)] == ["status", "started", "status", "status"]
-    assert b"the child began" in b"".join(one.data for one in evaluations.rows(EvaluationLogChunk, id))
+    assert b"the child started" in b"".join(one.data for one in evaluations.rows(EvaluationLogChunk, id))
 
 
 def test_killed_evaluation_continues(evaluations: Evaluations) -> None:
@@ -168,7 +168,7 @@ def test_lost_evaluation_is_scored_with_what_it_has(evaluations: Evaluations) ->
 
 class TestCancelledWithoutItsWorker:
     def cancelling(self, evaluations: Evaluations) -> Claim:
-        """Three images are judged; the next worker has it when somebody asks for its end."""
+        """An evaluation with three judged images, cancelled while its next worker holds it."""
         evaluations.add("is-killed-once")
         evaluations.perform()
         claim = evaluations.claim()

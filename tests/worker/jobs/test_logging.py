@@ -54,7 +54,7 @@ def test_log_lines_name_job_and_request(
     try:
         eventually(lambda: all(_status(database, run) in TERMINAL for run in (told, beside)))
         eventually(lambda: " succeeded in " in (tmp_path / "log").read_text())  # the message has done its work
-        found = add(database)  # without a message of its own: the worker's housekeeping wakes it
+        found = add(database)  # without a message: the worker's housekeeping wakes it
         eventually(lambda: _status(database, found) in TERMINAL)
     finally:
         worker.terminate()

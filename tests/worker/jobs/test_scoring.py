@@ -157,7 +157,7 @@ def test_lost_image_does_not_affect_others(database: Database, tmp_path: Path) -
 
 
 class LetsGo(Broken):
-    """Wants, while it scores, that the worker lets go of what it keeps."""
+    """Tries to release the worker's models while it scores."""
 
     went: ClassVar[list[list[str]]] = []
 

@@ -97,7 +97,7 @@ class TestPause:
         run = jobs.run(id)
         assert (run.status, run.ended_at, run.lease_owner, run.losses) == (JobStatus.PAUSED, None, None, 0)
         assert run.error is not None
-        assert (run.error["code"], run.error["hint"]) == ("rewards_failed", "Mend the server.")
+        assert (run.error["code"], run.error["hint"]) == ("rewards_failed", "Restart the server.")
         assert (jobs.attempt(id).outcome, jobs.attempt(id).lost) == ("paused", False)
         with impatient.transaction() as session:
             said = session.scalars(select(RunEvent).where(RunEvent.run_id == id).order_by(RunEvent.id)).all()
@@ -214,7 +214,7 @@ class TestCheckpoints:
 
     def test_end_of_a_superseded_attempt_does_not_count(self, jobs: Any, impatient: Database) -> None:
         id = jobs.add("finishes")
-        jobs.claim()  # its worker is lost, and so is the next one's, which had gone on elsewhere
+        jobs.claim()  # this attempt is lost, and so is the next one, which made progress on another machine
         first = impatient.settings.data_dir / "work" / "runs" / str(id) / "attempt-1"
         first.mkdir(parents=True)
         failure = {"type": "failed", "time": "2026-01-01T00:00:00Z", "code": "disk_full", "detail": "no room"}

@@ -57,7 +57,7 @@ class TestSuccess:
     def test_the_log_and_the_attempt_are_recorded(self, jobs: Any) -> None:
         run = jobs.perform("finishes")
 
-        assert b"".join(row.data for row in jobs.rows(LogChunk, run)) == b"the child began\n"
+        assert b"".join(row.data for row in jobs.rows(LogChunk, run)) == b"the child started\n"
         attempt = jobs.attempt(run.id)
         assert attempt.outcome == "succeeded"
         assert attempt.worker == "worker:1"
@@ -108,7 +108,7 @@ class TestFailure:
         assert run.status is JobStatus.FAILED
         assert run.error["code"] == "not_finite"
         assert run.error["hint"] == "Lower the learning rate."
-        assert run.error["log_tail"] == "the child began"
+        assert run.error["log_tail"] == "the child started"
 
     def test_silent_exit_shows_the_log_tail(self, jobs: Any) -> None:
         run = jobs.perform("is-silent")
@@ -135,7 +135,7 @@ class TestFailure:
         with impatient.transaction() as session:
             chunks = session.scalars(select(LogChunk.data).order_by(LogChunk.offset)).all()
         log = b"".join(chunks)
-        assert log.startswith(b"the child began\na line of log") and b"the last words" not in log
+        assert log.startswith(b"the child started\na line of log") and b"the last words" not in log
         assert log[most:] == b"\n[only the first 100000 bytes of this log are kept: G2RPO_MAX_LOG_BYTES]\n"
         assert jobs.attempt(id).log_offset == len(log)
 

@@ -115,7 +115,7 @@ class TestReconcile:
             expire(impatient)
             reconcile(impatient, app)
 
-        # Whoever takes it next reads what was left, and then gives up.
+        # The next attempt reads what was unread, and then fails the run.
         assert jobs.run(id).losses == impatient.settings.max_attempts
         jobs.supervise(jobs.claim()).join()
         run = jobs.run(id)
