@@ -1,4 +1,4 @@
-"""The bundled world: small images of coloured shapes, their captions, and the rules that judge one by the other."""
+"""The bundled world: small images of colored shapes, their captions, and the rules that judge one by the other."""
 
 from pathlib import Path
 

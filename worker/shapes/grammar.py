@@ -225,7 +225,7 @@ def _parse_attributes(words: _Words, count: int) -> Phrase:
         pose = words.take("a direction", *w.POINTING)
     color_hint = None
     if color is None and words.accept("the colour of"):
-        color_hint = words.take("a thing of a known color", *w.COLOR_HINTS)
+        color_hint = words.take("an example of a color", *w.COLOR_HINTS)
     return Phrase(shape, color, size, style, pose, count, color_hint, shape_hint)
 
 

@@ -75,7 +75,7 @@ def nearest_background(images: Tensor) -> tuple[Tensor, list[str | None]]:
 def segment(images: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
     """Each pixel as a mix of background and one color: the color's share [N, H, W] and its index [N, H, W].
 
-    An anti-aliased edge lies on the line between the two, so it counts as partly covered, not as a third color.
+    The color of an anti-aliased edge is between the two, so the pixel counts as partly covered, not as a third color.
     """
     ground = BACKGROUND_PALETTE[background][:, :, None, None]
     offset = images - ground

@@ -1,4 +1,4 @@
-"""Model adapters: what the engine needs of a diffusers model, one file per family."""
+"""Adapters for diffusers models, one file per family."""
 
 import torch
 
@@ -12,12 +12,12 @@ FAMILIES: dict[str, type[FlowModel]] = {"flux": FluxModel, "sd3": SD3Model}
 
 
 def check_model(entry: ModelEntry) -> None:
-    """Raise ValueError where the files of the catalog's model do not fit, before a device is taken for anything."""
+    """Raise ValueError if the files of the catalog's model do not fit, without using a device."""
     FAMILIES[entry.family].check(entry)
 
 
 def load_model(entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> FlowModel:
-    """Load the catalog's model onto `device` in `dtype`, frozen. Raises ValueError where its files do not fit."""
+    """Load the catalog's model onto `device` in `dtype`, frozen. Raises ValueError if its files do not fit."""
     precision.in_earnest()
     return FAMILIES[entry.family].load(entry, device, dtype)
 

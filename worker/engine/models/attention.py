@@ -1,4 +1,4 @@
-"""Which of its attentions a GPU computes with.
+"""The attention implementation on GPUs.
 
 cuDNN's is the fastest on an H100, but its backward pass failed there for batches of 8 (FLUX.1-dev, torch 2.11). What is
 trained must be computed alike in rollout and update, so it does without; what is only sampled may have it.

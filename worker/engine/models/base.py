@@ -1,22 +1,28 @@
-"""The adapter between the engine and a diffusers model: encode prompts, velocity, decode, trainable weights."""
+"""The adapter between the engine and a diffusers pipeline. A model family implements its abstract methods."""
 
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
+from diffusers import AutoencoderKL
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
 from service.contracts.catalog import ModelEntry
 from service.contracts.jobs import CheckpointManifest
 from worker.engine.grpo.rollout import Velocity
-from worker.engine.models import sharding
+from worker.engine.models import lora, sharding, weights
+from worker.engine.models.sources import fetch, fingerprint
+
+_ENCODE_BATCH = 8
+"""Prompts per encoder batch. Batches are padded to this size, so that an embedding does not depend on its batch."""
 
 
 @dataclass(frozen=True)
@@ -41,47 +47,67 @@ class ImageSize:
 
 
 class FlowModel(ABC):
-    """A flow text-to-image model. Latents are packed, [images, tokens, channels], and never below float32."""
+    """A flow text-to-image model in diffusers' directory layout.
 
-    entry: ModelEntry
-    device: torch.device
-    dtype: torch.dtype
-    transformer: Any
-    """The diffusers model; its classes carry no types."""
+    Latents are packed, [images, tokens, channels], and at least float32. Trained weights are a LoRA in diffusers'
+    format, or a transformer directory.
+    """
+
+    pipeline_class: ClassVar[Any]
+    transformer_class: ClassVar[Any]
+    encoders: ClassVar[Mapping[str, Any]]
+    """The classes of the text encoders, by their names in the pipeline."""
+    optional: ClassVar[frozenset[str]] = frozenset()
+    """Encoders that a pipeline may lack."""
+
+    def __init__(self, pipeline: Any, entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> None:
+        self.entry, self.device, self.dtype = entry, device, dtype
+        self._pipeline = pipeline
+        self.transformer: Any = pipeline.transformer
+        self._merger: lora.Merger | None = None
+        self._mixed = False
+        """Whether weights have a higher precision than forward passes."""
 
     @classmethod
-    @abstractmethod
-    def check(cls, entry: ModelEntry) -> None:
-        """Raise ValueError unless the entry's source is whole and of the family; takes no device and little time."""
+    def check(cls, entry: ModelEntry) -> list[str]:
+        """The names of the pipeline's parts; ValueError unless the entry's source is complete and of the family.
+
+        Fast, and without any device.
+        """
+        parts = {"transformer": cls.transformer_class, "vae": AutoencoderKL, **cls.encoders}
+        return weights.check_pipeline(fetch(entry.source, cls.pipeline_class), cls.pipeline_class, parts, cls.optional)
 
     @classmethod
-    @abstractmethod
-    def load(cls, entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> "FlowModel":
+    def load(cls, entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> Self:
         """Load from the entry's source, frozen and in eval mode."""
+        present = cls.check(entry)
+        directory = fetch(entry.source, cls.pipeline_class)
+        given: dict[str, Any] = {}
+        for name, encoder in cls.encoders.items():
+            if name in present:
+                given[name] = _load_encoder(encoder, directory / name, dtype)
+            else:
+                given |= {name: None, _tokenizer(name): None}
+        pipeline = cls.pipeline_class.from_pretrained(directory, dtype=dtype, use_safetensors=True, **given)
+        for name in present:  # after all files are read, so that errors occur before the device is used
+            getattr(pipeline, name).requires_grad_(False).eval().to(device)
+        return cls(pipeline, entry, device, dtype)
 
     @abstractmethod
-    def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Encode prompts once; raises ValueError naming a word the tokenizer does not know."""
-
-    @abstractmethod
-    def check_prompts(self, prompts: Sequence[str]) -> None:
-        """Raise ValueError naming the first word that a model of a closed vocabulary does not know."""
-
-    @abstractmethod
-    def encoding_identity(self) -> str:
-        """Hash of what an encoding depends on beside the prompt: encoders, tokenizers, length and dtype."""
-
-    @abstractmethod
-    def place_encoders(self, device: torch.device) -> None:
-        """Move what encodes prompts; away from the model's own device it does nothing but wait."""
+    def _encode(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
+        """Pooled and sequence embeddings of one batch, by the pipeline."""
 
     @abstractmethod
     def latent_shape(self, size: ImageSize) -> tuple[int, int, int]:
-        """Unpacked latent shape (channels, height, width): noise is drawn in it, as the diffusers pipeline does."""
+        """Unpacked latent shape (channels, height, width), in which the diffusers pipeline generates noise."""
 
     @abstractmethod
     def pack(self, latents: Tensor) -> Tensor:
         """[images, channels, height, width] → [images, tokens, packed channels]."""
+
+    @abstractmethod
+    def unpack(self, latents: Tensor, size: ImageSize) -> Tensor:
+        """The inverse of `pack`."""
 
     @abstractmethod
     def predict(
@@ -89,31 +115,60 @@ class FlowModel(ABC):
     ) -> Tensor:
         """The velocity at `latents` and `sigma` [images], in the latents' dtype. Rows of `conditioning` match."""
 
-    @abstractmethod
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> Conditioning:
+        """Encode prompts; ValueError names a word that the tokenizer does not know."""
+        self.check_prompts(prompts)
+        pooled: list[Tensor] = []
+        sequence: list[Tensor] = []
+        for start in range(0, len(prompts), _ENCODE_BATCH):
+            chunk = list(prompts[start : start + _ENCODE_BATCH])
+            filled = chunk + chunk[-1:] * (_ENCODE_BATCH - len(chunk))
+            for rows, embeddings in zip((pooled, sequence), self._encode(filled), strict=True):
+                rows.append(embeddings[: len(chunk)])
+        return Conditioning(torch.cat(pooled).to(self.dtype), torch.cat(sequence).to(self.dtype))
+
+    def check_prompts(self, prompts: Sequence[str]) -> None:
+        """Raise ValueError that names the first word outside a closed vocabulary."""
+        for encoder in self.encoders:
+            tokenizer = getattr(self._pipeline, _tokenizer(encoder))
+            backend = getattr(tokenizer, "backend_tokenizer", None)
+            if type(getattr(backend, "model", None)).__name__ != "WordLevel":
+                continue  # subword tokenizers spell unknown words, and <unk> for a rare character is not an error
+            unknown = tokenizer.unk_token_id
+            for prompt, numbers in zip(prompts, tokenizer(list(prompts)).input_ids, strict=True):
+                if unknown in numbers:
+                    words = [word for word in prompt.split() if unknown in tokenizer(word).input_ids]
+                    named = ", ".join(words) or "a character"
+                    raise ValueError(f"prompt {prompt!r}: the model {self.entry.name!r} does not know {named}")
+
+    def encoding_identity(self) -> str:
+        """Hash of everything except the prompt that an encoding depends on: encoders, tokenizers, length, dtype."""
+        names = [name for encoder in self.encoders for name in (encoder, _tokenizer(encoder))]
+        own = fingerprint(self.entry.source, [name for name in names if getattr(self._pipeline, name) is not None])
+        return hashlib.sha256(f"{own} {self.entry.text_length} {self.dtype}".encode()).hexdigest()
+
+    def place_encoders(self, device: torch.device) -> None:
+        """Move the text encoders to `device`."""
+        for name in self.encoders:
+            if (encoder := getattr(self._pipeline, name)) is not None:
+                encoder.to(device)
+
+    @torch.no_grad()
     def decode(self, latents: Tensor, size: ImageSize) -> Tensor:
         """Packed clean latents → images [images, 3, height, width] in 0..1."""
-
-    @abstractmethod
-    @contextmanager
-    def checkpoint_weights(self, directory: Path, manifest: CheckpointManifest) -> Iterator[None]:
-        """Within: sample with a checkpoint's weights. Afterwards: the base, bit for bit. Not while training."""
-        yield
-
-    @abstractmethod
-    def save_trained(self, directory: Path | None) -> None:
-        """Write the trained weights in the family's ordinary diffusers format; None: for another process to write."""
-
-    @abstractmethod
-    def load_trained(self, directory: Path) -> None:
-        """Load what `save_trained` wrote; ValueError where names or shapes do not fit."""
+        vae = self._pipeline.vae
+        scaled = self.unpack(latents, size) / vae.config.scaling_factor + vae.config.shift_factor
+        images: Tensor = vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
+        return (images.to(latents.dtype) / 2 + 0.5).clamp(0, 1)
 
     @property
     def latent_dtype(self) -> torch.dtype:
-        """float32, or float64 for a float64 model: trajectories are never kept in bfloat16."""
+        """float32, or float64 for a float64 model: trajectories are never stored in bfloat16."""
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     def noise(self, draw: Callable[[tuple[int, ...]], Tensor], size: ImageSize) -> Tensor:
-        """Packed initial noise of one image, drawn by `draw(shape)` with shape [1, channels, height, width]."""
+        """Packed initial noise of one image, generated by `draw(shape)` with shape [1, channels, height, width]."""
         return self.pack(draw((1, *self.latent_shape(size)))).to(self.device, self.latent_dtype)
 
     def packed_shape(self, size: ImageSize) -> tuple[int, ...]:
@@ -122,7 +177,7 @@ class FlowModel(ABC):
         return tuple(packed.shape[1:])
 
     def velocity(self, conditioning: Conditioning, size: ImageSize, guidance: float) -> Velocity:
-        """The model as the rollout wants it: prompts by index into `conditioning`."""
+        """`predict` as a function of latents, sigma and the prompts' indices in `conditioning`."""
 
         def evaluate(latents: Tensor, sigma: Tensor, prompts: list[int]) -> Tensor:
             return self.predict(latents, sigma, conditioning.rows(prompts), size, guidance)
@@ -135,20 +190,29 @@ class FlowModel(ABC):
         return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def weight_bytes(self) -> int:
-        """Bytes of its weights, with encoders and whatever else is kept loaded."""
-        weights = (*self.transformer.parameters(), *self.transformer.buffers())
-        return sum(weight.numel() * weight.element_size() for weight in weights)
+        """Bytes of all loaded weights, including encoders and autoencoder."""
+        parts = [part for part in self._pipeline.components.values() if isinstance(part, nn.Module)]
+        tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def train_all(self, mesh: DeviceMesh | None = None) -> list[nn.Parameter]:
         """Make every transformer weight trainable, sharded over the processes of `mesh`."""
+        self.transformer.to(self.latent_dtype)  # master weights; forward passes compute in `dtype` by autocast
+        self._mixed = self.latent_dtype != self.dtype
         self.transformer.requires_grad_(True)
         if mesh is not None:
             sharding.shard(self.transformer, mesh, self.dtype)
         return list(self.transformer.parameters())
 
+    def train_lora(self, rank: int, alpha: float, seed: int) -> list[nn.Parameter]:
+        """Attach a LoRA whose initial weights depend on `seed` alone; its output starts at zero."""
+        parameters = lora.attach(self.transformer, self.entry.lora_targets, rank, alpha, seed)
+        self._merger = lora.Merger(self.transformer)
+        return parameters
+
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Within: weights that are sharded are whole in every process, so that none waits for another to sample."""
+        """Within: sharded weights are complete in every process, so that each can sample independently."""
         own = self.transformer
         if sharding.is_sharded(own):
             self.transformer = sharding.unsharded(own, self.dtype)
@@ -157,22 +221,101 @@ class FlowModel(ABC):
         finally:
             self.transformer = own
 
-    @abstractmethod
-    def train_lora(self, rank: int, alpha: float, seed: int) -> list[nn.Parameter]:
-        """Attach a LoRA whose initial weights depend on `seed` alone; its output starts at zero."""
-
-    @abstractmethod
     @contextmanager
     def sampling_weights(self, faithful: bool = False) -> Iterator[None]:
         """Within: the policy in its fastest form for sampling. The weights afterwards are exactly those before.
 
-        In bfloat16 the fastest form rounds small updates away, which continuations may bear; `faithful` forbids that,
-        for images that measure or show the policy.
+        In bfloat16 the fastest form rounds small updates away, which is acceptable for rollouts; `faithful` excludes
+        it, for images that measure or show the policy.
         """
-        yield
+        rounds = self.dtype == torch.bfloat16
+        with self._merger.merged() if self._merger and not (faithful and rounds) else nullcontext():
+            yield
 
-    @abstractmethod
     @contextmanager
     def reference_weights(self) -> Iterator[None]:
-        """Within: the frozen base, which a LoRA leaves as it is. RuntimeError where all weights are trained."""
-        yield
+        """Within: the frozen base, without the LoRA. RuntimeError if all weights are trained."""
+        if self._merger is None:
+            raise RuntimeError("all weights are trained: there is no frozen base")
+        self.transformer.disable_adapters()
+        try:
+            yield
+        finally:
+            self.transformer.enable_adapters()
+
+    @contextmanager
+    def checkpoint_weights(self, directory: Path, manifest: CheckpointManifest) -> Iterator[None]:
+        """Within: sample with a checkpoint's weights. Afterwards: the base, bit for bit. Not during training."""
+        if manifest.architecture not in (None, self.architecture()):
+            raise ValueError(
+                f"the checkpoint's architecture {manifest.architecture} is not that of {self.entry.name!r}, "
+                f"{self.architecture()}"
+            )
+        if manifest.lora_rank is None or manifest.lora_alpha is None:
+            base = {name: tensor.clone() for name, tensor in self.transformer.state_dict().items()}
+            try:
+                self.load_trained(directory)
+                yield
+            finally:
+                self.transformer.load_state_dict(base)
+            return
+        try:
+            self.train_lora(manifest.lora_rank, manifest.lora_alpha, seed=0)
+            self.load_trained(directory)
+            with self.sampling_weights(faithful=True):
+                yield
+        finally:
+            if lora.layers(self.transformer):
+                self.transformer.unload_lora()
+            self._merger = None
+
+    def save_trained(self, directory: Path | None) -> None:
+        """Write the trained weights in diffusers' format. Every process calls it; all but one with None."""
+        if self._merger is None:
+            transformer = sharding.whole_model(self.transformer, keep=directory is not None)
+            if directory is not None:
+                transformer.save_pretrained(directory / "transformer")
+        elif directory is not None:
+            metadata = lora.metadata(self.transformer)
+            self.pipeline_class.save_lora_weights(
+                directory, lora.state(self.transformer), transformer_lora_adapter_metadata=metadata
+            )
+
+    def load_trained(self, directory: Path) -> None:
+        """Load the result of `save_trained`; ValueError if names or shapes do not fit."""
+        if self._merger is not None:
+            lora.load(self.transformer, directory)
+            return
+        saved: dict[str, Tensor] = {}
+        for path in sorted((directory / "transformer").glob("*.safetensors")):
+            saved.update(load_file(path))
+        targets = self.transformer.state_dict()
+        try:
+            parts = {name: sharding.like(tensor, targets.get(name, tensor)) for name, tensor in saved.items()}
+            self.transformer.load_state_dict(parts)
+        except RuntimeError as error:
+            raise ValueError(f"the checkpoint's transformer does not fit {self.entry.name!r}: {error}") from error
+
+    def _cell(self, size: ImageSize, cell: int) -> tuple[int, int]:
+        """Rows and columns of cells of `cell` pixels; ValueError if the size is not a multiple."""
+        if size.width % cell or size.height % cell:
+            raise ValueError(f"size {size.width}×{size.height}: width and height must be multiples of {cell} pixels")
+        return size.height // cell, size.width // cell
+
+    def _precision(self) -> AbstractContextManager[None]:
+        """Within: forward passes compute in `dtype`, whatever the precision of the weights."""
+        return torch.autocast(self.device.type, self.dtype) if self._mixed else nullcontext()
+
+
+def _tokenizer(encoder: str) -> str:
+    """The name of an encoder's tokenizer in the pipeline."""
+    return encoder.replace("text_encoder", "tokenizer")
+
+
+def _load_encoder(encoder: Any, directory: Path, dtype: torch.dtype) -> Any:
+    """A text encoder; ValueError if its tensors do not fit, which transformers would initialize randomly."""
+    loaded, info = encoder.from_pretrained(
+        directory, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
+    )
+    weights.check_loaded(str(directory), info)
+    return loaded

@@ -18,23 +18,23 @@ class NoCompiler(RuntimeError):
 
 
 def check_compiler(device: torch.device) -> None:
-    """Compile a trifle for `device`, before anything is loaded in vain. Raises NoCompiler."""
+    """Compile a small function for `device`, before models are loaded. Raises NoCompiler."""
 
-    def trifle(x: Tensor) -> Tensor:
+    def function(x: Tensor) -> Tensor:
         return x.sin() + 1
 
-    sample = torch.ones(8, device=device)  # a device that is full or broken is no matter of the compiler
+    sample = torch.ones(8, device=device)  # outside the try: a full or broken device is not a compiler error
     try:
-        torch.compile(trifle, dynamic=False, fullgraph=True)(sample)
+        torch.compile(function, dynamic=False, fullgraph=True)(sample)
     except RuntimeError as error:
         raise NoCompiler(f"torch.compile does not work on {device}: {error}") from error
 
 
 @contextmanager
 def compiled(transformer: Any, velocity: Velocity, rows: int) -> Iterator[Velocity]:
-    """Within: `velocity` with the blocks of `transformer` compiled, which is as before afterwards.
+    """Within: `velocity` with compiled blocks of `transformer`.
 
-    Batches are filled up to `rows`, for blocks are compiled anew for each shape.
+    Batches are filled up to `rows`, for blocks are compiled again for each shape.
     """
     places = [
         (blocks, index, block)

@@ -8,11 +8,10 @@ from diffusers import FluxPipeline, FluxTransformer2DModel
 from torch import Tensor
 from transformers import CLIPTextModel, T5EncoderModel
 
-from worker.engine.models.base import Conditioning, ImageSize
-from worker.engine.models.pipeline import PipelineModel
+from worker.engine.models.base import Conditioning, FlowModel, ImageSize
 
 
-class FluxModel(PipelineModel):
+class FluxModel(FlowModel):
     """Tokens are cells of 2×2 latent positions. Guidance is embedded; schnell has none and takes no notice of it."""
 
     pipeline_class = FluxPipeline

@@ -1,6 +1,6 @@
 """LoRA on a diffusers transformer: attach, merge for sampling, save and load."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,14 @@ from peft.tuners.lora import LoraLayer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from worker.engine.models.weights import check_shapes
+
 ADAPTER = "default"
 WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
 def attach(transformer: Any, targets: tuple[str, ...], rank: int, alpha: float, seed: int) -> list[nn.Parameter]:
-    """Freeze `transformer` and add a LoRA in float32; the draw of its weights leaves the global generator as it was."""
+    """Freeze `transformer` and add a LoRA in float32. Its initialization does not affect the global generator."""
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), init_lora_weights="gaussian")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -34,44 +36,41 @@ def layers(transformer: Any) -> list[LoraLayer]:
 
 
 class Merger:
-    """Sampling with merged weights, always built from the pristine base: merging in place in bfloat16 would drift."""
+    """Sampling with merged weights, computed from a copy of the base: merging in place in bfloat16 would drift."""
 
     def __init__(self, transformer: Any) -> None:
         self._transformer = transformer
         self._layers = layers(transformer)
-        self._pristine: list[Tensor] = []
+        self._base: list[Tensor] = []
 
     @contextmanager
     def merged(self) -> Iterator[None]:
-        """Within: base + scale·B·A in each layer, the adapter off. Afterwards: the pristine base, the adapter on."""
-        if not self._pristine:  # who never merges needs no copy
-            self._pristine = [layer.get_base_layer().weight.detach().clone() for layer in self._layers]
+        """Within: base + scale·B·A in each layer, the adapter off. Afterwards: the unchanged base, the adapter on."""
+        if not self._base:  # copied at the first merge
+            self._base = [layer.get_base_layer().weight.detach().clone() for layer in self._layers]
         try:
-            self._merge()
+            _merge(self._layers, self._base)
             self._transformer.disable_adapters()
             yield
         finally:
             with torch.no_grad():
-                for layer, pristine in zip(self._layers, self._pristine, strict=True):
-                    layer.get_base_layer().weight.copy_(pristine)
+                for layer, base in zip(self._layers, self._base, strict=True):
+                    layer.get_base_layer().weight.copy_(base)
             self._transformer.enable_adapters()
-
-    def _merge(self) -> None:
-        with torch.no_grad():
-            for layer, pristine in zip(self._layers, self._pristine, strict=True):
-                low, high = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-                update = (high @ low) * layer.scaling[ADAPTER]
-                layer.get_base_layer().weight.copy_(pristine.to(update.dtype) + update)
 
 
 def fold(transformer: Any) -> None:
-    """Put base + scale·B·A in each layer for good, and take the adapter off. Computed in float32 or the base's own."""
-    with torch.no_grad():
-        for layer in layers(transformer):
-            base = layer.get_base_layer().weight
-            update = (layer.lora_B[ADAPTER].weight @ layer.lora_A[ADAPTER].weight) * layer.scaling[ADAPTER]
-            base.copy_(base.to(update.dtype) + update)
+    """Merge the adapter into the base permanently and remove it, in float32 or the base's higher precision."""
+    found = layers(transformer)
+    _merge(found, [layer.get_base_layer().weight for layer in found])
     transformer.unload_lora()
+
+
+@torch.no_grad()
+def _merge(found: Sequence[LoraLayer], bases: Sequence[Tensor]) -> None:
+    for layer, base in zip(found, bases, strict=True):
+        update = (layer.lora_B[ADAPTER].weight @ layer.lora_A[ADAPTER].weight) * layer.scaling[ADAPTER]
+        layer.get_base_layer().weight.copy_(base.to(update.dtype) + update)
 
 
 def state(transformer: Any) -> dict[str, Tensor]:
@@ -81,28 +80,21 @@ def state(transformer: Any) -> dict[str, Tensor]:
 
 
 def metadata(transformer: Any) -> dict[str, Any]:
-    """The adapter's configuration, without which readers take α for r. Sets are sorted: their order varies."""
+    """The adapter's configuration, without which readers assume α = r. Sets are sorted, because their order varies."""
     config: dict[str, Any] = transformer.peft_config[ADAPTER].to_dict()
     return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
 
 
 def load(transformer: Any, directory: Path) -> None:
-    """Load a saved LoRA into the attached adapter; ValueError where a tensor is unknown, misshapen, or lacks its pair.
+    """Load a saved LoRA into the attached adapter; ValueError if a tensor is unknown, misshapen, or lacks its pair.
 
-    A layer that the file leaves out, as one from outside may, keeps its fresh adapter, whose output is zero.
+    Layers that the file omits, as files from other tools do, keep their new adapters, whose output is zero.
     """
-    path = directory / WEIGHTS
-    saved = {name.removeprefix("transformer."): tensor for name, tensor in load_file(path).items()}
-    expected = state(transformer)
+    saved = {name.removeprefix("transformer."): tensor for name, tensor in load_file(directory / WEIGHTS).items()}
     present = {_layer(name) for name in saved}
-    missing = {name for name in expected.keys() - saved.keys() if _layer(name) in present}
-    extra = saved.keys() - expected.keys()
-    wrong = [name for name in expected.keys() & saved.keys() if expected[name].shape != saved[name].shape]
-    if missing or extra or wrong or not saved:
-        raise ValueError(
-            f"{path.name} does not fit the model's LoRA: {len(missing)} tensors missing, {len(extra)} unexpected, "
-            f"{len(wrong)} of another shape, such as {next(iter([*wrong, *missing, *extra]), 'all')}"
-        )
+    # For an empty file, all tensors count as missing.
+    expected = {name: value.shape for name, value in state(transformer).items() if not saved or _layer(name) in present}
+    check_shapes(WEIGHTS, {name: tensor.shape for name, tensor in saved.items()}, expected)
     set_peft_model_state_dict(transformer, saved, adapter_name=ADAPTER)
 
 

@@ -1,4 +1,4 @@
-"""Encoded prompts, kept: each is encoded once and ahead of its use, so that the encoders need not stay on a GPU."""
+"""A cache of encoded prompts: each is encoded once and before its use, so that the encoders need not stay on a GPU."""
 
 import hashlib
 import threading
@@ -11,18 +11,18 @@ from safetensors.torch import load_file, save_file
 
 from worker.engine.models.base import Conditioning, FlowModel
 
-_MOST_ON_DISK = 16 * 2**30
+_MAX_ON_DISK = 16 * 2**30
 """Bytes; of FLUX.1's encodings, 4 MiB each, four thousand."""
-_MOST_IN_MEMORY = 2**30
+_MAX_IN_MEMORY = 2**30
 _ENCODED = 64
-"""Prompts whose encodings are on a device at once."""
+"""Prompts encoded per batch, whose encodings are on the device together."""
 
 
 class EncodingStore:
-    """Encodings by key, on disk or in memory; the ones used longest ago make room. Not for several threads at once."""
+    """A least-recently-used cache of encodings by key, on disk or in memory. Not thread-safe."""
 
-    def __init__(self, most_bytes: int, directory: Path | None = None) -> None:
-        self._most_bytes, self._directory = most_bytes, directory
+    def __init__(self, max_bytes: int, directory: Path | None = None) -> None:
+        self._max_bytes, self._directory = max_bytes, directory
         self._sizes: OrderedDict[str, int] = OrderedDict()
         self._rows: dict[str, Conditioning] = {}
         if directory is not None:
@@ -35,11 +35,11 @@ class EncodingStore:
 
     @property
     def bytes(self) -> int:
-        """What is kept now."""
+        """Size of the cached encodings."""
         return sum(self._sizes.values())
 
     def get(self, key: str) -> Conditioning | None:
-        """The encoding [1, …] of that key, on the CPU; None where it is not kept."""
+        """The cached encoding [1, …] of that key, on the CPU, or None."""
         if key not in self._sizes:
             return None
         self._sizes.move_to_end(key)
@@ -48,24 +48,24 @@ class EncodingStore:
         return Conditioning(**load_file(self._path(key)))
 
     def put(self, key: str, row: Conditioning) -> Conditioning:
-        """Keep an encoding [1, …], and no more than `most_bytes` of them all; returns it as it is kept."""
-        kept = Conditioning(row.pooled.cpu(), row.sequence.cpu())
+        """Store an encoding [1, …], evict others above `max_bytes`, and return the stored encoding."""
+        stored = Conditioning(row.pooled.cpu(), row.sequence.cpu())
         if self._directory is None:
-            self._rows[key] = kept
+            self._rows[key] = stored
         else:
             partial = self._path(key).with_suffix(".partial")
-            save_file({"pooled": kept.pooled, "sequence": kept.sequence}, partial)
+            save_file({"pooled": stored.pooled, "sequence": stored.sequence}, partial)
             partial.replace(self._path(key))
-        self._sizes[key] = kept.pooled.nbytes + kept.sequence.nbytes
+        self._sizes[key] = stored.pooled.nbytes + stored.sequence.nbytes
         self._sizes.move_to_end(key)
         total = self.bytes
-        while total > self._most_bytes:
+        while total > self._max_bytes:
             oldest, size = self._sizes.popitem(last=False)
             total -= size
             self._rows.pop(oldest, None)
             if self._directory is not None:
                 self._path(oldest).unlink(missing_ok=True)
-        return kept
+        return stored
 
     def _path(self, key: str) -> Path:
         assert self._directory is not None
@@ -73,9 +73,9 @@ class EncodingStore:
 
 
 class Encodings:
-    """A model's encoded prompts, the same bits as `FlowModel.encode` gives. Any thread may ask.
+    """A model's encoded prompts, identical to the results of `FlowModel.encode`. Thread-safe.
 
-    moves: whether the encoders are on the model's device only while they encode, and else on the CPU.
+    moves: whether the encoders are on the model's device only while they encode, otherwise on the CPU.
     """
 
     def __init__(self, model: FlowModel, store: EncodingStore, moves: bool) -> None:
@@ -85,14 +85,14 @@ class Encodings:
 
     @classmethod
     def of(cls, model: FlowModel, directory: Path) -> "Encodings":
-        """Kept in `directory`, or in memory for a model on the CPU, whose encodings are small."""
+        """Cached in `directory`, or in memory for a model on the CPU, whose encodings are small."""
         moves = model.device.type != "cpu"
-        return cls(model, EncodingStore(_MOST_ON_DISK, directory) if moves else EncodingStore(_MOST_IN_MEMORY), moves)
+        return cls(model, EncodingStore(_MAX_ON_DISK, directory) if moves else EncodingStore(_MAX_IN_MEMORY), moves)
 
     def encode(self, prompts: Sequence[str], ahead: Callable[[], Sequence[str]] = lambda: ()) -> Conditioning:
-        """The prompts, a row each, on the model's device.
+        """The encoded prompts, one row each, on the model's device.
 
-        Where the encoders have to be fetched for one of them, they encode those of `ahead` at the same time.
+        If encoders have to be moved to the device, they also encode the prompts of `ahead`.
         """
         with self._lock:
             keys = [self._key(prompt) for prompt in prompts]
@@ -108,13 +108,13 @@ class Encodings:
         )
 
     def prepare(self, prompts: Sequence[str]) -> None:
-        """Encode what is not kept yet. Raises ValueError as `FlowModel.encode` does."""
+        """Encode and cache prompts. Raises ValueError as `FlowModel.encode` does."""
         with self._lock:
             for _ in self._encode(prompts):
                 pass
 
     def _encode(self, prompts: Sequence[str]) -> Iterator[tuple[str, Conditioning]]:
-        """Encode, keep and give what is not kept yet."""
+        """Encode, store and yield the prompts that are not cached."""
         new = {key: prompt for prompt in prompts if (key := self._key(prompt)) not in self._store}
         if not new:
             return

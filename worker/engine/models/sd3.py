@@ -9,17 +9,16 @@ from torch import Tensor
 from transformers import CLIPTextModelWithProjection, T5EncoderModel
 
 from service.contracts.catalog import ModelEntry
-from worker.engine.models.base import Conditioning, ImageSize
-from worker.engine.models.pipeline import PipelineModel
+from worker.engine.models.base import Conditioning, FlowModel, ImageSize
 
 _TIMESTEPS = 1000.0
-"""The transformer is told σ on the scale of as many training timesteps."""
+"""Scale of the transformer's timestep input: σ times the number of training timesteps."""
 
 
-class SD3Model(PipelineModel):
+class SD3Model(FlowModel):
     """Tokens are latent positions. Guidance is classifier-free, against the empty prompt, where it exceeds 1.
 
-    The T5 may be missing; the pipeline then has zeros in its place.
+    The T5 is optional; without it the pipeline uses zeros.
     """
 
     pipeline_class = StableDiffusion3Pipeline

@@ -1,4 +1,4 @@
-"""Weights that several processes hold in shards (FSDP2), each process a part of every one."""
+"""Weights in shards over several processes (FSDP2)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,25 +20,25 @@ def shard(transformer: Any, mesh: DeviceMesh, compute: torch.dtype) -> None:
     fully_shard(transformer, mesh=mesh, mp_policy=policy)
     for module in (module for module in transformer.modules() if isinstance(module, FSDPModule)):
         module.set_gradient_divide_factor(1.0)  # the losses are parts of one mean already
-        module.set_force_sum_reduction_for_comms(True)  # Gloo knows no other
+        module.set_force_sum_reduction_for_comms(True)  # Gloo supports only sums
 
 
 def unsharded(transformer: Any, compute: torch.dtype) -> Any:
-    """A plain copy with whole weights in `compute`, for sampling: no evaluation of it waits for another process.
+    """A plain copy with complete weights in `compute`, for sampling without waiting for other processes.
 
-    (FSDP's own way, to keep weights gathered, has hooks that threads may not run side by side.)
+    (FSDP can keep weights gathered, but its hooks are not thread-safe.)
     """
     weights = {name: whole(tensor.to(compute)) for name, tensor in transformer.state_dict().items()}
     return _plain(transformer, weights).requires_grad_(False).eval()
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a tensor that may be sharded; every process must ask."""
+    """The complete tensor of a possibly sharded one; every process must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def whole_tensors(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """All of each, one after the other, on the CPU where they were sharded; nothing for who does not `keep` them."""
+    """The complete tensors, one after the other, on the CPU if they were sharded; empty unless `keep`."""
     found = {}
     for name, tensor in tensors.items():
         full = whole(tensor)
@@ -48,7 +48,7 @@ def whole_tensors(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor
 
 
 def whole_model(transformer: Any, keep: bool) -> Any:
-    """A diffusers transformer with whole weights, on the CPU if they were sharded; None for who does not `keep` it."""
+    """A diffusers transformer with complete weights, on the CPU if they were sharded; None unless `keep`."""
     if not is_sharded(transformer):
         return transformer if keep else None
     weights = whole_tensors(transformer.state_dict(), keep)
@@ -65,17 +65,17 @@ def like(tensor: Tensor, target: Tensor) -> Tensor:
 
 
 def _plain(transformer: Any, weights: Mapping[str, Tensor]) -> Any:
-    """A transformer of the same configuration that was never sharded, made of `weights`."""
-    original: Any = type(transformer).__mro__[2]  # FSDP puts a class of its own, and FSDPModule, before it
+    """A transformer of the same configuration without shards, from `weights`."""
+    original: Any = type(transformer).__mro__[2]  # FSDP inserts a class and FSDPModule before it
     with torch.device("meta"):
         model = original.from_config(transformer.config)
     model.load_state_dict(weights, assign=True)
-    for name, buffer in transformer.named_buffers():  # of which a state has not all
+    for name, buffer in transformer.named_buffers():  # some of which are not in the state
         owner, _, own_name = name.rpartition(".")
         setattr(model.get_submodule(owner), own_name, buffer)
     return model
 
 
 def is_sharded(transformer: Any) -> bool:
-    """Whether `shard` has been here."""
+    """Whether `shard` was applied."""
     return isinstance(transformer, FSDPModule)

@@ -1,4 +1,4 @@
-"""Where the catalog's weights lie on this machine."""
+"""The location of the catalog's weights on this machine."""
 
 import hashlib
 import os
@@ -16,12 +16,12 @@ _BUNDLED = Path(__file__).parents[2] / "shapes" / "weights"
 
 
 def locate(source: Source) -> tuple[str, str | None]:
-    """What `from_pretrained` wants: a directory or hub id, and a revision. ValueError where a directory is missing."""
+    """The arguments of `from_pretrained`: a directory or hub id, and a revision. ValueError for a missing directory."""
     if source.hub:
         return source.hub, source.revision
     directory = _BUNDLED / source.bundled if source.bundled else source.directory
     if directory is None or not directory.is_dir():
-        raise ValueError(f"the catalog's weights {directory} are not there")
+        raise ValueError(f"weights directory {directory} of the catalog not found")
     return str(directory), None
 
 
@@ -31,20 +31,20 @@ def access_token(source: Source) -> str | None:
 
 
 def fetch(source: Source, pipeline: Any) -> Path:
-    """The directory of a diffusers pipeline, from the hub if need be; ValueError says what to do where that fails."""
+    """The directory of a diffusers pipeline, downloaded if necessary; ValueError explains how to fix a failure."""
     place, revision = locate(source)
     if not source.hub:
         return Path(place)
     try:
         return Path(pipeline.download(place, revision=revision, token=access_token(source), use_safetensors=True))
-    except Exception as error:  # a client of the hub has an error of its own for every way to fail
+    except Exception as error:  # the hub's client has many unrelated error classes
         named = source.token_env or "HF_TOKEN"
-        told = (str(error).strip() or repr(error)).splitlines()[0]
+        reason = (str(error).strip() or repr(error)).splitlines()[0]
         state = "is set" if os.environ.get(named) else "is not set"
         raise ValueError(
-            f"the hub's {place} cannot be had: {told} Accept its licence on the hub and "
-            f"put an access token into the worker's environment variable {named}, which {state}; or download it and "
-            "give its `directory` in the catalog"
+            f"cannot download {place} from the hub: {reason} Accept its license on the hub and set the worker's "
+            f"environment variable {named}, which {state}, to an access token; or download it and set `directory` "
+            "in the catalog"
         ) from error
 
 
@@ -63,7 +63,7 @@ def _root(source: Source) -> Path:
         return Path(place)
     try:
         return Path(snapshot_download(place, revision=revision, local_files_only=True))
-    except IncompleteSnapshotError as error:  # a pipeline or a reward is not all that its repository holds
+    except IncompleteSnapshotError as error:  # a pipeline or a reward uses only a part of its repository
         return Path(error.snapshot_path)
 
 
@@ -74,7 +74,7 @@ def _digests(root: Path, directory: str) -> Iterator[tuple[str, str]]:
         name = path.relative_to(root).as_posix()
         blob = path.resolve().name
         if path.is_symlink() and re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", blob):
-            yield name, blob  # the hub's cache names large files by their hash: nothing to read
+            yield name, blob  # the hub's cache names large files by their hash
         else:
             with path.open("rb") as file:
                 yield name, hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,7 +1,7 @@
-"""What must be true of a model's files before a device is taken for it. Only the heads of weight files are read."""
+"""Checks of model files before a device is used. Only the headers of weight files are read."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,19 @@ Shape = tuple[int, ...]
 INDEX = "model_index.json"
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 _NAMES = ("diffusion_pytorch_model", "model")
-"""What diffusers and transformers call their weights."""
-_MOST_SHOWN = 3
+"""Names of weight files in diffusers and transformers."""
+_MAX_SHOWN = 3
 
 
 def weight_files(directory: Path, file: str | None = None) -> list[Path]:
-    """The safetensors files that make up a part's weights: `file`, or the one, or the shards that an index names.
+    """The safetensors files of a part: `file`, or the single file, or the shards of an index.
 
-    ValueError names what is missing. Pickles are never read: to open one is to run what is in it.
+    ValueError names a missing file. Pickles are never opened: that would run their code.
     """
     if not directory.is_dir():
-        raise ValueError(f"{directory} is not there: expected a directory of weights")
+        raise ValueError(f"directory of weights {directory} not found")
     if file is not None:
-        return [_present(directory / file, "the catalog's entry names it")]
+        return [_present(directory / file, "the catalog entry names it")]
     for name in _NAMES:
         if (index := directory / f"{name}.safetensors.index.json").is_file():
             shards = sorted(set(_mapping(_json(index), "weight_map", index).values()))
@@ -35,102 +35,101 @@ def weight_files(directory: Path, file: str | None = None) -> list[Path]:
     expected = " or ".join(f"{name}.safetensors" for name in _NAMES)
     if pickles := sorted(path.name for path in directory.iterdir() if path.suffix in _PICKLES):
         raise ValueError(
-            f"{directory} has only pickles, {_some(pickles)}, which are refused, for opening one runs what is in it: "
+            f"{directory} has only pickles, {some(pickles)}, which are not opened, because that would run their code; "
             f"convert them to {expected}"
         )
-    raise ValueError(f"{directory} has no weights: expected {expected}, or shards with an index")
+    raise ValueError(f"{directory} has no weights; expected {expected}, or shards with an index")
 
 
-def read_shapes(directory: Path, file: str | None = None) -> dict[str, tuple[str, Shape]]:
-    """The file and the shape of every tensor of a part; ValueError names a file that is missing or damaged."""
-    found: dict[str, tuple[str, Shape]] = {}
+def read_shapes(directory: Path, file: str | None = None) -> dict[str, Shape]:
+    """The shape of every tensor of a part; ValueError names a file that is missing or damaged."""
+    found: dict[str, Shape] = {}
     for path in weight_files(directory, file):
         try:
             with safe_open(path, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 - no mapping
-                    found[name] = path.name, tuple(tensors.get_slice(name).get_shape())
+                found |= {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is no whole safetensors file ({error}): fetch it again") from error
+            raise ValueError(f"{path} is incomplete or damaged ({error}); download it again") from error
     return found
 
 
-def check_tensors(directory: Path, expected: Mapping[str, Shape], file: str | None = None) -> None:
-    """Raise ValueError where the weights in `directory` lack a tensor, have one too many, or one of another shape."""
-    found = read_shapes(directory, file)
-    wrong = [
-        f"{name} in {found[name][0]} is {list(found[name][1])}, expected {list(shape)}"
-        for name, shape in expected.items()
-        if name in found and found[name][1] != tuple(shape)
-    ]
-    faults = {
-        "missing": [name for name in expected if name not in found],
-        "unexpected": [f"{name} in {where}" for name, (where, _) in found.items() if name not in expected],
-        "of another shape": wrong,
-    }
-    said = "; ".join(f"{len(names)} {fault}: {_some(names)}" for fault, names in faults.items() if names)
-    if said:
-        raise ValueError(f"the tensors in {directory} are not those of its configuration. {said}")
+def check_faults(subject: str, faults: Mapping[str, Collection[str]]) -> None:
+    """Raise ValueError with the number and the first names of the tensors of each kind of fault, if there are any."""
+    text = "; ".join(f"{len(names)} {fault}: {some(names)}" for fault, names in faults.items() if names)
+    if text:
+        raise ValueError(f"the tensors of {subject} do not fit its architecture: {text}")
 
 
-def check_pipeline(place: Path, pipeline: Any, parts: Mapping[str, Any], optional: frozenset[str]) -> list[str]:
-    """Which of `parts` a diffusers pipeline's directory has; ValueError where it is another or not whole.
+def check_shapes(subject: str, found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:
+    """Raise ValueError if tensors are missing, unexpected, or of another shape."""
+    common = sorted(found.keys() & expected.keys())
+    wrong = [name for name in common if tuple(found[name]) != tuple(expected[name])]
+    check_faults(
+        subject,
+        {
+            "missing": sorted(expected.keys() - found.keys()),
+            "unexpected": sorted(found.keys() - expected.keys()),
+            "of another shape": [f"{name} is {list(found[name])}, expected {list(expected[name])}" for name in wrong],
+        },
+    )
 
-    pipeline, parts: the classes that it and its parts must be of. Of parts of diffusers every tensor's name and shape
-    is compared with what the configuration makes; of the others the files alone, for their names vary with versions.
+
+def check_pipeline(directory: Path, pipeline: Any, parts: Mapping[str, Any], optional: frozenset[str]) -> list[str]:
+    """The names of the `parts` in a diffusers pipeline's directory; ValueError if it is another one or incomplete.
+
+    pipeline, parts: the required classes. For parts from diffusers, names and shapes of all tensors are compared with
+    the configuration; for others only the files are checked, because their names vary with versions.
     """
-    if not (index := place / INDEX).is_file():
-        raise ValueError(f"{place} is no pipeline of diffusers: it has no {INDEX}")
+    if not (index := directory / INDEX).is_file():
+        raise ValueError(f"{directory} is not a diffusers pipeline: it has no {INDEX}")
     described = _json(index)
     if described.get("_class_name") != pipeline.__name__:
         raise ValueError(
-            f"{index} is of the architecture {described.get('_class_name')!r}, expected {pipeline.__name__!r}: "
-            "give its catalog entry the family that fits"
+            f"{index} has the architecture {described.get('_class_name')!r}, expected {pipeline.__name__!r}; "
+            "correct the family of the catalog entry"
         )
     present = []
-    for name, made in parts.items():
+    for name, required in parts.items():
         given = described.get(name)
-        of = given[-1] if isinstance(given, list) and given else None
-        if of is None and name in optional:
+        actual = given[-1] if isinstance(given, list) and given else None
+        if actual is None and name in optional:
             continue
-        if of != made.__name__:
-            raise ValueError(f"{index}: {name} is {of!r}, expected {made.__name__!r}")
-        if hasattr(made, "load_config"):
-            check_tensors(place / name, _made(made, place / name))
+        if actual != required.__name__:
+            raise ValueError(f"{index}: {name} is {actual!r}, expected {required.__name__!r}")
+        if hasattr(required, "load_config"):
+            check_shapes(str(directory / name), read_shapes(directory / name), _configured(required, directory / name))
         else:
-            read_shapes(place / name)
+            read_shapes(directory / name)
         present.append(name)
     return present
 
 
-def check_loaded(directory: Path, info: Mapping[str, Any]) -> None:
-    """Raise ValueError where transformers' loading of `directory` made up, left out or misfitted a tensor."""
-    # Old files hold positions, which newer classes make themselves.
-    unexpected = [name for name in info["unexpected_keys"] if not name.endswith("position_ids")]
+def check_loaded(subject: str, info: Mapping[str, Any]) -> None:
+    """Raise ValueError if transformers' loading report lists missing, unexpected or mismatched tensors."""
     faults = {
-        "missing": [str(name) for name in info["missing_keys"]],
-        "unexpected": [str(name) for name in unexpected],
+        "missing": sorted(info["missing_keys"]),
+        # Old files contain position numbers, which newer classes compute.
+        "unexpected": sorted(name for name in info["unexpected_keys"] if not name.endswith("position_ids")),
         "of another shape": [
-            f"{name} is {list(found)}, expected {list(made)}" for name, found, made in info["mismatched_keys"]
+            f"{name} is {list(found)}, expected {list(made)}" for name, found, made in sorted(info["mismatched_keys"])
         ],
     }
-    said = "; ".join(f"{len(names)} {fault}: {_some(sorted(names))}" for fault, names in faults.items() if names)
-    if said:
-        raise ValueError(f"the tensors in {directory} are not those of its configuration. {said}")
+    check_faults(subject, faults)
 
 
-def _made(part: Any, directory: Path) -> dict[str, Shape]:
-    """The names and shapes that the configuration in `directory` makes, on no device."""
-    config = _json(_present(directory / "config.json", "a part needs its configuration"))
+def _configured(part: Any, directory: Path) -> dict[str, Shape]:
+    """The names and shapes of the configuration in `directory`, without a device."""
+    config = _json(_present(directory / "config.json", "every part needs a configuration"))
     if config.get("_class_name") != part.__name__:
         raise ValueError(
-            f"{directory / 'config.json'} is of the architecture {config.get('_class_name')!r}, "
+            f"{directory / 'config.json'} has the architecture {config.get('_class_name')!r}, "
             f"expected {part.__name__!r}"
         )
     try:
         with torch.device("meta"):
             model = part.from_config(config)
     except (TypeError, ValueError, KeyError) as error:
-        raise ValueError(f"{directory / 'config.json'} makes no {part.__name__}: {error}") from error
+        raise ValueError(f"{directory / 'config.json'} does not describe a {part.__name__}: {error}") from error
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
@@ -140,7 +139,7 @@ def _json(path: Path) -> dict[str, Any]:
     except (OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{path} must be an object")
+        raise ValueError(f"{path} must contain a JSON object")
     return content
 
 
@@ -152,10 +151,11 @@ def _mapping(content: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]
 
 def _present(path: Path, why: str) -> Path:
     if not path.is_file():
-        raise ValueError(f"{path} is not there, but {why}: fetch the model again")
+        raise ValueError(f"{path} not found, but {why}; download the model again")
     return path
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
-    return ", ".join(names[:_MOST_SHOWN]) + more
+def some(names: Collection[str]) -> str:
+    """The first names, and the number of the others."""
+    more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
+    return ", ".join(list(names)[:_MAX_SHOWN]) + more

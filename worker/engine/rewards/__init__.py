@@ -10,8 +10,7 @@ from worker.engine.rewards.hps import HpsReward
 from worker.engine.rewards.http import HttpReward
 from worker.engine.rewards.image_reward import ImageReward
 from worker.engine.rewards.pickscore import PickScoreReward
-from worker.engine.rewards.shapes_bench_verifier import ShapesBenchVerifierReward
-from worker.engine.rewards.shapes_verifier import ShapesVerifierReward
+from worker.engine.rewards.shapes_verifier import ShapesBenchVerifierReward, ShapesVerifierReward
 from worker.engine.rewards.unified_reward import UnifiedReward
 
 KINDS: dict[str, type[Reward]] = {

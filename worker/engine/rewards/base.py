@@ -1,4 +1,4 @@
-"""What every reward is: a scorer of images against their prompts."""
+"""The interface of rewards: the score of images for their prompts."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -16,17 +16,17 @@ logger = logging.getLogger(__name__)
 
 
 class Reward(ABC):
-    """Scores images; stateless towards its caller, who may have several threads."""
+    """Scores images. Stateless and thread-safe."""
 
     @classmethod
     @abstractmethod
     def load(cls, entry: RewardEntry, device: torch.device) -> "Reward":
-        """Make the reward from its catalog entry."""
+        """Load the reward of a catalog entry."""
 
     def move(self, device: torch.device) -> None:  # noqa: B027, most rewards have nothing to move
-        """Move the weights, and what goes with them, to `device`; a run loads its rewards on the CPU and moves them.
+        """Move the weights to `device`. A run loads its rewards on the CPU and moves them for scoring.
 
-        Values are the same up to the device's rounding. Never while another thread scores.
+        Values are the same up to the device's rounding. Not while another thread scores.
         """
 
     @abstractmethod
@@ -34,17 +34,17 @@ class Reward(ABC):
         """images [n, 3, height, width] in 0..1 and their n prompts → n values, float32 or better; NaN = failed."""
 
     def score_with_causes(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
-        """`score`, and for each image why it has no value, if it has none; "" where nobody says so."""
+        """`score`, and the cause of each missing value; "" if it is unknown or the value is present."""
         return self.score(images, prompts), [""] * len(prompts)
 
     def identity(self) -> dict[str, str | None]:
-        """What besides weights decides the values, for a run's provenance."""
+        """What determines the values besides the weights, for a run's provenance."""
         return {}
 
 
 @dataclass(frozen=True)
 class Answers:
-    """A value for each of some images, NaN = failed; how many failed by kind of cause, and the last one in words."""
+    """A value for each image, NaN = failed; the number of failures by kind, and a description of the last one."""
 
     values: tuple[float, ...]
     missing: Counter[str]
@@ -52,7 +52,7 @@ class Answers:
 
 
 class RemoteReward(Reward):
-    """A reward that a server computes, so that others may compute meanwhile. Any thread may begin."""
+    """A reward computed by a server, concurrently with others. Thread-safe."""
 
     server: str
     """Its host and port."""
@@ -61,9 +61,9 @@ class RemoteReward(Reward):
     def begin(
         self, images: Tensor, prompts: Sequence[str], check: Callable[[], None] = lambda: None
     ) -> "list[Future[Answers]]":
-        """Have the server asked; the answers about consecutive images, in order, which never raise.
+        """Send requests; the futures of the answers for consecutive images, in order, which never raise.
 
-        Waits while too much is being asked already, and calls `check` then, which may raise.
+        Waits while too many requests are pending, and calls `check` meanwhile, which may raise.
         """
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -76,10 +76,10 @@ class RemoteReward(Reward):
 
 
 def score_or_missing(reward: Reward, name: str, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
-    """`reward.score_with_causes`, with an exception or a wrong count turned into missing values and their cause.
+    """`reward.score_with_causes`; exceptions and wrong counts become missing values with their cause.
 
-    Values are float32 on the CPU; infinities count as missing. A failing reward must not end a run that has others,
-    nor be 0.
+    Values are float32 on the CPU; infinities count as missing. A failing reward must neither end the run nor
+    count as 0.
     """
     try:
         values, causes = reward.score_with_causes(images, prompts)
@@ -87,8 +87,8 @@ def score_or_missing(reward: Reward, name: str, images: Tensor, prompts: Sequenc
         if values.shape != (len(prompts),):
             raise ValueError(f"{tuple(values.shape)} values for {len(prompts)} images")
     except torch.OutOfMemoryError:
-        raise  # the run's own trouble, with a remedy of its own
-    except Exception as error:  # a reward may be anybody's code: whatever it raises is a missing value
+        raise  # handled by the run
+    except Exception as error:  # rewards may be third-party code: any exception means missing values
         logger.warning("reward %s failed on %d images", name, len(prompts), exc_info=True)
         missing = torch.full((len(prompts),), torch.nan, dtype=torch.float32)
         return missing, [f"{type(error).__name__}: {error}"] * len(prompts)

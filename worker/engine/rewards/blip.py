@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from transformers import BlipTextConfig, BlipTextModel, BlipVisionConfig, BlipVisionModel
 
+from worker.engine.models.weights import check_shapes
+
 
 @dataclass(frozen=True)
 class BlipSizes:
@@ -27,7 +29,7 @@ class BlipSizes:
 
 
 class BlipScorer(nn.Module):
-    """An image's patches, read by a text whose every layer attends to them; its first token gives one number."""
+    """A text encoder with cross-attention to an image's patches; its first token is mapped to one number."""
 
     def __init__(self, sizes: BlipSizes) -> None:
         super().__init__()
@@ -52,15 +54,15 @@ class BlipScorer(nn.Module):
                 num_attention_heads=sizes.text_heads,
                 max_position_embeddings=sizes.positions,
                 layer_norm_eps=1e-12,
-                is_decoder=True,  # gives the layers their cross-attention; causal they are only where a call says so
-                attn_implementation="eager",  # the only one whose mask these classes can add to their scores
+                is_decoder=True,  # adds cross-attention to the layers; they are causal only if a call sets it
+                attn_implementation="eager",  # the only one that supports the mask of these classes
             ),
             add_pooling_layer=False,
         )
         self.head = nn.Sequential(*(nn.Linear(*ends) for ends in pairwise((sizes.text_width, *sizes.head))))
 
     def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Normalised pixels [n, 3, size, size], tokens and their mask (1 = word, 0 = padding) [n, length] → [n]."""
+        """Normalized pixels [n, 3, size, size], tokens and their mask (1 = word, 0 = padding) [n, length] → [n]."""
         patches = self.vision(pixel_values=pixels).last_hidden_state
         read: Tensor = self.text(
             input_ids=tokens, attention_mask=mask, encoder_hidden_states=patches, is_decoder=False
@@ -92,16 +94,16 @@ _PUBLISHED = {
     ".self_attn.projection.": ".attn.proj.",
     "text.": "blip.text_encoder.",
     "head.0.": "mlp.layers.0.",
-    "head.1.": "mlp.layers.2.",  # the published head counts its dropouts, too
+    "head.1.": "mlp.layers.2.",  # the published head also numbers its dropouts
     "head.2.": "mlp.layers.4.",
     "head.3.": "mlp.layers.6.",
     "head.4.": "mlp.layers.7.",
 }
-"""Parts of our tensors' names, and what stands there in the published ones. All else is spelled alike."""
+"""Parts of our tensors' names, and the corresponding parts of the published names; the others are the same."""
 
 
 def published_name(name: str) -> str:
-    """What the published file calls the scorer's tensor `name`; shapes and contents are the same."""
+    """The published name of the scorer's tensor `name`; shapes and contents are the same."""
     for ours, theirs in _PUBLISHED.items():
         name = name.replace(ours, theirs)
     return name
@@ -110,31 +112,13 @@ def published_name(name: str) -> str:
 def load_scorer(tensors: Mapping[str, Tensor], sizes: BlipSizes) -> BlipScorer:
     """The scorer of the published `tensors`, float32 on the CPU, frozen, in eval mode.
 
-    ValueError names the tensors that are missing, unknown or of another shape than `sizes` wants.
+    ValueError names tensors that are missing, unexpected, or of another shape than with `sizes`.
     """
-    with torch.device("meta"):  # nothing is initialised that is then overwritten
+    with torch.device("meta"):  # without initialization, because all weights are loaded
         scorer = BlipScorer(sizes)
     names = {ours: published_name(ours) for ours in scorer.state_dict()}
-    _check(tensors, {names[ours]: wanted.shape for ours, wanted in scorer.state_dict().items()})
+    found = {name: tensor.shape for name, tensor in tensors.items() if name not in UNUSED}
+    check_shapes("ImageReward", found, {names[ours]: wanted.shape for ours, wanted in scorer.state_dict().items()})
     scorer.load_state_dict({ours: tensors[theirs].float() for ours, theirs in names.items()}, assign=True)
-    scorer.text.embeddings.position_ids = torch.arange(sizes.positions)[None]  # a buffer that no file holds
+    scorer.text.embeddings.position_ids = torch.arange(sizes.positions)[None]  # a buffer that is not in the file
     return scorer.requires_grad_(False).eval()
-
-
-def _check(tensors: Mapping[str, Tensor], shapes: Mapping[str, torch.Size]) -> None:
-    faults = {
-        "missing": [name for name in shapes if name not in tensors],
-        "unknown": [name for name in tensors if name not in shapes and name not in UNUSED],
-        "of another shape": [
-            f"{name} {list(tensors[name].shape)} instead of {list(shape)}"
-            for name, shape in shapes.items()
-            if name in tensors and tensors[name].shape != shape
-        ],
-    }
-    told = [f"{len(names)} {fault} ({_few(names)})" for fault, names in faults.items() if names]
-    if told:
-        raise ValueError(f"tensors that are not ImageReward's: {'; '.join(told)}")
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")

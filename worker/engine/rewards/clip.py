@@ -4,9 +4,10 @@ import math
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
 
 from service.contracts.catalog import RewardEntry, Source
 from worker.engine.models.sources import access_token, locate
+from worker.engine.models.weights import check_loaded
 from worker.engine.rewards.base import Reward
 from worker.engine.rewards.open_clip import CONFIG, architecture, read_config, to_transformers
 from worker.engine.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, middle, squashed
@@ -22,22 +24,31 @@ from worker.engine.rewards.tokens import Tokens, load_tokens
 from worker.engine.rewards.weights import find_file, find_optional, read_tensors
 
 _TEXT_CACHE = 65_536
-"""Prompt embeddings kept; of ViT-H/14's 1024 floats that is 256 MiB."""
+"""Maximum number of cached prompt embeddings; for ViT-H/14's 1024 floats 256 MiB."""
 
 Fit = Callable[[Tensor, int], Tensor]
 """Makes images [n, 3, height, width] in 0..1 squares of a size."""
 
-Loaded = TypeVar("Loaded", bound="ClipReward")
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """The preparation of images and prompts for the towers."""
+
+    fit: Fit
+    mean: Sequence[float] = OPENAI_MEAN
+    std: Sequence[float] = OPENAI_STD
+    cleans_text: bool = True
+    """Whether prompts are cleaned as by open_clip."""
 
 
 class ClipReward(Reward):
-    """Scores in float32 (normalisation and dot product too): fp16 would quantise spreads that z-scores then amplify."""
+    """Scores in float32, including normalization and dot product: z-scores would amplify the rounding of fp16."""
 
     published: ClassVar[tuple[str, ...]] = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-    """What a file of open_clip's layout is called."""
+    """Names of weight files in open_clip's layout."""
 
     described: ClassVar[bool] = True
-    """Whether such a file needs open_clip's description beside it, which alone tells its activation."""
+    """Whether such a file needs open_clip's description, the only source of the activation."""
 
     def __init__(self, model: CLIPModel, tokens: Tokens, fit: Fit, mean: Sequence[float], std: Sequence[float]) -> None:
         self.model, self._tokens, self._fit = model, tokens, fit
@@ -47,30 +58,25 @@ class ClipReward(Reward):
         self._size = int(model.config.vision_config.image_size)
         self._texts: OrderedDict[str, Tensor] = OrderedDict()
         self._lock = threading.Lock()
-        """Held by who encodes: neither the cache nor a tokenizer bears two threads at once."""
+        """For encoding: neither the cache nor a tokenizer is thread-safe."""
 
     @classmethod
-    def load(cls: type[Loaded], entry: RewardEntry, device: torch.device, dtype: torch.dtype = torch.float32) -> Loaded:
+    def load(cls, entry: RewardEntry, device: torch.device, dtype: torch.dtype = torch.float32) -> Self:
         if entry.source is None:
             raise ValueError(f"reward {entry.name!r} needs a source in the catalog")
         try:
             model = cls.read_model(entry.source, dtype)
             text = model.config.text_config
-            tokens = load_tokens(
-                entry.tokenizer or entry.source,
-                text.max_position_embeddings,
-                text.vocab_size,
-                cls.cleans_text(entry.source),
-            )
-            fit = cls.fit(entry.source)
-            mean, std = cls.normalisation(entry.source)
+            steps = cls.preprocessing(entry.source)
+            source = entry.tokenizer or entry.source
+            tokens = load_tokens(source, text.max_position_embeddings, text.vocab_size, steps.cleans_text)
         except ValueError as error:
             raise ValueError(f"reward {entry.name!r}: {error}") from error
-        return cls(model.eval().requires_grad_(False).to(device), tokens, fit, mean, std)
+        return cls(model.eval().requires_grad_(False).to(device), tokens, steps.fit, steps.mean, steps.std)
 
     @classmethod
     def read_model(cls, source: Source, dtype: torch.dtype) -> CLIPModel:
-        """The towers on the CPU; ValueError names what is missing, unexpected or misshapen."""
+        """The towers on the CPU; ValueError names missing, unexpected and misshapen tensors."""
         if not _is_file(source):
             return _read_directory(source, dtype)
         config, tensors = cls.read_published(find_file(source, cls.published), find_optional(source, CONFIG))
@@ -80,7 +86,7 @@ class ClipReward(Reward):
     def read_published(cls, path: Path, description: Path | None) -> tuple[CLIPConfig, dict[str, Tensor]]:
         """Architecture and tensors, by transformers' names, of a file of open_clip's layout."""
         if description is None and cls.described:
-            raise ValueError(f"there is no {CONFIG} beside {path.name}, which tells its activation and heads")
+            raise ValueError(f"{path.name} needs {CONFIG} in the same directory, for its activation and heads")
         tensors = read_tensors(path, within="state_dict")
         try:
             config = architecture(tensors, read_config(description) if description else None)
@@ -89,34 +95,24 @@ class ClipReward(Reward):
             raise ValueError(f"{path}: {error}") from error
 
     @classmethod
-    def cleans_text(cls, source: Source) -> bool:
-        """Whether prompts are cleaned as open_clip does: of a model that open_clip describes."""
-        return find_optional(source, CONFIG) is not None
+    def preprocessing(cls, source: Source) -> Preprocessing:
+        """By open_clip's description, if there is one, else by the directory's image processor.
 
-    @classmethod
-    def fit(cls, source: Source) -> Fit:
-        """How images become squares: as open_clip's description says where there is one, else as the processor does.
-
-        ValueError names a way that is neither squashing nor cutting the middle.
+        ValueError for a resize mode other than squash and shortest.
         """
-        description = find_optional(source, CONFIG)
-        if description is None and not _is_file(source):
-            return _fit_of(_processor(source))
-        told = read_config(description).get("preprocess_cfg", {}) if description else {}
-        mode = told.get("resize_mode") or "shortest"  # open_clip's own, where a description is silent
-        if mode not in _FITS:
-            raise ValueError(f"{CONFIG} says resize_mode {mode!r}; known are {' and '.join(_FITS)}")
-        return _FITS[mode]
-
-    @classmethod
-    def normalisation(cls, source: Source) -> tuple[Sequence[float], Sequence[float]]:
-        """Mean and standard deviation of the channels."""
-        if _is_file(source):
-            description = find_optional(source, CONFIG)
-            told = read_config(description).get("preprocess_cfg", {}) if description else {}
-            return told.get("mean", OPENAI_MEAN), told.get("std", OPENAI_STD)
-        processor = _processor(source)
-        return processor.image_mean, processor.image_std
+        path, processor = find_optional(source, CONFIG), None if _is_file(source) else _processor(source)
+        stated = read_config(path).get("preprocess_cfg", {}) if path else {}
+        if path is None and processor is not None:
+            fit = _fit_of(processor)
+        else:
+            mode = stated.get("resize_mode") or "shortest"  # open_clip's default
+            if mode not in _FITS:
+                raise ValueError(f"{CONFIG} has resize_mode {mode!r}; supported are {' and '.join(_FITS)}")
+            fit = _FITS[mode]
+        if processor is not None:
+            return Preprocessing(fit, processor.image_mean, processor.image_std, cleans_text=path is not None)
+        mean, std = stated.get("mean", OPENAI_MEAN), stated.get("std", OPENAI_STD)
+        return Preprocessing(fit, mean, std, cleans_text=path is not None)
 
     def move(self, device: torch.device) -> None:
         with self._lock:
@@ -170,7 +166,7 @@ def _processor(source: Source) -> CLIPImageProcessorPil:
     try:
         return CLIPImageProcessorPil.from_pretrained(place, revision=revision or "main", token=access_token(source))
     except OSError as error:
-        raise ValueError(f"there is no preprocessor_config.json at {place}: {error}") from error
+        raise ValueError(f"no preprocessor_config.json at {place}: {error}") from error
 
 
 def _fit_of(processor: CLIPImageProcessorPil) -> Fit:
@@ -182,17 +178,17 @@ def _fit_of(processor: CLIPImageProcessorPil) -> Fit:
         if size.shortest_edge and not size.longest_edge and cut == (size.shortest_edge, size.shortest_edge):
             return partial(middle, whole=math.floor)  # transformers rounds the margin down, open_clip to the nearest
     raise ValueError(
-        f"preprocessor_config.json says do_resize {processor.do_resize}, size {_told(size)}, crop {_told(crop)}; known "
-        "are a size of equal height and width, and a shortest_edge with a centre crop of the same size"
+        f"preprocessor_config.json has do_resize {processor.do_resize}, size {_sides(size)}, crop {_sides(crop)}; "
+        "supported are a size of equal height and width, and a shortest_edge with a center crop of the same size"
     )
 
 
-def _told(size: Any) -> dict[str, int] | None:
+def _sides(size: Any) -> dict[str, int] | None:
     return size and {name: sides for name, sides in dict(size).items() if sides}
 
 
 def _is_file(source: Source) -> bool:
-    """Whether one file of open_clip's layout is meant, not a transformers directory."""
+    """Whether the source is a file in open_clip's layout, not a transformers directory."""
     return source.file is not None or (not source.hub and not Path(locate(source)[0], "config.json").is_file())
 
 
@@ -201,20 +197,16 @@ def _read_directory(source: Source, dtype: torch.dtype) -> CLIPModel:
     try:
         return _built(place, dtype, revision=revision or "main", token=access_token(source), use_safetensors=True)
     except OSError as error:
-        raise ValueError(f"{place} holds no CLIPModel with safetensors: {error}") from error
+        raise ValueError(f"{place} has no CLIPModel with safetensors: {error}") from error
 
 
 def _built(place: str | None, dtype: torch.dtype, **given: Any) -> CLIPModel:
-    """transformers' model with all its tensors and no others; it would only warn of them."""
+    """transformers' model; ValueError for missing or unexpected tensors, for which transformers only logs a warning."""
     model, report = CLIPModel.from_pretrained(
         place, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **given
     )
-    faults = {
-        word: report[f"{word}_keys"] for word in ("missing", "unexpected", "mismatched") if report[f"{word}_keys"]
-    }
-    if faults:
-        raise ValueError(f"{place}: " + "; ".join(f"{word} tensors: {sorted(faults[word])[:3]}" for word in faults))
+    check_loaded(str(place), report)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.data = parameter.clone()  # views of a file lie as it says, and the alignment shows in last bits
+            parameter.data = parameter.clone()  # a view of a file has its alignment, which affects the last bits
     return model

@@ -1,8 +1,8 @@
 """`python -m worker.engine.rewards.convert KIND FILE --out DIR`: a published open_clip file as a transformers
 directory.
 
-Done once by an operator, who then names the directory in the catalog; the scores are the same to the bit. The tensors
-keep their precision, and an `open_clip_config.json` beside the file comes along.
+An operator runs it once and then names the directory in the catalog; the scores are identical. The tensors keep their
+precision, and an `open_clip_config.json` in the same directory is copied.
 """
 
 import argparse
@@ -23,16 +23,16 @@ _KINDS: dict[str, type[ClipReward]] = {"clip": ClipReward, "hps": HpsReward}
 
 
 def convert(kind: str, file: Path, out: Path) -> None:
-    """Write `out`, a new directory. ValueError where the file is not what the kind publishes."""
+    """Write `out`, a new directory. ValueError if the file is not of that kind."""
     reward = _KINDS[kind]
     if not file.is_file():
-        raise ValueError(f"there is no file {file}")
+        raise ValueError(f"file {file} not found")
     if out.exists():
-        raise ValueError(f"{out} is there already; give --out a new directory")
+        raise ValueError(f"{out} exists; set --out to a new directory")
     description = file.with_name(CONFIG)
     config, tensors = reward.read_published(file, description if description.is_file() else None)
     source = Source(directory=file.parent, file=file.name)
-    fit, (mean, std) = reward.fit(source), reward.normalisation(source)
+    steps = reward.preprocessing(source)
     config.architectures = ["CLIPModel"]
     out.mkdir(parents=True)
     config.save_pretrained(out)
@@ -40,10 +40,10 @@ def convert(kind: str, file: Path, out: Path) -> None:
     square = {"height": side, "width": side}
     processor = {
         "image_processor_type": "CLIPImageProcessor",
-        "image_mean": list(mean),
-        "image_std": list(std),
+        "image_mean": list(steps.mean),
+        "image_std": list(steps.std),
         "resample": 3,
-        "size": square if fit is squashed else {"shortest_edge": side},
+        "size": square if steps.fit is squashed else {"shortest_edge": side},
         "crop_size": square,
     }
     (out / "preprocessor_config.json").write_text(json.dumps(processor, indent=2) + "\n", encoding="utf-8")
@@ -53,7 +53,7 @@ def convert(kind: str, file: Path, out: Path) -> None:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Convert and return the exit code: 2 with a line of explanation where that cannot be done."""
+    """Convert and return the exit code: 2, with a message, for invalid arguments."""
     parser = argparse.ArgumentParser(prog="python -m worker.engine.rewards.convert", description=convert.__doc__)
     parser.add_argument("kind", choices=sorted(_KINDS), help="the reward's kind in the catalog")
     parser.add_argument("file", type=Path, help="the published weights")

@@ -1,7 +1,7 @@
 """CLIP weights as open_clip publishes them: their architecture, and their names in transformers' `CLIPModel`."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 from transformers import CLIPConfig, CLIPModel
 
+from worker.engine.models.weights import check_faults
+
 CONFIG = "open_clip_config.json"
-"""What open_clip publishes beside the weights: sizes, activation and preprocessing."""
+"""The description that open_clip publishes with the weights: sizes, activation and preprocessing."""
 
 _SIXTEEN_HEADS = (1280, 1408, 1664)
 """Widths of open_clip's ViT-H, g and bigG, whose heads are not 64 wide."""
@@ -27,7 +29,7 @@ _BLOCK = {
 
 @dataclass(frozen=True)
 class Place:
-    """Where a tensor of open_clip's belongs: its parts along the first dimension, after transposing where said."""
+    """The targets of a tensor of open_clip: its parts along the first dimension, after an optional transposition."""
 
     names: tuple[str, ...]
     transposed: bool = False
@@ -45,7 +47,7 @@ def layout(text_layers: int, vision_layers: int) -> dict[str, Place]:
     }
     norms = {
         "ln_final": "text_model.final_layer_norm",
-        "visual.ln_pre": "vision_model.pre_layrnorm",  # so spelled
+        "visual.ln_pre": "vision_model.pre_layrnorm",  # transformers' spelling
         "visual.ln_post": "vision_model.post_layernorm",
     }
     places = {name: Place((target,)) for name, target in embeddings.items()}
@@ -68,29 +70,29 @@ def _block(name: str, target: str) -> dict[str, Place]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """open_clip's description of a model; ValueError where it is none."""
+    """open_clip's description of a model; ValueError if it is invalid."""
     try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        told["model_cfg"]["vision_cfg"], told["model_cfg"]["text_cfg"]
+        content = json.loads(path.read_text(encoding="utf-8"))
+        content["model_cfg"]["vision_cfg"], content["model_cfg"]["text_cfg"]
     except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} is no {CONFIG}, which has `model_cfg` with `vision_cfg` and `text_cfg`") from error
-    return dict(told)
+        raise ValueError(f"{path} is invalid: it needs `model_cfg` with `vision_cfg` and `text_cfg`") from error
+    return dict(content)
 
 
-def architecture(tensors: Mapping[str, Tensor], told: Mapping[str, Any] | None) -> CLIPConfig:
-    """The model that the tensors' shapes make.
+def architecture(tensors: Mapping[str, Tensor], description: Mapping[str, Any] | None) -> CLIPConfig:
+    """The architecture with the tensors' shapes.
 
-    `told` is open_clip's description, from which the activation and the heads are, for no shape shows them; without
-    it they are those of open_clip's own models of that width, and the activation is GELU. ValueError where the
-    description and the shapes disagree.
+    `description` is open_clip's, the source of the activation and the number of heads; without it the heads are those
+    of open_clip's models of that width, and the activation is GELU. ValueError if it contradicts the shapes.
     """
     sizes = _sizes(tensors)
-    model = told["model_cfg"] if told else {}
+    model = description["model_cfg"] if description else {}
     vision, text = model.get("vision_cfg", {}), model.get("text_cfg", {})
-    if told:
+    if description:
         _refuse_another(sizes, {"": model, "vision_cfg.": vision, "text_cfg.": text})
     width, text_width = sizes["vision_cfg.width"], sizes["text_cfg.width"]
-    heads = width // vision.get("head_width", 64) if told else 16 if width in _SIXTEEN_HEADS else max(width // 64, 1)
+    default_heads = 16 if width in _SIXTEEN_HEADS else max(width // 64, 1)
+    heads = width // vision.get("head_width", 64) if description else default_heads
     activation = "quick_gelu" if model.get("quick_gelu", False) else "gelu"
     vocabulary = sizes["text_cfg.vocab_size"]
     return CLIPConfig(
@@ -99,12 +101,12 @@ def architecture(tensors: Mapping[str, Tensor], told: Mapping[str, Any] | None) 
             "hidden_size": text_width,
             "intermediate_size": tensors["transformer.resblocks.0.mlp.c_fc.weight"].shape[0],
             "num_hidden_layers": sizes["text_cfg.layers"],
-            "num_attention_heads": text.get("heads", 8) if told else max(text_width // 64, 1),
+            "num_attention_heads": text.get("heads", 8) if description else max(text_width // 64, 1),
             "max_position_embeddings": sizes["text_cfg.context_length"],
             "vocab_size": vocabulary,
             "hidden_act": activation,
             "projection_dim": sizes["embed_dim"],
-            # open_clip pools where the largest number stands first, which is the end token's
+            # open_clip pools at the first position of the largest token, which is the end token
             "bos_token_id": vocabulary - 2,
             "eos_token_id": vocabulary - 1,
             "pad_token_id": 0,
@@ -123,10 +125,8 @@ def architecture(tensors: Mapping[str, Tensor], told: Mapping[str, Any] | None) 
 
 
 def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """What the shapes say, by the names in open_clip's description. ValueError where a tensor that shows it lacks."""
-    needed = [name for name in layout(1, 1) if name not in tensors]
-    if needed:
-        raise ValueError(f"these tensors of an open_clip file are missing: {_some(needed)}")
+    """The sizes by the names in open_clip's description, from the shapes. ValueError for missing tensors."""
+    check_faults("an open_clip file", {"missing": sorted(layout(1, 1).keys() - tensors.keys())})
     patch = tensors["visual.conv1.weight"].shape[-1]
     side = round((tensors["visual.positional_embedding"].shape[0] - 1) ** 0.5)
     return {
@@ -149,19 +149,16 @@ def _layers(tensors: Mapping[str, Tensor], prefix: str) -> int:
 def _refuse_another(sizes: Mapping[str, int], described: Mapping[str, Mapping[str, Any]]) -> None:
     for name, size in sizes.items():
         prefix, _, key = name.rpartition(".")
-        said = described[f"{prefix}." if prefix else ""].get(key, size)
-        if said != size:
-            raise ValueError(f"{CONFIG} says {name} {said}; the tensors' shapes make it {size}")
+        stated = described[f"{prefix}." if prefix else ""].get(key, size)
+        if stated != size:
+            raise ValueError(f"{CONFIG} has {name} {stated}; the tensors' shapes require {size}")
 
 
 def to_transformers(tensors: Mapping[str, Tensor], config: CLIPConfig) -> dict[str, Tensor]:
-    """The tensors by transformers' names; ValueError names those that are missing, unexpected or misshapen."""
+    """The tensors by transformers' names; ValueError names missing, unexpected and misshapen tensors."""
     places = layout(config.text_config.num_hidden_layers, config.vision_config.num_hidden_layers)
-    missing, unexpected = places.keys() - tensors.keys(), tensors.keys() - places.keys()
-    if missing or unexpected:
-        raise ValueError(
-            f"tensors of an open_clip file that are missing: {_some(missing)}; unexpected: {_some(unexpected)}"
-        )
+    faults = {"missing": places.keys() - tensors.keys(), "unexpected": tensors.keys() - places.keys()}
+    check_faults("an open_clip file", {fault: sorted(names) for fault, names in faults.items()})
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in CLIPModel(config).state_dict().items()}
     converted = {}
@@ -173,8 +170,3 @@ def to_transformers(tensors: Mapping[str, Tensor], config: CLIPConfig) -> dict[s
                 raise ValueError(f"tensor {name} is {tuple(tensors[name].shape)}, which does not fit the others")
             converted[target] = part.contiguous()
     return converted
-
-
-def _some(names: Sequence[str] | set[str]) -> str:
-    first = sorted(names)[:3]
-    return ", ".join(first) + (f" and {len(names) - 3} more" if len(names) > 3 else "") or "none"

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""Of the channels, by which OpenAI's CLIP and what descends from it normalise."""
+"""Of the channels, by which OpenAI's CLIP and what descends from it normalize."""
 
 _FRACTION = 2.0**22
 """Pillow's weights are integers of this unit (Resample.c); sums of them are exact in float64."""
@@ -52,7 +52,7 @@ def resize(images: Tensor, height: int, width: int) -> Tensor:
     """Images [..., rows, columns] in 0..1 as Pillow resizes them: bicubic, antialiased, in 8 bits.
 
     First columns, then rows, each time rounded to levels; the other way round where the columns grow and the rows
-    shrink, as Pillow 13 does. It does so too for some images that shrink both ways, which are not told apart here: a
+    shrink, as Pillow 13 does. It does so too for some images that shrink both ways, which are not distinguished here: a
     level of difference where an image is smooth, more in noise. The answer is k/255 in the dtype that was given.
     """
     levels = (images.float().clamp(0, 1) * 255).round().double()
@@ -83,11 +83,11 @@ def _weights(given: int, wanted: int) -> Tensor:
     """
     scale = given / wanted
     spread = max(scale, 1.0)
-    centres = (torch.arange(wanted, dtype=torch.float64) + 0.5) * scale
-    first = (centres - 2 * spread + 0.5).clamp(min=0).floor()[:, None]
-    last = (centres + 2 * spread + 0.5).clamp(max=given).floor()[:, None]
+    centers = (torch.arange(wanted, dtype=torch.float64) + 0.5) * scale
+    first = (centers - 2 * spread + 0.5).clamp(min=0).floor()[:, None]
+    last = (centers + 2 * spread + 0.5).clamp(max=given).floor()[:, None]
     samples = torch.arange(given, dtype=torch.float64)[None]
-    x = ((samples - centres[:, None] + 0.5) / spread).abs()
+    x = ((samples - centers[:, None] + 0.5) / spread).abs()
     near, far = (1.5 * x - 2.5) * x * x + 1, (((x - 5) * x + 8) * x - 4) * -0.5
     kernel = torch.where(x < 1, near, torch.where(x < 2, far, 0)) * ((samples >= first) & (samples < last))
     return (kernel / kernel.sum(dim=1, keepdim=True) * _FRACTION).round()

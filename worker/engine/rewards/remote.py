@@ -1,7 +1,8 @@
-"""What rewards of servers share: requests side by side, tried again, and given up for a cause that is counted."""
+"""The base of rewards computed by servers: concurrent requests, retries, and failures counted by cause."""
 
 import logging
 import threading
+import time
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,16 +18,52 @@ from worker.engine.models.images import to_pil
 from worker.engine.remote.request_pool import Askers
 from worker.engine.remote.server import Fault, Refused, Server, SetUpWrongly, retrying
 from worker.engine.rewards.base import Answers, RemoteReward
-from worker.engine.rewards.circuit_breaker import Breaker
 
 logger = logging.getLogger(__name__)
 
 FIRST_WAIT = 1.0
-"""Seconds, about, before a request is sent a second time."""
+"""Approximate seconds before the first retry."""
+
+
+FAILURES = 5
+"""Consecutive failed requests after which a server counts as down."""
+PAUSE_SECONDS = 30.0
+"""Pause before one request checks whether the server is back."""
+
+
+class Breaker:
+    """Pauses requests to a server after repeated failures. Thread-safe. `clock` returns seconds."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._failed, self._cause, self._until = 0, "", 0.0
+
+    def away(self) -> str | None:
+        """Why requests are paused; None if they are not. After a pause one caller gets None, to try a request."""
+        with self._lock:
+            if self._failed < FAILURES:
+                return None
+            if self._clock() >= self._until:
+                self._until = self._clock() + PAUSE_SECONDS
+                return None
+            return f"no request sent, because {self._failed} consecutive requests failed; the last error: {self._cause}"
+
+    def answered(self) -> None:
+        """Record an answered request."""
+        with self._lock:
+            self._failed = 0
+
+    def failed(self, cause: str) -> None:
+        """Record a failed request."""
+        with self._lock:
+            self._failed, self._cause = self._failed + 1, cause
+            if self._failed == FAILURES:
+                self._until = self._clock() + PAUSE_SECONDS
 
 
 class Unreadable(Fault):
-    """The server answered, but not with a value. `kind`: by what such answers are counted."""
+    """The response contains no value. `kind`: the kind of failure that is counted."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(detail)
@@ -34,10 +71,10 @@ class Unreadable(Fault):
 
 
 class ServerReward(RemoteReward):
-    """A reward by requests of some images each. Raises SetUpWrongly where its token is missing."""
+    """A reward by requests of `batch_size` images. Raises SetUpWrongly if its token is missing."""
 
     batch_size = 1
-    """Images of one request."""
+    """Images per request."""
 
     def __init__(self, entry: RewardEntry, first_wait: float = FIRST_WAIT) -> None:
         self.entry = entry
@@ -53,7 +90,7 @@ class ServerReward(RemoteReward):
 
     @abstractmethod
     def ask(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Answers:
-        """Ask once. Raises Fault, of which Unreadable is one, Refused or SetUpWrongly."""
+        """Send one request. Raises Fault (including Unreadable), Refused or SetUpWrongly."""
 
     def begin(
         self, images: Tensor, prompts: Sequence[str], check: Callable[[], None] = lambda: None
@@ -61,35 +98,25 @@ class ServerReward(RemoteReward):
         pil_images = [to_pil(image) for image in images.nan_to_num().cpu()]
         starts = range(0, len(prompts), self.batch_size)
         parts = [slice(start, start + self.batch_size) for start in starts]
-        return [
-            self._askers.submit(partial(self._see_through, pil_images[part], prompts[part]), check) for part in parts
-        ]
+        return [self._askers.submit(partial(self._request, pil_images[part], prompts[part]), check) for part in parts]
 
-    def _see_through(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Answers:
+    def _request(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Answers:
         if (away := self._breaker.away()) is not None:
             return nothing(len(prompts), "not_asked", away)
         try:
             answers = self._retrying(self.ask, images, prompts)
-        except Refused as refusal:
-            self._breaker.answered()
-            return self._failed(len(prompts), "refused", str(refusal))
-        except Unreadable as error:
-            self._breaker.answered()
-            return self._failed(len(prompts), error.kind, str(error))
-        except (Fault, SetUpWrongly) as error:
-            self._breaker.failed(str(error))
-            return self._failed(len(prompts), "no_answer", str(error))
-        except Exception as error:  # a bug must not look like a value, nor end the thread
+        except (Refused, Fault, SetUpWrongly) as error:
+            kind = "refused" if isinstance(error, Refused) else getattr(error, "kind", "no_answer")
+            self._breaker.failed(str(error)) if kind == "no_answer" else self._breaker.answered()
+            logger.warning("reward %s has no value for %d images (%s): %s", self.entry.name, len(prompts), kind, error)
+            return nothing(len(prompts), kind, str(error))
+        except Exception as error:  # a bug must not count as a value, nor end the thread
             logger.exception("reward %s", self.entry.name)
             return nothing(len(prompts), "error", f"{type(error).__name__}: {error}")
         self._breaker.answered()
         return answers
 
-    def _failed(self, number: int, kind: str, cause: str) -> Answers:
-        logger.warning("reward %s has no value for %d images (%s): %s", self.entry.name, number, kind, cause)
-        return nothing(number, kind, cause)
-
 
 def nothing(number: int, kind: str, cause: str) -> Answers:
-    """So many images without a value, for one cause."""
+    """Answers for `number` images without a value, for one cause."""
     return Answers((float("nan"),) * number, Counter({kind: number}), cause)

@@ -1,22 +1,24 @@
-"""The bundled world's rule-based reward: the share of a caption's predicates that an image satisfies."""
+"""The rule-based rewards of the bundled worlds: the satisfied share of a caption's predicates or test points."""
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor
 
 from service.contracts.catalog import RewardEntry
 from worker.engine.rewards.base import Reward
+from worker.shapes.bench.judge import bench_score
 from worker.shapes.grammar import parse
 from worker.shapes.points import predicates
 from worker.shapes.verifier import verifier_score
 
 
 class ShapesVerifierReward(Reward):
-    """Partial credit in 0..1, read from the pixels. A prompt that is no caption of the bundled world scores NaN."""
+    """Partial credit in 0..1, read from the pixels; NaN for prompts that are not captions of the world."""
 
     @classmethod
-    def load(cls, entry: RewardEntry, device: torch.device) -> "ShapesVerifierReward":
+    def load(cls, entry: RewardEntry, device: torch.device) -> Self:
         return cls()
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -27,16 +29,26 @@ class ShapesVerifierReward(Reward):
         return values
 
     def verify(self, images: Tensor, captions: Sequence[str]) -> Tensor:
-        """The value of each image for its caption."""
+        """The values of images for captions."""
         return verifier_score(images, captions)
 
-    def read(self, prompt: str) -> object:
-        """What the prompt says; ValueError if it is no caption."""
-        return predicates(parse(prompt))
+    def check(self, prompt: str) -> None:
+        """Raise ValueError if the prompt is not a caption of the world."""
+        predicates(parse(prompt))
 
     def _is_caption(self, prompt: str) -> bool:
         try:
-            self.read(prompt)
+            self.check(prompt)
         except ValueError:
             return False
         return True
+
+
+class ShapesBenchVerifierReward(ShapesVerifierReward):
+    """The same for the world of `shapes-bench`."""
+
+    def verify(self, images: Tensor, captions: Sequence[str]) -> Tensor:
+        return bench_score(images, captions)
+
+    def check(self, prompt: str) -> None:
+        parse(prompt)

@@ -1,21 +1,87 @@
-"""UnifiedReward: a vision-language model that gives scores in words, behind an OpenAI-compatible server."""
+"""UnifiedReward: a vision-language model that answers with scores in text, behind an OpenAI-compatible server.
+
+An answer in another format than requested has no value. A number has digits, optionally with a decimal point, is in
+1 to 5, and ends its line.
+"""
 
 import hashlib
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 
 import yaml
 from PIL import Image
 
-from service.contracts.catalog import RewardEntry
+from service.contracts.catalog import Axis, RewardEntry
 from worker.engine.remote import chat
 from worker.engine.rewards.base import Answers
 from worker.engine.rewards.remote import FIRST_WAIT, ServerReward, Unreadable
-from worker.engine.rewards.unified_reward_parser import Unread, axes_mean, final_score
 
 TEMPLATES = Path(__file__).with_name("unified_reward.yaml")
-"""What the models were trained to be asked, by form, with its source."""
+"""The prompts that the models were trained on, by form, with their source."""
+
+
+LOWEST, HIGHEST = 1.0, 5.0
+_FINAL = re.compile(r"Final Score:[^\S\n]*(.*)", re.DOTALL)
+_AXIS = re.compile(r"(\w+) Score \(1-5\):[^\S\n]*(.*)")
+_NUMBER = re.compile(r"\d{1,3}(?:\.\d+)?", re.ASCII)
+
+
+class Unread(StrEnum):
+    """Why an answer contains no value; failures are counted by this."""
+
+    NO_WORDS = "no_words"
+    TRUNCATED = "truncated"
+    MISSING_SCORE = "missing_score"
+    REPEATED_SCORE = "repeated_score"
+    NOT_A_NUMBER = "not_a_number"
+    OUT_OF_RANGE = "out_of_range"
+    EXTRA_TEXT = "extra_text"
+
+
+def final_score(text: str) -> float | Unread:
+    """The number after the only «Final Score:», at the end of the answer. Text before it is part of the format."""
+    if not text.strip():
+        return Unread.NO_WORDS
+    if text.count("Final Score:") > 1:
+        return Unread.REPEATED_SCORE
+    found = _FINAL.search(text)
+    if found is None:
+        return Unread.MISSING_SCORE
+    number, *more = found[1].strip().splitlines() or [""]
+    return Unread.EXTRA_TEXT if more else _number(number)
+
+
+def axes_mean(text: str, weights: Mapping[Axis, float]) -> float | Unread:
+    """The weighted mean of the axes' scores. Each line is «Axis Score (1-5): number», with each axis at most once."""
+    if not text.strip():
+        return Unread.NO_WORDS
+    scores: dict[str, float] = {}
+    for line in filter(str.strip, text.splitlines()):
+        found = _AXIS.fullmatch(line.strip())
+        axis = found[1].lower() if found else ""
+        if found is None or found[1] != axis.capitalize() or axis not in ("alignment", "coherence", "style"):
+            # Without any score it is a refusal rather than extra text.
+            return Unread.EXTRA_TEXT if "Score (1-5):" in text else Unread.MISSING_SCORE
+        if axis in scores:
+            return Unread.REPEATED_SCORE
+        value = _number(found[2])
+        if isinstance(value, Unread):
+            return value
+        scores[axis] = value
+    needed = {axis: weight for axis, weight in weights.items() if weight}
+    if not needed.keys() <= scores.keys():
+        return Unread.MISSING_SCORE
+    return sum(weight * scores[axis] for axis, weight in needed.items()) / sum(needed.values())
+
+
+def _number(text: str) -> float | Unread:
+    if _NUMBER.fullmatch(text.strip()) is None:
+        return Unread.NOT_A_NUMBER if text.strip() else Unread.MISSING_SCORE
+    value = float(text)
+    return value if LOWEST <= value <= HIGHEST else Unread.OUT_OF_RANGE
 
 
 class UnifiedReward(ServerReward):
@@ -41,7 +107,7 @@ class UnifiedReward(ServerReward):
         answer = chat.completion(self._server, self._server.post(chat.PATH, chat.question(self.entry, image, text)))
         value = self._value(answer)
         if isinstance(value, Unread):
-            raise Unreadable(value, f"{value.replace('_', ' ')} in the answer {(answer.text or '')[-300:]!r}")
+            raise Unreadable(value, f"{value.replace('_', ' ')} in the response {(answer.text or '')[-300:]!r}")
         return Answers((value,), Counter())
 
     def _value(self, answer: chat.Completion) -> float | Unread:
@@ -52,6 +118,6 @@ class UnifiedReward(ServerReward):
 
 
 def template(form: str) -> str:
-    """The words of that form, with `{prompt}` where the caption goes."""
+    """The prompt of that form, with `{prompt}` in place of the caption."""
     text: str = yaml.safe_load(TEMPLATES.read_text(encoding="utf-8"))["templates"][form]
     return text

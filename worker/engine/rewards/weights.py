@@ -1,4 +1,4 @@
-"""Weights that are published as one file: where it lies, and the tensors in it."""
+"""Weights published as one file: its location and its tensors."""
 
 import pickle
 from collections.abc import Sequence
@@ -17,17 +17,17 @@ from worker.engine.models.sources import access_token, locate
 
 
 def find_file(source: Source, names: Sequence[str]) -> Path:
-    """The file that `source.file` names, else the first of `names` that is there; on the hub, `names[-1]`.
+    """The file `source.file`, else the first of `names` that exists; on the hub, `names[-1]`.
 
-    ValueError where there is none.
+    ValueError if there is none.
     """
     place, revision = locate(source)
     wanted = [source.file] if source.file else list(names)
     if source.hub:
         try:
             return Path(hf_hub_download(place, wanted[-1], revision=revision, token=access_token(source)))
-        except OSError as error:  # what the hub's client raises, on disk and on the net alike
-            raise ValueError(f"the hub's {place}/{wanted[-1]} cannot be had: {_first_line(error)}") from error
+        except OSError as error:  # the base class of disk and network errors of the hub's client
+            raise ValueError(f"cannot download {place}/{wanted[-1]} from the hub: {_first_line(error)}") from error
     for name in wanted:
         if (path := Path(place, name)).is_file():
             return path
@@ -35,16 +35,16 @@ def find_file(source: Source, names: Sequence[str]) -> Path:
 
 
 def find_optional(source: Source, name: str) -> Path | None:
-    """The source's file of that name; None where it has none, or none is cached and the hub is not to be asked.
+    """The source's file of that name; None if it has none, or if none is cached in offline mode.
 
-    ValueError where the hub could not be asked: whether it has the file decides how a reward is computed.
+    ValueError if the hub is unreachable: the computation of a reward depends on whether the file exists.
     """
     if not source.hub:
         path = Path(locate(source)[0], name)
         return path if path.is_file() else None
     try:
         return Path(hf_hub_download(source.hub, name, revision=source.revision, token=access_token(source)))
-    except LocalEntryNotFoundError as error:  # an EntryNotFoundError by inheritance, though nobody has looked
+    except LocalEntryNotFoundError as error:  # an EntryNotFoundError even if the hub is down
         known = try_to_load_from_cache(source.hub, name, revision=source.revision)
         if is_offline_mode() or known is _CACHED_NO_EXIST:
             return None
@@ -53,19 +53,18 @@ def find_optional(source: Source, name: str) -> Path | None:
     except EntryNotFoundError:
         return None
     except OSError as error:
-        raise ValueError(f"the hub's {source.hub}/{name} cannot be asked for: {_first_line(error)}") from error
+        raise ValueError(f"the hub's {source.hub}/{name} cannot be downloaded: {_first_line(error)}") from error
 
 
 def read_tensors(path: Path, within: str | None = None) -> dict[str, Tensor]:
-    """The named tensors of a safetensors file or of a torch pickle, on the CPU; those under `within` where it is there.
+    """The tensors of a safetensors file or a torch pickle, on the CPU; those under the key `within`, if present.
 
-    A pickle may hold tensors and nothing else, so that reading it runs no code of its author's. ValueError where it
-    does, and where the file cannot be read.
+    A pickle may contain only tensors, so that reading it does not run code. ValueError for other files.
     """
     try:
         held: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is no file of tensors alone, or damaged: {_first_line(error)}") from error
+        raise ValueError(f"{path} is damaged or contains more than tensors: {_first_line(error)}") from error
     if not isinstance(held, dict):
         raise ValueError(f"{path} holds a {type(held).__name__}, not tensors by name")
     if within and isinstance(held.get(within), dict):

@@ -139,10 +139,10 @@ def best_glyph(region: Region) -> Fit | None:
 
 
 def complete(regions: Sequence[Region], fits: Sequence[Fit]) -> list[Fit | None]:
-    """For each region: the whole object, if the region is a part of one that another region hides."""
+    """For each region: the whole object, if the region is the visible part of a hidden object."""
     found = [_complete(index, regions, fit) for index, fit in enumerate(fits)]
     for index, one in enumerate(found):
-        # Of two objects that would hide each other, the one that is more like a whole object is in front.
+        # If two objects would hide each other, the better fit as a whole object is in front.
         front = one.hidden_by if one else None
         if front is not None and found[front] and fits[index].error < fits[front].error:
             found[index] = None

@@ -29,7 +29,7 @@ class Region:
     solid: Mask
     """[32, 32] its own pixels, with holes and the gaps between stripes filled."""
     shares: Floats
-    """[32, 32] the covered share of its own pixels and of partly covered pixels next to them."""
+    """[32, 32] the covered shares of its pixels and of partly covered pixels next to them."""
     parts: tuple[int, ...] = ()
     """Indices of the regions that are the stripes."""
 

@@ -81,7 +81,7 @@ def _stage(record: dict[str, Any], world: World) -> str:
     losses = ", ".join(f"{loss:.4g} ({step})" for step, loss in record["loss"].items())
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     settings = ", ".join(f"{name} {value}" for name, value in preset[record["stage"]].items() if value is not None)
-    renders = "two images of each" if world.start else "rendered anew at every step"
+    renders = "two images of each" if world.start else "rendered again at every step"
     data = "one image of each" if record["stage"] == "flow" else renders
     start = "\n- Start: the weights of `shapes-flux` and `shapes-clip`." if world.start else ""
     return f"""\

@@ -20,7 +20,7 @@ from worker.shapes.render import DRAWS, draw, encode, place
 from worker.shapes.sampling import Rng, canonical, choose, is_heldout, sample_scene
 
 RENDERS = 2
-"""Images per caption in the benchmark's world, where it takes too long to find new scenes at every step."""
+"""Images per caption in the benchmark's world, where finding new scenes at every step takes too long."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Scenes(ABC):
 
 
 class BasicScenes(Scenes):
-    """Captions of the basic world, rendered anew for every batch."""
+    """Captions of the basic world, rendered again for every batch."""
 
     def __init__(self, pairs: int, seed: int) -> None:
         rng = np.random.default_rng(seed)

@@ -13,9 +13,8 @@ from service.contracts.schedule import sigma_nodes
 from tests.worker.engine.models.tiny import KINDS, PROMPTS, SHIFT, TEXT_LENGTH, make
 from worker.engine.grpo.noise import normal
 from worker.engine.grpo.rollout import ode_trajectory
-from worker.engine.models import FAMILIES, load_model
+from worker.engine.models import FAMILIES, FlowModel, load_model
 from worker.engine.models.base import ImageSize
-from worker.engine.models.pipeline import PipelineModel
 from worker.engine.sampling import precision_on
 
 CPU = torch.device("cpu")
@@ -30,24 +29,24 @@ def entry(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 @pytest.fixture(scope="module")
-def plain(entry: ModelEntry) -> PipelineModel:
+def plain(entry: ModelEntry) -> FlowModel:
     """The model as it is, for who leaves it so."""
     return loaded(entry)
 
 
 @pytest.fixture
-def model(entry: ModelEntry) -> PipelineModel:
+def model(entry: ModelEntry) -> FlowModel:
     return loaded(entry)
 
 
-def loaded(entry: ModelEntry, dtype: torch.dtype = torch.float32) -> PipelineModel:
+def loaded(entry: ModelEntry, dtype: torch.dtype = torch.float32) -> FlowModel:
     model = load_model(entry, CPU, dtype)
-    assert isinstance(model, PipelineModel)
+    assert isinstance(model, FlowModel)
     return model
 
 
 @torch.no_grad()
-def draw(model: PipelineModel, prompts: list[str], seeds: list[int], guidance: float = 3.5) -> Tensor:
+def draw(model: FlowModel, prompts: list[str], seeds: list[int], guidance: float = 3.5) -> Tensor:
     velocity = model.velocity(model.encode(prompts), SIZE, guidance)
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     noise = torch.cat([model.noise(lambda shape, g=g: torch.randn(shape, generator=g), SIZE) for g in generators])
@@ -75,7 +74,7 @@ def theirs(entry: ModelEntry, guidance: float = 3.5, lora: Path | None = None) -
     return images
 
 
-def moved_lora(model: PipelineModel) -> None:
+def moved_lora(model: FlowModel) -> None:
     """A LoRA that changes the image."""
     for index, parameter in enumerate(model.train_lora(4, 8.0, seed=0)):
         parameter.data += 0.3 * normal(tuple(parameter.shape), 0, index)
@@ -86,42 +85,42 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
-def test_the_image_is_the_pipelines_own(plain: PipelineModel, entry: ModelEntry, guidance: float) -> None:
+def test_the_image_is_the_pipelines_own(plain: FlowModel, entry: ModelEntry, guidance: float) -> None:
     close(draw(plain, PROMPTS, SEEDS, guidance), theirs(entry, guidance))
 
 
-def test_prompts_and_noise_decide_the_image(plain: PipelineModel) -> None:
+def test_prompts_and_noise_decide_the_image(plain: FlowModel) -> None:
     images = draw(plain, [PROMPTS[0], PROMPTS[1], PROMPTS[0]], [1, 1, 2])
     assert (images[0] - images[1]).abs().max() > 1e-3
     assert (images[0] - images[2]).abs().max() > 1e-3
 
 
-def test_guidance_counts_where_the_model_has_any(plain: PipelineModel, entry: ModelEntry) -> None:
+def test_guidance_counts_where_the_model_has_any(plain: FlowModel, entry: ModelEntry) -> None:
     change = (draw(plain, PROMPTS, SEEDS, 1.0) - draw(plain, PROMPTS, SEEDS, 3.5)).abs().max()
     assert change == 0.0 if entry.name == "flux-schnell" else change > 1e-4
 
 
-def test_an_image_does_not_depend_on_its_batch(plain: PipelineModel) -> None:
+def test_an_image_does_not_depend_on_its_batch(plain: FlowModel) -> None:
     together = draw(plain, PROMPTS, SEEDS)
     alone = [draw(plain, [prompt], [seed]) for prompt, seed in zip(PROMPTS, SEEDS, strict=True)]
     close(torch.cat(alone), together)
 
 
-def test_its_size_is_that_of_all_its_weights(plain: PipelineModel, entry: ModelEntry) -> None:
+def test_its_size_is_that_of_all_its_weights(plain: FlowModel, entry: ModelEntry) -> None:
     assert entry.source.directory is not None
     files = [load_file(file) for file in Path(entry.source.directory).rglob("*.safetensors")]
     stored = sum(4 * tensor.numel() for weights in files for tensor in weights.values())
     assert plain.weight_bytes() == pytest.approx(stored, rel=0.02)  # some have tables that are made, not stored
 
 
-def test_packing_loses_nothing(plain: PipelineModel) -> None:
+def test_packing_loses_nothing(plain: FlowModel) -> None:
     latents = normal((2, *plain.latent_shape(SIZE)), 0)
     packed = plain.pack(latents)
     assert tuple(packed.shape[1:]) == plain.packed_shape(SIZE)
     assert torch.equal(plain.unpack(packed, SIZE), latents)
 
 
-def test_plain_diffusers_takes_a_saved_lora(model: PipelineModel, entry: ModelEntry, tmp_path: Path) -> None:
+def test_plain_diffusers_takes_a_saved_lora(model: FlowModel, entry: ModelEntry, tmp_path: Path) -> None:
     base = draw(model, PROMPTS, SEEDS)
     moved_lora(model)
     ours = draw(model, PROMPTS, SEEDS)
@@ -130,7 +129,7 @@ def test_plain_diffusers_takes_a_saved_lora(model: PipelineModel, entry: ModelEn
     assert (ours - base).abs().max() > 1e-3
 
 
-def test_merged_sampling_is_the_same_policy(model: PipelineModel) -> None:
+def test_merged_sampling_is_the_same_policy(model: FlowModel) -> None:
     moved_lora(model)
     adapted = draw(model, PROMPTS, SEEDS)
     with model.sampling_weights():
@@ -149,7 +148,7 @@ def test_a_step_moves_the_lora_and_nothing_else(entry: ModelEntry, dtype: torch.
     parameters = model.train_lora(4, 4.0, seed=0)
     assert {parameter.dtype for parameter in parameters} == {torch.float32}
     optimizer = torch.optim.AdamW(parameters, lr=0.1)
-    for _ in range(2):  # the half of a LoRA that begins at zero moves first
+    for _ in range(2):  # the half of a LoRA that starts at zero moves first
         optimizer.zero_grad()
         velocity = model.velocity(model.encode(PROMPTS), SIZE, 3.5)
         noise = normal((len(PROMPTS), *model.packed_shape(SIZE)), 0)
@@ -163,7 +162,7 @@ def test_a_step_moves_the_lora_and_nothing_else(entry: ModelEntry, dtype: torch.
             assert torch.equal(parameter, base[original])
 
 
-def test_every_weight_trained_is_saved_and_loaded(model: PipelineModel, entry: ModelEntry, tmp_path: Path) -> None:
+def test_every_weight_trained_is_saved_and_loaded(model: FlowModel, entry: ModelEntry, tmp_path: Path) -> None:
     for parameter in model.train_all():
         parameter.data *= 1.01
     model.save_trained(tmp_path)
@@ -172,12 +171,12 @@ def test_every_weight_trained_is_saved_and_loaded(model: PipelineModel, entry: M
     assert torch.equal(draw(other, PROMPTS, SEEDS), draw(model, PROMPTS, SEEDS))
 
 
-def test_an_unknown_word_is_named(plain: PipelineModel) -> None:
+def test_an_unknown_word_is_named(plain: FlowModel) -> None:
     with pytest.raises(ValueError, match="does not know dinosaur"):
         plain.encode(["a small red dinosaur"])
 
 
-def test_a_size_off_the_grid_is_refused(plain: PipelineModel) -> None:
+def test_a_size_off_the_grid_is_refused(plain: FlowModel) -> None:
     with pytest.raises(ValueError, match="multiples of 4 pixels"):
         plain.latent_shape(ImageSize(38, 32))
 

@@ -16,10 +16,10 @@ from service.contracts.catalog import ModelEntry, Source
 from tests.worker.engine.models.tiny import entry, make
 from worker.engine.models import load_model
 from worker.engine.models.sources import fetch, fingerprint
-from worker.engine.models.weights import check_tensors, read_shapes
+from worker.engine.models.weights import read_shapes
 
 NOWHERE = torch.device("cuda")
-"""Whoever gets as far as to use it fails in another way than these tests expect: there is none, or it is not asked."""
+"""Unusable: these tests expect errors before the device is used."""
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 
 
@@ -75,7 +75,7 @@ def test_a_sharded_model_loads(place: Path) -> None:
 def test_a_missing_shard_is_named(place: Path) -> None:
     missing = shard(place)
     missing.unlink()
-    assert f"{missing} is not there" in refused(entry("sd3", place))
+    assert f"{missing} not found" in refused(entry("sd3", place))
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder_2", "text_encoder_3"])
@@ -88,7 +88,7 @@ def test_a_missing_weight_file_is_named(place: Path, part: str) -> None:
 def test_a_damaged_weight_file_is_named(place: Path, part: str) -> None:
     file = next((place / part).glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-100])
-    assert f"{file} is no whole safetensors file" in refused(entry("sd3", place))
+    assert f"{file} is incomplete or damaged" in refused(entry("sd3", place))
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pt", "weights.ckpt"])
@@ -123,8 +123,8 @@ def test_missing_unexpected_and_misshapen_tensors_are_named(place: Path, file: s
     rewrite(place / file, lambda tensors: tensors.update({first: torch.zeros(1), second: torch.zeros(2, 3, 5)}))
     rewrite(place / file, lambda tensors: tensors.update(stranger=torch.zeros(1)))
     said = refused(entry("sd3", place))
-    assert "1 unexpected: stranger in diffusion_pytorch_model.safetensors" in said
-    assert f"{second} in diffusion_pytorch_model.safetensors is [2, 3, 5], expected [" in said
+    assert "1 unexpected: stranger" in said
+    assert f"{second} is [2, 3, 5], expected [" in said
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "text_encoder_3"])
@@ -149,7 +149,7 @@ def test_a_model_that_cannot_be_fetched_says_what_to_do(monkeypatch: pytest.Monk
     monkeypatch.delenv("TINY_TOKEN", raising=False)
     source = Source(hub="nobody/nothing", token_env="TINY_TOKEN")
     said = refused(entry("sd3", tmp_path).model_copy(update={"source": source}))
-    assert "nobody/nothing cannot be had" in said
+    assert "cannot download nobody/nothing" in said
     assert "environment variable TINY_TOKEN, which is not set" in said
 
 
@@ -176,13 +176,12 @@ def test_an_error_without_words_says_what_to_do_too(tmp_path: Path) -> None:
         def download(*_: object, **__: object) -> str:
             raise ConnectionError
 
-    with pytest.raises(ValueError, match=r"cannot be had: ConnectionError\(\) Accept its licence"):
+    with pytest.raises(ValueError, match=r"from the hub: ConnectionError\(\) Accept its license"):
         fetch(Source(hub="nobody/flux"), Silent)
 
 
 def test_a_named_file_is_the_one_that_is_read(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(2, 3)}, tmp_path / "chosen.safetensors")
-    assert read_shapes(tmp_path, "chosen.safetensors") == {"a": ("chosen.safetensors", (2, 3))}
-    check_tensors(tmp_path, {"a": (2, 3)}, "chosen.safetensors")
-    with pytest.raises(ValueError, match=r"other\.safetensors is not there"):
-        check_tensors(tmp_path, {"a": (2, 3)}, "other.safetensors")
+    assert read_shapes(tmp_path, "chosen.safetensors") == {"a": (2, 3)}
+    with pytest.raises(ValueError, match=r"other\.safetensors not found"):
+        read_shapes(tmp_path, "other.safetensors")

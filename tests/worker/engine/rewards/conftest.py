@@ -40,7 +40,7 @@ def description(golden: Golden, quick_gelu: bool) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def published(golden: Golden, vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`hps/` and `dfn/`: weights under their published names, open_clip's description and a tokenizer beside them."""
+    """`hps/` and `dfn/`: weights under their published names, open_clip's description and a tokenizer."""
     root = tmp_path_factory.mktemp("published")
     for name, source, target in (
         ("hps", "hps.pt", "HPS_v2.1_compressed.pt"),

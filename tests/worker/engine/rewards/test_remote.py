@@ -16,8 +16,8 @@ from tests.worker.engine.evaluation.judge_server import Asked, Reply, Serve, say
 from worker.engine.remote.server import SetUpWrongly
 from worker.engine.rewards import load_reward
 from worker.engine.rewards.base import Answers
-from worker.engine.rewards.circuit_breaker import FAILURES, REST_SECONDS, Breaker
 from worker.engine.rewards.http import HttpReward
+from worker.engine.rewards.remote import FAILURES, PAUSE_SECONDS, Breaker
 from worker.engine.rewards.unified_reward import UnifiedReward, template
 
 AXES = "Alignment Score (1-5): 4\nCoherence Score (1-5): 3\nStyle Score (1-5): 2"
@@ -194,7 +194,7 @@ def test_after_a_rest_one_request_finds_out() -> None:
         assert breaker.away() is None
         breaker.failed("HTTP 503")
     assert "HTTP 503" in str(breaker.away())
-    now = REST_SECONDS
+    now = PAUSE_SECONDS
     assert (breaker.away(), breaker.away() is None) == (None, False)
     breaker.answered()
     assert breaker.away() is None

@@ -70,7 +70,7 @@ def test_the_verifier_leaves_what_is_no_caption_missing(renders: Tensor) -> None
 
 
 class Scripted(Reward):
-    """A reward that returns what it is told, or raises it."""
+    """A reward that returns the given result, or raises it."""
 
     def __init__(self, outcome: Tensor | Exception) -> None:
         self.outcome = outcome

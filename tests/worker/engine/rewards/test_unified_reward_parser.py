@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.contracts.catalog import Axis
-from worker.engine.rewards.unified_reward_parser import Unread, axes_mean, final_score
+from worker.engine.rewards.unified_reward import Unread, axes_mean, final_score
 
 EQUAL: dict[Axis, float] = {"alignment": 1.0, "coherence": 1.0, "style": 1.0}
 NUMBERS = st.floats(1, 5).map(lambda number: f"{number:.12f}") | st.integers(1, 5).map(str)
