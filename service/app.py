@@ -44,10 +44,9 @@ from service.jobs.long_poll import JobWaiter
 from service.jobs.queue import Queue
 from service.middleware.authentication import AuthMiddleware
 from service.middleware.request import RequestMiddleware
-from service.observability.health.router import router as health
-from service.observability.metrics.registry import make_registry
-from service.observability.metrics.requests import MetricsMiddleware
-from service.observability.metrics.router import router as metrics
+from service.observability.health import router as health
+from service.observability.metrics import MetricsMiddleware, make_registry
+from service.observability.metrics import router as metrics
 
 DESCRIPTION = """Aligns flow text-to-image models with human preference by G²RPO, and generates images with them.
 

@@ -31,6 +31,7 @@ from service.db import migrate
 from service.db.artifacts import ArtifactStore
 from service.db.session import Database, connect
 from service.local import postgres, valkey
+from service.local.server import Server
 from tests.database_cleanup import empty
 
 # A process of pytest-xdist inherits COLUMNS=80 from its parent's readline, and rich keeps the width that it finds when
@@ -57,7 +58,7 @@ class Servers:
 
     def __init__(self) -> None:
         self._directory = Path(tempfile.mkdtemp(prefix="g2rpo-tests-"))
-        self._running: list[postgres.Postgres | valkey.Valkey] = []
+        self._running: list[Server] = []
 
     @cached_property
     def database_url(self) -> str:
@@ -73,7 +74,7 @@ class Servers:
             return given
         return self._keep(valkey.start(self._directory / "valkey"))
 
-    def _keep(self, server: postgres.Postgres | valkey.Valkey) -> str:
+    def _keep(self, server: Server) -> str:
         self._running.append(server)
         return server.url
 

@@ -1,4 +1,4 @@
-"""`python -m service.local.api FD`: the API on a listening socket that was opened by the parent."""
+"""`python -m service.local.api FD`: the API on a listening socket that the parent process opened."""
 
 import socket
 import sys
@@ -10,14 +10,10 @@ from service.core.settings import Settings
 
 
 def main() -> None:
-    """Serve until SIGTERM. Open streams are given two seconds."""
-    settings = Settings()
+    """Serve until SIGTERM. Open streams get two seconds to end."""
     listening = socket.socket(fileno=int(sys.argv[1]))
-    config = uvicorn.Config(
-        create_app(settings),
-        timeout_graceful_shutdown=2,
-        log_config=None,  # the application has set it up by now, for the server's lines too
-    )
+    # The application configures logging, for the server's lines too.
+    config = uvicorn.Config(create_app(Settings()), timeout_graceful_shutdown=2, log_config=None)
     uvicorn.Server(config).run(sockets=[listening])
 
 

@@ -1,80 +1,64 @@
-"""Ends what a killed `g2rpo up` left running: a process that waits on a pipe, and does at its end what `up` would have.
+"""A process that ends what a killed `g2rpo up` left running. It waits on a pipe, which the kernel closes with `up`.
 
-It is told on standard input, one JSON line at a time, what runs at the moment; the last line counts. An empty list is
-the orderly end. Only the standard library is imported, so that it is small and starts before everything else.
+Each line on standard input is a JSON list of the running parts and replaces the previous one; an orderly end writes an
+empty list. The module imports little, so that the guard is small and starts before the other processes.
 """
 
 import contextlib
 import json
 import os
-import shutil
 import signal
 import sys
 import time
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TypedDict
 
+import psutil
+
+from service.local.server import remove_sockets
+
 
 class Part(TypedDict):
-    """A process to end: parts of a lower `stage` first, those of one stage together."""
+    """A process to end: lower stages first, parts of one stage together."""
 
     pid: int
     stage: int
     signal: int
     grace: float
-    sockets: str | None
-    """A link to the directory of its sockets, removed after it."""
+    data: str | None
+    """Data directory of a server, whose sockets are removed after the process."""
 
 
 def stop(parts: Sequence[Part]) -> None:
-    """End `parts` in order: each gets its signal, and SIGKILL to its whole session after its grace."""
-    for stage in sorted({part["stage"] for part in parts}):
-        together = [part for part in parts if part["stage"] == stage]
+    """End `parts` in order: send each its signal, and SIGKILL to its whole session after its grace period."""
+    for _, stage in groupby(sorted(parts, key=lambda part: part["stage"]), key=lambda part: part["stage"]):
+        together = list(stage)
         for part in together:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(part["pid"], part["signal"])
-        begun = time.monotonic()
+        start = time.monotonic()
         for part in together:
-            while alive(part["pid"]) and time.monotonic() - begun < part["grace"]:
+            while is_alive(part["pid"]) and time.monotonic() - start < part["grace"]:
                 time.sleep(0.02)
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(part["pid"], signal.SIGKILL)
-            _remove_sockets(part["sockets"])
+            if part["data"] is not None:
+                remove_sockets(Path(part["data"]))
 
 
-def alive(pid: int) -> bool:
-    """Whether the process runs. One that has ended stays a zombie until its parent asks, and does not count."""
-    with contextlib.suppress(ChildProcessError):
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+def is_alive(pid: int) -> bool:
+    """Whether the process runs. A process that has ended is a zombie until its parent waits for it."""
     try:
-        status = Path(f"/proc/{pid}/stat").read_bytes()
-    except FileNotFoundError:
-        return _answers_signals(pid) if not Path("/proc/self").exists() else False
-    except ProcessLookupError:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.NoSuchProcess:
         return False
-    return status.rpartition(b")")[2].split()[0] not in (b"Z", b"X")
-
-
-def _answers_signals(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-def _remove_sockets(link: str | None) -> None:
-    if link is not None and Path(link).is_symlink():
-        target = Path(link).readlink()
-        if target.name.startswith("g2rpo-"):
-            shutil.rmtree(target, ignore_errors=True)
-        Path(link).unlink(missing_ok=True)
 
 
 def main() -> None:
-    """Read until the pipe ends, then end what the last whole line named."""
-    # Whoever ends `up` by a signal to its terminal or group means `up`, which tells this process in its own time.
+    """Read until the pipe is closed, then end the parts of the last complete line."""
+    # A signal to the terminal or process group is for `up`, which ends the guard itself.
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     parts: list[Part] = []

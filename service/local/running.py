@@ -1,21 +1,22 @@
-"""Finding the servers of a `g2rpo up` that runs."""
+"""The embedded servers of a running `g2rpo up`."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
-from service.local import lock, postgres, valkey
+from service.local import postgres, valkey
+from service.local.server import is_locked
 
 
 @dataclass(frozen=True)
 class Running:
-    """Addresses of the service's own servers, where there are any."""
+    """URLs of the embedded servers; None for a server that a variable replaces."""
 
     database_url: str | None
     broker_url: str | None
 
 
 def find(data: Path) -> Running | None:
-    """The servers of the `up` on the files in `data`; None when none runs."""
-    if not lock.is_held(data):
+    """The servers of the `up` on `data`; None if none runs."""
+    if not is_locked(data):
         return None
     return Running(postgres.running_url(data / "postgres"), valkey.running_url(data / "valkey"))

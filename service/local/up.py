@@ -15,15 +15,15 @@ class Interrupted(BaseException):
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn the first signal that asks for an end into `Interrupted`, and let no other one disturb the stopping."""
-    asking = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    """Raise `Interrupted` on the first signal and ignore later ones, so that they cannot disturb the shutdown."""
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
-        for number in asking:
+        for number in signals:
             signal.signal(number, signal.SIG_IGN)
         raise Interrupted
 
-    before = {number: signal.signal(number, interrupt) for number in asking}
+    before = {number: signal.signal(number, interrupt) for number in signals}
     try:
         yield
     finally:
@@ -32,7 +32,7 @@ def interruptible() -> Iterator[None]:
 
 
 def up(data: Path, port: int, report: Callable[[str], None]) -> None:
-    """Run everything until a signal comes. Raises EmbeddedError when something cannot be started or kept running."""
+    """Run the stack until a signal. Raises EmbeddedError if a part cannot be started or fails repeatedly."""
     with interruptible():
         try:
             with Stack(data, port, report) as stack:

@@ -24,7 +24,7 @@ from service.app import create_app
 from service.core.settings import Settings
 from service.db.session import Database
 from service.http.errors import Problem
-from service.observability.health.schemas import Ready
+from service.observability.health import Ready
 from tests.service.document import document
 
 HEAVY = ("torch", "diffusers", "transformers", "matplotlib", "PIL", "numpy", "alembic", "worker")

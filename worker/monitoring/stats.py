@@ -1,7 +1,7 @@
 """A worker's statistics: counted where events happen, and written with its heartbeat for Prometheus.
 
 A name may end in `.` and the value of a label: `jobs.failed`, `gpu_memory_used_bytes.0`.
-`service.observability.metrics.workers` lists the exported names with their descriptions.
+`service.observability.service_metrics` lists the exported names with their descriptions.
 """
 
 import os

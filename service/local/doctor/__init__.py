@@ -1,1 +1,1 @@
-"""`g2rpo doctor`: looks at everything the service needs on this machine and around it, and says what to mend."""
+"""`g2rpo doctor`: checks of everything the service needs, on this machine and on its servers."""

@@ -1,7 +1,8 @@
-"""Everything that is looked at, in order: from what is on this machine to what runs elsewhere."""
+"""All checks in order: from this machine to its servers and the jobs."""
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
 
@@ -11,88 +12,82 @@ from service.core.settings import Settings
 from service.db.session import Database, connect
 from service.http.errors import ReadinessCheck
 from service.jobs.queue import Queue
-from service.local.doctor import installation, jobs, machine
+from service.local.doctor import jobs, machine
 from service.local.running import find
-from service.observability.health import checks
-from service.observability.health.findings import look
+from service.observability import checks
+from service.observability.checks import STORAGE_HINT, run
 
-_STORAGE_HINT = "mend G2RPO_STORAGE_URL, or make its place writable with room left"
 _MIN_FREE_BYTES: int = Settings.model_fields["min_free_bytes"].default
 
 
 def examine(data: Path, port: int) -> Iterator[ReadinessCheck]:
-    """Every finding about the service on the files in `data`, as it is found.
+    """The results of all checks of the service on `data`, one by one.
 
-    What depends on something that is missing is not looked at: a cause is told once. Servers that no variable names
-    are those of a `g2rpo up` on `data`, if it runs.
+    A check that depends on a failed check is left out. The servers are those of the environment, else those of a
+    running `g2rpo up` on `data`.
     """
     data = data.absolute()
     running = find(data)
     own = {"database_url": running.database_url, "broker_url": running.broker_url} if running else {}
     named = {name: f"G2RPO_{name.upper()}" in os.environ for name in ("database_url", "broker_url")}
-    settings, refused = None, None
+    settings, invalid = None, None
     try:
         settings = Settings(
             data_dir=data,
             **{name: url for name, url in own.items() if url and not named[name]},  # type: ignore[arg-type]
         )
     except ValidationError as error:
-        refused = error
-    yield look("python", installation.python)
-    yield look("packages", installation.packages)
-    yield look("settings", lambda: machine.variables(os.environ, refused))
-    least = settings.min_free_bytes if settings else _MIN_FREE_BYTES
-    yield look("data directory", lambda: machine.data_directory(data, least))
-    yield look("catalog", machine.catalog)
+        invalid = error
+    yield run("python", machine.python)
+    yield run("packages", machine.packages)
+    yield run("settings", lambda: machine.variables(os.environ, invalid))
+    min_free_bytes = settings.min_free_bytes if settings else _MIN_FREE_BYTES
+    yield run("data directory", lambda: machine.data_directory(data, min_free_bytes))
+    yield run("catalog", machine.catalog)
     if settings is not None:
         yield from _servers(settings, {name: named[name] or bool(own.get(name)) for name in named}, bool(running))
     if not all(named.values()):
-        yield look("embedded servers", installation.wheels)
+        yield run("embedded servers", machine.embedded_servers)
         if running is None:
-            yield look("port", lambda: machine.port(port))
-    yield look("torch", installation.torch, "a worker needs it; an API alone does not")
+            yield run("port", lambda: machine.port(port))
+    yield run("torch", machine.torch, "a worker needs torch; an API does not")
 
 
-def _servers(settings: Settings, there: dict[str, bool], running: bool) -> Iterator[ReadinessCheck]:
-    try:
-        database, queue = connect(settings), Queue(settings)
-    except Exception as error:
-        # fsspec raises what it likes for a URL it has no use for.
-        yield ReadinessCheck(name="storage", ok=False, detail=str(error), hint=_STORAGE_HINT)
-        return
-    try:
-        if there["database_url"]:
+def _servers(settings: Settings, present: dict[str, bool], running: bool) -> Iterator[ReadinessCheck]:
+    with ExitStack() as connections:
+        try:
+            database = connections.enter_context(closing(connect(settings)))
+            queue = connections.enter_context(closing(Queue(settings)))
+        except Exception as error:  # fsspec raises various exceptions for an invalid URL
+            yield ReadinessCheck(name="storage", ok=False, detail=str(error), hint=STORAGE_HINT)
+            return
+        if present["database_url"]:
             yield from _database(database)
         else:
-            yield _left_to_up("database", "PostgreSQL", "G2RPO_DATABASE_URL")
-        if there["broker_url"]:
-            yield look("broker", lambda: jobs.broker(queue, settings.reconcile_seconds))
+            yield _started_by_up("database", "PostgreSQL", "G2RPO_DATABASE_URL")
+        if present["broker_url"]:
+            yield run("broker", lambda: jobs.broker(queue, settings.reconcile_seconds))
         else:
-            yield _left_to_up("broker", "Valkey", "G2RPO_BROKER_URL")
-        if running or settings.storage_url or all(there.values()):
-            yield look("storage", lambda: checks.storage(database), _STORAGE_HINT)
-    finally:
-        queue.close()
-        database.close()
+            yield _started_by_up("broker", "Valkey", "G2RPO_BROKER_URL")
+        if running or settings.storage_url or all(present.values()):
+            yield run("storage", lambda: checks.storage(database), STORAGE_HINT)
 
 
 def _database(database: Database) -> Iterator[ReadinessCheck]:
-    yield (reached := look("database", lambda: checks.database(database)))
-    if not reached.ok:
-        return
-    yield look("clock", lambda: jobs.clock(database))
-    yield (current := look("schema", lambda: checks.schema(database)))
-    if not current.ok:
-        return
-    looks: tuple[tuple[str, Callable[[Database], str]], ...] = (
-        ("workers", jobs.workers),
-        ("queues", jobs.queues),
-        ("leases", jobs.leases),
-    )
-    for name, check in looks:
-        yield look(name, partial(check, database))
+    steps: dict[str, Callable[[Database], str]] = {
+        "database": checks.database,
+        "clock": jobs.clock,
+        "schema": checks.schema,
+        "workers": jobs.workers,
+        "queues": jobs.queues,
+        "leases": jobs.leases,
+    }
+    for name, check in steps.items():
+        yield (result := run(name, partial(check, database)))
+        if not result.ok and name in ("database", "schema"):
+            return
 
 
-def _left_to_up(name: str, server: str, variable: str) -> ReadinessCheck:
-    detail = f"{variable} is not set: `g2rpo up`, which does not run on this data, brings a {server} of its own"
+def _started_by_up(name: str, server: str, variable: str) -> ReadinessCheck:
+    detail = f"{variable} is not set, and no `g2rpo up` runs on this data; it starts its own {server}"
     return ReadinessCheck(name=name, ok=True, detail=detail)

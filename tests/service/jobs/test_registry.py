@@ -19,7 +19,7 @@ from service.jobs.long_poll import JobWaiter, wait_for_end
 from service.jobs.queue import Queue
 from service.jobs.registry import JOBS, queues
 from service.local.doctor import jobs as doctor
-from service.observability.health.findings import Doubtful
+from service.observability.checks import Degraded
 from tests import made_up_job
 from tests.made_up_job import Sketch
 
@@ -44,7 +44,7 @@ def test_metrics_and_health_show_it(client: TestClient, sketch: Sketch) -> None:
 
 def test_the_doctor_shows_it(database: Database, sketch: Sketch) -> None:
     assert "1 sketchs wait" in doctor.queues(database)
-    with pytest.raises(Doubtful, match="sketching"):
+    with pytest.raises(Degraded, match="sketching"):
         doctor.workers(database)
 
 

@@ -11,10 +11,11 @@ import redis
 from sqlalchemy import create_engine, text
 
 from service.local import EmbeddedError, postgres, valkey
+from service.local.server import Server
 
 
 @contextmanager
-def running_postgres(data: Path) -> Iterator[postgres.Postgres]:
+def running_postgres(data: Path) -> Iterator[Server]:
     server = postgres.start(data, durable=False)
     try:
         yield server
@@ -23,7 +24,7 @@ def running_postgres(data: Path) -> Iterator[postgres.Postgres]:
 
 
 @contextmanager
-def running_valkey(data: Path) -> Iterator[valkey.Valkey]:
+def running_valkey(data: Path) -> Iterator[Server]:
     server = valkey.start(data)
     try:
         yield server
@@ -31,7 +32,7 @@ def running_valkey(data: Path) -> Iterator[valkey.Valkey]:
         server.stop()
 
 
-def execute(server: postgres.Postgres, *statements: str) -> object:
+def execute(server: Server, *statements: str) -> object:
     engine = create_engine(server.url)
     try:
         with engine.begin() as connection:
@@ -41,7 +42,7 @@ def execute(server: postgres.Postgres, *statements: str) -> object:
         engine.dispose()
 
 
-def connect(server: valkey.Valkey) -> "redis.Redis":
+def connect(server: Server) -> "redis.Redis":
     path = server.url.removeprefix("redis+socket://").partition("?")[0]
     return redis.Redis(unix_socket_path=path, decode_responses=True)
 

@@ -185,7 +185,7 @@ def test_a_port_that_is_taken_is_an_error_that_says_so(tmp_path: Path) -> None:
         )
 
     assert refused.returncode == 2
-    assert f"port {port} of 127.0.0.1" in refused.stderr
+    assert f"Port {port} of 127.0.0.1" in refused.stderr
     assert "--port" in refused.stderr
     assert "Traceback" not in refused.stderr
 
@@ -196,13 +196,13 @@ def test_a_port_that_is_taken_is_an_error_that_says_so(tmp_path: Path) -> None:
         (
             "G2RPO_DATABASE_URL",
             "postgresql://u:hunter2@127.0.0.1:1/d",
-            ["Connection refused", "start PostgreSQL there"],
+            ["Connection refused", "start PostgreSQL"],
         ),
         ("G2RPO_DATABASE_URL", "mysql://u:hunter2@h/d", ["G2RPO_DATABASE_URL: the database must be PostgreSQL"]),
-        ("G2RPO_BROKER_URL", "redis://:hunter2@127.0.0.1:1/0", ["the broker: ", "start Valkey or Redis"]),
-        ("G2RPO_STORAGE_URL", "file:///dev/null/store", ["the artifact store: ", "mend G2RPO_STORAGE_URL"]),
-        ("G2RPO_MIN_FREE_BYTES", str(2**60), ["disk nearly full: ", "make room"]),
-        ("G2RPO_CATALOG", "/nowhere.yaml", ["the catalog: /nowhere.yaml", "No such file"]),
+        ("G2RPO_BROKER_URL", "redis://:hunter2@127.0.0.1:1/0", ["broker: ", "start Valkey or Redis"]),
+        ("G2RPO_STORAGE_URL", "file:///dev/null/store", ["artifact store: ", "fix G2RPO_STORAGE_URL"]),
+        ("G2RPO_MIN_FREE_BYTES", str(2**60), ["disk nearly full: ", "free some space"]),
+        ("G2RPO_CATALOG", "/nowhere.yaml", ["catalog: /nowhere.yaml", "No such file"]),
     ],
 )
 def test_what_keeps_it_from_starting_is_named_with_a_remedy(
@@ -223,5 +223,5 @@ def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path, new_databas
         assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
     engine.dispose()
 
-    assert "the schema is at 9999" in refused.stderr
-    assert "a newer version of the service made it" in refused.stderr
+    assert "the schema has revision 9999" in refused.stderr
+    assert "a newer version of the service created it" in refused.stderr

@@ -1,9 +1,9 @@
 """`g2rpo doctor`: each thing that is wrong is told once, with its cause and its remedy, on real servers."""
 
 import json
-import os
 import socket
 from collections.abc import Iterator
+from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
 
@@ -19,10 +19,11 @@ from service.db.models import Worker
 from service.db.session import Database
 from service.http.errors import ReadinessCheck
 from service.jobs.registry import queues
-from service.local import lock, postgres, valkey
-from service.local.doctor import installation, machine
+from service.local import postgres, valkey
+from service.local.doctor import machine
 from service.local.doctor.examination import examine
-from service.observability.health.findings import look
+from service.local.server import locked
+from service.observability import checks as service_checks
 from tests.service.conftest import Records
 
 Checks = dict[str, ReadinessCheck]
@@ -80,7 +81,7 @@ class TestCommand:
         assert done.exit_code == 1
         [line] = [line for line in done.stdout.splitlines() if line.startswith("✗")]
         assert line.startswith("✗ database: ") and "Connection refused" in line
-        assert "→ start PostgreSQL there, or mend G2RPO_DATABASE_URL" in done.stdout
+        assert "→ start PostgreSQL there, or change G2RPO_DATABASE_URL" in done.stdout
         assert "✓ broker" in done.stdout
         assert "hunter2" not in done.output
 
@@ -101,11 +102,11 @@ class TestDatabase:
         checks = found(tmp_path)
         assert list(wrong(checks)) == ["database"]
         assert '"nowhere" does not exist' in checks["database"].detail
-        assert checks["database"].hint.startswith("create it, or mend the name")
+        assert checks["database"].hint.startswith("create it, or fix the name")
 
     def test_a_machine_that_is_not_there(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
         environment.setenv("G2RPO_DATABASE_URL", "postgresql://u:hunter2@nowhere.invalid/d")
-        assert "no machine of that name" in found(tmp_path)["database"].hint
+        assert "host was not found" in found(tmp_path)["database"].hint
 
     @pytest.fixture
     def strict(self, tmp_path: Path) -> Iterator[str]:
@@ -134,7 +135,7 @@ class TestDatabase:
         environment.setenv("G2RPO_DATABASE_URL", empty_database_url)
         migrate.upgrade(empty_database_url, "0001")
         checks = found(tmp_path)
-        assert wrong(checks) == {"schema": f"the schema is at 0001, this service wants {migrate.head()}"}
+        assert wrong(checks) == {"schema": f"the schema has revision 0001, this service needs {migrate.head()}"}
         assert "python -m service.db.migrate" in checks["schema"].hint
         assert "workers" not in checks
 
@@ -145,7 +146,7 @@ class TestBroker:
         server = valkey.start(tmp_path / "valkey")
         environment.setenv("G2RPO_BROKER_URL", server.url)
         try:
-            assert found(tmp_path)["broker"].detail.endswith("keeps messages on disk")
+            assert found(tmp_path)["broker"].detail.endswith("stores messages on disk")
         finally:
             server.stop()
         checks = found(tmp_path)
@@ -165,7 +166,7 @@ class TestRoom:
         environment.setenv("G2RPO_STORAGE_URL", "file:///dev/null/store")
         checks = found(tmp_path)
         assert list(wrong(checks)) == ["storage"]
-        assert "mend G2RPO_STORAGE_URL" in checks["storage"].hint
+        assert "fix G2RPO_STORAGE_URL" in checks["storage"].hint
 
     def test_a_place_for_artifacts_that_is_none(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
         environment.setenv("G2RPO_STORAGE_URL", "nonsense://bucket")
@@ -201,7 +202,7 @@ class TestSettings:
     def test_a_misspelt_variable_gets_a_suggestion(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
         environment.setenv("G2RPO_DATABSE_URL", "postgresql://u:hunter2@h/d")
         check = found(tmp_path, last="settings")["settings"]
-        assert check.ok and check.detail == "nothing reads G2RPO_DATABSE_URL (meant: G2RPO_DATABASE_URL?)"
+        assert check.ok and check.detail == "unknown: G2RPO_DATABSE_URL (did you mean G2RPO_DATABASE_URL?)"
 
     def test_a_value_that_is_none_is_told_by_name_and_the_rest_is_looked_at(
         self, environment: pytest.MonkeyPatch, tmp_path: Path
@@ -289,7 +290,8 @@ class TestOwnServers:
         assert not (tmp_path / "data").exists()
 
     def test_a_running_up_is_looked_into(self, tmp_path: Path) -> None:
-        held = lock.hold(tmp_path)
+        held = ExitStack()
+        held.enter_context(locked(tmp_path))
         database, broker = postgres.start(tmp_path / "postgres", durable=False), valkey.start(tmp_path / "valkey")
         try:
             migrate.upgrade(database.url)
@@ -301,17 +303,17 @@ class TestOwnServers:
         finally:
             broker.stop()
             database.stop()
-            os.close(held)
+            held.close()
 
     def test_a_port_that_is_taken(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
-            check = look("port", lambda: machine.port(taken.getsockname()[1]))
+            check = service_checks.run("port", lambda: machine.port(taken.getsockname()[1]))
         assert not check.ok and "--port" in check.hint
 
 
 class TestPackages:
     def look(self, lock_file: Path) -> ReadinessCheck:
-        return look("packages", lambda: installation.packages(lock_file))
+        return service_checks.run("packages", lambda: machine.packages(lock_file))
 
     def test_another_version_than_the_locked_one_is_a_doubt(self, tmp_path: Path) -> None:
         (tmp_path / "lock").write_text("# exact\nfastapi==0.0.1\nnot-installed-here==1\n")

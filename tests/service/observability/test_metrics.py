@@ -19,7 +19,7 @@ from service.contracts.status import JobStatus
 from service.core.settings import Settings
 from service.db.models import Attempt, Worker
 from service.db.session import Database
-from service.observability.metrics.workers import MEASURES
+from service.observability.service_metrics import MEASURES
 from tests.service.conftest import Records
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -54,7 +54,7 @@ class TestExposition:
         assert {"g2rpo_jobs", "g2rpo_worker_steps"} <= {family.name for family in parse_openmetrics(answer.text)}
 
     def test_every_name_says_its_unit_and_every_metric_is_documented(self, client: TestClient) -> None:
-        page = (Path(__file__).parents[4] / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
+        page = (Path(__file__).parents[3] / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
         families = [family for family in parse(client.get("/metrics").text) if family.name.startswith("g2rpo_")]
         assert len(families) > 15
         for family in families:
@@ -65,7 +65,7 @@ class TestExposition:
                 assert kind not in family.name.split("_") or family.name.endswith(("_seconds", "_bytes")), name
 
     def test_nothing_is_documented_or_watched_that_is_not_there(self, client: TestClient) -> None:
-        page = (Path(__file__).parents[4] / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
+        page = (Path(__file__).parents[3] / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
         section = page
         families = parse(client.get("/metrics").text)
         names = {f"{one.name}_total" if one.type == "counter" else one.name for one in families}

@@ -50,7 +50,7 @@ def test_what_is_missing_is_named_with_how_to_mend_it(
     assert failed.keys() == names
     assert any(hint in check["hint"] for check in failed.values())
     assert "secret" not in str(problem)
-    assert not any(name in problem["detail"] for name in {"schema", "workers"} - names | {"not known"})
+    assert not any(name in problem["detail"] for name in {"schema", "workers"} - names | {"not checked"})
 
 
 def test_a_broker_address_that_is_none_is_told_what_it_should_be(database: Database) -> None:
@@ -73,7 +73,7 @@ def test_a_database_in_another_encoding_is_refused(settings: Settings, admin: En
         connection.execute(text(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0"))
     url = admin.url.set(database=name).render_as_string(hide_password=False)
     _, problem = readiness(settings.model_copy(update={"database_url": url}))
-    assert "database: the database is encoded in SQL_ASCII" in problem["detail"]
+    assert "database: the database has the encoding SQL_ASCII" in problem["detail"]
     with admin.connect() as connection:
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
@@ -117,10 +117,13 @@ def test_without_workers_it_is_ready_and_says_who_is_missing(client: TestClient,
 def test_an_old_schema_is_named(settings: Settings, empty_database_url: str, tmp_path: Path) -> None:
     old = settings.model_copy(update={"database_url": empty_database_url})
     status, problem = readiness(old)
-    assert (status, "the schema is at nothing" in problem["detail"]) == (503, True)
+    assert (status, "the schema has revision none" in problem["detail"]) == (503, True)
     migrate.upgrade(empty_database_url, "0001")
     status, problem = readiness(old)
-    assert (status, f"the schema is at 0001, this service wants {migrate.head()}" in problem["detail"]) == (503, True)
+    assert (status, f"the schema has revision 0001, this service needs {migrate.head()}" in problem["detail"]) == (
+        503,
+        True,
+    )
     assert any("service.db.migrate" in check["hint"] for check in problem["checks"] if not check["ok"])
     migrate.upgrade(empty_database_url)
     assert readiness(old)[0] == 200
