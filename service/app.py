@@ -35,7 +35,7 @@ from service.api.runs.samples import router as samples
 from service.api.scores.router import router as scores
 from service.auth.authenticator import Authenticator
 from service.core import logging as service_logging
-from service.core.catalog_loader import Offer
+from service.core.catalog_loader import CatalogLoader
 from service.core.settings import Settings, unknown_variables
 from service.db.session import connect
 from service.http import errors
@@ -87,7 +87,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     )
     app.state.database = connect(settings, idle_seconds=IDLE_SECONDS)
     app.state.registry = make_registry(app.state.database, app.version)
-    app.state.catalog = Offer(settings.catalog)
+    app.state.catalog = CatalogLoader(settings.catalog)
     app.state.queue = Queue(settings)
     app.state.authenticator = Authenticator(app.state.database)
     app.state.response_cache = ResponseCache()

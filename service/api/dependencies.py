@@ -7,7 +7,7 @@ from fastapi import Depends, Request
 from sqlalchemy.orm import Session
 
 from service.contracts.catalog import Catalog
-from service.core.catalog_loader import Offer
+from service.core.catalog_loader import CatalogLoader
 from service.core.settings import Settings
 from service.db.session import Database
 from service.jobs.long_poll import JobWaiter
@@ -24,13 +24,13 @@ async def _settings(request: Request) -> Settings:
     return settings
 
 
-async def _offer(request: Request) -> Offer:
-    offer: Offer = request.app.state.catalog
-    return offer
+async def _catalog_loader(request: Request) -> CatalogLoader:
+    loader: CatalogLoader = request.app.state.catalog
+    return loader
 
 
-async def _catalog(offer: Annotated[Offer, Depends(_offer)]) -> Catalog:
-    return offer.current()
+async def _catalog(loader: Annotated[CatalogLoader, Depends(_catalog_loader)]) -> Catalog:
+    return loader.current()
 
 
 async def _queue(request: Request) -> Queue:
@@ -50,7 +50,7 @@ def _session(request: Request, database: Annotated[Database, Depends(_database)]
 
 DatabaseDep = Annotated[Database, Depends(_database)]
 SettingsDep = Annotated[Settings, Depends(_settings)]
-OfferDep = Annotated[Offer, Depends(_offer)]
+CatalogLoaderDep = Annotated[CatalogLoader, Depends(_catalog_loader)]
 CatalogDep = Annotated[Catalog, Depends(_catalog)]
 QueueDep = Annotated[Queue, Depends(_queue)]
 WaiterDep = Annotated[JobWaiter, Depends(_waiter)]

@@ -119,7 +119,7 @@ class Evaluations(Events):
         seed: int | None = None,
         images: int | None = None,
     ) -> bytes:
-        """Images with the judge's results, next to those of the evaluations in `beside`: a PNG, or an HTML page."""
+        """Images with the judge's results, next to those of other evaluations: a PNG, or an HTML page."""
         query = {
             "with": beside,
             "dimension": dimension,

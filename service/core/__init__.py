@@ -1,1 +1,1 @@
-"""Settings, logs, the form of keys, bootstrap intervals: shared with the worker."""
+"""Settings, logging, key format, catalog loader, bootstrap intervals: shared with the worker."""

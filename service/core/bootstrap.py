@@ -1,4 +1,4 @@
-"""Bootstrap intervals over prompts, and two evaluations compared prompt by prompt. The worker shares this module."""
+"""Bootstrap intervals over prompts, and paired comparisons of two evaluations. The worker shares this module."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,21 +11,23 @@ from service.contracts.benchmarks.dimensions import PRIMARY, SUB
 from service.contracts.benchmarks.scores import RESAMPLES, Difference, Interval, Intervals, ScoreDifferences, Tally
 
 _BLOCK = 500
-"""Resamples at once: a few MB for 600 prompts."""
-_TEN, _MICRO = slice(0, len(PRIMARY)), len(PRIMARY) + len(SUB)
+"""Resamples computed at the same time: a few MB for 600 prompts."""
+_MICRO = len(PRIMARY) + len(SUB)
+_PRIMARY = {name: column for column, name in enumerate(PRIMARY)}
+_SUB = {name: column for column, name in enumerate(SUB, len(PRIMARY))}
 
 Numbers = NDArray[np.float64]
 
 
 class _Table(NamedTuple):
-    """Test points met and judged, `[prompts, ten primary + 27 sub-dimensions + all]`."""
+    """Met and judged test points, `[prompts, 10 primary dimensions + 27 sub-dimensions + all]`."""
 
     correct: Numbers
     total: Numbers
 
 
 def intervals(counted: Tally, seed: int = 0, resamples: int = RESAMPLES) -> Intervals | None:
-    """Percentile intervals of every score over resamples of the prompts (seeded). None without prompts or resamples."""
+    """95% percentile intervals of every score over resampled prompts. None without prompts or resamples."""
     indices = list(counted.judged())
     if not indices or resamples < 1:
         return None
@@ -36,47 +38,32 @@ def intervals(counted: Tally, seed: int = 0, resamples: int = RESAMPLES) -> Inte
         seed=seed,
         overall=found[-1],
         micro=found[_MICRO],
-        primary=dict(zip(PRIMARY, found, strict=False)),
-        sub=dict(zip(SUB, found[len(PRIMARY) :], strict=False)),
+        primary={name: found[column] for name, column in _PRIMARY.items()},
+        sub={name: found[column] for name, column in _SUB.items()},
     )
 
 
 def compare(first: Tally, second: Tally, seed: int = 0, resamples: int = RESAMPLES) -> ScoreDifferences:
-    """The second evaluation less the first, on the prompts that both have; the same resamples for both.
+    """The second evaluation minus the first, on their common prompts, with the same resamples for both.
 
-    Both must be of the same benchmark. A prompt is won by whoever met the greater share of its test points.
+    Both must be on the same benchmark. The evaluation with the greater share of met test points wins a prompt.
     """
     theirs = second.judged()
     indices = [index for index in first.judged() if index in theirs]
     a, b = _table(first, indices), _table(second, indices)
-
-    def difference(weights: Numbers) -> Numbers:
-        return _accuracies(b, weights) - _accuracies(a, weights)
-
-    whole = difference(np.ones((1, len(indices))))[0]
-    found: Sequence[Interval | None] = [None] * len(whole)
-    if indices and resamples:
-        found = _percentiles(difference, len(indices), seed, resamples)
-    # Shares a/b and c/d compare as a·d and c·b do, which are whole numbers: ties are ties.
-    ahead = np.sign(b.correct * a.total - a.correct * b.total)
-    both = (a.total > 0) & (b.total > 0)
-
-    def told(column: int) -> Difference:
-        counted = min(column, _MICRO)  # overall wins where all test points together do
-        sides, value = ahead[both[:, counted], counted], whole[column]
-        return Difference(
-            difference=None if np.isnan(value) else float(value),
-            interval95=found[column],
-            wins=int((sides > 0).sum()),
-            losses=int((sides < 0).sum()),
-            ties=int((sides == 0).sum()),
-        )
-
+    differences = _paired(
+        lambda weights: _accuracies(b, weights) - _accuracies(a, weights),
+        # Shares a/b and c/d compare like the integers a·d and c·b, which makes ties exact.
+        np.where((a.total > 0) & (b.total > 0), np.sign(b.correct * a.total - a.correct * b.total), np.nan),
+        len(indices),
+        seed,
+        resamples,
+    )
     return ScoreDifferences(
-        overall=told(_MICRO + 1),
-        micro=told(_MICRO),
-        primary={name: told(column) for column, name in enumerate(PRIMARY)},
-        sub={name: told(column) for column, name in enumerate(SUB, len(PRIMARY))},
+        overall=differences[-1],
+        micro=differences[_MICRO],
+        primary={name: differences[column] for name, column in _PRIMARY.items()},
+        sub={name: differences[column] for name, column in _SUB.items()},
         prompts=len(indices),
         only_first=len(first.judged()) - len(indices),
         only_second=len(theirs) - len(indices),
@@ -88,7 +75,7 @@ def compare(first: Tally, second: Tally, seed: int = 0, resamples: int = RESAMPL
 def mean_over_prompts(
     values: Sequence[Sequence[float]], seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float | None, Interval | None]:
-    """The mean over images, whose values come by prompt, and its 95% bootstrap interval over prompts (seeded)."""
+    """The mean over images, whose values are grouped by prompt, and its 95% bootstrap interval over prompts."""
     if not values:
         return None, None
     sums, counts = (np.array([statistic(each) for each in values], dtype=float) for statistic in (sum, len))
@@ -102,9 +89,9 @@ def compare_values(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Difference:
-    """The second's mean over images less the first's, on the prompts that both have values of.
+    """The second's mean over images minus the first's, on their common prompts, with the same resamples for both.
 
-    Values are by prompt. A prompt is won by the greater mean; the same resamples of the prompts for both.
+    Values are grouped by prompt. The greater mean wins a prompt.
     """
     indices = [index for index, values in first.items() if values and second.get(index)]
     sums, counts = (
@@ -117,52 +104,65 @@ def compare_values(
             means: Numbers = (weights @ sums) / (weights @ counts)
         return np.diff(means, axis=1)
 
-    found: Sequence[Interval | None] = [None]
-    if indices and resamples:
-        found = _percentiles(difference, len(indices), seed, resamples)
-    ahead = np.sign(np.diff(sums / counts, axis=1)) if indices else np.zeros((0, 1))
-    return Difference(
-        difference=float(difference(np.ones((1, len(indices))))[0, 0]) if indices else None,
-        interval95=found[0],
-        wins=int((ahead > 0).sum()),
-        losses=int((ahead < 0).sum()),
-        ties=int((ahead == 0).sum()),
-    )
+    (found,) = _paired(difference, np.sign(np.diff(sums / counts, axis=1)), len(indices), seed, resamples)
+    return found
+
+
+def _paired(
+    difference: Callable[[Numbers], Numbers], ahead: Numbers, prompts: int, seed: int, resamples: int
+) -> list[Difference]:
+    """The differences of all columns.
+
+    Args:
+        difference: Maps weights `[resamples, prompts]` to differences `[resamples, columns]`.
+        ahead: The sign of each prompt's difference `[prompts, columns or 1 fewer]`, NaN without a value. The overall
+            score, the last column, shares the signs of the column before.
+        prompts: Number of common prompts.
+        seed: Seed of the resamples.
+        resamples: Number of resamples; 0: no intervals.
+    """
+    values = difference(np.ones((1, prompts)))[0]
+    found: Sequence[Interval | None] = [None] * len(values)
+    if prompts and resamples:
+        found = _percentiles(difference, prompts, seed, resamples)
+    sides = [ahead[:, min(column, ahead.shape[1] - 1)] for column in range(len(values))]
+    return [
+        Difference(
+            difference=None if np.isnan(value) else float(value),
+            interval95=interval,
+            wins=int((side > 0).sum()),
+            losses=int((side < 0).sum()),
+            ties=int((side == 0).sum()),
+        )
+        for value, interval, side in zip(values, found, sides, strict=True)
+    ]
 
 
 def _table(counted: Tally, indices: Sequence[int]) -> _Table:
     rows = {index: row for row, index in enumerate(indices)}
-    primary = {name: column for column, name in enumerate(PRIMARY)}
-    sub = {name: column for column, name in enumerate(SUB, len(PRIMARY))}
     correct, total = np.zeros((len(rows), _MICRO + 1)), np.zeros((len(rows), _MICRO + 1))
     for one in counted.points:
         if one.index in rows:
-            for column in (primary[one.point.primary], sub[one.point.dimension], _MICRO):
+            for column in (_PRIMARY[one.point.primary], _SUB[one.point.dimension], _MICRO):
                 correct[rows[one.index], column] += one.count.correct
                 total[rows[one.index], column] += one.count.total
     return _Table(correct, total)
 
 
 def _accuracies(table: _Table, weights: Numbers) -> Numbers:
-    """Accuracies by column, then overall, of each weighting of the prompts `[resamples, prompts]`; NaN where nothing
-    was judged."""
+    """Accuracies by column, then the overall score, for weights `[resamples, prompts]`; NaN without judged points."""
     with np.errstate(invalid="ignore", divide="ignore"):
         accuracies = (weights @ table.correct) / (weights @ table.total)
-    return np.column_stack([accuracies, accuracies[:, _TEN].mean(axis=1)])
+    return np.column_stack([accuracies, accuracies[:, : len(PRIMARY)].mean(axis=1)])
 
 
 def _percentiles(
     statistic: Callable[[Numbers], Numbers], prompts: int, seed: int, resamples: int
 ) -> list[Interval | None]:
-    """The middle 95% of each column over resamples; None where no resample had anything judged."""
+    """The middle 95% of each column over resamples; None if no resample has a value."""
     generator = np.random.default_rng(seed)
-    blocks = [min(_BLOCK, resamples - begun) for begun in range(0, resamples, _BLOCK)]
+    blocks = [min(_BLOCK, resamples - start) for start in range(0, resamples, _BLOCK)]
     even = np.full(prompts, 1 / prompts)
     values = np.concatenate([statistic(generator.multinomial(prompts, even, size).astype(float)) for size in blocks])
     known = [column[~np.isnan(column)] for column in values.T]
-    return [_middle(column) if len(column) else None for column in known]
-
-
-def _middle(values: Numbers) -> Interval:
-    low, high = np.quantile(values, [0.025, 0.975])
-    return float(low), float(high)
+    return [tuple(np.quantile(column, [0.025, 0.975]).tolist()) if len(column) else None for column in known]

@@ -1,4 +1,4 @@
-"""The catalog that this process offers now: its file, read anew when it has changed."""
+"""The current catalog of a process, loaded again when its file changes."""
 
 import threading
 import time
@@ -10,37 +10,36 @@ from service.contracts.catalog import Catalog, catalog_path, load_catalog
 
 log = structlog.get_logger()
 
-LOOK_SECONDS = 1.0
-"""How long a change may go unnoticed."""
-_Stamp = tuple[int, int, int]
+CHECK_SECONDS = 1.0
+"""Maximum delay until a change of the file is noticed."""
 
 
-class Offer:
-    """The file's catalog, for any thread to ask for.
+class CatalogLoader:
+    """The catalog of a file. Safe to use from several threads.
 
-    The file is looked at rather than a signal or a request awaited, since those would reach one of several API
-    processes. A file that cannot be used leaves the catalog as it was; `problem` says why.
+    The file is checked for changes because a signal or a request would reach one of several API processes only. With an
+    invalid file the previous catalog stays in use, and `problem` has the cause.
     """
 
-    def __init__(self, path: Path | None = None, look_seconds: float = LOOK_SECONDS) -> None:
-        """Raises CatalogError or OSError: there is no earlier catalog to go on with."""
-        self._path, self._look_seconds = catalog_path(path), look_seconds
+    def __init__(self, path: Path | None = None, check_seconds: float = CHECK_SECONDS) -> None:
+        """Load the catalog. Raises CatalogError or OSError, because there is no previous catalog."""
+        self._path, self._check_seconds = catalog_path(path), check_seconds
         self._lock = threading.Lock()
-        self._stamp: _Stamp | None = _stamp(self._path)
+        self._stamp = _stamp(self._path)
         self._catalog = load_catalog(self._path)
-        self._looked = time.monotonic()
+        self._checked_at = time.monotonic()
         self.problem: str | None = None
-        """Why the file, as it is now, is not what is offered."""
+        """Why the current file is not in use."""
 
     def current(self) -> Catalog:
-        """The catalog, at most so many seconds behind its file."""
+        """The catalog, at most `check_seconds` older than its file."""
         with self._lock:
-            if time.monotonic() - self._looked >= self._look_seconds:
-                self._look()
-                self._looked = time.monotonic()
+            if time.monotonic() - self._checked_at >= self._check_seconds:
+                self._reload()
+                self._checked_at = time.monotonic()
             return self._catalog
 
-    def _look(self) -> None:
+    def _reload(self) -> None:
         stamp = _stamp(self._path)
         if stamp == self._stamp:
             return
@@ -54,8 +53,8 @@ class Offer:
             log.info("catalog.reloaded", file=str(self._path))
 
 
-def _stamp(path: Path) -> _Stamp | None:
-    """What changes with a file's contents; None for no file. The inode tells of one that was moved into its place."""
+def _stamp(path: Path) -> tuple[int, int, int] | None:
+    """Values that change with the file; None without a file. The inode changes when the file is replaced."""
     try:
         found = path.stat()
     except OSError:

@@ -1,6 +1,6 @@
-"""Structured logs: one JSON object a line on standard error, with the ids of the request and of the job it is about.
+"""Structured logs of the service, the workers and their libraries: one JSON object per line on standard error.
 
-The service, the workers, and the libraries both stand on write the same lines.
+Lines have the ids of the request and of the job.
 """
 
 import logging
@@ -13,14 +13,14 @@ from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, Processor
 
 _OURS = ("service", "worker", "uvicorn", "celery")
-"""Loggers that follow the level asked for; other libraries' lines begin at WARNING."""
+"""Loggers with the configured level; other loggers start at WARNING."""
 _PASSWORD = re.compile(r"(://[^:/@\s\"]*):[^@/\s\"]+@")
 _KEY = re.compile(r"(g2k_[0-9A-Za-z]{8})[0-9A-Za-z]{30}")
 _FIRST = ("time", "level", "event", "logger")
 
 
 def configure(level: str, **always: str) -> None:
-    """Log events of at least `level` as JSON lines, each with the fields `always`."""
+    """Log events from `level` on as JSON lines, each with the fields `always`."""
 
     def add_always(_logger: Any, _method: str, event: EventDict) -> EventDict:
         return {**event, **always}
@@ -44,22 +44,22 @@ def configure(level: str, **always: str) -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                # Local variables hold what nobody should read in a log.
+                # Local variables may hold secrets.
                 structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
-                _in_order,
+                _sort_fields,
                 structlog.processors.JSONRenderer(default=str),
                 _without_secrets,
             ],
         )
     )
-    _take_over(lines, logging.getLevelNamesMapping().get(level.upper(), logging.INFO))
+    _install(lines, logging.getLevelNamesMapping().get(level.upper(), logging.INFO))
 
 
 class _Lines(logging.StreamHandler[Any]):
-    """The one handler, told apart from those that others put on the root."""
+    """The handler of this module, distinct from those that other code adds to the root logger."""
 
 
-def _take_over(lines: _Lines, level: int) -> None:
+def _install(lines: _Lines, level: int) -> None:
     root = logging.getLogger()
     for old in [handler for handler in root.handlers if isinstance(handler, _Lines)]:
         root.removeHandler(old)
@@ -71,14 +71,14 @@ def _take_over(lines: _Lines, level: int) -> None:
         server = logging.getLogger(name)
         server.handlers.clear()
         server.propagate = True
-    logging.getLogger("uvicorn.access").disabled = True  # every request has a line of ours, with its id
+    logging.getLogger("uvicorn.access").disabled = True  # the request middleware logs every request, with its id
     logging.captureWarnings(True)
 
 
-def _in_order(_logger: Any, _method: str, event: EventDict) -> EventDict:
+def _sort_fields(_logger: Any, _method: str, event: EventDict) -> EventDict:
     return {**{name: event[name] for name in _FIRST if name in event}, **event}
 
 
 def _without_secrets(_logger: Any, _method: str, line: Any) -> Any:
-    """The line without the password of any URL in it, which libraries put into messages, and without any API key."""
+    """The line without API keys and without passwords in URLs, which libraries include in messages."""
     return _KEY.sub(r"\1***", _PASSWORD.sub(r"\1:***@", line))

@@ -1,7 +1,7 @@
-"""The text of a key: how it is made, and what it says of itself without the database.
+"""The format of API keys, which can be checked without the database.
 
-`g2k_`, 32 random characters (190 bits), and the CRC-32 of both in 6 characters, all of 0-9A-Za-z: a mistyped key is
-told from an unknown one, and a leaked one is found by searching for its form.
+`g2k_`, 32 random characters (190 bits), and the CRC-32 of both in 6 characters, all of 0-9A-Za-z. The checksum
+distinguishes a mistyped key from an unknown one, and secret scanners can find leaked keys by the format.
 """
 
 import hashlib
@@ -10,42 +10,39 @@ import secrets
 import string
 import zlib
 
-BEGINNING = "g2k_"
+PREFIX = "g2k_"
 PREFIX_LENGTH = 12
-"""Characters that are stored and shown; 24 random ones (142 bits) stay secret."""
+"""Characters that are stored and shown; the other 24 random characters (142 bits) are secret."""
 _DIGITS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _RANDOM, _CHECK = 32, 6
-LENGTH = len(BEGINNING) + _RANDOM + _CHECK
-_FORM = re.compile(rf"{BEGINNING}[0-9A-Za-z]{{{_RANDOM + _CHECK}}}")
+LENGTH = len(PREFIX) + _RANDOM + _CHECK
+_FORM = re.compile(rf"{PREFIX}[0-9A-Za-z]{{{_RANDOM + _CHECK}}}")
 
 
 def new_secret() -> str:
-    """A key that nobody has had before."""
-    body = BEGINNING + "".join(secrets.choice(_DIGITS) for _ in range(_RANDOM))
+    """A new random key."""
+    body = PREFIX + "".join(secrets.choice(_DIGITS) for _ in range(_RANDOM))
     return body + _checksum(body)
 
 
 def check_form(secret: str) -> None:
-    """Raise ValueError, which does not show the key, unless it has the form of one."""
+    """Raise ValueError, without the key, for an invalid format or checksum."""
     if not _FORM.fullmatch(secret):
-        raise ValueError(f"a key is {BEGINNING} and {LENGTH - len(BEGINNING)} letters and digits")
+        raise ValueError(f"a key consists of {PREFIX} and {LENGTH - len(PREFIX)} letters and digits")
     if secret[-_CHECK:] != _checksum(secret[:-_CHECK]):
-        raise ValueError("the checksum is wrong: mistyped?")
+        raise ValueError("the checksum of the key is wrong; check for typing errors")
 
 
 def prefix_of(secret: str) -> str:
-    """The beginning by which a key is found and told from others."""
+    """The part of a key that identifies it."""
     return secret[:PREFIX_LENGTH]
 
 
 def digest_of(secret: str) -> str:
-    """What is stored of a key: its SHA-256, hexadecimal. No salt: its randomness is out of reach of any search."""
+    """The stored hash of a key: its SHA-256, hexadecimal. Its randomness makes a salt unnecessary."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
 def _checksum(body: str) -> str:
-    number, digits = zlib.crc32(body.encode()), ""
-    for _ in range(_CHECK):
-        number, digit = divmod(number, len(_DIGITS))
-        digits = _DIGITS[digit] + digits
-    return digits
+    number, base = zlib.crc32(body.encode()), len(_DIGITS)
+    return "".join(_DIGITS[number // base**power % base] for power in reversed(range(_CHECK)))

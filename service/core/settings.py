@@ -1,6 +1,6 @@
-"""Everything an operator may set, in one class: environment variables `G2RPO_<NAME>`, or arguments.
+"""All settings of the service, in one class: environment variables `G2RPO_<NAME>`, or arguments.
 
-The API takes it from `create_app`; a worker takes it from `service.db.session.connect(...)`, as `database.settings`.
+The API gets them from `create_app`, a worker from `service.db.session.connect(...)` as `database.settings`.
 """
 
 import difflib
@@ -25,118 +25,119 @@ from sqlalchemy.exc import ArgumentError
 from service.core.security import check_form
 
 _UNREADABLE = (
-    "the URL cannot be read: after the host comes a port, which is a number; in user and password write "
-    "%25 for %, %2F for /, %3A for :, %40 for @"
+    "the URL cannot be read: the port must be a number; in user and password write %25 for %, %2F for /, %3A for :, "
+    "%40 for @"
 )
 
 
 class Settings(BaseSettings):
-    """Where things are, and how much of each is allowed."""
+    """Addresses, limits and times."""
 
     model_config = SettingsConfigDict(env_prefix="G2RPO_", extra="ignore", frozen=True, hide_input_in_errors=True)
 
-    # What it stands on
+    # Addresses
     database_url: str = Field(
         "postgresql+psycopg://localhost/g2rpo", repr=False, description="PostgreSQL 15 or newer, by psycopg 3."
     )
     broker_url: str = Field(
-        "redis://localhost:6379/0", repr=False, description="Redis or Valkey: wakes workers up, counts requests."
+        "redis://localhost:6379/0", repr=False, description="Redis or Valkey: wakes workers, counts requests."
     )
-    data_dir: Path = Field(Path(".g2rpo"), description="Local directory for what has no other place.")
+    data_dir: Path = Field(Path(".g2rpo"), description="Local directory for files of this process.")
     storage_url: str | None = Field(
         None, description="fsspec URL of the artifact store; unset: `artifacts` under data_dir."
     )
     min_free_bytes: NonNegativeInt = Field(
-        2**30, description="With less room than this in the artifact store the service says that it is not ready."
+        2**30, description="The service is not ready with less free space in the artifact store than this, bytes."
     )
     catalog: Path | None = Field(
         None,
-        description="The YAML file of models, rewards, prompt sets and judges to offer; unset: the bundled one. "
-        "Workers and what they start read the environment variable.",
+        description="YAML file of models, rewards, prompt sets and judges; unset: the bundled file. Workers and their "
+        "processes read the environment variable.",
     )
-    log_level: str = Field("INFO", description="Least severe level that is logged.")
+    log_level: str = Field("INFO", description="Lowest level that is logged.")
 
-    # Who may ask for how much
+    # Keys and quotas
     admin_key: SecretStr | None = Field(
-        None, description="An API key with the scope admin, made by `g2rpo keys new`; another value revokes the former."
+        None, description="API key with the scope admin, from `g2rpo keys new`; a new value revokes the previous key."
     )
-    max_open_jobs: PositiveInt = Field(1000, description="Most jobs of one key that have not ended and do not rest.")
-    requests_per_minute: PositiveInt = Field(6000, description="Most requests of one key in a minute.")
+    max_open_jobs: PositiveInt = Field(1000, description="Maximum number of unfinished, unpaused jobs per key.")
+    requests_per_minute: PositiveInt = Field(6000, description="Maximum number of requests per key and minute.")
 
-    # How jobs are held
-    lease_seconds: PositiveFloat = Field(30, description="A job whose lease is older than this may be taken again.")
-    renew_seconds: PositiveFloat = Field(10, description="Seconds between two renewals of a lease.")
-    reconcile_seconds: PositiveFloat = Field(15, description="Seconds between two looks for jobs nobody was woken for.")
+    # Jobs
+    lease_seconds: PositiveFloat = Field(30, description="Lifetime of a lease; then other workers may claim the job.")
+    renew_seconds: PositiveFloat = Field(10, description="Seconds between renewals of a lease.")
+    reconcile_seconds: PositiveFloat = Field(15, description="Seconds between searches for missed jobs.")
     progress_timeout_seconds: PositiveFloat = Field(
-        1800, description="A child that reports nothing for this long is ended."
+        1800, description="Time without progress after which a job's process is killed."
     )
     cancel_grace_seconds: PositiveFloat = Field(
-        120, description="A child asked to stop gets this long, and two of its steps, before SIGTERM."
+        120, description="Time, in addition to two of its steps, to stop before SIGTERM."
     )
-    drain_seconds: PositiveFloat = Field(
-        60, description="A worker told to stop gives its job this long to be saved before it ends the child."
-    )
+    drain_seconds: PositiveFloat = Field(60, description="Time that a stopping worker gives its job to save its state.")
     max_attempts: PositiveInt = Field(
-        3, description="Attempts lost in a row, with no checkpoint in between, that make a job fail."
+        3, description="Number of consecutive lost attempts without a checkpoint after which a job fails."
     )
     max_run_seconds: PositiveFloat = Field(
         30 * 86_400,
-        description="Longest a run may have a worker since it was created or resumed; its spec may say less.",
+        description="Maximum running time since a run was created or resumed; its spec can lower it.",
     )
-    worker_timeout_seconds: PositiveFloat = Field(60, description="A worker silent for this long is no longer listed.")
+    worker_timeout_seconds: PositiveFloat = Field(60, description="Maximum age of the heartbeat of a listed worker.")
 
-    # What is kept
+    # Storage
     warm_seconds: PositiveFloat = Field(
-        300, description="A worker lets go of loaded models and rewards when no request has come for this long."
+        300, description="Time without requests after which a worker releases its models and rewards."
     )
     max_log_bytes: int = Field(
         64 * 2**20,
         ge=2**20,
         le=2**34,
-        description="Of what one attempt's process prints, the first so many bytes; its file is cut at twice that.",
+        description="Maximum stored size of an attempt's log, bytes; its file is truncated at twice the size.",
     )
     orphan_seconds: PositiveFloat = Field(
-        86_400, description="Artifacts that no row names are collected when the job in their key is older than this."
+        86_400, description="Age of a job after which its unreferenced artifacts are deleted."
     )
-    collect_seconds: PositiveFloat = Field(3600, description="Seconds between two searches for such artifacts.")
-    idempotency_seconds: PositiveFloat = Field(7 * 86_400, description="How long an Idempotency-Key is remembered.")
+    collect_seconds: PositiveFloat = Field(3600, description="Seconds between searches for unreferenced artifacts.")
+    idempotency_seconds: PositiveFloat = Field(7 * 86_400, description="Lifetime of an Idempotency-Key.")
 
-    # Limits on requests and answers
-    max_upload_bytes: PositiveInt = Field(2 * 2**30, description="Largest imported LoRA file, bytes.")
+    # Limits of requests and responses
+    max_upload_bytes: PositiveInt = Field(2 * 2**30, description="Maximum size of an imported LoRA file, bytes.")
     max_results_bytes: PositiveInt = Field(
-        128 * 2**20, description="Largest result file that is scored again, bytes; it is written to disk first."
+        128 * 2**20, description="Maximum size of a result file to rescore, bytes; it is written to disk first."
     )
     max_prompt_set_bytes: PositiveInt = Field(
-        64 * 2**20, le=2**30, description="Largest file of prompts, bytes; it is written to disk first."
+        64 * 2**20, le=2**30, description="Maximum size of a file of prompts, bytes; it is written to disk first."
     )
     max_prompt_set_prompts: PositiveInt = Field(
-        1_000_000, description="Most different prompts of one such file; while it is read each takes about 130 bytes."
+        1_000_000,
+        description="Maximum number of distinct prompts of a file; reading takes about 130 bytes each.",
     )
-    max_prompts: PositiveInt = Field(10_000, description="Most prompts that one request may list.")
-    max_run_nfe: PositiveInt = Field(100_000_000_000, description="Most NFE that a run's plan may cost.")
-    max_body_bytes: PositiveInt = Field(32 * 2**20, description="Largest request body, bytes.")
-    max_wait_seconds: PositiveFloat = Field(60, description="Longest wait that `Prefer: wait=N` is granted.")
-    max_streams: PositiveInt = Field(1000, description="Most event streams that one API process keeps open.")
+    max_prompts: PositiveInt = Field(10_000, description="Maximum number of prompts in a request.")
+    max_run_nfe: PositiveInt = Field(100_000_000_000, description="Maximum NFE of a run's plan.")
+    max_body_bytes: PositiveInt = Field(32 * 2**20, description="Maximum size of a request body, bytes.")
+    max_wait_seconds: PositiveFloat = Field(60, description="Maximum wait of `Prefer: wait=N`.")
+    max_streams: PositiveInt = Field(1000, description="Maximum number of event streams per API process.")
     max_stream_seconds: PositiveFloat = Field(
-        3600, description="A stream older than this is closed; its client goes on with another."
+        3600, description="Maximum age of a stream; its client continues with a new stream."
     )
-    max_images: PositiveInt = Field(1024, description="Most images of one generation.")
-    max_pixels: PositiveInt = Field(2**30, description="Most pixels of one generation or scoring, over all its images.")
-    max_score_images: PositiveInt = Field(256, description="Most images of one scoring.")
-    max_score_image_bytes: PositiveInt = Field(16 * 2**20, description="Largest file of an image to be scored, bytes.")
-    max_score_image_pixels: PositiveInt = Field(2**24, description="Largest image to be scored, pixels.")
-    max_evaluation_images: PositiveInt = Field(20_000, description="Most images of one evaluation.")
-    max_grid_pixels: PositiveInt = Field(64_000_000, description="Largest comparison grid, pixels.")
-    log_chunk_bytes: PositiveInt = Field(256 * 1024, description="Most bytes of log in one answer or row.")
-    database_pool: PositiveInt = Field(12, description="Most connections a process holds to the database.")
-    connect_seconds: PositiveInt = Field(5, description="Longest wait for a connection to the database.")
+    max_images: PositiveInt = Field(1024, description="Maximum number of images of a generation.")
+    max_pixels: PositiveInt = Field(
+        2**30, description="Maximum number of pixels of all images of a generation or score."
+    )
+    max_score_images: PositiveInt = Field(256, description="Maximum number of images of a score.")
+    max_score_image_bytes: PositiveInt = Field(16 * 2**20, description="Maximum size of an image file to score, bytes.")
+    max_score_image_pixels: PositiveInt = Field(2**24, description="Maximum size of an image to score, pixels.")
+    max_evaluation_images: PositiveInt = Field(20_000, description="Maximum number of images of an evaluation.")
+    max_grid_pixels: PositiveInt = Field(64_000_000, description="Maximum size of an image grid, pixels.")
+    log_chunk_bytes: PositiveInt = Field(256 * 1024, description="Maximum size of a part of a log, bytes.")
+    database_pool: PositiveInt = Field(12, description="Maximum number of database connections per process.")
+    connect_seconds: PositiveInt = Field(5, description="Maximum wait for a database connection.")
 
     @model_validator(mode="after")
     def _renewed_in_time(self) -> "Settings":
         if 2 * self.renew_seconds > self.lease_seconds:
             raise ValueError(
                 f"renew_seconds {self.renew_seconds} must be at most half of lease_seconds {self.lease_seconds}: "
-                "a lease must bear a renewal that fails"
+                "a lease must outlast one failed renewal"
             )
         return self
 
@@ -168,7 +169,7 @@ class Settings(BaseSettings):
         except ValueError:
             raise ValueError(_UNREADABLE) from None
         if not parts.scheme:
-            raise ValueError("the broker is named by a URL, such as redis://:PASSWORD@HOST:6379/0")
+            raise ValueError("the broker must be a URL, such as redis://:PASSWORD@HOST:6379/0")
         return url
 
     @field_validator("admin_key")
@@ -178,7 +179,7 @@ class Settings(BaseSettings):
             try:
                 check_form(key.get_secret_value())
             except ValueError as error:
-                raise ValueError(f"{error}; `g2rpo keys new` makes one") from None
+                raise ValueError(f"{error}; `g2rpo keys new` prints a valid key") from None
         return key
 
     @property
@@ -188,18 +189,18 @@ class Settings(BaseSettings):
 
 
 READ_ELSEWHERE = frozenset({"G2RPO_URL", "G2RPO_API_KEY", "G2RPO_PORT", "G2RPO_COMMIT", "G2RPO_PARENT_FD"})
-"""Variables with our prefix that are no settings: of the command line, build and training process."""
+"""Variables with the prefix that are not settings: of the command line, the build and the training process."""
 
 
 def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
-    """The variables with our prefix that nothing reads, each with the name that was probably meant."""
+    """The unknown variables with the prefix, each with the most similar known name."""
     known = {f"G2RPO_{name.upper()}" for name in Settings.model_fields} | READ_ELSEWHERE
     unknown = sorted(name for name in environment if name.startswith("G2RPO_") and name not in known)
     return {name: next(iter(difflib.get_close_matches(name, known, n=1)), None) for name in unknown}
 
 
 def what_is_wrong(error: ValidationError) -> str:
-    """Why settings were refused, by variable, without the values: some are secret."""
+    """Why settings are invalid, by variable. Values are not shown: some are secret."""
     return "; ".join(
         (f"G2RPO_{'.'.join(map(str, one['loc'])).upper()}: " if one["loc"] else "")
         + one["msg"].removeprefix("Value error, ")

@@ -54,19 +54,11 @@ class Server:
         remove_sockets(self.data)
 
 
-def launch(argv: Sequence[str], log_file: Path, lock: int, cwd: Path, **options: Any) -> Process:
-    """Start a server in its own session. It inherits the descriptor `lock`, and its output goes to `log_file`."""
+def launch(argv: Sequence[str], log_file: Path, *descriptors: int, **options: Any) -> Process:
+    """Start a process in its own session. It inherits the descriptors, and its output goes to `log_file`."""
+    options = {"stdin": subprocess.DEVNULL, **options}
     with log_file.open("ab") as log:
-        return subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            cwd=cwd,
-            start_new_session=True,
-            pass_fds=(lock,),
-            **options,
-        )
+        return subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True, pass_fds=descriptors, **options)
 
 
 def wait_until_ready(name: str, process: Process, log_file: Path, seconds: float, is_ready: Callable[[], bool]) -> None:

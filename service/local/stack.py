@@ -25,7 +25,7 @@ from service.jobs.queue import Queue
 from service.jobs.registry import queues
 from service.local import EmbeddedError, guard, postgres, valkey
 from service.local.doctor import machine
-from service.local.server import Announce, Process, locked, tail
+from service.local.server import Announce, Process, launch, locked, tail
 from service.observability import checks
 
 _RESTARTS, _RESTART_WINDOW = 5, 600.0
@@ -43,7 +43,6 @@ class _Part:
     name: str
     stage: int
     start: Callable[[Announce], object]
-    log_file: Path
     stop: signal.Signals = signal.SIGTERM
     grace: float = _GRACE
     data: Path | None = None
@@ -122,14 +121,15 @@ class Stack:
         self._resources.callback(self._stop_parts)
         if "G2RPO_DATABASE_URL" not in os.environ:
             self._report("starting PostgreSQL")
-            self._add("postgres", 3, self._start_postgres, stop=signal.SIGINT, data=self.data / "postgres")
+            data = self.data / "postgres"
+            self._add(_Part("postgres", 3, self._start_postgres, stop=signal.SIGINT, data=data))
         if "G2RPO_BROKER_URL" not in os.environ:
             self._report("starting Valkey")
-            self._add("valkey", 2, self._start_valkey, data=self.data / "valkey")
+            self._add(_Part("valkey", 2, self._start_valkey, data=self.data / "valkey"))
         self._report("preparing the database")
         self._prepare()
         self._report("starting the API and the workers")
-        self._add("api", 1, self._start_api)
+        self._add(_Part("api", 1, self._start_api))
         for queue in queues():
             self._add_worker(queue)
         self._wait_until_ready()
@@ -184,38 +184,20 @@ class Stack:
             # It generates images in the worker process, next to a training process that may use every core.
             environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // 2))
         grace = Settings().drain_seconds + _RECORDING_SECONDS
-        self._add(name, 0, lambda announce: announce(self._python(name, arguments, environment)), grace=grace)
+        self._add(_Part(name, 0, lambda announce: announce(self._python(name, arguments, environment)), grace=grace))
 
     def _python(self, name: str, module: list[str], environment: dict[str, str], *descriptors: int) -> Process:
-        with self._log_file(name).open("ab") as log:
-            return subprocess.Popen(
-                [sys.executable, "-P", "-m", *module],
-                env={**self._environment, **environment},
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                pass_fds=descriptors,
-            )
+        argv = [sys.executable, "-P", "-m", *module]
+        return launch(argv, self._log_file(name), *descriptors, env={**self._environment, **environment})
 
     def _log_file(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 
-    def _add(
-        self,
-        name: str,
-        stage: int,
-        start: Callable[[Announce], object],
-        *,
-        stop: signal.Signals = signal.SIGTERM,
-        grace: float = _GRACE,
-        data: Path | None = None,
-    ) -> None:
+    def _add(self, part: _Part) -> None:
         """Start a part, and restart it whenever it ends on its own."""
-        part = _Part(name, stage, start, self._log_file(name), stop, grace, data)
         self._parts.append(part)
         self._launch(part)
-        threading.Thread(target=self._watch, args=(part,), name=f"watch-{name}", daemon=True).start()
+        threading.Thread(target=self._watch, args=(part,), name=f"watch-{part.name}", daemon=True).start()
 
     def _launch(self, part: _Part) -> None:
         def announce(process: Process) -> None:
@@ -228,7 +210,7 @@ class Stack:
         part.start(announce)
 
     def _watch(self, part: _Part) -> None:
-        refused = ""
+        refused, log_file = "", self._log_file(part.name)
         while True:
             code = part.process.wait() if part.process is not None else None
             reason = refused or f"ended with status {code}"
@@ -241,10 +223,10 @@ class Stack:
             part.ends = [*(end for end in part.ends if now - end < _RESTART_WINDOW), now]
             if len(part.ends) > self._restarts:
                 message = f"{part.name} ended {len(part.ends)} times; the last time it {reason}"
-                self.failure = EmbeddedError(f"{message}; its log {part.log_file} ends with:\n{tail(part.log_file)}")
+                self.failure = EmbeddedError(f"{message}; its log {log_file} ends with:\n{tail(log_file)}")
                 self.ended.set()
                 return
-            self._report(f"{part.name} {reason}; restarting it (its log: {part.log_file})")
+            self._report(f"{part.name} {reason}; restarting it (its log: {log_file})")
             if self.ended.wait(0.2 * min(len(part.ends), _RESTARTS)):
                 return
             refused = ""
@@ -278,16 +260,9 @@ class Stack:
         self._parts.clear()
 
     def _start_guard(self, lock: int) -> None:
-        with self._log_file("guard").open("ab") as log:
-            self._guard = subprocess.Popen(
-                [sys.executable, "-P", "-m", "service.local.guard"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=log,
-                start_new_session=True,
-                # The data directory stays locked until the guard has ended what a killed `up` left running.
-                pass_fds=(lock,),
-            )
+        # The data directory stays locked until the guard has ended what a killed `up` left running.
+        argv = [sys.executable, "-P", "-m", "service.local.guard"]
+        self._guard = launch(argv, self._log_file("guard"), lock, stdin=subprocess.PIPE)
         self._resources.callback(self._stop_guard)
 
     def _stop_guard(self) -> None:

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, func, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.core.catalog_loader import Offer
+from service.core.catalog_loader import CatalogLoader
 from service.db.models import Worker
 from service.db.session import Database
 from service.http.errors import ReadinessCheck
@@ -123,12 +123,12 @@ def free_space(database: Database) -> int | None:
     return free
 
 
-def catalog(offer: Offer) -> str:
+def catalog(loader: CatalogLoader) -> str:
     """The catalog in use is that of its file."""
-    catalog = offer.current()
-    if offer.problem is not None:
+    catalog = loader.current()
+    if loader.problem is not None:
         hint = "fix the file (`g2rpo catalog check`); until then the previous catalog stays in use"
-        raise Degraded(" ".join(offer.problem.split()), hint)
+        raise Degraded(" ".join(loader.problem.split()), hint)
     return f"{len(catalog.models)} models, {len(catalog.rewards)} rewards, {len(catalog.prompt_sets)} prompt sets"
 
 

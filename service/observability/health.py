@@ -5,10 +5,10 @@ from typing import Literal
 from fastapi import APIRouter
 from pydantic import BaseModel, ConfigDict
 
-from service.api.dependencies import DatabaseDep, OfferDep, QueueDep
+from service.api.dependencies import CatalogLoaderDep, DatabaseDep, QueueDep
 from service.api.routing import ApiRoute, declare
 from service.auth.principal import ANONYMOUS, PrincipalDep
-from service.core.catalog_loader import Offer
+from service.core.catalog_loader import CatalogLoader
 from service.db.session import Database
 from service.http import openapi_examples
 from service.http.errors import NotReady, ReadinessCheck, problems
@@ -59,16 +59,16 @@ async def get_health() -> Alive:
 
 @router.get("/readyz", operation_id="getReadiness", summary="Whether the service can work", responses=problems())
 @declare(None)
-def get_readiness(database: DatabaseDep, queue: QueueDep, offer: OfferDep, principal: PrincipalDep) -> Ready:
+def get_readiness(database: DatabaseDep, queue: QueueDep, loader: CatalogLoaderDep, principal: PrincipalDep) -> Ready:
     """Checks database, schema, broker and artifact store; a 503 names what is missing and how to fix it.
 
     Workers are checked too, but the service is ready without workers: jobs are accepted and wait. Other machines that
     send no key see only the names of the checks and their results.
     """
-    return readiness(database, queue, offer, details=principal is not ANONYMOUS)
+    return readiness(database, queue, loader, details=principal is not ANONYMOUS)
 
 
-def readiness(database: Database, queue: Queue, offer: Offer, details: bool = True) -> Ready:
+def readiness(database: Database, queue: Queue, loader: CatalogLoader, details: bool = True) -> Ready:
     """The results of all checks. Raises NotReady, with these results, if one has failed.
 
     Without `details` the results name what is missing, without the cause and the addresses.
@@ -79,7 +79,7 @@ def readiness(database: Database, queue: Queue, offer: Offer, details: bool = Tr
         checks.run("schema", lambda: checks.schema(database)),
         checks.run("broker", lambda: checks.broker(queue)),
         checks.run("storage", lambda: checks.storage(database), checks.STORAGE_HINT),
-        checks.run("catalog", lambda: checks.catalog(offer)),
+        checks.run("catalog", lambda: checks.catalog(loader)),
         workers.model_copy(update={"ok": True}),  # without workers, jobs are accepted and wait
     ]
     if not details:

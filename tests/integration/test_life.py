@@ -77,7 +77,7 @@ def test_a_run_paused_saved_killed_resumed_and_extended_is_the_uninterrupted_one
     eventually(lambda: client.run(id).attempt == 3 and client.run(id).status is JobStatus.RUNNING)
     assert "is running" in g2rpo("runs", "checkpoint", id).output
     assert "is paus" in g2rpo("runs", "pause", id).output
-    assert f"run {id}: paused" in g2rpo("runs", "show", id, "--watch").output  # following ends at rest
+    assert f"run {id}: paused" in g2rpo("runs", "show", id, "--watch").output  # following ends with the pause
     assert client.run(id).worker is None
 
     end = 3 * (next(client.checkpoints(id)).step // 3 + 2)

@@ -1,4 +1,4 @@
-"""What workers count reaches Prometheus."""
+"""Workers' counters are in the metrics."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,14 +13,14 @@ from service.local.stack import Stack
 def test_a_finished_run_was_counted_step_by_step(
     stack: Stack, client: Client, finished: Any, eventually: Callable[[Callable[[], object]], None]
 ) -> None:
-    def told() -> dict[str, float]:
+    def metrics() -> dict[str, float]:
         text = httpx.get(f"{stack.url}/metrics", trust_env=False).text
         every = [sample for family in parse(text) for sample in family.samples]
         return {one.name: one.value for one in every if one.labels.get("queue", "train") == "train"}
 
-    # With the worker's next heartbeat after the end; one that another test killed is listed for some seconds yet.
-    eventually(lambda: "g2rpo_worker_jobs_total" in told() and told()["g2rpo_workers"] == 1)
-    found = told()
+    # After the worker's next heartbeat; a worker that another test killed stays listed for some seconds.
+    eventually(lambda: "g2rpo_worker_jobs_total" in metrics() and metrics()["g2rpo_workers"] == 1)
+    found = metrics()
     # Other tests' runs may have been counted too.
     assert found["g2rpo_worker_jobs_total"] >= 1
     assert found["g2rpo_worker_steps_total"] >= finished.progress.step

@@ -1,4 +1,4 @@
-"""Runs over HTTP to the end: the API writes what is wanted, workers do it, and rows say what happened."""
+"""Complete runs over HTTP, with a real worker."""
 
 import hashlib
 import os
@@ -64,7 +64,7 @@ class TestFinished:
 
 class TestSeveralProcesses:
     @pytest.mark.slow
-    @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="each process needs a core of its own")
+    @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="each process needs its own core")
     def test_they_are_one_run(self, client: Client, finished: Any, tiny: Any) -> None:
         asked = {**tiny, "resources": {"processes_per_node": 2}}
         run = client.wait_for_run(client.create_run(asked).id, timeout=240, every=0.2)

@@ -17,7 +17,7 @@ from service.db.session import Database
 
 
 class Moving(Client):
-    """A client whose run goes on with each progress that is seen."""
+    """A client whose run changes its state with each reported progress."""
 
     database: Database
     moves: Iterator[JobStatus]

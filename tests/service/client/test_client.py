@@ -31,10 +31,10 @@ DATA = bytes(range(256)) * 12_000  # three blocks
 
 
 class Network:
-    """Between client and service: what happens to each new connection is planned; then everything passes.
+    """A proxy between client and service with a plan for the next connections; after these, all data passes.
 
-    `lose`: the request arrives and its answer does not. `refuse`: nothing arrives. A number: so many bytes of the
-    answer arrive. Bytes: they are the answer, and nothing arrives.
+    `lose`: the request arrives, the response does not. `refuse`: nothing arrives. A number: this number of bytes of the
+    response arrives. Bytes: the response, without a request to the service.
     """
 
     def __init__(self, url: str) -> None:

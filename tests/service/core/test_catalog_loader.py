@@ -7,7 +7,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from service.contracts.catalog_file import CatalogError
-from service.core.catalog_loader import Offer
+from service.core.catalog_loader import CatalogLoader
 
 MINE = "extends: bundled\nprompt_sets: [{name: mine, kind: file, path: /prompts.txt}]\n"
 
@@ -19,8 +19,8 @@ def file(tmp_path: Path) -> Path:
     return written
 
 
-def offer(file: Path) -> Offer:
-    return Offer(file, look_seconds=0)
+def offer(file: Path) -> CatalogLoader:
+    return CatalogLoader(file, check_seconds=0)
 
 
 def test_a_changed_file_is_offered(file: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from service.core.catalog_loader import Offer
+from service.core.catalog_loader import CatalogLoader
 from service.db.models import Worker
 from service.db.session import Database
 
@@ -18,7 +18,7 @@ H100 = {"gpu_memory_total_bytes.0": 81_559 * 2**20}
 
 @pytest.fixture(autouse=True)
 def offered(app: FastAPI) -> None:
-    app.state.catalog = Offer(FLUX)
+    app.state.catalog = CatalogLoader(FLUX)
 
 
 def there(database: Database, stats: dict[str, float], queue: str = "train", age: float = 0) -> None:

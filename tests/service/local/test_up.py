@@ -1,4 +1,4 @@
-"""`g2rpo up` starts everything, ends everything however it is ended, and goes on from its data."""
+"""`g2rpo up` starts all processes, ends them in every way it can end, and continues from its data."""
 
 import contextlib
 import fcntl
@@ -84,7 +84,7 @@ def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
 
 @pytest.fixture
 def occupied_ports() -> Iterator[None]:
-    """The usual ports of PostgreSQL and Redis, taken by somebody."""
+    """The usual ports of PostgreSQL and Redis, in use by another socket."""
     with contextlib.ExitStack() as stack:
         for port in (5432, 6379):
             taken = stack.enter_context(socket.socket())

@@ -17,7 +17,7 @@ from service.api.benchmarks.service import store
 from service.app import create_app
 from service.contracts.catalog import JudgeEntry
 from service.contracts.status import TERMINAL, JobStatus
-from service.core.catalog_loader import Offer
+from service.core.catalog_loader import CatalogLoader
 from service.db import evaluation_scores as answers
 from service.db.models import BenchmarkRow, Checkpoint, Evaluation, EvaluationAnswer, EvaluationImage, Garbage
 from service.db.session import Database
@@ -33,7 +33,7 @@ def offered(app: FastAPI, database: Database, tmp_path: Path) -> None:
     """A judge in the operator's catalog, and an imported benchmark of ten prompts."""
     file = tmp_path / "catalog.yaml"
     file.write_text(yaml.safe_dump({"extends": "bundled", "judges": [SEER.model_dump(mode="json")]}))
-    app.state.catalog = Offer(file)
+    app.state.catalog = CatalogLoader(file)
     with database.transaction() as session:
         store(session, benchmark())
 

@@ -1,4 +1,4 @@
-"""`g2rpo doctor`: each thing that is wrong is told once, with its cause and its remedy, on real servers."""
+"""`g2rpo doctor` on real servers: each problem is reported once, with its cause and its fix."""
 
 import json
 import socket
