@@ -25,6 +25,7 @@ from service.core.settings import Settings, what_is_wrong
 from service.db.session import connect as connect_database
 from service.jobs.views import JobView
 from service.local import EmbeddedError
+from service.local.running import find
 
 stdout = Console()
 stderr = Console(stderr=True)
@@ -75,8 +76,6 @@ def open_session(data: Path) -> Iterator[Session]:
 
 
 def _database_settings(data: Path) -> Settings:
-    from service.local.running import find  # psutil is part of an extra
-
     try:
         if "G2RPO_DATABASE_URL" in os.environ:
             return Settings()
