@@ -43,22 +43,16 @@ class Settings(BaseSettings):
         "redis://localhost:6379/0", repr=False, description="Redis or Valkey: wakes workers, counts requests."
     )
     data_dir: Path = Field(Path(".g2rpo"), description="Local directory for files of this process.")
-    storage_url: str | None = Field(
-        None, description="fsspec URL of the artifact store; unset: `artifacts` under data_dir."
-    )
-    min_free_bytes: NonNegativeInt = Field(
-        2**30, description="The service is not ready with less free space in the artifact store than this, bytes."
-    )
+    storage_url: str | None = Field(None, description="fsspec URL of the artifact store; default: data_dir/artifacts.")
+    min_free_bytes: NonNegativeInt = Field(2**30, description="Minimum free space of a ready artifact store, bytes.")
     catalog: Path | None = Field(
-        None,
-        description="YAML file of models, rewards, prompt sets and judges; unset: the bundled file. Workers and their "
-        "processes read the environment variable.",
+        None, description="YAML file of models, rewards, prompt sets and judges. Workers read the environment variable."
     )
     log_level: str = Field("INFO", description="Lowest level that is logged.")
 
     # Keys and quotas
     admin_key: SecretStr | None = Field(
-        None, description="API key with the scope admin, from `g2rpo keys new`; a new value revokes the previous key."
+        None, description="Admin key from `g2rpo keys new`; a new value revokes the previous key."
     )
     max_open_jobs: PositiveInt = Field(1000, description="Maximum number of unfinished, unpaused jobs per key.")
     requests_per_minute: PositiveInt = Field(6000, description="Maximum number of requests per key and minute.")
@@ -67,62 +61,39 @@ class Settings(BaseSettings):
     lease_seconds: PositiveFloat = Field(30, description="Lifetime of a lease; then other workers may claim the job.")
     renew_seconds: PositiveFloat = Field(10, description="Seconds between renewals of a lease.")
     reconcile_seconds: PositiveFloat = Field(15, description="Seconds between searches for missed jobs.")
-    progress_timeout_seconds: PositiveFloat = Field(
-        1800, description="Time without progress after which a job's process is killed."
-    )
-    cancel_grace_seconds: PositiveFloat = Field(
-        120, description="Time, in addition to two of its steps, to stop before SIGTERM."
-    )
-    drain_seconds: PositiveFloat = Field(60, description="Time that a stopping worker gives its job to save its state.")
-    max_attempts: PositiveInt = Field(
-        3, description="Number of consecutive lost attempts without a checkpoint after which a job fails."
-    )
-    max_run_seconds: PositiveFloat = Field(
-        30 * 86_400,
-        description="Maximum running time since a run was created or resumed; its spec can lower it.",
-    )
+    progress_timeout_seconds: PositiveFloat = Field(1800, description="Maximum time of a process without progress.")
+    cancel_grace_seconds: PositiveFloat = Field(120, description="Time to stop, plus two steps, before SIGTERM.")
+    drain_seconds: PositiveFloat = Field(60, description="Time for a job to save its state when its worker stops.")
+    max_attempts: PositiveInt = Field(3, description="Consecutive lost attempts that fail a job.")
+    max_run_seconds: PositiveFloat = Field(30 * 86_400, description="Maximum time to run since creation or resumption.")
     worker_timeout_seconds: PositiveFloat = Field(60, description="Maximum age of the heartbeat of a listed worker.")
 
     # Storage
-    warm_seconds: PositiveFloat = Field(
-        300, description="Time without requests after which a worker releases its models and rewards."
-    )
+    model_cache_seconds: PositiveFloat = Field(300, description="Idle time after which a worker releases its models.")
     max_log_bytes: int = Field(
-        64 * 2**20,
-        ge=2**20,
-        le=2**34,
-        description="Maximum stored size of an attempt's log, bytes; its file is truncated at twice the size.",
+        64 * 2**20, ge=2**20, le=2**34, description="Maximum stored size of an attempt's log, bytes; of its file twice."
     )
-    orphan_seconds: PositiveFloat = Field(
-        86_400, description="Age of a job after which its unreferenced artifacts are deleted."
-    )
+    orphan_seconds: PositiveFloat = Field(86_400, description="Minimum age of unreferenced artifacts to delete.")
     collect_seconds: PositiveFloat = Field(3600, description="Seconds between searches for unreferenced artifacts.")
     idempotency_seconds: PositiveFloat = Field(7 * 86_400, description="Lifetime of an Idempotency-Key.")
 
     # Limits of requests and responses
     max_upload_bytes: PositiveInt = Field(2 * 2**30, description="Maximum size of an imported LoRA file, bytes.")
-    max_results_bytes: PositiveInt = Field(
-        128 * 2**20, description="Maximum size of a result file to rescore, bytes; it is written to disk first."
-    )
+    max_results_bytes: PositiveInt = Field(128 * 2**20, description="Maximum size of a result file to rescore, bytes.")
     max_prompt_set_bytes: PositiveInt = Field(
-        64 * 2**20, le=2**30, description="Maximum size of a file of prompts, bytes; it is written to disk first."
+        64 * 2**20, le=2**30, description="Maximum size of a file of prompts, bytes."
     )
     max_prompt_set_prompts: PositiveInt = Field(
-        1_000_000,
-        description="Maximum number of distinct prompts of a file; reading takes about 130 bytes each.",
+        1_000_000, description="Maximum number of distinct prompts of a file; each needs about 130 bytes."
     )
     max_prompts: PositiveInt = Field(10_000, description="Maximum number of prompts in a request.")
     max_run_nfe: PositiveInt = Field(100_000_000_000, description="Maximum NFE of a run's plan.")
     max_body_bytes: PositiveInt = Field(32 * 2**20, description="Maximum size of a request body, bytes.")
     max_wait_seconds: PositiveFloat = Field(60, description="Maximum wait of `Prefer: wait=N`.")
     max_streams: PositiveInt = Field(1000, description="Maximum number of event streams per API process.")
-    max_stream_seconds: PositiveFloat = Field(
-        3600, description="Maximum age of a stream; its client continues with a new stream."
-    )
+    max_stream_seconds: PositiveFloat = Field(3600, description="Maximum age of a stream; clients reconnect.")
     max_images: PositiveInt = Field(1024, description="Maximum number of images of a generation.")
-    max_pixels: PositiveInt = Field(
-        2**30, description="Maximum number of pixels of all images of a generation or score."
-    )
+    max_pixels: PositiveInt = Field(2**30, description="Maximum number of pixels of a generation or score.")
     max_score_images: PositiveInt = Field(256, description="Maximum number of images of a score.")
     max_score_image_bytes: PositiveInt = Field(16 * 2**20, description="Maximum size of an image file to score, bytes.")
     max_score_image_pixels: PositiveInt = Field(2**24, description="Maximum size of an image to score, pixels.")

@@ -137,7 +137,7 @@ def release_models(
     shared: whether other processes use memory of the GPU; None: there is no GPU. A run that starts anywhere may be
     about to use this GPU; a run that is running already has its GPU, which is this one only if it is shared.
     """
-    reason, names = "idle", models.let_go(database.settings.warm_seconds)
+    reason, names = "idle", models.let_go(database.settings.model_cache_seconds)
     if not names and shared is not None:
         statuses = HELD if shared else {JobStatus.STARTING}
         with database.transaction() as session:

@@ -206,7 +206,7 @@ class TestReleaseModels:
     def test_idle_worker_releases_models(
         self, impatient: Database, app: Celery, eventually: Callable[[Callable[[], object]], None]
     ) -> None:
-        quick = with_settings(impatient, reconcile_seconds=0.01, warm_seconds=0.01)
+        quick = with_settings(impatient, reconcile_seconds=0.01, model_cache_seconds=0.01)
         transformer = weakref.ref(Generator("cpu", WARM).load("shapes-flux").transformer)
         worker = Housekeeping(quick, app, "host:1", "generate")
         worker.start()
