@@ -7,11 +7,9 @@ import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import psutil
 
@@ -53,69 +51,45 @@ class DemoFailed(Exception):
     """A job did not succeed; its error was printed."""
 
 
-@dataclass
-class Seconds:
-    """Wall-clock seconds by phase."""
-
-    phases: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.phases[name] = round(time.perf_counter() - start, 2)
+@contextmanager
+def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
+    """Record the wall-clock seconds of the block as `seconds[phase]`."""
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        seconds[phase] = round(time.perf_counter() - start, 2)
 
 
-@dataclass(frozen=True)
-class Processor:
-    """Processor seconds, user and system, of a process and of its descendants that have ended."""
-
-    own: float
-    children: float
-
-    @classmethod
-    def of(cls, pid: int | None = None) -> Self:
-        """The usage of a process so far; None: this process. A process that has ended has used nothing."""
-        try:
-            times = psutil.Process(pid).cpu_times()
-        except psutil.NoSuchProcess:
-            return cls(0.0, 0.0)
-        return cls(times.user + times.system, times.children_user + times.children_system)
-
-    @property
-    def total(self) -> float:
-        """Both together."""
-        return self.own + self.children
+def _processor_seconds(pid: int | None = None) -> tuple[float, float]:
+    """Processor seconds, user and system, of a process (None: this one) and of its descendants that have ended."""
+    times = psutil.Process(pid).cpu_times()
+    return times.user + times.system, times.children_user + times.children_system
 
 
-class PeakMemory:
-    """Measures the memory of this process and its descendants every ten seconds while the block runs."""
+@contextmanager
+def _memory_samples() -> Iterator[list[int]]:
+    """Memory of this process and its descendants, bytes, sampled every ten seconds while the block runs.
 
-    def __init__(self) -> None:
-        self.bytes = 0
-        """The largest sum measured, with each shared page counted once (PSS)."""
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._measure, name="memory", daemon=True)
+    Each shared page is counted once (PSS).
+    """
+    samples: list[int] = []
+    ended = threading.Event()
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _measure(self) -> None:
+    def sample() -> None:
         process = psutil.Process()
         while True:
-            tree = [process, *process.children(recursive=True)]
-            self.bytes = max(self.bytes, sum(map(_proportional_bytes, tree)))
-            if self._ended.wait(_MEMORY_SECONDS):
+            samples.append(sum(map(_proportional_bytes, [process, *process.children(recursive=True)])))
+            if ended.wait(_MEMORY_SECONDS):
                 return
+
+    thread = threading.Thread(target=sample, name="memory", daemon=True)
+    thread.start()
+    try:
+        yield samples
+    finally:
+        ended.set()
+        thread.join()
 
 
 def _proportional_bytes(process: psutil.Process) -> int:
@@ -129,18 +103,20 @@ def _proportional_bytes(process: psutil.Process) -> int:
 def run(spec: Mapping[str, Any], out: Path, data: Path) -> int:
     """Run the demonstration and return the exit status. Figures and report.json are written to `out`."""
     out.mkdir(parents=True, exist_ok=True)
-    seconds, before = Seconds(), Processor.of()
+    seconds: dict[str, float] = {}
+    before = sum(_processor_seconds())
     stack = Stack(data, port=0, report=lambda line: console.print_line(line, "dim"))
     try:
-        with seconds.phase("total"), interruptible(), PeakMemory() as memory:
-            with seconds.phase("start"):
+        with timed(seconds, "total"), interruptible(), _memory_samples() as samples:
+            with timed(seconds, "start"):
                 stack.__enter__()
             try:
                 with Client(stack.url) as client:
-                    report = demonstrate(client, stack.url, spec, out, seconds)
-                parts = {name: Processor.of(pid) for name, pid in stack.processes.items()}
+                    report = demonstrate(client, spec, out, seconds)
+                # The training process is the only child of this worker.
+                training = _processor_seconds(stack.processes["worker-train"])[1]
             finally:
-                with seconds.phase("stop"):
+                with timed(seconds, "stop"):
                     stack.stop()
     except DemoFailed:
         console.print_line(f"The demo failed; see the logs in {stack.logs}", "red")
@@ -149,10 +125,12 @@ def run(spec: Mapping[str, Any], out: Path, data: Path) -> int:
         return 130
     except ApiError as error:
         raise stack.failure or error from None
+    # All processes have ended and were waited for, so this process's usage includes every descendant's.
+    outside = sum(_processor_seconds()) - before - training
     report |= {
-        "seconds": seconds.phases,
-        "processor_seconds": _processor_seconds(before, parts),
-        "peak_memory_bytes": memory.bytes,
+        "seconds": seconds,
+        "processor_seconds": {"child": round(training, 2), "outside": round(outside, 2)},
+        "peak_memory_bytes": max(samples, default=0),
         "versions": _versions(),
         "machine": {"platform": platform.platform(), "cores": len(os.sched_getaffinity(0))},
     }
@@ -161,22 +139,22 @@ def run(spec: Mapping[str, Any], out: Path, data: Path) -> int:
     return 0
 
 
-def demonstrate(client: Client, url: str, spec: Mapping[str, Any], out: Path, seconds: Seconds) -> dict[str, Any]:
-    """Run the demonstration on the service that `client` uses, at `url`, and return the report.
+def demonstrate(client: Client, spec: Mapping[str, Any], out: Path, seconds: dict[str, float]) -> dict[str, Any]:
+    """Run the demonstration on the service that `client` uses, and return the report.
 
     Figures are written to `out`. Raises DemoFailed.
     """
-    console.print_line(f"the service is ready at {url}")
+    console.print_line(f"the service is ready at {client.url}")
     _cancel_leftovers(client)
     spec = {**spec, "labels": {**spec.get("labels", {}), **LABEL}}
     plan = client.plan(spec)
     console.print_line(f"aligning by G²RPO: {plan.total_nfe} NFE planned")
-    with seconds.phase("run"):
+    with timed(seconds, "run"):
         aligned = watch(client, client.create_run(spec), console.stdout, _REFRESH_SECONDS)
     _require_success("run", aligned)
-    with seconds.phase("generate"):
+    with timed(seconds, "generate"):
         generation = _generate(client, aligned)
-    with seconds.phase("figures"):
+    with timed(seconds, "figures"):
         (out / "curves.png").write_bytes(client.curves_as(aligned.id, "image/png", _CURVES))
         (out / "before_after.png").write_bytes(client.grid(generation.id))
         curves = client.curves(aligned.id, _CURVES).curves
@@ -248,27 +226,6 @@ def _counted(client: Client, aligned: RunView) -> dict[str, int]:
     return counted
 
 
-def _processor_seconds(before: Processor, parts: Mapping[str, Processor]) -> dict[str, Any]:
-    """Processor seconds of the training process, and of everything else in all and by part.
-
-    All processes have ended and were waited for, so this process's usage includes every descendant's. The training
-    process is the only child of `worker-train`.
-    """
-    after = Processor.of()
-    training = parts["worker-train"].children
-    outside = after.total - before.total - training
-    generating = parts["worker-generate"].total
-    by_part = {name: round(part.total, 2) for name, part in parts.items()}
-    by_part |= {"worker-train": round(parts["worker-train"].own, 2), "demo": round(after.own - before.own, 2)}
-    return {
-        "child": round(training, 2),
-        "outside": round(outside, 2),
-        "outside_share": round(outside / training, 4) if training else 0.0,
-        "outside_without_generation_share": round((outside - generating) / training, 4) if training else 0.0,
-        "outside_by_part": by_part,
-    }
-
-
 def _versions() -> dict[str, str]:
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
@@ -287,9 +244,7 @@ def _print(report: Mapping[str, Any], out: Path) -> None:
     console.print_line(
         f"NFE: {counted} counted, {planned} planned\n"
         f"seconds: {seconds['total']:.0f} ({phases})\n"
-        f"processor seconds: {processors['child']:.0f} in the training process, {processors['outside']:.0f} "
-        f"({processors['outside_share']:.1%}) in everything else; "
-        f"{processors['outside_without_generation_share']:.1%} without generating images\n"
+        f"processor seconds: {processors['child']:.0f} training, {processors['outside']:.0f} in other processes\n"
         f"peak memory: {report['peak_memory_bytes'] / 2**20:.0f} MiB\n"
         f"see {out / 'curves.png'}, {out / 'before_after.png'}, {out / 'report.json'}"
     )
