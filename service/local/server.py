@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 from service.local import EmbeddedError
 
-Process: TypeAlias = "subprocess.Popen[bytes]"
+Process: TypeAlias = subprocess.Popen[bytes]
 Announce: TypeAlias = Callable[[Process], None]
 """Receives a process as soon as it exists, so that it can be ended whatever happens next."""
 

@@ -2,7 +2,6 @@
 
 import uuid
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,16 +113,11 @@ def test_without_workers_it_is_ready_and_says_who_is_missing(client: TestClient,
     }
 
 
-def test_an_old_schema_is_named(settings: Settings, empty_database_url: str, tmp_path: Path) -> None:
-    old = settings.model_copy(update={"database_url": empty_database_url})
-    status, problem = readiness(old)
-    assert (status, "the schema has revision none" in problem["detail"]) == (503, True)
-    migrate.upgrade(empty_database_url, "0001")
-    status, problem = readiness(old)
-    assert (status, f"the schema has revision 0001, this service needs {migrate.head()}" in problem["detail"]) == (
-        503,
-        True,
-    )
+def test_a_missing_schema_is_named(settings: Settings, empty_database_url: str) -> None:
+    empty = settings.model_copy(update={"database_url": empty_database_url})
+    status, problem = readiness(empty)
+    assert status == 503
+    assert f"the schema has revision none, this service needs {migrate.head()}" in problem["detail"]
     assert any("service.db.migrate" in check["hint"] for check in problem["checks"] if not check["ok"])
     migrate.upgrade(empty_database_url)
-    assert readiness(old)[0] == 200
+    assert readiness(empty)[0] == 200
