@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.api.curves.comparison_schemas import Axis, Band
+from service.api.curves.schemas import Axis, Band
 from service.cli import console
 
 _TYPES = {suffix: suffix for suffix in (".csv", ".json", ".png", ".svg")}

@@ -4,8 +4,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, Literal, TypedDict, Unpack
 
-from service.api.curves.comparison_schemas import Axis, Band, Comparison
-from service.api.curves.schemas import Curves
+from service.api.curves.schemas import Axis, Band, Comparison, Curves
 from service.api.events.schemas import LAST_ID, RunEnd, RunProgress
 from service.api.logs.schemas import LogPart
 from service.api.runs.reward_groups import RewardGroupView

@@ -1,10 +1,12 @@
 """What a client would like: one of the media types that a route can make, an answer that waits."""
 
+import csv
+import io
 import re
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Annotated, Any
 
-from fastapi import Header
+from fastapi import Header, Response
 
 from service.http.errors import NotAcceptable
 
@@ -33,6 +35,25 @@ def choose(accept: str | None, offered: Sequence[str]) -> str:
     if not best:
         raise NotAcceptable(f"this route makes {', '.join(offered)}; none of them is in Accept: {accept}")
     return best
+
+
+def respond(accept: str | None, renderers: Mapping[str, Callable[[], str | bytes]]) -> Response:
+    """The response in the media type that `Accept` prefers, made by that type's renderer. Raises NotAcceptable."""
+    media_type = choose(accept, tuple(renderers))
+    return Response(renderers[media_type](), media_type=media_type, headers={"Vary": "Accept"})
+
+
+def openapi_content(*media_types: str) -> dict[str, Any]:
+    """The OpenAPI `content` of a response in these media types."""
+    text, binary = {"type": "string"}, {"type": "string", "format": "binary"}
+    return {name: {"schema": text if name.startswith("text/") else binary} for name in media_types}
+
+
+def csv_text(rows: Iterable[Iterable[object]], line_end: str = "\r\n") -> str:
+    """Rows of cells as CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator=line_end).writerows(rows)
+    return text.getvalue()
 
 
 def preferred_wait(prefer: str | None) -> float:

@@ -10,8 +10,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from service.api.checkpoints.schemas import CheckpointSummary, CheckpointView
-from service.api.curves.comparison_schemas import Comparison
-from service.api.curves.schemas import Curves
+from service.api.curves.schemas import Comparison, Curves
 from service.api.evaluations.results_schemas import AnswerView, EvaluationComparison, EvaluationImageView
 from service.api.generations.schemas import GenerationView
 from service.api.keys.schemas import KeyMade, KeyView

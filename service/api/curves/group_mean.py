@@ -1,4 +1,4 @@
-"""The mean of a group of runs, and the band around it: pure functions of numbers."""
+"""Mean over a group of runs with a band, as pure functions of arrays."""
 
 import math
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ from functools import lru_cache
 import numpy as np
 import numpy.typing as npt
 
-from service.api.curves.comparison_schemas import Band
+from service.api.curves.schemas import Band
 
 Numbers = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Line:
-    """A run's values [points] over strictly increasing x [points]. A value that was not finite is NaN."""
+    """Values [points] of a run over strictly increasing x [points]; NaN where a value is not finite."""
 
     x: Numbers
     values: Numbers
@@ -23,7 +23,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean [points] of a group and its band [points], and how many runs [points] each is of; NaN: there is none."""
+    """Mean of a group, its band, and the number of runs with a value, each [points]; NaN where undefined."""
 
     values: Numbers
     low: Numbers
@@ -31,18 +31,18 @@ class Mean:
     n: npt.NDArray[np.int64]
 
 
-def advancing(points: Sequence[tuple[float, float | None]]) -> Line:
-    """The points (x, value) that lie to the right of all before them.
+def increasing(points: Sequence[tuple[float, float | None]]) -> Line:
+    """The points (x, value) whose x is greater than that of all points before.
 
-    The others are what an earlier attempt did later than a newer one, which has not come so far yet.
+    Other points come from an earlier attempt, at a later time than the newer attempt that has overtaken it.
     """
-    x, values = (np.array(side, np.float64) for side in zip(*points, strict=True))
+    x, values = np.array(points, np.float64).T
     before = np.concatenate([[-np.inf], np.maximum.accumulate(x)[:-1]])
     return Line(x[x > before], values[x > before])
 
 
 def joined(lines: Sequence[Line]) -> tuple[Numbers, Numbers]:
-    """Every x [points] that a line has, and the lines' values [lines, points] there, NaN where a line has none."""
+    """The union of all x [points], and the values [lines, points] there; NaN where a line has no such x."""
     grid = np.unique(np.concatenate([line.x for line in lines]))
     values = np.full((len(lines), len(grid)), np.nan)
     for row, line in zip(values, lines, strict=True):
@@ -51,10 +51,11 @@ def joined(lines: Sequence[Line]) -> tuple[Numbers, Numbers]:
 
 
 def resampled(lines: Sequence[Line], max_points: int) -> tuple[Numbers, Numbers]:
-    """A common grid [points] and the lines' values [lines, points] on it, linear between the finite ones.
+    """A common grid [points], and the values [lines, points] on it, interpolated linearly between finite values.
 
-    The grid lies where all lines are defined: every x that one of them has there, or `max_points` evenly spaced ones
-    if these are more. So lines with the same x keep their values exactly. It is empty where lines have no x in common.
+    The grid covers the range where all lines are defined. It consists of every x of any line there, or of `max_points`
+    evenly spaced points if there are more. Lines with equal x keep their values exactly. The grid is empty if the
+    lines have no range in common.
     """
     finite = [Line(line.x[known], line.values[known]) for line in lines for known in [np.isfinite(line.values)]]
     if not all(len(line.x) for line in finite):
@@ -64,17 +65,17 @@ def resampled(lines: Sequence[Line], max_points: int) -> tuple[Numbers, Numbers]
     grid = grid[(first <= grid) & (grid <= last)]
     if len(grid) > max_points:
         grid = np.unique(np.linspace(first, last, max_points))
-    # Clipped: the last bit of an interpolation may lie outside of what it lies between.
-    rows = [np.clip(np.interp(grid, one.x, one.values), one.values.min(), one.values.max()) for one in finite]
+    # Rounding can put an interpolated value outside of the range of the values.
+    rows = [np.interp(grid, line.x, line.values).clip(line.values.min(), line.values.max()) for line in finite]
     return grid, np.stack(rows)
 
 
 def mean(values: Numbers, band: Band) -> Mean:
-    """The mean of values [runs, points] over the runs that have one, and its band where these are two or more."""
-    ordered = np.sort(values, axis=0)  # sums then do not depend on the order of runs; NaN comes last
+    """The mean of values [runs, points] over the runs with a value, and a band where there are two or more."""
+    ordered = np.sort(values, axis=0)  # makes sums independent of the order of runs; NaN comes last
     n = np.isfinite(ordered).sum(axis=0)
     least, greatest = ordered[0], np.fmax.reduce(ordered, axis=0)
-    # From the least value on: the mean of equal ones is then exactly theirs.
+    # Summing differences from the minimum makes the mean of equal values exact.
     means = np.minimum(least + np.nansum(ordered - least, axis=0) / np.maximum(n, 1), greatest)
     if band == "minmax":
         low, high = least, greatest
@@ -84,13 +85,13 @@ def mean(values: Numbers, band: Band) -> Mean:
         if band == "ci95":
             half = deviation / np.sqrt(np.maximum(n, 1)) * np.array([student_t(max(count - 1, 1)) for count in n])
         low, high = means - half, means + half
-    alone = (n < 2) | (band == "none")
-    return Mean(means, np.where(alone, np.nan, low), np.where(alone, np.nan, high), n)
+    no_band = (n < 2) | (band == "none")
+    return Mean(means, np.where(no_band, np.nan, low), np.where(no_band, np.nan, high), n)
 
 
 @lru_cache
 def student_t(freedom: int) -> float:
-    """The 97.5% quantile of Student's t with so many degrees of freedom: |t| lies below it in 95% of cases."""
+    """The 97.5% quantile of Student's t distribution. (SciPy is not a dependency of the service.)"""
     low, high = 0.0, math.pi / 2
     for _ in range(60):
         middle = (low + high) / 2

@@ -1,26 +1,27 @@
-"""`/runs/{run_id}/curves`: convergence curves."""
+"""`/runs/{run_id}/curves` and `/curves`: convergence curves of one run and of several."""
 
 import uuid
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Header, Query, Response
+from pydantic import BaseModel
 
-from service.api.curves import figure, service
-from service.api.curves.schemas import CurveQuery, Curves
+from service.api.curves import service
+from service.api.curves.schemas import Comparison, ComparisonQuery, CurveQuery, Curves
 from service.api.dependencies import SessionDep
 from service.api.routing import ApiRoute, declare
 from service.auth.principal import Scope
 from service.db.models import Run
-from service.http.content_negotiation import choose
+from service.http.content_negotiation import openapi_content, respond
 from service.http.errors import problems
 from service.jobs import views
 
 router = APIRouter(tags=["curves"], route_class=ApiRoute)
 
-FORMS: dict[str, Literal["png", "svg"]] = {"image/png": "png", "image/svg+xml": "svg"}
-OFFERED = ("application/json", "text/csv", *FORMS)
-_BINARY = {"schema": {"type": "string", "format": "binary"}}
-CONTENT = {"text/csv": {"schema": {"type": "string"}}, "image/png": _BINARY, "image/svg+xml": _BINARY}
+Form = Literal["png", "svg"]
+CONTENT = openapi_content("text/csv", "image/png", "image/svg+xml")
 Accept = Annotated[str | None, Header(description="JSON, `text/csv`, `image/png` or `image/svg+xml`.")]
 
 
@@ -38,18 +39,61 @@ def get_curves(
     session: SessionDep,
     accept: Accept = None,
 ) -> Response:
-    """Metrics over optimizer steps. Long ones are cut into buckets with mean, least and greatest: spikes stay visible.
+    """Metrics over optimizer steps. Long metrics are cut into buckets with mean, minimum and maximum, so that spikes
+    stay visible.
 
-    Where a step was done by several attempts, the newest one's value is shown.
+    A step that several attempts computed has the value of the newest attempt.
     """
-    media_type = choose(accept, OFFERED)
     curves = service.curves(session, run_id, query)
-    headers = {"Vary": "Accept"}
-    if media_type == "text/csv":
-        return Response(service.table(curves), media_type="text/csv; charset=utf-8", headers=headers)
-    if media_type in FORMS:
-        run = views.find(session, Run, run_id)
-        session.close()  # drawing takes a while, and needs no connection
-        title = f"{run.name or run.id} ({run.model}, {run.algorithm})"
-        return Response(figure.draw(curves, title, FORMS[media_type]), media_type=media_type, headers=headers)
-    return Response(curves.model_dump_json(), media_type=media_type, headers=headers)
+    run = views.find(session, Run, run_id)
+    title = run.name or f"run {str(run.id)[-8:]}"
+    session.close()  # drawing takes a while and needs no connection
+
+    def draw(form: Form) -> bytes:
+        from service.api.curves.figure import draw_curves  # imports matplotlib: 0.3 s
+
+        return draw_curves(curves, title, form)
+
+    return respond(accept, _renderers(curves, partial(service.table, curves), draw))
+
+
+@router.get(
+    "/curves",
+    operation_id="compareCurves",
+    summary="Curves of several runs over each other",
+    response_model=Comparison,
+    responses={200: {"content": CONTENT}, **problems(404, 406, 422)},
+)
+@declare(Scope.READ)
+def compare_curves(query: Annotated[ComparisonQuery, Query()], session: SessionDep, accept: Accept = None) -> Response:
+    """Metrics of runs and groups of seeds over optimizer steps, NFE or seconds.
+
+    A group is the mean over its runs, each smoothed before, with a band. Over steps, the mean is over the runs with a
+    value at the step. Over NFE and seconds, at which runs differ, each run is interpolated linearly between its finite
+    values on the group's common grid: every x of its runs between the greatest first x and the smallest last x, or
+    `max_points` evenly spaced points if there are more. Points whose x does not increase, and points of steps without
+    that x, are omitted; `warnings` lists the runs.
+    """
+    from service.api.curves.comparison import compare, table  # imports numpy: 0.1 s
+
+    comparison = compare(session, query)
+    session.close()  # drawing takes a while and needs no connection
+
+    def draw(form: Form) -> bytes:
+        from service.api.curves.figure import draw_comparison  # imports matplotlib: 0.3 s
+
+        return draw_comparison(comparison, query.width_mm, form)
+
+    return respond(accept, _renderers(comparison, lambda: table(comparison), draw))
+
+
+def _renderers(
+    content: BaseModel, table: Callable[[], str], draw: Callable[[Form], bytes]
+) -> dict[str, Callable[[], str | bytes]]:
+    """The renderer of each media type of curves."""
+    return {
+        "application/json": content.model_dump_json,
+        "text/csv": table,
+        "image/png": partial(draw, "png"),
+        "image/svg+xml": partial(draw, "svg"),
+    }

@@ -1,7 +1,5 @@
-"""The rules of curves: which metrics are meant, buckets that keep spikes, smoothing, tables."""
+"""Convergence curves of one run: metric selection, buckets that preserve spikes, smoothing, CSV."""
 
-import csv
-import io
 import uuid
 from collections.abc import Sequence
 
@@ -10,61 +8,56 @@ from sqlalchemy.orm import Session
 from service.api.curves.schemas import Curve, CurveQuery, Curves
 from service.db import metric_series
 from service.db.models import Run
+from service.http.content_negotiation import csv_text
 from service.jobs import views
 
 
 def curves(session: Session, run_id: uuid.UUID, query: CurveQuery) -> Curves:
     """The curves of a run. Raises NotFound."""
     run = views.find(session, Run, run_id)
-    wanted = metric_series.latest(session, run_id)
-    if patterns := separated(query.metrics):
-        wanted = [one for one in wanted if any(matches(one.name, pattern) for pattern in patterns)]
-    found = metric_series.buckets(session, run, wanted, query.since_step, query.max_points)
-    return Curves(run_id=str(run_id), curves=[_curve(one, query.smooth) for one in found])
+    ranges = metric_series.latest(session, run_id)
+    if query.metrics:
+        ranges = [span for span in ranges if any(matches(span.name, pattern) for pattern in query.metrics)]
+    buckets = metric_series.buckets(session, run, ranges, query.since_step, query.max_points)
+    return Curves(run_id=str(run_id), curves=[_curve(metric, query.smooth) for metric in buckets])
 
 
 def table(curves: Curves) -> str:
-    """The curves as CSV, one point a line."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["name", "step", "value", "min", "max"])
-    for curve in curves.curves:
-        lows, highs = curve.min or curve.values, curve.max or curve.values
-        writer.writerows((curve.name, *point) for point in zip(curve.steps, curve.values, lows, highs, strict=True))
-    return text.getvalue()
+    """The curves as CSV, a line per point."""
+    rows = [
+        (curve.name, *point)
+        for curve in curves.curves
+        for point in zip(curve.steps, curve.values, curve.min or curve.values, curve.max or curve.values, strict=True)
+    ]
+    return csv_text([("name", "step", "value", "min", "max"), *rows])
 
 
-def smoothed(values: Sequence[float | None], counts: Sequence[int], keep: float) -> list[float | None]:
-    """The moving average of bucket means: a bucket of n values weighs as n equal values one after another would."""
+def smoothed(values: Sequence[float | None], counts: Sequence[int], decay: float) -> list[float | None]:
+    """The exponential moving average of bucket means. A bucket of n values counts as n equal values in a row."""
     average, weight = 0.0, 0.0
     result: list[float | None] = []
     for value, count in zip(values, counts, strict=True):
         if value is None:
             result.append(None)
             continue
-        share = 1 - keep**count
+        share = 1 - decay**count
         average = (1 - share) * average + share * value
         weight = (1 - share) * weight + share
         result.append(average / weight)
     return result
 
 
-def separated(names: Sequence[str]) -> list[str]:
-    """The names that a repeated parameter holds, some of them between commas."""
-    return [name.strip() for several in names for name in several.split(",") if name.strip()]
-
-
 def matches(name: str, pattern: str) -> bool:
-    """Whether a metric is meant by a name, or by a beginning with `*`."""
+    """Whether a metric's name is the pattern, or starts with it if it ends in `*`."""
     return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 
-def _curve(found: metric_series.Buckets, smooth: float) -> Curve:
-    single = all(count <= 1 for count in found.counts)
+def _curve(buckets: metric_series.Buckets, smooth: float) -> Curve:
+    single = all(count <= 1 for count in buckets.counts) and not smooth
     return Curve.model_construct(
-        name=found.name,
-        steps=found.steps,
-        values=smoothed(found.means, found.counts, smooth) if smooth else found.means,
-        min=None if single and not smooth else found.lows,
-        max=None if single and not smooth else found.highs,
+        name=buckets.name,
+        steps=buckets.steps,
+        values=smoothed(buckets.means, buckets.counts, smooth) if smooth else buckets.means,
+        min=None if single else buckets.lows,
+        max=None if single else buckets.highs,
     )

@@ -1,4 +1,4 @@
-"""`/curves`: several runs over each other, alone and as groups, over steps, nfe and seconds."""
+"""`/curves`: runs and groups of seeds in one chart, over steps, NFE and seconds."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ CLIP = "heldout/clip_score"
 
 @pytest.fixture
 def seeds(records: Any) -> list[Any]:
-    """Three runs of one experiment, evaluated at steps 0, 1 and 2, of which the last is the slowest."""
+    """Three runs of one experiment, evaluated at steps 0, 1 and 2; the last run is the slowest."""
     runs = [records.run(JobStatus.RUNNING, name=f"seed {seed}") for seed in range(3)]
     for number, run in enumerate(runs):
         records.metric(run, CLIP, [0.5, 0.6 + number / 100, 0.7 + number / 10])
@@ -38,7 +38,7 @@ def group(runs: list[Any], name: str = "g2rpo") -> str:
 
 
 class TestRuns:
-    def test_they_are_shown_over_each_other(self, client: TestClient, seeds: list[Any]) -> None:
+    def test_runs_share_an_axis(self, client: TestClient, seeds: list[Any]) -> None:
         found = compare(client, *(f"run={run.id}" for run in seeds), f"metric={CLIP}")
         assert (found["x"], found["unit"], found["warnings"]) == ("step", "optimizer steps", [])
         assert [one["name"] for one in found["series"]] == ["seed 0", "seed 1", "seed 2"]
@@ -54,13 +54,13 @@ class TestRuns:
             "n": [1, 1, 1],
         }
 
-    def test_one_without_a_name_is_called_by_its_id(self, client: TestClient, records: Any) -> None:
+    def test_a_run_without_a_name_is_labeled_by_its_id(self, client: TestClient, records: Any) -> None:
         run = records.run()
         records.metric(run, "loss", [1.0])
         (one,) = compare(client, f"run={run.id}", "metric=loss")["series"]
         assert one["name"] == str(run.id)
 
-    def test_those_of_one_name_are_told_apart(self, client: TestClient, records: Any) -> None:
+    def test_equal_names_are_distinguished_by_id(self, client: TestClient, records: Any) -> None:
         runs = [records.run(name=name) for name in ("twin", "twin", "g", "other")]
         for run in runs:
             records.metric(run, "loss", [1.0])
@@ -69,7 +69,7 @@ class TestRuns:
         names = ["g", f"twin (…{ends[0]})", f"twin (…{ends[1]})", f"g (…{ends[2]})", "other"]
         assert [one["name"] for one in found["series"]] == names
 
-    def test_points_are_cut_and_smoothed_as_for_a_single_run(self, client: TestClient, records: Any) -> None:
+    def test_buckets_and_smoothing_equal_those_of_a_single_run(self, client: TestClient, records: Any) -> None:
         run = records.run(JobStatus.RUNNING)
         records.metric(run, "loss", [math.sin(step) for step in range(100)] + [None] * 10, first=3)
         fine = "since_step=5&max_points=9&smooth=0.5"
@@ -78,14 +78,14 @@ class TestRuns:
         assert (one["x"], one["values"]) == (single["steps"], single["values"])
         assert one["n"] == [int(value is not None) for value in one["values"]]
 
-    def test_panels_come_as_asked(self, client: TestClient, records: Any) -> None:
+    def test_metrics_have_the_order_of_the_query(self, client: TestClient, records: Any) -> None:
         run = records.run()
         for name in ("heldout/a", "heldout/b", "loss", "other"):
             records.metric(run, name, [1.0])
         found = compare(client, f"run={run.id}", "metric=loss,heldout/*", "metric=*")
         assert [one["metric"] for one in found["series"]] == ["loss", "heldout/a", "heldout/b", "other"]
 
-    def test_what_is_not_there_is_told(self, client: TestClient, records: Any, seeds: list[Any]) -> None:
+    def test_missing_metrics_are_warnings(self, client: TestClient, records: Any, seeds: list[Any]) -> None:
         bare = records.run(name="bare")
         found = compare(client, f"run={bare.id}", group([seeds[0], bare]), f"metric={CLIP},nothing,no*")
         assert [one["runs"] for one in found["series"]] == [[str(seeds[0].id)]]
@@ -97,7 +97,7 @@ class TestRuns:
 
 
 class TestGroups:
-    def test_one_is_the_mean_with_its_confidence_interval(self, client: TestClient, seeds: list[Any]) -> None:
+    def test_a_group_is_a_mean_with_a_confidence_interval(self, client: TestClient, seeds: list[Any]) -> None:
         (one,) = compare(client, group(seeds), f"metric={CLIP}")["series"]
         assert (one["name"], one["kind"], one["runs"]) == ("g2rpo", "group", [str(run.id) for run in seeds])
         assert (one["x"], one["n"]) == ([0, 1, 2], [3, 3, 3])
@@ -107,17 +107,15 @@ class TestGroups:
         assert one["high"] == pytest.approx([0.5, 0.61 + half[1], 0.8 + half[2]])
 
     @pytest.mark.parametrize(("band", "low"), [("minmax", 0.7), ("std", 0.7), ("none", None)])
-    def test_other_bands_can_be_asked_for(self, client: TestClient, seeds: list[Any], band: str, low: Any) -> None:
+    def test_bands(self, client: TestClient, seeds: list[Any], band: str, low: Any) -> None:
         (one,) = compare(client, group(seeds), f"metric={CLIP}", f"band={band}")["series"]
         assert (one["low"] and one["low"][2]) == (low and pytest.approx(low))
 
-    def test_one_run_has_no_band(self, client: TestClient, seeds: list[Any]) -> None:
+    def test_a_group_of_one_run_has_no_band(self, client: TestClient, seeds: list[Any]) -> None:
         (one,) = compare(client, group(seeds[:1]), f"metric={CLIP}", "band=minmax")["series"]
         assert (one["kind"], one["low"], one["high"]) == ("group", None, None)
 
-    def test_where_a_run_has_no_value_the_others_count(
-        self, client: TestClient, records: Any, seeds: list[Any]
-    ) -> None:
+    def test_the_mean_is_over_the_runs_with_a_value(self, client: TestClient, records: Any, seeds: list[Any]) -> None:
         early = records.run(name="early")
         records.metric(early, CLIP, [0.9, None])
         found = compare(client, group([seeds[0], early]), f"metric={CLIP}")
@@ -125,9 +123,9 @@ class TestGroups:
         assert (one["x"], one["n"]) == ([0, 1, 2], [2, 1, 1])
         assert one["values"] == pytest.approx([0.7, 0.6, 0.7])
         assert one["low"][1:] == [None, None]
-        assert found["warnings"] == [f"group g2rpo: not each of its 2 runs has every point of {CLIP}; n counts them"]
+        assert found["warnings"] == [f"group g2rpo: not every one of its 2 runs has every point of {CLIP}; see n"]
 
-    def test_long_ones_are_cut_into_the_same_buckets(self, client: TestClient, records: Any) -> None:
+    def test_runs_of_a_group_share_buckets(self, client: TestClient, records: Any) -> None:
         runs = [records.run(name=name) for name in "ab"]
         records.metric(runs[0], "loss", [1.0] * 100)
         records.metric(runs[1], "loss", [3.0] * 90, first=14)
@@ -136,7 +134,7 @@ class TestGroups:
         assert one["n"] == [1] + [2] * 9
         assert one["values"] == [1] + [2] * 9
 
-    def test_a_run_may_be_alone_and_in_several(self, client: TestClient, seeds: list[Any]) -> None:
+    def test_a_run_may_be_single_and_in_several_groups(self, client: TestClient, seeds: list[Any]) -> None:
         asked = (group(seeds), group(seeds[:2], "first:two"), f"run={seeds[0].id}", f"metric={CLIP}")
         found = compare(client, *asked)
         assert [(one["name"], len(one["runs"])) for one in found["series"]] == [
@@ -153,7 +151,7 @@ class TestGroups:
 
 
 class TestElapsed:
-    def test_points_are_joined_by_step(self, client: TestClient, records: Any) -> None:
+    def test_points_are_mapped_by_step(self, client: TestClient, records: Any) -> None:
         run = records.run(JobStatus.RUNNING)
         records.metric(run, "elapsed/seconds", [0.0, 2.5, 5.0, 7.5, 10.0])
         for step in (0, 2, 4):
@@ -169,35 +167,37 @@ class TestElapsed:
         assert (found["unit"], one["x"], one["n"]) == ("NFE", [0, 1000, 2000], [3, 3, 3])
         assert one["values"] == pytest.approx([0.5, 0.61, 0.8])
 
-    def test_others_are_interpolated_where_all_are_known(self, client: TestClient, seeds: list[Any]) -> None:
+    def test_values_are_interpolated_on_the_common_range(self, client: TestClient, seeds: list[Any]) -> None:
         (one,) = compare(client, group(seeds), f"metric={CLIP}", "x=seconds")["series"]
         assert one["x"] == [0, 10, 11, 12, 20]
         third = 0.62 + (0.9 - 0.62) * 8 / 12
         second = 0.61 + (0.8 - 0.61) * 9 / 11
         assert one["values"][-1] == pytest.approx((0.7 + second + third) / 3)
 
-    def test_the_common_grid_has_no_more_points_than_asked(self, client: TestClient, seeds: list[Any]) -> None:
+    def test_the_common_grid_has_at_most_max_points(self, client: TestClient, seeds: list[Any]) -> None:
         asked = (group(seeds), f"metric={CLIP}", "x=seconds", "max_points=3")
         assert compare(client, *asked)["series"][0]["x"] == [0, 10, 20]
 
-    def test_a_run_that_has_none_is_left_out_and_told(self, client: TestClient, records: Any, seeds: list[Any]) -> None:
+    def test_a_run_without_the_axis_is_omitted_with_a_warning(
+        self, client: TestClient, records: Any, seeds: list[Any]
+    ) -> None:
         old = records.run(name="old")
         records.metric(old, CLIP, [0.1, 0.2])
         found = compare(client, group([*seeds, old]), f"run={old.id}", f"metric={CLIP}", "x=nfe")
         (one,) = found["series"]
         assert (one["runs"], one["n"]) == ([str(run.id) for run in seeds], [3, 3, 3])
-        assert found["warnings"] == ["run old has no elapsed/nfe: its points are left out"]
+        assert found["warnings"] == ["run old has no elapsed/nfe: its points are omitted"]
 
-    def test_points_that_have_none_are_left_out_and_told(self, client: TestClient, records: Any) -> None:
+    def test_points_without_the_axis_are_omitted_with_a_warning(self, client: TestClient, records: Any) -> None:
         run = records.run(name="half old")
         records.metric(run, CLIP, [0.1, 0.2, 0.3, 0.4])
         records.metric(run, "elapsed/seconds", [5.0, None], first=2)
         found = compare(client, f"run={run.id}", f"metric={CLIP}", "x=seconds")
         assert (found["series"][0]["x"], found["series"][0]["values"]) == ([5], [0.3])
-        told = "run half old has no elapsed/seconds at 3 of 4 steps: their points are left out"
-        assert found["warnings"] == [told]
+        warning = "run half old has no elapsed/seconds at 3 of 4 steps: their points are omitted"
+        assert found["warnings"] == [warning]
 
-    def test_what_a_lost_attempt_did_later_is_left_out(self, client: TestClient, records: Any) -> None:
+    def test_later_points_of_an_earlier_attempt_are_omitted(self, client: TestClient, records: Any) -> None:
         run = records.run(JobStatus.RUNNING, attempt=2)
         records.metric(run, "loss", [5.0, 4.0, 3.0, 2.0])
         records.metric(run, "elapsed/seconds", [0.0, 10.0, 20.0, 30.0])
@@ -206,7 +206,7 @@ class TestElapsed:
         (one,) = compare(client, f"run={run.id}", "metric=loss", "x=seconds")["series"]
         assert (one["x"], one["values"]) == ([0, 10, 35], [5, 4, 3.5])
 
-    def test_a_group_without_common_x_is_told(self, client: TestClient, records: Any) -> None:
+    def test_a_group_without_a_common_range_is_a_warning(self, client: TestClient, records: Any) -> None:
         runs = [records.run(name=name) for name in "ab"]
         for number, run in enumerate(runs):
             records.metric(run, "loss", [1.0, 2.0])
@@ -216,7 +216,7 @@ class TestElapsed:
         assert found["warnings"] == ["the runs of group g2rpo have no seconds in common at which loss is known"]
 
 
-class TestRefusals:
+class TestErrors:
     def test_an_unknown_run_is_named(self, client: TestClient, seeds: list[Any]) -> None:
         unknown = uuid.uuid4()
         for asked in (f"run={unknown}", f"group=g:{seeds[0].id},{unknown}"):
@@ -231,13 +231,13 @@ class TestRefusals:
             ("run={0}", "metric", "required"),
             ("run={0}&metric=,", "metric", "metric=NAME"),
             ("run=abc&metric=loss", "run", "valid UUID"),
-            ("run={0}&run={0}&metric=loss", "run", "run {0} is asked for twice"),
-            ("group=abc&metric=loss", "group", "'abc' is no group; write NAME:ID,ID"),
-            ("group=:{0}&metric=loss", "group", "is no group"),
-            ("group=g:{0},abc&metric=loss", "group", "'abc' in group 'g' is no id of a run; write NAME:ID,ID"),
-            ("group=g:{0},&metric=loss", "group", "'' in group 'g' is no id"),
-            ("group=g:{0},{1},{0}&metric=loss", "group", "group 'g' has run {0} twice"),
-            ("group=g:{0}&group=g:{1}&metric=loss", "group", "two groups 'g'"),
+            ("run={0}&run={0}&metric=loss", "run", "Duplicate run {0}; list each run once"),
+            ("group=abc&metric=loss", "group", "Invalid group 'abc'; write NAME:ID,ID"),
+            ("group=:{0}&metric=loss", "group", "Invalid group"),
+            ("group=g:{0},abc&metric=loss", "group", "Invalid run id 'abc' in group 'g'; write NAME:ID,ID"),
+            ("group=g:{0},&metric=loss", "group", "Invalid run id '' in group 'g'"),
+            ("group=g:{0},{1},{0}&metric=loss", "group", "Duplicate run {0} in group 'g'"),
+            ("group=g:{0}&group=g:{1}&metric=loss", "group", "Duplicate group name 'g'"),
             ("group=g%00:{0}&metric=loss", "group", "at most 200 printable characters"),
             ("group=" + "g" * 201 + ":{0}&metric=loss", "group", "at most 200 printable characters"),
             ("run={0}&metric=loss&x=time", "x", "'step', 'nfe' or 'seconds'"),
@@ -249,7 +249,7 @@ class TestRefusals:
             ("run={0}&metrics=loss&metric=loss", "metrics", "not permitted"),
         ],
     )
-    def test_a_wrong_query_says_what_is_allowed(
+    def test_an_invalid_query_names_what_is_allowed(
         self, client: TestClient, seeds: list[Any], query: str, field: str, words: str
     ) -> None:
         ids = [str(run.id) for run in seeds]
@@ -259,10 +259,10 @@ class TestRefusals:
         assert error["loc"][:2] == ["query", field]
         assert words.format(*ids) in error["msg"]
 
-    def test_too_many_runs_and_groups_are_refused(self, client: TestClient) -> None:
+    def test_too_many_runs_and_groups(self, client: TestClient) -> None:
         ids = [str(uuid.UUID(int=number)) for number in range(65)]
         alone = [f"run={id}" for id in ids]
-        answers = [
+        errors = [
             client.get(f"/curves?metric=loss&{'&'.join(asked)}").json()["errors"][0]
             for asked in (
                 alone,
@@ -270,22 +270,22 @@ class TestRefusals:
                 [f"group={number}:{ids[number]}" for number in range(17)],
             )
         ]
-        assert [answer["loc"] for answer in answers] == [["query", "run"], ["query", "group"], ["query", "group"]]
-        assert "at most 64" in answers[0]["msg"]
-        assert "65 runs" in answers[1]["msg"] and "at most 64" in answers[1]["msg"]
-        assert "at most 16" in answers[2]["msg"]
+        assert [error["loc"] for error in errors] == [["query", "run"], ["query", "group"], ["query", "group"]]
+        assert "at most 64" in errors[0]["msg"]
+        assert "Too many runs: 65" in errors[1]["msg"] and "at most 64" in errors[1]["msg"]
+        assert "at most 16" in errors[2]["msg"]
 
-    def test_too_many_panels_are_refused(self, client: TestClient, records: Any) -> None:
+    def test_too_many_metrics(self, client: TestClient, records: Any) -> None:
         run = records.run()
         for number in range(25):
             records.metric(run, f"m/{number:02}", [1.0])
         response = client.get(f"/curves?run={run.id}&metric=m/*")
         (error,) = response.json()["errors"]
         assert (response.status_code, error["loc"]) == (422, ["query", "metric"])
-        assert error["msg"] == "'m/*' means 25 metrics of these runs; at most 24 are allowed"
+        assert error["msg"] == "'m/*' matches 25 metrics; at most 24 are allowed"
         assert len(compare(client, f"run={run.id}", "metric=m/0*,m/1*")["series"]) == 20
 
-    def test_too_many_points_are_refused(self, client: TestClient, records: Any) -> None:
+    def test_too_many_points(self, client: TestClient, records: Any) -> None:
         runs = [records.run() for _ in range(5)]
         for run in runs:
             for number in range(21):
@@ -295,11 +295,11 @@ class TestRefusals:
         response = client.get(asked + "10000")
         (error,) = response.json()["errors"]
         assert (response.status_code, error["loc"]) == (422, ["query", "max_points"])
-        assert error["msg"].endswith("at most 1000000 are allowed: say 9523 or less")
+        assert error["msg"].endswith("at most 1000000 are allowed. Set max_points to 9523 or less")
         assert client.get(asked + "9523").status_code == 200
 
 
-class TestForms:
+class TestMediaTypes:
     def test_csv_has_a_line_per_point(self, client: TestClient, records: Any, seeds: list[Any]) -> None:
         for number, run in enumerate(seeds):
             records.metric(run, "loss", [0.25 + number / 2, None])
@@ -315,7 +315,7 @@ class TestForms:
         ]
 
     @pytest.mark.parametrize("width", [40, 85.5, 400])
-    def test_figures_are_as_wide_as_asked(self, client: TestClient, seeds: list[Any], width: float) -> None:
+    def test_figures_have_the_requested_width(self, client: TestClient, seeds: list[Any], width: float) -> None:
         asked = (group(seeds), f"run={seeds[0].id}", f"metric={CLIP},elapsed/*", f"width_mm={width}")
         png = compare(client, *asked, headers={"Accept": "image/png"})
         with Image.open(io.BytesIO(png.content)) as image:
@@ -329,9 +329,7 @@ class TestForms:
         ("x", "label"),
         [("step", "optimizer step"), ("nfe", "NFE"), ("seconds", "training time (s)")],
     )
-    def test_svg_says_what_it_shows(
-        self, client: TestClient, records: Any, seeds: list[Any], x: str, label: str
-    ) -> None:
+    def test_svg_has_labels(self, client: TestClient, records: Any, seeds: list[Any], x: str, label: str) -> None:
         records.metric(seeds[0], "loss $x$", [1.0])
         asked = (group(seeds, "_g$p$"), f"run={seeds[0].id}", f"metric={CLIP}", "metric=loss*", f"x={x}")
         text = compare(client, *asked, headers={"Accept": "image/svg+xml"}).text
@@ -345,7 +343,7 @@ class TestForms:
         asked = (f"run={run.id}", "metric=loss", "x=seconds")
         assert "<!-- training time (h) -->" in compare(client, *asked, headers={"Accept": "image/svg+xml"}).text
 
-    def test_evaluations_have_si_prefixes(self, client: TestClient, records: Any) -> None:
+    def test_nfe_have_si_prefixes(self, client: TestClient, records: Any) -> None:
         run = records.run()
         records.metric(run, "loss", [1.0, 2.0])
         records.metric(run, "elapsed/nfe", [0.0, 3_000_000.0])
@@ -359,17 +357,17 @@ class TestForms:
         assert first.content == second.content
         assert first.headers["vary"] == "Accept" and first.headers["content-type"] == form
 
-    def test_a_figure_of_nothing_says_so(self, client: TestClient, seeds: list[Any]) -> None:
+    def test_a_figure_without_metrics(self, client: TestClient, seeds: list[Any]) -> None:
         asked = (f"run={seeds[0].id}", "metric=nothing")
         assert "no metrics yet" in compare(client, *asked, headers={"Accept": "image/svg+xml"}).text
 
-    def test_another_form_is_refused(self, client: TestClient, seeds: list[Any]) -> None:
+    def test_other_media_types_are_not_acceptable(self, client: TestClient, seeds: list[Any]) -> None:
         response = client.get(f"/curves?run={seeds[0].id}&metric=loss", headers={"Accept": "application/xml"})
         assert (response.status_code, response.json()["code"]) == (406, "not_acceptable")
 
 
 class TestClientMethods:
-    def test_the_client_has_every_form(self, app: Any, serve: Any, seeds: list[Any]) -> None:
+    def test_the_client_reads_every_media_type(self, app: Any, serve: Any, seeds: list[Any]) -> None:
         groups = {"all: of them": [run.id for run in seeds]}
         with serve(app) as url, Client(url) as client:
             found = client.compare([CLIP], runs=[seeds[0].id], groups=groups, x="seconds", band="std", smooth=0.1)

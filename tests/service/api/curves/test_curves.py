@@ -1,4 +1,4 @@
-"""`/runs/{run_id}/curves`: what is drawn, how fine, how smooth, in which form."""
+"""`/runs/{run_id}/curves`: metrics, resolution, smoothing and media types."""
 
 import csv
 import io
@@ -28,7 +28,7 @@ def curves(client: TestClient, run: Any, query: str = "") -> dict[str, dict[str,
 
 
 class TestValues:
-    def test_short_curves_are_given_step_by_step(self, client: TestClient, records: Any, run: Any) -> None:
+    def test_short_curves_have_every_step(self, client: TestClient, records: Any, run: Any) -> None:
         records.metric(run, "loss", [0.5, None, 0.25])
         expected = {"name": "loss", "steps": [0, 1, 2], "values": [0.5, None, 0.25], "min": None, "max": None}
         assert curves(client, run) == {"loss": expected}
@@ -66,7 +66,7 @@ class TestBuckets:
         assert curve["values"][67] == pytest.approx(1.0)
 
     @pytest.mark.parametrize("max_points", [1, 7, 50, 99, 100, 101])
-    def test_no_more_points_than_asked_and_none_is_lost(
+    def test_buckets_have_at_most_max_points_and_cover_all_steps(
         self, client: TestClient, records: Any, run: Any, max_points: int
     ) -> None:
         values = [math.sin(step) for step in range(100)]
@@ -103,7 +103,7 @@ class TestBuckets:
         assert found.keys() == {"loss"} and found["loss"]["steps"] == [2, 3]
 
 
-class TestChoice:
+class TestMetrics:
     @pytest.fixture(autouse=True)
     def metrics(self, records: Any, run: Any) -> None:
         for name in ("heldout/clip_score", "heldout/shapes_verifier", "held", "loss"):
@@ -123,7 +123,7 @@ class TestChoice:
             ("?metrics=%25", set()),
         ],
     )
-    def test_metrics_are_chosen_by_name_or_beginning(
+    def test_metrics_are_selected_by_name_or_prefix(
         self, client: TestClient, run: Any, query: str, names: set[str]
     ) -> None:
         assert curves(client, run, query).keys() == names
@@ -132,14 +132,14 @@ class TestChoice:
         "query",
         ["max_points=0", "max_points=10001", "since_step=-1", "smooth=1", "smooth=nan", "metric=loss", "metrics=%00"],
     )
-    def test_a_wrong_query_is_refused(self, client: TestClient, run: Any, query: str) -> None:
+    def test_an_invalid_query(self, client: TestClient, run: Any, query: str) -> None:
         response = client.get(f"/runs/{run.id}/curves?{query}")
         assert response.status_code == 422
         assert response.json()["errors"][0]["loc"][:2] == ["query", query.split("=")[0]]
 
 
 class TestSmoothing:
-    def test_it_is_the_moving_average_corrected_for_its_start(self) -> None:
+    def test_it_is_a_bias_corrected_moving_average(self) -> None:
         values = [1.0, 0.0, 4.0]
         expected = [1.0, (0.5 * 1.0 + 0.0) / 1.5, (0.25 * 1.0 + 0.5 * 0.0 + 4.0) / 1.75]
         assert smoothed(values, [1, 1, 1], 0.5) == pytest.approx(expected)
@@ -148,23 +148,23 @@ class TestSmoothing:
         st.lists(st.tuples(st.floats(-5, 5), st.integers(1, 4)), min_size=1, max_size=8),
         st.floats(0.01, 0.99),
     )
-    def test_a_bucket_weighs_as_its_values_one_by_one(self, buckets: list[tuple[float, int]], keep: float) -> None:
+    def test_a_bucket_counts_as_its_values_in_a_row(self, buckets: list[tuple[float, int]], decay: float) -> None:
         one_by_one = [value for value, count in buckets for _ in range(count)]
-        whole = smoothed(one_by_one, [1] * len(one_by_one), keep)[-1]
-        assert smoothed([value for value, _ in buckets], [count for _, count in buckets], keep)[-1] == pytest.approx(
+        whole = smoothed(one_by_one, [1] * len(one_by_one), decay)[-1]
+        assert smoothed([value for value, _ in buckets], [count for _, count in buckets], decay)[-1] == pytest.approx(
             whole, abs=1e-9
         )
 
     def test_gaps_stay_gaps(self) -> None:
         assert smoothed([1.0, None, 1.0], [1, 0, 1], 0.9) == pytest.approx([1.0, None, 1.0])
 
-    def test_extremes_stay_beside_a_smooth_line(self, client: TestClient, records: Any, run: Any) -> None:
+    def test_extremes_are_not_smoothed(self, client: TestClient, records: Any, run: Any) -> None:
         records.metric(run, "loss", [0.0, 10.0, 0.0])
         curve = curves(client, run, "?smooth=0.9")["loss"]
         assert curve["max"] == [0, 10, 0] and curve["values"][1] < 10
 
 
-class TestForms:
+class TestMediaTypes:
     @pytest.fixture(autouse=True)
     def metrics(self, records: Any, run: Any) -> None:
         records.metric(run, "heldout/clip_score", [0.1, None, 0.3])
@@ -185,27 +185,34 @@ class TestForms:
         response = client.get(f"/runs/{run.id}/curves", headers={"Accept": "image/png"})
         assert response.headers["content-type"] == "image/png"
         with Image.open(io.BytesIO(response.content)) as image:
-            assert image.width >= 900 and image.height >= 300
+            assert image.width == pytest.approx(240 / 25.4 * 200, abs=1) and image.height >= 300
 
-    def test_svg_says_what_it_shows(self, client: TestClient, run: Any) -> None:
+    def test_the_title_is_the_name_of_the_run(self, client: TestClient, records: Any, run: Any) -> None:
+        named = records.run(name="seed 7")
+        records.metric(named, "loss", [1.0])
+        for one, title in ((named, "seed 7"), (run, f"run {str(run.id)[-8:]}")):
+            text = client.get(f"/runs/{one.id}/curves", headers={"Accept": "image/svg+xml"}).text
+            assert f"<!-- {title} -->" in text
+
+    def test_svg_has_labels(self, client: TestClient, run: Any) -> None:
         response = client.get(f"/runs/{run.id}/curves", headers={"Accept": "image/svg+xml"})
         assert response.headers["content-type"] == "image/svg+xml"
         assert response.text.startswith("<?xml")
-        for words in ("heldout/clip_score", "loss $x$", "optimizer step", "min to max", "mean"):
+        for words in ("heldout/clip_score", "loss $x$", "optimizer step", "min to max", "held-out clip score"):
             assert words in response.text
 
-    def test_what_is_looked_at_first_comes_first(self, client: TestClient, records: Any, run: Any) -> None:
+    def test_panels_are_ordered_by_family(self, client: TestClient, records: Any, run: Any) -> None:
         for name in ("advantage/abs_mean", "reward/clip_score", "seconds/rollout"):
             records.metric(run, name, [1.0, 2.0])
         text = client.get(f"/runs/{run.id}/curves", headers={"Accept": "image/svg+xml"}).text
         titles = ["heldout/clip_score", "reward/clip_score", "advantage/abs_mean", "loss $x$", "seconds/rollout"]
-        places = [text.index(f"<!-- {title} -->") for title in titles]
-        assert places == sorted(places)
+        positions = [text.index(f"<!-- {title} -->") for title in titles]
+        assert positions == sorted(positions)
 
-    def test_a_figure_of_nothing_says_so(self, client: TestClient, run: Any) -> None:
+    def test_a_figure_without_metrics(self, client: TestClient, run: Any) -> None:
         response = client.get(f"/runs/{run.id}/curves?metrics=nothing", headers={"Accept": "image/svg+xml"})
         assert "no metrics yet" in response.text
 
-    def test_another_form_is_refused(self, client: TestClient, run: Any) -> None:
+    def test_other_media_types_are_not_acceptable(self, client: TestClient, run: Any) -> None:
         response = client.get(f"/runs/{run.id}/curves", headers={"Accept": "application/xml"})
         assert (response.status_code, response.json()["code"]) == (406, "not_acceptable")

@@ -1,4 +1,4 @@
-"""The mean of a group and its band, as mathematics."""
+"""Mean and band of a group: mathematical properties."""
 
 import math
 
@@ -7,17 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.curves.comparison_schemas import Band
-from service.api.curves.group_mean import Line, advancing, joined, mean, resampled, student_t
+from service.api.curves.group_mean import Line, increasing, joined, mean, resampled, student_t
+from service.api.curves.schemas import Band
 
 BANDS: list[Band] = ["minmax", "std", "ci95", "none"]
 VALUES = st.floats(-1e6, 1e6)
-PLACES = st.lists(st.integers(0, 10_000), min_size=1, max_size=12, unique=True).map(sorted)
+POSITIONS = st.lists(st.integers(0, 10_000), min_size=1, max_size=12, unique=True).map(sorted)
 
 
 @st.composite
 def lines(draw: st.DrawFn) -> Line:
-    x = draw(PLACES)
+    x = draw(POSITIONS)
     values = draw(st.lists(VALUES | st.just(math.nan), min_size=len(x), max_size=len(x)))
     return Line(np.array(x, np.float64) * 0.37, np.array(values))
 
@@ -33,24 +33,24 @@ class TestStudentT:
             *[(9, 2.262), (10, 2.228), (15, 2.131), (20, 2.086), (29, 2.045), (30, 2.042), (40, 2.021), (60, 2.000)],
         ],
     )
-    def test_it_is_that_of_the_printed_tables(self, freedom: int, quantile: float) -> None:
+    def test_quantiles_of_printed_tables(self, freedom: int, quantile: float) -> None:
         assert round(student_t(freedom), 3) == quantile
 
-    def test_it_falls_to_the_normal_one(self) -> None:
+    def test_it_approaches_the_normal_quantile(self) -> None:
         quantiles = [student_t(freedom) for freedom in range(1, 64)]
         assert quantiles == sorted(quantiles, reverse=True)
         assert student_t(100_000) == pytest.approx(1.959964, abs=1e-4)
 
 
-class TestAdvancing:
-    def test_what_does_not_lie_to_the_right_is_left_out(self) -> None:
-        line = advancing([(0.0, 1.0), (10.0, 2.0), (10.0, 3.0), (7.0, 4.0), (11.0, None)])
+class TestIncreasing:
+    def test_points_whose_x_does_not_increase_are_omitted(self) -> None:
+        line = increasing([(0.0, 1.0), (10.0, 2.0), (10.0, 3.0), (7.0, 4.0), (11.0, None)])
         assert line.x.tolist() == [0, 10, 11]
         assert line.values.tolist()[:2] == [1, 2] and math.isnan(line.values[2])
 
     @given(st.lists(st.tuples(VALUES, VALUES | st.none()), min_size=1))
     def test_x_strictly_increases(self, points: list[tuple[float, float | None]]) -> None:
-        line = advancing(points)
+        line = increasing(points)
         assert (np.diff(line.x) > 0).all() and len(line.x) == len(line.values)
 
 
@@ -65,7 +65,7 @@ class TestJoined:
 
 
 class TestResampled:
-    def test_it_lies_on_the_straight_line_between_points(self) -> None:
+    def test_it_interpolates_linearly(self) -> None:
         first = Line(np.array([0.0, 10.0, 20.0]), np.array([0.0, 1.0, 0.0]))
         other = Line(np.array([5.0, 15.0, 30.0]), np.array([5.0, 7.0, 1.0]))
         x, values = resampled([first, other], 500)
@@ -102,7 +102,7 @@ class TestResampled:
 
 
 class TestMean:
-    def test_the_bands_are_what_they_say(self) -> None:
+    def test_bands(self) -> None:
         values = np.array([[1.0], [2.0], [6.0]])
         spread = math.sqrt(7)
         half = 4.302653 * spread / math.sqrt(3)

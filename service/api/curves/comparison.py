@@ -1,0 +1,199 @@
+"""Metrics of several runs and groups of seeds over a common axis. Importing this module imports numpy (0.1 s)."""
+
+import math
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from sqlalchemy.orm import Session
+
+from service.api.curves.group_mean import Line, Numbers, increasing, joined, mean, resampled
+from service.api.curves.schemas import MAX_METRICS, Axis, ComparedSeries, Comparison, ComparisonQuery, Kind
+from service.api.curves.service import matches, smoothed
+from service.db import metric_series
+from service.db.models import Run
+from service.http.content_negotiation import csv_text
+from service.http.errors import invalid
+from service.jobs import views
+
+_UNITS: dict[Axis, str] = {"step": "optimizer steps", "nfe": "NFE", "seconds": "seconds"}
+_ELAPSED: dict[Axis, str] = {"nfe": "elapsed/nfe", "seconds": "elapsed/seconds"}
+"""The metrics, written at every step, that map a step to another axis."""
+_MAX_POINTS = 1_000_000
+"""Of one response, including those of the runs of groups."""
+
+Ids = Sequence[uuid.UUID]
+Ranges = Mapping[str, metric_series.Range]
+"""By metric, the steps at which runs have it."""
+
+
+def compare(session: Session, query: ComparisonQuery) -> Comparison:
+    """The metrics of all groups and runs. Raises NotFound, Invalid."""
+    reader = _Reader(session, query)
+    metrics = reader.metrics()
+    members: list[tuple[Kind, str, Ids]] = [("group", group.name, group.runs) for group in query.groups]
+    members += [("run", reader.labels[id], (id,)) for id in query.run]
+    ranges = [reader.common_ranges(ids, metrics) for _, _, ids in members]
+    reader.check_points((ids, spans) for (_, _, ids), spans in zip(members, ranges, strict=True))
+    series: dict[str, list[ComparedSeries]] = {metric: [] for metric in metrics}
+    for (kind, name, ids), spans in zip(members, ranges, strict=True):
+        for metric, lines in reader.lines(ids, spans).items():
+            if lines and (line := reader.series(kind, name, metric, lines)).x:
+                series[metric].append(line)
+    return Comparison.model_construct(
+        x=query.x,
+        unit=_UNITS[query.x],
+        band=query.band,
+        series=[line for lines in series.values() for line in lines],
+        warnings=list(reader.warnings),
+    )
+
+
+def table(comparison: Comparison) -> str:
+    """The comparison as CSV, a line per point."""
+    rows: list[tuple[object, ...]] = [("name", "kind", "metric", "x", "value", "low", "high", "n")]
+    for series in comparison.series:
+        empty = [None] * len(series.x)
+        points = zip(series.x, series.values, series.low or empty, series.high or empty, series.n, strict=True)
+        rows += [(series.name, series.kind, series.metric, *point) for point in points]
+    return csv_text(rows)
+
+
+class _Reader:
+    """Reads the metrics of a query's runs and collects warnings. Raises NotFound for an unknown run."""
+
+    def __init__(self, session: Session, query: ComparisonQuery) -> None:
+        self.session, self.query = session, query
+        ids = dict.fromkeys([*(id for group in query.groups for id in group.runs), *query.run])
+        self.runs = {id: views.find(session, Run, id) for id in ids}
+        self.labels = _labels(self.runs.values(), [group.name for group in query.groups])
+        self.ranges = {id: {span.name: span for span in metric_series.latest(session, id)} for id in ids}
+        self.warnings: dict[str, None] = {}
+        """In order and unique, since a run may be in several groups."""
+
+    def warn(self, text: str) -> None:
+        """Add a warning once."""
+        self.warnings[text] = None
+
+    def metrics(self) -> list[str]:
+        """The metrics that the query's patterns match, in their order. Raises Invalid for too many."""
+        names = sorted({name for spans in self.ranges.values() for name in spans})
+        found: dict[str, None] = {}
+        for pattern in self.query.metric:
+            matching = [name for name in names if matches(name, pattern)]
+            if not matching:
+                self.warn(f"no run has a metric {pattern!r}")
+            found |= dict.fromkeys(matching)
+        if len(found) > MAX_METRICS:
+            patterns = ", ".join(self.query.metric)[:200]
+            msg = f"{patterns!r} matches {len(found)} metrics; at most {MAX_METRICS} are allowed"
+            raise invalid(["query", "metric"], msg)
+        return list(found)
+
+    def common_ranges(self, ids: Ids, metrics: Iterable[str]) -> dict[str, metric_series.Range]:
+        """By metric, from the first step of any of the runs to the last."""
+        found = {}
+        for metric in metrics:
+            spans = []
+            for id in ids:
+                span = self.ranges[id].get(metric)
+                if span is None or span.last_step < self.query.since_step:
+                    self.warn(f"run {self.labels[id]} has no {metric} to show")
+                else:
+                    spans.append(span)
+            if spans:
+                first = max(min(span.first_step for span in spans), self.query.since_step)
+                found[metric] = metric_series.Range(metric, first, max(span.last_step for span in spans))
+        return found
+
+    def check_points(self, members: Iterable[tuple[Ids, Ranges]]) -> None:
+        """Raise Invalid if the response might have too many points."""
+        spans = [
+            span for ids, spans in members for id in ids for span in spans.values() if span.name in self.ranges[id]
+        ]
+        limit = self.query.max_points
+        points = sum(min(span.last_step - span.first_step + 1, limit) for span in spans)
+        if points > _MAX_POINTS:
+            msg = f"Too many points: up to {points} for {len(spans)} lines; at most {_MAX_POINTS} are allowed. "
+            raise invalid(["query", "max_points"], msg + f"Set max_points to {_MAX_POINTS // len(spans)} or less")
+
+    def lines(self, ids: Ids, ranges: Ranges) -> dict[str, dict[uuid.UUID, Line]]:
+        """By metric and run, the values over x, cut into the same buckets for all these runs."""
+        query = self.query
+        buckets = {id: self._buckets(id, ranges) for id in ids}
+        elapsed = {} if query.x == "step" else {id: self._elapsed(id, found.values()) for id, found in buckets.items()}
+        lines: dict[str, dict[uuid.UUID, Line]] = {}
+        for metric, span in ranges.items():
+            of_runs = {id: found[metric] for id, found in buckets.items() if metric in found}
+            steps = {step for found in of_runs.values() for step in found.steps}
+            first_steps = _first_steps(steps, span.first_step, span.width(query.max_points))
+            lines[metric] = {}
+            for id, found in of_runs.items():
+                x = first_steps if query.x == "step" else elapsed[id]
+                values = smoothed(found.means, found.counts, query.smooth) if query.smooth else found.means
+                points = [(x[step], value) for step, value in zip(found.steps, values, strict=True) if step in x]
+                if points:
+                    lines[metric][id] = increasing(points)
+        return lines
+
+    def series(self, kind: Kind, name: str, metric: str, lines: Mapping[uuid.UUID, Line]) -> ComparedSeries:
+        """A run's line, or the mean of a group's lines with its band."""
+        query, of_runs = self.query, list(lines.values())
+        x, values = joined(of_runs) if query.x == "step" or kind == "run" else resampled(of_runs, query.max_points)
+        found = mean(values, query.band)
+        if not len(x):
+            self.warn(f"the runs of group {name} have no {query.x} in common at which {metric} is known")
+        elif kind == "group" and found.n.min() < len(of_runs):
+            self.warn(f"group {name}: not every one of its {len(of_runs)} runs has every point of {metric}; see n")
+        low, high = _finite(found.low), _finite(found.high)
+        has_band = any(edge is not None for edge in low)
+        return ComparedSeries.model_construct(
+            name=name,
+            kind=kind,
+            runs=[str(id) for id in lines],
+            metric=metric,
+            x=x.tolist(),
+            values=_finite(found.values),
+            low=low if has_band else None,
+            high=high if has_band else None,
+            n=found.n.tolist(),
+        )
+
+    def _buckets(self, id: uuid.UUID, ranges: Ranges) -> dict[str, metric_series.Buckets]:
+        spans = [span for metric, span in ranges.items() if metric in self.ranges[id]]
+        found = metric_series.buckets(self.session, self.runs[id], spans, self.query.since_step, self.query.max_points)
+        return {buckets.name: buckets for buckets in found}
+
+    def _elapsed(self, id: uuid.UUID, buckets: Iterable[metric_series.Buckets]) -> Mapping[int, float]:
+        """By step, the run's x."""
+        name, label = _ELAPSED[self.query.x], self.labels[id]
+        if name not in self.ranges[id]:
+            self.warn(f"run {label} has no {name}: its points are omitted")
+            return {}
+        steps = {step for found in buckets for step in found.steps}
+        values = metric_series.at(self.session, id, name, steps)
+        if missing := len(steps) - len(values):
+            self.warn(f"run {label} has no {name} at {missing} of {len(steps)} steps: their points are omitted")
+        return values
+
+
+def _first_steps(steps: Iterable[int], first: int, width: int) -> dict[int, float]:
+    """By step, the smallest step of its bucket, at which all runs of a group have the bucket."""
+    smallest: dict[int, int] = {}
+    for step in sorted(steps):
+        smallest.setdefault((step - first) // width, step)
+    return {step: smallest[(step - first) // width] for step in steps}
+
+
+def _labels(runs: Iterable[Run], groups: Iterable[str]) -> dict[uuid.UUID, str]:
+    """Names, or ids of runs without a name; the end of the id distinguishes equal names."""
+    names = {run.id: run.name.strip() for run in runs}
+    counts = Counter([*names.values(), *groups])
+    return {
+        id: str(id) if not name else name if counts[name] == 1 else f"{name} (…{str(id)[-8:]})"
+        for id, name in names.items()
+    }
+
+
+def _finite(values: Numbers) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values.tolist()]
