@@ -22,7 +22,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
-from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt, JudgeWords, Point
+from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt, JudgePrompt, Point
 from service.contracts.benchmarks.dimensions import SUB
 from service.contracts.catalog import JudgeEntry
 from service.contracts.evaluations import (
@@ -40,7 +40,7 @@ POINTS = 3
 PER_PROMPT = 4
 DIFFERENT = 32
 """Images that differ; the files are copies of them."""
-WORDS = JudgeWords(
+WORDS = JudgePrompt(
     template="Look at the image of «{prompt}» for {testpoint}. {explanation} {test_explanation} " + "Be exact. " * 200,
     definitions={one: f"{one}, as it should be" for one in SUB},
     definitions_heading="What they mean",

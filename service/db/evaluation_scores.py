@@ -1,61 +1,84 @@
-"""From an evaluation's answers to its scores."""
+"""Answers of an evaluation and its scores. The newest answer on each image counts."""
 
 import uuid
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import structlog
-from sqlalchemy import select
+from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
-from sqlalchemy.orm import Session, undefer
+from sqlalchemy.orm import Session, aliased, undefer
 
 from service.contracts.benchmarks.data import Benchmark
+from service.contracts.benchmarks.judging import Failure, Verdict
+from service.contracts.benchmarks.results import Answer
 from service.contracts.benchmarks.scores import Tally, scores, tally
 from service.contracts.evaluations import RewardMean
-from service.core.bootstrap import intervals, mean_over_prompts
-from service.db.evaluation_answers import counted, is_newest
 from service.db.models import BenchmarkRow, Evaluation, EvaluationAnswer, EvaluationImage
 
 log = structlog.get_logger()
 
 
+def is_newest() -> ColumnElement[bool]:
+    """Whether a row of `evaluation_answers` is the newest on its image."""
+    newer = aliased(EvaluationAnswer)
+    columns = ("evaluation_id", "index", "image_index")
+    same = [getattr(newer, column) == getattr(EvaluationAnswer, column) for column in columns]
+    return ~exists().where(*same, newer.number > EvaluationAnswer.number)
+
+
 def newest(session: Session, evaluation_id: uuid.UUID) -> Sequence[EvaluationAnswer]:
-    """The newest answer on each image, the only one that counts, in the order of the images' names."""
+    """The newest answer on each image, sorted by image."""
     query = select(EvaluationAnswer).where(EvaluationAnswer.evaluation_id == evaluation_id, is_newest())
     return session.scalars(query.order_by(EvaluationAnswer.index, EvaluationAnswer.image_index)).all()
 
 
+def newest_verdicts(session: Session, evaluation_id: uuid.UUID) -> Iterator[Answer]:
+    """The newest answer on each image, without its text, sorted by image."""
+    columns = (EvaluationAnswer.index, EvaluationAnswer.image_index, EvaluationAnswer.scores, EvaluationAnswer.failure)
+    query = select(*columns).where(EvaluationAnswer.evaluation_id == evaluation_id, is_newest())
+    for index, image_index, points, failure in session.execute(query.order_by(*columns[:2])):
+        verdict = Verdict(None if points is None else tuple(points), Failure(failure) if failure else None)
+        yield Answer(index, image_index, verdict)
+
+
 def benchmark_of(session: Session, row: Evaluation) -> Benchmark:
-    """The benchmark of an evaluation, with those prompts alone that are evaluated."""
-    found = session.get_one(BenchmarkRow, row.benchmark_id, options=[undefer(BenchmarkRow.prompts)]).benchmark()
-    wanted = set(row.prompts)
-    return found.model_copy(update={"prompts": tuple(one for one in found.prompts if one.index in wanted)})
+    """The benchmark of an evaluation, with only the prompts that are evaluated."""
+    benchmark = session.get_one(BenchmarkRow, row.benchmark_id, options=[undefer(BenchmarkRow.prompts)]).benchmark()
+    indices = set(row.prompts)
+    return benchmark.model_copy(update={"prompts": tuple(p for p in benchmark.prompts if p.index in indices)})
 
 
-def tally_of(session: Session, row: Evaluation, benchmark: Benchmark) -> Tally:
-    """What the newest answers come to."""
-    return tally(benchmark, counted(session, row.id))
+def tally_of(session: Session, row: Evaluation) -> Tally:
+    """The counts of an evaluation's newest answers."""
+    return tally(benchmark_of(session, row), newest_verdicts(session, row.id))
+
+
+def rewards_by_prompt(session: Session, row: Evaluation) -> dict[str, dict[int, list[float | None]]]:
+    """By reward and prompt, the values of the images; None where the reward failed."""
+    values: dict[str, dict[int, list[float | None]]] = defaultdict(lambda: defaultdict(list))
+    query = select(EvaluationImage.index, EvaluationImage.rewards).where(EvaluationImage.evaluation_id == row.id)
+    for index, rewards in session.execute(query.order_by(EvaluationImage.index, EvaluationImage.image_index)):
+        for name, value in rewards.items():
+            values[name][index].append(value)
+    return values
 
 
 def score(session: Session, row: Evaluation) -> None:
-    """Write an evaluation's scores and mean rewards, of all that is there by now."""
+    """Write an evaluation's scores and mean rewards, computed from its current answers and images."""
+    from service.core.bootstrap import intervals  # imports numpy, which most routes do not need
+
     if row.judge is not None:
-        made = tally_of(session, row, benchmark_of(session, row))
-        row.scores = scores(made, intervals(made)).model_dump(mode="json")
-    found: dict[str, dict[int, list[float | None]]] = defaultdict(lambda: defaultdict(list))
-    images = select(EvaluationImage.index, EvaluationImage.rewards).order_by(
-        EvaluationImage.index, EvaluationImage.image_index
-    )
-    for index, rewards in session.execute(images.where(EvaluationImage.evaluation_id == row.id)):
-        for name, value in rewards.items():
-            found[name][index].append(value)
-    row.rewards = {name: _mean(by_prompt).model_dump(mode="json") for name, by_prompt in found.items()} or None
+        counted = tally_of(session, row)
+        row.scores = scores(counted, intervals(counted)).model_dump(mode="json")
+    rewards = rewards_by_prompt(session, row)
+    row.rewards = {name: _mean(values).model_dump(mode="json") for name, values in rewards.items()} or None
 
 
 def conclude(session: Session, row: Evaluation) -> None:
-    """`score` an evaluation that comes to rest. Answers that cannot be scored must not keep it from that.
+    """`score` an evaluation that ends. Answers that cannot be scored are logged and do not prevent the end.
 
-    Raises only what a database that is away raises.
+    Raises only errors of an unavailable database.
     """
     try:
         with session.begin_nested():
@@ -67,6 +90,8 @@ def conclude(session: Session, row: Evaluation) -> None:
 
 
 def _mean(by_prompt: dict[int, list[float | None]]) -> RewardMean:
+    from service.core.bootstrap import mean_over_prompts
+
     known = [[value for value in values if value is not None] for values in by_prompt.values()]
     images = sum(map(len, known))
     mean, interval = mean_over_prompts([values for values in known if values])

@@ -357,7 +357,7 @@ ANSWER: dict[str, Any] = {
     "name": "0_1.png",
     "prompt": "an oak, painted in ink",
     "points": [
-        {"place": 0, "name": "Style", "dimension": "Style", "description": "painted in ink", "score": 1},
+        {"position": 0, "name": "Style", "dimension": "Style", "description": "painted in ink", "score": 1},
     ],
     "text": "<analysis>['It is in ink.']</analysis><score>[1]</score>",
     "failure": None,

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from service.contracts.benchmarks.data import Benchmark, JudgeWords, Language
+from service.contracts.benchmarks.data import Benchmark, JudgePrompt, Language
 from service.contracts.benchmarks.dimensions import CHINESE, SUB
 from service.contracts.benchmarks.official import FILES, KEYS, OfficialFile
 from service.contracts.benchmarks.reading import read_prompts
@@ -126,7 +126,7 @@ def benchmark(data: bytes | None = None, file: OfficialFile = EN) -> Benchmark:
         pinned=reading.pinned,
         prompts=tuple(reading.prompts),
         repairs=tuple(reading.repairs),
-        judge=JudgeWords(template=TEMPLATE, definitions={}, definitions_heading="A", descriptions_heading="B"),
+        judge=JudgePrompt(template=TEMPLATE, definitions={}, definitions_heading="A", descriptions_heading="B"),
     )
 
 

@@ -1,1 +1,1 @@
-"""Benchmarks: importing a checkout of the official repository, showing what came of it, scoring result files again."""
+"""Benchmarks: import from the official repository, prompts, and scores of result files."""

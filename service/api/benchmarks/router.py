@@ -1,4 +1,4 @@
-"""`/benchmarks`: what models are judged on, and result files scored again."""
+"""`/benchmarks`: prompts with test points, and scores of result files."""
 
 import json
 import pathlib
@@ -30,7 +30,7 @@ from service.http.uploads import receive
 router = APIRouter(tags=["benchmarks"], route_class=ApiRoute)
 
 BenchmarkName = Annotated[
-    str, Path(description="One that `GET /benchmarks` lists.", examples=["unigenbench-en"], max_length=100)
+    str, Path(description="Name of a benchmark, as in `GET /benchmarks`.", examples=["unigenbench-en"], max_length=100)
 ]
 _ROW = {"type": "object", "description": "A row of the CSV: `index`, `testpoint`, `output`, `result_json`, `img_path`."}
 _EXAMPLE = {"index": "0", "testpoint": "['Style']", "result_json": "{'score': [1]}", "img_path": "0_0.png"}
@@ -56,7 +56,7 @@ _FILES = {
 )
 @declare(Scope.READ)
 def list_benchmarks(filters: Annotated[BenchmarkFilters, Query()], session: SessionDep) -> Page[BenchmarkSummary]:
-    """What ships and what `g2rpo benchmarks import` brought, by name, with the hashes that scores go by."""
+    """The bundled and the imported benchmarks by name, with the hashes that make scores comparable."""
     return service.listing(session, filters)
 
 
@@ -70,9 +70,9 @@ def list_benchmarks(filters: Annotated[BenchmarkFilters, Query()], session: Sess
 def get_benchmark(
     name: BenchmarkName, filters: Annotated[PromptFilters, Query()], session: SessionDep
 ) -> BenchmarkView:
-    """A benchmark with the judge's words, what was mended in its file, and its prompts, page by page.
+    """A benchmark with the judge's prompt, the repairs of its file, and a page of its prompts.
 
-    `dimension` picks prompts; the counts are those of the whole benchmark.
+    `dimension` selects prompts; the counts are those of the whole benchmark.
     """
     return service.show(session, name, filters)
 
@@ -92,22 +92,23 @@ async def rescore_benchmark(
     database: DatabaseDep,
     _idempotency: StreamedIdempotentRequestDep,
 ) -> Rescore:
-    """Send a result file of the official scripts as the body; nothing is stored.
+    """Score a result file of the official scripts, sent as the body. Nothing is stored.
 
-    It is their CSV, its rows as JSON lines (`.progress.jsonl`) or as a JSON list, or their JSON summary of counts. The
-    scores are the official ones to the digit, with intervals. Answers that cannot be read are counted, not dropped;
-    where the script lost an answer whose words are in `output`, those are read. A file with rows of another benchmark
-    is refused, row by row.
+    The body is their CSV, its rows as JSON lines (`.progress.jsonl`) or as a JSON list, or their JSON summary of
+    counts. The scores equal the official ones, with intervals. Unreadable answers are counted, not dropped; an answer
+    that the script lost is recovered from `output`. Rows of another benchmark are errors, each with its row number.
     """
 
-    def found() -> Benchmark:
+    def load() -> Benchmark:
         with database.sessions() as session:
             return service.current(session, name)
 
-    benchmark = await run_in_threadpool(found)
+    benchmark = await run_in_threadpool(load)
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type not in service.FORMS:
-        raise UnsupportedMediaType(f"the body must be one of {', '.join(service.FORMS)}, not {media_type[:100]!r}")
+    if media_type not in service.MEDIA_TYPES:
+        raise UnsupportedMediaType(
+            f"Unsupported media type {media_type[:100]!r}; send {', '.join(service.MEDIA_TYPES)}"
+        )
     with tempfile.TemporaryDirectory(prefix="g2rpo-rescore-") as directory:
         file = pathlib.Path(directory) / "results"
         sha256 = await receive(request.stream(), file)

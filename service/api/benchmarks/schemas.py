@@ -1,11 +1,11 @@
-"""How benchmarks are asked for and shown, and how result files are scored."""
+"""Queries and responses of `/benchmarks`."""
 
 from datetime import datetime
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.contracts.benchmarks.data import BenchmarkPrompt, Repair, RowProblem
+from service.contracts.benchmarks.data import BenchmarkPrompt, JudgePrompt, Repair, RowProblem
 from service.contracts.benchmarks.scores import RESAMPLES, Scores
 from service.http import openapi_examples
 from service.http.pagination import Page, PageQuery, Text
@@ -16,18 +16,18 @@ class BenchmarkFilters(PageQuery):
 
 
 class PromptFilters(PageQuery):
-    """Which prompts of a benchmark to show."""
+    """Filters of a benchmark's prompts."""
 
     dimension: list[Text] = Field(
         [],
         max_length=40,
-        description="With a test point of one of these dimensions, primary (`Attribute`) or sub (`Attribute - Color`). "
-        "Repeatable; unset: all.",
+        description="Prompts with a test point of one of these dimensions, primary (`Attribute`) or sub "
+        "(`Attribute - Color`). Repeatable; default: all.",
     )
 
 
 class BenchmarkSummary(BaseModel):
-    """A benchmark as lists show it: the newest import under its name."""
+    """A benchmark in a list: the newest import of its name."""
 
     model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.BENCHMARK_SUMMARY))
 
@@ -36,23 +36,14 @@ class BenchmarkSummary(BaseModel):
     language: str = Field(description="`en` or `zh`.")
     length: str = Field(description="`short` or `long` prompts.")
     prompt_count: int
-    point_count: int = Field(description="Test points of all prompts.")
-    file: str = Field(description="The file it was read from.")
-    data_sha256: str = Field(description="Of that file.")
-    pinned: bool = Field(description="Whether the file is, byte for byte, the official one.")
-    content_sha256: str = Field(description="Of prompts, test points and the judge's words.")
-    template_sha256: str | None = Field(description="Of the judge's template; null where rules judge.")
-    definitions_sha256: str | None = Field(description="Of the definitions and headings that fill it.")
+    point_count: int = Field(description="Number of test points of all prompts.")
+    file: str = Field(description="Name of the imported file.")
+    data_sha256: str = Field(description="SHA-256 of that file.")
+    pinned: bool = Field(description="Whether the file is identical to the official file.")
+    content_sha256: str = Field(description="SHA-256 of prompts, test points and judge prompt.")
+    template_sha256: str | None = Field(description="SHA-256 of the judge's template; null if rules judge the images.")
+    definitions_sha256: str | None = Field(description="SHA-256 of the definitions and headings in the template.")
     imported_at: datetime
-
-
-class JudgeWordsView(BaseModel):
-    """What a judge is told."""
-
-    template: str
-    definitions: dict[str, str] = Field(description="By dimension, as the benchmark spells it.")
-    definitions_heading: str
-    descriptions_heading: str
 
 
 class BenchmarkView(BenchmarkSummary):
@@ -60,21 +51,21 @@ class BenchmarkView(BenchmarkSummary):
 
     model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.BENCHMARK))
 
-    repairs: list[Repair] = Field(description="Faults of the file that were mended.")
-    left_out: list[RowProblem] = Field(description="Rows of the file that were not taken.")
-    dimensions: dict[str, int] = Field(description="Test points by sub-dimension.")
-    judge: JudgeWordsView | None = Field(description="Null where no judge is asked, for rules decide.")
-    prompts: Page[BenchmarkPrompt] = Field(description="In the order of their numbers.")
+    repairs: list[Repair] = Field(description="Faults of the file that were repaired.")
+    left_out: list[RowProblem] = Field(description="Rows of the file that were skipped.")
+    dimensions: dict[str, int] = Field(description="Number of test points by sub-dimension.")
+    judge: JudgePrompt | None = Field(description="Prompt of the judge; null if rules judge the images.")
+    prompts: Page[BenchmarkPrompt] = Field(description="Sorted by index.")
 
 
 class RescoreQuery(BaseModel):
-    """How a result file is scored."""
+    """Options of the scores of a result file."""
 
     model_config = ConfigDict(extra="forbid")
 
-    points: bool = Field(False, description="Whether to tell every test point.")
-    resamples: int = Field(RESAMPLES, ge=0, le=10_000, description="Of the bootstrap; 0: no intervals.")
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="Of the bootstrap.")
+    points: bool = Field(False, description="Include the counts of every test point.")
+    resamples: int = Field(RESAMPLES, ge=0, le=10_000, description="Bootstrap resamples; 0: no intervals.")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Bootstrap seed.")
 
 
 class Rescore(BaseModel):
@@ -83,10 +74,10 @@ class Rescore(BaseModel):
     model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.RESCORE))
 
     benchmark: str
-    data_sha256: str = Field(description="Of the benchmark's data.")
+    data_sha256: str = Field(description="SHA-256 of the benchmark's file.")
     content_sha256: str
-    file_sha256: str = Field(description="Of the result file.")
+    file_sha256: str = Field(description="SHA-256 of the result file.")
     form: Literal["answers", "counts"] = Field(
-        description="Whether the file has answers, or only the counts of a summary: then there are no intervals."
+        description="`answers` per image, or only the `counts` of a summary, which have no intervals."
     )
     scores: Scores

@@ -1,8 +1,9 @@
-"""The rules of benchmarks: what a name means, what is stored, how a result file is scored."""
+"""Benchmarks: storing, lookup by name, prompts by dimension, and scores of result files."""
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -15,29 +16,29 @@ from service.api.benchmarks.schemas import (
     BenchmarkFilters,
     BenchmarkSummary,
     BenchmarkView,
-    JudgeWordsView,
     PromptFilters,
     Rescore,
     RescoreQuery,
 )
 from service.contracts.benchmarks.bundled import bundled, bundled_sha256
-from service.contracts.benchmarks.data import Benchmark, JudgeWords
+from service.contracts.benchmarks.data import Benchmark, JudgePrompt
 from service.contracts.benchmarks.dimensions import PRIMARY, SUB, dimension_of, primary_named, primary_of
 from service.contracts.benchmarks.results import Answers, Counts, read_csv, read_json, read_lines
 from service.contracts.benchmarks.scores import scores, scores_of_counts, tally
 from service.db.base import new_id
 from service.db.models import BenchmarkRow
 from service.http.errors import FieldError, Invalid, NotFound, invalid
-from service.http.pagination import Page, decode_cursor, encode_cursor
+from service.http.pagination import Page, decode_cursor, encode_cursor, paged
 
 CSV, JSON, LINES = "text/csv", "application/json", "application/x-ndjson"
-FORMS = (CSV, JSON, LINES)
-"""Media types of result files."""
-_NAME, _INDEX = TypeAdapter(tuple[str]), TypeAdapter(tuple[int])
+MEDIA_TYPES = (CSV, JSON, LINES)
+"""Of result files."""
+_INDEX = TypeAdapter(tuple[int])
+_NEWEST = (BenchmarkRow.imported_at.desc(), BenchmarkRow.id.desc())
 
 
 def store(session: Session, benchmark: Benchmark) -> bool:
-    """Keep a benchmark, and have its name mean it from now on. False: the same content was there already."""
+    """Store a benchmark as the newest of its name. False: the same content was stored already."""
     row = {
         "id": new_id(),
         "name": benchmark.name,
@@ -49,107 +50,117 @@ def store(session: Session, benchmark: Benchmark) -> bool:
         "about": benchmark.model_dump(mode="json", exclude={"prompts"}),
         "prompts": [prompt.model_dump(mode="json") for prompt in benchmark.prompts],
     }
-    inserting = insert(BenchmarkRow).values(row)
-    # Where the same prompts come from another file now, that is what is known of it.
-    again = {name: inserting.excluded[name] for name in ("data_sha256", "pinned", "about")}
-    kept = session.scalar(
-        inserting.on_conflict_do_update(
+    statement = insert(BenchmarkRow).values(row)
+    # The same prompts may come from another file.
+    updated = {name: statement.excluded[name] for name in ("data_sha256", "pinned", "about")}
+    stored = session.scalar(
+        statement.on_conflict_do_update(
             index_elements=[BenchmarkRow.name, BenchmarkRow.content_sha256],
-            set_={**again, "imported_at": func.clock_timestamp()},
+            set_={**updated, "imported_at": func.clock_timestamp()},
         ).returning(BenchmarkRow.id)
     )
-    return kept == row["id"]
+    return stored == row["id"]
 
 
-def bring_bundled(session: Session) -> None:
-    """Have the benchmark that this version ships, unless it is here already. Commits, unless the caller had begun."""
-    begun = session.in_transaction()
+def store_bundled(session: Session) -> None:
+    """Store the benchmark of this version unless it is stored. Commits unless the caller began a transaction."""
+    in_transaction = session.in_transaction()
     same = (BenchmarkRow.name == bundled().name, BenchmarkRow.content_sha256 == bundled_sha256())
     if session.scalar(select(BenchmarkRow.id).where(*same)) is None:
         store(session, bundled())
-        if not begun:
+        if not in_transaction:
             session.commit()
 
 
 def names(session: Session) -> list[str]:
-    """The names that mean something here."""
-    bring_bundled(session)
+    """The names of all benchmarks."""
+    store_bundled(session)
     return list(session.scalars(select(BenchmarkRow.name).distinct().order_by(BenchmarkRow.name)))
 
 
+def unknown_benchmark(name: str, available: Iterable[str]) -> str:
+    """The message for an unknown name."""
+    similar = get_close_matches(name, available := list(available), n=1)
+    hint = f" Did you mean {similar[0]!r}?" if similar else ""
+    return (
+        f"Unknown benchmark {name[:100]!r}.{hint} Available: {', '.join(available)}. "
+        "Import others with `g2rpo benchmarks import`"
+    )
+
+
+def current_row(session: Session, name: str) -> BenchmarkRow:
+    """The newest row of a name. Raises NotFound."""
+    if name == bundled().name:
+        store_bundled(session)
+    query = select(BenchmarkRow).where(BenchmarkRow.name == name).order_by(*_NEWEST).limit(1)
+    row = None if "\x00" in name else session.scalar(query.options(undefer(BenchmarkRow.prompts)))
+    if row is None:
+        raise NotFound(unknown_benchmark(name, names(session)))
+    return row
+
+
 def current(session: Session, name: str) -> Benchmark:
-    """The benchmark that a name means. Raises NotFound."""
+    """The newest benchmark of a name. Raises NotFound."""
     return current_row(session, name).benchmark()
 
 
 def listing(session: Session, filters: BenchmarkFilters) -> Page[BenchmarkSummary]:
-    """Every benchmark once, by name."""
-    bring_bundled(session)
-    query = (
-        select(BenchmarkRow)
-        .distinct(BenchmarkRow.name)
-        .order_by(BenchmarkRow.name, BenchmarkRow.imported_at.desc(), BenchmarkRow.id.desc())
-        .limit(filters.limit + 1)
-    )
-    if filters.cursor is not None:
-        query = query.where(BenchmarkRow.name > decode_cursor(filters.cursor, _NAME)[0])
-    rows = session.scalars(query).all()
-    page = rows[: filters.limit]
-    return Page(
-        items=[BenchmarkSummary(**_summary(row)) for row in page],
-        next_cursor=encode_cursor(page[-1].name) if len(rows) > len(page) else None,
-    )
+    """The newest benchmark of each name, by name."""
+    store_bundled(session)
+    query = select(BenchmarkRow).distinct(BenchmarkRow.name)
+
+    def view(row: BenchmarkRow) -> BenchmarkSummary:
+        return BenchmarkSummary(**_summary(row))
+
+    return paged(session, query, (BenchmarkRow.name,), filters, view, ascending=True, then=_NEWEST)
 
 
 def show(session: Session, name: str, filters: PromptFilters) -> BenchmarkView:
-    """A benchmark with those of its prompts that fit. Raises NotFound, Invalid."""
+    """A benchmark with a page of its matching prompts. Raises NotFound, Invalid."""
     row = current_row(session, name)
     benchmark = row.benchmark()
-    wanted = dimensions_meant(filters.dimension)
+    dimensions = sub_dimensions(filters.dimension)
     after = -1 if filters.cursor is None else decode_cursor(filters.cursor, _INDEX)[0]
-    fitting = [
+    matching = [
         prompt
         for prompt in sorted(benchmark.prompts, key=lambda prompt: prompt.index)
-        if prompt.index > after and (not wanted or any(point.dimension in wanted for point in prompt.points))
+        if prompt.index > after and (not dimensions or any(point.dimension in dimensions for point in prompt.points))
     ]
-    page = fitting[: filters.limit]
-    counted = Counter(point.dimension for prompt in benchmark.prompts for point in prompt.points)
+    page = matching[: filters.limit]
+    counts = Counter(point.dimension for prompt in benchmark.prompts for point in prompt.points)
     return BenchmarkView(
         **_summary(row),
-        repairs=list(benchmark.repairs),
-        left_out=list(benchmark.left_out),
-        dimensions={one: counted[one] for one in SUB if counted[one]},
-        judge=JudgeWordsView(**benchmark.judge.model_dump()) if benchmark.judge else None,
-        prompts=Page(items=page, next_cursor=encode_cursor(page[-1].index) if len(fitting) > len(page) else None),
+        dimensions={dimension: counts[dimension] for dimension in SUB if counts[dimension]},
+        prompts=Page(items=page, next_cursor=encode_cursor(page[-1].index) if len(matching) > len(page) else None),
     )
 
 
-def dimensions_meant(asked: Sequence[str]) -> set[str]:
-    """The sub-dimensions that a query's `dimension` means, primary or sub. Raises Invalid."""
-    wanted, errors = set(), []
-    for name in asked:
+def sub_dimensions(requested: Sequence[str]) -> set[str]:
+    """The sub-dimensions of the names in a query, each primary or sub. Raises Invalid."""
+    found, errors = set(), []
+    for name in requested:
         primary, sub = primary_named(name), dimension_of(name)
-        wanted |= {one for one in SUB if one == sub or (sub is None and primary_of(one) == primary)}
+        found |= {one for one in SUB if one == sub or (sub is None and primary_of(one) == primary)}
         if primary is None and sub is None:
-            msg = f"there is no dimension {name!r}; the ten are {', '.join(PRIMARY)}; `dimensions` has those under them"
+            msg = f"Unknown dimension {name!r}. Available: {', '.join(PRIMARY)}, and their sub-dimensions"
             errors.append(FieldError(loc=["query", "dimension"], msg=msg, type="unknown_dimension"))
     if errors:
         raise Invalid(errors)
-    return wanted
+    return found
 
 
 def rescore(benchmark: Benchmark, file: Path, file_sha256: str, media_type: str, query: RescoreQuery) -> Rescore:
-    """Score an official result file on the benchmark. Raises Invalid, with every row that does not belong to it."""
-    from service.core.bootstrap import intervals  # numpy, which no other route has to load
+    """The scores of an official result file. Raises Invalid, with every row that is not of the benchmark."""
+    from service.core.bootstrap import intervals  # imports numpy, which other routes do not need
 
     read = _read(benchmark, file, media_type)
     if isinstance(read, Counts):
         found = scores_of_counts(read.sub)
     else:
         if read.problems:
-            raise Invalid([_of_row(one.row, one.description) for one in read.problems])
+            raise Invalid([FieldError(loc=["body", p.row], msg=p.description, type="bad_row") for p in read.problems])
         if not read.answers:
-            raise invalid(["body"], "the file has no rows", "no_rows")
+            raise invalid(["body"], "The file has no rows", "no_rows")
         counted = tally(benchmark, read.answers)
         found = scores(counted, intervals(counted, query.seed, query.resamples), points=query.points)
     return Rescore(
@@ -164,46 +175,21 @@ def rescore(benchmark: Benchmark, file: Path, file_sha256: str, media_type: str,
 
 def _read(benchmark: Benchmark, file: Path, media_type: str) -> Answers | Counts:
     try:
-        # As the csv module wants it: line ends inside quotes are the cell's own.
+        # The csv module needs the line ends inside quotes unchanged.
         with file.open(encoding="utf-8-sig", newline="" if media_type == CSV else None) as text:
             if media_type == JSON:
                 return read_json(text.read(), benchmark)
             return read_csv(text, benchmark) if media_type == CSV else read_lines(text, benchmark)
     except UnicodeDecodeError as error:
-        raise invalid(["body"], f"the file is not in UTF-8: {error.reason}", "not_utf8") from error
+        raise invalid(["body"], f"The file is not UTF-8: {error.reason}", "not_utf8") from error
     except json.JSONDecodeError as error:
-        raise invalid(["body", error.pos], f"the file is no JSON: {error.msg}", "json_invalid") from error
+        raise invalid(["body", error.pos], f"Invalid JSON: {error.msg}", "json_invalid") from error
     except ValueError as error:
         raise invalid(["body"], str(error), "no_results") from error
 
 
-def _of_row(row: int, description: str) -> FieldError:
-    return FieldError(loc=["body", row], msg=description, type="bad_row")
-
-
-def current_row(session: Session, name: str) -> BenchmarkRow:
-    """The row of the benchmark that a name means. Raises NotFound."""
-    if name == bundled().name:
-        bring_bundled(session)
-    query = (
-        select(BenchmarkRow)
-        .where(BenchmarkRow.name == name)
-        .order_by(BenchmarkRow.imported_at.desc(), BenchmarkRow.id.desc())
-        .limit(1)
-        .options(undefer(BenchmarkRow.prompts))
-    )
-    row = None if "\x00" in name else session.scalar(query)
-    if row is None:
-        known = ", ".join(names(session))
-        raise NotFound(
-            f"there is no benchmark {name[:100]!r}; there are: {known}; `g2rpo benchmarks import` brings more"
-        )
-    return row
-
-
 def _summary(row: BenchmarkRow) -> dict[str, Any]:
-    shown = {name: row.about[name] for name in ("name", "title", "language", "length", "file")}
-    columns = ("prompt_count", "point_count", "data_sha256", "pinned", "content_sha256", "imported_at")
-    judge = JudgeWords.model_validate(row.about["judge"]) if row.about["judge"] else None
+    judge = JudgePrompt.model_validate(row.about["judge"]) if row.about["judge"] else None
+    columns = ("prompt_count", "point_count", "content_sha256", "imported_at")
     hashes = {name: getattr(judge, name, None) for name in ("template_sha256", "definitions_sha256")}
-    return shown | hashes | {name: getattr(row, name) for name in columns}
+    return row.about | hashes | {name: getattr(row, name) for name in columns}

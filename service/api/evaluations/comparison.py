@@ -11,8 +11,7 @@ from service.api.evaluations.results_schemas import Compared, CompareQuery, Eval
 from service.contracts.benchmarks.scores import ScoreDifferences
 from service.contracts.status import JobStatus
 from service.core.bootstrap import compare, compare_values
-from service.db.evaluation_answers import is_newest
-from service.db.evaluation_scores import benchmark_of, tally_of
+from service.db.evaluation_scores import is_newest, tally_of
 from service.db.models import Evaluation, EvaluationAnswer, EvaluationImage
 from service.http.errors import invalid
 
@@ -54,7 +53,7 @@ def _side(row: Evaluation, label: str) -> Compared:
 
 
 def _scores(session: Session, first: Evaluation, second: Evaluation, query: CompareQuery) -> ScoreDifferences:
-    counted = [tally_of(session, one, benchmark_of(session, one)) for one in (first, second)]
+    counted = [tally_of(session, one) for one in (first, second)]
     return compare(counted[0], counted[1], query.seed, query.resamples)
 
 

@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 from service.api.evaluations import results
 from service.contracts.benchmarks.data import Benchmark
 from service.contracts.evaluations import ImageName
-from service.db.evaluation_answers import counted, is_newest
+from service.db.evaluation_scores import is_newest, newest_verdicts
 from service.db.models import EvaluationAnswer
 from service.db.session import Database
 from service.http.errors import WrongState
@@ -57,7 +57,7 @@ def summary(session: Session, id: uuid.UUID) -> str:
     spelled: dict[str, str] = {}
     correct: Counter[str] = Counter()
     total: Counter[str] = Counter()
-    for answer in counted(session, id):
+    for answer in newest_verdicts(session, id):
         if answer.verdict.scores is not None:
             for point, score in zip(prompts[answer.index].points, answer.verdict.scores, strict=True):
                 name = spelled.setdefault(point.dimension, point.name)

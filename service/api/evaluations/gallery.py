@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from service.api.evaluations import image_grid, results
 from service.api.evaluations.results_schemas import GalleryQuery
 from service.contracts.benchmarks.data import BenchmarkPrompt
-from service.db.evaluation_answers import is_newest
+from service.db.evaluation_scores import is_newest
 from service.db.models import Evaluation, EvaluationAnswer, EvaluationImage
 from service.http.errors import NotAcceptable, NotFound, invalid
 from service.jobs import views

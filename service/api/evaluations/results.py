@@ -7,7 +7,7 @@ from typing import Any
 from sqlalchemy import ARRAY, ColumnElement, Integer, cast, exists, func, select
 from sqlalchemy.orm import Session, undefer
 
-from service.api.benchmarks.service import dimensions_meant
+from service.api.benchmarks.service import sub_dimensions
 from service.api.evaluations.results_schemas import (
     AnswerFilters,
     AnswerView,
@@ -21,7 +21,7 @@ from service.contracts.benchmarks.judging import Failure
 from service.contracts.catalog import JudgeEntry
 from service.contracts.evaluations import EvaluationSpec, ImageName
 from service.contracts.status import TERMINAL
-from service.db.evaluation_answers import is_newest
+from service.db.evaluation_scores import is_newest
 from service.db.models import BenchmarkRow, Checkpoint, Evaluation, EvaluationAnswer, EvaluationImage, Run
 from service.http.errors import NotFinished, NotFound, WrongState, invalid
 from service.http.pagination import Page, paged
@@ -114,7 +114,7 @@ def image(session: Session, id: uuid.UUID, index: int, image_index: int) -> Eval
 
 def points_of(prompts: Iterable[dict[str, Any]], dimension: Dimensions) -> list[tuple[int, int]]:
     """Prompt and place of every test point of those dimensions. Raises Invalid."""
-    wanted = dimensions_meant(dimension)
+    wanted = sub_dimensions(dimension)
     return [
         (prompt["index"], place)
         for prompt in prompts

@@ -14,7 +14,7 @@ from service.api.idempotency import IdempotentRequest
 from service.auth.principal import Principal
 from service.auth.quota import check_open_jobs
 from service.contracts.benchmarks.bundled import BUNDLED
-from service.contracts.benchmarks.data import JudgeWords
+from service.contracts.benchmarks.data import JudgePrompt
 from service.contracts.benchmarks.scores import Scores
 from service.contracts.catalog import Catalog, JudgeEntry
 from service.contracts.evaluations import EvaluationSpec, RewardMean
@@ -24,7 +24,7 @@ from service.core.settings import Settings
 from service.db import events, retention
 from service.db.artifacts import ArtifactStore
 from service.db.base import new_id
-from service.db.evaluation_answers import is_newest
+from service.db.evaluation_scores import is_newest
 from service.db.models import BenchmarkRow, Evaluation, EvaluationAnswer, EvaluationImage
 from service.db.session import Database
 from service.http.errors import Invalid, NotFound, WrongState, invalid
@@ -106,7 +106,7 @@ def show(session: Session, id: uuid.UUID) -> EvaluationView:
     readable = EvaluationAnswer.scores.is_not(None)
     counts = select(func.count().filter(readable), func.count().filter(~readable))
     judged, failed = session.execute(counts.where(EvaluationAnswer.evaluation_id == id, is_newest())).one()
-    words = JudgeWords.model_validate(row.benchmark.about["judge"]) if row.benchmark.about["judge"] else None
+    words = JudgePrompt.model_validate(row.benchmark.about["judge"]) if row.benchmark.about["judge"] else None
     return EvaluationView(
         **_summary(row),
         spec=row.spec,

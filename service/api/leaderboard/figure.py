@@ -1,92 +1,63 @@
-"""The leaderboard drawn, as the paper prints its table. Matplotlib is imported when a figure is asked for."""
+"""The leaderboard as a figure, laid out like the paper's table. Importing this module imports matplotlib."""
 
-import io
-from typing import TYPE_CHECKING
+from matplotlib.axes import Axes
 
+from service.api.figures import new_figure, save
 from service.api.leaderboard.schemas import Leaderboard
 from service.api.leaderboard.service import heading
-from service.contracts.benchmarks.leaderboard import COLUMNS, SHORT, Ranking, shown
+from service.contracts.benchmarks.leaderboard import COLUMNS, SHORT, Ranking, printed
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.text import Text
-
-_MODEL, _COLUMN, _LINE, _SIZE = 2.6, 1.05, 0.3, 10
-"""Inches: width of the first column and of the others, height of a line; points: size of letters."""
-_MOST = 60
-"""Rows that a figure has room for."""
+_MARGIN, _MODEL, _COLUMN, _LINE = 4, 53, 21, 6
+"""Millimeters: margin, width of the first column and of the others, height of a line."""
+_MAX_ROWS = 60
+_WIDTH = _MODEL + _COLUMN * len(COLUMNS) + 2 * _MARGIN
 
 
 def draw(board: Leaderboard) -> bytes:
-    """A PNG with a table per ranking: the best value bold, the second underlined."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure  # 0.3 s that no other route has to pay
-
-    lines = sum(len(ranking.rows[:_MOST]) + 3 for ranking in board.rankings) or 2
-    width, height = _MODEL + _COLUMN * len(COLUMNS) + 0.3, _LINE * (lines + 1)
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
+    """A PNG with a table per ranking: the best value in bold, the second best underlined."""
+    lines = sum(len(ranking.rows[:_MAX_ROWS]) + 3 for ranking in board.rankings) or 2
+    height = _LINE * (lines + 1)
+    figure = new_figure(_WIDTH, height)
     axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, width), ylim=(height, 0))
+    axes.set(xlim=(0, _WIDTH), ylim=(height, 0))
     axes.set_axis_off()
-    top = _LINE
+    top = float(_LINE)
     for ranking in board.rankings:
-        top = _table(axes, ranking, top, width)
+        top = _draw_table(axes, ranking, top)
     if not board.rankings:
-        _write(axes, 0.15, top, f"{board.benchmark}: nothing was evaluated or published yet")
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", dpi=150, metadata={"Title": f"Leaderboard of {board.benchmark}"})
-    return drawn.getvalue()
+        axes.text(_MARGIN, top, f"{board.benchmark}: no rows yet", va="center")
+    return save(figure, "png", f"Leaderboard of {board.benchmark}")
 
 
-def _table(axes: "Axes", ranking: Ranking, top: float, width: float) -> float:
-    """One ranking, from `top` on; where the next one may begin."""
-    _write(axes, 0.15, top, heading(ranking), size=_SIZE - 1, color="0.35")
+def _draw_table(axes: Axes, ranking: Ranking, top: float) -> float:
+    """Draw a ranking from `top` down; return the top of the next."""
+    edges = [_MARGIN + _MODEL + _COLUMN * (position + 1) for position in range(len(COLUMNS))]
+    small = {"va": "center", "fontsize": "small", "color": "0.35"}
+    axes.text(_MARGIN, top, heading(ranking), **small)
     top += _LINE
-    rights = [_MODEL + _COLUMN * (place + 1) for place in range(len(COLUMNS))]
-    _rule(axes, top - 0.5 * _LINE, width, 1.2)
-    _write(axes, 0.15, top, "Model")
-    for right, column in zip(rights, COLUMNS, strict=True):
-        _write(axes, right, top, SHORT[column], align="right")
-    _rule(axes, top + 0.5 * _LINE, width, 0.7)
-    for row in ranking.rows[:_MOST]:
+    axes.hlines([top - 0.5 * _LINE, top + 0.5 * _LINE], _MARGIN, _WIDTH - _MARGIN, colors="k", linewidth=[1.2, 0.7])
+    axes.text(_MARGIN, top, "Model", va="center")
+    for edge, column in zip(edges, COLUMNS, strict=True):
+        axes.text(edge, top, SHORT[column], va="center", ha="right")
+    for row in ranking.rows[:_MAX_ROWS]:
         top += _LINE
         name = row.model if len(row.model) <= 28 else row.model[:27] + "…"
-        _write(axes, 0.15, top, name + (" †" if row.kind == "published" else ""))
-        for right, column in zip(rights, COLUMNS, strict=True):
+        axes.text(_MARGIN, top, name + (" †" if row.kind == "published" else ""), va="center")
+        for edge, column in zip(edges, COLUMNS, strict=True):
             mark = row.marks.get(column)
-            text = _write(axes, right, top, shown(row.values.get(column)), align="right", bold=mark == "best")
-            if mark == "second":
-                _underline(axes, text)
-    _rule(axes, top + 0.5 * _LINE, width, 1.2)
+            weight = "bold" if mark == "best" else "normal"
+            text = axes.text(edge, top, printed(row.values.get(column)), va="center", ha="right", fontweight=weight)
+            if mark == "second":  # matplotlib has no underlined text
+                box = axes.transData.inverted().transform_bbox(text.get_window_extent())
+                axes.hlines(max(box.y0, box.y1), box.x0, box.x1, colors="k", linewidth=0.9)
+    axes.hlines(top + 0.5 * _LINE, _MARGIN, _WIDTH - _MARGIN, colors="k", linewidth=1.2)
     top += _LINE
-    left_out = len(ranking.rows) - _MOST
-    foot = [
-        f"† published: {source}" for source in sorted({row.source for row in ranking.rows if row.kind == "published"})
-    ]
-    foot += [f"{left_out} more rows not shown"] if left_out > 0 else []
+    omitted = len(ranking.rows) - _MAX_ROWS
     failed = sum(row.failed_answers or 0 for row in ranking.rows)
-    foot += [f"answers failed: {failed} in all"] if failed else []
-    _write(axes, 0.15, top, "   ".join(foot), size=_SIZE - 2, color="0.35")
+    notes = [
+        *(f"† published: {source}" for source in sorted({r.source for r in ranking.rows if r.kind == "published"})),
+        *([f"{omitted} more rows not shown"] if omitted > 0 else []),
+        *([f"failed answers: {failed}"] if failed else []),
+    ]
+    axes.text(_MARGIN, top, "   ".join(notes), **small)
     return top + _LINE
-
-
-def _write(
-    axes: "Axes", x: float, y: float, words: str, *, align: str = "left", bold: bool = False, size: float = _SIZE,
-    color: str = "black",
-) -> "Text":  # fmt: skip
-    weight = "bold" if bold else "normal"
-    return axes.text(
-        x, y, words, ha=align, va="center", fontsize=size, fontweight=weight, color=color, parse_math=False
-    )
-
-
-def _underline(axes: "Axes", text: "Text") -> None:
-    """Matplotlib has no underlined letters: a line as wide as they are drawn."""
-    box = axes.transData.inverted().transform_bbox(text.get_window_extent())
-    below = max(box.y0, box.y1) - 0.01
-    axes.plot([box.x0, box.x1], [below, below], color="black", linewidth=0.9, solid_capstyle="butt")
-
-
-def _rule(axes: "Axes", y: float, width: float, thickness: float) -> None:
-    axes.plot([0.1, width - 0.1], [y, y], color="black", linewidth=thickness)

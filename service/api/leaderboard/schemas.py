@@ -1,4 +1,4 @@
-"""How the leaderboard is asked for and shown."""
+"""Query and response of `/leaderboard`."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -9,20 +9,20 @@ from service.http.pagination import Text
 
 
 class LeaderboardQuery(BaseModel):
-    """Which leaderboard."""
+    """The benchmark of a leaderboard."""
 
     model_config = ConfigDict(extra="forbid")
 
-    benchmark: Text = Field(FILES[0].name, description="One of UniGenBench++'s sets, or another that was imported.")
+    benchmark: Text = Field(FILES[0].name, description="Name of a UniGenBench++ set or of another imported benchmark.")
 
 
 class Leaderboard(BaseModel):
-    """Rankings on one benchmark. What two of them say cannot be compared: judge, content, protocol, number of images
-    or seeds differ."""
+    """Rankings on one benchmark. Rows of different rankings are not comparable: their judge, benchmark content,
+    protocol, number of images or seeds differ."""
 
     model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.LEADERBOARD))
 
     benchmark: str
     columns: list[str] = Field(description="Names of the values, in the order of the tables.")
-    notes: list[str] = Field([], description="What is not shown, and why.")
+    notes: list[str] = Field([], description="What is omitted, and why.")
     rankings: list[Ranking]

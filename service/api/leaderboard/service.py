@@ -1,86 +1,181 @@
-"""The rules of the leaderboard: whose rows it has, and its tables."""
+"""The leaderboard: its rows from evaluations and publications, and its tables."""
 
-import csv
-import io
+from typing import Any
 
+from sqlalchemy import SQLColumnExpression, and_, func, select
 from sqlalchemy.orm import Session
 
 from service.api.benchmarks import service as benchmarks
-from service.api.leaderboard.rows import evaluated
+from service.api.evaluations.results import label
 from service.api.leaderboard.schemas import Leaderboard
-from service.contracts.benchmarks.leaderboard import COLUMNS, SHORT, Mark, Ranking, Row, published_rows, rank, shown
+from service.contracts.benchmarks.leaderboard import (
+    COLUMNS,
+    OVERALL,
+    SHORT,
+    Mark,
+    Ranking,
+    Row,
+    Setting,
+    printed,
+    published_rows,
+    rank,
+)
 from service.contracts.benchmarks.official import FILES
+from service.contracts.benchmarks.scores import Scores
+from service.contracts.catalog import JudgeEntry
+from service.contracts.evaluations import SEED
+from service.contracts.status import JobStatus
+from service.db.models import BenchmarkRow, Checkpoint, Evaluation, Run
+from service.http.content_negotiation import csv_text
 from service.http.errors import NotFound
 
+MAX_EVALUATIONS = 200
+"""Evaluations in a leaderboard, the newest first."""
+_OFFICIAL_IMAGES = 4
+"""Images per prompt in the official protocol."""
+_OFFICIAL_NAMES = tuple(file.name for file in FILES)
+_OTHER_FIELDS = ("name", "judge", "rewards", "limit")
+"""Fields of a spec that do not change what is measured; the judge counts by its identity."""
 _MARKED: dict[Mark | None, str] = {"best": "**{}**", "second": "<u>{}</u>", None: "{}"}
 _SPECIAL = str.maketrans({letter: f"\\{letter}" for letter in "\\|*_`<>[]"})
 
 
 def leaderboard(session: Session, benchmark: str) -> Leaderboard:
     """The rankings on a benchmark. Raises NotFound."""
-    official = [file.name for file in FILES]
-    if benchmark not in official:
-        known = sorted({*official, *benchmarks.names(session)})
-        if benchmark not in known:
-            raise NotFound(f"there is no benchmark {benchmark!r}; there are: {', '.join(known)}")
-    rows, notes = evaluated(session, benchmark)
+    if benchmark not in _OFFICIAL_NAMES:
+        names = sorted({*_OFFICIAL_NAMES, *benchmarks.names(session)})
+        if benchmark not in names:
+            raise NotFound(benchmarks.unknown_benchmark(benchmark, names))
+    rows, notes = _evaluated_rows(session, benchmark)
     rankings = rank([*published_rows(benchmark), *rows])
     return Leaderboard(benchmark=benchmark, columns=list(COLUMNS), notes=notes, rankings=rankings)
 
 
 def heading(ranking: Ranking) -> str:
-    """What is ranked, in a line."""
-    data = f"data {ranking.data_sha256[:12]}" if ranking.data_sha256 else "data not stated"
-    images = "" if ranking.num_images is None else f", {ranking.num_images} images from seed {ranking.seed} on"
+    """The benchmark, judge, data, protocol and images of a ranking in one line."""
+    data = f"data {ranking.data_sha256[:12]}" if ranking.data_sha256 else "data unknown"
+    images = "" if ranking.num_images is None else f", {ranking.num_images} images per prompt from seed {ranking.seed}"
     return f"{ranking.benchmark}, judge {ranking.judge}, {data}, protocol {ranking.protocol}{images}"
 
 
 def csv_table(board: Leaderboard) -> str:
-    """A line per row; `best` and `second` name the columns whose mark it has."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    about = ("benchmark", "judge", "data_sha256", "protocol", "content_sha256", "num_images", "seed")
-    own = ("evaluation_id", "failed_answers")
-    interval = ("overall_low", "overall_high")
-    writer.writerow([*about, "model", "kind", "source", *COLUMNS, "best", "second", *interval, *own])
-    for ranking in board.rankings:
-        for row in ranking.rows:
-            said, known = ([getattr(row, name) for name in names] for names in (about, own))
-            values = [shown(row.values.get(column)) for column in COLUMNS]
-            ends = map(shown, row.overall_interval95 or (None, None))
-            marks = [_with("best", row), _with("second", row)]
-            writer.writerow([*said, row.model, row.kind, row.source, *values, *marks, *ends, *known])
-    return text.getvalue()
+    """The leaderboard as CSV, a line per row; `best` and `second` name the columns with these marks."""
+    setting = tuple(Setting.model_fields)
+    about, details = ("model", "kind", "source"), ("evaluation_id", "failed_answers")
+    header = (*setting, *about, *COLUMNS, "best", "second", "overall_low", "overall_high", *details)
+    return csv_text([
+        header,
+        *(
+            (
+                *(getattr(row, name) for name in (*setting, *about)),
+                *(printed(row.values.get(column)) for column in COLUMNS),
+                *("; ".join(name for name in COLUMNS if row.marks.get(name) == mark) for mark in ("best", "second")),
+                *map(printed, row.overall_interval95 or (None, None)),
+                *(getattr(row, name) for name in details),
+            )
+            for ranking in board.rankings
+            for row in ranking.rows
+        ),
+    ])  # fmt: skip
 
 
 def markdown(board: Leaderboard) -> str:
-    """A table per ranking: the best value bold, the second underlined."""
-    parts = [f"# {board.benchmark}" + ("" if board.rankings else "\n\nNothing was evaluated or published yet.")]
+    """A table per ranking: the best value in bold, the second best underlined."""
+    parts = [f"# {board.benchmark}" + ("" if board.rankings else "\n\nNo rows yet.")]
     parts += map(_escaped, board.notes)
     for ranking in board.rankings:
         lines = [f"## {_escaped(heading(ranking))}", "", *(f"{_escaped(note)}\n" for note in ranking.notes)]
         lines.append("| Model | " + " | ".join(SHORT[column] for column in COLUMNS) + " | |")
         lines.append("|---|" + "---:|" * len(COLUMNS) + "---|")
         for row in ranking.rows:
-            values = [_MARKED[row.marks.get(column)].format(shown(row.values.get(column))) for column in COLUMNS]
+            values = [_MARKED[row.marks.get(column)].format(printed(row.values.get(column))) for column in COLUMNS]
             cells = [_escaped(row.model), *values, f"{row.kind}: {_escaped(_about(row))}"]
             lines.append("| " + " | ".join(cells) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
 
 
+def _evaluated_rows(session: Session, benchmark: str) -> tuple[list[Row], list[str]]:
+    """The rows of a benchmark's evaluations, newest first, and notes on those omitted.
+
+    Of the evaluations with equal model, settings and judge the newest counts. Evaluations of some of the prompts are
+    omitted, since their mean is over other prompts.
+    """
+    judge = func.coalesce(Evaluation.judge["model"].astext, Evaluation.judge["name"].astext)
+    settings: SQLColumnExpression[Any] = Evaluation.spec
+    for name in _OTHER_FIELDS:
+        settings = settings.op("-")(name)
+    identity = (Evaluation.benchmark_id, judge, settings)
+    all_prompts = func.jsonb_array_length(Evaluation.prompts) == BenchmarkRow.prompt_count
+    judged = and_(
+        BenchmarkRow.name == benchmark,
+        Evaluation.status == JobStatus.SUCCEEDED,
+        Evaluation.scores.is_not(None),
+        Evaluation.judge.is_not(None),
+    )
+    newest = (
+        select(Evaluation.id)
+        .join(Evaluation.benchmark)
+        .where(judged, all_prompts)
+        .distinct(*identity)
+        .order_by(*identity, Evaluation.id.desc())
+    )
+    query = (
+        select(Evaluation, Checkpoint, Run, BenchmarkRow)
+        .join(Evaluation.benchmark)
+        .outerjoin(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
+        .outerjoin(Run, Run.id == Checkpoint.run_id)
+        .where(Evaluation.id.in_(newest))
+        .order_by(Evaluation.id.desc())
+    )
+    found = session.execute(query.limit(MAX_EVALUATIONS + 1)).all()
+    partial = session.scalar(select(func.count(Evaluation.id)).join(Evaluation.benchmark).where(judged, ~all_prompts))
+    notes = [f"only the newest {MAX_EVALUATIONS} evaluations are shown"] if len(found) > MAX_EVALUATIONS else []
+    if partial:
+        notes.append(f"evaluations of some of the prompts are not ranked: {partial} omitted")
+    return [_evaluated_row(*one) for one in found[:MAX_EVALUATIONS]], notes
+
+
+def _evaluated_row(
+    evaluation: Evaluation, checkpoint: Checkpoint | None, run: Run | None, benchmark: BenchmarkRow
+) -> Row:
+    scores = Scores.model_validate(evaluation.scores)
+    judge = JudgeEntry.model_validate(evaluation.judge)
+    num_images, seed = evaluation.spec["num_images"], evaluation.spec["seed"]
+    official = (
+        benchmark.pinned
+        and benchmark.name in _OFFICIAL_NAMES
+        and judge.kind == "openai"
+        and (num_images, seed) == (_OFFICIAL_IMAGES, SEED)
+    )
+    shares = {OVERALL: scores.overall, **{name: accuracy.accuracy for name, accuracy in scores.primary.items()}}
+    low, high = scores.overall_interval95 or (None, None)
+    return Row(
+        model=label(evaluation, checkpoint, run),
+        kind="evaluated",
+        source=f"evaluation {evaluation.id}, {evaluation.created_at:%Y-%m-%d}",
+        benchmark=benchmark.name,
+        judge=judge.identity,
+        data_sha256=benchmark.data_sha256,
+        protocol="official" if official else "adapted",
+        content_sha256=benchmark.content_sha256,
+        num_images=num_images,
+        seed=seed,
+        evaluation_id=evaluation.id,
+        overall_interval95=None if low is None or high is None else (100 * low, 100 * high),
+        failed_answers=scores.failed_answers,
+        values={name: None if share is None else 100 * share for name, share in shares.items()},
+    )
+
+
 def _about(row: Row) -> str:
-    """Where a row comes from, and what is known of its answers."""
+    """The source of a row, with the interval and failed answers if known."""
     about = [row.source]
     if row.overall_interval95 is not None:
-        about.append("95% interval of Overall " + " to ".join(map(shown, row.overall_interval95)))
+        about.append("95% interval of Overall " + " to ".join(map(printed, row.overall_interval95)))
     if row.failed_answers:
-        about.append(f"answers failed: {row.failed_answers}")
+        about.append(f"failed answers: {row.failed_answers}")
     return ", ".join(about)
-
-
-def _with(mark: Mark, row: Row) -> str:
-    return "; ".join(column for column in COLUMNS if row.marks.get(column) == mark)
 
 
 def _escaped(text: str) -> str:

@@ -1,1 +1,1 @@
-"""UniGenBench++ without a model or a judge: its data, what answers say, scores, leaderboard rules."""
+"""UniGenBench++ without models and judges: data, parsing of answers, scores, leaderboard rules."""

@@ -1,4 +1,4 @@
-"""A benchmark: prompts, what each image of them is asked for, and the words in which a judge is asked."""
+"""A benchmark: prompts with test points, and the prompt of the judge."""
 
 import hashlib
 import json
@@ -15,12 +15,14 @@ Language = Literal["en", "zh"]
 
 
 class Point(Contract):
-    """A test point: one thing that an image of the prompt is judged on. It is known by its place in the prompt's list:
-    a prompt may have two of the same dimension."""
+    """A test point: one property of a prompt's images that the judge scores.
 
-    name: str = Field(description="The dimension as the benchmark spells it, for the judge.")
+    Its identity is its position in the prompt's list, since a prompt may have two points of one dimension.
+    """
+
+    name: str = Field(description="The dimension as the benchmark spells it.")
     dimension: str = Field(description="One of the 27 sub-dimensions, in English.")
-    description: str = Field(description="What in the prompt is meant.")
+    description: str = Field(description="The property in the prompt.")
 
     @property
     def primary(self) -> str:
@@ -31,9 +33,9 @@ class Point(Contract):
 class BenchmarkPrompt(Contract):
     """A prompt with its test points."""
 
-    index: int = Field(ge=0, le=999_999, description="Its number in the benchmark; image j of it is `INDEX_J.png`.")
+    index: int = Field(ge=0, le=999_999, description="Number of the prompt; its image j is `INDEX_J.png`.")
     text: str
-    category: str = Field(description="The prompt's theme.")
+    category: str = Field(description="Theme of the prompt.")
     subcategory: str
     subject: str
     sentence_structure: str
@@ -41,18 +43,18 @@ class BenchmarkPrompt(Contract):
 
 
 class Repair(Contract):
-    """A fault of the official data that was mended while reading."""
+    """A fault of the official data that was repaired while reading."""
 
-    row: int = Field(description="Row of the file; the heading is row 1.")
-    index: int = Field(description="The prompt's number.")
+    row: int = Field(description="Row of the file; the header is row 1.")
+    index: int = Field(description="Number of the prompt.")
     description: str
 
 
 class RowProblem(Contract):
-    """A row that cannot be taken as it is."""
+    """A row that cannot be read."""
 
-    row: int = Field(description="Row of the file, counting from 1; the heading is row 1.")
-    index: int | None = Field(description="The prompt's number, where it could be read.")
+    row: int = Field(description="Row of the file; the header is row 1.")
+    index: int | None = Field(description="Number of the prompt, if readable.")
     description: str
 
     def __str__(self) -> str:
@@ -60,24 +62,24 @@ class RowProblem(Contract):
         return f"row {self.row}{known}: {self.description}"
 
 
-class JudgeWords(Contract):
-    """What a judge is told: a template, the dimensions' definitions, and the headings of its two lists."""
+class JudgePrompt(Contract):
+    """The prompt of a judge: a template, the definitions of dimensions, and the headings of its two lists."""
 
     template: str = Field(
-        description="With the fields `{prompt}`, `{testpoint}`, `{explanation}`, `{test_explanation}`."
+        description="Has the fields `{prompt}`, `{testpoint}`, `{explanation}`, `{test_explanation}`."
     )
     definitions: dict[str, str] = Field(description="By dimension, as the benchmark spells it.")
     definitions_heading: str
     descriptions_heading: str
 
     def fill(self, prompt: BenchmarkPrompt) -> str:
-        """What a judge is asked about an image of `prompt`, as the official script puts it.
+        """The text for the judge about an image of `prompt`, as in the official script.
 
-        ValueError where a test point's dimension has no definition.
+        Raises ValueError if a test point's dimension has no definition.
         """
         if undefined := sorted({point.name for point in prompt.points} - self.definitions.keys()):
             listed = ", ".join(map(repr, undefined))
-            raise ValueError(f"the judge's words do not define {listed}, which prompt {prompt.index} is judged on")
+            raise ValueError(f"The judge's prompt does not define {listed}, a dimension of prompt {prompt.index}")
         return self.template.format(
             prompt=prompt.text,
             testpoint=[point.name for point in prompt.points],
@@ -87,38 +89,38 @@ class JudgeWords(Contract):
 
     @property
     def template_sha256(self) -> str:
-        """Of the template's UTF-8 text."""
+        """SHA-256 of the template."""
         return hashlib.sha256(self.template.encode()).hexdigest()
 
     @property
     def definitions_sha256(self) -> str:
-        """Of everything but the template."""
+        """SHA-256 of everything except the template."""
         return fingerprint(self.model_dump(mode="json", exclude={"template"}))
 
 
 class Benchmark(Contract):
-    """A set of prompts with test points, as it was read from a file, and the judge's words for it, if it has any."""
+    """Prompts with test points, read from a file, and the prompt of the judge, if there is one."""
 
     name: Name
     title: str
     language: Language
     length: Literal["short", "long"]
-    file: str = Field(description="The file's name.")
-    data_sha256: Sha256 = Field(description="Of the file.")
-    pinned: bool = Field(description="Whether the file is, byte for byte, the official one that this version knows.")
+    file: str = Field(description="Name of the file.")
+    data_sha256: Sha256 = Field(description="SHA-256 of the file.")
+    pinned: bool = Field(description="Whether the file is identical to the official file.")
     prompts: tuple[BenchmarkPrompt, ...] = Field(min_length=1)
     repairs: tuple[Repair, ...] = ()
-    left_out: tuple[RowProblem, ...] = Field((), description="Rows of the file that were not taken.")
-    judge: JudgeWords | None = Field(description="Null: nobody is asked, for rules decide.")
+    left_out: tuple[RowProblem, ...] = Field((), description="Rows of the file that were skipped.")
+    judge: JudgePrompt | None = Field(description="Prompt of the judge; null if rules judge the images.")
 
     @property
     def content_sha256(self) -> str:
-        """Of all that scores depend on: the prompts with their points, and the judge's words."""
+        """SHA-256 of all that scores depend on: the prompts with their points, and the judge's prompt."""
         return fingerprint(self.model_dump(mode="json", include={"prompts", "judge"}))
 
     @property
     def point_count(self) -> int:
-        """Test points of all prompts."""
+        """Number of test points of all prompts."""
         return sum(len(prompt.points) for prompt in self.prompts)
 
 
@@ -128,6 +130,6 @@ def _quoted(heading: str, lines: Iterable[tuple[str, str]]) -> str:
 
 
 def fingerprint(value: Any) -> str:
-    """The SHA-256 of a JSON value, whatever order its names are in."""
+    """The SHA-256 of a JSON value, independent of the order of names."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The ten primary dimensions and 27 sub-dimensions of UniGenBench++, and the ways in which files spell them."""
+"""The ten primary dimensions and 27 sub-dimensions of UniGenBench++, and their spellings in files."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -38,12 +38,12 @@ CHINESE = {
     "Entity Layout - Two-Dimensional Space": "实体布局-二维空间",
     "Text Generation": "文本生成",
 }
-"""The official Chinese and English files have the same test points at the same places: these names meet there."""
+"""English to Chinese, matched by the positions of the same test points in the official files."""
 SUB = tuple(CHINESE)
 
 
 def tidy(name: str) -> str:
-    """`name` with single spaces, and ` - ` at its first hyphen: what stands before it is the primary dimension."""
+    """`name` with single spaces, and ` - ` in place of the first hyphen, which follows the primary dimension."""
     primary, hyphen, rest = " ".join(name.split()).partition("-")
     return f"{primary.strip()} - {rest.strip()}" if hyphen else primary.strip()
 
@@ -62,10 +62,10 @@ _PRIMARY_BY_SPELLING: Mapping[str, str] = MappingProxyType(
 
 
 def dimension_of(name: str) -> str | None:
-    """The sub-dimension that a file's `name` means, in English; blanks do not matter. None: there is no such one."""
+    """The sub-dimension of a spelling in a file, in English, ignoring blanks; None if unknown."""
     return _BY_SPELLING.get(tidy(name))
 
 
 def primary_named(name: str) -> str | None:
-    """The primary dimension that a file's `name` means, in English; None: there is no such one."""
+    """The primary dimension of a spelling in a file, in English; None if unknown."""
     return _PRIMARY_BY_SPELLING.get(tidy(name))

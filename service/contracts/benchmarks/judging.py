@@ -1,4 +1,4 @@
-"""What a judge's answer says: a score for every test point, or a reason why it says none."""
+"""Parsing of a judge's answer: a score for every test point, or the reason why there are none."""
 
 import re
 from collections.abc import Sequence
@@ -11,22 +11,22 @@ class Failure(StrEnum):
     """Why an answer has no scores."""
 
     NO_ANSWER = "no_answer"
-    """There is none, or an empty one."""
+    """No answer, or an empty one."""
     NO_SCORES = "no_scores"
-    """No `<score>…</score>` is in it; it may have been cut off."""
+    """No `<score>…</score>`; the answer may be cut off."""
     SEVERAL_SCORES = "several_scores"
-    """It has several, which do not say the same."""
+    """Several `<score>` elements that differ."""
     NOT_A_LIST = "not_a_list"
-    """What stands there is no list in square brackets."""
+    """The content of `<score>` is not a list in square brackets."""
     NOT_BINARY = "not_binary"
-    """The list has something other than the whole numbers 0 and 1."""
+    """The list has items other than the integers 0 and 1."""
     WRONG_COUNT = "wrong_count"
-    """The list is longer or shorter than the list of test points."""
+    """The list has more or fewer items than there are test points."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The scores of one image's test points, 0 or 1 each in their order, or why there are none."""
+    """The scores of an image's test points, 0 or 1 each, in order, or why there are none."""
 
     scores: tuple[int, ...] | None
     failure: Failure | None = None
@@ -42,22 +42,22 @@ _BINARY = re.compile(r"\s*[01]\s*")
 def read_answer(text: str | None, points: int) -> Verdict:
     """The scores in a judge's answer on `points` test points.
 
-    Only what stands between `<score>` and `</score>` is read, so that no quote, fence or bracket of the analysis can
-    spoil it. It must be one list of so many 0 and 1; anything else is a failure, and never guessed at.
+    Only the content of `<score>` is read, so that quotes, fences and brackets in the analysis have no effect. It must
+    be one list of that many 0 and 1; anything else is a failure. Scores are never guessed.
     """
     if text is None or not text.strip():
         return Verdict(None, Failure.NO_ANSWER)
-    found = {_unfenced(one) for one in _elements(text)}
-    # A tag that the judge only talks about holds words; a list that is none, beside one that is, may be the true one.
-    lists = {one for one in found if "[" in one} or found
+    found = {_unfenced(content) for content in _score_elements(text)}
+    # A tag that the analysis only mentions contains prose. An invalid list counts: it may be the intended one.
+    lists = {content for content in found if "[" in content} or found
     if not lists:
         return Verdict(None, Failure.NO_SCORES)
-    verdicts = {_verdict(one, points) for one in lists}
+    verdicts = {_verdict(content, points) for content in lists}
     return verdicts.pop() if len(verdicts) == 1 else Verdict(None, Failure.SEVERAL_SCORES)
 
 
 def check_scores(values: Any, points: int) -> Verdict:
-    """The scores in a value that was read as JSON or as a literal, held to the same rules."""
+    """The scores in a value from JSON or a Python literal, by the same rules."""
     if not isinstance(values, Sequence) or isinstance(values, str | bytes):
         return Verdict(None, Failure.NOT_A_LIST)
     if not all(type(value) is int and value in (0, 1) for value in values):
@@ -67,28 +67,29 @@ def check_scores(values: Any, points: int) -> Verdict:
     return Verdict(tuple(values))
 
 
-def _elements(text: str) -> list[str]:
-    """What stands in every `<score>` that the judge gives: not those that its analysis only talks about.
+def _score_elements(text: str) -> list[str]:
+    """The contents of all `<score>` elements, without those that the analysis mentions.
 
-    Where an analysis is never closed, it may have been cut off while it talked: then the answer's own end must follow.
+    If an analysis is never closed, the answer may be cut off within it; then the elements in it count only if the end
+    of the answer follows.
     """
-    given: list[str] = []
-    talked_of: list[str] = []
-    begun: int | None = None
+    final: list[str] = []
+    mentioned: list[str] = []
+    start: int | None = None
     end = 0
     thinking = False
     for tag in _TAG.finditer(text):
         closing, name = bool(tag[1]), tag[2].lower()
         if name != "score":
-            begun, thinking = None, not closing
+            start, thinking = None, not closing
             if closing:
-                talked_of.clear()
+                mentioned.clear()
         elif not closing:
-            begun = tag.end()
-        elif begun is not None:
-            (talked_of if thinking else given).append(text[begun : tag.start()])
-            begun, end = None, tag.end()
-    return given + talked_of if _END.fullmatch(text, end) else given
+            start = tag.end()
+        elif start is not None:
+            (mentioned if thinking else final).append(text[start : tag.start()])
+            start, end = None, tag.end()
+    return final + mentioned if _END.fullmatch(text, end) else final
 
 
 def _unfenced(text: str) -> str:

@@ -1,9 +1,10 @@
-"""Leaderboard rules: which rows may stand in one ranking, and which values are marked as the best and the second."""
+"""Leaderboard rules: which rows are ranked together, and which values are marked as best and second best."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal
 from uuid import UUID
 
 import yaml
@@ -15,156 +16,130 @@ from service.contracts.benchmarks.scores import Interval, mean_of_ten
 
 OVERALL = "Overall"
 COLUMNS = (OVERALL, *PRIMARY)
-"""Of a leaderboard, in the order of the paper's Table 2."""
-SHORT = dict(
-    zip(
-        COLUMNS,
-        (
-            *("Overall", "Style", "World Know.", "Attribute", "Action", "Relation."),
-            *("Logic.Reason.", "Grammar", "Compound", "Layout", "Text"),
-        ),
-        strict=True,
-    )
-)
-"""The names of the columns in that table."""
+"""In the order of the paper's Table 2."""
+SHORT = {**{name: name for name in COLUMNS}, "World Knowledge": "World Know.", "Relationship": "Relation."} | {
+    "Logical Reasoning": "Logic.Reason.",
+    "Entity Layout": "Layout",
+    "Text Generation": "Text",
+}
+"""Column headings of that table."""
 PUBLISHED = Path(__file__).with_name("published.yaml")
 
 Mark = Literal["best", "second"]
 
 
-class Row(Contract):
-    """A model's place in a leaderboard."""
+class Setting(Contract):
+    """What rows must have in common to be comparable."""
 
-    model: str = Field(description="What was judged.")
-    kind: Literal["published", "evaluated"] = Field(
-        description="Whether others published it, or it was evaluated here."
-    )
-    source: str = Field(description="Where it comes from.")
     benchmark: Name
     judge: str
-    data_sha256: str | None = Field(description="Of the benchmark's data; null where the source does not tell it.")
+    data_sha256: str | None = Field(description="SHA-256 of the benchmark's data; null if not stated.")
     protocol: str = Field(
-        description="`official`: the official data, words, numbers of images and seeds, and a vision-language model; "
-        "`adapted`: otherwise; `published` where the source says no more."
+        description="`official`: the official data, judge texts, number of images and seeds, and a vision-language "
+        "model; `adapted`: otherwise; `published`: not stated by the source."
     )
-    content_sha256: str | None = Field(None, description="Of prompts, test points and the judge's words.")
+    content_sha256: str | None = Field(None, description="SHA-256 of prompts, test points and judge texts.")
     num_images: int | None = Field(None, description="Images per prompt.")
-    seed: int | None = Field(None, description="Of the first image of each prompt; image j has this + j.")
-    evaluation_id: UUID | None = Field(
-        None, description="The evaluation that it is of; null where others published it."
-    )
+    seed: int | None = Field(None, description="Seed of the first image of each prompt; image j has seed + j.")
+
+
+class Row(Setting):
+    """A model in a leaderboard."""
+
+    model: str = Field(description="Name of the evaluated model.")
+    kind: Literal["published", "evaluated"] = Field(description="From a publication, or from an evaluation here.")
+    source: str = Field(description="The publication or the evaluation.")
+    evaluation_id: UUID | None = Field(None, description="Id of the evaluation; null for published rows.")
     overall_interval95: Interval | None = Field(
-        None, description="95% bootstrap interval over prompts of the Overall, percent."
+        None, description="95% bootstrap interval of Overall over prompts, in percent."
     )
-    failed_answers: int | None = Field(None, description="Images whose answer could not be read.")
-    values: dict[str, float | None] = Field(description="By column, percent.")
-    marks: dict[str, Mark] = Field({}, description="By column, of the best values and those next to them.")
+    failed_answers: int | None = Field(None, description="Images whose answer is unreadable.")
+    values: dict[str, float | None] = Field(description="By column, in percent.")
+    marks: dict[str, Mark] = Field({}, description="By column, whether the value is the best or the second best.")
 
 
-class Ranking(Contract):
-    """Rows of one judge, one benchmark's content, one protocol, the same number of images and the same seeds: only
-    these can be compared. Best first."""
+class Ranking(Setting):
+    """Comparable rows, best first."""
 
-    benchmark: Name
-    judge: str
-    data_sha256: str | None
-    protocol: str
-    content_sha256: str | None = None
-    num_images: int | None = None
-    seed: int | None = None
     notes: tuple[str, ...] = ()
     rows: tuple[Row, ...]
 
 
-class _Given(Contract):
+class _PublishedRow(Contract):
     model: str
     overall: float
     dimensions: tuple[float, ...] = Field(min_length=len(PRIMARY), max_length=len(PRIMARY))
 
 
 class Publication(Contract):
-    """A table that others published, as printed."""
+    """A published table, as printed."""
 
     source: str
     benchmark: Name
     judge: str
     note: str
-    rows: tuple[_Given, ...]
-
-
-class _Key(NamedTuple):
-    benchmark: str
-    judge: str
-    data_sha256: str | None
-    protocol: str
-    content_sha256: str | None
-    num_images: int | None
-    seed: int | None
+    rows: tuple[_PublishedRow, ...]
 
 
 @cache
 def publications() -> tuple[Publication, ...]:
-    """The published tables that this package has."""
+    """The published tables that ship with this package."""
     return tuple(Publication.model_validate(one) for one in yaml.safe_load(PUBLISHED.read_text(encoding="utf-8")))
 
 
 def published_rows(benchmark: str) -> list[Row]:
-    """The published rows of a benchmark. Overall is computed from their ten columns, not copied."""
+    """The published rows of a benchmark. Overall is computed from their ten columns."""
     rows = []
     for table in publications():
-        for given in table.rows if table.benchmark == benchmark else ():
-            ten: dict[str, float | None] = dict(zip(PRIMARY, given.dimensions, strict=True))
-            row = Row(
-                model=given.model,
-                kind="published",
-                source=table.source,
-                benchmark=table.benchmark,
-                judge=table.judge,
-                data_sha256=None,
-                protocol="published",
-                values={OVERALL: mean_of_ten(ten), **ten},
+        for row in table.rows if table.benchmark == benchmark else ():
+            ten: dict[str, float | None] = dict(zip(PRIMARY, row.dimensions, strict=True))
+            rows.append(
+                Row(
+                    model=row.model,
+                    kind="published",
+                    source=table.source,
+                    benchmark=table.benchmark,
+                    judge=table.judge,
+                    data_sha256=None,
+                    protocol="published",
+                    values={OVERALL: mean_of_ten(ten), **ten},
+                )
             )
-            rows.append(row)
     return rows
 
 
 def rank(rows: Iterable[Row]) -> list[Ranking]:
-    """Rows ranked among those of the same benchmark, judge, data, protocol, images and seeds, with their marks.
-
-    Best and second are computed on what is printed, two decimals of a percent: equal numbers share a mark.
-    """
-    groups: dict[_Key, list[Row]] = {}
+    """A ranking for each setting, with marks. Values that print alike, with two decimals, share a mark."""
+    groups: dict[Setting, list[Row]] = defaultdict(list)
     for row in rows:
-        groups.setdefault(_Key(*(getattr(row, name) for name in _Key._fields)), []).append(row)
-    notes = {(one.benchmark, one.judge): one.note for one in publications()}
+        groups[Setting(**{name: getattr(row, name) for name in Setting.model_fields})].append(row)
     return [
-        Ranking(
-            **key._asdict(),
-            notes=tuple(
-                note for of, note in notes.items() if of == (key.benchmark, key.judge) and key.protocol == "published"
-            ),
-            rows=tuple(_marked(group)),
-        )
-        for key, group in groups.items()
+        Ranking(**setting.model_dump(), notes=tuple(_notes(setting)), rows=tuple(_marked(group)))
+        for setting, group in groups.items()
     ]
 
 
-def shown(value: float | None) -> str:
+def printed(value: float | None) -> str:
     """A value as tables print it."""
     return "" if value is None else f"{value:.2f}"
 
 
-def _marked(rows: list[Row]) -> Iterable[Row]:
-    marks: dict[str, dict[str, Mark]] = {}
-    names: tuple[Mark, Mark] = ("best", "second")
+def _notes(setting: Setting) -> Iterator[str]:
+    for table in publications():
+        if setting.protocol == "published" and (table.benchmark, table.judge) == (setting.benchmark, setting.judge):
+            yield table.note
+
+
+def _marked(rows: list[Row]) -> Iterator[Row]:
+    marks: dict[str, dict[str, Any]] = {}
     for column in COLUMNS:
-        printed = {shown(row.values.get(column)) for row in rows} - {""}
-        marks[column] = dict(zip(sorted(printed, key=float, reverse=True), names, strict=False))
-    best_first = sorted(rows, key=lambda row: _or_least(row.values.get(OVERALL)), reverse=True)
-    for row in best_first:
-        own = {column: marks[column].get(shown(row.values.get(column))) for column in COLUMNS}
+        values = {printed(row.values.get(column)) for row in rows} - {""}
+        marks[column] = dict(zip(sorted(values, key=float, reverse=True), ("best", "second"), strict=False))
+    for row in sorted(rows, key=_overall, reverse=True):
+        own = {column: marks[column].get(printed(row.values.get(column))) for column in COLUMNS}
         yield row.model_copy(update={"marks": {column: mark for column, mark in own.items() if mark}})
 
 
-def _or_least(value: float | None) -> float:
+def _overall(row: Row) -> float:
+    value = row.values.get(OVERALL)
     return float("-inf") if value is None else value

@@ -1,6 +1,7 @@
-"""Reading the official CSV files: every row is taken, mended with a record, or told by its number."""
+"""Reading of the official CSV files: every row is accepted, repaired with a record, or reported by its number."""
 
 import codecs
+import contextlib
 import csv
 import hashlib
 import io
@@ -14,15 +15,15 @@ from service.contracts.benchmarks.data import BenchmarkPrompt, Point, Repair, Ro
 from service.contracts.benchmarks.dimensions import dimension_of
 from service.contracts.benchmarks.official import KEYS, OfficialFile
 
-_LONGEST_PROMPT = 10_000
+_MAX_PROMPT = 10_000
 _INDEX = re.compile(r"[0-9]{1,6}")
-_MARKS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16", codecs.BOM_UTF32_BE: "UTF-32"}
-_UNDECODED = re.compile("[\ud800-\udfff]")
+_BYTE_ORDER_MARKS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16", codecs.BOM_UTF32_BE: "UTF-32"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass
 class Reading:
-    """What a file of prompts holds."""
+    """The content of a file of prompts."""
 
     sha256: str
     pinned: bool
@@ -31,77 +32,89 @@ class Reading:
     problems: list[RowProblem] = field(default_factory=list)
 
 
+class _BadRow(ValueError):
+    """A row that cannot be read, with its index if known."""
+
+    def __init__(self, description: str, index: int | None = None) -> None:
+        super().__init__(description)
+        self.index = index
+
+
 def read_prompts(data: bytes, file: OfficialFile) -> Reading:
-    """The prompts in the bytes of an official file, or of one like it. Never raises: what is wrong is in `problems`."""
+    """Read an official file, or one in its format. Never raises; `problems` lists what is wrong."""
     sha256 = hashlib.sha256(data).hexdigest()
     reading = Reading(sha256, pinned=sha256 == file.sha256)
-    for mark, encoding in _MARKS.items():
+
+    def report(row: int, error: Exception | str, index: int | None = None) -> None:
+        reading.problems.append(RowProblem(row=row, index=index, description=str(error)))
+
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
         if data.startswith(mark):
-            _tell(reading, 1, None, f"the file is in {encoding}; it must be in UTF-8")
+            report(1, f"the file is {encoding}; save it as UTF-8")
             return reading
-    # What is no UTF-8 becomes surrogates, so that it is told of its own row, and the rest can be read.
+    # Invalid UTF-8 becomes surrogates, so that only its own row is bad.
     rows = csv.reader(io.StringIO(data.decode("utf-8-sig", "surrogateescape"), newline=""), strict=True)
-    number = 0
-    places: dict[str, int] | None = None
+    number, columns = 0, None
     seen: dict[int, int] = {}
     try:
         for number, row in enumerate(rows, 1):
-            if places is None:
-                places = _places(reading, row, file)
-                if not places:
+            try:
+                if columns is None:
+                    columns = _columns(row, file)
+                elif row:
+                    prompt, repair = _read_row(number, row, columns, file, seen)
+                    reading.prompts.append(prompt)
+                    if repair is not None:
+                        reading.repairs.append(Repair(row=number, index=prompt.index, description=repair))
+            except _BadRow as error:
+                report(number, error, error.index)
+                if columns is None:
                     return reading
-            elif row:
-                _take(reading, number, row, places, file, seen)
     except csv.Error as error:
-        _tell(reading, number + 1, None, f"this is no CSV from here on: {error}")
-    if places is None and not reading.problems:
-        _tell(reading, 1, None, "the file is empty")
+        report(number + 1, f"invalid CSV: {error}")
+    if columns is None and not reading.problems:
+        report(1, "the file is empty")
     return reading
 
 
-def _places(reading: Reading, heading: list[str], file: OfficialFile) -> dict[str, int]:
-    """Where each column stands; empty, and told, where one is missing."""
-    missing = [column for column in file.columns if heading.count(column) != 1]
-    if not missing:
-        return {column: heading.index(column) for column in file.columns}
-    found = ", ".join(map(repr, heading[:10])) or "none"
-    _tell(reading, 1, None, f"each of the columns {', '.join(missing)} must be there once; the heading has {found}")
-    return {}
+def is_storable(text: Any) -> bool:
+    """Whether a value is a string that a database can store."""
+    return isinstance(text, str) and "\x00" not in text and not _SURROGATE.search(text)
 
 
-def _take(
-    reading: Reading, number: int, row: list[str], places: dict[str, int], file: OfficialFile, seen: dict[int, int]
-) -> None:
-    if len(row) <= max(places.values()):
-        _tell(reading, number, None, f"it has {len(row)} of the heading's columns")
-        return
-    said, text, about = (row[places[column]] for column in file.columns)
-    index = int(said) if _INDEX.fullmatch(said) else None
-    if index is None:
-        _tell(reading, number, None, f"index {said[:40]!r} is no whole number from 0 to 999999")
-        return
+def _columns(header: list[str], file: OfficialFile) -> tuple[int, ...]:
+    """Positions of the file's columns."""
+    if missing := [column for column in file.columns if header.count(column) != 1]:
+        found = ", ".join(map(repr, header[:10])) or "none"
+        raise _BadRow(f"the columns {', '.join(missing)} must each occur once; the header has {found}")
+    return tuple(header.index(column) for column in file.columns)
+
+
+def _read_row(
+    number: int, row: list[str], columns: tuple[int, ...], file: OfficialFile, seen: dict[int, int]
+) -> tuple[BenchmarkPrompt, str | None]:
+    """The prompt in a row, and a description of its repair, if any. `seen` maps indices to rows."""
+    if len(row) <= max(columns):
+        raise _BadRow(f"the row has {len(row)} columns, fewer than the header")
+    number_text, text, content = (row[column] for column in columns)
+    if not _INDEX.fullmatch(number_text):
+        raise _BadRow(f"invalid index {number_text[:40]!r}; must be an integer from 0 to 999999")
+    index = int(number_text)
     if index in seen:
-        _tell(reading, number, index, f"the index stands in row {seen[index]}, too")
-        return
+        raise _BadRow(f"duplicate index, first in row {seen[index]}", index)
     seen[index] = number
-    if _UNDECODED.search(text + about):
-        _tell(reading, number, index, "it is not in UTF-8")
-        return
-    value, repair = _json(about)
-    faults = [*_faults_of_text(text), *([value] if isinstance(value, str) else _faults(value, file))]
+    if _SURROGATE.search(text + content):
+        raise _BadRow("the row is not UTF-8", index)
+    faults = list(_prompt_faults(text))
+    try:
+        value, repair = _parse(content)
+        faults += _faults(value, file)
+    except ValueError as error:
+        faults.append(str(error))
     if faults:
-        _tell(reading, number, index, "; ".join(faults))
-        return
-    assert isinstance(value, dict)
-    if repair is not None:
-        reading.repairs.append(Repair(row=number, index=index, description=repair))
-    reading.prompts.append(_prompt(index, text, value, file))
-
-
-def _prompt(index: int, text: str, value: dict[str, Any], file: OfficialFile) -> BenchmarkPrompt:
+        raise _BadRow("; ".join(faults), index)
     keys = KEYS[file.language]
-    points = zip(value[keys.points], value[keys.descriptions], strict=True)
-    return BenchmarkPrompt(
+    prompt = BenchmarkPrompt(
         index=index,
         text=text,
         category=value[keys.category],
@@ -110,83 +123,68 @@ def _prompt(index: int, text: str, value: dict[str, Any], file: OfficialFile) ->
         sentence_structure=value[keys.sentence_structure],
         points=tuple(
             Point(name=name.strip(), dimension=dimension_of(name) or "", description=description)
-            for name, description in points
+            for name, description in zip(value[keys.points], value[keys.descriptions], strict=True)
         ),
     )
+    return prompt, repair
 
 
-def _json(text: str) -> tuple[dict[str, Any] | str, str | None]:
-    """The mapping in a row, or what is wrong with it; and the repair, where one was needed.
+def _parse(text: str) -> tuple[dict[str, Any], str | None]:
+    """The JSON object in a row, and a description of its repair, if any. Raises ValueError.
 
-    The one fault that is mended: exactly one comma is missing, between two strings that only blanks keep apart.
+    One fault is repaired: a single comma is missing between two strings that are separated by blanks only.
     """
     try:
-        return _mapping(text), None
+        return _json_object(text), None
     except json.JSONDecodeError as error:
         before, after = text[: error.pos].rstrip(), text[error.pos :]
         first, second = re.search(r'"([^"\\]*)"$', before), re.match(r'"([^"\\]*)"', after)
-        between_strings = before != text[: error.pos] and first and second
-        if error.msg == "Expecting ',' delimiter" and between_strings and first and second:
-            try:
-                mended = _mapping(f"{before}, {after}")
-            except (ValueError, RecursionError):
-                pass
-            else:
-                return mended, f"a comma was missing between {first[0]} and {second[0]}"
-        return f"its JSON is broken at character {error.pos + 1}: {error.msg}", None
+        if error.msg == "Expecting ',' delimiter" and before != text[: error.pos] and first and second:
+            with contextlib.suppress(ValueError, RecursionError):
+                return _json_object(f"{before}, {after}"), f"added a comma between {first[0]} and {second[0]}"
+        raise ValueError(f"invalid JSON at character {error.pos + 1}: {error.msg}") from None
     except RecursionError:
-        return "its JSON nests too deep", None
+        raise ValueError("invalid JSON: nesting too deep") from None
     except ValueError as error:
-        return f"its JSON cannot be taken: {str(error)[:200]}", None
+        raise ValueError(f"invalid JSON: {str(error)[:200]}") from None
 
 
-def _mapping(text: str) -> dict[str, Any]:
-    value = json.loads(text, object_pairs_hook=_once)
+def _json_object(text: str) -> dict[str, Any]:
+    value = json.loads(text, object_pairs_hook=_unique)
     if not isinstance(value, dict):
-        raise ValueError("it is no mapping of names to values")
+        raise ValueError("not an object")
     return value
 
 
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
-        raise ValueError("a name stands in it twice")
-    return made
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if len(names := dict(pairs)) < len(pairs):
+        raise ValueError("a name occurs twice")
+    return names
 
 
-def _faults_of_text(text: str) -> Iterator[str]:
+def _prompt_faults(text: str) -> Iterator[str]:
     if not text.strip():
         yield "the prompt is empty"
-    if len(text) > _LONGEST_PROMPT:
-        yield f"the prompt has {len(text)} characters; allowed are {_LONGEST_PROMPT}"
+    if len(text) > _MAX_PROMPT:
+        yield f"the prompt has {len(text)} characters; at most {_MAX_PROMPT} are allowed"
     if "\x00" in text:
         yield "the prompt has a NUL character"
 
 
 def _faults(value: dict[str, Any], file: OfficialFile) -> Iterator[str]:
     keys = KEYS[file.language]
-    for key in (keys.category, keys.subcategory, keys.subject, keys.sentence_structure):
-        if not _is_text(value.get(key)):
-            yield f"{key!r} must be a text" if key in value else f"{key!r} is missing"
-    lists = [value.get(key) for key in (keys.points, keys.descriptions)]
-    for key, one in zip((keys.points, keys.descriptions), lists, strict=True):
+    for key in keys:
         if key not in value:
             yield f"{key!r} is missing"
-        elif not isinstance(one, list) or not one or not all(_is_text(text) for text in one):
-            yield f"{key!r} must be a list of texts, with at least one"
-    names, descriptions = lists
-    if isinstance(names, list) and isinstance(descriptions, list) and len(names) != len(descriptions):
-        yield f"{len(names)} test points have {len(descriptions)} descriptions"
-    if isinstance(names, list):
-        for place, name in enumerate(names, 1):
+        elif key not in (keys.points, keys.descriptions) and not is_storable(value[key]):
+            yield f"{key!r} must be a string"
+    names, descriptions = (value.get(key, [""]) for key in (keys.points, keys.descriptions))
+    for key, texts in ((keys.points, names), (keys.descriptions, descriptions)):
+        if not isinstance(texts, list) or not texts or not all(map(is_storable, texts)):
+            yield f"{key!r} must be a nonempty list of strings"
+    if isinstance(value.get(keys.points), list):
+        if isinstance(descriptions, list) and keys.descriptions in value and len(names) != len(descriptions):
+            yield f"{len(names)} test points have {len(descriptions)} descriptions"
+        for position, name in enumerate(names, 1):
             if isinstance(name, str) and dimension_of(name) is None:
-                yield f"test point {place} is of the unknown dimension {name[:80]!r}"
-
-
-def _is_text(value: Any) -> bool:
-    """Whether it is a text that a database can store."""
-    return isinstance(value, str) and "\x00" not in value and not _UNDECODED.search(value)
-
-
-def _tell(reading: Reading, row: int, index: int | None, description: str) -> None:
-    reading.problems.append(RowProblem(row=row, index=index, description=description))
+                yield f"test point {position} has the unknown dimension {name[:80]!r}"

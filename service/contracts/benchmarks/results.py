@@ -1,10 +1,10 @@
-"""Reading result files of the official scripts: their CSV, its rows as JSON, and their summary of counts."""
+"""Reading of the official scripts' result files: CSV, its rows as JSON, and the summary of counts."""
 
 import ast
 import csv
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
@@ -13,30 +13,30 @@ from service.contracts.benchmarks.dimensions import PRIMARY, SUB, dimension_of, 
 from service.contracts.benchmarks.judging import Failure, Verdict, check_scores, read_answer
 
 COLUMNS = ("index", "testpoint", "result_json", "img_path")
-"""Those that must be there; `output`, the judge's words, is read where it is."""
+"""Required columns. `output`, the text of the judge's answer, is optional."""
 _IMAGE = re.compile(r"(?:.*[/\\])?([0-9]{1,6})_([0-9]{1,6})\.[A-Za-z0-9]{1,8}", re.DOTALL)
 _STRINGS = "|".join(rf"{quote}(?:[^{quote}\\\n]|\\.)*{quote}(?!{quote})" for quote in "'\"")
 _TOKEN = re.compile(rf"\s+|[\[\]{{}}:,]|-?[0-9]+(?:\.[0-9]+)?|(?:True|False|None)(?!\w)|{_STRINGS}", re.DOTALL)
-_DEEPEST = 8
-_LONGEST = 1_000_000
+_MAX_DEPTH = 8
+_MAX_LENGTH = 1_000_000
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a judge said of one image."""
+    """A judge's answer on one image."""
 
     index: int
-    """The prompt's."""
+    """Number of the prompt."""
     image_index: int
-    """The image's number among those of its prompt."""
+    """Number of the image among those of its prompt."""
     verdict: Verdict
     recovered: bool = False
-    """Whether the official script lost it, and the judge's own words had it."""
+    """Whether the scores are missing in `result_json` and come from `output`."""
 
 
 @dataclass
 class Answers:
-    """The answers in a file, and the rows that are none of this benchmark's."""
+    """The answers in a file, and its rows that are not of this benchmark."""
 
     answers: list[Answer] = field(default_factory=list)
     problems: list[RowProblem] = field(default_factory=list)
@@ -44,7 +44,7 @@ class Answers:
 
 @dataclass(frozen=True)
 class Counts:
-    """Test points that were met, of how many, by sub-dimension: what the official summary holds."""
+    """Test points met and judged, by sub-dimension, as in the official summary."""
 
     sub: Mapping[str, tuple[int, int]]
 
@@ -55,23 +55,23 @@ def read_csv(file: TextIO, benchmark: Benchmark) -> Answers:
 
 
 def read_lines(file: TextIO, benchmark: Benchmark) -> Answers:
-    """The answers in a file of JSON lines, as the official script writes while it works."""
+    """The answers in a file of JSON lines, as the official script writes during a run."""
     return _read(_json_rows(file), benchmark)
 
 
 def read_json(text: str, benchmark: Benchmark) -> Answers | Counts:
-    """The answers in a JSON list of rows, or the counts in an official summary. Raises ValueError: it is neither."""
+    """The answers in a JSON list of rows, or the counts in an official summary. Raises ValueError otherwise."""
     try:
         value = json.loads(text)
     except RecursionError:
-        raise ValueError("it nests too deep") from None
+        raise ValueError("Invalid JSON: nesting too deep") from None
     if isinstance(value, list):
         return _read(enumerate(value, 1), benchmark)
     if isinstance(value, dict) and {"primary_dimensions", "sub_dimensions"} <= value.keys():
         return _counts(value)
     raise ValueError(
-        "it is neither a list of rows nor a summary with `primary_dimensions` and `sub_dimensions`, as the official "
-        "scripts write it"
+        "The JSON is neither a list of rows nor a summary with `primary_dimensions` and `sub_dimensions`, as the "
+        "official scripts write"
     )
 
 
@@ -81,12 +81,12 @@ def _csv_rows(file: TextIO) -> Iterator[tuple[int, Any]]:
     try:
         missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
         if missing:
-            yield 1, f"the columns {', '.join(missing)} are missing"
+            yield 1, f"missing columns: {', '.join(missing)}"
             return
         for number, row in enumerate(reader, 2):
             yield number, row
     except csv.Error as error:
-        yield number + 1, f"this is no CSV from here on: {error}"
+        yield number + 1, f"invalid CSV: {error}"
 
 
 def _json_rows(lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
@@ -95,11 +95,11 @@ def _json_rows(lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
             try:
                 yield number, json.loads(line)
             except (ValueError, RecursionError) as error:
-                yield number, f"this is no JSON: {str(error)[:200]}"
+                yield number, f"invalid JSON: {str(error)[:200]}"
 
 
 def _read(rows: Iterable[tuple[int, Any]], benchmark: Benchmark) -> Answers:
-    """Each row's answer. A row is a problem, not a failed answer, when it is not of this benchmark."""
+    """The answers of rows. A row that is not of this benchmark is a problem, not a failed answer."""
     prompts = {prompt.index: prompt for prompt in benchmark.prompts}
     read = Answers()
     seen: dict[tuple[int, int], int] = {}
@@ -111,42 +111,44 @@ def _read(rows: Iterable[tuple[int, Any]], benchmark: Benchmark) -> Answers:
                 seen[image] = number
                 read.answers.append(answer)
                 continue
-            answer = f"image {answer.index}_{answer.image_index} stands in row {seen[image]}, too"
+            answer = f"duplicate image {answer.index}_{answer.image_index}, first in row {seen[image]}"
         read.problems.append(RowProblem(row=number, index=None, description=answer))
     return read
 
 
 def _answer(row: Any, prompts: Mapping[int, BenchmarkPrompt]) -> Answer | str:
-    """The answer in a row, or why it is not one of this benchmark's."""
+    """The answer in a row, or why the row is not of this benchmark."""
     if not isinstance(row, dict):
-        return row if isinstance(row, str) else "this is no mapping of columns to values"
-    said, path = str(row.get("index", "")).strip(), row.get("img_path")
+        return row if isinstance(row, str) else "not a mapping of columns to values"
+    index_text, path = str(row.get("index", "")).strip(), row.get("img_path")
     image = _IMAGE.fullmatch(path) if isinstance(path, str) else None
     if image is None:
-        return f"img_path {str(path)[:80]!r} names no image; one is called INDEX_NUMBER.png"
+        return f"invalid img_path {str(path)[:80]!r}; must end in INDEX_NUMBER.png"
     index = int(image[1])
-    if said != str(index):
-        return f"index {said[:40]!r} is not that of its image {index}_{image[2]}"
+    if index_text != str(index):
+        return f"index {index_text[:40]!r} differs from that of its image {index}_{image[2]}"
     prompt = prompts.get(index)
     if prompt is None:
         return f"the benchmark has no prompt {index}"
     names = _literal(row.get("testpoint"))
-    if not isinstance(names, list) or [_named(name) for name in names] != [tidy(one.name) for one in prompt.points]:
-        return f"its test points are not those that the benchmark has for prompt {index}"
+    spellings = [tidy(name) for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    if spellings != [tidy(point.name) for point in prompt.points]:
+        return f"the test points differ from those of prompt {index} in the benchmark"
     if row.get("prompt") and str(row["prompt"]).strip() != prompt.text.strip():
-        return f"its prompt is not the benchmark's prompt {index}"
+        return f"the prompt differs from prompt {index} of the benchmark"
     verdict = _recorded(row.get("result_json"), len(prompt.points))
     recovered = False
     if verdict.scores is None:
-        spoken = read_answer(_text(row.get("output")), len(prompt.points))
-        # The judge's own words say better than an empty cell why there are no scores.
-        if spoken.scores is not None or verdict.failure is Failure.NO_ANSWER:
-            verdict, recovered = spoken, spoken.scores is not None
+        output = row.get("output")
+        parsed = read_answer(output if isinstance(output, str) else None, len(prompt.points))
+        # The text of the answer tells more than an empty cell why there are no scores.
+        if parsed.scores is not None or verdict.failure is Failure.NO_ANSWER:
+            verdict, recovered = parsed, parsed.scores is not None
     return Answer(index, int(image[2]), verdict, recovered)
 
 
 def _recorded(value: Any, points: int) -> Verdict:
-    """The scores in a `result_json`: JSON, or the Python literal that older files have."""
+    """The scores in a `result_json`: JSON, or a Python literal in older files."""
     result = _literal(value)
     if result is None or (isinstance(result, str) and result.strip().lower() in ("", "nan", "null")):
         return Verdict(None, Failure.NO_ANSWER)
@@ -156,59 +158,53 @@ def _recorded(value: Any, points: int) -> Verdict:
 
 
 def _literal(value: Any) -> Any:
-    """What a cell's text means, as JSON or as a Python literal; the value itself if it is neither."""
-    if not isinstance(value, str) or len(value) > _LONGEST:
+    """The value of a cell's text as JSON or as a Python literal; the text itself if it is neither."""
+    if not isinstance(value, str) or len(value) > _MAX_LENGTH:
         return value
     try:
         return json.loads(value)
     except (ValueError, RecursionError):
         pass
-    place = depth = 0
-    # Only what these tokens can spell goes to Python's parser: deep nesting or long sums would bring it down.
-    while place < len(value):
-        token = _TOKEN.match(value, place)
+    position = depth = 0
+    # Only these tokens are passed to Python's parser, which deep nesting or long sums would crash.
+    while position < len(value):
+        token = _TOKEN.match(value, position)
         if token is None:
             return value
         depth += (token[0] in ("[", "{")) - (token[0] in ("]", "}"))
-        if depth > _DEEPEST:
+        if depth > _MAX_DEPTH:
             return value
-        place = token.end()
+        position = token.end()
     try:
         return ast.literal_eval(value.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return value
 
 
-def _named(name: Any) -> str | None:
-    return tidy(name) if isinstance(name, str) else None
-
-
-def _text(value: Any) -> str | None:
-    return value if isinstance(value, str) else None
-
-
 def _counts(value: Mapping[str, Any]) -> Counts:
-    """The counts of a summary, whose primary dimensions must be the sums of their parts. Raises ValueError."""
+    """The counts of a summary. Raises ValueError if a primary dimension is not the sum of its sub-dimensions."""
     primary = dict(_counted(value["primary_dimensions"], primary_named, "primary_dimensions"))
     sub = dict(_counted(value["sub_dimensions"], dimension_of, "sub_dimensions"))
     for name in PRIMARY:
         parts = [sub[one] for one in SUB if primary_of(one) == name and one in sub]
-        whole = (sum(correct for correct, _ in parts), sum(total for _, total in parts))
-        if primary.get(name, (0, 0)) != whole:
-            raise ValueError(f"{name!r} has {primary.get(name, (0, 0))} met and asked; its sub-dimensions have {whole}")
+        total = (sum(met for met, _ in parts), sum(judged for _, judged in parts))
+        if primary.get(name, (0, 0)) != total:
+            raise ValueError(
+                f"{name!r} has {primary.get(name, (0, 0))} test points met and judged; its sub-dimensions have {total}"
+            )
     return Counts(sub)
 
 
-def _counted(value: Any, named: Any, what: str) -> Iterator[tuple[str, tuple[int, int]]]:
+def _counted(value: Any, parse_name: Callable[[str], str | None], key: str) -> Iterator[tuple[str, tuple[int, int]]]:
     if not isinstance(value, dict):
-        raise ValueError(f"{what!r} must be a mapping of dimensions to counts")
+        raise ValueError(f"{key!r} must map dimensions to counts")
     seen = set()
     for spelled, counts in value.items():
-        name = named(spelled)
+        name = parse_name(spelled)
         if name is None or name in seen:
-            raise ValueError(f"{what!r} has the {'unknown' if name is None else 'repeated'} dimension {spelled[:80]!r}")
+            raise ValueError(f"{key!r} has the {'unknown' if name is None else 'repeated'} dimension {spelled[:80]!r}")
         seen.add(name)
-        correct, total = (counts.get(key) if isinstance(counts, dict) else None for key in ("correct", "total"))
+        correct, total = (counts.get(part) if isinstance(counts, dict) else None for part in ("correct", "total"))
         if type(correct) is not int or type(total) is not int or not 0 <= correct <= total < 2**31:
-            raise ValueError(f"{spelled!r} must have whole numbers `correct` and `total`, the first not the greater")
+            raise ValueError(f"{spelled!r} must have integers `correct` and `total` with 0 <= correct <= total")
         yield name, (correct, total)

@@ -1,9 +1,10 @@
-"""Scores from answers: counted by test point, pooled by dimension, and the mean of the ten."""
+"""Scores of answers: counts by test point, pooled by dimension, and the mean of the ten primary dimensions."""
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import NamedTuple
 
 from pydantic import Field
@@ -15,27 +16,27 @@ from service.contracts.benchmarks.judging import Failure
 from service.contracts.benchmarks.results import Answer
 
 RESAMPLES = 2000
-"""Of a bootstrap where nobody says another number."""
+"""Default number of bootstrap resamples."""
 Interval = tuple[float, float]
 
 
 class Accuracy(Contract):
-    """Test points that were met, over images and prompts."""
+    """Share of test points met, over images and prompts."""
 
     correct: int = Field(description="Test points met.")
-    total: int = Field(description="Test points judged: once for each image whose answer could be read.")
-    accuracy: float | None = Field(description="Their share; null where none was judged.")
+    total: int = Field(description="Test points judged, once for each image with a readable answer.")
+    accuracy: float | None = Field(description="correct / total; null if total is 0.")
     interval95: Interval | None = Field(None, description="95% bootstrap interval over prompts.")
     failures: int | None = Field(
-        None, description="Test points that were not judged, because the answer on their image could not be read."
+        None, description="Test points not judged, since the answer on their image is unreadable."
     )
 
 
 class PointScore(Contract):
     """A test point over the images of its prompt."""
 
-    index: int = Field(description="The prompt's number.")
-    place: int = Field(description="The test point's place in the prompt's list, from 0.")
+    index: int = Field(description="Number of the prompt.")
+    position: int = Field(description="Position in the prompt's list of test points, from 0.")
     dimension: str
     correct: int
     total: int
@@ -43,37 +44,37 @@ class PointScore(Contract):
 
 
 class Scores(Contract):
-    """What a model is worth on a benchmark, by one judge's answers."""
+    """Scores of a model on a benchmark by one judge."""
 
     overall: float | None = Field(
-        description="Unweighted mean of the ten primary accuracies; null where one of them has nothing judged."
+        description="Unweighted mean of the ten primary accuracies; null if one of them is null."
     )
     overall_interval95: Interval | None = Field(None, description="95% bootstrap interval over prompts.")
-    micro: Accuracy = Field(description="All test points alike.")
-    primary: dict[str, Accuracy] = Field(description="The ten dimensions.")
-    sub: dict[str, Accuracy] = Field(description="The 27 sub-dimensions.")
-    prompts: int | None = Field(None, description="Prompts with an answer that could be read.")
-    images: int | None = Field(None, description="Images with one.")
-    failed_answers: int | None = Field(None, description="Images whose answer could not be read.")
-    failures: dict[str, int] | None = Field(None, description="Those by reason.")
+    micro: Accuracy = Field(description="Over all test points with equal weight.")
+    primary: dict[str, Accuracy] = Field(description="By primary dimension.")
+    sub: dict[str, Accuracy] = Field(description="By sub-dimension.")
+    prompts: int | None = Field(None, description="Prompts with a readable answer.")
+    images: int | None = Field(None, description="Images with a readable answer.")
+    failed_answers: int | None = Field(None, description="Images with an unreadable answer.")
+    failures: dict[str, int] | None = Field(None, description="Unreadable answers by reason.")
     missing_images: int | None = Field(
-        None, description="Images without any answer: those that prompts lack, to have as many as the one with most."
+        None, description="Images without an answer, relative to the prompt with the most answers."
     )
     recovered: int | None = Field(
-        None, description="Answers that the official script lost and that the judge's own words had."
+        None, description="Answers that the official script lost and that were recovered from the judge's text."
     )
-    resamples: int | None = Field(None, description="Of the bootstrap.")
-    seed: int | None = Field(None, description="Of the bootstrap.")
+    resamples: int | None = Field(None, description="Bootstrap resamples.")
+    seed: int | None = Field(None, description="Bootstrap seed.")
     points: tuple[PointScore, ...] | None = None
 
 
 class Difference(Contract):
-    """The second evaluation less the first, over the prompts that both have."""
+    """Second evaluation minus first, over the prompts of both."""
 
-    difference: float | None = Field(description="Of the accuracies; null where one of the two has none.")
+    difference: float | None = Field(description="Difference of the means; null if one of them is undefined.")
     interval95: Interval | None = Field(None, description="95% paired bootstrap interval over prompts.")
-    wins: int = Field(description="Prompts of which the second met a greater share of the test points.")
-    losses: int
+    wins: int = Field(description="Prompts where the second is better.")
+    losses: int = Field(description="Prompts where the first is better.")
     ties: int
 
 
@@ -84,23 +85,23 @@ class ScoreDifferences(Contract):
     micro: Difference
     primary: dict[str, Difference]
     sub: dict[str, Difference]
-    prompts: int = Field(description="Prompts that both have.")
-    only_first: int = Field(description="Prompts left out, for the second has none of them judged.")
-    only_second: int
+    prompts: int = Field(description="Prompts with judged images in both.")
+    only_first: int = Field(description="Prompts omitted, with no judged image in the second.")
+    only_second: int = Field(description="Prompts omitted, with no judged image in the first.")
     resamples: int
     seed: int
 
 
 @dataclass
 class Count:
-    """One test point over images."""
+    """Counts of test points over images."""
 
     correct: int = 0
     total: int = 0
     failures: int = 0
 
     def add(self, other: "Count") -> None:
-        """Pool another one."""
+        """Add the counts of `other`."""
         self.correct += other.correct
         self.total += other.total
         self.failures += other.failures
@@ -108,110 +109,108 @@ class Count:
 
 @dataclass(frozen=True)
 class Counted:
-    """A test point of a prompt, with what was counted."""
+    """A test point of a prompt with its counts."""
 
     index: int
-    place: int
+    position: int
     point: Point
     count: Count
 
 
 @dataclass
 class Tally:
-    """Everything that was counted. Prompts and points come in the benchmark's order; those without answers too."""
+    """Counts of all test points, in the benchmark's order, including those without answers."""
 
     points: list[Counted]
     reasons: Counter[Failure] = field(default_factory=Counter)
     images: int = 0
     recovered: int = 0
-    asked: Counter[int] = field(default_factory=Counter)
-    """Answers by prompt, failed ones too."""
+    answers: Counter[int] = field(default_factory=Counter)
+    """Answers by prompt, including unreadable ones."""
 
     def judged(self) -> dict[int, list[Counted]]:
-        """By prompt, its points; only prompts with an answer that could be read."""
-        found: dict[int, list[Counted]] = {}
-        for one in self.points:
-            if one.count.total:
-                found.setdefault(one.index, []).append(one)
-        return found
+        """Test points by prompt, of prompts with a readable answer."""
+        found: dict[int, list[Counted]] = defaultdict(list)
+        for counted in self.points:
+            if counted.count.total:
+                found[counted.index].append(counted)
+        return dict(found)
 
 
 class Intervals(NamedTuple):
-    """95% intervals, as far as there are any."""
+    """95% bootstrap intervals; None where undefined."""
 
-    resamples: int
-    seed: int
-    overall: Interval | None
-    micro: Interval | None
-    primary: Mapping[str, Interval | None]
-    sub: Mapping[str, Interval | None]
+    resamples: int | None = None
+    seed: int | None = None
+    overall: Interval | None = None
+    micro: Interval | None = None
+    primary: Mapping[str, Interval | None] = MappingProxyType({})
+    sub: Mapping[str, Interval | None] = MappingProxyType({})
 
 
 def tally(benchmark: Benchmark, answers: Iterable[Answer]) -> Tally:
-    """Count answers on prompts of the benchmark; a failed one counts as such at each of its test points."""
+    """Count answers on prompts of the benchmark; an unreadable answer is a failure of each of its test points."""
     by_prompt = {
-        prompt.index: [Counted(prompt.index, place, point, Count()) for place, point in enumerate(prompt.points)]
+        prompt.index: [Counted(prompt.index, position, point, Count()) for position, point in enumerate(prompt.points)]
         for prompt in benchmark.prompts
     }
-    made = Tally([one for points in by_prompt.values() for one in points])
+    result = Tally([counted for points in by_prompt.values() for counted in points])
     for answer in answers:
         points, verdict = by_prompt[answer.index], answer.verdict
-        made.asked[answer.index] += 1
-        made.recovered += answer.recovered
+        result.answers[answer.index] += 1
+        result.recovered += answer.recovered
         if verdict.scores is None:
-            made.reasons[verdict.failure or Failure.NO_ANSWER] += 1
-            for one in points:
-                one.count.failures += 1
+            result.reasons[verdict.failure or Failure.NO_ANSWER] += 1
+            for counted in points:
+                counted.count.failures += 1
             continue
-        made.images += 1
-        for one, score in zip(points, verdict.scores, strict=True):
-            one.count.add(Count(score, 1))
-    return made
+        result.images += 1
+        for counted, score in zip(points, verdict.scores, strict=True):
+            counted.count.add(Count(score, 1))
+    return result
 
 
 def scores(counted: Tally, intervals: Intervals | None = None, points: bool = False) -> Scores:
-    """The scores of what was counted, with its intervals, if any, and test point by test point, if asked."""
-    found = _pooled((one.point.dimension, one.count) for one in counted.points)
-    made = _scores(found, intervals, with_failures=True)
-    most = max(counted.asked.values(), default=0)
+    """The scores of a tally, with intervals if given and the counts of every test point if requested."""
+    summary = _scores(((one.point.dimension, one.count) for one in counted.points), intervals, with_failures=True)
+    max_answers = max(counted.answers.values(), default=0)
     prompts = {one.index for one in counted.points}
-    return made.model_copy(
+    by_point = (
+        PointScore(index=one.index, position=one.position, dimension=one.point.dimension, **vars(one.count))
+        for one in counted.points
+    )
+    return summary.model_copy(
         update={
             "prompts": len(counted.judged()),
             "images": counted.images,
             "failed_answers": counted.reasons.total(),
             "failures": {str(reason): number for reason, number in sorted(counted.reasons.items())},
-            "missing_images": most * len(prompts) - counted.asked.total(),
+            "missing_images": max_answers * len(prompts) - counted.answers.total(),
             "recovered": counted.recovered,
-            "points": tuple(_point_scores(counted)) if points else None,
+            "points": tuple(by_point) if points else None,
         }
     )
 
 
 def scores_of_counts(sub: Mapping[str, tuple[int, int]]) -> Scores:
-    """The scores of bare counts by sub-dimension, which know neither prompts nor failures."""
-    return _scores(_pooled((name, Count(*counts)) for name, counts in sub.items()), None, with_failures=False)
+    """The scores of counts by sub-dimension, without prompts and failures."""
+    return _scores(((name, Count(*counts)) for name, counts in sub.items()), None, with_failures=False)
 
 
 def mean_of_ten(values: Mapping[str, float | None]) -> float | None:
-    """The overall score: the unweighted mean of the ten primary dimensions; None where one of them has none."""
+    """The overall score: the unweighted mean over the ten primary dimensions; None if one of them is None."""
     ten = [values.get(name) for name in PRIMARY]
     known = [value for value in ten if value is not None]
     return math.fsum(known) / len(ten) if len(known) == len(ten) else None
 
 
-def _pooled(parts: Iterable[tuple[str, Count]]) -> dict[str, Count]:
-    found = {name: Count() for name in SUB}
-    for name, count in parts:
-        found[name].add(count)
-    return found
-
-
-def _scores(sub: Mapping[str, Count], intervals: Intervals | None, with_failures: bool) -> Scores:
-    primary, micro = {name: Count() for name in PRIMARY}, Count()
-    for name, count in sub.items():
-        primary[primary_of(name)].add(count)
-        micro.add(count)
+def _scores(counts: Iterable[tuple[str, Count]], intervals: Intervals | None, with_failures: bool) -> Scores:
+    """The scores of counts, each with its sub-dimension."""
+    intervals = intervals or Intervals()
+    sub, primary, micro = {name: Count() for name in SUB}, {name: Count() for name in PRIMARY}, Count()
+    for name, count in counts:
+        for total in (sub[name], primary[primary_of(name)], micro):
+            total.add(count)
 
     def accuracy(count: Count, interval: Interval | None) -> Accuracy:
         return Accuracy(
@@ -222,25 +221,13 @@ def _scores(sub: Mapping[str, Count], intervals: Intervals | None, with_failures
             failures=count.failures if with_failures else None,
         )
 
-    ten = {n: accuracy(count, intervals.primary.get(n) if intervals else None) for n, count in primary.items()}
+    ten = {name: accuracy(count, intervals.primary.get(name)) for name, count in primary.items()}
     return Scores(
         overall=mean_of_ten({name: one.accuracy for name, one in ten.items()}),
-        overall_interval95=intervals.overall if intervals else None,
-        micro=accuracy(micro, intervals.micro if intervals else None),
+        overall_interval95=intervals.overall,
+        micro=accuracy(micro, intervals.micro),
         primary=ten,
-        sub={n: accuracy(count, intervals.sub.get(n) if intervals else None) for n, count in sub.items()},
-        resamples=intervals.resamples if intervals else None,
-        seed=intervals.seed if intervals else None,
+        sub={name: accuracy(count, intervals.sub.get(name)) for name, count in sub.items()},
+        resamples=intervals.resamples,
+        seed=intervals.seed,
     )
-
-
-def _point_scores(counted: Tally) -> Iterator[PointScore]:
-    for one in counted.points:
-        yield PointScore(
-            index=one.index,
-            place=one.place,
-            dimension=one.point.dimension,
-            correct=one.count.correct,
-            total=one.count.total,
-            failures=one.count.failures,
-        )

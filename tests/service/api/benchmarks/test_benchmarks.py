@@ -1,4 +1,4 @@
-"""`/benchmarks`: what was imported, its prompts page by page, and what a name means after another import."""
+"""`/benchmarks`: imports, pages of prompts, and the newest import of a name."""
 
 from typing import Any
 
@@ -16,17 +16,17 @@ from service.db.session import Database
 from tests.service.unigenbench import EN, EN_LONG, ZH, benchmark, prompts_csv, rows
 
 
-def keep(database: Database, *benchmarks: Benchmark) -> list[bool]:
-    made = []
+def store_all(database: Database, *benchmarks: Benchmark) -> list[bool]:
+    stored = []
     for one in benchmarks:
         with database.transaction() as session:
-            made.append(store(session, one))
-    return made
+            stored.append(store(session, one))
+    return stored
 
 
 @pytest.fixture
 def stored(database: Database) -> None:
-    keep(database, *(benchmark(file=file) for file in FILES))
+    store_all(database, *(benchmark(file=file) for file in FILES))
 
 
 def shown(client: TestClient, query: str = "", name: str = EN.name) -> dict[str, Any]:
@@ -36,37 +36,37 @@ def shown(client: TestClient, query: str = "", name: str = EN.name) -> dict[str,
 
 
 class TestStore:
-    def test_what_is_stored_is_what_was_read(self, database: Database) -> None:
-        keep(database, benchmark(file=ZH))
+    def test_a_stored_benchmark_is_unchanged(self, database: Database) -> None:
+        store_all(database, benchmark(file=ZH))
         with database.sessions() as session:
             assert current(session, ZH.name) == benchmark(file=ZH)
 
-    def test_the_same_content_is_kept_once(self, database: Database) -> None:
-        assert keep(database, benchmark(), benchmark(), benchmark()) == [True, False, False]
+    def test_equal_content_is_stored_once(self, database: Database) -> None:
+        assert store_all(database, benchmark(), benchmark(), benchmark()) == [True, False, False]
         with database.sessions() as session:
             assert session.scalar(select(func.count()).select_from(BenchmarkRow)) == 1
 
-    def test_a_name_means_what_was_imported_last_and_the_rest_stays(self, database: Database) -> None:
+    def test_the_newest_import_of_a_name_counts_and_others_stay(self, database: Database) -> None:
         first, other = benchmark(), benchmark(prompts_csv(EN, rows(EN)[:5]).encode())
-        assert keep(database, first, other) == [True, True]
+        assert store_all(database, first, other) == [True, True]
         with database.sessions() as session:
             assert current(session, EN.name) == other
-        assert keep(database, first) == [False]
+        assert store_all(database, first) == [False]
         with database.sessions() as session:
             assert current(session, EN.name) == first
             assert session.scalar(select(func.count()).select_from(BenchmarkRow)) == 2
 
-    def test_the_same_prompts_from_another_file_are_known_by_that_file(self, database: Database) -> None:
+    def test_equal_prompts_from_another_file_have_its_hash(self, database: Database) -> None:
         again = benchmark((prompts_csv(EN) + "\n").encode())
-        keep(database, benchmark(), again)
+        store_all(database, benchmark(), again)
         with database.sessions() as session:
             assert current(session, EN.name).data_sha256 == again.data_sha256
             assert session.scalars(select(BenchmarkRow.data_sha256)).all() == [again.data_sha256]
 
 
 class TestList:
-    def test_each_name_once_with_what_scores_go_by(self, client: TestClient, database: Database, stored: None) -> None:
-        keep(database, benchmark(prompts_csv(EN, rows(EN)[:5]).encode()))
+    def test_each_name_once_with_its_hashes(self, client: TestClient, database: Database, stored: None) -> None:
+        store_all(database, benchmark(prompts_csv(EN, rows(EN)[:5]).encode()))
         items = client.get("/benchmarks").json()["items"]
         assert [one["name"] for one in items] == [bundled().name, *sorted(file.name for file in FILES)]
         first = items[1]
@@ -76,41 +76,41 @@ class TestList:
         assert read.judge and items[2]["template_sha256"] == read.judge.template_sha256
         assert items[2]["definitions_sha256"] == read.judge.definitions_sha256
 
-    def test_in_pages(self, client: TestClient, stored: None) -> None:
+    def test_pages(self, client: TestClient, stored: None) -> None:
         first = client.get("/benchmarks?limit=3").json()
         rest = client.get("/benchmarks", params={"limit": 3, "cursor": first["next_cursor"]}).json()
         assert len(first["items"]) == 3 and len(rest["items"]) == 2 and rest["next_cursor"] is None
 
-    def test_without_any_import_there_is_the_bundled_one(self, client: TestClient) -> None:
+    def test_without_imports_the_bundled_benchmark_is_listed(self, client: TestClient) -> None:
         [only] = client.get("/benchmarks").json()["items"]
         assert (only["name"], only["prompt_count"]) == ("shapes-bench", len(bundled().prompts))
         assert only["template_sha256"] is only["definitions_sha256"] is None
 
 
 class TestBundled:
-    def test_it_is_shown_before_anybody_has_listed_it(self, client: TestClient) -> None:
+    def test_it_is_available_without_listing(self, client: TestClient) -> None:
         found = shown(client, "?dimension=Text%20Generation&limit=2", name="shapes-bench")
         assert found["judge"] is None
         assert found["content_sha256"] == bundled().content_sha256
         assert [one["text"].split()[0] for one in found["prompts"]["items"]] == ["the", "the"]
 
-    def test_it_is_kept_once_and_stays_when_asked_again(self, client: TestClient, database: Database) -> None:
+    def test_it_is_stored_once(self, client: TestClient, database: Database) -> None:
         first = client.get("/benchmarks").json()
         assert client.get("/benchmarks").json() == first
         with database.sessions() as session:
             assert session.scalar(select(func.count()).select_from(BenchmarkRow)) == 1
             assert current(session, bundled().name) == bundled()
 
-    def test_in_a_transaction_that_has_begun_it_is_left_to_the_caller(self, database: Database) -> None:
+    def test_in_a_transaction_the_caller_commits(self, database: Database) -> None:
         with database.sessions() as session:
             session.scalar(select(func.now()))
             assert current(session, bundled().name) == bundled()
             session.rollback()
             assert session.scalar(select(func.count()).select_from(BenchmarkRow)) == 0
 
-    def test_other_content_under_its_name_is_followed_by_this_versions(self, database: Database) -> None:
+    def test_older_content_is_replaced_by_that_of_this_version(self, database: Database) -> None:
         older = bundled().model_copy(update={"prompts": bundled().prompts[:5]})
-        keep(database, older)
+        store_all(database, older)
         with database.sessions() as session:
             assert current(session, bundled().name) == bundled()
 
@@ -129,15 +129,15 @@ class TestBundled:
 
 
 class TestShow:
-    def test_it_has_the_judges_words_its_counts_and_prompts(self, client: TestClient, stored: None) -> None:
+    def test_it_has_the_judges_prompt_counts_and_prompts(self, client: TestClient, stored: None) -> None:
         found = shown(client)
         assert found["dimensions"] == dict.fromkeys(SUB, 1)
         assert found["judge"]["template"] == benchmark().judge.template
         assert found["repairs"] == found["left_out"] == []
         assert found["prompts"]["items"][0] == benchmark().prompts[0].model_dump(mode="json")
 
-    def test_prompts_come_in_pages_by_their_numbers(self, client: TestClient, database: Database) -> None:
-        keep(database, benchmark(prompts_csv(EN, rows(EN)[::-1]).encode()))
+    def test_prompts_are_paged_by_index(self, client: TestClient, database: Database) -> None:
+        store_all(database, benchmark(prompts_csv(EN, rows(EN)[::-1]).encode()))
         indices, cursor = [], None
         while cursor is not None or not indices:
             page = client.get(
@@ -163,7 +163,7 @@ class TestShow:
         assert [one["index"] for one in found["prompts"]["items"]] == indices
         assert found["prompt_count"] == 10
 
-    def test_an_unknown_dimension_is_refused_with_those_there_are(self, client: TestClient, stored: None) -> None:
+    def test_an_unknown_dimension_names_the_available_ones(self, client: TestClient, stored: None) -> None:
         response = client.get(f"/benchmarks/{EN.name}?dimension=Smell&dimension=Style")
         assert response.status_code == 422
         [error] = response.json()["errors"]
@@ -171,7 +171,9 @@ class TestShow:
             error["loc"] == ["query", "dimension"] and "'Smell'" in error["msg"] and "Logical Reasoning" in error["msg"]
         )
 
-    def test_an_unknown_name_is_told_what_there_is(self, client: TestClient) -> None:
-        response = client.get("/benchmarks/nothing")
+    def test_an_unknown_name_suggests_another(self, client: TestClient, stored: None) -> None:
+        response = client.get("/benchmarks/unigenbnch-en")
         assert (response.status_code, response.json()["code"]) == (404, "not_found")
-        assert "g2rpo benchmarks import" in response.json()["detail"]
+        detail = response.json()["detail"]
+        assert detail.startswith("Unknown benchmark 'unigenbnch-en'. Did you mean 'unigenbench-en'? Available: ")
+        assert "shapes-bench, unigenbench-en, " in detail and "g2rpo benchmarks import" in detail

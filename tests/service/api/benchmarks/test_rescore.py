@@ -1,4 +1,4 @@
-"""`POST /benchmarks/{name}/rescore`: result files of the official scripts, scored again."""
+"""`POST /benchmarks/{name}/rescore`: scores of the official scripts' result files."""
 
 import gzip
 import hashlib
@@ -48,19 +48,19 @@ class TestScores:
         assert (scores["images"], scores["prompts"], scores["missing_images"]) == (20, 10, 0)
         assert (scores["resamples"], scores["seed"], scores["points"]) == (2000, 0, None)
 
-    def test_points_resamples_and_seed_are_as_asked(self, client: TestClient) -> None:
+    def test_points_resamples_and_seed(self, client: TestClient) -> None:
         scores = send(client, results_csv(ALL), points=True, resamples=50, seed=3).json()["scores"]
         assert (scores["resamples"], scores["seed"], len(scores["points"])) == (50, 3, 27)
         assert scores["points"][0]["dimension"] == "Style"
         assert send(client, results_csv(ALL), resamples=0).json()["scores"]["overall_interval95"] is None
 
-    def test_json_and_json_lines_are_scored_alike(self, client: TestClient) -> None:
+    def test_json_and_json_lines_have_equal_scores(self, client: TestClient) -> None:
         expected = send(client, results_csv(ALL)).json()["scores"]
         listed, lines = json.dumps(ALL), "\n".join(map(json.dumps, ALL))
         assert send(client, listed, "application/json").json()["scores"] == expected
         assert send(client, lines, "application/x-ndjson; charset=utf-8").json()["scores"] == expected
 
-    def test_what_the_script_dropped_is_counted_or_recovered(self, client: TestClient) -> None:
+    def test_dropped_answers_are_counted_or_recovered(self, client: TestClient) -> None:
         rows = [
             result_row(0, 0, (1, 1, 1)),
             result_row(0, 1, (1, 1, 1), result_json="null"),
@@ -78,7 +78,7 @@ class TestScores:
             "failures": 2,
         }
 
-    def test_a_summary_has_counts_alone(self, client: TestClient) -> None:
+    def test_a_summary_has_only_counts(self, client: TestClient) -> None:
         summary = {
             "primary_dimensions": {"Style": {"correct": 1, "total": 4, "accuracy": 0.25}},
             "sub_dimensions": {"Style": {"correct": 1, "total": 4, "accuracy": 0.25}},
@@ -93,8 +93,8 @@ class TestScores:
         assert found.json()["scores"]["micro"]["correct"] == 2
 
 
-class TestRefused:
-    def test_every_row_that_does_not_belong_is_told(self, client: TestClient) -> None:
+class TestErrors:
+    def test_every_row_of_another_benchmark_is_reported(self, client: TestClient) -> None:
         rows = [ALL[0], result_row(1, 0, (1, 1, 1), testpoint="[]"), result_row(2, 0, (1, 1, 1), index="3"), ALL[0]]
         response = send(client, results_csv(rows))
         assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
@@ -106,32 +106,32 @@ class TestRefused:
         assert len(response.json()["errors"]) == 20
 
     @pytest.mark.parametrize(
-        ("body", "media_type", "told"),
+        ("body", "media_type", "message"),
         [
-            (b"", CSV, "the columns index, testpoint, result_json, img_path are missing"),
-            (b"index,testpoint,result_json,img_path\n", CSV, "the file has no rows"),
-            (b"index,prompt\n\xff\n", CSV, "the file is not in UTF-8"),
-            (b"\x89PNG\r\n\x1a\n\x00", CSV, "the file is not in UTF-8"),
-            (b"{", "application/json", "the file is no JSON"),
+            (b"", CSV, "missing columns: index, testpoint, result_json, img_path"),
+            (b"index,testpoint,result_json,img_path\n", CSV, "The file has no rows"),
+            (b"index,prompt\n\xff\n", CSV, "The file is not UTF-8"),
+            (b"\x89PNG\r\n\x1a\n\x00", CSV, "The file is not UTF-8"),
+            (b"{", "application/json", "Invalid JSON"),
             (b"{}", "application/json", "neither a list of rows nor a summary"),
-            (b"[]", "application/json", "the file has no rows"),
-            (b"[" * 100_000, "application/json", "nests too deep"),
-            (b"{}\n[", "application/x-ndjson", "this is no JSON"),
+            (b"[]", "application/json", "The file has no rows"),
+            (b"[" * 100_000, "application/json", "nesting too deep"),
+            (b"{}\n[", "application/x-ndjson", "invalid JSON"),
         ],
     )
-    def test_what_is_no_result_file(self, client: TestClient, body: bytes, media_type: str, told: str) -> None:
+    def test_other_files(self, client: TestClient, body: bytes, media_type: str, message: str) -> None:
         response = send(client, body, media_type)
         assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
-        assert told in response.text
+        assert message in response.text
 
-    def test_another_kind_of_body(self, client: TestClient) -> None:
+    def test_other_media_types(self, client: TestClient) -> None:
         response = send(client, b"a", "text/plain")
         assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
 
     def test_an_unknown_benchmark(self, client: TestClient) -> None:
         assert send(client, results_csv(ALL), name="nothing").status_code == 404
 
-    def test_more_bytes_than_are_taken(self, database: Database) -> None:
+    def test_too_large_a_body(self, database: Database) -> None:
         app = create_app(database.settings.model_copy(update={"max_results_bytes": 1000, "max_body_bytes": 10**9}))
         with TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as client:
             response = send(client, results_csv(ALL))
@@ -140,7 +140,7 @@ class TestRefused:
 
 class TestOfficial:
     @pytest.mark.parametrize("file", [FILES[0], FILES[2]], ids=lambda file: file.language)
-    def test_scores_are_the_official_scripts(
+    def test_scores_equal_those_of_the_official_scripts(
         self, client: TestClient, database: Database, shared: Path, file: Any
     ) -> None:
         data = (shared / "data" / "unigenbench" / Path(file.path).name).read_bytes()

@@ -1,4 +1,4 @@
-"""`/leaderboard`: published rows and evaluations, in every form."""
+"""`/leaderboard`: published rows and evaluations, in every media type."""
 
 import csv
 import io
@@ -33,7 +33,7 @@ def row(model: str, value: float | None, judge: str = "j", data_sha256: str | No
     return Row.model_validate({**about, "data_sha256": data_sha256, "protocol": "official", "values": values})
 
 
-class TestForms:
+class TestMediaTypes:
     def test_json(self, client: TestClient) -> None:
         response = client.get("/leaderboard")
         found = response.json()
@@ -67,37 +67,40 @@ class TestForms:
         image = Image.open(io.BytesIO(response.content))
         assert image.width > 1500 and image.height > 200
 
-    def test_others_are_not_made(self, client: TestClient) -> None:
+    def test_other_media_types_are_not_acceptable(self, client: TestClient) -> None:
         assert client.get("/leaderboard", headers={"Accept": "text/html"}).status_code == 406
 
 
 class TestBenchmarks:
-    def test_a_set_without_rows_has_an_empty_board_in_every_form(self, client: TestClient) -> None:
+    def test_a_benchmark_without_rows_has_an_empty_leaderboard(self, client: TestClient) -> None:
         for accept in ("application/json", "text/csv", "text/markdown", "image/png"):
             response = client.get("/leaderboard?benchmark=unigenbench-zh", headers={"Accept": accept})
             assert response.status_code == 200
         assert client.get("/leaderboard?benchmark=unigenbench-zh").json()["rankings"] == []
 
-    def test_an_unknown_one_is_told_what_there_is(self, client: TestClient) -> None:
-        response = client.get("/leaderboard?benchmark=nothing")
-        assert response.status_code == 404 and "unigenbench-en-long" in response.json()["detail"]
+    def test_an_unknown_benchmark_suggests_a_name(self, client: TestClient) -> None:
+        response = client.get("/leaderboard?benchmark=unigenbnch-en")
+        assert response.status_code == 404
+        detail = response.json()["detail"]
+        assert detail.startswith("Unknown benchmark 'unigenbnch-en'. Did you mean 'unigenbench-en'? Available: ")
+        assert "unigenbench-en-long" in detail
 
-    def test_an_imported_one_of_another_name_has_a_board(self, client: TestClient, database: Database) -> None:
+    def test_an_imported_benchmark_has_a_leaderboard(self, client: TestClient, database: Database) -> None:
         with database.transaction() as session:
             store(session, benchmark().model_copy(update={"name": "our-own"}))
         assert client.get("/leaderboard?benchmark=our-own").json()["rankings"] == []
 
 
 class TestTables:
-    def test_rankings_stand_apart(self) -> None:
+    def test_rankings_are_separate_tables(self) -> None:
         made = board(row("a", 50), row("b", 60, judge="other"), row("c", 40, data_sha256=None))
         text = markdown(made)
         assert text.count("## ") == 3 and text.count("**50.00**") == text.count("**60.00**") == len(COLUMNS)
-        assert "data not stated" in text and f"data {'d' * 12}," in text
+        assert "data unknown" in text and f"data {'d' * 12}," in text
         assert len(csv_table(made).splitlines()) == 4
 
     @pytest.mark.parametrize("name", ["a|b", "**a**", "<script>", "a\nb", "$x^2$", "`a`", "\\", "a" * 500])
-    def test_names_stay_text(self, name: str) -> None:
+    def test_names_are_escaped(self, name: str) -> None:
         made = board(row(name, 50), row("b", None))
         lines = [line for line in markdown(made).splitlines() if line.startswith("| ")]
         assert len(lines) == 3
@@ -107,7 +110,7 @@ class TestTables:
         assert first["model"] == name
         assert draw(made).startswith(b"\x89PNG")
 
-    def test_many_rows_are_cut_in_the_figure_alone(self) -> None:
+    def test_only_the_figure_limits_the_rows(self) -> None:
         made = board(*(row(f"model {number}", number / 10) for number in range(100)))
         assert len(csv_table(made).splitlines()) == 101
         assert Image.open(io.BytesIO(draw(made))).height < 4000
@@ -133,18 +136,18 @@ class TestEvaluated:
         judged = {"judge": "perception", "protocol": "adapted", "num_images": 2, "seed": 3407}
         assert about == judged | {"content_sha256": benchmark().content_sha256}
 
-    def test_it_is_in_every_form(self, client: TestClient, records: Any) -> None:
+    def test_an_evaluation_is_in_every_media_type(self, client: TestClient, records: Any) -> None:
         evaluation = records.evaluation(benchmark(), answers=answered(1, {(3, 1): Failure.NO_SCORES}), name="mi|ne")
         table = client.get("/leaderboard", headers={"Accept": "text/csv"}).text
         [row] = [one for one in csv.DictReader(io.StringIO(table)) if one["kind"] == "evaluated"]
         assert (row["model"], row["evaluation_id"], row["failed_answers"]) == ("mi|ne", str(evaluation.id), "1")
         assert float(row["overall_low"]) <= float(row["Overall"]) <= float(row["overall_high"])
         text = client.get("/leaderboard", headers={"Accept": "text/markdown"}).text
-        assert "| mi\\|ne | **" in text and "95% interval of Overall" in text and "answers failed: 1" in text
-        assert "2 images from seed 3407 on" in text
+        assert "| mi\\|ne | **" in text and "95% interval of Overall" in text and "failed answers: 1" in text
+        assert "2 images per prompt from seed 3407" in text
         assert client.get("/leaderboard", headers={"Accept": "image/png"}).status_code == 200
 
-    def test_a_model_is_called_by_the_evaluation_else_by_its_checkpoint(
+    def test_the_model_name_is_that_of_the_evaluation_or_checkpoint(
         self, client: TestClient, database: Database, records: Any
     ) -> None:
         run = records.run(JobStatus.SUCCEEDED, name="try 1")
@@ -157,27 +160,25 @@ class TestEvaluated:
             session.execute(update(Evaluation).values(checkpoint_id=None))
         assert models(client) == {"shapes-flux", f"shapes-flux, checkpoint {str(checkpoint.id)[-6:]}", "mine"}
 
-    def test_of_the_same_model_and_settings_the_newest_counts(self, client: TestClient, records: Any) -> None:
+    def test_the_newest_evaluation_of_equal_settings_counts(self, client: TestClient, records: Any) -> None:
         for name in ("old", "new"):
             records.evaluation(benchmark(), answers=answered(1), name=name, rewards=[] if name == "old" else ["clip"])
         records.evaluation(benchmark(), answers=answered(1), name="others", guidance=1)
         assert models(client) == {"new", "others"}
 
-    def test_other_judges_contents_images_and_seeds_are_ranked_apart(self, client: TestClient, records: Any) -> None:
+    def test_judge_content_images_and_seed_separate_rankings(self, client: TestClient, records: Any) -> None:
         judge = JudgeEntry(name="vlm", kind="openai", url="http://127.0.0.1:1/v1", model="qwen")
         fewer = benchmark(prompts_csv(EN, rows(EN)[:9]).encode())
         records.evaluation(benchmark(), answers=answered(1))
         records.evaluation(benchmark(), answers=answered(1), judge=judge)
         records.evaluation(benchmark(), answers=answered(1), seed=5)
         records.evaluation(benchmark(), answers=answered(1), num_images=4)
-        records.evaluation(fewer, answers={place: said for place, said in answered(1).items() if place[0] < 9})
+        records.evaluation(fewer, answers={image: scores for image, scores in answered(1).items() if image[0] < 9})
         rankings = client.get("/leaderboard").json()["rankings"][1:]
         assert [len(one["rows"]) for one in rankings] == [1] * 5
         assert {one["judge"] for one in rankings} == {"perception", "qwen"}
 
-    def test_only_the_official_data_images_and_seeds_and_a_model_that_sees_are_official(
-        self, client: TestClient, records: Any
-    ) -> None:
+    def test_the_official_protocol(self, client: TestClient, records: Any) -> None:
         judge = JudgeEntry(name="vlm", kind="openai", url="http://127.0.0.1:1/v1", model="qwen")
         pinned = benchmark().model_copy(update={"pinned": True})
         cases = [
@@ -187,28 +188,28 @@ class TestEvaluated:
             (pinned, {"judge": judge, "num_images": 4, "seed": 1}, "adapted"),
             (pinned.model_copy(update={"name": "our-own"}), {"judge": judge, "num_images": 4}, "adapted"),
         ]
-        for of, said, protocol in cases:
-            evaluation = records.evaluation(of, answers=answered(1), **said)
-            found = client.get("/leaderboard", params={"benchmark": of.name}).json()["rankings"]
+        for content, options, protocol in cases:
+            evaluation = records.evaluation(content, answers=answered(1), **options)
+            found = client.get("/leaderboard", params={"benchmark": content.name}).json()["rankings"]
             [own] = [one for one in found if any(row["evaluation_id"] == str(evaluation.id) for row in one["rows"])]
-            assert own["protocol"] == protocol, said
+            assert own["protocol"] == protocol, options
 
-    def test_what_is_not_whole_or_not_judged_is_left_out(self, client: TestClient, records: Any) -> None:
-        records.evaluation(benchmark(), answers=answered(1), limit=10, name="all the same")
-        part = {place: said for place, said in answered(1).items() if place[0] < 3}
+    def test_partial_and_unjudged_evaluations_are_omitted(self, client: TestClient, records: Any) -> None:
+        records.evaluation(benchmark(), answers=answered(1), limit=10, name="complete")
+        part = {image: scores for image, scores in answered(1).items() if image[0] < 3}
         records.evaluation(benchmark(), answers=part, limit=3)
         records.evaluation(benchmark(), JobStatus.FAILED, answers=answered(1))
         records.evaluation(benchmark(), JobStatus.RUNNING, answers=answered(1))
         records.evaluation(benchmark(), judge=None, rewards=["clip_score"])
-        assert models(client) == {"all the same"}
-        note = "evaluations of a part of the prompts are not ranked: 1 left out"
+        assert models(client) == {"complete"}
+        note = "evaluations of some of the prompts are not ranked: 1 omitted"
         assert client.get("/leaderboard").json()["notes"] == [note]
         assert note in client.get("/leaderboard", headers={"Accept": "text/markdown"}).text
 
-    def test_the_newest_are_shown_where_there_are_many(
+    def test_the_number_of_evaluations_is_limited(
         self, client: TestClient, records: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("service.api.leaderboard.rows.MOST", 2)
+        monkeypatch.setattr("service.api.leaderboard.service.MAX_EVALUATIONS", 2)
         for seed in range(3):
             records.evaluation(benchmark(), answers=answered(1), name=f"number {seed}", seed=seed)
         assert models(client) == {"number 1", "number 2"}
@@ -223,13 +224,13 @@ class TestEvaluated:
 
 
 def answered(score: int, failed: dict[tuple[int, int], Failure] | None = None) -> dict[tuple[int, int], Any]:
-    """Answers on two images of every prompt; the second image of each meets nothing."""
-    said = {
+    """Answers on two images of every prompt; the second image of each meets no test point."""
+    scores = {
         (index, image_index): [score * (1 - image_index)] * len(dimensions_of(index))
         for index in range(10)
         for image_index in (0, 1)
     }
-    return said | (failed or {})
+    return scores | (failed or {})
 
 
 def evaluated(client: TestClient) -> list[dict[str, Any]]:

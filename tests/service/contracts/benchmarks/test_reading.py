@@ -1,4 +1,4 @@
-"""The official CSV files: taken, mended with a record, or told by the numbers of their bad rows."""
+"""The official CSV files: rows are read, repaired with a record, or reported by number."""
 
 import json
 from collections import defaultdict
@@ -16,12 +16,12 @@ from tests.service.unigenbench import EN, EN_LONG, ZH, about, benchmark, prompts
 
 
 def problems(data: bytes | str, file: OfficialFile = EN) -> list[str]:
-    """What is told of a file."""
+    """The problems of a file."""
     return [str(one) for one in read_prompts(data.encode() if isinstance(data, str) else data, file).problems]
 
 
 def with_row(number: int, row: list[str]) -> str:
-    """A good file, but for row `number` (the heading is row 1)."""
+    """A valid file except for row `number` (the header is row 1)."""
     body = rows(EN)
     body[number - 2] = row
     return prompts_csv(EN, body)
@@ -116,7 +116,7 @@ class TestRepair:
         assert read.problems == []
         [repair] = read.repairs
         assert (repair.row, repair.index) == (5, 3)
-        assert repair.description == 'a comma was missing between "Style" and "Attribute - Color"'
+        assert repair.description == 'added a comma between "Style" and "Attribute - Color"'
         assert [one.name for one in read.prompts[3].points] == ["Style", "Attribute - Color"]
 
     @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ class TestRepair:
         assert read.repairs == []
         [problem] = read.problems
         assert (problem.row, problem.index) == (5, 3)
-        assert "its JSON is broken at character" in problem.description
+        assert "invalid JSON at character" in problem.description
 
     def test_a_mended_row_must_be_right_in_all_else(self) -> None:
         read = read_prompts(with_json(self.BROKEN.replace('"what 0 is", ', "")).encode(), EN)
@@ -147,50 +147,50 @@ class TestRepair:
 
 class TestBadRows:
     @pytest.mark.parametrize(
-        ("row", "told"),
+        ("row", "message"),
         [
-            (["3", "a tree"], "row 5: it has 2 of the heading's columns"),
-            (["x", "a tree", "{}"], "row 5: index 'x' is no whole number from 0 to 999999"),
-            (["-1", "a tree", "{}"], "index '-1' is no whole number"),
-            (["3.0", "a tree", "{}"], "index '3.0' is no whole number"),
-            (["٣", "a tree", "{}"], "is no whole number"),
-            (["1", "a tree", "{}"], "row 5 (index 1): the index stands in row 3, too"),
+            (["3", "a tree"], "row 5: the row has 2 columns, fewer than the header"),
+            (["x", "a tree", "{}"], "row 5: invalid index 'x'; must be an integer from 0 to 999999"),
+            (["-1", "a tree", "{}"], "invalid index '-1'"),
+            (["3.0", "a tree", "{}"], "invalid index '3.0'"),
+            (["٣", "a tree", "{}"], "invalid index"),
+            (["1", "a tree", "{}"], "row 5 (index 1): duplicate index, first in row 3"),
             (["3", " ", json.dumps(about(["Style"], "en"))], "row 5 (index 3): the prompt is empty"),
             (["3", "a" * 10_001, json.dumps(about(["Style"], "en"))], "the prompt has 10001 characters"),
             (["3", "a\x00b", json.dumps(about(["Style"], "en"))], "the prompt has a NUL character"),
         ],
     )
-    def test_cells(self, row: list[str], told: str) -> None:
+    def test_cells(self, row: list[str], message: str) -> None:
         [problem] = problems(with_row(5, row))
-        assert told in problem
+        assert message in problem
 
     @pytest.mark.parametrize(
-        ("text", "told"),
+        ("text", "message"),
         [
-            ("", "its JSON is broken at character 1"),
-            ("[]", "it is no mapping"),
-            ("[" * 100_000, "its JSON"),
-            ('{"a": 1, "a": 2}', "a name stands in it twice"),
-            ('{"a": ' + "9" * 5000 + "}", "its JSON cannot be taken"),
+            ("", "invalid JSON at character 1"),
+            ("[]", "not an object"),
+            ("[" * 100_000, "invalid JSON"),
+            ('{"a": 1, "a": 2}', "a name occurs twice"),
+            ('{"a": ' + "9" * 5000 + "}", "invalid JSON"),
             (json.dumps(about(["Style"], "en", Subjects=None)), "'Subjects' is missing"),
-            (json.dumps(about(["Style"], "en", Subjects=3)), "'Subjects' must be a text"),
-            (json.dumps(about(["Style"], "en", Subjects="a\x00")), "'Subjects' must be a text"),
-            (json.dumps(about(["Style"], "en", Subjects="\ud800")), "'Subjects' must be a text"),
+            (json.dumps(about(["Style"], "en", Subjects=3)), "'Subjects' must be a string"),
+            (json.dumps(about(["Style"], "en", Subjects="a\x00")), "'Subjects' must be a string"),
+            (json.dumps(about(["Style"], "en", Subjects="\ud800")), "'Subjects' must be a string"),
             (json.dumps(about(["Style"], "en", Testpoints=None)), "'Testpoints' is missing"),
-            (json.dumps(about([], "en")), "'Testpoints' must be a list of texts, with at least one"),
-            (json.dumps(about(["Style"], "en", Testpoints=["Style", 3])), "must be a list of texts"),
-            (json.dumps(about(["Style"], "en", Testpoints="Style")), "must be a list of texts"),
+            (json.dumps(about([], "en")), "'Testpoints' must be a nonempty list of strings"),
+            (json.dumps(about(["Style"], "en", Testpoints=["Style", 3])), "must be a nonempty list of strings"),
+            (json.dumps(about(["Style"], "en", Testpoints="Style")), "must be a nonempty list of strings"),
             (json.dumps(about(["Style", "Attribute - Shape"], "en", **{"Testpoint Description": ["a"]})),
              "2 test points have 1 descriptions"),
             (json.dumps(about(["Style", "Attribute - Smell"], "en")),
-             "test point 2 is of the unknown dimension 'Attribute - Smell'"),
+             "test point 2 has the unknown dimension 'Attribute - Smell'"),
             (json.dumps(about(["Style"], "zh")), "'Testpoints' is missing"),
         ],
     )  # fmt: skip
-    def test_json(self, text: str, told: str) -> None:
+    def test_json(self, text: str, message: str) -> None:
         [problem] = problems(with_json(text))
         assert problem.startswith("row 5 (index 3): ")
-        assert told in problem
+        assert message in problem
 
     def test_every_bad_row_is_told_and_the_rest_is_read(self) -> None:
         body = rows(EN)
@@ -203,7 +203,7 @@ class TestBadRows:
         body = rows(EN)
         body[3][1] = "a trée"
         data = prompts_csv(EN, body).encode("latin-1")
-        assert problems(data) == ["row 5 (index 3): it is not in UTF-8"]
+        assert problems(data) == ["row 5 (index 3): the row is not UTF-8"]
 
 
 class TestBadFiles:
@@ -212,26 +212,26 @@ class TestBadFiles:
         assert len(problems(prompts_csv(EN).encode(encoding))) == 1
 
     def test_utf_16_is_named(self) -> None:
-        assert problems(prompts_csv(ZH).encode("utf-16"), ZH) == ["row 1: the file is in UTF-16; it must be in UTF-8"]
+        assert problems(prompts_csv(ZH).encode("utf-16"), ZH) == ["row 1: the file is UTF-16; save it as UTF-8"]
 
     def test_every_row_of_a_file_in_gb18030_is_told(self) -> None:
         read = read_prompts(prompts_csv(ZH).encode("gb18030"), ZH)
         assert [one.row for one in read.problems] == list(range(2, 12))
 
     @pytest.mark.parametrize(
-        ("data", "told"),
+        ("data", "message"),
         [
             (b"", "row 1: the file is empty"),
-            (b"\n\n", "each of the columns index, prompt_en, sub_dims_en must be there once; the heading has none"),
-            (b"index,prompt_zh,sub_dims_zh\n", "each of the columns prompt_en, sub_dims_en must be there once"),
-            (b"index,prompt_en,sub_dims_en,index\n", "each of the columns index must be there once"),
-            (b'index,prompt_en,sub_dims_en\n0,"never closed\n1,a,b\n', "row 2: this is no CSV from here on"),
+            (b"\n\n", "the columns index, prompt_en, sub_dims_en must each occur once; the header has none"),
+            (b"index,prompt_zh,sub_dims_zh\n", "the columns prompt_en, sub_dims_en must each occur once"),
+            (b"index,prompt_en,sub_dims_en,index\n", "the columns index must each occur once"),
+            (b'index,prompt_en,sub_dims_en\n0,"never closed\n1,a,b\n', "row 2: invalid CSV"),
             (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "row 1:"),
         ],
     )
-    def test_what_is_no_such_file(self, data: bytes, told: str) -> None:
+    def test_what_is_no_such_file(self, data: bytes, message: str) -> None:
         [problem] = problems(data)
-        assert told in problem
+        assert message in problem
 
     @given(st.binary(max_size=300))
     def test_no_bytes_raise(self, data: bytes) -> None:
@@ -258,7 +258,7 @@ class TestOfficial:
         assert list(repairs) == [EN_LONG.name]
         [repair] = repairs[EN_LONG.name]
         assert (repair.index, repair.row) == (509, 511)
-        assert repair.description == 'a comma was missing between "Grammar - Negation" and "Attribute - Color"'
+        assert repair.description == 'added a comma between "Grammar - Negation" and "Attribute - Color"'
 
     @pytest.mark.parametrize("length", ["", "-long"])
     def test_chinese_and_english_have_the_same_dimensions_at_the_same_places(

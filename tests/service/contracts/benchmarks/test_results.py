@@ -1,4 +1,4 @@
-"""Result files of the official scripts: every image's scores, a counted failure, or a row that does not belong."""
+"""Result files of the official scripts: scores, counted failures, and rows of other benchmarks."""
 
 import io
 import json
@@ -21,7 +21,7 @@ def read(*rows: dict[str, Any]) -> Answers:
 
 
 def verdict(**changes: Any) -> Any:
-    """What is read of prompt 0, which has three test points."""
+    """The verdict on an image of prompt 0, which has three test points."""
     found = read(result_row(0, 2, (1, 0, 1), **changes))
     assert not found.problems, found.problems
     return found.answers[0].verdict
@@ -47,7 +47,7 @@ class TestCsv:
         assert verdict(result_json=text, output="").scores == (1, 0, 1)
 
     @pytest.mark.parametrize("path", ["0_2.png", "a/b/0_2.jpg", "C:\\images\\0_2.webp", "/x/5_5.png/0_2.png"])
-    def test_the_image_is_what_the_path_ends_in(self, path: str) -> None:
+    def test_the_image_is_the_end_of_the_path(self, path: str) -> None:
         [one] = read(result_row(0, 2, (1, 0, 1), img_path=path)).answers
         assert (one.index, one.image_index) == (0, 2)
 
@@ -85,89 +85,89 @@ class TestFailures:
     def test_results_without_scores_are_counted_not_guessed(self, text: str, failure: Failure) -> None:
         assert verdict(result_json=text, output="").failure is failure
 
-    def test_the_judges_own_words_are_read_where_the_script_lost_them(self) -> None:
+    def test_answers_that_the_script_lost_are_recovered(self) -> None:
         stray = answer((1, 0, 1)).replace("I looked at 1", "it's 1")
         [one] = read(result_row(0, 0, (0, 0, 0), result_json="null", output=stray)).answers
         assert (one.verdict.scores, one.recovered) == ((1, 0, 1), True)
 
-    def test_they_say_why_there_are_no_scores(self) -> None:
+    def test_the_output_has_the_reason_of_a_failure(self) -> None:
         assert verdict(result_json="null", output="<score>[1, 0]</score>").failure is Failure.WRONG_COUNT
         assert verdict(result_json="null", output="I cannot").failure is Failure.NO_SCORES
 
-    def test_what_the_script_read_comes_first(self) -> None:
+    def test_the_result_of_the_script_has_priority(self) -> None:
         [one] = read(result_row(0, 0, (1, 0, 1), output=answer((0, 0, 0)))).answers
         assert (one.verdict.scores, one.recovered) == ((1, 0, 1), False)
 
 
 class TestRowsThatDoNotBelong:
     @pytest.mark.parametrize(
-        ("changes", "told"),
+        ("changes", "message"),
         [
-            ({"index": "1"}, "index '1' is not that of its image 0_2"),
-            ({"index": "00"}, "index '00' is not that of its image"),
-            ({"img_path": "zero.png"}, "img_path 'zero.png' names no image"),
-            ({"img_path": ""}, "names no image"),
+            ({"index": "1"}, "index '1' differs from that of its image 0_2"),
+            ({"index": "00"}, "index '00' differs from that of its image"),
+            ({"img_path": "zero.png"}, "invalid img_path 'zero.png'; must end in INDEX_NUMBER.png"),
+            ({"img_path": ""}, "invalid img_path"),
             ({"img_path": "11_0.png", "index": "11"}, "the benchmark has no prompt 11"),
-            ({"testpoint": "['Style']"}, "its test points are not those that the benchmark has for prompt 0"),
-            ({"testpoint": ""}, "its test points are not those"),
-            ({"prompt": "another tree"}, "its prompt is not the benchmark's prompt 0"),
-            ({"testpoint": "['Smell', 'Style', 'Style']"}, "its test points are not those"),
+            ({"testpoint": "['Style']"}, "the test points differ from those of prompt 0 in the benchmark"),
+            ({"testpoint": ""}, "the test points differ"),
+            ({"prompt": "another tree"}, "the prompt differs from prompt 0 of the benchmark"),
+            ({"testpoint": "['Smell', 'Style', 'Style']"}, "the test points differ"),
         ],
     )
-    def test_are_told_by_their_number(self, changes: dict[str, str], told: str) -> None:
+    def test_bad_rows_are_reported_by_number(self, changes: dict[str, str], message: str) -> None:
         found = read(result_row(1, 0, (1, 1, 1)), result_row(0, 2, (1, 0, 1), **changes))
         [problem] = found.problems
-        assert problem.row == 3 and told in problem.description
+        assert problem.row == 3 and message in problem.description
         assert len(found.answers) == 1
 
-    def test_an_image_that_stands_there_twice_counts_once_and_is_told(self) -> None:
+    def test_a_duplicate_image_counts_once_and_is_reported(self) -> None:
         found = read(result_row(0, 2, (1, 1, 1)), result_row(0, 2, (0, 0, 0)))
         assert [one.verdict.scores for one in found.answers] == [(1, 1, 1)]
-        assert [str(one) for one in found.problems] == ["row 3: image 0_2 stands in row 2, too"]
+        assert [str(one) for one in found.problems] == ["row 3: duplicate image 0_2, first in row 2"]
 
     @pytest.mark.parametrize(
-        ("text", "told"),
+        ("text", "message"),
         [
-            ("", "row 1: the columns index, testpoint, result_json, img_path are missing"),
-            ("index,prompt\n0,a\n", "row 1: the columns testpoint, result_json, img_path are missing"),
-            ('index,testpoint,result_json,img_path\n0,"a', "row 2: this is no CSV from here on"),
-            ("index,testpoint,result_json,img_path\n0\n", "row 2: img_path 'None' names no image"),
-            ("index,testpoint,result_json,img_path\n" + "a" * 200_000 + ",,,\n", "row 2: this is no CSV from here on"),
+            ("", "row 1: missing columns: index, testpoint, result_json, img_path"),
+            ("index,prompt\n0,a\n", "row 1: missing columns: testpoint, result_json, img_path"),
+            ('index,testpoint,result_json,img_path\n0,"a', "row 2: invalid CSV"),
+            ("index,testpoint,result_json,img_path\n0\n", "row 2: invalid img_path 'None'"),
+            ("index,testpoint,result_json,img_path\n" + "a" * 200_000 + ",,,\n", "row 2: invalid CSV"),
         ],
     )
-    def test_files_that_are_none(self, text: str, told: str) -> None:
+    def test_other_files(self, text: str, message: str) -> None:
         found = read_csv(io.StringIO(text, newline=""), BENCHMARK)
-        assert told in str(found.problems[0]) and not found.answers
+        assert message in str(found.problems[0]) and not found.answers
 
 
 class TestJson:
-    def test_a_list_of_rows_and_lines_of_rows_say_what_the_csv_says(self) -> None:
+    def test_json_and_json_lines_equal_the_csv(self) -> None:
         rows = [result_row(0, 0, (1, 0, 1)), result_row(3, 0, (1, 0, 1), result_json="null", output=None)]
         expected = read(*rows).answers
         listed, lines = json.dumps(rows), "\n".join(map(json.dumps, rows)) + "\n\n"
         assert read_json(listed, BENCHMARK) == Answers(expected)
         assert read_lines(io.StringIO(lines), BENCHMARK) == Answers(expected)
 
-    def test_results_may_be_nested_rather_than_written_in_a_text(self) -> None:
+    def test_results_may_be_nested_json(self) -> None:
         row = result_row(0, 0, (1, 0, 1))
         row |= {"index": 0, "testpoint": json.loads(row["result_json"])["testpoint"], "output": ""}
         row["result_json"] = json.loads(row["result_json"])
         found = read_json(json.dumps([row]), BENCHMARK)
         assert isinstance(found, Answers) and found.answers[0].verdict.scores == (1, 0, 1)
 
-    def test_lines_that_are_no_rows_are_told(self) -> None:
+    def test_lines_that_are_not_rows_are_reported(self) -> None:
         found = read_lines(io.StringIO('{\n3\n"text"\n' + "[" * 100_000 + "\n"), BENCHMARK)
         assert [one.row for one in found.problems] == [1, 2, 3, 4]
 
     @pytest.mark.parametrize(
         "text", ["{}", "3", "null", '"a"', '{"primary_dimensions": {}}', "[" * 100_000, "{", "NaN"]
     )
-    def test_what_is_neither_rows_nor_a_summary(self, text: str) -> None:
+    def test_other_json(self, text: str) -> None:
         with pytest.raises(ValueError):
             read_json(text, BENCHMARK)
 
     @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda one: st.lists(one, max_size=3) | st.dictionaries(st.sampled_from(["index", "testpoint", "result_json", "output", "img_path", "score", "primary_dimensions", "sub_dimensions"]), one, max_size=4)))  # fmt: skip  # noqa: E501
-    def test_no_json_raises_anything_else(self, value: Any) -> None:
+    def test_other_exceptions_are_never_raised(self, value: Any) -> None:
         try:
             found = read_json(json.dumps(value), BENCHMARK)
         except ValueError:
@@ -196,19 +196,19 @@ class TestSummary:
         assert found.sub.keys() < set(SUB)
 
     @pytest.mark.parametrize(
-        ("changes", "told"),
+        ("changes", "message"),
         [
             ({"primary_dimensions": {"Style": {"correct": 2, "total": 4}}}, "'Style' has"),
             ({"primary_dimensions": {"Attribute ": None}}, "'Attribute' has"),
             ({"primary_dimensions": {"Smell": {"correct": 2, "total": 4}}}, "unknown dimension 'Smell'"),
             ({"sub_dimensions": {"Attribute": {"correct": 2, "total": 4}}}, "unknown dimension 'Attribute'"),
             ({"sub_dimensions": {"风格": {"correct": 2, "total": 4}}}, "repeated dimension '风格'"),
-            ({"sub_dimensions": {"Style": {"correct": 5, "total": 4}}}, "'Style' must have whole numbers"),
-            ({"sub_dimensions": {"Style": {"correct": 1.0, "total": 4}}}, "'Style' must have whole numbers"),
-            ({"sub_dimensions": {"Style": {"correct": True, "total": 4}}}, "'Style' must have whole numbers"),
-            ({"sub_dimensions": {"Style": 4}}, "'Style' must have whole numbers"),
+            ({"sub_dimensions": {"Style": {"correct": 5, "total": 4}}}, "'Style' must have integers"),
+            ({"sub_dimensions": {"Style": {"correct": 1.0, "total": 4}}}, "'Style' must have integers"),
+            ({"sub_dimensions": {"Style": {"correct": True, "total": 4}}}, "'Style' must have integers"),
+            ({"sub_dimensions": {"Style": 4}}, "'Style' must have integers"),
         ],
     )
-    def test_one_that_contradicts_itself_is_refused(self, changes: dict[str, Any], told: str) -> None:
-        with pytest.raises(ValueError, match=told):
+    def test_a_contradictory_summary_is_invalid(self, changes: dict[str, Any], message: str) -> None:
+        with pytest.raises(ValueError, match=message):
             read_json(self.summary(**changes), BENCHMARK)

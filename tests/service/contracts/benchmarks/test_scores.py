@@ -76,7 +76,7 @@ class TestScores:
         counted = tally(BENCHMARK, said(0, (1, 0, 1), (1, 1, 0), Failure.NO_SCORES))
         points = scores(counted, points=True).points
         assert points is not None and len(points) == 27
-        assert [(one.index, one.place, one.correct, one.total, one.failures) for one in points[:4]] == [
+        assert [(one.index, one.position, one.correct, one.total, one.failures) for one in points[:4]] == [
             *((0, 0, 2, 2, 1), (0, 1, 1, 2, 1), (0, 2, 1, 2, 1), (1, 0, 0, 0, 0)),
         ]
         assert scores(counted).points is None

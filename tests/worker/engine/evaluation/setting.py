@@ -5,13 +5,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt, JudgeWords, Point
+from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt, JudgePrompt, Point
 from service.contracts.benchmarks.dimensions import SUB
 from service.contracts.catalog import JudgeEntry
 from service.contracts.evaluations import DrawnImage, EvaluationJob, EvaluationSpec, ImageName
 from worker.shapes.sampling import heldout_prompts
 
-WORDS = JudgeWords(
+WORDS = JudgePrompt(
     template="Of «{prompt}» tell {testpoint}. {explanation} {test_explanation} Say <score>[…]</score>.",
     definitions={one: f"{one}, as it should be" for one in SUB},
     definitions_heading="What they mean",

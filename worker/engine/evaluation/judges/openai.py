@@ -3,7 +3,7 @@
 import threading
 import time
 
-from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt, JudgeWords
+from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt, JudgePrompt
 from service.contracts.benchmarks.judging import read_answer
 from service.contracts.catalog import JudgeEntry
 from worker.engine.evaluation.judges.base import Abandoned, Judge, JudgeFailed, Said
@@ -42,7 +42,7 @@ class _Patience:
 class OpenAIJudge(Judge):
     """Asks in the benchmark's words; connections are kept and shared."""
 
-    def __init__(self, entry: JudgeEntry, words: JudgeWords, first_wait: float = 0.5) -> None:
+    def __init__(self, entry: JudgeEntry, words: JudgePrompt, first_wait: float = 0.5) -> None:
         self.entry, self.concurrency = entry, entry.concurrency
         self._words = words
         try:

@@ -1,16 +1,16 @@
-"""What a judge is asked: the benchmark's template, filled as the official script fills it."""
+"""The prompt of a judge, filled in as in the official script."""
 
 import pytest
 
-from service.contracts.benchmarks.data import JudgeWords
+from service.contracts.benchmarks.data import JudgePrompt
 from tests.service.unigenbench import benchmark
 
 PROMPT = benchmark().prompts[0]
 ONE, TWO = PROMPT.points[:2]
 
 
-def words(template: str) -> JudgeWords:
-    return JudgeWords(
+def words(template: str) -> JudgePrompt:
+    return JudgePrompt(
         template=template,
         definitions={point.name: f"{point.name} means it" for point in PROMPT.points},
         definitions_heading="Means",
@@ -42,5 +42,5 @@ class TestFill:
 
     def test_a_dimension_without_a_definition_is_named(self) -> None:
         stranger = ONE.model_copy(update={"name": "Taste"})
-        with pytest.raises(ValueError, match="do not define 'Taste', which prompt 0 is judged on"):
+        with pytest.raises(ValueError, match="does not define 'Taste', a dimension of prompt 0"):
             words("{explanation}").fill(PROMPT.model_copy(update={"points": (ONE, stranger)}))
