@@ -17,7 +17,6 @@ from service.api.benchmarks.router import router as benchmarks
 from service.api.catalog.router import router as catalog
 from service.api.checkpoints.router import router as checkpoints
 from service.api.curves.router import router as curves
-from service.api.evaluations.results_router import router as evaluation_results
 from service.api.evaluations.router import router as evaluations
 from service.api.events.router import router as events
 from service.api.events.stream import Streams
@@ -63,7 +62,7 @@ PUBLIC = frozenset({"/docs", "/openapi.json"}) | {
 """Paths without a route of ours that need no key."""
 ROUTERS = (
     *(runs, events, curves, rewards, samples, logs),
-    *(checkpoints, generations, scores, evaluations, evaluation_results, benchmarks, leaderboard),
+    *(checkpoints, generations, scores, evaluations, benchmarks, leaderboard),
     *(catalog, prompt_sets, plans, keys, health, metrics),
 )
 

@@ -4,8 +4,13 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from service.api.evaluations.results_schemas import AnswerView, EvaluationComparison, EvaluationImageView
-from service.api.evaluations.schemas import EvaluationSummary, EvaluationView
+from service.api.evaluations.schemas import (
+    AnswerView,
+    EvaluationComparison,
+    EvaluationImageView,
+    EvaluationSummary,
+    EvaluationView,
+)
 from service.api.events.schemas import LAST_ID, EvaluationEnd, EvaluationProgress
 from service.api.logs.schemas import LogPart
 from service.client.events import EvaluationEvent, Events, wait_for_end

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 
 from service.api.checkpoints.schemas import CheckpointSummary, CheckpointView
 from service.api.curves.schemas import Comparison, Curves
-from service.api.evaluations.results_schemas import AnswerView, EvaluationComparison, EvaluationImageView
+from service.api.evaluations.schemas import AnswerView, EvaluationComparison, EvaluationImageView
 from service.api.generations.schemas import GenerationView
 from service.api.keys.schemas import KeyMade, KeyView
 from service.api.leaderboard.schemas import Leaderboard

@@ -4,6 +4,7 @@ import string
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from service.api.benchmarks.constants import Constants, Unreadable
 from service.contracts.benchmarks.data import Benchmark, JudgePrompt, Language
@@ -158,7 +159,7 @@ def _judge_prompt(constants: Constants, language: str) -> JudgePrompt:
     )
 
 
-def _template_faults(template: str) -> Iterator[str]:
+def _template_faults(template: Any) -> Iterator[str]:
     try:
         fields = [(name, spec, conversion) for _, name, spec, conversion in string.Formatter().parse(template)]
     except ValueError as error:

@@ -1,1 +1,1 @@
-"""Models judged on benchmarks."""
+"""Evaluations of models on benchmarks, and their results."""

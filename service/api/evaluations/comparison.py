@@ -1,4 +1,4 @@
-"""Two evaluations of one benchmark compared, prompt by prompt."""
+"""Comparison of two evaluations of one benchmark, prompt by prompt. Importing this module imports numpy."""
 
 import uuid
 from collections.abc import Iterator
@@ -7,88 +7,76 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service.api.evaluations import results
-from service.api.evaluations.results_schemas import Compared, CompareQuery, EvaluationComparison
-from service.contracts.benchmarks.scores import ScoreDifferences
+from service.api.evaluations.schemas import Compared, CompareQuery, EvaluationComparison
 from service.contracts.status import JobStatus
 from service.core.bootstrap import compare, compare_values
-from service.db.evaluation_scores import is_newest, tally_of
-from service.db.models import Evaluation, EvaluationAnswer, EvaluationImage
+from service.db.evaluation_scores import is_newest, rewards_by_prompt, tally_of
+from service.db.models import Evaluation, EvaluationAnswer
 from service.http.errors import invalid
 
 _SETTINGS = ("num_images", "seed", "steps", "guidance", "width", "height")
-"""What differs between two evaluations that are otherwise of the same kind, beside the checkpoint."""
+"""Fields of a spec whose differences are warnings."""
 
 
 def comparison(
     session: Session, first_id: uuid.UUID, second_id: uuid.UUID, query: CompareQuery
 ) -> EvaluationComparison:
-    """The second evaluation less the first. Raises NotFound, NotFinished, Invalid where they cannot be compared."""
-    first, second = results.ended(session, first_id), results.ended(session, second_id)
-    benchmark = results.same_benchmark(session, first, second, ["path", "second_id"])
-    judges = [results.judge_of(one) for one in (first, second)]
+    """Second evaluation minus first. Raises NotFound, NotFinished, and Invalid if they are not comparable."""
+    rows = first, second = results.ended(session, first_id), results.ended(session, second_id)
+    benchmark = results.check_same_benchmark(session, first, second, ["path", "second_id"])
+    judges = [results.judge_of(row) for row in rows]
     judged = all(judges)
     if judged and judges[0] != judges[1]:
-        msg = f"it was judged by {judges[1]!r}, the first by {judges[0]!r}: scores of different judges do not compare"
+        msg = f"The judges differ: {judges[0]!r} and {judges[1]!r}. Compare evaluations with the same judge"
         raise invalid(["path", "second_id"], msg, "other_judge")
-    called = results.labels(session, [first_id, second_id])
-    rewards = [_rewards(session, one) for one in (first, second)]
+    labels = results.labels(session, [first_id, second_id])
+    sides = [
+        Compared(
+            id=row.id, label=labels[row.id], status=row.status, model=row.model, checkpoint=str(row.spec["checkpoint"])
+        )
+        for row in rows
+    ]
+    scores = None
+    if judged:
+        scores = compare(tally_of(session, first), tally_of(session, second), query.seed, query.resamples)
+    rewards = [
+        {
+            name: {index: [value for value in values if value is not None] for index, values in by_prompt.items()}
+            for name, by_prompt in rewards_by_prompt(session, row).items()
+        }
+        for row in rows
+    ]
     return EvaluationComparison(
-        first=_side(first, called[first_id]),
-        second=_side(second, called[second_id]),
+        first=sides[0],
+        second=sides[1],
         benchmark=benchmark.name,
         content_sha256=benchmark.content_sha256,
         judge=judges[0] if judged else None,
-        scores=_scores(session, first, second, query) if judged else None,
+        scores=scores,
         rewards={
-            name: compare_values(values, rewards[1][name], query.seed, query.resamples)
-            for name, values in rewards[0].items()
-            if name in rewards[1]
+            name: compare_values(rewards[0].get(name, {}), rewards[1].get(name, {}), query.seed, query.resamples)
+            for name in first.spec["rewards"]
+            if name in second.spec["rewards"]
         },
         warnings=list(_warnings(session, first, second)),
     )
 
 
-def _side(row: Evaluation, label: str) -> Compared:
-    return Compared(id=row.id, label=label, status=row.status, model=row.model, checkpoint=str(row.spec["checkpoint"]))
-
-
-def _scores(session: Session, first: Evaluation, second: Evaluation, query: CompareQuery) -> ScoreDifferences:
-    counted = [tally_of(session, one) for one in (first, second)]
-    return compare(counted[0], counted[1], query.seed, query.resamples)
-
-
-def _rewards(session: Session, row: Evaluation) -> dict[str, dict[int, list[float]]]:
-    """By reward and prompt, the values of the images that have one."""
-    found: dict[str, dict[int, list[float]]] = {name: {} for name in row.spec["rewards"]}
-    query = select(EvaluationImage.index, EvaluationImage.rewards).where(EvaluationImage.evaluation_id == row.id)
-    ordered = query.order_by(EvaluationImage.index, EvaluationImage.image_index)
-    for index, rewards in session.execute(ordered):
-        for name in found:
-            if (value := rewards.get(name)) is not None:
-                found[name].setdefault(index, []).append(value)
-    return found
-
-
 def _warnings(session: Session, first: Evaluation, second: Evaluation) -> Iterator[str]:
     for name in _SETTINGS:
-        values = [one.spec.get(name) for one in (first, second)]
-        if values[0] != values[1]:
-            yield f"{name} differs: {values[0]} in the first, {values[1]} in the second"
+        if first.spec.get(name) != second.spec.get(name):
+            yield f"{name} differs: {first.spec.get(name)} in the first, {second.spec.get(name)} in the second"
     if sorted(first.prompts) != sorted(second.prompts):
-        yield f"the first draws {len(first.prompts)} prompts, the second {len(second.prompts)}; shared ones count"
-    for side, one in (("first", first), ("second", second)):
-        if one.status is not JobStatus.SUCCEEDED:
-            yield f"the {side} is {one.status}: it may lack images"
-        if one.judge is None:
+        yield f"the first has {len(first.prompts)} prompts, the second {len(second.prompts)}; common prompts count"
+    for side, row in (("first", first), ("second", second)):
+        if row.status is not JobStatus.SUCCEEDED:
+            yield f"the {side} is {row.status}: images may be missing"
+        if row.judge is None:
             yield f"the {side} has no judge: only rewards are compared"
-        elif failures := _failures(session, one):
-            yield f"answers of the {side} that could not be read: {failures}"
-    only = [
-        sorted(set(one.spec["rewards"]) - set(other.spec["rewards"]))
-        for one, other in ((first, second), (second, first))
-    ]
-    for side, names in zip(("first", "second"), only, strict=True):
-        if names:
+        elif failures := _failures(session, row):
+            yield f"unreadable answers of the {side}: {failures}"
+    for side, row, other in (("first", first, second), ("second", second, first)):
+        if names := sorted(set(row.spec["rewards"]) - set(other.spec["rewards"])):
             yield f"only the {side} has the rewards {', '.join(names)}"
 
 

@@ -1,28 +1,53 @@
-"""A gallery: images of the same prompts and seeds by one evaluation or several, with what the judge found."""
+"""A gallery: images of the same prompts and seeds by one or several evaluations, with test points, as HTML or PNG."""
 
+import base64
+import hashlib
 import random
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from html import escape
 
-from sqlalchemy import select, tuple_
+from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
 from service.api.evaluations import image_grid, results
-from service.api.evaluations.results_schemas import GalleryQuery
+from service.api.evaluations.schemas import GalleryQuery
 from service.contracts.benchmarks.data import BenchmarkPrompt
+from service.db.artifacts import ArtifactStore
 from service.db.evaluation_scores import is_newest
 from service.db.models import Evaluation, EvaluationAnswer, EvaluationImage
 from service.http.errors import NotAcceptable, NotFound, invalid
 from service.jobs import views
 
-_ALONE = 4
-"""Images of each prompt, where nobody says how many, of an evaluation without others."""
+_IMAGES = 4
+"""Default number of images per prompt for a single evaluation."""
+_STYLE = """
+body { font: 14px/1.4 system-ui, sans-serif; margin: 2em; color: #1e1e1e; background: #fff; }
+table { border-collapse: collapse; }
+th, td { padding: 6px; text-align: left; vertical-align: top; }
+td:first-child { max-width: 24em; }
+img { display: block; image-rendering: pixelated; }
+ul { list-style: none; margin: 4px 0 0; padding: 0; }
+.met { color: #0072b2; }
+.unmet { color: #a33c00; }
+.unknown, small { color: #666; }
+"""
+_SHA256 = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+HEADERS = {
+    "Content-Security-Policy": f"default-src 'none'; img-src data:; style-src 'sha256-{_SHA256}'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
+"""The page may use only its own images and style, whatever a prompt contains."""
+_MARKS = {1: ("met", "✓"), 0: ("unmet", "✗"), None: ("unknown", "?")}
 
 
 @dataclass(frozen=True)
-class Shown:
-    """An image, and a score for each test point: None where nobody judged, or it could not be read."""
+class GalleryImage:
+    """An image with a score for each test point; None if it is not judged or the answer is unreadable."""
 
     key: str
     sha256: str
@@ -31,122 +56,154 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Line:
-    """A prompt with an image per column; None where there is none."""
+class GalleryRow:
+    """A prompt with an image per column; None for a missing image."""
 
     prompt: BenchmarkPrompt
-    images: tuple[Shown | None, ...]
-
-    @property
-    def seeds(self) -> str:
-        """Of its images."""
-        return ", ".join(map(str, sorted({one.seed for one in self.images if one is not None})))
+    images: tuple[GalleryImage | None, ...]
+    seeds: str
+    """The seeds to print; empty if the columns are seeds."""
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """What a gallery shows."""
+    """The content of a gallery."""
 
     title: str
     columns: tuple[str, ...]
-    lines: tuple[Line, ...]
+    rows: tuple[GalleryRow, ...]
     width: int
     height: int
-    """Of an image, pixels: of the largest where they differ."""
-    alone: bool
-    """Whether all images are of one evaluation: then its columns are seeds."""
+    """Maximum width and height of the images in pixels."""
 
 
 def gallery(session: Session, id: uuid.UUID, query: GalleryQuery, max_pixels: int) -> Gallery:
-    """The asked images: an evaluation's own side by side, or those of several by prompt and number.
+    """The selected images: of one evaluation in a column per seed, or of several in a column per evaluation.
 
-    Raises NotFound, Invalid, and NotAcceptable where they would have more pixels than allowed.
+    Raises NotFound, Invalid, and NotAcceptable if the images would have too many pixels.
     """
     evaluations = _evaluations(session, id, query)
-    first, alone = evaluations[0], len(evaluations) == 1
-    prompts = _chosen(session, evaluations, query)
-    most = min(int(one.spec["num_images"]) for one in evaluations)
-    images = range(min(most, query.images or (_ALONE if alone else 1)))
-    found = [_images(session, one.id, [prompt.index for prompt in prompts], len(images)) for one in evaluations]
-    sizes = [results.spec_of(one) for one in evaluations]
-    width, height = max(one.width or 0 for one in sizes), max(one.height or 0 for one in sizes)
-    pixels = len(prompts) * len(images) * len(evaluations) * width * height * image_grid.enlargement(width, height) ** 2
+    single = len(evaluations) == 1
+    prompts = _prompts(session, evaluations, query)
+    available = min(int(row.spec["num_images"]) for row in evaluations)
+    numbers = range(min(available, query.images or (_IMAGES if single else 1)))
+    width, height = (max(row.spec[side] for row in evaluations) for side in ("width", "height"))
+    pixels = len(prompts) * len(numbers) * len(evaluations) * width * height
+    pixels *= image_grid.enlargement(width, height) ** 2
     if pixels > max_pixels:
-        raise NotAcceptable(f"these are {pixels} pixels, more than the {max_pixels} allowed; ask for fewer images")
-    called = results.labels(session, [one.id for one in evaluations])
-    benchmark = first.spec["benchmark"]
-    if alone:
-        columns = tuple(f"seed {first.spec['seed'] + image_index}" for image_index in images)
-        lines = [
-            Line(prompt, tuple(_shown(found[0], prompt, image_index) for image_index in images)) for prompt in prompts
-        ]
+        raise NotAcceptable(
+            f"The gallery would have {pixels} pixels; at most {max_pixels} are allowed. Request fewer images"
+        )
+    labels = results.labels(session, [row.id for row in evaluations])
+    columns = tuple(labels[row.id] for row in evaluations)
+    title = columns[0] if single else f"{len(columns)} evaluations side by side"
+    found = [_images(session, row.id, prompts, len(numbers)) for row in evaluations]
+    if single:
+        columns = tuple(f"seed {evaluations[0].spec['seed'] + number}" for number in numbers)
+        rows = [GalleryRow(prompt, tuple(found[0].get((prompt.index, n)) for n in numbers), "") for prompt in prompts]
     else:
-        columns = tuple(called[one.id] for one in evaluations)
-        lines = [
-            Line(prompt, tuple(_shown(one, prompt, image_index) for one in found))
-            for prompt in prompts
-            for image_index in images
-        ]
-    title = f"{benchmark}: {called[first.id]}" if alone else f"{benchmark}: {len(columns)} evaluations side by side"
-    return Gallery(title, columns, tuple(lines), width, height, alone)
+        rows = []
+        for prompt in prompts:
+            for number in numbers:
+                images = tuple(of_one.get((prompt.index, number)) for of_one in found)
+                seeds = ", ".join(map(str, sorted({image.seed for image in images if image is not None})))
+                rows.append(GalleryRow(prompt, images, seeds and f"seed {seeds}"))
+    return Gallery(f"{evaluations[0].spec['benchmark']}: {title}", columns, tuple(rows), width, height)
 
 
-_Found = dict[tuple[int, int], tuple[EvaluationImage, list[int] | None]]
+def html(content: Gallery, artifacts: ArtifactStore) -> Iterator[str]:
+    """A page without scripts and external files, image by image. Raises ArtifactDamaged, StoreUnavailable."""
+    title = escape(content.title)
+    yield '<!doctype html>\n<html><head><meta charset="utf-8">'
+    yield f"<title>{title}</title><style>{_STYLE}</style></head>\n<body><h1>{title}</h1>\n<table><thead><tr><th></th>"
+    yield from (f'<th dir="auto">{escape(column)}</th>' for column in content.columns)
+    yield "</tr></thead><tbody>\n"
+    for row in content.rows:
+        details = ", ".join(filter(None, (f"prompt {row.prompt.index}", row.seeds)))
+        yield f'<tr><td dir="auto">{escape(row.prompt.text)}<br><small>{details}</small></td>'
+        for image in row.images:
+            yield f"<td>{'' if image is None else _cell(content, row.prompt, image, artifacts)}</td>"
+        yield "</tr>\n"
+    yield "</tbody></table></body></html>\n"
+
+
+def png(content: Gallery, artifacts: ArtifactStore, max_pixels: int) -> bytes:
+    """A grid of the images. Raises GridTooLarge, ArtifactDamaged, StoreUnavailable."""
+    rows = []
+    for row in content.rows:
+        points = "\n".join(f"{number}. {point.name}" for number, point in enumerate(row.prompt.points, 1))
+        seeds = f" ({row.seeds})" if row.seeds else ""
+        images = [partial(artifacts.read, image.key, image.sha256) if image else None for image in row.images]
+        rows.append(
+            image_grid.Row(
+                f"{row.prompt.text}{seeds}\n{points}", images, [image.scores if image else () for image in row.images]
+            )
+        )
+    return image_grid.draw(content.columns, rows, content.width, content.height, max_pixels)
+
+
+def _cell(content: Gallery, prompt: BenchmarkPrompt, image: GalleryImage, artifacts: ArtifactStore) -> str:
+    data = base64.b64encode(artifacts.read(image.key, image.sha256)).decode()
+    factor = image_grid.enlargement(content.width, content.height)
+    size = f'width="{content.width * factor}" height="{content.height * factor}"'
+    points = []
+    for point, score in zip(prompt.points, image.scores, strict=True):
+        kind, sign = _MARKS[score]
+        attributes = f'class="{kind}" title="{escape(point.description)}" dir="auto"'
+        points.append(f"<li {attributes}>{sign} {escape(point.name)}</li>")
+    alternative = escape(f"{prompt.text}, seed {image.seed}")
+    return f'<img {size} alt="{alternative}" src="data:image/png;base64,{data}"><ul>{"".join(points)}</ul>'
 
 
 def _evaluations(session: Session, id: uuid.UUID, query: GalleryQuery) -> list[Evaluation]:
     found = [views.find(session, Evaluation, id)]
-    for place, other in enumerate(query.others):
+    for position, other in enumerate(query.others):
+        loc = ("query", "with", position)
         if other == id:
-            raise invalid(["query", "with", place], f"evaluation {id} is shown anyhow; name others", "shown_anyhow")
+            raise invalid(loc, f"Evaluation {id} is already in the path; name others here", "duplicate")
         row = session.get(Evaluation, other)
         if row is None:
-            raise invalid(["query", "with", place], f"there is no evaluation {other}", "unknown_name")
-        results.same_benchmark(session, found[0], row, ["query", "with", place])
+            raise invalid(loc, f"Unknown evaluation {other}", "unknown_name")
+        results.check_same_benchmark(session, found[0], row, loc)
         found.append(row)
     return found
 
 
-def _chosen(session: Session, evaluations: Sequence[Evaluation], query: GalleryQuery) -> list[BenchmarkPrompt]:
-    """The asked prompts that all evaluations draw, by their numbers; `count` of them by lot where none is named."""
+def _prompts(session: Session, evaluations: Sequence[Evaluation], query: GalleryQuery) -> list[BenchmarkPrompt]:
+    """The selected prompts of all evaluations by index: those in the query, or a random sample of `count`."""
     by_index = {prompt.index: prompt for prompt in results.benchmark(session, evaluations[0]).prompts}
-    common = set(by_index).intersection(*(one.prompts for one in evaluations))
+    common = set(by_index).intersection(*(row.prompts for row in evaluations))
     if query.dimension:
-        raw = [prompt.model_dump() for prompt in by_index.values()]
-        common &= {index for index, _ in results.points_of(raw, query.dimension)}
+        common &= {index for index, _ in results.points_of(by_index.values(), query.dimension)}
     if query.index:
-        for place, index in enumerate(query.index):
+        for position, index in enumerate(query.index):
             if index not in common:
-                msg = f"prompt {index} is not drawn by all of these evaluations, or not of that dimension"
-                raise invalid(["query", "index", place], msg, "no_such_prompt")
+                msg = f"Prompt {index} is not in all of these evaluations, or has no test point of that dimension"
+                raise invalid(["query", "index", position], msg, "unknown_prompt")
         common = set(query.index)
     elif len(common) > query.count:
-        common = set(random.Random(query.seed).sample(sorted(common), query.count))  # noqa: S311 - no secret
+        common = set(random.Random(query.seed).sample(sorted(common), query.count))  # noqa: S311 - not a secret
     if not common:
-        raise NotFound("there is no prompt that all of these evaluations draw, and that is of such a dimension")
+        raise NotFound("These evaluations have no prompt in common with a test point of that dimension")
     return [by_index[index] for index in sorted(common)]
 
 
-def _images(session: Session, id: uuid.UUID, indices: Sequence[int], count: int) -> _Found:
-    """Images with the newest scores, by prompt and number."""
-    places = [(index, image_index) for index in indices for image_index in range(count)]
-    images = select(EvaluationImage).where(
-        EvaluationImage.evaluation_id == id, tuple_(EvaluationImage.index, EvaluationImage.image_index).in_(places)
+def _images(
+    session: Session, id: uuid.UUID, prompts: Sequence[BenchmarkPrompt], count: int
+) -> dict[tuple[int, int], GalleryImage]:
+    """By prompt and number, the images with their newest scores."""
+    points = {prompt.index: len(prompt.points) for prompt in prompts}
+    columns = ("evaluation_id", "index", "image_index")
+    same = [getattr(EvaluationAnswer, column) == getattr(EvaluationImage, column) for column in columns]
+    query = (
+        select(EvaluationImage, EvaluationAnswer.scores)
+        .outerjoin(EvaluationAnswer, and_(*same, is_newest()))
+        .where(EvaluationImage.evaluation_id == id, EvaluationImage.index.in_(points))
+        .where(EvaluationImage.image_index < count)
     )
-    columns = (EvaluationAnswer.index, EvaluationAnswer.image_index, EvaluationAnswer.scores)
-    answers = select(*columns).where(
-        EvaluationAnswer.evaluation_id == id,
-        is_newest(),
-        tuple_(EvaluationAnswer.index, EvaluationAnswer.image_index).in_(places),
-    )
-    scores = {(index, image_index): scores for index, image_index, scores in session.execute(answers)}
     return {
-        (one.index, one.image_index): (one, scores.get((one.index, one.image_index))) for one in session.scalars(images)
+        (row.index, row.image_index): GalleryImage(
+            row.key, row.sha256, row.seed, tuple(scores or [None] * points[row.index])
+        )
+        for row, scores in session.execute(query)
     }
-
-
-def _shown(found: _Found, prompt: BenchmarkPrompt, image_index: int) -> Shown | None:
-    if (prompt.index, image_index) not in found:
-        return None
-    row, scores = found[prompt.index, image_index]
-    return Shown(row.key, row.sha256, row.seed, tuple(scores or [None] * len(prompt.points)))

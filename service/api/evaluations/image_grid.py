@@ -1,4 +1,4 @@
-"""A grid of labelled images: a row per prompt, a column per checkpoint. Pillow is imported when one is asked for."""
+"""A grid of labeled images: a row per prompt, a column per checkpoint or evaluation."""
 
 import io
 import textwrap
@@ -12,15 +12,13 @@ if TYPE_CHECKING:
     from PIL import ImageDraw
     from PIL.ImageFont import FreeTypeFont
 
-_MARGIN, _GAP, _SMALLEST, _LABEL_WIDTH, _FONT = 12, 6, 128, 220, 13
-_LINE, _LETTERS, _MARK, _MARK_FONT = _FONT + 5, 28, 20, 12
-"""Pixels of a line of a label, its letters, and the side of a mark with the size of its number."""
-_INK, _PAPER, _MISSING, _MET = (30, 30, 30), (255, 255, 255), (225, 225, 225), (0, 114, 178)
+_MARGIN, _GAP, _MIN_SIDE, _LABEL_WIDTH, _FONT_SIZE = 12, 6, 128, 220, 13
+_LINE, _LETTERS, _MARK, _MARK_FONT_SIZE = _FONT_SIZE + 5, 28, 20, 12
+"""Height of a label's line in pixels, letters per line, side of a mark in pixels, and size of its number."""
+_BLACK, _WHITE, _GRAY, _BLUE = (30, 30, 30), (255, 255, 255), (225, 225, 225), (0, 114, 178)
 
-Mark = bool | None
-"""Whether an image meets a test point; None: nobody can say."""
 PngReader = Callable[[], bytes]
-"""Reads the PNG once it is to be drawn, so that a large grid has one image in memory and not all."""
+"""Reads a PNG when it is drawn, so that one image at a time is in memory."""
 
 
 class GridTooLarge(ValueError):
@@ -29,97 +27,84 @@ class GridTooLarge(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """One row: its label, a PNG per column or None where there is none, and an image's marks below it."""
+    """A label, a PNG per column (None if missing), and the scores of each image's test points (None if unknown)."""
 
     label: str
     images: Sequence[PngReader | None]
-    marks: Sequence[Sequence[Mark]] = ()
+    scores: Sequence[Sequence[int | None]] = ()
 
 
 def enlargement(width: int, height: int) -> int:
-    """By how much an image of that size is enlarged, so that it has 128 pixels at least."""
-    return max(1, -(-_SMALLEST // min(width, height)))
+    """The factor that enlarges an image to at least 128 pixels per side."""
+    return max(1, -(-_MIN_SIDE // min(width, height)))
 
 
 def draw(columns: Sequence[str], rows: Sequence[Row], width: int, height: int, max_pixels: int) -> bytes:
-    """A PNG of all images with their labels. Images under 128 pixels are enlarged by whole pixels.
+    """A PNG of all images with their labels. Images smaller than 128 pixels are enlarged by an integer factor.
 
-    `width` and `height` are those of an image. A mark is the number of a test point, from 1: on a filled square where
-    it is met, struck out where it is not, grey where nobody can say. Raises GridTooLarge before anything is drawn.
+    `width` and `height` are those of an image. Below an image, each test point has a square with its number from 1:
+    filled if it is met, struck out if not, gray if unknown. Raises GridTooLarge before anything is drawn.
     """
     from PIL import Image, ImageDraw
 
     factor = enlargement(width, height)
     cell_width, cell_height = width * factor, height * factor
-    top = _MARGIN + 2 * _FONT
-    left = _MARGIN + _LABEL_WIDTH + _GAP
-    labels = [_wrapped(row.label) for row in rows]
-    heights = [
-        max(cell_height + _marks_height(row, cell_width), _LINE * len(lines) if row.marks else 0)
-        for row, lines in zip(rows, labels, strict=True)
-    ]
-    size = (
-        left + len(columns) * (cell_width + _GAP) + _MARGIN,
-        top + sum(heights) + len(rows) * _GAP + _MARGIN,
-    )
+    marks_per_line = cell_width // _MARK
+    top, left = _MARGIN + 2 * _FONT_SIZE, _MARGIN + _LABEL_WIDTH + _GAP
+    labels = [[text for line in row.label.splitlines() for text in textwrap.wrap(line, _LETTERS)] for row in rows]
+    heights = []
+    for row, lines in zip(rows, labels, strict=True):
+        max_marks = max(map(len, row.scores), default=0)
+        marks_height = _GAP + _MARK * -(-max_marks // marks_per_line) if max_marks else 0
+        heights.append(max(cell_height + marks_height, _LINE * len(lines) if row.scores else 0))
+    size = (left + len(columns) * (cell_width + _GAP) + _MARGIN, top + sum(heights) + len(rows) * _GAP + _MARGIN)
     if size[0] * size[1] > max_pixels:
-        raise GridTooLarge(f"the grid would be {size[0]}x{size[1]} pixels, more than the {max_pixels} allowed")
-    canvas = Image.new("RGB", size, _PAPER)
+        raise GridTooLarge(f"The grid would have {size[0]}x{size[1]} pixels; at most {max_pixels} are allowed")
+    canvas = Image.new("RGB", size, _WHITE)
     pen = ImageDraw.Draw(canvas)
-    font = _font(_FONT)
+    font, mark_font = _font(_FONT_SIZE), _font(_MARK_FONT_SIZE)
+    max_letters = max(8, cell_width // 7)
     for column, label in enumerate(columns):
-        centre = left + column * (cell_width + _GAP) + cell_width // 2
-        pen.text((centre, _MARGIN), _fitting(label, cell_width), fill=_INK, font=font, anchor="ma")
+        center = left + column * (cell_width + _GAP) + cell_width // 2
+        text = label if len(label) <= max_letters else label[: max_letters - 1] + "…"
+        pen.text((center, _MARGIN), text, fill=_BLACK, font=font, anchor="ma")
     y = top
     for row, lines, row_height in zip(rows, labels, heights, strict=True):
-        shown = "\n".join(lines[: max(1, row_height // _LINE)])
-        pen.multiline_text((_MARGIN, y), shown, fill=_INK, font=font, spacing=3)
-        for column, image in enumerate(row.images):
+        text = "\n".join(lines[: max(1, row_height // _LINE)])
+        pen.multiline_text((_MARGIN, y), text, fill=_BLACK, font=font, spacing=3)
+        for column, read in enumerate(row.images):
             x = left + column * (cell_width + _GAP)
-            if image is None:
-                pen.rectangle((x, y, x + cell_width, y + cell_height), fill=_MISSING)
+            if read is None:
+                pen.rectangle((x, y, x + cell_width, y + cell_height), fill=_GRAY)
                 continue
-            with Image.open(io.BytesIO(image()), formats=["PNG"]) as opened:
-                enlarged = opened.convert("RGB").resize((cell_width, cell_height), Image.Resampling.NEAREST)
+            with Image.open(io.BytesIO(read()), formats=["PNG"]) as image:
+                enlarged = image.convert("RGB").resize((cell_width, cell_height), Image.Resampling.NEAREST)
             canvas.paste(enlarged, (x, y))
-            if row.marks:
-                _draw_marks(pen, row.marks[column], x, y + cell_height + _GAP, cell_width)
+            for number, score in enumerate(row.scores[column] if row.scores else ()):
+                line, position = divmod(number, marks_per_line)
+                corner = (x + position * _MARK, y + cell_height + _GAP + line * _MARK)
+                _draw_mark(pen, mark_font, corner, number + 1, score)
         y += row_height + _GAP
-    drawn = io.BytesIO()
-    canvas.save(drawn, "PNG")
-    return drawn.getvalue()
+    file = io.BytesIO()
+    canvas.save(file, "PNG")
+    return file.getvalue()
 
 
-def _wrapped(label: str) -> list[str]:
-    return [line for paragraph in label.splitlines() for line in textwrap.wrap(paragraph, _LETTERS)]
-
-
-def _fitting(label: str, width: int) -> str:
-    most = max(8, width // 7)
-    return label if len(label) <= most else label[: most - 1] + "…"
-
-
-def _marks_height(row: Row, width: int) -> int:
-    most = max(map(len, row.marks), default=0)
-    return _GAP + _MARK * -(-most // (width // _MARK)) if most else 0
-
-
-def _draw_marks(pen: "ImageDraw.ImageDraw", marks: Sequence[Mark], left: int, top: int, width: int) -> None:
-    font = _font(_MARK_FONT)
-    for place, met in enumerate(marks):
-        line, column = divmod(place, width // _MARK)
-        x, y = left + column * _MARK, top + line * _MARK
-        box = (x, y, x + _MARK - 4, y + _MARK - 4)
-        fill = {True: _MET, False: _PAPER, None: _MISSING}[met]
-        pen.rectangle(box, fill=fill, outline=_INK if met is False else fill)
-        centre = (x + (_MARK - 4) // 2, y + (_MARK - 4) // 2)
-        pen.text(centre, str(place + 1), fill=_PAPER if met else _INK, font=font, anchor="mm")
-        if met is False:
-            pen.line((box[0], box[3], box[2], box[1]), fill=_INK)
+def _draw_mark(
+    pen: "ImageDraw.ImageDraw", font: "FreeTypeFont", corner: tuple[int, int], number: int, score: int | None
+) -> None:
+    x, y = corner
+    side = _MARK - 4
+    fill = {1: _BLUE, 0: _WHITE, None: _GRAY}[score]
+    pen.rectangle((x, y, x + side, y + side), fill=fill, outline=_BLACK if score == 0 else fill)
+    center = (x + side // 2, y + side // 2)
+    pen.text(center, str(number), fill=_WHITE if score else _BLACK, font=font, anchor="mm")
+    if score == 0:
+        pen.line((x, y + side, x + side, y), fill=_BLACK)
 
 
 def _font(size: int) -> "FreeTypeFont":
-    """Matplotlib's DejaVu Sans, found without importing matplotlib: Pillow's own font has not all letters of G²RPO."""
+    """DejaVu Sans from matplotlib's files, without importing matplotlib. Pillow's own font lacks letters of G²RPO."""
     from PIL import ImageFont
 
     package = find_spec("matplotlib")

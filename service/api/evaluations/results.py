@@ -1,14 +1,13 @@
-"""The rules of what evaluations found: which answers and images there are, and what an evaluation is called."""
+"""Results of evaluations: answers, images, and what other modules need to read them."""
 
 import uuid
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
 
 from sqlalchemy import ARRAY, ColumnElement, Integer, cast, exists, func, select
 from sqlalchemy.orm import Session, undefer
 
 from service.api.benchmarks.service import sub_dimensions
-from service.api.evaluations.results_schemas import (
+from service.api.evaluations.schemas import (
     AnswerFilters,
     AnswerView,
     Dimensions,
@@ -17,9 +16,8 @@ from service.api.evaluations.results_schemas import (
     JudgedPoint,
 )
 from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt
-from service.contracts.benchmarks.judging import Failure
 from service.contracts.catalog import JudgeEntry
-from service.contracts.evaluations import EvaluationSpec, ImageName
+from service.contracts.evaluations import ImageName
 from service.contracts.status import TERMINAL
 from service.db.evaluation_scores import is_newest
 from service.db.models import BenchmarkRow, Checkpoint, Evaluation, EvaluationAnswer, EvaluationImage, Run
@@ -27,48 +25,46 @@ from service.http.errors import NotFinished, NotFound, WrongState, invalid
 from service.http.pagination import Page, paged
 from service.jobs import views
 
-_ANSWER = (EvaluationAnswer.index, EvaluationAnswer.image_index, EvaluationAnswer.number)
-_IMAGE = (EvaluationImage.index, EvaluationImage.image_index)
-
 
 def ended(session: Session, id: uuid.UUID) -> Evaluation:
-    """An evaluation to which no more happens by itself. Raises NotFound, NotFinished."""
+    """An evaluation that has ended. Raises NotFound, NotFinished."""
     row = views.find(session, Evaluation, id)
     if row.status not in TERMINAL:
-        raise NotFinished(f"evaluation {id} is {row.status}; ask again once it has ended")
+        raise NotFinished(f"Evaluation {id} is {row.status}; retry when it has ended")
     return row
 
 
 def judge_of(row: Evaluation) -> str | None:
-    """What an evaluation's scores are labelled with; None: nobody judged."""
+    """The judge's identity, which labels scores; None without a judge."""
     return None if row.judge is None else JudgeEntry.model_validate(row.judge).identity
 
 
 def check_judged(row: Evaluation) -> None:
     """Raise WrongState for an evaluation without a judge."""
     if row.judge is None:
-        raise WrongState(f"evaluation {row.id} has no judge: there are no scores of it, only rewards", "not_judged")
+        raise WrongState(f"Evaluation {row.id} has no judge and no scores, only rewards", "not_judged")
 
 
 def benchmark(session: Session, row: Evaluation) -> Benchmark:
     """The benchmark of an evaluation, with all its prompts."""
-    return _with_prompts(session, row).benchmark()
+    return session.get_one(BenchmarkRow, row.benchmark_id, options=[undefer(BenchmarkRow.prompts)]).benchmark()
 
 
-def same_benchmark(session: Session, first: Evaluation, second: Evaluation, where: Sequence[str | int]) -> BenchmarkRow:
-    """The benchmark of both. Raises Invalid, at `where`, unless their prompts, test points and judge's words agree."""
-    rows = [session.get_one(BenchmarkRow, one.benchmark_id) for one in (first, second)]
+def check_same_benchmark(
+    session: Session, first: Evaluation, second: Evaluation, loc: Sequence[str | int]
+) -> BenchmarkRow:
+    """The benchmark of both. Raises Invalid, at `loc`, if their prompts, test points or judge prompts differ."""
+    rows = [session.get_one(BenchmarkRow, row.benchmark_id) for row in (first, second)]
     if rows[0].content_sha256 != rows[1].content_sha256:
-        told = [f"{row.name} (content {row.content_sha256[:12]})" for row in rows]
-        msg = f"evaluation {second.id} is of {told[1]}, evaluation {first.id} of {told[0]}; both must be of the same"
-        raise invalid(where, msg, "other_benchmark")
+        names = [f"{row.name} (content {row.content_sha256[:12]})" for row in rows]
+        msg = f"Evaluation {second.id} is of {names[1]}, evaluation {first.id} of {names[0]}; the content must be equal"
+        raise invalid(loc, msg, "other_benchmark")
     return rows[0]
 
 
 def answers(session: Session, id: uuid.UUID, filters: AnswerFilters) -> Page[AnswerView]:
-    """An evaluation's answers by prompt, image and number. Raises NotFound, Invalid."""
-    row = views.find(session, Evaluation, id)
-    prompts = {one["index"]: one for one in _with_prompts(session, row).prompts}
+    """An evaluation's answers, sorted by prompt, image and number. Raises NotFound, Invalid."""
+    prompts = {prompt.index: prompt for prompt in benchmark(session, views.find(session, Evaluation, id)).prompts}
     query = select(EvaluationAnswer).where(EvaluationAnswer.evaluation_id == id)
     if filters.tries == "newest":
         query = query.where(is_newest())
@@ -77,54 +73,64 @@ def answers(session: Session, id: uuid.UUID, filters: AnswerFilters) -> Page[Ans
     if filters.failure is not None:
         query = query.where(EvaluationAnswer.failure == filters.failure)
     if filters.dimension:
-        query = query.where(_has(points_of(prompts.values(), filters.dimension), filters.met))
+        query = query.where(_has_point(points_of(prompts.values(), filters.dimension), filters.met))
     elif filters.met is not None:
         query = query.where(EvaluationAnswer.scores.contains([int(filters.met)]))
-    return paged(session, query, _ANSWER, filters, lambda one: _answer(one, prompts), ascending=True)
+
+    def view(row: EvaluationAnswer) -> AnswerView:
+        prompt = prompts[row.index]
+        points: list[JudgedPoint] = []
+        for position, point in enumerate(prompt.points):
+            score = None if row.scores is None else row.scores[position]
+            points.append(JudgedPoint(position=position, score=score, **point.model_dump()))
+        columns = ("index", "image_index", "number", "text", "failure", "error", "seconds", "answered_at")
+        fields = {column: getattr(row, column) for column in columns}
+        return AnswerView(**fields, name=_name(row), prompt=prompt.text, points=points, image_url=_url(row))
+
+    key = (EvaluationAnswer.index, EvaluationAnswer.image_index, EvaluationAnswer.number)
+    return paged(session, query, key, filters, view, ascending=True)
 
 
 def images(session: Session, id: uuid.UUID, filters: ImageFilters) -> Page[EvaluationImageView]:
-    """An evaluation's images by prompt and number. Raises NotFound, Invalid."""
-    row = views.find(session, Evaluation, id)
-    prompts = {one["index"]: one["text"] for one in _with_prompts(session, row).prompts}
+    """An evaluation's images, sorted by prompt and number. Raises NotFound, Invalid."""
+    prompts = {prompt.index: prompt.text for prompt in benchmark(session, views.find(session, Evaluation, id)).prompts}
     query = select(EvaluationImage).where(EvaluationImage.evaluation_id == id)
     if filters.index is not None:
         query = query.where(EvaluationImage.index == filters.index)
 
-    def view(one: EvaluationImage) -> EvaluationImageView:
-        name = ImageName(index=one.index, image_index=one.image_index).file
-        shown = {
-            column: getattr(one, column) for column in ("index", "image_index", "seed", "rewards", "sha256", "size")
-        }
-        return EvaluationImageView(**shown, name=name, prompt=prompts[one.index], url=_url(one))
+    def view(row: EvaluationImage) -> EvaluationImageView:
+        columns = ("index", "image_index", "seed", "rewards", "sha256", "size")
+        fields = {column: getattr(row, column) for column in columns}
+        return EvaluationImageView(**fields, name=_name(row), prompt=prompts[row.index], url=_url(row))
 
-    return paged(session, query, _IMAGE, filters, view, ascending=True)
+    key = (EvaluationImage.index, EvaluationImage.image_index)
+    return paged(session, query, key, filters, view, ascending=True)
 
 
 def image(session: Session, id: uuid.UUID, index: int, image_index: int) -> EvaluationImage:
-    """One image. Raises NotFound, and NotFinished while it may still be drawn."""
+    """One image. Raises NotFound, and NotFinished if it may still be generated."""
     row = views.find(session, Evaluation, id)
     found = session.get(EvaluationImage, (id, index, image_index))
     if found is not None:
         return found
     if row.status not in TERMINAL and index in row.prompts and image_index < row.spec["num_images"]:
-        raise NotFinished(f"image {index}_{image_index} of evaluation {id} is not drawn yet; it is {row.status}")
-    raise NotFound(f"evaluation {id} has no image {index}_{image_index}")
+        raise NotFinished(f"Image {index}_{image_index} is not generated yet; evaluation {id} is {row.status}")
+    raise NotFound(f"Evaluation {id} has no image {index}_{image_index}")
 
 
-def points_of(prompts: Iterable[dict[str, Any]], dimension: Dimensions) -> list[tuple[int, int]]:
-    """Prompt and place of every test point of those dimensions. Raises Invalid."""
-    wanted = sub_dimensions(dimension)
+def points_of(prompts: Iterable[BenchmarkPrompt], dimension: Dimensions) -> list[tuple[int, int]]:
+    """Prompt and position of every test point of the dimensions. Raises Invalid."""
+    dimensions = sub_dimensions(dimension)
     return [
-        (prompt["index"], place)
+        (prompt.index, position)
         for prompt in prompts
-        for place, point in enumerate(prompt["points"])
-        if point["dimension"] in wanted
+        for position, point in enumerate(prompt.points)
+        if point.dimension in dimensions
     ]
 
 
 def labels(session: Session, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
-    """What each of those evaluations is called."""
+    """The labels of evaluations."""
     query = (
         select(Evaluation, Checkpoint, Run)
         .outerjoin(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
@@ -135,56 +141,29 @@ def labels(session: Session, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]
 
 
 def label(row: Evaluation, checkpoint: Checkpoint | None, run: Run | None) -> str:
-    """An evaluation's name, else its model and what is known of the checkpoint."""
+    """An evaluation's name, or its model and checkpoint if it has none."""
     if row.name:
         return row.name
     if checkpoint is None:
-        drawn = row.spec["checkpoint"]
-        return row.model if drawn == "base" else f"{row.model}, checkpoint {drawn[-6:]}"
+        id = row.spec["checkpoint"]
+        return row.model if id == "base" else f"{row.model}, checkpoint {id[-6:]}"
     if run is None:
         return f"{row.model}, {checkpoint.name or f'checkpoint {str(checkpoint.id)[-6:]}'}"
     return f"{row.model}, step {checkpoint.step} of {run.name or str(run.id)[-6:]}"
 
 
-def spec_of(row: Evaluation) -> EvaluationSpec:
-    """The spec of an evaluation, whose fields may have other bounds by now."""
-    return EvaluationSpec.model_construct(**row.spec)
-
-
-def _with_prompts(session: Session, row: Evaluation) -> BenchmarkRow:
-    return session.get_one(BenchmarkRow, row.benchmark_id, options=[undefer(BenchmarkRow.prompts)])
-
-
-def _has(points: list[tuple[int, int]], met: bool | None) -> ColumnElement[bool]:
-    """Whether an answer is on one of those test points, and says what is asked for of it."""
+def _has_point(points: list[tuple[int, int]], met: bool | None) -> ColumnElement[bool]:
+    """Whether an answer has one of the test points, and with that score if `met` is given."""
     columns = [cast([point[side] for point in points], ARRAY(Integer)) for side in (0, 1)]
-    asked = func.unnest(*columns).table_valued("index", "place", name="asked").render_derived()
-    holds = [asked.c.index == EvaluationAnswer.index]
+    wanted = func.unnest(*columns).table_valued("index", "position", name="wanted").render_derived()
+    conditions = [wanted.c.index == EvaluationAnswer.index]
     if met is not None:
-        holds.append(EvaluationAnswer.scores[cast(asked.c.place, Integer)].as_integer() == int(met))
-    return exists(select(1).select_from(asked).where(*holds))
+        conditions.append(EvaluationAnswer.scores[cast(wanted.c.position, Integer)].as_integer() == int(met))
+    return exists(select(1).select_from(wanted).where(*conditions))
 
 
-def _answer(row: EvaluationAnswer, prompts: dict[int, dict[str, Any]]) -> AnswerView:
-    prompt = BenchmarkPrompt.model_validate(prompts[row.index])
-    scores: Sequence[int | None] = row.scores or [None] * len(prompt.points)
-    return AnswerView(
-        index=row.index,
-        image_index=row.image_index,
-        number=row.number,
-        name=ImageName(index=row.index, image_index=row.image_index).file,
-        prompt=prompt.text,
-        points=[
-            JudgedPoint(place=place, **point.model_dump(), score=score)
-            for place, (point, score) in enumerate(zip(prompt.points, scores, strict=True))
-        ],
-        text=row.text,
-        failure=None if row.failure is None else Failure(row.failure),
-        error=row.error,
-        seconds=row.seconds,
-        answered_at=row.answered_at,
-        image_url=_url(row),
-    )
+def _name(row: EvaluationAnswer | EvaluationImage) -> str:
+    return ImageName(index=row.index, image_index=row.image_index).file
 
 
 def _url(row: EvaluationAnswer | EvaluationImage) -> str:

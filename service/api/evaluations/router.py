@@ -1,39 +1,65 @@
-"""`/evaluations`: models judged on benchmarks."""
+"""`/evaluations`: evaluations of models on benchmarks, and their results."""
 
+import itertools
 import uuid
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Query, Request, Response
+from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
+from fastapi.responses import StreamingResponse
 
 from service.api.dependencies import CatalogDep, DatabaseDep, QueueDep, SessionDep
-from service.api.evaluations import service
-from service.api.evaluations.schemas import EvaluationFilters, EvaluationSummary, EvaluationView
+from service.api.evaluations import export, gallery, image_grid, results, service
+from service.api.evaluations.schemas import (
+    AnswerFilters,
+    AnswerView,
+    CompareQuery,
+    EvaluationComparison,
+    EvaluationFilters,
+    EvaluationImageView,
+    EvaluationSummary,
+    EvaluationView,
+    GalleryQuery,
+    ImageFilters,
+)
 from service.api.idempotency import IdempotentRequestDep
 from service.api.routing import ApiRoute, declare
 from service.api.runs.router import LOCATION
 from service.auth.principal import PrincipalDep, Scope
 from service.contracts.evaluations import EvaluationSpec
-from service.http.errors import problems
+from service.http.content_negotiation import choose, openapi_content
+from service.http.errors import NotAcceptable, problems
+from service.http.image_response import PNG, image_response
 from service.http.openapi_links import EVALUATION, FIRST_ID, ID, links
 from service.http.pagination import Page
 
 router = APIRouter(prefix="/evaluations", tags=["evaluations"], route_class=ApiRoute)
 
 EXAMPLE = {
-    "name": "the base",
+    "name": "base model",
     "model": "shapes-flux-2",
     "benchmark": "shapes-bench",
     "judge": "perception",
     "limit": 20,
 }
 REWARDS = {"benchmark": "shapes-bench", "judge": None, "rewards": ["clip_score_2"], "limit": 20, "num_images": 1}
+PromptIndex = Annotated[int, Path(ge=0, le=999_999, description="Number of the prompt in the benchmark.")]
+ImageNumber = Annotated[int, Path(ge=0, le=15, description="Number of the image among those of the prompt.")]
+_TEXT = {"schema": {"type": "string"}}
+_COUNTS = {"type": "object", "additionalProperties": {"type": "object"}}
+_SUMMARY = {"schema": {"type": "object", "properties": {"primary_dimensions": _COUNTS, "sub_dimensions": _COUNTS}}}
+_IMAGE = links(
+    "getImage",
+    evaluation_id="$request.path.evaluation_id",
+    index="$response.body#/items/0/index",
+    image_index="$response.body#/items/0/image",
+)
 
 
 @router.post(
     "",
     status_code=202,
     operation_id="createEvaluation",
-    summary="Judge a model on a benchmark",
+    summary="Evaluate a model on a benchmark",
     responses={
         202: {"headers": LOCATION, "links": links(*EVALUATION, evaluation_id=ID)},
         **problems(409, 410, 413, 422),
@@ -45,7 +71,7 @@ def create_evaluation(
         EvaluationSpec,
         Body(
             openapi_examples={
-                "judged": {"summary": "The bundled world's own benchmark", "value": EXAMPLE},
+                "judged": {"summary": "The benchmark of the bundled world", "value": EXAMPLE},
                 "rewards": {"summary": "Rewards on the benchmark's prompts, without a judge", "value": REWARDS},
             }
         ),
@@ -59,14 +85,14 @@ def create_evaluation(
     principal: PrincipalDep,
     idempotency: IdempotentRequestDep,
 ) -> EvaluationView:
-    """Draw the benchmark's images with their official names and seeds, and have them judged while others are drawn.
+    """Generate the benchmark's images with the official names and seeds; a judge scores them at the same time.
 
-    Every image and every raw answer is kept. An answer that cannot be read is asked for again, and counted where it
-    stays so: scores are never guessed.
+    All images and raw answers are stored. The judge is asked again after an unreadable answer; answers that stay
+    unreadable are counted, and scores are never guessed.
     """
-    made = service.create(session, database, catalog, queue, spec, request.state.body, principal, idempotency)
-    response.headers["Location"] = f"/evaluations/{made.id}"
-    return made
+    evaluation = service.create(session, database, catalog, queue, spec, request.state.body, principal, idempotency)
+    response.headers["Location"] = f"/evaluations/{evaluation.id}"
+    return evaluation
 
 
 @router.get(
@@ -77,7 +103,7 @@ def create_evaluation(
 )
 @declare(Scope.READ, cacheable=True)
 def list_evaluations(filters: Annotated[EvaluationFilters, Query()], session: SessionDep) -> Page[EvaluationSummary]:
-    """Evaluations, newest first, by state, model, checkpoint, benchmark and time of creation."""
+    """Evaluations, newest first, filtered by state, model, checkpoint, benchmark and creation time."""
     return service.listing(session, filters)
 
 
@@ -86,7 +112,7 @@ def list_evaluations(filters: Annotated[EvaluationFilters, Query()], session: Se
 )
 @declare(Scope.READ, cacheable=True)
 def get_evaluation(evaluation_id: uuid.UUID, session: SessionDep) -> EvaluationView:
-    """Where an evaluation stands and, once it has ended, its scores by dimension with intervals and failures."""
+    """The state of an evaluation and, after its end, its scores by dimension with intervals and failures."""
     return service.show(session, evaluation_id)
 
 
@@ -101,9 +127,9 @@ def get_evaluation(evaluation_id: uuid.UUID, session: SessionDep) -> EvaluationV
 def cancel_evaluation(
     evaluation_id: uuid.UUID, session: SessionDep, idempotency: IdempotentRequestDep
 ) -> EvaluationView:
-    """Ask for an evaluation's end; what was drawn and judged stays, and resuming goes on from there.
+    """Cancel an evaluation. Its images and answers stay, and it can be resumed.
 
-    Asking twice changes nothing, and one that has ended is answered as it is.
+    Canceling twice, or after the end, has no effect.
     """
     service.cancel(session, evaluation_id, idempotency)
     return service.show(session, evaluation_id)
@@ -113,7 +139,7 @@ def cancel_evaluation(
     "/{evaluation_id}/resume",
     status_code=202,
     operation_id="resumeEvaluation",
-    summary="Go on with an evaluation",
+    summary="Resume an evaluation",
     responses=problems(404, 409, 413, 422),
 )
 @declare(Scope.WRITE)
@@ -124,8 +150,10 @@ def resume_evaluation(
     queue: QueueDep,
     idempotency: IdempotentRequestDep,
 ) -> EvaluationView:
-    """Queue an ended evaluation again. Only what is missing is drawn, and only images without a readable answer are
-    judged; one that lacks nothing is refused."""
+    """Queue an ended evaluation again, to generate missing images and to judge images without a readable answer.
+
+    A complete evaluation cannot be resumed.
+    """
     service.resume(session, database, queue, evaluation_id, idempotency)
     return service.show(session, evaluation_id)
 
@@ -139,5 +167,147 @@ def resume_evaluation(
 )
 @declare(Scope.WRITE)
 def delete_evaluation(evaluation_id: uuid.UUID, session: SessionDep) -> None:
-    """Delete an ended evaluation with its images, answers, scores and place in the leaderboard."""
+    """Delete an ended evaluation with its images, answers, scores and leaderboard row."""
     service.delete(session, evaluation_id)
+
+
+@router.get(
+    "/{evaluation_id}/answers",
+    operation_id="listAnswers",
+    summary="List the answers of an evaluation",
+    responses={200: {"links": _IMAGE}, **problems(404, 422)},
+)
+@declare(Scope.READ, cacheable=True)
+def list_answers(
+    evaluation_id: uuid.UUID, filters: Annotated[AnswerFilters, Query()], session: SessionDep
+) -> Page[AnswerView]:
+    """The judge's answer on each image: its text, and a score for each test point.
+
+    For example, `met=false&dimension=Text Generation` lists images with wrong text, `failure=…` unreadable answers.
+    """
+    return results.answers(session, evaluation_id, filters)
+
+
+@router.get(
+    "/{evaluation_id}/images",
+    operation_id="listImages",
+    summary="List the images of an evaluation",
+    responses={200: {"links": _IMAGE}, **problems(404, 422)},
+)
+@declare(Scope.READ, cacheable=True)
+def list_images(
+    evaluation_id: uuid.UUID, filters: Annotated[ImageFilters, Query()], session: SessionDep
+) -> Page[EvaluationImageView]:
+    """All images generated so far, with their seeds and rewards."""
+    return results.images(session, evaluation_id, filters)
+
+
+@router.get(
+    "/{evaluation_id}/images/{index}/{image_index}",
+    operation_id="getImage",
+    summary="Get an image of an evaluation",
+    response_class=Response,
+    responses={**PNG, **problems(404, 409, 422)},
+)
+@declare(Scope.READ)
+def get_image(
+    evaluation_id: uuid.UUID,
+    index: PromptIndex,
+    image_index: ImageNumber,
+    request: Request,
+    database: DatabaseDep,
+    session: SessionDep,
+) -> Response:
+    """The PNG as the judge received it, checked against its hash."""
+    row = results.image(session, evaluation_id, index, image_index)
+    return image_response(request, database.artifacts, row.key, row.sha256)
+
+
+@router.get(
+    "/{evaluation_id}/export",
+    operation_id="exportEvaluation",
+    summary="Export an evaluation as an official result file",
+    response_class=Response,
+    responses={200: {"content": {"text/csv": _TEXT, "application/json": _SUMMARY}}, **problems(404, 406, 409, 422)},
+)
+@declare(Scope.READ)
+def export_evaluation(
+    evaluation_id: uuid.UUID,
+    database: DatabaseDep,
+    session: SessionDep,
+    accept: Annotated[str | None, Header(description="`text/csv` or `application/json`.")] = None,
+) -> Response:
+    """The newest answers in the format of the official scripts: `text/csv` has a row per image, `application/json`
+    the counts by dimension. The official scripts and `POST /benchmarks/{name}/rescore` compute the same scores.
+
+    An unreadable answer has the result `null`, which the scripts skip.
+    """
+    headers = {"Vary": "Accept"}
+    media_type = choose(accept, ("text/csv", "application/json"))
+    if media_type == "application/json":
+        return Response(export.summary(session, evaluation_id), media_type=media_type, headers=headers)
+    rows = export.rows(database, evaluation_id)
+    header = next(rows)  # raises errors before the response starts
+    headers["Content-Disposition"] = f'attachment; filename="{evaluation_id}.csv"'
+    return StreamingResponse(itertools.chain([header], rows), media_type=media_type, headers=headers)
+
+
+@router.get(
+    "/{evaluation_id}/comparison/{second_id}",
+    operation_id="compareEvaluations",
+    summary="Compare two evaluations",
+    responses=problems(404, 409, 422),
+)
+@declare(Scope.READ)
+def compare_evaluations(
+    evaluation_id: uuid.UUID,
+    second_id: uuid.UUID,
+    query: Annotated[CompareQuery, Query()],
+    session: SessionDep,
+) -> EvaluationComparison:
+    """The second evaluation minus the first, on the prompts of both, with 95% paired bootstrap intervals.
+
+    Both must have ended and have the same benchmark content and judge. `warnings` lists other differences.
+    """
+    from service.api.evaluations.comparison import comparison  # imports numpy, which other routes do not need
+
+    return comparison(session, evaluation_id, second_id, query)
+
+
+@router.get(
+    "/{evaluation_id}/gallery",
+    operation_id="getGallery",
+    summary="Show images of one or several evaluations",
+    response_class=Response,
+    responses={
+        200: {"content": openapi_content("image/png", "text/html")},
+        **problems(404, 406, 422),
+    },
+)
+@declare(Scope.READ)
+def get_gallery(
+    evaluation_id: uuid.UUID,
+    query: Annotated[GalleryQuery, Query()],
+    database: DatabaseDep,
+    session: SessionDep,
+    accept: Annotated[str | None, Header(description="`image/png` or `text/html`.")] = None,
+) -> Response:
+    """Random or selected prompts with their images and the test points that each image meets.
+
+    A single evaluation has a column per seed. Several evaluations have a column each; the images in a row have the
+    same prompt and number, and with equal seeds the same initial noise. The HTML page is one file without scripts.
+    """
+    media_type = choose(accept, ("image/png", "text/html"))
+    max_pixels = database.settings.max_grid_pixels
+    content = gallery.gallery(session, evaluation_id, query, max_pixels)
+    session.close()  # reading and drawing take a while and need no connection
+    headers = {"Vary": "Accept"}
+    if media_type == "text/html":
+        return StreamingResponse(
+            gallery.html(content, database.artifacts), media_type=media_type, headers=headers | gallery.HEADERS
+        )
+    try:
+        image = gallery.png(content, database.artifacts, max_pixels)
+    except image_grid.GridTooLarge as error:
+        raise NotAcceptable(f"{error}. Request fewer images") from error
+    return Response(image, media_type=media_type, headers=headers)

@@ -1,11 +1,11 @@
-"""The rules of evaluations."""
+"""Evaluations: create, list, show, cancel, resume, delete."""
 
 import uuid
 from typing import Any
 
 from sqlalchemy import delete as delete_rows
 from sqlalchemy import func, select
-from sqlalchemy.orm import Session, contains_eager, joinedload
+from sqlalchemy.orm import Session, contains_eager
 
 from service.api.benchmarks import service as benchmarks
 from service.api.evaluations.results import judge_of
@@ -15,16 +15,15 @@ from service.auth.principal import Principal
 from service.auth.quota import check_open_jobs
 from service.contracts.benchmarks.bundled import BUNDLED
 from service.contracts.benchmarks.data import JudgePrompt
-from service.contracts.benchmarks.scores import Scores
 from service.contracts.catalog import Catalog, JudgeEntry
-from service.contracts.evaluations import EvaluationSpec, RewardMean
+from service.contracts.evaluations import EvaluationSpec
 from service.contracts.runs import SPEC_VERSION
 from service.contracts.status import TERMINAL, JobStatus
 from service.core.settings import Settings
 from service.db import events, retention
 from service.db.artifacts import ArtifactStore
 from service.db.base import new_id
-from service.db.evaluation_scores import is_newest
+from service.db.evaluation_scores import conclude, is_newest
 from service.db.models import BenchmarkRow, Evaluation, EvaluationAnswer, EvaluationImage
 from service.db.session import Database
 from service.http.errors import Invalid, NotFound, WrongState, invalid
@@ -44,7 +43,7 @@ def create(
     principal: Principal,
     idempotency: IdempotentRequest,
 ) -> EvaluationView:
-    """Accept an evaluation: check its names and size, commit the row, wake a worker.
+    """Create an evaluation: check its names and size, commit the row, notify a worker.
 
     Raises Invalid, TooManyOpenJobs, IdempotencyMismatch, Deleted.
     """
@@ -80,7 +79,7 @@ def create(
 
 
 def listing(session: Session, filters: EvaluationFilters) -> Page[EvaluationSummary]:
-    """The evaluations that match, newest first."""
+    """The matching evaluations, newest first."""
     query = select(Evaluation).join(Evaluation.benchmark).options(contains_eager(Evaluation.benchmark))
     if filters.status:
         query = query.where(Evaluation.status.in_(filters.status))
@@ -99,78 +98,64 @@ def listing(session: Session, filters: EvaluationFilters) -> Page[EvaluationSumm
 
 def show(session: Session, id: uuid.UUID) -> EvaluationView:
     """An evaluation in full. Raises NotFound."""
-    row = find(session, id)
-    images = session.scalar(
-        select(func.count()).select_from(EvaluationImage).where(EvaluationImage.evaluation_id == id)
-    )
-    readable = EvaluationAnswer.scores.is_not(None)
-    counts = select(func.count().filter(readable), func.count().filter(~readable))
-    judged, failed = session.execute(counts.where(EvaluationAnswer.evaluation_id == id, is_newest())).one()
-    words = JudgePrompt.model_validate(row.benchmark.about["judge"]) if row.benchmark.about["judge"] else None
+    row = views.find(session, Evaluation, id)
+    benchmark = row.benchmark
+    judge = JudgePrompt.model_validate(benchmark.about["judge"]) if benchmark.about["judge"] else None
+    images, judged, failed = _counts(session, id)
     return EvaluationView(
         **_summary(row),
         spec=row.spec,
         prompts=len(row.prompts),
-        benchmark_prompts=row.benchmark.prompt_count,
-        data_sha256=row.benchmark.data_sha256,
-        content_sha256=row.benchmark.content_sha256,
-        template_sha256=words and words.template_sha256,
-        definitions_sha256=words and words.definitions_sha256,
+        benchmark_prompts=benchmark.prompt_count,
+        data_sha256=benchmark.data_sha256,
+        content_sha256=benchmark.content_sha256,
+        template_sha256=judge and judge.template_sha256,
+        definitions_sha256=judge and judge.definitions_sha256,
         queue_position=views.queue_position(session, row),
         eta_seconds=(row.progress or {}).get("eta_seconds") if row.status is JobStatus.RUNNING else None,
         seconds_used=row.seconds_used,
-        images=images or 0,
+        images=images,
         judged=judged,
         failed=failed,
-        scores=None if row.scores is None else Scores.model_validate(row.scores),
-        rewards={name: RewardMean.model_validate(one) for name, one in (row.rewards or {}).items()},
+        scores=row.scores,
+        rewards=row.rewards or {},
     )
 
 
-def find(session: Session, id: uuid.UUID) -> Evaluation:
-    """The evaluation of that id, with its benchmark but for the prompts. Raises NotFound."""
-    row = session.get(Evaluation, id, options=[joinedload(Evaluation.benchmark)])
-    if row is None:
-        raise NotFound(f"there is no evaluation {id}")
-    return row
-
-
 def cancel(session: Session, id: uuid.UUID, idempotency: IdempotentRequest) -> None:
-    """Ask for an evaluation's end; asking again changes nothing. Raises NotFound.
+    """Cancel an evaluation; canceling again has no effect. Raises NotFound.
 
-    One that no worker holds is scored here, as far as it came.
+    An evaluation without a worker is scored here, from the answers so far.
     """
     if idempotency.claim(session, id) is None:
         row, changed = views.cancel(session, Evaluation, id)
         if changed:
             if row.status in TERMINAL and row.attempt:
-                from service.db import evaluation_scores  # with numpy, which is loaded where it is needed
-
-                evaluation_scores.conclude(session, row)
+                conclude(session, row)
             _record(session, row)
     session.commit()
 
 
 def resume(session: Session, database: Database, queue: Queue, id: uuid.UUID, idempotency: IdempotentRequest) -> None:
-    """Queue an ended evaluation again: what is missing is drawn, and what has no readable answer is asked again.
+    """Queue an ended evaluation again, to generate missing images and judge those without a readable answer.
 
     Raises NotFound, WrongState, TooManyOpenJobs.
     """
     if idempotency.claim(session, id) is not None:
         session.commit()
         return
-    judged = session.scalars(select(Evaluation.checkpoint_id).where(Evaluation.id == id)).one_or_none()
-    lock_checkpoints(session, [judged] if judged is not None else [])
+    checkpoint_id = session.scalar(select(Evaluation.checkpoint_id).where(Evaluation.id == id))
+    lock_checkpoints(session, [checkpoint_id] if checkpoint_id is not None else [])
     row = views.find(session, Evaluation, id, lock=True)
     if row.status not in TERMINAL:
-        raise WrongState(f"evaluation {id} is {row.status}: only one that has ended can be resumed")
-    shown, total = show(session, id), row.total_images
-    whole = shown.images == total and (row.judge is None or shown.judged == total)
-    if row.status is JobStatus.SUCCEEDED and whole:
-        detail = f"evaluation {id} has drawn and judged all its {total} images"
-        raise WrongState(f"{detail}; POST /evaluations begins another one", code="nothing_left")
+        raise WrongState(f"Evaluation {id} is {row.status}; it can be resumed when it has ended")
+    images, judged, _ = _counts(session, id)
+    complete = images == row.total_images and (row.judge is None or judged == row.total_images)
+    if row.status is JobStatus.SUCCEEDED and complete:
+        detail = f"Evaluation {id} has generated and judged all its {row.total_images} images"
+        raise WrongState(f"{detail}; create another with POST /evaluations", code="nothing_left")
     if row.checkpoint_id is None and row.spec["checkpoint"] != "base":
-        raise WrongState(f"the checkpoint {row.spec['checkpoint']} of evaluation {id} was deleted", code="deleted")
+        raise WrongState(f"Checkpoint {row.spec['checkpoint']} of evaluation {id} was deleted", code="deleted")
     if row.checkpoint_id is not None:
         loc = ("body", "checkpoint")
         errors = check_checkpoint(session, database.artifacts, row.checkpoint_id, row.model, loc)[1]
@@ -190,11 +175,20 @@ def delete(session: Session, id: uuid.UUID) -> None:
     """Delete an ended evaluation with its images, answers and scores. Raises NotFound, WrongState."""
     row = views.find(session, Evaluation, id, lock=True)
     if row.status not in TERMINAL:
-        raise WrongState(f"evaluation {id} is {row.status}; cancel it and wait for its end before deleting it")
+        raise WrongState(f"Evaluation {id} is {row.status}; cancel it and wait for its end before deleting it")
     retention.discard(session, [f"{Evaluation.FOLDER}/{id}"])
     session.execute(delete_rows(Evaluation).where(Evaluation.id == id))
     events.notify_job(session, Evaluation.KIND, id)
     session.commit()
+
+
+def _counts(session: Session, id: uuid.UUID) -> tuple[int, int, int]:
+    """The number of images, and of those with a readable and an unreadable newest answer."""
+    images = select(func.count()).where(EvaluationImage.evaluation_id == id).scalar_subquery()
+    readable = EvaluationAnswer.scores.is_not(None)
+    query = select(images, func.count().filter(readable), func.count().filter(~readable))
+    row = session.execute(query.where(EvaluationAnswer.evaluation_id == id, is_newest())).one()
+    return row[0], row[1], row[2]
 
 
 def _summary(row: Evaluation) -> dict[str, Any]:
@@ -224,22 +218,23 @@ def _judge(catalog: Catalog, spec: EvaluationSpec) -> JudgeEntry | None:
     judge = catalog.judge(spec.judge)
     if judge.kind == "perception" and spec.benchmark != BUNDLED:
         others = ", ".join(entry.name for entry in catalog.judges if entry.kind != "perception") or "none"
-        msg = f"{judge.name} reads the images of {BUNDLED} alone; other judges of the catalog: {others}"
+        msg = f"Judge {judge.name!r} supports only {BUNDLED}; other judges of the catalog: {others}"
         raise invalid(["body", "judge"], msg, "judge_not_possible")
     return judge
 
 
 def _resolved(session: Session, artifacts: ArtifactStore, catalog: Catalog, spec: EvaluationSpec) -> EvaluationSpec:
-    """The spec with the model's own numbers in place of what was not said. Raises Invalid."""
+    """The spec with the model's defaults for fields that are null. Raises Invalid."""
     model = find_model(catalog, spec.model)
     if model is None:
         raise Invalid(list(unknown(catalog.model, spec.model, ("body", "model"))))
-    own = {name: getattr(model, name) for name in ("steps", "guidance", "width", "height")}
-    resolved = spec.model_copy(update={name: own[name] for name in own if getattr(spec, name) is None})
+    fields = ("steps", "guidance", "width", "height")
+    defaults = {name: getattr(model, name) for name in fields if getattr(spec, name) is None}
+    resolved = spec.model_copy(update=defaults)
     assert resolved.width is not None and resolved.height is not None
     errors = list(check_size(model, resolved.width, resolved.height, ("body",)))
-    for place, name in enumerate(spec.rewards):
-        errors += unknown(catalog.reward, name, ("body", "rewards", place))
+    for position, name in enumerate(spec.rewards):
+        errors += unknown(catalog.reward, name, ("body", "rewards", position))
     if spec.checkpoint != "base":
         errors += check_checkpoint(session, artifacts, spec.checkpoint, spec.model, ("body", "checkpoint"))[1]
     if errors:
@@ -249,15 +244,15 @@ def _resolved(session: Session, artifacts: ArtifactStore, catalog: Catalog, spec
 
 def _check_amount(settings: Settings, images: int) -> None:
     if images > settings.max_evaluation_images:
-        msg = f"{images} images (prompts x num_images); allowed are {settings.max_evaluation_images}"
+        msg = f"{images} images (prompts x num_images); at most {settings.max_evaluation_images} are allowed"
         raise invalid(["body", "num_images"], msg, "too_many_images")
 
 
 def _spread(indices: list[int], limit: int | None) -> list[int]:
-    """`limit` of the prompts' numbers, evenly spread over the benchmark's order."""
+    """`limit` of the prompts' numbers, evenly spaced in the benchmark's order."""
     if limit is None or limit >= len(indices):
         return indices
-    return [indices[place * len(indices) // limit] for place in range(limit)]
+    return [indices[position * len(indices) // limit] for position in range(limit)]
 
 
 def _record(session: Session, row: Evaluation) -> None:

@@ -1,5 +1,7 @@
 """The leaderboard as a figure, laid out like the paper's table. Importing this module imports matplotlib."""
 
+from typing import Any
+
 from matplotlib.axes import Axes
 
 from service.api.figures import new_figure, save
@@ -32,7 +34,7 @@ def draw(board: Leaderboard) -> bytes:
 def _draw_table(axes: Axes, ranking: Ranking, top: float) -> float:
     """Draw a ranking from `top` down; return the top of the next."""
     edges = [_MARGIN + _MODEL + _COLUMN * (position + 1) for position in range(len(COLUMNS))]
-    small = {"va": "center", "fontsize": "small", "color": "0.35"}
+    small: dict[str, Any] = {"va": "center", "fontsize": "small", "color": "0.35"}
     axes.text(_MARGIN, top, heading(ranking), **small)
     top += _LINE
     axes.hlines([top - 0.5 * _LINE, top + 0.5 * _LINE], _MARGIN, _WIDTH - _MARGIN, colors="k", linewidth=[1.2, 0.7])

@@ -34,7 +34,7 @@ def compared(client: TestClient, first: Any, second: Any, **query: Any) -> Any:
 
 
 class TestScores:
-    def test_the_second_less_the_first_with_intervals_and_prompts_won(self, client: TestClient, records: Any) -> None:
+    def test_differences_have_intervals_and_wins(self, client: TestClient, records: Any) -> None:
         first = records.evaluation(benchmark(), answers=answers(0.2, 1))
         second = records.evaluation(benchmark(), answers=answers(0.9, 2), name="aligned")
         found = compared(client, first, second).json()
@@ -48,7 +48,7 @@ class TestScores:
         assert [found[side]["label"] for side in ("first", "second")] == ["shapes-flux", "aligned"]
         assert found["warnings"] == []
 
-    def test_the_other_way_round_it_is_the_opposite(self, client: TestClient, records: Any) -> None:
+    def test_exchanging_the_sides_negates_the_difference(self, client: TestClient, records: Any) -> None:
         first = records.evaluation(benchmark(), answers=answers(0.4, 1))
         second = records.evaluation(benchmark(), answers=answers(0.6, 2))
         there, back = (compared(client, *pair).json()["scores"] for pair in ((first, second), (second, first)))
@@ -57,15 +57,15 @@ class TestScores:
             assert one["difference"] == -other["difference"] and one["wins"] == other["losses"]
             assert one["interval95"] == pytest.approx([-end for end in reversed(other["interval95"])])
 
-    def test_resamples_are_as_asked(self, client: TestClient, records: Any) -> None:
+    def test_resamples(self, client: TestClient, records: Any) -> None:
         row = records.evaluation(benchmark(), answers=answers(0.4, 1))
         found = compared(client, row, row, resamples=0).json()["scores"]
         assert found["overall"]["interval95"] is None and found["overall"]["difference"] == 0
         assert found["micro"]["ties"] == 10
 
 
-class TestRefusals:
-    def test_other_content_is_refused(self, client: TestClient, records: Any) -> None:
+class TestErrors:
+    def test_the_content_must_be_equal(self, client: TestClient, records: Any) -> None:
         first = records.evaluation(benchmark(), answers=answers(0.4, 1))
         fewer = benchmark(prompts_csv(EN, rows(EN)[:9]).encode())
         for other in (records.evaluation(fewer), records.evaluation(benchmark(file=ZH))):
@@ -73,7 +73,7 @@ class TestRefusals:
             assert (error["type"], error["loc"]) == ("other_benchmark", ["path", "second_id"])
             assert benchmark().content_sha256[:12] in error["msg"]
 
-    def test_scores_of_different_judges_are_refused(self, client: TestClient, records: Any) -> None:
+    def test_the_judges_must_be_equal(self, client: TestClient, records: Any) -> None:
         first = records.evaluation(benchmark(), judge=None, rewards=["clip_score"])
         second = records.evaluation(benchmark(), judge=OTHER)
         third = records.evaluation(benchmark(), answers=answers(0.4, 1))
@@ -81,7 +81,7 @@ class TestRefusals:
         assert error["type"] == "other_judge" and "'qwen'" in error["msg"] and "'perception'" in error["msg"]
         assert compared(client, third, first).json()["scores"] is None
 
-    def test_one_that_goes_on_is_refused(self, client: TestClient, records: Any) -> None:
+    def test_both_must_have_ended(self, client: TestClient, records: Any) -> None:
         ended, running = records.evaluation(benchmark()), records.evaluation(benchmark(), JobStatus.RUNNING)
         for pair in ((ended, running), (running, ended)):
             response = compared(client, *pair)
@@ -89,7 +89,7 @@ class TestRefusals:
 
 
 class TestWarnings:
-    def test_what_else_differs_is_told(self, client: TestClient, records: Any) -> None:
+    def test_other_differences_are_warnings(self, client: TestClient, records: Any) -> None:
         first = records.evaluation(benchmark(), answers=answers(0.4, 1), rewards=["clip_score"])
         settings = {"steps": 4, "seed": 9, "width": 16, "limit": 5}
         second = records.evaluation(benchmark(), JobStatus.FAILED, answers={(0, 0): Failure.NO_SCORES}, **settings)
@@ -97,15 +97,15 @@ class TestWarnings:
             "seed differs: 3407 in the first, 9 in the second",
             "steps differs: 8 in the first, 4 in the second",
             "width differs: 32 in the first, 16 in the second",
-            "the first draws 10 prompts, the second 5; shared ones count",
-            "the second is failed: it may lack images",
-            "answers of the second that could not be read: 1",
+            "the first has 10 prompts, the second 5; common prompts count",
+            "the second is failed: images may be missing",
+            "unreadable answers of the second: 1",
             "only the first has the rewards clip_score",
         ]
 
-    def test_prompts_of_one_alone_are_left_out(self, client: TestClient, records: Any) -> None:
+    def test_prompts_of_one_side_are_omitted(self, client: TestClient, records: Any) -> None:
         first = records.evaluation(benchmark(), answers=answers(0.4, 1))
-        half = {place: said for place, said in answers(0.4, 1).items() if place[0] < 4}
+        half = {image: scores for image, scores in answers(0.4, 1).items() if image[0] < 4}
         second = records.evaluation(benchmark(), answers=half, limit=4)
         scores = compared(client, first, second).json()["scores"]
         assert (scores["prompts"], scores["only_first"], scores["only_second"]) == (4, 6, 0)
@@ -128,7 +128,7 @@ class TestRewards:
         assert one["interval95"][0] <= one["difference"] <= one["interval95"][1]
 
     @given(VALUES, VALUES)
-    def test_the_other_way_round_it_is_the_opposite(self, first: Any, second: Any) -> None:
+    def test_exchanging_the_sides_negates_the_difference(self, first: Any, second: Any) -> None:
         there, back = compare_values(first, second, resamples=50), compare_values(second, first, resamples=50)
         assert (there.wins, there.losses, there.ties) == (back.losses, back.wins, back.ties)
         if there.difference is None:

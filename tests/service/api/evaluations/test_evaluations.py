@@ -1,4 +1,4 @@
-"""`/evaluations`: asking for them, their life, and what is refused. Workers' part is written as rows."""
+"""`/evaluations`: creation, lifecycle and errors. Rows stand in for the work of workers."""
 
 import threading
 import uuid
@@ -29,7 +29,7 @@ BODY = {"model": "shapes-flux", "benchmark": EN.name, "judge": "seer", "num_imag
 
 
 @pytest.fixture(autouse=True)
-def offered(app: FastAPI, database: Database, tmp_path: Path) -> None:
+def catalog(app: FastAPI, database: Database, tmp_path: Path) -> None:
     """A judge in the operator's catalog, and an imported benchmark of ten prompts."""
     file = tmp_path / "catalog.yaml"
     file.write_text(yaml.safe_dump({"extends": "bundled", "judges": [SEER.model_dump(mode="json")]}))
@@ -38,15 +38,15 @@ def offered(app: FastAPI, database: Database, tmp_path: Path) -> None:
         store(session, benchmark())
 
 
-def made(client: TestClient, **changes: Any) -> dict[str, Any]:
+def create(client: TestClient, **changes: Any) -> dict[str, Any]:
     response = client.post("/evaluations", json=BODY | changes)
     assert response.status_code == 202, response.text
-    shown: dict[str, Any] = response.json()
-    return shown
+    evaluation: dict[str, Any] = response.json()
+    return evaluation
 
 
 def ends(database: Database, id: str, status: JobStatus, judged: int = 0, failed: int = 0) -> None:
-    """Let a worker judge so many images, fail to read some answers, and leave."""
+    """Record an attempt with that many judged images and unreadable answers, and the status at its end."""
     with database.transaction() as session:
         row = session.get_one(Evaluation, uuid.UUID(id))
         prompts = benchmark().prompts
@@ -64,8 +64,8 @@ def ends(database: Database, id: str, status: JobStatus, judged: int = 0, failed
             answers.score(session, row)
 
 
-class TestAsking:
-    def test_what_is_not_said_is_the_models_own(self, client: TestClient) -> None:
+class TestCreate:
+    def test_defaults_are_those_of_the_model(self, client: TestClient) -> None:
         response = client.post("/evaluations", json=BODY | {"name": "the base"})
         assert response.status_code == 202
         shown = response.json()
@@ -77,19 +77,19 @@ class TestAsking:
         assert "SECRET_TOKEN" not in response.text
         assert client.get(response.headers["Location"]).json() == shown
 
-    def test_a_limit_is_spread_over_the_benchmark(self, client: TestClient, database: Database) -> None:
-        shown = made(client, limit=4)
+    def test_a_limit_is_spaced_evenly_over_the_benchmark(self, client: TestClient, database: Database) -> None:
+        shown = create(client, limit=4)
         assert (shown["prompts"], shown["benchmark_prompts"], shown["total_images"]) == (4, 10, 8)
         with database.sessions() as session:
             assert session.scalars(select(Evaluation.prompts)).one() == [0, 2, 5, 7]
-        assert made(client, limit=99)["prompts"] == 10
+        assert create(client, limit=99)["prompts"] == 10
 
     @pytest.mark.parametrize(
-        ("changes", "field", "told"),
+        ("changes", "field", "message"),
         [
             ({"benchmark": "nothing"}, "benchmark", "unigenbench-en"),
             ({"judge": "nobody"}, "judge", "perception, seer"),
-            ({"judge": "perception"}, "judge", "shapes-bench alone; other judges of the catalog: seer"),
+            ({"judge": "perception"}, "judge", "supports only shapes-bench; other judges of the catalog: seer"),
             ({"model": "nothing"}, "model", "shapes-flux"),
             ({"rewards": ["clip_score", "nothing"]}, "rewards", "clip_score"),
             ({"checkpoint": "01a204c3-f0ca-74ae-8fde-44fae912a6da"}, "checkpoint", "there is no checkpoint"),
@@ -97,41 +97,41 @@ class TestAsking:
             ({"num_images": 17}, "num_images", "16"),
         ],
     )
-    def test_what_is_wrong_is_named(self, client: TestClient, changes: dict[str, Any], field: str, told: str) -> None:
+    def test_errors_name_the_field(self, client: TestClient, changes: dict[str, Any], field: str, message: str) -> None:
         response = client.post("/evaluations", json=BODY | changes)
         assert response.status_code == 422
         (error,) = response.json()["errors"]
-        assert field in error["loc"] and told in error["msg"]
+        assert field in error["loc"] and message in error["msg"]
 
-    def test_nothing_to_measure_is_refused(self, client: TestClient) -> None:
+    def test_a_judge_or_rewards_are_required(self, client: TestClient) -> None:
         response = client.post("/evaluations", json=BODY | {"judge": None})
         assert response.status_code == 422 and "rewards" in response.text
-        assert made(client, judge=None, rewards=["clip_score"])["judge"] is None
+        assert create(client, judge=None, rewards=["clip_score"])["judge"] is None
 
-    def test_too_many_images_are_refused(self, database: Database) -> None:
+    def test_too_many_images(self, database: Database) -> None:
         few = create_app(database.settings.model_copy(update={"max_evaluation_images": 19}))
         with TestClient(few, base_url=LOOPBACK, client=("127.0.0.1", 50000)) as client:
             response = client.post("/evaluations", json=BODY | {"judge": None, "rewards": ["clip_score"]})
         assert response.status_code == 422 and "20 images" in response.json()["errors"][0]["msg"]
 
-    def test_the_same_request_again_is_one_evaluation(self, client: TestClient) -> None:
+    def test_a_repeated_request_creates_one_evaluation(self, client: TestClient) -> None:
         first, again = (client.post("/evaluations", json=BODY, headers={"Idempotency-Key": "k"}) for _ in range(2))
         assert first.json()["id"] == again.json()["id"]
         other = client.post("/evaluations", json=BODY | {"seed": 1}, headers={"Idempotency-Key": "k"})
         assert other.status_code == 422
 
-    def test_a_checkpoint_that_is_judged_is_not_deleted(self, client: TestClient, records: Any) -> None:
+    def test_a_checkpoint_in_use_is_not_deleted(self, client: TestClient, records: Any) -> None:
         checkpoint = records.checkpoint(records.run(JobStatus.SUCCEEDED), {"w": b"w"})
-        id = made(client, checkpoint=str(checkpoint.id))["id"]
+        id = create(client, checkpoint=str(checkpoint.id))["id"]
         refused = client.delete(f"/checkpoints/{checkpoint.id}")
         assert refused.status_code == 409 and f"evaluation {id} uses it" in refused.text
         client.post(f"/evaluations/{id}/cancel")
         assert client.delete(f"/checkpoints/{checkpoint.id}").status_code == 204
 
 
-class TestLife:
-    def test_scores_are_shown_with_what_could_not_be_read(self, client: TestClient, database: Database) -> None:
-        id = made(client)["id"]
+class TestLifecycle:
+    def test_scores_include_unreadable_answers(self, client: TestClient, database: Database) -> None:
+        id = create(client)["id"]
         ends(database, id, JobStatus.SUCCEEDED, judged=17, failed=3)
         shown = client.get(f"/evaluations/{id}").json()
         assert (shown["images"], shown["judged"], shown["failed"]) == (20, 17, 3)
@@ -140,10 +140,8 @@ class TestLife:
         listed = client.get("/evaluations").json()["items"]
         assert [one["overall"] for one in listed] == [1.0]
 
-    def test_one_with_unread_answers_can_be_resumed_and_one_without_cannot(
-        self, client: TestClient, database: Database
-    ) -> None:
-        lacking, whole = made(client)["id"], made(client)["id"]
+    def test_resuming_needs_unreadable_answers(self, client: TestClient, database: Database) -> None:
+        lacking, whole = create(client)["id"], create(client)["id"]
         ends(database, lacking, JobStatus.SUCCEEDED, judged=19, failed=1)
         ends(database, whole, JobStatus.SUCCEEDED, judged=20)
         resumed = client.post(f"/evaluations/{lacking}/resume")
@@ -151,33 +149,31 @@ class TestLife:
         refused = client.post(f"/evaluations/{whole}/resume")
         assert (refused.status_code, refused.json()["code"]) == (409, "nothing_left")
         again = client.post(f"/evaluations/{lacking}/resume")
-        assert again.status_code == 409 and "has ended" in again.json()["detail"]
+        assert again.status_code == 409 and "can be resumed when it has ended" in again.json()["detail"]
 
-    def test_one_with_missing_images_can_be_resumed(self, client: TestClient, database: Database) -> None:
-        refused, unjudged = made(client)["id"], made(client, judge=None, rewards=["clip_score"])["id"]
+    def test_resuming_with_missing_images(self, client: TestClient, database: Database) -> None:
+        refused, unjudged = create(client)["id"], create(client, judge=None, rewards=["clip_score"])["id"]
         ends(database, refused, JobStatus.SUCCEEDED, judged=20)
-        with database.transaction() as session:  # the last one was not what the child said of it
+        with database.transaction() as session:
             session.execute(delete(EvaluationImage).where(EvaluationImage.key == "k19"))
         ends(database, unjudged, JobStatus.SUCCEEDED, judged=19)
         for id in (refused, unjudged):
             assert client.post(f"/evaluations/{id}/resume").status_code == 202
 
-    def test_a_failed_one_is_resumed_unless_its_checkpoint_is_gone(
-        self, client: TestClient, database: Database, records: Any
-    ) -> None:
+    def test_resuming_needs_the_checkpoint(self, client: TestClient, database: Database, records: Any) -> None:
         checkpoint = records.checkpoint(records.run(JobStatus.SUCCEEDED), {"w": b"w"})
-        id = made(client, checkpoint=str(checkpoint.id))["id"]
+        id = create(client, checkpoint=str(checkpoint.id))["id"]
         ends(database, id, JobStatus.FAILED, judged=4)
         assert client.delete(f"/checkpoints/{checkpoint.id}").status_code == 204
         refused = client.post(f"/evaluations/{id}/resume")
         assert (refused.status_code, refused.json()["code"]) == (409, "deleted")
         assert "was deleted" in refused.json()["detail"]
 
-    def test_a_failed_one_is_resumed_once_its_damaged_checkpoint_is_mended(
+    def test_resuming_needs_an_undamaged_checkpoint(
         self, client: TestClient, database: Database, records: Any, tmp_path: Path
     ) -> None:
         checkpoint = records.checkpoint(records.run(JobStatus.SUCCEEDED), {"w": b"whole"})
-        id = made(client, checkpoint=str(checkpoint.id))["id"]
+        id = create(client, checkpoint=str(checkpoint.id))["id"]
         ends(database, id, JobStatus.FAILED, judged=4)
 
         def resumed_with(content: bytes) -> Response:
@@ -190,7 +186,7 @@ class TestLife:
         assert f"checkpoint {checkpoint.id} is damaged" in refused.json()["detail"]
         assert (resumed.status_code, resumed.json()["status"]) == (202, "queued")
 
-    def test_resuming_locks_the_checkpoint_first_as_deleting_its_run_does(
+    def test_resuming_locks_the_checkpoint_first(
         self,
         client: TestClient,
         database: Database,
@@ -198,7 +194,7 @@ class TestLife:
         eventually: Callable[[Callable[[], object]], None],
     ) -> None:
         checkpoint = records.checkpoint(records.run(JobStatus.SUCCEEDED), {"w": b"w"}).id
-        id = made(client, checkpoint=str(checkpoint))["id"]
+        id = create(client, checkpoint=str(checkpoint))["id"]
         ends(database, id, JobStatus.FAILED, judged=4)
         answers: list[Response] = []
         asking = threading.Thread(target=lambda: answers.append(client.post(f"/evaluations/{id}/resume")))
@@ -212,8 +208,8 @@ class TestLife:
             asking.join(60)
         assert [answer.status_code for answer in answers] == [202]
 
-    def test_cancelling_twice_is_cancelling_once(self, client: TestClient) -> None:
-        id = made(client)["id"]
+    def test_canceling_twice_has_no_further_effect(self, client: TestClient) -> None:
+        id = create(client)["id"]
         first, again = (client.post(f"/evaluations/{id}/cancel") for _ in range(2))
         assert [one.json()["status"] for one in (first, again)] == ["cancelled", "cancelled"]
         told = client.get(f"/evaluations/{id}/events", headers={"Prefer": "wait=5"}).text
@@ -222,12 +218,12 @@ class TestLife:
         ]
 
     @pytest.mark.parametrize("status", [JobStatus.INTERRUPTED, JobStatus.QUEUED])
-    def test_one_that_waits_is_scored_when_it_is_cancelled(
+    def test_canceling_without_a_worker_scores_the_answers(
         self, client: TestClient, database: Database, status: JobStatus
     ) -> None:
-        id = made(client)["id"]
+        id = create(client)["id"]
         ends(database, id, JobStatus.INTERRUPTED, judged=3, failed=1)
-        if status is JobStatus.QUEUED:  # resumed after it had failed, and no worker has taken it yet
+        if status is JobStatus.QUEUED:  # resumed after a failure, without a worker yet
             with database.transaction() as session:
                 row = session.get_one(Evaluation, uuid.UUID(id))
                 row.move_to(JobStatus.FAILED)
@@ -236,12 +232,12 @@ class TestLife:
         assert (cancelled["status"], cancelled["scores"]["micro"]["accuracy"]) == ("cancelled", 1.0)
         assert (cancelled["scores"]["images"], cancelled["scores"]["failed_answers"]) == (3, 1)
 
-    def test_one_that_never_began_has_no_scores(self, client: TestClient) -> None:
-        id = made(client)["id"]
+    def test_without_an_attempt_there_are_no_scores(self, client: TestClient) -> None:
+        id = create(client)["id"]
         assert client.post(f"/evaluations/{id}/cancel").json()["scores"] is None
 
-    def test_deleting_takes_everything_with_it(self, client: TestClient, database: Database) -> None:
-        id = made(client)["id"]
+    def test_deleting_includes_answers_and_files(self, client: TestClient, database: Database) -> None:
+        id = create(client)["id"]
         assert client.delete(f"/evaluations/{id}").status_code == 409
         ends(database, id, JobStatus.SUCCEEDED, judged=2)
         assert client.delete(f"/evaluations/{id}").status_code == 204
@@ -251,7 +247,7 @@ class TestLife:
             assert session.scalars(select(Garbage.prefix)).all() == [f"evaluations/{id}"]
 
     def test_lists_are_filtered_and_paged(self, client: TestClient, database: Database) -> None:
-        ids = [made(client, seed=seed)["id"] for seed in range(3)]
+        ids = [create(client, seed=seed)["id"] for seed in range(3)]
         ends(database, ids[0], JobStatus.SUCCEEDED)
         first = client.get("/evaluations", params={"limit": 2}).json()
         assert [one["id"] for one in first["items"]] == ids[:0:-1]
@@ -261,17 +257,17 @@ class TestLife:
             assert [one["id"] for one in client.get("/evaluations", params=query).json()["items"]] == ids[:1]
         assert client.get("/evaluations", params={"benchmark": "other"}).json()["items"] == []
 
-    def test_a_new_import_leaves_an_evaluation_as_it_was(self, client: TestClient, database: Database) -> None:
-        shown = made(client)
+    def test_a_new_import_does_not_change_an_evaluation(self, client: TestClient, database: Database) -> None:
+        shown = create(client)
         other = benchmark()
         with database.transaction() as session:
             store(session, other.model_copy(update={"prompts": other.prompts[:5]}))
         assert client.get(f"/evaluations/{shown['id']}").json()["content_sha256"] == shown["content_sha256"]
-        assert made(client)["prompts"] == 5
+        assert create(client)["prompts"] == 5
         with database.sessions() as session:
             assert session.scalar(select(func.count()).select_from(BenchmarkRow)) == 2
 
-    def test_unknown_ones_are_404(self, client: TestClient) -> None:
+    def test_unknown_evaluations_are_not_found(self, client: TestClient) -> None:
         id = "01a204c3-f0ca-74ae-8fde-44fae912a6da"
         for method, path in (("GET", ""), ("POST", "/cancel"), ("POST", "/resume"), ("DELETE", ""), ("GET", "/logs")):
             response = client.request(method, f"/evaluations/{id}{path}")

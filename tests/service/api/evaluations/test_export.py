@@ -1,4 +1,4 @@
-"""`/evaluations/{id}/export`: files that the official scripts, and ours, read back to the same scores."""
+"""`/evaluations/{id}/export`: files from which the official scripts and `rescore` compute the same scores."""
 
 import ast
 import csv
@@ -25,21 +25,21 @@ FILES = (EN, ZH)
 
 
 def judged(records: Any, file: Any = EN, prompts: Any = None) -> Any:
-    """An evaluation of 4 images per prompt, answered at random, with two failures."""
+    """An evaluation of 4 images per prompt with random scores and two failures."""
     chance = random.Random(1)
-    of = prompts or benchmark(file=file)
+    content = prompts or benchmark(file=file)
     answers: dict[tuple[int, int], Any] = {
         (prompt.index, image_index): [int(chance.random() < 0.6) for _ in prompt.points]
-        for prompt in of.prompts
+        for prompt in content.prompts
         for image_index in range(4)
     }
     answers[2, 1] = Failure.NO_SCORES
     answers[5, 3] = Failure.NO_ANSWER
-    return records.evaluation(of, answers=answers, num_images=4)
+    return records.evaluation(content, answers=answers, num_images=4)
 
 
 def official_scores(text: str) -> dict[str, dict[str, tuple[int, int]]]:
-    """What the official script counts in its CSV, by its own rules."""
+    """The counts of the official script for its CSV."""
     counts: dict[str, Any] = {"primary_dimensions": defaultdict(list), "sub_dimensions": defaultdict(list)}
     for row in csv.DictReader(io.StringIO(text, newline="")):
         try:
@@ -65,7 +65,7 @@ def stored_scores(database: Database, evaluation: Any) -> Any:
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_the_csv_is_rescored_to_the_evaluations_own_scores(
+def test_the_csv_has_the_scores_of_the_evaluation(
     client: TestClient, records: Any, database: Database, file: Any
 ) -> None:
     evaluation = judged(records, file)
@@ -78,7 +78,7 @@ def test_the_csv_is_rescored_to_the_evaluations_own_scores(
 
 
 @pytest.mark.parametrize("file", FILES)
-def test_the_official_script_counts_the_same_in_both_files(client: TestClient, records: Any, file: Any) -> None:
+def test_both_files_have_the_counts_of_the_official_script(client: TestClient, records: Any, file: Any) -> None:
     evaluation = judged(records, file)
     expected = official_scores(fetch(client, evaluation, "text/csv").text)
     summary = fetch(client, evaluation, "application/json").json()
@@ -88,7 +88,7 @@ def test_the_official_script_counts_the_same_in_both_files(client: TestClient, r
     assert one["accuracy"] == round(one["correct"] / one["total"], 4)
 
 
-def test_the_summary_is_rescored_to_the_same_accuracies(client: TestClient, records: Any, database: Database) -> None:
+def test_the_summary_has_the_accuracies_of_the_evaluation(client: TestClient, records: Any, database: Database) -> None:
     evaluation = judged(records)
     content = fetch(client, evaluation, "application/json").content
     headers = {"Content-Type": "application/json"}
@@ -100,7 +100,7 @@ def test_the_summary_is_rescored_to_the_same_accuracies(client: TestClient, reco
         assert found == {name: one["correct"] for name, one in scores[part].items()}
 
 
-def test_a_row_is_as_the_official_script_writes_it(client: TestClient, records: Any) -> None:
+def test_a_row_has_the_format_of_the_official_script(client: TestClient, records: Any) -> None:
     evaluation = judged(records)
     records.answer(evaluation, 2, 1, [1, 0, 1], number=2, text=answer([1, 0, 1]))
     response = fetch(client, evaluation, "text/csv")
@@ -115,10 +115,10 @@ def test_a_row_is_as_the_official_script_writes_it(client: TestClient, records: 
         "testpoint": list(dimensions_of(2)),
         "score": [1, 0, 1],
     }
-    assert rows[23]["result_json"] == "null" and rows[23]["output"] == ""  # nothing was said
+    assert rows[23]["result_json"] == "null" and rows[23]["output"] == ""  # no answer
 
 
-def test_awkward_words_stay_what_they_are(client: TestClient, records: Any) -> None:
+def test_special_characters_are_unchanged(client: TestClient, records: Any) -> None:
     body = [["0", AWKWARD, json.dumps(about(["Style"], "en"))]]
     odd = benchmark(csv_text(EN.columns, body).encode())
     evaluation = records.evaluation(odd, answers={(0, 0): [1]}, num_images=1)
@@ -132,7 +132,7 @@ def test_awkward_words_stay_what_they_are(client: TestClient, records: Any) -> N
 
 
 @pytest.mark.parametrize("accept", ["text/csv", "application/json"])
-def test_one_that_goes_on_or_has_no_judge_is_refused(client: TestClient, records: Any, accept: str) -> None:
+def test_it_must_have_ended_and_have_a_judge(client: TestClient, records: Any, accept: str) -> None:
     running = records.evaluation(benchmark(), JobStatus.RUNNING)
     unjudged = records.evaluation(benchmark(), judge=None, rewards=["clip_score"])
     for row, code in ((running, "not_finished"), (unjudged, "not_judged")):
@@ -140,12 +140,12 @@ def test_one_that_goes_on_or_has_no_judge_is_refused(client: TestClient, records
         assert (response.status_code, response.json()["code"]) == (409, code)
 
 
-def test_other_forms_are_not_made(client: TestClient, records: Any) -> None:
+def test_other_media_types_are_not_acceptable(client: TestClient, records: Any) -> None:
     response = client.get(f"/evaluations/{judged(records).id}/export", headers={"Accept": "text/html"})
     assert response.status_code == 406
 
 
-def test_it_is_read_as_it_is_wanted_and_breaks_off_when_the_evaluation_goes_on(
+def test_it_is_read_in_pieces_and_stops_when_the_evaluation_is_resumed(
     records: Any, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "_PAGE", 5)

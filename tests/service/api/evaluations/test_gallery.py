@@ -1,4 +1,4 @@
-"""`/evaluations/{id}/gallery`: images of the same prompts and seeds, with what the judge found."""
+"""`/evaluations/{id}/gallery`: images of the same prompts and seeds, with their test points."""
 
 import base64
 import hashlib
@@ -18,26 +18,26 @@ from tests.service.unigenbench import EN, PROMPTS, ZH, about, benchmark, csv_tex
 
 HTML, PNG = "text/html", "image/png"
 LEFT, TOP, CELL, GAP, MARKS = 12 + 220 + 6, 12 + 28, 128, 6, 6 + 20
-"""Pixels of a grid whose prompts have three test points and need no more lines than an image is high."""
+"""Pixels of a grid whose prompts have three test points and labels of at most the height of an image."""
 
 
-def png(colour: tuple[int, int, int], size: int = 32) -> bytes:
+def png(color: tuple[int, int, int], size: int = 32) -> bytes:
     data = io.BytesIO()
-    Image.new("RGB", (size, size), colour).save(data, "PNG")
+    Image.new("RGB", (size, size), color).save(data, "PNG")
     return data.getvalue()
 
 
-def colour(index: int, image_index: int, place: int = 0) -> tuple[int, int, int]:
+def color(index: int, image_index: int, place: int = 0) -> tuple[int, int, int]:
     return (20 * index, 100 * image_index, 60 * place)
 
 
 def drawn(records: Any, place: int = 0, of: Any = None, **spec: Any) -> Any:
-    """An evaluation with all its images, whose first test point alone is met; 1_0 could not be read."""
+    """An evaluation with all its images, which meet their first test point only; the answer on 1_0 is unreadable."""
     of = of or benchmark()
     said = {(one.index, image_index): [1, *[0] * (len(one.points) - 1)] for one in of.prompts for image_index in (0, 1)}
     row = records.evaluation(of, answers=said | {(1, 0): Failure.NO_SCORES} if len(of.prompts) > 1 else said, **spec)
     for index, image_index in said:
-        records.evaluation_image(row, index, image_index, png(colour(index, image_index, place)))
+        records.evaluation_image(row, index, image_index, png(color(index, image_index, place)))
     return row
 
 
@@ -74,20 +74,20 @@ class Elements(html.parser.HTMLParser):
         self.words += data
 
 
-class TestChoice:
-    def test_the_same_lot_draws_the_same_prompts(self, client: TestClient, records: Any) -> None:
+class TestPrompts:
+    def test_a_seed_selects_the_same_prompts(self, client: TestClient, records: Any) -> None:
         row = drawn(records)
         first, again, other = (prompts_in(gallery(client, row, seed=seed).text) for seed in (0, 0, 1))
         assert first == again == sorted(first) and len(first) == 4
         assert first != other
         assert prompts_in(gallery(client, row, count=50).text) == list(range(PROMPTS))
 
-    def test_prompts_are_those_of_a_dimension_or_those_named(self, client: TestClient, records: Any) -> None:
+    def test_prompts_are_selected_by_dimension_or_index(self, client: TestClient, records: Any) -> None:
         row = drawn(records)
         assert prompts_in(gallery(client, row, dimension="Style").text) == [0]
         assert prompts_in(gallery(client, row, index=[7, 3]).text) == [3, 7]
 
-    def test_only_prompts_that_all_draw_are_shown(self, client: TestClient, records: Any) -> None:
+    def test_only_common_prompts_are_shown(self, client: TestClient, records: Any) -> None:
         row, part = drawn(records), records.evaluation(benchmark(), limit=2)
         response = gallery(client, row, count=50, **{"with": str(part.id)})
         assert prompts_in(response.text) == [0, 1]
@@ -103,18 +103,18 @@ class TestChoice:
             ({"images": 17}, 422, ["query", "images"]),
         ],
     )
-    def test_a_wrong_query_is_refused_by_field(
+    def test_an_invalid_query_names_the_field(
         self, client: TestClient, records: Any, query: dict[str, Any], status: int, loc: list[Any]
     ) -> None:
         response = client.get(f"/evaluations/{drawn(records).id}/gallery", params=query)
         assert response.status_code == status and response.json()["errors"][0]["loc"] == loc, response.text
 
-    def test_others_must_be_of_the_same_benchmark_and_stand_there_once(self, client: TestClient, records: Any) -> None:
+    def test_others_must_be_of_the_same_benchmark_and_unique(self, client: TestClient, records: Any) -> None:
         row, other = drawn(records), records.evaluation(benchmark(file=ZH))
         path = f"/evaluations/{row.id}/gallery"
         for others, kind in (
             ([other.id], "other_benchmark"),
-            ([row.id], "shown_anyhow"),
+            ([row.id], "duplicate"),
             ([row.id] * 2, "value_error"),
         ):
             [error] = client.get(path, params={"with": [str(one) for one in others]}).json()["errors"]
@@ -122,35 +122,31 @@ class TestChoice:
 
 
 class TestPage:
-    def test_an_evaluation_alone_shows_its_seeds_side_by_side(self, client: TestClient, records: Any) -> None:
+    def test_a_single_evaluation_has_a_column_per_seed(self, client: TestClient, records: Any) -> None:
         response = gallery(client, drawn(records, name="mine"), index=[4, 8])
         page = Elements(response.text)
-        assert embedded(response.text) == [
-            png(colour(index, image_index)) for index in (4, 8) for image_index in (0, 1)
-        ]
+        assert embedded(response.text) == [png(color(index, image_index)) for index in (4, 8) for image_index in (0, 1)]
         assert f"{EN.name}: mine" in page.words and "seed 3407" in page.words and "seed 3408" in page.words
         assert benchmark().prompts[4].text in page.words
         first, *others = dimensions_of(4)
         assert f"✓ {first}" in page.words and all(f"✗ {one}" in page.words for one in others)
 
-    def test_several_stand_side_by_side_with_the_same_prompt_and_number(self, client: TestClient, records: Any) -> None:
+    def test_several_evaluations_have_a_column_each(self, client: TestClient, records: Any) -> None:
         checkpoint = records.checkpoint(records.run(JobStatus.SUCCEEDED, name="try 1"), {"w": b"w"})
         first, second = drawn(records), drawn(records, 1, checkpoint=checkpoint)
         response = gallery(client, first, index=[4, 8], images=2, **{"with": str(second.id)})
         words = Elements(response.text).words
         assert "shapes-flux, step 20 of try 1" in words and "2 evaluations side by side" in words
         assert embedded(response.text) == [
-            png(colour(index, image_index, place)) for index in (4, 8) for image_index in (0, 1) for place in (0, 1)
+            png(color(index, image_index, place)) for index in (4, 8) for image_index in (0, 1) for place in (0, 1)
         ]
         assert len(embedded(gallery(client, first, count=3, **{"with": str(second.id)}).text)) == 6
 
-    def test_an_answer_that_could_not_be_read_meets_nothing_and_misses_nothing(
-        self, client: TestClient, records: Any
-    ) -> None:
+    def test_an_unreadable_answer_has_unknown_points(self, client: TestClient, records: Any) -> None:
         words = Elements(gallery(client, drawn(records), index=1, images=1).text).words
         assert f"? {dimensions_of(1)[0]}" in words and "✓" not in words and "✗" not in words
 
-    def test_nothing_in_it_runs_or_loads_whatever_a_prompt_says(self, client: TestClient, records: Any) -> None:
+    def test_texts_are_escaped_and_nothing_is_loaded(self, client: TestClient, records: Any) -> None:
         nasty = '<script>alert(1)</script><img src=x onerror="alert(2)">"\'&</td>'
         body = [["0", nasty, json.dumps(about(["Style"], "en") | {"Testpoint Description": ['"><b onclick=x>']})]]
         row = drawn(records, of=benchmark(csv_text(EN.columns, body).encode()), name=nasty)
@@ -172,31 +168,31 @@ class TestPage:
 
 
 class TestImage:
-    def test_a_row_per_prompt_and_a_column_per_seed_with_numbered_marks(self, client: TestClient, records: Any) -> None:
+    def test_a_grid_has_numbered_marks(self, client: TestClient, records: Any) -> None:
         response = gallery(client, drawn(records), PNG, index=[1, 4])
         with Image.open(io.BytesIO(response.content)) as opened:
             pixels = opened.convert("RGB")
         for line, index in enumerate((1, 4)):
             for image_index in (0, 1):
                 x, y = LEFT + image_index * (CELL + GAP), TOP + line * (CELL + MARKS + GAP)
-                assert pixels.getpixel((x + 64, y + 64)) == colour(index, image_index)
+                assert pixels.getpixel((x + 64, y + 64)) == color(index, image_index)
                 corner = pixels.getpixel((x + 1, y + CELL + GAP + 1))
                 assert corner == ((225, 225, 225) if (index, image_index) == (1, 0) else (0, 114, 178))
-        x, y = LEFT + 20, TOP + CELL + MARKS + GAP + CELL + GAP  # the second test point of 4_0: an outline, struck out
+        x, y = LEFT + 20, TOP + CELL + MARKS + GAP + CELL + GAP  # the second test point of 4_0 is struck out
         assert pixels.getpixel((x, y)) == (30, 30, 30) and pixels.getpixel((x + 1, y + 1)) == (255, 255, 255)
 
-    def test_an_image_that_is_not_there_leaves_its_place_empty(self, client: TestClient, records: Any) -> None:
+    def test_a_missing_image_is_gray(self, client: TestClient, records: Any) -> None:
         row = records.evaluation(benchmark(), JobStatus.RUNNING)
         with Image.open(io.BytesIO(gallery(client, row, PNG, count=1).content)) as opened:
             assert opened.convert("RGB").getpixel((LEFT + 64, TOP + 64)) == (225, 225, 225)
         assert embedded(gallery(client, row, count=1).text) == []
 
-    def test_more_pixels_than_allowed_are_refused_before_any_is_read(self, client: TestClient, records: Any) -> None:
+    def test_too_many_pixels(self, client: TestClient, records: Any) -> None:
         row = records.evaluation(benchmark(), width=4096, height=4096)
         for accept in (PNG, HTML):
             response = client.get(f"/evaluations/{row.id}/gallery?count=10", headers={"Accept": accept})
             assert (response.status_code, response.json()["code"]) == (406, "not_acceptable")
 
-    def test_other_forms_are_not_made(self, client: TestClient, records: Any) -> None:
+    def test_other_media_types_are_not_acceptable(self, client: TestClient, records: Any) -> None:
         response = client.get(f"/evaluations/{drawn(records).id}/gallery", headers={"Accept": "image/jpeg"})
         assert response.status_code == 406

@@ -1,4 +1,4 @@
-"""`/evaluations/{id}/answers` and `/images`: every judged point and image of an evaluation."""
+"""`/evaluations/{id}/answers` and `/images`: the answers and images of an evaluation."""
 
 import io
 import uuid
@@ -13,15 +13,15 @@ from service.contracts.status import JobStatus
 from tests.service.unigenbench import answer, benchmark, dimensions_of
 
 
-def png(colour: tuple[int, int, int]) -> bytes:
+def png(color: tuple[int, int, int]) -> bytes:
     data = io.BytesIO()
-    Image.new("RGB", (32, 32), colour).save(data, "PNG")
+    Image.new("RGB", (32, 32), color).save(data, "PNG")
     return data.getvalue()
 
 
 @pytest.fixture
 def evaluation(records: Any) -> Any:
-    """Image 0 of each prompt meets its first point alone, image 1 all but the first; 3_1 could not be read."""
+    """Image 0 of each prompt meets only its first point, image 1 all others; the answer on 3_1 is unreadable."""
     answers: dict[tuple[int, int], Any] = {}
     for index in range(10):
         points = len(dimensions_of(index))
@@ -43,17 +43,17 @@ def names(items: list[dict[str, Any]]) -> list[str]:
 
 
 class TestAnswers:
-    def test_each_has_its_words_and_a_score_for_every_test_point(self, client: TestClient, evaluation: Any) -> None:
+    def test_an_answer_has_its_text_and_a_score_per_test_point(self, client: TestClient, evaluation: Any) -> None:
         first = listed(client, evaluation)[0]
         assert (first["index"], first["image_index"], first["number"], first["name"]) == (0, 0, 1, "0_0.png")
         assert first["prompt"] == benchmark().prompts[0].text
-        assert [(one["place"], one["dimension"]) for one in first["points"]] == list(enumerate(dimensions_of(0)))
+        assert [(one["position"], one["dimension"]) for one in first["points"]] == list(enumerate(dimensions_of(0)))
         assert [one["score"] for one in first["points"]] == [1, 0, 0]
         assert first["points"][1]["description"] == "what 1 is"
         assert (first["text"], first["failure"], first["error"]) == ("<score>[1, 0, 0]</score>", None, "")
         assert first["image_url"] == f"/evaluations/{evaluation.id}/images/0/0"
 
-    def test_in_pages_by_prompt_image_and_number(self, client: TestClient, evaluation: Any) -> None:
+    def test_pages_are_sorted_by_prompt_image_and_number(self, client: TestClient, evaluation: Any) -> None:
         found: list[str] = []
         cursor = None
         while cursor is not None or not found:
@@ -78,17 +78,13 @@ class TestAnswers:
             ({"dimension": "Style", "index": 4}, []),
         ],
     )
-    def test_by_what_is_asked(
-        self, client: TestClient, evaluation: Any, query: dict[str, Any], expected: list[str]
-    ) -> None:
+    def test_filters(self, client: TestClient, evaluation: Any, query: dict[str, Any], expected: list[str]) -> None:
         assert names(listed(client, evaluation, **query)) == expected
 
-    def test_any_test_point_counts_where_no_dimension_is_said(self, client: TestClient, evaluation: Any) -> None:
+    def test_without_a_dimension_any_test_point_counts(self, client: TestClient, evaluation: Any) -> None:
         assert len(listed(client, evaluation, met=True)) == len(listed(client, evaluation, met=False)) == 19
 
-    def test_the_newest_try_counts_and_hides_what_came_before(
-        self, client: TestClient, records: Any, evaluation: Any
-    ) -> None:
+    def test_the_newest_answer_hides_earlier_ones(self, client: TestClient, records: Any, evaluation: Any) -> None:
         records.answer(evaluation, 3, 1, [1, 1, 1], number=2, text=answer([1, 1, 1]))
         assert listed(client, evaluation, failure="no_scores") == []
         assert [one["number"] for one in listed(client, evaluation, index=3)] == [1, 2]
@@ -96,7 +92,7 @@ class TestAnswers:
         assert [(one["name"], one["number"]) for one in tries] == [("3_0.png", 1), ("3_1.png", 1), ("3_1.png", 2)]
         assert [one["score"] for one in tries[1]["points"]] == [None] * 3
 
-    def test_what_was_never_said_has_a_reason(self, client: TestClient, records: Any) -> None:
+    def test_a_missing_answer_has_a_reason(self, client: TestClient, records: Any) -> None:
         row = records.evaluation(benchmark(), JobStatus.RUNNING)
         records.answer(row, 0, 0, Failure.NO_ANSWER, error="the judge does not answer")
         [one] = listed(client, row)
@@ -113,7 +109,7 @@ class TestAnswers:
             ("score=1", ["query", "score"]),
         ],
     )
-    def test_a_wrong_query_is_refused_by_field(
+    def test_an_invalid_query_names_the_field(
         self, client: TestClient, evaluation: Any, query: str, loc: list[str]
     ) -> None:
         response = client.get(f"/evaluations/{evaluation.id}/answers?{query}")
@@ -126,7 +122,7 @@ class TestAnswers:
 
 
 class TestImages:
-    def test_each_has_its_seed_rewards_and_place(self, client: TestClient, records: Any) -> None:
+    def test_an_image_has_its_seed_and_rewards(self, client: TestClient, records: Any) -> None:
         row = records.evaluation(benchmark(), seed=7, rewards=["clip_score"])
         for index, image_index in ((0, 0), (0, 1), (4, 0)):
             records.evaluation_image(
@@ -141,7 +137,7 @@ class TestImages:
         assert names(rest["items"]) == ["4_0.png"] and rest["next_cursor"] is None
         assert names(client.get(f"/evaluations/{row.id}/images?index=4").json()["items"]) == ["4_0.png"]
 
-    def test_it_is_given_as_drawn_and_kept_by_its_hash(self, client: TestClient, records: Any) -> None:
+    def test_an_image_is_unchanged_and_cacheable(self, client: TestClient, records: Any) -> None:
         row = records.evaluation(benchmark(), JobStatus.RUNNING)
         records.evaluation_image(row, 2, 1, png((1, 2, 3)))
         [one] = client.get(f"/evaluations/{row.id}/images").json()["items"]
@@ -151,7 +147,7 @@ class TestImages:
         assert client.get(one["url"], headers={"If-None-Match": response.headers["etag"]}).status_code == 304
 
     @pytest.mark.parametrize(
-        ("status", "place", "expected"),
+        ("status", "path", "expected"),
         [
             (JobStatus.RUNNING, "0/0", 409),
             (JobStatus.RUNNING, "0/2", 404),
@@ -161,8 +157,8 @@ class TestImages:
             (JobStatus.RUNNING, "-1/0", 422),
         ],
     )
-    def test_one_that_is_not_there_may_be_yet_to_come(
-        self, client: TestClient, records: Any, status: JobStatus, place: str, expected: int
+    def test_a_missing_image_may_still_be_generated(
+        self, client: TestClient, records: Any, status: JobStatus, path: str, expected: int
     ) -> None:
         row = records.evaluation(benchmark(), status)
-        assert client.get(f"/evaluations/{row.id}/images/{place}").status_code == expected
+        assert client.get(f"/evaluations/{row.id}/images/{path}").status_code == expected
