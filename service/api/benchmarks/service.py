@@ -63,7 +63,7 @@ def store(session: Session, benchmark: Benchmark) -> bool:
 
 
 def store_bundled(session: Session) -> None:
-    """Store the benchmark of this version unless it is stored. Commits unless the caller began a transaction."""
+    """Store the benchmark of this version unless it is stored. Commits unless the caller is in a transaction."""
     in_transaction = session.in_transaction()
     same = (BenchmarkRow.name == bundled().name, BenchmarkRow.content_sha256 == bundled_sha256())
     if session.scalar(select(BenchmarkRow.id).where(*same)) is None:

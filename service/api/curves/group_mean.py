@@ -107,5 +107,5 @@ def _within(angle: float, freedom: int) -> float:
     for power in range(odd, freedom - 1, 2):
         total += term
         term *= (power + 1) / (power + 2) * cosine**2
-    whole = math.sin(angle) * total
-    return 2 / math.pi * (angle + whole) if odd else whole
+    product = math.sin(angle) * total
+    return 2 / math.pi * (angle + product) if odd else product

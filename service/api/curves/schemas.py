@@ -112,7 +112,7 @@ class ComparisonQuery(BaseModel):
     run: list[uuid.UUID] = Field(
         [],
         max_length=MAX_RUNS,
-        description=f"A run with a line of its own; repeatable. At most {MAX_RUNS} runs, including those of groups.",
+        description=f"A run with a separate line; repeatable. At most {MAX_RUNS} runs, including those of groups.",
         examples=[[openapi_examples.RUN_ID]],
     )
     group: list[Annotated[str, Field(max_length=_MAX_NAME + MAX_RUNS * 37)]] = Field(

@@ -18,7 +18,7 @@ _LINE, _LETTERS, _MARK, _MARK_FONT_SIZE = _FONT_SIZE + 5, 28, 20, 12
 _BLACK, _WHITE, _GRAY, _BLUE = (30, 30, 30), (255, 255, 255), (225, 225, 225), (0, 114, 178)
 
 PngReader = Callable[[], bytes]
-"""Reads a PNG when it is drawn, so that one image at a time is in memory."""
+"""Reads a PNG immediately before use, so that one image at a time is in memory."""
 
 
 class GridTooLarge(ValueError):
@@ -43,7 +43,7 @@ def draw(columns: Sequence[str], rows: Sequence[Row], width: int, height: int, m
     """A PNG of all images with their labels. Images smaller than 128 pixels are enlarged by an integer factor.
 
     `width` and `height` are those of an image. Below an image, each test point has a square with its number from 1:
-    filled if it is met, struck out if not, gray if unknown. Raises GridTooLarge before anything is drawn.
+    filled if it is met, struck out if not, gray if unknown. Raises GridTooLarge before any PNG is read.
     """
     from PIL import Image, ImageDraw
 

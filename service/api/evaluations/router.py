@@ -87,7 +87,7 @@ def create_evaluation(
 ) -> EvaluationView:
     """Generate the benchmark's images with the official names and seeds; a judge scores them at the same time.
 
-    All images and raw answers are stored. The judge is asked again after an unreadable answer; answers that stay
+    All images and raw answers are stored. An unreadable answer is requested again; answers that stay
     unreadable are counted, and scores are never guessed.
     """
     evaluation = service.create(session, database, catalog, queue, spec, request.state.body, principal, idempotency)

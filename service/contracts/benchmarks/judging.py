@@ -98,10 +98,10 @@ def _unfenced(text: str) -> str:
 
 
 def _verdict(text: str, points: int) -> Verdict:
-    whole = _LIST.fullmatch(text)
-    if whole is None:
+    match = _LIST.fullmatch(text)
+    if match is None:
         return Verdict(None, Failure.NOT_A_LIST)
-    inside = whole[1].strip()
+    inside = match[1].strip()
     items = inside.removesuffix(",").split(",") if inside else []
     if not all(_BINARY.fullmatch(item) for item in items):
         return Verdict(None, Failure.NOT_BINARY)
