@@ -296,7 +296,7 @@ BENCHMARK_SUMMARY: dict[str, Any] = {
 }
 BENCHMARK: dict[str, Any] = {
     **BENCHMARK_SUMMARY,
-    "repairs": [{"row": 511, "index": 509, "description": 'a comma was missing between "A" and "B"'}],
+    "repairs": [{"row": 511, "index": 509, "description": 'added a comma between "A" and "B"'}],
     "left_out": [],
     "dimensions": {"Style": 250, "World Knowledge": 158},
     "judge": {
