@@ -42,10 +42,14 @@ def newest_verdicts(session: Session, evaluation_id: uuid.UUID) -> Iterator[Answ
         yield Answer(index, image_index, verdict)
 
 
+def full_benchmark_of(session: Session, row: Evaluation) -> Benchmark:
+    """The benchmark of an evaluation, with all its prompts."""
+    return session.get_one(BenchmarkRow, row.benchmark_id, options=[undefer(BenchmarkRow.prompts)]).benchmark()
+
+
 def benchmark_of(session: Session, row: Evaluation) -> Benchmark:
     """The benchmark of an evaluation, with only the prompts that are evaluated."""
-    benchmark = session.get_one(BenchmarkRow, row.benchmark_id, options=[undefer(BenchmarkRow.prompts)]).benchmark()
-    indices = set(row.prompts)
+    benchmark, indices = full_benchmark_of(session, row), set(row.prompts)
     return benchmark.model_copy(update={"prompts": tuple(p for p in benchmark.prompts if p.index in indices)})
 
 

@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from service.api.evaluations import results
 from service.contracts.benchmarks.data import Benchmark
 from service.contracts.evaluations import ImageName
-from service.db.evaluation_scores import is_newest, newest_verdicts
+from service.db.evaluation_scores import full_benchmark_of, is_newest, newest_verdicts
 from service.db.models import EvaluationAnswer
 from service.db.session import Database
 from service.http.content_negotiation import csv_text
@@ -31,7 +31,7 @@ def rows(database: Database, id: uuid.UUID) -> Iterator[str]:
     with database.sessions() as session:
         evaluation = results.ended(session, id)
         results.check_judged(evaluation)
-        attempt, benchmark = evaluation.attempt, results.benchmark(session, evaluation)
+        attempt, benchmark = evaluation.attempt, full_benchmark_of(session, evaluation)
     yield csv_text([COLUMNS], "\n")
     after = (-1, -1)
     while True:
@@ -52,7 +52,7 @@ def summary(session: Session, id: uuid.UUID) -> str:
     """
     evaluation = results.ended(session, id)
     results.check_judged(evaluation)
-    prompts = {prompt.index: prompt for prompt in results.benchmark(session, evaluation).prompts}
+    prompts = {prompt.index: prompt for prompt in full_benchmark_of(session, evaluation).prompts}
     spellings: dict[str, str] = {}
     correct: dict[str, Counter[str]] = {"primary_dimensions": Counter(), "sub_dimensions": Counter()}
     total: dict[str, Counter[str]] = {"primary_dimensions": Counter(), "sub_dimensions": Counter()}

@@ -16,7 +16,7 @@ from service.api.evaluations import image_grid, results
 from service.api.evaluations.schemas import GalleryQuery
 from service.contracts.benchmarks.data import BenchmarkPrompt
 from service.db.artifacts import ArtifactStore
-from service.db.evaluation_scores import is_newest
+from service.db.evaluation_scores import full_benchmark_of, is_newest
 from service.db.models import Evaluation, EvaluationAnswer, EvaluationImage
 from service.http.errors import NotAcceptable, NotFound, invalid
 from service.jobs import views
@@ -171,7 +171,7 @@ def _evaluations(session: Session, id: uuid.UUID, query: GalleryQuery) -> list[E
 
 def _prompts(session: Session, evaluations: Sequence[Evaluation], query: GalleryQuery) -> list[BenchmarkPrompt]:
     """The selected prompts of all evaluations by index: those in the query, or a random sample of `count`."""
-    by_index = {prompt.index: prompt for prompt in results.benchmark(session, evaluations[0]).prompts}
+    by_index = {prompt.index: prompt for prompt in full_benchmark_of(session, evaluations[0]).prompts}
     common = set(by_index).intersection(*(row.prompts for row in evaluations))
     if query.dimension:
         common &= {index for index, _ in results.points_of(by_index.values(), query.dimension)}

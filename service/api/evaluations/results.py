@@ -4,7 +4,7 @@ import uuid
 from collections.abc import Collection, Iterable, Sequence
 
 from sqlalchemy import ARRAY, ColumnElement, Integer, cast, exists, func, select
-from sqlalchemy.orm import Session, undefer
+from sqlalchemy.orm import Session
 
 from service.api.benchmarks.service import sub_dimensions
 from service.api.evaluations.schemas import (
@@ -15,11 +15,11 @@ from service.api.evaluations.schemas import (
     ImageFilters,
     JudgedPoint,
 )
-from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt
+from service.contracts.benchmarks.data import BenchmarkPrompt
 from service.contracts.catalog import JudgeEntry
 from service.contracts.evaluations import ImageName
 from service.contracts.status import TERMINAL
-from service.db.evaluation_scores import is_newest
+from service.db.evaluation_scores import full_benchmark_of, is_newest
 from service.db.models import BenchmarkRow, Checkpoint, Evaluation, EvaluationAnswer, EvaluationImage, Run
 from service.http.errors import NotFinished, NotFound, WrongState, invalid
 from service.http.pagination import Page, paged
@@ -45,11 +45,6 @@ def check_judged(row: Evaluation) -> None:
         raise WrongState(f"Evaluation {row.id} has no judge and no scores, only rewards", "not_judged")
 
 
-def benchmark(session: Session, row: Evaluation) -> Benchmark:
-    """The benchmark of an evaluation, with all its prompts."""
-    return session.get_one(BenchmarkRow, row.benchmark_id, options=[undefer(BenchmarkRow.prompts)]).benchmark()
-
-
 def check_same_benchmark(
     session: Session, first: Evaluation, second: Evaluation, loc: Sequence[str | int]
 ) -> BenchmarkRow:
@@ -64,7 +59,7 @@ def check_same_benchmark(
 
 def answers(session: Session, id: uuid.UUID, filters: AnswerFilters) -> Page[AnswerView]:
     """An evaluation's answers, sorted by prompt, image and number. Raises NotFound, Invalid."""
-    prompts = {prompt.index: prompt for prompt in benchmark(session, views.find(session, Evaluation, id)).prompts}
+    prompts = _prompts(session, id)
     query = select(EvaluationAnswer).where(EvaluationAnswer.evaluation_id == id)
     if filters.tries == "newest":
         query = query.where(is_newest())
@@ -93,7 +88,7 @@ def answers(session: Session, id: uuid.UUID, filters: AnswerFilters) -> Page[Ans
 
 def images(session: Session, id: uuid.UUID, filters: ImageFilters) -> Page[EvaluationImageView]:
     """An evaluation's images, sorted by prompt and number. Raises NotFound, Invalid."""
-    prompts = {prompt.index: prompt.text for prompt in benchmark(session, views.find(session, Evaluation, id)).prompts}
+    prompts = _prompts(session, id)
     query = select(EvaluationImage).where(EvaluationImage.evaluation_id == id)
     if filters.index is not None:
         query = query.where(EvaluationImage.index == filters.index)
@@ -101,7 +96,7 @@ def images(session: Session, id: uuid.UUID, filters: ImageFilters) -> Page[Evalu
     def view(row: EvaluationImage) -> EvaluationImageView:
         columns = ("index", "image_index", "seed", "rewards", "sha256", "size")
         fields = {column: getattr(row, column) for column in columns}
-        return EvaluationImageView(**fields, name=_name(row), prompt=prompts[row.index], url=_url(row))
+        return EvaluationImageView(**fields, name=_name(row), prompt=prompts[row.index].text, url=_url(row))
 
     key = (EvaluationImage.index, EvaluationImage.image_index)
     return paged(session, query, key, filters, view, ascending=True)
@@ -150,6 +145,11 @@ def label(row: Evaluation, checkpoint: Checkpoint | None, run: Run | None) -> st
     if run is None:
         return f"{row.model}, {checkpoint.name or f'checkpoint {str(checkpoint.id)[-6:]}'}"
     return f"{row.model}, step {checkpoint.step} of {run.name or str(run.id)[-6:]}"
+
+
+def _prompts(session: Session, id: uuid.UUID) -> dict[int, BenchmarkPrompt]:
+    row = views.find(session, Evaluation, id)
+    return {prompt.index: prompt for prompt in full_benchmark_of(session, row).prompts}
 
 
 def _has_point(points: list[tuple[int, int]], met: bool | None) -> ColumnElement[bool]:

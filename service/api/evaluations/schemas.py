@@ -98,16 +98,19 @@ class JudgedPoint(BaseModel):
     score: int | None = Field(description="1: met, 0: not met; null if the answer is unreadable.")
 
 
-class AnswerView(BaseModel):
+class _OfImage(BaseModel):
+    index: int = Field(description="Number of the prompt in the benchmark.")
+    image_index: int = Field(description="Number of the image among those of the prompt.")
+    name: str = Field(description="Official name of the image, `INDEX_IMAGE.png`.")
+    prompt: str
+
+
+class AnswerView(_OfImage):
     """A judge's answer on an image."""
 
     model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.ANSWER))
 
-    index: int = Field(description="Number of the prompt in the benchmark.")
-    image_index: int = Field(description="Number of the image among those of the prompt.")
     number: int = Field(description="Number of the answer on this image, from 1; the newest counts.")
-    name: str = Field(description="Official name of the image, `INDEX_IMAGE.png`.")
-    prompt: str
     points: list[JudgedPoint]
     text: str | None = Field(description="Text of the answer; null if there is none.")
     failure: Failure | None = Field(description="Why there are no scores.")
@@ -123,16 +126,12 @@ class ImageFilters(PageQuery):
     index: int | None = _INDEX
 
 
-class EvaluationImageView(BaseModel):
+class EvaluationImageView(_OfImage):
     """An image of an evaluation."""
 
     model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.IMAGE))
 
-    index: int = Field(description="Number of the prompt in the benchmark.")
-    image_index: int = Field(description="Number of the image among those of the prompt.")
-    name: str = Field(description="Official name of the image, `INDEX_IMAGE.png`.")
     seed: int
-    prompt: str
     rewards: dict[str, float | None] = Field(description="By name; null if the reward failed.")
     sha256: str
     size: int = Field(description="Size of the PNG in bytes.")

@@ -27,17 +27,23 @@ def png(color: tuple[int, int, int], size: int = 32) -> bytes:
     return data.getvalue()
 
 
-def color(index: int, image_index: int, place: int = 0) -> tuple[int, int, int]:
-    return (20 * index, 100 * image_index, 60 * place)
+def color(index: int, image_index: int, position: int = 0) -> tuple[int, int, int]:
+    return (20 * index, 100 * image_index, 60 * position)
 
 
-def drawn(records: Any, place: int = 0, of: Any = None, **spec: Any) -> Any:
+def generated(records: Any, position: int = 0, content: Any = None, **spec: Any) -> Any:
     """An evaluation with all its images, which meet their first test point only; the answer on 1_0 is unreadable."""
-    of = of or benchmark()
-    said = {(one.index, image_index): [1, *[0] * (len(one.points) - 1)] for one in of.prompts for image_index in (0, 1)}
-    row = records.evaluation(of, answers=said | {(1, 0): Failure.NO_SCORES} if len(of.prompts) > 1 else said, **spec)
-    for index, image_index in said:
-        records.evaluation_image(row, index, image_index, png(color(index, image_index, place)))
+    content = content or benchmark()
+    scores = {
+        (prompt.index, image_index): [1, *[0] * (len(prompt.points) - 1)]
+        for prompt in content.prompts
+        for image_index in (0, 1)
+    }
+    row = records.evaluation(
+        content, answers=scores | {(1, 0): Failure.NO_SCORES} if len(content.prompts) > 1 else scores, **spec
+    )
+    for index, image_index in scores:
+        records.evaluation_image(row, index, image_index, png(color(index, image_index, position)))
     return row
 
 
@@ -76,19 +82,19 @@ class Elements(html.parser.HTMLParser):
 
 class TestPrompts:
     def test_a_seed_selects_the_same_prompts(self, client: TestClient, records: Any) -> None:
-        row = drawn(records)
+        row = generated(records)
         first, again, other = (prompts_in(gallery(client, row, seed=seed).text) for seed in (0, 0, 1))
         assert first == again == sorted(first) and len(first) == 4
         assert first != other
         assert prompts_in(gallery(client, row, count=50).text) == list(range(PROMPTS))
 
     def test_prompts_are_selected_by_dimension_or_index(self, client: TestClient, records: Any) -> None:
-        row = drawn(records)
+        row = generated(records)
         assert prompts_in(gallery(client, row, dimension="Style").text) == [0]
         assert prompts_in(gallery(client, row, index=[7, 3]).text) == [3, 7]
 
     def test_only_common_prompts_are_shown(self, client: TestClient, records: Any) -> None:
-        row, part = drawn(records), records.evaluation(benchmark(), limit=2)
+        row, part = generated(records), records.evaluation(benchmark(), limit=2)
         response = gallery(client, row, count=50, **{"with": str(part.id)})
         assert prompts_in(response.text) == [0, 1]
 
@@ -106,11 +112,11 @@ class TestPrompts:
     def test_an_invalid_query_names_the_field(
         self, client: TestClient, records: Any, query: dict[str, Any], status: int, loc: list[Any]
     ) -> None:
-        response = client.get(f"/evaluations/{drawn(records).id}/gallery", params=query)
+        response = client.get(f"/evaluations/{generated(records).id}/gallery", params=query)
         assert response.status_code == status and response.json()["errors"][0]["loc"] == loc, response.text
 
     def test_others_must_be_of_the_same_benchmark_and_unique(self, client: TestClient, records: Any) -> None:
-        row, other = drawn(records), records.evaluation(benchmark(file=ZH))
+        row, other = generated(records), records.evaluation(benchmark(file=ZH))
         path = f"/evaluations/{row.id}/gallery"
         for others, kind in (
             ([other.id], "other_benchmark"),
@@ -123,7 +129,7 @@ class TestPrompts:
 
 class TestPage:
     def test_a_single_evaluation_has_a_column_per_seed(self, client: TestClient, records: Any) -> None:
-        response = gallery(client, drawn(records, name="mine"), index=[4, 8])
+        response = gallery(client, generated(records, name="mine"), index=[4, 8])
         page = Elements(response.text)
         assert embedded(response.text) == [png(color(index, image_index)) for index in (4, 8) for image_index in (0, 1)]
         assert f"{EN.name}: mine" in page.words and "seed 3407" in page.words and "seed 3408" in page.words
@@ -133,23 +139,26 @@ class TestPage:
 
     def test_several_evaluations_have_a_column_each(self, client: TestClient, records: Any) -> None:
         checkpoint = records.checkpoint(records.run(JobStatus.SUCCEEDED, name="try 1"), {"w": b"w"})
-        first, second = drawn(records), drawn(records, 1, checkpoint=checkpoint)
+        first, second = generated(records), generated(records, 1, checkpoint=checkpoint)
         response = gallery(client, first, index=[4, 8], images=2, **{"with": str(second.id)})
         words = Elements(response.text).words
         assert "shapes-flux, step 20 of try 1" in words and "2 evaluations side by side" in words
         assert embedded(response.text) == [
-            png(color(index, image_index, place)) for index in (4, 8) for image_index in (0, 1) for place in (0, 1)
+            png(color(index, image_index, position))
+            for index in (4, 8)
+            for image_index in (0, 1)
+            for position in (0, 1)
         ]
         assert len(embedded(gallery(client, first, count=3, **{"with": str(second.id)}).text)) == 6
 
     def test_an_unreadable_answer_has_unknown_points(self, client: TestClient, records: Any) -> None:
-        words = Elements(gallery(client, drawn(records), index=1, images=1).text).words
+        words = Elements(gallery(client, generated(records), index=1, images=1).text).words
         assert f"? {dimensions_of(1)[0]}" in words and "✓" not in words and "✗" not in words
 
     def test_texts_are_escaped_and_nothing_is_loaded(self, client: TestClient, records: Any) -> None:
         nasty = '<script>alert(1)</script><img src=x onerror="alert(2)">"\'&</td>'
         body = [["0", nasty, json.dumps(about(["Style"], "en") | {"Testpoint Description": ['"><b onclick=x>']})]]
-        row = drawn(records, of=benchmark(csv_text(EN.columns, body).encode()), name=nasty)
+        row = generated(records, content=benchmark(csv_text(EN.columns, body).encode()), name=nasty)
         response = gallery(client, row)
         page = Elements(response.text)
         assert nasty in page.words
@@ -169,7 +178,7 @@ class TestPage:
 
 class TestImage:
     def test_a_grid_has_numbered_marks(self, client: TestClient, records: Any) -> None:
-        response = gallery(client, drawn(records), PNG, index=[1, 4])
+        response = gallery(client, generated(records), PNG, index=[1, 4])
         with Image.open(io.BytesIO(response.content)) as opened:
             pixels = opened.convert("RGB")
         for line, index in enumerate((1, 4)):
@@ -194,5 +203,5 @@ class TestImage:
             assert (response.status_code, response.json()["code"]) == (406, "not_acceptable")
 
     def test_other_media_types_are_not_acceptable(self, client: TestClient, records: Any) -> None:
-        response = client.get(f"/evaluations/{drawn(records).id}/gallery", headers={"Accept": "image/jpeg"})
+        response = client.get(f"/evaluations/{generated(records).id}/gallery", headers={"Accept": "image/jpeg"})
         assert response.status_code == 406
