@@ -102,7 +102,7 @@ def test_the_client_gives_images_and_refuses_as_the_service_does(served: str, re
         assert len(images) == 20 and len(list(client.evaluation_images(row.id, 3))) == 2
         assert client.fetch_image(images[0].url) == (tmp_path / "image.png").read_bytes()
         assert len(list(client.answers(row.id))) == 20
-        with pytest.raises(ApiError, match="there is no evaluation"):
+        with pytest.raises(ApiError, match="Unknown evaluation"):
             client.gallery(row.id, beside=["00000000-0000-7000-8000-000000000001"])
         with pytest.raises(ValueError, match="must end in"):
             client.export_evaluation(row.id, tmp_path / "x.txt")
