@@ -10,13 +10,7 @@ import threading
 from typing import Any
 
 import structlog
-from celery.signals import (
-    celeryd_init,
-    setup_logging,
-    worker_ready,
-    worker_shutdown,
-    worker_shutting_down,
-)
+from celery import signals
 
 from service.core import logging as service_logging
 from service.core.settings import Settings, unknown_variables
@@ -59,7 +53,7 @@ def wake(task: Any, queue: str, job: str | None = None) -> None:
                     run_job(database, claim, stopping)
 
 
-@celeryd_init.connect  # type: ignore[untyped-decorator]
+@signals.celeryd_init.connect  # type: ignore[untyped-decorator]
 def _configure_logging(instance: Any, **_: Any) -> None:
     """Configure logging before Celery's first line, a warning about the superuser that precedes `setup_logging`."""
     instance.quiet = True  # no banner between the JSON lines
@@ -69,7 +63,7 @@ def _configure_logging(instance: Any, **_: Any) -> None:
     threading.excepthook = _log_thread_failure
 
 
-@setup_logging.connect  # type: ignore[untyped-decorator]
+@signals.setup_logging.connect  # type: ignore[untyped-decorator]
 def _keep_logging(**_: Any) -> None:
     """Keep Celery from configuring logging, which it does unless this signal has a receiver."""
 
@@ -79,7 +73,7 @@ def _log_thread_failure(failure: threading.ExceptHookArgs) -> None:
     log.critical("thread.failed", thread=thread, exc_info=failure.exc_value)
 
 
-@worker_ready.connect  # type: ignore[untyped-decorator]
+@signals.worker_ready.connect  # type: ignore[untyped-decorator]
 def _start_housekeeping(sender: Any, **_: Any) -> None:
     global _housekeeping
     queue = next(iter(sender.app.amqp.queues.consume_from))
@@ -87,13 +81,13 @@ def _start_housekeeping(sender: Any, **_: Any) -> None:
     _housekeeping.start()
 
 
-@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+@signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _drain(**_: Any) -> None:
     """SIGTERM: the running job stops in an orderly way, and another worker continues it."""
     stopping.set()
 
 
-@worker_shutdown.connect  # type: ignore[untyped-decorator]
+@signals.worker_shutdown.connect  # type: ignore[untyped-decorator]
 def _shut_down(**_: Any) -> None:
     if _housekeeping is not None:
         _housekeeping.stop()

@@ -60,7 +60,8 @@ class JobWaiter:
             try:
                 async with await psycopg.AsyncConnection.connect(**self._arguments, autocommit=True) as connection:
                     await connection.execute(f"LISTEN {CHANNEL}")
-                    self._wake_all()
+                    for changed in set().union(*self._waiting.values()):
+                        changed.set()
                     lost = False
                     async for notice in connection.notifies():
                         for changed in self._waiting.get(notice.payload, ()):
@@ -70,11 +71,6 @@ class JobWaiter:
                     log.warning("listen_connection_lost", error=str(error))
                 lost = True
             await asyncio.sleep(_RETRY_SECONDS)
-
-    def _wake_all(self) -> None:
-        for events in self._waiting.values():
-            for changed in events:
-                changed.set()
 
 
 async def wait_for_end(

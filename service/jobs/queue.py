@@ -36,7 +36,6 @@ class Queue:
 
         celery = Celery("g2rpo", broker=self._url, set_as_current=False)
         celery.conf.update(
-            task_serializer="json",
             task_ignore_result=True,
             broker_connection_timeout=_TIMEOUT_SECONDS,
             broker_transport_options={

@@ -3,22 +3,28 @@
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 import structlog
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
+from service.contracts.status import HELD, JobStatus
 from service.db.session import Database
-from worker.jobs.claim import Claim, LeaseLost, StopRequest, find_stop_request, renew
+from worker.jobs.claim import Claim, LeaseLost, renew
 from worker.jobs.outcome import DATABASE_UNAVAILABLE, Outcome, too_often_lost
 from worker.monitoring.stats import STATS
 
 T = TypeVar("T")
 log = structlog.get_logger()
 
+_STOP_ACTIONS: dict[JobStatus, Literal["pause", "cancel"]] = {
+    JobStatus.PAUSING: "pause",
+    JobStatus.CANCELLING: "cancel",
+}
 STORAGE_TRIES = 30
 """Number of tries, one per poll, while the artifact store or the disk fails."""
 
@@ -87,6 +93,15 @@ class Lease:
                 return
 
 
+@dataclass(frozen=True)
+class StopRequest:
+    """What users request of a running job."""
+
+    stop: Literal["pause", "cancel"] | None
+    checkpoint: int
+    """The number of the newest unanswered request for a checkpoint; 0: none."""
+
+
 class AttemptEnded(Exception):
     """The attempt ends early with `outcome`."""
 
@@ -137,7 +152,14 @@ class Attempt:
 
     def stop_request(self) -> StopRequest:
         """Read what users request of the job. Raises LeaseLost."""
-        return find_stop_request(self.database, self.claim)
+        claim, job = self.claim, self.claim.model
+        checkpoint = claim.job_type.checkpoint_request().label("checkpoint")
+        query = select(job.attempt, job.lease_owner, job.status, checkpoint).where(job.id == claim.id)
+        with self.database.transaction() as session:
+            row = session.execute(query).one_or_none()
+        if row is None or (row.attempt, row.lease_owner) != (claim.attempt, claim.owner) or row.status not in HELD:
+            raise claim.lost()
+        return StopRequest(_STOP_ACTIONS.get(row.status), row.checkpoint)
 
     def losses(self) -> int:
         """Attempts of the job that were lost in a row."""

@@ -4,7 +4,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from sqlalchemy import ColumnElement, Select, func, literal, select, true
 from sqlalchemy.orm import Session, defer
@@ -16,10 +16,6 @@ from service.db.session import Database
 
 _STOPPING = {JobStatus.CANCELLING: JobStatus.CANCELLED, JobStatus.PAUSING: JobStatus.PAUSED}
 """Status of a job after a requested stop, also if its attempt ends for another reason, such as a lost worker."""
-_STOP_ACTIONS: dict[JobStatus, Literal["pause", "cancel"]] = {
-    JobStatus.PAUSING: "pause",
-    JobStatus.CANCELLING: "cancel",
-}
 
 
 class LeaseLost(Exception):
@@ -191,26 +187,6 @@ def _record_status(session: Session, row: Job, owner: str | None, **details: str
             data |= {"code": row.error["code"], "detail": row.error["detail"]}
         events.record(session, type(row), row.id, row.attempt, "status", data)
     events.notify_job(session, row.KIND, row.id)
-
-
-@dataclass(frozen=True)
-class StopRequest:
-    """What users request of a running job."""
-
-    stop: Literal["pause", "cancel"] | None
-    checkpoint: int
-    """The number of the newest unanswered request for a checkpoint; 0: none."""
-
-
-def find_stop_request(database: Database, claim: Claim) -> StopRequest:
-    """Read the requests for a claimed job. Raises LeaseLost."""
-    job = claim.model
-    query = select(job.attempt, job.lease_owner, job.status, claim.job_type.checkpoint_request().label("checkpoint"))
-    with database.transaction() as session:
-        found = session.execute(query.where(job.id == claim.id)).one_or_none()
-    if found is None or (found.attempt, found.lease_owner) != (claim.attempt, claim.owner) or found.status not in HELD:
-        raise claim.lost()
-    return StopRequest(_STOP_ACTIONS.get(found.status), found.checkpoint)
 
 
 def _expiry(database: Database) -> ColumnElement[datetime]:

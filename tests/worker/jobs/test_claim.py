@@ -10,7 +10,8 @@ import pytest
 from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
 from service.db.session import Database
-from worker.jobs.claim import LeaseLost, claim_next, find_stop_request, move, renew
+from worker.jobs.attempt import Attempt
+from worker.jobs.claim import LeaseLost, claim_next, move, renew
 from worker.jobs.run import RunJobType
 
 
@@ -72,7 +73,7 @@ class TestMove:
         for write in (
             lambda: move(impatient, superseded, JobStatus.FAILED),
             lambda: renew(impatient, superseded),
-            lambda: find_stop_request(impatient, superseded),
+            lambda: Attempt(impatient, superseded, threading.Event()).stop_request(),
         ):
             with pytest.raises(LeaseLost):
                 write()
