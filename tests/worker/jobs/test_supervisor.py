@@ -155,7 +155,7 @@ class TestFailure:
         assert lines == ['{"type": "metrics", "step": 1', "��� not even text"]
         details = [data["detail"] for type, data in events if type in ("sample_rejected", "checkpoint_rejected")]
         assert "leads out of the attempt's directory" in details[0]
-        assert "has the hash" in details[1] and "has the hash" in details[2]
+        assert "has the SHA-256" in details[1] and "has the SHA-256" in details[2]
         assert len(jobs.rows(Sample, run)) == 1
         assert [row.step for row in jobs.rows(Checkpoint, run)] == [3]
 
