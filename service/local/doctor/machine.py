@@ -126,7 +126,7 @@ def catalog() -> str:
     except (OSError, ValueError) as error:
         text = error.strerror or "" if isinstance(error, OSError) else str(error).replace(f"{path}: ", "")
         reason = " ".join(text.split())[:300]
-        hint = "fix the file that G2RPO_CATALOG names, or unset it for the bundled one; see docs/how-to/extend.md"
+        hint = "fix the file that G2RPO_CATALOG names, or unset it for the bundled one; see docs/how-to/train-flux.md"
         raise Failed(f"{path} is invalid: {reason}", hint) from error
     missing = [f"{source.entry}: {source.told}" for source in places(found) if source.missing]
     if missing:

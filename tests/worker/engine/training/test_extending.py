@@ -1,4 +1,4 @@
-"""The page on extending does what it says: its algorithm is taken from it, registered, and run."""
+"""The algorithm of CONTRIBUTING.md is registered as described there, and trains."""
 
 import re
 import textwrap
@@ -20,13 +20,13 @@ from worker.engine.grpo.algorithms import ALGORITHMS
 from worker.engine.training.event_log import EventWriter
 from worker.entrypoints.train import build_trainer
 
-PAGE = Path(__file__).parents[4] / "docs" / "how-to" / "extend.md"
+PAGE = Path(__file__).parents[4] / "CONTRIBUTING.md"
 
 
 @pytest.fixture
 def contract(monkeypatch: pytest.MonkeyPatch) -> Any:
     """The page's contract, with the lines that it asks for written for one test."""
-    section = PAGE.read_text(encoding="utf-8").split("\n## An algorithm\n")[1]
+    section = PAGE.read_text(encoding="utf-8").split("\n## Add an algorithm\n")[1].split("\n## ")[0]
     texts = re.findall(r"^ *```python\n(.*?)^ *```", section, re.DOTALL | re.MULTILINE)
     contract_file, engine_file = (compile(textwrap.dedent(text), PAGE, "exec") for text in texts)
     told: dict[str, Any] = {"__name__": "one_step_contract"}
