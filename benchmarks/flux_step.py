@@ -43,7 +43,8 @@ from service.contracts.presets import merge
 from service.contracts.runs import RunSpec
 from worker.engine import precision as float32
 from worker.engine.models.flux import FluxModel
-from worker.engine.training.distributed import Ranks, device_named
+from worker.engine.precision import default_device
+from worker.engine.training.distributed import Distributed
 from worker.engine.training.event_log import EventWriter
 from worker.engine.training.trainer import Trainer
 from worker.shapes.sampling import heldout_prompts
@@ -102,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Measure, print, and write the report where that is asked for."""
     given = sys.argv[1:] if arguments is None else arguments
     options = _parsed(given)
-    device = device_named(options.device)
+    device = default_device(options.device)
     if options.limit:
         whole = torch.cuda.get_device_properties(device).total_memory
         torch.cuda.set_per_process_memory_fraction(options.limit * 1e9 / whole)
@@ -141,7 +142,7 @@ def _parsed(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--limit", type=float, metavar="GB", help="the most of the card that torch may take")
     parser.add_argument("--tiny", action="store_true", help="make everything small")
     options = parser.parse_args(given)
-    if device_named(options.device).type != "cuda" and not options.tiny:
+    if default_device(options.device).type != "cuda" and not options.tiny:
         parser.error("a step at true size needs a CUDA card; --tiny tries the script without one")
     return options
 
@@ -160,7 +161,7 @@ def made(
     spec = RunSpec.model_validate(merge(merge(step, sizes.spec), read_spec(None, settings)))
     offered = load_catalog(CATALOG)
     dtype = getattr(torch, precision(spec, offered.model(MODEL).model_copy(update=sizes.entry)))
-    float32.in_earnest()
+    float32.disable_tf32()
     torch.manual_seed(spec.training.seed)
     pipeline = flux(sizes, device, dtype)
     rewards = {one.name: reward(offered.reward(one.name).kind, sizes, device) for one in spec.rewards}
@@ -172,15 +173,15 @@ def made(
     if spec.training.gradient_checkpointing:
         model.transformer.enable_gradient_checkpointing()
     events = EventWriter(directory)
-    return Trainer(spec, model, {**rewards}, tuple(drawn), (heldout,), events, Ranks(device)), catalog
+    return Trainer(spec, model, {**rewards}, tuple(drawn), (heldout,), events, Distributed(device)), catalog
 
 
 def measure(trainer: Trainer) -> dict[str, float]:
     """Run to the end; metrics of encoding and of the last step. RuntimeError where a value or a gradient is missing."""
-    optimizer = trainer.updater.optimizer
+    optimizer = trainer.optimizer.adamw
     for group in optimizer.param_groups:
         group["lr"] = 0.0  # makes the moments and moves nothing; the engine sets the rate at every step
-    for parameter in trainer.updater.parameters:
+    for parameter in trainer.optimizer.parameters:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     optimizer.zero_grad()

@@ -26,7 +26,8 @@ from worker.engine.grpo.transitions import FlowTransition
 from worker.engine.models import load_model
 from worker.engine.models.base import FlowModel, ImageSize
 from worker.engine.rewards.clip import ClipReward
-from worker.engine.training.cost_meter import Meter
+from worker.engine.training.cost_meter import CostMeter
+from worker.engine.training.distributed import Distributed
 from worker.shapes.sampling import heldout_prompts
 
 SPEC = RunSpec()
@@ -89,7 +90,7 @@ def shared(model: FlowModel, reward: ClipReward, prompts: tuple[str, ...], noise
             yield velocity
 
     rows = algorithm.exact_rows(len(prompts), SPEC.training.update_batch_size)
-    sampler = Sampler(velocity, rows, fast, sampling.rollout_batch_size, Meter(model.device))
+    sampler = Sampler(velocity, rows, fast, sampling.rollout_batch_size, CostMeter(Distributed(model.device)))
     ends = algorithm.roll_out(0, len(prompts), noise, sampler).ends
     flat, each = ends.flatten(0, 3), [prompt for prompt in prompts for _ in range(ends[0].shape[:3].numel())]
     batch = sampling.decode_batch_size

@@ -71,11 +71,11 @@ def draw(spec: Spec, checkpoint: Path | None, pairs: int) -> tuple[dict[str, Ten
     with TemporaryDirectory() as directory:
         trainer = build_trainer(wide, load_catalog(), EventWriter(Path(directory)), "cpu")
         if checkpoint is not None:
-            trainer.start_from(checkpoint)
-        latents, values = trainer.heldout.evaluate(pairs, kept=pairs)
+            trainer.checkpoints.start_from(checkpoint)
+        latents, values = trainer.evaluator.sample_and_score(pairs, kept=pairs)
         with torch.no_grad():
             images = torch.cat([trainer.scorer.decode(part) for part in latents.split(BATCH)])
-    return dict(zip(trainer.heldout.names, values, strict=True)), images
+    return dict(zip(trainer.evaluator.names, values, strict=True)), images
 
 
 def write(path: Path, values: dict[str, Tensor], images: Tensor) -> None:

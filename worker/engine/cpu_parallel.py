@@ -1,84 +1,101 @@
-"""Lanes: threads that compute side by side on a CPU, each with its own share of every batch and of the cores.
+"""Data parallelism of threads on a CPU: each thread computes its own batches with its share of the cores.
 
-The threads within an operator wait for each other at its end, so that one disturbed core delays all of them, thousands
-of times a step. Lanes wait for each other once, when all is done.
+The threads inside one operator synchronize at its end, so one delayed core delays all of them, thousands of times per
+step. Threads with separate batches synchronize once. Measured: 1.06 to 1.09 times the speed on an idle machine, 1.5
+times with one busy core.
 """
 
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
 
+T = TypeVar("T")
 R = TypeVar("R")
 Check = Callable[[], None]
-"""Called between batches; may raise to abandon everything."""
-LEAST_BATCH = 16
-"""Samples of a lane's batch that are worth a lane: Python runs one lane at a time, operators all of them."""
+"""Called between batches; may raise to abort the computation."""
+MIN_BATCH = 16
+"""Samples per thread below which another thread does not pay: Python code runs in one thread at a time."""
+_SHARES = 4
+"""Shares of the items per thread; a delayed thread takes fewer. Each share ends with a batch that is not full."""
 
 
-class _Abandoned(Exception):
-    """Another lane has raised."""
+class _Aborted(Exception):
+    """Another thread raised."""
 
 
-@dataclass(frozen=True)
-class Lanes:
-    """How many lanes there are, the threads within each one's operators, and the samples of each one's batches.
+def batch_size_per_thread(device: torch.device, batch_size: int) -> int:
+    """The size of each thread's batches, such that together they have at most `batch_size` samples."""
+    return batch_size // _threads(device, batch_size)
 
-    Together they use as many threads as one caller would, and hold as many samples at a time.
+
+def map_batches(
+    function: Callable[[range, Check], R], indices: range, device: torch.device, batch_size: int, check: Check
+) -> list[R]:
+    """The results of `function(batch, check)` for consecutive batches of `indices`, in order.
+
+    `function` calls the `check` that it is given between its batches. The first exception aborts all threads.
     """
-
-    number: int
-    threads: int
-    batch_size: int
-
-    @classmethod
-    def on(cls, device: torch.device, batch_size: int) -> "Lanes":
-        """The lanes for batches of `batch_size`. A GPU has one."""
-        threads = torch.get_num_threads()
-        number = max(1, min(threads, batch_size // LEAST_BATCH)) if device.type == "cpu" else 1
-        return cls(number, threads // number, batch_size // number)
-
-    def run(self, tasks: Sequence[Callable[[Check], R]], check: Check) -> list[R]:
-        """The tasks' results, in order. Each is given what it calls between batches; the first error ends them all.
-
-        A task has its lane's threads, whichever lane it gets: what it computes depends on nothing else.
-        """
-        if self.number == 1:
-            return [task(check) for task in tasks]
-        own, grad = torch.get_num_threads(), torch.is_grad_enabled()
-        turn, abandoned = threading.Lock(), threading.Event()
-
-        def checked() -> None:
-            with turn:
-                if abandoned.is_set():
-                    raise _Abandoned
-                check()
-
-        def whole(task: Callable[[Check], R]) -> R:
-            try:
-                with torch.set_grad_enabled(grad):
-                    return task(checked)
-            except BaseException:
-                abandoned.set()
-                raise
-
-        with ThreadPoolExecutor(self.number, "lane", torch.set_num_threads, (self.threads,)) as pool:
-            running: list[Future[R]] = []
-            try:
-                running += [pool.submit(whole, task) for task in tasks]
-                return _results(running)
-            finally:
-                abandoned.set()
-                pool.shutdown(cancel_futures=True)
-                torch.set_num_threads(own)  # this thread's number never changed, but that of threads to come
+    size = batch_size_per_thread(device, batch_size)
+    batches = [indices[start : start + size] for start in range(0, len(indices), size)]
+    return _run(function, batches, _threads(device, batch_size), check)
 
 
-def _results(running: Sequence[Future[R]]) -> list[R]:
-    errors = [error for future in running if (error := future.exception()) is not None]
-    for error in errors:
-        if not isinstance(error, _Abandoned):
-            raise error
-    return [future.result() for future in running]
+def map_shares(
+    function: Callable[[Sequence[T], int, Check], R],
+    items: Sequence[T],
+    device: torch.device,
+    batch_size: int,
+    check: Check,
+) -> list[R]:
+    """The results of `function(share, batch_size, check)` for interleaved shares of `items`; see `map_batches`.
+
+    `function` divides its share into batches itself, of the size that it is given.
+    """
+    threads = _threads(device, batch_size)
+    number = 1 if threads == 1 else threads * _SHARES
+    shares = [items[first::number] for first in range(number)]
+    return _run(lambda share, check: function(share, batch_size // threads, check), shares, threads, check)
+
+
+def _threads(device: torch.device, batch_size: int) -> int:
+    """The number of threads; a GPU has one."""
+    return max(1, min(torch.get_num_threads(), batch_size // MIN_BATCH)) if device.type == "cpu" else 1
+
+
+def _run(function: Callable[[T, Check], R], tasks: Sequence[T], threads: int, check: Check) -> list[R]:
+    """The results of the tasks, in order. A result does not depend on the thread that computes it."""
+    if threads == 1:
+        return [function(task, check) for task in tasks]
+    cores, grad = torch.get_num_threads(), torch.is_grad_enabled()
+    lock, aborted = threading.Lock(), threading.Event()
+
+    def checked() -> None:
+        with lock:
+            if aborted.is_set():
+                raise _Aborted
+            check()
+
+    def run(task: T) -> R:
+        try:
+            with torch.set_grad_enabled(grad):
+                return function(task, checked)
+        except BaseException:
+            aborted.set()
+            raise
+
+    with ThreadPoolExecutor(threads, "cpu-parallel", torch.set_num_threads, (cores // threads,)) as pool:
+        futures: list[Future[R]] = []
+        try:
+            futures += [pool.submit(run, task) for task in tasks]
+            errors = [error for future in futures if (error := future.exception()) is not None]
+            for error in errors:
+                if not isinstance(error, _Aborted):
+                    raise error
+            return [future.result() for future in futures]
+        finally:
+            aborted.set()
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(cores)  # also the default of threads started later

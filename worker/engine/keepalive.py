@@ -1,4 +1,4 @@
-"""Signs of life from work that cannot give any itself: a library that downloads or reads weights says nothing."""
+"""Heartbeats for work that cannot report its progress, such as downloading or loading weights."""
 
 import contextlib
 import threading
@@ -6,24 +6,24 @@ import time
 from collections.abc import Callable, Iterator
 
 PROGRESS_SECONDS = 30.0
-"""Longest silence of work that gets on."""
+"""Maximum interval between progress reports of active work."""
 LOADING_SECONDS = 6 * 3600.0
-"""How long loading counts as getting on unseen: 34 GB at 1.6 MB/s. After that, one that hangs is found by silence."""
+"""Maximum time of loading: 34 GB at 1.6 MB/s. Later, the missing heartbeat reveals that it hangs."""
 
 
 @contextlib.contextmanager
 def repeated(
-    sign: Callable[[], None], every: float = PROGRESS_SECONDS, at_most: float = LOADING_SECONDS
+    heartbeat: Callable[[], None], interval: float = PROGRESS_SECONDS, at_most: float = LOADING_SECONDS
 ) -> Iterator[None]:
-    """Within: `sign` is called every so many seconds, from another thread, for `at_most` seconds. Never afterwards."""
-    ended, last = threading.Event(), time.monotonic() + at_most
+    """Call `heartbeat` every `interval` seconds inside the block, from another thread, for `at_most` seconds."""
+    ended, deadline = threading.Event(), time.monotonic() + at_most
 
     def repeat() -> None:
-        while not ended.wait(every) and time.monotonic() < last:
-            with contextlib.suppress(OSError):  # a disk in trouble: the work itself meets it, or it passes
-                sign()
+        while not ended.wait(interval) and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):  # disk errors are temporary, or the work itself raises them
+                heartbeat()
 
-    thread = threading.Thread(target=repeat, name="signs-of-life", daemon=True)
+    thread = threading.Thread(target=repeat, name="heartbeat", daemon=True)
     thread.start()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Drawing images from seeds: the same prompt, seed and numbers give the same image, whoever asks for it."""
+"""Sampling of images from seeds: the same prompt, seed and settings give the same image in every job."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,21 +15,21 @@ from worker.engine.grpo.rollout import ode_trajectory
 from worker.engine.models.base import FlowModel, ImageSize
 
 _BATCH_PIXELS = 2**22
-"""Pixels drawn in one batch: eight images of 720×720."""
-_MOST_IMAGES = 64
+"""Pixels per batch: eight images of 720×720."""
+_MAX_IMAGES = 64
 
 
 @dataclass(frozen=True)
-class Manner:
-    """How images are drawn: size, schedule and guidance."""
+class SamplingSettings:
+    """Size, schedule and guidance."""
 
     size: ImageSize
     sigmas: Sequence[float]
     guidance: float
 
     @classmethod
-    def of(cls, spec: GenerationSpec | EvaluationSpec, entry: ModelEntry) -> "Manner":
-        """What `spec` says, and of what it leaves unsaid the model's own."""
+    def of(cls, spec: GenerationSpec | EvaluationSpec, entry: ModelEntry) -> "SamplingSettings":
+        """The settings of `spec`; those that it omits are the model's."""
         size = ImageSize(spec.width or entry.width, spec.height or entry.height)
         return cls(
             size,
@@ -39,41 +39,30 @@ class Manner:
 
     @property
     def batch_size(self) -> int:
-        """Images drawn at once."""
-        return max(1, min(_MOST_IMAGES, _BATCH_PIXELS // (self.size.width * self.size.height)))
+        """Images per batch."""
+        return max(1, min(_MAX_IMAGES, _BATCH_PIXELS // (self.size.width * self.size.height)))
 
 
 @torch.no_grad()
-def draw(
+def sample_images(
     model: FlowModel,
     prompts: Sequence[str],
     seeds: Sequence[int],
-    manner: Manner,
+    settings: SamplingSettings,
     check: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Images [n, 3, height, width] in 0..1 of n prompts, each with the noise that the diffusers pipeline draws.
+    """Images [n, 3, height, width] in 0..1 of n prompts, with the same noise as the diffusers pipeline.
 
-    `check` is called before every evaluation of the network, and may raise to abandon the batch.
+    check: called before every evaluation of the network; may raise to stop.
     """
-    velocity = model.velocity(model.encode(prompts), manner.size, manner.guidance)
+    velocity = model.velocity(model.encode(prompts), settings.size, settings.guidance)
 
     def checked(latents: Tensor, sigma: Tensor, rows: list[int]) -> Tensor:
         check()
         return velocity(latents, sigma, rows)
 
-    noise = torch.cat([model.noise(partial(_noise, seed), manner.size) for seed in seeds])
-    return model.decode(ode_trajectory(checked, noise, manner.sigmas, len(noise)).end, manner.size)
-
-
-def fastest_device(name: str | None) -> torch.device:
-    """The named device, else a GPU if there is one."""
-    return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-
-
-def precision_on(device: torch.device, entry: ModelEntry) -> torch.dtype:
-    """The number format that a model computes in where nothing else is asked for."""
-    fastest = torch.bfloat16 if device.type == "cuda" else torch.float32
-    return {"auto": fastest, "float32": torch.float32, "bfloat16": torch.bfloat16}[entry.dtype]
+    noise = torch.cat([model.noise(partial(_noise, seed), settings.size) for seed in seeds])
+    return model.decode(ode_trajectory(checked, noise, settings.sigmas, len(noise)).end, settings.size)
 
 
 def _noise(seed: int, shape: tuple[int, ...]) -> Tensor:

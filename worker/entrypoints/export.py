@@ -1,7 +1,7 @@
-"""`python -m worker.entrypoints.export CHECKPOINT_DIR --form FORM --out DIR`: a checkpoint for use elsewhere, offline.
+"""`python -m worker.entrypoints.export CHECKPOINT_DIR --form FORM --out DIR`: convert a checkpoint for other programs.
 
-The directory is a checkpoint's own or an unpacked archive. `lora`: the adapter as diffusers reads it. `transformer`:
-the whole transformer, a LoRA merged from the pristine base in float32. `merged`: a whole pipeline with it.
+The directory is a checkpoint or an unpacked archive. `lora`: the adapter in diffusers format. `transformer`: the whole
+transformer, with a LoRA merged into the base in float32. `merged`: a whole pipeline with it.
 """
 
 import argparse
@@ -26,11 +26,11 @@ _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Export and return the exit code: 0 when it is done, 2 where it was refused."""
+    """Export and return the exit code: 0 for success, 2 for invalid arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("checkpoint", type=Path, help="a checkpoint's directory, or an unpacked archive")
+    parser.add_argument("checkpoint", type=Path, help="checkpoint directory or unpacked archive")
     parser.add_argument("--form", choices=get_args(Form), required=True)
-    parser.add_argument("--out", type=Path, required=True, help="a directory that is not there yet")
+    parser.add_argument("--out", type=Path, required=True, help="new directory")
     options = parser.parse_args(arguments)
     try:
         export(options.checkpoint, options.form, options.out)
@@ -41,11 +41,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def export(checkpoint: Path, form: Form, out: Path) -> None:
-    """Write the checkpoint in that form, with its model card. Raises ValueError, KeyError, FileExistsError."""
+    """Write the checkpoint in a form, with its model card. Raises ValueError, KeyError or FileExistsError."""
     manifest = read_manifest(checkpoint)
     entry = load_catalog().model(manifest.model)
     if form == "lora" and manifest.kind != "lora":
-        raise ValueError(f"{checkpoint} holds all weights, of which there is no LoRA; take the form transformer")
+        raise ValueError(f"{checkpoint} contains full weights, not a LoRA; use --form transformer")
     pipeline = None if form == "lora" else _pipeline(checkpoint, manifest, entry)
     out.mkdir(parents=True)
     if pipeline is None:
@@ -59,10 +59,10 @@ def export(checkpoint: Path, form: Form, out: Path) -> None:
 
 
 def _pipeline(checkpoint: Path, manifest: CheckpointManifest, entry: ModelEntry) -> Any:
-    """The base's pipeline with the checkpoint's transformer, in the number format of the base transformer's files."""
-    place = fetch(entry.source, DiffusionPipeline)
-    own = _dtype(place)
-    pipeline = DiffusionPipeline.from_pretrained(place, dtype=own, use_safetensors=True)
+    """The base pipeline with the checkpoint's transformer, in the dtype of the base transformer's files."""
+    directory = fetch(entry.source, DiffusionPipeline)
+    own = _dtype(directory)
+    pipeline = DiffusionPipeline.from_pretrained(directory, dtype=own, use_safetensors=True)
     transformer = pipeline.transformer
     if manifest.lora_rank is None or manifest.lora_alpha is None:
         stored = type(transformer).from_pretrained(checkpoint / "transformer", dtype=torch.float32)
@@ -82,17 +82,17 @@ def _shapes(transformer: Any) -> dict[str, torch.Size]:
     return {name: tensor.shape for name, tensor in transformer.state_dict().items()}
 
 
-def _dtype(place: Path) -> torch.dtype:
-    """The number format of the base transformer's files."""
-    for path in sorted((place / "transformer").glob("*.safetensors")):
+def _dtype(directory: Path) -> torch.dtype:
+    """The dtype of the transformer's files."""
+    for path in sorted((directory / "transformer").glob("*.safetensors")):
         with safe_open(path, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - no mapping
                 return _DTYPES[tensors.get_slice(name).get_dtype()]
-    raise ValueError(f"{place} has no transformer in safetensors")
+    raise ValueError(f"{directory} has no transformer in safetensors format")
 
 
 def _heldout(checkpoint: Path) -> dict[str, Any]:
-    """What an archive says of held-out images; a checkpoint's own directory says nothing."""
+    """The held-out results in an archive; a checkpoint directory has none."""
     file = checkpoint / HELDOUT_FILE
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return found

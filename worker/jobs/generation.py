@@ -17,7 +17,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from service.contracts.generations import GenerationSpec
 from service.db.models import Generation, GenerationImage
-from worker.engine.inference.model_cache import WARM
+from worker.engine.inference.model_cache import MODEL_CACHE
 from worker.jobs import artifact_transfer
 from worker.jobs.in_process import InProcess, InProcessJobType
 from worker.monitoring.stats import STATS
@@ -82,7 +82,7 @@ def _generator() -> "Generator":
     """The process's generator. Torch is first imported here."""
     from worker.engine.inference.generator import Generator
 
-    return Generator(warm=WARM)
+    return Generator(cache=MODEL_CACHE)
 
 
 class _Recorder:

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from service.contracts.events import Phase, Progress
 from service.contracts.status import JobStatus
 from service.db import events
-from worker.engine.inference.model_cache import WARM
+from worker.engine.inference.model_cache import MODEL_CACHE
 from worker.engine.keepalive import PROGRESS_SECONDS, repeated
 from worker.jobs.attempt import Attempt, AttemptEnded
 from worker.jobs.claim import JobType, LeaseLost, held, move
@@ -53,7 +53,7 @@ class InProcess:
         """Do the job. Raises LeaseLost, AttemptEnded, and what the job raises."""
         threading.Thread(target=self._watch, name="job-watch", daemon=True).start()
         try:
-            with WARM.in_use():
+            with MODEL_CACHE.in_use():
                 self.attempt.check_losses()
                 self.start()
                 self._job_type.work(self)

@@ -29,7 +29,7 @@ from worker.jobs.supervisor import SupervisedJobType
 log = structlog.get_logger()
 
 PROGRAM = (sys.executable, "-m", "worker.entrypoints.train")
-RANKS = (sys.executable, "-m", "worker.entrypoints.ranks")
+RANKS = (sys.executable, "-m", "worker.entrypoints.launcher")
 """Starts a program in several processes."""
 
 

@@ -10,11 +10,11 @@ from sqlalchemy import bindparam, select, update
 from service.contracts.scores import RewardValue
 from service.db.artifacts import ArtifactDamaged
 from service.db.models import Score, ScoreImage
-from worker.engine.inference.model_cache import WARM
+from worker.engine.inference.model_cache import MODEL_CACHE
 from worker.jobs.in_process import InProcess, InProcessJobType
 
 if TYPE_CHECKING:
-    from worker.engine.inference.image_scorer import Scorer
+    from worker.engine.inference.image_scorer import ImageScorer
 
 _BATCH_PIXELS = 2**22
 """Pixels per batch: eight images of 720×720."""
@@ -56,7 +56,7 @@ def _batches(images: Sequence[ScoreImage]) -> Iterator[list[ScoreImage]]:
 
 
 def _score(
-    execution: InProcess, scorer: "Scorer", names: Sequence[str], batch: Sequence[ScoreImage]
+    execution: InProcess, scorer: "ImageScorer", names: Sequence[str], batch: Sequence[ScoreImage]
 ) -> list[list[RewardValue]]:
     """The rewards of each image; for an image that the store has lost or altered, failures with their cause."""
     pngs: list[bytes] = []
@@ -93,8 +93,8 @@ def _record(
 
 
 @functools.cache
-def _scorer() -> "Scorer":
+def _scorer() -> "ImageScorer":
     """The process's scorer. Torch is first imported here."""
-    from worker.engine.inference.image_scorer import Scorer
+    from worker.engine.inference.image_scorer import ImageScorer
 
-    return Scorer(warm=WARM)
+    return ImageScorer(cache=MODEL_CACHE)

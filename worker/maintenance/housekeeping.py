@@ -16,7 +16,7 @@ from service.contracts.status import CLAIMABLE, HELD, JobStatus
 from service.db.models import Run, Worker
 from service.db.session import Database
 from worker.celery_app import WAKE
-from worker.engine.inference.model_cache import WARM, Warm, card_is_shared
+from worker.engine.inference.model_cache import MODEL_CACHE, ModelCache, device_is_shared
 from worker.jobs.claim import JobType, end_lost_attempt
 from worker.jobs.registry import JOB_TYPES, job_types
 from worker.jobs.supervisor import SupervisedJobType
@@ -91,7 +91,7 @@ class Housekeeping:
             _try(self._release_models)
 
     def _release_models(self) -> None:
-        release_models(self._database, WARM, card_is_shared())
+        release_models(self._database, MODEL_CACHE, device_is_shared())
 
 
 def _try(work: Callable[..., object], *args: object) -> None:
@@ -130,19 +130,19 @@ def reconcile(database: Database, app: Celery) -> None:
 
 
 def release_models(
-    database: Database, models: Warm, shared: bool | None, burst_seconds: float = _BURST_SECONDS
+    database: Database, models: ModelCache, shared: bool | None, burst_seconds: float = _BURST_SECONDS
 ) -> None:
     """Unload the models of an idle worker, or after the current burst of requests if a run needs the GPU.
 
     shared: whether other processes use memory of the GPU; None: there is no GPU. A run that starts anywhere may be
     about to use this GPU; a run that is running already has its GPU, which is this one only if it is shared.
     """
-    reason, names = "idle", models.let_go(database.settings.model_cache_seconds)
+    reason, names = "idle", models.release(database.settings.model_cache_seconds)
     if not names and shared is not None:
         statuses = HELD if shared else {JobStatus.STARTING}
         with database.transaction() as session:
             needed = session.scalar(select(exists().where(Run.status.in_(statuses))))
-        reason, names = "run", models.let_go(burst_seconds) if needed else []
+        reason, names = "run", models.release(burst_seconds) if needed else []
     if names:
         log.info("models.released", entries=names, reason=reason)
 

@@ -23,7 +23,7 @@ from service.db.session import Database
 from tests.worker.engine.evaluation.setting import job
 from tests.worker.engine.training.miniature import MINIATURE, events
 from worker.engine import models, rewards
-from worker.engine.inference.model_cache import Warm
+from worker.engine.inference.model_cache import ModelCache
 from worker.engine.keepalive import repeated
 from worker.entrypoints import evaluate, train
 from worker.jobs import generation, scoring
@@ -52,7 +52,7 @@ class Heard:
 
 
 def repeating() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name == "signs-of-life"]
+    return [thread for thread in threading.enumerate() if thread.name == "heartbeat"]
 
 
 class TestRepeated:
@@ -177,7 +177,7 @@ class TestServing:
         from worker.engine.inference.generator import Generator
 
         monkeypatch.setitem(models.FAMILIES, "flux", Family)
-        monkeypatch.setattr(generation, "_generator", lambda: Generator("cpu", Warm()))
+        monkeypatch.setattr(generation, "_generator", lambda: Generator("cpu", ModelCache()))
         spec = GenerationSpec(prompts=("a small red circle on white",)).model_dump(mode="json")
         with pytest.raises(ValueError, match="not there after all"):
             GenerationJobType().work(attempt(Generation(requested={}, spec=spec, spec_version=1)))
@@ -199,11 +199,11 @@ class TestServing:
     def test_nor_is_a_reward(
         self, attempt: Callable[[Any], InProcess], heard: Heard, waiting: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        from worker.engine.inference.image_scorer import Scorer
+        from worker.engine.inference.image_scorer import ImageScorer
 
         in_time: list[bool] = []
         waiting(lambda: in_time.append(heard.three()))  # what a reward raises, the scoring bears
-        monkeypatch.setattr(scoring, "_scorer", lambda: Scorer("cpu", Warm()))
+        monkeypatch.setattr(scoring, "_scorer", lambda: ImageScorer("cpu", ModelCache()))
         spec = {"rewards": ["shapes_verifier"], "generation": None}
         ScoreJobType().work(attempt(Score(id=uuid.uuid4(), requested={}, spec=spec, spec_version=1, total_images=0)))
         assert in_time == [True]

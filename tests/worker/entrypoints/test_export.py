@@ -19,7 +19,7 @@ from tests.worker.engine.models import tiny
 from worker.engine.grpo.noise import normal
 from worker.engine.inference.generator import Generator
 from worker.engine.models import load_model
-from worker.engine.sampling import Manner, draw
+from worker.engine.sampling import SamplingSettings, sample_images
 from worker.engine.training.checkpoint import _describe
 from worker.entrypoints import export
 
@@ -86,7 +86,7 @@ def test_the_card_of_stable_diffusion_draws_our_image(tmp_path: Path, monkeypatc
     )
     spec = SPEC.model_copy(update={"prompts": (tiny.PROMPTS[0],)})
     model = load_model(entry, torch.device("cpu"), torch.float32)
-    (image,) = draw(model, spec.prompts, [spec.seed], Manner.of(spec, entry))
+    (image,) = sample_images(model, spec.prompts, [spec.seed], SamplingSettings.of(spec, entry))
     own = (image.permute(1, 2, 0) * 255).round().int().numpy()
     assert np.abs(own - theirs(tmp_path, monkeypatch)).max() <= 1
 
@@ -112,5 +112,5 @@ def test_what_cannot_be_exported_says_why(tmp_path: Path, capsys: pytest.Capture
     assert export.main([str(tmp_path), "--form", "lora", "--out", out]) == 2
     assert "it has no manifest.json" in capsys.readouterr().err
     assert export.main([str(checkpoint(tmp_path / "full", "full")), "--form", "lora", "--out", out]) == 2
-    assert "take the form transformer" in capsys.readouterr().err
+    assert "use --form transformer" in capsys.readouterr().err
     assert not Path(out).exists()

@@ -33,7 +33,7 @@ class TestTrain:
         assert argv == (*RANKS, "3", "out dir", *PROGRAM, "spec.json", "--out", "out dir")
 
     def test_starter_does_not_load_torch(self) -> None:
-        code = "import sys, worker.entrypoints.ranks; sys.exit('torch' in sys.modules)"
+        code = "import sys, worker.entrypoints.launcher; sys.exit('torch' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
     def test_processes_share_the_cores_by_default(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from service.db.session import Database
 from service.jobs import views as service_jobs
 from worker.engine import models
 from worker.engine.inference.generator import Generator
-from worker.engine.inference.model_cache import Warm
+from worker.engine.inference.model_cache import ModelCache
 from worker.engine.models import FlowModel
 from worker.jobs import generation
 from worker.jobs.claim import claim_next
@@ -79,7 +79,7 @@ def test_generation_cancelled_while_loading_ends_immediately(
             return family.load(entry, device, dtype)
 
     monkeypatch.setitem(models.FAMILIES, "flux", LoadsForLong)
-    monkeypatch.setattr(generation, "_generator", lambda: Generator("cpu", Warm()))
+    monkeypatch.setattr(generation, "_generator", lambda: Generator("cpu", ModelCache()))
     before = STATS.snapshot()
     claim = claim_next(impatient, GenerationJobType(), "worker:1")
     assert claim is not None

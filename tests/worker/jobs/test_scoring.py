@@ -19,8 +19,9 @@ from service.contracts.status import JobStatus
 from service.db.models import Generation, GenerationImage, Score, ScoreImage
 from service.db.session import Database
 from worker.engine import rewards
-from worker.engine.inference.image_scorer import NO_NUMBER, Scorer, pixels
-from worker.engine.inference.model_cache import WARM, Warm
+from worker.engine.inference.image_scorer import NO_NUMBER, ImageScorer
+from worker.engine.inference.model_cache import MODEL_CACHE, ModelCache
+from worker.engine.models.images import read_png
 from worker.engine.models.sources import fingerprint
 from worker.engine.rewards import load_reward
 from worker.jobs import scoring
@@ -82,7 +83,7 @@ def test_values_equal_the_reward(database: Database, drawn: list[GenerationImage
 
     row, values = found(database, id)
     assert (row.status, row.progress and row.progress["step"]) == (JobStatus.SUCCEEDED, 4)
-    images = torch.stack([pixels(database.artifacts.read(image.key, image.sha256)) for image in drawn])
+    images = torch.stack([read_png(database.artifacts.read(image.key, image.sha256)) for image in drawn])
     for column, name in enumerate(names):
         entry = load_catalog().reward(name)
         own = load_reward(entry, torch.device("cpu")).score(images, prompts).float()
@@ -118,7 +119,9 @@ def test_failing_reward_does_not_affect_others(
     cause: str,
 ) -> None:
     monkeypatch.setitem(rewards.KINDS, "shapes_bench_verifier", kind)
-    monkeypatch.setattr(scoring, "_scorer", lambda: Scorer(warm=Warm()))  # that has not loaded the other class
+    monkeypatch.setattr(
+        scoring, "_scorer", lambda: ImageScorer(cache=ModelCache())
+    )  # that has not loaded the other class
     broken = next(one.name for one in load_catalog().rewards if one.kind == "shapes_bench_verifier")
     id = add(database, [broken, "clip_score"], [(CAPTIONS[0], drawn[0].key, drawn[0].sha256)])
 
@@ -162,14 +165,14 @@ class LetsGo(Broken):
     went: ClassVar[list[list[str]]] = []
 
     def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
-        self.went.append(WARM.let_go(0.0))
+        self.went.append(MODEL_CACHE.release(0.0))
         return torch.zeros(len(prompts))
 
 
 def test_loaded_rewards_stay_until_scoring_ends(
     database: Database, drawn: list[GenerationImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    WARM.let_go(0.0)
+    MODEL_CACHE.release(0.0)
     monkeypatch.setitem(rewards.KINDS, "shapes_bench_verifier", LetsGo)
     asking = next(one.name for one in load_catalog().rewards if one.kind == "shapes_bench_verifier")
     id = add(database, [asking, "clip_score"], [(CAPTIONS[0], drawn[0].key, drawn[0].sha256)])
@@ -177,12 +180,12 @@ def test_loaded_rewards_stay_until_scoring_ends(
     perform(database)
 
     assert LetsGo.went == [[]]
-    assert WARM.let_go(0.0) == [asking, "clip_score"]
+    assert MODEL_CACHE.release(0.0) == [asking, "clip_score"]
     assert found(database, id)[0].status is JobStatus.SUCCEEDED
 
 
 def test_changed_catalog_entry_loads_another_reward(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    file, scorer = tmp_path / "catalog.yaml", Scorer(warm=Warm())
+    file, scorer = tmp_path / "catalog.yaml", ImageScorer(cache=ModelCache())
     monkeypatch.setenv("G2RPO_CATALOG", str(file))
     entry = "extends: bundled\nrewards: [{name: shapes_verifier, kind: %s, scale: %s}]"
     file.write_text(entry % ("shapes_verifier", "shares"))
@@ -193,10 +196,10 @@ def test_changed_catalog_entry_loads_another_reward(tmp_path: Path, monkeypatch:
 
 
 def test_least_recently_used_reward_is_unloaded_first() -> None:
-    warm, loads = Warm(most_bytes=10), []
+    cache, loads = ModelCache(max_bytes=10), []
 
     def get(name: str) -> str:
-        return warm.get(str, name, lambda: loads.append(name) or name, lambda _: 5)
+        return cache.get(str, name, lambda: loads.append(name) or name, lambda _: 5)
 
     for name in ("a", "b", "a", "c", "a", "b"):
         assert get(name) == name

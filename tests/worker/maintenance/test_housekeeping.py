@@ -20,7 +20,7 @@ from service.local import valkey
 from tests.worker.jobs.conftest import with_settings
 from worker.celery_app import make_app
 from worker.engine.inference.generator import Generator
-from worker.engine.inference.model_cache import WARM, Warm
+from worker.engine.inference.model_cache import MODEL_CACHE, ModelCache
 from worker.engine.models import FlowModel
 from worker.jobs.claim import move
 from worker.maintenance import housekeeping
@@ -167,10 +167,10 @@ class TestReleaseModels:
         return Generator("cpu").load("shapes-flux")
 
     @pytest.fixture
-    def warm(self, model: FlowModel) -> Warm:
-        warm = Warm()
-        warm.get(FlowModel, model.entry.model_dump_json(), lambda: model, FlowModel.weight_bytes)  # type: ignore[type-abstract]
-        return warm
+    def cache(self, model: FlowModel) -> ModelCache:
+        cache = ModelCache()
+        cache.get(FlowModel, model.entry.model_dump_json(), lambda: model, FlowModel.weight_bytes)  # type: ignore[type-abstract]
+        return cache
 
     @pytest.mark.parametrize(
         ("shared", "status", "goes"),
@@ -185,29 +185,29 @@ class TestReleaseModels:
         ],
     )
     def test_models_are_released_for_a_run(
-        self, jobs: Any, impatient: Database, warm: Warm, shared: bool | None, status: JobStatus, goes: bool
+        self, jobs: Any, impatient: Database, cache: ModelCache, shared: bool | None, status: JobStatus, goes: bool
     ) -> None:
         jobs.add()
         if status is not JobStatus.QUEUED:
             move(impatient, jobs.claim(), status)
 
-        release_models(impatient, warm, shared, burst_seconds=0.0)
+        release_models(impatient, cache, shared, burst_seconds=0.0)
 
-        assert (warm.let_go(0.0) == []) is goes
+        assert (cache.release(0.0) == []) is goes
 
-    def test_burst_of_requests_keeps_models(self, jobs: Any, impatient: Database, warm: Warm) -> None:
+    def test_burst_of_requests_keeps_models(self, jobs: Any, impatient: Database, cache: ModelCache) -> None:
         jobs.add()
         jobs.claim()
 
-        release_models(impatient, warm, True, burst_seconds=1e6)
+        release_models(impatient, cache, True, burst_seconds=1e6)
 
-        assert warm.let_go(0.0) == ["shapes-flux"]
+        assert cache.release(0.0) == ["shapes-flux"]
 
     def test_idle_worker_releases_models(
         self, impatient: Database, app: Celery, eventually: Callable[[Callable[[], object]], None]
     ) -> None:
         quick = with_settings(impatient, reconcile_seconds=0.01, model_cache_seconds=0.01)
-        transformer = weakref.ref(Generator("cpu", WARM).load("shapes-flux").transformer)
+        transformer = weakref.ref(Generator("cpu", MODEL_CACHE).load("shapes-flux").transformer)
         worker = Housekeeping(quick, app, "host:1", "generate")
         worker.start()
 

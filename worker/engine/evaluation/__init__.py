@@ -1,1 +1,1 @@
-"""Evaluations: images of a benchmark's prompts are drawn, and a judge says what they show."""
+"""Evaluations: sampling of images for a benchmark's prompts, and their judgment by a judge."""

@@ -1,4 +1,4 @@
-"""The course of an evaluation: images are drawn on this thread, and judged on others as they come."""
+"""The course of an evaluation: this thread samples images, other threads judge them."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,104 +6,111 @@ from typing import Literal
 
 from service.contracts.evaluations import IMAGES, DrawnImage, EvaluationJob
 from service.contracts.events import Finished
-from worker.engine.evaluation.judge_pool import Asking
+from worker.engine.evaluation.judge_pool import JudgePool
 from worker.engine.evaluation.judges import Judge
-from worker.engine.evaluation.progress import Record
-from worker.engine.evaluation.sampling import Drawer, Place
+from worker.engine.evaluation.progress import EvaluationProgress
+from worker.engine.evaluation.sampling import ImageKey, ImageSampler
 from worker.engine.training.event_log import Cancelled, ControlFile, EventWriter, Paused
 
-_LOOK_SECONDS = 0.2
-"""How often the control file is looked at when all is drawn."""
+_CHECK_SECONDS = 0.2
+"""Interval of the checks for stop requests once all images are sampled."""
 
 
 @dataclass(frozen=True)
-class Left:
-    """What is left to do of a job."""
+class RemainingWork:
+    """The remaining work of a job.
 
-    drawn: dict[Place, DrawnImage]
-    """Images that lie there, and are yet to be judged."""
-    asked: dict[Place, int]
-    """Images that nobody has drawn, or whose files are gone: how often a judge was asked about each."""
+    sampled: images with a file, pending at the judge. missing: images to sample, or whose files are lost, with
+    the number of earlier requests to a judge.
+    """
+
+    sampled: dict[ImageKey, DrawnImage]
+    missing: dict[ImageKey, int]
 
     @classmethod
-    def of(cls, job: EvaluationJob, directory: Path) -> "Left":
-        """In an attempt's directory."""
+    def of(cls, job: EvaluationJob, directory: Path) -> "RemainingWork":
+        """For an attempt in `directory`."""
         known = {(name.index, name.image_index): name for name in job.drawn}
-        drawn = {place: name for place, name in known.items() if (directory / IMAGES / name.file).exists()}
+        sampled = {key: name for key, name in known.items() if (directory / IMAGES / name.file).exists()}
         done = {(name.index, name.image_index) for name in job.done}
-        places = [
+        keys = [
             (prompt.index, image_index)
             for prompt in job.benchmark.prompts
             for image_index in range(job.spec.num_images)
         ]
-        missing = [place for place in places if place not in drawn and place not in done]
-        return cls(drawn, {place: known[place].asked if place in known else 0 for place in missing})
+        missing = [key for key in keys if key not in sampled and key not in done]
+        return cls(sampled, {key: known[key].asked if key in known else 0 for key in missing})
 
 
 class Evaluator:
-    """Sees to it that every image of a job is drawn and judged. What earlier attempts did stands.
+    """Samples and judges the remaining images of a job.
 
-    Images are kept in files: in memory there are those of one batch, and those that a judge is asked about.
+    Memory holds one batch and the images in requests to the judge; all others are files. sampler: needed if images
+    are missing.
     """
 
     def __init__(
-        self, job: EvaluationJob, left: Left, drawer: Drawer | None, judge: Judge | None, events: EventWriter
+        self,
+        job: EvaluationJob,
+        remaining: RemainingWork,
+        sampler: ImageSampler | None,
+        judge: Judge | None,
+        events: EventWriter,
     ) -> None:
-        """There must be a drawer where something is left to draw."""
-        self._left, self._drawer = left, drawer
+        self._remaining, self._sampler = remaining, sampler
         self._control = ControlFile(events.directory)
-        self._record = Record(job, events)
-        self._asking = Asking(job, judge, events.directory, self._record) if judge else None
+        self._progress = EvaluationProgress(job, events)
+        self._judges = JudgePool(job, judge, events.directory, self._progress) if judge else None
 
     @property
-    def draws(self) -> bool:
-        """Whether something is left to draw."""
-        return self._drawer is not None
+    def samples_images(self) -> bool:
+        """Whether images remain to be sampled."""
+        return self._sampler is not None
 
     def run(self) -> Finished:
-        """Go on to the end, or until asked to stop. Says which; nothing else is said afterwards.
+        """Run to the end or to a stop request, and return the last event.
 
-        Raises JudgeFailed where the judge is away for too long, and what loading and drawing raise.
+        Raises JudgeFailed if the judge is unavailable for too long, and the exceptions of loading and sampling.
         """
         outcome: Literal["succeeded", "paused", "cancelled"] = "succeeded"
         try:
-            self._draw_and_ask()
+            self._sample_and_judge()
         except Cancelled:
             outcome = "cancelled"
         except Paused:
             outcome = "paused"
         finally:
-            if self._asking:
-                self._asking.stop()
-            self._record.close()
-        return Finished(outcome=outcome, step=self._record.done)
+            if self._judges:
+                self._judges.stop()
+            self._progress.close()
+        return Finished(outcome=outcome, step=self._progress.done)
 
-    def _draw_and_ask(self) -> None:
-        if self._asking:
-            self._asking.start()
-        for image in self._left.drawn.values():
-            self._ask(image)
-        if self._drawer:
-            for drawn in self._drawer.draw(self._left.asked.keys(), self._check):
-                self._record.say(drawn)
-                asked = self._left.asked[drawn.index, drawn.image_index]
-                self._ask(DrawnImage(index=drawn.index, image_index=drawn.image_index, asked=asked))
-        if self._asking:
-            self._asking.no_more()
-            while not self._asking.wait(_LOOK_SECONDS):
+    def _sample_and_judge(self) -> None:
+        if self._judges:
+            self._judges.start()
+        for image in self._remaining.sampled.values():
+            self._judge(image)
+        if self._sampler:
+            for sampled in self._sampler.sample(self._remaining.missing.keys(), self._check):
+                self._progress.write(sampled)
+                requests = self._remaining.missing[sampled.index, sampled.image_index]
+                self._judge(DrawnImage(index=sampled.index, image_index=sampled.image_index, asked=requests))
+        if self._judges:
+            self._judges.close_queue()
+            while not self._judges.wait(_CHECK_SECONDS):
                 self._check()
         self._check()
 
-    def _ask(self, image: DrawnImage) -> None:
-        """Have an image judged, where anybody judges."""
-        if self._asking:
-            self._asking.add(image)
+    def _judge(self, image: DrawnImage) -> None:
+        """Queue an image for the judge, if there is one."""
+        if self._judges:
+            self._judges.add(image)
         else:
-            self._record.image_finished()
+            self._progress.image_finished()
 
     def _check(self) -> None:
-        """Raise where the supervisor or the judge ends the evaluation."""
-        if self._asking:
-            self._asking.check()
+        """Raise if the supervisor or the judge ends the evaluation."""
+        if self._judges:
+            self._judges.check()
         self._control.check()
-        self._record.alive()
+        self._progress.heartbeat()

@@ -1,4 +1,4 @@
-"""Asking a judge about images, many at a time, until each has an answer that can be read."""
+"""Threads that send images to a judge until each has a readable answer."""
 
 import logging
 import queue
@@ -7,113 +7,111 @@ import time
 from pathlib import Path
 
 from service.contracts.evaluations import IMAGES, DrawnImage, EvaluationJob, ImageAnswered
-from worker.engine.evaluation.judges import Abandoned, Judge, JudgeFailed, Said
-from worker.engine.evaluation.progress import Record
+from worker.engine.evaluation.judges import Judge, JudgeClosed, JudgeFailed, JudgeResponse
+from worker.engine.evaluation.progress import EvaluationProgress
 
 logger = logging.getLogger(__name__)
 
-LAST_ANSWERS_SECONDS = 3.0
-"""How long answers that are on their way are waited for when the evaluation ends early."""
-SURELY_MISUNDERSTOOD = 16
-"""So many images without an answer, and none with one, are not the images' fault."""
+STOP_SECONDS = 3.0
+"""Time for pending responses when the evaluation ends early."""
+MAX_UNANSWERED = 16
+"""Images without a response, and none with one, after which the judge has failed."""
 
 
-class Asking:
-    """Threads that ask. Images wait by name, and lie on disk until they are asked about.
+class JudgePool:
+    """Queues images by name, without limit, so that sampling continues while the judge is slow or unavailable."""
 
-    Names may wait in any number, so that drawing goes on while the judge is slow or away.
-    """
-
-    def __init__(self, job: EvaluationJob, judge: Judge, directory: Path, record: Record) -> None:
-        self._job, self._judge, self._record = job, judge, record
+    def __init__(self, job: EvaluationJob, judge: Judge, directory: Path, progress: EvaluationProgress) -> None:
+        self._job, self._judge, self._progress = job, judge, progress
         self._images = directory / IMAGES
         self._prompts = {prompt.index: prompt for prompt in job.benchmark.prompts}
-        self._waiting: queue.SimpleQueue[DrawnImage | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[DrawnImage | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._unanswered, self._answered = 0, len(job.done)
         self._error: Exception | None = None
         self._threads = [
-            threading.Thread(target=self._run, name=f"asking-{number}", daemon=True)
+            threading.Thread(target=self._run, name=f"judge-{number}", daemon=True)
             for number in range(judge.concurrency)
         ]
 
     def start(self) -> None:
-        """Begin to ask."""
+        """Start the threads."""
         for thread in self._threads:
             thread.start()
 
     def add(self, image: DrawnImage) -> None:
-        """Have the judge asked about an image whose file is there."""
-        self._waiting.put(image)
+        """Queue an image whose file exists."""
+        self._queue.put(image)
 
-    def no_more(self) -> None:
-        """All images were added."""
+    def close_queue(self) -> None:
+        """End the threads after the queued images."""
         for _ in self._threads:
-            self._waiting.put(None)
+            self._queue.put(None)
 
     def check(self) -> None:
-        """Raise what has ended the asking: JudgeFailed, or a fault of ours."""
+        """Raise the error that ended the threads: JudgeFailed, or an unexpected one."""
         if self._error is not None:
             raise self._error
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the last answer; whether it is there, or asking has ended otherwise."""
+        """Wait for the threads; whether all have ended."""
         deadline = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
     def stop(self) -> None:
-        """Ask nothing more, and take what answers are on their way."""
+        """Send no more requests and wait for pending responses."""
+        self._end()
+        self.wait(STOP_SECONDS)
+
+    def _end(self) -> None:
         self._stopping.set()
         self._judge.close()
-        self.no_more()
-        self.wait(LAST_ANSWERS_SECONDS)
+        self.close_queue()
 
     def _run(self) -> None:
         try:
-            while (image := self._waiting.get()) is not None and not self._stopping.is_set():
-                self._see_through(image)
-        except Abandoned as error:
+            while (image := self._queue.get()) is not None and not self._stopping.is_set():
+                self._judge_image(image)
+        except JudgeClosed as error:
             logger.info("%s", error)
-        except Exception as error:  # raised where it is waited for
+        except Exception as error:  # `check` raises it
             self._error = self._error or error
-            self._stopping.set()
-            self._judge.close()
-            self.no_more()
+            self._end()
 
-    def _see_through(self, image: DrawnImage) -> None:
-        """Ask about an image until an answer can be read, or often enough."""
+    def _judge_image(self, image: DrawnImage) -> None:
+        """Send an image until the answer is readable, at most `tries` times."""
         png = (self._images / image.file).read_bytes()
         prompt = self._prompts[image.index]
         for number in range(image.asked + 1, image.asked + self._judge.entry.tries + 1):
-            said = self._judge.ask(prompt, png)
-            self._record.say(
+            response = self._judge.ask(prompt, png)
+            self._progress.write(
                 ImageAnswered(
                     index=image.index,
                     image_index=image.image_index,
                     number=number,
-                    text=said.text,
-                    scores=said.verdict.scores,
-                    failure=said.verdict.failure,
-                    error=said.error,
-                    seconds=said.seconds,
+                    text=response.text,
+                    scores=response.verdict.scores,
+                    failure=response.verdict.failure,
+                    error=response.error,
+                    seconds=response.seconds,
                 )
             )
-            self._count(said)
-            if said.verdict.scores is not None or said.error:
+            self._count(response)
+            if response.verdict.scores is not None or response.error:
                 break
             if self._stopping.is_set():
                 return
-        self._record.image_finished()
+        self._progress.image_finished()
 
-    def _count(self, said: Said) -> None:
+    def _count(self, response: JudgeResponse) -> None:
         with self._lock:
-            self._answered += not said.error
-            self._unanswered += bool(said.error)
-            if not self._answered and self._unanswered >= min(SURELY_MISUNDERSTOOD, self._job.total_images):
+            self._answered += not response.error
+            self._unanswered += bool(response.error)
+            if not self._answered and self._unanswered >= min(MAX_UNANSWERED, self._job.total_images):
                 raise JudgeFailed(
-                    f"judge {self._judge.entry.name!r} answered about none of the first {self._unanswered} images; "
-                    f"at last: {said.error}"
+                    f"judge {self._judge.entry.name!r} gave no response for the first {self._unanswered} images; "
+                    f"last error: {response.error}"
                 )

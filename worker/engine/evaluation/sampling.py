@@ -1,4 +1,4 @@
-"""The images of an evaluation: drawn, given their rewards, and kept as files under their official names."""
+"""The images of an evaluation: sampled, scored by rewards, and written to files with their official names."""
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator
@@ -13,16 +13,16 @@ from service.contracts.evaluations import IMAGES, EvaluationJob, ImageDrawn, Ima
 from worker.engine.models.base import FlowModel
 from worker.engine.models.images import png
 from worker.engine.rewards.base import Reward, score_or_missing
-from worker.engine.sampling import Manner, draw
+from worker.engine.sampling import SamplingSettings, sample_images
 from worker.engine.training.checkpoint import read_manifest
 from worker.engine.training.event_log import finite
 
-Place = tuple[int, int]
-"""An image: its prompt's number in the benchmark, and its own among those of the prompt."""
+ImageKey = tuple[int, int]
+"""The index of an image's prompt in the benchmark, and of the image among those of the prompt."""
 
 
-class Drawer:
-    """Draws what is missing of an evaluation into `directory/images`."""
+class ImageSampler:
+    """Samples the missing images of an evaluation into `directory/images`."""
 
     def __init__(
         self, job: EvaluationJob, model: FlowModel, rewards: dict[str, Reward], directory: Path, checkpoint: Path | None
@@ -30,13 +30,13 @@ class Drawer:
         self._job, self._model, self._rewards = job, model, rewards
         self._checkpoint = checkpoint
         self._images = directory / IMAGES
-        self._manner = Manner.of(job.spec, model.entry)
+        self._settings = SamplingSettings.of(job.spec, model.entry)
 
-    def draw(self, wanted: Collection[Place], check: Callable[[], None]) -> Iterator[ImageDrawn]:
-        """Draw the wanted images, and write their files; each is told once its file is whole.
+    def sample(self, wanted: Collection[ImageKey], check: Callable[[], None]) -> Iterator[ImageDrawn]:
+        """Sample the wanted images; yields the event of each once its file is complete.
 
-        `check` is called before every evaluation of the network, and may raise to end it. ValueError for a checkpoint
-        that is damaged or of another architecture.
+        check: called before every evaluation of the network; may raise to stop. Raises ValueError for a checkpoint that
+        is damaged or of another architecture.
         """
         self._images.mkdir(exist_ok=True)
         with ExitStack() as stack:
@@ -46,27 +46,27 @@ class Drawer:
             for batch in self._batches(wanted):
                 prompts = [prompt.text for prompt, _ in batch]
                 seeds = [self._job.spec.seed + image_index for _, image_index in batch]
-                images = draw(self._model, prompts, seeds, self._manner, check)
+                images = sample_images(self._model, prompts, seeds, self._settings, check)
                 values = self._values(images, prompts)
                 for row, (prompt, image_index) in enumerate(batch):
                     if (prompt.index, image_index) in wanted:
                         yield self._write(images[row], prompt, image_index, values[row])
 
-    def _batches(self, wanted: Collection[Place]) -> Iterator[list[tuple[BenchmarkPrompt, int]]]:
-        """Every batch that has a wanted image, whole: an image's last bits depend on the others of its batch."""
-        places = [(prompt, j) for prompt in self._job.benchmark.prompts for j in range(self._job.spec.num_images)]
-        for start in range(0, len(places), self._manner.batch_size):
-            batch = places[start : start + self._manner.batch_size]
+    def _batches(self, wanted: Collection[ImageKey]) -> Iterator[list[tuple[BenchmarkPrompt, int]]]:
+        """Every batch with a wanted image, complete: the last bits of an image depend on its batch."""
+        keys = [(prompt, j) for prompt in self._job.benchmark.prompts for j in range(self._job.spec.num_images)]
+        for start in range(0, len(keys), self._settings.batch_size):
+            batch = keys[start : start + self._settings.batch_size]
             if any((prompt.index, image_index) in wanted for prompt, image_index in batch):
                 yield batch
 
     def _values(self, images: Tensor, prompts: list[str]) -> list[dict[str, float | None]]:
-        """Every image's rewards; null where one failed, or where the image is not finite."""
-        drawn = images.isfinite().flatten(1).all(dim=1).cpu()
+        """The rewards of each image; null where a reward failed or the image is not finite."""
+        finite_rows = images.isfinite().flatten(1).all(dim=1).cpu()
         values: list[dict[str, float | None]] = [{} for _ in prompts]
         for name, reward in self._rewards.items():
             scored, _ = score_or_missing(reward, name, images, prompts)
-            for row, value in enumerate(torch.where(drawn, scored, torch.nan).tolist()):
+            for row, value in enumerate(torch.where(finite_rows, scored, torch.nan).tolist()):
                 values[row][name] = finite(value)
         return values
 

@@ -5,25 +5,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class AdvantageConfig:
-    """How advantages are made; see `service.contracts.algorithms.Advantage` for meanings and sources."""
-
-    clip_max: float
-    std_eps: float
-    std_floor: float
-    scale: str
-    aggregation: str = "advantage"
-    std: str = "group"
+from service.contracts.algorithms.parts import Advantage
 
 
 @dataclass(frozen=True)
 class Advantages:
-    """Advantages and what they were made of.
+    """Advantages and their statistics.
 
-    values: [..., group]. spread, one per reward: [..., granularities], the group's standard deviation, NaN with fewer
-    than two valid values. zero_std_fraction: the share of terms that contributed nothing for want of spread.
+    values: [..., group]. spread: [rewards, ..., granularities], each group's standard deviation, NaN with fewer than
+    two valid values. zero_std_fraction: the share of groups that contribute 0 because they are flat.
     """
 
     values: Tensor
@@ -34,27 +24,29 @@ class Advantages:
 def group_z_scores(
     rewards: Tensor, std_eps: float, std_floor: float, batch: tuple[int, ...] = (-1,)
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """z-scores over the last dimension, (R − mean)/(std + std_eps), with missing values (NaN) left out.
+    """z-scores over the last dimension, (R − mean)/(std + std_eps), without missing values (NaN).
 
-    rewards: [..., group]; returns scores of that shape, the unbiased std of each group [...], and which groups are flat
-    [...]. A missing value is 0 and moves no other sample's score. A group is flat, all 0, with fewer than two valid
-    values (its std is NaN) or with a std under `std_floor`. `batch`: the dimensions whose values' standard deviation
-    divides, where it is not the group's own (Flow-GRPO's global std); flatness is then that of the batch.
+    rewards: [..., group]. batch: the dimensions over which the standard deviation is taken: the group, or the whole
+    batch (Flow-GRPO's global std).
+
+    Returns scores of the same shape, the unbiased std of each group [...], and which groups are flat [...]. The score
+    of a missing value is 0; other scores do not depend on it. All scores of a flat group are 0: it has fewer than two
+    valid values (its std is NaN) or a std (with `batch`, the batch's) under `std_floor`.
     """
     mean, std = _moments(rewards, (-1,))
     valid = rewards.isfinite()
-    centred = torch.where(valid, rewards - mean, 0.0)
+    centered = torch.where(valid, rewards - mean, 0.0)
     divisor = std if batch == (-1,) else _moments(rewards, batch)[1].expand_as(std)
     usable = std.isfinite() & (divisor >= max(std_floor, torch.finfo(std.dtype).tiny))
-    scores = torch.where(usable & valid, centred / (divisor + std_eps), 0.0)
+    scores = torch.where(usable & valid, centered / (divisor + std_eps), 0.0)
     return scores, std.squeeze(-1), ~usable.squeeze(-1)
 
 
 def _moments(rewards: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased std of the valid values over `dims`, which are kept; the std is NaN with fewer than two.
+    """Mean and unbiased std of the valid values over `dims` (keepdim); the std is NaN with fewer than two.
 
-    Summed as distances from the highest value, so that equal values have that mean and std 0 to the last bit: the
-    rounding of a sum, divided by its own std, would be an advantage.
+    The values are summed as distances from the maximum, so that equal values have exactly that mean and std 0.
+    Otherwise rounding errors, divided by their own std, would become advantages.
     """
     valid = rewards.isfinite()
     count = valid.sum(dim=dims, keepdim=True)
@@ -66,11 +58,12 @@ def _moments(rewards: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     return highest + mean, torch.where(count >= 2, (square / (count - 1).clamp(min=1)).sqrt(), torch.nan)
 
 
-def integrate_advantages(rewards: Tensor, weights: list[float], config: AdvantageConfig) -> Advantages:
+def integrate_advantages(rewards: Tensor, weights: list[float], config: Advantage) -> Advantages:
     """Multi-granularity advantage integration: Â = Σ_k w_k Σ_λ A^k_λ, clamped to ±clip_max.
 
-    rewards: [rewards, ..., group, granularities], NaN where a reward failed. With aggregation `reward` A is the z-score
-    of Σ_k w_k R^k. Scale `mean` divides by Σ|w|·|Λ| (by |Λ| with aggregation `reward`). Source: the paper's MGAI.
+    rewards: [rewards, ..., group, granularities], NaN where a reward failed. With aggregation `reward`, A is the
+    z-score of Σ_k w_k R^k. Scale `mean` divides by Σ|w|·|Λ| (by |Λ| with aggregation `reward`). Source: the paper's
+    MGAI.
     """
     tables = rewards.movedim(-2, -1)  # [rewards, ..., granularities, group]
     weight = torch.tensor(weights, dtype=rewards.dtype, device=rewards.device)

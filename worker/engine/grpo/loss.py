@@ -1,4 +1,4 @@
-"""What the update learns from, and the losses it is made into."""
+"""The trained states of a rollout, and the policy loss."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,21 +11,21 @@ from worker.engine.grpo.transitions import Transition, probability_ratio
 
 
 def clipped_objective(ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
-    """max(−A·r, −A·clip(r, 1−c, 1+c)), elementwise: each sample's loss. Source: PPO, as GRPO uses it."""
+    """Each sample's loss, max(−A·r, −A·clip(r, 1−c, 1+c)), elementwise. Source: PPO, as GRPO uses it."""
     clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
     return (-advantages * ratio).maximum(-advantages * clipped)
 
 
 @dataclass(frozen=True)
-class Experience:
-    """U trained states, each with the S samples drawn from it: a whole group off an anchor, or one of a chain.
+class RolloutBatch:
+    """U trained states, each with the S samples of its SDE step: a whole group at an anchor, or one sample of a chain.
 
     One evaluation of the network at a state serves all its samples. Latents end in [tokens, channels].
 
-    states: x_i [U, …]. samples: x' [U, S, …], float32 or better. old_log_probs: [U, S], by the policy that drew.
-    sde_steps and prompts: i and the prompt's index of each state. members: [U, S], each sample's place among the step's
-    advantages, flattened. pieces: the number, within its prompt, of the piece that a state belongs to; updates take
-    whole pieces.
+    states: x_i [U, …]. samples: x' [U, S, …], float32 or better. old_log_probs: [U, S], of the sampling policy.
+    sde_steps, prompts: i and the prompt index of each state. members: [U, S], each sample's index among the step's
+    flattened advantages. pieces: the index, within its prompt, of the piece that a state belongs to; minibatches
+    contain whole pieces.
     """
 
     states: Tensor
@@ -36,11 +36,11 @@ class Experience:
     members: Tensor
     pieces: tuple[int, ...]
 
-    def take(self, units: Sequence[int]) -> "Experience":
-        """The states `units` alone."""
+    def take(self, units: Sequence[int]) -> "RolloutBatch":
+        """Only the states `units`."""
         index = torch.tensor(units, dtype=torch.long)
         rows = index.to(self.states.device)
-        return Experience(
+        return RolloutBatch(
             self.states[rows],
             self.samples[rows],
             self.old_log_probs[rows],
@@ -50,25 +50,26 @@ class Experience:
             tuple(self.pieces[u] for u in units),
         )
 
-    def minibatches(self, count: int, orders: Sequence[Sequence[int]], first_prompt: int = 0) -> list["Experience"]:
-        """`count` parts with equal numbers of pieces. One part is everything, as it is.
+    def minibatches(self, count: int, orders: Sequence[Sequence[int]], first_prompt: int = 0) -> list["RolloutBatch"]:
+        """Divide into `count` minibatches with equal numbers of pieces.
 
-        orders: for each prompt a permutation of its pieces. They are dealt in turn, prompt after prompt of the whole
-        step, of which this process holds those from `first_prompt` on: so the number of processes changes nothing.
+        orders: for each prompt a permutation of its pieces. All pieces of the step are distributed in turn, prompt by
+        prompt; this process has the prompts from `first_prompt` on. The minibatches do not depend on the number of
+        processes.
         """
         if count == 1:
             return [self]
-        ranks = [{piece: rank for rank, piece in enumerate(order)} for order in orders]
-        dealt: list[list[int]] = [[] for _ in range(count)]
+        positions = [{piece: position for position, piece in enumerate(order)} for order in orders]
+        minibatches: list[list[int]] = [[] for _ in range(count)]
         for unit, (prompt, piece) in enumerate(zip(self.prompts, self.pieces, strict=True)):
-            place = (first_prompt + prompt) * len(orders[prompt]) + ranks[prompt][piece]
-            dealt[place % count].append(unit)
-        return [self.take(units) for units in dealt]
+            position = (first_prompt + prompt) * len(orders[prompt]) + positions[prompt][piece]
+            minibatches[position % count].append(unit)
+        return [self.take(units) for units in minibatches]
 
 
 @dataclass(frozen=True)
 class Objective:
-    """The loss: clipped policy gradient, and the divergence from the frozen base with its weight."""
+    """Hyperparameters of the loss: the clip range of the ratio, and the weight of the divergence from the base."""
 
     clip_range: float
     kl_weight: float = 0.0
@@ -76,7 +77,7 @@ class Objective:
 
 @dataclass(frozen=True)
 class LossPart:
-    """The loss of one forward: its share of the update's mean loss, and what is behind it, [states, S] or [states]."""
+    """The loss of one forward, as a part of the update's mean loss; its ratios [states, S] and divergence [states]."""
 
     loss: Tensor
     ratios: Tensor
@@ -86,7 +87,7 @@ class LossPart:
 
 def losses(
     policy: Velocity,
-    experience: Experience,
+    batch: RolloutBatch,
     advantages: Tensor,
     transitions: Mapping[int, Transition],
     objective: Objective,
@@ -96,16 +97,16 @@ def losses(
 ) -> Iterator[LossPart]:
     """The parts of an update's mean loss over samples, one forward of `rows` states each.
 
-    advantages: flat, indexed by `experience.members`. `share`: of the update's samples that this process holds. The
-    divergence is mean((μ−μ_ref)²)/(2·std²), each state's counted once per sample; `reference` is the base's velocity.
+    advantages: flat, indexed by `batch.members`. share: the share of the update's samples in this process. reference:
+    the velocity of the frozen base; the divergence of a state is mean((μ−μ_ref)²)/(2·std²), counted once per sample.
     """
-    total = experience.old_log_probs.numel() / share
-    samples_each = experience.old_log_probs.shape[1]
-    for start in range(0, len(experience.states), rows):
-        part = experience.take(range(start, min(start + rows, len(experience.states))))
+    total = batch.old_log_probs.numel() / share
+    samples_each = batch.old_log_probs.shape[1]
+    for start in range(0, len(batch.states), rows):
+        part = batch.take(range(start, min(start + rows, len(batch.states))))
         x, prompts = part.states, list(part.prompts)
         steps = torch.tensor(part.sde_steps)
-        sigma = _sigmas(part, transitions, x)
+        sigma = torch.tensor([transitions[i].sigma for i in part.sde_steps], dtype=x.dtype, device=x.device)
         velocity = filled(policy, x, sigma, prompts, rows)
         base = None if reference is None else filled(reference, x, sigma, prompts, rows)
         log_probs = torch.empty_like(part.old_log_probs)
@@ -124,8 +125,3 @@ def losses(
             loss = loss + objective.kl_weight * samples_each * divergence.sum()
         clipped = (ratio - 1.0).abs() > objective.clip_range
         yield LossPart(loss / total, ratio.detach(), clipped, divergence.detach())
-
-
-def _sigmas(part: Experience, transitions: Mapping[int, Transition], like: Tensor) -> Tensor:
-    values = [transitions[i].sigma for i in part.sde_steps]
-    return torch.tensor(values, dtype=like.dtype, device=like.device)

@@ -1,4 +1,4 @@
-"""Addressed randomness: every draw has an address, so batching, process count and resuming cannot change it."""
+"""Addressed randomness: noise depends on its address only, not on batches, processes or interruptions."""
 
 import hashlib
 from collections.abc import Callable
@@ -9,9 +9,9 @@ from torch import Tensor
 
 
 def generator(seed: int, *address: int | str) -> torch.Generator:
-    """A CPU generator for one address, such as ("sde", step, slot, i, g). Different addresses draw differently.
+    """A CPU generator for one address, such as ("sde", step, prompt, i, g).
 
-    (torch seeds this generator with 32 bits: among very many addresses a rare pair may coincide, which does no harm.)
+    torch seeds this generator with 32 bits: among very many addresses a few pairs may coincide, which does no harm.
     """
     text = "\x1f".join([str(seed), *(f"{type(part).__name__}:{part}" for part in address)])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
@@ -19,7 +19,7 @@ def generator(seed: int, *address: int | str) -> torch.Generator:
 
 
 def normal(shape: tuple[int, ...], seed: int, *address: int | str) -> Tensor:
-    """Standard normal noise of `shape`, float32 on the CPU: the same values wherever it is then sent."""
+    """Standard normal noise of `shape`, float32 on the CPU: the same values for every device."""
     return torch.randn(shape, generator=generator(seed, *address), dtype=torch.float32)
 
 
@@ -31,20 +31,20 @@ def permutation(length: int, seed: int, *address: int | str) -> list[int]:
 
 @dataclass(frozen=True)
 class StepNoise:
-    """The noises of one training step's rollout. Prompt 0 here is prompt `first_prompt` of all processes.
+    """The noise of one training step's rollout. Prompt 0 is prompt `first_prompt` of the step.
 
-    packed: makes latents [1, tokens, channels] of a draw for the model's unpacked shape.
+    packed: given a function from a shape to noise, returns packed latents [1, tokens, channels] of it. shape: [tokens,
+    channels].
     """
 
     seed: int
     step: int
     packed: Callable[[Callable[[tuple[int, ...]], Tensor]], Tensor]
     shape: tuple[int, ...]
-    """[tokens, channels]"""
     first_prompt: int = 0
 
     def initial(self, prompt: int, sample: int | None = None) -> Tensor:
-        """Noise [1, tokens, channels] that a prompt's group, or one sample of it, begins with."""
+        """Initial noise [1, tokens, channels] of a prompt's group, or of one sample of it."""
         address = (self.first_prompt + prompt,) if sample is None else (self.first_prompt + prompt, sample)
         return self.packed(lambda shape: normal(shape, self.seed, "initial", self.step, *address))
 

@@ -1,25 +1,25 @@
-"""Deterministic trajectories and the batched tree of continuations that branch off them."""
+"""Deterministic solvers, and the batched trees of continuations that start from stochastic samples."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from service.contracts.schedule import TreeNode
-from worker.engine.cpu_parallel import Check, Lanes
+from worker.engine.cpu_parallel import Check, map_shares
 from worker.engine.grpo.transitions import clean_estimate, ode_step
 
-_SHARES = 4
-"""Shares of a rollout for each lane. Each ends with a batch that is not full."""
 Velocity = Callable[[Tensor, Tensor, list[int]], Tensor]
 """velocity(latents [n, tokens, channels], sigmas [n], n prompt indices) → a tensor like the latents."""
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """ODE trajectories: kept states and velocities by step, and the clean ends, each [prompts, tokens, channels]."""
+    """ODE trajectories: states and velocities by step, and the clean latents, each [prompts, tokens, channels]."""
 
     states: dict[int, Tensor]
     velocities: dict[int, Tensor]
@@ -27,9 +27,9 @@ class Trajectory:
 
 
 def filled(velocity: Velocity, x: Tensor, sigma: Tensor, prompts: list[int], rows: int) -> Tensor:
-    """The velocity of n ≤ `rows` samples, evaluated as a batch of `rows`, which the last one fills up.
+    """The velocity of n ≤ `rows` samples, evaluated as a batch of `rows` padded with the last sample.
 
-    One shape for every evaluation of a kind: batches of another shape differ in the last bits, and so would ratios.
+    Batches of different shapes differ in the last bits, and so would the ratios.
     """
     missing = rows - len(x)
     if missing <= 0:
@@ -41,10 +41,10 @@ def filled(velocity: Velocity, x: Tensor, sigma: Tensor, prompts: list[int], row
 def ode_trajectory(
     velocity: Velocity, noise: Tensor, sigmas: Sequence[float], batch_size: int, keep: Sequence[int] = ()
 ) -> Trajectory:
-    """Denoise `noise` [prompts, tokens, channels] along all nodes; keep x_i and v_i for i in `keep`.
+    """Denoise `noise` [prompts, tokens, channels] along all nodes and keep x_i and v_i for i in `keep`.
 
-    Prompts go through the model in batches of one shape, `batch_size` or all of them, so that a later evaluation at a
-    kept state in a batch of that shape repeats the velocity bit for bit.
+    All batches have one shape, so that a later evaluation at a kept state in such a batch repeats the velocity bit for
+    bit.
     """
     rows = min(batch_size, len(noise))
     states: dict[int, list[Tensor]] = {i: [] for i in keep}
@@ -67,14 +67,42 @@ def ode_trajectory(
     )
 
 
+def dpm_solver_pp(velocity: Velocity, x: Tensor, nodes: Sequence[float], prompts: list[int]) -> Tensor:
+    """Denoise `x` [samples, tokens, channels] by DPM-Solver++ along the noise levels `nodes`, from that of x to 0.
+
+    Second-order multistep midpoint method in data prediction: with α = 1−σ, λ = log(α/σ), h the step in λ and D̂ the
+    clean estimate extrapolated by half a step from the last two, x' = (σ'/σ)·x − α'·(e^{−h} − 1)·D̂. The first step
+    uses the current estimate only; the last, to σ = 0, returns the clean estimate. Sources: DPM-Solver++ (arXiv
+    2211.01095), MixGRPO-Flash.
+    """
+    earlier: Tensor | None = None
+    earlier_step = 0.0
+    for sigma, following in pairwise(nodes):
+        v = velocity(x, torch.full((len(x),), sigma, dtype=x.dtype, device=x.device), prompts)
+        estimate = clean_estimate(x, v, sigma)
+        if following == 0.0:
+            return estimate
+        step = _log_snr(following) - _log_snr(sigma)
+        target = estimate
+        if earlier is not None:
+            target = estimate + (estimate - earlier) * (step / earlier_step / 2.0)
+        x = (following / sigma) * x - (1.0 - following) * math.expm1(-step) * target
+        earlier, earlier_step = estimate, step
+    raise ValueError(f"the nodes end at σ = {nodes[-1]}; they must end at 0, otherwise noise is scored")
+
+
+def _log_snr(sigma: float) -> float:
+    return math.log((1.0 - sigma) / sigma)
+
+
 @dataclass(frozen=True)
 class Branch:
-    """A sample waiting for an evaluation: its state [tokens, channels], where, and whose it is."""
+    """A state [tokens, channels] with its pending evaluation, its prompt, and its index among the results."""
 
     latents: Tensor
     tree: TreeNode
     prompt: int
-    place: tuple[int, ...]
+    index: tuple[int, ...]
 
 
 def denoise_branches(
@@ -83,25 +111,20 @@ def denoise_branches(
     sigmas: Sequence[float],
     batch_size: int,
     finish: Callable[[Branch, int, Tensor], None],
-    between_batches: Check = lambda: None,
+    check: Check = lambda: None,
 ) -> int:
-    """Evaluate every branch's tree in full batches, mixing prompts, nodes and strides; return the evaluations made.
+    """Evaluate every branch's tree in full batches that mix prompts, nodes and strides; return the evaluations.
 
-    `finish(branch, stride, x̂_0)` is called for each path that ends, by several lanes at once. Branches are dealt in
-    turn to shares, of which a lane takes the next when it has done one: a lane that is disturbed gets fewer.
-    `between_batches` may raise to abandon the rollout.
+    finish: called as `finish(branch, stride, x̂_0)` at the end of each path, from any thread. check: called between
+    batches; may raise to abort the rollout.
     """
     if not branches:
         return 0
-    lanes = Lanes.on(branches[0].latents.device, batch_size)
 
-    shares = 1 if lanes.number == 1 else lanes.number * _SHARES
+    def denoise(share: Sequence[Branch], batch_size: int, check: Check) -> int:
+        return _denoise(velocity, share, sigmas, batch_size, finish, check)
 
-    def share(number: int) -> Callable[[Check], int]:
-        own = branches[number::shares]
-        return lambda check: _denoise(velocity, own, sigmas, lanes.batch_size, finish, check)
-
-    return sum(lanes.run([share(number) for number in range(shares)], between_batches))
+    return sum(map_shares(denoise, branches, branches[0].latents.device, batch_size, check))
 
 
 def _denoise(
@@ -110,13 +133,13 @@ def _denoise(
     sigmas: Sequence[float],
     batch_size: int,
     finish: Callable[[Branch, int, Tensor], None],
-    between_batches: Check,
+    check: Check,
 ) -> int:
-    """One share. First come, first served: long paths are all begun early, so that the last batches are full."""
+    """Evaluate the trees first in, first out: all long paths start early, so that the last batches are full."""
     waiting = deque(branches)
     nfe = 0
     while waiting:
-        between_batches()
+        check()
         batch = [waiting.popleft() for _ in range(min(batch_size, len(waiting)))]
         x = torch.stack([branch.latents for branch in batch])
         sigma = torch.tensor([sigmas[branch.tree.node] for branch in batch], dtype=x.dtype, device=x.device)
@@ -129,5 +152,5 @@ def _denoise(
             for child in branch.tree.children:
                 delta = sigmas[child.node] - sigmas[branch.tree.node]
                 state = ode_step(x[index], v[index], delta)
-                waiting.append(Branch(state, child, branch.prompt, branch.place))
+                waiting.append(Branch(state, child, branch.prompt, branch.index))
     return nfe

@@ -20,15 +20,15 @@ def ode_step(x: Tensor, velocity: Tensor, delta: Tensor | float) -> Tensor:
 
 
 def clean_estimate(x: Tensor, velocity: Tensor, sigma: Tensor | float) -> Tensor:
-    """The image that the model expects at the end: x̂_0 = x − σ·v."""
+    """The model's estimate of the clean latents: x̂_0 = x − σ·v."""
     return x - sigma * velocity
 
 
 class Transition(ABC):
-    """One SDE step x' = μ + std·ε: what it does to the latents, and how likely it was."""
+    """One SDE step x' = μ + std·ε, with its log-probability."""
 
     sigma: float
-    """The noise level it starts from."""
+    """Noise level at the start of the step."""
 
     @classmethod
     @abstractmethod
@@ -53,7 +53,7 @@ class Transition(ABC):
 class FlowTransition(Transition):
     """One SDE step with std = s·√(−Δ), s = η·√(σ/(1−σ)).
 
-    μ = x·(1 + s²/(2σ)·Δ) + v·(1 + s²·(1−σ)/(2σ))·Δ. At σ = 1 the 1−σ under the root alone takes σ_1 for σ.
+    μ = x·(1 + s²/(2σ)·Δ) + v·(1 + s²·(1−σ)/(2σ))·Δ. At σ = 1, s uses σ_1 in place of σ in 1−σ.
     Source: Flow-GRPO's SDE as Granular-GRPO uses it.
     """
 
@@ -78,7 +78,7 @@ class FlowTransition(Transition):
 
 @dataclass(frozen=True)
 class DanceTransition(FlowTransition):
-    """The same SDE with s = η at every step. Source: DanceGRPO, which writes the drift through the score."""
+    """The SDE of FlowTransition with s = η at every step. Source: DanceGRPO, which expresses the drift by the score."""
 
     @classmethod
     def at(cls, sigmas: Sequence[float], step: int, eta: float) -> Self:
@@ -87,7 +87,7 @@ class DanceTransition(FlowTransition):
 
 @dataclass(frozen=True)
 class CpsTransition(Transition):
-    """A step that keeps the flow's coefficients: std = σ'·sin(ηπ/2), σ' the next noise level.
+    """A step that preserves the flow's coefficients: std = σ'·sin(ηπ/2), with σ' the next noise level.
 
     μ = x̂_0·(1−σ') + (x + (1−σ)·v)·√(σ'² − std²). Source: Flow-GRPO's later `cps` sampling.
     """
@@ -110,15 +110,15 @@ class CpsTransition(Transition):
         return clean_estimate(x, velocity, self.sigma) * (1.0 - self.following) + noise * kept
 
     def log_prob(self, value: Tensor, mean: Tensor) -> Tensor:
-        """−mean((x' − μ)²): as published, without the variance; the clip range 1e-5 belongs to this form."""
+        """−mean((x' − μ)²), without the variance, as published; the clip range 1e-5 refers to this form."""
         return -(value.detach() - mean).square().mean(dim=(-2, -1))
 
 
 def gaussian_log_prob(value: Tensor, mean: Tensor, std: float) -> Tensor:
     """Log-density of `value` under N(mean, std²), **averaged** over the last two dimensions (tokens, channels).
 
-    `value` and `mean` broadcast to [..., tokens, channels]; the result is [...]. `value` carries no gradient. An
-    average makes the ratio the D-th root of the true one, hence clip ranges about 1e-4. Source: DanceGRPO, Flow-GRPO.
+    `value` and `mean` broadcast to [..., tokens, channels]; the result is [...]. `value` carries no gradient. The
+    average makes the ratio the D-th root of the true one, so clip ranges are about 1e-4. Source: DanceGRPO, Flow-GRPO.
     """
     if std <= 0.0:
         raise ValueError(f"a transition of standard deviation {std} has no log-probability; eta must be positive")

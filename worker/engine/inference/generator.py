@@ -1,4 +1,4 @@
-"""Images from the base model or from checkpoints, with models kept warm between requests."""
+"""Images from the base model or from checkpoints, with models cached between requests."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -7,16 +7,17 @@ from pathlib import Path
 
 from service.contracts.catalog import load_catalog
 from service.contracts.generations import GenerationSpec
-from worker.engine.inference.model_cache import Warm
+from worker.engine.inference.model_cache import ModelCache
 from worker.engine.models import FlowModel, load_model
 from worker.engine.models.images import png
-from worker.engine.sampling import Manner, draw, fastest_device, precision_on
+from worker.engine.precision import default_device, default_dtype
+from worker.engine.sampling import SamplingSettings, sample_images
 from worker.engine.training.checkpoint import read_manifest
 
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """One image of a generation. `seed` alone, with the prompt and the numbers of the spec, makes it again."""
+    """One image of a generation. Its seed, the prompt and the settings of the spec reproduce it."""
 
     checkpoint: str
     prompt_index: int
@@ -26,47 +27,36 @@ class GeneratedImage:
 
 
 class Generator:
-    """Draws images on one device, by models that stay loaded while `warm` keeps them."""
+    """Generates images on one device, with models from a cache."""
 
-    def __init__(self, device: str | None = None, warm: Warm | None = None) -> None:
-        self._device = fastest_device(device)
-        self._warm = warm or Warm()
+    def __init__(self, device: str | None = None, cache: ModelCache | None = None) -> None:
+        self._device, self._cache = default_device(device), cache or ModelCache()
 
-    def generate(
-        self,
-        spec: GenerationSpec,
-        checkpoints: Mapping[str, Path | None],
-    ) -> Iterator[GeneratedImage]:
-        """Draw every image of `spec`, checkpoint by checkpoint; `checkpoints` gives each one's directory, base None.
+    def generate(self, spec: GenerationSpec, checkpoints: Mapping[str, Path | None]) -> Iterator[GeneratedImage]:
+        """Generate the images of `spec` for each of `checkpoints`, directories by name; None for the base model.
 
-        Image j of a prompt has seed `spec.seed + j` and the noise that the diffusers pipeline draws for it, for every
-        checkpoint alike. Raises ValueError for a checkpoint that is damaged or of another architecture.
+        Image j of a prompt has seed `spec.seed + j` and the noise of the diffusers pipeline for it, in all checkpoints.
+        Raises ValueError for a checkpoint that is damaged or of another architecture.
         """
         model = self.load(spec.model)
-        manner = Manner.of(spec, model.entry)
-        places = [(p, j) for p in range(len(spec.prompts)) for j in range(spec.num_images)]
+        settings = SamplingSettings.of(spec, model.entry)
+        keys = [(p, j) for p in range(len(spec.prompts)) for j in range(spec.num_images)]
         for name, directory in checkpoints.items():
-            weights = model.checkpoint_weights(directory, read_manifest(directory)) if directory else nullcontext()
-            with weights:
-                for start in range(0, len(places), manner.batch_size):
-                    batch = places[start : start + manner.batch_size]
+            with model.checkpoint_weights(directory, read_manifest(directory)) if directory else nullcontext():
+                for start in range(0, len(keys), settings.batch_size):
+                    batch = keys[start : start + settings.batch_size]
                     prompts, seeds = [spec.prompts[p] for p, _ in batch], [spec.seed + j for _, j in batch]
-                    for (p, j), image in zip(batch, draw(model, prompts, seeds, manner), strict=True):
-                        seed = spec.seed + j
-                        metadata = {
-                            "prompt": spec.prompts[p],
-                            "seed": str(seed),
-                            "model": spec.model,
-                            "checkpoint": name,
-                        }
+                    images = sample_images(model, prompts, seeds, settings)
+                    for (p, j), prompt, seed, image in zip(batch, prompts, seeds, images, strict=True):
+                        metadata = {"prompt": prompt, "seed": str(seed), "model": spec.model, "checkpoint": name}
                         yield GeneratedImage(name, p, j, seed, png(image, metadata))
 
     def load(self, name: str) -> FlowModel:
-        """The catalog's model, loaded unless it is kept; it may have to be downloaded first."""
+        """The catalog's model, loaded if it is not cached; it may have to be downloaded first."""
         entry = load_catalog().model(name)
 
         def load() -> FlowModel:
-            return load_model(entry, self._device, precision_on(self._device, entry))
+            return load_model(entry, self._device, default_dtype(self._device, entry))
 
         size = FlowModel.weight_bytes
-        return self._warm.get(FlowModel, entry.model_dump_json(), load, size)  # type: ignore[type-abstract]
+        return self._cache.get(FlowModel, entry.model_dump_json(), load, size)  # type: ignore[type-abstract]

@@ -18,7 +18,7 @@ def check_model(entry: ModelEntry) -> None:
 
 def load_model(entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> FlowModel:
     """Load the catalog's model onto `device` in `dtype`, frozen. Raises ValueError if its files do not fit."""
-    precision.in_earnest()
+    precision.disable_tf32()
     return FAMILIES[entry.family].load(entry, device, dtype)
 
 

@@ -1,8 +1,9 @@
-"""Images in 8 bits, and as PNG."""
+"""Images in 8 bits, and as PNG files."""
 
 import io
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -22,3 +23,10 @@ def png(image: Tensor, metadata: Mapping[str, str] | None = None) -> bytes:
     buffer = io.BytesIO()
     to_pil(image).save(buffer, format="PNG", pnginfo=info)
     return buffer.getvalue()
+
+
+def read_png(data: bytes) -> Tensor:
+    """A PNG file as [3, height, width] in 0..1, float32."""
+    with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+        values = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
+    return torch.from_numpy(values).permute(2, 0, 1).contiguous()

@@ -1,1 +1,1 @@
-"""Servers of the catalog that are asked over HTTP: judges and remote rewards."""
+"""HTTP clients of the catalog's servers: judges and remote rewards."""

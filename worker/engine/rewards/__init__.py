@@ -27,7 +27,7 @@ KINDS: dict[str, type[Reward]] = {
 
 def load_reward(entry: RewardEntry, device: torch.device) -> Reward:
     """The catalog's reward, ready to score on `device`."""
-    precision.in_earnest()
+    precision.disable_tf32()
     return KINDS[entry.kind].load(entry, device)
 
 

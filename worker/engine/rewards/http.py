@@ -12,7 +12,7 @@ from PIL import Image
 
 from service.contracts.catalog import RewardEntry
 from worker.engine.remote.chat import png_file
-from worker.engine.remote.server import Fault
+from worker.engine.remote.server import RequestFailed
 from worker.engine.rewards.base import Answers
 from worker.engine.rewards.remote import FIRST_WAIT, ServerReward
 
@@ -38,10 +38,10 @@ class HttpReward(ServerReward):
         try:
             values = json.loads(data)["values"]
         except (ValueError, LookupError, TypeError, RecursionError) as error:
-            raise Fault(f"the response has no `values`: {self._server.excerpt(data)}") from error
+            raise RequestFailed(f"the response has no `values`: {self._server.excerpt(data)}") from error
         if not isinstance(values, list) or len(values) != len(prompts):
             said = f"{len(values)} values" if isinstance(values, list) else "`values` that are no list"
-            raise Fault(f"the response has {said} for {len(prompts)} images: {self._server.excerpt(data)}")
+            raise RequestFailed(f"the response has {said} for {len(prompts)} images: {self._server.excerpt(data)}")
         return _read(values)
 
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from service.contracts.catalog import RewardEntry
 from worker.engine.models.images import to_pil
-from worker.engine.remote.request_pool import Askers
-from worker.engine.remote.server import Fault, Refused, Server, SetUpWrongly, retrying
+from worker.engine.remote.request_pool import RequestPool
+from worker.engine.remote.server import Misconfigured, RequestFailed, RequestRejected, Server, retrying
 from worker.engine.rewards.base import Answers, RemoteReward
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,7 @@ class Breaker:
                 self._until = self._clock() + PAUSE_SECONDS
 
 
-class Unreadable(Fault):
+class Unreadable(RequestFailed):
     """The response contains no value. `kind`: the kind of failure that is counted."""
 
     def __init__(self, kind: str, detail: str) -> None:
@@ -71,7 +71,7 @@ class Unreadable(Fault):
 
 
 class ServerReward(RemoteReward):
-    """A reward by requests of `batch_size` images. Raises SetUpWrongly if its token is missing."""
+    """A reward by requests of `batch_size` images. Raises Misconfigured if its token is missing."""
 
     batch_size = 1
     """Images per request."""
@@ -82,7 +82,7 @@ class ServerReward(RemoteReward):
         self.server = self._server.host
         self._breaker = Breaker()
         self._retrying = retrying(threading.Event(), first_wait, entry.tries)
-        self._askers: Askers[Answers] = Askers(entry.concurrency)
+        self._pool: RequestPool[Answers] = RequestPool(entry.concurrency)
 
     @classmethod
     def load(cls, entry: RewardEntry, device: torch.device) -> "ServerReward":
@@ -90,7 +90,7 @@ class ServerReward(RemoteReward):
 
     @abstractmethod
     def ask(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Answers:
-        """Send one request. Raises Fault (including Unreadable), Refused or SetUpWrongly."""
+        """Send one request. Raises RequestFailed (including Unreadable), RequestRejected or Misconfigured."""
 
     def begin(
         self, images: Tensor, prompts: Sequence[str], check: Callable[[], None] = lambda: None
@@ -98,15 +98,15 @@ class ServerReward(RemoteReward):
         pil_images = [to_pil(image) for image in images.nan_to_num().cpu()]
         starts = range(0, len(prompts), self.batch_size)
         parts = [slice(start, start + self.batch_size) for start in starts]
-        return [self._askers.submit(partial(self._request, pil_images[part], prompts[part]), check) for part in parts]
+        return [self._pool.submit(partial(self._request, pil_images[part], prompts[part]), check) for part in parts]
 
     def _request(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Answers:
         if (away := self._breaker.away()) is not None:
             return nothing(len(prompts), "not_asked", away)
         try:
             answers = self._retrying(self.ask, images, prompts)
-        except (Refused, Fault, SetUpWrongly) as error:
-            kind = "refused" if isinstance(error, Refused) else getattr(error, "kind", "no_answer")
+        except (RequestRejected, RequestFailed, Misconfigured) as error:
+            kind = "refused" if isinstance(error, RequestRejected) else getattr(error, "kind", "no_answer")
             self._breaker.failed(str(error)) if kind == "no_answer" else self._breaker.answered()
             logger.warning("reward %s has no value for %d images (%s): %s", self.entry.name, len(prompts), kind, error)
             return nothing(len(prompts), kind, str(error))

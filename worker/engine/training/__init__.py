@@ -1,1 +1,1 @@
-"""The training loop and what it needs: prompts, events, held-out evaluation, checkpoints."""
+"""The training loop and its parts: rollout, optimizer, held-out evaluation, checkpoints and events."""

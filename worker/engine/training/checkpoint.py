@@ -1,112 +1,171 @@
-"""Checkpoints: written beside, made durable, then renamed into place; the manifest with hashes is the last file."""
+"""Checkpoints: written to a temporary directory, synced, then renamed; the manifest with hashes is the last file."""
 
 import hashlib
 import json
 import os
 import shutil
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.distributed.checkpoint.stateful import Stateful
 
+from service.contracts.events import CheckpointSaved
 from service.contracts.jobs import MANIFEST_FILE, CheckpointFile, CheckpointManifest
-from service.contracts.runs import RunSpec
-from worker.engine.models.base import FlowModel
 from worker.engine.models.sharding import like, whole_tensors
-from worker.engine.training.optimizer import Updater
+from worker.engine.training.context import RunContext
+from worker.engine.training.optimizer import PolicyOptimizer
 
 OPTIMIZER_FILE = "optimizer.safetensors"
-OWN_WEIGHTS_FILE = "own_weights.safetensors"
-"""The trained weights themselves, where a moving average of them is what the checkpoint offers."""
+PARAMETERS_FILE = "parameters.safetensors"
+"""The trained weights, where the checkpoint publishes their moving average."""
 STATE_FILE = "state.json"
 
 
-@dataclass
-class TrainingState:
-    """What a continuation needs beside weights and optimizer. Draws are addressed: there is no generator to save."""
+class Checkpointer:
+    """Saves a run as it was after its last complete step, and restores it exactly.
 
-    step: int
-    nfe: int
-    images: int
-    heldout_before: dict[str, list[float]]
-    skipped_updates: int
-    bad_steps: int
-    evaluated: bool = True
-    """Whether the evaluation that is due after this step has been done."""
-    threads: int | None = None
-    """Threads of each process that computed it; on a CPU another number gives other last bits."""
-    processes: int = 1
-    """Processes that computed it, likewise."""
-    training_nfe: int = 0
-    elapsed_seconds: float = 0.0
-    best: tuple[float | None, int] = (None, 0)
-    """Of `checkpoints.best`: the highest value, and evaluations since."""
-    rising: tuple[float | None, int] = (None, 0)
-    """Of `heldout.early_stop`, the same."""
-    missing_steps: dict[str, int] = field(default_factory=dict)
-    """Steps in a row in which a reward failed too often, by name."""
-
-
-def save_checkpoint(
-    root: Path, spec: RunSpec, model: FlowModel, updater: Updater, state: TrainingState, writes: bool = True
-) -> Path:
-    """Write `root/step-NNNNNN` and return it. Nothing of that name exists until it is whole; older ones stay valid.
-
-    Every rank of a run calls it, and one `writes`: what is sharded is put together for that one, tensor by tensor.
+    state: the parts of the run with a `state_dict`. Noise needs none: it depends on seed and step only.
     """
-    final = root / f"step-{state.step:06d}"
-    partial = root / f".{final.name}.partial"
-    if not writes:
-        _save_tensors(None, model, updater)
-        return final
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        _save_tensors(partial, model, updater)
-        (partial / STATE_FILE).write_text(json.dumps(vars(state)), encoding="utf-8")
-        files = tuple(_describe(path, partial) for path in sorted(partial.rglob("*")) if path.is_file())
-        manifest = CheckpointManifest(
-            model=spec.model,
-            architecture=model.architecture(),
-            kind=spec.training.adapter,
-            step=state.step,
-            lora_rank=spec.training.lora_rank if spec.training.adapter == "lora" else None,
-            lora_alpha=spec.training.lora_alpha if spec.training.adapter == "lora" else None,
-            spec=spec.model_dump(mode="json"),
-            files=files,
-        )
-        (partial / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
-        for path in [*partial.rglob("*"), partial]:
-            _sync(path)
-        partial.rename(final)
-        _sync(root)
-    except BaseException:
+
+    def __init__(self, context: RunContext, optimizer: PolicyOptimizer, state: Mapping[str, Stateful]) -> None:
+        self._spec, self._model, self._optimizer, self._parts = context.spec, context.model, optimizer, state
+        self._events, self._progress, self._distributed = context.events, context.progress, context.distributed
+        self._fulfilled = 0
+        """The newest request for a checkpoint that was fulfilled."""
+        self.snapshot()
+
+    def snapshot(self) -> None:
+        """Record the state between two steps: the next checkpoint stores it. All processes must call it."""
+        self._state = {name: part.state_dict() for name, part in self._parts.items()}
+        self._state["process"] = {"threads": torch.get_num_threads(), "number": self._distributed.world_size}
+        self._saved: Path | None = None
+
+    def save_if_due(self, last: bool, best: float | None, resumed: bool) -> None:
+        """Save where the schedule, a new best held-out value or a request of the supervisor demands it.
+
+        last: whether the run ends here. best: the value, if it is the best so far. resumed: whether the state was just
+        restored.
+        """
+        step, every = self._progress.step, self._spec.checkpoints.every
+        scheduled = last or bool(every and step > 0 and step % every == 0)
+        request = self._newest_request()
+        if ((scheduled or best is not None) and not resumed) or request > self._fulfilled:
+            self._save(request, best)
+
+    def save(self, best: float | None) -> None:
+        """Save the last snapshot. All processes must call it."""
+        self._save(self._newest_request(), best)
+
+    def _newest_request(self) -> int:
+        return self._distributed.broadcast(self._progress.control.checkpoint_request())
+
+    def _save(self, request: int, best: float | None) -> None:
+        if self._saved is None:
+            self._progress.report("checkpoint")
+            self._saved = self._write()
+        self._fulfilled = request
+        directory = self._saved.relative_to(self._events.directory).as_posix()
+        self._events.write(CheckpointSaved(step=self._progress.step, directory=directory, request=request, best=best))
+
+    def start_from(self, directory: Path) -> None:
+        """Start with the weights of a checkpoint and a new optimizer. Raises ValueError if they do not fit the run."""
+        manifest = read_manifest(directory)
+        training = self._spec.training
+        lora = (training.lora_rank, training.lora_alpha) if training.adapter == "lora" else (None, None)
+        expected = (self._model.architecture(), training.adapter, *lora)
+        # Imported weights have no architecture: loading compares the shapes of their tensors.
+        found = (manifest.architecture or expected[0], manifest.kind, manifest.lora_rank, manifest.lora_alpha)
+        if expected != found:
+            raise ValueError(
+                f"the checkpoint (architecture {found[0]}, {found[1]}, rank {found[2]}, alpha {found[3]}) does not fit "
+                f"the run (architecture {expected[0]}, {expected[1]}, rank {expected[2]}, alpha {expected[3]})"
+            )
+        self._model.load_trained(directory)
+        if self._optimizer.ema is not None:
+            self._optimizer.ema.reset()
+
+    def resume(self, directory: Path) -> None:
+        """Restore weights, moving average, optimizer and state of a checkpoint of this run."""
+        self.start_from(directory)
+        parameters, adamw = self._optimizer.parameters, self._optimizer.adamw
+        if self._optimizer.ema is not None:
+            own = load_file(directory / PARAMETERS_FILE)
+            with torch.no_grad():
+                for index, parameter in enumerate(parameters):
+                    parameter.copy_(like(own[str(index)], parameter))
+        states: dict[int, dict[str, Tensor]] = {}
+        for name, tensor in load_file(directory / OPTIMIZER_FILE).items():
+            index, key = int(name.split(".", 1)[0]), name.split(".", 1)[1]
+            parameter = parameters[index]
+            states.setdefault(index, {})[key] = like(tensor, parameter) if tensor.shape == parameter.shape else tensor
+        adamw.load_state_dict({**adamw.state_dict(), "state": states})
+        state: dict[str, Any] = json.loads((directory / STATE_FILE).read_text(encoding="utf-8"))
+        for name, part in self._parts.items():
+            part.load_state_dict(state[name])
+        self._state = state
+        if self._model.device.type == "cpu" and state["process"]["number"] == self._distributed.world_size:
+            torch.set_num_threads(state["process"]["threads"])  # another number changes the last bits on a CPU
+
+    def _write(self) -> Path:
+        """Write `checkpoints/step-NNNNNN`, which exists only once it is complete. All processes must call it."""
+        step, training = self._progress.step, self._spec.training
+        root = self._events.directory / "checkpoints"
+        final = root / f"step-{step:06d}"
+        partial = root / f".{final.name}.partial"
+        if not self._distributed.is_main:
+            self._save_tensors(None)
+            return final
         shutil.rmtree(partial, ignore_errors=True)
-        raise
-    return final
+        partial.mkdir(parents=True)
+        try:
+            self._save_tensors(partial)
+            (partial / STATE_FILE).write_text(json.dumps(self._state), encoding="utf-8")
+            files = tuple(_describe(path, partial) for path in sorted(partial.rglob("*")) if path.is_file())
+            manifest = CheckpointManifest(
+                model=self._spec.model,
+                architecture=self._model.architecture(),
+                kind=training.adapter,
+                step=step,
+                lora_rank=training.lora_rank if training.adapter == "lora" else None,
+                lora_alpha=training.lora_alpha if training.adapter == "lora" else None,
+                spec=self._spec.model_dump(mode="json"),
+                files=files,
+            )
+            (partial / MANIFEST_FILE).write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+            for path in [*partial.rglob("*"), partial]:
+                _sync(path)
+            partial.rename(final)
+            _sync(root)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+        return final
 
-
-def _save_tensors(directory: Path | None, model: FlowModel, updater: Updater) -> None:
-    """Put weights and optimizer together, and write them if there is a directory."""
-    with updater.offered_weights():
-        model.save_trained(directory)
-    files = {OPTIMIZER_FILE: _optimizer_tensors(updater.optimizer)}
-    if updater.ema is not None:
-        files[OWN_WEIGHTS_FILE] = {str(index): parameter.detach() for index, parameter in enumerate(updater.parameters)}
-    for name, tensors in files.items():
-        found = whole_tensors(tensors, keep=directory is not None)
-        if directory is not None:
-            save_file(found, directory / name)
+    def _save_tensors(self, directory: Path | None) -> None:
+        """Gather weights and optimizer tensor by tensor, and write them if there is a directory."""
+        optimizer = self._optimizer
+        with optimizer.published_weights():
+            self._model.save_trained(directory)
+        states = optimizer.adamw.state_dict()["state"].items()
+        files = {OPTIMIZER_FILE: {f"{i}.{key}": t.contiguous() for i, state in states for key, t in state.items()}}
+        if optimizer.ema is not None:
+            files[PARAMETERS_FILE] = {str(i): parameter.detach() for i, parameter in enumerate(optimizer.parameters)}
+        for name, tensors in files.items():
+            gathered = whole_tensors(tensors, keep=directory is not None)
+            if directory is not None:
+                save_file(gathered, directory / name)
 
 
 def read_manifest(directory: Path) -> CheckpointManifest:
-    """The manifest of a checkpoint whose every file is there, whole and unchanged; ValueError says which is not."""
+    """The manifest of a checkpoint; ValueError names the first file that is missing or changed."""
     try:
         manifest = CheckpointManifest.model_validate_json((directory / MANIFEST_FILE).read_bytes())
     except FileNotFoundError as error:
-        raise ValueError(f"{directory} is no checkpoint: it has no {MANIFEST_FILE}") from error
+        raise ValueError(f"{directory} is not a checkpoint: it has no {MANIFEST_FILE}") from error
     for file in manifest.files:
         path = directory / file.name
         if not path.resolve().is_relative_to(directory.resolve()):
@@ -114,48 +173,6 @@ def read_manifest(directory: Path) -> CheckpointManifest:
         if not path.is_file() or _describe(path, directory) != file:
             raise ValueError(f"checkpoint file {file.name!r} in {directory} is missing or was changed")
     return manifest
-
-
-def load_weights(directory: Path, spec: RunSpec, model: FlowModel) -> None:
-    """Start `model`'s trained weights from a checkpoint; ValueError where it belongs to another model or adapter."""
-    manifest = read_manifest(directory)
-    training = spec.training
-    lora = (training.lora_rank, training.lora_alpha) if training.adapter == "lora" else (None, None)
-    wanted = (model.architecture(), training.adapter, *lora)
-    # Imported weights know no architecture: the shapes of their tensors decide when they are loaded.
-    found = (manifest.architecture or wanted[0], manifest.kind, manifest.lora_rank, manifest.lora_alpha)
-    if wanted != found:
-        raise ValueError(
-            f"the checkpoint (architecture {found[0]}, {found[1]}, rank {found[2]}, alpha {found[3]}) does not fit "
-            f"the run (architecture {wanted[0]}, {wanted[1]}, rank {wanted[2]}, alpha {wanted[3]})"
-        )
-    model.load_trained(directory)
-
-
-def load_training(directory: Path, spec: RunSpec, model: FlowModel, updater: Updater) -> TrainingState:
-    """Continue exactly: weights, their average, optimizer and state of a checkpoint of the same run."""
-    load_weights(directory, spec, model)
-    if updater.ema is not None:
-        updater.ema.reset()
-        own = load_file(directory / OWN_WEIGHTS_FILE)
-        with torch.no_grad():
-            for number, parameter in enumerate(updater.parameters):
-                parameter.copy_(like(own[str(number)], parameter))
-    saved = load_file(directory / OPTIMIZER_FILE)
-    states: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in saved.items():
-        index, key = name.split(".", 1)
-        parameter = updater.parameters[int(index)]
-        states.setdefault(int(index), {})[key] = like(tensor, parameter) if tensor.shape == parameter.shape else tensor
-    updater.optimizer.load_state_dict({**updater.optimizer.state_dict(), "state": states})
-    state = TrainingState(**json.loads((directory / STATE_FILE).read_text(encoding="utf-8")))
-    updater.skipped, updater.bad_steps = state.skipped_updates, state.bad_steps
-    return state
-
-
-def _optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    states = optimizer.state_dict()["state"]
-    return {f"{index}.{key}": value.contiguous() for index, state in states.items() for key, value in state.items()}
 
 
 def _describe(path: Path, root: Path) -> CheckpointFile:

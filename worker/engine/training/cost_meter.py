@@ -1,4 +1,4 @@
-"""Seconds, nfe and memory of a step, by part."""
+"""Seconds, NFE (number of function evaluations: calls of the network, in samples) and memory of each part of a step."""
 
 import os
 import threading
@@ -7,26 +7,32 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
-_RESIDENT = Path("/proc/self/statm")
+from worker.engine.training.distributed import Distributed
+
+_STATM = Path("/proc/self/statm")
 _ROLLOUT = ("anchor", "branch", "continuation")
 
 
-class Meter:
-    """Counts what a step costs. On CUDA each part waits for the device, so that its seconds are its own."""
+class CostMeter:
+    """Measures what a step costs. On CUDA, entering and leaving a part synchronizes the device.
 
-    def __init__(self, device: torch.device, passes: int = 1) -> None:
-        self._device, self._passes = device, passes
+    passes: forwards of the network per velocity (2 with classifier-free guidance).
+    """
+
+    def __init__(self, distributed: Distributed, passes: int = 1) -> None:
+        self._distributed, self._device, self._passes = distributed, distributed.device, passes
         self.total_nfe = 0
         self.training_nfe = 0
-        """Of rollouts alone: what methods are compared by."""
+        """Of rollouts only: the cost by which methods are compared."""
         self.total_images = 0
         self._lock = threading.Lock()
-        self._within: Counter[str] = Counter()
-        """How many lanes are in each part."""
-        self._since = 0.0
+        self._active: Counter[str] = Counter()
+        """Threads inside each part."""
+        self._changed_at = 0.0
         self._reset()
 
     def _reset(self) -> None:
@@ -36,27 +42,27 @@ class Meter:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Add the enclosed seconds to part `name`. Parts that lanes are in at the same time divide them."""
-        self._move(name, 1)
+        """Add the seconds of the enclosed block to part `name`. Threads in parts at the same time share the seconds."""
+        self._switch(name, 1)
         try:
             yield
         finally:
-            self._move(name, -1)
+            self._switch(name, -1)
 
-    def _move(self, name: str, change: int) -> None:
-        """Divide the time since the last such call among the lanes in a part; then one enters or leaves `name`."""
+    def _switch(self, name: str, change: int) -> None:
+        """Distribute the time since the last call over the active threads' parts; then one enters or leaves `name`."""
         with self._lock:
             now = self._now()
-            lanes = sum(self._within.values())
-            for part, number in self._within.items():
-                self._seconds[part] += (now - self._since) * number / lanes
-            self._since = now
+            threads = sum(self._active.values())
+            for part, number in self._active.items():
+                self._seconds[part] += (now - self._changed_at) * number / threads
+            self._changed_at = now
             if change < 0:
                 self._memory[name] = max(self._memory[name], self._bytes())
             elif self._device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(self._device)
-            self._within[name] += change
-            self._within = +self._within
+            self._active[name] += change
+            self._active = +self._active
 
     def _now(self) -> float:
         if self._device.type == "cuda":
@@ -64,18 +70,15 @@ class Meter:
         return time.perf_counter()
 
     def _bytes(self) -> int:
-        """On CUDA the most that was allocated since a part began; else what this process has in memory now."""
+        """On CUDA the peak allocation since a part was entered; otherwise this process's resident memory."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
-        if not _RESIDENT.exists():  # not Linux
+        if not _STATM.exists():  # not Linux
             return 0
-        return int(_RESIDENT.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def count(self, part: str, nfe: int) -> None:
-        """Add network evaluations (samples, not calls) to part `name` and to the run's total.
-
-        Where guidance takes several `passes` of the network, each sample's evaluation counts as so many.
-        """
+        """Add NFE of velocities (samples, not calls) to part `part` and to the totals."""
         nfe *= self._passes
         self._nfe[part] += nfe
         self.total_nfe += nfe
@@ -83,22 +86,32 @@ class Meter:
             self.training_nfe += nfe
 
     def count_images(self, images: int) -> None:
-        """Add judged images to the run's total."""
+        """Add scored images to the total."""
         with self._lock:
             self.total_images += images
 
     def totals(self) -> dict[str, float]:
-        """The metrics of the run's totals."""
+        """The metrics of the totals."""
         return {"nfe/total": float(self.total_nfe), "images/total": float(self.total_images)}
 
     def take(self) -> dict[str, float]:
-        """The metrics since the last call, and the run's totals."""
-        values: dict[str, float] = {f"seconds/{part}": seconds for part, seconds in self._seconds.items()}
+        """The metrics since the last call, and the totals."""
+        values = {f"seconds/{part}": seconds for part, seconds in self._seconds.items()}
         values |= {f"nfe/{part}": float(count) for part, count in self._nfe.items()}
         values |= self.totals()
-        memory = {part: most for part, most in self._memory.items() if most}
+        memory = {f"memory/{part}": float(peak) for part, peak in self._memory.items() if peak}
         if memory:
-            values |= {f"memory/{part}": float(most) for part, most in memory.items()}
-            values["memory/peak_bytes"] = float(max(memory.values()))
+            values |= {**memory, "memory/peak_bytes": max(memory.values())}
         self._reset()
         return values
+
+    def state_dict(self) -> dict[str, Any]:
+        """The totals over all processes."""
+        own = (self.total_nfe, self.training_nfe, self.total_images)
+        totals = zip(*self._distributed.all_gather_object(own), strict=True)
+        return dict(zip(("nfe", "training_nfe", "images"), map(sum, totals), strict=True))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        if self._distributed.is_main:  # every process counts its own work; the saved totals belong to one of them
+            self.total_nfe, self.total_images = state["nfe"], state["images"]
+            self.training_nfe = state["training_nfe"]

@@ -1,4 +1,4 @@
-"""Writes what happens, one JSON line each, and reads what the supervisor asks."""
+"""Events of an attempt, one JSON line each, and the supervisor's control file."""
 
 import math
 import os
@@ -11,18 +11,15 @@ from service.contracts.jobs import CONTROL_FILE, EVENTS_FILE, Control
 
 
 class Cancelled(Exception):
-    """The supervisor asked the run to end."""
+    """The supervisor requests that the run ends."""
 
 
 class Paused(Exception):
-    """The supervisor asked the run to save what is done, and to end."""
+    """The supervisor requests that the run saves its state and ends."""
 
 
 class EventWriter:
-    """Appends to `events.jsonl` in the attempt's directory; a line is with the system before the call returns.
-
-    Any thread may write: lines stay whole.
-    """
+    """Appends to `events.jsonl` in the attempt's directory and flushes each line. Safe to call from any thread."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -37,33 +34,33 @@ class EventWriter:
             self._file.flush()
 
     def close(self) -> None:
-        """Make everything written durable."""
+        """Sync the file to disk and close it."""
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
 
 
-class Unheard(EventWriter):
-    """What every rank but the leading one has: that one speaks for all."""
+class NullEventWriter(EventWriter):
+    """Discards events: the writer of all processes of a run except the main one."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def write(self, event: BaseModel) -> None:
-        """Leave it unsaid."""
+        """Discard the event."""
 
     def close(self) -> None:
-        """Nothing is open."""
+        """Do nothing."""
 
 
 class ControlFile:
-    """The file by which the supervisor reaches the run. It is replaced whole, and holds the newest wish alone."""
+    """The supervisor's newest request; the file is replaced atomically."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / CONTROL_FILE
 
     def check(self) -> None:
-        """Raise Cancelled or Paused when the run was asked to stop."""
+        """Raise Cancelled or Paused if the supervisor requests it."""
         match self._read():
             case Control(action="cancel"):
                 raise Cancelled
@@ -71,7 +68,7 @@ class ControlFile:
                 raise Paused
 
     def checkpoint_request(self) -> int:
-        """The number of the newest request for a checkpoint out of turn; 0 where there is none."""
+        """The number of the newest request for an extra checkpoint; 0 without one."""
         control = self._read()
         return control.request if control is not None else 0
 
@@ -83,5 +80,5 @@ class ControlFile:
 
 
 def finite(value: float) -> float | None:
-    """The value as JSON can carry it: null where it is not finite."""
+    """The value as JSON can represent it: null where it is not finite."""
     return value if math.isfinite(value) else None

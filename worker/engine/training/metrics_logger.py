@@ -1,17 +1,110 @@
-"""What a run tells of its steps: metrics of rewards, reward groups, images."""
+"""Events about the steps of a run: metrics, reward groups, and sample images."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from service.contracts.events import RewardGroup, Sample
+from service.contracts.events import Metrics, RewardGroup, RewardGroups, Sample
 from worker.engine.grpo.advantages import Advantages
 from worker.engine.grpo.algorithms.base import Algorithm
 from worker.engine.models.images import png
-from worker.engine.training.event_log import EventWriter, finite
+from worker.engine.training.context import RunContext
+from worker.engine.training.evaluator import HeldoutEvaluator
+from worker.engine.training.event_log import finite
+from worker.engine.training.reward_scorer import RewardScorer
+
+
+@dataclass
+class MetricsLogger:
+    """Writes metrics, reward groups and images of the current step."""
+
+    context: RunContext
+    scorer: RewardScorer
+    algorithm: Algorithm
+
+    def log(self, values: Mapping[str, float]) -> None:
+        """Write metrics, combined over all processes."""
+        elapsed = {
+            "elapsed/seconds": self.context.progress.elapsed_seconds,
+            "elapsed/nfe": float(self.context.meter.training_nfe),
+        }
+        combined = self.context.distributed.reduce_metrics({**values, **elapsed})
+        metrics = {name: finite(value) for name, value in combined.items()}
+        self.context.events.write(Metrics(step=self.context.progress.step, values=metrics))
+
+    def log_step(
+        self,
+        prompts: Sequence[str],
+        rewards: Tensor,
+        anchor_rewards: Tensor | None,
+        advantages: Advantages,
+        update: Mapping[str, float],
+    ) -> None:
+        """Write the metrics and the groups of a step's rewards [rewards, P, K, G, Λ], and the update's metrics."""
+        names = list(self.context.rewards)
+        missing = self.context.distributed.all_gather_object(self.scorer.take_missing())
+        metrics = reward_metrics(names, rewards, anchor_rewards, advantages, missing)
+        self.log({**update, **metrics, **self.context.meter.take()})
+        groups = reward_groups(names, prompts, rewards, self.algorithm)
+        self.context.events.write(RewardGroups(step=self.context.progress.step, groups=groups))
+
+    def log_heldout_images(self, latents: Tensor, values: Tensor, evaluator: HeldoutEvaluator) -> None:
+        """Write the held-out images of clean `latents` with their `values` [rewards, pairs]."""
+        if not len(latents) or not self.context.distributed.is_main:
+            return
+        for index, image in enumerate(self.scorer.decode(latents, "heldout_")):
+            scores = dict(zip(evaluator.names, values[:, index].tolist(), strict=True))
+            self._log_image(image, "heldout", index, evaluator.prompt(index), scores)
+
+    def log_best_and_worst(self, prompts: Sequence[str], ends: Tensor, rewards: Tensor) -> None:
+        """For each of the first prompts: write the best and worst image of the group whose rewards spread most.
+
+        ends: clean latents [P, K, G, Λ, …] of this process's shard of the `prompts`. rewards: [rewards, P, K, G, Λ] of
+        all prompts.
+        """
+        distributed, weights = self.context.distributed, self.context.rewards
+        totals = (rewards * torch.tensor(list(weights.values()))[:, None, None, None, None]).sum(dim=0)
+        shard = distributed.shard(len(prompts))
+        groups = widest_groups(totals)[: self.context.spec.heldout.samples]
+        shown = [(p, *group) for p, group in enumerate(groups) if group is not None]
+        chosen = [best_and_worst(totals[p, k, :, s]) for p, k, s in shown]
+        latents = ends.new_zeros(len(shown), 2, *ends.shape[4:])
+        for row, ((p, k, s), pair) in enumerate(zip(shown, chosen, strict=True)):
+            if p in shard:
+                latents[row] = ends[p - shard.start, k, pair, s]
+        latents = distributed.all_reduce(latents)
+        if not distributed.is_main:
+            return
+        for row, ((p, k, s), pair) in enumerate(zip(shown, chosen, strict=True)):
+            images = self.scorer.decode(latents[row], "heldout_")
+            group = {"sde_step": self.algorithm.group_steps[k], "granularity": self.algorithm.granularities[s]}
+            for kind, g, image in zip(("best", "worst"), pair, images, strict=True):
+                scores = dict(zip(weights, rewards[:, p, k, g, s].tolist(), strict=True))
+                self._log_image(image, kind, p, prompts[p], scores, **group)
+
+    def _log_image(
+        self, image: Tensor, kind: str, index: int, prompt: str, scores: Mapping[str, float], **group: int
+    ) -> None:
+        """Write an image [3, height, width] in 0..1 as a PNG file, and its event."""
+        events, step, data = self.context.events, self.context.progress.step, png(image)
+        directory = events.directory / "samples"
+        directory.mkdir(exist_ok=True)
+        file = directory / f"{step:06d}-{kind}-{index:03d}.png"
+        file.write_bytes(data)
+        event = {
+            "step": step,
+            "kind": kind,
+            "index": index,
+            "prompt": prompt,
+            "rewards": {name: finite(value) for name, value in scores.items()},
+            "file": file.relative_to(events.directory).as_posix(),
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "size": len(data),
+        }
+        events.write(Sample.model_validate({**event, **group}))
 
 
 def reward_metrics(
@@ -21,9 +114,9 @@ def reward_metrics(
     advantages: Advantages,
     missing: Sequence[Mapping[str, int]],
 ) -> dict[str, float]:
-    """Metrics of a step's rewards [rewards, P, K, G, Λ], anchors' rewards [rewards, P] and advantages.
+    """Metrics of a step's rewards [rewards, P, K, G, Λ], anchor rewards [rewards, P] and advantages.
 
-    missing: by rank, how often a reward gave no value, by reward and cause.
+    missing: for each process, the number of failures by NAME/KIND.
     """
     values: dict[str, float] = {}
     for k, name in enumerate(names):
@@ -32,8 +125,8 @@ def reward_metrics(
             values[f"anchor/{name}"] = anchor_rewards[k].nanmean().item()
         values[f"spread/{name}"] = advantages.spread[k].nanmean().item()
         values[f"failures/{name}"] = float((~rewards[k].isfinite()).sum())
-    for of_rank in missing:
-        values |= {f"failures/{kind}": values.get(f"failures/{kind}", 0.0) + n for kind, n in of_rank.items()}
+    for counts in missing:
+        values |= {f"failures/{kind}": values.get(f"failures/{kind}", 0.0) + n for kind, n in counts.items()}
     values["zero_std_fraction"] = advantages.zero_std_fraction
     values["advantage/abs_mean"] = advantages.values.abs().mean().item()
     return values
@@ -54,54 +147,24 @@ def reward_groups(
         )
         for r, name in enumerate(names)
         for p, prompt in enumerate(prompts)
-        for k, i in enumerate(algorithm.places)
+        for k, i in enumerate(algorithm.group_steps)
         for s, stride in enumerate(algorithm.granularities)
     ]
 
 
-def show(
-    events: EventWriter,
-    image: Tensor,
-    *,
-    step: int,
-    kind: str,
-    index: int,
-    prompt: str,
-    rewards: dict[str, float | None],
-    **drawn: int,
-) -> None:
-    """Write an image [3, height, width] in 0..1 as a file, and tell of it; `drawn`: the group it is of."""
-    file, sha256, size = write_png(events.directory, f"{step:06d}-{kind}-{index:03d}.png", image)
-    said = {"step": step, "kind": kind, "index": index, "prompt": prompt, "rewards": rewards, **drawn}
-    events.write(Sample(**said, file=file, sha256=sha256, size=size))
+def widest_groups(totals: Tensor) -> list[tuple[int, int] | None]:
+    """For each prompt the (SDE step, granularity) index of the group with the largest range; None if all are 0.
 
-
-def write_png(directory: Path, name: str, image: Tensor) -> tuple[str, str, int]:
-    """Write `samples/name`; return the path relative to `directory`, its sha256 and its size in bytes."""
-    data = png(image)
-    target = directory / "samples" / name
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(data)
-    return target.relative_to(directory).as_posix(), hashlib.sha256(data).hexdigest(), len(data)
-
-
-def widest_groups(totals: Tensor) -> list[tuple[int, int]]:
-    """For each prompt the (SDE step, granularity) index whose group spreads most.
-
-    totals: weighted rewards [prompts, K, G, Λ], NaN where missing. Prompts without any spread are left out as (-1, -1).
+    totals: weighted rewards [prompts, K, G, Λ], NaN where missing.
     """
     filled = torch.where(totals.isfinite(), totals, totals.nanmean(dim=2, keepdim=True))
     spread = torch.nan_to_num(filled.amax(dim=2) - filled.amin(dim=2), nan=0.0)
-    places = []
-    for prompt in spread:
-        flat = int(prompt.flatten().argmax())
-        k, stride = divmod(flat, prompt.shape[1])
-        places.append((k, stride) if prompt[k, stride] > 0 else (-1, -1))
-    return places
+    groups = [divmod(int(prompt.flatten().argmax()), prompt.shape[1]) for prompt in spread]
+    return [group if prompt[group] > 0 else None for prompt, group in zip(spread, groups, strict=True)]
 
 
 def best_and_worst(group: Tensor) -> list[int]:
-    """The samples of the highest and the lowest of a group's values, NaN where missing."""
+    """The indices of the highest and the lowest value of a group, NaN where missing."""
     best = torch.where(group.isfinite(), group, -torch.inf).argmax()
     worst = torch.where(group.isfinite(), group, torch.inf).argmin()
     return [int(best), int(worst)]

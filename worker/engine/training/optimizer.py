@@ -1,9 +1,10 @@
-"""The update: several optimizer steps over a rollout's shares, gradients that are not finite left out."""
+"""The policy update: optimizer steps over a rollout's minibatches, the learning rate, and the moving average."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -11,137 +12,192 @@ from torch import Tensor, nn
 
 from service.contracts.runs import Training
 from worker.engine.grpo.algorithms.base import Algorithm
-from worker.engine.grpo.loss import Experience, LossPart, losses
+from worker.engine.grpo.loss import LossPart, RolloutBatch, losses
 from worker.engine.grpo.noise import permutation
 from worker.engine.grpo.rollout import Velocity
 from worker.engine.models.sharding import whole
-from worker.engine.training.distributed import Ranks
-from worker.engine.training.ema import Ema
-from worker.engine.training.lr_schedule import learning_rate
+from worker.engine.training.distributed import Distributed
 
 
 class NotFinite(Exception):
-    """The model's losses or gradients are not finite, again and again."""
+    """The gradients were not finite in `training.max_bad_steps` updates in a row."""
 
 
-class Updater:
-    """Optimizer, learning rate and moving average of what is trained."""
+def learning_rate(training: Training, step: int) -> float:
+    """The learning rate of training step `step` (from 0): linear warm-up, then constant, linear or cosine decay."""
+    warmup = training.warmup_steps
+    if step < warmup:
+        return training.learning_rate * (step + 1) / warmup
+    end = training.lr_end_share
+    done = min(1.0, (step - warmup) / max(1, training.max_steps - warmup))
+    match training.lr_schedule:
+        case "constant":
+            share = 1.0
+        case "linear":
+            share = 1.0 - (1.0 - end) * done
+        case "cosine":
+            share = end + (1.0 - end) * (1.0 + math.cos(math.pi * done)) / 2.0
+    return training.learning_rate * share
 
-    def __init__(self, training: Training, algorithm: Algorithm, parameters: list[nn.Parameter], ranks: Ranks) -> None:
-        self.training, self.algorithm, self.parameters, self.ranks = training, algorithm, parameters, ranks
-        self.optimizer = torch.optim.AdamW(
+
+class Ema:
+    """The exponential moving average of the trained weights: ē ← d·ē + (1−d)·w after each update."""
+
+    def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
+        self._parameters, self._decay = parameters, decay
+        self.reset()
+
+    def reset(self) -> None:
+        """Start from the current weights."""
+        self._average = [parameter.detach().clone() for parameter in self._parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Add the weights after an update to the average."""
+        for average, parameter in zip(self._average, self._parameters, strict=True):
+            average.lerp_(parameter, 1.0 - self._decay)
+
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """Replace the model's weights by the average inside the block; afterwards restore them bit for bit."""
+        own = [parameter.detach().clone() for parameter in self._parameters]
+        try:
+            self._copy(self._average)
+            yield
+        finally:
+            self._copy(own)
+
+    @torch.no_grad()
+    def _copy(self, tensors: Sequence[Tensor]) -> None:
+        for parameter, tensor in zip(self._parameters, tensors, strict=True):
+            parameter.copy_(tensor)
+
+
+class PolicyOptimizer:
+    """AdamW, learning rate and moving average of the trained parameters."""
+
+    def __init__(
+        self, training: Training, algorithm: Algorithm, parameters: list[nn.Parameter], distributed: Distributed
+    ) -> None:
+        self.training, self.algorithm, self.parameters = training, algorithm, parameters
+        self._distributed = distributed
+        self.adamw = torch.optim.AdamW(
             parameters,
             lr=training.learning_rate,
             betas=(training.beta1, training.beta2),
             weight_decay=training.weight_decay,
         )
         self.ema = Ema(parameters, training.ema_decay) if training.ema_decay is not None else None
-        self.bad_steps = 0
-        """Updates skipped in a row."""
-        self.skipped = 0
+        self._skipped = 0
+        self._skipped_in_a_row = 0
 
     def update(
         self,
         step: int,
         policy: Velocity,
-        experience: Experience,
+        batch: RolloutBatch,
         advantages: Tensor,
         rows: int,
         reference: Velocity | None = None,
-        tick: Callable[[], None] = lambda: None,
+        heartbeat: Callable[[], None] = lambda: None,
     ) -> dict[str, float]:
-        """The optimizer steps of training step `step`; returns what they saw.
+        """Take the optimizer steps of training step `step` and return their metrics. Raises NotFinite.
 
-        advantages: flat, as `experience.members` points into them; of this rank's prompts, like `experience`. `tick` is
-        called between batches. Raises NotFinite.
+        batch: this process's share of the rollout. advantages: flat, indexed by `batch.members`. `heartbeat` is called
+        after each forward and backward of `rows` states.
         """
-        algorithm, objective = self.algorithm, self.algorithm.objective
-        rate, share = learning_rate(self.training, step), 1.0 / self.ranks.world
+        algorithm = self.algorithm
+        rate, share = learning_rate(self.training, step), 1.0 / self._distributed.world_size
         parts: list[LossPart] = []
         norms = []
-        for batch in self._minibatches(step, experience):
-            made = losses(policy, batch, advantages, algorithm.transitions, objective, rows, share, reference)
-            for part in made:
+        for minibatch in self._minibatches(step, batch):
+            for part in losses(
+                policy, minibatch, advantages, algorithm.transitions, algorithm.objective, rows, share, reference
+            ):
                 part.loss.backward()  # type: ignore[no-untyped-call]
                 parts.append(part)
-                tick()
-            self.ranks.sum_gradients(self.parameters)
+                heartbeat()
+            self._distributed.reduce_gradients(self.parameters)
             norm = whole(torch.nn.utils.clip_grad_norm_(self.parameters, self.training.max_grad_norm)).item()
             norms.append(norm)
-            self.step_optimizer(step, rate, norm)
-            self.optimizer.zero_grad(set_to_none=True)  # the next rollout has use for their memory
-        divergence = {} if reference is None else {"kl": self._all([part.divergence for part in parts]).mean().item()}
-        return (
-            self._seen(parts)
-            | divergence
-            | {
-                "grad_norm": sum(norms) / len(norms),
-                "learning_rate": rate,
-                "skipped_updates": float(self.skipped),
-            }
-        )
+            self.step(step, rate, norm)
+            self.adamw.zero_grad(set_to_none=True)  # the next rollout needs their memory
+        metrics = self._metrics(parts)
+        if reference is not None:
+            metrics["kl"] = self._gather([part.divergence for part in parts]).mean().item()
+        return metrics | {
+            "grad_norm": sum(norms) / len(norms),
+            "learning_rate": rate,
+            "skipped_updates": float(self._skipped),
+        }
 
-    def _minibatches(self, step: int, experience: Experience) -> list[Experience]:
+    def _minibatches(self, step: int, batch: RolloutBatch) -> list[RolloutBatch]:
         count, pieces = self.algorithm.updates, self.algorithm.pieces
-        prompts = self.ranks.share(self.training.prompts_per_step)
+        prompts = self._distributed.shard(self.training.prompts_per_step)
         orders = [permutation(pieces, self.training.seed, "minibatches", step, p) for p in prompts if count > 1]
-        return experience.minibatches(count, orders, prompts.start)
+        return batch.minibatches(count, orders, prompts.start)
 
-    def _all(self, parts: Sequence[Tensor]) -> Tensor:
-        """The numbers of all ranks, each of which has as many."""
+    def _gather(self, parts: Sequence[Tensor]) -> Tensor:
+        """The flattened values of all processes, which have equally many."""
         own = torch.cat([part.flatten() for part in parts])
-        return self.ranks.whole(own, len(own) * self.ranks.world)
+        return self._distributed.all_gather(own, len(own) * self._distributed.world_size)
 
-    def _seen(self, parts: list[LossPart]) -> dict[str, float]:
-        """What the updates of a step saw, as metrics."""
-        ratios = self._all([part.ratios for part in parts])
+    def _metrics(self, parts: list[LossPart]) -> dict[str, float]:
+        ratios = self._gather([part.ratios for part in parts])
         first = (parts[0].ratios - 1.0).abs().max().reshape(1)
-        loss = sum(self.ranks.tell(sum(part.loss.item() for part in parts)))
+        loss = sum(self._distributed.all_gather_object(sum(part.loss.item() for part in parts)))
         return {
             "loss": loss / self.algorithm.updates,
             "ratio/mean": ratios.mean().item(),
             "ratio/min": ratios.min().item(),
             "ratio/max": ratios.max().item(),
-            "ratio/first_deviation": self._all([first]).max().item(),
-            "clip_fraction": self._all([part.clipped.float() for part in parts]).mean().item(),
+            "ratio/first_deviation": self._gather([first]).max().item(),
+            "clip_fraction": self._gather([part.clipped.float() for part in parts]).mean().item(),
         }
 
-    def step_optimizer(self, step: int, rate: float, norm: float) -> None:
-        """One optimizer step, left out and counted where the gradient's norm is not finite. Raises NotFinite."""
+    def step(self, step: int, rate: float, norm: float) -> None:
+        """Take one optimizer step, or skip and count it if the gradient norm is not finite. Raises NotFinite."""
         if not math.isfinite(norm):
-            self.bad_steps += 1
-            self.skipped += 1
-            if self.bad_steps >= self.training.max_bad_steps:
+            self._skipped_in_a_row += 1
+            self._skipped += 1
+            if self._skipped_in_a_row >= self.training.max_bad_steps:
                 raise NotFinite(
-                    f"the gradient was not finite in {self.bad_steps} updates in a row, the last at step {step}"
+                    f"the gradient was not finite in {self._skipped_in_a_row} updates in a row, the last at step {step}"
                 )
             return
-        self.bad_steps = 0
-        for group in self.optimizer.param_groups:
+        self._skipped_in_a_row = 0
+        for group in self.adamw.param_groups:
             group["lr"] = rate
-        self.optimizer.step()
+        self.adamw.step()
         if self.ema is not None:
             self.ema.update()
 
     @contextmanager
-    def offered_weights(self) -> Iterator[None]:
-        """Within: the policy that is shown and offered, the moving average where one is kept."""
+    def published_weights(self) -> Iterator[None]:
+        """Use the weights that are evaluated and published inside the block: the moving average, if there is one."""
         if self.ema is None:
             yield
             return
         with self.ema.applied():
             yield
 
+    def state_dict(self) -> dict[str, Any]:
+        """The counters; checkpoints store the tensors separately."""
+        return {"skipped": self._skipped, "skipped_in_a_row": self._skipped_in_a_row}
 
-def save_inputs(path: Path, prompts: list[str], experience: Experience, advantages: Tensor) -> None:
-    """Write what an update that failed was given, for a person to look at."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._skipped, self._skipped_in_a_row = state["skipped"], state["skipped_in_a_row"]
+
+
+def save_inputs(path: Path, prompts: list[str], batch: RolloutBatch, advantages: Tensor) -> None:
+    """Write the inputs of a failed update for inspection."""
     tensors = {
-        "states": experience.states,
-        "samples": experience.samples,
-        "old_log_probs": experience.old_log_probs,
-        "sde_steps": torch.tensor(experience.sde_steps),
-        "prompts": torch.tensor(experience.prompts),
-        "members": experience.members,
+        "states": batch.states,
+        "samples": batch.samples,
+        "old_log_probs": batch.old_log_probs,
+        "sde_steps": torch.tensor(batch.sde_steps),
+        "prompts": torch.tensor(batch.prompts),
+        "members": batch.members,
         "advantages": advantages,
     }
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}

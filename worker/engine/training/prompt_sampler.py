@@ -1,4 +1,4 @@
-"""Prompts of a run: named sets, and the order in which a run takes them."""
+"""Prompts of a run: named sets, and the order in which a run samples them."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ from worker.shapes.bench import sampling as bench
 from worker.shapes.sampling import heldout_prompts, train_prompts
 
 _AHEAD = 256
-"""Prompts encoded ahead: seconds of work for which encoders are moved to the device and back."""
+"""Prompts encoded ahead: seconds of work per transfer of the encoders to the device and back."""
 
 
 def load_prompt_set(entry: PromptSetEntry) -> tuple[str, ...]:
-    """The prompts of a catalog entry; ValueError where its file is missing, empty or not UTF-8."""
+    """The prompts of a catalog entry. Raises ValueError if its file is missing, empty or not UTF-8."""
     if entry.kind == "shapes":
         return train_prompts() if entry.split == "train" else heldout_prompts()
     if entry.kind == "shapes_bench":
@@ -25,7 +25,7 @@ def load_prompt_set(entry: PromptSetEntry) -> tuple[str, ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         if any("\x00" in line for line in lines):
-            raise ValueError("it holds a NUL, which the database cannot keep")
+            raise ValueError("it contains a NUL character, which the database cannot store")
     except (OSError, ValueError) as error:
         raise ValueError(f"prompt set {entry.name!r}: cannot read {path}: {error}") from error
     prompts = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
@@ -35,7 +35,7 @@ def load_prompt_set(entry: PromptSetEntry) -> tuple[str, ...]:
 
 
 def load_named(name: str, catalog: Catalog, files: Mapping[str, Path]) -> tuple[str, ...]:
-    """The prompts of a set: of its file, if `files` has one of that name, else of the catalog's entry."""
+    """The prompts of a set: from `files` if it has the name, otherwise from the catalog entry."""
     if (file := files.get(name)) is None:
         return load_prompt_set(catalog.prompt_set(name))
     prompts = tuple(read_prompts(file))
@@ -45,39 +45,37 @@ def load_named(name: str, catalog: Catalog, files: Mapping[str, Path]) -> tuple[
 
 
 def load_prompts(source: PromptSource, catalog: Catalog, files: Mapping[str, Path]) -> tuple[str, ...]:
-    """The prompts that a spec names or lists, each once. `files` are those of uploaded sets, by name."""
+    """The prompts that a spec names or lists, without duplicates. files: files of uploaded sets, by name."""
     if source.items is not None:
         return tuple(dict.fromkeys(source.items))
     return load_named(str(source.set), catalog, files)
 
 
 def fingerprint(prompts: Sequence[str]) -> str:
-    """SHA-256 of the prompts in their order."""
+    """SHA-256 of the prompts in order."""
     return hashlib.sha256("\n".join(prompts).encode()).hexdigest()
 
 
-class PromptOrder:
-    """Endless passes over the prompts, each pass in an order of its own that depends on (seed, pass) alone."""
+class PromptSampler:
+    """Endless epochs over the prompts, each in a random order that depends on (seed, epoch) only."""
 
     def __init__(self, prompts: tuple[str, ...], seed: int) -> None:
         self._prompts, self._seed = prompts, seed
         self._orders: dict[int, list[int]] = {}
         self.fingerprint = fingerprint(prompts)
 
-    def draw(self, step: int, count: int) -> list[str]:
-        """The `count` prompts of optimizer step `step` (from 0)."""
-        return [self._at(place) for place in range(step * count, (step + 1) * count)]
+    def sample(self, step: int, count: int) -> list[str]:
+        """The `count` prompts of training step `step` (from 0)."""
+        return [self._prompt(number) for number in range(step * count, (step + 1) * count)]
 
-    def coming(self, step: int, count: int, own: range, last: int) -> list[str]:
-        """Prompts of steps after `step` and before `last`, of each the places `own`; as many as are encoded at once."""
-        steps = range(step + 1, min(last, step + 1 + -(-_AHEAD // len(own))))
-        return [prompt for later in steps for prompt in self.draw(later, count)[own.start : own.stop]]
+    def upcoming(self, step: int, count: int, shard: range, max_steps: int) -> list[str]:
+        """Prompts of the steps after `step`, of each the indices `shard`: about as many as one encoder load encodes."""
+        steps = range(step + 1, min(max_steps, step + 1 + -(-_AHEAD // len(shard))))
+        return [prompt for later in steps for prompt in self.sample(later, count)[shard.start : shard.stop]]
 
-    def _at(self, place: int) -> str:
-        epoch, offset = divmod(place, len(self._prompts))
+    def _prompt(self, number: int) -> str:
+        epoch, offset = divmod(number, len(self._prompts))
         if epoch not in self._orders:
-            self._orders = {
-                **{known: order for known, order in self._orders.items() if known >= epoch - 1},
-                epoch: permutation(len(self._prompts), self._seed, "prompts", epoch),
-            }
+            self._orders = {known: order for known, order in self._orders.items() if known >= epoch - 1}
+            self._orders[epoch] = permutation(len(self._prompts), self._seed, "prompts", epoch)
         return self._prompts[self._orders[epoch][offset]]

@@ -1,81 +1,86 @@
-"""When rewards fail too much to be trained on: the run then waits for somebody to mend them, or ends."""
+"""Detects steps in which too many rewards failed: the run then pauses or fails."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
 from service.contracts.events import Cause
 from service.contracts.runs import Training
-from worker.engine.training.distributed import Ranks
-from worker.engine.training.reward_scorer import Scorer
+from worker.engine.training.distributed import Distributed
+from worker.engine.training.reward_scorer import RewardScorer
 
 _HINT = (
-    "Mend the reward's server, or what is asked of it, then resume the run: it goes on from its last whole step. "
-    "training.max_missing_rewards and training.max_missing_steps say how much may be missing."
+    "Fix the reward's server or its catalog entry, then resume the run; it continues after its last complete step. "
+    "training.max_missing_rewards and training.max_missing_steps set how many values may be missing."
 )
 
 
 class RewardsFailed(Exception):
-    """Every reward failed on every image of a step, none of them a server's."""
+    """Every reward failed on every image of a step, and none of them is computed by a server."""
 
 
-class RewardsAway(Exception):
-    """A reward fails for a cause that may pass: the run is to be saved, and to wait."""
+class RewardsUnavailable(Exception):
+    """A reward fails for a cause that may be temporary; the run pauses."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
         self.cause = Cause(code="rewards_failed", detail=detail, hint=_HINT)
 
 
-class RewardWatch:
-    """Sees the values of each step before they are trained on. All ranks see the same values, and decide alike."""
+class RewardFailureMonitor:
+    """Checks a step's values before they are trained on. All processes see the same values and decide alike."""
 
-    def __init__(self, training: Training, scorer: Scorer, ranks: Ranks) -> None:
-        self._training, self._scorer, self._ranks = training, scorer, ranks
+    def __init__(self, training: Training, scorer: RewardScorer, distributed: Distributed) -> None:
+        self._training, self._scorer, self._distributed = training, scorer, distributed
         self.streaks: dict[str, int] = {}
-        """Steps in a row in which a reward failed too often, by name."""
+        """By reward: steps in a row in which more than `max_missing_rewards` of its values were missing."""
 
-    def judge(self, rewards: Tensor, names: Sequence[str], drawn: Tensor) -> None:
-        """Raise where `rewards` [rewards, images] are not to be trained on; count where they hardly are.
+    def check(self, rewards: Tensor, names: Sequence[str], finite: Tensor) -> None:
+        """Raise RewardsUnavailable or RewardsFailed if `rewards` [rewards, images] must not be trained on.
 
-        drawn: which images [images] are finite. Where none is, it is the model that fails: the update notices.
+        finite: [images], whether each image is finite. If none is, the model fails, and the update detects it.
         """
-        images = int(drawn.sum())
+        images = int(finite.sum())
         if not images:
             return
-        self.refuse_silent(rewards[:, drawn], names)
-        missing = (~rewards[:, drawn].isfinite()).sum(dim=1).tolist()
+        self.check_servers(rewards[:, finite], names)
+        missing = (~rewards[:, finite].isfinite()).sum(dim=1).tolist()
         if min(missing) == images:
-            raise RewardsFailed(f"every reward failed on every image of the step. {self._all_causes()}")
-        most = self._training.max_missing_rewards
-        self.streaks = {
-            name: self.streaks.get(name, 0) + 1
-            for name, number in zip(names, missing, strict=True)
-            if number / images > most
-        }
+            causes = "; ".join(f"{name}: {cause}" for name, cause in self._causes().items()) or "All values were NaN."
+            raise RewardsFailed(f"every reward failed on every image of the step. {causes}")
+        limit = self._training.max_missing_rewards
+        counts = dict(zip(names, missing, strict=True))
+        self.streaks = {name: self.streaks.get(name, 0) + 1 for name, count in counts.items() if count / images > limit}
         for name, steps in self.streaks.items():
             if steps >= self._training.max_missing_steps:
-                number = missing[list(names).index(name)]
-                said = f"{self._named(name)} failed on {number} of {images} images"
-                often = f"the last of {steps} steps in a row with more than {most:g} of them missing"
-                raise RewardsAway(f"{said}, {often}; {self._last(name)}")
+                raise RewardsUnavailable(
+                    f"{self._describe(name)} failed on {counts[name]} of {images} images, the last of {steps} "
+                    f"steps in a row with more than {limit:g} of them missing; {self._last_error(name)}"
+                )
 
-    def refuse_silent(self, values: Tensor, names: Sequence[str]) -> None:
-        """Raise RewardsAway where a server gave not one of `values` [rewards, images]."""
+    def check_servers(self, values: Tensor, names: Sequence[str]) -> None:
+        """Raise RewardsUnavailable if a server returned none of its `values` [rewards, images]."""
         for name, row in zip(names, values, strict=True):
             if self._scorer.server(name) is not None and len(row) and not row.isfinite().any():
-                raise RewardsAway(f"{self._named(name)} failed on all {len(row)} images; {self._last(name)}")
+                raise RewardsUnavailable(
+                    f"{self._describe(name)} failed on all {len(row)} images; {self._last_error(name)}"
+                )
 
-    def _named(self, name: str) -> str:
+    def state_dict(self) -> dict[str, Any]:
+        return {"streaks": dict(self.streaks)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.streaks = dict(state["streaks"])
+
+    def _describe(self, name: str) -> str:
         server = self._scorer.server(name)
-        return f"reward {name!r}" + (f", asked of {server}," if server else "")
+        return f"reward {name!r}" + (f" (server {server})" if server else "")
 
-    def _last(self, name: str) -> str:
-        return f"at last: {self._causes().get(name, 'its values were not finite')}"
-
-    def _all_causes(self) -> str:
-        return "; ".join(f"{name}: {cause}" for name, cause in self._causes().items()) or "All values were NaN."
+    def _last_error(self, name: str) -> str:
+        return f"last error: {self._causes().get(name, 'its values were not finite')}"
 
     def _causes(self) -> dict[str, str]:
-        """The latest cause of each reward, the leading rank's where it has one."""
-        return {name: cause for said in reversed(self._ranks.tell(self._scorer.causes)) for name, cause in said.items()}
+        """The latest cause of each reward; the main process's takes precedence."""
+        gathered = self._distributed.all_gather_object(self._scorer.causes)
+        return {name: cause for causes in reversed(gathered) for name, cause in causes.items()}

@@ -1,7 +1,7 @@
-"""Decoding latents and scoring the images, in batches, with failures counted."""
+"""Decodes latents and scores the images in batches; failures are counted."""
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -9,65 +9,69 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from worker.engine.cpu_parallel import Check, Lanes
+from worker.engine.cpu_parallel import Check, map_batches
 from worker.engine.models.base import FlowModel, ImageSize
 from worker.engine.rewards.base import Answers, RemoteReward, Reward, score_or_missing
-from worker.engine.training.cost_meter import Meter
+from worker.engine.training.cost_meter import CostMeter
 
-_LOOK_SECONDS = 0.5
-"""How often, while servers are waited for, it is looked whether the run is to stop."""
+_CHECK_SECONDS = 0.5
+"""Interval of the checks for stop requests while a server's response is pending."""
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Values [rewards, n] of one batch of images, and the rows of them that servers are still asked for."""
+class ScoredBatch:
+    """Values [rewards, n] of a batch, of which some rows may still be pending.
+
+    finite: [n], whether each image is finite. pending: the servers' responses by row.
+    """
 
     values: Tensor
-    drawn: Tensor
-    """Which images are finite: [n]."""
-    asked: dict[int, list[Future[Answers]]]
+    finite: Tensor
+    pending: dict[int, list[Future[Answers]]]
 
 
 @dataclass
-class Scorer:
-    """Decodes and scores. `causes` keeps each reward's latest failure, `missing` how many failed by NAME/KIND."""
+class RewardScorer:
+    """Decodes and scores.
+
+    causes: the latest failure of each reward. missing: the number of failures by NAME/KIND. offload: whether rewards
+    stay on the CPU while they do not score.
+    """
 
     model: FlowModel
     rewards: dict[str, Reward]
     size: ImageSize
     batch_size: int
-    meter: Meter
+    meter: CostMeter
     check: Check
     offload: bool = False
-    """Whether rewards stay on the CPU while they do not score."""
     causes: dict[str, str] = field(default_factory=dict)
     missing: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         if self.offload:
-            self._set_aside()
+            self._move_to_cpu()
 
     def score(self, latents: Tensor, prompts: Sequence[str], names: Sequence[str], part: str = "") -> Tensor:
         """Values [rewards, images] on the CPU of clean `latents` [images, …]; NaN where a reward failed.
 
-        `part` goes before the names under which seconds are counted.
+        part: prefix of the names under which seconds are measured.
         """
         return self.finish(self.begin(latents, prompts, names, part), names, part)
 
-    def begin(self, latents: Tensor, prompts: Sequence[str], names: Sequence[str], part: str = "") -> list[Batch]:
-        """Decode and score, but for the rewards of servers, which are asked meanwhile and afterwards."""
-        lanes = Lanes.on(latents.device, self.batch_size)
+    def begin(self, latents: Tensor, prompts: Sequence[str], names: Sequence[str], part: str = "") -> list[ScoredBatch]:
+        """Decode, score, and send requests to servers, without waiting for their responses."""
 
-        def batch(start: int) -> Callable[[Check], Batch]:
-            rows = slice(start, start + lanes.batch_size)
-            return lambda check: self._batch(latents[rows], prompts[rows], names, part, check)
+        def score(batch: range, check: Check) -> ScoredBatch:
+            rows = slice(batch.start, batch.stop)
+            return self._score_batch(latents[rows], prompts[rows], names, part, check)
 
-        starts = range(0, len(latents), lanes.batch_size)
-        with self._at_hand(names, latents.device):
-            return lanes.run([batch(start) for start in starts], self.check)
+        with self._loaded(names, latents.device):
+            return map_batches(score, range(len(latents)), latents.device, self.batch_size, self.check)
 
     @contextmanager
-    def _at_hand(self, names: Sequence[str], device: torch.device) -> Iterator[None]:
+    def _loaded(self, names: Sequence[str], device: torch.device) -> Iterator[None]:
+        """Keep the rewards on `device` inside the block."""
         if not self.offload:
             yield
             return
@@ -76,73 +80,72 @@ class Scorer:
                 self.rewards[name].move(device)
             yield
         finally:
-            self._set_aside()
+            self._move_to_cpu()
 
-    def _set_aside(self) -> None:
+    def _move_to_cpu(self) -> None:
         for reward in self.rewards.values():
             reward.move(torch.device("cpu"))
 
-    def finish(self, batches: Sequence[Batch], names: Sequence[str], part: str = "") -> Tensor:
-        """The values [rewards, images] of what was begun, once servers have answered."""
+    def finish(self, batches: Sequence[ScoredBatch], names: Sequence[str], part: str = "") -> Tensor:
+        """The values [rewards, images] of batches, once all servers have responded."""
         for batch in batches:
-            for row, asked in batch.asked.items():
+            for row, futures in batch.pending.items():
                 with self.meter.part(f"{part}remote"):
-                    answers = [self._awaited(future) for future in asked]
+                    answers = [self._wait(future) for future in futures]
                 for answer in answers:
-                    self._note(names[row], answer)
+                    self._count(names[row], answer)
                 values = torch.tensor([value for answer in answers for value in answer.values], dtype=torch.float32)
-                batch.values[row] = torch.where(batch.drawn, values, torch.nan)
+                batch.values[row] = torch.where(batch.finite, values, torch.nan)
         return torch.cat([torch.empty(len(names), 0), *(batch.values for batch in batches)], dim=1)
 
-    def asks(self, names: Sequence[str]) -> bool:
-        """Whether a server is asked for one of these rewards."""
-        return any(isinstance(self.rewards[name], RemoteReward) for name in names)
-
     def server(self, name: str) -> str | None:
-        """The server that is asked for a reward, if one is."""
+        """The server that computes a reward; None for a local reward."""
         reward = self.rewards[name]
         return reward.server if isinstance(reward, RemoteReward) else None
 
     def take_missing(self) -> Counter[str]:
-        """How many failed since the last call, by NAME/KIND."""
+        """The number of failures since the last call, by NAME/KIND."""
         taken, self.missing = self.missing, Counter()
         return taken
 
     def decode(self, latents: Tensor, part: str = "") -> Tensor:
-        """Images [n, 3, height, width] in 0..1 of a batch of latents."""
+        """Images [n, 3, height, width] in 0..1 of latents [n, …]."""
         with self.meter.part(f"{part}decode"):
             return self.model.decode(latents, self.size)
 
-    def _batch(self, latents: Tensor, prompts: Sequence[str], names: Sequence[str], part: str, check: Check) -> Batch:
+    def _score_batch(
+        self, latents: Tensor, prompts: Sequence[str], names: Sequence[str], part: str, check: Check
+    ) -> ScoredBatch:
         check()
         images = self.decode(latents, part)
         self.meter.count_images(len(latents))
         with self.meter.part(f"{part}reward"):
-            drawn = images.isfinite().flatten(1).all(dim=1).cpu()
-            remote = {row: self.rewards[name] for row, name in enumerate(names)}
-            # Servers first: they then work while this machine does.
-            asked = {
+            finite = images.isfinite().flatten(1).all(dim=1).cpu()
+            # Servers first: they compute while this machine does.
+            pending = {
                 row: reward.begin(images, prompts, check)
-                for row, reward in remote.items()
+                for row, reward in enumerate(self.rewards[name] for name in names)
                 if isinstance(reward, RemoteReward)
             }
             missing = torch.full((len(latents),), torch.nan)
-            values = [missing if row in asked else self._score(name, images, prompts) for row, name in enumerate(names)]
-            return Batch(torch.where(drawn, torch.stack(values), torch.nan), drawn, asked)
+            values = [
+                missing if row in pending else self._score(name, images, prompts) for row, name in enumerate(names)
+            ]
+            return ScoredBatch(torch.where(finite, torch.stack(values), torch.nan), finite, pending)
 
     def _score(self, name: str, images: Tensor, prompts: Sequence[str]) -> Tensor:
         values, causes = score_or_missing(self.rewards[name], name, images, prompts)
-        if said := [cause for cause in causes if cause]:
-            self.causes[name] = said[-1]
+        if named := [cause for cause in causes if cause]:
+            self.causes[name] = named[-1]
         return values
 
-    def _awaited(self, future: Future[Answers]) -> Answers:
+    def _wait(self, future: Future[Answers]) -> Answers:
         while not future.done():
             self.check()
-            wait([future], _LOOK_SECONDS)
+            wait([future], _CHECK_SECONDS)
         return future.result()
 
-    def _note(self, name: str, answer: Answers) -> None:
+    def _count(self, name: str, answer: Answers) -> None:
         if answer.cause:
             self.causes[name] = answer.cause
         self.missing.update({f"{name}/{kind}": number for kind, number in answer.missing.items()})

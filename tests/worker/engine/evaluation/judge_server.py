@@ -51,7 +51,7 @@ class Asked:
 
 @dataclass(frozen=True)
 class Reply:
-    """What the server does. `cut`: it closes the connection after so many bytes of the body."""
+    """A response of the server. cut: the number of bytes of the body after which it closes the connection."""
 
     status: int = 200
     body: bytes = b""

@@ -50,7 +50,7 @@ def benchmark(prompts: int = 3, name: str = "small") -> Benchmark:
 
 
 def entry(url: str, **changes: Any) -> JudgeEntry:
-    """A judge that is asked by one thread."""
+    """A judge with one thread."""
     values = {"name": "tester", "kind": "openai", "url": url, "model": "Looker-1", "concurrency": 1}
     return JudgeEntry.model_validate(values | changes)
 

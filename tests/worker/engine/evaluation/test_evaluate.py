@@ -152,7 +152,7 @@ class TestCheckpoint:
         run = tmp_path / "run"
         training = {"max_steps": 1, "learning_rate": 0.01}
         little = {"every": 0, "pairs": 1, "final_pairs": 1, "samples": 0}
-        trainer(run, training=training, checkpoints={"every": 1}, evaluation=little).run()
+        trainer(run, training=training, checkpoints={"every": 1}, heldout=little).run()
         checkpoint = run / events(run, "checkpoint")[-1]["directory"]
         whole = job(None, checkpoint=UUID(int=7), rewards=["shapes_verifier"])
         status, out = attempt(whole, "attempt", "--checkpoint", str(checkpoint))
@@ -228,7 +228,7 @@ class TestAsking:
         status, out = attempt(whole)
         end = failed(out)
         assert (status, end["code"]) == (1, "judge_failed")
-        assert "'tester' has not answered for" in end["detail"] and "out of order" in end["detail"]
+        assert "'tester' has not responded for" in end["detail"] and "out of order" in end["detail"]
         assert len(events(out, "answer")) == 4
         assert len(go_on(whole, [out]).done) == 4
 
@@ -304,7 +304,7 @@ class TestGoingOn:
         before = (out / "events.jsonl").read_bytes()
         status, _ = attempt(nothing)
         assert (status, (out / "events.jsonl").read_bytes()) == (2, before)
-        assert "already holds an attempt" in capsys.readouterr().err
+        assert "already contains an attempt" in capsys.readouterr().err
 
 
 class TestStopping:
@@ -318,9 +318,7 @@ class TestStopping:
         outcome: str,
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        monkeypatch.setattr(
-            "worker.engine.evaluation.judge_pool.LAST_ANSWERS_SECONDS", 0.2
-        )  # for the one that does not come
+        monkeypatch.setattr("worker.engine.evaluation.judge_pool.STOP_SECONDS", 0.2)  # for the missing response
 
         def plan(asked: Asked) -> Reply:
             if asked.number < 4:
@@ -365,7 +363,7 @@ class TestWrongJobs:
 
     def test_what_cannot_be_drawn_with_is_refused_before_a_device_is_taken(self, tmp_path: Path) -> None:
         asked, nowhere = job(None, checkpoint=UUID(int=7), rewards=["clip_score"]), torch.device("cuda")
-        with pytest.raises(ValueError, match=r"is no checkpoint"):
+        with pytest.raises(ValueError, match=r"is not a checkpoint"):
             build_evaluator(asked, load_catalog(), EventWriter(tmp_path), nowhere, tmp_path)
 
     def test_a_checkpoint_that_is_none(self, attempt: Attempt, tmp_path: Path) -> None:
@@ -378,7 +376,7 @@ class TestWrongJobs:
         judge = entry(DEAD, name="perception", kind="perception")
         status, out = attempt(job(judge))
         assert (status, failed(out)["code"]) == (1, "bad_config")
-        assert "'perception' judges the benchmark 'shapes-bench' alone, not 'small'" in failed(out)["detail"]
+        assert "'perception' supports only the benchmark 'shapes-bench', not 'small'" in failed(out)["detail"]
 
     def test_no_job_at_all(self, tmp_path: Path, attempt: Attempt) -> None:
         whole = job(None, rewards=["shapes_verifier"])
@@ -389,7 +387,7 @@ class TestWrongJobs:
 class TestOrphaned:
     @pytest.fixture
     def held(self) -> threading.Event:
-        """Set when the judge has answered seven times, and is asked once more."""
+        """Set when the judge receives its eighth request."""
         return threading.Event()
 
     @pytest.fixture

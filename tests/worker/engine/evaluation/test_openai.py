@@ -13,9 +13,9 @@ from PIL import Image
 from service.contracts.benchmarks.judging import Failure
 from tests.worker.engine.evaluation.judge_server import Asked, Reply, Serve, judged, says
 from tests.worker.engine.evaluation.setting import benchmark, entry
-from worker.engine.evaluation.judges.base import Abandoned, JudgeFailed
-from worker.engine.evaluation.judges.openai import OWN_FAULTS, OpenAIJudge
-from worker.engine.remote.server import MOST_BYTES, MOST_CHARACTERS
+from worker.engine.evaluation.judges.base import JudgeClosed, JudgeFailed
+from worker.engine.evaluation.judges.openai import MAX_OWN_FAULTS, OpenAIJudge
+from worker.engine.remote.server import MAX_BYTES, MAX_CHARACTERS
 
 PROMPT = benchmark().prompts[0]
 TOKEN = "sk-not-for-anybody-0123456789"
@@ -108,7 +108,7 @@ class TestToken:
         self, serve: Serve, monkeypatch: pytest.MonkeyPatch, value: str
     ) -> None:
         monkeypatch.setenv("LOOKER_KEY", value)
-        with pytest.raises(JudgeFailed, match="LOOKER_KEY holds blanks or signs") as failed:
+        with pytest.raises(JudgeFailed, match="LOOKER_KEY contains spaces or characters") as failed:
             judge(serve().url, token_env="LOOKER_KEY")
         assert value not in str(failed.value)
 
@@ -157,9 +157,9 @@ class TestAnswers:
         assert said.verdict.scores == (1, 0, 1)
 
     def test_an_endless_one_is_kept_and_read_to_a_limit(self, serve: Serve) -> None:
-        server = serve(lambda _: says("<score>[1,0,1]</score>" + "." * (MOST_CHARACTERS + 5)))
+        server = serve(lambda _: says("<score>[1,0,1]</score>" + "." * (MAX_CHARACTERS + 5)))
         said = judge(server.url).ask(PROMPT, png())
-        assert said.text is not None and len(said.text) == MOST_CHARACTERS
+        assert said.text is not None and len(said.text) == MAX_CHARACTERS
         assert said.verdict.scores == (1, 0, 1)
 
 
@@ -183,7 +183,7 @@ class TestFaults:
             Reply(200, b'{"choices": [{"text": "old"}]}'),
             Reply(200, b'{"choices": [{"message": "old"}]}'),
             Reply(200, b'{"choices": [{"message": {"content": [1]}}]}'),
-            Reply(200, b"." * (MOST_BYTES + 1)),
+            Reply(200, b"." * (MAX_BYTES + 1)),
             Reply(200, b'{"choices": [', cut=5),
             Reply(200, b"x", headers={"Content-Encoding": "gzip"}),
         ],
@@ -211,14 +211,14 @@ class TestFaults:
 
     def test_one_that_is_away_ends_the_patience(self, serve: Serve) -> None:
         server = serve(lambda _: Reply(503, b"loading the model"))
-        with pytest.raises(JudgeFailed, match=r"'tester' has not answered for .* HTTP 503 .*: loading the model"):
+        with pytest.raises(JudgeFailed, match=r"'tester' has not responded for .* HTTP 503 .*: loading the model"):
             judge(server.url, patience_seconds=0.3).ask(PROMPT, png())
         assert len(server.asked) > 1
 
     def test_one_that_is_not_there_does_too(self, serve: Serve) -> None:
         server = serve()
         server.close()
-        with pytest.raises(JudgeFailed, match=r"'tester' has not answered for .* ConnectError"):
+        with pytest.raises(JudgeFailed, match=r"'tester' has not responded for .* ConnectError"):
             judge(server.url, patience_seconds=0.2).ask(PROMPT, png())
 
     def test_patience_begins_anew_with_every_answer(self, serve: Serve) -> None:
@@ -234,7 +234,7 @@ class TestFaults:
     def test_one_that_is_set_up_wrongly_is_not_waited_for(self, serve: Serve, status: int) -> None:
         server = serve(lambda _: Reply(status, b"no such model"))
         with pytest.raises(
-            JudgeFailed, match=rf"'tester' at 127.0.0.1:\d+ is set up wrongly .* HTTP {status} .*no such model"
+            JudgeFailed, match=rf"'tester' at 127.0.0.1:\d+ is misconfigured; .* HTTP {status} .*no such model"
         ):
             judge(server.url).ask(PROMPT, png())
         assert len(server.asked) == 1
@@ -256,7 +256,7 @@ class TestFaults:
             while not said.done():
                 asking.ask(PROMPT, good)
         assert said.result().verdict.failure is Failure.NO_ANSWER
-        assert said.result().error.startswith(f"{OWN_FAULTS} times, while others were answered: HTTP 500")
+        assert said.result().error.startswith(f"failed {MAX_OWN_FAULTS} times while other requests succeeded: HTTP 500")
 
 
 class TestClosing:
@@ -268,9 +268,9 @@ class TestClosing:
             while not server.asked:
                 assert not said.done()
             asking.close()
-            with pytest.raises(Abandoned, match="was closed; at last: HTTP 429"):
+            with pytest.raises(JudgeClosed, match="was closed; last error: HTTP 429"):
                 said.result()
-        with pytest.raises(Abandoned):
+        with pytest.raises(JudgeClosed):
             asking.ask(PROMPT, png())
 
 

@@ -1,7 +1,7 @@
 """Advantages: z-scores, missing values, floors, and their integration over rewards and granularities."""
 
-from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,10 +10,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from service.contracts.algorithms.parts import Advantage
 from tests.worker.engine.grpo import transcription
-from worker.engine.grpo.advantages import AdvantageConfig, Advantages, group_z_scores, integrate_advantages
+from worker.engine.grpo.advantages import Advantages, group_z_scores, integrate_advantages
 
-PAPER = AdvantageConfig(clip_max=5.0, std_eps=1e-8, std_floor=1e-5, scale="sum")
+PAPER = Advantage(clip_max=5.0, std_eps=1e-8, std_floor=1e-5, scale="sum")
+
+
+def replace(config: Advantage, **changes: Any) -> Advantage:
+    """The settings with some changed, also beyond the contract's bounds."""
+    return config.model_copy(update=changes)
+
+
 UNCLIPPED = replace(PAPER, clip_max=1e9)
 OPTIONS = [
     {"scale": scale, "aggregation": aggregation, "std": std}
@@ -30,7 +38,7 @@ holed_tables = arrays(np.float64, SHAPE, elements=st.one_of(values, values, valu
 two_weights = st.lists(st.sampled_from([-2.0, -0.5, 0.25, 1.0, 3.0]), min_size=2, max_size=2)
 
 
-def integrate(rewards: np.ndarray, weights: list[float], config: AdvantageConfig) -> Advantages:
+def integrate(rewards: np.ndarray, weights: list[float], config: Advantage) -> Advantages:
     return integrate_advantages(torch.from_numpy(rewards), weights, config)
 
 

@@ -39,7 +39,7 @@ def draw(config: AlgorithmContract, v: transcription.Velocity, x: np.ndarray, i:
 
 
 def naive_g2rpo(config: G2RPO, flow: ToyFlow) -> tuple[np.ndarray, Drawn]:
-    """Ends [P, K, G, Λ, …] and what was drawn, as the paper puts it."""
+    """Ends [P, K, G, Λ, …] and SDE samples, computed as in the paper."""
     noises, ends, drawn = noise(TRAINING_STEP), [], {}
     for p in range(PROMPTS):
 
@@ -60,7 +60,7 @@ def naive_g2rpo(config: G2RPO, flow: ToyFlow) -> tuple[np.ndarray, Drawn]:
 
 
 def naive_chains(config: Any, flow: ToyFlow) -> tuple[np.ndarray, Drawn]:
-    """Ends [P, 1, G, 1, …] and what was drawn, one chain after another."""
+    """Ends [P, 1, G, 1, …] and SDE samples, computed chain by chain."""
     noises, ends, drawn = noise(TRAINING_STEP), [], {}
     stochastic = config.stochastic(STEPS, TRAINING_STEP, SEED)
     for p in range(PROMPTS):
@@ -94,34 +94,34 @@ def test_the_shared_batched_rollout_is_the_plain_one(name: str, rows: int, fast_
     ends, drawn = naive_g2rpo(config, flow) if isinstance(config, G2RPO) else naive_chains(config, flow)
 
     assert rollout.ends.numpy() == pytest.approx(ends, rel=0, abs=1e-12)
-    experience = rollout.experience
-    places = torch.tensor(list(range(PROMPTS * len(algorithm.places) * config.group_size)))
+    batch = rollout.batch
+    places = torch.tensor(list(range(PROMPTS * len(algorithm.group_steps) * config.group_size)))
     assert rollout.ends.flatten(0, 2).shape[0] == len(places)
-    for unit, (i, p) in enumerate(zip(experience.sde_steps, experience.prompts, strict=True)):
-        for s, member in enumerate(experience.members[unit].tolist()):
+    for unit, (i, p) in enumerate(zip(batch.sde_steps, batch.prompts, strict=True)):
+        for s, member in enumerate(batch.members[unit].tolist()):
             place, g = divmod(member, config.group_size)
-            assert divmod(place, len(algorithm.places))[0] == p
-            assert algorithm.places[place % len(algorithm.places)] in (i, -1)
+            assert divmod(place, len(algorithm.group_steps))[0] == p
+            assert algorithm.group_steps[place % len(algorithm.group_steps)] in (i, -1)
             state, sample, log_prob = drawn[p, i, g]
-            assert experience.states[unit].numpy() == pytest.approx(state, rel=0, abs=1e-12)
-            assert experience.samples[unit, s].numpy() == pytest.approx(sample, rel=0, abs=1e-12)
-            assert experience.old_log_probs[unit, s].item() == pytest.approx(log_prob, rel=0, abs=1e-12)
+            assert batch.states[unit].numpy() == pytest.approx(state, rel=0, abs=1e-12)
+            assert batch.samples[unit, s].numpy() == pytest.approx(sample, rel=0, abs=1e-12)
+            assert batch.old_log_probs[unit, s].item() == pytest.approx(log_prob, rel=0, abs=1e-12)
 
 
 @every_algorithm
 def test_what_is_trained_are_the_steps_of_the_contract_and_pieces_are_whole(name: str) -> None:
     config = CONFIGS[name]
     algorithm = make(config)
-    experience = roll_out(config, ToyFlow(), TRAINING_STEP).experience
-    assert len(experience.states) == PROMPTS * config.trained(STEPS)
-    pieces = sorted(set(zip(experience.prompts, experience.pieces, strict=True)))
+    batch = roll_out(config, ToyFlow(), TRAINING_STEP).batch
+    assert len(batch.states) == PROMPTS * config.trained(STEPS)
+    pieces = sorted(set(zip(batch.prompts, batch.pieces, strict=True)))
     assert pieces == [(p, piece) for p in range(PROMPTS) for piece in range(config.pieces())]
     assert algorithm.pieces == config.pieces()
-    assert set(experience.sde_steps) <= set(algorithm.transitions)
+    assert set(batch.sde_steps) <= set(algorithm.transitions)
     if isinstance(config, G2RPO):
-        assert sorted(set(experience.sde_steps)) == list(config.sde_steps)
+        assert sorted(set(batch.sde_steps)) == list(config.sde_steps)
     elif not isinstance(config, DanceGRPO):
-        assert set(experience.sde_steps) == set(config.stochastic(STEPS, TRAINING_STEP, SEED))
+        assert set(batch.sde_steps) == set(config.stochastic(STEPS, TRAINING_STEP, SEED))
 
 
 def test_dance_draws_the_trained_steps_of_every_chain_anew() -> None:
@@ -129,8 +129,8 @@ def test_dance_draws_the_trained_steps_of_every_chain_anew() -> None:
     assert isinstance(config, DanceGRPO)
     chosen: dict[tuple[int, int], list[int]] = {}
     for step in range(2):
-        experience = roll_out(config, ToyFlow(), step).experience
-        for i, p, g in zip(experience.sde_steps, experience.prompts, experience.pieces, strict=True):
+        batch = roll_out(config, ToyFlow(), step).batch
+        for i, p, g in zip(batch.sde_steps, batch.prompts, batch.pieces, strict=True):
             chosen.setdefault((step, p, g), []).append(i)
     assert all(len(set(steps)) == len(steps) == config.trained_of_a_chain(STEPS) == 4 for steps in chosen.values())
     assert {i for steps in chosen.values() for i in steps} == set(range(STEPS - 1))
@@ -141,9 +141,9 @@ def test_dance_draws_the_trained_steps_of_every_chain_anew() -> None:
 def test_before_the_first_update_every_ratio_is_one(name: str) -> None:
     config, flow = CONFIGS[name], ToyFlow()
     algorithm = make(config)
-    experience = roll_out(config, flow, TRAINING_STEP).experience
-    advantages = torch.ones(PROMPTS * len(algorithm.places) * config.group_size, dtype=torch.float64)
-    for part in losses(flow, experience, advantages, algorithm.transitions, algorithm.objective, rows=2):
+    batch = roll_out(config, flow, TRAINING_STEP).batch
+    advantages = torch.ones(PROMPTS * len(algorithm.group_steps) * config.group_size, dtype=torch.float64)
+    for part in losses(flow, batch, advantages, algorithm.transitions, algorithm.objective, rows=2):
         torch.testing.assert_close(part.ratios, torch.ones_like(part.ratios), rtol=0, atol=1e-13)
         assert not part.clipped.any()
 
@@ -159,8 +159,8 @@ def test_log_probabilities_come_from_the_updates_own_numerics(name: str) -> None
     with torch.no_grad():
         rollout = algorithm.roll_out(TRAINING_STEP, PROMPTS, noise(TRAINING_STEP), sampler(flow, fast_flow=quick))
     assert not torch.equal(rollout.ends, roll_out(config, flow, TRAINING_STEP).ends)
-    advantages = torch.ones(PROMPTS * len(algorithm.places) * config.group_size, dtype=torch.float64)
-    for part in losses(flow, rollout.experience, advantages, algorithm.transitions, algorithm.objective, rows=2):
+    advantages = torch.ones(PROMPTS * len(algorithm.group_steps) * config.group_size, dtype=torch.float64)
+    for part in losses(flow, rollout.batch, advantages, algorithm.transitions, algorithm.objective, rows=2):
         torch.testing.assert_close(part.ratios, torch.ones_like(part.ratios), rtol=0, atol=1e-13)
 
 
@@ -175,10 +175,10 @@ def test_a_process_draws_its_prompts_as_one_process_would(name: str) -> None:
     with torch.no_grad():
         part = make(config).roll_out(TRAINING_STEP, 1, noise(TRAINING_STEP, first_prompt=2), sampler(last_prompt, 1))
     torch.testing.assert_close(part.ends, whole.ends[2:], rtol=0, atol=1e-12)
-    units = [unit for unit, p in enumerate(whole.experience.prompts) if p == 2]
-    own = whole.experience.take(units)
-    assert part.experience.sde_steps == own.sde_steps and part.experience.pieces == own.pieces
-    torch.testing.assert_close(part.experience.samples, own.samples, rtol=0, atol=1e-12)
+    units = [unit for unit, p in enumerate(whole.batch.prompts) if p == 2]
+    own = whole.batch.take(units)
+    assert part.batch.sde_steps == own.sde_steps and part.batch.pieces == own.pieces
+    torch.testing.assert_close(part.batch.samples, own.samples, rtol=0, atol=1e-12)
 
 
 @every_algorithm

@@ -59,14 +59,14 @@ def test_the_common_beginning_is_one_chain_and_exact(config: AlgorithmContract, 
     flow, algorithm = ToyFlow(), make(config)
     with torch.no_grad():
         rollout = algorithm.roll_out(step, PROMPTS, noise(step), sampler(flow, rows=1, fast_rows=1))
-        experience = rollout.experience
-        first = min(experience.sde_steps)
-        begun = [unit for unit, i in enumerate(experience.sde_steps) if i == first]
+        batch = rollout.batch
+        first = min(batch.sde_steps)
+        begun = [unit for unit, i in enumerate(batch.sde_steps) if i == first]
         for unit in begun:
-            p = experience.prompts[unit]
+            p = batch.prompts[unit]
             x = noise(step).initial(p)
             for i in range(first):
                 sigma = torch.tensor([algorithm.sigmas[i]], dtype=torch.float64)
                 x = x + (algorithm.sigmas[i + 1] - algorithm.sigmas[i]) * flow(x, sigma, [p])
-            assert torch.equal(experience.states[unit], x[0])
-    assert len({experience.prompts[unit] for unit in begun}) == PROMPTS
+            assert torch.equal(batch.states[unit], x[0])
+    assert len({batch.prompts[unit] for unit in begun}) == PROMPTS

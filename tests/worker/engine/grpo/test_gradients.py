@@ -20,7 +20,7 @@ from tests.worker.engine.grpo.toy import (
     roll_out,
     transition_of,
 )
-from worker.engine.grpo.loss import Experience, LossPart, Objective, losses
+from worker.engine.grpo.loss import LossPart, Objective, RolloutBatch, losses
 from worker.engine.grpo.noise import normal
 
 MOVED = 0.02
@@ -30,12 +30,12 @@ every_objective = pytest.mark.parametrize("kl_weight", [0.0, 0.3])
 
 
 @cache
-def drawn(name: str) -> tuple[Experience, Tensor]:
+def drawn(name: str) -> tuple[RolloutBatch, Tensor]:
     """A rollout by the base, and advantages for its samples."""
     config = CONFIGS[name]
-    experience = roll_out(config, ToyFlow(), TRAINING_STEP).experience
-    count = PROMPTS * len(make(config).places) * config.group_size
-    return experience, normal((count,), 2, "advantages").double()
+    batch = roll_out(config, ToyFlow(), TRAINING_STEP).batch
+    count = PROMPTS * len(make(config).group_steps) * config.group_size
+    return batch, normal((count,), 2, "advantages").double()
 
 
 def objective(name: str, kl_weight: float = 0.0) -> Objective:
@@ -43,26 +43,26 @@ def objective(name: str, kl_weight: float = 0.0) -> Objective:
 
 
 def parts(
-    name: str, policy: ToyFlow, aim: Objective, rows: int = 2, experience: Experience | None = None, share: float = 1.0
+    name: str, policy: ToyFlow, aim: Objective, rows: int = 2, batch: RolloutBatch | None = None, share: float = 1.0
 ) -> list[LossPart]:
     """What the engine makes of a rollout."""
     whole, advantages = drawn(name)
     base = torch.no_grad()(ToyFlow()) if aim.kl_weight else None
-    chosen = whole if experience is None else experience
+    chosen = whole if batch is None else batch
     return list(losses(policy, chosen, advantages, make(CONFIGS[name]).transitions, aim, rows, share, base))
 
 
 def plain_loss(name: str, policy: ToyFlow, aim: Objective) -> Tensor:
     """The mean loss over samples: one forward for each, nothing shared, in the papers' formulas."""
-    config, (experience, advantages) = CONFIGS[name], drawn(name)
+    config, (batch, advantages) = CONFIGS[name], drawn(name)
     kind, base = transition_of(config), ToyFlow().requires_grad_(False)
     terms = []
-    for unit, (i, p) in enumerate(zip(experience.sde_steps, experience.prompts, strict=True)):
-        state, sigma = experience.states[unit], torch.tensor([NODES[i]], dtype=torch.float64)
-        for s, member in enumerate(experience.members[unit].tolist()):
+    for unit, (i, p) in enumerate(zip(batch.sde_steps, batch.prompts, strict=True)):
+        state, sigma = batch.states[unit], torch.tensor([NODES[i]], dtype=torch.float64)
+        for s, member in enumerate(batch.members[unit].tolist()):
             mean, std = transcription.STEPS[kind](state, policy(state[None], sigma, [p])[0], NODES, i, config.eta)
-            log_prob = transcription.LOG_PROBS[kind](experience.samples[unit, s], mean, std)
-            old = experience.old_log_probs[unit, s]
+            log_prob = transcription.LOG_PROBS[kind](batch.samples[unit, s], mean, std)
+            old = batch.old_log_probs[unit, s]
             loss = transcription.sample_loss(log_prob, old, advantages[member].item(), aim.clip_range)
             if aim.kl_weight:
                 base_mean, _ = transcription.STEPS[kind](state, base(state[None], sigma, [p])[0], NODES, i, config.eta)
@@ -122,11 +122,11 @@ def test_the_size_of_a_forward_does_not_change_the_gradient(name: str, rows: int
 
 @every_algorithm
 def test_the_shares_of_processes_add_up_to_the_whole(name: str) -> None:
-    policy, aim, (experience, _) = ToyFlow(MOVED), objective(name, 0.3), drawn(name)
+    policy, aim, (batch, _) = ToyFlow(MOVED), objective(name, 0.3), drawn(name)
     gradients = []
     for p in range(PROMPTS):
-        own = experience.take([unit for unit, prompt in enumerate(experience.prompts) if prompt == p])
-        gradients.append(gradient(policy, total(parts(name, policy, aim, experience=own, share=1 / PROMPTS))))
+        own = batch.take([unit for unit, prompt in enumerate(batch.prompts) if prompt == p])
+        gradients.append(gradient(policy, total(parts(name, policy, aim, batch=own, share=1 / PROMPTS))))
     whole = gradient(policy, total(parts(name, policy, aim)))
     torch.testing.assert_close(torch.stack(gradients).sum(dim=0), whole, rtol=0, atol=1e-12)
 
@@ -134,12 +134,12 @@ def test_the_shares_of_processes_add_up_to_the_whole(name: str) -> None:
 @every_algorithm
 def test_the_divergence_is_zero_at_the_base_and_pulls_back_to_it(name: str) -> None:
     flat = replace(objective(name, 1.0), clip_range=1.0)
-    experience, advantages = drawn(name)
+    batch, advantages = drawn(name)
     transitions = make(CONFIGS[name]).transitions
     for moved in (0.0, MOVED):
         policy = ToyFlow(moved)
         found = list(
-            losses(policy, experience, torch.zeros_like(advantages), transitions, flat, 2, 1.0, ToyFlow())
+            losses(policy, batch, torch.zeros_like(advantages), transitions, flat, 2, 1.0, ToyFlow())
         )  # no advantage: the divergence is all there is
         pull = torch.autograd.grad(total(found), policy.bias)[0]
         if moved:

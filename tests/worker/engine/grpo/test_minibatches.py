@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.worker.engine.grpo.toy import CONFIGS, PROMPTS, TRAINING_STEP, ToyFlow, every_algorithm, make, roll_out
-from worker.engine.grpo.loss import Experience
+from worker.engine.grpo.loss import RolloutBatch
 from worker.engine.grpo.noise import permutation
 
 Piece = tuple[int, int]
@@ -24,11 +24,11 @@ def shapes(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
     return processes, prompts, pieces, states, updates
 
 
-def experience(prompts: int, pieces: int, states: int) -> Experience:
+def batch(prompts: int, pieces: int, states: int) -> RolloutBatch:
     """Of `states` SDE steps of every piece, the steps one after another as chains have them."""
     places = [(i, p, piece) for i in range(states) for p in range(prompts) for piece in range(pieces)]
     empty = torch.zeros(len(places), 1, 1)
-    return Experience(
+    return RolloutBatch(
         states=empty,
         samples=empty[:, None],
         old_log_probs=torch.zeros(len(places), 1),
@@ -39,7 +39,7 @@ def experience(prompts: int, pieces: int, states: int) -> Experience:
     )
 
 
-def pieces_of(part: Experience, first_prompt: int = 0) -> Counter[Piece]:
+def pieces_of(part: RolloutBatch, first_prompt: int = 0) -> Counter[Piece]:
     """(prompt of all processes, piece) → how many of its states are there."""
     return Counter((first_prompt + p, piece) for p, piece in zip(part.prompts, part.pieces, strict=True))
 
@@ -50,18 +50,18 @@ def test_they_are_equal_whole_and_everything_and_no_matter_of_processes(
 ) -> None:
     processes, prompts, pieces, states, updates = shape
     orders = [permutation(pieces, 7, "minibatches", step, p) for p in range(processes * prompts)]
-    whole = experience(processes * prompts, pieces, states).minibatches(updates, orders)
+    whole = batch(processes * prompts, pieces, states).minibatches(updates, orders)
     found = [pieces_of(part) for part in whole]
 
     assert len(found) == updates
     assert {len(part.states) for part in whole} == {processes * prompts * pieces * states // updates}
     assert all(set(part.values()) == {states} for part in found)  # no piece is split
-    assert sum(found, Counter()) == pieces_of(experience(processes * prompts, pieces, states))
+    assert sum(found, Counter()) == pieces_of(batch(processes * prompts, pieces, states))
 
     together: list[Counter[Piece]] = [Counter() for _ in range(updates)]
     for process in range(processes):
         first = process * prompts
-        own = experience(prompts, pieces, states).minibatches(updates, orders[first : first + prompts], first)
+        own = batch(prompts, pieces, states).minibatches(updates, orders[first : first + prompts], first)
         if prompts * pieces % updates == 0:  # what a spec may ask for
             assert {len(part.states) for part in own} == {prompts * pieces * states // updates}
         for number, part in enumerate(own):
@@ -73,13 +73,13 @@ def test_they_are_dealt_anew_in_every_step() -> None:
     deals = set()
     for step in range(6):
         orders = [permutation(12, 7, "minibatches", step, p) for p in range(4)]
-        first, *_ = experience(4, 12, 1).minibatches(3, orders)
+        first, *_ = batch(4, 12, 1).minibatches(3, orders)
         deals.add(tuple(sorted(pieces_of(first))))
     assert len(deals) == 6
 
 
 def test_one_is_everything_as_it_is() -> None:
-    whole = experience(3, 4, 2)
+    whole = batch(3, 4, 2)
     assert whole.minibatches(1, []) == [whole]
 
 
@@ -89,7 +89,7 @@ def test_a_rollouts_states_keep_their_samples(name: str, updates: int) -> None:
     config = CONFIGS[name]
     if PROMPTS * config.pieces() % updates:
         updates = 1
-    whole = roll_out(config, ToyFlow(), TRAINING_STEP).experience
+    whole = roll_out(config, ToyFlow(), TRAINING_STEP).batch
     orders = [permutation(make(config).pieces, 7, p) for p in range(PROMPTS)]
     rows = {members: unit for unit, members in enumerate(map(tuple, keys(whole)))}
     for part in whole.minibatches(updates, orders):
@@ -102,6 +102,6 @@ def test_a_rollouts_states_keep_their_samples(name: str, updates: int) -> None:
     assert not rows
 
 
-def keys(part: Experience) -> list[list[int]]:
-    """What tells states apart: the SDE step and whose samples were drawn from it."""
+def keys(part: RolloutBatch) -> list[list[int]]:
+    """The identity of a state: its SDE step and the members sampled from it."""
     return [[i, *members] for i, members in zip(part.sde_steps, part.members.tolist(), strict=True)]

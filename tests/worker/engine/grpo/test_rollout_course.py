@@ -23,14 +23,14 @@ from tests.worker.engine.grpo.toy import (
     roll_out,
     sampler,
 )
-from worker.engine.grpo.advantages import AdvantageConfig, integrate_advantages
+from worker.engine.grpo.advantages import integrate_advantages
 from worker.engine.grpo.rollout import Branch, denoise_branches
 
 CHAINS = [name for name in CONFIGS if name != "g2rpo"]
 
 
 class Course:
-    """`Costs` that know which part goes on, and a velocity that counts its evaluations by part."""
+    """`Costs` that know the current part, and a velocity that counts its evaluations by part."""
 
     def __init__(self) -> None:
         self.flow, self.now = ToyFlow(), "none"
@@ -99,7 +99,7 @@ def test_ends_are_given_out_as_soon_as_they_are_there_and_are_the_same(name: str
     with torch.no_grad():
         rollout = make(CONFIGS[name]).roll_out(TRAINING_STEP, PROMPTS, noise(TRAINING_STEP), ready)
     assert [p for prompts, _ in given for p in prompts] == list(range(PROMPTS))
-    each = len(make(CONFIGS[name]).places) * CONFIGS[name].group_size
+    each = len(make(CONFIGS[name]).group_steps) * CONFIGS[name].group_size
     as_few_as_fill_a_batch = next(n for n in range(1, 1000) if n * each >= fast_rows)
     assert all(len(prompts) == as_few_as_fill_a_batch for prompts, _ in given[:-1])
     assert len(given[0][0]) == min(as_few_as_fill_a_batch, PROMPTS)
@@ -110,11 +110,10 @@ def test_ends_are_given_out_as_soon_as_they_are_there_and_are_the_same(name: str
 
 @every_algorithm
 def test_advantages_are_made_as_the_contract_says(name: str) -> None:
-    algorithm, said = make(CONFIGS[name]), CONFIGS[name].advantage
-    shape = (2, PROMPTS, len(algorithm.places), algorithm.group_size, len(algorithm.granularities))
+    algorithm = make(CONFIGS[name])
+    shape = (2, PROMPTS, len(algorithm.group_steps), algorithm.group_size, len(algorithm.granularities))
     rewards = torch.rand(shape, generator=torch.Generator().manual_seed(0))
-    config = AdvantageConfig(said.clip_max, said.std_eps, said.std_floor, said.scale, said.aggregation, said.std)
-    expected = integrate_advantages(rewards, [1.0, 0.5], config)
+    expected = integrate_advantages(rewards, [1.0, 0.5], CONFIGS[name].advantage)
     assert torch.equal(algorithm.advantages(rewards, [1.0, 0.5]).values, expected.values)
 
 

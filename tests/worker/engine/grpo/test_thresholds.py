@@ -16,12 +16,12 @@ def test_a_spread_of_exactly_the_floor_is_no_rounding() -> None:
 
 def test_a_ratio_at_the_very_end_of_the_clip_range_is_not_clipped() -> None:
     algorithm = make(CONFIGS["g2rpo"])
-    experience = roll_out(CONFIGS["g2rpo"], ToyFlow()).experience
-    advantages = torch.ones(PROMPTS * len(algorithm.places) * algorithm.group_size, dtype=torch.float64)
+    batch = roll_out(CONFIGS["g2rpo"], ToyFlow()).batch
+    advantages = torch.ones(PROMPTS * len(algorithm.group_steps) * algorithm.group_size, dtype=torch.float64)
 
     def part(clip_range: float) -> tuple[torch.Tensor, torch.Tensor]:
         objective = Objective(clip_range)
-        made = next(losses(ToyFlow(0.1), experience, advantages, algorithm.transitions, objective, rows=2))
+        made = next(losses(ToyFlow(0.1), batch, advantages, algorithm.transitions, objective, rows=2))
         return (made.ratios - 1.0).abs(), made.clipped
 
     deviations, _ = part(1.0)

@@ -80,7 +80,7 @@ def make(config: AlgorithmContract, steps: int = STEPS) -> Algorithm:
 
 
 def noise(step: int = 0, first_prompt: int = 0) -> StepNoise:
-    """The noises of a training step, in float64 where they begin a chain."""
+    """The noise of a training step; initial noise in float64."""
     return StepNoise(
         SEED, step, lambda draw: draw((1, TOKENS, CHANNELS)).double(), (TOKENS, CHANNELS), first_prompt=first_prompt
     )

@@ -1,6 +1,6 @@
 """The papers' formulas, one after another, in plain arithmetic: what the engine is held to. It shares no code with it.
 
-Arrays are NumPy's, or torch's where a gradient is wanted: only operators and `mean` are used on them. σ is the noise
+Arrays are NumPy's, or torch's where a gradient is needed: only operators and `mean` are used on them. σ is the noise
 level of x_σ = (1−σ)·x_0 + σ·ε, v the velocity ε − x_0, `nodes` are σ_0 = 1 … σ_T = 0.
 """
 

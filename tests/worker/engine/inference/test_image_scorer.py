@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from tests.worker.engine.evaluation.judge_server import Asked, Reply, Serve, says
-from worker.engine.inference.image_scorer import Scorer
-from worker.engine.inference.model_cache import Warm
+from worker.engine.inference.image_scorer import ImageScorer
+from worker.engine.inference.model_cache import ModelCache
 from worker.engine.models.images import png
 
 SERVERS = """
@@ -23,7 +23,7 @@ def causes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, **entry
     (tmp_path / "catalog.yaml").write_text(SERVERS.format(**entry))
     monkeypatch.setenv("G2RPO_CATALOG", str(tmp_path / "catalog.yaml"))
     images = [png(torch.rand(3, 16, 16)) for _ in range(number)]
-    scored = Scorer("cpu", Warm()).score(["theirs"], images, [f"prompt {n}" for n in range(number)])
+    scored = ImageScorer("cpu", ModelCache()).score(["theirs"], images, [f"prompt {n}" for n in range(number)])
     assert all((value.status == "ok") == (value.cause is None) for [value] in scored)
     return [value.cause for [value] in scored]
 

@@ -9,8 +9,9 @@ from service.contracts.catalog import RewardEntry, load_catalog
 from worker.engine.models.base import ImageSize
 from worker.engine.rewards import load_reward
 from worker.engine.rewards.base import Reward
-from worker.engine.training.cost_meter import Meter
-from worker.engine.training.reward_scorer import Scorer
+from worker.engine.training.cost_meter import CostMeter
+from worker.engine.training.distributed import Distributed
+from worker.engine.training.reward_scorer import RewardScorer
 
 CPU = torch.device("cpu")
 
@@ -42,12 +43,12 @@ class Decoder:
 
 def scored(offload: bool) -> list[str]:
     reward = Wanderer()
-    scorer = Scorer(
+    scorer = RewardScorer(
         Decoder(),  # type: ignore[arg-type]
         {"wanderer": reward},
         ImageSize(8, 8),
         2,
-        Meter(CPU),
+        CostMeter(Distributed(CPU)),
         lambda: None,
         offload,
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from service.contracts.catalog import RewardEntry
 from tests.worker.engine.evaluation.judge_server import Asked, Reply, Serve, says
-from worker.engine.remote.server import SetUpWrongly
+from worker.engine.remote.server import Misconfigured
 from worker.engine.rewards import load_reward
 from worker.engine.rewards.base import Answers
 from worker.engine.rewards.http import HttpReward
@@ -129,7 +129,7 @@ class TestHttp:
 
     def test_without_its_token_nothing_is_begun(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("REWARD_KEY", raising=False)
-        with pytest.raises(SetUpWrongly, match="reward 'remote' needs the environment variable REWARD_KEY"):
+        with pytest.raises(Misconfigured, match="reward 'remote' needs the environment variable REWARD_KEY"):
             http(serve().url, token_env="REWARD_KEY")
 
 

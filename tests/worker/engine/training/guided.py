@@ -14,7 +14,7 @@ from service.contracts.runs import RunSpec
 from tests.worker.engine.models.tiny import PROMPTS
 from worker.engine.models import load_model
 from worker.engine.rewards.base import Reward
-from worker.engine.training.distributed import Ranks
+from worker.engine.training.distributed import Distributed
 from worker.engine.training.event_log import EventWriter
 from worker.engine.training.trainer import Trainer
 
@@ -46,8 +46,10 @@ def run(entry: ModelEntry, out: Path, resume: Path | None = None, **changes: Any
     spec = RunSpec.model_validate(merge(SPEC, {"model": entry.name, **changes}))
     out.mkdir()
     model = load_model(entry, CPU, torch.float32)
-    trainer = Trainer(spec, model, {"redness": Redness()}, tuple(PROMPTS), tuple(PROMPTS), EventWriter(out), Ranks(CPU))
+    trainer = Trainer(
+        spec, model, {"redness": Redness()}, tuple(PROMPTS), tuple(PROMPTS), EventWriter(out), Distributed(CPU)
+    )
     if resume is not None:
-        trainer.resume(resume)
+        trainer.checkpoints.resume(resume)
     trainer.run()
     return make_plan(spec, Catalog(models=(entry,), rewards=(), prompt_sets=()))

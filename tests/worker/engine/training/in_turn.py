@@ -1,8 +1,8 @@
-"""A rank that has several runs in turn: `python -m tests.worker.engine.training.in_turn JOBS.json`.
+"""A process that performs several runs in sequence: `python -m tests.worker.engine.training.in_turn JOBS.json`.
 
 Loading torch takes longer than these runs do. A job is a run in float64 (`in_double`), or the arguments of the real
-program and the threads it computes on. The ranks meet anew for each, at a place of its own, as if they had just been
-started. The first job that fails ends the rank as it ends the real program.
+program and its number of threads. The processes initialize torch.distributed for each job, as if they had just
+started. The first job that fails ends the process as it ends the real program.
 """
 
 import json
@@ -15,25 +15,24 @@ import torch
 from accelerate import PartialState
 
 from tests.worker.engine.training.in_double import perform
-from worker.engine.training.distributed import join
+from worker.engine.training.distributed import init_distributed
 from worker.entrypoints import train
-from worker.entrypoints.parent import end_with_parent
-from worker.entrypoints.ranks import RENDEZVOUS
+from worker.entrypoints.launcher import RENDEZVOUS, end_with_parent
 
 
 def in_double(model: str, cases: list[dict[str, Any]]) -> int:
-    """Runs in float64 by ranks that meet once."""
-    together = join("cpu", os.environ[RENDEZVOUS])
+    """Runs in float64 in one process group."""
+    distributed = init_distributed("cpu", os.environ[RENDEZVOUS])
     for case in cases:
-        perform(Path(model), Path(case["directory"]), case["spec"], together, case.get("resume"))
-    together.leave()
+        perform(Path(model), Path(case["directory"]), case["spec"], distributed, case.get("resume"))
+    distributed.shut_down()
     return 0
 
 
 def end(status: int) -> None:
-    """As `worker.entrypoints.train` ends where it is the program."""
+    """Exit as `worker.entrypoints.train` does."""
     sys.stderr.flush()
-    os._exit(status)  # an orderly end would wait for ranks that will not come
+    os._exit(status)  # a regular exit would wait for the other processes
 
 
 if __name__ == "__main__":

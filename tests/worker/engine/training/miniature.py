@@ -16,7 +16,7 @@ from worker.entrypoints.train import build_trainer
 from worker.shapes.sampling import train_prompts
 
 FEW_PROMPTS: dict[str, Any] = {"items": list(train_prompts()[:40])}
-"""A run encodes all of its prompts before it begins, and the bundled set has thousands."""
+"""Encoding the thousands of prompts of the bundled set takes longer than the run."""
 MINIATURE: dict[str, Any] = {
     "sampling": {"steps": 5},
     "algorithm": {"group_size": 3, "sde_steps": [0, 2], "granularities": [1, 3]},
@@ -28,7 +28,7 @@ MINIATURE: dict[str, Any] = {
 
 
 def spec(**changes: Any) -> RunSpec:
-    """The miniature with some fields otherwise."""
+    """The miniature with changed fields."""
     return RunSpec.model_validate(merge(MINIATURE, changes))
 
 
@@ -55,7 +55,7 @@ def metrics(directory: Path, pattern: str = "") -> list[tuple[int, str, float]]:
 
 
 def newest(directory: Path) -> dict[tuple[int, str], float]:
-    """The value of each metric at each step, as it was told last."""
+    """The latest value of each metric at each step."""
     return {(step, name): value for step, name, value in metrics(directory)}
 
 

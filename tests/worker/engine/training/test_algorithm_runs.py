@@ -90,7 +90,7 @@ def test_every_ratio_is_one_before_the_first_update_of_a_rollout(straight: Run) 
 
 def test_a_run_continued_from_its_middle_ends_bit_identical(straight: Run, tmp_path: Path) -> None:
     resumed = small(tmp_path, **straight.changes)
-    resumed.resume(straight.directory / "checkpoints/step-000001")
+    resumed.checkpoints.resume(straight.directory / "checkpoints/step-000001")
     resumed.run()
 
     one, other = (root / "checkpoints/step-000002" for root in (straight.directory, tmp_path))
@@ -133,7 +133,7 @@ def test_batches_that_leave_a_remainder_keep_every_ratio_at_one(name: str, preci
 
 def test_the_divergence_holds_a_policy_near_its_base(tmp_path: Path) -> None:
     ends = {}
-    for weight in (1e-6, 1000.0):  # the first is as good as none, but is told
+    for weight in (1e-6, 1000.0):  # the first has no effect, but the metric exists
         algorithm = {"group_size": 2, "sde_steps": [0, 2], "clip_range": 1.0, "kl_weight": weight}
         training = {"max_steps": 6, "learning_rate": 3e-3}
         small(tmp_path / str(weight), algorithm=algorithm, training=training).run()
@@ -148,6 +148,6 @@ def test_updates_of_a_rollout_are_steps_of_the_optimizer(tmp_path: Path) -> None
     algorithm = {"name": "dance_grpo", "group_size": 3, "updates_per_rollout": 3}
     subject = small(tmp_path, algorithm=algorithm, training={"max_steps": 2})
     steps: list[int] = []
-    subject.updater.optimizer.register_step_post_hook(lambda *_: steps.append(subject.step))
+    subject.optimizer.adamw.register_step_post_hook(lambda *_: steps.append(subject.step))
     subject.run()
     assert steps == [0, 0, 0, 1, 1, 1]

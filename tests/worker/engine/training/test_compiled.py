@@ -70,7 +70,7 @@ def bundled_runs(place: Path) -> Runs:
 
     def resume(checkpoint: Path, out: Path) -> None:
         resumed = trainer(out, **changes)
-        resumed.resume(checkpoint)
+        resumed.checkpoints.resume(checkpoint)
         resumed.run()
 
     prompts = MINIATURE["training"]["prompts_per_step"]

@@ -1,4 +1,4 @@
-"""Several processes are one run: they compute what one computes, and begin, stop and fail as one."""
+"""Several processes compute what one computes, and start, stop and fail together."""
 
 import json
 import os
@@ -19,7 +19,7 @@ from tests.worker.engine.models.tiny import PROMPTS, make
 from tests.worker.engine.training.in_double import MODEL, perform
 from tests.worker.engine.training.miniature import FEW_PROMPTS
 from worker.engine.training.checkpoint import read_manifest
-from worker.engine.training.distributed import Ranks
+from worker.engine.training.distributed import Distributed
 
 pytestmark = [
     pytest.mark.long,
@@ -88,7 +88,7 @@ def spec(case: str) -> dict[str, Any]:
 
 def start(directory: Path, count: int, *program: str) -> "subprocess.Popen[bytes]":
     """Several ranks of a program, with what they print in `log.txt`."""
-    command = [sys.executable, "-m", "worker.entrypoints.ranks", str(count), str(directory), sys.executable, "-m"]
+    command = [sys.executable, "-m", "worker.entrypoints.launcher", str(count), str(directory), sys.executable, "-m"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     directory.mkdir(parents=True, exist_ok=True)
     with (directory / "log.txt").open("wb") as log:
@@ -106,13 +106,13 @@ def real(directory: Path, changes: dict[str, Any]) -> list[str]:
 def runs(tmp_path_factory: pytest.TempPathFactory, eventually: Eventually) -> Path:
     """Every case by one process and by two, and some continued from the other's first checkpoint.
 
-    Then the runs of the real program by the same two processes, asked for what is asked of them.
+    Then the runs of the real program in the same two processes, with their control requests.
     """
     root = tmp_path_factory.mktemp("runs")
     model = root / "model"
     make(MODEL, model)
     for case in CASES:
-        perform(model, root / "one" / case, spec(case), Ranks(torch.device("cpu")))
+        perform(model, root / "one" / case, spec(case), Distributed(torch.device("cpu")))
     cases = [{"directory": str(root / "two" / case), "spec": spec(case)} for case in CASES]
     for case in RESUMED:
         first = str(root / "one" / case / "checkpoints/step-000001")
@@ -134,12 +134,12 @@ def runs(tmp_path_factory: pytest.TempPathFactory, eventually: Eventually) -> Pa
     assert code == 1, (root / "real/wrong/log.txt").read_text()
     for case in RESUMED:
         first = str(root / "two" / case / "checkpoints/step-000001")
-        perform(model, root / "two-then-one" / case, spec(case), Ranks(torch.device("cpu")), first)
+        perform(model, root / "two-then-one" / case, spec(case), Distributed(torch.device("cpu")), first)
     return root
 
 
 def ask_real_runs(place: Path, process: "subprocess.Popen[bytes]", eventually: Eventually) -> None:
-    """Wait for each run that has no end of its own, and ask for what ends it."""
+    """Wait for each run that does not end automatically, and write the request that ends it."""
     for name in ("paused-lora", "paused-full", "cancelled"):
         out = place / name
         eventually(lambda out=out: said(out, "metrics") or process.poll() is not None)
@@ -173,8 +173,9 @@ def assert_same_checkpoint(one: Path, other: Path) -> None:
         for name, tensor in tensors.items():
             torch.testing.assert_close(others[name], tensor, rtol=0, atol=1e-10, msg=lambda m, n=name: f"{n}: {m}")
     states = [json.loads((place / "state.json").read_text()) for place in (one, other)]
-    for name in ("nfe", "images", "training_nfe", "step", "evaluated"):
-        assert states[0][name] == states[1][name], name
+    assert states[0]["cost"] == states[1]["cost"]
+    assert states[0]["progress"]["step"] == states[1]["progress"]["step"]
+    assert states[0]["evaluator"]["due"] == states[1]["evaluator"]["due"]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -67,6 +67,6 @@ def test_its_bounds_are_kept(contract: Any) -> None:
 
 
 def test_its_chains_differ_by_one_step_alone(contract: Any) -> None:
-    experience = roll_out(contract(group_size=4, at=3), ToyFlow()).experience
-    assert experience.sde_steps == (3,) * 4 * PROMPTS
-    assert len({tuple(state.flatten().tolist()) for state in experience.states}) == PROMPTS
+    batch = roll_out(contract(group_size=4, at=3), ToyFlow()).batch
+    assert batch.sde_steps == (3,) * 4 * PROMPTS
+    assert len({tuple(state.flatten().tolist()) for state in batch.states}) == PROMPTS

@@ -16,8 +16,8 @@ from service.contracts.catalog import RewardEntry
 from service.contracts.presets import merge
 from tests.worker.engine.training.miniature import events, metrics, small, tensors
 from worker.engine.rewards.base import Reward
-from worker.engine.training.checkpoint import OWN_WEIGHTS_FILE, read_manifest
-from worker.engine.training.early_stopping import Best
+from worker.engine.training.checkpoint import PARAMETERS_FILE, read_manifest
+from worker.engine.training.early_stopping import BestValue
 from worker.engine.training.optimizer import NotFinite
 from worker.engine.training.trainer import Trainer
 from worker.entrypoints.train import classify
@@ -79,7 +79,7 @@ def test_a_last_checkpoint_that_is_not_the_best_does_not_claim_it(tmp_path: Path
 def test_a_continued_run_remembers_the_best(tmp_path: Path) -> None:
     judged(tmp_path / "begun", [0.25, 0.5], training={"max_steps": 1}, checkpoints=BEST).run()
     resumed = judged(tmp_path / "resumed", [0.375, 0.5, 0.625], checkpoints=BEST)
-    resumed.resume(tmp_path / "begun/checkpoints/step-000001")
+    resumed.checkpoints.resume(tmp_path / "begun/checkpoints/step-000001")
     resumed.run()
     assert saved(tmp_path / "resumed") == [(4, 0.625)]
 
@@ -112,7 +112,7 @@ def test_patience_outlasts_an_interruption(tmp_path: Path) -> None:
     changes = early(patience=3) | {"checkpoints": {"every": 2}}
     judged(tmp_path / "begun", [0.5, 0.25, 0.25], **(changes | {"training": {"max_steps": 2}})).run()
     resumed = judged(tmp_path / "resumed", [0.25, 0.25], **changes)
-    resumed.resume(tmp_path / "begun/checkpoints/step-000002")
+    resumed.checkpoints.resume(tmp_path / "begun/checkpoints/step-000002")
     resumed.run()
     assert events(tmp_path / "resumed", "finished")[0]["step"] == 3
 
@@ -120,7 +120,7 @@ def test_patience_outlasts_an_interruption(tmp_path: Path) -> None:
 def test_a_run_that_ended_early_is_over_when_it_is_continued(tmp_path: Path) -> None:
     judged(tmp_path / "begun", [0.5, 0.25, 0.25], **early(patience=2)).run()
     again = judged(tmp_path / "again", [0.25], **early(patience=2))
-    again.resume(tmp_path / "begun/checkpoints/step-000002")
+    again.checkpoints.resume(tmp_path / "begun/checkpoints/step-000002")
     again.run()
     assert events(tmp_path / "again", "finished")[0]["heldout"] == events(tmp_path / "begun", "finished")[0]["heldout"]
     assert not metrics(tmp_path / "again", "^heldout/")
@@ -128,9 +128,9 @@ def test_a_run_that_ended_early_is_over_when_it_is_continued(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_not_finite_is_never_the_best(value: float) -> None:
-    best = Best()
-    assert not best.see(value) and best.value is None
-    assert best.see(-1.0) and not best.see(value) and best.since == 1
+    best = BestValue()
+    assert not best.update(value) and best.value is None
+    assert best.update(-1.0) and not best.update(value) and best.since == 1
 
 
 AVERAGED: dict[str, Any] = {
@@ -152,9 +152,9 @@ class Averaged:
 def averaged(tmp_path_factory: pytest.TempPathFactory) -> Averaged:
     directory = tmp_path_factory.mktemp("averaged")
     subject = small(directory, **AVERAGED)
-    seen = [[parameter.detach().clone() for parameter in subject.updater.parameters]]
-    subject.updater.optimizer.register_step_post_hook(
-        lambda *_: seen.append([parameter.detach().clone() for parameter in subject.updater.parameters])
+    seen = [[parameter.detach().clone() for parameter in subject.optimizer.parameters]]
+    subject.optimizer.adamw.register_step_post_hook(
+        lambda *_: seen.append([parameter.detach().clone() for parameter in subject.optimizer.parameters])
     )
     subject.run()
     return Averaged(directory, subject, seen)
@@ -164,21 +164,21 @@ def test_the_average_is_what_is_offered_and_measured(averaged: Averaged, tmp_pat
     subject, seen = averaged.subject, averaged.seen
     last = averaged.directory / "checkpoints/step-000004"
 
-    own = load_file(last / OWN_WEIGHTS_FILE)
-    for number, parameter in enumerate(subject.updater.parameters):
+    own = load_file(last / PARAMETERS_FILE)
+    for number, parameter in enumerate(subject.optimizer.parameters):
         assert torch.equal(own[str(number)], seen[-1][number])
         assert torch.equal(parameter, seen[-1][number])
         average = seen[0][number]
         for weights in seen[1:]:
             average = 0.5 * average + 0.5 * weights[number]
-        offered = subject.updater.ema
+        offered = subject.optimizer.ema
         assert offered is not None
         with offered.applied():
             torch.testing.assert_close(parameter.detach(), average, rtol=1e-5, atol=1e-7)
             assert not torch.equal(parameter, own[str(number)])
 
     fresh = small(tmp_path, training={"max_steps": 1}, heldout=AVERAGED["heldout"])
-    fresh.start_from(last)
+    fresh.checkpoints.start_from(last)
     fresh.run()
     measured = [row[1:] for row in metrics(averaged.directory, "^heldout/") if row[0] == 4]
     assert [row[1:] for row in metrics(tmp_path, "^heldout/") if row[0] == 0] == measured
@@ -188,7 +188,7 @@ def test_rollouts_use_the_weights_themselves(averaged: Averaged, tmp_path: Path)
     small(tmp_path, training=AVERAGED["training"] | {"ema_decay": None}).run()
     alike = [metrics(directory, "^(reward|ratio|loss|grad_norm)") for directory in (averaged.directory, tmp_path)]
     assert alike[0] and alike[0] == alike[1]
-    own = load_file(averaged.directory / "checkpoints/step-000004" / OWN_WEIGHTS_FILE)
+    own = load_file(averaged.directory / "checkpoints/step-000004" / PARAMETERS_FILE)
     plain = tensors(tmp_path / "checkpoints/step-000004")
     trained = {value for name, value in plain.items() if "lora" in name.lower()}
     assert {tensor.numpy().tobytes() for tensor in own.values()} == trained
@@ -199,9 +199,9 @@ def test_updates_that_are_not_finite_are_skipped_then_end_the_run_and_are_kept_f
     small(tmp_path / "begun", training={"max_steps": 2}, **changes).run()
     last = tmp_path / "begun/checkpoints/step-000002"
     subject = small(tmp_path / "broken", training={"max_steps": 9, "max_bad_steps": 5}, **changes)
-    subject.resume(last)
+    subject.checkpoints.resume(last)
     with torch.no_grad():
-        subject.updater.parameters[0].fill_(torch.nan)
+        subject.optimizer.parameters[0].fill_(torch.nan)
     with pytest.raises(NotFinite, match=r"5 updates in a row, the last at step 4; .*bad-step-000004") as failure:
         subject.run()
 
@@ -211,7 +211,7 @@ def test_updates_that_are_not_finite_are_skipped_then_end_the_run_and_are_kept_f
     assert read_manifest(last).step == 2
     with safe_open(tmp_path / "broken/bad-step-000004.safetensors", "pt") as file:
         held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-        assert [file.metadata()[str(place)] for place in range(2)] == subject.order.draw(4, 2)
+        assert [file.metadata()[str(place)] for place in range(2)] == subject.prompts.sample(4, 2)
     assert held["states"].shape == (4, 16, 32)  # two prompts, two SDE steps
     assert held["samples"].shape == (4, 2, 16, 32)
     assert held["old_log_probs"].isnan().all()
@@ -223,9 +223,9 @@ def test_updates_that_are_not_finite_are_skipped_then_end_the_run_and_are_kept_f
 def test_updates_that_were_skipped_are_counted_on_after_an_interruption(tmp_path: Path) -> None:
     subject = small(tmp_path / "begun", training={"max_steps": 1, "max_bad_steps": 2})
     with torch.no_grad():
-        subject.updater.parameters[0].fill_(torch.nan)
+        subject.optimizer.parameters[0].fill_(torch.nan)
     subject.run()
     resumed = small(tmp_path / "resumed", training={"max_steps": 3, "max_bad_steps": 2})
-    resumed.resume(tmp_path / "begun/checkpoints/step-000001")
+    resumed.checkpoints.resume(tmp_path / "begun/checkpoints/step-000001")
     with pytest.raises(NotFinite, match="2 updates in a row, the last at step 1"):
         resumed.run()

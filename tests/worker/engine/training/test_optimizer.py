@@ -14,11 +14,10 @@ from service.contracts.algorithms import G2RPO, AlgorithmContract, DanceGRPO, Fl
 from service.contracts.algorithms.mix_grpo import Window
 from service.contracts.runs import Training
 from tests.worker.engine.grpo.toy import PROMPTS, ToyFlow, make, roll_out
-from worker.engine.grpo.loss import Experience
+from worker.engine.grpo.loss import RolloutBatch
 from worker.engine.grpo.noise import normal
-from worker.engine.training.distributed import Ranks
-from worker.engine.training.lr_schedule import learning_rate
-from worker.engine.training.optimizer import NotFinite, Updater
+from worker.engine.training.distributed import Distributed
+from worker.engine.training.optimizer import NotFinite, PolicyOptimizer, learning_rate
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "g2rpo": {"sde_steps": (0, 1, 3, 6)},
@@ -35,16 +34,18 @@ KINDS: dict[str, type[AlgorithmContract]] = {
 every_algorithm = pytest.mark.parametrize("name", KINDS)
 
 
-def ready(name: str, updates: int = 1, **changes: Any) -> tuple[ToyFlow, Updater, Experience, Tensor]:
-    """A policy, its updater, a rollout of it, and advantages."""
+def ready(name: str, updates: int = 1, **changes: Any) -> tuple[ToyFlow, PolicyOptimizer, RolloutBatch, Tensor]:
+    """A policy, its optimizer, a rollout of it, and advantages."""
     training = {key: changes.pop(key) for key in list(changes) if key in Training.model_fields}
     config = KINDS[name](group_size=4, clip_range=0.5, updates_per_rollout=updates, **CONFIGS[name], **changes)
     flow, algorithm = ToyFlow(), make(config)
-    alone = Ranks(torch.device("cpu"))
-    updater = Updater(Training(**({"learning_rate": 1e-3} | training)), algorithm, list(flow.parameters()), alone)
-    experience = roll_out(config, flow).experience
-    count = PROMPTS * len(algorithm.places) * algorithm.group_size
-    return flow, updater, experience, normal((count,), 2, "advantages").double()
+    alone = Distributed(torch.device("cpu"))
+    optimizer = PolicyOptimizer(
+        Training(**({"learning_rate": 1e-3} | training)), algorithm, list(flow.parameters()), alone
+    )
+    batch = roll_out(config, flow).batch
+    count = PROMPTS * len(algorithm.group_steps) * algorithm.group_size
+    return flow, optimizer, batch, normal((count,), 2, "advantages").double()
 
 
 def weights(flow: ToyFlow) -> Tensor:
@@ -54,14 +55,14 @@ def weights(flow: ToyFlow) -> Tensor:
 @every_algorithm
 @pytest.mark.parametrize("updates", [1, 2, 3, 4, 12])
 def test_a_rollout_has_as_many_optimizer_steps_as_asked_for(name: str, updates: int) -> None:
-    flow, updater, experience, advantages = ready(name, updates)
+    flow, optimizer, batch, advantages = ready(name, updates)
     seen: list[Tensor] = []
-    updater.optimizer.register_step_post_hook(lambda *_: seen.append(weights(flow)))
+    optimizer.adamw.register_step_post_hook(lambda *_: seen.append(weights(flow)))
     evaluated = flow.nfe
-    told = updater.update(0, flow, experience, advantages, rows=1)
+    told = optimizer.update(0, flow, batch, advantages, rows=1)
     assert len(seen) == updates
     assert len({tuple(each.tolist()) for each in seen}) == updates
-    assert flow.nfe - evaluated == len(experience.states)  # each state once, whatever the number
+    assert flow.nfe - evaluated == len(batch.states)  # each state once, whatever the number
     assert told["ratio/first_deviation"] <= 1e-12
     assert (told["ratio/max"] > 1 + 1e-12) is (updates > 1)  # the later shares see a policy that has moved
 
@@ -71,8 +72,8 @@ def test_a_rollout_has_as_many_optimizer_steps_as_asked_for(name: str, updates: 
 def test_accumulating_gradients_changes_nothing(name: str, rows: int) -> None:
     ends = []
     for size in (2, rows):
-        flow, updater, experience, advantages = ready(name, 3, kl_weight=0.1)
-        updater.update(0, flow, experience, advantages, size, reference=torch.no_grad()(ToyFlow()))
+        flow, optimizer, batch, advantages = ready(name, 3, kl_weight=0.1)
+        optimizer.update(0, flow, batch, advantages, size, reference=torch.no_grad()(ToyFlow()))
         ends.append(weights(flow))
     torch.testing.assert_close(ends[0], ends[1], rtol=0, atol=1e-12)
 
@@ -81,8 +82,8 @@ def test_accumulating_gradients_changes_nothing(name: str, rows: int) -> None:
 def test_the_shares_are_dealt_anew_at_every_step(name: str) -> None:
     ends = []
     for step in (0, 1, 0):
-        flow, updater, experience, advantages = ready(name, 3)
-        updater.update(step, flow, experience, advantages, rows=2)
+        flow, optimizer, batch, advantages = ready(name, 3)
+        optimizer.update(step, flow, batch, advantages, rows=2)
         ends.append(weights(flow))
     assert torch.equal(ends[0], ends[2])
     assert not torch.equal(ends[0], ends[1])
@@ -91,9 +92,9 @@ def test_the_shares_are_dealt_anew_at_every_step(name: str) -> None:
 def test_the_gradients_norm_is_clipped() -> None:
     moved = []
     for most in (1e6, 1e-9):  # under AdamW's ε = 1e-8 the size of a gradient shows
-        flow, updater, experience, advantages = ready("g2rpo", max_grad_norm=most, weight_decay=0.0)
+        flow, optimizer, batch, advantages = ready("g2rpo", max_grad_norm=most, weight_decay=0.0)
         before = weights(flow)
-        told = updater.update(0, flow, experience, advantages, rows=2)
+        told = optimizer.update(0, flow, batch, advantages, rows=2)
         assert told["grad_norm"] > 1e-4  # as it was before it was clipped
         moved.append((weights(flow) - before).abs().max().item())
     assert moved[1] < moved[0] / 10
@@ -101,13 +102,13 @@ def test_the_gradients_norm_is_clipped() -> None:
 
 @every_algorithm
 def test_the_divergence_pulls_towards_the_base(name: str) -> None:
-    flow, updater, experience, advantages = ready(name, kl_weight=1.0, weight_decay=0.0)
+    flow, optimizer, batch, advantages = ready(name, kl_weight=1.0, weight_decay=0.0)
     with torch.no_grad():
         flow.bias += 0.05
     distances, divergences = [], []
     for step in range(40):
         distances.append((weights(flow) - weights(ToyFlow())).norm().item())
-        told = updater.update(step, flow, experience, 0 * advantages, 2, reference=torch.no_grad()(ToyFlow()))
+        told = optimizer.update(step, flow, batch, 0 * advantages, 2, reference=torch.no_grad()(ToyFlow()))
         divergences.append(told["kl"])
     assert distances[-1] < 0.7 * distances[0]
     assert divergences[-1] < divergences[0] / 4
@@ -115,44 +116,44 @@ def test_the_divergence_pulls_towards_the_base(name: str) -> None:
 
 
 def test_without_a_reference_there_is_no_divergence_to_tell() -> None:
-    flow, updater, experience, advantages = ready("g2rpo")
-    assert "kl" not in updater.update(0, flow, experience, advantages, rows=2)
+    flow, optimizer, batch, advantages = ready("g2rpo")
+    assert "kl" not in optimizer.update(0, flow, batch, advantages, rows=2)
 
 
 def test_an_average_follows_every_optimizer_step() -> None:
-    flow, updater, experience, advantages = ready("dance_grpo", 3, ema_decay=0.8)
+    flow, optimizer, batch, advantages = ready("dance_grpo", 3, ema_decay=0.8)
     average = weights(flow)
     seen: list[Tensor] = []
-    updater.optimizer.register_step_post_hook(lambda *_: seen.append(weights(flow)))
+    optimizer.adamw.register_step_post_hook(lambda *_: seen.append(weights(flow)))
     for step in range(2):
-        updater.update(step, flow, experience, advantages, rows=2)
+        optimizer.update(step, flow, batch, advantages, rows=2)
     for each in seen:
         average = 0.8 * average + 0.2 * each
     own = weights(flow)
-    with updater.offered_weights():
+    with optimizer.published_weights():
         torch.testing.assert_close(weights(flow), average, rtol=0, atol=1e-14)
     assert torch.equal(weights(flow), own)
-    with pytest.raises(KeyboardInterrupt), updater.offered_weights():
+    with pytest.raises(KeyboardInterrupt), optimizer.published_weights():
         raise KeyboardInterrupt
     assert torch.equal(weights(flow), own)
 
 
 def test_a_bad_update_is_left_out_of_everything_and_forgotten_after_a_good_one() -> None:
-    flow, updater, experience, advantages = ready("g2rpo", 4, ema_decay=0.5, max_bad_steps=3)
+    flow, optimizer, batch, advantages = ready("g2rpo", 4, ema_decay=0.5, max_bad_steps=3)
     bad = advantages.clone()
-    bad[experience.members[experience.sde_steps.index(3)]] = torch.nan  # in one share of the four
+    bad[batch.members[batch.sde_steps.index(3)]] = torch.nan  # in one share of the four
     before = weights(flow)
     seen: list[Tensor] = []
-    updater.optimizer.register_step_post_hook(lambda *_: seen.append(weights(flow)))
+    optimizer.adamw.register_step_post_hook(lambda *_: seen.append(weights(flow)))
     for step in range(4):
-        told = updater.update(step, flow, experience, bad, rows=2)
+        told = optimizer.update(step, flow, batch, bad, rows=2)
         assert told["skipped_updates"] == step + 1
     assert len(seen) == 4 * 3
     assert weights(flow).isfinite().all() and not torch.equal(weights(flow), before)
-    with updater.offered_weights():
+    with optimizer.published_weights():
         assert weights(flow).isfinite().all()
     with pytest.raises(NotFinite, match="3 updates in a row, the last at step 9"):
-        updater.update(9, flow, experience, advantages * torch.nan, rows=2)
+        optimizer.update(9, flow, batch, advantages * torch.nan, rows=2)
 
 
 schedules = st.builds(
@@ -191,10 +192,10 @@ def test_the_rate_rises_in_the_warm_up_then_never_and_stays_within_its_bounds(tr
 
 
 def test_the_optimizer_steps_at_the_rate_of_the_step() -> None:
-    flow, updater, experience, advantages = ready("mix_grpo", 2, max_steps=4, lr_schedule="linear")
+    flow, optimizer, batch, advantages = ready("mix_grpo", 2, max_steps=4, lr_schedule="linear")
     used: list[float] = []
-    updater.optimizer.register_step_pre_hook(lambda optimizer, *_: used.append(optimizer.param_groups[0]["lr"]))
+    optimizer.adamw.register_step_pre_hook(lambda adamw, *_: used.append(adamw.param_groups[0]["lr"]))
     for step in range(4):
-        told = updater.update(step, flow, experience, advantages, rows=2)
+        told = optimizer.update(step, flow, batch, advantages, rows=2)
         assert told["learning_rate"] == used[-1] == used[-2]
     assert used[::2] == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])

@@ -1,4 +1,4 @@
-"""Training on the reward of a server: beside sampling, and through its death."""
+"""Training on the reward of a server: concurrent with sampling, and across a failure of the server."""
 
 import base64
 import io
@@ -22,9 +22,9 @@ from tests.worker.engine.evaluation.judge_server import Asked, JudgeServer, Repl
 from tests.worker.engine.rewards.test_remote import values
 from tests.worker.engine.training.miniature import SMALL, events, metrics, small, spec, tensors
 from worker.engine.rewards.http import HttpReward
-from worker.engine.training.reward_failures import RewardsAway
+from worker.engine.training.reward_failures import RewardsUnavailable
 from worker.engine.training.trainer import Trainer
-from worker.entrypoints.train import PAUSED_BY_ITSELF, main
+from worker.entrypoints.train import PAUSED_ITSELF, main
 
 EXAMPLE = Path(__file__).parents[4] / "docs" / "examples"
 STEP_REQUESTS = 3
@@ -56,21 +56,21 @@ def test_a_run_whose_server_dies_pauses_and_goes_on_to_the_same_weights(serve: S
 
     server = serve(dies)
     subject = remote(tmp_path / "first", server)
-    with pytest.raises(RewardsAway) as away:
+    with pytest.raises(RewardsUnavailable) as away:
         subject.run()
     subject.pause(away.value.cause)
 
     (last,) = events(tmp_path / "first", "finished")
     assert (last["outcome"], last["step"], last["cause"]["code"]) == ("paused", 2, "rewards_failed")
     host = server.url.removeprefix("http://").removesuffix("/v1")
-    assert f"'shapes_verifier', asked of {host}, failed on all 16 images" in last["cause"]["detail"]
+    assert f"'shapes_verifier' (server {host}) failed on all 16 images" in last["cause"]["detail"]
     assert "the graphics card fell out" in last["cause"]["detail"] and "resume" in last["cause"]["hint"]
 
     down.clear()
     server.asked.clear()
     server.plan = brightness
     again = remote(tmp_path / "second", server)
-    again.resume(tmp_path / "first" / "checkpoints" / "step-000002")
+    again.checkpoints.resume(tmp_path / "first" / "checkpoints" / "step-000002")
     again.run()
     end = Path("checkpoints") / "step-000004"
     assert tensors(tmp_path / "second" / end) == tensors(tmp_path / "undisturbed" / end)
@@ -104,19 +104,19 @@ def test_servers_are_asked_while_later_prompts_are_sampled(
     server = serve(brightness)
     changes = {"algorithm": algorithm, "sampling": {"rollout_batch_size": 8}}
     subject = remote(tmp_path, server, **changes)
-    prompts = subject.order.draw(0, 2)
+    prompts = subject.prompts.sample(0, 2)
     seen: list[int] = []
-    subject.model.transformer.register_forward_hook(lambda *_: seen.append(len(subject._begun)))
-    rollout = subject.roll_out(prompts, subject.model.encode(prompts))
+    subject.model.transformer.register_forward_hook(lambda *_: seen.append(len(subject.rollout._scored)))
+    rollout = subject.rollout.sample(prompts, subject.model.encode(prompts))
     assert seen[0] == 0 and seen[-1] > 0
-    beside = subject.score(rollout.ends, prompts)
+    beside = subject.rollout.score(rollout.ends, prompts)
     # Other batches, other last bits; and one of 255 steps of brightness where a pixel lies between two.
-    torch.testing.assert_close(beside, subject.score(rollout.ends, prompts), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(beside, subject.rollout.score(rollout.ends, prompts), rtol=1e-4, atol=1e-4)
 
 
 def test_a_held_out_evaluation_waits_for_its_server_too(serve: Serve, tmp_path: Path) -> None:
     subject = remote(tmp_path, serve(lambda _: Reply(500)), heldout={"every": 2, "pairs": 4, "final_pairs": 0})
-    with pytest.raises(RewardsAway, match="failed on all 4 images"):
+    with pytest.raises(RewardsUnavailable, match="failed on all 4 images"):
         subject.run()
     subject.pause()
     assert not events(tmp_path, "metrics") and (tmp_path / "checkpoints" / "step-000000").is_dir()
@@ -159,7 +159,7 @@ def test_the_documented_server_trains_a_run_and_its_absence_pauses_one(
     assert started["provenance"]["rewards"]["brightness"]["server"] == example.split("/")[2]
     rewards = [value for _, value in metrics_of(tmp_path / "brightness", "^reward/brightness")]
     assert len(rewards) == 2 and all(0 < value < 1 for value in rewards)
-    assert run(tmp_path, "away") == PAUSED_BY_ITSELF
+    assert run(tmp_path, "away") == PAUSED_ITSELF
     (last,) = events(tmp_path / "away", "finished")
     assert last["outcome"] == "paused" and "ConnectError" in last["cause"]["detail"]
 

@@ -20,12 +20,12 @@ from service.contracts.plan import make_plan
 from service.contracts.presets import merge
 from tests.worker.engine.training.miniature import MINIATURE, events, metrics, newest, small, spec, tensors, trainer
 from worker.engine import rewards
-from worker.engine.cpu_parallel import Lanes
+from worker.engine.cpu_parallel import batch_size_per_thread
 from worker.engine.rewards.base import Reward
 from worker.engine.training.checkpoint import read_manifest
 from worker.engine.training.event_log import Cancelled, Paused
 from worker.engine.training.optimizer import NotFinite
-from worker.engine.training.reward_failures import RewardsAway, RewardsFailed
+from worker.engine.training.reward_failures import RewardsFailed, RewardsUnavailable
 from worker.engine.training.trainer import Trainer
 from worker.entrypoints.train import classify, main
 from worker.shapes.sampling import train_prompts
@@ -43,7 +43,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @dataclass(frozen=True)
 class Half:
-    """The first two of the finished run's four steps, as a run of its own."""
+    """A run of the first two of the finished run's four steps."""
 
     directory: Path
     changed: set[str]
@@ -90,14 +90,14 @@ def test_every_ratio_is_one_before_the_update(finished: Path) -> None:
 
 def test_the_ratio_test_can_fail(tmp_path: Path) -> None:
     subject = trainer(tmp_path)
-    prompts = subject.order.draw(0, 3)
+    prompts = subject.prompts.sample(0, 3)
     conditioning = subject.model.encode(prompts)
-    rollout = subject.roll_out(prompts, conditioning)
-    advantages = subject.algorithm.advantages(subject.score(rollout.ends, prompts), [1.0, 1.0])
+    rollout = subject.rollout.sample(prompts, conditioning)
+    advantages = subject.algorithm.advantages(subject.rollout.score(rollout.ends, prompts), [1.0, 1.0])
     with torch.no_grad():
-        for parameter in subject.updater.parameters:
+        for parameter in subject.optimizer.parameters:
             parameter += 0.02
-    update = subject.update(prompts, conditioning, rollout.experience, advantages)
+    update = subject.update_policy(prompts, conditioning, rollout.batch, advantages)
     assert max(abs(update["ratio/min"] - 1), abs(update["ratio/max"] - 1)) > 1e-5
 
 
@@ -141,9 +141,9 @@ def test_the_same_spec_gives_the_same_metrics(half: Half, finished: Path) -> Non
 
 def test_full_fine_tuning_moves_every_weight(tmp_path: Path) -> None:
     subject = small(tmp_path, training={"adapter": "full", "max_steps": 1, "learning_rate": 1e-5})
-    before = [parameter.clone() for parameter in subject.updater.parameters]
+    before = [parameter.clone() for parameter in subject.optimizer.parameters]
     subject.run()
-    moved = [not torch.equal(a, b) for a, b in zip(before, subject.updater.parameters, strict=True)]
+    moved = [not torch.equal(a, b) for a, b in zip(before, subject.optimizer.parameters, strict=True)]
     assert sum(moved) / len(moved) > 0.9
     assert read_manifest(tmp_path / "checkpoints/step-000001").kind == "full"
 
@@ -163,7 +163,7 @@ def test_resuming_ends_bit_identical(
     if adapter == "full":
         trainer(straight, **changes).run()
     resumed = trainer(tmp_path / "resumed", **changes)
-    resumed.resume(straight / f"checkpoints/step-{middle:06d}")
+    resumed.checkpoints.resume(straight / f"checkpoints/step-{middle:06d}")
     resumed.run()
 
     one, other = (root / f"checkpoints/step-{2 * middle:06d}" for root in (straight, tmp_path / "resumed"))
@@ -172,7 +172,7 @@ def test_resuming_ends_bit_identical(
     assert tensors(one) != tensors(straight / f"checkpoints/step-{middle:06d}")
     told, known = newest(tmp_path / "resumed"), newest(straight)
     assert told == {key: value for key, value in known.items() if key[0] > middle or key in told}
-    # An attempt between the two may have told totals of the middle step as they were before its evaluation.
+    # An attempt between the two may have logged totals of the middle step before its evaluation.
     assert {(middle, "nfe/total"), (middle, "images/total")} <= told.keys()
     assert events(tmp_path / "resumed", "finished")[0]["heldout"] == events(straight, "finished")[0]["heldout"]
 
@@ -193,10 +193,10 @@ def ask(directory: Path, **control: Any) -> None:
 
 
 def test_a_long_update_is_known_to_be_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("worker.engine.training.trainer.PROGRESS_SECONDS", 0.0)
+    monkeypatch.setattr("worker.engine.training.progress.PROGRESS_SECONDS", 0.0)
     small(tmp_path, training={"max_steps": 1, "update_batch_size": 1}).run()
     told = [event for event in events(tmp_path, "progress") if event["phase"] == "update"]
-    assert len(told) == 1 + 2 * 2  # as it begins, and after each of two prompts' two steps
+    assert len(told) == 1 + 2 * 2  # at the start, and after each of two prompts' two steps
 
 
 def test_what_is_trained_is_computed_by_an_attention_that_can_be_derived(tmp_path: Path) -> None:
@@ -222,7 +222,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[
     directory = tmp_path_factory.mktemp("uninterrupted")
     subject = trainer(directory, **SMALL_BATCHES)
     forwards: list[tuple[int, str]] = []
-    subject.model.transformer.register_forward_hook(lambda *_: forwards.append((subject.step, subject._phase)))
+    subject.model.transformer.register_forward_hook(lambda *_: forwards.append((subject.step, subject.progress.phase)))
     subject.run()
     return directory, forwards
 
@@ -255,7 +255,7 @@ def test_a_run_paused_anywhere_ends_bit_identical(
     assert written["step"] == saved
 
     resumed = trainer(tmp_path / "resumed", **SMALL_BATCHES)
-    resumed.resume(tmp_path / "paused" / written["directory"])
+    resumed.checkpoints.resume(tmp_path / "paused" / written["directory"])
     resumed.run()
 
     last = "checkpoints/step-000002"
@@ -274,19 +274,19 @@ def groups_of(directory: Path) -> list[dict[str, Any]]:
 
 def test_a_run_resumed_with_more_steps_is_the_longer_run(half: Half, finished: Path, tmp_path: Path) -> None:
     resumed = trainer(tmp_path)
-    resumed.resume(half.directory / "checkpoints/step-000002")
+    resumed.checkpoints.resume(half.directory / "checkpoints/step-000002")
     resumed.run()
     one, other = (root / "checkpoints/step-000004" for root in (finished, tmp_path))
     assert tensors(one) == tensors(other)
 
 
-LANES: dict[str, Any] = {
+TWO_THREADS: dict[str, Any] = {
     "sampling": {"steps": 3, "rollout_batch_size": 32},
     "algorithm": {"group_size": 4, "sde_steps": [0, 1], "granularities": [1]},
     "training": {"prompts_per_step": 4},
     "heldout": {"every": 0, "final_pairs": 0, "samples": 0},
 }
-"""Of two threads, batches for two lanes."""
+"""With two threads, batches that both of them share."""
 
 
 @contextmanager
@@ -299,27 +299,26 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def test_a_rollout_in_lanes_that_was_paused_is_the_same_when_it_is_repeated(tmp_path: Path) -> None:
-    straight, paused = (trainer(tmp_path / name, **LANES) for name in ("straight", "paused"))
-    prompts = straight.order.draw(0, 4)
+def test_a_rollout_on_two_threads_that_was_paused_is_the_same_when_it_is_repeated(tmp_path: Path) -> None:
+    straight, paused = (trainer(tmp_path / name, **TWO_THREADS) for name in ("straight", "paused"))
+    prompts = straight.prompts.sample(0, 4)
     known, conditioning = (subject.model.encode(prompts) for subject in (straight, paused))
     counted: list[str] = []
     straight.model.transformer.register_forward_hook(lambda *_: counted.append(threading.current_thread().name))
     with threads(2):
-        lanes = Lanes.on(straight.model.device, straight.spec.sampling.rollout_batch_size)
-        assert (lanes.number, lanes.batch_size) == (2, 16)
-        expected = straight.roll_out(prompts, known)
+        assert batch_size_per_thread(straight.model.device, straight.spec.sampling.rollout_batch_size) == 16
+        expected = straight.rollout.sample(prompts, known)
         assert len(set(counted)) > 1
         call(paused, len(counted) - 2, lambda: ask(tmp_path / "paused", action="pause"))
         with pytest.raises(Paused):
-            paused.roll_out(prompts, conditioning)
+            paused.rollout.sample(prompts, conditioning)
         (tmp_path / "paused" / CONTROL_FILE).unlink()
-        found = paused.roll_out(prompts, conditioning)
+        found = paused.rollout.sample(prompts, conditioning)
     assert torch.equal(found.ends, expected.ends)
     assert expected.anchors is not None and found.anchors is not None
     assert torch.equal(found.anchors, expected.anchors)
-    assert torch.equal(found.experience.samples, expected.experience.samples)
-    assert torch.equal(found.experience.old_log_probs, expected.experience.old_log_probs)
+    assert torch.equal(found.batch.samples, expected.batch.samples)
+    assert torch.equal(found.batch.old_log_probs, expected.batch.old_log_probs)
 
 
 @pytest.fixture
@@ -330,12 +329,14 @@ def two_threads() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_in_lanes_that_was_paused_ends_bit_identical(two_threads: None, tmp_path: Path) -> None:
+def test_a_run_on_two_threads_that_was_paused_ends_bit_identical(two_threads: None, tmp_path: Path) -> None:
     """Slow: two threads within an operator wait for each other, which on a busy machine takes minutes."""
-    changes = merge(LANES, {"training": {"max_steps": 2}, "heldout": {"every": 2, "pairs": 20}})
+    changes = merge(TWO_THREADS, {"training": {"max_steps": 2}, "heldout": {"every": 2, "pairs": 20}})
     straight, paused = (trainer(tmp_path / name, **changes) for name in ("straight", "paused"))
     forwards: list[tuple[int, str]] = []
-    straight.model.transformer.register_forward_hook(lambda *_: forwards.append((straight.step, straight._phase)))
+    straight.model.transformer.register_forward_hook(
+        lambda *_: forwards.append((straight.step, straight.progress.phase))
+    )
     straight.run()
     second = [number for number, at in enumerate(forwards, start=1) if at == (1, "rollout")]
     call(paused, second[len(second) // 2], lambda: ask(tmp_path / "paused", action="pause"))
@@ -346,7 +347,7 @@ def test_a_run_in_lanes_that_was_paused_ends_bit_identical(two_threads: None, tm
     assert saved["step"] == 1
 
     resumed = trainer(tmp_path / "resumed", **changes)
-    resumed.resume(tmp_path / "paused" / saved["directory"])
+    resumed.checkpoints.resume(tmp_path / "paused" / saved["directory"])
     resumed.run()
 
     one, other = (tmp_path / name / "checkpoints/step-000002" for name in ("straight", "resumed"))
@@ -366,7 +367,7 @@ def test_a_checkpoint_asked_for_comes_after_the_step_and_once(tmp_path: Path) ->
 
 def test_starting_from_a_checkpoint_takes_its_policy(finished: Path, tmp_path: Path) -> None:
     subject = trainer(tmp_path, training={"max_steps": 1}, heldout={"samples": 0})
-    subject.start_from(finished / "checkpoints/step-000004")
+    subject.checkpoints.start_from(finished / "checkpoints/step-000004")
     subject.run()
     start = [row[1:] for row in metrics(tmp_path, "^heldout/") if row[0] == 0]
     end = [row[1:] for row in metrics(finished, "^heldout/") if row[0] == 4]
@@ -377,7 +378,7 @@ def test_continuing_from_the_last_step_ends_with_the_summary_and_counts_nothing_
     finished: Path, tmp_path: Path
 ) -> None:
     subject = trainer(tmp_path)
-    subject.resume(finished / "checkpoints/step-000004")
+    subject.checkpoints.resume(finished / "checkpoints/step-000004")
     subject.run()
     assert events(tmp_path, "finished")[0]["heldout"] == events(finished, "finished")[0]["heldout"]
     assert events(tmp_path, "sample") == []
@@ -389,7 +390,7 @@ def test_continuing_from_the_last_step_says_how_far_the_run_is(tmp_path: Path) -
     changes = {"training": {"max_steps": 1}}
     small(tmp_path / "first", **changes).run()
     subject = small(tmp_path / "second", **changes)
-    subject.resume(tmp_path / "first/checkpoints/step-000001")
+    subject.checkpoints.resume(tmp_path / "first/checkpoints/step-000001")
     subject.run()
     assert events(tmp_path / "second", "progress")[-1]["step"] == 1
 
@@ -397,7 +398,7 @@ def test_continuing_from_the_last_step_says_how_far_the_run_is(tmp_path: Path) -
 def test_a_start_of_another_alpha_is_refused(finished: Path, tmp_path: Path) -> None:
     subject = trainer(tmp_path, training={"lora_alpha": 32})
     with pytest.raises(ValueError, match=r"alpha 16.0.*alpha 32.0"):
-        subject.start_from(finished / "checkpoints/step-000004")
+        subject.checkpoints.start_from(finished / "checkpoints/step-000004")
 
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])
@@ -411,11 +412,11 @@ def test_in_bfloat16_every_ratio_is_one_and_the_policy_moves(adapter: str, check
         "learning_rate": 1e-3,
     }
     subject = small(tmp_path, training=training, algorithm={"granularities": [3]})
-    before = [parameter.clone() for parameter in subject.updater.parameters]
+    before = [parameter.clone() for parameter in subject.optimizer.parameters]
     subject.run()
     assert all(abs(value - 1) <= 1e-5 for _, _, value in metrics(tmp_path, r"^ratio/(min|max)$"))
-    assert {parameter.dtype for parameter in subject.updater.parameters} == {torch.float32}
-    assert any(not torch.equal(a, b) for a, b in zip(before, subject.updater.parameters, strict=True))
+    assert {parameter.dtype for parameter in subject.optimizer.parameters} == {torch.float32}
+    assert any(not torch.equal(a, b) for a, b in zip(before, subject.optimizer.parameters, strict=True))
 
 
 def test_the_rate_warms_up(tmp_path: Path) -> None:
@@ -452,18 +453,20 @@ def test_a_reward_that_fails_too_often_in_a_row_pauses_the_run_before_it_is_trai
     training = {"max_steps": 2, "max_missing_steps": 2}
     subject = small(tmp_path, training=training)
     subject.scorer.rewards["shapes_verifier"] = Broken()
-    with pytest.raises(RewardsAway, match="'shapes_verifier' failed on 16 of 16 images, the last of 2 steps") as away:
+    with pytest.raises(
+        RewardsUnavailable, match="'shapes_verifier' failed on 16 of 16 images, the last of 2 steps"
+    ) as away:
         subject.run()
     subject.pause(away.value.cause)
     (last,) = events(tmp_path, "finished")
     assert (last["outcome"], last["step"], last["cause"]["code"]) == ("paused", 1, "rewards_failed")
     assert "the reward server does not answer" in last["cause"]["detail"]
     again = small(tmp_path / "again", training=training)
-    again.resume(tmp_path / "checkpoints" / "step-000001")
-    assert again.watch.streaks == {"shapes_verifier": 1}
+    again.checkpoints.resume(tmp_path / "checkpoints" / "step-000001")
+    assert again.failures.streaks == {"shapes_verifier": 1}
     again.run()
     assert [event["outcome"] for event in events(tmp_path / "again", "finished")] == ["succeeded"]
-    assert again.watch.streaks == {}
+    assert again.failures.streaks == {}
 
 
 def test_when_every_reward_fails_the_run_fails_with_the_cause(tmp_path: Path) -> None:
@@ -477,38 +480,38 @@ def test_when_every_reward_fails_the_run_fails_with_the_cause(tmp_path: Path) ->
 def test_a_model_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
     subject = small(tmp_path)
     with torch.no_grad():
-        subject.updater.parameters[0].fill_(torch.nan)
+        subject.optimizer.parameters[0].fill_(torch.nan)
     with pytest.raises(NotFinite, match="3 updates in a row"):
         subject.run()
 
 
 def test_a_skipped_update_leaves_the_policy_and_is_counted(tmp_path: Path) -> None:
     subject = trainer(tmp_path)
-    before = [parameter.clone() for parameter in subject.updater.parameters]
-    subject.updater.step_optimizer(1, rate=1.0, norm=float("nan"))
-    assert all(torch.equal(a, b) for a, b in zip(before, subject.updater.parameters, strict=True))
-    subject.updater.step_optimizer(1, rate=1.0, norm=float("inf"))
+    before = [parameter.clone() for parameter in subject.optimizer.parameters]
+    subject.optimizer.step(1, rate=1.0, norm=float("nan"))
+    assert all(torch.equal(a, b) for a, b in zip(before, subject.optimizer.parameters, strict=True))
+    subject.optimizer.step(1, rate=1.0, norm=float("inf"))
     with pytest.raises(NotFinite, match="3 updates in a row"):
-        subject.updater.step_optimizer(1, rate=1.0, norm=float("nan"))
+        subject.optimizer.step(1, rate=1.0, norm=float("nan"))
 
 
 def test_a_cancelled_run_stops_between_batches(tmp_path: Path) -> None:
     subject = trainer(tmp_path, sampling={"rollout_batch_size": 4}, heldout={"every": 0})
-    prompts = subject.order.draw(0, 3)
+    prompts = subject.prompts.sample(0, 3)
 
     def cancel_in_the_rollout(*_: object) -> None:
         (tmp_path / CONTROL_FILE).write_text('{"action": "cancel"}')
 
     hook = subject.model.transformer.register_forward_hook(cancel_in_the_rollout)
     with pytest.raises(Cancelled):
-        subject.roll_out(prompts, subject.model.encode(prompts))
+        subject.rollout.sample(prompts, subject.model.encode(prompts))
     hook.remove()
     assert not events(tmp_path, "metrics")
 
 
 def test_an_image_that_is_not_finite_scores_nothing(tmp_path: Path) -> None:
     subject = trainer(tmp_path)
-    prompts = subject.order.draw(0, 4)
+    prompts = subject.prompts.sample(0, 4)
     latents = torch.zeros(4, 16, 32)
     latents[1] = torch.nan
     values = subject.scorer.score(latents, prompts, ["clip_score", "shapes_verifier"])
@@ -575,7 +578,7 @@ def test_a_damaged_checkpoint_is_no_start(finished: Path, tmp_path: Path) -> Non
 
 
 class FillsTheDisk(Broken):
-    """A reward that is asked when the first checkpoint is there: from then on no file of this process may grow."""
+    """A reward that limits the size of this process's files once the first checkpoint exists."""
 
     checkpoint: Path
 

@@ -9,8 +9,7 @@ import sys
 from pathlib import Path
 
 from service.contracts.events import Failed
-from worker.entrypoints.parent import end_with_parent
-from worker.entrypoints.ranks import FAILURE
+from worker.entrypoints.launcher import FAILURE, end_with_parent
 
 if __name__ == "__main__":
     end_with_parent()

@@ -1,8 +1,8 @@
-"""Judges: they say which test points an image meets. One file per judge."""
+"""Judges decide which test points an image meets. One file per kind of judge."""
 
 from service.contracts.benchmarks.data import Benchmark
 from service.contracts.catalog import JudgeEntry
-from worker.engine.evaluation.judges.base import Abandoned, Judge, JudgeFailed, Said
+from worker.engine.evaluation.judges.base import Judge, JudgeClosed, JudgeFailed, JudgeResponse
 from worker.engine.evaluation.judges.openai import OpenAIJudge
 from worker.engine.evaluation.judges.perception import PerceptionJudge
 
@@ -10,8 +10,8 @@ KINDS: dict[str, type[Judge]] = {"openai": OpenAIJudge, "perception": Perception
 
 
 def load_judge(entry: JudgeEntry, benchmark: Benchmark) -> Judge:
-    """The catalog's judge, ready to be asked about images of `benchmark`. ValueError where it cannot judge it."""
+    """The judge of a catalog entry for `benchmark`. Raises ValueError if it cannot judge that benchmark."""
     return KINDS[entry.kind].load(entry, benchmark)
 
 
-__all__ = ["KINDS", "Abandoned", "Judge", "JudgeFailed", "Said", "load_judge"]
+__all__ = ["KINDS", "Judge", "JudgeClosed", "JudgeFailed", "JudgeResponse", "load_judge"]

@@ -1,4 +1,4 @@
-"""What every judge is: it is shown an image, and says which of the prompt's test points it meets."""
+"""The interface of a judge: from an image to the test points of its prompt that it meets."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -9,16 +9,16 @@ from service.contracts.catalog import JudgeEntry
 
 
 class JudgeFailed(Exception):
-    """The judge is away, or was set up wrongly: nothing more can be asked of it."""
+    """The judge is unavailable or configured incorrectly; further requests are useless."""
 
 
-class Abandoned(Exception):
-    """The judge was closed while it was asked."""
+class JudgeClosed(Exception):
+    """The judge was closed during a request."""
 
 
 @dataclass(frozen=True)
-class Said:
-    """What came of asking once. `error` says why there is no `text`, where asking again at once would be no use."""
+class JudgeResponse:
+    """The result of one request. error: why there is no `text`, if repeating the request is useless now."""
 
     text: str | None
     verdict: Verdict
@@ -26,30 +26,30 @@ class Said:
     seconds: float = 0.0
 
     @classmethod
-    def nothing(cls, error: str, seconds: float) -> "Said":
-        """There is no answer, for that reason."""
+    def nothing(cls, error: str, seconds: float) -> "JudgeResponse":
+        """A request without an answer."""
         return cls(None, Verdict(None, Failure.NO_ANSWER), error, seconds)
 
 
 class Judge(ABC):
-    """Answers about one image at a time. Any thread may ask."""
+    """Judges one image per call; any thread may call it."""
 
     entry: JudgeEntry
     concurrency: int
-    """How many threads are worth asking from."""
+    """Number of threads that may send requests at the same time."""
 
     @classmethod
     @abstractmethod
     def load(cls, entry: JudgeEntry, benchmark: Benchmark) -> "Judge":
-        """Make the judge from its catalog entry; ValueError where it cannot judge this benchmark."""
+        """Create the judge from its catalog entry. Raises ValueError if it cannot judge this benchmark."""
 
     @abstractmethod
-    def ask(self, prompt: BenchmarkPrompt, image: bytes) -> Said:
-        """Ask once about an image, a PNG file as it was drawn.
+    def ask(self, prompt: BenchmarkPrompt, image: bytes) -> JudgeResponse:
+        """Send one request about an image, a PNG file.
 
-        Raises JudgeFailed where no answer to any question can be expected, and Abandoned after `close`.
+        Raises JudgeFailed if further requests are useless, and JudgeClosed after `close`.
         """
 
     def close(self) -> None:
-        """Let go of whoever is waiting for an answer, as soon as can be. Nothing is asked afterwards."""
+        """End pending requests as soon as possible, and send no more."""
         return

@@ -1,4 +1,4 @@
-"""Vision-language models behind the OpenAI chat protocol: vLLM, Gemini's compatible endpoint, and others."""
+"""Vision-language models with the OpenAI chat protocol: vLLM, Gemini's compatible endpoint, and others."""
 
 import threading
 import time
@@ -6,50 +6,52 @@ import time
 from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt, JudgePrompt
 from service.contracts.benchmarks.judging import read_answer
 from service.contracts.catalog import JudgeEntry
-from worker.engine.evaluation.judges.base import Abandoned, Judge, JudgeFailed, Said
+from worker.engine.evaluation.judges.base import Judge, JudgeClosed, JudgeFailed, JudgeResponse
 from worker.engine.remote import chat
-from worker.engine.remote.server import Fault, Refused, Server, SetUpWrongly, retrying
+from worker.engine.remote.server import Misconfigured, RequestFailed, RequestRejected, Server, retrying
 
-OWN_FAULTS = 8
-"""An image that fails so often, while the judge answers about others, is given up for now."""
+MAX_OWN_FAULTS = 8
+"""Failures of one image, while the judge responds to others, after which the image is skipped."""
 
 
-class _Patience:
-    """How long nobody has been answered, whoever asks."""
+class _Availability:
+    """The time without a response to any thread."""
 
     def __init__(self, judge: str, seconds: float) -> None:
         self._judge, self._seconds = judge, seconds
         self._lock = threading.Lock()
-        self._heard = float("-inf")
-        self._away: float | None = None
+        self._responded_at = float("-inf")
+        self._failing_since: float | None = None
 
     def answered(self) -> None:
-        """Somebody was."""
+        """Record a response."""
         with self._lock:
-            self._heard, self._away = time.monotonic(), None
+            self._responded_at, self._failing_since = time.monotonic(), None
 
-    def failed(self, begun: float, fault: Fault) -> float:
-        """A request that was sent at `begun` was not; when another was. JudgeFailed: it is too long ago."""
+    def failed(self, started: float, fault: RequestFailed) -> float:
+        """Record the failure of a request sent at `started`; the time of the last response. Raises JudgeFailed."""
         with self._lock:
-            if self._away is None:
-                self._away = max(begun, self._heard)
-            away = time.monotonic() - self._away
-            if away >= self._seconds:
-                raise JudgeFailed(f"judge {self._judge!r} has not answered for {away:.0f} seconds; at last: {fault}")
-            return self._heard
+            if self._failing_since is None:
+                self._failing_since = max(started, self._responded_at)
+            seconds = time.monotonic() - self._failing_since
+            if seconds >= self._seconds:
+                raise JudgeFailed(
+                    f"judge {self._judge!r} has not responded for {seconds:.0f} seconds; last error: {fault}"
+                )
+            return self._responded_at
 
 
 class OpenAIJudge(Judge):
-    """Asks in the benchmark's words; connections are kept and shared."""
+    """Sends the benchmark's prompt template; threads share a connection pool."""
 
     def __init__(self, entry: JudgeEntry, words: JudgePrompt, first_wait: float = 0.5) -> None:
         self.entry, self.concurrency = entry, entry.concurrency
         self._words = words
         try:
             self._server = Server(f"judge {entry.name!r}", entry)
-        except SetUpWrongly as error:
+        except Misconfigured as error:
             raise JudgeFailed(str(error)) from error
-        self._patience = _Patience(entry.name, entry.patience_seconds)
+        self._availability = _Availability(entry.name, entry.patience_seconds)
         self._closed = threading.Event()
         self._retrying = retrying(self._closed, first_wait)
 
@@ -57,44 +59,46 @@ class OpenAIJudge(Judge):
     def load(cls, entry: JudgeEntry, benchmark: Benchmark) -> "OpenAIJudge":
         if benchmark.judge is None:
             raise ValueError(
-                f"judge {entry.name!r} has to be told what is asked for, and the benchmark {benchmark.name!r} has no "
-                "words for it: choose the judge `perception`"
+                f"judge {entry.name!r} needs a prompt template, and the benchmark {benchmark.name!r} has none; "
+                "use the judge `perception`"
             )
         return cls(entry, benchmark.judge)
 
-    def ask(self, prompt: BenchmarkPrompt, image: bytes) -> Said:
+    def ask(self, prompt: BenchmarkPrompt, image: bytes) -> JudgeResponse:
         if self._closed.is_set():
-            raise Abandoned(f"judge {self.entry.name!r} was closed")
+            raise JudgeClosed(f"judge {self.entry.name!r} was closed")
         body = chat.question(self.entry, image, self._words.fill(prompt))
         first = time.monotonic()
-        own_faults, failed = 0, first
+        own_faults, failed_at = 0, first
 
-        def once() -> Said:
-            nonlocal own_faults, failed
-            begun = time.monotonic()
+        def once() -> JudgeResponse:
+            nonlocal own_faults, failed_at
+            started = time.monotonic()
             try:
                 text = chat.completion(self._server, self._server.post(chat.PATH, body)).text
-            except Fault as fault:
-                others_heard = self._patience.failed(begun, fault) > failed
-                own_faults, failed = own_faults + (others_heard and not fault.throttled), time.monotonic()
-                if own_faults >= OWN_FAULTS:
-                    return Said.nothing(f"{own_faults} times, while others were answered: {fault}", _since(first))
+            except RequestFailed as fault:
+                others_succeed = self._availability.failed(started, fault) > failed_at
+                own_faults, failed_at = own_faults + (others_succeed and not fault.throttled), time.monotonic()
+                if own_faults >= MAX_OWN_FAULTS:
+                    return JudgeResponse.nothing(
+                        f"failed {own_faults} times while other requests succeeded: {fault}", _since(first)
+                    )
                 raise
-            self._patience.answered()
-            return Said(text, read_answer(text, len(prompt.points)), seconds=_since(begun))
+            self._availability.answered()
+            return JudgeResponse(text, read_answer(text, len(prompt.points)), seconds=_since(started))
 
         try:
             return self._retrying(once)
-        except Refused as refusal:
-            return Said.nothing(str(refusal), _since(first))
-        except SetUpWrongly as error:
+        except RequestRejected as refusal:
+            return JudgeResponse.nothing(str(refusal), _since(first))
+        except Misconfigured as error:
             raise JudgeFailed(str(error)) from error
-        except Fault as fault:
-            raise Abandoned(f"judge {self.entry.name!r} was closed; at last: {fault}") from fault
+        except RequestFailed as fault:
+            raise JudgeClosed(f"judge {self.entry.name!r} was closed; last error: {fault}") from fault
 
     def close(self) -> None:
         self._closed.set()
 
 
-def _since(begun: float) -> float:
-    return time.monotonic() - begun
+def _since(started: float) -> float:
+    return time.monotonic() - started

@@ -1,20 +1,17 @@
-"""The bundled world's judge: it reads the pixels by classical vision."""
+"""The judge of the bundled world, which reads the pixels by classical computer vision."""
 
-import io
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 from service.contracts.benchmarks.bundled import BUNDLED
 from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt
 from service.contracts.benchmarks.judging import read_answer
 from service.contracts.catalog import JudgeEntry
-from worker.engine.evaluation.judges.base import Judge, Said
+from worker.engine.evaluation.judges.base import Judge, JudgeResponse
+from worker.engine.models.images import read_png
 from worker.shapes.bench.judge import judge_seen
 from worker.shapes.bench.perception import perceive
 from worker.shapes.seen import SeenImage
@@ -32,29 +29,29 @@ class PerceptionJudge(Judge):
     def load(cls, entry: JudgeEntry, benchmark: Benchmark) -> "PerceptionJudge":
         if benchmark.name != BUNDLED:
             raise ValueError(
-                f"judge {entry.name!r} judges the benchmark {BUNDLED!r} alone, not {benchmark.name!r}: "
-                "choose a judge of kind `openai`"
+                f"judge {entry.name!r} supports only the benchmark {BUNDLED!r}, not {benchmark.name!r}; "
+                "use a judge of kind `openai`"
             )
         return cls(entry)
 
-    def ask(self, prompt: BenchmarkPrompt, image: bytes) -> Said:
-        begun = time.monotonic()
-        images = _pixels(image)
+    def ask(self, prompt: BenchmarkPrompt, image: bytes) -> JudgeResponse:
+        started = time.monotonic()
+        images = read_png(image).unsqueeze(0)
         try:
             with _one_core():
                 seen = perceive(images)[0]
             scores = judge_seen([seen], [prompt])[0]
         except ValueError as error:
-            return Said.nothing(str(error), time.monotonic() - begun)
+            return JudgeResponse.nothing(str(error), time.monotonic() - started)
         text = f"{_in_words(seen)} <score>{list(scores)}</score>"
-        return Said(text, read_answer(text, len(prompt.points)), seconds=time.monotonic() - begun)
+        return JudgeResponse(text, read_answer(text, len(prompt.points)), seconds=time.monotonic() - started)
 
 
 @contextmanager
 def _one_core() -> Iterator[None]:
-    """Within: this thread computes alone. One image is too little to share, and others draw meanwhile.
+    """Use one core in this thread: an image is too small to parallelize, and sampling needs the other cores.
 
-    The number is each thread's own, but also that of threads to come.
+    torch's number of threads belongs to each thread, but is also the default of later ones.
     """
     own = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -64,16 +61,9 @@ def _one_core() -> Iterator[None]:
         torch.set_num_threads(own)
 
 
-def _pixels(png: bytes) -> Tensor:
-    """A file as [1, 3, height, width] in 0..1."""
-    with Image.open(io.BytesIO(png)) as image:
-        pixels = np.asarray(image.convert("RGB"), dtype=np.float32) / 255
-    return torch.from_numpy(pixels).permute(2, 0, 1).unsqueeze(0).contiguous()
-
-
 def _in_words(seen: SeenImage) -> str:
     things = [
-        f"a {thing.size} {thing.style} {thing.color} {thing.shape or 'thing of no known shape'} "
+        f"a {thing.size} {thing.style} {thing.color} {thing.shape or 'thing with an unknown shape'} "
         f"at ({thing.x:.0f}, {thing.y:.0f})"
         for thing in seen.objects
     ]

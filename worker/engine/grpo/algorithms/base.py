@@ -1,4 +1,4 @@
-"""What an algorithm is to the trainer: rollout, advantages, and the transitions whose log-probabilities count."""
+"""The interface of an algorithm: rollout, advantages, and the transitions with log-probabilities."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
@@ -10,31 +10,31 @@ import torch
 from torch import Tensor
 
 from service.contracts.algorithms import AlgorithmContract
-from worker.engine.grpo.advantages import AdvantageConfig, Advantages, integrate_advantages
-from worker.engine.grpo.loss import Experience, Objective
+from worker.engine.grpo.advantages import Advantages, integrate_advantages
+from worker.engine.grpo.loss import Objective, RolloutBatch
 from worker.engine.grpo.noise import StepNoise
 from worker.engine.grpo.rollout import Velocity
 from worker.engine.grpo.transitions import Transition
 
 
 class Costs(Protocol):
-    """Where a rollout says what it spends."""
+    """Records the costs of a rollout."""
 
     def part(self, name: str) -> AbstractContextManager[None]:
-        """Times what is enclosed."""
+        """Measure the enclosed block."""
 
     def count(self, part: str, nfe: int) -> None:
-        """Adds NFE."""
+        """Add NFE."""
 
 
 @dataclass(frozen=True)
 class Sampler:
-    """Today's policy as a rollout uses it.
+    """The current policy for a rollout.
 
-    exact: its velocity in the update's own numerics and batches of `exact_rows`; log-probabilities come from it alone.
-    fast: gives a velocity in whatever numerics are fastest, for everything else, in batches of `fast_rows`. `check` is
-    called between batches, and may raise to abandon the rollout. `done` is given prompts with their clean ends
-    [p, K, G, Λ, …] as soon as they are there; None: nobody waits for them.
+    exact: the velocity with the numerics of the update, in batches of `exact_rows`; for all log-probabilities.
+    fast: context of the velocity with the fastest numerics, in batches of `fast_rows`; for everything else.
+    check: called between batches; may raise to abort the rollout.
+    done: called with prompts and their clean latents [p, K, G, Λ, …] as soon as they exist.
     """
 
     exact: Velocity
@@ -48,22 +48,23 @@ class Sampler:
 
 @dataclass(frozen=True)
 class Rollout:
-    """What a rollout brings: something to learn from, and clean ends to judge.
+    """The trained states of a rollout, and the clean latents to score.
 
-    ends: [P, K, G, Λ, tokens, channels], for K groups per prompt (`Algorithm.places`) of G samples at each granularity.
-    anchors: [P, tokens, channels], the deterministic ends, or None where the algorithm draws none.
+    ends: [P, K, G, Λ, tokens, channels], of G samples in K groups per prompt (`Algorithm.group_steps`), at each
+    granularity.
+    anchors: [P, tokens, channels], the ends of the deterministic trajectories; None if the algorithm has none.
     """
 
-    experience: Experience
+    batch: RolloutBatch
     ends: Tensor
     anchors: Tensor | None
 
 
 class Algorithm(ABC):
-    """One algorithm on one schedule. Rolls out in three parts: anchor (what a group shares), branch, continuation."""
+    """One algorithm on one schedule. A rollout has three parts: anchor (shared by a group), branch and continuation."""
 
     granularities: tuple[int, ...] = (1,)
-    """Strides Λ at which each sample is judged."""
+    """Strides Λ at which each sample is denoised and scored."""
 
     def __init__(self, config: AlgorithmContract, sigmas: Sequence[float], shift: float, seed: int) -> None:
         self.sigmas, self.shift, self.seed = sigmas, shift, seed
@@ -72,13 +73,13 @@ class Algorithm(ABC):
         self.updates = config.updates_per_rollout
         self.pieces = config.pieces()
         self.objective = Objective(config.clip_range, config.kl_weight)
-        self._advantage = AdvantageConfig(**config.advantage.model_dump())
+        self._advantage = config.advantage
         self.transitions = self.make_transitions()
 
     @property
     @abstractmethod
-    def places(self) -> tuple[int, ...]:
-        """The SDE steps of the K groups of a prompt, −1 for a group of whole chains."""
+    def group_steps(self) -> tuple[int, ...]:
+        """The SDE step of each of the K groups of a prompt; −1 for a group of whole chains."""
 
     @abstractmethod
     def make_transitions(self) -> Mapping[int, Transition]:
@@ -89,13 +90,13 @@ class Algorithm(ABC):
         """Sample groups for prompts 0 … `prompts` − 1 in training step `step`."""
 
     def portions(self, prompts: int, sampler: Sampler) -> list[range]:
-        """Prompts whose continuations are drawn together: as few as fill a batch where ends are waited for."""
-        each = len(self.places) * self.group_size
+        """Prompts whose continuations are sampled together; with `sampler.done`, as few as fill a batch."""
+        each = len(self.group_steps) * self.group_size
         size = prompts if sampler.done is None else -(-sampler.fast_rows // each)
         return [range(first, min(first + size, prompts)) for first in range(0, prompts, size)]
 
     def exact_rows(self, prompts: int, batch_size: int) -> int:
-        """Rows of every evaluation whose log-probabilities count, rollout and update alike."""
+        """Batch size of all evaluations with log-probabilities, in rollout and update."""
         return min(batch_size, prompts)
 
     def advantages(self, rewards: Tensor, weights: list[float]) -> Advantages:
@@ -103,7 +104,7 @@ class Algorithm(ABC):
         return integrate_advantages(rewards, weights, self._advantage)
 
     def members(self, units: Sequence[tuple[int, int, int]], samples: int) -> Tensor:
-        """Places [U, samples] among flat advantages [P, K, G] of samples g, g+1, … of each (prompt, k, g)."""
-        groups = len(self.places)
+        """Indices [U, samples] among flattened advantages [P, K, G] of samples g, g+1, … of each (prompt, k, g)."""
+        groups = len(self.group_steps)
         first = torch.tensor([(p * groups + k) * self.group_size + g for p, k, g in units], dtype=torch.long)
         return first[:, None] + torch.arange(samples)

@@ -1,4 +1,4 @@
-"""What the chain algorithms share: G whole chains per prompt, stochastic in a range of steps."""
+"""Base of the chain algorithms: G whole chains per prompt, stochastic in a range of steps."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -9,17 +9,17 @@ from torch import Tensor
 from service.contracts.algorithms.chains import ChainContract
 from service.contracts.schedule import TreeNode
 from worker.engine.grpo.algorithms.base import Algorithm, Rollout, Sampler
-from worker.engine.grpo.loss import Experience
+from worker.engine.grpo.loss import RolloutBatch
 from worker.engine.grpo.noise import StepNoise
 from worker.engine.grpo.rollout import Branch, Velocity, denoise_branches, filled, ode_trajectory
 from worker.engine.grpo.transitions import Transition
 
 
 class Chains(Algorithm):
-    """A group is G chains of one prompt; each is judged by the clean estimate of its last evaluation.
+    """A group is G chains of one prompt; each is scored by the clean estimate of its last evaluation.
 
-    Chains that begin with one noise are one until their first SDE step: what they share is evaluated once. (The noise
-    of a last, untrained SDE step would only blur the rewards: the last step is deterministic.)
+    Chains with the same initial noise are identical up to their first SDE step, which is evaluated once. The last step
+    is deterministic: its noise would not be trained on and only blur the rewards.
     """
 
     transition: type[Transition]
@@ -29,7 +29,7 @@ class Chains(Algorithm):
         super().__init__(config, sigmas, shift, seed)
 
     @property
-    def places(self) -> tuple[int, ...]:
+    def group_steps(self) -> tuple[int, ...]:
         return (-1,)
 
     def make_transitions(self) -> Mapping[int, Transition]:
@@ -37,7 +37,7 @@ class Chains(Algorithm):
 
     @abstractmethod
     def trained_steps(self, step: int, prompt: int, sample: int, stochastic: range) -> Sequence[int]:
-        """Which SDE steps of a chain are trained. `prompt` is its place among the prompts of all processes."""
+        """The trained SDE steps of a chain. prompt: index among the prompts of all processes."""
 
     def finish(self, velocity: Velocity, x: Tensor, prompts: list[int], start: int, sampler: Sampler) -> Tensor:
         """Clean ends of chains `x` [chains, …] at node `start`, step by step to the end."""
@@ -47,7 +47,7 @@ class Chains(Algorithm):
         ends = torch.full_like(x, torch.nan)
 
         def end(branch: Branch, _: int, estimate: Tensor) -> None:
-            ends[branch.place] = estimate
+            ends[branch.index] = estimate
 
         branches = [Branch(state, path, prompts[c], (c,)) for c, state in enumerate(x)]
         denoise_branches(velocity, branches, self.sigmas, sampler.fast_rows, end, sampler.check)
@@ -67,7 +67,7 @@ class Chains(Algorithm):
             x = self._before(velocity, starts, owners, stochastic.start, sampler)
         costs.count("anchor", len(x) * stochastic.start)
         with costs.part("branch"):
-            x, experience, nfe = self._branch(step, x, prompts, stochastic, noise, sampler)
+            x, batch, nfe = self._branch(step, x, prompts, stochastic, noise, sampler)
         costs.count("branch", nfe)
         parts = []
         for portion in self.portions(prompts, sampler):
@@ -79,10 +79,10 @@ class Chains(Algorithm):
             if sampler.done is not None:
                 sampler.done(portion, parts[-1])
         costs.count("continuation", len(x) * self.config.tail(self.steps, stochastic.stop))
-        return Rollout(experience, torch.cat(parts), None)
+        return Rollout(batch, torch.cat(parts), None)
 
     def _before(self, velocity: Velocity, x: Tensor, owners: list[int], start: int, sampler: Sampler) -> Tensor:
-        """States at node `start`, the first SDE step."""
+        """States at node `start`, the first SDE step, denoised without noise."""
         if start == 0:
             return x
         ends = []
@@ -98,8 +98,8 @@ class Chains(Algorithm):
 
     def _branch(
         self, step: int, x: Tensor, prompts: int, stochastic: range, noise: StepNoise, sampler: Sampler
-    ) -> tuple[Tensor, Experience, int]:
-        """All SDE steps of all chains: the states after them, what is trained of them, and the evaluations made."""
+    ) -> tuple[Tensor, RolloutBatch, int]:
+        """Take all SDE steps of all chains; returns the states after them, the trained states, and the evaluations."""
         size = self.group_size
         chains = [(p, g) for p in range(prompts) for g in range(size)]
         trained = [set(self.trained_steps(step, noise.first_prompt + p, g, stochastic)) for p, g in chains]
@@ -108,7 +108,7 @@ class Chains(Algorithm):
         for i in stochastic:
             velocity = self._velocity(x, i, sampler, len(x) // prompts)
             nfe += len(x)
-            if len(x) < len(chains):  # one state for each group until now
+            if len(x) < len(chains):  # groups had one state each
                 x, velocity = (part.repeat_interleave(size, dim=0) for part in (x, velocity))
             transition = self.transitions[i]
             mean = transition.mean(x, velocity)
@@ -119,7 +119,7 @@ class Chains(Algorithm):
             log_probs.append(transition.log_prob(sample[chosen], mean[chosen]))
             units += [(i, *chains[c]) for c in chosen]
             x = sample
-        experience = Experience(
+        batch = RolloutBatch(
             states=torch.cat(states),
             samples=torch.cat(samples).unsqueeze(1),
             old_log_probs=torch.cat(log_probs).unsqueeze(1),
@@ -128,10 +128,10 @@ class Chains(Algorithm):
             members=self.members([(p, 0, g) for _, p, g in units], 1),
             pieces=tuple(g for _, _, g in units),
         )
-        return x, experience, nfe
+        return x, batch, nfe
 
     def _velocity(self, x: Tensor, step: int, sampler: Sampler, each: int) -> Tensor:
-        """v at step i of all states, `each` of a prompt, in the update's own batches."""
+        """v at step i of all states, `each` per prompt, in batches of the update's size."""
         parts = []
         for start in range(0, len(x), sampler.exact_rows):
             sampler.check()

@@ -1,4 +1,4 @@
-"""DanceGRPO: stochastic throughout, a random share of each chain's steps trained."""
+"""DanceGRPO: all steps are stochastic, and a random share of each chain's steps is trained."""
 
 from collections.abc import Sequence
 

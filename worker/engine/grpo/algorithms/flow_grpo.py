@@ -1,4 +1,4 @@
-"""Flow-GRPO: stochastic throughout, every SDE step trained."""
+"""Flow-GRPO: all steps are stochastic, and all SDE steps are trained."""
 
 from collections.abc import Sequence
 

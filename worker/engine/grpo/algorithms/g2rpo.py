@@ -1,4 +1,4 @@
-"""G²RPO: branches off a shared deterministic trajectory, each denoised at several granularities."""
+"""G²RPO: SDE steps from a shared deterministic trajectory, each sample denoised at several granularities."""
 
 from collections.abc import Mapping, Sequence
 
@@ -8,16 +8,16 @@ from torch import Tensor
 from service.contracts.algorithms import G2RPO
 from service.contracts.schedule import continuation_tree
 from worker.engine.grpo.algorithms.base import Algorithm, Rollout, Sampler
-from worker.engine.grpo.loss import Experience
+from worker.engine.grpo.loss import RolloutBatch
 from worker.engine.grpo.noise import StepNoise
 from worker.engine.grpo.rollout import Branch, Trajectory, Velocity, denoise_branches, ode_trajectory
 from worker.engine.grpo.transitions import FlowTransition, Transition
 
 
 class GranularGRPO(Algorithm):
-    """One stochastic step at a time off a shared deterministic trajectory, judged at several granularities.
+    """One stochastic step at a time from a shared deterministic trajectory, scored at several granularities.
 
-    Source: the paper; the continuations' schedule as its public implementation has it.
+    Source: the paper; the schedule of the continuations follows its public implementation.
     """
 
     def __init__(self, config: G2RPO, sigmas: Sequence[float], shift: float, seed: int) -> None:
@@ -27,7 +27,7 @@ class GranularGRPO(Algorithm):
         self._trees = [continuation_tree(self.steps, i, config.granularities) for i in config.sde_steps]
 
     @property
-    def places(self) -> tuple[int, ...]:
+    def group_steps(self) -> tuple[int, ...]:
         return self.config.sde_steps
 
     def make_transitions(self) -> Mapping[int, Transition]:
@@ -37,10 +37,10 @@ class GranularGRPO(Algorithm):
         costs = sampler.costs
         with costs.part("anchor"):
             initial = torch.cat([noise.initial(p) for p in range(prompts)])
-            anchors = ode_trajectory(sampler.exact, initial, self.sigmas, sampler.exact_rows, keep=self.places)
+            anchors = ode_trajectory(sampler.exact, initial, self.sigmas, sampler.exact_rows, keep=self.group_steps)
         costs.count("anchor", prompts * self.steps)
         with costs.part("branch"):
-            experience, samples = self.branch(anchors, noise)
+            batch, samples = self.branch(anchors, noise)
         ends = samples.new_full((*samples.shape[:3], len(self.granularities), *samples.shape[3:]), torch.nan)
         for portion in self.portions(prompts, sampler):
             with costs.part("continuation"), sampler.fast() as velocity:
@@ -48,16 +48,16 @@ class GranularGRPO(Algorithm):
             costs.count("continuation", nfe)
             if sampler.done is not None:
                 sampler.done(portion, ends[portion.start : portion.stop])
-        return Rollout(experience, ends, anchors.end)
+        return Rollout(batch, ends, anchors.end)
 
-    def branch(self, anchors: Trajectory, noise: StepNoise) -> tuple[Experience, Tensor]:
-        """Singular stochastic sampling: one SDE step from each kept state. Samples [P, K, G, …].
+    def branch(self, anchors: Trajectory, noise: StepNoise) -> tuple[RolloutBatch, Tensor]:
+        """Singular stochastic sampling: one SDE step from each kept state; samples are [P, K, G, …].
 
-        The anchor already has the velocities: no evaluation of the network.
+        The anchor trajectory has the velocities: the network is not evaluated.
         """
         prompts, groups = range(len(anchors.end)), range(self.group_size)
         samples, log_probs = [], []
-        for i in self.places:
+        for i in self.group_steps:
             transition = self.transitions[i]
             draws = torch.stack([torch.stack([noise.sde(p, i, g) for g in groups]) for p in prompts])
             mean = transition.mean(anchors.states[i], anchors.velocities[i]).unsqueeze(1)
@@ -65,27 +65,27 @@ class GranularGRPO(Algorithm):
             samples.append(sample)
             log_probs.append(transition.log_prob(sample, mean))
         together = torch.cat(samples)
-        units = [(p, k, 0) for k in range(len(self.places)) for p in prompts]
-        experience = Experience(
-            states=torch.cat([anchors.states[i] for i in self.places]),
+        units = [(p, k, 0) for k in range(len(self.group_steps)) for p in prompts]
+        batch = RolloutBatch(
+            states=torch.cat([anchors.states[i] for i in self.group_steps]),
             samples=together,
             old_log_probs=torch.cat(log_probs),
-            sde_steps=tuple(self.places[k] for _, k, _ in units),
+            sde_steps=tuple(self.group_steps[k] for _, k, _ in units),
             prompts=tuple(p for p, _, _ in units),
             members=self.members(units, self.group_size),
             pieces=tuple(k for _, k, _ in units),
         )
-        return experience, together.reshape(len(self.places), -1, *together.shape[1:]).transpose(0, 1)
+        return batch, together.reshape(len(self.group_steps), -1, *together.shape[1:]).transpose(0, 1)
 
     def denoise(self, velocity: Velocity, samples: Tensor, ends: Tensor, prompts: range, sampler: Sampler) -> int:
-        """Put clean estimates of samples [P, K, G, …] of some prompts at every granularity into `ends` [P, K, G, Λ, …].
+        """Denoise samples [P, K, G, …] of some prompts at every granularity into `ends` [P, K, G, Λ, …].
 
-        Returns the evaluations made.
+        Returns the number of evaluations.
         """
         strides = self.granularities
 
         def finish(branch: Branch, stride: int, estimate: Tensor) -> None:
-            ends[(branch.prompt, *branch.place, strides.index(stride))] = estimate
+            ends[(branch.prompt, *branch.index, strides.index(stride))] = estimate
 
         branches = [
             Branch(samples[p, k, g], tree, p, (k, g))

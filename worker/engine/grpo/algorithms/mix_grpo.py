@@ -1,4 +1,4 @@
-"""MixGRPO: stochastic, and trained, in a sliding window of steps; a fast solver may follow it."""
+"""MixGRPO: a sliding window of steps is stochastic and trained; a fast solver may follow it."""
 
 from collections.abc import Sequence
 
@@ -9,8 +9,7 @@ from service.contracts.algorithms import MixGRPO as Contract
 from service.contracts.schedule import tail_nodes
 from worker.engine.grpo.algorithms.base import Sampler
 from worker.engine.grpo.algorithms.chains import Chains
-from worker.engine.grpo.rollout import Velocity
-from worker.engine.grpo.solvers import dpm_solver_pp
+from worker.engine.grpo.rollout import Velocity, dpm_solver_pp
 from worker.engine.grpo.transitions import FlowTransition
 
 

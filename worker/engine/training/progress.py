@@ -1,0 +1,64 @@
+"""Progress of a run: steps done, time per step, heartbeat, and the supervisor's requests to stop."""
+
+import time
+from collections import deque
+from statistics import median
+from typing import Any
+
+from service.contracts.events import Phase, Progress
+from worker.engine.keepalive import PROGRESS_SECONDS
+from worker.engine.training.event_log import ControlFile, EventWriter
+
+_TIMED_STEPS = 20
+"""Steps whose median duration the estimate of the remaining time uses."""
+
+
+class ProgressReporter:
+    """Counts and times the steps and reports them; `check` raises where the supervisor stops the run."""
+
+    def __init__(self, events: EventWriter, max_steps: int) -> None:
+        self.control = ControlFile(events.directory)
+        self.step = 0
+        """Training steps done."""
+        self.elapsed_seconds = 0.0
+        """Seconds of training steps so far, over all attempts."""
+        self.phase: Phase = "loading"
+        self._events, self._max_steps = events, max_steps
+        self._step_seconds: deque[float] = deque(maxlen=_TIMED_STEPS)
+        self._started_at = time.perf_counter()
+        self._reported_at = 0.0
+
+    def start_step(self) -> None:
+        """Start the clock of a training step."""
+        self._started_at = time.perf_counter()
+
+    def finish_step(self) -> None:
+        """Count the step as done."""
+        self.step += 1
+        self._step_seconds.append(time.perf_counter() - self._started_at)
+        self.elapsed_seconds += self._step_seconds[-1]
+
+    def check(self) -> None:
+        """Raise Cancelled or Paused if the supervisor requests it; otherwise send a heartbeat where one is due."""
+        self.control.check()
+        self.heartbeat()
+
+    def heartbeat(self) -> None:
+        """Report the current phase again if the last report is `PROGRESS_SECONDS` old."""
+        if time.monotonic() - self._reported_at >= PROGRESS_SECONDS:
+            self.report(self.phase)
+
+    def report(self, phase: Phase) -> None:
+        """Enter `phase` and write a progress event."""
+        self.phase, self._reported_at = phase, time.monotonic()
+        seconds = median(self._step_seconds) if self._step_seconds else None
+        eta = None if seconds is None else seconds * (self._max_steps - self.step)
+        self._events.write(
+            Progress(step=self.step, max_steps=self._max_steps, phase=phase, eta_seconds=eta, step_seconds=seconds)
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"step": self.step, "elapsed_seconds": self.elapsed_seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.step, self.elapsed_seconds = state["step"], state["elapsed_seconds"]
