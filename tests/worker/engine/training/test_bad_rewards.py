@@ -40,7 +40,7 @@ def build(catalog: Catalog, directory: Path, device: str, names: Sequence[str], 
 
 @pytest.mark.parametrize("name", ["clip_away", "hps_away", "image_reward_away"])
 def test_a_bad_second_reward_comes_before_the_model(catalog: Catalog, tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=f"reward '{name}': the catalog's weights .*nowhere are not there"):
+    with pytest.raises(ValueError, match=f"reward '{name}': weights directory .*nowhere of the catalog not found"):
         build(catalog, tmp_path, "cuda", ["clip_score", name], model="away")  # tests have no such device
 
 
