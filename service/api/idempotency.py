@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: a request that is sent again, because its answer was lost, is not done again.
+"""`Idempotency-Key`: a request that is repeated because its response was lost is not executed again.
 
 A POST route has a parameter `idempotency: IdempotentRequestDep`; its service claims the key first, in the transaction
 that does the work:
@@ -8,8 +8,8 @@ that does the work:
         with jobs.made_by_this_request(Run, known):
             return show(session, known)
 
-A claim is a row of the same transaction: it lives and dies with what the request did, so a refused request leaves its
-key free. An identical request at the same time waits in `claim` for the first one's end.
+A claim is a row of the same transaction, so a failed request does not use up its key. An identical concurrent request
+waits in `claim` until the first has ended.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from service.middleware.request import REPLAYED
 
 _NOBODY = uuid.UUID(int=0)
 _PATIENCE = "10s"
-"""How long an identical request waits for the first one's end."""
+"""How long an identical request waits until the first has ended."""
 _KeyHeader = Annotated[
     str | None,
     Header(
@@ -40,21 +40,21 @@ _KeyHeader = Annotated[
         min_length=1,
         max_length=255,
         pattern="^[!-~]+$",
-        description="A name of yours for this request, new for each. Sent again with the same name and body, it is not "
-        "done again: the answer shows what the first one made, with `Idempotency-Replayed: true`.",
+        description="A unique key of the request. A repeated request with the same key and body is not executed again: "
+        "the response shows the resource of the first one, with `Idempotency-Replayed: true`.",
     ),
 ]
 
 
 class IdempotencyMismatch(ServiceError):
-    """The key was used for another request."""
+    """The key was used for a different request."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     code = "idempotency_mismatch"
 
 
 class IdempotencyInProgress(ServiceError):
-    """The same request is still being done."""
+    """An identical request is still in progress."""
 
     status = HTTPStatus.CONFLICT
     code = "idempotency_in_progress"
@@ -62,23 +62,23 @@ class IdempotencyInProgress(ServiceError):
 
 @dataclass(frozen=True)
 class IdempotentRequest:
-    """One request by the name its client gave it; without a name every claim is new."""
+    """A request with its idempotency key; without a key every claim is new."""
 
     request: Request
     scope: uuid.UUID
-    """The API key's id: two keys may use the same name. All zeros without keys."""
+    """The id of the API key: idempotency keys are unique per API key. All zeros without one."""
     key: str | None
     body_sha256: str | None
 
     def with_body(self, sha256: str) -> "IdempotentRequest":
-        """The same, of a route that reads its body itself, once it knows its SHA-256 (hexadecimal)."""
+        """A copy with the SHA-256 (hexadecimal) of the body, for a route that reads its body as a stream."""
         return replace(self, body_sha256=sha256)
 
     def claim(self, session: Session, resource_id: uuid.UUID) -> uuid.UUID | None:
-        """None if the work is to be done, on `resource_id`; else the id that an identical earlier request worked on.
+        """None for a new request, which works on `resource_id`; else the resource id of the identical earlier request.
 
-        Call it before any check that depends on the state of things: an answer that was lost is given again whatever
-        has changed since. Raises IdempotencyMismatch, and IdempotencyInProgress after ten seconds of waiting.
+        Call it before any check of the current state, so that a repeated request gets its response whatever has changed
+        since. Raises IdempotencyMismatch, and IdempotencyInProgress after ten seconds of waiting.
         """
         if self.key is None:
             return None
@@ -88,9 +88,8 @@ class IdempotentRequest:
         earlier = session.get_one(IdempotencyKey, (self.scope, self.key))
         if earlier.fingerprint != fingerprint:
             raise IdempotencyMismatch(
-                f"the Idempotency-Key {self.key!r} was used on {earlier.created_at:%Y-%m-%d %H:%M:%S} UTC for another "
-                "request (method, path, query and body must be the same, byte for byte); take a new key for a new "
-                "request"
+                f"The Idempotency-Key {self.key!r} was used at {earlier.created_at:%Y-%m-%d %H:%M:%S} UTC for a "
+                "request with another method, path, query or body; use a new key for a new request"
             )
         self.request.state.response_headers[REPLAYED] = "true"
         return earlier.resource_id
@@ -104,13 +103,13 @@ class IdempotentRequest:
         except OperationalError as error:
             if not isinstance(error.orig, LockNotAvailable):
                 raise
-            detail = f"a request with the Idempotency-Key {key!r} is still being done; send it again in a while"
+            detail = f"A request with the Idempotency-Key {key!r} is still in progress; retry later"
             raise IdempotencyInProgress(detail, headers={"Retry-After": "5"}) from error
         session.execute(select(func.set_config("lock_timeout", "0", True)))
         return made
 
     def _fingerprint(self) -> str:
-        assert self.body_sha256 is not None, "a route that reads its body itself says its hash by `with_body`"
+        assert self.body_sha256 is not None, "a route that reads its body as a stream calls `with_body`"
         scope = self.request.scope
         said = (scope["method"], scope["path"], scope["query_string"].decode("latin-1"), self.body_sha256)
         return hashlib.sha256("\n".join(said).encode()).hexdigest()
@@ -118,7 +117,7 @@ class IdempotentRequest:
 
 async def _streamed(request: Request, principal: PrincipalDep, key: _KeyHeader = None) -> IdempotentRequest:
     if len(request.headers.getlist("Idempotency-Key")) > 1:
-        raise invalid(["header", "Idempotency-Key"], "it stands more than once; send one")
+        raise invalid(["header", "Idempotency-Key"], "Repeated header; send it once")
     return IdempotentRequest(request, principal.id or _NOBODY, key, None)
 
 
@@ -129,4 +128,4 @@ async def _whole(request: Request, idempotency: Annotated[IdempotentRequest, Dep
 
 IdempotentRequestDep = Annotated[IdempotentRequest, Depends(_whole)]
 StreamedIdempotentRequestDep = Annotated[IdempotentRequest, Depends(_streamed)]
-"""For a route that reads its body itself, as a stream: it says `once.with_body(sha256)` before it claims."""
+"""For a route that reads its body as a stream; it calls `idempotency.with_body(sha256)` before `claim`."""

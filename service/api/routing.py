@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, TypeVar
 
@@ -23,6 +23,10 @@ SECURITY_SCHEME = {
     "description": "An API key. Without any keys the service accepts requests from its own machine only, without a "
     "key.",
 }
+LOCATION: dict[str, Any] = {
+    "headers": {"Location": {"description": "The URL of the created resource.", "schema": {"type": "string"}}}
+}
+"""The documented header of a response with status 201 or 202."""
 _MAX_NAMES = 1000
 """Names in one JSON object. No request needs more, and validation creates an error for each unknown name."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -45,23 +49,13 @@ class Declaration:
     without_database: bool = False
     """A client on this machine may use the route while the database is unavailable."""
 
-
-def declare(
-    scope: Scope | None,
-    *,
-    max_body: BodyLimit = "max_body_bytes",
-    cacheable: bool = False,
-    reads_only: bool = False,
-    without_database: bool = False,
-) -> Callable[[Endpoint], Endpoint]:
-    """Declare access to an endpoint; stands below `@router.get(...)`. The fields are those of Declaration."""
-
-    def decorate(endpoint: Endpoint) -> Endpoint:
-        declaration = Declaration(scope, max_body, cacheable, reads_only, without_database)
-        endpoint.declaration = declaration  # type: ignore[attr-defined]
+    def __call__(self, endpoint: Endpoint) -> Endpoint:
+        endpoint.declaration = self  # type: ignore[attr-defined]
         return endpoint
 
-    return decorate
+
+declare = Declaration
+"""Declares access to an endpoint: `@declare(Scope.READ, cacheable=True)` below `@router.get(...)`."""
 
 
 class ApiRoute(APIRoute):
@@ -71,12 +65,25 @@ class ApiRoute(APIRoute):
         self.declaration: Declaration = getattr(endpoint, "declaration", Declaration())
         self.reads_only = self.declaration.reads_only
         scope = self.declaration.scope
-        options["responses"] = {**problems(*([401, 403, 429] if scope else [403])), **(options.get("responses") or {})}
+        first, *words = endpoint.__name__.split("_")
+        options["operation_id"] = options.get("operation_id") or first + "".join(word.title() for word in words)
         security: list[dict[str, list[str]]] = [{"key": []}] if scope else []
         options["openapi_extra"] = {"security": security, **(options.get("openapi_extra") or {})}
         super().__init__(path, endpoint, **options)
+        self.responses = {**problems(*self._statuses(path)), **self.responses}
         if scope:
             self.description += f"\n\nNeeds the scope `{scope}`."
+
+    def _statuses(self, path: str) -> Iterator[int]:
+        """The error statuses of every route of this form; a route declares only the others."""
+        yield from (401, 403, 429) if self.declaration.scope else (403,)
+        has_body = not self.methods or not self.methods <= {"GET", "HEAD", "DELETE"}
+        if "{" in path:
+            yield 404
+        if has_body:
+            yield 413
+        if has_body or "{" in path or self.dependant.query_params or self.dependant.header_params:
+            yield 422
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()

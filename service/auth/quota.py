@@ -1,4 +1,4 @@
-"""How many jobs a key may have that have not ended."""
+"""The limit on open jobs of each API key."""
 
 import uuid
 
@@ -13,23 +13,23 @@ from service.jobs.registry import JOBS
 
 
 def check_open_jobs(session: Session, settings: Settings, key_id: uuid.UUID | None) -> None:
-    """Raise TooManyOpenJobs unless the key that a job belongs to may have one more; None, no key, has no limit.
+    """Raise TooManyOpenJobs if the API key has reached its limit; without a key (None) there is no limit.
 
-    Call it in the transaction that adds the job, or queues it again. The key's row is locked until that ends: of two
-    requests at once the second counts the first one's job. Paused and ended jobs do not count.
+    Call it in the transaction that adds or requeues the job. The row of the key is locked until its end, so that a
+    concurrent request counts the job. Paused and ended jobs do not count.
     """
     if key_id is None:
         return
-    # Without refreshing it, a session that has seen the row would keep what it saw.
+    # Without populate_existing a session would return the row as it first read it.
     key = session.get_one(ApiKey, key_id, with_for_update={"key_share": True}, populate_existing=True)
     open_jobs = sum(
         session.scalar(select(func.count()).where(job.created_by == key_id, job.status.not_in(RESTING))) or 0
         for job in JOBS.values()
     )
-    most = settings.max_open_jobs if key.max_open_jobs is None else key.max_open_jobs
-    if open_jobs >= most:
+    limit = settings.max_open_jobs if key.max_open_jobs is None else key.max_open_jobs
+    if open_jobs >= limit:
         raise TooManyOpenJobs(
-            f"the key {key.prefix} ({key.name}) has {open_jobs} jobs that have not ended; allowed are {most}. "
-            "Wait for some to end, or pause or cancel some",
+            f"The API key {key.prefix} ({key.name}) has {open_jobs} open jobs; the limit is {limit}. Wait until jobs "
+            "end, or pause or cancel some",
             headers={"Retry-After": "60"},
         )

@@ -1,1 +1,1 @@
-"""What every route shares: errors, routing, pagination, content negotiation, uploads, OpenAPI helpers."""
+"""HTTP helpers of all routes: errors, pagination, content negotiation, uploads, the response cache."""

@@ -19,7 +19,6 @@ from starlette.types import Receive, Scope, Send
 from service.contracts.algorithms import CONTRACTS
 from service.contracts.disk import NO_ROOM
 from service.db.artifacts import ArtifactDamaged, StoreUnavailable
-from service.http import openapi_examples
 
 MEDIA_TYPE = "application/problem+json"
 _MAX_ERRORS = 100
@@ -45,16 +44,33 @@ class FieldError(BaseModel):
 class ReadinessCheck(BaseModel):
     """A dependency of the service."""
 
-    name: str = Field(description="`database`, `schema`, `broker`, `storage` or `workers`.")
+    name: str = Field(description="`database`, `schema`, `broker`, `storage` or `workers`.", examples=["database"])
     ok: bool
-    detail: str = Field(description="Result of the check.")
+    detail: str = Field(description="Result of the check.", examples=["PostgreSQL 18.4"])
     hint: str = Field("", description="How to fix it; with `ok`, a warning.")
+
+
+_EXAMPLE: dict[str, Any] = {
+    "type": "about:blank",
+    "title": "Unprocessable Entity",
+    "status": 422,
+    "detail": "body.algorithm.group_size: Input should be greater than or equal to 2",
+    "code": "invalid_request",
+    "request_id": "01a204c3-7312-71d9-9300-f5913550663d",
+    "errors": [
+        {
+            "loc": ["body", "algorithm", "group_size"],
+            "msg": "Input should be greater than or equal to 2",
+            "type": "greater_than_equal",
+        }
+    ],
+}
 
 
 class Problem(BaseModel):
     """The body of an error response."""
 
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.PROBLEM))
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     type: str = Field("about:blank", description="URI of the problem type; `about:blank`: see `code`.")
     title: str = Field(description="Phrase of the status.")

@@ -1,1 +1,1 @@
-"""ASGI middleware: request ids and limits, authentication, cached responses, the audit log."""
+"""ASGI middleware: request ids and logs, authentication, the audit log."""

@@ -3,15 +3,14 @@
 from typing import Literal
 
 from fastapi import APIRouter
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from service.api.dependencies import CatalogLoaderDep, DatabaseDep, QueueDep
 from service.api.routing import ApiRoute, declare
 from service.auth.principal import ANONYMOUS, PrincipalDep
 from service.core.catalog_loader import CatalogLoader
 from service.db.session import Database
-from service.http import openapi_examples
-from service.http.errors import NotReady, ReadinessCheck, problems
+from service.http.errors import NotReady, ReadinessCheck
 from service.jobs.queue import Queue
 from service.observability import checks
 
@@ -37,27 +36,25 @@ class Alive(BaseModel):
 class Ready(BaseModel):
     """All dependencies of the service are available."""
 
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.READY))
-
     status: Literal["ready"] = "ready"
     checks: list[ReadinessCheck]
 
 
-@router.get("/", operation_id="getIndex", summary="Links into the service", responses=problems())
+@router.get("/", summary="Links into the service")
 @declare(None)
 def get_index() -> Index:
     """Links into the service."""
     return Index()
 
 
-@router.get("/healthz", operation_id="getHealth", summary="Whether the process is alive", responses=problems())
+@router.get("/healthz", summary="Whether the process is alive")
 @declare(None)
 async def get_health() -> Alive:
     """Responds while the process is alive, whatever the state of its dependencies."""
     return Alive()
 
 
-@router.get("/readyz", operation_id="getReadiness", summary="Whether the service can work", responses=problems())
+@router.get("/readyz", summary="Whether the service can work")
 @declare(None)
 def get_readiness(database: DatabaseDep, queue: QueueDep, loader: CatalogLoaderDep, principal: PrincipalDep) -> Ready:
     """Checks database, schema, broker and artifact store; a 503 names what is missing and how to fix it.

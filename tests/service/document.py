@@ -1,4 +1,4 @@
-"""The OpenAPI document, made once in a process: it takes half a second and is the same for all settings."""
+"""The OpenAPI document, created once per process: this needs half a second, and all settings give the same."""
 
 import functools
 from typing import Any
@@ -9,5 +9,5 @@ from service.core.settings import Settings
 
 @functools.cache
 def document() -> dict[str, Any]:
-    """The document of the service; whoever reads it leaves it as it is."""
+    """The document of the service; callers must not modify it."""
     return create_app(Settings()).openapi()

@@ -1,4 +1,4 @@
-"""What surrounds every route: imports, ids, errors, limits, the OpenAPI document."""
+"""The application: imports, request ids, errors, limits, the OpenAPI document."""
 
 import json
 import re
@@ -6,24 +6,13 @@ import subprocess
 import sys
 from typing import Any
 
+import jsonschema_rs
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from service.api.checkpoints.schemas import CheckpointSummary, CheckpointView
-from service.api.curves.schemas import Comparison, Curves
-from service.api.evaluations.schemas import AnswerView, EvaluationComparison, EvaluationImageView
-from service.api.generations.schemas import GenerationView
-from service.api.keys.schemas import KeyMade, KeyView
-from service.api.leaderboard.schemas import Leaderboard
-from service.api.logs.schemas import LogPart
-from service.api.runs.reward_groups import RewardGroupView
-from service.api.runs.samples import SampleView
-from service.api.runs.schemas import RunSummary, RunView
 from service.app import create_app
 from service.core.settings import Settings
 from service.db.session import Database
-from service.http.errors import Problem
-from service.observability.health import Ready
 from tests.service.document import document
 
 HEAVY = ("torch", "diffusers", "transformers", "matplotlib", "PIL", "numpy", "alembic", "worker")
@@ -45,7 +34,7 @@ def test_importing_the_api_imports_neither_torch_nor_the_worker() -> None:
     assert result.stdout.strip() == "[]"
 
 
-def test_every_answer_has_a_request_id(client: TestClient) -> None:
+def test_every_response_has_a_request_id(client: TestClient) -> None:
     first, second = client.get("/healthz"), client.get("/healthz")
     assert first.headers["X-Request-ID"] != second.headers["X-Request-ID"]
     assert client.get("/healthz", headers={"X-Request-ID": "mine-1"}).headers["X-Request-ID"] == "mine-1"
@@ -56,13 +45,13 @@ def test_an_unknown_route_is_a_problem(client: TestClient) -> None:
     assert "/nowhere" in problem(client.get("/nowhere"), 404, "unknown_route")["detail"]
 
 
-def test_a_wrong_method_names_the_allowed_ones(client: TestClient) -> None:
+def test_an_unsupported_method_lists_the_allowed_ones(client: TestClient) -> None:
     response = client.delete("/runs")
     problem(response, 405, "method_not_allowed")
     assert response.headers["Allow"] == "GET, POST"
 
 
-def test_an_unexpected_error_is_answered_without_its_cause(app: FastAPI) -> None:
+def test_an_unexpected_error_does_not_show_its_cause(app: FastAPI) -> None:
     @app.get("/fails")
     def fails() -> None:
         raise RuntimeError("a password in a message")
@@ -80,17 +69,17 @@ def test_another_machine_is_refused(app: FastAPI) -> None:
         problem(client.get("/healthz"), 403, "not_local")
 
 
-def test_loopback_hosts_are_answered(client: TestClient) -> None:
+def test_loopback_hosts_are_accepted(client: TestClient) -> None:
     for host in ("127.0.0.1", "127.0.0.1:8000", "localhost:1", "LOCALHOST", "[::1]:8000", "[::1]"):
         assert client.get("/healthz", headers={"Host": host}).status_code == 200, host
 
 
-def test_a_rebound_name_is_refused(client: TestClient) -> None:
+def test_other_host_names_are_rejected(client: TestClient) -> None:
     for host in ("evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "10.0.0.1", ""):
         problem(client.get("/healthz", headers={"Host": host}), 400, "host_not_allowed")
 
 
-def test_a_body_over_the_limit_is_refused_whatever_it_announces(database: Database) -> None:
+def test_a_body_over_the_limit_is_rejected_with_or_without_its_length(database: Database) -> None:
     small = create_app(database.settings.model_copy(update={"max_body_bytes": 1000}))
     with TestClient(small, base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as client:
         problem(
@@ -105,7 +94,7 @@ def test_a_body_over_the_limit_is_refused_whatever_it_announces(database: Databa
         assert client.post("/plans", json={}).status_code == 200
 
 
-def test_a_lost_database_is_a_503_that_says_so(settings: Settings) -> None:
+def test_an_unavailable_database_is_a_503(settings: Settings) -> None:
     lost = settings.model_copy(update={"database_url": "postgresql+psycopg://u@127.0.0.1:1/d"})
     with TestClient(
         create_app(lost), base_url="http://127.0.0.1", client=("127.0.0.1", 50000), raise_server_exceptions=False
@@ -116,7 +105,7 @@ def test_a_lost_database_is_a_503_that_says_so(settings: Settings) -> None:
         assert client.get("/healthz").status_code == 200
 
 
-def test_the_documentations_page_needs_no_other_host(client: TestClient) -> None:
+def test_the_documentation_page_needs_no_other_host(client: TestClient) -> None:
     page = client.get("/docs").text
     assert not re.search(r"""["'(](https?:)?//""", page), page
     assert '"validatorUrl": null' in page
@@ -128,7 +117,7 @@ def test_the_documentations_page_needs_no_other_host(client: TestClient) -> None
 
 
 class TestOpenApi:
-    def test_it_is_answered_as_it_is_made(self, client: TestClient) -> None:
+    def test_it_is_served_unchanged(self, client: TestClient) -> None:
         assert client.get("/openapi.json").json() == json.loads(json.dumps(document()))
 
     def test_every_route_is_documented(self) -> None:
@@ -148,7 +137,7 @@ class TestOpenApi:
                 assert body.get("examples") or media_type == "application/octet-stream", path
         assert document()["components"]["schemas"]["Problem"]["required"]
 
-    def test_every_field_of_a_request_says_what_it_is(self) -> None:
+    def test_every_field_of_a_request_has_a_description(self) -> None:
         schemas = document()["components"]["schemas"]
         numbers = [
             (name, field, about)
@@ -168,15 +157,14 @@ class TestOpenApi:
     def test_no_two_schemas_have_the_same_name(self) -> None:
         assert [name for name in document()["components"]["schemas"] if "__" in name] == []
 
-    def test_examples_of_answers_are_answers(self) -> None:
+    def test_examples_of_schemas_are_valid(self) -> None:
+        checked = 0
         schemas = document()["components"]["schemas"]
-        models = (
-            *(RunSummary, RunView, Curves, Comparison, RewardGroupView, SampleView, LogPart, Problem, Ready),
-            *(CheckpointSummary, CheckpointView, GenerationView, KeyView, KeyMade),
-            *(AnswerView, EvaluationImageView, EvaluationComparison, Leaderboard),
-        )
-        for model in models:
-            assert schemas[model.__name__]["examples"], model.__name__
-            (example,) = model.model_json_schema()["examples"]
-            given = model.model_validate(example).model_dump(mode="json", exclude_unset=True)
-            assert given == example, model.__name__
+        for schema in schemas.values():
+            for described in (schema, *schema.get("properties", {}).values()):
+                whole = {**described, "components": {"schemas": schemas}}
+                for example in described.get("examples", ()):
+                    jsonschema_rs.validate(whole, example)
+                    checked += 1
+        assert checked > 30
+        assert schemas["Problem"]["examples"] and schemas["Curves"]["examples"]

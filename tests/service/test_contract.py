@@ -1,10 +1,11 @@
-"""Every route against the OpenAPI document, by schemathesis: no 5xx, and each answer as documented.
+"""Every route against the OpenAPI document, by schemathesis: no 5xx, and every response as documented.
 
-Four phases: the document's examples; every bound of every field, kept and broken; generated requests, good and bad; and
-sequences that follow the document's links. `make contract` does all of the second and many more of the last two, and
-prints how many.
+Four phases: the examples of the document; every bound of every field, kept and broken; generated requests, valid and
+invalid; and sequences of operations, which schemathesis infers from schemas and Location headers. `make contract` runs
+all of the second and many more of the last two phases, and prints how many.
 """
 
+import itertools
 import json
 import logging
 import os
@@ -28,6 +29,7 @@ from schemathesis.engine import events, from_schema
 from schemathesis.openapi.checks import UseAfterFree
 from schemathesis.specs.openapi.checks import RejectedPositiveData
 
+from service.api.curves.schemas import EXAMPLE_RUNS
 from service.api.keys.schemas import KeySpec
 from service.api.keys.service import make
 from service.app import create_app
@@ -37,7 +39,6 @@ from service.contracts.status import JobStatus
 from service.db import events as run_events
 from service.db.models import LogChunk, Run, Sample
 from service.db.session import Database
-from service.http import openapi_examples
 from tests.service.unigenbench import benchmark, result_row, results_csv
 
 WHOLE = "CONTRACT_EXAMPLES" in os.environ
@@ -51,11 +52,11 @@ SEQUENCES = 20
 """Of one round. A round is stopped by the first sequence that goes otherwise than before, for the rows are others."""
 PHASES = ("examples", "coverage", "fuzzing", "stateful")
 OF_FORM = frozenset(get_args(ErrorType)) - {"value_error", "string_too_short"}
-"""What pydantic finds wrong by itself; a schema says the same, except that spaces alone are trimmed to nothing."""
+"""Error types of pydantic itself; a schema has the same constraints, except that pydantic strips white space."""
 GREATEST = str(2**63)[:-3]
-"""How the greatest numbers begin: FastAPI writes bounds as floats, whose nearest to 2^63 - 1 is one too many."""
+"""First digits of the largest integers: FastAPI writes bounds as floats, and that of 2^63 - 1 is too large."""
 WITHOUT_FAULT = ["2xx", "304", "404", "406", "409", "410", "416"]
-"""How a request without fault may be answered: what it asks for may not be there, or not in that form or state."""
+"""Statuses of valid requests: the resource may not exist, or not in the requested form or state."""
 LORA = save(
     {
         "transformer.transformer_blocks.0.attn.to_q.lora_A.weight": np.zeros((4, 96), np.float32),
@@ -75,10 +76,10 @@ GENERATION = {
 }
 SCORE = {"rewards": ["clip_score"], "generation": None}
 FIRST, STEP = 20, 8
-"""Where not all bounds are tried: so many of an operation's first requests, and then each eighth. `/runs` and `/plans`,
-whose bodies are the same, have 1,500 each, and different eighths."""
+"""Unless all bounds are tried: the first 20 requests of an operation, then every eighth. `/runs` and `/plans`, whose
+bodies are the same, have 1,500 each, and use different eighths."""
 BOUNDS: Counter[str] = Counter()
-"""By operation, the requests for bounds that there were so far."""
+"""Requests for bounds so far, by operation."""
 KEPT: dict[str, dict[str, Any]] = {}
 """By operation, the path parameters of a row in a state that few rows are in, and that no other request is led to."""
 
@@ -103,6 +104,8 @@ class Campaign:
     """By operation."""
     failures: dict[tuple[str, str], list[str]] = field(default_factory=lambda: defaultdict(list))
     """Reports by check and operation."""
+    sequences: set[tuple[str, ...]] = field(default_factory=set)
+    """The operations of each sequence that were accepted, from its first request to each later one."""
 
     def take(self, event: events.EngineEvent) -> None:
         if isinstance(event, events.FatalError):
@@ -113,9 +116,15 @@ class Campaign:
             return
         recorder = event.recorder
         self.requests[event.phase.value] += len(recorder.interactions)
+        accepted: dict[str, tuple[str, ...]] = {}
         for id, case in recorder.cases.items():
             if (response := recorder.find_response(case_id=id)) is not None:
-                self.statuses[case.value.operation.label][response.status_code] += 1
+                label = case.value.operation.label
+                self.statuses[label][response.status_code] += 1
+                if 200 <= response.status_code < 300:
+                    accepted[id] = (*accepted.get(case.parent_id or "", ()), label)
+        if event.phase.value == "stateful":
+            self.sequences |= set(accepted.values())
         for checks in recorder.checks.values():
             for check in checks:
                 if (info := check.failure_info) is not None:
@@ -132,8 +141,8 @@ def rows(database: Database, records: Any, tmp_path: Path) -> Rows:
     """What the generated requests ask about."""
     rows = Rows()
     # Two runs that no request can delete: one is held, something started from a checkpoint of the other.
-    running = records.run(JobStatus.RUNNING, id=uuid.UUID(openapi_examples.RUN_ID))
-    finished = records.run(JobStatus.SUCCEEDED, id=uuid.UUID(openapi_examples.OTHER_RUN_ID))
+    running = records.run(JobStatus.RUNNING, id=uuid.UUID(EXAMPLE_RUNS[0]))
+    finished = records.run(JobStatus.SUCCEEDED, id=uuid.UUID(EXAMPLE_RUNS[1]))
     for run in (running, finished):
         rows.add("run_id", run)
         records.attempts(run, 1)
@@ -146,7 +155,7 @@ def rows(database: Database, records: Any, tmp_path: Path) -> Rows:
         rows.add("checkpoint_id", checkpoint)
         records.run(JobStatus.QUEUED, start_from=checkpoint.id)
         rows.add("sample_id", *_printed_and_drawn(database, run, tmp_path))
-    # Enough of each that some are left to resume and to delete, whatever else is asked of them first.
+    # Enough of each that some can be resumed and deleted after all other requests.
     paused, ended, going = ([status] * 12 for status in (JobStatus.PAUSED, JobStatus.FAILED, JobStatus.RUNNING))
     for status in (JobStatus.QUEUED, *paused, *ended, *going):
         rows.add("run_id", records.run(status))
@@ -175,10 +184,11 @@ def _keep(records: Any, png: bytes, sample: str) -> None:
     KEPT["compareEvaluations"] = {"evaluation_id": first.id, "second_id": second.id}
     KEPT["exportEvaluation"] = {"evaluation_id": first.id}
     KEPT["deleteEvaluation"] = {"evaluation_id": third.id}
+    KEPT["listPrompts"] = {"name": records.prompt_set("listed", ["a red circle"]).name}
     KEPT["saveRun"] = {"run_id": records.run(JobStatus.RUNNING).id}
     KEPT["resumeRun"] = {"run_id": records.run(JobStatus.PAUSED).id}
     KEPT["deleteRun"] = {"run_id": records.run(JobStatus.FAILED).id}
-    KEPT["getSampleImage"] = {"run_id": openapi_examples.RUN_ID, "sample_id": sample}
+    KEPT["getSampleImage"] = {"run_id": EXAMPLE_RUNS[0], "sample_id": sample}
     checkpoint = records.checkpoint(records.run(JobStatus.SUCCEEDED), {"pytorch_lora_weights.safetensors": b"w"})
     KEPT["deleteCheckpoint"] = {"checkpoint_id": checkpoint.id}
     KEPT["deleteScore"] = {"score_id": records.score(SCORE, JobStatus.FAILED).id}
@@ -277,6 +287,7 @@ def campaign(
                 found.take(event)
     with capsys.disabled():
         if WHOLE:
+            print(*sorted(map(" -> ".join, found.sequences)), sep="\n")
             print("\n", dict(found.requests), found.requests.total(), "in all;", len(found.statuses), "operations")
     return found
 
@@ -335,7 +346,7 @@ def _json_lines(context: Any, value: Any) -> bytes:
 def _compare_runs(context: Any, case: schemathesis.Case, kwargs: dict[str, Any]) -> None:
     """Generated lists of ids never lead to runs: in place of good ones, those that do."""
     if _is_good(case) and case.operation.definition.raw["operationId"] == "compareCurves":
-        ids = [openapi_examples.RUN_ID, openapi_examples.OTHER_RUN_ID]
+        ids = [EXAMPLE_RUNS[0], EXAMPLE_RUNS[1]]
         case.query |= {"run": ids[:1], "group": [f"both:{','.join(ids)}"], "metric": ["reward/*"]}
 
 
@@ -352,12 +363,12 @@ def _is_good(case: schemathesis.Case) -> bool:
 
 
 def _is_a_failure(context: Any, failure: Failure, case: schemathesis.Case, response: Response) -> bool:
-    """All are, but refusals for what a schema cannot say, and what is meant to be."""
+    """All failures, except rejections for rules that a schema cannot express, and intended ones."""
     headers = case.headers or {}
     if isinstance(failure, UseAfterFree):
-        return not case.path.startswith(("/keys", "/checkpoints"))  # what is known of those stays
+        return not case.path.startswith(("/keys", "/checkpoints"))  # their records remain
     if isinstance(failure, AcceptedNegativeData):
-        return "x-schemathesis-unknown-property" not in headers  # nobody refuses a header that he does not know
+        return "x-schemathesis-unknown-property" not in headers  # unknown headers are ignored
     return not (
         isinstance(failure, RejectedPositiveData) and ("null" in headers.values() or _by_a_rule(case, response))
     )
@@ -384,3 +395,7 @@ def test_every_answer_is_as_documented(campaign: Campaign) -> None:
     # A contract is only held where something was asked for and had.
     refused = [operation for operation, seen in campaign.statuses.items() if not any(200 <= one < 300 for one in seen)]
     assert not refused
+    # Sequences read, and change or delete, what a POST created or changed; which of the last two varies between runs.
+    steps = {pair for sequence in campaign.sequences for pair in itertools.pairwise(sequence)}
+    after_post = {then.split()[0] for first, then in steps if first.startswith("POST ")}
+    assert "GET" in after_post and after_post & {"PATCH", "POST", "DELETE"}, sorted(steps)

@@ -97,7 +97,7 @@ def running(module_database: Database, serve: Callable[..., Any]) -> Iterator[Se
 
 @pytest.fixture
 def served(running: Served, caplog: pytest.LogCaptureFixture) -> Iterator[Served]:
-    """The service; whatever it was asked, nothing was raised in it, and it is well in the end."""
+    """The service; after the test it has raised nothing and responds."""
     yield running
     assert running.is_well()
     raised = [record for record in caplog.records if record.levelno >= logging.ERROR]

@@ -174,11 +174,11 @@ class TestParameters:
             cursor = base64.urlsafe_b64encode(json.dumps(key).encode()).decode().rstrip("=")
             response = client.get(address(path, ids), params={"cursor": cursor})
             refused_or_answered(response)
-            assert response.status_code in (200, 404, 422)  # nobody has imported a benchmark
+            assert response.status_code in (200, 404, 422)  # no benchmark was imported
 
 
 def fields(path: str, method: str) -> list[str]:
-    """The fields that the body of an operation may have; none where it takes no JSON object."""
+    """The fields of the JSON object that an operation accepts; empty without one."""
     content = document()["paths"][path][method].get("requestBody", {}).get("content", {})
     schema = content.get("application/json", {}).get("schema", {})
     if path.endswith("/clone"):  # any part of a run's spec, which its own schema leaves open

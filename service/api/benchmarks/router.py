@@ -23,7 +23,6 @@ from service.api.routing import ApiRoute, declare
 from service.auth.principal import Scope
 from service.contracts.benchmarks.data import Benchmark
 from service.http.errors import UnsupportedMediaType, problems
-from service.http.openapi_links import links
 from service.http.pagination import Page
 from service.http.uploads import receive
 
@@ -45,27 +44,14 @@ _FILES = {
 }
 
 
-@router.get(
-    "/benchmarks",
-    operation_id="listBenchmarks",
-    summary="Benchmarks",
-    responses={
-        200: {"links": links("getBenchmark", "rescoreBenchmark", name="$response.body#/items/0/name")},
-        **problems(422),
-    },
-)
+@router.get("/benchmarks", summary="Benchmarks")
 @declare(Scope.READ)
 def list_benchmarks(filters: Annotated[BenchmarkFilters, Query()], session: SessionDep) -> Page[BenchmarkSummary]:
     """The bundled and the imported benchmarks by name, with the hashes that make scores comparable."""
     return service.listing(session, filters)
 
 
-@router.get(
-    "/benchmarks/{name}",
-    operation_id="getBenchmark",
-    summary="Show a benchmark",
-    responses=problems(404, 422),
-)
+@router.get("/benchmarks/{name}", summary="Show a benchmark")
 @declare(Scope.READ)
 def get_benchmark(
     name: BenchmarkName, filters: Annotated[PromptFilters, Query()], session: SessionDep
@@ -79,9 +65,8 @@ def get_benchmark(
 
 @router.post(
     "/benchmarks/{name}/rescore",
-    operation_id="rescoreBenchmark",
     summary="Score a result file",
-    responses=problems(404, 413, 415, 422),
+    responses=problems(415),
     openapi_extra={"requestBody": {"required": True, "content": _FILES}},
 )
 @declare(Scope.READ, max_body="max_results_bytes", reads_only=True)

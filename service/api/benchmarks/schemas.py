@@ -7,7 +7,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.contracts.benchmarks.data import BenchmarkPrompt, JudgePrompt, Repair, RowProblem
 from service.contracts.benchmarks.scores import RESAMPLES, Scores
-from service.http import openapi_examples
 from service.http.pagination import Page, PageQuery, Text
 
 
@@ -29,8 +28,6 @@ class PromptFilters(PageQuery):
 class BenchmarkSummary(BaseModel):
     """A benchmark in a list: the newest import of its name."""
 
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.BENCHMARK_SUMMARY))
-
     name: str
     title: str
     language: str = Field(description="`en` or `zh`.")
@@ -48,8 +45,6 @@ class BenchmarkSummary(BaseModel):
 
 class BenchmarkView(BenchmarkSummary):
     """A benchmark in full, with a page of its prompts."""
-
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.BENCHMARK))
 
     repairs: list[Repair] = Field(description="Faults of the file that were repaired.")
     left_out: list[RowProblem] = Field(description="Rows of the file that were skipped.")
@@ -71,9 +66,7 @@ class RescoreQuery(BaseModel):
 class Rescore(BaseModel):
     """The scores of a result file."""
 
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.RESCORE))
-
-    benchmark: str
+    benchmark: str = Field(examples=["unigenbench-en"])
     data_sha256: str = Field(description="SHA-256 of the benchmark's file.")
     content_sha256: str
     file_sha256: str = Field(description="SHA-256 of the result file.")

@@ -1,4 +1,4 @@
-"""`/catalog`: what a request may name."""
+"""`/catalog`: models, algorithms, rewards and other names for requests."""
 
 from fastapi import APIRouter
 
@@ -7,13 +7,12 @@ from service.api.catalog.schemas import CatalogView
 from service.api.dependencies import CatalogDep, SessionDep, SettingsDep
 from service.api.routing import ApiRoute, declare
 from service.auth.principal import Scope
-from service.http.errors import problems
 
 router = APIRouter(tags=["catalog"], route_class=ApiRoute)
 
 
-@router.get("/catalog", operation_id="getCatalog", summary="What a request may name", responses=problems())
+@router.get("/catalog", summary="Show the catalog")
 @declare(Scope.READ, cacheable=True)
 def get_catalog(session: SessionDep, settings: SettingsDep, catalog: CatalogDep) -> CatalogView:
-    """Models, algorithms with their JSON Schema, presets resolved, rewards, prompt sets, judges, workers, devices."""
+    """Models, algorithms with their JSON Schema, presets, rewards, prompt sets, judges, workers and devices."""
     return service.show(session, settings, catalog)

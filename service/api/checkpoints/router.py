@@ -19,63 +19,44 @@ from service.api.checkpoints.schemas import (
 )
 from service.api.dependencies import CatalogDep, DatabaseDep, SessionDep
 from service.api.idempotency import StreamedIdempotentRequestDep
-from service.api.routing import ApiRoute, declare
-from service.api.runs.router import LOCATION
+from service.api.routing import LOCATION, ApiRoute, declare
 from service.auth.principal import PrincipalDep, Scope
 from service.http.errors import UnsupportedMediaType, problems
-from service.http.openapi_links import CHECKPOINT, FIRST_ID, ID, links
 from service.http.pagination import Page
 from service.http.uploads import receive
 
 router = APIRouter(tags=["checkpoints"], route_class=ApiRoute)
 
-FileName = Annotated[str, Path(description="A name of the manifest.", examples=["pytorch_lora_weights.safetensors"])]
+FileName = Annotated[str, Path(description="File name in the manifest.", examples=["pytorch_lora_weights.safetensors"])]
 MEDIA_TYPE = "application/octet-stream"
-FILES = links(
-    "downloadCheckpointFile",
-    "headCheckpointFile",
-    checkpoint_id=ID,
-    name="$response.body#/files/0/name",
-)
 _BYTES = {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 
 
-@router.get(
-    "/runs/{run_id}/checkpoints",
-    operation_id="listCheckpoints",
-    summary="Checkpoints of a run",
-    responses=problems(404, 422),
-)
+@router.get("/runs/{run_id}/checkpoints", summary="List checkpoints of a run")
 @declare(Scope.READ, cacheable=True)
 def list_checkpoints(
     run_id: uuid.UUID, filters: Annotated[CheckpointFilters, Query()], session: SessionDep
 ) -> Page[CheckpointSummary]:
-    """A run's checkpoints, newest step first."""
+    """Checkpoints of a run, newest step first."""
     return service.listing(session, run_id, filters)
 
 
-@router.get(
-    "/checkpoints",
-    operation_id="listAllCheckpoints",
-    summary="All checkpoints",
-    responses={200: {"links": links(*CHECKPOINT, checkpoint_id=FIRST_ID)}, **problems(422)},
-)
+@router.get("/checkpoints", summary="List all checkpoints")
 @declare(Scope.READ, cacheable=True)
 def list_all_checkpoints(
     filters: Annotated[AllCheckpointFilters, Query()], session: SessionDep
 ) -> Page[CheckpointSummary]:
-    """Checkpoints of all runs and imported ones, newest first."""
+    """Checkpoints of all runs and imported checkpoints, newest first."""
     return service.listing_all(session, filters)
 
 
 @router.post(
     "/checkpoints",
     status_code=201,
-    operation_id="importCheckpoint",
     summary="Import a LoRA",
     responses={
-        201: {"headers": LOCATION, "links": links(*CHECKPOINT, checkpoint_id=ID)},
-        **problems(409, 413, 415, 422),
+        201: LOCATION,
+        **problems(409, 415),
     },
     openapi_extra={"requestBody": {"required": True, **_BYTES}},
 )
@@ -89,13 +70,13 @@ async def import_checkpoint(
     principal: PrincipalDep,
     idempotency: StreamedIdempotentRequestDep,
 ) -> CheckpointView:
-    """Send a LoRA file of diffusers' format (safetensors) as the body; runs can start from it, and images be drawn.
+    """Upload a LoRA file in diffusers format (safetensors) as the body; runs and generations can then use it.
 
-    Its layers must be ones that the model takes a LoRA on. Layers it does not have stay as they are in the model.
+    Every layer of the file must be a LoRA layer of the model. Other layers of the model keep their weights.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != MEDIA_TYPE:
-        raise UnsupportedMediaType(f"the body must be {MEDIA_TYPE}, the bytes of the file, not {media_type[:100]!r}")
+        raise UnsupportedMediaType(f"Unsupported content type {media_type[:100]!r}; the body must be {MEDIA_TYPE}")
 
     def stored() -> CheckpointView:
         with database.sessions() as session:
@@ -110,28 +91,17 @@ async def import_checkpoint(
     return shown
 
 
-@router.delete(
-    "/checkpoints/{checkpoint_id}",
-    status_code=204,
-    operation_id="deleteCheckpoint",
-    summary="Delete a checkpoint",
-    responses=problems(404, 409, 422),
-)
+@router.delete("/checkpoints/{checkpoint_id}", status_code=204, summary="Delete a checkpoint", responses=problems(409))
 @declare(Scope.WRITE)
 def delete_checkpoint(checkpoint_id: uuid.UUID, session: SessionDep) -> None:
-    """Delete a checkpoint's files. One that a waiting or working job needs is refused; deleting twice is no error.
+    """Delete the files of a checkpoint; its record remains, for runs and images that used it.
 
-    What is known of it stays, for the runs and images that came from it.
+    A checkpoint that an open job uses cannot be deleted. The request is idempotent.
     """
     service.delete(session, checkpoint_id)
 
 
-@router.get(
-    "/checkpoints/{checkpoint_id}",
-    operation_id="getCheckpoint",
-    summary="Show a checkpoint",
-    responses={200: {"links": FILES}, **problems(404, 422)},
-)
+@router.get("/checkpoints/{checkpoint_id}", summary="Show a checkpoint")
 @declare(Scope.READ, cacheable=True)
 def get_checkpoint(checkpoint_id: uuid.UUID, session: SessionDep) -> CheckpointView:
     """A checkpoint with its manifest and its files."""
@@ -140,13 +110,12 @@ def get_checkpoint(checkpoint_id: uuid.UUID, session: SessionDep) -> CheckpointV
 
 @router.get(
     "/checkpoints/{checkpoint_id}/archive",
-    operation_id="getCheckpointArchive",
-    summary="Take a checkpoint away",
+    summary="Download a checkpoint as an archive",
     response_class=Response,
     responses={
         200: {"content": {archive.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
-        304: {"description": "The client has it."},
-        **problems(404, 410, 422),
+        304: {"description": "The client has the current version."},
+        **problems(410),
     },
 )
 @declare(Scope.READ)
@@ -158,22 +127,21 @@ def get_checkpoint_archive(
     catalog: CatalogDep,
     session: SessionDep,
 ) -> Response:
-    """The weights, a model card, spec, curves and manifest as one tar file, made while it is sent; ranges are not."""
+    """Weights, model card, spec, curves and manifest as one tar file, created while it is sent; no ranges."""
     described = archive.describe(session, catalog, service.present(session, checkpoint_id), query.training)
-    session.close()  # sending takes a while, and needs no connection
+    session.close()  # release the connection while the file is sent
     return archive.answer(database.artifacts, described, request.headers.get("if-none-match"))
 
 
 @router.get(
     "/checkpoints/{checkpoint_id}/files/{name:path}",
-    operation_id="downloadCheckpointFile",
     summary="Download a file of a checkpoint",
     response_class=Response,
     responses={
         200: _BYTES,
-        206: {"description": "The asked range.", **_BYTES},
-        304: {"description": "The client has it."},
-        **problems(404, 410, 416, 422),
+        206: {"description": "The requested range.", **_BYTES},
+        304: {"description": "The client has the current version."},
+        **problems(410, 416),
     },
 )
 @declare(Scope.READ)
@@ -183,28 +151,27 @@ def download_checkpoint_file(
     request: Request,
     database: DatabaseDep,
     session: SessionDep,
-    range: Annotated[str | None, Header(description="One range of bytes, such as `bytes=0-1023`.")] = None,
+    range: Annotated[str | None, Header(description="One byte range, such as `bytes=0-1023`.")] = None,
 ) -> Response:
-    """A file, whole or a range of it; `ETag` is its SHA-256. A LoRA file is what `load_lora_weights` takes."""
+    """A file or a range of it; `ETag` is its SHA-256. `load_lora_weights` of diffusers reads a LoRA file."""
     file = service.file(session, checkpoint_id, name)
     return download.download(database.artifacts, file, request.method, request.headers)
 
 
 @router.head(
     "/checkpoints/{checkpoint_id}/files/{name:path}",
-    operation_id="headCheckpointFile",
-    summary="Length and hash of a file of a checkpoint",
+    summary="Show length and hash of a file of a checkpoint",
     response_class=Response,
     responses={
-        200: {"description": "Its `Content-Length`, `ETag` and `Repr-Digest`.", **_BYTES},
-        304: {"description": "The client has it."},
-        **problems(404, 410, 422),
+        200: {"description": "`Content-Length`, `ETag` and `Repr-Digest` of the file.", **_BYTES},
+        304: {"description": "The client has the current version."},
+        **problems(410),
     },
 )
 @declare(Scope.READ)
 def head_checkpoint_file(
     checkpoint_id: uuid.UUID, name: FileName, request: Request, database: DatabaseDep, session: SessionDep
 ) -> Response:
-    """What a download would answer with, without the file."""
+    """The headers of a download, without the file."""
     file = service.file(session, checkpoint_id, name)
     return download.download(database.artifacts, file, request.method, request.headers)

@@ -7,7 +7,6 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.contracts.base import Name
-from service.http import openapi_examples
 from service.http.pagination import PageQuery, Text
 
 
@@ -46,9 +45,7 @@ class ArchiveQuery(BaseModel):
 class CheckpointSummary(BaseModel):
     """A saved policy."""
 
-    model_config = ConfigDict(
-        from_attributes=True, json_schema_extra=openapi_examples.example(openapi_examples.CHECKPOINT_SUMMARY)
-    )
+    model_config = ConfigDict(from_attributes=True)
 
     id: UUID
     run_id: UUID | None = Field(description="The run that made it; null for imported weights.")
@@ -78,8 +75,6 @@ class CheckpointFileView(BaseModel):
 
 class CheckpointView(CheckpointSummary):
     """A checkpoint in full."""
-
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.CHECKPOINT))
 
     files: list[CheckpointFileView]
     manifest: dict[str, Any] = Field(description="As it was saved: files with hashes, LoRA rank and alpha, the spec.")

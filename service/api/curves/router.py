@@ -27,10 +27,9 @@ Accept = Annotated[str | None, Header(description="JSON, `text/csv`, `image/png`
 
 @router.get(
     "/runs/{run_id}/curves",
-    operation_id="getCurves",
     summary="Convergence curves of a run",
     response_model=Curves,
-    responses={200: {"content": CONTENT}, **problems(404, 406, 422)},
+    responses={200: {"content": CONTENT}, **problems(406)},
 )
 @declare(Scope.READ, cacheable=True)
 def get_curves(
@@ -59,10 +58,9 @@ def get_curves(
 
 @router.get(
     "/curves",
-    operation_id="compareCurves",
     summary="Curves of several runs over each other",
     response_model=Comparison,
-    responses={200: {"content": CONTENT}, **problems(404, 406, 422)},
+    responses={200: {"content": CONTENT}, **problems(404, 406)},
 )
 @declare(Scope.READ)
 def compare_curves(query: Annotated[ComparisonQuery, Query()], session: SessionDep, accept: Accept = None) -> Response:

@@ -2,11 +2,9 @@
 
 import uuid
 from collections.abc import Sequence
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
-
-from service.http import openapi_examples
 
 Axis = Literal["step", "nfe", "seconds"]
 Band = Literal["minmax", "std", "ci95", "none"]
@@ -65,13 +63,30 @@ class Curve(BaseModel):
     max: list[float | None] | None = Field(description="Maximum over the bucket; null if each point is a single step.")
 
 
+_EXAMPLE: dict[str, Any] = {
+    "run_id": "01a204c3-f0ca-74ae-8fde-44fae912a6da",
+    "curves": [
+        {
+            "name": "reward/clip_score",
+            "steps": [1, 11, 21],
+            "values": [0.64, 0.71, 0.76],
+            "min": [0.6, 0.69, 0.72],
+            "max": [0.68, 0.74, 0.81],
+        }
+    ],
+}
+
+
 class Curves(BaseModel):
     """Convergence curves of a run. Each step has the value of its newest attempt."""
 
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.CURVES))
+    model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
     run_id: str
     curves: list[Curve]
+
+
+EXAMPLE_RUNS = ("01a204c3-f0ca-74ae-8fde-44fae912a6da", "01a204c3-f9b1-7c52-a1d7-0c9e4b7f3e58")
 
 
 class Group(NamedTuple):
@@ -113,7 +128,7 @@ class ComparisonQuery(BaseModel):
         [],
         max_length=MAX_RUNS,
         description=f"A run with a separate line; repeatable. At most {MAX_RUNS} runs, including those of groups.",
-        examples=[[openapi_examples.RUN_ID]],
+        examples=[[EXAMPLE_RUNS[0]]],
     )
     group: list[Annotated[str, Field(max_length=_MAX_NAME + MAX_RUNS * 37)]] = Field(
         [],
@@ -121,7 +136,7 @@ class ComparisonQuery(BaseModel):
         validate_default=True,
         description="A named group of seeds, `NAME:ID,ID,ID`, shown as the mean over its runs with a band; "
         f"repeatable, at most {MAX_GROUPS} times.",
-        examples=[[f"g2rpo:{openapi_examples.RUN_ID},{openapi_examples.OTHER_RUN_ID}"]],
+        examples=[[f"g2rpo:{','.join(EXAMPLE_RUNS)}"]],
     )
     metric: MetricPatterns = Field(
         min_length=1,
@@ -194,7 +209,7 @@ class ComparedSeries(BaseModel):
     )
     kind: Kind
     runs: list[str] = Field(description="Ids of the runs.")
-    metric: str
+    metric: str = Field(examples=["heldout/clip_score"])
     x: list[float] = Field(description="In `unit`, strictly increasing.")
     values: list[float | None] = Field(
         description="Value of the run, or mean over the runs of the group; null if no value is finite."
@@ -209,8 +224,6 @@ class ComparedSeries(BaseModel):
 
 class Comparison(BaseModel):
     """Metrics of several runs over a common axis: metric by metric, groups before single runs."""
-
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.COMPARISON))
 
     x: Axis
     unit: str = Field(description="Unit of `x`: optimizer steps, NFE or seconds.")

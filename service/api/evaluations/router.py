@@ -22,14 +22,12 @@ from service.api.evaluations.schemas import (
     ImageFilters,
 )
 from service.api.idempotency import IdempotentRequestDep
-from service.api.routing import ApiRoute, declare
-from service.api.runs.router import LOCATION
+from service.api.routing import LOCATION, ApiRoute, declare
 from service.auth.principal import PrincipalDep, Scope
 from service.contracts.evaluations import EvaluationSpec
 from service.http.content_negotiation import choose, openapi_content
 from service.http.errors import NotAcceptable, problems
 from service.http.image_response import PNG, image_response
-from service.http.openapi_links import EVALUATION, FIRST_ID, ID, links
 from service.http.pagination import Page
 
 router = APIRouter(prefix="/evaluations", tags=["evaluations"], route_class=ApiRoute)
@@ -47,22 +45,15 @@ ImageNumber = Annotated[int, Path(ge=0, le=15, description="Number of the image 
 _TEXT = {"schema": {"type": "string"}}
 _COUNTS = {"type": "object", "additionalProperties": {"type": "object"}}
 _SUMMARY = {"schema": {"type": "object", "properties": {"primary_dimensions": _COUNTS, "sub_dimensions": _COUNTS}}}
-_IMAGE = links(
-    "getImage",
-    evaluation_id="$request.path.evaluation_id",
-    index="$response.body#/items/0/index",
-    image_index="$response.body#/items/0/image",
-)
 
 
 @router.post(
     "",
     status_code=202,
-    operation_id="createEvaluation",
     summary="Evaluate a model on a benchmark",
     responses={
-        202: {"headers": LOCATION, "links": links(*EVALUATION, evaluation_id=ID)},
-        **problems(409, 410, 413, 422),
+        202: LOCATION,
+        **problems(409, 410),
     },
 )
 @declare(Scope.WRITE)
@@ -95,34 +86,21 @@ def create_evaluation(
     return evaluation
 
 
-@router.get(
-    "",
-    operation_id="listEvaluations",
-    summary="List evaluations",
-    responses={200: {"links": links(*EVALUATION, evaluation_id=FIRST_ID)}, **problems(422)},
-)
+@router.get("", summary="List evaluations")
 @declare(Scope.READ, cacheable=True)
 def list_evaluations(filters: Annotated[EvaluationFilters, Query()], session: SessionDep) -> Page[EvaluationSummary]:
     """Evaluations, newest first, filtered by state, model, checkpoint, benchmark and creation time."""
     return service.listing(session, filters)
 
 
-@router.get(
-    "/{evaluation_id}", operation_id="getEvaluation", summary="Show an evaluation", responses=problems(404, 422)
-)
+@router.get("/{evaluation_id}", summary="Show an evaluation")
 @declare(Scope.READ, cacheable=True)
 def get_evaluation(evaluation_id: uuid.UUID, session: SessionDep) -> EvaluationView:
     """The state of an evaluation and, after its end, its scores by dimension with intervals and failures."""
     return service.show(session, evaluation_id)
 
 
-@router.post(
-    "/{evaluation_id}/cancel",
-    status_code=202,
-    operation_id="cancelEvaluation",
-    summary="Cancel an evaluation",
-    responses=problems(404, 409, 422),
-)
+@router.post("/{evaluation_id}/cancel", status_code=202, summary="Cancel an evaluation", responses=problems(409))
 @declare(Scope.WRITE)
 def cancel_evaluation(
     evaluation_id: uuid.UUID, session: SessionDep, idempotency: IdempotentRequestDep
@@ -135,13 +113,7 @@ def cancel_evaluation(
     return service.show(session, evaluation_id)
 
 
-@router.post(
-    "/{evaluation_id}/resume",
-    status_code=202,
-    operation_id="resumeEvaluation",
-    summary="Resume an evaluation",
-    responses=problems(404, 409, 413, 422),
-)
+@router.post("/{evaluation_id}/resume", status_code=202, summary="Resume an evaluation", responses=problems(409))
 @declare(Scope.WRITE)
 def resume_evaluation(
     evaluation_id: uuid.UUID,
@@ -158,25 +130,14 @@ def resume_evaluation(
     return service.show(session, evaluation_id)
 
 
-@router.delete(
-    "/{evaluation_id}",
-    status_code=204,
-    operation_id="deleteEvaluation",
-    summary="Delete an evaluation",
-    responses=problems(404, 409, 422),
-)
+@router.delete("/{evaluation_id}", status_code=204, summary="Delete an evaluation", responses=problems(409))
 @declare(Scope.WRITE)
 def delete_evaluation(evaluation_id: uuid.UUID, session: SessionDep) -> None:
     """Delete an ended evaluation with its images, answers, scores and leaderboard row."""
     service.delete(session, evaluation_id)
 
 
-@router.get(
-    "/{evaluation_id}/answers",
-    operation_id="listAnswers",
-    summary="List the answers of an evaluation",
-    responses={200: {"links": _IMAGE}, **problems(404, 422)},
-)
+@router.get("/{evaluation_id}/answers", summary="List the answers of an evaluation")
 @declare(Scope.READ, cacheable=True)
 def list_answers(
     evaluation_id: uuid.UUID, filters: Annotated[AnswerFilters, Query()], session: SessionDep
@@ -188,12 +149,7 @@ def list_answers(
     return results.answers(session, evaluation_id, filters)
 
 
-@router.get(
-    "/{evaluation_id}/images",
-    operation_id="listImages",
-    summary="List the images of an evaluation",
-    responses={200: {"links": _IMAGE}, **problems(404, 422)},
-)
+@router.get("/{evaluation_id}/images", summary="List the images of an evaluation")
 @declare(Scope.READ, cacheable=True)
 def list_images(
     evaluation_id: uuid.UUID, filters: Annotated[ImageFilters, Query()], session: SessionDep
@@ -204,10 +160,9 @@ def list_images(
 
 @router.get(
     "/{evaluation_id}/images/{index}/{image_index}",
-    operation_id="getImage",
     summary="Get an image of an evaluation",
     response_class=Response,
-    responses={**PNG, **problems(404, 409, 422)},
+    responses={**PNG, **problems(409)},
 )
 @declare(Scope.READ)
 def get_image(
@@ -225,10 +180,9 @@ def get_image(
 
 @router.get(
     "/{evaluation_id}/export",
-    operation_id="exportEvaluation",
     summary="Export an evaluation as an official result file",
     response_class=Response,
-    responses={200: {"content": {"text/csv": _TEXT, "application/json": _SUMMARY}}, **problems(404, 406, 409, 422)},
+    responses={200: {"content": {"text/csv": _TEXT, "application/json": _SUMMARY}}, **problems(406, 409)},
 )
 @declare(Scope.READ)
 def export_evaluation(
@@ -252,12 +206,7 @@ def export_evaluation(
     return StreamingResponse(itertools.chain([header], rows), media_type=media_type, headers=headers)
 
 
-@router.get(
-    "/{evaluation_id}/comparison/{second_id}",
-    operation_id="compareEvaluations",
-    summary="Compare two evaluations",
-    responses=problems(404, 409, 422),
-)
+@router.get("/{evaluation_id}/comparison/{second_id}", summary="Compare two evaluations", responses=problems(409))
 @declare(Scope.READ)
 def compare_evaluations(
     evaluation_id: uuid.UUID,
@@ -276,12 +225,11 @@ def compare_evaluations(
 
 @router.get(
     "/{evaluation_id}/gallery",
-    operation_id="getGallery",
     summary="Show images of one or several evaluations",
     response_class=Response,
     responses={
         200: {"content": openapi_content("image/png", "text/html")},
-        **problems(404, 406, 422),
+        **problems(406),
     },
 )
 @declare(Scope.READ)

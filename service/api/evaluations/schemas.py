@@ -11,7 +11,6 @@ from service.contracts.benchmarks.judging import Failure
 from service.contracts.benchmarks.scores import RESAMPLES, Difference, ScoreDifferences, Scores
 from service.contracts.evaluations import RewardMean
 from service.contracts.status import JobStatus
-from service.http import openapi_examples
 from service.http.pagination import PageQuery, Text
 from service.jobs.views import JobView
 
@@ -41,12 +40,10 @@ class EvaluationFilters(PageQuery):
 class EvaluationSummary(JobView):
     """An evaluation in a list."""
 
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.EVALUATION_SUMMARY))
-
     name: str
-    model: str
-    checkpoint: str = Field(description="Id of the checkpoint, or `base`.")
-    benchmark: str
+    model: str = Field(examples=["shapes-flux"])
+    checkpoint: str = Field(description="Id of the checkpoint, or `base`.", examples=["base"])
+    benchmark: str = Field(examples=["unigenbench-en"])
     judge: str | None = Field(description="Identity of the judge. Scores of different judges are not comparable.")
     total_images: int
     overall: float | None = Field(description="Mean of the ten primary accuracies; null before there are scores.")
@@ -54,8 +51,6 @@ class EvaluationSummary(JobView):
 
 class EvaluationView(EvaluationSummary):
     """An evaluation in full."""
-
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.EVALUATION))
 
     spec: dict[str, Any] = Field(description="The request, with defaults filled in.")
     prompts: int = Field(description="Number of evaluated prompts.")
@@ -102,13 +97,11 @@ class _OfImage(BaseModel):
     index: int = Field(description="Number of the prompt in the benchmark.")
     image_index: int = Field(description="Number of the image among those of the prompt.")
     name: str = Field(description="Official name of the image, `INDEX_IMAGE.png`.")
-    prompt: str
+    prompt: str = Field(examples=["a red circle left of a blue square"])
 
 
 class AnswerView(_OfImage):
     """A judge's answer on an image."""
-
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.ANSWER))
 
     number: int = Field(description="Number of the answer on this image, from 1; the newest counts.")
     points: list[JudgedPoint]
@@ -128,8 +121,6 @@ class ImageFilters(PageQuery):
 
 class EvaluationImageView(_OfImage):
     """An image of an evaluation."""
-
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.IMAGE))
 
     seed: int
     rewards: dict[str, float | None] = Field(description="By name; null if the reward failed.")
@@ -153,18 +144,16 @@ class Compared(BaseModel):
     id: uuid.UUID
     label: str = Field(description="Name, or model and checkpoint.")
     status: JobStatus
-    model: str
-    checkpoint: str = Field(description="Id of the checkpoint, or `base`.")
+    model: str = Field(examples=["shapes-flux"])
+    checkpoint: str = Field(description="Id of the checkpoint, or `base`.", examples=["base"])
 
 
 class EvaluationComparison(BaseModel):
     """Two evaluations of one benchmark, prompt by prompt: second minus first."""
 
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.EVALUATION_COMPARISON))
-
     first: Compared
     second: Compared
-    benchmark: str
+    benchmark: str = Field(examples=["unigenbench-en"])
     content_sha256: str = Field(description="SHA-256 of prompts, test points and judge prompt.")
     judge: str | None = Field(description="Judge of both; null if one of them has no judge.")
     scores: ScoreDifferences | None = Field(description="Shares of test points met; null if one of them has no judge.")

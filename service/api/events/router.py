@@ -1,4 +1,4 @@
-"""`/runs/{run_id}/events` and `/evaluations/{evaluation_id}/events`: what happens to a job, as it happens."""
+"""`/runs/{run_id}/events` and `/evaluations/{evaluation_id}/events`: server-sent events of a job."""
 
 import uuid
 from typing import Annotated, Any
@@ -22,14 +22,16 @@ from service.jobs.long_poll import JobWaiter
 router = APIRouter(tags=["events"], route_class=ApiRoute)
 
 _MEDIA_TYPE = "text/event-stream"
-_DESCRIPTION = "Server-sent events: the schema is that of one event, whose `data` is JSON on one line."
-LastEventId = Annotated[int | None, Header(ge=0, le=LAST_ID, description="The id of the newest event the client has.")]
+_DESCRIPTION = "Server-sent events: the schema of one event, whose `data` is JSON on one line."
+LastEventId = Annotated[
+    int | None, Header(ge=0, le=LAST_ID, description="Id of the last event that the client received.")
+]
 Accept = Annotated[str | None, Header(description="`text/event-stream`.")]
 Prefer = Annotated[str | None, Header(description="`wait=N`: close the stream after N seconds.")]
 
 
 class _EventStreamMedia(JSONResponse):
-    """What OpenAPI shows this route to answer with: JSON in the events of a stream."""
+    """The documented media type of the response: JSON in the events of a stream."""
 
     media_type = _MEDIA_TYPE
 
@@ -40,7 +42,6 @@ def _responses(model: type[Any]) -> dict[int | str, dict[str, Any]]:
 
 @router.get(
     "/runs/{run_id}/events",
-    operation_id="streamRunEvents",
     summary="Follow a run",
     response_class=_EventStreamMedia,
     responses=_responses(StreamedEvent),
@@ -57,12 +58,12 @@ async def stream_run_events(
     accept: Accept = None,
     prefer: Prefer = None,
 ) -> Response:
-    """Server-sent events: all that happened to the run after `Last-Event-ID`, from the beginning by default.
+    """Server-sent events of the run after `Last-Event-ID`, by default from the first.
 
-    Numbered events are the run's own (`status`, `started`, `checkpoint`, …). Between them `progress` says where it
-    stands. `end` comes once it has ended and everything was sent; `error`, with a problem, when the client may no
-    longer listen or the run was deleted. Then the connection closes. Where it closes without them, the stream only
-    goes on elsewhere: connect again with `Last-Event-ID`, as `EventSource` does by itself.
+    Numbered events are those of the run (`status`, `started`, `checkpoint`, …); `progress` reports its current state.
+    `end` follows when the run has ended and all events were sent; `error`, with a problem, when the key is no longer
+    valid or the run was deleted. After either the connection closes. If it closes without them, reconnect with
+    `Last-Event-ID`, as `EventSource` does automatically.
     """
     choose(accept, (_MEDIA_TYPE,))
     after = query.after if last_event_id is None else last_event_id
@@ -71,7 +72,6 @@ async def stream_run_events(
 
 @router.get(
     "/evaluations/{evaluation_id}/events",
-    operation_id="streamEvaluationEvents",
     summary="Follow an evaluation",
     response_class=_EventStreamMedia,
     responses=_responses(EvaluationStreamedEvent),
@@ -88,7 +88,7 @@ async def stream_evaluation_events(
     accept: Accept = None,
     prefer: Prefer = None,
 ) -> Response:
-    """Server-sent events: all that happened to the evaluation after `Last-Event-ID`, as for a run."""
+    """Server-sent events of the evaluation after `Last-Event-ID`, as for a run."""
     choose(accept, (_MEDIA_TYPE,))
     after = query.after if last_event_id is None else last_event_id
     return await _stream(request, database, waiter, principal, Evaluation, evaluation_id, after, query.every, prefer)
@@ -122,5 +122,5 @@ async def _stream(
         permission=principal.id,
         permit=lambda session: check(session, principal.id),
     )
-    await stream.look()  # an unknown job is refused before the stream begins
+    await stream.look()  # raises NotFound before the stream starts
     return EventStream(stream)

@@ -12,7 +12,6 @@ from pydantic_core import CoreSchema
 from service.api.runs.schemas import LatestMetric
 from service.contracts.events import Progress
 from service.contracts.status import JobStatus
-from service.http import openapi_examples
 from service.http.errors import Problem
 
 LAST_ID = 2**63 - 1
@@ -33,21 +32,19 @@ class EventQuery(BaseModel):
 class RunEvent(BaseModel):
     """Something that happened to a run or an evaluation, such as a change of state. Its `type` is the event's name."""
 
-    model_config = ConfigDict(
-        from_attributes=True, json_schema_extra=openapi_examples.example(openapi_examples.RUN_EVENT)
-    )
+    model_config = ConfigDict(from_attributes=True)
 
     id: int = Field(description="Counts up by one within a job; `Last-Event-ID` resumes after it.")
     time: datetime
     attempt: int
-    type: str = Field(description="Such as `status`, `started`, `checkpoint`.")
-    data: dict[str, Any] = Field(description="What there is to say, by type; `status` has the new status.")
+    type: str = Field(description="Such as `status`, `started`, `checkpoint`.", examples=["status"])
+    data: dict[str, Any] = Field(
+        description="What there is to say, by type; `status` has the new status.", examples=[{"status": "running"}]
+    )
 
 
 class RunProgress(BaseModel):
     """Where a run stands: `event: progress`, without an id. The first of a stream has every metric."""
-
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.RUN_PROGRESS))
 
     run_id: uuid.UUID
     status: JobStatus
@@ -61,8 +58,6 @@ class RunProgress(BaseModel):
 class EvaluationProgress(BaseModel):
     """Where an evaluation stands: `event: progress`, without an id."""
 
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.EVALUATION_PROGRESS))
-
     evaluation_id: uuid.UUID
     status: JobStatus
     attempt: int
@@ -74,8 +69,6 @@ class EvaluationProgress(BaseModel):
 class EvaluationEnd(BaseModel):
     """The evaluation has ended and everything was sent: `event: end`, without an id. The connection closes."""
 
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.EVALUATION_END))
-
     evaluation_id: uuid.UUID
     status: Literal[JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED]
     last_event: int = Field(description="The id of the newest event.")
@@ -83,8 +76,6 @@ class EvaluationEnd(BaseModel):
 
 class RunEnd(BaseModel):
     """The run has ended and everything was sent: `event: end`, without an id. The connection closes."""
-
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.RUN_END))
 
     run_id: uuid.UUID
     status: Literal[JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED]

@@ -12,15 +12,13 @@ from service.api.evaluations import image_grid
 from service.api.generations import service
 from service.api.generations.schemas import GenerationFilters, GenerationSummary, GenerationView
 from service.api.idempotency import IdempotentRequestDep
-from service.api.routing import ApiRoute, declare
-from service.api.runs.router import LOCATION
+from service.api.routing import LOCATION, ApiRoute, declare
 from service.auth.principal import PrincipalDep, Scope
 from service.contracts.generations import GenerationSpec
 from service.db.models import Generation
 from service.http.content_negotiation import PreferHeader
 from service.http.errors import NotAcceptable, problems
 from service.http.image_response import PNG, image_response
-from service.http.openapi_links import FIRST_ID, GENERATION, ID, links
 from service.http.pagination import Page
 from service.jobs import views
 from service.jobs.long_poll import wait_for_end
@@ -28,18 +26,17 @@ from service.jobs.long_poll import wait_for_end
 router = APIRouter(tags=["generations"], route_class=ApiRoute)
 
 EXAMPLE = {"checkpoints": ["base"], "prompts": ["a red circle left of a blue square"], "num_images": 2, "seed": 7}
-ImageNumber = Annotated[int, Path(ge=0, le=2**31 - 1, description="The image's `number`.")]
+ImageNumber = Annotated[int, Path(ge=0, le=2**31 - 1, description="`number` of the image.")]
 
 
 @router.post(
     "/generate",
     status_code=202,
-    operation_id="generate",
-    summary="Draw images",
+    summary="Generate images",
     responses={
-        200: {"model": GenerationView, "description": "It ended within the asked time."},
-        202: {"headers": LOCATION, "links": links(*GENERATION, generation_id=ID)},
-        **problems(409, 410, 413, 422),
+        200: {"model": GenerationView, "description": "The generation ended within the given time."},
+        202: LOCATION,
+        **problems(409, 410),
     },
 )
 @declare(Scope.WRITE)
@@ -55,10 +52,11 @@ async def generate(
     idempotency: IdempotentRequestDep,
     prefer: PreferHeader = None,
 ) -> GenerationView:
-    """Draw the same prompts with the same seeds from one or several checkpoints.
+    """Generate images of the same prompts with the same seeds from one or several checkpoints.
 
-    Image j of a prompt begins with the same noise for every checkpoint, so differences are the checkpoints'. With
-    `Prefer: wait=N` the answer is 200 once it has ended, else 202 after N seconds; ask `Location` for the rest.
+    Image j of a prompt starts with the same noise for every checkpoint, so differences come from the checkpoints. With
+    `Prefer: wait=N` the status is 200 when the generation has ended, and 202 after N seconds; `Location` has its
+    state.
     """
 
     def accept() -> uuid.UUID:
@@ -76,24 +74,14 @@ async def generate(
     return await run_in_threadpool(shown)
 
 
-@router.get(
-    "/generations",
-    operation_id="listGenerations",
-    summary="List generations",
-    responses={200: {"links": links(*GENERATION, generation_id=FIRST_ID)}, **problems(422)},
-)
+@router.get("/generations", summary="List generations")
 @declare(Scope.READ, cacheable=True)
 def list_generations(filters: Annotated[GenerationFilters, Query()], session: SessionDep) -> Page[GenerationSummary]:
-    """Generations, newest first, by state and time of creation."""
+    """Generations, newest first, filtered by status and creation time."""
     return service.listing(session, filters)
 
 
-@router.get(
-    "/generations/{generation_id}",
-    operation_id="getGeneration",
-    summary="Show a generation",
-    responses=problems(404, 422),
-)
+@router.get("/generations/{generation_id}", summary="Show a generation")
 @declare(Scope.READ, cacheable=True)
 async def get_generation(
     generation_id: uuid.UUID,
@@ -102,7 +90,7 @@ async def get_generation(
     waiter: WaiterDep,
     prefer: PreferHeader = None,
 ) -> GenerationView:
-    """Where a generation stands, and the images drawn so far."""
+    """The status of a generation and the images generated so far."""
 
     def shown() -> GenerationView:
         with database.sessions() as session:
@@ -115,10 +103,9 @@ async def get_generation(
 
 @router.get(
     "/generations/{generation_id}/images/{number}",
-    operation_id="getGenerationImage",
-    summary="An image of a generation",
+    summary="Download an image of a generation",
     response_class=Response,
-    responses={**PNG, **problems(404, 409, 422)},
+    responses={**PNG, **problems(409)},
 )
 @declare(Scope.READ)
 def get_generation_image(
@@ -131,16 +118,15 @@ def get_generation_image(
 
 @router.get(
     "/generations/{generation_id}/grid.png",
-    operation_id="getGenerationGrid",
-    summary="All images of a generation side by side",
+    summary="Show all images of a generation side by side",
     response_class=Response,
-    responses={**PNG, **problems(404, 406, 409, 422)},
+    responses={**PNG, **problems(406, 409)},
 )
 @declare(Scope.READ)
 def get_generation_grid(generation_id: uuid.UUID, database: DatabaseDep, session: SessionDep) -> Response:
-    """A row per prompt and seed, a column per checkpoint, labelled."""
+    """One row per prompt and seed, one column per checkpoint, with labels."""
     shown, images, labels = service.comparison(session, generation_id)
-    session.close()  # reading and drawing take a while, and need no connection
+    session.close()  # release the connection while the grid is rendered
     spec, per_checkpoint = shown.spec, len(shown.spec["prompts"]) * shown.spec["num_images"]
     rows = []
     for place in range(per_checkpoint):
@@ -156,33 +142,23 @@ def get_generation_grid(generation_id: uuid.UUID, database: DatabaseDep, session
     try:
         drawn = image_grid.draw(list(labels.values()), rows, spec["width"], spec["height"], most)
     except image_grid.GridTooLarge as error:
-        raise NotAcceptable(f"{error}; fetch the images one by one") from error
+        raise NotAcceptable(f"{error}; download the images one by one") from error
     return Response(drawn, media_type="image/png")
 
 
 @router.post(
-    "/generations/{generation_id}/cancel",
-    status_code=202,
-    operation_id="cancelGeneration",
-    summary="Cancel a generation",
-    responses=problems(404, 409, 422),
+    "/generations/{generation_id}/cancel", status_code=202, summary="Cancel a generation", responses=problems(409)
 )
 @declare(Scope.WRITE)
 def cancel_generation(
     generation_id: uuid.UUID, session: SessionDep, idempotency: IdempotentRequestDep
 ) -> GenerationView:
-    """Ask for a generation's end. Asking twice changes nothing; one that has ended is answered as it is."""
+    """Request cancellation. The request is idempotent, and an ended generation is returned unchanged."""
     return service.cancel(session, generation_id, idempotency)
 
 
-@router.delete(
-    "/generations/{generation_id}",
-    status_code=204,
-    operation_id="deleteGeneration",
-    summary="Delete a generation",
-    responses=problems(404, 409, 422),
-)
+@router.delete("/generations/{generation_id}", status_code=204, summary="Delete a generation", responses=problems(409))
 @declare(Scope.WRITE)
 def delete_generation(generation_id: uuid.UUID, session: SessionDep) -> None:
-    """Delete an ended generation with its images; what rewards said of them stays."""
+    """Delete an ended generation with its images; scorings of these images are not deleted."""
     service.delete(session, generation_id)

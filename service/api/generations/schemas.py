@@ -2,11 +2,10 @@
 
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from service.contracts.base import Moment
 from service.contracts.status import JobStatus
-from service.http import openapi_examples
 from service.http.pagination import PageQuery
 from service.jobs.views import JobView
 
@@ -15,10 +14,10 @@ class GenerationImageView(BaseModel):
     """One image of a generation."""
 
     number: int = Field(description="Counts checkpoints, then prompts, then images of a prompt.")
-    checkpoint: str = Field(description="A checkpoint's id, or `base`.")
+    checkpoint: str = Field(description="A checkpoint's id, or `base`.", examples=["base"])
     prompt_index: int
     image_index: int
-    prompt: str
+    prompt: str = Field(examples=["a red circle left of a blue square"])
     seed: int
     sha256: str
     size: int = Field(description="Bytes of the PNG.")
@@ -36,19 +35,18 @@ class GenerationFilters(PageQuery):
 class GenerationSummary(JobView):
     """A generation in a list."""
 
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.GENERATION_SUMMARY))
-
-    model: str
-    checkpoints: list[str]
+    model: str = Field(examples=["shapes-flux"])
+    checkpoints: list[str] = Field(examples=[["base"]])
     total_images: int
 
 
 class GenerationView(JobView):
     """A generation in full."""
 
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.GENERATION))
-
-    spec: dict[str, Any] = Field(description="What is drawn: the request, with the model's own numbers filled in.")
+    spec: dict[str, Any] = Field(
+        description="What is drawn: the request, with the model's own numbers filled in.",
+        examples=[{"model": "shapes-flux", "prompts": ["a red circle"], "seed": 7}],
+    )
     queue_position: int | None = Field(description="1 is taken next; null when it does not wait.")
     total_images: int
     images: list[GenerationImageView] = Field(description="Those drawn so far.")

@@ -1,4 +1,4 @@
-"""`/keys`: who may ask for what."""
+"""`/keys`: API keys."""
 
 import uuid
 from typing import Annotated
@@ -9,28 +9,20 @@ from service.api.dependencies import SessionDep
 from service.api.idempotency import IdempotentRequestDep
 from service.api.keys import service
 from service.api.keys.schemas import KeyFilters, KeyMade, KeySpec, KeyView
-from service.api.routing import ApiRoute, declare
+from service.api.routing import LOCATION, ApiRoute, declare
 from service.auth.principal import Scope
 from service.http.errors import problems
-from service.http.openapi_links import ID, KEY, links
 from service.http.pagination import Page
 
 router = APIRouter(prefix="/keys", tags=["keys"], route_class=ApiRoute)
 
-_LOCATION = {"Location": {"description": "Where the key is shown.", "schema": {"type": "string"}}}
 _EXAMPLES = {
     "lab": {"summary": "A key for a lab", "value": {"name": "the lab", "scopes": ["write"], "max_open_jobs": 20}},
     "admin": {"summary": "A key that makes keys", "value": {"name": "operator", "scopes": ["admin"]}},
 }
 
 
-@router.post(
-    "",
-    status_code=201,
-    operation_id="createKey",
-    summary="Make a key",
-    responses={201: {"headers": _LOCATION, "links": links(*KEY, key_id=ID)}, **problems(409, 413, 422)},
-)
+@router.post("", status_code=201, summary="Create a key", responses={201: LOCATION, **problems(409)})
 @declare(Scope.ADMIN)
 def create_key(
     spec: Annotated[KeySpec, Body(openapi_examples=_EXAMPLES)],
@@ -38,9 +30,9 @@ def create_key(
     session: SessionDep,
     idempotency: IdempotentRequestDep,
 ) -> KeyMade:
-    """Make a key and show it, this once: only a hash is kept.
+    """Create a key. The response contains it only this time: the database stores a hash.
 
-    The first key must have the scope `admin`, and from then on every request needs a key.
+    The first key must have the scope `admin`; after that every request needs a key.
     """
     made = service.create(session, spec, idempotency)
     response.headers["Location"] = f"/keys/{made.id}"
@@ -48,25 +40,25 @@ def create_key(
     return made
 
 
-@router.get("", operation_id="listKeys", summary="List keys", responses=problems(422))
+@router.get("", summary="List keys")
 @declare(Scope.ADMIN)
 def list_keys(filters: Annotated[KeyFilters, Query()], session: SessionDep) -> Page[KeyView]:
-    """Keys, newest first, without their secrets; revoked ones too."""
+    """Keys, newest first, without their secrets, including revoked keys."""
     return service.listing(session, filters)
 
 
-@router.get("/{key_id}", operation_id="getKey", summary="Show a key", responses=problems(404, 422))
+@router.get("/{key_id}", summary="Show a key")
 @declare(Scope.ADMIN)
 def get_key(key_id: uuid.UUID, session: SessionDep) -> KeyView:
-    """A key without its secret, and when it was last used."""
+    """A key without its secret, with the time of its last use."""
     return service.show(session, key_id)
 
 
-@router.delete("/{key_id}", operation_id="revokeKey", summary="Revoke a key", responses=problems(404, 409, 422))
+@router.delete("/{key_id}", summary="Revoke a key", responses=problems(409))
 @declare(Scope.ADMIN)
 def revoke_key(key_id: uuid.UUID, session: SessionDep) -> KeyView:
-    """Take a key back: from the next request on it is refused, and streams that it opened end. Its jobs go on.
+    """Revoke a key: the next request is refused, and open streams end. Jobs of the key continue.
 
-    Revoking twice changes nothing. The last key with the scope `admin` that is good is not revoked: 409.
+    The request is idempotent. The last valid key with the scope `admin` cannot be revoked: 409.
     """
     return service.revoke(session, key_id)

@@ -9,7 +9,6 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, computed_f
 from service.auth.api_keys import ENVIRONMENT
 from service.auth.principal import Scope
 from service.contracts.base import Contract, Moment
-from service.http import openapi_examples
 from service.http.pagination import PageQuery
 
 KeyName = Annotated[
@@ -53,7 +52,7 @@ class KeyFilters(PageQuery):
 class KeyView(BaseModel):
     """A key, without its secret."""
 
-    model_config = ConfigDict(from_attributes=True, json_schema_extra=openapi_examples.example(openapi_examples.KEY))
+    model_config = ConfigDict(from_attributes=True)
 
     id: UUID
     name: str
@@ -76,8 +75,6 @@ class KeyView(BaseModel):
 
 class KeyMade(KeyView):
     """A new key, with its secret."""
-
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.KEY_MADE))
 
     key: str | None = Field(
         description="What to send as `Authorization: Bearer …`. This answer alone shows it; null in an answer to the "

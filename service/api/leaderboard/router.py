@@ -17,10 +17,9 @@ router = APIRouter(tags=["benchmarks"], route_class=ApiRoute)
 
 @router.get(
     "/leaderboard",
-    operation_id="getLeaderboard",
     summary="The leaderboard of a benchmark",
     response_model=Leaderboard,
-    responses={200: {"content": openapi_content("text/csv", "text/markdown", "image/png")}, **problems(404, 406, 422)},
+    responses={200: {"content": openapi_content("text/csv", "text/markdown", "image/png")}, **problems(404, 406)},
 )
 @declare(Scope.READ, cacheable=True)
 def get_leaderboard(

@@ -4,7 +4,6 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from service.contracts.benchmarks.leaderboard import Ranking
 from service.contracts.benchmarks.official import FILES
-from service.http import openapi_examples
 from service.http.pagination import Text
 
 
@@ -20,9 +19,7 @@ class Leaderboard(BaseModel):
     """Rankings on one benchmark. Rows of different rankings are not comparable: their judge, benchmark content,
     protocol, number of images or seeds differ."""
 
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.LEADERBOARD))
-
-    benchmark: str
+    benchmark: str = Field(examples=["unigenbench-en"])
     columns: list[str] = Field(description="Names of the values, in the order of the tables.")
     notes: list[str] = Field([], description="What is omitted, and why.")
     rankings: list[Ranking]

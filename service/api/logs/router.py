@@ -1,4 +1,4 @@
-"""`/runs/{run_id}/logs` and `/evaluations/{evaluation_id}/logs`: what the child process printed."""
+"""`/runs/{run_id}/logs` and `/evaluations/{evaluation_id}/logs`: the output of the job's process."""
 
 import uuid
 from typing import Annotated, Any
@@ -24,13 +24,7 @@ RESPONSES: dict[int | str, dict[str, Any]] = {
 }
 
 
-@router.get(
-    "/runs/{run_id}/logs",
-    operation_id="getLogs",
-    summary="The log of a run",
-    response_model=LogPart,
-    responses=RESPONSES,
-)
+@router.get("/runs/{run_id}/logs", summary="Show the log of a run", response_model=LogPart, responses=RESPONSES)
 @declare(Scope.READ, cacheable=True)
 def get_logs(
     run_id: uuid.UUID,
@@ -39,15 +33,14 @@ def get_logs(
     settings: SettingsDep,
     accept: Accept = None,
 ) -> Response:
-    """The child's log by byte offset. Follow it by asking again from `next_offset`, in plain text `X-Next-Offset`."""
+    """The log by byte offset. To follow it, repeat the request from `next_offset`, in plain text `X-Next-Offset`."""
     media_type = choose(accept, ("application/json", "text/plain"))
     return _shown(service.read(session, Run, run_id, query, settings.log_chunk_bytes), media_type)
 
 
 @router.get(
     "/evaluations/{evaluation_id}/logs",
-    operation_id="getEvaluationLogs",
-    summary="The log of an evaluation",
+    summary="Show the log of an evaluation",
     response_model=LogPart,
     responses=RESPONSES,
 )
@@ -59,7 +52,7 @@ def get_evaluation_logs(
     settings: SettingsDep,
     accept: Accept = None,
 ) -> Response:
-    """The child's log by byte offset, as of a run."""
+    """The log by byte offset, as for a run."""
     media_type = choose(accept, ("application/json", "text/plain"))
     return _shown(service.read(session, Evaluation, evaluation_id, query, settings.log_chunk_bytes), media_type)
 

@@ -2,8 +2,6 @@
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from service.http import openapi_examples
-
 
 class LogQuery(BaseModel):
     """From which byte of which attempt's log on."""
@@ -18,8 +16,6 @@ class LogQuery(BaseModel):
 class LogPart(BaseModel):
     """A part of what an attempt's child process printed."""
 
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.LOG_PART))
-
     attempt: int | None = Field(description="Null when no attempt has printed anything.")
     offset: int = Field(description="The byte the text begins at.")
     next_offset: int = Field(description="Ask again with `offset=` this for what follows.")
@@ -27,4 +23,7 @@ class LogPart(BaseModel):
     next_attempt: int | None = Field(
         description="The next attempt that has printed something: read this one's rest, then go on with that one's."
     )
-    text: str = Field(description="UTF-8, cut between characters; bytes that are no UTF-8 are replaced.")
+    text: str = Field(
+        description="UTF-8, cut between characters; bytes that are no UTF-8 are replaced.",
+        examples=["step 12 of 60: reward 0.68\n"],
+    )

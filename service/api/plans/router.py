@@ -1,4 +1,4 @@
-"""`/plans`: what a run would cost."""
+"""`/plans`: the cost of a run."""
 
 from typing import Annotated
 
@@ -11,22 +11,22 @@ from service.api.runs.router import EXAMPLE
 from service.auth.principal import Scope
 from service.contracts.plan import Plan
 from service.contracts.runs import RunSpec
-from service.http.errors import problems
 from service.jobs.validation import warned_plan
 
 router = APIRouter(tags=["plans"], route_class=ApiRoute)
 
 
-@router.post("/plans", operation_id="makePlan", summary="Plan a run", responses=problems(413, 422))
+@router.post("/plans", summary="Plan a run")
 @declare(Scope.READ, reads_only=True)
-def make_a_plan(
+def make_plan(
     spec: Annotated[RunSpec, Body(openapi_examples={"shapes": {"summary": "The bundled world", "value": EXAMPLE}})],
     session: SessionDep,
     settings: SettingsDep,
     catalog: CatalogDep,
     _idempotency: IdempotentRequestDep,
 ) -> Plan:
-    """The spec a run would have, and its cost: NFE by part, beside the paper's formula; memory
-    by phase and part, time, warnings. Nothing is stored: names that the catalog lacks, and devices that would not do,
-    are warnings here and refusals of a run."""
+    """Resolve the spec of a run and estimate its cost: NFE by part with the paper's formula, memory, time, warnings.
+
+    Nothing is stored. Unknown names and unsuitable devices are warnings here and errors when a run is created.
+    """
     return warned_plan(session, settings, catalog, spec)

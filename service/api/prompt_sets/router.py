@@ -1,4 +1,4 @@
-"""`/prompt-sets`: prompts that clients send, beside those of the catalog."""
+"""`/prompt-sets`: uploaded prompts and those of the catalog."""
 
 import pathlib
 import tempfile
@@ -11,12 +11,10 @@ from service.api.dependencies import CatalogDep, DatabaseDep, SessionDep
 from service.api.idempotency import StreamedIdempotentRequestDep
 from service.api.prompt_sets import service
 from service.api.prompt_sets.schemas import PromptSetFilters, PromptSetQuery, PromptSetUpload, PromptSetView, PromptView
-from service.api.routing import ApiRoute, declare
-from service.api.runs.router import LOCATION
+from service.api.routing import LOCATION, ApiRoute, declare
 from service.auth.principal import PrincipalDep, Scope
 from service.contracts.prompts import Format
 from service.http.errors import UnsupportedMediaType, problems
-from service.http.openapi_links import links
 from service.http.pagination import Page
 from service.http.uploads import receive
 
@@ -28,7 +26,6 @@ FORMATS: dict[str, Format] = {
     "application/x-ndjson": "jsonl",
     "text/csv": "csv",
 }
-_OF_ONE = ("getPromptSet", "listPrompts", "deletePromptSet")
 _JSON_LINE = '{"prompt": "a red circle", "metadata": {"source": "mine"}}\n'
 _EXAMPLES = {"text": "a red circle\na blue square\n", "jsonl": _JSON_LINE, "csv": "prompt,source\na red circle,mine\n"}
 _FILES = {
@@ -38,7 +35,7 @@ _FILES = {
 Name = Annotated[
     str,
     Path(
-        description="One that `GET /prompt-sets` lists.",
+        description="Name of a prompt set; see `GET /prompt-sets`.",
         examples=["shapes-train"],
         max_length=100,
         pattern=r"^[^\x00]*$",
@@ -49,11 +46,10 @@ Name = Annotated[
 @router.post(
     "",
     status_code=201,
-    operation_id="createPromptSet",
-    summary="Send prompts",
+    summary="Upload prompts",
     responses={
-        201: {"headers": LOCATION, "links": links(*_OF_ONE, name="$response.body#/prompt_sets/0/name")},
-        **problems(409, 410, 413, 415, 422),
+        201: LOCATION,
+        **problems(409, 410, 415),
     },
     openapi_extra={"requestBody": {"required": True, "content": _FILES}},
 )
@@ -67,11 +63,11 @@ async def create_prompt_set(
     principal: PrincipalDep,
     idempotency: StreamedIdempotentRequestDep,
 ) -> PromptSetUpload:
-    """Send a file of prompts as the body, in UTF-8; runs can then name the set.
+    """Upload a UTF-8 file of prompts as the body; runs can then name the set.
 
-    A prompt a line (`text/plain`), JSON objects with `prompt` and perhaps `metadata` (`application/jsonl`,
-    `application/x-ndjson`), or a table with a column `prompt` (`text/csv`), whose other columns become metadata. White
-    space is made even, Unicode is NFC, and each prompt is kept once. Bad lines are told by their numbers.
+    The file has one prompt per line (`text/plain`), JSON objects with `prompt` and optional `metadata`
+    (`application/jsonl`, `application/x-ndjson`), or a table with a column `prompt` (`text/csv`), whose other columns
+    become metadata. White space and Unicode (NFC) are normalized, and duplicates are removed. Errors name line numbers.
     """
     format = _format(request.headers.get("content-type", ""))
     with tempfile.TemporaryDirectory(prefix="g2rpo-prompts-") as directory:
@@ -89,34 +85,27 @@ def _format(content_type: str) -> Format:
     charsets = [one.partition("=")[2].strip('" ') for one in parameters if one.startswith("charset")]
     if media_type not in FORMATS or any(one not in ("utf-8", "utf8", "us-ascii") for one in charsets):
         allowed = ", ".join(FORMATS)
-        raise UnsupportedMediaType(f"the body must be one of {allowed}, in UTF-8, not {content_type[:100]!r}")
+        raise UnsupportedMediaType(f"Unsupported content type {content_type[:100]!r}; allowed: {allowed}, in UTF-8")
     return FORMATS[media_type]
 
 
-@router.get(
-    "",
-    operation_id="listPromptSets",
-    summary="List prompt sets",
-    responses={200: {"links": links("getPromptSet", name="$response.body#/items/0/name")}, **problems(422)},
-)
+@router.get("", summary="List prompt sets")
 @declare(Scope.READ, cacheable=True)
 def list_prompt_sets(
     filters: Annotated[PromptSetFilters, Query()], session: SessionDep, catalog: CatalogDep
 ) -> Page[PromptSetView]:
-    """What a spec may name under `prompts.set` and `heldout.prompts`: the catalog's sets and uploaded ones."""
+    """Names for `prompts.set` and `heldout.prompts` of a spec: sets of the catalog and uploaded sets."""
     return service.listing(session, catalog, filters)
 
 
-@router.get("/{name}", operation_id="getPromptSet", summary="Show a prompt set", responses=problems(404, 422))
+@router.get("/{name}", summary="Show a prompt set")
 @declare(Scope.READ, cacheable=True)
 def get_prompt_set(name: Name, session: SessionDep, catalog: CatalogDep) -> PromptSetView:
-    """A set with its counts: lines read, prompts kept, duplicates and blank lines left out."""
+    """A prompt set with its counts: lines read, prompts stored, duplicates and blank lines removed."""
     return service.show(session, catalog, name)
 
 
-@router.get(
-    "/{name}/items", operation_id="listPrompts", summary="Prompts of a prompt set", responses=problems(404, 422)
-)
+@router.get("/{name}/items", summary="List prompts of a prompt set")
 @declare(Scope.READ, cacheable=True)
 def list_prompts(
     name: Name,
@@ -125,18 +114,12 @@ def list_prompts(
     database: DatabaseDep,
     catalog: CatalogDep,
 ) -> Page[PromptView]:
-    """The prompts of an uploaded set, in the order they were sent in."""
+    """The prompts of an uploaded set, in the order of the file."""
     return service.items(session, database.artifacts, catalog, name, filters)
 
 
-@router.delete(
-    "/{name}",
-    status_code=204,
-    operation_id="deletePromptSet",
-    summary="Delete a prompt set",
-    responses=problems(404, 409, 422),
-)
+@router.delete("/{name}", status_code=204, summary="Delete a prompt set", responses=problems(409))
 @declare(Scope.WRITE)
 def delete_prompt_set(name: Name, session: SessionDep, catalog: CatalogDep) -> None:
-    """Delete an uploaded set; its name is free again. One that a run needs which has not ended is refused."""
+    """Delete an uploaded set and free its name. A set that an open run uses cannot be deleted."""
     service.delete(session, catalog, name)

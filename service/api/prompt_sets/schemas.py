@@ -7,7 +7,6 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 from service.contracts.prompts import Counts, Format, Split
-from service.http import openapi_examples
 from service.http.errors import FieldError
 from service.http.pagination import PageQuery
 
@@ -49,9 +48,7 @@ class PromptSetFilters(PageQuery):
 class PromptSetView(BaseModel):
     """A list of prompts that a run's spec may name."""
 
-    model_config = ConfigDict(
-        from_attributes=True, json_schema_extra=openapi_examples.example(openapi_examples.PROMPT_SET)
-    )
+    model_config = ConfigDict(from_attributes=True)
 
     name: str
     origin: Literal["catalog", "uploaded"] = Field(description="Whether the operator offers it, or a client sent it.")
@@ -69,8 +66,6 @@ class PromptSetView(BaseModel):
 class PromptSetUpload(BaseModel):
     """What came of a file."""
 
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.PROMPT_SET_UPLOAD))
-
     prompt_sets: list[PromptSetView] = Field(description="One, or with `heldout` two: to train on, and held out.")
     left_out: list[FieldError] = Field(
         description="With `skip_bad`: the first lines left out, and why. Empty in an answer that is given again."
@@ -80,8 +75,6 @@ class PromptSetUpload(BaseModel):
 class PromptView(BaseModel):
     """A prompt of a set."""
 
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.PROMPT))
-
     index: int = Field(description="From 0.")
-    prompt: str
+    prompt: str = Field(examples=["a red circle left of a blue square"])
     metadata: dict[str, Any] | None = Field(description="What was said beside it.")

@@ -10,7 +10,6 @@ from service.contracts.base import Contract, Moment
 from service.contracts.events import HeldoutSummary
 from service.contracts.runs import Labels
 from service.contracts.status import JobStatus
-from service.http import openapi_examples
 from service.http.pagination import PageQuery, Text
 from service.jobs.views import JobView
 
@@ -63,9 +62,7 @@ class AttemptFilters(PageQuery):
 class AttemptView(BaseModel):
     """One try at a run."""
 
-    model_config = ConfigDict(
-        from_attributes=True, json_schema_extra=openapi_examples.example(openapi_examples.ATTEMPT)
-    )
+    model_config = ConfigDict(from_attributes=True)
 
     number: int
     worker: str = Field(description="Who tried.")
@@ -86,12 +83,10 @@ class AttemptView(BaseModel):
 class RunSummary(JobView):
     """A run in a list."""
 
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.RUN_SUMMARY))
-
     name: str
-    labels: dict[str, str]
-    model: str
-    algorithm: str
+    labels: dict[str, str] = Field(examples=[{"paper": "table-2"}])
+    model: str = Field(examples=["shapes-flux"])
+    algorithm: str = Field(examples=["g2rpo"])
     max_steps: int = Field(description="Optimizer steps to do: the spec's, unless a resumption asked for others.")
     start_from: UUID | None = Field(description="The checkpoint it started from.")
     parent_id: UUID | None = Field(description="The run it is a clone of.")
@@ -108,18 +103,26 @@ class LatestMetric(BaseModel):
 class RunView(RunSummary):
     """A run in full."""
 
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.RUN))
-
-    spec: dict[str, Any] = Field(description="The resolved spec, as it was accepted: see the body of `POST /runs`.")
+    spec: dict[str, Any] = Field(
+        description="The resolved spec, as it was accepted: see the body of `POST /runs`.",
+        examples=[{"preset": "shapes", "training": {"max_steps": 60, "seed": 42}}],
+    )
     spec_version: int
     notes: str
     seconds_used: float = Field(description="Seconds with a worker in ended attempts since it was created or resumed.")
     checkpoint_pending: bool = Field(description="Whether a checkpoint was asked for that is not stored yet.")
     queue_position: int | None = Field(description="1 is taken next; null when it does not wait.")
     eta_seconds: float | None = Field(description="Estimated seconds to the end; null until a step has been timed.")
-    resources: dict[str, Any] = Field(description="What it is given: see `resources` of the spec.")
-    plan: dict[str, Any] = Field(description="Its cost as planned when it was accepted: see `POST /plans`.")
+    resources: dict[str, Any] = Field(
+        description="What it is given: see `resources` of the spec.", examples=[{"nodes": 1, "processes_per_node": 1}]
+    )
+    plan: dict[str, Any] = Field(
+        description="Its cost as planned when it was accepted: see `POST /plans`.",
+        examples=[{"per_prompt": {"total": 332}, "saved_share": 0.42}],
+    )
     prompt_sets: dict[str, UUID] = Field(
         description="Ids of the uploaded prompt sets that it names, as they were when it was accepted."
     )
-    metrics: dict[str, LatestMetric] = Field(description="The newest value of every metric.")
+    metrics: dict[str, LatestMetric] = Field(
+        description="The newest value of every metric.", examples=[{"heldout/clip_score": {"step": 10, "value": 0.71}}]
+    )

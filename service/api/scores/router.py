@@ -8,8 +8,7 @@ from fastapi.concurrency import run_in_threadpool
 
 from service.api.dependencies import CatalogDep, DatabaseDep, QueueDep, SessionDep, WaiterDep
 from service.api.idempotency import IdempotentRequestDep
-from service.api.routing import ApiRoute, declare
-from service.api.runs.router import LOCATION
+from service.api.routing import LOCATION, ApiRoute, declare
 from service.api.scores import service
 from service.api.scores.schemas import ScoreFilters, ScoreSummary, ScoreView
 from service.auth.principal import PrincipalDep, Scope
@@ -17,7 +16,6 @@ from service.contracts.scores import ScoreSpec
 from service.db.models import Score
 from service.http.content_negotiation import PreferHeader
 from service.http.errors import problems
-from service.http.openapi_links import FIRST_ID, ID, SCORE, links
 from service.http.pagination import Page
 from service.jobs import views
 from service.jobs.long_poll import wait_for_end
@@ -34,12 +32,11 @@ EXAMPLE = {"rewards": ["clip_score"], "images": [{"prompt": "a red circle", "ima
 @router.post(
     "/score",
     status_code=202,
-    operation_id="score",
     summary="Score images",
     responses={
-        200: {"model": ScoreView, "description": "It ended within the asked time."},
-        202: {"headers": LOCATION, "links": links(*SCORE, score_id=ID)},
-        **problems(409, 410, 413, 422),
+        200: {"model": ScoreView, "description": "The scoring ended within the given time."},
+        202: LOCATION,
+        **problems(409, 410),
     },
 )
 @declare(Scope.WRITE)
@@ -55,10 +52,10 @@ async def score(
     idempotency: IdempotentRequestDep,
     prefer: PreferHeader = None,
 ) -> ScoreView:
-    """Have rewards of the catalog score images: those in the request (PNG, JPEG, WebP), or a generation's.
+    """Score images with rewards of the catalog: images in the request (PNG, JPEG, WebP) or those of a generation.
 
-    Transparency is put over white, and every image becomes RGB with 8 bits. A reward that fails on an image gives
-    null and the cause; the others' values stand.
+    Images are converted to RGB with 8 bits, transparency over white. If a reward fails on an image, its value is null
+    and has a cause; other values are not affected.
     """
 
     def accept() -> uuid.UUID:
@@ -77,24 +74,19 @@ async def score(
     return await run_in_threadpool(shown)
 
 
-@router.get(
-    "/scores",
-    operation_id="listScores",
-    summary="List scorings",
-    responses={200: {"links": links(*SCORE, score_id=FIRST_ID)}, **problems(422)},
-)
+@router.get("/scores", summary="List scorings")
 @declare(Scope.READ, cacheable=True)
 def list_scores(filters: Annotated[ScoreFilters, Query()], session: SessionDep) -> Page[ScoreSummary]:
-    """Scorings, newest first, by state and time of creation."""
+    """Scorings, newest first, filtered by status and creation time."""
     return service.listing(session, filters)
 
 
-@router.get("/scores/{score_id}", operation_id="getScore", summary="Show a scoring", responses=problems(404, 422))
+@router.get("/scores/{score_id}", summary="Show a scoring")
 @declare(Scope.READ, cacheable=True)
 async def get_score(
     score_id: uuid.UUID, response: Response, database: DatabaseDep, waiter: WaiterDep, prefer: PreferHeader = None
 ) -> ScoreView:
-    """Where a scoring stands, what computes it, and the values found so far."""
+    """The status of a scoring, the versions of its rewards, and the values computed so far."""
 
     def shown() -> ScoreView:
         with database.sessions() as session:
@@ -105,27 +97,15 @@ async def get_score(
     return await run_in_threadpool(shown) if prefer else found
 
 
-@router.post(
-    "/scores/{score_id}/cancel",
-    status_code=202,
-    operation_id="cancelScore",
-    summary="Cancel a scoring",
-    responses=problems(404, 409, 422),
-)
+@router.post("/scores/{score_id}/cancel", status_code=202, summary="Cancel a scoring", responses=problems(409))
 @declare(Scope.WRITE)
 def cancel_score(score_id: uuid.UUID, session: SessionDep, idempotency: IdempotentRequestDep) -> ScoreView:
-    """Ask for a scoring's end. Asking twice changes nothing; one that has ended is answered as it is."""
+    """Request cancellation. The request is idempotent, and an ended scoring is returned unchanged."""
     return service.cancel(session, score_id, idempotency)
 
 
-@router.delete(
-    "/scores/{score_id}",
-    status_code=204,
-    operation_id="deleteScore",
-    summary="Delete a scoring",
-    responses=problems(404, 409, 422),
-)
+@router.delete("/scores/{score_id}", status_code=204, summary="Delete a scoring", responses=problems(409))
 @declare(Scope.WRITE)
 def delete_score(score_id: uuid.UUID, session: SessionDep) -> None:
-    """Delete an ended scoring with its values and the images that were sent for it; a generation's stay."""
+    """Delete an ended scoring with its values and uploaded images; images of a generation are not deleted."""
     service.delete(session, score_id)

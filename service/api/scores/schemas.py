@@ -2,12 +2,11 @@
 
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from service.contracts.base import Moment
 from service.contracts.scores import RewardValue, RewardVersion
 from service.contracts.status import JobStatus
-from service.http import openapi_examples
 from service.http.pagination import PageQuery
 from service.jobs.views import JobView
 
@@ -23,9 +22,7 @@ class ScoreFilters(PageQuery):
 class ScoreSummary(JobView):
     """A scoring in a list."""
 
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.SCORE_SUMMARY))
-
-    rewards: list[str] = Field(description="Names of the rewards.")
+    rewards: list[str] = Field(description="Names of the rewards.", examples=[["clip_score"]])
     generation: UUID | None = Field(description="Whose images they are; null where they came with the request.")
     total_images: int
 
@@ -34,7 +31,7 @@ class ScoredImage(BaseModel):
     """An image and what the rewards say of it."""
 
     number: int = Field(description="Its place in the request, or its number in the generation.")
-    prompt: str
+    prompt: str = Field(examples=["a red circle left of a blue square"])
     width: int
     height: int
     sha256: str = Field(description="Of the RGB PNG that is scored.")
@@ -44,10 +41,8 @@ class ScoredImage(BaseModel):
 class ScoreView(JobView):
     """A scoring in full."""
 
-    model_config = ConfigDict(json_schema_extra=openapi_examples.example(openapi_examples.SCORE))
-
     queue_position: int | None = Field(description="1 is taken next; null when it does not wait.")
-    rewards: list[str] = Field(description="Names of the rewards.")
+    rewards: list[str] = Field(description="Names of the rewards.", examples=[["clip_score"]])
     versions: list[RewardVersion] | None = Field(
         description="What computed the values, reward by reward; null before a worker has loaded them."
     )

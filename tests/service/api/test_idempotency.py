@@ -75,7 +75,7 @@ def test_another_body_path_or_query_under_the_same_key_is_refused(client: TestCl
         client.post(f"{made.headers['Location']}/cancel", headers=key()),
     ):
         assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
-        assert "take a new key" in other.json()["detail"]
+        assert "use a new key" in other.json()["detail"]
     assert (rows(database, Run), rows(database, Generation)) == (1, 0)
 
 

@@ -1,4 +1,4 @@
-"""Keys in every state, and clients that are on another machine."""
+"""Keys in every state, and clients on another machine."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -21,12 +21,12 @@ from service.db.session import Database
 
 @dataclass
 class Keys:
-    """Makes keys, in the database alone."""
+    """Creates keys in the database."""
 
     database: Database
 
     def make(self, scope: str = "admin", **columns: Any) -> service.CreatedKey:
-        """A key that is good, unless `columns` say otherwise."""
+        """A valid key, unless `columns` change it."""
         with self.database.transaction() as session:
             made = service.make(session, KeySpec(name=f"{scope} key", scopes=(Scope(scope),)))
             if columns:
@@ -34,7 +34,7 @@ class Keys:
         return made
 
     def presented(self, state: str, scope: str = "admin") -> dict[str, str]:
-        """The header that shows a key of that state."""
+        """The header with a key of that state."""
         if state == "missing":
             return {}
         secrets: dict[str, Callable[[], str]] = {
@@ -53,19 +53,19 @@ def mistyped(secret: str) -> str:
 
 
 def shown(secret: str) -> dict[str, str]:
-    """The header that shows a key."""
+    """The header with a key."""
     return {"Authorization": f"Bearer {secret}"}
 
 
 @pytest.fixture
 def keys(database: Database) -> Keys:
-    """Makes keys."""
+    """Creates keys."""
     return Keys(database)
 
 
 @pytest.fixture
 def remote() -> Iterator[Callable[[FastAPI], TestClient]]:
-    """Makes clients on another machine, which call the service by its name."""
+    """Creates clients on another machine, which use the host name of the service."""
     with ExitStack() as stack:
         yield lambda app: stack.enter_context(
             TestClient(
@@ -86,7 +86,7 @@ def away(app: FastAPI, remote: Callable[[FastAPI], TestClient]) -> TestClient:
 
 @pytest.fixture
 def contents(database: Database) -> Callable[[], dict[str, str | None]]:
-    """Takes a digest of every table, but for when keys were last used."""
+    """Computes a digest of every table, without the time of the last use of keys."""
 
     def digests() -> dict[str, str | None]:
         with database.sessions() as session:

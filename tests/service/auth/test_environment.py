@@ -34,7 +34,7 @@ def stored(database: Database) -> list[ApiKey]:
         return list(session.scalars(select(ApiKey).order_by(ApiKey.id)))
 
 
-def test_it_lets_its_owner_in_and_nobody_else(started: Any, database: Database) -> None:
+def test_the_key_is_accepted_and_required(started: Any, database: Database) -> None:
     secret = new_secret()
     client = started(secret)
     assert client.get("/keys", headers=shown(secret)).status_code == 200
@@ -63,7 +63,7 @@ def test_another_value_revokes_the_former_key(started: Any, database: Database) 
         assert process.get("/keys", headers=shown(former)).json()["code"] == "key_revoked"
 
 
-def test_a_process_of_before_that_starts_again_does_not_take_over(started: Any, database: Database) -> None:
+def test_a_restarted_process_with_the_former_key_does_not_restore_it(started: Any, database: Database) -> None:
     former, present = new_secret(), new_secret()
     for secret in (former, present, former):
         client = started(secret)
@@ -79,13 +79,13 @@ def test_a_key_that_was_revoked_stays_revoked(started: Any, keys: Any) -> None:
     assert started(secret).get("/keys", headers=shown(secret)).json()["code"] == "key_revoked"
 
 
-def test_other_keys_are_left_alone(started: Any, keys: Any) -> None:
+def test_other_keys_stay_valid(started: Any, keys: Any) -> None:
     other = keys.make("read")
     started(new_secret())
     assert started(new_secret()).get("/runs", headers=shown(other.secret)).status_code == 200
 
 
-def test_a_database_that_comes_later_gets_it_with_the_first_request(
+def test_the_first_request_stores_the_key_if_the_database_was_away(
     settings: Settings, remote: Remote, database: Database
 ) -> None:
     with database.engine.begin() as connection:
@@ -101,7 +101,7 @@ def test_a_database_that_comes_later_gets_it_with_the_first_request(
     assert client.get("/runs", headers=shown(secret)).status_code == 200
 
 
-def test_without_a_database_a_service_with_a_key_lets_nobody_in(settings: Settings, remote: Remote) -> None:
+def test_without_a_database_every_request_fails(settings: Settings, remote: Remote) -> None:
     lost = settings.model_copy(
         update={"database_url": "postgresql+psycopg://u@127.0.0.1:1/d", "admin_key": SecretStr(SECRET)}
     )
@@ -113,7 +113,7 @@ def test_without_a_database_a_service_with_a_key_lets_nobody_in(settings: Settin
 @pytest.mark.parametrize(
     "wrong", ["", "secret", new_secret()[:-1], "g2k_" + "x" * 38], ids=["empty", "word", "short", "bad checksum"]
 )
-def test_a_key_of_another_form_stops_the_start_without_being_shown(monkeypatch: Any, wrong: str) -> None:
+def test_a_malformed_key_stops_the_start_and_is_not_shown(monkeypatch: Any, wrong: str) -> None:
     monkeypatch.setenv("G2RPO_ADMIN_KEY", wrong)
     with pytest.raises(ValidationError, match="g2rpo keys new") as refused:
         Settings()

@@ -1,4 +1,4 @@
-"""How much a key may do: open jobs, requests in a minute; how much anybody may ask for in one request."""
+"""Limits: open jobs and requests per minute of a key, and the size of one request."""
 
 import time
 import uuid
@@ -35,12 +35,10 @@ class TestOpenJobs:
         for path, body in (("/runs", {}), ("/generate", {"prompts": ["x"]})):
             refused = away.post(path, json=body, headers=headers)
             assert (refused.status_code, refused.json()["code"]) == (429, "too_many_open_jobs")
-            assert "has 2 jobs that have not ended; allowed are 2" in refused.json()["detail"]
+            assert "has 2 open jobs; the limit is 2" in refused.json()["detail"]
             assert refused.headers["Retry-After"]
 
-    def test_other_keys_jobs_and_those_that_rest_or_ended_do_not_count(
-        self, away: TestClient, keys: Any, records: Any
-    ) -> None:
+    def test_jobs_of_other_keys_and_ended_jobs_do_not_count(self, away: TestClient, keys: Any, records: Any) -> None:
         made = keys.make("write", max_open_jobs=1)
         for status in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED):
             records.run(status, created_by=made.row.id)
@@ -49,14 +47,14 @@ class TestOpenJobs:
         assert away.post("/runs", json={}, headers=shown(made.secret)).status_code == 202
         assert away.post("/runs", json={}, headers=shown(made.secret)).status_code == 429
 
-    def test_a_paused_run_makes_room(self, away: TestClient, keys: Any, database: Database) -> None:
+    def test_a_paused_run_does_not_count(self, away: TestClient, keys: Any, database: Database) -> None:
         headers = shown(keys.make("write", max_open_jobs=1).secret)
         run = away.post("/runs", json={}, headers=headers).json()["id"]
         with database.transaction() as session:
             session.get_one(Run, uuid.UUID(run)).move_to(JobStatus.PAUSED)
         assert away.post("/runs", json={}, headers=headers).status_code == 202
 
-    def test_a_resumed_run_needs_room_with_the_key_that_made_it(self, away: TestClient, keys: Any) -> None:
+    def test_a_resumed_run_counts_for_the_key_that_created_it(self, away: TestClient, keys: Any) -> None:
         headers = shown(keys.make("write", max_open_jobs=1).secret)
         run = away.post("/runs", json={}, headers=headers).json()["id"]
         assert away.post(f"/runs/{run}/pause", headers=headers).json()["status"] == "paused"
@@ -67,7 +65,7 @@ class TestOpenJobs:
         away.post(f"/runs/{other}/cancel", headers=headers)
         assert away.post(f"/runs/{run}/resume", headers=headers).status_code == 202
 
-    def test_requests_at_once_do_not_pass_it(self, away: TestClient, keys: Any) -> None:
+    def test_concurrent_requests_do_not_exceed_the_limit(self, away: TestClient, keys: Any) -> None:
         headers = shown(keys.make("write", max_open_jobs=3).secret)
 
         def ask(number: int) -> int:
@@ -78,7 +76,7 @@ class TestOpenJobs:
             answers = list(pool.map(ask, range(16)))
         assert (answers.count(202), answers.count(429)) == (3, 13)
 
-    def test_the_setting_holds_where_the_key_says_nothing(
+    def test_the_setting_is_the_default(
         self, settings: Settings, remote: Callable[[FastAPI], TestClient], keys: Any
     ) -> None:
         tight = remote(create_app(settings.model_copy(update={"max_open_jobs": 1})))
@@ -86,14 +84,14 @@ class TestOpenJobs:
         assert [tight.post("/runs", json={}, headers=headers).status_code for _ in range(2)] == [202, 429]
         assert [tight.post("/runs", json={}, headers=wide).status_code for _ in range(3)] == [202, 202, 429]
 
-    def test_a_request_that_is_sent_again_is_not_one_more(self, away: TestClient, keys: Any) -> None:
+    def test_a_repeated_request_counts_once(self, away: TestClient, keys: Any) -> None:
         headers = {**shown(keys.make("write", max_open_jobs=1).secret), "Idempotency-Key": "once"}
         assert [away.post("/runs", json={}, headers=headers).status_code for _ in range(3)] == [202] * 3
 
 
 @dataclass
 class Limiter:
-    """The limiter of one API process, on an event loop of its own; threads may share it."""
+    """The limiter of one API process, on a separate event loop; threads may share it."""
 
     limiter: RateLimiter
     loop: BlockingPortal
@@ -117,7 +115,7 @@ def limiter(broker_url: str) -> Iterator[Limiter]:
 
 
 class TestRate:
-    def test_a_key_has_so_many_requests_and_is_told_when_to_come_back(self, away: TestClient, keys: Any) -> None:
+    def test_a_key_is_limited_and_gets_retry_after(self, away: TestClient, keys: Any) -> None:
         headers = shown(keys.make("read", requests_per_minute=3).secret)
         answers = [away.get("/catalog", headers=headers) for _ in range(4)]
         assert [answer.status_code for answer in answers] == [200, 200, 200, 429]
@@ -134,26 +132,26 @@ class TestRate:
         answers = [processes[number % 2].get("/catalog", headers=headers).status_code for number in range(4)]
         assert answers == [200, 200, 200, 429]
 
-    def test_the_setting_holds_where_the_key_says_nothing(
+    def test_the_setting_is_the_default(
         self, settings: Settings, remote: Callable[[FastAPI], TestClient], keys: Any
     ) -> None:
         tight = remote(create_app(settings.model_copy(update={"requests_per_minute": 1})))
         headers = shown(keys.make("read").secret)
         assert [tight.get("/catalog", headers=headers).status_code for _ in range(2)] == [200, 429]
 
-    def test_this_machine_without_keys_has_no_limit(self, settings: Settings, database: Database) -> None:
+    def test_without_keys_there_is_no_limit(self, settings: Settings, database: Database) -> None:
         tight = create_app(settings.model_copy(update={"requests_per_minute": 1}))
         with TestClient(tight, base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as client:
             answers = [client.get("/catalog") for _ in range(3)]
         assert {answer.status_code for answer in answers} == {200}
         assert "RateLimit-Limit" not in answers[0].headers
 
-    def test_keys_are_counted_apart(self, limiter: Limiter) -> None:
+    def test_keys_are_counted_separately(self, limiter: Limiter) -> None:
         for _ in range(3):
             assert limiter.take(uuid.uuid4(), 1)["RateLimit-Remaining"] == "0"
 
     @pytest.mark.parametrize("limit", [1, 7, 60, 997])
-    def test_a_burst_gets_the_limit_and_what_flowed_in_meanwhile(self, limiter: Limiter, limit: int) -> None:
+    def test_a_burst_gets_the_limit_and_the_refill(self, limiter: Limiter, limit: int) -> None:
         key, began, taken = uuid.uuid4(), time.monotonic(), 0
         with pytest.raises(RateLimited):
             while True:
@@ -161,7 +159,7 @@ class TestRate:
                 taken += 1
         assert limit <= taken <= limit + 1 + (time.monotonic() - began) * limit / 60
 
-    def test_at_once_no_more_than_the_limit_pass(self, limiter: Limiter) -> None:
+    def test_concurrent_requests_do_not_pass_the_limit(self, limiter: Limiter) -> None:
         key = uuid.uuid4()
 
         def take(_: int) -> bool:
@@ -173,7 +171,7 @@ class TestRate:
         with ThreadPoolExecutor(8) as pool:
             assert sum(pool.map(take, range(40))) == 5
 
-    def test_it_flows_back(self, limiter: Limiter, eventually: Callable[[Callable[[], object]], None]) -> None:
+    def test_the_bucket_refills(self, limiter: Limiter, eventually: Callable[[Callable[[], object]], None]) -> None:
         key = uuid.uuid4()
 
         def passes() -> bool:
@@ -187,7 +185,7 @@ class TestRate:
 
 
 class TestBrokerAway:
-    def test_nobody_is_refused(
+    def test_all_requests_pass(
         self, settings: Settings, remote: Callable[[FastAPI], TestClient], keys: Any, database: Database
     ) -> None:
         lost = remote(create_app(settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"})))
@@ -196,7 +194,7 @@ class TestBrokerAway:
         assert {answer.status_code for answer in answers} == {200}
         assert "RateLimit-Limit" not in answers[0].headers
 
-    def test_a_silent_broker_is_asked_once_and_then_left_alone(self) -> None:
+    def test_a_silent_broker_is_contacted_once(self) -> None:
         with create_server(("127.0.0.1", 0)) as silent:
             with limiter_of(f"redis://127.0.0.1:{silent.getsockname()[1]}/0") as limiter:
                 assert [limiter.take(uuid.uuid4(), 1) for _ in range(50)] == [{}] * 50
@@ -205,7 +203,7 @@ class TestBrokerAway:
             with pytest.raises(BlockingIOError):
                 silent.accept()
 
-    def test_it_counts_again_once_the_broker_is_back(
+    def test_it_counts_again_when_the_broker_is_back(
         self, limiter: Limiter, monkeypatch: pytest.MonkeyPatch, broker_url: str
     ) -> None:
         monkeypatch.setattr("service.auth.rate_limit._RETRY_SECONDS", 0.0)
@@ -235,7 +233,7 @@ class TestBudgets:
             ({"prompts": {"items": ["a", "b", "c"]}}, ["body", "prompts", "items"], "too_many_prompts"),
         ],
     )
-    def test_a_run_over_the_budget_is_refused_by_field(
+    def test_a_run_over_the_budget_is_rejected_by_field(
         self, strict: TestClient, path: str, spec: dict[str, Any], loc: list[str], kind: str
     ) -> None:
         (error,) = strict.post(path, json={"training": {"max_steps": 2}} | spec).json()["errors"]
@@ -243,6 +241,6 @@ class TestBudgets:
         assert "allowed are" in error["msg"]
         assert strict.post(path, json={"training": {"max_steps": 2}}).status_code < 300
 
-    def test_so_is_a_generation_of_too_many_prompts(self, strict: TestClient) -> None:
+    def test_a_generation_of_too_many_prompts_is_rejected(self, strict: TestClient) -> None:
         (error,) = strict.post("/generate", json={"prompts": ["a", "b", "c"]}).json()["errors"]
         assert (error["loc"], error["type"]) == (["body", "prompts"], "too_many_prompts")

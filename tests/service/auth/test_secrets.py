@@ -1,4 +1,4 @@
-"""Secrets are in no log and in no answer, whatever fails."""
+"""Secrets appear in no log and in no response."""
 
 import json
 import os
@@ -23,13 +23,13 @@ BODY = {"Content-Type": "application/json"}
 
 
 def presentations(secret: str) -> list[dict[str, str]]:
-    """Ways in which a client shows a key, rightly and wrongly."""
+    """Headers with a key, valid and malformed."""
     forms = ("Bearer {}", "Basic {}", "{}", "Bearer {} {}", "Bearer {}x")
     return [{"Authorization": form.format(secret, secret)} for form in forms]
 
 
 def ask_everything(client: TestClient, secret: str) -> str:
-    """Send requests that fail in every way, each with a key in it, and return all that was answered."""
+    """Send requests that fail in many ways, each with a key in it, and return all responses."""
     answers = []
     for headers in presentations(secret):
         answers += [
@@ -68,7 +68,7 @@ def test_failing_requests_show_no_secret(
     client = remote(create_app(database.settings.model_copy(update=update)))
     good, revoked, unknown = keys.make().secret, keys.make(revoked_at="2026-01-01").secret, new_secret()
     answers = "".join(ask_everything(client, secret) for secret in (good, revoked, unknown, environment))
-    answers += client.get(f"/runs/{good}").text.replace(good, "")  # its own words, said back to it
+    answers += client.get(f"/runs/{good}").text.replace(good, "")  # the path, repeated in the response
     out, err = capfd.readouterr()
     assert '"event": "request"' in err and '"event": "audit"' in err
     for secret in (good, revoked, unknown, environment):
@@ -102,7 +102,7 @@ for number, environment in enumerate(json.loads(sys.argv[1])):
         os._exit(0)
     print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-"""Starts with bad settings, each a process of its own, after one import of what reads no settings."""
+"""Starts with invalid settings, each in a separate process, after importing modules that read no settings."""
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ for number, environment in enumerate(json.loads(sys.argv[1])):
     ],
     ids=["service.app", "worker.celery_app"],
 )
-def test_a_start_with_bad_settings_says_which_and_shows_no_secret(before: str, start: str, tmp_path: Path) -> None:
+def test_invalid_settings_are_named_without_secrets(before: str, start: str, tmp_path: Path) -> None:
     common = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path.cwd()), "G2RPO_DATA_DIR": str(tmp_path / "data")}
     done = subprocess.run(
         [sys.executable, "-c", _STARTS.format(before=before, start=start), json.dumps(BAD)],
@@ -129,7 +129,7 @@ def test_a_start_with_bad_settings_says_which_and_shows_no_secret(before: str, s
         assert PASSWORD not in said
 
 
-def test_a_worker_that_finds_no_servers_shows_no_password(
+def test_a_worker_without_servers_shows_no_password(
     tmp_path: Path, eventually: Callable[[Callable[[], object]], None]
 ) -> None:
     log = tmp_path / "worker.log"

@@ -1,4 +1,4 @@
-"""The audit trail."""
+"""The audit log."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ Trail = Callable[[], list[dict[str, Any]]]
 
 @pytest.fixture
 def trail(caplog: pytest.LogCaptureFixture) -> Trail:
-    """The lines since the last look."""
+    """The lines since the last call."""
 
     def lines() -> list[dict[str, Any]]:
         found = [dict(record.msg) for record in caplog.records if record.name == "service.audit"]
@@ -25,7 +25,7 @@ def shown(secret: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {secret}"}
 
 
-def test_a_change_leaves_a_line_whatever_the_level_of_the_log(away: TestClient, keys: Any, trail: Trail) -> None:
+def test_a_change_is_logged_at_any_log_level(away: TestClient, keys: Any, trail: Trail) -> None:
     made = keys.make("write")
     answer = away.post("/runs", json={"name": "private"}, headers={**shown(made.secret), "X-Request-ID": "mine"})
     (line,) = trail()
@@ -50,7 +50,7 @@ def test_a_change_leaves_a_line_whatever_the_level_of_the_log(away: TestClient, 
     assert "private" not in str(line)
 
 
-def test_the_ids_of_the_path_and_replays_are_told(away: TestClient, keys: Any, trail: Trail) -> None:
+def test_ids_of_the_path_and_replays_are_logged(away: TestClient, keys: Any, trail: Trail) -> None:
     headers = shown(keys.make("write").secret)
     run = away.post("/runs", json={}, headers=headers).json()["id"]
     for _ in range(2):
@@ -62,13 +62,13 @@ def test_the_ids_of_the_path_and_replays_are_told(away: TestClient, keys: Any, t
     assert (first["replayed"], again["replayed"]) == (False, True)
 
 
-def test_without_keys_the_caller_is_local(client: TestClient, trail: Trail) -> None:
+def test_without_keys_the_principal_is_local(client: TestClient, trail: Trail) -> None:
     client.post("/runs", json={})
     (line,) = trail()
     assert (line["key_id"], line["key_name"], line["client"]) == (None, "local", "127.0.0.1")
 
 
-def test_refused_changes_say_why(client: TestClient, trail: Trail) -> None:
+def test_rejected_changes_have_a_code(client: TestClient, trail: Trail) -> None:
     client.post("/runs", json={"model": "unheard-of"})
     (line,) = trail()
     assert (line["status"], line["code"]) == (422, "invalid_request")
@@ -85,7 +85,7 @@ def test_refused_changes_say_why(client: TestClient, trail: Trail) -> None:
         ("valid", "read", 403, "scope_missing"),
     ],
 )
-def test_who_is_turned_away_leaves_a_line_also_when_reading(
+def test_refused_requests_are_logged_also_when_reading(
     away: TestClient, keys: Any, trail: Trail, state: str, scope: str, status: int, code: str
 ) -> None:
     keys.make()
@@ -94,7 +94,7 @@ def test_who_is_turned_away_leaves_a_line_also_when_reading(
     assert (line["status"], line["code"], line["route"]) == (status, code, "/keys")
 
 
-def test_too_many_requests_leave_lines(away: TestClient, keys: Any, trail: Trail) -> None:
+def test_rate_limited_requests_are_logged(away: TestClient, keys: Any, trail: Trail) -> None:
     made = keys.make("read", requests_per_minute=1)
     for _ in range(2):
         away.get("/runs", headers=shown(made.secret))
@@ -102,7 +102,7 @@ def test_too_many_requests_leave_lines(away: TestClient, keys: Any, trail: Trail
     assert (line["status"], line["code"]) == (429, "rate_limited")
 
 
-def test_a_name_is_told_once_something_was_found_by_it(client: TestClient, records: Any, trail: Trail) -> None:
+def test_a_name_is_logged_only_if_the_resource_exists(client: TestClient, records: Any, trail: Trail) -> None:
     records.prompt_set("mine", ["a red circle"])
     for _ in range(2):
         client.delete("/prompt-sets/mine")
@@ -111,7 +111,7 @@ def test_a_name_is_told_once_something_was_found_by_it(client: TestClient, recor
     assert (unknown["ids"], unknown["status"]) == ({}, 404)
 
 
-def test_reading_and_planning_leave_none(client: TestClient, trail: Trail) -> None:
+def test_reading_and_planning_are_not_logged(client: TestClient, trail: Trail) -> None:
     client.get("/runs")
     client.get("/runs/nothing")
     client.post("/plans", json={})
