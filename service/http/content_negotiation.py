@@ -1,4 +1,4 @@
-"""What a client would like: one of the media types that a route can make, an answer that waits."""
+"""Content negotiation: the headers `Accept` and `Prefer`."""
 
 import csv
 import io
@@ -11,29 +11,30 @@ from fastapi import Header, Response
 from service.http.errors import NotAcceptable
 
 PreferHeader = Annotated[
-    str | None, Header(alias="Prefer", description="`wait=N`: answer when it has ended, or after N seconds.")
+    str | None,
+    Header(alias="Prefer", description="`wait=N`: respond when the job has ended, at the latest after N seconds."),
 ]
 
 
 def choose(accept: str | None, offered: Sequence[str]) -> str:
-    """The offered type that an `Accept` header likes best, the first offered where it does not care.
+    """The offered media type with the highest quality in an `Accept` header; among equals the first offered.
 
-    A more specific range decides over a less specific one, as RFC 9110 has it. Raises NotAcceptable.
+    A more specific media range takes precedence (RFC 9110). Raises NotAcceptable.
     """
     ranges = [_range(part) for part in (accept or "*/*").split(",") if part.strip()]
     best, quality = "", 0.0
     for media_type in offered:
-        fitting = [
+        matches = [
             (specific, q)
             for pattern, q in ranges
             for specific, candidate in enumerate(("*/*", media_type.split("/")[0] + "/*", media_type))
             if pattern == candidate
         ]
-        likes = max(fitting)[1] if fitting else 0.0
-        if likes > quality:
-            best, quality = media_type, likes
+        offered_quality = max(matches)[1] if matches else 0.0
+        if offered_quality > quality:
+            best, quality = media_type, offered_quality
     if not best:
-        raise NotAcceptable(f"this route makes {', '.join(offered)}; none of them is in Accept: {accept}")
+        raise NotAcceptable(f"Unsupported Accept header {accept!r}; available media types: {', '.join(offered)}")
     return best
 
 
@@ -57,7 +58,7 @@ def csv_text(rows: Iterable[Iterable[object]], line_end: str = "\r\n") -> str:
 
 
 def preferred_wait(prefer: str | None) -> float:
-    """Seconds in a `Prefer: wait=N` header (RFC 7240); 0 where there is none."""
+    """The seconds of a `Prefer: wait=N` header (RFC 7240); 0 without one."""
     match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?\s*(?:$|[,;])", prefer or "", re.IGNORECASE)
     return float(match.group(1)) if match else 0.0
 
