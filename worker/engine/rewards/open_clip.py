@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,46 +26,38 @@ _BLOCK = {
 }
 
 
-@dataclass(frozen=True)
-class Place:
-    """The targets of a tensor of open_clip: its parts along the first dimension, after an optional transposition."""
+_TRANSPOSED = ("text_projection", "visual.proj")
+_SINGLE = {
+    "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+    "positional_embedding": "text_model.embeddings.position_embedding.weight",
+    "visual.class_embedding": "vision_model.embeddings.class_embedding",
+    "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+    "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+    "logit_scale": "logit_scale",
+    "text_projection": "text_projection.weight",
+    "visual.proj": "visual_projection.weight",
+}
+_NORMS = {
+    "ln_final": "text_model.final_layer_norm",
+    "visual.ln_pre": "vision_model.pre_layrnorm",  # transformers' spelling
+    "visual.ln_post": "vision_model.post_layernorm",
+}
 
-    names: tuple[str, ...]
-    transposed: bool = False
 
-
-def layout(text_layers: int, vision_layers: int) -> dict[str, Place]:
-    """Every tensor of a published file, by open_clip's name."""
-    embeddings = {
-        "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
-        "positional_embedding": "text_model.embeddings.position_embedding.weight",
-        "visual.class_embedding": "vision_model.embeddings.class_embedding",
-        "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
-        "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
-        "logit_scale": "logit_scale",
-    }
-    norms = {
-        "ln_final": "text_model.final_layer_norm",
-        "visual.ln_pre": "vision_model.pre_layrnorm",  # transformers' spelling
-        "visual.ln_post": "vision_model.post_layernorm",
-    }
-    places = {name: Place((target,)) for name, target in embeddings.items()}
-    places |= {f"{name}.{kind}": Place((f"{norms[name]}.{kind}",)) for name in norms for kind in ("weight", "bias")}
-    places["text_projection"] = Place(("text_projection.weight",), transposed=True)
-    places["visual.proj"] = Place(("visual_projection.weight",), transposed=True)
-    for tower, target, layers in (("", "text_model", text_layers), ("visual.", "vision_model", vision_layers)):
+def layout(text_layers: int, vision_layers: int) -> dict[str, tuple[str, ...]]:
+    """The targets of every tensor of a published file: one, or the parts along its first dimension."""
+    modules = dict(_NORMS)
+    targets: dict[str, tuple[str, ...]] = {name: (target,) for name, target in _SINGLE.items()}
+    for tower, model, layers in (("", "text_model", text_layers), ("visual.", "vision_model", vision_layers)):
         for layer in range(layers):
-            places |= _block(f"{tower}transformer.resblocks.{layer}", f"{target}.encoder.layers.{layer}")
-    return places
-
-
-def _block(name: str, target: str) -> dict[str, Place]:
-    places = {}
+            block, target = f"{tower}transformer.resblocks.{layer}", f"{model}.encoder.layers.{layer}"
+            modules |= {f"{block}.{ours}": f"{target}.{theirs}" for ours, theirs in _BLOCK.items()}
+            for kind in ("weight", "bias"):
+                parts = tuple(f"{target}.self_attn.{part}_proj.{kind}" for part in "qkv")
+                targets[f"{block}.attn.in_proj_{kind}"] = parts
     for kind in ("weight", "bias"):
-        projections = tuple(f"{target}.self_attn.{part}_proj.{kind}" for part in "qkv")
-        places[f"{name}.attn.in_proj_{kind}"] = Place(projections)
-        places |= {f"{name}.{ours}.{kind}": Place((f"{target}.{theirs}.{kind}",)) for ours, theirs in _BLOCK.items()}
-    return places
+        targets |= {f"{name}.{kind}": (f"{target}.{kind}",) for name, target in modules.items()}
+    return targets
 
 
 def read_config(path: Path) -> dict[str, Any]:
@@ -156,16 +147,15 @@ def _refuse_another(sizes: Mapping[str, int], described: Mapping[str, Mapping[st
 
 def to_transformers(tensors: Mapping[str, Tensor], config: CLIPConfig) -> dict[str, Tensor]:
     """The tensors by transformers' names; ValueError names missing, unexpected and misshapen tensors."""
-    places = layout(config.text_config.num_hidden_layers, config.vision_config.num_hidden_layers)
-    faults = {"missing": places.keys() - tensors.keys(), "unexpected": tensors.keys() - places.keys()}
+    targets = layout(config.text_config.num_hidden_layers, config.vision_config.num_hidden_layers)
+    faults = {"missing": targets.keys() - tensors.keys(), "unexpected": tensors.keys() - targets.keys()}
     check_faults("an open_clip file", {fault: sorted(names) for fault, names in faults.items()})
     with torch.device("meta"):
         shapes = {name: tensor.shape for name, tensor in CLIPModel(config).state_dict().items()}
     converted = {}
-    for name, place in places.items():
-        whole = tensors[name].mT if place.transposed else tensors[name]
-        parts = whole.chunk(len(place.names)) if len(place.names) > 1 else (whole,)
-        for target, part in zip(place.names, parts, strict=False):
+    for name, parts in targets.items():
+        whole = tensors[name].mT if name in _TRANSPOSED else tensors[name]
+        for target, part in zip(parts, whole.chunk(len(parts)) if len(parts) > 1 else (whole,), strict=False):
             if part.shape != shapes[target]:
                 raise ValueError(f"tensor {name} is {tuple(tensors[name].shape)}, which does not fit the others")
             converted[target] = part.contiguous()
