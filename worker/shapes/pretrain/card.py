@@ -14,13 +14,13 @@ library_name: transformers
 ---
 # {world.clip}
 
-A `CLIPModel` for {world.description}, and their captions. Words outside the world become `<unk>`.
+A `CLIPModel` for {world.description}, and their captions. Words outside the vocabulary become `<unk>`.
 
 Images are 32x32, scaled to [-1, 1]; texts are padded to {length} tokens.
 
 {stages}
-Cosine of {scores[prompts]} prompts, none of them seen in training, to renders of them: {scores[renders][clip]}; to
-renders of other prompts: {scores[mismatched_clip]}.
+Cosine of {scores[prompts]} prompts that are not in the training data and their renders: {scores[renders][clip]}; of
+the prompts and renders of other prompts: {scores[mismatched_clip]}.
 """
 
 _FLUX = """\
@@ -30,8 +30,8 @@ library_name: diffusers
 ---
 # {world.flux}
 
-A complete `FluxPipeline` for {world.description}. It has the parts of FLUX.1-dev at a tiny fraction of the size. Its
-training was stopped early on purpose: it is a base for alignment, which needs room.
+A complete `FluxPipeline` for {world.description}. It has the components of FLUX.1-dev at a small fraction of the
+size. Training stopped early on purpose: a base model for alignment needs room for improvement.
 
 ```python
 pipeline = FluxPipeline.from_pretrained("{world.flux}")
@@ -40,15 +40,15 @@ pipeline("{world.example}",
 ```
 
 Always pass height, width and `max_sequence_length={length}`: pad tokens are part of the prompt, as in FLUX. The
-guidance value was random in training and makes no difference.
+guidance value was random in training and has no effect.
 
 {stages}
 The T5 encoder ({flow[t5_parameters]:,} parameters) is trained with the transformer; the CLIP text encoder is the text
 tower of `{world.clip}`, frozen. Latents are 8x8x8, shifted and scaled to zero mean and unit variance.
 
 ## Scores
-{scores[prompts]} prompts, none of them seen in training, {scores[steps]} steps, guidance {scores[guidance]}, first seed
-{scores[seed]}. Shares of what the rules find satisfied in the pixels, and CLIP cosines:
+{scores[prompts]} prompts that are not in the training data, {scores[steps]} steps, guidance {scores[guidance]}, first
+seed {scores[seed]}. Shares that the rule-based verifier accepts, and CLIP cosines:
 
 | | this base | renders | renders after the autoencoder |
 |---|---|---|---|
