@@ -1,50 +1,98 @@
-"""The base of every contract model: unknown fields are refused, values are immutable."""
+"""The base of the contracts: unknown fields are refused, values are immutable."""
 
+from collections import Counter
+from collections.abc import Sequence
 from functools import cache
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any, TypeVar, get_args
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, StringConstraints, field_validator
-from pydantic import ValidationInfo as Info
+from pydantic import (
+    AfterValidator,
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
+
+Items = TypeVar("Items", bound=Sequence[Any])
+
+
+class Record(BaseModel):
+    """Immutable data from a worker. NaN and infinity are written as null."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Contract(BaseModel):
-    """Frozen, strict about names, and free of NaN and infinity."""
+    """Immutable data without unknown fields, NaN or infinity."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
     @field_validator("*", mode="before")
     @classmethod
-    def _no_boolean_for_a_number(cls, value: Any, info: Info) -> Any:
+    def _refuse_boolean_as_number(cls, value: Any, info: ValidationInfo) -> Any:
         values = value if isinstance(value, list) else [value]
-        if any(isinstance(one, bool) for one in values) and info.field_name is not None:
+        if any(isinstance(item, bool) for item in values) and info.field_name is not None:
             annotation: Any = cls.model_fields[info.field_name].annotation
-            if _takes_numbers(annotation):
-                raise ValueError("here belongs a number, not true or false")
+            if _has_numbers(annotation):
+                raise ValueError("Input should be a number, not true or false")
         return value
 
 
 @cache
-def _takes_numbers(annotation: Any) -> bool:
-    return annotation in (int, float) or any(_takes_numbers(part) for part in get_args(annotation))
+def _has_numbers(annotation: Any) -> bool:
+    return annotation in (int, float) or any(_has_numbers(part) for part in get_args(annotation))
 
 
-def _written_out(value: Any) -> Any:
-    """`value`, unless it is a number, which would be taken for seconds since 1970. Raises ValueError."""
+def _refuse_number_as_time(value: Any) -> Any:
+    """`value`, unless it is a number, which pydantic would interpret as seconds since 1970. Raises ValueError."""
     try:
         float(value)
     except (TypeError, ValueError):
         return value
     except OverflowError:  # an integer of more than 308 digits
-        raise ValueError("a time is written as in 2026-01-31T12:00:00Z, not as a number") from None
-    raise ValueError("a time is written as in 2026-01-31T12:00:00Z")
+        pass
+    raise ValueError("Input should be a time such as 2026-01-31T12:00:00Z, not a number")
 
 
-Moment = Annotated[AwareDatetime, BeforeValidator(_written_out)]
-"""A time with its offset from UTC, as ISO 8601 writes it."""
+def refuse_repeated(items: Items) -> Items:
+    """`items`. Raises ValueError if one occurs more than once."""
+    if repeated := [str(item) for item, count in Counter(items).items() if count > 1]:
+        raise ValueError(f"{', '.join(repeated)} given more than once; items must be distinct")
+    return items
 
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_refuse_number_as_time)]
+"""A time with its offset from UTC, in ISO 8601."""
+
+DISTINCT = AfterValidator(refuse_repeated)
+"""The items of a sequence must be distinct."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-"""A name looked up in the catalog: lower-case letters, digits, dot, dash, underscore; at most 63 characters."""
+"""A name in the catalog: 1 to 63 lower-case letters, digits, dots, dashes and underscores."""
 
 Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000, pattern=r"^[^\x00]*$")]
 """A prompt: 1 to 2000 characters after trimming, no NUL (PostgreSQL cannot store it)."""
+
+DisplayName = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00]*$")]
+"""A name for people: up to 200 characters."""
+
+
+class ImageOptions(Contract):
+    """Optional settings of image generation; omitted ones are the model's defaults."""
+
+    steps: Annotated[int, Field(ge=1, le=200)] | None = Field(
+        None, description="Number of denoising steps; null: the model's default."
+    )
+    guidance: Annotated[float, Field(ge=0, le=30)] | None = Field(
+        None, description="Guidance scale; null: the model's default."
+    )
+    width: Annotated[int, Field(ge=16, le=4096, multiple_of=16)] | None = Field(
+        None, description="Image width in pixels; null: the model's default."
+    )
+    height: Annotated[int, Field(ge=16, le=4096, multiple_of=16)] | None = Field(
+        None, description="Image height in pixels; null: the model's default."
+    )

@@ -1,4 +1,4 @@
-"""Reading a catalog's file: what is wrong is told by file, entry, field and value, with what is allowed."""
+"""Read the file of a catalog. Errors contain file, entry, field, value and the allowed values."""
 
 from collections import Counter
 from difflib import get_close_matches
@@ -9,77 +9,81 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 NOUNS = ("models", "rewards", "prompt_sets", "judges")
-"""The lists of a catalog's file."""
+"""The lists of a catalog."""
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_MOST_ERRORS = 20
+_MAX_ERRORS = 20
 
 
 class CatalogError(ValueError):
-    """The file is no catalog; a line for each thing that is wrong."""
+    """The file is not a valid catalog; one line per error."""
 
 
 def read(path: Path, bundled: Path, contract: type[BaseModel]) -> dict[str, Any]:
-    """What the file says, as fields of `contract`; with `extends: bundled`, put over the bundled file's entries.
+    """The contents of the file, as fields of `contract`; with `extends: bundled`, merged with the bundled file.
 
-    An entry replaces the bundled one of its name as a whole and in its place; others follow. Raises CatalogError, and
-    OSError where the file cannot be read.
+    An entry replaces the bundled entry of its name completely, at the same position; others follow. Raises
+    CatalogError, and OSError for an unreadable file.
     """
-    said = _mapping(path)
-    refuse_repeated(path, said)
-    extends = said.pop("extends", None)
+    contents = _mapping(path)
+    refuse_repeated(path, contents)
+    extends = contents.pop("extends", None)
     if extends is None:
-        return said
+        return contents
     if extends != "bundled":
-        raise CatalogError(f"{path}: extends: {extends!r} is nothing to extend; allowed is `bundled`, or leave it out")
-    if unknown := [noun for noun in said if noun not in contract.model_fields]:
-        raise CatalogError(f"{path}: {unknown[0]}: there is no such field; allowed are extends, {', '.join(NOUNS)}")
+        raise CatalogError(f"{path}: extends: unknown value {extends!r}; allowed is `bundled`")
+    if unknown := [noun for noun in contents if noun not in contract.model_fields]:
+        raise CatalogError(f"{path}: {unknown[0]}: unknown field; allowed are extends, {', '.join(NOUNS)}")
     base = _mapping(bundled)
-    return {noun: _over(base.get(noun) or [], said.get(noun) or []) for noun in NOUNS}
+    return {noun: _merge(base.get(noun) or [], contents.get(noun) or []) for noun in NOUNS}
 
 
 def replaced(path: Path, bundled: Path) -> list[str]:
-    """The names of the bundled entries that the file puts its own in place of."""
-    said = _mapping(path)
-    if said.get("extends") != "bundled":
+    """The names of the bundled entries that the file replaces."""
+    contents = _mapping(path)
+    if contents.get("extends") != "bundled":
         return []
     base = _mapping(bundled)
-    return [f"{noun}: {name}" for noun in NOUNS for name in _names(base.get(noun)) if name in _names(said.get(noun))]
+    return [
+        f"{noun}: {name}" for noun in NOUNS for name in _names(base.get(noun)) if name in _names(contents.get(noun))
+    ]
 
 
-def refuse_repeated(path: Path, said: dict[str, Any]) -> None:
-    """Raise CatalogError where a name stands twice within a noun."""
+def refuse_repeated(path: Path, contents: dict[str, Any]) -> None:
+    """Raise CatalogError for a repeated name within a list."""
     for noun in NOUNS:
-        twice = [name for name, times in Counter(_names(said.get(noun))).items() if times > 1]
-        if twice:
-            raise CatalogError(f"{path}: {noun}: the name {twice[0]!r} stands more than once; each may stand once")
+        repeated = [name for name, times in Counter(_names(contents.get(noun))).items() if times > 1]
+        if repeated:
+            raise CatalogError(f"{path}: {noun}: the name {repeated[0]!r} occurs more than once")
 
 
-def explain(path: Path, error: ValidationError, said: dict[str, Any], contract: type[BaseModel]) -> CatalogError:
-    """What `error` found wrong with `said`, in words."""
+def explain(path: Path, error: ValidationError, contents: dict[str, Any], contract: type[BaseModel]) -> CatalogError:
+    """The errors of a validation of `contents`, as text."""
     found = error.errors(include_url=False, include_context=False)
-    lines = [_line(one["loc"], one["type"], one["msg"], one["input"], said, contract) for one in found[:_MOST_ERRORS]]
-    more = [f"and {len(found) - _MOST_ERRORS} more"] if len(found) > _MOST_ERRORS else []
+    lines = [
+        _line(one["loc"], one["type"], one["msg"], one["input"], contents, contract) for one in found[:_MAX_ERRORS]
+    ]
+    more = [f"and {len(found) - _MAX_ERRORS} more"] if len(found) > _MAX_ERRORS else []
     return CatalogError("\n".join(f"{path}: {line}" for line in lines + more))
 
 
 def _line(
-    loc: tuple[int | str, ...], kind: str, message: str, value: Any, said: dict[str, Any], contract: type[BaseModel]
+    loc: tuple[int | str, ...], kind: str, message: str, value: Any, contents: dict[str, Any], contract: type[BaseModel]
 ) -> str:
-    place = _place(loc, said)
+    field = _field(loc, contents)
     if kind == "extra_forbidden":
         allowed = _fields(contract, loc[:-1])
-        meant = get_close_matches(str(loc[-1]), allowed, n=1)
-        hint = f" (meant: {meant[0]}?)" if meant else ""
-        return f"{place}: there is no such field{hint}; allowed are {', '.join(allowed)}"
+        similar = get_close_matches(str(loc[-1]), allowed, n=1)
+        hint = f" (did you mean {similar[0]}?)" if similar else ""
+        return f"{field}: unknown field{hint}; allowed are {', '.join(allowed)}"
     if kind == "missing":
-        return f"{place}: is missing"
+        return f"{field}: is missing"
     shown = "" if isinstance(value, dict | list | tuple) else f"{value!r}: "
-    return f"{place}: {shown}{message.removeprefix('Value error, ')}"
+    return f"{field}: {shown}{message.removeprefix('Value error, ')}"
 
 
-def _place(loc: tuple[int | str, ...], said: dict[str, Any]) -> str:
-    """A field in words: `models[1] (mine).source.hub`."""
-    words, here = "", said
+def _field(loc: tuple[int | str, ...], contents: dict[str, Any]) -> str:
+    """The path of a field: `models[1] (mine).source.hub`."""
+    path, here = "", contents
     for part in loc:
         try:
             here = here[part]  # type: ignore[index]
@@ -87,10 +91,10 @@ def _place(loc: tuple[int | str, ...], said: dict[str, Any]) -> str:
             here = {}
         if isinstance(part, int):
             name = here.get("name") if isinstance(here, dict) else None
-            words += f"[{part}]" + (f" ({name})" if name else "")
+            path += f"[{part}]" + (f" ({name})" if name else "")
         else:
-            words += f".{part}" if words else part
-    return words or "the file"
+            path += f".{part}" if path else part
+    return path or "the file"
 
 
 def _fields(contract: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
@@ -112,27 +116,27 @@ def _model(annotation: Any) -> type[BaseModel] | None:
 
 def _mapping(path: Path) -> dict[str, Any]:
     try:
-        said = yaml.load(path.read_text(encoding="utf-8"), _LOADER)  # noqa: S506, a safe loader either way
+        contents = yaml.load(path.read_text(encoding="utf-8"), _LOADER)  # noqa: S506, a safe loader either way
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise CatalogError(f"{path}{place}: {error.problem or error}") from error
+        position = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        raise CatalogError(f"{path}{position}: {error.problem or error}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise CatalogError(f"{path}: {' '.join(str(error).split())}") from error
-    if not isinstance(said, dict):
-        raise CatalogError(f"{path}: is no Catalog: it must be a mapping with the lists {', '.join(NOUNS)}")
-    return said
+    if not isinstance(contents, dict):
+        raise CatalogError(f"{path}: not a catalog; expected a mapping with the lists {', '.join(NOUNS)}")
+    return contents
 
 
 def _names(entries: Any) -> list[str]:
     listed = entries if isinstance(entries, list) else []
-    return [str(one["name"]) for one in listed if isinstance(one, dict) and "name" in one]
+    return [str(entry["name"]) for entry in listed if isinstance(entry, dict) and "name" in entry]
 
 
-def _over(base: list[Any], own: Any) -> Any:
+def _merge(base: list[Any], own: Any) -> Any:
     if not isinstance(own, list):
-        return own  # validation says what it should be
-    by_name = {str(one.get("name")): one for one in own if isinstance(one, dict)}
-    kept = _names(base)
-    merged = [by_name.get(name, one) for name, one in zip(kept, base, strict=True)]
-    return merged + [one for one in own if not isinstance(one, dict) or str(one.get("name")) not in kept]
+        return own  # refused by the validation
+    by_name = {str(entry.get("name")): entry for entry in own if isinstance(entry, dict)}
+    bundled = _names(base)
+    merged = [by_name.get(name, entry) for name, entry in zip(bundled, base, strict=True)]
+    return merged + [entry for entry in own if not isinstance(entry, dict) or str(entry.get("name")) not in bundled]

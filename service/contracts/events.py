@@ -1,43 +1,45 @@
-"""What a child process tells its supervisor: one JSON object a line in `events.jsonl`, in the order it happened."""
+"""The events of a training process, one JSON object per line of `events.jsonl`, in order."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import AwareDatetime, Field, TypeAdapter
+
+from service.contracts.base import Record
 
 Phase = Literal["loading", "evaluation", "rollout", "reward", "update", "checkpoint"]
-"""What a run is doing."""
+"""The current activity of a run."""
 
 
-class Timed(BaseModel):
-    """Every event carries its time (UTC). NaN and infinity are written as null."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Timed(Record):
+    """An event, with its time in UTC."""
 
     time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
 class Started(Timed):
-    """The child has loaded what it needs and begins to work."""
+    """The process has loaded models and data, and starts."""
 
     type: Literal["started"] = "started"
     provenance: dict[str, Any] = Field(
-        description="Devices and processes, one for each rank, package versions, weight and prompt hashes, threads."
+        description="Devices and processes of each rank, package versions, hashes of weights and prompts, threads."
     )
-    resumed_at: int = Field(0, description="Optimizer steps already done by an earlier attempt.")
+    resumed_at: int = Field(0, description="Optimizer steps done by earlier attempts.")
 
 
 class Progress(Timed):
-    """Where the run stands. Also the sign that it is not stuck."""
+    """The progress of the run, and its heartbeat."""
 
     type: Literal["progress"] = "progress"
     step: int = Field(description="Optimizer steps done.")
     max_steps: int
     phase: Phase
     eta_seconds: float | None = Field(
-        None, description="Estimated seconds to the end; null until a step has been timed."
+        None, description="Estimated seconds to the end; null before the first timed step."
     )
-    step_seconds: float | None = Field(None, description="Seconds of a step lately; null until one has been timed.")
+    step_seconds: float | None = Field(
+        None, description="Seconds per step, averaged over recent steps; null before the first."
+    )
 
 
 class Metrics(Timed):
@@ -48,17 +50,15 @@ class Metrics(Timed):
     values: dict[str, float | None] = Field(description="Name to value; null where not finite.")
 
 
-class RewardGroup(BaseModel):
-    """The rewards of one group: what its advantages were made of."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class RewardGroup(Record):
+    """The rewards of one group, from which its advantages are computed."""
 
     prompt: str
-    prompt_index: int = Field(description="Place of the prompt in this step's batch.")
-    sde_step: int = Field(description="The SDE step that its samples differ by; −1: they are whole chains.")
+    prompt_index: int = Field(description="Index of the prompt in the batch of this step.")
+    sde_step: int = Field(description="The SDE step in which the samples differ; −1: the samples are chains.")
     granularity: int
     reward: str
-    values: list[float | None] = Field(description="One value per sample of the group; null = the reward failed.")
+    values: list[float | None] = Field(description="One value per sample of the group; null: the reward failed.")
 
 
 class RewardGroups(Timed):
@@ -70,17 +70,17 @@ class RewardGroups(Timed):
 
 
 class Sample(Timed):
-    """An image worth looking at: held out, or the best or worst of a group."""
+    """A held-out image, or the best or worst image of a group."""
 
     type: Literal["sample"] = "sample"
     step: int
     kind: Literal["heldout", "best", "worst"]
-    index: int = Field(description="Place among the images of this kind at this step.")
+    index: int = Field(description="Index among the images of this kind at this step.")
     prompt: str
     rewards: dict[str, float | None]
     sde_step: int | None = Field(None, description="For best and worst: the SDE step of the group.")
-    granularity: int | None = Field(None, description="For best and worst: the stride it was denoised with.")
-    file: str = Field(description="PNG, relative to the attempt's directory.")
+    granularity: int | None = Field(None, description="For best and worst: the stride of its continuation.")
+    file: str = Field(description="PNG file, relative to the attempt's directory.")
     sha256: str
     size: int = Field(description="Bytes.")
 
@@ -91,14 +91,12 @@ class CheckpointSaved(Timed):
     type: Literal["checkpoint"] = "checkpoint"
     step: int
     directory: str = Field(description="Relative to the attempt's directory; holds `manifest.json`.")
-    request: int = Field(0, description="The newest request for a checkpoint that it answers; 0: none.")
-    best: float | None = Field(None, description="Its held-out value, where it is the best so far.")
+    request: int = Field(0, description="The newest checkpoint request that it fulfills; 0: none.")
+    best: float | None = Field(None, description="Its held-out value, if it is the best of the run so far.")
 
 
-class HeldoutSummary(BaseModel):
-    """A held-out reward before and after, over the same prompts and noises."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class HeldoutSummary(Record):
+    """A held-out reward before and after training, over the same prompts and noises."""
 
     before: float
     after: float
@@ -107,28 +105,26 @@ class HeldoutSummary(BaseModel):
     pairs: int
 
 
-class Cause(BaseModel):
-    """Why a run pauses that nobody asked to."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+class Cause(Record):
+    """Why a run paused without a request."""
 
     code: Literal["rewards_failed"]
     detail: str = Field(description="What happened.")
-    hint: str = Field(description="What to do about it.")
+    hint: str = Field(description="How to fix it.")
 
 
 class Finished(Timed):
-    """The run did all its steps, was asked to stop, or paused by itself for a cause that may pass."""
+    """The run completed its steps, stopped on request, or paused because of a temporary problem."""
 
     type: Literal["finished"] = "finished"
     outcome: Literal["succeeded", "paused", "cancelled"]
     step: int
-    heldout: dict[str, HeldoutSummary] = Field({}, description="By reward; empty when nothing was evaluated.")
-    cause: Cause | None = Field(None, description="Why it paused by itself; null where it was asked to, or ended.")
+    heldout: dict[str, HeldoutSummary] = Field({}, description="By reward; empty without held-out evaluation.")
+    cause: Cause | None = Field(None, description="Why it paused without a request; null otherwise.")
 
 
 class Failed(Timed):
-    """The run cannot go on."""
+    """The run cannot continue."""
 
     type: Literal["failed"] = "failed"
     code: Literal[
@@ -142,7 +138,7 @@ class Failed(Timed):
         "error",
     ]
     detail: str = Field(description="What happened.")
-    hint: str = Field("", description="What to do about it.")
+    hint: str = Field("", description="How to fix it.")
 
 
 Event = Annotated[
@@ -150,4 +146,4 @@ Event = Annotated[
     Field(discriminator="type"),
 ]
 EventLine: TypeAdapter[Event] = TypeAdapter(Event)
-"""Reads one line: `EventLine.validate_json(line)`."""
+"""Parser for a line: `EventLine.validate_json(line)`."""

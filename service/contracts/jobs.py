@@ -1,4 +1,4 @@
-"""The files through which a supervisor and its child process speak, all inside the attempt's own directory."""
+"""The files that a supervisor and its child process exchange, in the directory of the attempt."""
 
 from typing import Any, Literal
 
@@ -11,18 +11,18 @@ EVENTS_FILE = "events.jsonl"
 LOG_FILE = "log.txt"
 CONTROL_FILE = "control.json"
 ENCODINGS = "encodings"
-"""Directory of the encoded prompts that a run on a GPU keeps."""
+"""Directory of the prompt encodings that a run on a GPU caches."""
 PARENT_FD = "G2RPO_PARENT_FD"
-"""Environment variable naming the file descriptor whose end of file tells the child that its supervisor died."""
+"""Environment variable with the file descriptor whose end of file signals the death of the supervisor."""
 
 
 class Control(Contract):
-    """What the supervisor asks of a running child; written by rename, polled between steps and rollout batches."""
+    """A request of the supervisor to a running child; written by rename, polled between steps and rollout batches."""
 
     action: Literal["checkpoint", "pause", "cancel"] = Field(
-        description="`checkpoint`: save after this step and go on; `pause`: save what is done and end; `cancel`: end."
+        description="`checkpoint`: save after this step and continue; `pause`: save and end; `cancel`: end."
     )
-    request: int = Field(0, description="Counts requests for a checkpoint; the saved one says which it answers.")
+    request: int = Field(0, description="Number of the checkpoint request; the saved checkpoint repeats it.")
 
 
 class CheckpointFile(Contract):
@@ -34,20 +34,20 @@ class CheckpointFile(Contract):
 
 
 class CheckpointManifest(Contract):
-    """What a checkpoint directory holds. Written last: a directory without it is not a checkpoint."""
+    """The contents of a checkpoint directory. Written last: a directory without it is incomplete."""
 
     format: Literal[1] = 1
-    model: str = Field(description="Catalog name of the model it belongs to.")
+    model: str = Field(description="Catalog name of the base model.")
     architecture: str | None = Field(
-        description="Hash of the transformer's configuration; a start must have the same. Null for imported weights, "
-        "whose shapes alone are checked."
+        description="Hash of the transformer's configuration, which must match at a start. Null for imported weights, "
+        "of which only the shapes are checked."
     )
     kind: Literal["lora", "full"]
     step: int
     lora_rank: int | None = None
     lora_alpha: float | None = None
     spec: dict[str, Any] | None = Field(
-        description="Resolved spec of the run that made it: a record, never read again. Null for imported weights."
+        description="Resolved spec of the run, for information only. Null for imported weights."
     )
     files: tuple[CheckpointFile, ...]
 

@@ -1,250 +1,249 @@
-"""The spec of an alignment run: what a client may say, with bounds, units and defaults."""
+"""The spec of an alignment run: fields with bounds, units and defaults."""
 
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import Field, StringConstraints, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from service.contracts.algorithms import G2RPO, Algorithm, AlgorithmContract
-from service.contracts.base import Contract, Name, Prompt
+from service.contracts.base import Contract, DisplayName, Name, Prompt, refuse_repeated
 from service.contracts.presets import PRESETS, merge
 
 SPEC_VERSION = 1
 
 Label = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00]*$")]
 Labels = Annotated[dict[Label, Label], Field(max_length=32, json_schema_extra={"additionalProperties": False})]
-"""What is said of a run, by name. Without the schema's last words a name of another form would seem to be allowed."""
+"""Labels of a run. `additionalProperties: false` excludes other names from the JSON schema."""
+
+BatchSize = Annotated[int, Field(ge=1, le=1024)]
+Count = Annotated[int, Field(ge=1, le=1000)]
+Pairs = Annotated[int, Field(le=100_000)]
+Pixels = Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
+Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Steps = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
 class Sampling(Contract):
     """The denoising schedule and image size used for rollouts, anchors and held-out images."""
 
-    steps: int = Field(8, ge=2, le=200, description="Denoising steps T.")
+    steps: int = Field(8, ge=2, le=200, description="Number of denoising steps T.")
     shift: float = Field(3.0, ge=0.1, le=20, description="Schedule shift s. Source: supplement, Table 1.")
-    width: int = Field(32, ge=16, le=4096, multiple_of=16, description="Image width in pixels.")
-    height: int = Field(32, ge=16, le=4096, multiple_of=16, description="Image height in pixels.")
+    width: Pixels = Field(32, description="Image width in pixels.")
+    height: Pixels = Field(32, description="Image height in pixels.")
     guidance: float = Field(
         3.5,
         ge=0,
         le=30,
-        description="Guidance: embedded in FLUX.1; classifier-free in Stable Diffusion 3.5, where more than 1 doubles "
-        "the evaluations.",
+        description="Guidance scale: embedded in FLUX.1; classifier-free in Stable Diffusion 3.5, where values above 1 "
+        "double the NFE.",
     )
-    rollout_batch_size: int = Field(
-        96,
-        ge=1,
-        le=1024,
-        description="Samples per forward in rollouts. Changes speed and memory, not what is computed.",
+    rollout_batch_size: BatchSize = Field(
+        96, description="Samples per forward pass in rollouts. Affects speed and memory, not the result."
     )
-    decode_batch_size: int = Field(96, ge=1, le=1024, description="Images per decode and reward call.")
+    decode_batch_size: BatchSize = Field(96, description="Images per decoder and reward call.")
     compile: bool = Field(
         False,
         strict=True,
-        description="Compile (`torch.compile`) the network for what no log-probability comes from: faster on a GPU, "
-        "after some minutes of compiling at first. Images differ from those without it in the last digits.",
+        description="Use `torch.compile` where no log-probabilities are needed: faster on a GPU, after some minutes of "
+        "compilation. Images differ in the last digits.",
     )
 
 
 class Reward(Contract):
-    """One reward and its weight in the sum."""
+    """A reward and its weight in the sum of advantages."""
 
     name: Name = Field(description="A reward of the catalog.")
-    weight: float = Field(1.0, gt=-100, lt=100, description="Weight w_k of this reward's advantages; not 0.")
+    weight: float = Field(1.0, gt=-100, lt=100, description="Weight w_k of the advantages of this reward; not 0.")
 
     @field_validator("weight")
     @classmethod
-    def _not_zero(cls, weight: float) -> float:
+    def _check_nonzero(cls, weight: float) -> float:
         if weight == 0:
-            raise ValueError("a reward of weight 0 trains nothing; list it under heldout.rewards instead")
+            raise ValueError("weight 0 has no effect; to report the reward only, list it in heldout.rewards")
         return weight
 
 
-class PromptSource(Contract):
-    """Training prompts: a named set, or a list given here."""
+def _check_rewards(rewards: tuple[Reward, ...]) -> tuple[Reward, ...]:
+    refuse_repeated([reward.name for reward in rewards])
+    return rewards
 
-    set: Name | None = Field(None, description="A prompt set of the catalog, or an uploaded one.")
-    items: tuple[Prompt, ...] | None = Field(
-        None, min_length=1, max_length=10_000, description="The prompts themselves."
-    )
+
+class PromptSource(Contract):
+    """Training prompts: a named set or a list."""
+
+    set: Name | None = Field(None, description="A prompt set of the catalog, or an uploaded prompt set.")
+    items: tuple[Prompt, ...] | None = Field(None, min_length=1, max_length=10_000, description="A list of prompts.")
 
     @model_validator(mode="after")
-    def _one_of(self) -> "PromptSource":
+    def _check_source(self) -> "PromptSource":
         if (self.set is None) == (self.items is None):
             raise ValueError("give either `set` or `items`")
         return self
 
 
 class Training(Contract):
-    """The optimisation."""
+    """Optimizer, adapter, precision and seeds."""
 
     max_steps: int = Field(
         45,
         ge=1,
         le=1_000_000,
-        description="Steps: a rollout and its updates (algorithm.updates_per_rollout, mostly 1).",
+        description="Number of training steps. A step is a rollout and its algorithm.updates_per_rollout updates.",
     )
-    prompts_per_step: int = Field(8, ge=1, le=1024, description="Prompts of a rollout, over all processes.")
+    prompts_per_step: BatchSize = Field(8, description="Prompts per rollout, over all processes.")
     learning_rate: float = Field(
-        7e-4, gt=0, le=1, description="AdamW's rate. LoRA wants about ten times that of all weights."
+        7e-4, gt=0, le=1, description="Learning rate of AdamW. LoRA needs about ten times the rate of full training."
     )
-    weight_decay: float = Field(1e-4, ge=0, le=1, description="AdamW's decay. Source: supplement, Table 1.")
-    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW's β₁.")
-    beta2: float = Field(0.999, ge=0, lt=1, description="AdamW's β₂.")
-    warmup_steps: int = Field(0, ge=0, le=100_000, description="Linear warm-up, in steps. Source: Table 1.")
+    weight_decay: Share = Field(1e-4, description="Weight decay of AdamW. Source: supplement, Table 1.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="β₁ of AdamW.")
+    beta2: float = Field(0.999, ge=0, lt=1, description="β₂ of AdamW.")
+    warmup_steps: int = Field(0, ge=0, le=100_000, description="Steps of linear warm-up. Source: Table 1.")
     lr_schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant",
-        description="How the rate falls after the warm-up: not at all, or along a line or half a cosine to "
-        "`lr_end_share` of it at `max_steps`.",
+        description="Learning rate after the warm-up: constant, or decaying to `lr_end_share` at `max_steps`.",
     )
-    lr_end_share: float = Field(0.0, ge=0, le=1, description="Share of the rate at `max_steps`; unused if constant.")
+    lr_end_share: Share = Field(0.0, description="Share of the learning rate at `max_steps`; unused if constant.")
     ema_decay: float | None = Field(
         None,
         gt=0,
         lt=1,
-        description="Keep an exponential moving average of the trained weights, this much of it at each update. It is "
-        "what held-out images are drawn with and what checkpoints offer; rollouts use the weights themselves.",
+        description="Decay of an exponential moving average of the trained weights, which held-out evaluation and "
+        "checkpoints use; rollouts use the weights themselves. Null: no average.",
     )
-    max_bad_steps: int = Field(
-        3,
-        ge=1,
-        le=1000,
-        description="Updates in a row that may be skipped for a gradient that is not finite before the run fails.",
+    max_bad_steps: Count = Field(
+        3, description="Maximum consecutive updates skipped for non-finite gradients before the run fails."
     )
-    max_missing_rewards: float = Field(
+    max_missing_rewards: Share = Field(
         0.5,
-        ge=0,
-        le=1,
-        description="Share of a step's images on which a reward may fail. What failed is missing, never a number "
-        "made up.",
+        description="Maximum share of a step's images for which a reward may fail. Failed values are missing values.",
     )
-    max_missing_steps: int = Field(
+    max_missing_steps: Count = Field(
         3,
-        ge=1,
-        le=1000,
-        description="Steps in a row in which a reward may fail on more than that share before the run pauses with "
-        "`rewards_failed`; it pauses at the first where a server's reward fails on every image. It is not trained "
-        "on the step at which it pauses.",
+        description="Maximum consecutive steps above `max_missing_rewards` before the run pauses with "
+        "`rewards_failed`, without training on the last of them. If a remote reward fails on every image of a step, "
+        "the run pauses immediately.",
     )
-    max_grad_norm: float = Field(1.0, gt=0, le=1e6, description="Gradients are clipped to this norm. Source: Table 1.")
-    adapter: Literal["lora", "full"] = Field("lora", description="Train a LoRA adapter or all transformer weights.")
+    max_grad_norm: float = Field(1.0, gt=0, le=1e6, description="Maximum gradient norm. Source: Table 1.")
+    adapter: Literal["lora", "full"] = Field("lora", description="Train a LoRA adapter, or all transformer weights.")
     lora_rank: int = Field(16, ge=1, le=1024, description="Rank r of the LoRA; unused with adapter `full`.")
     lora_alpha: float = Field(16.0, gt=0, le=4096, description="LoRA scale numerator α; unused with adapter `full`.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="`auto`: bfloat16 on CUDA, float32 on CPU. Log-probabilities and rewards are always float32.",
     )
-    update_batch_size: int = Field(
+    update_batch_size: BatchSize = Field(
         8,
-        ge=1,
-        le=1024,
-        description="Samples per forward and backward of the update, whose gradients are accumulated. Stochastic steps "
-        "and anchors use the same shape, so that the old log-probability is the policy's own to the last bit.",
+        description="Samples per forward and backward pass of an update; gradients are accumulated. SDE steps and "
+        "anchors use the same batch shape, so that old log-probabilities are exact to the last bit.",
     )
     gradient_checkpointing: bool = Field(
-        False, strict=True, description="Recompute activations in the update: less memory, slower."
+        False, strict=True, description="Recompute activations in the update: slower, with less memory."
     )
-    seed: int = Field(42, ge=0, le=2**63 - 1, description="Seeds noises and adapter initialisation. Source: Table 1.")
-    sampler_seed: int = Field(1223627, ge=0, le=2**63 - 1, description="Seeds the order of prompts. Source: Table 1.")
+    seed: Seed = Field(42, description="Seed of noise and adapter initialization. Source: Table 1.")
+    sampler_seed: Seed = Field(1223627, description="Seed of the order of prompts. Source: Table 1.")
 
 
 class EarlyStop(Contract):
-    """End the run, as succeeded, when a held-out reward no longer rises."""
+    """Stop the run, as succeeded, when a held-out reward stops improving."""
 
     reward: Name = Field(description="One of the held-out rewards.")
-    patience: int = Field(5, ge=1, le=10_000, description="Evaluations in a row without a new best before it ends.")
-    min_delta: float = Field(0.0, ge=0, le=1000, description="By how much a new best must exceed the last one.")
+    patience: int = Field(
+        5, ge=1, le=10_000, description="Consecutive evaluations without a new best value before the run stops."
+    )
+    min_delta: float = Field(0.0, ge=0, le=1000, description="Minimum improvement for a new best value.")
 
 
 class Heldout(Contract):
-    """Held-out evaluation: the same prompts and noises every time, never trained on."""
+    """Held-out evaluation, always with the same prompts and noises, which are never trained on."""
 
-    every: int = Field(
-        5, ge=0, le=1_000_000, description="Steps between evaluations, also at start and end; 0 = never."
-    )
-    prompts: Name = Field("shapes-heldout", description="A prompt set of the catalog.")
-    pairs: int = Field(
-        128, ge=1, le=100_000, description="Pairs of prompt and noise behind each point of the `heldout/*` curves."
-    )
-    final_pairs: int = Field(
+    every: Steps = Field(5, description="Steps between evaluations, which include start and end; 0: never.")
+    prompts: Name = Field("shapes-heldout", description="A prompt set of the catalog, or an uploaded prompt set.")
+    pairs: Pairs = Field(128, ge=1, description="Pairs of prompt and noise per point of the `heldout/*` curves.")
+    final_pairs: Pairs = Field(
         1024,
         ge=0,
-        le=100_000,
-        description="Pairs behind the comparison of the first with the last policy, when more than `pairs`; "
-        "the curves use the first `pairs` of them.",
+        description="Pairs for comparing the first with the last policy, if more than `pairs`; curves use the first "
+        "`pairs` of them.",
     )
     rewards: tuple[Name, ...] | None = Field(
-        None, min_length=1, max_length=8, description="Rewards of the catalog to report; null: those trained on."
+        None,
+        min_length=1,
+        max_length=8,
+        description="Rewards of the catalog to report; null: the training rewards.",
     )
-    seed: int = Field(7, ge=0, le=2**63 - 1, description="Seeds the held-out noises.")
-    samples: int = Field(8, ge=0, le=64, description="Held-out images kept at each evaluation.")
-    early_stop: EarlyStop | None = Field(None, description="When to end for want of progress; null: never.")
+    seed: Seed = Field(7, description="Seed of the held-out noise.")
+    samples: int = Field(8, ge=0, le=64, description="Number of held-out images stored per evaluation.")
+    early_stop: EarlyStop | None = Field(None, description="When to stop without improvement; null: never.")
 
 
 class Checkpoints(Contract):
     """When the policy is saved. The last step is always saved."""
 
-    every: int = Field(20, ge=0, le=1_000_000, description="Steps between checkpoints; 0 = only at the end.")
+    every: Steps = Field(20, description="Steps between checkpoints; 0: only at the end.")
     keep: int | None = Field(
         None,
         ge=1,
         le=10_000,
-        description="Newest checkpoints kept; null: all. The best one and those that waiting or working jobs need are "
-        "never removed.",
+        description="Number of newest checkpoints to keep; null: all. The best one and those that unfinished jobs need "
+        "are always kept.",
     )
     best: Name | None = Field(
-        None, description="Also save the policy whenever this held-out reward, its curve's value, is the best so far."
+        None, description="Also save a checkpoint whenever the curve of this held-out reward has a new best value."
     )
 
 
 class Resources(Contract):
-    """What the run is given."""
+    """The devices of a run."""
 
-    nodes: Literal[1] = Field(1, description="Machines. Only 1 is supported.")
+    nodes: Literal[1] = Field(1, description="Number of machines. Only 1 is supported.")
     processes_per_node: int = Field(
         1,
         ge=1,
         le=64,
-        description="Processes that share the prompts of a step, each on a device of its own (on CPU: a share of the "
-        "cores). Must divide training.prompts_per_step.",
+        description="Number of processes, each on one device (on CPU: a share of the cores), which share the prompts "
+        "of a step. Must divide training.prompts_per_step.",
     )
     offload_rewards: bool = Field(
         False,
         strict=True,
-        description="Keep reward models in the machine's memory while they do not score: room on the GPU for the "
-        "update, paid with two moves of them a step.",
+        description="Move idle reward models to main memory: less GPU memory, two transfers per step.",
     )
 
 
 class Limits(Contract):
-    """When the run is ended for taking too long."""
+    """Time limits of a run."""
 
     wall_clock_seconds: float | None = Field(
         None,
         ge=1,
         le=10_000_000,
-        description="Seconds with a worker, over all attempts since it was created or resumed; then it is saved and "
-        "fails with `budget_spent`. Null: the operator's limit alone.",
+        description="Maximum seconds with a worker, over all attempts since the run was created or resumed. Then a "
+        "checkpoint is saved and the run fails with `budget_spent`. Null: the operator's limit.",
     )
     progress_timeout_seconds: float | None = Field(
-        None, ge=60, le=86_400, description="A process silent for so many seconds is ended; null: the operator's."
+        None,
+        ge=60,
+        le=86_400,
+        description="Maximum seconds without progress before the process is ended; null: the operator's limit.",
     )
 
 
 class RunSpec(Contract):
-    """An alignment run. A preset fills what is not said; explicit fields win."""
+    """An alignment run. Explicit fields override those of the preset."""
 
-    preset: Name = Field("shapes", description="A name of `GET /catalog`'s presets, such as `shapes` or `paper`.")
-    name: str = Field("", max_length=200, pattern=r"^[^\x00]*$", description="A name for people.")
+    preset: Name = Field("shapes", description="A preset of `GET /catalog`, such as `shapes` or `paper`.")
+    name: DisplayName = Field("", description="Display name.")
     labels: Labels = Field({}, description="Up to 32 labels to filter by.")
     model: Name = Field("shapes-flux", description="A model of the catalog.")
-    start_from: UUID | None = Field(None, description="A checkpoint whose weights the run starts from.")
+    start_from: UUID | None = Field(None, description="Id of the checkpoint whose weights the run starts from.")
     sampling: Sampling = Sampling()
     algorithm: Algorithm = Field(default_factory=G2RPO, validate_default=True)
-    rewards: tuple[Reward, ...] = Field(
+    rewards: Annotated[tuple[Reward, ...], AfterValidator(_check_rewards)] = Field(
         (Reward(name="clip_score"), Reward(name="shapes_verifier")),
         min_length=1,
         max_length=8,
-        description="Trained on.",
+        description="Training rewards.",
     )
     prompts: PromptSource = PromptSource(set="shapes-train")
     training: Training = Field(Training(), validate_default=True)
@@ -252,11 +251,11 @@ class RunSpec(Contract):
     checkpoints: Checkpoints = Checkpoints()
     resources: Resources = Field(Resources(), validate_default=True)
     limits: Limits = Limits()
-    priority: int = Field(0, ge=-100, le=100, description="Smaller is taken earlier; equal ones by age.")
+    priority: int = Field(0, ge=-100, le=100, description="Priority in the queue: smaller first, then by age.")
 
     @model_validator(mode="before")
     @classmethod
-    def _fill_from_preset(cls, data: Any) -> Any:
+    def _apply_preset(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
         preset = data.get("preset", "shapes")
@@ -266,25 +265,22 @@ class RunSpec(Contract):
 
     @field_validator("preset")
     @classmethod
-    def _known_preset(cls, preset: str) -> str:
+    def _check_preset(cls, preset: str) -> str:
         if preset not in PRESETS:
-            raise ValueError(f"unknown preset {preset!r}; allowed are {', '.join(PRESETS)}")
+            raise ValueError(f"Unknown preset {preset!r}; allowed are {', '.join(PRESETS)}")
         return preset
 
     @field_validator("algorithm")
     @classmethod
-    def _within_schedule(cls, algorithm: Algorithm, info: ValidationInfo) -> Algorithm:
-        sampling = info.data.get("sampling")
-        if sampling is None:
-            return algorithm
-        algorithm.refuse_outside(sampling.steps)
+    def _check_schedule(cls, algorithm: Algorithm, info: ValidationInfo) -> Algorithm:
+        if "sampling" in info.data:
+            algorithm.refuse_outside(info.data["sampling"].steps)
         return algorithm
 
     @field_validator("training")
     @classmethod
-    def _updates_take_whole_pieces(cls, training: Training, info: ValidationInfo) -> Training:
-        algorithm = info.data.get("algorithm")
-        if algorithm is None:
+    def _check_updates(cls, training: Training, info: ValidationInfo) -> Training:
+        if (algorithm := info.data.get("algorithm")) is None:
             return training
         if algorithm.kl_weight and training.adapter == "full":
             raise ValueError(
@@ -296,44 +292,34 @@ class RunSpec(Contract):
 
     @field_validator("heldout")
     @classmethod
-    def _stops_by_a_reported_reward(cls, heldout: Heldout, info: ValidationInfo) -> Heldout:
+    def _check_early_stop(cls, heldout: Heldout, info: ValidationInfo) -> Heldout:
         if heldout.early_stop is not None and "rewards" in info.data:
             refuse_unreported("early_stop.reward", heldout.early_stop.reward, heldout, info.data["rewards"])
         return heldout
 
     @field_validator("checkpoints")
     @classmethod
-    def _best_by_a_reported_reward(cls, checkpoints: Checkpoints, info: ValidationInfo) -> Checkpoints:
+    def _check_best(cls, checkpoints: Checkpoints, info: ValidationInfo) -> Checkpoints:
         if checkpoints.best is not None and {"rewards", "heldout"} <= info.data.keys():
             refuse_unreported("best", checkpoints.best, info.data["heldout"], info.data["rewards"])
         return checkpoints
 
     @field_validator("resources")
     @classmethod
-    def _processes_share_evenly(cls, resources: Resources, info: ValidationInfo) -> Resources:
-        training, algorithm = info.data.get("training"), info.data.get("algorithm")
-        if training is None or algorithm is None:
-            return resources
-        refuse_uneven(algorithm, training.prompts_per_step, resources.processes_per_node)
+    def _check_processes(cls, resources: Resources, info: ValidationInfo) -> Resources:
+        if {"training", "algorithm"} <= info.data.keys():
+            prompts = info.data["training"].prompts_per_step
+            refuse_uneven(info.data["algorithm"], prompts, resources.processes_per_node)
         return resources
-
-    @field_validator("rewards")
-    @classmethod
-    def _distinct_rewards(cls, rewards: tuple[Reward, ...]) -> tuple[Reward, ...]:
-        names = [reward.name for reward in rewards]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise ValueError(f"{repeated} stand more than once; give each reward one weight")
-        return rewards
 
     @property
     def heldout_rewards(self) -> tuple[str, ...]:
-        """Names of the rewards reported on held-out images."""
+        """Names of the rewards that held-out evaluation reports."""
         return self.heldout.rewards or tuple(reward.name for reward in self.rewards)
 
 
 def refuse_uneven(algorithm: AlgorithmContract, prompts: int, processes: int) -> None:
-    """Raise ValueError where `processes` cannot share the prompts of a step, or its updates, evenly."""
+    """Raise ValueError unless `processes` can share the prompts and updates of a step evenly."""
     if prompts % processes:
         raise ValueError(
             f"processes_per_node {processes} does not divide training.prompts_per_step {prompts}; "
@@ -343,7 +329,7 @@ def refuse_uneven(algorithm: AlgorithmContract, prompts: int, processes: int) ->
 
 
 def refuse_split(algorithm: AlgorithmContract, prompts: int, processes: int) -> None:
-    """Raise ValueError where an update would get a part of a group or chain, or not every process the same number."""
+    """Raise ValueError unless every update of every process gets the same number of whole groups or chains."""
     pieces, updates = prompts * algorithm.pieces() // processes, algorithm.updates_per_rollout
     if pieces % updates:
         each = "groups of one SDE step" if algorithm.name == "g2rpo" else "chains"
@@ -354,9 +340,11 @@ def refuse_split(algorithm: AlgorithmContract, prompts: int, processes: int) -> 
 
 
 def refuse_unreported(field: str, name: str, heldout: Heldout, rewards: tuple[Reward, ...]) -> None:
-    """Raise ValueError where `name` is no held-out reward, or none is measured."""
+    """Raise ValueError unless held-out evaluation reports the reward `name`."""
     reported = heldout.rewards or tuple(reward.name for reward in rewards)
     if name not in reported:
-        raise ValueError(f"{field} {name!r} is no held-out reward; allowed are {', '.join(reported)}")
+        raise ValueError(f"{field} {name!r} is not a held-out reward; allowed are {', '.join(reported)}")
     if not heldout.every:
-        raise ValueError(f"{field} {name!r} needs held-out evaluations; heldout.every 0 has none, allowed is above 0")
+        raise ValueError(
+            f"{field} {name!r} requires held-out evaluation, but heldout.every 0 disables it; allowed is above 0"
+        )

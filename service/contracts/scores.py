@@ -1,64 +1,61 @@
-"""What a client may ask of `POST /score`, and what a worker finds."""
+"""The request of `POST /score`, and the values that a worker computes."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from uuid import UUID
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from service.contracts.base import Contract, Name, Prompt
+from service.contracts.base import DISTINCT, Contract, Name, Prompt
 
 
 class GivenImage(Contract):
-    """An image to be scored, and what it was to show."""
+    """An image to be scored, and its prompt."""
 
     prompt: Prompt = Field(description="1 to 2000 characters.")
     image: str = Field(min_length=1, description="A PNG, JPEG or WebP file in base64.")
 
 
 class ScoreSpec(Contract):
-    """Images, given or of a generation, and the rewards that score them."""
+    """Rewards, and the images that they score: uploaded ones, or those of a generation."""
 
-    rewards: tuple[Name, ...] = Field(min_length=1, max_length=16, description="Rewards of the catalog. Distinct.")
-    images: tuple[GivenImage, ...] | None = Field(
-        None, min_length=1, max_length=4096, description="Images with their prompts; either these or `generation`."
+    rewards: Annotated[tuple[Name, ...], DISTINCT] = Field(
+        min_length=1, max_length=16, description="Distinct rewards of the catalog."
     )
-    generation: UUID | None = Field(None, description="A generation that has ended, whose images are scored.")
-
-    @field_validator("rewards")
-    @classmethod
-    def _distinct(cls, rewards: tuple[str, ...]) -> tuple[str, ...]:
-        if len(set(rewards)) != len(rewards):
-            raise ValueError("a reward stands more than once")
-        return rewards
+    images: tuple[GivenImage, ...] | None = Field(
+        None, min_length=1, max_length=4096, description="Images with their prompts; excludes `generation`."
+    )
+    generation: UUID | None = Field(None, description="An ended generation whose images are scored.")
 
     @model_validator(mode="after")
-    def _one_origin(self) -> Self:
+    def _check_source(self) -> Self:
         if (self.images is None) == (self.generation is None):
             raise ValueError("give either `images` or `generation`")
         return self
 
 
 class RewardVersion(Contract):
-    """What computed values: only those of the same version can be compared."""
+    """The version of a reward. Only values of the same version are comparable."""
 
     name: Name
     kind: str = Field(description="The class that computes it.")
     weights: str | None = Field(
-        description="SHA-256 over the names and contents of its weights' files; null for one that has none, that is "
-        "asked of a server, or that could not be loaded."
+        description="SHA-256 over the names and contents of its weight files; null without weights, for a remote "
+        "reward, or if they could not be loaded."
     )
     identity: dict[str, str | None] = Field(
-        {}, description="What besides weights decides the values, as of a server's."
+        {}, description="Other properties that determine the values, such as the model of a server."
     )
-    scale: str = Field(description="What the values mean and where they usually lie.")
-    range: tuple[float, float] | None = Field(description="Values that are normalised to 0 and 1; null: none are.")
+    scale: str = Field(description="Meaning and usual range of the values.")
+    range: tuple[float, float] | None = Field(
+        description="Values that are normalised to 0 and 1; null: not normalised."
+    )
 
 
 class RewardValue(Contract):
-    """What a reward says of an image."""
+    """The value of a reward for an image."""
 
     reward: Name
     status: Literal["ok", "failed"]
-    value: float | None = Field(description="As the reward gives it, float32; null where it failed.")
-    normalised: float | None = Field(description="On the scale that the reward's `range` makes 0 to 1; null likewise.")
+    value: float | None = Field(description="The raw value, float32; null if the reward failed.")
+    normalised: float | None = Field(description="The value scaled by the reward's `range`; null if it failed.")
     cause: str | None = Field(None, description="Why it failed.")

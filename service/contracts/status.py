@@ -1,4 +1,4 @@
-"""The states of a job and the one table of allowed moves, used by every writer."""
+"""The states of a job and the allowed transitions."""
 
 from enum import StrEnum
 
@@ -19,9 +19,9 @@ class JobStatus(StrEnum):
 TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
 CLAIMABLE = frozenset({JobStatus.QUEUED, JobStatus.INTERRUPTED})
 HELD = frozenset({JobStatus.STARTING, JobStatus.RUNNING, JobStatus.PAUSING, JobStatus.CANCELLING})
-"""States in which a worker holds the job's lease."""
+"""States in which a worker holds the lease of the job."""
 RESTING = TERMINAL | {JobStatus.PAUSED}
-"""States that a job leaves only when somebody asks for it."""
+"""States that a job leaves only on request."""
 
 MOVES: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.QUEUED: frozenset({JobStatus.STARTING, JobStatus.PAUSED, JobStatus.CANCELLED}),
@@ -32,18 +32,14 @@ MOVES: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.PAUSING: frozenset({JobStatus.PAUSED, JobStatus.CANCELLING}) | TERMINAL,
     JobStatus.PAUSED: frozenset({JobStatus.QUEUED, JobStatus.CANCELLED}),
     JobStatus.CANCELLING: TERMINAL,
-    JobStatus.INTERRUPTED: frozenset(
-        {JobStatus.STARTING, JobStatus.PAUSED, JobStatus.CANCELLED, JobStatus.FAILED},
-    ),
-    JobStatus.SUCCEEDED: frozenset({JobStatus.QUEUED}),
-    JobStatus.FAILED: frozenset({JobStatus.QUEUED}),
-    JobStatus.CANCELLED: frozenset({JobStatus.QUEUED}),
+    JobStatus.INTERRUPTED: frozenset({JobStatus.STARTING, JobStatus.PAUSED, JobStatus.CANCELLED, JobStatus.FAILED}),
+    **dict.fromkeys(TERMINAL, frozenset({JobStatus.QUEUED})),
 }
-"""An ended or paused job is queued again when it is resumed. One that runs may pause by itself, for a cause."""
+"""A paused or ended job is queued again when it is resumed. A running job may pause itself after a problem."""
 
 
 def check_move(old: JobStatus, new: JobStatus) -> None:
-    """Raise ValueError unless a job may go from `old` to `new`."""
+    """Raise ValueError unless the transition from `old` to `new` is allowed."""
     if new not in MOVES[old]:
         allowed = ", ".join(sorted(MOVES[old]))
-        raise ValueError(f"a job cannot go from {old} to {new}; from {old} it may go to {allowed}")
+        raise ValueError(f"Invalid status change from {old} to {new}; allowed are {allowed}")

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from service.contracts.catalog import Asked, Catalog, Source
+from service.contracts.catalog import Catalog, RemoteServer, Source
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def _source(entry: str, source: Source | None) -> Iterator[Place]:
     yield from _variable(entry, source.token_env)
 
 
-def _server(entry: str, asked: Asked) -> Iterator[Place]:
+def _server(entry: str, asked: RemoteServer) -> Iterator[Place]:
     if asked.url is not None:
         yield Place(entry, f"{asked.url}; not asked")
     yield from _variable(entry, asked.token_env)

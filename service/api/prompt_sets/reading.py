@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from service.contracts.prompts import (
-    MOST_METADATA_BYTES,
+    MAX_METADATA_BYTES,
     Counts,
     Format,
     PromptLine,
@@ -198,8 +198,8 @@ def _line(number: int, text: str, metadata: dict[str, Any] | None = None) -> Lin
         size = metadata_bytes(metadata) if metadata else 0
     except (ValueError, RecursionError) as error:
         return Line(number, problem=str(error)[:300])
-    if size > MOST_METADATA_BYTES:
-        return Line(number, problem=f"its metadata has {size} bytes as JSON; allowed are {MOST_METADATA_BYTES}")
+    if size > MAX_METADATA_BYTES:
+        return Line(number, problem=f"its metadata has {size} bytes as JSON; allowed are {MAX_METADATA_BYTES}")
     return Line(number, PromptLine(prompt=prompt, metadata=metadata or None))
 
 

@@ -18,7 +18,7 @@ from service.api.prompt_sets.schemas import PromptSetFilters, PromptSetQuery, Pr
 from service.api.prompt_sets.splitting import split
 from service.auth.principal import Principal
 from service.contracts.catalog import Catalog, PromptSetEntry
-from service.contracts.prompts import MOST_LINE_BYTES, Counts, Format, Split
+from service.contracts.prompts import MAX_LINE_BYTES, Counts, Format, Split
 from service.contracts.status import TERMINAL
 from service.db import retention
 from service.db.artifacts import ArtifactDamaged, ArtifactStore
@@ -186,7 +186,7 @@ def items(
 
 def _lines(artifacts: ArtifactStore, row: PromptSet, offset: int, limit: int) -> list[bytes]:
     """Up to `limit` whole lines from byte `offset` on."""
-    length = min(row.size - offset, limit * MOST_LINE_BYTES)
+    length = min(row.size - offset, limit * MAX_LINE_BYTES)
     data = b"".join(artifacts.stream(row.stored, offset, length))
     return [line + b"\n" for line in data.split(b"\n")[:-1][:limit]]  # a prompt may have other line ends in it
 

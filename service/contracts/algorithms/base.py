@@ -1,71 +1,106 @@
-"""What every algorithm says of itself: the fields all have, and what validation and plans ask."""
+"""The fields that every algorithm has, and the methods that validation and plans use."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import ConfigDict, Field
 
-from service.contracts.algorithms.parts import Advantage
 from service.contracts.base import Contract
 from service.contracts.schedule import RolloutCost
 
 
-def _must_be_named(schema: dict[str, Any]) -> None:
-    """An object without a name is G²RPO's: for all others, the schema demands it."""
+class Advantage(Contract):
+    """How the rewards of a group are converted to one advantage per sample."""
+
+    clip_max: float = Field(
+        5.0, gt=0, le=100, description="Advantages are clamped to ± this value. Source: supplement, Table 1."
+    )
+    std_eps: float = Field(
+        1e-8, ge=0, le=1, description="Added to the standard deviation. Source: the public implementation."
+    )
+    std_floor: float = Field(
+        1e-5,
+        ge=0,
+        le=1,
+        description="A (reward, granularity) group with a smaller standard deviation, in units of the reward, "
+        "contributes 0 and is counted in `zero_std_fraction`. Default: ten times the rounding error of a float32 "
+        "reward in batches of different sizes, up to 1e-6.",
+    )
+    scale: Literal["sum", "mean"] = Field(
+        "sum",
+        description="`sum`: sum of the weighted advantages over granularities and rewards (the paper's). `mean`: the "
+        "sum divided by Σ|weight| × number of granularities, which makes updates independent of their size (MixGRPO).",
+    )
+    aggregation: Literal["advantage", "reward"] = Field(
+        "advantage",
+        description="`advantage`: each reward is normalized separately, then the advantages are added (the paper's). "
+        "`reward`: the weighted rewards are added before normalization; if one of them failed for a sample, the sum "
+        "is missing.",
+    )
+    std: Literal["group", "batch"] = Field(
+        "group",
+        description="Normalize by the standard deviation of the sample's group, or of all samples of the step "
+        "(Flow-GRPO). The mean is always that of the group.",
+    )
+
+
+def _require_name(schema: dict[str, Any]) -> None:
+    """Require the name of every algorithm but G²RPO, the default."""
     if schema["properties"]["name"].get("const") != "g2rpo":
         schema["required"] = [*schema.get("required", []), "name"]
 
 
 class AlgorithmContract(Contract):
-    """Fields of every algorithm. A subclass adds its `name` and its own."""
+    """Fields of every algorithm. A subclass adds its `name` and further fields."""
 
-    model_config = ConfigDict(json_schema_extra=_must_be_named)
+    model_config = ConfigDict(json_schema_extra=_require_name)
 
     name: str
-    group_size: int = Field(12, ge=2, le=256, description="Samples G of a group. Source: supplement, Table 1.")
-    eta: float = Field(0.7, gt=0, le=2, description="Noise level η of an SDE step; 0 has no log-probability.")
+    group_size: int = Field(
+        12, ge=2, le=256, description="Number of samples G in a group. Source: supplement, Table 1."
+    )
+    eta: float = Field(0.7, gt=0, le=2, description="Noise level η of an SDE step.")
     clip_range: float = Field(
         1e-4,
         gt=0,
         le=1,
-        description="Clip range of the ratio (log-probability is a mean over dimensions). Source: Table 1.",
+        description="Clip range of the ratio; log-probabilities are means over dimensions. Source: Table 1.",
     )
     kl_weight: float = Field(
         0.0,
         ge=0,
         le=1000,
-        description="Weight β of the KL divergence from the frozen base, mean((μ−μ_ref)²)/(2·std²), in the loss. "
-        "Needs adapter `lora`: the base is the policy without it. Costs a forward per trained state.",
+        description="Weight β in the loss of the KL divergence from the base model, mean((μ−μ_ref)²)/(2·std²). "
+        "Requires adapter `lora`, and one more forward pass per trained state.",
     )
     updates_per_rollout: int = Field(
         1,
         ge=1,
         le=1024,
-        description="Optimizer steps per rollout. Each learns from an equal share of it: of whole groups (G²RPO) or "
-        "whole chains.",
+        description="Optimizer steps per rollout. Each uses an equal number of whole groups (G²RPO) or chains.",
     )
     advantage: Advantage = Advantage()
 
     @abstractmethod
     def refuse_outside(self, steps: int) -> None:
-        """Raise ValueError, naming field and bounds, where something lies outside a schedule of so many steps."""
+        """Raise ValueError for a field that exceeds a schedule of `steps` steps."""
 
     @abstractmethod
     def pieces(self) -> int:
-        """Parts of one prompt's rollout that no update may split."""
+        """Number of parts of one prompt's rollout that no update may split."""
 
     @abstractmethod
     def trained(self, steps: int) -> int:
-        """Forward and backward passes of the update for one prompt's rollout, in samples."""
+        """Samples of one prompt's rollout with a forward and backward pass in the update."""
 
     @abstractmethod
     def cost(self, steps: int, step: int, seed: int) -> RolloutCost:
-        """What this implementation evaluates for one prompt in training step `step` of a run of seed `seed`."""
+        """NFE of this implementation for one prompt in training step `step` of a run with seed `seed`."""
 
     @abstractmethod
     def naive_cost(self, steps: int, step: int, seed: int) -> RolloutCost:
-        """The same without sharing anything."""
+        """NFE without shared computation."""
 
     def total_nfe(self, steps: int, max_steps: int, seed: int) -> int:
-        """Rollout evaluations for one prompt in each of `max_steps` training steps."""
+        """NFE of the rollouts for one prompt in each of `max_steps` training steps."""
         return max_steps * self.cost(steps, 0, seed).total

@@ -1,4 +1,4 @@
-"""The contract of algorithms whose groups are G whole chains of one prompt, stochastic in a range of steps."""
+"""The contract of algorithms whose groups are G chains of one prompt, stochastic in a range of steps."""
 
 from abc import abstractmethod
 
@@ -9,13 +9,13 @@ from service.contracts.schedule import RolloutCost, chain_cost
 
 
 class ChainContract(AlgorithmContract):
-    """Fields and questions of all chain algorithms. A chain is judged by the clean estimate of its last evaluation."""
+    """Fields and costs of chain algorithms. The reward is that of the clean estimate of a chain's last evaluation."""
 
     same_noise: bool = Field(
         True,
         strict=True,
-        description="Whether the chains of a group begin with one noise. Then they are one until their first SDE step, "
-        "and evaluated as one.",
+        description="Whether the chains of a group start from the same noise. They are then evaluated once until their "
+        "first SDE step.",
     )
 
     @abstractmethod
@@ -24,10 +24,10 @@ class ChainContract(AlgorithmContract):
 
     @abstractmethod
     def tail(self, steps: int, stop: int) -> int:
-        """Evaluations of a chain from node `stop`, after its last SDE step, to its end."""
+        """NFE of a chain from node `stop`, after its last SDE step, to its end."""
 
     def refuse_outside(self, steps: int) -> None:
-        """Nothing here depends on the schedule."""
+        """No field depends on the schedule."""
 
     def pieces(self) -> int:
         return self.group_size

@@ -8,7 +8,7 @@ from service.contracts.algorithms.chains import ChainContract
 
 
 class DanceGRPO(ChainContract):
-    """DanceGRPO: G stochastic chains from one noise, a random share of each chain's steps trained."""
+    """DanceGRPO: G stochastic chains from the same noise, trained on a random share of each chain's steps."""
 
     name: Literal["dance_grpo"] = "dance_grpo"
     eta: float = Field(
@@ -18,11 +18,14 @@ class DanceGRPO(ChainContract):
         0.6,
         gt=0,
         le=1,
-        description="Share of a chain's SDE steps that are trained, drawn anew for every chain, at least one. "
+        description="Share of a chain's SDE steps that are trained, at least one, sampled for each chain. "
         "Source: DanceGRPO's published script.",
     )
     updates_per_rollout: int = Field(
-        3, ge=1, le=1024, description="Optimizer steps per rollout, each on a share of the chains. Source: the same."
+        3,
+        ge=1,
+        le=1024,
+        description="Optimizer steps per rollout, each on a share of the chains. Source: DanceGRPO's published script.",
     )
 
     def stochastic(self, steps: int, step: int, seed: int) -> range:

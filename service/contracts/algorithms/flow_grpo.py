@@ -8,16 +8,16 @@ from service.contracts.algorithms.chains import ChainContract
 
 
 class FlowGRPO(ChainContract):
-    """Flow-GRPO: G stochastic chains, each from a noise of its own, every SDE step trained."""
+    """Flow-GRPO: G stochastic chains, each from a different noise, trained on every SDE step."""
 
     name: Literal["flow_grpo"] = "flow_grpo"
     eta: float = Field(0.9, gt=0, le=2, description="Noise level η; at most 1 with `cps`. Source: Flow-GRPO.")
     transition: Literal["flow", "cps"] = Field(
         "flow",
-        description="The SDE step: Flow-GRPO's first, or its later coefficients-preserving one, whose log-probability "
-        "leaves the variance out, so that a clip range of 1e-5 belongs to it.",
+        description="The SDE step: `flow`, or the later coefficients-preserving sampling `cps`, whose log-probability "
+        "omits the variance; use it with a clip range of 1e-5.",
     )
-    same_noise: bool = Field(False, strict=True, description="Whether the chains of a group begin with one noise.")
+    same_noise: bool = Field(False, strict=True, description="Whether the chains of a group start from the same noise.")
     updates_per_rollout: int = Field(
         2, ge=1, le=1024, description="Optimizer steps per rollout, each on a share of the chains. Source: Flow-GRPO."
     )
@@ -25,7 +25,7 @@ class FlowGRPO(ChainContract):
     @model_validator(mode="after")
     def _cps_within_one(self) -> "FlowGRPO":
         if self.transition == "cps" and self.eta > 1:
-            raise ValueError(f"eta {self.eta} is too much for transition cps; allowed is above 0 up to 1")
+            raise ValueError(f"eta {self.eta} is too large for transition cps; allowed is above 0 up to 1")
         return self
 
     def stochastic(self, steps: int, step: int, seed: int) -> range:

@@ -1,4 +1,4 @@
-"""MixGRPO's contract: a sliding window of SDE steps, and a fast solver for what follows it."""
+"""MixGRPO's contract: a sliding window of SDE steps, and optionally a fast solver after it."""
 
 from typing import Literal
 
@@ -10,25 +10,28 @@ from service.contracts.schedule import RolloutCost, chain_cost, draw
 
 
 class Window(Contract):
-    """The SDE steps of a training step: `size` consecutive ones, from 0 … steps − 1 − size."""
+    """The SDE steps of a training step: `size` consecutive steps; the first is 0 to steps − 1 − size."""
 
-    size: int = Field(4, ge=1, le=198, description="SDE steps in the window; at most sampling.steps − 1.")
+    size: int = Field(4, ge=1, le=198, description="Number of SDE steps in the window; at most sampling.steps − 1.")
     order: Literal["progressive", "random"] = Field(
         "progressive",
-        description="`progressive`: from the first step on, by `stride` at a time, then back to the first. `random`: "
-        "drawn from the places that `progressive` visits.",
+        description="`progressive`: moves by `stride` from the first step, then starts again. `random`: at random from "
+        "the same positions.",
     )
-    every: int = Field(25, ge=1, le=1_000_000, description="Training steps with one window. Source: MixGRPO.")
+    every: int = Field(
+        25, ge=1, le=1_000_000, description="Training steps between moves of the window. Source: MixGRPO."
+    )
     stride: int = Field(1, ge=1, le=198, description="Steps by which the window moves. Source: MixGRPO.")
 
-    def places(self, steps: int) -> range:
-        """Where the window may start: never so late that a part of it is outside."""
+    def positions(self, steps: int) -> range:
+        """The first steps of the window at which all of it is within the schedule."""
         return range(0, steps - self.size, self.stride)
 
     def start(self, steps: int, step: int, seed: int) -> int:
         """The window's first SDE step in training step `step`."""
-        places, move = self.places(steps), step // self.every
-        return places[draw(len(places), seed, "window", move) if self.order == "random" else move % len(places)]
+        positions, move = self.positions(steps), step // self.every
+        random = self.order == "random"
+        return positions[draw(len(positions), seed, "window", move) if random else move % len(positions)]
 
 
 class Flash(Contract):
@@ -38,13 +41,13 @@ class Flash(Contract):
         0.4,
         gt=0,
         le=1,
-        description="Intervals taken, as a share of the R steps left: max(1, round(share · R)). The last ends at "
+        description="Solver intervals as a share of the R remaining steps: max(1, round(share · R)). The last ends at "
         "σ = 0. Source: MixGRPO-Flash.",
     )
 
 
 class MixGRPO(ChainContract):
-    """MixGRPO: G chains that are stochastic in a sliding window of steps alone; the window is what is trained."""
+    """MixGRPO: G chains that are stochastic, and trained, in a sliding window of steps."""
 
     name: Literal["mix_grpo"] = "mix_grpo"
     window: Window = Window()
@@ -57,7 +60,7 @@ class MixGRPO(ChainContract):
         if self.window.size > steps - 1:
             raise ValueError(
                 f"window.size {self.window.size} is larger than the schedule: "
-                f"with sampling.steps = {steps} allowed are 1 to {steps - 1}"
+                f"with sampling.steps {steps}, allowed are 1 to {steps - 1}"
             )
 
     def stochastic(self, steps: int, step: int, seed: int) -> range:
@@ -72,9 +75,9 @@ class MixGRPO(ChainContract):
         return self.group_size * self.window.size
 
     def total_nfe(self, steps: int, max_steps: int, seed: int) -> int:
-        """Of a random window: what is to be expected."""
-        places, every = self.window.places(steps), self.window.every
-        costs = [self._cost_at(steps, start).total for start in places]
+        """For a random window: the expected value."""
+        positions, every = self.window.positions(steps), self.window.every
+        costs = [self._cost_at(steps, start).total for start in positions]
         if self.window.order == "random":
             return round(max_steps * sum(costs) / len(costs))
         moves, rest = divmod(max_steps, every)

@@ -1,4 +1,4 @@
-"""What is refused of an algorithm, and of what hangs together with it: where, and in which words."""
+"""Validation of the algorithm section and of fields that depend on it: location and message of the errors."""
 
 from typing import Any
 
@@ -12,13 +12,13 @@ MIX = {"name": "mix_grpo"}
 NAMES = "g2rpo, dance_grpo, mix_grpo, flow_grpo"
 
 REFUSALS: list[tuple[dict[str, Any], tuple[str | int, ...], list[str]]] = [
-    # changes, where (without the contract's name), and what the words say
+    # changes, location (without the name of the contract), parts of the message
     ({"algorithm": {**MIX, "window": {"size": 8}}}, ("algorithm",), ["window.size 8", "allowed are 1 to 7"]),
     ({"algorithm": {**MIX, "window": {"stride": 0}}}, ("algorithm", "window", "stride"), ["or equal to 1"]),
     ({"algorithm": {**MIX, "window": {"every": 0}}}, ("algorithm", "window", "every"), ["or equal to 1"]),
     ({"algorithm": {**MIX, "flash": {"share": 0}}}, ("algorithm", "flash", "share"), ["greater than 0"]),
     ({"algorithm": {**MIX, "flash": {"share": 1.5}}}, ("algorithm", "flash", "share"), ["or equal to 1"]),
-    ({"algorithm": {"granularities": [2, 2]}}, ("algorithm", "granularities"), ["[2, 2] repeats a value"]),
+    ({"algorithm": {"granularities": [2, 2]}}, ("algorithm", "granularities"), ["2 given more than once"]),
     ({"algorithm": {"granularities": [0]}}, ("algorithm", "granularities", 0), ["or equal to 1"]),
     ({"algorithm": {"granularities": [-1, 1]}}, ("algorithm", "granularities", 0), ["or equal to 1"]),
     ({"algorithm": {"sde_steps": [0, 7]}}, ("algorithm",), ["sde_steps [7]", "allowed are 0 to 6"]),
@@ -38,11 +38,11 @@ REFUSALS: list[tuple[dict[str, Any], tuple[str | int, ...], list[str]]] = [
         ["'flow' or 'cps'"],
     ),
     ({"algorithm": {"name": "dance_grpo", "window": {}}}, ("algorithm", "window"), ["not permitted"]),
-    ({"algorithm": {"name": "ppo"}}, ("algorithm",), ["name 'ppo' is no algorithm", f"allowed are {NAMES}"]),
-    ({"algorithm": {"name": None}}, ("algorithm",), [f"name is one of {NAMES}"]),
-    ({"algorithm": {"name": 3}}, ("algorithm",), [f"name is one of {NAMES}"]),
-    ({"algorithm": "g2rpo"}, ("algorithm",), [f"name is one of {NAMES}"]),
-    ({"algorithm": []}, ("algorithm",), [f"name is one of {NAMES}"]),
+    ({"algorithm": {"name": "ppo"}}, ("algorithm",), ["Unknown algorithm 'ppo'", f"name is one of {NAMES}"]),
+    ({"algorithm": {"name": None}}, ("algorithm",), ["Unknown algorithm", f"name is one of {NAMES}"]),
+    ({"algorithm": {"name": 3}}, ("algorithm",), ["Unknown algorithm 3", f"name is one of {NAMES}"]),
+    ({"algorithm": "g2rpo"}, ("algorithm",), ["Unknown algorithm", f"name is one of {NAMES}"]),
+    ({"algorithm": []}, ("algorithm",), ["Unknown algorithm", f"name is one of {NAMES}"]),
     (
         {"algorithm": {"updates_per_rollout": 3}},
         ("training",),
@@ -92,7 +92,7 @@ REFUSALS: list[tuple[dict[str, Any], tuple[str | int, ...], list[str]]] = [
 
 
 def without_tag(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
-    """The place without the contract by which an algorithm was read."""
+    """The location without the tag of the algorithm."""
     return (*loc[:1], *loc[2:]) if loc[0] == "algorithm" and len(loc) > 1 and loc[1] in CONTRACTS else loc
 
 

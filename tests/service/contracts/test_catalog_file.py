@@ -1,4 +1,4 @@
-"""A catalog's file: what it may say, and how it is told what is wrong."""
+"""The file of a catalog: contents, merging and errors."""
 
 import re
 from collections.abc import Iterable
@@ -21,21 +21,21 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("written", "told"),
+    ("written", "expected"),
     [
         ("models:\n  - name: a: b", ", line 2, column 12: mapping values are not allowed"),
-        ("- 1", ": is no Catalog: it must be a mapping with the lists models, rewards, prompt_sets, judges"),
+        ("- 1", ": not a catalog; expected a mapping with the lists models, rewards, prompt_sets, judges"),
         ("models: []\nprompt_sets: []\n", ": rewards: is missing"),
-        (EMPTY + "model: []\n", ": model: there is no such field (meant: models?); allowed are extends, models,"),
-        ("extends: mine\n", ": extends: 'mine' is nothing to extend; allowed is `bundled`"),
-        ("extends: bundled\nmodel: []\n", ": model: there is no such field; allowed are extends, models"),
+        (EMPTY + "model: []\n", ": model: unknown field (did you mean models?); allowed are extends, models,"),
+        ("extends: mine\n", ": extends: unknown value 'mine'; allowed is `bundled`"),
+        ("extends: bundled\nmodel: []\n", ": model: unknown field; allowed are extends, models"),
         (
             "extends: bundled\nrewards: [{name: a, kind: clp, source: {bundled: b}}]\n",
             ": rewards[4] (a).kind: 'clp': Input should be 'clip', 'hps'",
         ),
         (
             "extends: bundled\nrewards: [{name: a, kind: clip, source: {hubs: o/n}}]\n",
-            ": rewards[4] (a).source.hubs: there is no such field (meant: hub?); allowed are bundled, directory, hub",
+            ": rewards[4] (a).source.hubs: unknown field (did you mean hub?); allowed are bundled, directory, hub",
         ),
         (
             "extends: bundled\nrewards: [{name: a, kind: clip, source: {hub: name}}]\n",
@@ -44,36 +44,36 @@ def file(tmp_path: Path) -> Path:
         ("extends: bundled\nrewards: [{name: a, kind: clip}]\n", "reward a: kind `clip` needs a `source`"),
         (
             "extends: bundled\njudges: [{name: a, kind: perception}, {name: a, kind: perception}]\n",
-            ": judges: the name 'a' stands more than once",
+            ": judges: the name 'a' occurs more than once",
         ),
         ("extends: bundled\njudges: 1\n", ": judges: 1: Input should be a valid tuple"),
     ],
 )
-def test_what_is_wrong_is_told_by_file_entry_field_and_value(file: Path, written: str, told: str) -> None:
+def test_an_error_contains_file_entry_field_and_value(file: Path, written: str, expected: str) -> None:
     file.write_text(written)
     with pytest.raises(CatalogError) as refused:
         load_catalog(file)
-    assert f"{file}" in str(refused.value) and told in str(refused.value)
+    assert f"{file}" in str(refused.value) and expected in str(refused.value)
 
 
-def test_everything_that_is_wrong_is_told_at_once(file: Path) -> None:
+def test_all_errors_are_reported(file: Path) -> None:
     file.write_text("models: [{name: a}]\nrewards: [{name: b}]\nprompt_sets: []\n")
     with pytest.raises(CatalogError) as refused:
         load_catalog(file)
     assert "models[0] (a).family" in str(refused.value) and "rewards[0] (b).kind" in str(refused.value)
 
 
-def test_no_file(file: Path) -> None:
+def test_a_missing_file_is_an_os_error(file: Path) -> None:
     with pytest.raises(OSError, match="No such file"):
         load_catalog(file)
 
 
-def test_a_file_that_extends_nothing_stands_alone(file: Path) -> None:
+def test_a_file_without_extends_has_only_its_entries(file: Path) -> None:
     file.write_text(EMPTY)
     assert load_catalog(file).models == ()
 
 
-def test_own_entries_follow_the_bundled_ones_or_replace_them_whole(file: Path) -> None:
+def test_entries_replace_or_follow_the_bundled_ones(file: Path) -> None:
     file.write_text(
         "extends: bundled\nrewards:\n- {name: mine, kind: http, url: http://h/}\n"
         "- {name: clip_score, kind: clip, source: {hub: o/n}}\n"
@@ -85,7 +85,7 @@ def test_own_entries_follow_the_bundled_ones_or_replace_them_whole(file: Path) -
     assert replaced(file, BUNDLED) == ["rewards: clip_score"]
 
 
-def test_the_file_is_read_afresh_each_time(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_file_is_read_on_every_load(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("G2RPO_CATALOG", str(file))
     file.write_text(EMPTY)
     load_catalog()
@@ -93,18 +93,18 @@ def test_the_file_is_read_afresh_each_time(file: Path, monkeypatch: pytest.Monke
     assert load_catalog().judge("eye")
 
 
-class TestTheDocumentedOne:
-    def test_its_rewards_come_from_where_the_page_on_rewards_says(self) -> None:
+class TestDocumentedCatalog:
+    def test_rewards_have_the_documented_sources(self) -> None:
         blocks = re.findall(r"```yaml\n(- name: .*?)```", (DOCS / "reference" / "rewards.md").read_text(), re.DOTALL)
         said = [RewardEntry.model_validate(entry) for block in blocks for entry in yaml.safe_load(block)]
         assert fetched(FLUX.rewards) == fetched(said)
         assert fetched(said).keys() == {"hps", "clip", "pickscore", "image_reward"}
 
-    def test_its_rewards_score_alike_whenever_they_are_fetched(self) -> None:
+    def test_every_hub_source_is_pinned_to_a_revision(self) -> None:
         sources = [one for of_kind in fetched(FLUX.rewards).values() for one in of_kind if one is not None]
         assert [one.hub for one in sources if not one.revision] == []
 
 
 def fetched(rewards: Iterable[RewardEntry]) -> dict[str, tuple[Source, Source | None]]:
-    """Where weights and tokenizer are fetched from, by the kind of reward."""
+    """Sources of weights and tokenizer by kind of reward."""
     return {one.kind: (one.source, one.tokenizer) for one in rewards if one.source and one.source.hub}

@@ -1,4 +1,4 @@
-"""The entries of a catalog: what they are where nothing is said, what they allow, and what they derive."""
+"""The entries of a catalog: defaults, bounds and derived values."""
 
 from typing import Any
 
@@ -24,23 +24,19 @@ SD3 = {
 @pytest.mark.parametrize(
     ("family", "guidance", "passes"), [("sd3", 4.5, 2), ("sd3", 1.01, 2), ("sd3", 1.0, 1), ("flux", 4.5, 1)]
 )
-def test_classifier_free_guidance_takes_two_passes_and_embedded_guidance_one(
-    family: str, guidance: float, passes: int
-) -> None:
+def test_classifier_free_guidance_doubles_the_passes(family: str, guidance: float, passes: int) -> None:
     assert ModelEntry.model_validate({**SD3, "family": family}).passes(guidance) == passes
 
 
 @pytest.mark.parametrize(
-    ("said", "blocks"), [({"hidden_size": 1536}, 24), ({"hidden_size": 1536, "blocks": 5}, 5), ({}, 19)]
+    ("given", "blocks"), [({"hidden_size": 1536}, 24), ({"hidden_size": 1536, "blocks": 5}, 5), ({}, 19)]
 )
-def test_a_stable_diffusion_has_a_block_for_64_channels_and_none_of_one_stream(
-    said: dict[str, Any], blocks: int
-) -> None:
-    entry = ModelEntry.model_validate({**SD3, **said})
+def test_defaults_of_stable_diffusion_derive_from_hidden_size(given: dict[str, Any], blocks: int) -> None:
+    entry = ModelEntry.model_validate({**SD3, **given})
     assert (entry.blocks, entry.single_blocks, entry.encoder_parameters) == (blocks, 0, 5_580_620_800)
 
 
-def test_the_feed_forward_layers_of_both_streams_are_adapted() -> None:
+def test_attention_and_feed_forward_layers_get_a_lora() -> None:
     feed_forward = {"ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"}
     attention = {"to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"}
     assert set(ModelEntry.model_validate(SD3).lora_targets) == feed_forward | attention
@@ -48,7 +44,7 @@ def test_the_feed_forward_layers_of_both_streams_are_adapted() -> None:
     assert set(flux.lora_targets) == feed_forward | attention | {"proj_mlp", "proj_out"}
 
 
-def test_entries_can_be_put_into_another_catalog() -> None:
+def test_entries_can_be_validated_again() -> None:
     catalog = load_catalog()
     again = Catalog(
         models=catalog.models, rewards=catalog.rewards, prompt_sets=catalog.prompt_sets, judges=catalog.judges
@@ -56,14 +52,14 @@ def test_entries_can_be_put_into_another_catalog() -> None:
     assert again == catalog
 
 
-def test_what_is_no_object_is_refused_as_such() -> None:
+def test_a_model_that_is_not_an_object_is_refused() -> None:
     with pytest.raises(ValidationError) as refusal:
         ModelEntry.model_validate("flux")
     (error,) = refusal.value.errors()
     assert (error["type"], error["input"]) == ("model_type", "flux")
 
 
-def test_a_unified_reward_is_asked_for_all_axes_alike_where_nothing_is_said() -> None:
+def test_a_unified_reward_has_equal_axes_by_default() -> None:
     said = {"name": "unified", "kind": "unified_reward", "url": "http://judge/v1", "model": "unified"}
     entry = RewardEntry.model_validate(said)
     assert entry.form == "axes"
@@ -82,17 +78,17 @@ def test_a_reward_of_an_http_server_needs_no_model() -> None:
 
 
 @pytest.mark.parametrize(("span", "rises"), [([0.0, 1.0], True), ([1.0, 1.0], False), ([1.0, 0.0], False)])
-def test_a_range_rises(span: list[float], rises: bool) -> None:
+def test_a_range_must_be_ascending(span: list[float], rises: bool) -> None:
     said = {"name": "mine", "kind": "http", "url": "http://mine", "range": span}
     if rises:
         assert RewardEntry.model_validate(said).normalised(0.25) == 0.25
         return
-    with pytest.raises(ValidationError, match="must rise"):
+    with pytest.raises(ValidationError, match="must be ascending"):
         RewardEntry.model_validate(said)
 
 
 @pytest.mark.parametrize(("seconds", "allowed"), [(0.0, True), (0.5, True), (-0.5, False)])
-def test_a_judges_patience_may_be_none_at_all(seconds: float, allowed: bool) -> None:
+def test_the_patience_of_a_judge_is_not_negative(seconds: float, allowed: bool) -> None:
     said = {"name": "judge", "kind": "perception", "patience_seconds": seconds}
     if allowed:
         assert JudgeEntry.model_validate(said).patience_seconds == seconds

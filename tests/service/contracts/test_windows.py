@@ -52,7 +52,7 @@ def test_a_window_stands_still_between_its_moves(place: tuple[Window, int], move
 @given(windows("random"), st.integers(0, 2**63 - 1))
 def test_a_random_window_visits_the_places_of_the_progressive_one(place: tuple[Window, int], seed: int) -> None:
     window, steps = place
-    assume(len(window.places(steps)) <= 12)
+    assume(len(window.positions(steps)) <= 12)
     visited = {window.start(steps, move * window.every, seed) for move in range(300)}
     assert visited == set(transcription.progressive_starts(steps, window.size, window.stride, 1, 60))
 
@@ -108,7 +108,7 @@ def test_a_runs_evaluations_are_the_sum_of_its_steps(
     if window.order == "progressive":
         assert told == summed
     else:  # what is to be expected, which lies between the cheapest and the dearest place
-        costs = [algorithm._cost_at(steps, start).total for start in window.places(steps)]
+        costs = [algorithm._cost_at(steps, start).total for start in window.positions(steps)]
         assert max_steps * min(costs) <= told <= max_steps * max(costs)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from service.contracts.catalog import Asked
+from service.contracts.catalog import RemoteServer
 from worker.engine.remote.server import MAX_CHARACTERS, RequestFailed, Server
 
 PATH = "chat/completions"
@@ -25,7 +25,7 @@ class Completion:
     truncated: bool
 
 
-def question(entry: Asked, image: Image.Image | bytes, text: str) -> bytes:
+def question(entry: RemoteServer, image: Image.Image | bytes, text: str) -> bytes:
     """The request body for an image and `text`; bytes are a PNG file."""
     url = f"data:image/{entry.image_format};base64,{base64.b64encode(_file(entry.image_format, image)).decode()}"
     content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]

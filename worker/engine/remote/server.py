@@ -18,7 +18,7 @@ from tenacity import (
 )
 from tenacity.wait import wait_exponential_jitter
 
-from service.contracts.catalog import Asked
+from service.contracts.catalog import RemoteServer
 
 MAX_BYTES = 8 * 2**20
 """Maximum size of a response; a longer one is a failure."""
@@ -57,7 +57,7 @@ class Misconfigured(ValueError):
 class Server:
     """Sends POST requests to the server of `entry`, from any thread, with a connection pool. name: for messages."""
 
-    def __init__(self, name: str, entry: Asked) -> None:
+    def __init__(self, name: str, entry: RemoteServer) -> None:
         self.name, self._base = name, str(entry.url).rstrip("/")
         self.host = httpx.URL(self._base).netloc.decode()
         self._seconds = entry.timeout_seconds

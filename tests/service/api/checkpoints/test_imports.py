@@ -121,7 +121,7 @@ class TestRefused:
         assert (response.status_code, response.json()["code"]) == (415, "unsupported_media_type")
 
     def test_an_unknown_model(self, client: TestClient) -> None:
-        assert "unknown model 'flux-9'" in send(client, save(lora()), model="flux-9").json()["detail"]
+        assert "Unknown model 'flux-9'" in send(client, save(lora()), model="flux-9").json()["detail"]
 
     def test_more_bytes_than_are_taken(self, database: Database) -> None:
         app: FastAPI = create_app(database.settings.model_copy(update={"max_upload_bytes": 1000}))

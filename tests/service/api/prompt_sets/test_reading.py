@@ -114,7 +114,7 @@ class TestRefused:
             (b'{"prompt": 1}\n', "jsonl", 'no object with a text under "prompt"'),
             (b'{"prompt": "a", "label": 1}\n', "jsonl", "unknown field 'label'"),
             (b'{"prompt": "a", "metadata": 1}\n', "jsonl", '"metadata" is no object'),
-            (b'{"prompt": "\\ud800"}\n', "jsonl", "half a surrogate pair, U+D800"),
+            (b'{"prompt": "\\ud800"}\n', "jsonl", "an unpaired surrogate, U+D800"),
             (b'{"prompt": "a", "metadata": {"x": NaN}}\n', "jsonl", "line 1: "),
             (b'{"prompt": "a", "metadata": {"x": "\\ud800"}}\n', "jsonl", "line 1: "),
             (b'{"prompt": "a", "metadata": {"x": "' + b"y" * 5000 + b'"}}\n', "jsonl", "allowed are 4096"),

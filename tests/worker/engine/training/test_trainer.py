@@ -539,7 +539,7 @@ def test_the_program_needs_no_server(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model": "flux-9"}, "unknown model 'flux-9'"),
+        ({"model": "flux-9"}, "Unknown model 'flux-9'"),
         ({"prompts": {"items": ["a small red dinosaur on white"]}}, "does not know dinosaur"),
         ({"algorithm": {"group_size": 1}}, "group_size"),
     ],
