@@ -1,1 +1,1 @@
-"""The words both sides speak: specs, schedules, plans, events, statuses and the catalog. Pydantic and PyYAML alone."""
+"""The contracts between API and workers: specs, plans, events, statuses, catalog. Depends on pydantic and PyYAML."""

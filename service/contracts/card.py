@@ -1,4 +1,4 @@
-"""The page that goes with a checkpoint wherever it is taken: what it is, how it came about, how it is loaded."""
+"""The model card of a checkpoint: base model, training, held-out rewards and usage."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -27,31 +27,30 @@ _LOADING: dict[Form, tuple[str, ...]] = {
 def card(
     manifest: CheckpointManifest, entry: ModelEntry | None, form: Form, heldout: Mapping[str, Mapping[str, Any]]
 ) -> str:
-    """The page as Markdown. `entry`: the base, where the catalog still has it; `heldout`: what was found, by reward."""
+    """The model card as Markdown. `entry`: the base model, if it is in the catalog; `heldout`: results by reward."""
     return "\n".join([*_about(manifest, entry), *_training(manifest), *_held_out(heldout), *_use(entry, form)]) + "\n"
 
 
 def _about(manifest: CheckpointManifest, entry: ModelEntry | None) -> Iterator[str]:
-    what = "all weights of the transformer"
+    weights = "all weights of the transformer"
     if manifest.kind == "lora":
-        what = f"a LoRA of rank {manifest.lora_rank} and alpha {manifest.lora_alpha:g}"
+        weights = f"a LoRA of rank {manifest.lora_rank} and alpha {manifest.lora_alpha:g}"
     yield from (f"# {manifest.model}, step {manifest.step}", "")
-    yield f"A checkpoint of G²RPO: {what} for the base model `{manifest.model}`."
+    yield f"A checkpoint of G²RPO: {weights} for the base model `{manifest.model}`."
     if entry is not None and entry.description:
-        yield from ("", f"The base: {entry.description}")
-    place = _hub(entry)
-    whose = f"[{place}](https://huggingface.co/{place})" if place else f"`{manifest.model}`"
-    yield from ("", "## Licence", "")
-    yield f"These weights derive from {whose}: its licence holds for them, too, and says who may use them for what."
+        yield from ("", f"Base model: {entry.description}")
+    hub = entry.source.hub if entry is not None else None
+    base = f"[{hub}](https://huggingface.co/{hub})" if hub else f"`{manifest.model}`"
+    yield from ("", "## License", "", f"These weights are derived from {base}, whose license applies to them.")
 
 
 def _training(manifest: CheckpointManifest) -> Iterator[str]:
     spec = manifest.spec
     if spec is None:
-        yield from ("", "The weights were imported; how they were trained is not known here.")
+        yield from ("", "The weights were imported; their training is unknown.")
         return
     algorithm, prompts = spec["algorithm"], spec["prompts"]
-    source = f"the set `{prompts['set']}`" if prompts.get("set") else f"{len(prompts.get('items') or ())} prompts given"
+    source = f"the set `{prompts['set']}`" if prompts.get("set") else f"a list of {len(prompts.get('items') or ())}"
     yield from ("", "## Training", "", "| | |", "|---|---|")
     yield f"| algorithm | {algorithm['name']} |"
     yield f"| optimizer steps | {manifest.step} |"
@@ -59,20 +58,26 @@ def _training(manifest: CheckpointManifest) -> Iterator[str]:
         yield f"| reward | {reward['name']}, weight {reward['weight']:g} |"
     yield f"| prompts | {source} |"
     yield f"| seed | {spec['training']['seed']} |"
-    yield from ("", f"All of it: [{SPEC_FILE}]({SPEC_FILE}).")
+    yield from ("", f"Full spec: [{SPEC_FILE}]({SPEC_FILE}).")
 
 
 def _held_out(heldout: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
     if not heldout:
         return
-    yield from ("", "## Held-out images", "", "The same prompts and noises before and after, never trained on.", "")
+    yield from (
+        "",
+        "## Held-out images",
+        "",
+        "Rewards on the same prompts and noises before and after training, which are not trained on.",
+        "",
+    )
     yield "| reward | before | after | difference | 95% interval | pairs |"
     yield "|---|---|---|---|---|---|"
-    for name, one in heldout.items():
-        interval = one.get("interval95")
-        between = f"{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "only known at a run's end"
-        numbers = f"{one['before']:.4f} | {one['after']:.4f} | {one['after'] - one['before']:+.4f}"
-        yield f"| {name} | {numbers} | {between} | {one.get('pairs') or ''} |"
+    for name, reward in heldout.items():
+        interval = reward.get("interval95")
+        between = f"{interval[0]:+.4f} to {interval[1]:+.4f}" if interval else "computed at the end of the run"
+        numbers = f"{reward['before']:.4f} | {reward['after']:.4f} | {reward['after'] - reward['before']:+.4f}"
+        yield f"| {name} | {numbers} | {between} | {reward.get('pairs') or ''} |"
 
 
 def _use(entry: ModelEntry | None, form: Form) -> Iterator[str]:
@@ -89,12 +94,12 @@ def _use(entry: ModelEntry | None, form: Form) -> Iterator[str]:
         yield f"base = {json.dumps(_base(entry))}"
     for line in _LOADING[form]:
         yield line.format(dtype=dtype)
-    if not entry.dynamic_shift:  # else the pipeline's own schedule is the right one
+    if not entry.dynamic_shift:  # otherwise the pipeline's schedule is correct
         yield f'schedule = {{"use_dynamic_shifting": False, "shift": {entry.shift}}}'
         yield "pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config, **schedule)"
     yield "image = pipeline("
     yield f"    {json.dumps(_PROMPT)},"
-    if entry.family == "sd3":  # whose pipeline's own schedule ends elsewhere
+    if entry.family == "sd3":  # the default schedule of its pipeline has another end
         yield f"    sigmas=[1 - step / {entry.steps} for step in range({entry.steps})],"
     else:
         yield f"    num_inference_steps={entry.steps},"
@@ -106,12 +111,8 @@ def _use(entry: ModelEntry | None, form: Form) -> Iterator[str]:
     yield from (").images[0]", 'image.save("image.png")', "```")
 
 
-def _hub(entry: ModelEntry | None) -> str | None:
-    return entry.source.hub if entry is not None else None
-
-
 def _base(entry: ModelEntry) -> str:
-    """Where the base is for somebody else: an operator's directories are nobody's business."""
+    """The location of the base model for other users; local directories are not disclosed."""
     if entry.source.bundled:
         return f"worker/shapes/weights/{entry.source.bundled}"
     return entry.source.hub or "DIRECTORY OF THE BASE MODEL"

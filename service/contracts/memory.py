@@ -1,11 +1,10 @@
-"""What a run needs of its device's memory, by phase and part, from its spec and the catalog's numbers alone.
+"""Estimate of the device memory of a run, by phase and part, from its spec and the catalog.
 
-Figures are those of one process, which has a device of its own. What is counted is exact: weights, gradients, moments,
-the pristine copy that merged sampling is restored from, latents that are kept, inputs that adapters keep. What the
-layers keep between is estimated, by multiples of one activation (tokens × width): for the update they were fitted to
-FLUX.1-dev's transformer with a small adapter at 720×720 on an H100 (25.7 and 29.7 GB with gradient checkpointing at
-batch 1 and 4, 39.1 GB without at batch 1); forwards, decoder and rewards have not been measured so, and are meant to
-err on the high side.
+Figures are bytes of one process with one device. Exact: weights, gradients, moments, the copy of the base weights from
+which merged sampling is restored, stored latents, and stored inputs of adapters. Estimated: activations, as multiples
+of tokens × width. Those of the update are fitted to FLUX.1-dev's transformer with a small adapter at 720×720 on an H100
+(25.7 and 29.7 GB with gradient checkpointing at batch 1 and 4, 39.1 GB without at batch 1); those of forward passes,
+decoder and rewards are not measured, and chosen too large rather than too small.
 """
 
 from collections.abc import Sequence
@@ -22,27 +21,27 @@ _BYTES = {"float32": 4, "bfloat16": 2}
 _FLOAT32 = 4
 
 _SAVED = 16.6
-"""Activations that a block keeps for the backward pass."""
+"""Activations that a block stores for the backward pass."""
 _RECOMPUTED = 28.5
-"""Those of the one block that gradient checkpointing is recomputing; one more is kept for each block's beginning."""
+"""Activations of the block that gradient checkpointing recomputes; in addition to one stored input per block."""
 _FORWARD = 20
-"""Those alive in a forward that keeps nothing: inputs, query, key, value, and the feed-forward's four-fold width."""
+"""Activations alive in a forward pass: input, query, key, value, and the feed-forward layer of four times the width."""
 _DECODED = 10
-"""Tensors of 128 channels at the image's size, alive at once in the decoder's last stage."""
+"""Tensors of 128 channels at the image's size, alive at the same time in the decoder's last stage."""
 _DECODER_CHANNELS = 128
 _SCORED_BYTES = 50_000_000
-"""An image within a ViT-H/14 in float32."""
+"""Bytes of an image in a ViT-H/14 in float32."""
 _ENCODED_ROWS = 8
 _ENCODED_BYTES = 30_000_000
-"""A prompt of 512 tokens within T5-XXL in bfloat16."""
+"""Bytes of a prompt of 512 tokens in T5-XXL in bfloat16."""
 _CONTEXT_BYTES = 700_000_000
-"""CUDA's context, its libraries' workspaces and kernels."""
+"""CUDA context, workspaces and kernels of its libraries."""
 _FRAGMENTED = 0.03
-"""Share of what is allocated that lies in gaps between."""
+"""Share of the allocated memory that is lost to fragmentation."""
 
 
 class PhaseMemory(Contract):
-    """Bytes of one process while it is in a phase."""
+    """Bytes of one process in a phase."""
 
     phase: Phase
     parts: dict[str, int] = Field(description="Bytes by part.")
@@ -50,42 +49,42 @@ class PhaseMemory(Contract):
 
 
 class Memory(Contract):
-    """Estimated bytes of the device's memory that one process needs."""
+    """Estimated device memory of one process, in bytes."""
 
     phases: tuple[PhaseMemory, ...]
-    total: int = Field(description="The most that any phase needs.")
-    peak: Phase = Field(description="The phase that needs it.")
+    total: int = Field(description="Maximum over the phases.")
+    peak: Phase = Field(description="The phase with the maximum.")
 
     @property
-    def most(self) -> PhaseMemory:
-        """The phase that needs most."""
-        return next(one for one in self.phases if one.phase == self.peak)
+    def peak_phase(self) -> PhaseMemory:
+        """The memory of the phase `peak`."""
+        return next(phase for phase in self.phases if phase.phase == self.peak)
 
 
 def estimate(spec: RunSpec, model: ModelEntry, rewards: Sequence[RewardEntry]) -> Memory:
-    """What `spec` needs of `model` and of the `rewards` that the worker itself computes, trained on or held out."""
+    """The memory of a run with `model` and the training and held-out `rewards`; remote rewards count as 0."""
     always = _always(spec, model)
     local = sum(reward.parameters or 0 for reward in rewards) * _FLOAT32
     offloaded = spec.resources.offload_rewards
     held = {} if offloaded else {"rewards": local}
-    moves, kept = _rollout(spec, model), _kept(spec, model)
+    rollout, trajectories = _rollout(spec, model), _trajectories(spec, model)
     dtype = _BYTES[precision(spec, model)]
     encoders = {"text encoders": model.encoder_parameters * dtype, "activations": _ENCODED_ROWS * _ENCODED_BYTES}
     scoring = {"rewards": local, "activations": _decoding(spec, model, any(reward.parameters for reward in rewards))}
     phases = (
         _phase("encoding", always | held | (encoders if model.max_size > 64 else {})),
-        _phase("rollout", always | held | _gathered(spec, model) | kept | moves),
-        _phase("scoring", always | kept | scoring),
-        _phase("update", always | held | kept | _update(spec, model)),
+        _phase("rollout", always | held | _gathered(spec, model) | trajectories | rollout),
+        _phase("scoring", always | trajectories | scoring),
+        _phase("update", always | held | trajectories | _update(spec, model)),
     )
-    most = max(phases, key=lambda one: one.total)
-    return Memory(phases=phases, total=most.total, peak=most.phase)
+    peak = max(phases, key=lambda phase: phase.total)
+    return Memory(phases=phases, total=peak.total, peak=peak.phase)
 
 
 def precision(spec: RunSpec, model: ModelEntry) -> str:
-    """What the transformer computes in. Where neither says, what is small may do without a GPU."""
-    said = next((one for one in (spec.training.precision, model.dtype) if one != "auto"), None)
-    return said or ("bfloat16" if model.max_size > 64 else "float32")
+    """Precision of the transformer. With `auto` in spec and catalog, float32 for small models, which run on CPU."""
+    chosen = next((dtype for dtype in (spec.training.precision, model.dtype) if dtype != "auto"), None)
+    return chosen or ("bfloat16" if model.max_size > 64 else "float32")
 
 
 def lora_parameters(model: ModelEntry, rank: int) -> int:
@@ -94,7 +93,7 @@ def lora_parameters(model: ModelEntry, rank: int) -> int:
 
 
 def targeted(model: ModelEntry) -> list[tuple[str, int, int]]:
-    """Name, inputs and outputs of every linear layer that gets a LoRA."""
+    """Name, inputs and outputs of every linear layer with a LoRA."""
     return [
         layer
         for layer in _layers(model)
@@ -103,20 +102,20 @@ def targeted(model: ModelEntry) -> list[tuple[str, int, int]]:
 
 
 def tokens(model: ModelEntry, width: int, height: int) -> int:
-    """Tokens of an image of so many pixels and of its prompt."""
+    """Number of tokens of an image of `width` × `height` pixels and its prompt."""
     return image_tokens(model, width, height) + model.text_length
 
 
 def image_tokens(model: ModelEntry, width: int, height: int) -> int:
-    """Tokens of an image of so many pixels."""
+    """Number of tokens of an image of `width` × `height` pixels."""
     return (width // model.token_pixels) * (height // model.token_pixels)
 
 
 def _layers(model: ModelEntry) -> list[tuple[str, int, int]]:
-    """The linear layers of the blocks, and the one that ends the transformer."""
+    """Name, inputs and outputs of the linear layers of the blocks, and of the last layer."""
     width, found = model.hidden_size, []
     for block in range(model.blocks):
-        # The last joint block of Stable Diffusion 3 has no more use for the text.
+        # The last joint block of Stable Diffusion 3 does not update the text stream.
         both = model.family == "flux" or block < model.blocks - 1
         joint = ["to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj"]
         names = [f"attn.{name}" for name in joint + ["to_add_out"] * both]
@@ -132,7 +131,7 @@ def _layers(model: ModelEntry) -> list[tuple[str, int, int]]:
 
 
 def _always(spec: RunSpec, model: ModelEntry) -> dict[str, int]:
-    """What is there from loading to the end."""
+    """Parts in memory from loading to the end."""
     training, dtype = spec.training, _BYTES[precision(spec, model)]
     processes = spec.resources.processes_per_node
     averages = 1 if training.ema_decay is not None else 0
@@ -144,7 +143,7 @@ def _always(spec: RunSpec, model: ModelEntry) -> dict[str, int]:
     adapter = lora_parameters(model, training.lora_rank)
     parts = {
         "weights": model.parameters * dtype,
-        "pristine copy": sum(inner * outer for _, inner, outer in targeted(model)) * dtype,
+        "copy of base weights": sum(inner * outer for _, inner, outer in targeted(model)) * dtype,
         "adapter": adapter * _FLOAT32,
         "optimizer moments": 2 * adapter * _FLOAT32,
     }
@@ -152,7 +151,7 @@ def _always(spec: RunSpec, model: ModelEntry) -> dict[str, int]:
 
 
 def _gathered(spec: RunSpec, model: ModelEntry) -> dict[str, int]:
-    """The whole weights that a process samples with where each holds a shard; or autocast's copy of all of them."""
+    """The gathered weights for sampling with sharded training, or autocast's copy of the weights."""
     if spec.training.adapter == "lora":
         return {}
     return {"weights for sampling": model.parameters * _BYTES[precision(spec, model)]}
@@ -166,8 +165,8 @@ def _latent_bytes(spec: RunSpec, model: ModelEntry) -> int:
     return image_tokens(model, spec.sampling.width, spec.sampling.height) * model.out_channels * _FLOAT32
 
 
-def _kept(spec: RunSpec, model: ModelEntry) -> dict[str, int]:
-    """Trained states, the samples drawn from them, and the clean ends, until the step is over."""
+def _trajectories(spec: RunSpec, model: ModelEntry) -> dict[str, int]:
+    """Trained states, their samples and the final latents, stored until the end of the step."""
     algorithm = spec.algorithm
     cost = algorithm.cost(spec.sampling.steps, 0, spec.training.seed)
     samples = algorithm.group_size if algorithm.name == "g2rpo" else 1
@@ -176,7 +175,7 @@ def _kept(spec: RunSpec, model: ModelEntry) -> dict[str, int]:
 
 
 def _rollout(spec: RunSpec, model: ModelEntry) -> dict[str, int]:
-    """A forward, and the samples that wait for theirs."""
+    """Activations of a forward pass, and the samples that wait for one."""
     images = spec.algorithm.cost(spec.sampling.steps, 0, spec.training.seed).images
     rows = spec.sampling.rollout_batch_size * model.passes(spec.sampling.guidance)
     return {
@@ -210,21 +209,21 @@ def _update(spec: RunSpec, model: ModelEntry) -> dict[str, int]:
 
 
 def _adapter_inputs(spec: RunSpec, model: ModelEntry) -> int:
-    """Bytes of one sample's inputs of all adapted layers in float32, in which each of them keeps its own copy."""
+    """Bytes of the float32 copies of their inputs that all adapted layers store for a sample."""
     if precision(spec, model) == "float32":
-        return 0  # they are what the layers themselves keep
+        return 0  # shared with the layers
     image = image_tokens(model, spec.sampling.width, spec.sampling.height)
 
-    def seen(layer: str) -> int:
+    def input_tokens(layer: str) -> int:
         if layer.startswith("single."):
             return image + model.text_length
         return model.text_length if "add_" in layer or layer.startswith("ff_context.") else image
 
-    return _FLOAT32 * sum(inner * seen(name) for name, inner, _ in targeted(model))
+    return _FLOAT32 * sum(inner * input_tokens(name) for name, inner, _ in targeted(model))
 
 
 def _activation(spec: RunSpec, model: ModelEntry) -> int:
-    """Bytes of one activation of one sample: tokens × width."""
+    """Bytes of an activation of a sample: tokens × width."""
     length = tokens(model, spec.sampling.width, spec.sampling.height)
     return length * model.hidden_size * _BYTES[precision(spec, model)]
 

@@ -1,4 +1,4 @@
-"""What a run would cost before it is started: evaluations by part, memory, time, and what to beware of."""
+"""The plan of a run: NFE by part, memory, time and warnings."""
 
 from collections.abc import Collection
 
@@ -12,21 +12,21 @@ from service.contracts.runs import RunSpec
 from service.contracts.schedule import RolloutCost, seed_formula
 
 _RECOMPUTING = 1.6
-"""How much longer forward and backward take with gradient checkpointing: on an H100, FLUX.1-dev 0.65 for 0.40 s."""
+"""Relative time of a forward and backward pass with gradient checkpointing: FLUX.1-dev, H100, 0.65 s / 0.40 s."""
 
 
 class RolloutNfe(Contract):
-    """NFE for one prompt's rollout. Classifier-free guidance takes two for one velocity."""
+    """NFE of one prompt's rollout. Classifier-free guidance counts 2 per velocity."""
 
     anchor: int
-    sde_steps: int = Field(description="Velocities for the SDE steps; 0 for G²RPO, whose anchor already has them.")
+    sde_steps: int = Field(description="NFE of the SDE steps; 0 for G²RPO, which reuses those of the anchor.")
     continuations: int
     total: int
-    images: int = Field(description="Images decoded and scored, G²RPO's anchor included.")
+    images: int = Field(description="Number of decoded and scored images, including the anchor of G²RPO.")
 
 
 class PaperFormula(Contract):
-    """The supplement's own cost formula beside the evaluations really done."""
+    """The cost by the formula of the supplement."""
 
     steps_by_granularity: dict[int, int] = Field(description="S_λ = Σ_{m∈M} ⌊m/λ⌋ per stride λ.")
     total: int = Field(description="T_Λ = Σ S_λ, per sample of a group.")
@@ -35,22 +35,24 @@ class PaperFormula(Contract):
 
 
 class Plan(Contract):
-    """The run's cost, from its spec alone."""
+    """The cost of a run."""
 
-    spec: RunSpec = Field(description="The resolved spec the run would have.")
-    per_prompt: RolloutNfe = Field(description="In the run's first step; MixGRPO's change with its window.")
-    naive_per_prompt: RolloutNfe = Field(description="The same as public references do it: nothing shared.")
-    saved_share: float = Field(description="Share of evaluations saved against the naive schedule.")
-    per_step_nfe: int = Field(description="Rollout evaluations of the run's first step.")
-    per_step_updates: int = Field(description="Forward and backward passes of one step, in samples.")
-    heldout_nfe: int = Field(description="Evaluations spent on held-out images over the whole run.")
-    total_nfe: int = Field(description="Rollouts and held-out images over the whole run.")
-    paper_formula: PaperFormula | None = Field(description="Of G²RPO alone.")
-    memory: Memory | None = Field(description="Estimate, of each process; null for a model the catalog does not have.")
-    seconds: float | None = Field(
-        description="Estimated time of the whole run by the catalog's measured rates; null if none."
+    spec: RunSpec = Field(description="The resolved spec.")
+    per_prompt: RolloutNfe = Field(
+        description="NFE in the first step; for MixGRPO, it depends on the position of the window."
     )
-    seconds_basis: str = Field(description="What the estimate rests on.")
+    naive_per_prompt: RolloutNfe = Field(description="NFE without shared computation, as in public references.")
+    saved_share: float = Field(description="Share of NFE saved compared with the naive schedule.")
+    per_step_nfe: int = Field(description="NFE of the first step's rollout.")
+    per_step_updates: int = Field(description="Samples per step with a forward and backward pass.")
+    heldout_nfe: int = Field(description="NFE of held-out evaluation over the whole run.")
+    total_nfe: int = Field(description="NFE of rollouts and held-out evaluation over the whole run.")
+    paper_formula: PaperFormula | None = Field(description="For G²RPO; null otherwise.")
+    memory: Memory | None = Field(description="Estimate per process; null for a model that is not in the catalog.")
+    seconds: float | None = Field(
+        description="Estimated seconds of the whole run by the measured rates of the catalog; null without rates."
+    )
+    seconds_basis: str = Field(description="Basis of the estimate.")
     warnings: tuple[str, ...]
 
 
@@ -62,13 +64,13 @@ def heldout_pairs(spec: RunSpec) -> list[int]:
 
 
 def heldout_steps(spec: RunSpec) -> list[int]:
-    """Optimizer steps after which held-out images are drawn: the start, every `every`, and the end."""
+    """Optimizer steps after which held-out images are generated: the start, every `every` steps, and the end."""
     every, last = spec.heldout.every, spec.training.max_steps
     return sorted({*range(0, last, every), last}) if every else []
 
 
 def make_plan(spec: RunSpec, catalog: Catalog, uploaded: Collection[str] = ()) -> Plan:
-    """The plan of `spec`; names that `catalog` does not have become warnings, but prompt sets that are `uploaded`."""
+    """The plan of `spec`. Names that are neither in `catalog` nor among the `uploaded` prompt sets become warnings."""
     algorithm, steps = spec.algorithm, spec.sampling.steps
     seed, prompts = spec.training.seed, spec.training.prompts_per_step
     shared, naive = algorithm.cost(steps, 0, seed), algorithm.naive_cost(steps, 0, seed)
@@ -110,9 +112,9 @@ def _paper_formula(algorithm: G2RPO, steps: int) -> PaperFormula:
         steps_by_granularity=formula.steps_by_stride,
         total=formula.total,
         overhead=formula.overhead,
-        note="The supplement's formula counts m steps for a continuation that evaluates the network m − 1 times, "
-        "shares nothing, and leaves the anchor out. For its example (T = 16, M = {16..9}, strides 1, 2, 3) it gives "
-        "100 + 48 + 31 = 179 and 44.1%; the printed 184 and 45.7% need rounding up m/3.",
+        note="The supplement's formula counts m steps for a continuation of m − 1 NFE, without shared computation "
+        "and without the anchor. For its example (T = 16, M = {16..9}, strides 1, 2, 3) it gives "
+        "100 + 48 + 31 = 179 and 44.1%; the printed 184 and 45.7% result from rounding m/3 up.",
     )
 
 
@@ -122,40 +124,42 @@ def _memory(spec: RunSpec, entry: ModelEntry, catalog: Catalog) -> Memory:
 
 
 def _seconds(spec: RunSpec, entry: ModelEntry, catalog: Catalog, nfe: int) -> tuple[float | None, str]:
-    """Seconds of the whole run as far as the catalog has rates, shared by the processes; and what they rest on."""
+    """Seconds of the whole run by the available rates of the catalog, and the basis of the estimate."""
     if not entry.seconds_per_nfe:
         return None, "no measured rate in the catalog"
     training, steps = spec.training, spec.sampling.steps
     each = training.max_steps * training.prompts_per_step
-    drawn = each * spec.algorithm.cost(steps, 0, training.seed).images
+    sampled = each * spec.algorithm.cost(steps, 0, training.seed).images
     held = sum(heldout_pairs(spec))
-    own = tokens(entry, entry.width, entry.height)
-    size = tokens(entry, spec.sampling.width, spec.sampling.height) / own
+    default = tokens(entry, entry.width, entry.height)
+    size = tokens(entry, spec.sampling.width, spec.sampling.height) / default
     rewards = {reward.name: reward.seconds_per_image for reward in catalog.rewards}
-    asked = [(reward.name, drawn) for reward in spec.rewards] + [(name, held) for name in spec.heldout_rewards]
-    scored = [images * rate for name, images in asked if (rate := rewards.get(name)) is not None]
+    scored_images = [(reward.name, sampled) for reward in spec.rewards] + [
+        (name, held) for name in spec.heldout_rewards
+    ]
+    scored = [images * rate for name, images in scored_images if (rate := rewards.get(name)) is not None]
     passes = entry.passes(spec.sampling.guidance)
     recomputing = _RECOMPUTING if training.gradient_checkpointing else 1.0
     updates = each * spec.algorithm.trained(steps) * passes
     parts = {
         "sampling": _sampling(spec, entry, nfe) * size,
-        "decoding": (drawn + held) * (entry.seconds_per_decode or 0) * size,
+        "decoding": (sampled + held) * (entry.seconds_per_decode or 0) * size,
         "rewards": sum(scored),
         "updates": updates * (entry.seconds_per_update or 0) * recomputing * size,
     }
     processes = spec.resources.processes_per_node
-    told = ", ".join(f"{part} {seconds / processes:.0f} s" for part, seconds in parts.items() if seconds)
+    summary = ", ".join(f"{part} {seconds / processes:.0f} s" for part, seconds in parts.items() if seconds)
     missing = [part for part, seconds in parts.items() if not seconds]
-    basis = f"{told}, by the catalog's rates on {entry.measured_on}"
+    basis = f"{summary}, by the catalog's rates on {entry.measured_on}"
     if size != 1:
         basis += f", times {size:.2f} for the image's size"
     if missing:
-        basis += f"; {' and '.join(missing)} come on top"
+        basis += f"; without {' and '.join(missing)}"
     return sum(parts.values()) / processes, basis
 
 
 def _sampling(spec: RunSpec, entry: ModelEntry, nfe: int) -> float:
-    """Seconds of all evaluations at the model's own size, by the compiled rate for continuations that are compiled."""
+    """Seconds of all NFE at the model's default size; compiled continuations have their own rate."""
     rate = entry.seconds_per_nfe or 0.0
     faster = (spec.sampling.compile and entry.seconds_per_compiled_nfe) or rate
     cost = spec.algorithm.cost(spec.sampling.steps, 0, spec.training.seed)
@@ -178,14 +182,16 @@ def _warnings(spec: RunSpec, catalog: Catalog, uploaded: Collection[str]) -> lis
         if name not in known:
             warnings.append(f"{field}: {name!r} is not in this server's catalog; a run would be refused")
     if spec.prompts.set == spec.heldout.prompts:
-        warnings.append(f"heldout.prompts: {spec.heldout.prompts!r} is trained on; held-out figures will flatter")
+        warnings.append(
+            f"heldout.prompts: {spec.heldout.prompts!r} is also the training set; held-out rewards will be too high"
+        )
     if spec.training.adapter == "lora" and spec.training.learning_rate < 1e-5:
         warnings.append(
-            f"training.learning_rate {spec.training.learning_rate} hardly moves a LoRA; "
-            "it wants about ten times the rate of all weights"
+            f"training.learning_rate {spec.training.learning_rate} is too small for a LoRA, "
+            "which needs about ten times the rate of full training"
         )
     if spec.training.prompts_per_step < 8:
         warnings.append(
-            f"training.prompts_per_step {spec.training.prompts_per_step}: fewer than 8 prompts make updates noisy"
+            f"training.prompts_per_step {spec.training.prompts_per_step}: updates with fewer than 8 prompts are noisy"
         )
     return warnings

@@ -1,8 +1,8 @@
-"""Named starting points of a run's spec. A field's own default is the `shapes` value; a preset says what differs."""
+"""Presets of a run's spec. The defaults of the fields are those of `shapes`; other presets list the differences."""
 
 from typing import Any
 
-# The supplement's Table 1, spelled out: retuning `shapes` must not change it.
+# The supplement's Table 1, in full: new defaults of `shapes` must not change it.
 _PAPER: dict[str, Any] = {
     "model": "flux-1-dev",
     "sampling": {
@@ -39,7 +39,7 @@ _PAPER: dict[str, Any] = {
         "seed": 42,
         "sampler_seed": 1223627,
     },
-    # Sets that an operator's catalog brings along with FLUX; docs/reference/catalogs/flux.yaml has such entries.
+    # Prompt sets of a catalog for FLUX, such as docs/reference/catalogs/flux.yaml.
     "prompts": {"set": "alignment-train"},
     "heldout": {"every": 10, "prompts": "alignment-heldout", "pairs": 64, "final_pairs": 0},
     "checkpoints": {"every": 50},
@@ -47,7 +47,7 @@ _PAPER: dict[str, Any] = {
 
 
 def _like_paper(algorithm: dict[str, Any], training: dict[str, Any], **sampling: int) -> dict[str, Any]:
-    """A baseline's published values for FLUX.1-dev, with the supplement's models, rewards and prompts."""
+    """The published values of a baseline for FLUX.1-dev, with the supplement's model, rewards and prompts."""
     return {
         **_PAPER,
         "sampling": {**_PAPER["sampling"], **sampling},
@@ -92,7 +92,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "shapes": {},
     "shapes-no-mgai": {"algorithm": {"granularities": [1]}},
     "shapes-dance-grpo": {"algorithm": {"name": "dance_grpo"}, "training": {"learning_rate": 3e-4, "max_steps": 60}},
-    # The window moves more often than the published 25 steps, in a run that has not 300 of them.
+    # The window moves every 10 instead of the published 25 steps, because the run has 60 instead of 300.
     "shapes-mix-grpo": {
         "algorithm": {"name": "mix_grpo", "window": {"every": 10}, "advantage": {"scale": "mean"}},
         "training": {"learning_rate": 1e-3, "max_steps": 60},
@@ -104,7 +104,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": _PAPER,
     "paper-lora": {
         **_PAPER,
-        # Without recomputing, what a float32 adapter on every layer keeps of its inputs would not fit 80 GB.
+        # Without it, the inputs that float32 adapters store on every layer exceed 80 GB.
         "training": {**_PAPER["training"], **_LORA_64, "learning_rate": 2e-5, "gradient_checkpointing": True},
     },
     "paper-no-mgai": {**_PAPER, "algorithm": {**_PAPER["algorithm"], "granularities": [1]}},
@@ -115,7 +115,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         {"learning_rate": 1e-5},
         steps=25,
     ),
-    # The published recipe for FLUX; its moving average is taken every eighth update there.
+    # The published recipe for FLUX, which updates the moving average only every eighth update.
     "flow-grpo": _like_paper(
         _FLOW_GRPO,
         {**_LORA_64, "learning_rate": 3e-4, "prompts_per_step": 48, "ema_decay": 0.9},
@@ -127,9 +127,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def merge(preset: dict[str, Any], explicit: dict[str, Any]) -> dict[str, Any]:
-    """`preset` with every explicitly given field in its place; objects merge field by field, everything else replaces.
+    """`preset` with the explicit fields. Objects are merged field by field, other values are replaced.
 
-    An `algorithm` of another name, and `prompts`, replace the preset's as a whole: their fields belong together.
+    `prompts`, and an `algorithm` of another name, are replaced completely.
     """
     merged = dict(preset)
     for key, value in explicit.items():

@@ -1,7 +1,7 @@
-"""The denoising schedule in pure Python: σ nodes, continuation paths, what they share, and what they cost.
+"""The denoising schedule in pure Python: σ nodes, continuation paths, shared computation, and NFE.
 
-Numbers follow the engine's indexing: node i of T has σ_i, σ_0 = 1 and σ_T = 0; the paper numbers timesteps by steps
-left, m = T − i. Plans are made from these functions alone, and the engine samples along the very same paths.
+Indices follow the engine: node i of T has σ_i, σ_0 = 1 and σ_T = 0; the paper numbers timesteps by steps
+left, m = T − i. Plans and engine use the same functions.
 """
 
 import hashlib
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 def sigma_nodes(steps: int, shift: float) -> tuple[float, ...]:
     """The T+1 noise levels σ_i = s·t_i / (1 + (s−1)·t_i) at t_i = 1 − i/T, from σ_0 = 1 down to σ_T = 0."""
     times = [1.0 - i / steps for i in range(1, steps + 1)]
-    return (1.0, *(shifted(t, shift) for t in times))  # rounding must not move σ_0 off 1
+    return (1.0, *(shifted(t, shift) for t in times))  # exactly 1, independent of rounding
 
 
 def shifted(time: float, shift: float) -> float:
@@ -22,13 +22,13 @@ def shifted(time: float, shift: float) -> float:
 
 def tail_nodes(steps: int, shift: float, start: int, intervals: int) -> tuple[float, ...]:
     """Noise levels of `intervals` equal intervals of time from node `start` to 0, both ends included."""
-    begin = 1.0 - start / steps
-    times = [begin * (1.0 - j / intervals) for j in range(1, intervals + 1)]
+    first = 1.0 - start / steps
+    times = [first * (1.0 - j / intervals) for j in range(1, intervals + 1)]
     return (sigma_nodes(steps, shift)[start], *(shifted(t, shift) for t in times))
 
 
 def draw(below: int, seed: int, *address: int | str) -> int:
-    """A number of 0 … below − 1 that depends on seed and address alone: the same in a plan and in every process."""
+    """A number of 0 … below − 1 that depends only on seed and address: equal in plans and all processes."""
     text = "\x1f".join(str(part) for part in (seed, *address))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") % below
 
@@ -48,9 +48,9 @@ def continuation_path(steps: int, sde_step: int, stride: int) -> tuple[int, ...]
 
 @dataclass(frozen=True)
 class TreeNode:
-    """One evaluation of the network on a tree of continuations that share their common beginnings.
+    """An evaluation of the network in a tree of continuations with shared prefixes.
 
-    `node` is where it is evaluated, `children` the evaluations that follow it, and `ends` the strides whose path ends
+    `node` is the index of its noise level, `children` the following evaluations, and `ends` the strides whose path ends
     here: their clean estimate x̂_0 = x − σ·v is a finished image.
     """
 
@@ -59,12 +59,12 @@ class TreeNode:
     ends: tuple[int, ...]
 
     def count(self) -> int:
-        """Evaluations in this subtree, this one included."""
+        """NFE of this subtree, including this node."""
         return 1 + sum(child.count() for child in self.children)
 
 
 def continuation_tree(steps: int, sde_step: int, strides: Sequence[int]) -> TreeNode:
-    """All continuations from one SDE step, each common beginning evaluated once."""
+    """All continuations of an SDE step; shared prefixes are evaluated once."""
     paths = {stride: continuation_path(steps, sde_step, stride) for stride in strides}
     return _grow(paths, depth=0)
 
@@ -94,25 +94,25 @@ class RolloutCost:
 
 
 def chain_cost(stochastic: range, group_size: int, same_noise: bool, tail: int) -> RolloutCost:
-    """What G chains of one prompt evaluate: up to the SDE steps, in them, and `tail` times each after them.
+    """NFE of the G chains of a prompt: before the SDE steps, in them, and `tail` per chain after them.
 
-    Chains that begin with one noise are one until their first SDE step, whose velocity is still theirs together.
+    Chains from the same noise share all evaluations up to that of the first SDE step.
     """
-    apart = 1 if same_noise else group_size
-    anchor = apart * stochastic.start
-    branch = apart + group_size * (len(stochastic) - 1)
+    prefixes = 1 if same_noise else group_size
+    anchor = prefixes * stochastic.start
+    branch = prefixes + group_size * (len(stochastic) - 1)
     return RolloutCost(anchor, branch, group_size * tail, images=group_size)
 
 
 def shared_cost(steps: int, sde_steps: Sequence[int], strides: Sequence[int], group_size: int) -> RolloutCost:
-    """What this implementation evaluates per prompt: anchor velocities reused, common beginnings shared."""
+    """NFE of this implementation per prompt: anchor velocities are reused, prefixes of continuations shared."""
     continuations = group_size * sum(continuation_tree(steps, i, strides).count() for i in sde_steps)
     images = 1 + group_size * len(sde_steps) * len(strides)
     return RolloutCost(anchor=steps, sde_steps=0, continuations=continuations, images=images)
 
 
 def naive_cost(steps: int, sde_steps: Sequence[int], strides: Sequence[int], group_size: int) -> RolloutCost:
-    """What the public reference evaluates per prompt: a velocity per SDE sample and every path from its beginning."""
+    """NFE of the public reference per prompt: a velocity per SDE sample, and every path from its start."""
     per_group = sum(len(continuation_path(steps, i, stride)) for i in sde_steps for stride in strides)
     images = 1 + group_size * len(sde_steps) * len(strides)
     return RolloutCost(steps, group_size * len(sde_steps), group_size * per_group, images)
@@ -131,7 +131,7 @@ def seed_formula(steps: int, sde_steps: Iterable[int], strides: Sequence[int]) -
     """The supplement's formula (Section 7), with m = T − i.
 
     For T = 16, i ∈ {0..7}, Λ = {1,2,3} it gives 100 + 48 + 31 = 179 and 44.1%; the supplement prints 184 and 45.7%,
-    which its formula yields only with ⌈m/3⌉ in place of ⌊m/3⌋.
+    which the formula gives only with ⌈m/3⌉ in place of ⌊m/3⌋.
     """
     left = [steps - i for i in sde_steps]
     by_stride = {stride: sum(m // stride for m in left) for stride in strides}

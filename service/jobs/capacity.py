@@ -58,7 +58,7 @@ def errors(spec: RunSpec, plan: Plan, devices: Devices) -> Iterator[FieldError]:
         )
     room = devices.room(processes)
     if plan.memory is not None and room is not None and plan.memory.total > room:
-        msg = _too_big(spec, plan.memory.most, room)
+        msg = _too_big(spec, plan.memory.peak_phase, room)
         yield FieldError(loc=["body", "model"], msg=msg, type="does_not_fit_the_device")
 
 

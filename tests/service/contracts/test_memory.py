@@ -105,7 +105,7 @@ def test_all_weights_are_sharded_over_processes() -> None:
 
 def test_a_plan_says_the_phase_that_needs_most_and_sums_its_parts() -> None:
     memory = planned()
-    assert memory.total == max(one.total for one in memory.phases) == memory.most.total
+    assert memory.total == max(one.total for one in memory.phases) == memory.peak_phase.total
     assert all(one.total == sum(one.parts.values()) for one in memory.phases)
 
 

@@ -36,7 +36,7 @@ def planned(catalog: Catalog, **changes: Any) -> Plan:
 
 
 def seconds(plan: Plan) -> dict[str, float]:
-    """What the basis tells of each part."""
+    """Seconds by part, read from the basis."""
     return {part: float(number) for part, number in re.findall(r"(\w+) (\d+) s\b", plan.seconds_basis)}
 
 
@@ -53,7 +53,7 @@ def test_the_basis_names_every_part_that_has_a_rate_and_the_others_as_missing() 
     assert list(seconds(planned(rated()))) == ["sampling", "decoding", "rewards", "updates"]
     without = planned(rated(seconds_per_update=None, seconds_per_decode=None))
     assert list(seconds(without)) == ["sampling", "rewards"]
-    assert without.seconds_basis.endswith("decoding and updates come on top")
+    assert without.seconds_basis.endswith("without decoding and updates")
 
 
 def test_another_size_than_the_models_own_is_said() -> None:

@@ -47,7 +47,8 @@ def test_run_that_fits_no_device_is_refused_with_remedies(client: TestClient, da
     (error,) = refused.json()["errors"]
     assert error["loc"] == ["body", "model"]
     for words in (
-        "90.6 GB in the phase update (weights 23.8 GB, pristine copy 17.2 GB, adapter's inputs 16.0 GB, activations",
+        "90.6 GB in the phase update (weights 23.8 GB, copy of base weights 17.2 GB, "
+        "adapter's inputs 16.0 GB, activations",
         "has 48.0 GB",
         "training.gradient_checkpointing true, resources.offload_rewards true",
     ):

@@ -73,7 +73,7 @@ def test_the_card_says_what_it_is(client: TestClient, checkpoint: Checkpoint) ->
         "| clip_score | 0.5000 | 0.6250 | +0.1250 | +0.1000 to +0.1500 | 128 |",
         "[spec.json](spec.json)",
         "pipeline.load_lora_weights",
-        "its licence holds",
+        "whose license applies",
     ):
         assert said in card
 
@@ -84,7 +84,7 @@ def test_of_an_earlier_step_it_tells_no_later_one(client: TestClient, records: A
     steps = [int(row["step"]) for row in csv.DictReader(io.StringIO(members["curves.csv"].decode()))]
     assert max(steps) == 20 and len(steps) == 42
     assert json.loads(members["heldout.json"]) == {"clip_score": {"before": 0.5, "after": 0.2}}
-    assert "only known at a run's end" in members["README.md"].decode()
+    assert "computed at the end of the run" in members["README.md"].decode()
 
 
 def test_the_same_is_not_sent_again(client: TestClient, checkpoint: Checkpoint) -> None:
