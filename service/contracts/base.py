@@ -81,18 +81,15 @@ DisplayName = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00
 """A name for people: up to 200 characters."""
 
 
-class ImageOptions(Contract):
-    """Optional settings of image generation; omitted ones are the model's defaults."""
+DenoisingSteps = Annotated[int, Field(ge=1, le=200)]
+GuidanceScale = Annotated[float, Field(ge=0, le=30)]
+Pixels = Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
 
-    steps: Annotated[int, Field(ge=1, le=200)] | None = Field(
-        None, description="Number of denoising steps; null: the model's default."
-    )
-    guidance: Annotated[float, Field(ge=0, le=30)] | None = Field(
-        None, description="Guidance scale; null: the model's default."
-    )
-    width: Annotated[int, Field(ge=16, le=4096, multiple_of=16)] | None = Field(
-        None, description="Image width in pixels; null: the model's default."
-    )
-    height: Annotated[int, Field(ge=16, le=4096, multiple_of=16)] | None = Field(
-        None, description="Image height in pixels; null: the model's default."
-    )
+
+class ImageOptions(Contract):
+    """Optional settings of image generation. Null: the model's default."""
+
+    steps: DenoisingSteps | None = Field(None, description="Number of denoising steps; null: the model's default.")
+    guidance: GuidanceScale | None = Field(None, description="Guidance scale; null: the model's default.")
+    width: Pixels | None = Field(None, description="Image width in pixels; null: the model's default.")
+    height: Pixels | None = Field(None, description="Image height in pixels; null: the model's default.")

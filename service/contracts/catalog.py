@@ -23,12 +23,8 @@ class Source(Contract):
     directory: Path | None = Field(None, description="A local diffusers or transformers directory.")
     hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$", description="A hub repository id, OWNER/NAME.")
     revision: str | None = Field(None, description="The hub revision to pin.")
-    file: str | None = Field(
-        None, pattern=r"^[\w-][\w.-]*$", description="The file with the weights, if there are several."
-    )
-    token_env: Variable | None = Field(
-        None, description="Environment variable of the worker with the hub's access token."
-    )
+    file: str | None = Field(None, pattern=r"^[\w-][\w.-]*$", description="Name of the file with the weights.")
+    token_env: Variable | None = Field(None, description="Environment variable of the worker with the access token.")
 
     @model_validator(mode="after")
     def _check_source(self) -> "Source":
@@ -46,9 +42,7 @@ class RemoteServer(Contract):
     """The connection to a server of a reward or judge."""
 
     url: str | None = Field(None, pattern=r"^https?://", description="Base URL of the server, including `/v1`.")
-    model: str | None = Field(
-        None, description="Name of the model on the server; results of the same name are comparable."
-    )
+    model: str | None = Field(None, description="Name of the model on the server, and label of its results.")
     token_env: Variable | None = Field(None, description="Environment variable of the worker with the API key.")
     concurrency: int = Field(20, ge=1, le=256, description="Maximum concurrent requests.")
     timeout_seconds: float = Field(120.0, gt=0, description="Timeout of a request.")
@@ -80,7 +74,7 @@ class ModelEntry(Contract):
     steps: int = Field(description="Default number of denoising steps.")
     shift: float = Field(description="Default schedule shift.")
     dynamic_shift: bool = Field(
-        False, description="The default shift depends on the image size, as in FLUX.1-dev; `shift` is unused."
+        False, description="Derive the shift from the image size, as FLUX.1-dev; ignores `shift`."
     )
     guidance: float = Field(
         description="Default guidance scale: embedded in FLUX.1; classifier-free in Stable Diffusion 3.5, where values "
@@ -95,19 +89,15 @@ class ModelEntry(Contract):
     hidden_size: int = Field(3072, description="Width of the transformer's layers.")
     blocks: int = Field(19, ge=1, description="Number of joint blocks. Default: FLUX.1's; for `sd3`: hidden_size / 64.")
     single_blocks: int = Field(38, ge=0, description="Number of single-stream blocks. Default: FLUX.1's; for `sd3`: 0.")
-    dual_attention_blocks: int = Field(
-        0, ge=0, description="Number of blocks with a second attention: 13 in SD 3.5 medium."
-    )
+    dual_attention_blocks: int = Field(0, ge=0, description="Blocks with a second attention: 13 in SD 3.5 medium.")
     token_pixels: int = Field(16, ge=1, description="Width in pixels of the square that a token represents.")
     out_channels: int = Field(64, ge=1, description="Output channels of the transformer per token.")
     encoder_parameters: int = Field(
-        4_885_371_136, ge=0, description="Parameters of all text encoders. Default: CLIP-L and T5-XXL, FLUX.1's."
+        4_885_371_136, ge=0, description="Parameters of the text encoders. Default: FLUX.1's."
     )
     decoder_parameters: int = Field(83_819_683, ge=0, description="Parameters of the autoencoder. Default: FLUX.1's.")
     seconds_per_nfe: float | None = Field(None, description="Measured seconds per sample and NFE, batched.")
-    seconds_per_compiled_nfe: float | None = Field(
-        None, gt=0, description="Measured seconds per sample and NFE with `sampling.compile`."
-    )
+    seconds_per_compiled_nfe: float | None = Field(None, gt=0, description="The same with `sampling.compile`.")
     seconds_per_decode: float | None = Field(None, ge=0, description="Measured seconds per decoded image, batched.")
     seconds_per_update: float | None = Field(
         None, ge=0, description="Measured seconds per sample of a forward and backward pass without recomputation."
@@ -117,7 +107,7 @@ class ModelEntry(Contract):
         "auto", description="Precision for specs with `auto`; `auto`: bfloat16 on CUDA, float32 on CPU."
     )
     lora_targets: tuple[str, ...] = Field(
-        (), description="Name endings of the linear layers with a LoRA; empty: the default of the family."
+        (), description="Name endings of the layers with a LoRA; empty: the family's."
     )
 
     @model_validator(mode="before")
@@ -188,9 +178,7 @@ class RewardEntry(RemoteServer):
         description="Weights of the axes in the mean; omitted axes are ignored.",
     )
     batch_size: int = Field(8, ge=1, le=256, description="Images per request, for kind `http`.")
-    range: tuple[float, float] | None = Field(
-        None, description="Values that are normalised to 0 and 1; null: no scaling."
-    )
+    range: tuple[float, float] | None = Field(None, description="Values mapped to 0 and 1; null: no scaling.")
 
     @model_validator(mode="before")
     @classmethod
@@ -239,9 +227,7 @@ class JudgeEntry(RemoteServer):
         "with the OpenAI chat protocol, such as vLLM."
     )
     description: str = ""
-    patience_seconds: float = Field(
-        300.0, ge=0, description="Maximum seconds to wait for an unavailable server before the evaluation stops."
-    )
+    patience_seconds: float = Field(300.0, ge=0, description="Maximum seconds to wait for an unavailable server.")
 
     @model_validator(mode="after")
     def _check_required(self) -> "JudgeEntry":

@@ -71,9 +71,7 @@ class EvaluationJob(Contract):
     spec: EvaluationSpec
     benchmark: Benchmark = Field(description="The benchmark, reduced to the evaluated prompts.")
     judge: JudgeEntry | None
-    drawn: tuple[DrawnImage, ...] = Field(
-        description="Images without a final answer; missing files are generated again."
-    )
+    drawn: tuple[DrawnImage, ...] = Field(description="Images without a final answer; lost files are regenerated.")
     done: tuple[ImageName, ...] = Field(description="Finished images.")
 
     @property

@@ -1,5 +1,6 @@
 """The events of a training process, one JSON object per line of `events.jsonl`, in order."""
 
+import errno
 from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 
@@ -7,6 +8,8 @@ from pydantic import AwareDatetime, Field, TypeAdapter
 
 from service.contracts.base import Record
 
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+"""Errors of writes that are reported as `disk_full`: full disk, quota, maximum file size."""
 Phase = Literal["loading", "evaluation", "rollout", "reward", "update", "checkpoint"]
 """The current activity of a run."""
 
@@ -21,9 +24,7 @@ class Started(Timed):
     """The process has loaded models and data, and starts."""
 
     type: Literal["started"] = "started"
-    provenance: dict[str, Any] = Field(
-        description="Devices and processes of each rank, package versions, hashes of weights and prompts, threads."
-    )
+    provenance: dict[str, Any] = Field(description="Devices, processes, package versions, hashes, threads.")
     resumed_at: int = Field(0, description="Optimizer steps done by earlier attempts.")
 
 
@@ -34,12 +35,8 @@ class Progress(Timed):
     step: int = Field(description="Optimizer steps done.")
     max_steps: int
     phase: Phase
-    eta_seconds: float | None = Field(
-        None, description="Estimated seconds to the end; null before the first timed step."
-    )
-    step_seconds: float | None = Field(
-        None, description="Seconds per step, averaged over recent steps; null before the first."
-    )
+    eta_seconds: float | None = Field(None, description="Estimated seconds to the end; null before the first step.")
+    step_seconds: float | None = Field(None, description="Seconds per recent step; null before the first step.")
 
 
 class Metrics(Timed):

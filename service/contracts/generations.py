@@ -18,7 +18,7 @@ class GenerationSpec(ImageOptions):
     prompts: tuple[Prompt, ...] = Field(min_length=1, max_length=256, description="1 to 256 prompts.")
     num_images: int = Field(1, ge=1, le=64, description="Images per prompt and checkpoint.")
     seed: int = Field(
-        0, ge=0, le=2**63 - 65, description="Random seed. Image j of prompt p has the same noise for every checkpoint."
+        0, ge=0, le=2**63 - 65, description="Seed. Image j of prompt p has equal noise for all checkpoints."
     )
 
     @property

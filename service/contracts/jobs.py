@@ -46,9 +46,7 @@ class CheckpointManifest(Contract):
     step: int
     lora_rank: int | None = None
     lora_alpha: float | None = None
-    spec: dict[str, Any] | None = Field(
-        description="Resolved spec of the run, for information only. Null for imported weights."
-    )
+    spec: dict[str, Any] | None = Field(description="Resolved spec of the run, for information; null for imports.")
     files: tuple[CheckpointFile, ...]
 
 

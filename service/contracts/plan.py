@@ -38,9 +38,7 @@ class Plan(Contract):
     """The cost of a run."""
 
     spec: RunSpec = Field(description="The resolved spec.")
-    per_prompt: RolloutNfe = Field(
-        description="NFE in the first step; for MixGRPO, it depends on the position of the window."
-    )
+    per_prompt: RolloutNfe = Field(description="NFE in the first step; for MixGRPO, later steps can differ.")
     naive_per_prompt: RolloutNfe = Field(description="NFE without shared computation, as in public references.")
     saved_share: float = Field(description="Share of NFE saved compared with the naive schedule.")
     per_step_nfe: int = Field(description="NFE of the first step's rollout.")
@@ -49,9 +47,7 @@ class Plan(Contract):
     total_nfe: int = Field(description="NFE of rollouts and held-out evaluation over the whole run.")
     paper_formula: PaperFormula | None = Field(description="For G²RPO; null otherwise.")
     memory: Memory | None = Field(description="Estimate per process; null for a model that is not in the catalog.")
-    seconds: float | None = Field(
-        description="Estimated seconds of the whole run by the measured rates of the catalog; null without rates."
-    )
+    seconds: float | None = Field(description="Estimated seconds by the catalog's rates; null without rates.")
     seconds_basis: str = Field(description="Basis of the estimate.")
     warnings: tuple[str, ...]
 

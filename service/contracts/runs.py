@@ -6,7 +6,7 @@ from uuid import UUID
 from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator, model_validator
 
 from service.contracts.algorithms import G2RPO, Algorithm, AlgorithmContract
-from service.contracts.base import Contract, DisplayName, Name, Prompt, refuse_repeated
+from service.contracts.base import Contract, DisplayName, Name, Pixels, Prompt, refuse_repeated
 from service.contracts.presets import PRESETS, merge
 
 SPEC_VERSION = 1
@@ -18,7 +18,6 @@ Labels = Annotated[dict[Label, Label], Field(max_length=32, json_schema_extra={"
 BatchSize = Annotated[int, Field(ge=1, le=1024)]
 Count = Annotated[int, Field(ge=1, le=1000)]
 Pairs = Annotated[int, Field(le=100_000)]
-Pixels = Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
 Seed = Annotated[int, Field(ge=0, le=2**63 - 1)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Steps = Annotated[int, Field(ge=0, le=1_000_000)]
@@ -39,7 +38,7 @@ class Sampling(Contract):
         "double the NFE.",
     )
     rollout_batch_size: BatchSize = Field(
-        96, description="Samples per forward pass in rollouts. Affects speed and memory, not the result."
+        96, description="Samples per forward pass in rollouts; does not affect results."
     )
     decode_batch_size: BatchSize = Field(96, description="Images per decoder and reward call.")
     compile: bool = Field(
@@ -93,7 +92,7 @@ class Training(Contract):
     )
     prompts_per_step: BatchSize = Field(8, description="Prompts per rollout, over all processes.")
     learning_rate: float = Field(
-        7e-4, gt=0, le=1, description="Learning rate of AdamW. LoRA needs about ten times the rate of full training."
+        7e-4, gt=0, le=1, description="Learning rate of AdamW; for LoRA, about 10× that of `full`."
     )
     weight_decay: Share = Field(1e-4, description="Weight decay of AdamW. Source: supplement, Table 1.")
     beta1: float = Field(0.9, ge=0, lt=1, description="β₁ of AdamW.")
@@ -111,9 +110,7 @@ class Training(Contract):
         description="Decay of an exponential moving average of the trained weights, which held-out evaluation and "
         "checkpoints use; rollouts use the weights themselves. Null: no average.",
     )
-    max_bad_steps: Count = Field(
-        3, description="Maximum consecutive updates skipped for non-finite gradients before the run fails."
-    )
+    max_bad_steps: Count = Field(3, description="Maximum consecutive updates with non-finite gradients.")
     max_missing_rewards: Share = Field(
         0.5,
         description="Maximum share of a step's images for which a reward may fail. Failed values are missing values.",
@@ -137,9 +134,7 @@ class Training(Contract):
         description="Samples per forward and backward pass of an update; gradients are accumulated. SDE steps and "
         "anchors use the same batch shape, so that old log-probabilities are exact to the last bit.",
     )
-    gradient_checkpointing: bool = Field(
-        False, strict=True, description="Recompute activations in the update: slower, with less memory."
-    )
+    gradient_checkpointing: bool = Field(False, strict=True, description="Recompute activations to save memory.")
     seed: Seed = Field(42, description="Seed of noise and adapter initialization. Source: Table 1.")
     sampler_seed: Seed = Field(1223627, description="Seed of the order of prompts. Source: Table 1.")
 
@@ -148,9 +143,7 @@ class EarlyStop(Contract):
     """Stop the run, as succeeded, when a held-out reward stops improving."""
 
     reward: Name = Field(description="One of the held-out rewards.")
-    patience: int = Field(
-        5, ge=1, le=10_000, description="Consecutive evaluations without a new best value before the run stops."
-    )
+    patience: int = Field(5, ge=1, le=10_000, description="Evaluations without a new best value before the run stops.")
     min_delta: float = Field(0.0, ge=0, le=1000, description="Minimum improvement for a new best value.")
 
 
@@ -188,9 +181,7 @@ class Checkpoints(Contract):
         description="Number of newest checkpoints to keep; null: all. The best one and those that unfinished jobs need "
         "are always kept.",
     )
-    best: Name | None = Field(
-        None, description="Also save a checkpoint whenever the curve of this held-out reward has a new best value."
-    )
+    best: Name | None = Field(None, description="Also save a checkpoint at each new best of this held-out reward.")
 
 
 class Resources(Contract):

@@ -42,13 +42,9 @@ class RewardVersion(Contract):
         description="SHA-256 over the names and contents of its weight files; null without weights, for a remote "
         "reward, or if they could not be loaded."
     )
-    identity: dict[str, str | None] = Field(
-        {}, description="Other properties that determine the values, such as the model of a server."
-    )
+    identity: dict[str, str | None] = Field({}, description="Other properties, such as the model of a server.")
     scale: str = Field(description="Meaning and usual range of the values.")
-    range: tuple[float, float] | None = Field(
-        description="Values that are normalised to 0 and 1; null: not normalised."
-    )
+    range: tuple[float, float] | None = Field(description="Values mapped to 0 and 1; null: no scaling.")
 
 
 class RewardValue(Contract):

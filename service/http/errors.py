@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException as RoutingError
 from starlette.types import Receive, Scope, Send
 
 from service.contracts.algorithms import CONTRACTS
-from service.contracts.disk import NO_ROOM
+from service.contracts.events import NO_ROOM
 from service.db.artifacts import ArtifactDamaged, StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"

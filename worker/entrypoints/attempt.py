@@ -14,8 +14,7 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
-from service.contracts.disk import NO_ROOM
-from service.contracts.events import Failed, Progress
+from service.contracts.events import NO_ROOM, Failed, Progress
 from service.contracts.jobs import EVENTS_FILE
 from worker.engine.keepalive import repeated
 from worker.engine.training.distributed import Distributed

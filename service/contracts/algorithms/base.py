@@ -12,12 +12,8 @@ from service.contracts.schedule import RolloutCost
 class Advantage(Contract):
     """How the rewards of a group are converted to one advantage per sample."""
 
-    clip_max: float = Field(
-        5.0, gt=0, le=100, description="Advantages are clamped to ± this value. Source: supplement, Table 1."
-    )
-    std_eps: float = Field(
-        1e-8, ge=0, le=1, description="Added to the standard deviation. Source: the public implementation."
-    )
+    clip_max: float = Field(5.0, gt=0, le=100, description="Advantages are clamped to ± this. Source: Table 1.")
+    std_eps: float = Field(1e-8, ge=0, le=1, description="Added to the standard deviation. Source: public code.")
     std_floor: float = Field(
         1e-5,
         ge=0,
@@ -56,9 +52,7 @@ class AlgorithmContract(Contract):
     model_config = ConfigDict(json_schema_extra=_require_name)
 
     name: str
-    group_size: int = Field(
-        12, ge=2, le=256, description="Number of samples G in a group. Source: supplement, Table 1."
-    )
+    group_size: int = Field(12, ge=2, le=256, description="Number of samples G in a group. Source: Table 1.")
     eta: float = Field(0.7, gt=0, le=2, description="Noise level η of an SDE step.")
     clip_range: float = Field(
         1e-4,

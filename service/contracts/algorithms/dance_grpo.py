@@ -11,9 +11,7 @@ class DanceGRPO(ChainContract):
     """DanceGRPO: G stochastic chains from the same noise, trained on a random share of each chain's steps."""
 
     name: Literal["dance_grpo"] = "dance_grpo"
-    eta: float = Field(
-        0.3, gt=0, le=2, description="Noise level η, the same at every step. Source: DanceGRPO's published script."
-    )
+    eta: float = Field(0.3, gt=0, le=2, description="Noise level η, equal at all steps. Source: DanceGRPO's script.")
     trained_share: float = Field(
         0.6,
         gt=0,
@@ -25,7 +23,7 @@ class DanceGRPO(ChainContract):
         3,
         ge=1,
         le=1024,
-        description="Optimizer steps per rollout, each on a share of the chains. Source: DanceGRPO's published script.",
+        description="Optimizer steps per rollout. Source: DanceGRPO's published script.",
     )
 
     def stochastic(self, steps: int, step: int, seed: int) -> range:

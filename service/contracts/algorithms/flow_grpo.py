@@ -18,9 +18,7 @@ class FlowGRPO(ChainContract):
         "omits the variance; use it with a clip range of 1e-5.",
     )
     same_noise: bool = Field(False, strict=True, description="Whether the chains of a group start from the same noise.")
-    updates_per_rollout: int = Field(
-        2, ge=1, le=1024, description="Optimizer steps per rollout, each on a share of the chains. Source: Flow-GRPO."
-    )
+    updates_per_rollout: int = Field(2, ge=1, le=1024, description="Optimizer steps per rollout. Source: Flow-GRPO.")
 
     @model_validator(mode="after")
     def _cps_within_one(self) -> "FlowGRPO":

@@ -18,9 +18,7 @@ class Window(Contract):
         description="`progressive`: moves by `stride` from the first step, then starts again. `random`: at random from "
         "the same positions.",
     )
-    every: int = Field(
-        25, ge=1, le=1_000_000, description="Training steps between moves of the window. Source: MixGRPO."
-    )
+    every: int = Field(25, ge=1, le=1_000_000, description="Training steps between moves. Source: MixGRPO.")
     stride: int = Field(1, ge=1, le=198, description="Steps by which the window moves. Source: MixGRPO.")
 
     def positions(self, steps: int) -> range:
@@ -52,9 +50,7 @@ class MixGRPO(ChainContract):
     name: Literal["mix_grpo"] = "mix_grpo"
     window: Window = Window()
     flash: Flash | None = Field(None, description="A fast solver after the window (MixGRPO-Flash); null: every step.")
-    updates_per_rollout: int = Field(
-        4, ge=1, le=1024, description="Optimizer steps per rollout, each on a share of the chains. Source: MixGRPO."
-    )
+    updates_per_rollout: int = Field(4, ge=1, le=1024, description="Optimizer steps per rollout. Source: MixGRPO.")
 
     def refuse_outside(self, steps: int) -> None:
         if self.window.size > steps - 1:
