@@ -97,7 +97,7 @@ def without_tag(loc: tuple[str | int, ...]) -> tuple[str | int, ...]:
 
 
 @pytest.mark.parametrize(("changes", "place", "says"), REFUSALS)
-def test_a_refusal_names_field_value_and_what_is_allowed(
+def test_an_error_contains_field_value_and_allowed_values(
     changes: dict[str, Any], place: tuple[str | int, ...], says: list[str]
 ) -> None:
     with pytest.raises(ValidationError) as refusal:
@@ -107,7 +107,7 @@ def test_a_refusal_names_field_value_and_what_is_allowed(
 
 
 @pytest.mark.parametrize("name", CONTRACTS)
-def test_each_algorithm_needs_no_more_than_its_name(name: str) -> None:
+def test_each_algorithm_has_defaults(name: str) -> None:
     spec = RunSpec.model_validate({"algorithm": {"name": name}, "training": {"prompts_per_step": 8}})
     assert spec.algorithm.name == name
     assert type(spec.algorithm) is CONTRACTS[name]
@@ -118,6 +118,6 @@ def test_an_algorithm_without_a_name_is_g2rpo() -> None:
     assert RunSpec.model_validate({"algorithm": {"group_size": 4}}).algorithm.name == "g2rpo"
 
 
-def test_another_algorithm_takes_nothing_of_the_presets() -> None:
+def test_another_algorithm_ignores_the_fields_of_the_preset() -> None:
     spec = RunSpec.model_validate({"preset": "paper", "algorithm": {"name": "mix_grpo"}})
     assert spec.algorithm == CONTRACTS["mix_grpo"]()

@@ -132,9 +132,7 @@ def _next(place: str, value: Any, by: int) -> Any:
         for case in _cases()
     ],
 )
-def test_bounds_are_what_the_api_promises(
-    contract: type[Contract], place: str, base: dict[str, Any], bounds: tuple[Any, Any]
-) -> None:
+def test_bounds_of_fields(contract: type[Contract], place: str, base: dict[str, Any], bounds: tuple[Any, Any]) -> None:
     for bound, outwards in zip(bounds, (-1, 1), strict=True):
         outside = isinstance(bound, tuple)
         inner = _next(place, bound[1], -outwards) if outside else bound
@@ -153,7 +151,7 @@ def test_bounds_are_what_the_api_promises(
         ("prompts.items", lambda n: f"a {n}", 1, 10_000),
     ],
 )
-def test_lists_of_a_run_have_so_many_entries(place: str, item: Any, lowest: int, highest: int) -> None:
+def test_lengths_of_lists_of_a_run(place: str, item: Any, lowest: int, highest: int) -> None:
     *above, name = place.split(".")
     for count, allowed in ((lowest - 1, False), (lowest, True), (highest, True), (highest + 1, False)):
         said: Any = {name: [item(n) for n in range(count)]}
@@ -173,7 +171,7 @@ def test_lists_of_a_run_have_so_many_entries(place: str, item: Any, lowest: int,
         (EvaluationSpec, "rewards", lambda n: f"r{n}", 0, 8),
     ],
 )
-def test_lists_of_other_jobs_have_so_many_entries(
+def test_lengths_of_lists_of_other_jobs(
     contract: type[Contract], field: str, item: Any, lowest: int, highest: int
 ) -> None:
     for count, allowed in ((lowest - 1, False), (lowest, True), (highest, True), (highest + 1, False)):

@@ -30,7 +30,9 @@ def parts(memory: Memory, phase: str) -> dict[str, int]:
 @pytest.mark.parametrize(
     ("batch", "checkpointing", "measured"), [(1, True, 25.7e9), (4, True, 29.7e9), (1, False, 39.1e9)]
 )
-def test_the_update_measured_on_an_h100_is_met_within_a_tenth(batch: int, checkpointing: bool, measured: float) -> None:
+def test_the_update_is_within_ten_percent_of_measurements_on_an_h100(
+    batch: int, checkpointing: bool, measured: float
+) -> None:
     """FLUX.1-dev at 720×720: transformer, a small LoRA, its gradients, activations; nothing else was on the card."""
     update = parts(planned(training={"update_batch_size": batch, "gradient_checkpointing": checkpointing}), "update")
     there = sum(update[name] for name in ("weights", "adapter", "gradients", "activations"))
@@ -42,7 +44,7 @@ def test_the_papers_run_with_a_lora_fits_one_gpu_of_80_gb() -> None:
     assert planned(training={"gradient_checkpointing": False}).total > H100  # a float32 adapter on every layer
 
 
-def test_every_adapted_layer_keeps_its_own_input_in_float32() -> None:
+def test_every_adapted_layer_stores_its_input_in_float32() -> None:
     """Of FLUX.1-dev: query, key, value, output, and the feed-forward's two, the last of them four times as wide."""
     whole, one_block = (
         parts(planned(training={"gradient_checkpointing": recomputed}), "update")["adapter's inputs"]
@@ -66,7 +68,7 @@ def test_all_weights_fit_no_single_gpu() -> None:
         ("sd-3.5-large", 211_058_688, 5_340_905_472),
     ],
 )
-def test_a_lora_is_counted_as_the_layers_have_it(name: str, adapter: int, replaced: int) -> None:
+def test_lora_parameters_match_the_layers(name: str, adapter: int, replaced: int) -> None:
     """The numbers are those of diffusers' models of these shapes."""
     model = FLUX.model(name)
     assert lora_parameters(model, 64) == adapter
@@ -86,13 +88,13 @@ def test_a_lora_is_counted_as_the_layers_have_it(name: str, adapter: int, replac
         ({"resources": {"processes_per_node": 4}}, "update"),
     ],
 )
-def test_what_saves_memory_does(changes: dict[str, Any], phase: str) -> None:
+def test_options_that_save_memory_reduce_the_estimate(changes: dict[str, Any], phase: str) -> None:
     otherwise = {"training": {"gradient_checkpointing": False}}
     saving = merge(otherwise, changes)
     assert sum(parts(planned(**saving), phase).values()) < sum(parts(planned(**otherwise), phase).values())
 
 
-def test_offloaded_rewards_are_there_while_they_score_alone() -> None:
+def test_offloaded_rewards_use_memory_only_while_scoring() -> None:
     memory = planned(resources={"offload_rewards": True})
     assert [one.phase for one in memory.phases if "rewards" in one.parts] == ["scoring"]
 
@@ -103,7 +105,7 @@ def test_all_weights_are_sharded_over_processes() -> None:
     assert next(moments) == pytest.approx(8 * next(moments), rel=1e-6)
 
 
-def test_a_plan_says_the_phase_that_needs_most_and_sums_its_parts() -> None:
+def test_the_peak_is_the_largest_phase() -> None:
     memory = planned()
     assert memory.total == max(one.total for one in memory.phases) == memory.peak_phase.total
     assert all(one.total == sum(one.parts.values()) for one in memory.phases)
@@ -115,7 +117,7 @@ def test_every_preset_resolves_against_the_catalog_for_flux() -> None:
         assert not [one for one in warnings if "is not in this server's catalog" in one], preset
 
 
-def test_compiled_continuations_have_a_rate_of_their_own() -> None:
+def test_compiled_continuations_have_a_separate_rate() -> None:
     step = {"preset": "paper-lora", "training": {"max_steps": 1}, "heldout": {"every": 0}}
     plain, compiled = (
         make_plan(RunSpec.model_validate({**step, "sampling": {"compile": compile}}), FLUX) for compile in (False, True)
@@ -123,7 +125,7 @@ def test_compiled_continuations_have_a_rate_of_their_own() -> None:
     assert plain.seconds - compiled.seconds == pytest.approx(16 * 1692 * (0.0935 - 0.0646))
 
 
-def test_seconds_are_shared_by_processes_and_tell_their_parts() -> None:
+def test_seconds_are_divided_by_processes_and_listed_by_part() -> None:
     alone = make_plan(RunSpec(preset="paper-lora"), FLUX)
     four = make_plan(RunSpec.model_validate({"preset": "paper-lora", "resources": {"processes_per_node": 4}}), FLUX)
     assert alone.seconds == pytest.approx(4 * four.seconds)

@@ -41,7 +41,7 @@ def seconds(plan: Plan) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(("guidance", "passes"), [(1.0, 1), (4.5, 2)])
-def test_updates_take_their_rate_for_every_pass_of_every_trained_state(guidance: float, passes: int) -> None:
+def test_update_seconds_count_every_pass_of_every_trained_state(guidance: float, passes: int) -> None:
     plan = planned(rated(), sampling={"guidance": guidance})
     assert seconds(plan)["updates"] == 10.0 * 3 * 2 * 8 * passes
     assert plan.per_step_updates == 2 * 8 * passes
@@ -49,14 +49,14 @@ def test_updates_take_their_rate_for_every_pass_of_every_trained_state(guidance:
     assert seconds(recomputed)["updates"] == 1.6 * seconds(plan)["updates"]
 
 
-def test_the_basis_names_every_part_that_has_a_rate_and_the_others_as_missing() -> None:
+def test_the_basis_lists_parts_with_and_without_a_rate() -> None:
     assert list(seconds(planned(rated()))) == ["sampling", "decoding", "rewards", "updates"]
     without = planned(rated(seconds_per_update=None, seconds_per_decode=None))
     assert list(seconds(without)) == ["sampling", "rewards"]
     assert without.seconds_basis.endswith("without decoding and updates")
 
 
-def test_another_size_than_the_models_own_is_said() -> None:
+def test_the_basis_contains_the_factor_of_another_size() -> None:
     smaller = planned(rated(), sampling={"width": 512, "height": 512})
     share = re.search(r", times (\d\.\d\d) for the image's size", smaller.seconds_basis)
     own = planned(rated())
@@ -70,14 +70,14 @@ def test_without_a_rate_there_are_no_seconds(catalog: Catalog) -> None:
     assert (plan.seconds, plan.seconds_basis) == (None, "no measured rate in the catalog")
 
 
-def test_uploaded_prompt_sets_are_known_and_so_are_the_catalogs() -> None:
+def test_uploaded_prompt_sets_cause_no_warning() -> None:
     spec = RunSpec.model_validate({"prompts": {"set": "mine"}})
     assert any("'mine'" in warning for warning in make_plan(spec, load_catalog()).warnings)
     assert make_plan(spec, load_catalog(), ["mine"]).warnings == make_plan(RunSpec(), load_catalog()).warnings
 
 
 @pytest.mark.parametrize("batch", [1, 4])
-def test_each_image_of_a_batch_is_decoded_and_then_seen_by_the_rewards(batch: int) -> None:
+def test_scoring_memory_counts_decoder_and_rewards_per_image(batch: int) -> None:
     """In bytes: the decoder's tensors of 128 channels in bfloat16, the image twice in float32, and 50 MB in a ViT."""
     pixels = 1024 * 1024
     scored = planned(rated(), sampling={"decode_batch_size": batch})
@@ -86,7 +86,7 @@ def test_each_image_of_a_batch_is_decoded_and_then_seen_by_the_rewards(batch: in
     assert phase.parts["activations"] == batch * (10 * 128 * pixels * 2 + 2 * 3 * pixels * 4 + 50_000_000)
 
 
-def test_images_of_the_bundled_world_are_seen_by_small_rewards() -> None:
+def test_rewards_of_small_images_need_no_extra_memory() -> None:
     spec = RunSpec.model_validate({"sampling": {"decode_batch_size": 3}})
     memory = make_plan(spec, load_catalog()).memory
     assert memory is not None
@@ -94,7 +94,7 @@ def test_images_of_the_bundled_world_are_seen_by_small_rewards() -> None:
     assert phase.parts["activations"] == 3 * (10 * 128 * 32 * 32 * 4 + 2 * 3 * 32 * 32 * 4)
 
 
-def test_adapted_layers_of_a_stable_diffusion_see_the_image_or_the_text() -> None:
+def test_adapted_layers_of_stable_diffusion_store_image_or_text_tokens() -> None:
     """Layers of the second stream (`add_…`, `ff_context`) see the tokens of the text, the others the image's."""
     model = rated().model("sd-3.5-medium")
     image, text, width = 64 * 64, model.text_length, model.hidden_size

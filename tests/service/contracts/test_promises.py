@@ -34,26 +34,26 @@ MODELS = sorted(
 
 
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model.__name__)
-def test_contracts_refuse_what_they_do_not_know_and_do_not_change(model: type[BaseModel]) -> None:
+def test_contracts_refuse_unknown_fields_and_are_immutable(model: type[BaseModel]) -> None:
     assert (model.model_config.get("extra"), model.model_config.get("frozen")) == ("forbid", True)
 
 
-def test_the_states_of_a_job_have_the_names_that_the_database_stores() -> None:
+def test_the_names_of_job_states_are_stable() -> None:
     stored = "queued starting running pausing paused cancelling interrupted succeeded failed cancelled"
     assert [status.value for status in JobStatus] == stored.split()
 
 
-def test_events_of_before_a_field_was_there_can_be_read() -> None:
+def test_optional_fields_of_events_have_defaults() -> None:
     saved = CheckpointSaved.model_validate({"step": 3, "directory": "checkpoints/step-000003"})
     assert (saved.request, saved.best) == (0, None)
     assert Started.model_validate({"provenance": {}}).resumed_at == 0
 
 
-def test_evaluations_begin_with_the_seed_of_unigenbench() -> None:
+def test_the_default_seed_of_evaluations_is_that_of_unigenbench() -> None:
     assert EvaluationSpec().seed == 3407
 
 
-def test_official_files_lie_where_the_official_repository_has_them() -> None:
+def test_paths_of_official_files() -> None:
     paths = ("en", "en_long", "zh", "zh_long")
     assert [file.path for file in FILES] == [f"data/test_prompts_{path}.csv" for path in paths]
     assert [file.name for file in FILES] == [f"unigenbench-{path.replace('_', '-')}" for path in paths]
@@ -66,17 +66,17 @@ def test_official_files_lie_where_the_official_repository_has_them() -> None:
 
 
 @pytest.mark.parametrize("written", ["2026-01-31T12:00:00Z", "2026-01-31T13:00:00+01:00"])
-def test_a_moment_is_a_time_with_its_offset(written: str) -> None:
+def test_a_time_with_its_offset_is_accepted(written: str) -> None:
     assert TypeAdapter(Moment).validate_python(written) == datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
 @pytest.mark.parametrize("written", ["2026-01-31T12:00:00", "1769860800", 1769860800, ""])
-def test_a_time_without_offset_and_a_number_are_no_moments(written: object) -> None:
+def test_a_time_without_offset_and_a_number_are_refused(written: object) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(Moment).validate_python(written)
 
 
-def test_distinct_checkpoints_are_taken_as_they_are() -> None:
+def test_checkpoints_must_be_distinct() -> None:
     spec = GenerationSpec.model_validate({"prompts": ["a"], "checkpoints": ["base"]})
     assert (spec.checkpoints, spec.total_images) == (("base",), 1)
     with pytest.raises(ValidationError, match="more than once"):
@@ -89,7 +89,7 @@ def test_a_stride_that_is_not_positive_is_refused(stride: int) -> None:
         continuation_path(8, 0, stride)
 
 
-def test_faults_of_several_parts_are_told_at_once() -> None:
+def test_errors_of_several_sections_are_reported_together() -> None:
     said = {
         "sampling": {"steps": 1},
         "algorithm": {"sde_steps": [0], "updates_per_rollout": 3},
@@ -100,13 +100,13 @@ def test_faults_of_several_parts_are_told_at_once() -> None:
     assert {error["loc"][0] for error in refusal.value.errors()} == {"sampling", "training"}
 
 
-def test_baselines_of_the_bundled_world_train_as_long_as_each_other() -> None:
+def test_baselines_of_the_bundled_world_have_equal_lengths() -> None:
     baselines = [name for name in PRESETS if name.startswith("shapes-") and name.endswith("-grpo")]
     assert len(baselines) == 3
     assert {RunSpec(preset=name).training.max_steps for name in baselines} == {60}
 
 
-def test_the_papers_runs_are_evaluated_every_tenth_step_on_64_pairs() -> None:
+def test_paper_presets_evaluate_every_tenth_step_on_64_pairs() -> None:
     papers = [name for name in PRESETS if not name.startswith("shapes")]
     sections = [RunSpec(preset=name).heldout for name in papers]
     assert {(one.every, one.pairs, one.final_pairs) for one in sections} == {(10, 64, 0)}

@@ -31,20 +31,20 @@ def test_the_paper_preset_is_the_supplements_table() -> None:
     assert training.adapter == "full"
 
 
-def test_the_papers_plan_says_1708_evaluations_of_2188() -> None:
+def test_the_plan_of_the_paper_has_1708_instead_of_2188_nfe() -> None:
     plan = make_plan(RunSpec(preset="paper"), load_catalog())
     assert (plan.per_prompt.total, plan.naive_per_prompt.total) == (1708, 2188)
     assert plan.paper_formula.total == 179
     assert any("hps_v2.1" in warning for warning in plan.warnings)
 
 
-def test_explicit_fields_win_and_the_presets_others_stay() -> None:
+def test_explicit_fields_override_those_of_the_preset() -> None:
     spec = RunSpec.model_validate({"preset": "paper", "algorithm": {"group_size": 4}, "training": {"max_steps": 2}})
     assert (spec.algorithm.group_size, spec.algorithm.sde_steps) == (4, tuple(range(8)))
     assert (spec.training.max_steps, spec.training.learning_rate) == (2, 2e-6)
 
 
-def test_a_resolved_spec_resolves_to_itself() -> None:
+def test_resolving_a_resolved_spec_changes_nothing() -> None:
     spec = RunSpec.model_validate({"preset": "shapes-no-mgai", "training": {"seed": 3}})
     assert RunSpec.model_validate_json(spec.model_dump_json()) == spec
 
@@ -68,7 +68,7 @@ def test_a_resolved_spec_resolves_to_itself() -> None:
         ({"colour": "red"}, "colour"),
     ],
 )
-def test_what_cannot_be_run_is_refused_at_its_place(changes: dict[str, Any], place: str) -> None:
+def test_errors_have_the_location_of_the_field(changes: dict[str, Any], place: str) -> None:
     with pytest.raises(ValidationError) as refusal:
         RunSpec.model_validate(changes)
     assert any(place in map(str, error["loc"]) for error in refusal.value.errors())

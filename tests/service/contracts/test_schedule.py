@@ -46,7 +46,7 @@ def paths(tree: TreeNode, before: tuple[int, ...] = ()) -> dict[int, tuple[int, 
 
 
 @given(st.integers(2, 200), st.floats(0.1, 10))
-def test_nodes_fall_from_one_to_zero(steps: int, shift: float) -> None:
+def test_nodes_decrease_from_one_to_zero(steps: int, shift: float) -> None:
     nodes = sigma_nodes(steps, shift)
     assert nodes[0] == 1.0
     assert nodes[-1] == 0.0
@@ -73,9 +73,7 @@ def test_a_path_is_the_reference_schedule(place: tuple[int, int], stride: int) -
 
 
 @given(places(), strides_lists)
-def test_the_tree_holds_every_path_and_shares_every_common_beginning(
-    place: tuple[int, int], strides: list[int]
-) -> None:
+def test_the_tree_contains_every_path_and_shares_prefixes(place: tuple[int, int], strides: list[int]) -> None:
     steps, i = place
     tree = continuation_tree(steps, i, strides)
     wanted = {stride: continuation_path(steps, i, stride) for stride in strides}
@@ -90,7 +88,7 @@ def test_a_step_outside_the_schedule_is_refused(i: int) -> None:
         continuation_path(16, i, 1)
 
 
-def test_the_papers_rollout_costs_1708_evaluations_of_the_naive_2188() -> None:
+def test_the_rollout_of_the_paper_costs_1708_instead_of_2188_nfe() -> None:
     shared, naive = shared_cost(*PAPER), naive_cost(*PAPER)
     assert (shared.anchor, shared.sde_steps, shared.continuations, shared.total) == (16, 0, 1692, 1708)
     assert (naive.anchor, naive.sde_steps, naive.continuations, naive.total) == (16, 96, 2076, 2188)

@@ -25,7 +25,7 @@ any_window = st.sampled_from(["progressive", "random"]).flatmap(windows)
 
 
 @given(windows("progressive"))
-def test_a_progressive_window_moves_by_its_stride_and_rolls_back(place: tuple[Window, int]) -> None:
+def test_a_progressive_window_moves_by_its_stride_and_wraps_around(place: tuple[Window, int]) -> None:
     window, steps = place
     starts = [window.start(steps, step, 0) for step in range(150)]
     assert starts == transcription.progressive_starts(steps, window.size, window.stride, window.every, 150)
@@ -43,21 +43,21 @@ def test_a_window_is_never_empty_and_never_outside(place: tuple[Window, int], se
 
 
 @given(any_window, st.integers(0, 1000), st.integers(0, 2**63 - 1))
-def test_a_window_stands_still_between_its_moves(place: tuple[Window, int], move: int, seed: int) -> None:
+def test_a_window_is_constant_between_moves(place: tuple[Window, int], move: int, seed: int) -> None:
     window, steps = place
     first = move * window.every
     assert len({window.start(steps, first + step, seed) for step in range(window.every)}) == 1
 
 
 @given(windows("random"), st.integers(0, 2**63 - 1))
-def test_a_random_window_visits_the_places_of_the_progressive_one(place: tuple[Window, int], seed: int) -> None:
+def test_a_random_window_has_the_positions_of_a_progressive_one(place: tuple[Window, int], seed: int) -> None:
     window, steps = place
     assume(len(window.positions(steps)) <= 12)
     visited = {window.start(steps, move * window.every, seed) for move in range(300)}
     assert visited == set(transcription.progressive_starts(steps, window.size, window.stride, 1, 60))
 
 
-def test_a_random_window_is_drawn_evenly_and_by_the_seed() -> None:
+def test_a_random_window_is_uniform_and_depends_on_the_seed() -> None:
     window = Window(size=4, order="random", every=1)
     starts = [window.start(25, step, 42) for step in range(4200)]
     counts = Counter(starts)
@@ -66,7 +66,7 @@ def test_a_random_window_is_drawn_evenly_and_by_the_seed() -> None:
     assert starts != [window.start(25, step, 43) for step in range(4200)]
 
 
-def test_every_caller_draws_the_same() -> None:
+def test_draws_are_reproducible() -> None:
     """No process, hash seed or library version may draw otherwise: these are the numbers for ever."""
     drawn = [0, 10, 8, 1, 8, 13, 20, 4]
     assert [draw(21, 42, "window", move) for move in range(8)] == drawn
@@ -91,13 +91,13 @@ def test_a_tail_of_every_step_is_the_schedule() -> None:
     assert MixGRPO().tail(16, 6) == MixGRPO(flash=Flash(share=1.0)).tail(16, 6) == 10
 
 
-def test_the_published_flash_takes_four_tenths_of_what_is_left() -> None:
+def test_the_published_flash_uses_forty_percent_of_the_remaining_steps() -> None:
     algorithm = MixGRPO(flash=Flash())
     assert [algorithm.tail(25, stop) for stop in (4, 14, 23, 24)] == [8, 4, 1, 1]
 
 
 @given(any_window, st.booleans(), st.none() | st.floats(0.05, 1.0), st.integers(1, 40), st.integers(0, 1000))
-def test_a_runs_evaluations_are_the_sum_of_its_steps(
+def test_the_nfe_of_a_run_is_the_sum_of_its_steps(
     place: tuple[Window, int], same_noise: bool, share: float | None, max_steps: int, seed: int
 ) -> None:
     window, steps = place
@@ -112,7 +112,7 @@ def test_a_runs_evaluations_are_the_sum_of_its_steps(
         assert max_steps * min(costs) <= told <= max_steps * max(costs)
 
 
-def test_a_random_windows_estimate_is_near_what_it_comes_to() -> None:
+def test_the_estimate_for_a_random_window_is_close_to_the_sum() -> None:
     algorithm = MixGRPO(window=Window(order="random", every=1))
     summed = sum(algorithm.cost(25, step, 42).total for step in range(2000))
     assert algorithm.total_nfe(25, 2000, 42) == pytest.approx(summed, rel=0.02)
@@ -120,7 +120,7 @@ def test_a_random_windows_estimate_is_near_what_it_comes_to() -> None:
 
 @pytest.mark.parametrize("kind", [DanceGRPO, FlowGRPO])
 @given(steps=st.integers(2, 60), group=st.integers(2, 20), same_noise=st.booleans())
-def test_stochastic_chains_share_their_first_velocity_alone(
+def test_stochastic_chains_share_only_their_first_velocity(
     kind: type[DanceGRPO] | type[FlowGRPO], steps: int, group: int, same_noise: bool
 ) -> None:
     algorithm = kind(group_size=group, same_noise=same_noise)
@@ -131,7 +131,7 @@ def test_stochastic_chains_share_their_first_velocity_alone(
 
 
 @given(windows("progressive"), st.integers(2, 20), st.integers(0, 2000))
-def test_chains_of_one_noise_share_all_that_comes_before_the_window(
+def test_chains_of_one_noise_share_everything_before_the_window(
     place: tuple[Window, int], group: int, step: int
 ) -> None:
     window, steps = place
