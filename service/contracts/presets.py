@@ -61,7 +61,7 @@ _DANCE_GRPO: dict[str, Any] = {
     "group_size": 12,
     "eta": 0.3,
     "clip_range": 1e-4,
-    "trained_share": 0.6,
+    "timestep_fraction": 0.6,
     "same_noise": True,
     "updates_per_rollout": 3,
 }

@@ -12,7 +12,7 @@ class DanceGRPO(ChainContract):
 
     name: Literal["dance_grpo"] = "dance_grpo"
     eta: float = Field(0.3, gt=0, le=2, description="Noise level η, equal at all steps. Source: DanceGRPO's script.")
-    trained_share: float = Field(
+    timestep_fraction: float = Field(
         0.6,
         gt=0,
         le=1,
@@ -34,7 +34,7 @@ class DanceGRPO(ChainContract):
 
     def trained_of_a_chain(self, steps: int) -> int:
         """SDE steps trained of each chain."""
-        return max(1, int(self.trained_share * (steps - 1)))
+        return max(1, int(self.timestep_fraction * (steps - 1)))
 
     def trained(self, steps: int) -> int:
         return self.group_size * self.trained_of_a_chain(steps)

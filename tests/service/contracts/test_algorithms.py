@@ -23,8 +23,8 @@ REFUSALS: list[tuple[dict[str, Any], tuple[str | int, ...], list[str]]] = [
     ({"algorithm": {"granularities": [-1, 1]}}, ("algorithm", "granularities", 0), ["or equal to 1"]),
     ({"algorithm": {"sde_steps": [0, 7]}}, ("algorithm",), ["sde_steps [7]", "allowed are 0 to 6"]),
     (
-        {"algorithm": {"name": "dance_grpo", "trained_share": 0}},
-        ("algorithm", "trained_share"),
+        {"algorithm": {"name": "dance_grpo", "timestep_fraction": 0}},
+        ("algorithm", "timestep_fraction"),
         ["greater than 0"],
     ),
     (

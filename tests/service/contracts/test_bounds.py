@@ -68,7 +68,11 @@ OF_A_RUN: dict[str, tuple[Any, Any]] = {
     "algorithm.advantage.std_floor": (0.0, 1.0),
 }
 OF_ALGORITHMS: dict[str, dict[str, tuple[Any, Any]]] = {
-    "dance_grpo": {"eta": ((ABOVE, 0.0), 2.0), "trained_share": ((ABOVE, 0.0), 1.0), "updates_per_rollout": (1, 1024)},
+    "dance_grpo": {
+        "eta": ((ABOVE, 0.0), 2.0),
+        "timestep_fraction": ((ABOVE, 0.0), 1.0),
+        "updates_per_rollout": (1, 1024),
+    },
     "mix_grpo": {
         "window.size": (1, 198),
         "window.every": (1, 1_000_000),

@@ -146,7 +146,7 @@ def test_chains_of_one_noise_share_everything_before_the_window(
 
 @given(st.integers(2, 60), st.floats(0.01, 1), st.integers(2, 20))
 def test_dance_trains_its_share_of_each_chain_and_at_least_one_step(steps: int, share: float, group: int) -> None:
-    algorithm = DanceGRPO(trained_share=share, group_size=group)
+    algorithm = DanceGRPO(timestep_fraction=share, group_size=group)
     each = algorithm.trained_of_a_chain(steps)
     assert each == max(1, int(share * (steps - 1)))
     assert algorithm.trained(steps) == group * each
