@@ -102,7 +102,7 @@ class Training(Contract):
         "constant",
         description="Learning rate after the warm-up: constant, or decaying to `lr_end_share` at `max_steps`.",
     )
-    lr_end_share: Share = Field(0.0, description="Share of the learning rate at `max_steps`; unused if constant.")
+    lr_end_share: Share = Field(0.0, description="Factor of the learning rate at `max_steps`; unused if constant.")
     ema_decay: float | None = Field(
         None,
         gt=0,
@@ -110,7 +110,9 @@ class Training(Contract):
         description="Decay of an exponential moving average of the trained weights, which held-out evaluation and "
         "checkpoints use; rollouts use the weights themselves. Null: no average.",
     )
-    max_bad_steps: Count = Field(3, description="Maximum consecutive updates with non-finite gradients.")
+    max_bad_steps: Count = Field(
+        3, description="Consecutive updates with non-finite gradients at which the run fails."
+    )
     max_missing_rewards: Share = Field(
         0.5,
         description="Maximum share of a step's images for which a reward may fail. Failed values are missing values.",
