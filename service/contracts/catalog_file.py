@@ -30,7 +30,7 @@ def read(path: Path, bundled: Path, contract: type[BaseModel]) -> dict[str, Any]
     if extends is None:
         return contents
     if extends != "bundled":
-        raise CatalogError(f"{path}: extends: unknown value {extends!r}; allowed is `bundled`")
+        raise CatalogError(f"{path}: extends: {extends!r} is unknown; allowed is `bundled`")
     if unknown := [noun for noun in contents if noun not in contract.model_fields]:
         raise CatalogError(f"{path}: {unknown[0]}: unknown field; allowed are extends, {', '.join(NOUNS)}")
     base = _mapping(bundled)

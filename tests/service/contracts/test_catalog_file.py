@@ -27,7 +27,7 @@ def file(tmp_path: Path) -> Path:
         ("- 1", ": not a catalog; expected a mapping with the lists models, rewards, prompt_sets, judges"),
         ("models: []\nprompt_sets: []\n", ": rewards: is missing"),
         (EMPTY + "model: []\n", ": model: unknown field (did you mean models?); allowed are extends, models,"),
-        ("extends: mine\n", ": extends: unknown value 'mine'; allowed is `bundled`"),
+        ("extends: mine\n", ": extends: 'mine' is unknown; allowed is `bundled`"),
         ("extends: bundled\nmodel: []\n", ": model: unknown field; allowed are extends, models"),
         (
             "extends: bundled\nrewards: [{name: a, kind: clp, source: {bundled: b}}]\n",

@@ -168,7 +168,7 @@ class TestDelete:
         ):
             response = client.post(path, json=body)
             assert response.status_code == 422, response.text
-            assert "is damaged" in response.json()["detail"] and "mend" in response.json()["detail"]
+            assert "is damaged" in response.json()["detail"] and "repair" in response.json()["detail"]
 
     def test_one_that_a_run_needs_stays(self, client: TestClient, checkpoint: Any, records: Any) -> None:
         other = records.run("queued", start_from=checkpoint.id)
