@@ -100,9 +100,9 @@ class Training(Contract):
     warmup_steps: int = Field(0, ge=0, le=100_000, description="Steps of linear warm-up. Source: Table 1.")
     lr_schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant",
-        description="Learning rate after the warm-up: constant, or decaying to `lr_end_share` at `max_steps`.",
+        description="Learning rate after the warm-up: constant, or decaying to `lr_end_factor` at `max_steps`.",
     )
-    lr_end_share: Share = Field(0.0, description="Factor of the learning rate at `max_steps`; unused if constant.")
+    lr_end_factor: Share = Field(0.0, description="Factor of the learning rate at `max_steps`; unused if constant.")
     ema_decay: float | None = Field(
         None,
         gt=0,
@@ -110,9 +110,7 @@ class Training(Contract):
         description="Decay of an exponential moving average of the trained weights, which held-out evaluation and "
         "checkpoints use; rollouts use the weights themselves. Null: no average.",
     )
-    max_bad_steps: Count = Field(
-        3, description="Consecutive updates with non-finite gradients at which the run fails."
-    )
+    max_bad_steps: Count = Field(3, description="Consecutive updates with non-finite gradients at which the run fails.")
     max_missing_rewards: Share = Field(
         0.5,
         description="Maximum share of a step's images for which a reward may fail. Failed values are missing values.",

@@ -34,7 +34,7 @@ OF_A_RUN: dict[str, tuple[Any, Any]] = {
     "training.beta1": (0.0, (BELOW, 1.0)),
     "training.beta2": (0.0, (BELOW, 1.0)),
     "training.warmup_steps": (0, 100_000),
-    "training.lr_end_share": (0.0, 1.0),
+    "training.lr_end_factor": (0.0, 1.0),
     "training.ema_decay": ((ABOVE, 0.0), (BELOW, 1.0)),
     "training.max_bad_steps": (1, 1000),
     "training.max_missing_rewards": (0.0, 1.0),

@@ -28,7 +28,7 @@ def learning_rate(training: Training, step: int) -> float:
     warmup = training.warmup_steps
     if step < warmup:
         return training.learning_rate * (step + 1) / warmup
-    end = training.lr_end_share
+    end = training.lr_end_factor
     done = min(1.0, (step - warmup) / max(1, training.max_steps - warmup))
     match training.lr_schedule:
         case "constant":

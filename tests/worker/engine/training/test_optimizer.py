@@ -162,13 +162,13 @@ schedules = st.builds(
     warmup_steps=st.integers(0, 50),
     learning_rate=st.floats(1e-6, 1e-2),
     lr_schedule=st.sampled_from(["constant", "linear", "cosine"]),
-    lr_end_share=st.floats(0, 1),
+    lr_end_factor=st.floats(0, 1),
 )
 
 
 @given(schedules)
 def test_the_rate_is_the_formula(training: Training) -> None:
-    peak, end, warmup, last = training.learning_rate, training.lr_end_share, training.warmup_steps, training.max_steps
+    peak, end, warmup, last = training.learning_rate, training.lr_end_factor, training.warmup_steps, training.max_steps
     for step in range(last):
         if step < warmup:
             expected = peak * (step + 1) / warmup
@@ -187,7 +187,7 @@ def test_the_rate_rises_in_the_warm_up_then_never_and_stays_within_its_bounds(tr
     assert all(0 < rate <= peak * (1 + 1e-12) for rate in rates)
     assert all(one < other for one, other in pairwise(rates[:warmup]))
     assert all(one >= other * (1 - 1e-12) for one, other in pairwise(rates[max(0, warmup - 1) :]))
-    end = peak if training.lr_schedule == "constant" else peak * training.lr_end_share
+    end = peak if training.lr_schedule == "constant" else peak * training.lr_end_factor
     assert learning_rate(training, training.max_steps) == pytest.approx(end, rel=1e-12, abs=1e-18)
 
 
