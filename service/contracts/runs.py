@@ -110,7 +110,9 @@ class Training(Contract):
         description="Decay of an exponential moving average of the trained weights, which held-out evaluation and "
         "checkpoints use; rollouts use the weights themselves. Null: no average.",
     )
-    max_bad_steps: Count = Field(3, description="Consecutive updates with non-finite gradients at which the run fails.")
+    max_nonfinite_updates: Count = Field(
+        3, description="Consecutive updates with non-finite gradients at which the run fails."
+    )
     max_missing_rewards: Share = Field(
         0.5,
         description="Maximum share of a step's images for which a reward may fail. Failed values are missing values.",

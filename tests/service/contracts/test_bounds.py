@@ -36,7 +36,7 @@ OF_A_RUN: dict[str, tuple[Any, Any]] = {
     "training.warmup_steps": (0, 100_000),
     "training.lr_end_factor": (0.0, 1.0),
     "training.ema_decay": ((ABOVE, 0.0), (BELOW, 1.0)),
-    "training.max_bad_steps": (1, 1000),
+    "training.max_nonfinite_updates": (1, 1000),
     "training.max_missing_rewards": (0.0, 1.0),
     "training.max_missing_steps": (1, 1000),
     "training.max_grad_norm": ((ABOVE, 0.0), 1e6),

@@ -20,7 +20,7 @@ from worker.engine.training.distributed import Distributed
 
 
 class NotFinite(Exception):
-    """The gradients were not finite in `training.max_bad_steps` updates in a row."""
+    """The gradients were not finite in `training.max_nonfinite_updates` updates in a row."""
 
 
 def learning_rate(training: Training, step: int) -> float:
@@ -160,7 +160,7 @@ class PolicyOptimizer:
         if not math.isfinite(norm):
             self._skipped_in_a_row += 1
             self._skipped += 1
-            if self._skipped_in_a_row >= self.training.max_bad_steps:
+            if self._skipped_in_a_row >= self.training.max_nonfinite_updates:
                 raise NotFinite(
                     f"the gradient was not finite in {self._skipped_in_a_row} updates in a row, the last at step {step}"
                 )

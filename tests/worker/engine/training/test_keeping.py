@@ -198,7 +198,7 @@ def test_updates_that_are_not_finite_are_skipped_then_end_the_run_and_are_kept_f
     changes = {"algorithm": {"updates_per_rollout": 2}}
     small(tmp_path / "begun", training={"max_steps": 2}, **changes).run()
     last = tmp_path / "begun/checkpoints/step-000002"
-    subject = small(tmp_path / "broken", training={"max_steps": 9, "max_bad_steps": 5}, **changes)
+    subject = small(tmp_path / "broken", training={"max_steps": 9, "max_nonfinite_updates": 5}, **changes)
     subject.checkpoints.resume(last)
     with torch.no_grad():
         subject.optimizer.parameters[0].fill_(torch.nan)
@@ -221,11 +221,11 @@ def test_updates_that_are_not_finite_are_skipped_then_end_the_run_and_are_kept_f
 
 
 def test_updates_that_were_skipped_are_counted_on_after_an_interruption(tmp_path: Path) -> None:
-    subject = small(tmp_path / "begun", training={"max_steps": 1, "max_bad_steps": 2})
+    subject = small(tmp_path / "begun", training={"max_steps": 1, "max_nonfinite_updates": 2})
     with torch.no_grad():
         subject.optimizer.parameters[0].fill_(torch.nan)
     subject.run()
-    resumed = small(tmp_path / "resumed", training={"max_steps": 3, "max_bad_steps": 2})
+    resumed = small(tmp_path / "resumed", training={"max_steps": 3, "max_nonfinite_updates": 2})
     resumed.checkpoints.resume(tmp_path / "begun/checkpoints/step-000001")
     with pytest.raises(NotFinite, match="2 updates in a row, the last at step 1"):
         resumed.run()

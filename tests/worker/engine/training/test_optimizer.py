@@ -139,7 +139,7 @@ def test_an_average_follows_every_optimizer_step() -> None:
 
 
 def test_a_bad_update_is_left_out_of_everything_and_forgotten_after_a_good_one() -> None:
-    flow, optimizer, batch, advantages = ready("g2rpo", 4, ema_decay=0.5, max_bad_steps=3)
+    flow, optimizer, batch, advantages = ready("g2rpo", 4, ema_decay=0.5, max_nonfinite_updates=3)
     bad = advantages.clone()
     bad[batch.members[batch.sde_steps.index(3)]] = torch.nan  # in one share of the four
     before = weights(flow)
