@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from service.contracts.algorithms.parts import Advantage
+from service.contracts.algorithms import Advantage
 
 
 @dataclass(frozen=True)
