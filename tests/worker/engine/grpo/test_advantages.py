@@ -9,8 +9,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from service.contracts.algorithms.parts import Advantage
 
+from service.contracts.algorithms import Advantage
 from tests.worker.engine.grpo import transcription
 from worker.engine.grpo.advantages import Advantages, group_z_scores, integrate_advantages
 
