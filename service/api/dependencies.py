@@ -1,7 +1,7 @@
 """The dependencies of routes: session, settings, catalog, queue."""
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, Request
 from sqlalchemy.orm import Session
@@ -14,45 +14,35 @@ from service.jobs.long_poll import JobWaiter
 from service.jobs.queue import Queue
 
 
-async def _database(request: Request) -> Database:
-    database: Database = request.app.state.database
-    return database
+def _state(name: str) -> Any:
+    """The dependency on an attribute of the application's state. It is async, as FastAPI calls others in a thread."""
+
+    async def attribute(request: Request) -> Any:
+        return getattr(request.app.state, name)
+
+    return Depends(attribute)
 
 
-async def _settings(request: Request) -> Settings:
-    settings: Settings = request.app.state.database.settings
-    return settings
+DatabaseDep = Annotated[Database, _state("database")]
+CatalogLoaderDep = Annotated[CatalogLoader, _state("catalog")]
+QueueDep = Annotated[Queue, _state("queue")]
+WaiterDep = Annotated[JobWaiter, _state("waiter")]
 
 
-async def _catalog_loader(request: Request) -> CatalogLoader:
-    loader: CatalogLoader = request.app.state.catalog
-    return loader
+async def _settings(database: DatabaseDep) -> Settings:
+    return database.settings
 
 
-async def _catalog(loader: Annotated[CatalogLoader, Depends(_catalog_loader)]) -> Catalog:
+async def _catalog(loader: CatalogLoaderDep) -> Catalog:
     return loader.current()
 
 
-async def _queue(request: Request) -> Queue:
-    queue: Queue = request.app.state.queue
-    return queue
-
-
-async def _waiter(request: Request) -> JobWaiter:
-    waiter: JobWaiter = request.app.state.waiter
-    return waiter
-
-
-def _session(request: Request, database: Annotated[Database, Depends(_database)]) -> Iterator[Session]:
+def _session(request: Request, database: DatabaseDep) -> Iterator[Session]:
     with (database.readers if request.method == "GET" else database.sessions)() as session:
         yield session
 
 
-DatabaseDep = Annotated[Database, Depends(_database)]
 SettingsDep = Annotated[Settings, Depends(_settings)]
-CatalogLoaderDep = Annotated[CatalogLoader, Depends(_catalog_loader)]
 CatalogDep = Annotated[Catalog, Depends(_catalog)]
-QueueDep = Annotated[Queue, Depends(_queue)]
-WaiterDep = Annotated[JobWaiter, Depends(_waiter)]
 SessionDep = Annotated[Session, Depends(_session, scope="function")]
 """Closed before the response is sent, so that a slow client holds no connection. Services commit."""

@@ -3,10 +3,10 @@
 A POST route has a parameter `idempotency: IdempotentRequestDep`; its service claims the key first, in the transaction
 that does the work:
 
-    run = Run(id=new_id(), ...)
-    if (known := idempotency.claim(session, run.id)) is not None:
-        with jobs.made_by_this_request(Run, known):
-            return show(session, known)
+    id = new_id()
+    if (earlier := idempotency.claim(session, id)) is not None:
+        return earlier
+    session.add(Run(id=id, ...))
 
 A claim is a row of the same transaction, so a failed request does not use up its key. An identical concurrent request
 waits in `claim` until the first has ended.
@@ -30,8 +30,8 @@ from service.db.models import IdempotencyKey
 from service.http.errors import ServiceError, invalid
 from service.middleware.request import REPLAYED
 
-_NOBODY = uuid.UUID(int=0)
-_PATIENCE = "10s"
+_WITHOUT_KEY = uuid.UUID(int=0)
+_LOCK_TIMEOUT = "10s"
 """How long an identical request waits until the first has ended."""
 _KeyHeader = Annotated[
     str | None,
@@ -83,7 +83,7 @@ class IdempotentRequest:
         if self.key is None:
             return None
         fingerprint = self._fingerprint()
-        if self._inserted(session, self.key, fingerprint, resource_id):
+        if self._insert(session, self.key, fingerprint, resource_id):
             return None
         earlier = session.get_one(IdempotencyKey, (self.scope, self.key))
         if earlier.fingerprint != fingerprint:
@@ -94,38 +94,40 @@ class IdempotentRequest:
         self.request.state.response_headers[REPLAYED] = "true"
         return earlier.resource_id
 
-    def _inserted(self, session: Session, key: str, fingerprint: str, resource_id: uuid.UUID) -> bool:
+    def _insert(self, session: Session, key: str, fingerprint: str, resource_id: uuid.UUID) -> bool:
         row = {"scope": self.scope, "key": key, "fingerprint": fingerprint, "resource_id": resource_id}
-        inserting = insert(IdempotencyKey).values(row).on_conflict_do_nothing().returning(IdempotencyKey.key)
-        session.execute(select(func.set_config("lock_timeout", _PATIENCE, True)))
+        statement = insert(IdempotencyKey).values(row).on_conflict_do_nothing().returning(IdempotencyKey.key)
+        session.execute(select(func.set_config("lock_timeout", _LOCK_TIMEOUT, True)))
         try:
-            made = session.scalar(inserting) is not None
+            inserted = session.scalar(statement) is not None
         except OperationalError as error:
             if not isinstance(error.orig, LockNotAvailable):
                 raise
             detail = f"A request with the Idempotency-Key {key!r} is still in progress; retry later"
             raise IdempotencyInProgress(detail, headers={"Retry-After": "5"}) from error
         session.execute(select(func.set_config("lock_timeout", "0", True)))
-        return made
+        return inserted
 
     def _fingerprint(self) -> str:
         assert self.body_sha256 is not None, "a route that reads its body as a stream calls `with_body`"
         scope = self.request.scope
-        said = (scope["method"], scope["path"], scope["query_string"].decode("latin-1"), self.body_sha256)
-        return hashlib.sha256("\n".join(said).encode()).hexdigest()
+        parts = (scope["method"], scope["path"], scope["query_string"].decode("latin-1"), self.body_sha256)
+        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
-async def _streamed(request: Request, principal: PrincipalDep, key: _KeyHeader = None) -> IdempotentRequest:
+async def _without_body(request: Request, principal: PrincipalDep, key: _KeyHeader = None) -> IdempotentRequest:
     if len(request.headers.getlist("Idempotency-Key")) > 1:
         raise invalid(["header", "Idempotency-Key"], "Repeated header; send it once")
-    return IdempotentRequest(request, principal.id or _NOBODY, key, None)
+    return IdempotentRequest(request, principal.id or _WITHOUT_KEY, key, None)
 
 
-async def _whole(request: Request, idempotency: Annotated[IdempotentRequest, Depends(_streamed)]) -> IdempotentRequest:
+async def _with_body(
+    request: Request, idempotency: Annotated[IdempotentRequest, Depends(_without_body)]
+) -> IdempotentRequest:
     body = await request.body() if idempotency.key is not None else b""
     return idempotency.with_body(hashlib.sha256(body).hexdigest())
 
 
-IdempotentRequestDep = Annotated[IdempotentRequest, Depends(_whole)]
-StreamedIdempotentRequestDep = Annotated[IdempotentRequest, Depends(_streamed)]
+IdempotentRequestDep = Annotated[IdempotentRequest, Depends(_with_body)]
+StreamedIdempotentRequestDep = Annotated[IdempotentRequest, Depends(_without_body)]
 """For a route that reads its body as a stream; it calls `idempotency.with_body(sha256)` before `claim`."""

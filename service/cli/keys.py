@@ -8,12 +8,13 @@ import typer
 from pydantic import ValidationError
 
 from service.api.keys import service
-from service.api.keys.schemas import KeyFilters, KeySpec
+from service.api.keys.schemas import KeySpec
 from service.auth import api_keys
 from service.auth.principal import Scope
 from service.cli import console, options
 from service.core.security import new_secret
 from service.http.errors import NotFound
+from service.http.pagination import PageQuery
 from service.local import EmbeddedError
 
 app = typer.Typer(
@@ -45,7 +46,7 @@ def create(
         raise EmbeddedError("; ".join(problems)) from None
     with console.open_session(data) as session:
         first = not api_keys.keys_exist(session)
-        made = service.make(session, spec)
+        made = service.add_key(session, spec)
         session.commit()
     console.print_line(f"created {made.row.id}  {made.row.prefix}  ({', '.join(made.row.scopes)})", to=console.stderr)
     if first:
@@ -63,10 +64,10 @@ def new() -> None:
 def list_keys(data: options.Data = options.DATA_DIR) -> None:
     """List all keys without their secrets, newest first, including revoked keys."""
     with console.open_session(data) as session:
-        page = service.listing(session, KeyFilters(limit=200))
+        page = service.list_keys(session, PageQuery(limit=200))
         keys = page.items
         while page.next_cursor is not None:
-            page = service.listing(session, KeyFilters(limit=200, cursor=page.next_cursor))
+            page = service.list_keys(session, PageQuery(limit=200, cursor=page.next_cursor))
             keys += page.items
     times = ("created_at", "last_used_at", "expires_at")
     console.print_items(keys, "id", "prefix", "name", "state", *times, scopes=lambda key: ", ".join(key.scopes))
@@ -79,7 +80,7 @@ def revoke(
     """Revoke a key immediately, even the last admin key. Its jobs continue."""
     with console.open_session(data) as session:
         try:
-            key = service.revoke(session, key_id, spare_last_admin=False)
+            key = service.revoke(session, key_id, protect_last_admin=False)
         except NotFound as error:
             raise EmbeddedError(error.detail) from None
     console.print_line(f"key {key.prefix} ({key.name}) is {key.state}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from service.api.catalog.schemas import CatalogView
 from service.api.events.schemas import EvaluationEnd, EvaluationProgress, RunEnd, RunEvent, RunProgress
-from service.api.keys.schemas import KeyMade, KeyView
+from service.api.keys.schemas import CreatedKeyView, KeyView
 from service.client.benchmarks import Benchmarks
 from service.client.checkpoints import Checkpoints
 from service.client.errors import ApiError
@@ -57,7 +57,7 @@ class Client(Runs, Checkpoints, Images, Evaluations, Benchmarks, PromptSets):
         expires_at: datetime | None = None,
         max_open_jobs: int | None = None,
         requests_per_minute: int | None = None,
-    ) -> KeyMade:
+    ) -> CreatedKeyView:
         """Create an API key. The secret is in this result only."""
         spec = {
             "name": name,
@@ -66,7 +66,7 @@ class Client(Runs, Checkpoints, Images, Evaluations, Benchmarks, PromptSets):
             "max_open_jobs": max_open_jobs,
             "requests_per_minute": requests_per_minute,
         }
-        return self._read(KeyMade, "POST", "/keys", json=spec)
+        return self._read(CreatedKeyView, "POST", "/keys", json=spec)
 
     def keys(self) -> Iterator[KeyView]:
         """All API keys, newest first."""

@@ -10,13 +10,16 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
+from service.contracts.base import Moment
 from service.contracts.events import Progress
 from service.contracts.status import CLAIMABLE, HELD, TERMINAL, JobStatus
 from service.db.events import notify_job
-from service.db.models import Job
+from service.db.models import Job, SupervisedJob
 from service.http.errors import Deleted, NotFound
+from service.http.pagination import PageQuery
 
 JobRow = TypeVar("JobRow", bound=Job)
+View = TypeVar("View", bound=BaseModel)
 
 
 class JobFailure(BaseModel):
@@ -49,6 +52,30 @@ class JobView(BaseModel):
     cancel_requested_at: datetime | None
     progress: Progress | None = Field(description="Last reported progress.")
     error: JobFailure | None = Field(description="Why it failed or paused automatically; otherwise null.")
+
+
+class JobFilters(PageQuery):
+    """The filters of every list of jobs; several statuses are alternatives, all other filters must hold."""
+
+    status: list[JobStatus] = Field([], max_length=len(JobStatus), description="One of these statuses.")
+    created_after: Moment | None = Field(None, description="Created at or after this time.")
+    created_before: Moment | None = Field(None, description="Created before this time.")
+
+
+class _Overlay:
+    """A row's attributes, with some values replaced or added."""
+
+    def __init__(self, row: object, values: dict[str, object]) -> None:
+        self._row = row
+        self.__dict__.update(values)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._row, name)
+
+
+def from_row(view: type[View], row: object, **computed: object) -> View:
+    """The view of a row: each field is a computed value or the row's attribute of that name."""
+    return view.model_validate(_Overlay(row, computed), from_attributes=True)
 
 
 def find(session: Session, model: type[JobRow], id: uuid.UUID, *, lock: bool = False) -> JobRow:
@@ -86,6 +113,11 @@ def queue_position(session: Session, job: JobRow) -> int | None:
         model.status.in_(CLAIMABLE), order < tuple_(job.priority, job.created_at, job.id)
     )
     return 1 + (session.scalar(before) or 0)
+
+
+def eta_seconds(job: SupervisedJob) -> float | None:
+    """Estimated seconds to the end of a running job; None for other states, and until a step has been timed."""
+    return (job.progress or {}).get("eta_seconds") if job.status is JobStatus.RUNNING else None
 
 
 def cancel(session: Session, model: type[JobRow], id: uuid.UUID) -> tuple[JobRow, bool]:

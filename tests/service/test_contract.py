@@ -31,7 +31,7 @@ from schemathesis.specs.openapi.checks import RejectedPositiveData
 
 from service.api.curves.schemas import EXAMPLE_RUNS
 from service.api.keys.schemas import KeySpec
-from service.api.keys.service import make
+from service.api.keys.service import add_key
 from service.app import create_app
 from service.auth.principal import Scope
 from service.contracts.benchmarks.judging import Failure as Unreadable
@@ -175,7 +175,7 @@ def rows(database: Database, records: Any, tmp_path: Path) -> Rows:
     rows.ids["prompt_set"] += [records.prompt_set(f"set-{number}", ["a red circle"]).name for number in range(12)]
     with database.transaction() as session:
         for name in ("reader", "writer"):
-            rows.add("key_id", make(session, KeySpec(name=name, scopes=(Scope.READ,))).row)
+            rows.add("key_id", add_key(session, KeySpec(name=name, scopes=(Scope.READ,))).row)
     return rows
 
 
@@ -260,7 +260,7 @@ def words(rows: Rows) -> dict[str, list[Any]]:
 def key(database: Database) -> str:
     """A key that may ask for everything."""
     with database.transaction() as session:
-        return make(session, KeySpec(name="contract", scopes=(Scope.ADMIN,), requests_per_minute=1_000_000)).secret
+        return add_key(session, KeySpec(name="contract", scopes=(Scope.ADMIN,), requests_per_minute=1_000_000)).secret
 
 
 @pytest.fixture

@@ -1,1 +1,1 @@
-"""What this installation offers."""
+"""The catalog: models, rewards, prompt sets and judges of this installation."""

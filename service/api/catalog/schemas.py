@@ -1,4 +1,4 @@
-"""How the catalog is shown: names and numbers, never where weights lie."""
+"""Views of the catalog: names and numbers, without the sources of weights."""
 
 from datetime import datetime
 from typing import Any
@@ -7,36 +7,36 @@ from pydantic import BaseModel, ConfigDict, Field
 
 
 class ModelView(BaseModel):
-    """A flow text-to-image model."""
+    """A flow-matching text-to-image model."""
 
     model_config = ConfigDict(from_attributes=True)
 
     name: str
-    family: str = Field(description="The adapter that loads it.")
+    family: str = Field(description="The model family, which selects the adapter.")
     description: str
-    steps: int = Field(description="Its own number of denoising steps.")
-    shift: float = Field(description="Its own schedule shift.")
-    guidance: float = Field(description="Its own guidance.")
-    width: int = Field(description="Its own image width, pixels.")
-    height: int = Field(description="Its own image height, pixels.")
+    steps: int = Field(description="Default number of denoising steps.")
+    shift: float = Field(description="Default shift of the schedule.")
+    guidance: float = Field(description="Default guidance scale.")
+    width: int = Field(description="Default image width, pixels.")
+    height: int = Field(description="Default image height, pixels.")
     size_multiple: int = Field(description="Width and height must be multiples of this, pixels.")
     max_size: int = Field(description="The largest width and height, pixels.")
-    text_length: int = Field(description="Tokens of the T5 sequence.")
-    parameters: int = Field(description="Transformer parameters.")
-    seconds_per_nfe: float | None = Field(description="Measured seconds per sample and evaluation, batched.")
+    text_length: int = Field(description="Length of the T5 sequence, tokens.")
+    parameters: int = Field(description="Number of transformer parameters.")
+    seconds_per_nfe: float | None = Field(description="Measured seconds per sample and NFE, batched.")
     seconds_per_compiled_nfe: float | None = Field(description="The same with `sampling.compile`.")
     measured_on: str
 
 
 class RewardView(BaseModel):
-    """A reward: one value per image, higher is better."""
+    """A reward: one value per image; higher is better."""
 
     model_config = ConfigDict(from_attributes=True)
 
     name: str
     kind: str
     description: str
-    scale: str = Field(description="What the values mean and where they usually lie.")
+    scale: str = Field(description="Meaning and usual range of the values.")
 
 
 class CatalogPromptSet(BaseModel):
@@ -46,19 +46,19 @@ class CatalogPromptSet(BaseModel):
 
     name: str
     kind: str
-    split: str | None = Field(description="Which part of the bundled world's prompts.")
+    split: str | None = Field(description="The split of the bundled prompts.")
     description: str
 
 
 class JudgeView(BaseModel):
-    """What tells whether images show what a benchmark asks for."""
+    """A judge, which decides whether images meet the test points of a benchmark."""
 
     model_config = ConfigDict(from_attributes=True)
 
     name: str
     kind: str
     description: str
-    identity: str = Field(description="What scores are labelled with.")
+    identity: str = Field(description="The label of the judge's scores.")
 
 
 class AlgorithmView(BaseModel):
@@ -70,7 +70,7 @@ class AlgorithmView(BaseModel):
 
 
 class WorkerView(BaseModel):
-    """A worker that is there."""
+    """A live worker."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -82,13 +82,11 @@ class WorkerView(BaseModel):
 
 
 class CatalogView(BaseModel):
-    """Everything that a request may name."""
+    """All names for requests, and the workers."""
 
     models: list[ModelView]
     algorithms: list[AlgorithmView]
-    presets: dict[str, dict[str, Any]] = Field(
-        description="By name, the spec of a run that says nothing but the preset."
-    )
+    presets: dict[str, dict[str, Any]] = Field(description="The resolved spec of each preset.")
     rewards: list[RewardView]
     prompt_sets: list[CatalogPromptSet]
     judges: list[JudgeView]

@@ -1,4 +1,4 @@
-"""The rules of the catalog."""
+"""The catalog as shown to clients."""
 
 from datetime import timedelta
 from functools import cache
@@ -7,15 +7,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from service.api.catalog.schemas import (
-    AlgorithmView,
-    CatalogPromptSet,
-    CatalogView,
-    JudgeView,
-    ModelView,
-    RewardView,
-    WorkerView,
-)
+from service.api.catalog.schemas import AlgorithmView, CatalogView
 from service.contracts.algorithms import CONTRACTS
 from service.contracts.catalog import Catalog
 from service.contracts.presets import PRESETS
@@ -25,28 +17,26 @@ from service.db.models import Worker
 
 
 def show(session: Session, settings: Settings, catalog: Catalog) -> CatalogView:
-    """What may be named, and the workers heard of lately."""
-    lately = func.now() - timedelta(seconds=settings.worker_timeout_seconds)
-    workers = session.scalars(select(Worker).where(Worker.heartbeat_at > lately).order_by(Worker.name))
-    return CatalogView(
-        models=[ModelView.model_validate(entry) for entry in catalog.models],
-        algorithms=_algorithms(),
-        presets=_presets(),
-        rewards=[RewardView.model_validate(entry) for entry in catalog.rewards],
-        prompt_sets=[CatalogPromptSet.model_validate(entry) for entry in catalog.prompt_sets],
-        judges=[JudgeView.model_validate(entry) for entry in catalog.judges],
-        workers=[WorkerView.model_validate(row) for row in workers],
+    """The entries of the catalog, and the live workers."""
+    cutoff = func.now() - timedelta(seconds=settings.worker_timeout_seconds)
+    workers = session.scalars(select(Worker).where(Worker.heartbeat_at > cutoff).order_by(Worker.name))
+    return CatalogView.model_validate(
+        {
+            "models": catalog.models,
+            "algorithms": _algorithms(),
+            "presets": _presets(),
+            "rewards": catalog.rewards,
+            "prompt_sets": catalog.prompt_sets,
+            "judges": catalog.judges,
+            "workers": list(workers),
+        }
     )
 
 
 @cache
 def _algorithms() -> list[AlgorithmView]:
     return [
-        AlgorithmView(
-            name=name,
-            description=algorithm.__doc__ or "",
-            json_schema=algorithm.model_json_schema(),
-        )
+        AlgorithmView(name=name, description=algorithm.__doc__ or "", json_schema=algorithm.model_json_schema())
         for name, algorithm in CONTRACTS.items()
     ]
 

@@ -1,1 +1,1 @@
-"""Checkpoints: listing, manifests, downloads."""
+"""Checkpoints: import, list, show, download, delete."""

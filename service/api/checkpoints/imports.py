@@ -1,7 +1,7 @@
-"""Taking a LoRA file from outside: what is in it is looked at, never executed, and must fit the model by its names.
+"""Import of LoRA files: names, types and shapes are checked against the model; nothing is executed.
 
-The format is diffusers': safetensors, `transformer.<layer>.lora_A.weight` and `…lora_B.weight`. Only names, types and
-shapes are read here; whether the shapes fit the model's layers is known where the model is, when it is loaded.
+The format is diffusers': safetensors with `transformer.<layer>.lora_A.weight` and `…lora_B.weight`. Whether the shapes
+fit the layers is checked by the worker that loads the model.
 """
 
 import json
@@ -20,7 +20,7 @@ from service.auth.principal import Principal
 from service.contracts.catalog import Catalog, ModelEntry
 from service.contracts.jobs import MANIFEST_FILE, CheckpointFile, CheckpointManifest
 from service.db import retention
-from service.db.artifacts import ArtifactStore, Stored
+from service.db.artifacts import ArtifactStore
 from service.db.base import new_id
 from service.db.models import Checkpoint
 from service.http.errors import Invalid, invalid
@@ -30,12 +30,12 @@ WEIGHTS = "pytorch_lora_weights.safetensors"
 """The name that `load_lora_weights` of diffusers looks for."""
 _TENSOR = re.compile(r"transformer\.(?P<layer>[A-Za-z0-9_.]{1,200})\.lora_(?P<half>[AB])\.weight")
 _TYPES = frozenset({"F32", "F16", "BF16"})
-_MOST_TENSORS = 100_000
-_MOST_SHOWN = 3
+_MAX_TENSORS = 100_000
+_MAX_NAMES = 3
 
 
 class Adapter(NamedTuple):
-    """What a LoRA file says of itself."""
+    """The properties of a LoRA file."""
 
     rank: int
     alpha: float | None
@@ -51,7 +51,10 @@ def store(
     principal: Principal,
     idempotency: IdempotentRequest,
 ) -> uuid.UUID:
-    """Check a received file, store it as a checkpoint, and return its id. Raises Invalid."""
+    """Check an uploaded file and store it as a checkpoint; its id, that of an earlier one for a repeated request.
+
+    Raises Invalid, IdempotencyMismatch.
+    """
     id = new_id()
     model = find_model(catalog, query.model)
     if model is None:
@@ -70,11 +73,14 @@ def store(
         files=(entry,),
     )
     key = f"checkpoints/{id}"
-    _put(artifacts, file, manifest, Stored(key, sha256, entry.size))
-    if (known := idempotency.with_body(sha256).claim(session, id)) is not None:
+    artifacts.put_file(file, f"{key}/{WEIGHTS}", sha256)
+    manifest_file = file.with_name(MANIFEST_FILE)
+    manifest_file.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
+    artifacts.put_file(manifest_file, f"{key}/{MANIFEST_FILE}")
+    if (earlier := idempotency.with_body(sha256).claim(session, id)) is not None:
         retention.discard(session, [key])
         session.commit()
-        return known
+        return earlier
     row = Checkpoint(
         id=id,
         run_id=None,
@@ -95,46 +101,47 @@ def store(
 
 
 def examine(file: Path, model: ModelEntry) -> Adapter:
-    """The rank, and α if it says so, of a LoRA for `model`'s transformer. Raises Invalid, naming what does not fit."""
+    """The rank, and α if the file has it, of a LoRA for `model`'s transformer. Raises Invalid with the bad names."""
     try:
         with safe_open(file, framework="numpy") as tensors:
-            about = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - no mapping
-            shapes = {name: tuple(one.get_shape()) for name, one in about.items()}
-            types = {name: str(one.get_dtype()) for name, one in about.items()}
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - not a mapping
+            shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
+            types = {name: str(part.get_dtype()) for name, part in slices.items()}
             metadata = tensors.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
-        raise _refused(f"this is no safetensors file: {str(error)[:200]}") from error
-    if not 0 < len(shapes) <= _MOST_TENSORS:
-        raise _refused(f"it holds {len(shapes)} tensors; allowed are 1 to {_MOST_TENSORS}")
+        raise _invalid(f"Invalid safetensors file: {str(error)[:200]}") from error
+    if not 0 < len(shapes) <= _MAX_TENSORS:
+        raise _invalid(f"The file has {len(shapes)} tensors; allowed: 1 to {_MAX_TENSORS}")
     if wrong := [name for name, type_ in types.items() if type_ not in _TYPES]:
-        raise _refused(f"{_some(wrong)} must be of {', '.join(sorted(_TYPES))}")
+        raise _invalid(f"Unsupported data type of {_some(wrong)}; allowed: {', '.join(sorted(_TYPES))}")
     return Adapter(_rank(shapes, model), _alpha(metadata))
 
 
 def _rank(shapes: Mapping[str, tuple[int, ...]], model: ModelEntry) -> int:
-    """The one rank of all layers: a run trains one, and its checkpoint has one."""
-    foreign = [name for name in shapes if not _TENSOR.fullmatch(name)]
-    if foreign:
-        raise _refused(f"{_some(foreign)} must be named transformer.<layer>.lora_A.weight or …lora_B.weight")
+    """The common rank of all layers, as runs and checkpoints have a single one."""
     layers: dict[str, dict[str, tuple[int, ...]]] = {}
+    unknown_names = []
     for name, shape in shapes.items():
         if match := _TENSOR.fullmatch(name):
             layers.setdefault(match["layer"], {})[match["half"]] = shape
-    broken = [name for name, halves in layers.items() if sorted(map(len, halves.values())) != [2, 2]]
-    if broken:
-        raise _refused(f"{_some(broken)} must have both lora_A [rank, in] and lora_B [out, rank]")
-    strangers = [layer for layer in layers if not layer.endswith(model.lora_targets)]
-    if strangers:
+        else:
+            unknown_names.append(name)
+    if unknown_names:
+        pattern = "transformer.<layer>.lora_A.weight or transformer.<layer>.lora_B.weight"
+        raise _invalid(f"Unknown tensors {_some(unknown_names)}; names must be {pattern}")
+    if incomplete := [name for name, halves in layers.items() if sorted(map(len, halves.values())) != [2, 2]]:
+        raise _invalid(f"Incomplete layers {_some(incomplete)}; each needs lora_A [rank, in] and lora_B [out, rank]")
+    if unsupported := [layer for layer in layers if not layer.endswith(model.lora_targets)]:
         targets = ", ".join(model.lora_targets)
-        raise _refused(f"{_some(strangers)}: {model.name!r} takes a LoRA on layers ending in {targets}")
+        raise _invalid(f"Unsupported layers {_some(unsupported)}; {model.name!r} supports a LoRA on layers {targets}")
     ranks = {rank for halves in layers.values() for rank in (halves["A"][0], halves["B"][1])}
     if len(ranks) != 1 or not 1 <= min(ranks) <= 1024:
-        raise _refused(f"its layers have ranks {sorted(ranks)[:8]}; allowed is one rank for all, from 1 to 1024")
+        raise _invalid(f"The layers have ranks {sorted(ranks)[:8]}; they must have one rank, from 1 to 1024")
     return ranks.pop()
 
 
 def _alpha(metadata: Mapping[str, str]) -> float | None:
-    """α of diffusers' adapter metadata, where the file has any."""
+    """α of diffusers' adapter metadata, if any."""
     try:
         config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
         alpha = config.get("transformer.lora_alpha", config.get("lora_alpha"))
@@ -143,17 +150,10 @@ def _alpha(metadata: Mapping[str, str]) -> float | None:
         return None
 
 
-def _put(artifacts: ArtifactStore, file: Path, manifest: CheckpointManifest, stored: Stored) -> None:
-    artifacts.put_file(file, f"{stored.key}/{WEIGHTS}", stored.sha256)
-    described = file.with_name(MANIFEST_FILE)
-    described.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
-    artifacts.put_file(described, f"{stored.key}/{MANIFEST_FILE}")
-
-
 def _some(names: list[str]) -> str:
-    more = f" and {len(names) - _MOST_SHOWN} more" if len(names) > _MOST_SHOWN else ""
-    return ", ".join(name[:120] for name in names[:_MOST_SHOWN]) + more
+    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
+    return ", ".join(name[:120] for name in names[:_MAX_NAMES]) + more
 
 
-def _refused(msg: str) -> Invalid:
+def _invalid(msg: str) -> Invalid:
     return invalid(["body"], msg, "not_a_lora")

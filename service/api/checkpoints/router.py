@@ -8,9 +8,8 @@ from typing import Annotated
 from fastapi import APIRouter, Header, Path, Query, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from service.api.checkpoints import archive, download, imports, service
+from service.api.checkpoints import downloads, imports, service
 from service.api.checkpoints.schemas import (
-    AllCheckpointFilters,
     ArchiveQuery,
     CheckpointFilters,
     CheckpointSummary,
@@ -22,32 +21,31 @@ from service.api.idempotency import StreamedIdempotentRequestDep
 from service.api.routing import LOCATION, ApiRoute, declare
 from service.auth.principal import PrincipalDep, Scope
 from service.http.errors import UnsupportedMediaType, problems
-from service.http.pagination import Page
+from service.http.pagination import Page, PageQuery
 from service.http.uploads import receive
 
 router = APIRouter(tags=["checkpoints"], route_class=ApiRoute)
 
 FileName = Annotated[str, Path(description="File name in the manifest.", examples=["pytorch_lora_weights.safetensors"])]
-MEDIA_TYPE = "application/octet-stream"
-_BYTES = {"content": {MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
+_BYTES = {"content": {downloads.FILE_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 
 
 @router.get("/runs/{run_id}/checkpoints", summary="List checkpoints of a run")
 @declare(Scope.READ, cacheable=True)
 def list_checkpoints(
-    run_id: uuid.UUID, filters: Annotated[CheckpointFilters, Query()], session: SessionDep
+    run_id: uuid.UUID, query: Annotated[PageQuery, Query()], session: SessionDep
 ) -> Page[CheckpointSummary]:
     """Checkpoints of a run, newest step first."""
-    return service.listing(session, run_id, filters)
+    return service.list_of_run(session, run_id, query)
 
 
 @router.get("/checkpoints", summary="List all checkpoints")
 @declare(Scope.READ, cacheable=True)
 def list_all_checkpoints(
-    filters: Annotated[AllCheckpointFilters, Query()], session: SessionDep
+    filters: Annotated[CheckpointFilters, Query()], session: SessionDep
 ) -> Page[CheckpointSummary]:
     """Checkpoints of all runs and imported checkpoints, newest first."""
-    return service.listing_all(session, filters)
+    return service.list_all(session, filters)
 
 
 @router.post(
@@ -75,10 +73,12 @@ async def import_checkpoint(
     Every layer of the file must be a LoRA layer of the model. Other layers of the model keep their weights.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if media_type != MEDIA_TYPE:
-        raise UnsupportedMediaType(f"Unsupported content type {media_type[:100]!r}; the body must be {MEDIA_TYPE}")
+    if media_type != downloads.FILE_TYPE:
+        raise UnsupportedMediaType(
+            f"Unsupported content type {media_type[:100]!r}; the body must be {downloads.FILE_TYPE}"
+        )
 
-    def stored() -> CheckpointView:
+    def store() -> CheckpointView:
         with database.sessions() as session:
             id = imports.store(session, database.artifacts, catalog, query, file, sha256, principal, idempotency)
             return service.show(session, id)
@@ -86,9 +86,9 @@ async def import_checkpoint(
     with tempfile.TemporaryDirectory(prefix="g2rpo-import-") as directory:
         file = pathlib.Path(directory) / imports.WEIGHTS
         sha256 = await receive(request.stream(), file)
-        shown = await run_in_threadpool(stored)
-    response.headers["Location"] = f"/checkpoints/{shown.id}"
-    return shown
+        checkpoint = await run_in_threadpool(store)
+    response.headers["Location"] = f"/checkpoints/{checkpoint.id}"
+    return checkpoint
 
 
 @router.delete("/checkpoints/{checkpoint_id}", status_code=204, summary="Delete a checkpoint", responses=problems(409))
@@ -113,7 +113,7 @@ def get_checkpoint(checkpoint_id: uuid.UUID, session: SessionDep) -> CheckpointV
     summary="Download a checkpoint as an archive",
     response_class=Response,
     responses={
-        200: {"content": {archive.MEDIA_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
+        200: {"content": {downloads.ARCHIVE_TYPE: {"schema": {"type": "string", "format": "binary"}}}},
         304: {"description": "The client has the current version."},
         **problems(410),
     },
@@ -128,9 +128,9 @@ def get_checkpoint_archive(
     session: SessionDep,
 ) -> Response:
     """Weights, model card, spec, curves and manifest as one tar file, created while it is sent; no ranges."""
-    described = archive.describe(session, catalog, service.present(session, checkpoint_id), query.training)
+    archive = downloads.archive(session, catalog, service.present(session, checkpoint_id), query.training)
     session.close()  # release the connection while the file is sent
-    return archive.answer(database.artifacts, described, request.headers.get("if-none-match"))
+    return downloads.archive_response(database.artifacts, archive, request.headers.get("if-none-match"))
 
 
 @router.get(
@@ -155,7 +155,7 @@ def download_checkpoint_file(
 ) -> Response:
     """A file or a range of it; `ETag` is its SHA-256. `load_lora_weights` of diffusers reads a LoRA file."""
     file = service.file(session, checkpoint_id, name)
-    return download.download(database.artifacts, file, request.method, request.headers)
+    return downloads.file_response(database.artifacts, file, request.method, request.headers)
 
 
 @router.head(
@@ -174,4 +174,4 @@ def head_checkpoint_file(
 ) -> Response:
     """The headers of a download, without the file."""
     file = service.file(session, checkpoint_id, name)
-    return download.download(database.artifacts, file, request.method, request.headers)
+    return downloads.file_response(database.artifacts, file, request.method, request.headers)

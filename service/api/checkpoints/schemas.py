@@ -1,4 +1,4 @@
-"""How checkpoints are shown."""
+"""Queries and views of checkpoints."""
 
 from datetime import datetime
 from typing import Any
@@ -11,35 +11,31 @@ from service.http.pagination import PageQuery, Text
 
 
 class CheckpointFilters(PageQuery):
-    """Which page to list."""
-
-
-class AllCheckpointFilters(CheckpointFilters):
-    """Which checkpoints to list."""
+    """The filters of the list of checkpoints; all must hold."""
 
     model: Text | None = Field(None, description="The model's name.")
-    imported: bool | None = Field(None, description="Only imported ones, or only those of runs.")
-    deleted: bool = Field(False, description="Also those that were deleted.")
+    imported: bool | None = Field(None, description="Imported checkpoints only, or those of runs only.")
+    deleted: bool = Field(False, description="Include deleted checkpoints.")
 
 
 class ImportQuery(BaseModel):
-    """What an imported LoRA file is for."""
+    """The model and the name of an imported LoRA file."""
 
     model_config = ConfigDict(extra="forbid")
 
     model: Name = Field(description="A model of the catalog.")
-    name: str = Field("", max_length=200, pattern=r"^[^\x00]*$", description="A name for people.")
+    name: str = Field("", max_length=200, pattern=r"^[^\x00]*$", description="Display name.")
     lora_alpha: float | None = Field(
-        None, gt=0, le=4096, allow_inf_nan=False, description="α; unset: what the file's metadata says, else its rank."
+        None, gt=0, le=4096, allow_inf_nan=False, description="α; default: from the file's metadata, else the rank."
     )
 
 
 class ArchiveQuery(BaseModel):
-    """What an archive holds."""
+    """The contents of an archive."""
 
     model_config = ConfigDict(extra="forbid")
 
-    training: bool = Field(False, description="Also what training goes on from: the optimizer's state, for one.")
+    training: bool = Field(False, description="Include the training state, such as the optimizer's.")
 
 
 class CheckpointSummary(BaseModel):
@@ -48,33 +44,32 @@ class CheckpointSummary(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     id: UUID
-    run_id: UUID | None = Field(description="The run that made it; null for imported weights.")
-    name: str = Field(description="A name for people, of imported weights.")
+    run_id: UUID | None = Field(description="The run that saved it; null for imported weights.")
+    name: str = Field(description="Display name of imported weights.")
     attempt: int
-    step: int = Field(description="Optimizer steps done.")
+    step: int = Field(description="Optimizer steps completed.")
     kind: str = Field(description="`lora` or `full`.")
-    model: str = Field(description="Catalog name of the model it belongs to.")
+    model: str = Field(description="The model's name in the catalog.")
     architecture: str | None = Field(description="Hash of the transformer's configuration; null for imported weights.")
-    size: int = Field(description="Bytes of all its files.")
+    size: int = Field(description="Bytes of all files.")
     best_value: float | None = Field(
-        description="The value of `checkpoints.best` by which it was the best of its run when it was saved; null where "
-        "it was not."
+        description="The value of `checkpoints.best` if it was the best checkpoint of its run when saved, else null."
     )
     created_at: datetime
-    deleted_at: datetime | None = Field(description="When it was deleted or retired: its files are no longer there.")
+    deleted_at: datetime | None = Field(description="When its files were deleted.")
 
 
 class CheckpointFileView(BaseModel):
-    """One file of a checkpoint."""
+    """A file of a checkpoint."""
 
     name: str
     sha256: str
     size: int = Field(description="Bytes.")
-    url: str = Field(description="Where it can be downloaded, whole or in ranges.")
+    url: str = Field(description="The path of the download, which supports ranges.")
 
 
 class CheckpointView(CheckpointSummary):
     """A checkpoint in full."""
 
     files: list[CheckpointFileView]
-    manifest: dict[str, Any] = Field(description="As it was saved: files with hashes, LoRA rank and alpha, the spec.")
+    manifest: dict[str, Any] = Field(description="Files with hashes, LoRA rank and alpha, the spec.")

@@ -1,4 +1,4 @@
-"""The rules of checkpoints."""
+"""Checkpoints: list, show, find files, delete."""
 
 import uuid
 from urllib.parse import quote
@@ -6,30 +6,24 @@ from urllib.parse import quote
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.api.checkpoints.schemas import (
-    AllCheckpointFilters,
-    CheckpointFileView,
-    CheckpointFilters,
-    CheckpointSummary,
-    CheckpointView,
-)
+from service.api.checkpoints.schemas import CheckpointFilters, CheckpointSummary, CheckpointView
 from service.db import retention
 from service.db.artifacts import Stored
 from service.db.models import Checkpoint, Run
 from service.http.errors import Deleted, InUse, NotFound
-from service.http.pagination import Page, paged
+from service.http.pagination import Page, PageQuery, paged
 from service.jobs import views
 
 
-def listing(session: Session, run_id: uuid.UUID, filters: CheckpointFilters) -> Page[CheckpointSummary]:
-    """A run's checkpoints that were not deleted, newest step first. Raises NotFound."""
+def list_of_run(session: Session, run_id: uuid.UUID, query: PageQuery) -> Page[CheckpointSummary]:
+    """A run's checkpoints without the deleted ones, newest step first. Raises NotFound."""
     views.find(session, Run, run_id)
     own = select(Checkpoint).where(Checkpoint.run_id == run_id, Checkpoint.deleted_at.is_(None))
-    return paged(session, own, (Checkpoint.step, Checkpoint.id), filters, CheckpointSummary.model_validate)
+    return paged(session, own, (Checkpoint.step, Checkpoint.id), query, CheckpointSummary.model_validate)
 
 
-def listing_all(session: Session, filters: AllCheckpointFilters) -> Page[CheckpointSummary]:
-    """The checkpoints that match, of all runs and imported ones, newest first."""
+def list_all(session: Session, filters: CheckpointFilters) -> Page[CheckpointSummary]:
+    """The checkpoints of all runs and the imported ones that match, newest first."""
     query = select(Checkpoint)
     if filters.model is not None:
         query = query.where(Checkpoint.model == filters.model)
@@ -41,16 +35,14 @@ def listing_all(session: Session, filters: AllCheckpointFilters) -> Page[Checkpo
 
 
 def delete(session: Session, id: uuid.UUID) -> None:
-    """Delete a checkpoint that nothing needs: its files go, its row stays. Raises NotFound, InUse."""
-    made_by = _find(session, id).run_id
-    if made_by is not None:  # first, as everybody does who wants both: a resumption must not overlook this
-        session.get(Run, made_by, with_for_update={"key_share": True})
-    row = session.get(Checkpoint, id, with_for_update=True, populate_existing=True)
-    if row is None:
-        raise NotFound(f"there is no checkpoint {id}")
+    """Delete the files of an unused checkpoint; the row stays. Raises NotFound, InUse."""
+    run_id = _find(session, id).run_id
+    if run_id is not None:  # all code locks the run first, so that a concurrent resumption sees the deletion
+        session.get(Run, run_id, with_for_update={"key_share": True})
+    row = _find(session, id, lock=True)
     if row.deleted_at is None:
         if (use := retention.use_of(session, row)) is not None:
-            raise InUse(f"checkpoint {id} is in use: {use}")
+            raise InUse(f"Checkpoint {id} is in use: {use}")
         retention.retire(session, [row])
     session.commit()
 
@@ -58,30 +50,28 @@ def delete(session: Session, id: uuid.UUID) -> None:
 def show(session: Session, id: uuid.UUID) -> CheckpointView:
     """A checkpoint in full. Raises NotFound."""
     row = _find(session, id)
-    files = [
-        CheckpointFileView(**one, url=f"/checkpoints/{id}/files/{quote(one['name'])}") for one in row.manifest["files"]
-    ]
-    return CheckpointView(**CheckpointSummary.model_validate(row).model_dump(), files=files, manifest=row.manifest)
+    files = [{**file, "url": f"/checkpoints/{id}/files/{quote(file['name'])}"} for file in row.manifest["files"]]
+    return views.from_row(CheckpointView, row, files=files)
 
 
 def file(session: Session, id: uuid.UUID, name: str) -> Stored:
-    """One file of a checkpoint, in the store: the name is looked up in the manifest. Raises NotFound, Deleted."""
+    """A file of a checkpoint in the artifact store, by its name in the manifest. Raises NotFound, Deleted."""
     stored = present(session, id).stored
     if name not in stored:
-        raise NotFound(f"checkpoint {id} has no file of that name; it has {', '.join(stored)}")
+        raise NotFound(f"Checkpoint {id} has no file {name!r}; available: {', '.join(stored)}")
     return stored[name]
 
 
 def present(session: Session, id: uuid.UUID) -> Checkpoint:
-    """A checkpoint whose files are there. Raises NotFound, Deleted."""
+    """A checkpoint with files. Raises NotFound, Deleted."""
     row = _find(session, id)
     if row.deleted_at is not None:
-        raise Deleted(f"checkpoint {id} was deleted at {row.deleted_at:%Y-%m-%d %H:%M:%S} UTC: its files are gone")
+        raise Deleted(f"The files of checkpoint {id} were deleted at {row.deleted_at:%Y-%m-%d %H:%M:%S} UTC")
     return row
 
 
-def _find(session: Session, id: uuid.UUID) -> Checkpoint:
-    row = session.get(Checkpoint, id)
+def _find(session: Session, id: uuid.UUID, lock: bool = False) -> Checkpoint:
+    row = session.get(Checkpoint, id, with_for_update=lock or None, populate_existing=lock)
     if row is None:
-        raise NotFound(f"there is no checkpoint {id}")
+        raise NotFound(f"There is no checkpoint {id}")
     return row

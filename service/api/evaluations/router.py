@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
-from service.api.dependencies import CatalogDep, DatabaseDep, QueueDep, SessionDep
+from service.api import jobs
+from service.api.dependencies import DatabaseDep, SessionDep
 from service.api.evaluations import export, gallery, image_grid, results, service
 from service.api.evaluations.schemas import (
     AnswerFilters,
@@ -22,9 +23,11 @@ from service.api.evaluations.schemas import (
     ImageFilters,
 )
 from service.api.idempotency import IdempotentRequestDep
+from service.api.jobs import JobRequestDep, show_created
 from service.api.routing import LOCATION, ApiRoute, declare
-from service.auth.principal import PrincipalDep, Scope
+from service.auth.principal import Scope
 from service.contracts.evaluations import EvaluationSpec
+from service.db.models import Evaluation
 from service.http.content_negotiation import choose, openapi_content
 from service.http.errors import NotAcceptable, problems
 from service.http.image_response import PNG, image_response
@@ -67,30 +70,23 @@ def create_evaluation(
             }
         ),
     ],
-    request: Request,
+    request: JobRequestDep,
     response: Response,
     session: SessionDep,
-    database: DatabaseDep,
-    catalog: CatalogDep,
-    queue: QueueDep,
-    principal: PrincipalDep,
-    idempotency: IdempotentRequestDep,
 ) -> EvaluationView:
     """Generate the benchmark's images with the official names and seeds; a judge scores them at the same time.
 
     All images and raw answers are stored. An unreadable answer is requested again; answers that stay
     unreadable are counted, and scores are never guessed.
     """
-    evaluation = service.create(session, database, catalog, queue, spec, request.state.body, principal, idempotency)
-    response.headers["Location"] = f"/evaluations/{evaluation.id}"
-    return evaluation
+    return show_created(response, session, Evaluation, service.create(session, request, spec), service.show)
 
 
 @router.get("", summary="List evaluations")
 @declare(Scope.READ, cacheable=True)
 def list_evaluations(filters: Annotated[EvaluationFilters, Query()], session: SessionDep) -> Page[EvaluationSummary]:
     """Evaluations, newest first, filtered by state, model, checkpoint, benchmark and creation time."""
-    return service.listing(session, filters)
+    return service.list_evaluations(session, filters)
 
 
 @router.get("/{evaluation_id}", summary="Show an evaluation")
@@ -115,18 +111,12 @@ def cancel_evaluation(
 
 @router.post("/{evaluation_id}/resume", status_code=202, summary="Resume an evaluation", responses=problems(409))
 @declare(Scope.WRITE)
-def resume_evaluation(
-    evaluation_id: uuid.UUID,
-    session: SessionDep,
-    database: DatabaseDep,
-    queue: QueueDep,
-    idempotency: IdempotentRequestDep,
-) -> EvaluationView:
+def resume_evaluation(evaluation_id: uuid.UUID, session: SessionDep, request: JobRequestDep) -> EvaluationView:
     """Queue an ended evaluation again, to generate missing images and to judge images without a readable answer.
 
     A complete evaluation cannot be resumed.
     """
-    service.resume(session, database, queue, evaluation_id, idempotency)
+    service.resume(session, request, evaluation_id)
     return service.show(session, evaluation_id)
 
 
@@ -134,7 +124,7 @@ def resume_evaluation(
 @declare(Scope.WRITE)
 def delete_evaluation(evaluation_id: uuid.UUID, session: SessionDep) -> None:
     """Delete an ended evaluation with its images, answers, scores and leaderboard row."""
-    service.delete(session, evaluation_id)
+    jobs.delete(session, jobs.find_deletable(session, Evaluation, evaluation_id))
 
 
 @router.get("/{evaluation_id}/answers", summary="List the answers of an evaluation")

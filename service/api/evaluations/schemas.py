@@ -6,13 +6,12 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.contracts.base import Moment
 from service.contracts.benchmarks.judging import Failure
 from service.contracts.benchmarks.scores import RESAMPLES, Difference, ScoreDifferences, Scores
 from service.contracts.evaluations import RewardMean
 from service.contracts.status import JobStatus
 from service.http.pagination import PageQuery, Text
-from service.jobs.views import JobView
+from service.jobs.views import JobFilters, JobView
 
 MAX_PROMPTS, MAX_IMAGES, MAX_OTHERS = 50, 16, 7
 _INDEX = Field(None, ge=0, le=999_999, description="Only of the prompt with this number.")
@@ -26,15 +25,12 @@ Dimensions = Annotated[
 ]
 
 
-class EvaluationFilters(PageQuery):
+class EvaluationFilters(JobFilters):
     """Filters of evaluations; all must match."""
 
-    status: list[JobStatus] = Field([], max_length=len(JobStatus), description="Only in one of these states.")
     model: Text | None = Field(None, description="Only of this model.")
     checkpoint: uuid.UUID | None = Field(None, description="Only of this checkpoint.")
     benchmark: Text | None = Field(None, description="Only on this benchmark.")
-    created_after: Moment | None = Field(None, description="Only created at or after this time.")
-    created_before: Moment | None = Field(None, description="Only created before this time.")
 
 
 class EvaluationSummary(JobView):

@@ -1,1 +1,1 @@
-"""What happens to a run, as it happens: server-sent events."""
+"""Server-sent events of runs and evaluations."""

@@ -1,23 +1,22 @@
 """`/runs/{run_id}/events` and `/evaluations/{evaluation_id}/events`: server-sent events of a job."""
 
 import uuid
+from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from service.api.dependencies import DatabaseDep, WaiterDep
 from service.api.events.schemas import LAST_ID, EvaluationStreamedEvent, EventQuery, StreamedEvent
-from service.api.events.service import Place
+from service.api.events.service import Position
 from service.api.events.stream import EventStream, JobStream, Streams
 from service.api.routing import ApiRoute, declare
 from service.auth.api_keys import check
-from service.auth.principal import Principal, PrincipalDep, Scope
+from service.auth.principal import PrincipalDep, Scope
 from service.db.models import Evaluation, Run
-from service.db.session import Database
 from service.http.content_negotiation import choose, preferred_wait
 from service.http.errors import problems
-from service.jobs.long_poll import JobWaiter
 
 router = APIRouter(tags=["events"], route_class=ApiRoute)
 
@@ -28,6 +27,8 @@ LastEventId = Annotated[
 ]
 Accept = Annotated[str | None, Header(description="`text/event-stream`.")]
 Prefer = Annotated[str | None, Header(description="`wait=N`: close the stream after N seconds.")]
+
+OpenStream = Callable[[type[Run] | type[Evaluation], uuid.UUID], Awaitable[Response]]
 
 
 class _EventStreamMedia(JSONResponse):
@@ -40,6 +41,43 @@ def _responses(model: type[Any]) -> dict[int | str, dict[str, Any]]:
     return {200: {"model": model, "description": _DESCRIPTION}, **problems(404, 406, 422, 503)}
 
 
+async def _open_stream(
+    request: Request,
+    query: Annotated[EventQuery, Query()],
+    database: DatabaseDep,
+    waiter: WaiterDep,
+    principal: PrincipalDep,
+    last_event_id: LastEventId = None,
+    accept: Accept = None,
+    prefer: Prefer = None,
+) -> OpenStream:
+    async def open_stream(job: type[Run] | type[Evaluation], id: uuid.UUID) -> Response:
+        choose(accept, (_MEDIA_TYPE,))
+        streams: Streams = request.app.state.streams
+        streams.check()
+        lifetime = database.settings.max_stream_seconds
+        stream = JobStream(
+            database,
+            waiter,
+            streams,
+            job,
+            id,
+            Position(query.after if last_event_id is None else last_event_id),
+            query.every,
+            min(preferred_wait(prefer) or lifetime, lifetime),
+            request.state.request_id,
+            permission=principal.id,
+            permit=lambda session: check(session, principal.id),
+        )
+        await stream.read()  # raises NotFound before the stream starts
+        return EventStream(stream)
+
+    return open_stream
+
+
+OpenStreamDep = Annotated[OpenStream, Depends(_open_stream)]
+
+
 @router.get(
     "/runs/{run_id}/events",
     summary="Follow a run",
@@ -47,17 +85,7 @@ def _responses(model: type[Any]) -> dict[int | str, dict[str, Any]]:
     responses=_responses(StreamedEvent),
 )
 @declare(Scope.READ)
-async def stream_run_events(
-    run_id: uuid.UUID,
-    query: Annotated[EventQuery, Query()],
-    request: Request,
-    database: DatabaseDep,
-    waiter: WaiterDep,
-    principal: PrincipalDep,
-    last_event_id: LastEventId = None,
-    accept: Accept = None,
-    prefer: Prefer = None,
-) -> Response:
+async def stream_run_events(run_id: uuid.UUID, open_stream: OpenStreamDep) -> Response:
     """Server-sent events of the run after `Last-Event-ID`, by default from the first.
 
     Numbered events are those of the run (`status`, `started`, `checkpoint`, …); `progress` reports its current state.
@@ -65,9 +93,7 @@ async def stream_run_events(
     valid or the run was deleted. After either the connection closes. If it closes without them, reconnect with
     `Last-Event-ID`, as `EventSource` does automatically.
     """
-    choose(accept, (_MEDIA_TYPE,))
-    after = query.after if last_event_id is None else last_event_id
-    return await _stream(request, database, waiter, principal, Run, run_id, after, query.every, prefer)
+    return await open_stream(Run, run_id)
 
 
 @router.get(
@@ -77,50 +103,6 @@ async def stream_run_events(
     responses=_responses(EvaluationStreamedEvent),
 )
 @declare(Scope.READ)
-async def stream_evaluation_events(
-    evaluation_id: uuid.UUID,
-    query: Annotated[EventQuery, Query()],
-    request: Request,
-    database: DatabaseDep,
-    waiter: WaiterDep,
-    principal: PrincipalDep,
-    last_event_id: LastEventId = None,
-    accept: Accept = None,
-    prefer: Prefer = None,
-) -> Response:
+async def stream_evaluation_events(evaluation_id: uuid.UUID, open_stream: OpenStreamDep) -> Response:
     """Server-sent events of the evaluation after `Last-Event-ID`, as for a run."""
-    choose(accept, (_MEDIA_TYPE,))
-    after = query.after if last_event_id is None else last_event_id
-    return await _stream(request, database, waiter, principal, Evaluation, evaluation_id, after, query.every, prefer)
-
-
-async def _stream(
-    request: Request,
-    database: Database,
-    waiter: JobWaiter,
-    principal: Principal,
-    job: type[Run] | type[Evaluation],
-    id: uuid.UUID,
-    after: int,
-    every: float,
-    prefer: str | None,
-) -> Response:
-    streams: Streams = request.app.state.streams
-    streams.check()
-    wanted = preferred_wait(prefer)
-    most = database.settings.max_stream_seconds
-    stream = JobStream(
-        database,
-        waiter,
-        streams,
-        job,
-        id,
-        Place(after),
-        every,
-        min(wanted, most) if wanted else most,
-        request.state.request_id,
-        permission=principal.id,
-        permit=lambda session: check(session, principal.id),
-    )
-    await stream.look()  # raises NotFound before the stream starts
-    return EventStream(stream)
+    return await open_stream(Evaluation, evaluation_id)

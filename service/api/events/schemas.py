@@ -1,4 +1,4 @@
-"""The events of a run's stream, and how the stream is asked for."""
+"""Query and events of event streams."""
 
 import uuid
 from dataclasses import dataclass
@@ -15,92 +15,91 @@ from service.contracts.status import JobStatus
 from service.http.errors import Problem
 
 LAST_ID = 2**63 - 1
-"""The greatest id that an event can have."""
+"""The maximum id of an event."""
 
 
 class EventQuery(BaseModel):
-    """From which event on, and how often the progress is told."""
+    """The first event, and the interval of progress."""
 
     model_config = ConfigDict(extra="forbid")
 
-    after: int = Field(0, ge=0, le=LAST_ID, description="After the event of this id; `Last-Event-ID` wins over it.")
+    after: int = Field(0, ge=0, le=LAST_ID, description="The id of the last received event; `Last-Event-ID` wins.")
     every: float = Field(
-        1.0, ge=0.1, le=60, allow_inf_nan=False, description="Least seconds between two `progress` events."
+        1.0, ge=0.1, le=60, allow_inf_nan=False, description="Minimum seconds between two `progress` events."
     )
 
 
 class RunEvent(BaseModel):
-    """Something that happened to a run or an evaluation, such as a change of state. Its `type` is the event's name."""
+    """An event of a job, such as a change of status. Its `type` is the name of the server-sent event."""
 
     model_config = ConfigDict(from_attributes=True)
 
-    id: int = Field(description="Counts up by one within a job; `Last-Event-ID` resumes after it.")
+    id: int = Field(description="Consecutive within a job; `Last-Event-ID` resumes after it.")
     time: datetime
     attempt: int
     type: str = Field(description="Such as `status`, `started`, `checkpoint`.", examples=["status"])
     data: dict[str, Any] = Field(
-        description="What there is to say, by type; `status` has the new status.", examples=[{"status": "running"}]
+        description="Depends on `type`; `status` has the new status.", examples=[{"status": "running"}]
     )
 
 
-class RunProgress(BaseModel):
-    """Where a run stands: `event: progress`, without an id. The first of a stream has every metric."""
-
-    run_id: uuid.UUID
+class _Progress(BaseModel):
     status: JobStatus
     attempt: int
-    progress: Progress | None = Field(description="What the child process last reported.")
+    progress: Progress | None = Field(description="Last reported progress; the steps of an evaluation are images.")
     eta_seconds: float | None = Field(description="Estimated seconds to the end; null until a step has been timed.")
-    queue_position: int | None = Field(description="1 is taken next; null when it does not wait.")
-    metrics: dict[str, LatestMetric] = Field(description="The newest value of each metric that has a new one.")
+    queue_position: int | None = Field(description="1: claimed next; null for a job that is not waiting.")
 
 
-class EvaluationProgress(BaseModel):
-    """Where an evaluation stands: `event: progress`, without an id."""
-
-    evaluation_id: uuid.UUID
-    status: JobStatus
-    attempt: int
-    progress: Progress | None = Field(description="What the child process last reported; its steps are images.")
-    eta_seconds: float | None = Field(description="Estimated seconds to the end; null until images were timed.")
-    queue_position: int | None = Field(description="1 is taken next; null when it does not wait.")
-
-
-class EvaluationEnd(BaseModel):
-    """The evaluation has ended and everything was sent: `event: end`, without an id. The connection closes."""
-
-    evaluation_id: uuid.UUID
-    status: Literal[JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED]
-    last_event: int = Field(description="The id of the newest event.")
-
-
-class RunEnd(BaseModel):
-    """The run has ended and everything was sent: `event: end`, without an id. The connection closes."""
+class RunProgress(_Progress):
+    """The state of a run: `event: progress`, without an id. The first one of a stream has all metrics."""
 
     run_id: uuid.UUID
+    metrics: dict[str, LatestMetric] = Field(description="The latest value of each metric with a new value.")
+
+
+class EvaluationProgress(_Progress):
+    """The state of an evaluation: `event: progress`, without an id."""
+
+    evaluation_id: uuid.UUID
+
+
+class _End(BaseModel):
     status: Literal[JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED]
-    last_event: int = Field(description="The id of the newest event.")
+    last_event: int = Field(description="The id of the last event.")
+
+
+class RunEnd(_End):
+    """The run has ended and all events were sent: `event: end`, without an id. The connection closes."""
+
+    run_id: uuid.UUID
+
+
+class EvaluationEnd(_End):
+    """The evaluation has ended and all events were sent: `event: end`, without an id. The connection closes."""
+
+    evaluation_id: uuid.UUID
 
 
 @dataclass(frozen=True)
 class _AsText:
-    """Shows a type in OpenAPI as the JSON text that it is sent as."""
+    """Documents a type in OpenAPI as JSON text."""
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {"type": "string", "contentMediaType": "application/json", "contentSchema": handler(schema)}
 
 
 class StreamedEvent(BaseModel):
-    """One event of the stream, by its lines."""
+    """One event of the stream, line by line."""
 
-    event: str = Field(description="`progress`, `end`, `error`, or the `type` of one of the run's own events.")
-    id: str | None = Field(None, description="Of the run's own events: what `Last-Event-ID` resumes after.")
+    event: str = Field(description="`progress`, `end`, `error`, or the `type` of a run event.")
+    id: str | None = Field(None, description="The id of a run event, for `Last-Event-ID`.")
     data: Annotated[RunEvent | RunProgress | RunEnd | Problem, _AsText()]
 
 
 class EvaluationStreamedEvent(BaseModel):
-    """One event of the stream, by its lines."""
+    """One event of the stream, line by line."""
 
-    event: str = Field(description="`progress`, `end`, `error`, or the `type` of one of the evaluation's own events.")
-    id: str | None = Field(None, description="Of the evaluation's own events: what `Last-Event-ID` resumes after.")
+    event: str = Field(description="`progress`, `end`, `error`, or the `type` of an evaluation event.")
+    id: str | None = Field(None, description="The id of an evaluation event, for `Last-Event-ID`.")
     data: Annotated[RunEvent | EvaluationProgress | EvaluationEnd | Problem, _AsText()]

@@ -1,4 +1,4 @@
-"""A job's event stream: it waits without a thread or a connection, and outlives a database that goes and comes."""
+"""A job's event stream: it waits without a thread or a database connection, and survives a database restart."""
 
 import asyncio
 import json
@@ -17,22 +17,22 @@ from sse_starlette.sse import SendTimeoutError
 from starlette.types import Message, Receive, Scope, Send
 
 from service.api.events import service
-from service.api.events.service import News, Place
+from service.api.events.service import Position, Update
 from service.db.models import Evaluation, Run
 from service.db.session import Database
 from service.http.errors import UNAVAILABLE, ServiceError, TooManyStreams, problem_of
 from service.jobs.long_poll import JobWaiter
 
 PING_SECONDS = 15
-_LOOK_SECONDS = 15.0
-"""A stream looks at its job this often, told to or not: a notice is lost with the connection it came by."""
+_POLL_SECONDS = 15.0
+"""The maximum time between two reads without a notification, which is lost when the connection is."""
 _PAUSE_SECONDS = 0.25
-"""Least time between two looks."""
+"""The minimum time between two reads."""
 _RETRY_SECONDS = 2.0
 _STALL_SECONDS = 60.0
-"""A reader that takes nothing for so long is given up."""
+"""The connection of a client that reads nothing for this time is closed."""
 _READERS = 4
-"""Streams that read at once: however many there are, threads and connections are left for other requests."""
+"""The maximum number of concurrent reads, so that threads and connections remain for other requests."""
 log = structlog.get_logger()
 
 
@@ -45,46 +45,47 @@ class Streams:
     turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_READERS))
     readers: CapacityLimiter = field(default_factory=lambda: CapacityLimiter(_READERS))
 
-    _asked: dict[Hashable, list[tuple[Place, asyncio.Task[News]]]] = field(default_factory=lambda: defaultdict(list))
-    """Looks that are yet to begin."""
+    _pending: dict[Hashable, list[tuple[Position, asyncio.Task[Update]]]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
+    """Reads that have not started."""
 
-    async def look(self, whose: Hashable, place: Place, read: Callable[[], News]) -> News:
-        """What `read` says, to all streams at once that ask the same for one place.
+    async def read(self, key: Hashable, position: Position, read: Callable[[], Update]) -> Update:
+        """The result of `read`, shared by all streams with the same key and position.
 
-        Notices wake all streams of a job together. Who asks after a look has begun may have been told of something
-        newer, and has another one.
+        A notification wakes all streams of a job at the same time. A read that has started is not shared: it may miss
+        the change of a later notification.
         """
-        for other, look in self._asked[whose]:
-            if other == place:
-                return await asyncio.shield(look)
-        look = asyncio.create_task(self._look(whose, read))
-        look.add_done_callback(lambda done: done.cancelled() or done.exception())  # its askers may all have left
-        self._asked[whose].append((place, look))
-        return await asyncio.shield(look)
+        for other, task in self._pending[key]:
+            if other == position:
+                return await asyncio.shield(task)
+        task = asyncio.create_task(self._read(key, read))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())  # all clients may have left
+        self._pending[key].append((position, task))
+        return await asyncio.shield(task)
 
-    async def _look(self, whose: Hashable, read: Callable[[], News]) -> News:
+    async def _read(self, key: Hashable, read: Callable[[], Update]) -> Update:
         async with self.turns:
-            asked = self._asked[whose]
-            asked[:] = [one for one in asked if one[1] is not asyncio.current_task()]
-            if not asked:
-                del self._asked[whose]
+            pending = self._pending[key]
+            pending[:] = [entry for entry in pending if entry[1] is not asyncio.current_task()]
+            if not pending:
+                del self._pending[key]
             return await to_thread.run_sync(read, limiter=self.readers, abandon_on_cancel=True)
 
     def check(self) -> None:
-        """Raise TooManyStreams when there may not be another one."""
+        """Raise TooManyStreams if the limit is reached."""
         if self.open >= self.limit:
             raise TooManyStreams(
-                f"this process keeps {self.open} event streams open, as many as it may; try again in a while, or ask "
-                "for the job itself",
+                f"This process has {self.open} open event streams, the maximum; retry later, or poll the job",
                 headers={"Retry-After": "5"},
             )
 
 
 @dataclass
 class JobStream:
-    """The story of one job for one client, from `place` on. `permit` raises when the client may no longer listen.
+    """The events of one job for one client, from `position` on. `permit` raises once access has been revoked.
 
-    Clients of one `permission` may listen as long as each other.
+    Clients with the same `permission` share reads.
     """
 
     database: Database
@@ -92,33 +93,33 @@ class JobStream:
     streams: Streams
     job: type[Run] | type[Evaluation]
     id: uuid.UUID
-    place: Place
+    position: Position
     every: float
     lifetime: float
     request_id: str
     permission: Hashable
     permit: Callable[[Session], None]
 
-    async def look(self, quiet: bool = False) -> News:
-        """What has happened since `place`. Raises NotFound, what `permit` raises, and what the database raises."""
+    async def read(self, quiet: bool = False) -> Update:
+        """The changes since `position`. Raises NotFound, and the errors of `permit` and of the database."""
 
-        def read() -> News:
+        def read() -> Update:
             with self.database.readers() as session:
                 self.permit(session)
-                return service.news(session, self.job, self.id, self.place, quiet)
+                return service.read_update(session, self.job, self.id, self.position, quiet)
 
-        return await self.streams.look((self.id, self.permission, quiet), self.place, read)
+        return await self.streams.read((self.id, self.permission, quiet), self.position, read)
 
     async def events(self) -> AsyncIterator[ServerSentEvent]:
-        """Everything until the job has ended, the client may no longer listen, or the stream is old."""
+        """The events until the job has ended, access is revoked, or the lifetime is over."""
         clock = asyncio.get_running_loop().time
-        closing, told, lost = clock() + self.lifetime, -math.inf, False
+        closing, progress_at, lost = clock() + self.lifetime, -math.inf, False
         yield ServerSentEvent(retry=int(_RETRY_SECONDS * 1000))
         with self.waiter.subscription(self.job.KIND, self.id) as changed:
             while clock() < closing:
                 changed.clear()
                 try:
-                    news = await self.look(quiet=clock() < told + self.every)
+                    update = await self.read(quiet=clock() < progress_at + self.every)
                 except UNAVAILABLE as error:
                     if not lost:
                         log.warning("stream_read_failed", **{self.job.KIND: str(self.id)}, error=str(error))
@@ -129,23 +130,23 @@ class JobStream:
                     yield _event("error", problem_of(error, self.request_id))
                     return
                 lost = False
-                for event in news.events:
+                for event in update.events:
                     yield _event(event.type, event, event.id)
-                if news.progress is not None:
-                    told = clock()
-                    yield _event("progress", news.progress)
-                self.place = news.place
-                if news.end is not None:
-                    yield _event("end", news.end)
+                if update.progress is not None:
+                    progress_at = clock()
+                    yield _event("progress", update.progress)
+                self.position = update.position
+                if update.end is not None:
+                    yield _event("end", update.end)
                     return
-                if not news.more:
+                if not update.more:
                     await asyncio.sleep(_PAUSE_SECONDS)
-                    next_look = told + self.every - clock() if news.held_back else _LOOK_SECONDS
-                    await _until(changed, min(next_look, closing - clock()))
+                    wait = progress_at + self.every - clock() if update.held_back else _POLL_SECONDS
+                    await _until(changed, min(wait, closing - clock()))
 
 
 class EventStream(EventSourceResponse):
-    """An answer that is counted, complete when the server stops, and given up when nobody reads it."""
+    """A response that counts as an open stream, ends cleanly when the server stops, and ends if the client stalls."""
 
     def __init__(self, stream: JobStream) -> None:
         super().__init__(
@@ -159,14 +160,14 @@ class EventStream(EventSourceResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         complete = False
 
-        async def sending(message: Message) -> None:
+        async def track(message: Message) -> None:
             nonlocal complete
             await send(message)
             complete = complete or (message["type"] == "http.response.body" and not message.get("more_body"))
 
         self._stream.streams.open += 1
         try:
-            await super().__call__(scope, receive, sending)
+            await super().__call__(scope, receive, track)
             if not complete:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         except SendTimeoutError:
@@ -184,6 +185,6 @@ async def _until(changed: asyncio.Event, seconds: float) -> None:
 
 
 def _event(name: str, data: BaseModel | dict[str, object], id: int | None = None) -> ServerSentEvent:
-    # ASCII alone: some readers take further characters of Unicode for the end of a line.
+    # ASCII: some clients treat further Unicode characters as line ends.
     text = json.dumps(data.model_dump(mode="json") if isinstance(data, BaseModel) else data)
     return ServerSentEvent(text, event=name, id=None if id is None else str(id))

@@ -1,1 +1,1 @@
-"""Images on request, from one or several checkpoints."""
+"""Generations: images from one or several checkpoints."""

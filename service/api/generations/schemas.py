@@ -1,19 +1,16 @@
-"""How generations are shown."""
+"""Views of generations."""
 
 from typing import Any
 
 from pydantic import BaseModel, Field
 
-from service.contracts.base import Moment
-from service.contracts.status import JobStatus
-from service.http.pagination import PageQuery
 from service.jobs.views import JobView
 
 
 class GenerationImageView(BaseModel):
     """One image of a generation."""
 
-    number: int = Field(description="Counts checkpoints, then prompts, then images of a prompt.")
+    number: int = Field(description="Counts checkpoints, then prompts, then images of a prompt, from 0.")
     checkpoint: str = Field(description="A checkpoint's id, or `base`.", examples=["base"])
     prompt_index: int
     image_index: int
@@ -21,19 +18,11 @@ class GenerationImageView(BaseModel):
     seed: int
     sha256: str
     size: int = Field(description="Bytes of the PNG.")
-    url: str = Field(description="Where the PNG is.")
-
-
-class GenerationFilters(PageQuery):
-    """Which generations to list."""
-
-    status: list[JobStatus] = Field([], max_length=len(JobStatus), description="One of these states.")
-    created_after: Moment | None = Field(None, description="Created at or after this time.")
-    created_before: Moment | None = Field(None, description="Created before this time.")
+    url: str = Field(description="The path of the PNG.")
 
 
 class GenerationSummary(JobView):
-    """A generation in a list."""
+    """A generation as listed."""
 
     model: str = Field(examples=["shapes-flux"])
     checkpoints: list[str] = Field(examples=[["base"]])
@@ -44,10 +33,10 @@ class GenerationView(JobView):
     """A generation in full."""
 
     spec: dict[str, Any] = Field(
-        description="What is drawn: the request, with the model's own numbers filled in.",
+        description="The request, with the model's defaults.",
         examples=[{"model": "shapes-flux", "prompts": ["a red circle"], "seed": 7}],
     )
-    queue_position: int | None = Field(description="1 is taken next; null when it does not wait.")
+    queue_position: int | None = Field(description="1: claimed next; null for a generation that is not waiting.")
     total_images: int
-    images: list[GenerationImageView] = Field(description="Those drawn so far.")
-    grid: str = Field(description="Where the comparison of all images is, once it has succeeded.")
+    images: list[GenerationImageView] = Field(description="The images generated so far.")
+    grid: str = Field(description="The path of the grid of all images, available once the generation has succeeded.")

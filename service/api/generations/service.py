@@ -1,111 +1,86 @@
-"""The rules of generations."""
+"""Generations: create, list, show, delete; images and their comparison."""
 
 import uuid
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
-from sqlalchemy import delete as delete_rows
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from service.api.generations.schemas import GenerationFilters, GenerationImageView, GenerationSummary, GenerationView
-from service.api.idempotency import IdempotentRequest
-from service.auth.principal import Principal
-from service.auth.quota import check_open_jobs
-from service.contracts.catalog import Catalog
+from service.api import jobs
+from service.api.evaluations import image_grid
+from service.api.generations.schemas import GenerationImageView, GenerationSummary, GenerationView
+from service.api.jobs import JobRequest, with_model_defaults
 from service.contracts.generations import GenerationSpec
 from service.contracts.runs import SPEC_VERSION
 from service.contracts.status import TERMINAL, JobStatus
 from service.core.settings import Settings
-from service.db import events, retention
 from service.db.base import new_id
 from service.db.models import Checkpoint, Generation, GenerationImage, Score
 from service.db.session import Database
-from service.http.errors import FieldError, InUse, Invalid, NotFinished, NotFound, WrongState
+from service.http.errors import FieldError, InUse, Invalid, NotAcceptable, NotFinished, NotFound
 from service.http.pagination import Page, paged
 from service.jobs import views
-from service.jobs.queue import Queue
-from service.jobs.validation import check_checkpoint, check_prompts, check_size, find_model, lock_checkpoints, unknown
+from service.jobs.validation import check_checkpoint, check_prompts, check_size, lock_checkpoints
+from service.jobs.views import JobFilters
 
 
-def create(
-    session: Session,
-    database: Database,
-    catalog: Catalog,
-    queue: Queue,
-    spec: GenerationSpec,
-    requested: dict[str, Any],
-    principal: Principal,
-    idempotency: IdempotentRequest,
-) -> uuid.UUID:
-    """Accept a generation: check its names and size, commit the row, wake a worker.
+def create(session: Session, request: JobRequest, spec: GenerationSpec) -> uuid.UUID:
+    """Check a generation, commit it and wake a worker; its id, that of an earlier one for a repeated request.
 
-    The id may be that of a generation which an identical request made, and which was deleted since. Raises Invalid,
-    TooManyOpenJobs, IdempotencyMismatch.
+    The earlier generation may have been deleted since. Raises Invalid, TooManyOpenJobs, IdempotencyMismatch.
     """
     id = new_id()
-    if (known := idempotency.claim(session, id)) is not None:
-        return known
-    resolved = resolve(session, database, catalog, spec)
-    check_open_jobs(session, database.settings, principal.id)
+    if (earlier := request.idempotency.claim(session, id)) is not None:
+        return earlier
+    resolved = _resolve(session, request, spec)
+    request.check_quota(session)
     row = Generation(
         id=id,
-        requested=requested,
+        requested=request.body,
         spec=resolved.model_dump(mode="json"),
         spec_version=SPEC_VERSION,
-        created_by=principal.id,
+        created_by=request.principal.id,
     )
-    session.add(row)
-    session.commit()
-    queue.send(Generation, id)
-    return id
+    return request.add(session, row)
 
 
-def resolve(session: Session, database: Database, catalog: Catalog, spec: GenerationSpec) -> GenerationSpec:
-    """The spec with the model's own numbers in place of what was not said. Raises Invalid."""
-    model = find_model(catalog, spec.model)
-    if model is None:
-        raise Invalid(list(unknown(catalog.model, spec.model, ("body", "model"))))
-    resolved = spec.model_copy(
-        update={
-            "steps": spec.steps if spec.steps is not None else model.steps,
-            "guidance": spec.guidance if spec.guidance is not None else model.guidance,
-            "width": spec.width if spec.width is not None else model.width,
-            "height": spec.height if spec.height is not None else model.height,
-        }
-    )
-    width, height = resolved.width or model.width, resolved.height or model.height
-    errors = list(check_size(model, width, height, ("body",)))
-    errors += check_prompts(database.settings, len(spec.prompts), ("body", "prompts"))
-    errors += _too_much(database.settings, resolved.total_images, width * height)
-    lock_checkpoints(session, [one for one in spec.checkpoints if isinstance(one, uuid.UUID)])
+def _resolve(session: Session, request: JobRequest, spec: GenerationSpec) -> GenerationSpec:
+    """The spec with the model's defaults. Raises Invalid."""
+    resolved, model = with_model_defaults(request.catalog, spec)
+    assert resolved.width is not None and resolved.height is not None
+    settings, artifacts = request.database.settings, request.database.artifacts
+    errors = list(check_size(model, resolved.width, resolved.height, ("body",)))
+    errors += check_prompts(settings, len(spec.prompts), ("body", "prompts"))
+    errors += _check_amount(settings, resolved.total_images, resolved.width * resolved.height)
+    lock_checkpoints(session, [name for name in spec.checkpoints if isinstance(name, uuid.UUID)])
     for index, checkpoint in enumerate(spec.checkpoints):
         if isinstance(checkpoint, uuid.UUID):
-            loc = ("body", "checkpoints", index)
-            errors += check_checkpoint(session, database.artifacts, checkpoint, spec.model, loc)[1]
+            errors += check_checkpoint(session, artifacts, checkpoint, spec.model, ("body", "checkpoints", index))[1]
     if errors:
         raise Invalid(errors)
     return resolved
 
 
-def listing(session: Session, filters: GenerationFilters) -> Page[GenerationSummary]:
+def _check_amount(settings: Settings, images: int, pixels: int) -> Iterator[FieldError]:
+    if images > settings.max_images:
+        msg = f"{images} images (checkpoints x prompts x num_images); the maximum is {settings.max_images}"
+        yield FieldError(loc=["body", "num_images"], msg=msg, type="too_many_images")
+    elif images * pixels > settings.max_pixels:
+        msg = f"{images * pixels} pixels in all images; the maximum is {settings.max_pixels}"
+        yield FieldError(loc=["body", "width"], msg=msg, type="too_many_pixels")
+
+
+def list_generations(session: Session, filters: JobFilters) -> Page[GenerationSummary]:
     """The generations that match, newest first."""
-    query = select(Generation)
-    if filters.status:
-        query = query.where(Generation.status.in_(filters.status))
-    if filters.created_after is not None:
-        query = query.where(Generation.created_at >= filters.created_after)
-    if filters.created_before is not None:
-        query = query.where(Generation.created_at < filters.created_before)
-    return paged(session, query, (Generation.id,), filters, _summary)
+    return paged(session, jobs.select_jobs(Generation, filters), (Generation.id,), filters, _summary)
 
 
 def _summary(row: Generation) -> GenerationSummary:
-    return GenerationSummary(
-        **views.JobView.model_validate(row).model_dump(),
-        model=row.spec["model"],
-        checkpoints=row.spec["checkpoints"],
-        total_images=_total(row.spec),
+    spec = row.spec
+    return views.from_row(
+        GenerationSummary, row, model=spec["model"], checkpoints=spec["checkpoints"], total_images=_total(spec)
     )
 
 
@@ -117,94 +92,75 @@ def show(session: Session, id: uuid.UUID) -> GenerationView:
     """A generation in full. Raises NotFound."""
     row = views.find(session, Generation, id)
     spec = row.spec
-    images = session.scalars(
-        select(GenerationImage).where(GenerationImage.generation_id == id).order_by(GenerationImage.number)
-    )
-    return GenerationView(
-        **views.JobView.model_validate(row).model_dump(),
-        spec=spec,
+    return views.from_row(
+        GenerationView,
+        row,
         queue_position=views.queue_position(session, row),
         total_images=_total(spec),
-        images=[_view(image, spec["prompts"]) for image in images],
+        images=[_image_view(image, spec["prompts"][image.prompt_index]) for image in _images(session, id)],
         grid=f"/generations/{id}/grid.png",
     )
 
 
+def _images(session: Session, id: uuid.UUID) -> list[GenerationImage]:
+    own = select(GenerationImage).where(GenerationImage.generation_id == id)
+    return list(session.scalars(own.order_by(GenerationImage.number)))
+
+
+def _image_view(image: GenerationImage, prompt: str) -> GenerationImageView:
+    url = f"/generations/{image.generation_id}/images/{image.number}"
+    return views.from_row(GenerationImageView, image, prompt=prompt, url=url)
+
+
 def image(session: Session, id: uuid.UUID, number: int) -> GenerationImage:
-    """One image. Raises NotFound, and NotFinished while it may still be drawn."""
+    """An image of a generation. Raises NotFound, and NotFinished for an image that is not generated yet."""
     row = views.find(session, Generation, id)
     found = session.get(GenerationImage, (id, number))
     if found is not None:
         return found
-    if row.status not in TERMINAL and number < show(session, id).total_images:
-        raise NotFinished(f"image {number} of generation {id} is not drawn yet; the generation is {row.status}")
-    raise NotFound(f"generation {id} has no image {number}")
+    if row.status not in TERMINAL and number < _total(row.spec):
+        raise NotFinished(f"Image {number} of generation {id} is not generated yet; the generation is {row.status}")
+    raise NotFound(f"Generation {id} has no image {number}; it has {_total(row.spec)} images, numbered from 0")
 
 
-def comparison(session: Session, id: uuid.UUID) -> tuple[GenerationView, dict[int, GenerationImage], dict[str, str]]:
-    """All that a grid needs: the generation, its images by number, and a short label for each checkpoint.
+def grid(session: Session, database: Database, id: uuid.UUID) -> bytes:
+    """The images of a succeeded generation as one PNG: a row per prompt and seed, a column per checkpoint.
 
-    Raises NotFound, and NotFinished unless it has succeeded.
+    Raises NotFound, NotFinished, NotAcceptable.
     """
-    shown = show(session, id)
-    if shown.status is not JobStatus.SUCCEEDED:
-        raise NotFinished(f"generation {id} is {shown.status}; a grid is made of one that has succeeded")
-    images = session.scalars(select(GenerationImage).where(GenerationImage.generation_id == id))
-    labels = {name: _label(session, name) for name in shown.spec["checkpoints"]}
-    return shown, {image.number: image for image in images}, labels
+    row = views.find(session, Generation, id)
+    if row.status is not JobStatus.SUCCEEDED:
+        raise NotFinished(f"Generation {id} is {row.status}; the grid is available once it has succeeded")
+    spec, images = row.spec, {image.number: image for image in _images(session, id)}
+    columns = [_column_label(session, name) for name in spec["checkpoints"]]
+    session.close()  # reading the images takes a while and needs no connection
+    prompts, num_images = spec["prompts"], spec["num_images"]
+    rows = []
+    for index in range(len(prompts) * num_images):
+        cells = [images.get(column * len(prompts) * num_images + index) for column in range(len(columns))]
+        seeds = ", ".join(str(seed) for seed in sorted({image.seed for image in cells if image}))
+        readers = [partial(database.artifacts.read, image.key, image.sha256) if image else None for image in cells]
+        rows.append(image_grid.Row(f"{prompts[index // num_images]} (seed {seeds})", readers))
+    try:
+        return image_grid.draw(columns, rows, spec["width"], spec["height"], database.settings.max_grid_pixels)
+    except image_grid.GridTooLarge as error:
+        raise NotAcceptable(f"{error}; download the images separately") from error
 
 
-def cancel(session: Session, id: uuid.UUID, idempotency: IdempotentRequest) -> GenerationView:
-    """Ask for a generation's end; asking again changes nothing. Raises NotFound."""
-    if idempotency.claim(session, id) is not None:
-        return show(session, id)
-    views.cancel(session, Generation, id)
-    session.commit()
-    return show(session, id)
+def _column_label(session: Session, name: str) -> str:
+    if name == "base":
+        return "base"
+    checkpoint = session.get(Checkpoint, uuid.UUID(name))
+    return f"step {checkpoint.step} of {str(checkpoint.run_id)[-6:]}" if checkpoint else name[-6:]
 
 
 def delete(session: Session, id: uuid.UUID) -> None:
     """Delete an ended generation with its images. Raises NotFound, WrongState, InUse.
 
-    Ended scorings of these keep their values, for which no image is read again.
+    Ended scores of its images keep their values, which need no image.
     """
-    row = views.find(session, Generation, id, lock=True)
-    if row.status not in TERMINAL:
-        raise WrongState(f"generation {id} is {row.status}; cancel it and wait for its end before deleting it")
+    row = jobs.find_deletable(session, Generation, id)
     reading = (Score.spec["generation"].astext == str(id), Score.status.not_in(TERMINAL))
     if (score := session.scalar(select(Score.id).where(*reading).limit(1))) is not None:
-        raise InUse(f"generation {id} is in use: score {score}, which has not ended, reads its images")
-    retention.discard(session, [f"generations/{id}"])
-    session.execute(delete_rows(Generation).where(Generation.id == id))
-    events.notify_job(session, Generation.KIND, id)
-    session.commit()
-
-
-def _too_much(settings: Settings, images: int, pixels: int) -> Iterator[FieldError]:
-    if images > settings.max_images:
-        msg = f"{images} images in all (checkpoints x prompts x num_images); allowed are {settings.max_images}"
-        yield FieldError(loc=["body", "num_images"], msg=msg, type="too_many_images")
-    elif images * pixels > settings.max_pixels:
-        msg = f"{images * pixels} pixels over all images; allowed are {settings.max_pixels}"
-        yield FieldError(loc=["body", "width"], msg=msg, type="too_many_pixels")
-
-
-def _view(image: GenerationImage, prompts: list[str]) -> GenerationImageView:
-    return GenerationImageView(
-        number=image.number,
-        checkpoint=image.checkpoint,
-        prompt_index=image.prompt_index,
-        image_index=image.image_index,
-        prompt=prompts[image.prompt_index],
-        seed=image.seed,
-        sha256=image.sha256,
-        size=image.size,
-        url=f"/generations/{image.generation_id}/images/{image.number}",
-    )
-
-
-def _label(session: Session, name: str) -> str:
-    if name == "base":
-        return "base"
-    checkpoint = session.get(Checkpoint, uuid.UUID(name))
-    return f"step {checkpoint.step} of {str(checkpoint.run_id)[-6:]}" if checkpoint else name[-6:]
+        raise InUse(f"Generation {id} is in use: score {score}, which has not ended, reads its images")
+    jobs.delete(session, row)

@@ -8,11 +8,11 @@ from fastapi import APIRouter, Body, Query, Response
 from service.api.dependencies import SessionDep
 from service.api.idempotency import IdempotentRequestDep
 from service.api.keys import service
-from service.api.keys.schemas import KeyFilters, KeyMade, KeySpec, KeyView
+from service.api.keys.schemas import CreatedKeyView, KeySpec, KeyView
 from service.api.routing import LOCATION, ApiRoute, declare
 from service.auth.principal import Scope
 from service.http.errors import problems
-from service.http.pagination import Page
+from service.http.pagination import Page, PageQuery
 
 router = APIRouter(prefix="/keys", tags=["keys"], route_class=ApiRoute)
 
@@ -29,7 +29,7 @@ def create_key(
     response: Response,
     session: SessionDep,
     idempotency: IdempotentRequestDep,
-) -> KeyMade:
+) -> CreatedKeyView:
     """Create a key. The response contains it only this time: the database stores a hash.
 
     The first key must have the scope `admin`; after that every request needs a key.
@@ -42,9 +42,9 @@ def create_key(
 
 @router.get("", summary="List keys")
 @declare(Scope.ADMIN)
-def list_keys(filters: Annotated[KeyFilters, Query()], session: SessionDep) -> Page[KeyView]:
+def list_keys(query: Annotated[PageQuery, Query()], session: SessionDep) -> Page[KeyView]:
     """Keys, newest first, without their secrets, including revoked keys."""
-    return service.listing(session, filters)
+    return service.list_keys(session, query)
 
 
 @router.get("/{key_id}", summary="Show a key")

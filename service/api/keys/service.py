@@ -1,13 +1,13 @@
-"""The rules of keys."""
+"""API keys: create, list, show, revoke."""
 
 import uuid
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from service.api.idempotency import IdempotentRequest
-from service.api.keys.schemas import KeyFilters, KeyMade, KeySpec, KeyView
+from service.api.keys.schemas import CreatedKeyView, KeySpec, KeyView
 from service.auth.api_keys import keys_exist
 from service.auth.errors import LastAdminKey
 from service.auth.principal import Scope
@@ -15,58 +15,55 @@ from service.core import security as secrets
 from service.db.base import new_id
 from service.db.models import ApiKey
 from service.http.errors import NotFound, invalid
-from service.http.pagination import Page, paged
+from service.http.pagination import Page, PageQuery, paged
+from service.jobs import views
 
 
-@dataclass(frozen=True)
-class CreatedKey:
-    """A key that was just made; `secret` is known to nobody else."""
+class CreatedKey(NamedTuple):
+    """A new key and its secret, which is not stored."""
 
     row: ApiKey
     secret: str
 
 
-def make(session: Session, spec: KeySpec, id: uuid.UUID | None = None) -> CreatedKey:
+def add_key(session: Session, spec: KeySpec, id: uuid.UUID | None = None) -> CreatedKey:
     """Add a key. The caller commits."""
     secret = secrets.new_secret()
     row = ApiKey(
+        **spec.model_dump(exclude={"scopes"}),
         id=id or new_id(),
-        name=spec.name,
         prefix=secrets.prefix_of(secret),
         hash=secrets.digest_of(secret),
         scopes=sorted(set(spec.scopes)),
-        max_open_jobs=spec.max_open_jobs,
-        requests_per_minute=spec.requests_per_minute,
-        expires_at=spec.expires_at,
     )
     session.add(row)
     session.flush()
     return CreatedKey(row, secret)
 
 
-def create(session: Session, spec: KeySpec, idempotency: IdempotentRequest) -> KeyMade:
-    """Make a key. The first one must be able to make others: from then on every request needs one."""
+def create(session: Session, spec: KeySpec, idempotency: IdempotentRequest) -> CreatedKeyView:
+    """Create a key; the first one must be an admin key. Raises Invalid, IdempotencyMismatch."""
     id = new_id()
-    if (known := idempotency.claim(session, id)) is not None:
-        return KeyMade(**show(session, known).model_dump(), key=None)
+    if (earlier := idempotency.claim(session, id)) is not None:
+        return views.from_row(CreatedKeyView, find(session, earlier), key=None)
     if Scope.ADMIN not in spec.scopes and not keys_exist(session):
-        msg = "the first key must have the scope `admin`: from then on every request needs a key, also to make keys"
+        msg = "The first key must have the scope `admin`: once it exists, creating keys requires an admin key"
         raise invalid(["body", "scopes"], msg, "first_key")
-    made = make(session, spec, id)
+    secret = add_key(session, spec, id).secret
     session.commit()
-    return KeyMade(**show(session, id).model_dump(), key=made.secret)
+    return views.from_row(CreatedKeyView, find(session, id), key=secret)
 
 
-def listing(session: Session, filters: KeyFilters) -> Page[KeyView]:
-    """All keys, newest first, revoked ones too."""
-    return paged(session, select(ApiKey), (ApiKey.id,), filters, KeyView.model_validate)
+def list_keys(session: Session, query: PageQuery) -> Page[KeyView]:
+    """All keys, newest first, including revoked ones."""
+    return paged(session, select(ApiKey), (ApiKey.id,), query, KeyView.model_validate)
 
 
 def find(session: Session, id: uuid.UUID) -> ApiKey:
     """The key of that id. Raises NotFound."""
     row = session.get(ApiKey, id)
     if row is None:
-        raise NotFound(f"there is no key {id}")
+        raise NotFound(f"There is no key {id}")
     return row
 
 
@@ -75,14 +72,14 @@ def show(session: Session, id: uuid.UUID) -> KeyView:
     return KeyView.model_validate(find(session, id))
 
 
-def revoke(session: Session, id: uuid.UUID, *, spare_last_admin: bool = True) -> KeyView:
-    """Take a key back; twice is the same. Raises NotFound, and LastAdminKey where it is to be spared."""
-    # All admin keys are locked, in one order: of two that revoke each other at once, one finds itself the last.
+def revoke(session: Session, id: uuid.UUID, *, protect_last_admin: bool = True) -> KeyView:
+    """Revoke a key; repeating it changes nothing. Raises NotFound, and LastAdminKey for a protected last admin key."""
+    # All admin keys are locked in one order: of two keys that revoke each other concurrently, one remains.
     admins = session.scalars(
         select(ApiKey).where(ApiKey.scopes.contains([Scope.ADMIN])).order_by(ApiKey.id).with_for_update(key_share=True)
     )
-    good = {row.id for row in admins if KeyView.model_validate(row).state == "active"}
-    if spare_last_admin and good == {id}:
+    valid = {row.id for row in admins if KeyView.model_validate(row).state == "active"}
+    if protect_last_admin and valid == {id}:
         raise LastAdminKey
     find(session, id)
     session.execute(

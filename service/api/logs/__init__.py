@@ -1,1 +1,1 @@
-"""What a run's child process printed."""
+"""Logs of runs and evaluations."""

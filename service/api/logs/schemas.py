@@ -1,29 +1,34 @@
-"""How logs are asked for and shown."""
+"""Query and view of logs."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
 
 class LogQuery(BaseModel):
-    """From which byte of which attempt's log on."""
+    """The part of a log to show."""
 
     model_config = ConfigDict(extra="forbid")
 
-    attempt: int | None = Field(None, ge=1, le=2**31 - 1, description="The attempt; unset: the newest that printed.")
-    offset: int = Field(0, ge=0, le=2**63 - 1, description="From this byte on.")
-    limit: int | None = Field(None, ge=4, le=2**24, description="Most bytes; unset, or more than that: the setting's.")
+    attempt: int | None = Field(None, ge=1, le=2**31 - 1, description="The attempt; default: the newest with output.")
+    offset: int = Field(0, ge=0, le=2**63 - 1, description="The first byte.")
+    limit: int | None = Field(
+        None,
+        ge=4,
+        le=2**24,
+        description="Maximum bytes; the default is the limit.",
+    )
 
 
 class LogPart(BaseModel):
-    """A part of what an attempt's child process printed."""
+    """A part of the log of an attempt."""
 
-    attempt: int | None = Field(description="Null when no attempt has printed anything.")
-    offset: int = Field(description="The byte the text begins at.")
-    next_offset: int = Field(description="Ask again with `offset=` this for what follows.")
-    size: int = Field(description="Bytes of this attempt's log so far.")
+    attempt: int | None = Field(description="Null if no attempt has output.")
+    offset: int = Field(description="The first byte of the text.")
+    next_offset: int = Field(description="The `offset` of the next part.")
+    size: int = Field(description="Bytes of the attempt's log so far.")
     next_attempt: int | None = Field(
-        description="The next attempt that has printed something: read this one's rest, then go on with that one's."
+        description="The next attempt with output, to read after the rest of this attempt's log."
     )
     text: str = Field(
-        description="UTF-8, cut between characters; bytes that are no UTF-8 are replaced.",
+        description="UTF-8, cut between characters; invalid bytes are replaced.",
         examples=["step 12 of 60: reward 0.68\n"],
     )

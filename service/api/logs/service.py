@@ -1,4 +1,4 @@
-"""The rules of logs: bytes by offset, cut between characters."""
+"""Logs: bytes by offset, cut between characters."""
 
 import uuid
 from collections.abc import Sequence
@@ -11,8 +11,10 @@ from service.db.models import Evaluation, Run, SupervisedJob
 from service.jobs import views
 
 
-def read(session: Session, job: type[Run] | type[Evaluation], id: uuid.UUID, query: LogQuery, most: int) -> LogPart:
-    """The log of one attempt from `offset` on, at most `most` bytes. Raises NotFound."""
+def read(
+    session: Session, job: type[Run] | type[Evaluation], id: uuid.UUID, query: LogQuery, max_bytes: int
+) -> LogPart:
+    """The log of one attempt from `offset` on, at most `max_bytes` bytes. Raises NotFound."""
     views.find(session, job, id)
     logs = job.LOGS
     attempts = select(logs.attempt).where(logs.job_id == id)
@@ -20,38 +22,38 @@ def read(session: Session, job: type[Run] | type[Evaluation], id: uuid.UUID, que
     if attempt is None:
         return LogPart(attempt=None, offset=0, next_offset=0, size=0, next_attempt=None, text="")
     of_attempt = (logs.job_id == id, logs.attempt == attempt)
-    # Asked for first: when there is a next attempt, this one's log is complete, and so is the size read after it.
+    # Queried before the size: once a next attempt has output, the log and its size are final.
     later = session.scalar(attempts.where(logs.attempt > attempt).order_by(logs.attempt).limit(1))
     end = select(logs.offset + func.length(logs.data)).where(*of_attempt)
     size = session.scalar(end.order_by(logs.offset.desc()).limit(1)) or 0
-    begin = min(query.offset, size)
-    data = _bytes(session, job, of_attempt, begin, min(query.limit or most, most))
-    if begin + len(data) < size:
-        data = data[: _whole_characters(data)]
+    start = min(query.offset, size)
+    data = _bytes(session, job, of_attempt, start, min(query.limit or max_bytes, max_bytes))
+    if start + len(data) < size:
+        data = data[: _complete_length(data)]
     text = data.decode("utf-8", errors="replace")
-    next_offset = begin + len(data)
-    return LogPart(attempt=attempt, offset=begin, next_offset=next_offset, size=size, next_attempt=later, text=text)
+    next_offset = start + len(data)
+    return LogPart(attempt=attempt, offset=start, next_offset=next_offset, size=size, next_attempt=later, text=text)
 
 
 def _bytes(
-    session: Session, job: type[SupervisedJob], of_attempt: Sequence[ColumnElement[bool]], begin: int, wanted: int
+    session: Session, job: type[SupervisedJob], of_attempt: Sequence[ColumnElement[bool]], start: int, count: int
 ) -> bytes:
     logs = job.LOGS
-    first = select(func.max(logs.offset)).where(*of_attempt, logs.offset <= begin).scalar_subquery()
+    first = select(func.max(logs.offset)).where(*of_attempt, logs.offset <= start).scalar_subquery()
     chunks = session.scalars(
-        select(logs).where(*of_attempt, logs.offset >= first, logs.offset < begin + wanted).order_by(logs.offset)
+        select(logs).where(*of_attempt, logs.offset >= first, logs.offset < start + count).order_by(logs.offset)
     ).all()
     if not chunks:
         return b""
-    return b"".join(chunk.data for chunk in chunks)[begin - chunks[0].offset :][:wanted]
+    return b"".join(chunk.data for chunk in chunks)[start - chunks[0].offset :][:count]
 
 
-def _whole_characters(data: bytes) -> int:
-    """Bytes up to the last character that is whole: an answer never ends inside one."""
+def _complete_length(data: bytes) -> int:
+    """The number of bytes up to the end of the last complete UTF-8 character."""
     for back in range(1, min(4, len(data)) + 1):
         byte = data[-back]
         if byte & 0xC0 == 0x80:
-            continue  # a continuation: its character began earlier
+            continue  # a continuation byte
         length = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
         return len(data) - back if length > back and back < len(data) else len(data)
     return len(data)

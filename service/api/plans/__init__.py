@@ -1,1 +1,1 @@
-"""What a run would cost."""
+"""Plans: the cost of a run."""

@@ -1,1 +1,1 @@
-"""Prompt sets: lists of prompts that clients send, and those of the catalog."""
+"""Prompt sets: uploaded lists of prompts, and those of the catalog."""

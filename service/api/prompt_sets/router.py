@@ -10,12 +10,12 @@ from fastapi.concurrency import run_in_threadpool
 from service.api.dependencies import CatalogDep, DatabaseDep, SessionDep
 from service.api.idempotency import StreamedIdempotentRequestDep
 from service.api.prompt_sets import service
-from service.api.prompt_sets.schemas import PromptSetFilters, PromptSetQuery, PromptSetUpload, PromptSetView, PromptView
+from service.api.prompt_sets.schemas import PromptSetQuery, PromptSetUpload, PromptSetView, PromptView
 from service.api.routing import LOCATION, ApiRoute, declare
 from service.auth.principal import PrincipalDep, Scope
 from service.contracts.prompts import Format
 from service.http.errors import UnsupportedMediaType, problems
-from service.http.pagination import Page
+from service.http.pagination import Page, PageQuery
 from service.http.uploads import receive
 
 router = APIRouter(prefix="/prompt-sets", tags=["prompt sets"], route_class=ApiRoute)
@@ -73,17 +73,17 @@ async def create_prompt_set(
     with tempfile.TemporaryDirectory(prefix="g2rpo-prompts-") as directory:
         file = pathlib.Path(directory) / "received"
         sha256 = await receive(request.stream(), file)
-        made = await run_in_threadpool(
+        created = await run_in_threadpool(
             service.create, database, catalog, query, format, file, principal, idempotency.with_body(sha256)
         )
-    response.headers["Location"] = f"/prompt-sets/{made.prompt_sets[0].name}"
-    return made
+    response.headers["Location"] = f"/prompt-sets/{created.prompt_sets[0].name}"
+    return created
 
 
 def _format(content_type: str) -> Format:
     media_type, *parameters = (part.strip().lower() for part in content_type.split(";"))
-    charsets = [one.partition("=")[2].strip('" ') for one in parameters if one.startswith("charset")]
-    if media_type not in FORMATS or any(one not in ("utf-8", "utf8", "us-ascii") for one in charsets):
+    charsets = [parameter.partition("=")[2].strip('" ') for parameter in parameters if parameter.startswith("charset")]
+    if media_type not in FORMATS or not {"utf-8", "utf8", "us-ascii"}.issuperset(charsets):
         allowed = ", ".join(FORMATS)
         raise UnsupportedMediaType(f"Unsupported content type {content_type[:100]!r}; allowed: {allowed}, in UTF-8")
     return FORMATS[media_type]
@@ -92,10 +92,10 @@ def _format(content_type: str) -> Format:
 @router.get("", summary="List prompt sets")
 @declare(Scope.READ, cacheable=True)
 def list_prompt_sets(
-    filters: Annotated[PromptSetFilters, Query()], session: SessionDep, catalog: CatalogDep
+    query: Annotated[PageQuery, Query()], session: SessionDep, catalog: CatalogDep
 ) -> Page[PromptSetView]:
     """Names for `prompts.set` and `heldout.prompts` of a spec: sets of the catalog and uploaded sets."""
-    return service.listing(session, catalog, filters)
+    return service.list_prompt_sets(session, catalog, query)
 
 
 @router.get("/{name}", summary="Show a prompt set")
@@ -109,13 +109,13 @@ def get_prompt_set(name: Name, session: SessionDep, catalog: CatalogDep) -> Prom
 @declare(Scope.READ, cacheable=True)
 def list_prompts(
     name: Name,
-    filters: Annotated[PromptSetFilters, Query()],
+    query: Annotated[PageQuery, Query()],
     session: SessionDep,
     database: DatabaseDep,
     catalog: CatalogDep,
 ) -> Page[PromptView]:
     """The prompts of an uploaded set, in the order of the file."""
-    return service.items(session, database.artifacts, catalog, name, filters)
+    return service.list_prompts(session, database.artifacts, catalog, name, query)
 
 
 @router.delete("/{name}", status_code=204, summary="Delete a prompt set", responses=problems(409))

@@ -1,4 +1,4 @@
-"""How prompt sets are sent and shown."""
+"""Queries and views of prompt sets."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -8,73 +8,68 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from service.contracts.prompts import Counts, Format, Split
 from service.http.errors import FieldError
-from service.http.pagination import PageQuery
 
 NewName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,54}$")]
-"""A set's name, with room for what a split puts behind it."""
+"""The name of a set, with room for the suffix of a split."""
 
 
 class PromptSetQuery(BaseModel):
-    """What an uploaded file is to become."""
+    """How to store an uploaded file."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: NewName = Field(description="The set's name, which runs say; no other set may have it.")
-    description: str = Field("", max_length=1000, pattern=r"^[^\x00]*$", description="What people should know of it.")
+    name: NewName = Field(description="The unique name of the set, used in run specs.")
+    description: str = Field("", max_length=1000, pattern=r"^[^\x00]*$", description="Free text.")
     skip_bad: bool = Field(
-        False, description="Leave out lines that cannot be used, counted and the first told, instead of refusing all."
+        False, description="Skip bad lines, count them and list the first, instead of rejecting the file."
     )
     heldout: float | None = Field(
         None,
         gt=0,
         le=1_000_000,
         allow_inf_nan=False,
-        description="Make two sets without a prompt in common, NAME-train and NAME-heldout: below 1 this share is held "
-        "out, from 1 on so many prompts. A prompt's side depends on the prompt and `seed`, not on the file's order.",
+        description="Split the file into two disjoint sets, NAME-train and NAME-heldout. Below 1: the share of "
+        "held-out prompts; from 1 on: their number. The side of a prompt depends on its text and `seed` alone.",
     )
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="Of the split.")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the split.")
 
     @model_validator(mode="after")
     def _whole(self) -> "PromptSetQuery":
         if self.heldout is not None and self.heldout >= 1 and self.heldout != int(self.heldout):
-            raise ValueError(f"heldout {self.heldout} is neither a share below 1 nor a whole number")
+            raise ValueError(f"Invalid heldout {self.heldout}; must be a share below 1 or a whole number")
         return self
 
 
-class PromptSetFilters(PageQuery):
-    """Which page of a list."""
-
-
 class PromptSetView(BaseModel):
-    """A list of prompts that a run's spec may name."""
+    """A named list of prompts for run specs."""
 
     model_config = ConfigDict(from_attributes=True)
 
     name: str
-    origin: Literal["catalog", "uploaded"] = Field(description="Whether the operator offers it, or a client sent it.")
+    origin: Literal["catalog", "uploaded"] = Field(description="Part of the catalog, or uploaded by a client.")
     description: str
-    id: UUID | None = Field(description="Null for one of the catalog, as is everything below.")
-    prompts: int | None = Field(description="How many.")
-    size: int | None = Field(description="Bytes of its file.")
-    sha256: str | None = Field(description="Of its file: JSON lines, each prompt once, as normalised.")
-    format: Format | None = Field(description="Of the file that was sent.")
-    counts: Counts | None = Field(description="What that file held.")
-    split: Split | None = Field(description="Null, too, where the file became one set.")
+    id: UUID | None = Field(description="Null for a set of the catalog, as are all fields below.")
+    prompts: int | None = Field(description="Number of prompts.")
+    size: int | None = Field(description="Bytes of the file.")
+    sha256: str | None = Field(description="SHA-256 of the file: JSON lines, each normalized prompt once.")
+    format: Format | None = Field(description="Format of the uploaded file.")
+    counts: Counts | None = Field(description="Lines of the uploaded file.")
+    split: Split | None = Field(description="Null for a file that was not split.")
     created_at: datetime | None
 
 
 class PromptSetUpload(BaseModel):
-    """What came of a file."""
+    """The result of an upload."""
 
-    prompt_sets: list[PromptSetView] = Field(description="One, or with `heldout` two: to train on, and held out.")
+    prompt_sets: list[PromptSetView] = Field(description="One set, or with `heldout` two: train and held-out.")
     left_out: list[FieldError] = Field(
-        description="With `skip_bad`: the first lines left out, and why. Empty in an answer that is given again."
+        description="With `skip_bad`: the errors of the first skipped lines; empty for a repeated request."
     )
 
 
 class PromptView(BaseModel):
-    """A prompt of a set."""
+    """A prompt of a prompt set."""
 
     index: int = Field(description="From 0.")
     prompt: str = Field(examples=["a red circle left of a blue square"])
-    metadata: dict[str, Any] | None = Field(description="What was said beside it.")
+    metadata: dict[str, Any] | None = Field(description="Metadata of the uploaded line.")

@@ -1,11 +1,10 @@
-"""The rules of prompt sets: taking a file, showing sets and their prompts, deleting what nothing needs."""
+"""Prompt sets: create from an uploaded file, list, show, list prompts, delete."""
 
 import hashlib
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from pydantic import TypeAdapter
 from sqlalchemy import func, select
@@ -13,12 +12,11 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from service.api.idempotency import IdempotentRequest
-from service.api.prompt_sets.reading import Reader
-from service.api.prompt_sets.schemas import PromptSetFilters, PromptSetQuery, PromptSetUpload, PromptSetView, PromptView
-from service.api.prompt_sets.splitting import split
+from service.api.prompt_sets.prompt_file import normalize_file, split
+from service.api.prompt_sets.schemas import PromptSetQuery, PromptSetUpload, PromptSetView, PromptView
 from service.auth.principal import Principal
 from service.contracts.catalog import Catalog, PromptSetEntry
-from service.contracts.prompts import MAX_LINE_BYTES, Counts, Format, Split
+from service.contracts.prompts import MAX_LINE_BYTES, Format, Split
 from service.contracts.status import TERMINAL
 from service.db import retention
 from service.db.artifacts import ArtifactDamaged, ArtifactStore
@@ -26,18 +24,10 @@ from service.db.base import new_id
 from service.db.models import PromptSet, Run
 from service.db.session import Database
 from service.http.errors import Deleted, FieldError, InUse, NameTaken, NotFound, WrongState, invalid
-from service.http.pagination import Page, decode_cursor, encode_cursor
+from service.http.pagination import Page, PageQuery, decode_cursor, encode_cursor
+from service.jobs import views
 
-_NAME, _PLACE = TypeAdapter(tuple[str]), TypeAdapter(tuple[uuid.UUID, int, int])
-
-
-class Part(NamedTuple):
-    """A set to be: its file, and how many prompts are in it."""
-
-    name: str
-    file: Path
-    prompts: int
-    split: Split | None
+_NAME, _POSITION = TypeAdapter(tuple[str]), TypeAdapter(tuple[uuid.UUID, int, int])
 
 
 def create(
@@ -49,14 +39,29 @@ def create(
     principal: Principal,
     idempotency: IdempotentRequest,
 ) -> PromptSetUpload:
-    """Normalise a received file, store what it holds as one or two sets. Raises Invalid, NameTaken, Deleted."""
-    reader = Reader(format, database.settings.max_prompt_set_prompts, query.skip_bad)
-    whole = file.with_name("normalised")
-    counts = reader.read(file, whole)
-    rows = [
-        _stored(database.artifacts, part, query, format, counts, principal)
-        for part in _parts(query, whole, counts.kept)
-    ]
+    """Normalize an uploaded file and store it as one or two sets. Raises Invalid, NameTaken, Deleted."""
+    normalized = file.with_name("normalised")
+    counts, skipped = normalize_file(file, normalized, format, database.settings.max_prompt_set_prompts, query.skip_bad)
+    rows = []
+    for name, part_file, prompts, part in _parts(query, normalized, counts.kept):
+        id = new_id()
+        with part_file.open("rb") as opened:
+            sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+        stored = database.artifacts.put_file(part_file, f"prompt-sets/{id}/prompts.jsonl", sha256)
+        row = PromptSet(
+            id=id,
+            name=name,
+            description=query.description,
+            format=format,
+            counts=counts.model_dump(mode="json"),
+            split=part and part.model_dump(mode="json"),
+            prompts=prompts,
+            key=stored.key,
+            sha256=stored.sha256,
+            size=stored.size,
+            created_by=principal.id,
+        )
+        rows.append(row)
     with database.sessions() as session:
         try:
             upload = _add(session, catalog, rows, idempotency)
@@ -64,121 +69,97 @@ def create(
             session.rollback()
             _discard(session, rows)
             raise
-        session.commit()  # where it raises, the rows may be there: if they are not, their files are found as orphans
-        return _shown(session, upload, reader.problems if upload == rows[0].id else [])
+        session.commit()  # after a failed commit the rows may exist; if not, their files are collected as orphans
+        return _show_upload(session, upload, skipped if upload == rows[0].id else [])
 
 
-def _parts(query: PromptSetQuery, whole: Path, prompts: int) -> list[Part]:
+def _parts(query: PromptSetQuery, whole: Path, prompts: int) -> Iterator[tuple[str, Path, int, Split | None]]:
+    """The sets to create: name, file, number of prompts, split."""
     if query.heldout is None:
-        return [Part(query.name, whole, prompts, None)]
-    files = whole.with_name("train"), whole.with_name("heldout")
-    counts = split(whole, *files, query.heldout, query.seed)
-    return [
-        Part(f"{query.name}-{part}", file, count, Split(part=part, heldout=query.heldout, seed=query.seed))
-        for part, file, count in zip(("train", "heldout"), files, counts, strict=True)
-    ]
-
-
-def _stored(
-    artifacts: ArtifactStore, part: Part, query: PromptSetQuery, format: Format, counts: Counts, principal: Principal
-) -> PromptSet:
-    id = new_id()
-    with part.file.open("rb") as reading:
-        sha256 = hashlib.file_digest(reading, "sha256").hexdigest()
-    stored = artifacts.put_file(part.file, f"prompt-sets/{id}/prompts.jsonl", sha256)
-    return PromptSet(
-        id=id,
-        name=part.name,
-        description=query.description,
-        format=format,
-        counts=counts.model_dump(mode="json"),
-        split=part.split and part.split.model_dump(mode="json"),
-        prompts=part.prompts,
-        key=stored.key,
-        sha256=stored.sha256,
-        size=stored.size,
-        created_by=principal.id,
-    )
+        yield query.name, whole, prompts, None
+        return
+    train, heldout = whole.with_name("train"), whole.with_name("heldout")
+    train_prompts, heldout_prompts = split(whole, train, heldout, query.heldout, query.seed)
+    options = {"heldout": query.heldout, "seed": query.seed}
+    yield f"{query.name}-train", train, train_prompts, Split(part="train", **options)
+    yield f"{query.name}-heldout", heldout, heldout_prompts, Split(part="heldout", **options)
 
 
 def _add(session: Session, catalog: Catalog, rows: Sequence[PromptSet], idempotency: IdempotentRequest) -> uuid.UUID:
-    """Add the rows, to be committed; the upload's id, which is an earlier one's where this request was done before."""
+    """Add the rows; the id of the upload, that of the earlier upload for a repeated request. The caller commits."""
     upload = rows[0].id
-    if (known := idempotency.claim(session, upload)) is not None:
+    if (earlier := idempotency.claim(session, upload)) is not None:
         _discard(session, rows)
-        return known
+        return earlier
     for row in rows:
         if row.name in {entry.name for entry in catalog.prompt_sets}:
-            raise NameTaken(f"the catalog has a prompt set {row.name!r}; take another name")
+            raise NameTaken(f"The catalog has a prompt set {row.name!r}; use another name")
         row.upload_id = upload
         session.add(row)
     names = " and ".join(repr(row.name) for row in rows)
     try:
         session.flush()
     except IntegrityError as error:
-        detail = f"there is a prompt set {names} already; take another name, or delete it first"
-        raise NameTaken(detail) from error
+        raise NameTaken(f"Prompt set {names} already exists; use another name, or delete it first") from error
     return upload
 
 
-def _shown(session: Session, upload: uuid.UUID, left_out: list[FieldError]) -> PromptSetUpload:
-    made = select(PromptSet).where(PromptSet.upload_id == upload, PromptSet.deleted_at.is_(None))
-    rows = session.scalars(made.order_by(PromptSet.name.desc())).all()
+def _show_upload(session: Session, upload: uuid.UUID, skipped: list[FieldError]) -> PromptSetUpload:
+    own = select(PromptSet).where(PromptSet.upload_id == upload, PromptSet.deleted_at.is_(None))
+    rows = session.scalars(own.order_by(PromptSet.name.desc())).all()
     if not rows:
-        raise Deleted("the prompt sets that the first request with this Idempotency-Key made were deleted since")
-    return PromptSetUpload(prompt_sets=[_view(row) for row in rows], left_out=[one.shortened() for one in left_out])
+        raise Deleted("The prompt sets created by the first request with this Idempotency-Key have been deleted")
+    return PromptSetUpload(prompt_sets=[_view(row) for row in rows], left_out=[error.shortened() for error in skipped])
 
 
 def _discard(session: Session, rows: Sequence[PromptSet]) -> None:
-    """Have the files of rows that came to nothing removed."""
+    """Mark the files of rows that were not added as garbage."""
     retention.discard(session, [f"prompt-sets/{row.id}" for row in rows])
     session.commit()
 
 
-def listing(session: Session, catalog: Catalog, filters: PromptSetFilters) -> Page[PromptSetView]:
-    """The catalog's sets and the uploaded ones, by name. Raises Invalid."""
-    after = "" if filters.cursor is None else decode_cursor(filters.cursor, _NAME)[0]
-    name = PromptSet.name.collate("C")  # as Python sorts the catalog's
+def list_prompt_sets(session: Session, catalog: Catalog, query: PageQuery) -> Page[PromptSetView]:
+    """The sets of the catalog and the uploaded ones, by name. Raises Invalid."""
+    after = "" if query.cursor is None else decode_cursor(query.cursor, _NAME)[0]
+    name = PromptSet.name.collate("C")  # the order in which Python sorts the names of the catalog
     uploaded = select(PromptSet).where(PromptSet.deleted_at.is_(None), name > after).order_by(name)
-    views = [_view(row) for row in session.scalars(uploaded.limit(filters.limit + 1))]
-    offered = {entry.name for entry in catalog.prompt_sets}
-    views = [view for view in views if view.name not in offered]  # the catalog's goes before
-    views += [_offered(entry) for entry in catalog.prompt_sets if entry.name > after]
-    views.sort(key=lambda view: view.name)
-    page = views[: filters.limit]
-    return Page(items=page, next_cursor=encode_cursor(page[-1].name) if len(views) > len(page) else None)
+    found = {row.name: _view(row) for row in session.scalars(uploaded.limit(query.limit + 1))}
+    found |= {entry.name: _catalog_view(entry) for entry in catalog.prompt_sets if entry.name > after}
+    page = [found[name] for name in sorted(found)[: query.limit]]
+    return Page(items=page, next_cursor=encode_cursor(page[-1].name) if len(found) > len(page) else None)
 
 
 def show(session: Session, catalog: Catalog, name: str) -> PromptSetView:
-    """What a name means. Raises NotFound."""
+    """The prompt set of that name. Raises NotFound."""
     for entry in catalog.prompt_sets:
         if entry.name == name:
-            return _offered(entry)
+            return _catalog_view(entry)
     return _view(_find(session, name))
 
 
-def items(
-    session: Session, artifacts: ArtifactStore, catalog: Catalog, name: str, filters: PromptSetFilters
+def list_prompts(
+    session: Session, artifacts: ArtifactStore, catalog: Catalog, name: str, query: PageQuery
 ) -> Page[PromptView]:
-    """A page of an uploaded set's prompts, in the file's order. Raises NotFound, Invalid, ArtifactDamaged."""
+    """The prompts of an uploaded set, in the order of the file. Raises NotFound, Invalid, ArtifactDamaged."""
     if name in {entry.name for entry in catalog.prompt_sets}:
-        raise NotFound(f"the prompts of {name!r}, a set of the catalog, are known to the workers alone")
+        raise NotFound(f"Prompt set {name!r} belongs to the catalog; only the prompts of uploaded sets can be listed")
     row = _find(session, name)
-    session.close()  # the store may take its time
-    id, index, offset = (row.id, 0, 0) if filters.cursor is None else decode_cursor(filters.cursor, _PLACE)
+    session.close()  # the artifact store may be slow
+    id, index, offset = (row.id, 0, 0) if query.cursor is None else decode_cursor(query.cursor, _POSITION)
     if id != row.id or not 0 <= offset < row.size:
-        raise invalid(["query", "cursor"], f"this is no cursor of the set that {name!r} means now", "cursor_invalid")
-    lines = _lines(artifacts, row, offset, filters.limit)
+        raise invalid(["query", "cursor"], f"Invalid cursor: prompt set {name!r} was replaced", "cursor_invalid")
+    lines = _lines(artifacts, row, offset, query.limit)
     try:
         page = [
-            PromptView(index=index + at, **({"metadata": None} | json.loads(line))) for at, line in enumerate(lines)
+            PromptView(index=number, **({"metadata": None} | json.loads(line)))
+            for number, line in enumerate(lines, index)
         ]
     except (ValueError, TypeError) as error:
-        if filters.cursor is not None:
-            raise invalid(["query", "cursor"], "this is no cursor of this list", "cursor_invalid") from error
-        raise ArtifactDamaged(f"{row.key} in the artifact store is no file of prompts") from error
+        if query.cursor is not None:
+            raise invalid(["query", "cursor"], "Invalid cursor", "cursor_invalid") from error
+        raise ArtifactDamaged(f"{row.key} in the artifact store is not a valid prompt file") from error
     if not lines:
-        raise ArtifactDamaged(f"{row.key} in the artifact store is no file of prompts")
+        raise ArtifactDamaged(f"{row.key} in the artifact store is not a valid prompt file")
     offset += sum(map(len, lines))
     following = encode_cursor(id, index + len(page), offset) if offset < row.size else None
     return Page(items=page, next_cursor=following)
@@ -188,17 +169,18 @@ def _lines(artifacts: ArtifactStore, row: PromptSet, offset: int, limit: int) ->
     """Up to `limit` whole lines from byte `offset` on."""
     length = min(row.size - offset, limit * MAX_LINE_BYTES)
     data = b"".join(artifacts.stream(row.stored, offset, length))
-    return [line + b"\n" for line in data.split(b"\n")[:-1][:limit]]  # a prompt may have other line ends in it
+    # Not splitlines: a prompt may contain other line separators.
+    return [line + b"\n" for line in data.split(b"\n")[:-1][:limit]]
 
 
 def delete(session: Session, catalog: Catalog, name: str) -> None:
-    """Delete an uploaded set that no run needs: its file goes, its row stays. Raises NotFound, WrongState, InUse."""
+    """Delete the file of an uploaded set and free its name; the row stays. Raises NotFound, WrongState, InUse."""
     if name in {entry.name for entry in catalog.prompt_sets}:
-        raise WrongState(f"prompt set {name!r} belongs to the catalog; only uploaded ones can be deleted", "of_catalog")
+        raise WrongState(f"Prompt set {name!r} belongs to the catalog; only uploaded sets can be deleted", "of_catalog")
     row = _find(session, name, lock=True)
     needing = (Run.prompt_sets[name].astext == str(row.id), Run.status.not_in(TERMINAL))
     if (run := session.scalar(select(Run.id).where(*needing).limit(1))) is not None:
-        raise InUse(f"prompt set {name!r} is in use: run {run}, which has not ended, needs it")
+        raise InUse(f"Prompt set {name!r} is in use by run {run}, which has not ended")
     row.deleted_at = func.now()
     retention.discard(session, [f"prompt-sets/{row.id}"])
     session.commit()
@@ -208,16 +190,14 @@ def _find(session: Session, name: str, lock: bool = False) -> PromptSet:
     query = select(PromptSet).where(PromptSet.name == name, PromptSet.deleted_at.is_(None))
     row = session.scalar(query.with_for_update() if lock else query)
     if row is None:
-        raise NotFound(f"there is no prompt set {name!r}; GET /prompt-sets lists them")
+        raise NotFound(f"There is no prompt set {name!r}; GET /prompt-sets lists them")
     return row
 
 
 def _view(row: PromptSet) -> PromptSetView:
-    columns = ("id", "name", "description", "prompts", "size", "sha256", "format", "counts", "split", "created_at")
-    return PromptSetView.model_validate({"origin": "uploaded"} | {name: getattr(row, name) for name in columns})
+    return views.from_row(PromptSetView, row, origin="uploaded")
 
 
-def _offered(entry: PromptSetEntry) -> PromptSetView:
-    unknown = dict.fromkeys(PromptSetView.model_fields)
-    said = {"name": entry.name, "description": entry.description, "origin": "catalog"}
-    return PromptSetView.model_validate(unknown | said)
+def _catalog_view(entry: PromptSetEntry) -> PromptSetView:
+    fields = {"name": entry.name, "description": entry.description, "origin": "catalog"}
+    return PromptSetView.model_validate(dict.fromkeys(PromptSetView.model_fields) | fields)

@@ -1,1 +1,1 @@
-"""Alignment runs: accepting, listing, showing, cancelling."""
+"""Alignment runs."""

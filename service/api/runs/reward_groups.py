@@ -59,13 +59,11 @@ _KEY = (
 )
 
 
-def groups(session: Session, run_id: uuid.UUID, filters: RewardFilters) -> Page[RewardGroupView]:
+def list_groups(session: Session, run_id: uuid.UUID, filters: RewardFilters) -> Page[RewardGroupView]:
     """The groups of a run in the order of their creation, each of the newest attempt. Raises NotFound."""
     run = views.find(session, Run, run_id)
     query = select(RewardGroup).where(RewardGroup.run_id == run_id).distinct(*_KEY)
-    for column in (RewardGroup.step, RewardGroup.sde_step, RewardGroup.granularity, RewardGroup.reward):
-        if (value := getattr(filters, column.key)) is not None:
-            query = query.where(column == value)
+    query = query.filter_by(**filters.model_dump(exclude={"limit", "cursor"}, exclude_none=True))
     view = partial(_view, floor=float(run.spec["algorithm"]["advantage"]["std_floor"]))
     return paged(session, query, _KEY, filters, view, ascending=True, then=[RewardGroup.attempt.desc()])
 
@@ -73,14 +71,14 @@ def groups(session: Session, run_id: uuid.UUID, filters: RewardFilters) -> Page[
 def _view(row: RewardGroup, floor: float) -> RewardGroupView:
     valid = [value for value in row.values if value is not None]
     std = statistics.stdev(valid) if len(valid) > 1 else None
-    computed = {
-        "mean": statistics.fmean(valid) if valid else None,
-        "std": std,
-        "failures": len(row.values) - len(valid),
-        "zero_std": std is not None and std < floor,
-    }
-    columns = {name: getattr(row, name) for name in RewardGroupView.model_fields.keys() - computed}
-    return RewardGroupView(**columns, **computed)
+    return views.from_row(
+        RewardGroupView,
+        row,
+        mean=statistics.fmean(valid) if valid else None,
+        std=std,
+        failures=len(row.values) - len(valid),
+        zero_std=std is not None and std < floor,
+    )
 
 
 router = APIRouter(tags=["rewards"], route_class=ApiRoute)
@@ -92,4 +90,4 @@ def list_reward_groups(
     run_id: uuid.UUID, filters: Annotated[RewardFilters, Query()], session: SessionDep
 ) -> Page[RewardGroupView]:
     """The rewards of each prompt, SDE step, granularity and reward, with standard deviation and failures."""
-    return groups(session, run_id, filters)
+    return list_groups(session, run_id, filters)

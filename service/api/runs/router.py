@@ -3,25 +3,20 @@
 import uuid
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Query, Request, Response
+from fastapi import APIRouter, Body, Query, Response
 
-from service.api.dependencies import CatalogDep, DatabaseDep, QueueDep, SessionDep
+from service.api import jobs
+from service.api.dependencies import SessionDep
 from service.api.idempotency import IdempotentRequestDep
+from service.api.jobs import JobRequestDep, show_created
 from service.api.routing import LOCATION, ApiRoute, declare
-from service.api.runs import lifecycle, service
-from service.api.runs.schemas import (
-    AttemptFilters,
-    AttemptView,
-    Resumption,
-    RunChanges,
-    RunFilters,
-    RunSummary,
-    RunView,
-)
-from service.auth.principal import PrincipalDep, Scope
+from service.api.runs import service
+from service.api.runs.schemas import AttemptView, ResumeRequest, RunChanges, RunFilters, RunSummary, RunView
+from service.auth.principal import Scope
 from service.contracts.runs import RunSpec
+from service.db.models import Run
 from service.http.errors import problems
-from service.http.pagination import Page
+from service.http.pagination import Page, PageQuery
 
 router = APIRouter(prefix="/runs", tags=["runs"], route_class=ApiRoute)
 
@@ -39,30 +34,23 @@ EXAMPLE = {
 @declare(Scope.WRITE)
 def create_run(
     spec: Annotated[RunSpec, Body(openapi_examples={"shapes": {"summary": "The bundled world", "value": EXAMPLE}})],
-    request: Request,
+    request: JobRequestDep,
     response: Response,
     session: SessionDep,
-    database: DatabaseDep,
-    catalog: CatalogDep,
-    queue: QueueDep,
-    principal: PrincipalDep,
-    idempotency: IdempotentRequestDep,
 ) -> RunView:
     """Validate and queue a run. A worker claims it as soon as one is free.
 
     A preset sets the fields that are not given; given fields take precedence. The response contains the resolved spec
     and its planned cost.
     """
-    run = service.create(session, database, catalog, queue, spec, request.state.body, principal, idempotency)
-    response.headers["Location"] = f"/runs/{run.id}"
-    return run
+    return show_created(response, session, Run, service.create(session, request, spec), service.show)
 
 
 @router.get("", summary="List runs")
 @declare(Scope.READ, cacheable=True)
 def list_runs(filters: Annotated[RunFilters, Query()], session: SessionDep) -> Page[RunSummary]:
     """Runs, newest first, filtered by status, algorithm, model, labels and creation time."""
-    return service.listing(session, filters)
+    return service.list_runs(session, filters)
 
 
 @router.get("/{run_id}", summary="Show a run")
@@ -80,7 +68,7 @@ def change_run(
     session: SessionDep,
 ) -> RunView:
     """Change name, notes, labels or priority; fields that are not given keep their value."""
-    lifecycle.change(session, run_id, changes)
+    service.change(session, run_id, changes)
     return service.show(session, run_id)
 
 
@@ -91,16 +79,14 @@ def delete_run(run_id: uuid.UUID, session: SessionDep) -> None:
 
     A run with a checkpoint that another run or an open job uses cannot be deleted.
     """
-    lifecycle.delete(session, run_id)
+    service.delete(session, run_id)
 
 
 @router.get("/{run_id}/attempts", summary="List attempts of a run")
 @declare(Scope.READ, cacheable=True)
-def list_attempts(
-    run_id: uuid.UUID, filters: Annotated[AttemptFilters, Query()], session: SessionDep
-) -> Page[AttemptView]:
+def list_attempts(run_id: uuid.UUID, query: Annotated[PageQuery, Query()], session: SessionDep) -> Page[AttemptView]:
     """Attempts, newest first: worker, device, package versions, weights and outcome."""
-    return lifecycle.attempts(session, run_id, filters)
+    return service.list_attempts(session, run_id, query)
 
 
 @router.post("/{run_id}/cancel", status_code=202, summary="Cancel a run", responses=problems(409))
@@ -110,7 +96,7 @@ def cancel_run(run_id: uuid.UUID, session: SessionDep, idempotency: IdempotentRe
 
     The request is idempotent, and an ended run is returned unchanged.
     """
-    lifecycle.cancel(session, run_id, idempotency)
+    jobs.cancel(session, Run, run_id, idempotency)
     return service.show(session, run_id)
 
 
@@ -121,7 +107,7 @@ def pause_run(run_id: uuid.UUID, session: SessionDep, idempotency: IdempotentReq
 
     A queued run pauses immediately. The request is idempotent; an ended run cannot be paused.
     """
-    lifecycle.pause(session, run_id, idempotency)
+    service.pause(session, run_id, idempotency)
     return service.show(session, run_id)
 
 
@@ -130,17 +116,14 @@ def pause_run(run_id: uuid.UUID, session: SessionDep, idempotency: IdempotentReq
 def resume_run(
     run_id: uuid.UUID,
     session: SessionDep,
-    database: DatabaseDep,
-    catalog: CatalogDep,
-    queue: QueueDep,
-    idempotency: IdempotentRequestDep,
-    wanted: Annotated[Resumption | None, Body(openapi_examples={"longer": {"value": {"max_steps": 120}}})] = None,
+    request: JobRequestDep,
+    changes: Annotated[ResumeRequest | None, Body(openapi_examples={"longer": {"value": {"max_steps": 120}}})] = None,
 ) -> RunView:
     """Queue a paused or ended run again; it continues exactly from its latest checkpoint.
 
     Only `max_steps` may change. A queued or running run cannot be resumed, nor a run without a checkpoint.
     """
-    lifecycle.resume(session, database, catalog, queue, run_id, wanted or Resumption(), idempotency)
+    service.resume(session, request, run_id, changes or ResumeRequest())
     return service.show(session, run_id)
 
 
@@ -148,7 +131,7 @@ def resume_run(
 @declare(Scope.WRITE)
 def save_run(run_id: uuid.UUID, session: SessionDep, idempotency: IdempotentRequestDep) -> RunView:
     """Request a checkpoint after the current step; `checkpoint_pending` is true until it is stored."""
-    lifecycle.save(session, run_id, idempotency)
+    service.save(session, run_id, idempotency)
     return service.show(session, run_id)
 
 
@@ -158,11 +141,7 @@ def clone_run(
     run_id: uuid.UUID,
     response: Response,
     session: SessionDep,
-    database: DatabaseDep,
-    catalog: CatalogDep,
-    queue: QueueDep,
-    principal: PrincipalDep,
-    idempotency: IdempotentRequestDep,
+    request: JobRequestDep,
     overrides: Annotated[
         dict[str, Any] | None,
         Body(
@@ -173,6 +152,5 @@ def clone_run(
 ) -> RunView:
     """Start a run with the resolved spec of another run and some fields changed. To start from its weights, set
     `start_from` to one of its checkpoints."""
-    run = lifecycle.clone(session, database, catalog, queue, run_id, overrides or {}, principal, idempotency)
-    response.headers["Location"] = f"/runs/{run.id}"
-    return run
+    id = service.clone(session, request, run_id, overrides or {})
+    return show_created(response, session, Run, id, service.show)

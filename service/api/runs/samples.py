@@ -50,18 +50,15 @@ class SampleView(BaseModel):
 _KEY = (Sample.step, Sample.kind, Sample.index)
 
 
-def samples(session: Session, run_id: uuid.UUID, filters: SampleFilters) -> Page[SampleView]:
+def list_run_samples(session: Session, run_id: uuid.UUID, filters: SampleFilters) -> Page[SampleView]:
     """The samples of a run by step, kind and index, each of the newest attempt. Raises NotFound."""
     views.find(session, Run, run_id)
     query = select(Sample).where(Sample.run_id == run_id).distinct(*_KEY)
-    if filters.kind is not None:
-        query = query.where(Sample.kind == filters.kind)
-    if filters.step is not None:
-        query = query.where(Sample.step == filters.step)
+    query = query.filter_by(**filters.model_dump(exclude={"limit", "cursor"}, exclude_none=True))
     return paged(session, query, _KEY, filters, _view, ascending=True, then=[Sample.attempt.desc()])
 
 
-def sample(session: Session, run_id: uuid.UUID, sample_id: uuid.UUID) -> Sample:
+def find_sample(session: Session, run_id: uuid.UUID, sample_id: uuid.UUID) -> Sample:
     """One sample of a run. Raises NotFound."""
     row = session.get(Sample, sample_id)
     if row is None or row.run_id != run_id:
@@ -70,8 +67,7 @@ def sample(session: Session, run_id: uuid.UUID, sample_id: uuid.UUID) -> Sample:
 
 
 def _view(row: Sample) -> SampleView:
-    columns = {name: getattr(row, name) for name in SampleView.model_fields if name != "image"}
-    return SampleView(**columns, image=f"/runs/{row.run_id}/samples/{row.id}/image")
+    return views.from_row(SampleView, row, image=f"/runs/{row.run_id}/samples/{row.id}/image")
 
 
 router = APIRouter(prefix="/runs/{run_id}/samples", tags=["samples"], route_class=ApiRoute)
@@ -83,7 +79,7 @@ def list_samples(
     run_id: uuid.UUID, filters: Annotated[SampleFilters, Query()], session: SessionDep
 ) -> Page[SampleView]:
     """Held-out images of each evaluation, and the best and worst image of a group, with their rewards."""
-    return samples(session, run_id, filters)
+    return list_run_samples(session, run_id, filters)
 
 
 @router.get("/{sample_id}/image", summary="Download a sample image", response_class=Response, responses=PNG)
@@ -92,5 +88,5 @@ def get_sample_image(
     run_id: uuid.UUID, sample_id: uuid.UUID, request: Request, database: DatabaseDep, session: SessionDep
 ) -> Response:
     """The PNG, verified against its hash."""
-    row = sample(session, run_id, sample_id)
+    row = find_sample(session, run_id, sample_id)
     return image_response(request, database.artifacts, row.key, row.sha256)

@@ -1,1 +1,1 @@
-"""Rewards of given images."""
+"""Scores: rewards of uploaded or generated images."""

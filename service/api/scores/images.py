@@ -1,8 +1,7 @@
-"""Images that clients send: looked at before they are decoded, and stored as plain RGB.
+"""Uploaded images: checked before they are decoded, and stored as plain RGB.
 
-What a file holds besides pixels is dropped. An image is turned as its camera says (EXIF); transparency goes over
-white; grey, palette and CMYK images become RGB; of 16 bits a channel the upper 8 count. An animation is refused:
-which of its images is meant is not known.
+Everything but pixels is dropped. The EXIF orientation is applied, transparency becomes white, gray, palette and CMYK
+images become RGB, and of 16 bits per channel the upper 8 are used. Animations are rejected.
 """
 
 import base64
@@ -25,8 +24,8 @@ FORMATS = ("PNG", "JPEG", "WEBP")
 _TRANSPARENT = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
 
 
-class _Refused(ValueError):
-    """Why an image is not taken, and the stable name of the reason."""
+class _InvalidImage(ValueError):
+    """An image is rejected; `type` is the stable name of the reason."""
 
     def __init__(self, msg: str, type: str) -> None:
         super().__init__(msg)
@@ -35,28 +34,29 @@ class _Refused(ValueError):
 
 @dataclass(frozen=True)
 class ReceivedImage:
-    """An image of a request, as an RGB PNG on this machine."""
+    """An image of a request, as an RGB PNG file on this machine."""
 
     file: Path
     received_sha256: str
-    """Of the file as it came."""
+    """SHA-256 of the file in the request."""
     sha256: str
+    """SHA-256 of the PNG."""
     size: int
     width: int
     height: int
 
 
 def receive(settings: Settings, images: Sequence[GivenImage], directory: Path) -> list[ReceivedImage]:
-    """Decode the images of a request into files of `directory`. Raises Invalid, naming each that is none."""
+    """Decode the images of a request into files in `directory`. Raises Invalid with an error for each bad image."""
     errors: list[FieldError] = []
     received: list[ReceivedImage] = []
     pixels_left = settings.max_pixels
     for index, given in enumerate(images):
         try:
-            data = _unwrapped(given.image, settings.max_score_image_bytes)
+            data = _decode_base64(given.image, settings.max_score_image_bytes)
             found = _store(data, directory / f"{index}.png", min(settings.max_score_image_pixels, pixels_left))
-        except _Refused as refused:
-            errors.append(FieldError(loc=["body", "images", index, "image"], msg=str(refused), type=refused.type))
+        except _InvalidImage as error:
+            errors.append(FieldError(loc=["body", "images", index, "image"], msg=str(error), type=error.type))
             continue
         pixels_left -= found.width * found.height
         received.append(found)
@@ -66,63 +66,63 @@ def receive(settings: Settings, images: Sequence[GivenImage], directory: Path) -
 
 
 def check_count(settings: Settings, count: int, field: str) -> Iterator[FieldError]:
-    """The error of a request for more images than this service scores at once."""
+    """The error of a request with more images than the maximum."""
     if count > settings.max_score_images:
-        msg = f"{count} images; allowed are {settings.max_score_images}"
+        msg = f"{count} images; the maximum is {settings.max_score_images}"
         yield FieldError(loc=["body", field], msg=msg, type="too_many_images")
 
 
-def _unwrapped(text: str, most: int) -> bytes:
-    if len(text) > 4 * ((most + 2) // 3):
-        raise _Refused(f"the file is larger than {most} bytes, the most that is taken", "image_too_large")
+def _decode_base64(text: str, max_bytes: int) -> bytes:
+    if len(text) > 4 * ((max_bytes + 2) // 3):
+        raise _InvalidImage(f"The file is larger than {max_bytes} bytes, the maximum", "image_too_large")
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise _Refused(f"this is no base64: {error}", "not_base64") from error
+        raise _InvalidImage(f"Invalid base64: {error}", "not_base64") from error
 
 
-def _store(data: bytes, file: Path, most_pixels: int) -> ReceivedImage:
-    """Write an RGB PNG. The header tells format and size before a pixel is decoded."""
-    from PIL import Image  # 0.1 s that the API's start does not pay
+def _store(data: bytes, file: Path, max_pixels: int) -> ReceivedImage:
+    """Write an RGB PNG. Format and size are checked before a pixel is decoded."""
+    from PIL import Image  # takes 0.1 s, paid by the first image and not by the start
 
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            _check(image, most_pixels)
+            _check(image, max_pixels)
             image.load()
             plain = as_rgb(image)
-    except _Refused:
+    except _InvalidImage:
         raise
-    except Exception as error:  # decoders raise of every kind on files made to confuse them
+    except Exception as error:  # decoders raise many types on malicious files
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        if "cannot identify" in reason:  # it names an object in memory
-            reason = "its beginning is none of theirs"
-        msg = f"this is no whole {', '.join(FORMATS[:-1])} or {FORMATS[-1]} image: {reason}"
-        raise _Refused(msg, "not_an_image") from error
+        if "cannot identify" in reason:  # Pillow's message names an object in memory
+            reason = "unknown file signature"
+        msg = f"Invalid image: {reason}; send a complete {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
+        raise _InvalidImage(msg, "not_an_image") from error
     plain.save(file, "PNG", compress_level=1)
     with file.open("rb") as written:
         digest = hashlib.file_digest(written, "sha256").hexdigest()
     return ReceivedImage(file, hashlib.sha256(data).hexdigest(), digest, file.stat().st_size, *plain.size)
 
 
-def _check(image: "Image.Image", most_pixels: int) -> None:
+def _check(image: "Image.Image", max_pixels: int) -> None:
     width, height = image.size
-    if width * height > most_pixels:
-        msg = f"{width}×{height} are {width * height} pixels; allowed are {most_pixels}, of those left to the request"
-        raise _Refused(msg, "too_many_pixels")
-    if getattr(image, "n_frames", 1) != 1 and image.format in FORMATS:  # a camera's JPEG may hold a preview, too
-        raise _Refused("an animation has more than one image; send one", "animation")
+    if width * height > max_pixels:
+        msg = f"{width}×{height} are {width * height} pixels; {max_pixels} are left for this image"
+        raise _InvalidImage(msg, "too_many_pixels")
+    if getattr(image, "n_frames", 1) != 1 and image.format in FORMATS:  # a camera's JPEG may contain a preview
+        raise _InvalidImage("Animations are not supported; send a single image", "animation")
 
 
 def as_rgb(image: "Image.Image") -> "Image.Image":
-    """A decoded image as people see it, without what a file may hold besides."""
+    """A decoded image as displayed, without metadata."""
     from PIL import Image, ImageOps
 
     upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):  # 16 bits, in Pillow's 16- and 32-bit modes
+    if upright.mode.startswith("I"):  # 16 bits per channel, in Pillow's 16- and 32-bit modes
         upright = upright.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     if upright.mode in _TRANSPARENT or "transparency" in upright.info:
-        above = upright.convert("RGBA")
-        upright = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
+        foreground = upright.convert("RGBA")
+        upright = Image.alpha_composite(Image.new("RGBA", foreground.size, "white"), foreground)
     plain = upright.convert("RGB")
     plain.info.clear()
     return plain

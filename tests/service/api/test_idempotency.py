@@ -188,7 +188,7 @@ def held(client: TestClient, database: Database) -> Iterator[str]:
 
 
 def test_waiting_for_the_first_one_has_an_end(client: TestClient, held: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("service.api.idempotency._PATIENCE", "20ms")
+    monkeypatch.setattr("service.api.idempotency._LOCK_TIMEOUT", "20ms")
     answer = client.post("/runs", json={}, headers=key(held))
     assert (answer.status_code, answer.json()["code"]) == (409, "idempotency_in_progress")
     assert answer.headers["Retry-After"]

@@ -28,7 +28,7 @@ class Keys:
     def make(self, scope: str = "admin", **columns: Any) -> service.CreatedKey:
         """A valid key, unless `columns` change it."""
         with self.database.transaction() as session:
-            made = service.make(session, KeySpec(name=f"{scope} key", scopes=(Scope(scope),)))
+            made = service.add_key(session, KeySpec(name=f"{scope} key", scopes=(Scope(scope),)))
             if columns:
                 session.execute(update(ApiKey).where(ApiKey.id == made.row.id).values(**columns))
         return made

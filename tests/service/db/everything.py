@@ -7,7 +7,7 @@ from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from service.api.keys.schemas import KeySpec
-from service.api.keys.service import make
+from service.api.keys.service import add_key
 from service.auth.principal import Scope
 from service.contracts.status import JobStatus
 from service.db import events, retention
@@ -39,8 +39,8 @@ IMAGE: dict[str, Any] = {"prompt": "a red circle", "sha256": "0" * 64, "size": l
 def fill(records: Records) -> None:
     """Rows in every table, each as different as a migration may tell apart."""
     with records.database.transaction() as session:
-        key = make(session, KeySpec(name="lab", scopes=(Scope.WRITE,))).row
-        make(session, KeySpec(name="left", scopes=(Scope.ADMIN,))).row.revoked_at = LONG_AGO
+        key = add_key(session, KeySpec(name="lab", scopes=(Scope.WRITE,))).row
+        add_key(session, KeySpec(name="left", scopes=(Scope.ADMIN,))).row.revoked_at = LONG_AGO
         imported = _imported(key)
         session.add_all([imported, Worker(name="worker:1", queue="train", device="cpu", stats={"memory": 1.0})])
     run, checkpoint = _runs(records, key, imported)

@@ -130,7 +130,7 @@ def test_a_revoked_key_gets_no_stored_response(
     app: FastAPI, client: TestClient, database: Database, eventually: Any
 ) -> None:
     with database.transaction() as session:
-        secret = keys.make(session, KeySpec(name="reader", scopes=(Scope.READ,))).secret
+        secret = keys.add_key(session, KeySpec(name="reader", scopes=(Scope.READ,))).secret
     headers = {"Authorization": f"Bearer {secret}"}
     client.get("/runs", headers=headers)  # records the last use of the key
     assert_cached(app, lambda: client.get("/runs", headers=headers), eventually)
@@ -158,7 +158,7 @@ def test_a_principal_without_the_scope_gets_no_stored_response(app: FastAPI, cli
     app.get("/cached")(declare(Scope.WRITE, cacheable=True)(lambda: "secret"))
     with app.state.database.transaction() as session:
         reader, writer = (
-            {"Authorization": f"Bearer {keys.make(session, KeySpec(name=scope, scopes=(scope,))).secret}"}
+            {"Authorization": f"Bearer {keys.add_key(session, KeySpec(name=scope, scopes=(scope,))).secret}"}
             for scope in (Scope.READ, Scope.WRITE)
         )
     for _ in range(2):

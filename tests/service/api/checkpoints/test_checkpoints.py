@@ -10,7 +10,7 @@ import httpx
 import pytest
 from fastapi.testclient import TestClient
 
-from service.api.checkpoints.download import byte_range
+from service.api.checkpoints.downloads import byte_range
 from service.contracts.status import JobStatus
 from service.core.settings import Settings
 from service.db.artifacts import BLOCK

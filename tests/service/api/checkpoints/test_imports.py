@@ -92,18 +92,18 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("data", "says"),
         [
-            (b"", "no safetensors file"),
-            (b"\x80\x04\x95 a pickle", "no safetensors file"),
-            (struct.pack("<Q", 2**62) + b"{}", "no safetensors file"),
-            (save(lora())[:-1], "no safetensors file"),
-            (save({}), "holds 0 tensors"),
+            (b"", "Invalid safetensors file"),
+            (b"\x80\x04\x95 a pickle", "Invalid safetensors file"),
+            (struct.pack("<Q", 2**62) + b"{}", "Invalid safetensors file"),
+            (save(lora())[:-1], "Invalid safetensors file"),
+            (save({}), "has 0 tensors"),
             (save(lora(**{"text_encoder.layer.lora_A.weight": np.zeros((4, 8), np.float32)})), "text_encoder.layer"),
-            (save(lora(**{f"{LAYER}.lora_B.weight": None})), "both lora_A"),
+            (save(lora(**{f"{LAYER}.lora_B.weight": None})), "each needs lora_A"),
             (save(lora(**{f"{LAYER}.lora_B.weight": np.zeros((96, 5), np.float32)})), "ranks [4, 5]"),
-            (save(lora(**{f"{LAYER}.lora_B.weight": np.zeros((96, 4), np.int64)})), "must be of BF16"),
+            (save(lora(**{f"{LAYER}.lora_B.weight": np.zeros((96, 4), np.int64)})), "allowed: BF16"),
             (
                 save({f"transformer.norm.lora_{half}.weight": np.zeros((4, 4), np.float32) for half in "AB"}),
-                "'shapes-flux' takes a LoRA on layers ending in to_q",
+                "'shapes-flux' supports a LoRA on layers to_q",
             ),
         ],
     )

@@ -1,4 +1,4 @@
-"""`GET /runs/{run_id}/events`: everything that happened, once and in order, then the end."""
+"""`GET /runs/{run_id}/events`: all events, once and in order, then the end."""
 
 import asyncio
 import json
@@ -21,7 +21,7 @@ from fastapi.testclient import TestClient
 from sqlalchemy import text
 from sqlalchemy.engine import make_url
 
-from service.api.events.service import News, Place
+from service.api.events.service import Position, Update
 from service.api.events.stream import Streams
 from service.app import create_app
 from service.client import ApiError, Client, RunEnd, RunEvent, RunProgress
@@ -345,26 +345,26 @@ def test_a_server_that_stops_ends_its_streams_at_once(database: Database, record
         assert b"Traceback" not in said and b"without completing" not in said
 
 
-def test_streams_that_ask_the_same_at_once_share_a_look() -> None:
-    looks: list[int] = []
+def test_concurrent_streams_at_the_same_position_share_a_read() -> None:
+    reads: list[int] = []
     begun, go_on = threading.Event(), threading.Event()
 
-    def read() -> News:
-        looks.append(len(looks))
+    def read() -> Update:
+        reads.append(len(reads))
         begun.set()
         go_on.wait(30)
-        return News(Place(len(looks)), [])
+        return Update(Position(len(reads)), [])
 
-    async def ask() -> list[News]:
+    async def ask() -> list[Update]:
         streams = Streams(10)
-        together = [asyncio.create_task(streams.look("a run", Place(0), read)) for _ in range(5)]
-        elsewhere = asyncio.create_task(streams.look("a run", Place(7), lambda: News(Place(7), [])))
+        together = [asyncio.create_task(streams.read("a run", Position(0), read)) for _ in range(5)]
+        elsewhere = asyncio.create_task(streams.read("a run", Position(7), lambda: Update(Position(7), [])))
         await asyncio.to_thread(begun.wait, 30)
-        late = asyncio.create_task(streams.look("a run", Place(0), read))  # told of something newer, perhaps
+        late = asyncio.create_task(streams.read("a run", Position(0), read))  # after a later notification, perhaps
         await elsewhere
         go_on.set()
         return [await one for one in (*together, late)]
 
     first, *same, last = asyncio.run(ask())
-    assert all(news is first for news in same)
-    assert last is not first and len(looks) == 2
+    assert all(update is first for update in same)
+    assert last is not first and len(reads) == 2

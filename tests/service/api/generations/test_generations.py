@@ -93,7 +93,7 @@ class TestCreate:
             ({"prompts": ["  "]}, ["prompts", 0], "at least 1"),
             ({"prompts": ["a\x00"]}, ["prompts", 0], "pattern"),
             ({"num_images": 0}, ["num_images"], "greater than or equal to 1"),
-            ({"prompts": ["a"] * 32, "num_images": 64}, ["num_images"], "allowed are 1024"),
+            ({"prompts": ["a"] * 32, "num_images": 64}, ["num_images"], "the maximum is 1024"),
             ({"width": 64}, ["width"], "multiples of 16 up to 32"),
             ({"width": 24}, ["width"], "multiple of 16"),
             ({"seed": -1}, ["seed"], "greater than or equal to 0"),

@@ -53,8 +53,8 @@ def test_new_prints_a_key_and_stores_nothing(g2rpo: Any, client: TestClient) -> 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("create", "environment", "--scope", "read"), "is the name of the key that G2RPO_ADMIN_KEY says"),
-        (("revoke", "00000000-0000-0000-0000-000000000001"), "there is no key"),
+        (("create", "environment", "--scope", "read"), "is reserved for the key in G2RPO_ADMIN_KEY"),
+        (("revoke", "00000000-0000-0000-0000-000000000001"), "There is no key"),
     ],
 )
 def test_a_refusal_is_a_line(g2rpo: Any, words: tuple[str, ...], said: str) -> None:

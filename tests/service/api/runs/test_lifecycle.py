@@ -99,13 +99,13 @@ class TestResume:
         records.checkpoint(run, FILES, deleted_at=run.created_at)
         assert "clone" in refused(client.post(f"/runs/{run.id}/resume"), 409, "no_checkpoint")
 
-    def test_one_whose_checkpoint_was_damaged_goes_on_when_the_store_is_mended(
+    def test_a_run_with_a_damaged_checkpoint_resumes_once_the_store_is_repaired(
         self, client: TestClient, records: Any, database: Database, tmp_path: Path
     ) -> None:
         run = records.run(JobStatus.FAILED)
         checkpoint = records.checkpoint(run, FILES, damaged=True)
         store(database, checkpoint, tmp_path, b"weig")
-        assert "mend" in refused(client.post(f"/runs/{run.id}/resume"), 409, "damaged_checkpoint")
+        assert "repair" in refused(client.post(f"/runs/{run.id}/resume"), 409, "damaged_checkpoint")
         store(database, checkpoint, tmp_path, FILES[next(iter(FILES))])
         assert client.post(f"/runs/{run.id}/resume").json()["status"] == "queued"
 
@@ -127,7 +127,7 @@ class TestResume:
         run = records.run(JobStatus.FAILED)
         records.checkpoint(run, FILES, step=20)
         detail = refused(client.post(f"/runs/{run.id}/resume", json={"max_steps": 19}), 422, "invalid_request")
-        assert "20 and more" in detail
+        assert "the minimum is 20" in detail
 
 
 class TestSave:

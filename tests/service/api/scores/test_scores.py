@@ -86,9 +86,9 @@ class TestCreate:
             ({"images": []}, ["images"], "at least 1"),
             ({"images": None}, [], "either `images` or `generation`"),
             ({"generation": str(uuid.UUID(int=7))}, [], "either `images` or `generation`"),
-            ({"images": None, "generation": str(uuid.UUID(int=7))}, ["generation"], "there is no generation"),
+            ({"images": None, "generation": str(uuid.UUID(int=7))}, ["generation"], "There is no generation"),
             ({"images": [{"prompt": " ", "image": RED}]}, ["images", 0, "prompt"], "at least 1"),
-            ({"images": [{"prompt": "a", "image": RED}] * 257}, ["images"], "allowed are 256"),
+            ({"images": [{"prompt": "a", "image": RED}] * 257}, ["images"], "the maximum is 256"),
         ],
     )
     def test_a_wrong_request_is_refused_by_field(
@@ -106,14 +106,14 @@ class TestCreate:
             (base64.b64encode(b"no image").decode(), "not_an_image", "PNG, JPEG or WEBP"),
             (encoded(Image.new("RGB", (8, 8)), "GIF"), "not_an_image", "PNG, JPEG or WEBP"),
             (base64.b64encode(base64.b64decode(RED)[:-30]).decode(), "not_an_image", "truncated"),
-            (huge(5000, 5000), "too_many_pixels", "allowed are 16777216"),
+            (huge(5000, 5000), "too_many_pixels", "16777216 are left"),
             (huge(100_000, 100_000), "not_an_image", "decompression bomb"),
             (
                 encoded(
                     Image.new("RGB", (8, 8)), "WEBP", save_all=True, append_images=[Image.new("RGB", (8, 8), "red")]
                 ),
                 "animation",
-                "send one",
+                "send a single image",
             ),
         ],
     )

@@ -1,4 +1,4 @@
-"""What an uploaded file becomes: normalised, each prompt once, split into two that share none; or why it is refused."""
+"""Uploaded prompt files: normalization, duplicates, splits, and the errors of invalid files."""
 
 import csv
 import io
@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.api.prompt_sets.reading import MOST_INPUT_BYTES, MOST_PROBLEMS, Reader
-from service.api.prompt_sets.splitting import split
+from service.api.prompt_sets.prompt_file import MAX_ERRORS, MAX_INPUT_BYTES, normalize_file, split
 from service.contracts.prompts import Counts, Format, normalised, read_prompts
 from service.http.errors import Invalid
 
@@ -25,11 +24,10 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def read(directory: Path, data: bytes, format: Format = "text", most: int = 1000, skip: bool = False) -> Any:
-    """The prompts that a file becomes, what is counted, and the reader."""
+    """The prompts of a normalized file, the counts, and the errors of skipped lines."""
     (directory / "sent").write_bytes(data)
-    reader = Reader(format, most, skip)
-    counts = reader.read(directory / "sent", directory / "normalised")
-    return list(read_prompts(directory / "normalised")), counts, reader
+    counts, errors = normalize_file(directory / "sent", directory / "normalised", format, most, skip)
+    return list(read_prompts(directory / "normalised")), counts, errors
 
 
 def refusal(directory: Path, data: bytes, format: Format = "text", **how: Any) -> str:
@@ -97,54 +95,54 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("data", "format", "says"),
         [
-            (b"", "text", "the file has no prompts: 0 lines"),
+            (b"", "text", "The file has no prompts: 0 lines"),
             (b"\n \n\t\n", "text", "3 of them blank"),
-            (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "text", "line 1: byte 1 is 0x89, which is no UTF-8"),
-            (b"fine\nGIF\x00", "text", "line 2: there is a NUL at its byte 4"),
-            ("ein roter Kreis\nein grüner".encode("latin-1"), "text", "line 2: byte 7 is 0xfc, which is no UTF-8"),
-            ("a red circle\n".encode("utf-16"), "text", "save the file as UTF-8"),
-            (b"one\rtwo\r", "text", "line 1: there is a carriage return inside it"),
+            (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "text", "line 1: byte 1 is 0x89, which is invalid UTF-8"),
+            (b"fine\nGIF\x00", "text", "line 2: byte 4 is NUL"),
+            ("ein roter Kreis\nein grüner".encode("latin-1"), "text", "line 2: byte 7 is 0xfc, which is invalid UTF-8"),
+            ("a red circle\n".encode("utf-16"), "text", "in UTF-8"),
+            (b"one\rtwo\r", "text", "line 1: carriage return inside the line"),
             (b"fine\n" + b"x" * 2001, "text", "line 2: the prompt has 2001 characters; allowed are 1 to 2000"),
-            (b"x" * (3 * MOST_INPUT_BYTES), "text", f"line 1: it is longer than {MOST_INPUT_BYTES} bytes"),
-            (b"x" * (3 * MOST_INPUT_BYTES) + b"\x00", "text", "line 1: there is a NUL in it"),
+            (b"x" * (3 * MAX_INPUT_BYTES), "text", f"line 1: longer than {MAX_INPUT_BYTES} bytes"),
+            (b"x" * (3 * MAX_INPUT_BYTES) + b"\x00", "text", "line 1: NUL byte"),
             (b"a\x1b[31m", "text", "character 2 is a control character, U+001B"),
-            (b'{"prompt": "a"\n', "jsonl", "line 1: it is no JSON"),
-            (b"[" * 100_000, "jsonl", "line 1: it is no JSON"),
-            (b'"a red circle"\n', "jsonl", 'no object with a text under "prompt"'),
-            (b'{"prompt": 1}\n', "jsonl", 'no object with a text under "prompt"'),
+            (b'{"prompt": "a"\n', "jsonl", "line 1: invalid JSON"),
+            (b"[" * 100_000, "jsonl", "line 1: invalid JSON"),
+            (b'"a red circle"\n', "jsonl", 'must be a JSON object with a string "prompt"'),
+            (b'{"prompt": 1}\n', "jsonl", 'must be a JSON object with a string "prompt"'),
             (b'{"prompt": "a", "label": 1}\n', "jsonl", "unknown field 'label'"),
-            (b'{"prompt": "a", "metadata": 1}\n', "jsonl", '"metadata" is no object'),
+            (b'{"prompt": "a", "metadata": 1}\n', "jsonl", '"metadata" must be an object'),
             (b'{"prompt": "\\ud800"}\n', "jsonl", "an unpaired surrogate, U+D800"),
             (b'{"prompt": "a", "metadata": {"x": NaN}}\n', "jsonl", "line 1: "),
             (b'{"prompt": "a", "metadata": {"x": "\\ud800"}}\n', "jsonl", "line 1: "),
-            (b'{"prompt": "a", "metadata": {"x": "' + b"y" * 5000 + b'"}}\n', "jsonl", "allowed are 4096"),
-            (b"", "csv", "one column `prompt`; its columns are none"),
-            (b"text,label\na,b\n", "csv", "its columns are 'text', 'label'"),
+            (b'{"prompt": "a", "metadata": {"x": "' + b"y" * 5000 + b'"}}\n', "jsonl", "the maximum is 4096"),
+            (b"", "csv", "one column `prompt`; found: none"),
+            (b"text,label\na,b\n", "csv", "found: 'text', 'label'"),
             (b"prompt,a,a\nx,y,z\n", "csv", "two columns have the same name"),
-            (b"prompt,a\nx\n", "csv", "line 2: it has 1 cells; the heading has 2"),
-            (b'prompt\na\n"b\n' + b"c\n" * MOST_INPUT_BYTES, "csv", "line 3: this row cannot be read as CSV"),
-            (b'prompt\n"a"b\n', "csv", "line 2: this row cannot be read as CSV"),
+            (b"prompt,a\nx\n", "csv", "line 2: the row has 1 cells; the header has 2"),
+            (b'prompt\na\n"b\n' + b"c\n" * MAX_INPUT_BYTES, "csv", "line 3: invalid CSV"),
+            (b'prompt\n"a"b\n', "csv", "line 2: invalid CSV"),
         ],
     )
-    def test_it_says_which_line_what_was_found_and_what_is_allowed(
+    def test_the_error_has_line_finding_and_limit(
         self, directory: Path, data: bytes, format: Format, says: str
     ) -> None:
         assert says in refusal(directory, data, format)
 
-    def test_the_first_bad_lines_are_told_and_the_rest_not_read(self, directory: Path) -> None:
+    def test_reading_stops_after_the_maximum_number_of_bad_lines(self, directory: Path) -> None:
         with pytest.raises(Invalid) as refused:
             read(directory, b"\x01\n" * 1000)
         assert [one["loc"] for one in refused.value.extensions["errors"]] == [
-            ["body", line] for line in range(1, MOST_PROBLEMS + 1)
+            ["body", line] for line in range(1, MAX_ERRORS + 1)
         ]
 
     def test_more_prompts_than_are_allowed(self, directory: Path) -> None:
-        assert "line 4: there are more than 2" in refusal(directory, b"a\nb\na\nc\n", most=2)
+        assert "line 4: more than 2" in refusal(directory, b"a\nb\na\nc\n", most=2)
 
     def test_on_request_bad_lines_are_left_out_and_counted(self, directory: Path) -> None:
-        prompts, counts, reader = read(directory, b"a\n" + b"\x01\n" * 30 + b"b\n", skip=True)
-        assert (prompts, counts.kept, counts.unusable, len(reader.problems)) == (["a", "b"], 2, 30, MOST_PROBLEMS)
-        assert "no UTF-8" in refusal(directory, b"a\n\xfc\n", skip=True)
+        prompts, counts, errors = read(directory, b"a\n" + b"\x01\n" * 30 + b"b\n", skip=True)
+        assert (prompts, counts.kept, counts.unusable, len(errors)) == (["a", "b"], 2, 30, MAX_ERRORS)
+        assert "invalid UTF-8" in refusal(directory, b"a\n\xfc\n", skip=True)
 
 
 class TestSplit:
@@ -165,7 +163,7 @@ class TestSplit:
             try:
                 counts = split(directory / "normalised", *files, wanted, seed)
             except Invalid as error:
-                assert "both need one at least" in error.detail
+                assert "both sets need at least one prompt" in error.detail
                 sides.append(None)
             else:
                 train, heldout = (list(read_prompts(file)) for file in files)

@@ -1,0 +1,192 @@
+"""The steps that the endpoints of all kinds of jobs share: create, list, cancel, delete, wait for the end."""
+
+import uuid
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
+
+from fastapi import Depends, Request, Response
+from fastapi.concurrency import run_in_threadpool
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
+
+from service.api.dependencies import CatalogDep, DatabaseDep, QueueDep, WaiterDep
+from service.api.idempotency import IdempotentRequest, IdempotentRequestDep
+from service.auth.principal import Principal, PrincipalDep
+from service.auth.quota import check_open_jobs
+from service.contracts.catalog import Catalog, ModelEntry
+from service.contracts.evaluations import EvaluationSpec
+from service.contracts.generations import GenerationSpec
+from service.contracts.status import TERMINAL, JobStatus
+from service.db import events, retention
+from service.db.base import Base
+from service.db.models import Job, SupervisedJob
+from service.db.session import Database
+from service.http.content_negotiation import PreferHeader
+from service.http.errors import Invalid, WrongState
+from service.jobs import views
+from service.jobs.long_poll import JobWaiter, wait_for_end
+from service.jobs.queue import Queue
+from service.jobs.validation import find_model, unknown
+from service.jobs.views import JobFilters, JobRow
+
+View = TypeVar("View")
+Show = Callable[[Session, uuid.UUID], View]
+Spec = TypeVar("Spec", GenerationSpec, EvaluationSpec)
+
+
+@dataclass(frozen=True)
+class JobRequest:
+    """A request that queues a job, and what that takes."""
+
+    request: Request
+    database: Database
+    catalog: Catalog
+    queue: Queue
+    principal: Principal
+    idempotency: IdempotentRequest
+
+    @property
+    def body(self) -> dict[str, Any]:
+        """The parsed body, as stored in the `requested` columns; empty without a body."""
+        return getattr(self.request.state, "body", None) or {}
+
+    def check_quota(self, session: Session) -> None:
+        """Raise TooManyOpenJobs if the principal's key may not have another job."""
+        check_open_jobs(session, self.database.settings, self.principal.id)
+
+    def add(self, session: Session, job: Job, rows: Iterable[Base] = ()) -> uuid.UUID:
+        """Commit a new job with its rows and wake a worker; the job's id. The committed row alone starts the job."""
+        kind, id = type(job), job.id
+        session.add(job)
+        session.flush()
+        session.add_all(rows)
+        if isinstance(job, SupervisedJob):
+            record_status(session, job)
+        session.commit()
+        session.close()  # an unreachable broker takes a second to time out, without a database connection
+        self.queue.send(kind, id)
+        return id
+
+
+@dataclass(frozen=True)
+class LongPoll:
+    """A request that may wait for the end of a job, with `Prefer: wait=N`."""
+
+    response: Response
+    database: Database
+    waiter: JobWaiter
+    prefer: str | None
+
+    async def create(self, job: type[Job], create: Callable[[Session], uuid.UUID], show: Show[View]) -> View:
+        """Create a job and show it; the status is 200 if the job ends while the request waits."""
+
+        def created() -> uuid.UUID:
+            with self.database.sessions() as session:
+                return create(session)
+
+        id = await run_in_threadpool(created)
+        if await wait_for_end(self.prefer, self.response, self.database, self.waiter, job, id):
+            self.response.status_code = 200
+
+        def read() -> View:
+            with self.database.sessions() as session:
+                return show_created(self.response, session, job, id, show)
+
+        return await run_in_threadpool(read)
+
+    async def show(self, job: type[Job], id: uuid.UUID, show: Show[View]) -> View:
+        """The job, after the wait if the request has one. Raises NotFound before waiting."""
+
+        def read() -> View:
+            with self.database.readers() as session:
+                return show(session, id)
+
+        found = await run_in_threadpool(read)
+        if self.prefer is None:
+            return found
+        await wait_for_end(self.prefer, self.response, self.database, self.waiter, job, id)
+        return await run_in_threadpool(read)
+
+
+async def _job_request(
+    request: Request,
+    database: DatabaseDep,
+    catalog: CatalogDep,
+    queue: QueueDep,
+    principal: PrincipalDep,
+    idempotency: IdempotentRequestDep,
+) -> JobRequest:
+    return JobRequest(request, database, catalog, queue, principal, idempotency)
+
+
+async def _long_poll(
+    response: Response, database: DatabaseDep, waiter: WaiterDep, prefer: PreferHeader = None
+) -> LongPoll:
+    return LongPoll(response, database, waiter, prefer)
+
+
+# Async functions: FastAPI would call the classes in a thread.
+JobRequestDep = Annotated[JobRequest, Depends(_job_request)]
+LongPollDep = Annotated[LongPoll, Depends(_long_poll)]
+
+
+def show_created(response: Response, session: Session, job: type[Job], id: uuid.UUID, show: Show[View]) -> View:
+    """The job that a request, or an earlier one with its Idempotency-Key, created. Raises Deleted."""
+    response.headers["Location"] = f"/{job.FOLDER}/{id}"
+    with views.made_by_this_request(job, id):
+        return show(session, id)
+
+
+def with_model_defaults(catalog: Catalog, spec: Spec) -> tuple[Spec, ModelEntry]:
+    """The spec with the model's defaults for the fields without a value, and the model. Raises Invalid."""
+    model = find_model(catalog, spec.model)
+    if model is None:
+        raise Invalid(list(unknown(catalog.model, spec.model, ("body", "model"))))
+    fields = [name for name in ("steps", "guidance", "width", "height") if getattr(spec, name) is None]
+    return spec.model_copy(update={name: getattr(model, name) for name in fields}), model
+
+
+def select_jobs(job: type[JobRow], filters: JobFilters) -> Select[JobRow]:
+    """The jobs that match the filters which all kinds have."""
+    query = select(job)
+    if filters.status:
+        query = query.where(job.status.in_(filters.status))
+    if filters.created_after is not None:
+        query = query.where(job.created_at >= filters.created_after)
+    if filters.created_before is not None:
+        query = query.where(job.created_at < filters.created_before)
+    return query
+
+
+def cancel(session: Session, job: type[Job], id: uuid.UUID, idempotency: IdempotentRequest) -> None:
+    """Cancel a job; repeating it changes nothing. Raises NotFound."""
+    if idempotency.claim(session, id) is None:
+        row, changed = views.cancel(session, job, id)
+        if changed and isinstance(row, SupervisedJob):
+            record_status(session, row)
+    session.commit()
+
+
+def find_deletable(
+    session: Session, job: type[JobRow], id: uuid.UUID, states: frozenset[JobStatus] = TERMINAL
+) -> JobRow:
+    """The job, locked, in one of the states in which it can be deleted. Raises NotFound, WrongState."""
+    row = views.find(session, job, id, lock=True)
+    if row.status not in states:
+        raise WrongState(f"{job.KIND.capitalize()} {id} is {row.status}; cancel it and wait for its end to delete it")
+    return row
+
+
+def delete(session: Session, row: Job) -> None:
+    """Delete a job, the rows that refer to it, and its artifacts."""
+    retention.discard(session, [f"{row.FOLDER}/{row.id}"])
+    session.delete(row)
+    events.notify_job(session, row.KIND, row.id)
+    session.commit()
+
+
+def record_status(session: Session, row: SupervisedJob, **data: Any) -> None:
+    """Record the status as an event, and notify clients that wait for the job."""
+    events.record(session, type(row), row.id, row.attempt, "status", {"status": row.status.value, **data})
+    events.notify_job(session, row.KIND, row.id)
