@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from service.api.catalog.sources import places
+from service.api.catalog.sources import check_sources
 from service.cli import console
 from service.contracts.catalog import BUNDLED, catalog_path, load_catalog
 from service.contracts.catalog_file import replaced
@@ -58,7 +58,7 @@ def check(
     console.print_line(f"{path}: {numbers}, {len(catalog.judges)} judges")
     if overridden:
         console.print_line(f"overrides the bundled {', '.join(overridden)}")
-    for source in places(catalog):
+    for source in check_sources(catalog):
         mark, style = ("!", "bold yellow") if source.missing else ("✓", "green")
         console.stdout.print(mark, style=style, end=" ")
-        console.print_line(f"{source.entry}: {source.told}")
+        console.print_line(f"{source.entry}: {source.detail}")

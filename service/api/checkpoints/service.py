@@ -58,7 +58,7 @@ def file(session: Session, id: uuid.UUID, name: str) -> Stored:
     """A file of a checkpoint in the artifact store, by its name in the manifest. Raises NotFound, Deleted."""
     stored = present(session, id).stored
     if name not in stored:
-        raise NotFound(f"Checkpoint {id} has no file {name!r}; available: {', '.join(stored)}")
+        raise NotFound(f"Checkpoint {id} has no file {name[:100]!r}; available: {', '.join(stored)}")
     return stored[name]
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from service.api.catalog.sources import places
+from service.api.catalog.sources import check_sources
 from service.contracts.catalog import catalog_path, load_catalog
 from service.core.settings import unknown_variables, what_is_wrong
 from service.local import EmbeddedError, postgres, valkey
@@ -128,7 +128,7 @@ def catalog() -> str:
         reason = " ".join(text.split())[:300]
         hint = "fix the file that G2RPO_CATALOG names, or unset it for the bundled one; see docs/how-to/train-flux.md"
         raise Failed(f"{path} is invalid: {reason}", hint) from error
-    missing = [f"{source.entry}: {source.told}" for source in places(found) if source.missing]
+    missing = [f"{source.entry}: {source.detail}" for source in check_sources(found) if source.missing]
     if missing:
         hint = "add the files, or fix the catalog (`g2rpo catalog check`); an API does not need them"
         raise Degraded(f"{path} names missing files: {'; '.join(missing)}", hint)

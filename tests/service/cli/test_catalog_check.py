@@ -28,14 +28,14 @@ prompt_sets: [{{name: mine, kind: file, path: {tmp_path}/prompts.txt}}]
     assert told.exit_code == 0, told.output
     for line in (
         "overrides the bundled rewards: clip_score",
-        "✓ model shapes-flux: comes with the worker (shapes-flux)",
+        "✓ model shapes-flux: included in the worker (shapes-flux)",
         f"✓ reward clip_score: {tmp_path}/weights is there",
-        f"! reward away: {tmp_path}/nothing is not on this machine",
-        "✓ reward far: the hub's o/n, abc; not asked",
+        f"! reward away: {tmp_path}/nothing does not exist on this machine",
+        "✓ reward far: hub repository o/n, abc (not checked)",
         "✓ reward far: FAR_TOKEN is set",
-        "✓ reward asked: http://127.0.0.1:1/; not asked",
+        "✓ reward asked: http://127.0.0.1:1/ (not checked)",
         "! reward asked: ASKED_TOKEN is not set",
-        f"! prompt set mine: {tmp_path}/prompts.txt is not on this machine",
+        f"! prompt set mine: {tmp_path}/prompts.txt does not exist on this machine",
     ):
         assert line in told.output.splitlines(), told.output
     assert "a-secret-value" not in told.output

@@ -1,4 +1,4 @@
-"""`/checkpoints/{id}/archive`: everything of use, in one file that is whole or breaks off."""
+"""`/checkpoints/{id}/archive`: the weights and their documentation in one file, complete or visibly incomplete."""
 
 import csv
 import hashlib
@@ -38,7 +38,7 @@ def checkpoint(records: Any, run: Run) -> Checkpoint:
 
 
 def unpacked(data: bytes) -> dict[str, bytes]:
-    """The members of an archive, whose names begin with one directory."""
+    """The members of an archive by name, without the directory."""
     with tarfile.open(fileobj=io.BytesIO(data)) as opened:
         return {name.partition("/")[2]: opened.extractfile(name).read() for name in opened.getnames()}  # type: ignore[union-attr]
 
@@ -54,7 +54,7 @@ def test_it_holds_what_is_of_use(client: TestClient, checkpoint: Checkpoint) -> 
     assert members[WEIGHTS] == FILES[WEIGHTS]
     assert json.loads(members["spec.json"]) == checkpoint.manifest["spec"]
     assert json.loads(members["prompts.json"])["heldout"] == "shapes-heldout"
-    # The manifest names what is there, so that an unpacked archive is a checkpoint.
+    # The manifest lists the files of the archive, so that an unpacked archive is a checkpoint.
     (file,) = CheckpointManifest.model_validate_json(members["manifest.json"]).files
     assert (file.name, file.sha256) == (WEIGHTS, hashlib.sha256(FILES[WEIGHTS]).hexdigest())
 

@@ -19,7 +19,7 @@ Serve = Callable[..., AbstractContextManager[str]]
 
 @dataclass
 class Story:
-    """Writes what workers write while a run goes on."""
+    """Writes the rows that workers write during a run."""
 
     database: Database
 

@@ -198,8 +198,8 @@ def test_jobs_know_who_asked_for_them(away: TestClient, keys: Any, database: Dat
         assert session.get_one(Generation, uuid.UUID(generation)).created_by == made.row.id
 
 
-class TestGoingOn:
-    """What a stream asks now and then."""
+class TestCheck:
+    """The check that open streams repeat."""
 
     @pytest.fixture
     def check(self, database: Database) -> Callable[[uuid.UUID | None], None]:

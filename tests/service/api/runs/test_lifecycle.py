@@ -1,4 +1,4 @@
-"""Pausing, going on, saving, cloning, changing and deleting runs, over HTTP."""
+"""Pause, resume, save, clone, change and delete runs over HTTP."""
 
 import uuid
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`/score` and `/scores`: what is asked, and how it is shown."""
+"""`/score` and `/scores`: requests, errors and views."""
 
 import base64
 import io
