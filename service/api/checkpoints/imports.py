@@ -59,7 +59,7 @@ def store(
     model = find_model(catalog, query.model)
     if model is None:
         raise Invalid(list(unknown(catalog.model, query.model, ("query", "model"))))
-    adapter = examine(file, model)
+    adapter = read_adapter(file, model)
     alpha = query.lora_alpha if query.lora_alpha is not None else adapter.alpha
     entry = CheckpointFile(name=WEIGHTS, sha256=sha256, size=file.stat().st_size)
     manifest = CheckpointManifest(
@@ -100,7 +100,7 @@ def store(
     return id
 
 
-def examine(file: Path, model: ModelEntry) -> Adapter:
+def read_adapter(file: Path, model: ModelEntry) -> Adapter:
     """The rank, and α if the file has it, of a LoRA for `model`'s transformer. Raises Invalid with the bad names."""
     try:
         with safe_open(file, framework="numpy") as tensors:
