@@ -236,7 +236,7 @@ class TestDownload:
     def test_a_refusal_is_an_error_of_the_api(self, reaching: Client, checkpoint: Any, tmp_path: Path) -> None:
         file = reaching.checkpoint(checkpoint.id).files[0]
         other = file.model_copy(update={"url": f"/checkpoints/{uuid.uuid4()}/files/{WEIGHTS}"})
-        with pytest.raises(ApiError, match="there is no checkpoint") as refused:
+        with pytest.raises(ApiError, match="There is no checkpoint") as refused:
             reaching._download_file(other, tmp_path / "out")
         assert refused.value.status == 404
 
@@ -275,7 +275,7 @@ class TestWait:
             reaching.wait_for_run(records.run(JobStatus.RUNNING).id, timeout=1)
 
     def test_for_a_run_that_is_not_there_is_refused(self, reaching: Client) -> None:
-        with pytest.raises(ApiError, match="there is no run") as refused:
+        with pytest.raises(ApiError, match="There is no run") as refused:
             reaching.wait_for_run(uuid.uuid4())
         assert refused.value.status == 404
 
