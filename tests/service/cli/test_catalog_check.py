@@ -29,7 +29,7 @@ prompt_sets: [{{name: mine, kind: file, path: {tmp_path}/prompts.txt}}]
     for line in (
         "overrides the bundled rewards: clip_score",
         "✓ model shapes-flux: included in the worker (shapes-flux)",
-        f"✓ reward clip_score: {tmp_path}/weights is there",
+        f"✓ reward clip_score: {tmp_path}/weights exists",
         f"! reward away: {tmp_path}/nothing does not exist on this machine",
         "✓ reward far: hub repository o/n, abc (not checked)",
         "✓ reward far: FAR_TOKEN is set",
