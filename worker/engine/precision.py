@@ -2,18 +2,16 @@
 
 import torch
 
-from service.contracts.catalog import ModelEntry
-
 
 def default_device(name: str | None) -> torch.device:
     """The named device; without a name CUDA if it is available, otherwise the CPU."""
     return torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
 
 
-def default_dtype(device: torch.device, entry: ModelEntry) -> torch.dtype:
-    """The number format that the model's catalog entry selects; `auto` is bfloat16 on CUDA and float32 on the CPU."""
+def resolve_dtype(precision: str, device: torch.device) -> torch.dtype:
+    """The dtype of a precision `float32`, `bfloat16` or `auto`: bfloat16 on CUDA, float32 on the CPU."""
     fastest = torch.bfloat16 if device.type == "cuda" else torch.float32
-    return {"auto": fastest, "float32": torch.float32, "bfloat16": torch.bfloat16}[entry.dtype]
+    return {"auto": fastest, "float32": torch.float32, "bfloat16": torch.bfloat16}[precision]
 
 
 def disable_tf32() -> None:

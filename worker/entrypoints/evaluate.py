@@ -18,7 +18,7 @@ from worker.engine.evaluation.sampling import ImageSampler
 from worker.engine.keepalive import PROGRESS_SECONDS
 from worker.engine.models import check_model, load_model
 from worker.engine.models.sources import fingerprint
-from worker.engine.precision import default_device, default_dtype
+from worker.engine.precision import default_device, resolve_dtype
 from worker.engine.rewards import load_reward
 from worker.engine.training.checkpoint import read_manifest
 from worker.engine.training.distributed import Distributed
@@ -72,7 +72,7 @@ def build_evaluator(
         check_model(entry)
         for reward in rewards.values():
             reward.move(device)
-        model = load_model(entry, device, default_dtype(device, entry))
+        model = load_model(entry, device, resolve_dtype(entry.dtype, device))
         model.check_prompts([prompt.text for prompt in job.benchmark.prompts])
         sampler = ImageSampler(job, model, rewards, events.directory, checkpoint)
     return Evaluator(job, remaining, sampler, judge, events)
@@ -84,7 +84,7 @@ def provenance(job: EvaluationJob, evaluator: Evaluator, catalog: Catalog, devic
     precision = None
     if evaluator.samples_images:  # otherwise no weights are loaded, and they may be missing
         entry = catalog.model(job.spec.model)
-        precision = str(default_dtype(device, entry)).removeprefix("torch.")
+        precision = str(resolve_dtype(entry.dtype, device)).removeprefix("torch.")
         sources = {name: catalog.reward(name).source for name in job.spec.rewards} | {job.spec.model: entry.source}
     words = job.benchmark.judge
     return attempt.provenance(device, ("pillow", "httpx")) | {

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from service.contracts.catalog import Catalog, ModelEntry, load_catalog
+from service.contracts.catalog import Catalog, load_catalog
 from service.contracts.events import Failed, Finished, Started
 from service.contracts.jobs import SPEC_FILE
 from service.contracts.runs import RunSpec, refuse_uneven
@@ -19,7 +19,7 @@ from worker.engine.keepalive import PROGRESS_SECONDS
 from worker.engine.models import check_model, load_model
 from worker.engine.models.compile import NoCompiler, check_compiler
 from worker.engine.models.sources import fingerprint
-from worker.engine.precision import default_device, default_dtype
+from worker.engine.precision import default_device, resolve_dtype
 from worker.engine.rewards import load_reward
 from worker.engine.training.distributed import Distributed, init_distributed
 from worker.engine.training.event_log import Cancelled, EventWriter, Paused
@@ -101,7 +101,8 @@ def build_trainer(
     if not spec.resources.offload_rewards:
         for reward in rewards.values():
             reward.move(target)
-    model = load_model(entry, target, _dtype(spec, entry, target))
+    precision = entry.dtype if spec.training.precision == "auto" else spec.training.precision
+    model = load_model(entry, target, resolve_dtype(precision, target))
     if spec.training.gradient_checkpointing:
         model.transformer.enable_gradient_checkpointing()
     model.check_prompts(prompts)  # now, not at the step that samples the invalid one
@@ -145,12 +146,6 @@ def classify(error: Exception) -> Failed:
             )
             return Failed(code="out_of_memory", detail=detail, hint=hint)
     return attempt.classify_common(error, "Free disk space; checkpoints that are already listed are complete.")
-
-
-def _dtype(spec: RunSpec, entry: ModelEntry, device: torch.device) -> torch.dtype:
-    if spec.training.precision == "auto":
-        return default_dtype(device, entry)
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[spec.training.precision]
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

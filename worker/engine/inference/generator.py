@@ -10,7 +10,7 @@ from service.contracts.generations import GenerationSpec
 from worker.engine.inference.model_cache import ModelCache
 from worker.engine.models import FlowModel, load_model
 from worker.engine.models.images import png
-from worker.engine.precision import default_device, default_dtype
+from worker.engine.precision import default_device, resolve_dtype
 from worker.engine.sampling import SamplingSettings, sample_images
 from worker.engine.training.checkpoint import read_manifest
 
@@ -56,7 +56,7 @@ class Generator:
         entry = load_catalog().model(name)
 
         def load() -> FlowModel:
-            return load_model(entry, self._device, default_dtype(self._device, entry))
+            return load_model(entry, self._device, resolve_dtype(entry.dtype, self._device))
 
         size = FlowModel.weight_bytes
         return self._cache.get(FlowModel, entry.model_dump_json(), load, size)  # type: ignore[type-abstract]

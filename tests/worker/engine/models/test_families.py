@@ -15,7 +15,7 @@ from worker.engine.grpo.noise import normal
 from worker.engine.grpo.rollout import ode_trajectory
 from worker.engine.models import FAMILIES, FlowModel, load_model
 from worker.engine.models.base import ImageSize
-from worker.engine.precision import default_dtype
+from worker.engine.precision import resolve_dtype
 
 CPU = torch.device("cpu")
 SIZE = ImageSize(40, 24)
@@ -188,7 +188,7 @@ def test_an_image_wider_than_its_positions_is_refused(tmp_path: Path) -> None:
 
 def test_the_catalog_may_say_in_what_a_model_computes(entry: ModelEntry) -> None:
     cuda = torch.device("cuda")
-    assert (default_dtype(CPU, entry), default_dtype(cuda, entry)) == (torch.float32, torch.bfloat16)
+    assert (resolve_dtype(entry.dtype, CPU), resolve_dtype(entry.dtype, cuda)) == (torch.float32, torch.bfloat16)
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         asked = entry.model_copy(update={"dtype": name})
-        assert {default_dtype(CPU, asked), default_dtype(cuda, asked)} == {dtype}
+        assert {resolve_dtype(asked.dtype, CPU), resolve_dtype(asked.dtype, cuda)} == {dtype}
