@@ -1,9 +1,9 @@
-"""Measures the API: importing it, starting it, posting runs, curves of a long run and of several.
+"""Measure the API: import, start, POST /runs, and curves of one or several long runs.
 
     python benchmarks/api.py [--posts 200] [--rows 100000]
 
-Uses G2RPO_DATABASE_URL and G2RPO_BROKER_URL where set, else embedded servers in a temporary directory. It makes a
-database of its own on the server and drops it in the end.
+Uses G2RPO_DATABASE_URL and G2RPO_BROKER_URL if set, otherwise embedded servers in a temporary directory. Creates a
+separate database on the server and drops it at the end.
 """
 
 import argparse
@@ -29,18 +29,18 @@ from service.db.models import Metric
 from service.db.session import connect
 
 METRICS = 20
-"""Names among which the rows are divided, as a run has them."""
+"""Number of metric names of a run; the rows are divided among them."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--posts", type=int, default=200)
-    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--posts", type=int, default=200, help="number of runs to create")
+    parser.add_argument("--rows", type=int, default=100_000, help="metric rows of the long run")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place, servers(Path(place)) as environment:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory, servers(Path(directory)) as environment:
         print(f"import service.app                   {import_seconds():6.2f} s   (best of 5, fresh interpreter)")
         starts = [start_seconds(environment) for _ in range(5)]
-        print(f"start to first answer                {min(starts):6.2f} s   (best of 5, worst {max(starts):.2f} s)")
+        print(f"start to first response              {min(starts):6.2f} s   (best of 5, worst {max(starts):.2f} s)")
         with api(environment) as (url, _), httpx.Client(base_url=url, timeout=30) as client:
             posts = [
                 milliseconds(lambda: client.post("/runs", json={}).raise_for_status()) for _ in range(arguments.posts)
@@ -72,48 +72,48 @@ def main() -> None:
 
 
 def report(what: str, times: list[float]) -> None:
-    """Print median and 95th percentile."""
+    """Print the median and the 95th percentile."""
     ordered = sorted(times)
     p95 = ordered[int(0.95 * (len(ordered) - 1))]
     print(f"{what:36} {statistics.median(times):6.1f} ms median, {p95:6.1f} ms p95")
 
 
 def milliseconds(action: object) -> float:
-    """How long `action` takes."""
+    """Duration of `action`."""
     assert callable(action)
-    began = time.perf_counter()
+    start = time.perf_counter()
     action()
-    return 1000 * (time.perf_counter() - began)
+    return 1000 * (time.perf_counter() - start)
 
 
 def import_seconds() -> float:
-    """The least of five imports, each in an interpreter of its own, by that interpreter's clock."""
+    """Minimum of five imports, each in a separate interpreter and measured by it."""
     code = "import time; t = time.perf_counter(); import service.app; print(time.perf_counter() - t)"
     command = [sys.executable, "-c", code]
     return min(float(subprocess.run(command, capture_output=True, check=True, text=True).stdout) for _ in range(5))
 
 
 def start_seconds(environment: dict[str, str]) -> float:
-    """From starting an API process to its first answer."""
+    """Seconds from the start of an API process to its first response."""
     with api(environment) as (_, started):
         return started
 
 
 @contextlib.contextmanager
-def servers(place: Path) -> Iterator[dict[str, str]]:
-    """The environment of an API with a migrated database of its own and a broker."""
+def servers(directory: Path) -> Iterator[dict[str, str]]:
+    """Yield the environment variables of an API with a separate, migrated database and a broker."""
     with contextlib.ExitStack() as stack:
         server, broker = os.environ.get("G2RPO_DATABASE_URL"), os.environ.get("G2RPO_BROKER_URL")
         if server is None:
             from service.local import postgres
 
-            embedded = postgres.start(place / "postgres")
+            embedded = postgres.start(directory / "postgres")
             stack.callback(embedded.stop)
             server = embedded.url
         if broker is None:
             from service.local import valkey
 
-            started = valkey.start(place / "valkey")
+            started = valkey.start(directory / "valkey")
             stack.callback(started.stop)
             broker = started.url
         name = f"benchmark_{uuid.uuid4().hex}"
@@ -126,7 +126,7 @@ def servers(place: Path) -> Iterator[dict[str, str]]:
             **os.environ,
             "G2RPO_DATABASE_URL": database,
             "G2RPO_BROKER_URL": broker,
-            "G2RPO_DATA_DIR": str(place),
+            "G2RPO_DATA_DIR": str(directory),
             "G2RPO_LOG_LEVEL": "WARNING",
         }
         with admin.connect() as connection:
@@ -136,13 +136,13 @@ def servers(place: Path) -> Iterator[dict[str, str]]:
 
 @contextlib.contextmanager
 def api(environment: dict[str, str]) -> Iterator[tuple[str, float]]:
-    """The API's URL, and the seconds from starting its process to its first answer."""
+    """Run an API process; yield its URL and the seconds from its start to the first response."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     options = ["--factory", "service.app:create_app", "--port", str(port), "--log-level", "warning", "--no-access-log"]
-    began = time.perf_counter()
+    start = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "uvicorn", *options], env=environment)
     try:
         with httpx.Client(base_url=url) as client:
@@ -151,16 +151,16 @@ def api(environment: dict[str, str]) -> Iterator[tuple[str, float]]:
                     client.get("/healthz").raise_for_status()
                     break
                 if process.poll() is not None:
-                    raise SystemExit("the API ended before its first answer")
+                    raise SystemExit("The API process exited before its first response; see its output above")
                 time.sleep(0.01)
-        yield url, time.perf_counter() - began
+        yield url, time.perf_counter() - start
     finally:
         process.terminate()
         process.wait()
 
 
 def fill(client: httpx.Client, environment: dict[str, str], rows: int, names: int, elapsed: bool = False) -> str:
-    """A run with that many metric rows, and with the seconds of each step where `elapsed`; its id."""
+    """Create a run with `rows` metric rows, and with the seconds of each step if `elapsed`; return its id."""
     run = uuid.UUID(client.post("/runs", json={}).json()["id"])
     database = connect(
         Settings(database_url=environment["G2RPO_DATABASE_URL"], data_dir=Path(environment["G2RPO_DATA_DIR"]))

@@ -1,19 +1,19 @@
-"""One training step of `paper-lora` at FLUX.1-dev's true size: seconds, nfe and memory beside the plan's.
+"""Measure one training step of `paper-lora` at the size of FLUX.1-dev; compare seconds, NFE and memory with the plan.
 
     python -m benchmarks.flux_step [--prompts 1] [--set FIELD=VALUE] [--json FILE] [--limit GB] [--tiny]
 
-The engine makes the step as in a run, with random weights made on the device: transformer, text encoders and
-autoencoder of FLUX.1-dev in bfloat16, the CLIPs of HPS v2.1 and DFN5B in float32. It needs a card that nothing else
-uses, 11 GB of main memory for the text encoders, and 4 GB in TMPDIR for the checkpoint that ends a run; no weights and
-no network. `--tiny` makes everything small, to try the script itself.
+The engine runs the step as in training, with random weights initialized on the device: transformer, text encoders and
+autoencoder of FLUX.1-dev in bfloat16, the CLIP models of HPS v2.1 and DFN5B in float32. This requires an otherwise
+unused GPU, 11 GB of main memory for the text encoders, and 4 GB in TMPDIR for the checkpoint at the end of the run. It
+requires neither weights nor network. `--tiny` uses small models, to test the script itself.
 
-Figures are those of the last step: `--set training.max_steps=2` leaves warming up, or compiling, to the first.
+The report is for the last step: with `--set training.max_steps=2` it excludes warm-up and compilation.
 
-A phase's memory is the most that tensors took while it lasted, beside the plan's parts without `context and gaps`.
-AdamW's moments and the pristine copy, which the first step makes, are there from the beginning, as in every later one.
-The whole is what the driver had given out at the end, beside the plan's total: torch keeps what it frees, so this is
-the most there ever was, and more than was needed where the card has room; `--limit` takes the room away, as on a
-smaller card. On a CPU it is the process's own memory, which no plan foresees.
+The memory of a phase is the maximum allocated by tensors, compared with the planned parts except `context and gaps`.
+AdamW's moments and the copy of the original weights are allocated before the first step, as in every later step. The
+total is the memory that the driver has allocated at the end, compared with the planned total. torch caches freed
+memory, so this is a maximum and may exceed the required memory; `--limit` simulates a smaller GPU. On a CPU it is the
+memory of the process, which the plan does not estimate.
 """
 
 import argparse
@@ -51,21 +51,21 @@ from worker.shapes.sampling import heldout_prompts
 
 CATALOG = Path(__file__).parents[1] / "docs" / "reference" / "catalogs" / "flux.yaml"
 ROLLOUT_BAR = 125.0
-"""Seconds that sampling may take for a prompt on one H100."""
+"""Target: maximum seconds of sampling per prompt on one H100."""
 PHASES = {
     "encoding": ("encoding",),
     "rollout": ("anchor", "branch", "continuation"),
     "scoring": ("decode", "reward"),
     "update": ("update",),
 }
-"""The meter's parts, by the plan's phases."""
+"""Parts of the cost meter in each phase of the plan."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """A part's seconds, its evaluations (decode, reward: images), and the planned ones.
+    """Seconds of a part, and its measured and planned evaluations (for decode and reward: images).
 
-    each: seconds of one of them. catalog: those that the plan reckons with.
+    each: seconds per evaluation. catalog: seconds per evaluation that the plan assumes.
     """
 
     seconds: float
@@ -77,7 +77,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that were measured and planned, and the share of the measured ones that was planned."""
+    """Measured and planned bytes, and planned / measured."""
 
     measured: int
     planned: int
@@ -86,7 +86,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Report:
-    """What is printed, and written as JSON. `metrics` are those that the run wrote."""
+    """The printed report, also written as JSON. `metrics` are the metrics of the run."""
 
     command: str
     date: str
@@ -100,7 +100,7 @@ class Report:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measure, print, and write the report where that is asked for."""
+    """Measure, print the report, and write it to `--json`."""
     given = sys.argv[1:] if arguments is None else arguments
     options = _parsed(given)
     device = default_device(options.device)
@@ -135,26 +135,26 @@ def _parsed(given: list[str]) -> argparse.Namespace:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--prompts", type=int, default=1, help="prompts of the step")
+    parser.add_argument("--prompts", type=int, default=1, help="number of prompts of the step")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="FIELD=VALUE")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report to this file")
     parser.add_argument("--device", help="torch device; default: cuda if there is one, else cpu")
-    parser.add_argument("--limit", type=float, metavar="GB", help="the most of the card that torch may take")
-    parser.add_argument("--tiny", action="store_true", help="make everything small")
+    parser.add_argument("--limit", type=float, metavar="GB", help="maximum GPU memory for torch")
+    parser.add_argument("--tiny", action="store_true", help="use small models")
     options = parser.parse_args(given)
     if default_device(options.device).type != "cuda" and not options.tiny:
-        parser.error("a step at true size needs a CUDA card; --tiny tries the script without one")
+        parser.error("A step at the size of FLUX.1-dev requires a CUDA GPU; use --tiny to test the script without one")
     return options
 
 
 def made(
     sizes: Sizes, device: torch.device, prompts: int, settings: list[str], directory: Path
 ) -> tuple[Trainer, Catalog]:
-    """The trainer as `build_trainer` makes it, but of random weights, and the catalog that describes them."""
-    *drawn, heldout = heldout_prompts(prompts + 1)
+    """Build a trainer like `build_trainer`, with random weights, and the catalog that describes them."""
+    *training, heldout = heldout_prompts(prompts + 1)
     step = {
         "preset": "paper-lora",
-        "prompts": {"items": drawn},
+        "prompts": {"items": training},
         "training": {"max_steps": 1, "prompts_per_step": prompts},
         "heldout": {"every": 0},
     }
@@ -166,27 +166,30 @@ def made(
     pipeline = flux(sizes, device, dtype)
     rewards = {one.name: reward(offered.reward(one.name).kind, sizes, device) for one in spec.rewards}
     catalog = described(offered, sizes, pipeline, rewards)
-    assert sizes is not TRUE or catalog == offered, "what was made is not what the catalog describes"
-    # The run's directory stands for the source's, by whose files encodings of other weights are told apart.
+    assert sizes is not TRUE or catalog == offered, "The sizes of the models differ from the catalog"
+    # The directory of the run serves as the source: cached text encodings are keyed by the files of the source.
     entry = catalog.model(MODEL).model_copy(update={"source": Source(directory=directory)})
     model = FluxModel(pipeline, entry, device, dtype)
     if spec.training.gradient_checkpointing:
         model.transformer.enable_gradient_checkpointing()
     events = EventWriter(directory)
-    return Trainer(spec, model, {**rewards}, tuple(drawn), (heldout,), events, Distributed(device)), catalog
+    return Trainer(spec, model, {**rewards}, tuple(training), (heldout,), events, Distributed(device)), catalog
 
 
 def measure(trainer: Trainer) -> dict[str, float]:
-    """Run to the end; metrics of encoding and of the last step. RuntimeError where a value or a gradient is missing."""
+    """Run all steps; return the metrics of encoding and of the last step.
+
+    Raises RuntimeError if a value or a gradient is missing.
+    """
     optimizer = trainer.optimizer.adamw
     for group in optimizer.param_groups:
-        group["lr"] = 0.0  # makes the moments and moves nothing; the engine sets the rate at every step
+        group["lr"] = 0.0  # allocates the moments without changing weights; the engine sets the rate at every step
     for parameter in trainer.optimizer.parameters:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     optimizer.zero_grad()
     with trainer.model.sampling_weights():
-        pass  # makes the pristine copy
+        pass  # allocates the copy of the original weights
     with trainer.meter.part("encoding"):
         trainer.encodings.prepare(trainer.spec.prompts.items or ())
     trainer.run()
@@ -197,12 +200,12 @@ def measure(trainer: Trainer) -> dict[str, float]:
         metrics |= event["values"] if event["type"] == "metrics" else {}
     wrong = [name for name, value in metrics.items() if value is None or (value and name.startswith("failures/"))]
     if wrong:
-        raise RuntimeError(f"these metrics say that the step was not whole: {', '.join(wrong)}")
+        raise RuntimeError(f"The step is incomplete; missing values or failures in: {', '.join(wrong)}")
     return metrics
 
 
 def taken(device: torch.device) -> int:
-    """Bytes of a card that are given out, to whomever; of the CPU, the most that this process had."""
+    """Allocated bytes of a GPU, by all processes; on a CPU, the peak memory of this process."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return total - free
@@ -232,14 +235,14 @@ def _memory(metrics: dict[str, float], plan: Plan, whole: int) -> dict[str, Memo
     assert plan.memory is not None  # the catalog has the model
     pairs = {}
     for one in plan.memory.phases:
-        most = max(int(metrics[f"memory/{part}"]) for part in PHASES[one.phase])
-        pairs[str(one.phase)] = most, one.total - one.parts["context and gaps"]
+        peak = max(int(metrics[f"memory/{part}"]) for part in PHASES[one.phase])
+        pairs[str(one.phase)] = peak, one.total - one.parts["context and gaps"]
     pairs["whole"] = whole, plan.memory.total
     return {name: Memory(measured, planned, planned / measured) for name, (measured, planned) in pairs.items()}
 
 
 def show(report: Report) -> None:
-    """Print what it was measured with, and two tables."""
+    """Print the environment and two tables."""
     console = Console(highlight=False, markup=False, soft_wrap=True)
     versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
     console.print(f"{report.command}\n{report.device}, {versions}, {report.date}")
@@ -249,7 +252,7 @@ def show(report: Report) -> None:
         rates = ("" if rate is None else f"{rate:.4f}" for rate in (part.each, part.catalog))
         parts.add_row(label, f"{part.seconds:.2f}", str(part.nfe), str(part.planned), *rates)
     console.print(parts)
-    console.print(f"rollout: {report.rollout_seconds_per_prompt:.2f} s a prompt, the bar is {report.rollout_bar:.0f} s")
+    console.print(f"rollout: {report.rollout_seconds_per_prompt:.2f} s per prompt, target {report.rollout_bar:.0f} s")
     memory = Table("memory, GB", "measured", "planned", "planned / measured", box=MARKDOWN)
     for name, one in report.memory.items():
         memory.add_row(name, f"{one.measured / 1e9:.3f}", f"{one.planned / 1e9:.3f}", f"{one.ratio:.3f}")

@@ -1,8 +1,8 @@
-"""Measures how well an evaluation keeps a judge busy, and what memory it needs: `python -m benchmarks.judging`.
+"""Measure throughput and memory of an evaluation with a remote judge: `python -m benchmarks.judging`.
 
-Images lie there, the judge is a server in a process of its own that answers after a while, and the evaluation is the
-child that a worker starts. Ideal is a judge that is asked about as many images at once as it may, without a pause.
-`--json FILE` writes what was measured.
+The images already exist, the judge is a server in a separate process that responds after a fixed delay, and the
+evaluation is the process that a worker starts. The ideal throughput is that of a judge that always processes the
+maximum number of concurrent requests. `--json FILE` writes the measurements.
 """
 
 import argparse
@@ -39,65 +39,65 @@ from service.contracts.jobs import EVENTS_FILE
 POINTS = 3
 PER_PROMPT = 4
 DIFFERENT = 32
-"""Images that differ; the files are copies of them."""
+"""Number of different images; all files are copies of them."""
 WORDS = JudgePrompt(
     template="Look at the image of «{prompt}» for {testpoint}. {explanation} {test_explanation} " + "Be exact. " * 200,
-    definitions={one: f"{one}, as it should be" for one in SUB},
-    definitions_heading="What they mean",
-    descriptions_heading="What is meant",
+    definitions={one: f"definition of {one}" for one in SUB},
+    definitions_heading="Definitions",
+    descriptions_heading="Descriptions",
 )
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What came of it."""
+    """Measurements of one evaluation."""
 
     images: int
     seconds: float
     ideal_seconds: float
-    most_at_once: int
+    max_concurrent: int
     processor_seconds: float
-    """Of the evaluation."""
+    """CPU time of the evaluation process."""
     megabytes: list[float]
-    """Resident, of the evaluation, at every tenth of the way."""
+    """Resident memory of the evaluation process at each tenth of its duration."""
 
     @property
     def share(self) -> float:
-        """Of the ideal throughput."""
+        """Share of the ideal throughput."""
         return self.ideal_seconds / self.seconds
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--images", type=int, default=2400)
+    parser.add_argument("--images", type=int, default=2400, help="number of images")
     parser.add_argument("--size", type=int, default=256, help="width and height, pixels")
-    parser.add_argument("--milliseconds", type=float, default=200.0, help="until the judge answers")
-    parser.add_argument("--concurrency", type=int, default=20, help="requests at once")
-    parser.add_argument("--image", choices=("jpeg", "png"), default="jpeg")
-    parser.add_argument("--json", type=Path, metavar="FILE")
+    parser.add_argument("--milliseconds", type=float, default=200.0, help="response time of the judge")
+    parser.add_argument("--concurrency", type=int, default=20, help="maximum number of concurrent requests")
+    parser.add_argument("--image", choices=("jpeg", "png"), default="jpeg", help="image format of requests")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the measurements to this file")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="judging-") as place:
-        measured = measure(Path(place), options)
+    with tempfile.TemporaryDirectory(prefix="judging-") as directory:
+        measured = measure(Path(directory), options)
     rate = measured.images / measured.seconds
     ideal = measured.images / measured.ideal_seconds
-    print(f"{measured.images} images in {measured.seconds:.1f} s: {rate:.1f} a second of {ideal:.1f}", end="")
-    print(f" that are possible, {measured.share:.1%}; at most {measured.most_at_once} at once")
-    print(f"{1000 * measured.processor_seconds / measured.images:.1f} ms of processor for each image")
-    print(f"resident at each tenth, MB: {' '.join(f'{one:.0f}' for one in measured.megabytes)}")
+    print(f"{measured.images} images in {measured.seconds:.1f} s: {rate:.1f} per second of {ideal:.1f}", end="")
+    print(f" possible, {measured.share:.1%}; at most {measured.max_concurrent} concurrent requests")
+    print(f"{1000 * measured.processor_seconds / measured.images:.1f} ms of CPU time per image")
+    print(f"resident memory at each tenth, MB: {' '.join(f'{one:.0f}' for one in measured.megabytes)}")
     if options.json:
         options.json.write_text(json.dumps(asdict(measured) | {"share": measured.share}, indent=1), encoding="utf-8")
 
 
-def measure(place: Path, options: argparse.Namespace) -> Measured:
-    """Have the images judged once."""
+def measure(directory: Path, options: argparse.Namespace) -> Measured:
+    """Run one evaluation."""
     ours, theirs = multiprocessing.Pipe()
     context = multiprocessing.get_context("spawn")
     server = context.Process(target=serve, args=(theirs, options.milliseconds / 1000), daemon=True)
     server.start()
     port = ours.recv()
-    out = place / "attempt"
+    out = directory / "attempt"
     write_images(out / IMAGES, options.images, options.size)
-    job_file = place / "job.json"
+    job_file = directory / "job.json"
     url = f"http://127.0.0.1:{port}/v1"
     job_file.write_text(job(url, options).model_dump_json(), encoding="utf-8")
     command = [sys.executable, "-m", "worker.entrypoints.evaluate", str(job_file), "--out", str(out)]
@@ -121,30 +121,30 @@ def measure(place: Path, options: argparse.Namespace) -> Measured:
     finished = events[-1]
     answers = [event for event in events if isinstance(event, ImageAnswered)]
     if not isinstance(finished, Finished) or any(event.scores is None for event in answers):
-        raise SystemExit(f"the evaluation went wrong: {finished}")
+        raise SystemExit(f"The evaluation failed; last event: {finished}")
     ours.send(None)
-    begun, seconds = started.time.timestamp(), (finished.time - started.time).total_seconds()
+    start, seconds = started.time.timestamp(), (finished.time - started.time).total_seconds()
     rounds = -(-options.images // options.concurrency)
     return Measured(
         images=len(answers),
         seconds=seconds,
         ideal_seconds=rounds * options.milliseconds / 1000,
-        most_at_once=ours.recv(),
+        max_concurrent=ours.recv(),
         processor_seconds=used,
         megabytes=[
-            min(megabytes, key=lambda one: abs(one[0] - begun - tenth * seconds / 10))[1] for tenth in range(1, 11)
+            min(megabytes, key=lambda one: abs(one[0] - start - tenth * seconds / 10))[1] for tenth in range(1, 11)
         ],
     )
 
 
 def read(out: Path) -> bytes:
-    """The attempt's events so far."""
+    """Content of the event file of the attempt so far."""
     file = out / EVENTS_FILE
     return file.read_bytes() if file.exists() else b""
 
 
 def job(url: str, options: argparse.Namespace) -> EvaluationJob:
-    """All images are drawn, and none is judged."""
+    """An evaluation whose images are all generated and not yet judged."""
     judge = JudgeEntry(
         name="local",
         kind="openai",
@@ -153,7 +153,7 @@ def job(url: str, options: argparse.Namespace) -> EvaluationJob:
         concurrency=options.concurrency,
         image_format=options.image,
     )
-    points = tuple(Point(name=one, dimension=one, description="what is meant by it") for one in SUB[:POINTS])
+    points = tuple(Point(name=one, dimension=one, description="description of the test point") for one in SUB[:POINTS])
     prompts = tuple(
         BenchmarkPrompt(
             index=index,
@@ -188,7 +188,7 @@ def job(url: str, options: argparse.Namespace) -> EvaluationJob:
 
 
 def write_images(directory: Path, images: int, size: int) -> None:
-    """Soft shapes with a little noise: about as much detail as a photograph has."""
+    """Write images of smooth shapes with a little noise, with about as much detail as a photograph."""
     directory.mkdir(parents=True)
     rng = np.random.default_rng(0)
     files = []
@@ -203,27 +203,30 @@ def write_images(directory: Path, images: int, size: int) -> None:
 
 
 def serve(pipe: Connection, seconds: float) -> None:
-    """A judge that says the same of every image, after so many seconds; first its port, at last its most at once."""
+    """Serve a judge that returns the same response after `seconds`.
+
+    Sends the port and, at the end, the maximum number of concurrent requests through `pipe`.
+    """
     asyncio.run(_serve(pipe, seconds))
 
 
 async def _serve(pipe: Connection, seconds: float) -> None:
-    answer = f"<analysis>{['I looked at it closely, and saw what was asked for.'] * POINTS}</analysis>"
+    answer = f"<analysis>{['The image shows what the prompt describes.'] * POINTS}</analysis>"
     completion = {"choices": [{"message": {"role": "assistant", "content": f"{answer}<score>{[1] * POINTS}</score>"}}]}
     body = json.dumps(completion).encode()
     response = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
-    at_once = most = 0
+    active = peak = 0
 
     async def connected(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal at_once, most
+        nonlocal active, peak
         try:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).lower()
                 await reader.readexactly(int(head.split(b"content-length:")[1].split(b"\r\n")[0]))
-                at_once += 1
-                most = max(most, at_once)
+                active += 1
+                peak = max(peak, active)
                 await asyncio.sleep(seconds)
-                at_once -= 1
+                active -= 1
                 writer.write(response)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
@@ -233,7 +236,7 @@ async def _serve(pipe: Connection, seconds: float) -> None:
     async with server:
         pipe.send(server.sockets[0].getsockname()[1])
         await asyncio.to_thread(pipe.recv)
-    pipe.send(most)
+    pipe.send(peak)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Measures the API under mixed reads while a run trains: latency, errors, and what the run loses by it.
+"""Measure the API under mixed reads while a run trains: latency, errors, and the slowdown of the run.
 
     python benchmarks/load.py [--rate 100] [--seconds 60] [--json FILE] [--costs]
 
-It starts the whole service on a directory of its own, fills a finished run, and has another one train (preset
-`shapes`), whose seconds per step are measured before, under and after the load. Requests come on a fixed schedule,
-however long answers take, and a latency counts from the time a request was due: waiting in line is part of it. With
-`--costs` it measures what each route costs: processor time of the API and of PostgreSQL for a request.
+Starts the complete service in a temporary directory, creates a finished run with many rows, and trains another run
+(preset `shapes`). Seconds per step of this run are measured before, during and after the load. Requests follow a fixed
+schedule, independent of response times. Latency is measured from the scheduled time, so it includes queueing. With
+`--costs` it measures the CPU time of the API and PostgreSQL per request for each route instead.
 """
 
 import argparse
@@ -37,18 +37,18 @@ from service.local.running import find
 from service.local.stack import Stack
 
 ROWS, METRICS = 100_000, 20
-"""Rows of the finished run, and the names among which they are divided, as a run has them."""
+"""Metric rows of the finished run, and the number of metric names among which they are divided."""
 STREAMS = 24
-"""Event streams that are open all the while."""
-KEPT_SECONDS = 3.0
-"""The server closes a connection on which nothing was asked for five seconds."""
+"""Number of event streams that stay open."""
+IDLE_SECONDS = 3.0
+"""Maximum idle time of a reused connection; the server closes connections after five idle seconds."""
 ENDED = ("succeeded", "failed", "cancelled")
 TRAINING = {"preset": "shapes", "name": "under load", "training": {"max_steps": 1_000_000}}
 
 
 @dataclass(frozen=True)
 class Read:
-    """A request of the mix, and how often it comes among others."""
+    """A request of the mix and its relative frequency."""
 
     route: str
     path: str
@@ -57,7 +57,7 @@ class Read:
 
 @dataclass
 class Load:
-    """What came of the requests."""
+    """Latencies and errors of the requests."""
 
     milliseconds: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     errors: Counter[str] = field(default_factory=Counter)
@@ -66,7 +66,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Window:
-    """A time of training: seconds of each whole step and of its parts, and each process's share of a core."""
+    """Seconds of each complete training step and of its parts, and the share of a core that each process used."""
 
     steps: list[float]
     parts: dict[str, float]
@@ -80,13 +80,15 @@ class Window:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--rate", type=float, default=100.0, help="requests per second")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of load, and of quiet before and after")
-    parser.add_argument("--json", type=Path, help="also write the figures to this file")
-    parser.add_argument("--costs", action="store_true", help="measure each route's processor time instead")
+    parser.add_argument(
+        "--seconds", type=float, default=60.0, help="duration of the load and of the periods before and after"
+    )
+    parser.add_argument("--json", type=Path, help="also write the measurements to this file")
+    parser.add_argument("--costs", action="store_true", help="measure the CPU time of each route instead")
     arguments = parser.parse_args()
     for name in [name for name in os.environ if name.startswith("G2RPO_")]:
         del os.environ[name]
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as place, Stack(Path(place), port=0) as stack:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory, Stack(Path(directory), port=0) as stack:
         key = made_key(stack)
         with Client(stack.url, key) as client:
             finished, sample = filled(stack, client)
@@ -99,15 +101,15 @@ def main() -> None:
 
 
 def made_key(stack: Stack) -> str:
-    """A key that may do everything, as often as it likes."""
+    """Create an admin key with a very high rate limit."""
     spec = {"name": "load", "scopes": ["admin"], "requests_per_minute": 1_000_000}
     made = httpx.post(f"{stack.url}/keys", json=spec, trust_env=False).raise_for_status().json()
     return str(made["key"])
 
 
 def filled(stack: Stack, client: Client) -> tuple[str, str]:
-    """A run with as many rows as a long one, and one of its samples."""
-    run = client.create_run({"preset": "shapes", "name": "long ago"}).id
+    """Create a run with the rows of a long run; return its id and the id of one of its samples."""
+    run = client.create_run({"preset": "shapes", "name": "finished"}).id
     client.cancel(run)
     while client.run(run).status not in ENDED:
         time.sleep(0.1)
@@ -120,7 +122,7 @@ def filled(stack: Stack, client: Client) -> tuple[str, str]:
 
 @contextlib.contextmanager
 def database_of(stack: Stack) -> Iterator[Database]:
-    """The stack's database and artifacts."""
+    """Connect to the database and the artifacts of the stack."""
     running = find(stack.data)
     assert running is not None and running.database_url is not None
     database = connect(Settings(database_url=running.database_url, data_dir=stack.data))
@@ -128,7 +130,7 @@ def database_of(stack: Stack) -> Iterator[Database]:
     database.close()
 
 
-def _fill(database: Database, place: Path, run: uuid.UUID) -> uuid.UUID:
+def _fill(database: Database, directory: Path, run: uuid.UUID) -> uuid.UUID:
     key: dict[str, Any] = {"run_id": run, "attempt": 1}
     steps = range(ROWS // METRICS)
     metrics = [
@@ -143,7 +145,7 @@ def _fill(database: Database, place: Path, run: uuid.UUID) -> uuid.UUID:
         for prompt in range(8)
         for sde in range(4)
     ]
-    image = place / "image.png"
+    image = directory / "image.png"
     Image.effect_noise((32, 32), 50).save(image)
     with database.transaction() as session:
         session.execute(insert(Metric), metrics)
@@ -167,7 +169,7 @@ def _fill(database: Database, place: Path, run: uuid.UUID) -> uuid.UUID:
 
 
 def mix(training: str, finished: str, sample: str) -> list[Read]:
-    """What people and dashboards ask while they watch a run."""
+    """Requests of users and dashboards that follow a run."""
     return [
         Read("/runs", "/runs", 8),
         Read("/runs?status", "/runs?status=running&status=queued&limit=10", 6),
@@ -194,18 +196,18 @@ def mix(training: str, finished: str, sample: str) -> list[Read]:
 def measured(
     stack: Stack, client: Client, key: str, finished: str, sample: str, rate: float, seconds: float
 ) -> dict[str, Any]:
-    """The three windows and the load, printed and as figures."""
+    """Measure the three periods and the load; print and return the results."""
     run = client.create_run(TRAINING).id
     while (client.run(run).progress is None) or "seconds/update" not in client.run(run).metrics:
         time.sleep(1)
-    before = window(stack, client, run, lambda: rest(client, run, seconds))
+    before = window(stack, client, run, lambda: wait_for_steps(client, run, seconds))
     load = Load()
     reads = mix(str(run), finished, sample)
     under = window(stack, client, run, lambda: asyncio.run(drive(stack.url, key, reads, str(run), rate, seconds, load)))
-    after = window(stack, client, run, lambda: rest(client, run, seconds))
+    after = window(stack, client, run, lambda: wait_for_steps(client, run, seconds))
     client.cancel(run)
     quiet = statistics.fmean(before.steps + after.steps)
-    slowdown = 100 * (under.seconds_per_step / quiet - 1)  # no number, where no step began and ended under the load
+    slowdown = 100 * (under.seconds_per_step / quiet - 1)  # NaN if no complete step falls into the load
     _print_load(load)
     names = {"before": before, "under load": under, "after": after}
     for name, one in names.items():
@@ -214,7 +216,7 @@ def measured(
         print(
             f"{name:12} {one.seconds_per_step:6.2f} s per step ({len(one.steps)} steps): {parts}; of a core: {shares}"
         )
-    print(f"training slowed by {slowdown:.1f}%")
+    print(f"training slowed down by {slowdown:.1f}%")
     return {
         "rate": rate,
         "routes": {route: spread(times) for route, times in load.milliseconds.items()},
@@ -226,17 +228,17 @@ def measured(
 
 
 def window(stack: Stack, client: Client, run: uuid.UUID, meanwhile: Any) -> Window:
-    """The run's whole steps, and the processes' time, while `meanwhile` is done."""
-    first, used, began = step_of(client, run), processor_seconds(stack), time.perf_counter()
+    """Measure complete steps of the run and CPU time of the processes while `meanwhile` runs."""
+    first, used, start = step_of(client, run), processor_seconds(stack), time.perf_counter()
     meanwhile()
-    elapsed = time.perf_counter() - began
+    elapsed = time.perf_counter() - start
     share = {name: (spent - used[name]) / elapsed for name, spent in processor_seconds(stack).items()}
     last = step_of(client, run)
     parts = client.curves(run, metrics=["seconds/*"], since_step=first + 2, max_points=10_000).curves
     steps: dict[int, float] = defaultdict(float)
     means: dict[str, float] = {}
     for part in parts:
-        # Held-out evaluation comes every few steps: a window with one more of them is not slower.
+        # Exclude held-out evaluations: they run every few steps, so their number differs between windows.
         if not part.name.startswith("seconds/heldout"):
             whole = [(step, value or 0.0) for step, value in zip(part.steps, part.values, strict=True) if step <= last]
             for step, value in whole:
@@ -245,22 +247,22 @@ def window(stack: Stack, client: Client, run: uuid.UUID, meanwhile: Any) -> Wind
     return Window([value for _, value in sorted(steps.items())], means, share)
 
 
-def rest(client: Client, run: uuid.UUID, seconds: float) -> None:
-    """Do nothing for so long, and until whole steps have been done."""
-    enough = step_of(client, run) + 4
+def wait_for_steps(client: Client, run: uuid.UUID, seconds: float) -> None:
+    """Wait for `seconds` and until several steps are complete."""
+    target = step_of(client, run) + 4
     time.sleep(seconds)
-    while step_of(client, run) < enough:
+    while step_of(client, run) < target:
         time.sleep(1)
 
 
 def step_of(client: Client, run: uuid.UUID) -> int:
-    """Optimizer steps done."""
+    """Number of completed optimizer steps."""
     progress = client.run(run).progress
     return progress.step if progress else 0
 
 
 def processor_seconds(stack: Stack) -> dict[str, float]:
-    """What each part of the service has used so far, with its children, and this process, which sends the requests."""
+    """CPU seconds used by each process of the service, with its children, and by this process, which sends requests."""
     used = {name: _of_tree(pid) for name, pid in stack.processes.items()}
     return used | {"requests": time.process_time()}
 
@@ -277,16 +279,16 @@ def _of_tree(pid: int) -> float:
 
 @dataclass
 class Connections:
-    """Kept connections to the service. A client library would take more of the two cores than what it asks for."""
+    """A connection pool. A client library would use more CPU time than the requests that it sends."""
 
     host: str
     port: int
     key: str
     idle: list[tuple[float, asyncio.StreamReader, asyncio.StreamWriter]] = field(default_factory=list)
-    """Since when, the one used last at the end."""
+    """Connections with the time of their last use; the most recent is last."""
 
-    async def ask(self, path: str) -> int:
-        """The status of the answer to a GET, once all of it is there. Raises OSError."""
+    async def get(self, path: str) -> int:
+        """Send a GET request, read the complete response and return its status. Raises OSError."""
         reader, writer = self._fresh() or await asyncio.open_connection(self.host, self.port)
         status, length = await self._head(reader, writer, path)
         await reader.readexactly(length)
@@ -294,7 +296,7 @@ class Connections:
         return status
 
     def _fresh(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
-        if self.idle and self.idle[-1][0] > time.monotonic() - KEPT_SECONDS:
+        if self.idle and self.idle[-1][0] > time.monotonic() - IDLE_SECONDS:
             _, reader, writer = self.idle.pop()
             return reader, writer
         for _, _, writer in self.idle:
@@ -303,7 +305,7 @@ class Connections:
         return None
 
     async def listen(self, path: str) -> None:
-        """Read an endless answer. Raises OSError when it ends."""
+        """Read an endless response. Raises OSError when it ends."""
         reader, writer = await asyncio.open_connection(self.host, self.port)
         try:
             await self._head(reader, writer, path)
@@ -311,7 +313,7 @@ class Connections:
                 pass
         finally:
             writer.close()
-        raise ConnectionError("the stream ended before its run")
+        raise ConnectionError("The event stream ended before the run")
 
     async def _head(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, path: str) -> tuple[int, int]:
         lines = f"GET {path} HTTP/1.1", f"Host: {self.host}", f"Authorization: Bearer {self.key}", "", ""
@@ -319,25 +321,25 @@ class Connections:
         try:
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
         except asyncio.IncompleteReadError as error:
-            raise ConnectionError("the connection was closed without an answer") from error
+            raise ConnectionError("The server closed the connection without a response") from error
         length = head.partition("content-length:")[2].partition("\r\n")[0]
         return int(head.split(" ", 2)[1]), int(length or 0)
 
 
 async def drive(url: str, key: str, reads: list[Read], training: str, rate: float, seconds: float, load: Load) -> None:
-    """Send requests of the mix on schedule, with event streams open."""
+    """Send requests of the mix on schedule while event streams are open."""
     chosen = random.Random(7).choices(reads, [read.weight for read in reads], k=int(rate * seconds))
     address = httpx.URL(url)
     connections = Connections(address.host, address.port or 80, key)
     streams = [asyncio.create_task(connections.listen(f"/runs/{training}/events")) for _ in range(STREAMS)]
-    began = time.perf_counter()
+    start = time.perf_counter()
     sent = []
     for number, read in enumerate(chosen):
-        due = began + number / rate
+        due = start + number / rate
         await asyncio.sleep(max(0.0, due - time.perf_counter()))
-        sent.append(asyncio.create_task(_ask(connections, read, due, load)))
+        sent.append(asyncio.create_task(_request(connections, read, due, load)))
     await asyncio.gather(*sent)
-    load.seconds = time.perf_counter() - began
+    load.seconds = time.perf_counter() - start
     for stream in streams:
         if stream.done():
             load.errors[f"stream: {stream.exception()!r}"] += 1
@@ -345,19 +347,19 @@ async def drive(url: str, key: str, reads: list[Read], training: str, rate: floa
     await asyncio.gather(*streams, return_exceptions=True)
 
 
-async def _ask(connections: Connections, read: Read, due: float, load: Load) -> None:
+async def _request(connections: Connections, read: Read, due: float, load: Load) -> None:
     try:
         async with asyncio.timeout(30):
-            status = await connections.ask(read.path)
+            status = await connections.get(read.path)
         if status != 200:
             load.errors[f"{read.route}: {status}"] += 1
-    except (OSError, EOFError) as error:  # TimeoutError is one
+    except (OSError, EOFError) as error:  # includes TimeoutError
         load.errors[f"{read.route}: {error!r}"] += 1
     load.milliseconds[read.route].append(1000 * (time.perf_counter() - due))
 
 
 def spread(times: list[float]) -> dict[str, float]:
-    """Number, median, 95th and 99th percentile and greatest of milliseconds."""
+    """Number, median, 95th and 99th percentile and maximum of milliseconds."""
     ordered = sorted(times)
 
     def at(share: float) -> float:
@@ -371,28 +373,28 @@ def _print_load(load: Load) -> None:
     print(f"{'milliseconds':28} {'n':>6} {'p50':>8} {'p95':>8} {'p99':>8} {'max':>8}")
     for route, times in [*load.milliseconds.items(), ("all", everything)]:
         print(f"{route:28} " + " ".join(f"{value:>{6 if name == 'n' else 8}}" for name, value in spread(times).items()))
-    print(f"{len(everything) / load.seconds:.1f} requests a second, {load.errors.total()} errors {dict(load.errors)}")
+    print(f"{len(everything) / load.seconds:.1f} requests per second, {load.errors.total()} errors {dict(load.errors)}")
 
 
 def costs(stack: Stack, key: str, reads: list[Read], times: int = 200) -> dict[str, Any]:
-    """Milliseconds of processor time a request, by route: where the answer is made, and where it was kept."""
-    ways = {"made": {"Prefer": "wait=0"}, "kept": {}}  # who would wait for a change is given no kept answer
-    columns = [f"{part}, {way}" for part in ("api", "postgres") for way in ways]
+    """Milliseconds of CPU time per request for each route, with a computed and with a cached response."""
+    modes = {"computed": {"Prefer": "wait=0"}, "cached": {}}  # a request with `wait` is never served from the cache
+    columns = [f"{part}, {mode}" for part in ("api", "postgres") for mode in modes]
     figures: dict[str, dict[str, float]] = {}
-    print(f"{'CPU milliseconds a request':28} {' '.join(f'{column:>14}' for column in columns)} {'bytes':>8}")
+    print(f"{'CPU milliseconds per request':28} {' '.join(f'{column:>18}' for column in columns)} {'bytes':>8}")
     with httpx.Client(base_url=stack.url, headers={"Authorization": f"Bearer {key}"}, trust_env=False) as client:
         for read in reads:
             row = figures[read.route] = {"bytes": len(client.get(read.path).raise_for_status().content)}
-            for way, headers in ways.items():
+            for mode, headers in modes.items():
                 used = processor_seconds(stack)
                 for _ in range(times):
                     client.get(read.path, headers=headers)
                 spent = {name: 1000 * (now - used[name]) / times for name, now in processor_seconds(stack).items()}
-                row |= {f"{part}, {way}": spent[part] for part in ("api", "postgres")}
-            print(f"{read.route:28} {' '.join(f'{row[column]:14.2f}' for column in columns)} {row['bytes']:8}")
+                row |= {f"{part}, {mode}": spent[part] for part in ("api", "postgres")}
+            print(f"{read.route:28} {' '.join(f'{row[column]:18.2f}' for column in columns)} {row['bytes']:8}")
     weights = sum(read.weight for read in reads)
     means = (sum(figures[read.route][column] * read.weight for read in reads) / weights for column in columns)
-    print(f"{'the mix':28} {' '.join(f'{mean:14.2f}' for mean in means)}")
+    print(f"{'weighted mean':28} {' '.join(f'{mean:18.2f}' for mean in means)}")
     return figures
 
 

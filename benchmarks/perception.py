@@ -1,9 +1,9 @@
-"""How far the rules of the shapes world can be trusted: `python -m benchmarks.perception`.
+"""Measure the accuracy of the rules of the shapes world: `python -m benchmarks.perception`.
 
-Prints, for each kind of predicate, how often the verifier is right: on renders (where the truth is known, for captions
-that hold and for captions with one attribute changed), on the same renders blurred, noisy and after the autoencoder;
-then how far it agrees with the labels that images of the base were given by eye (`perception_hand_labels`).
-`--sheet FILE` writes the first of those images instead, each beside a render of its caption.
+Prints the accuracy of the verifier for each kind of predicate: on renders with known ground truth (for their captions
+and for captions with one changed attribute), and on the same renders blurred, noisy and after the autoencoder. Then
+prints its agreement with hand labels of samples of the base model (`perception_hand_labels`). `--sheet FILE` writes
+the first labeled images instead, each next to a render of its caption.
 """
 
 import argparse
@@ -39,13 +39,15 @@ SEED = 11
 
 SHEET_COLUMNS, SHEET_ROWS, ENLARGED = 4, 5, 4
 
-Judgement = tuple[TestPoint, bool, bool]
-"""A predicate, what it is in truth, and what the verifier says."""
+Check = tuple[TestPoint, bool, bool]
+"""A predicate, its ground truth, and the result of the verifier."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.perception", description=__doc__)
-    parser.add_argument("--sheet", type=Path, help="write a contact sheet of the labeled images here, and no table")
+    parser.add_argument(
+        "--sheet", type=Path, help="write a contact sheet of labeled images to this file, print no tables"
+    )
     sheet = parser.parse_args().sheet
     if sheet:
         _write_sheet(sheet)
@@ -73,7 +75,7 @@ def _print_tables() -> None:
 
 
 def _views(images: Tensor) -> Iterable[tuple[str, Tensor]]:
-    """The images as they are, and worse."""
+    """The images, unchanged and with several degradations."""
     generator = torch.Generator().manual_seed(SEED)
     noise = torch.randn(images.shape, generator=generator)
     yield "renders", images
@@ -85,8 +87,8 @@ def _views(images: Tensor) -> Iterable[tuple[str, Tensor]]:
     yield "after the autoencoder", reconstruct(autoencoder, images)
 
 
-def _judge(asked: list[Sentence], shown: list[Sentence], found: list[SeenImage]) -> list[Judgement]:
-    """The predicates of each scene `asked` about an image of the scene `shown`; the truth follows from the scenes."""
+def _judge(asked: list[Sentence], shown: list[Sentence], found: list[SeenImage]) -> list[Check]:
+    """Check the predicates of each scene `asked` on an image of the scene `shown`; the scenes give the ground truth."""
     return [
         (predicate, holds(predicate, _perfectly_seen(truth)), holds(predicate, seen))
         for wanted, truth, seen in zip(asked, shown, found, strict=True)
@@ -103,13 +105,13 @@ def _perfectly_seen(scene: Sentence) -> SeenImage:
 
 @dataclass(frozen=True)
 class Labeled:
-    """An image of the base, and what an eye saw in it."""
+    """A sample of the base model and its hand labels."""
 
     caption: str
     seen: str
-    """Its objects in words, such as "small yellow blob; on black"; a blob is an object of no clear shape."""
+    """Description of its objects, such as "small yellow blob; on black"; a blob is an object without a clear shape."""
     holds: tuple[bool, ...]
-    """For each of the caption's predicates."""
+    """Label of each predicate of the caption."""
 
 
 def labeled_images() -> tuple[list[Labeled], Tensor]:
@@ -122,24 +124,24 @@ def labeled_images() -> tuple[list[Labeled], Tensor]:
 
 
 def _print_agreement() -> None:
-    """The table of agreement with the eye. A false pass is what the verifier passes and the eye does not."""
+    """Print the agreement with the hand labels. A false pass is a predicate that only the verifier accepts."""
     labels, images = labeled_images()
-    every: list[Judgement] = []
-    clear: list[Judgement] = []
+    every: list[Check] = []
+    clear: list[Check] = []
     for label, results in zip(labels, verify(images, [label.caption for label in labels]), strict=True):
         judged = list(zip(predicates(parse(label.caption)), label.holds, results, strict=True))
         every += judged
-        clear += [judgement for judgement in judged if not _about_a_blob(judgement[0], label)]
-    print(f"\n| {len(labels)} images labeled by eye | predicates | agreement | false passes | false fails | kappa |")
+        clear += [check for check in judged if not _about_a_blob(check[0], label)]
+    print(f"\n| {len(labels)} hand-labeled images | predicates | agreement | false passes | false fails | kappa |")
     print("|---|---|---|---|---|---|")
     for kind in PREDICATES:
-        _agreement_row(kind, [judgement for judgement in every if judgement[0].dimension == kind])
+        _agreement_row(kind, [check for check in every if check[0].dimension == kind])
     _agreement_row("all", every)
     _agreement_row("all, not about blobs", clear)
 
 
 def _print_shapes() -> None:
-    """What perception takes the labeled shapes for, where object and region are the only ones of their color."""
+    """Print a confusion matrix of labeled and perceived shapes, for objects and regions with a unique color."""
     labels, images = labeled_images()
     taken: Counter[tuple[str, str]] = Counter()
     for label, found in zip(labels, perceive(images), strict=True):
@@ -149,40 +151,40 @@ def _print_shapes() -> None:
             if sum(other == color for _, other, _ in things) == 1 and len(regions) == 1:
                 taken[shape, regions[0].shape or "none"] += 1
     columns = (*SHAPES, "none")
-    print(f"\n| to the eye, and to perception: | {' | '.join(columns)} |")
+    print(f"\n| labeled shape, and perceived: | {' | '.join(columns)} |")
     print(f"|---|{'---|' * len(columns)}")
     for shape in (*SHAPES, "blob"):
         print(f"| {shape} | {' | '.join(str(taken[shape, column]) for column in columns)} |")
 
 
 def _about_a_blob(predicate: TestPoint, label: Labeled) -> bool:
-    """Whether the eye saw an object of unclear shape in a color that the predicate speaks of."""
+    """Whether the predicate is about a color in which the labeler saw an object without a clear shape."""
     return any(f"{match.color} blob" in label.seen for match in predicate.matches)
 
 
-def _agreement_row(name: str, judged: list[Judgement]) -> None:
-    truth = np.array([judgement[1] for judgement in judged])
-    said = np.array([judgement[2] for judgement in judged])
-    agreement = np.mean(truth == said)
-    chance = truth.mean() * said.mean() + (1 - truth.mean()) * (1 - said.mean())
-    # Where both always say the same there is nothing to agree about beyond chance.
+def _agreement_row(name: str, judged: list[Check]) -> None:
+    truth = np.array([check[1] for check in judged])
+    result = np.array([check[2] for check in judged])
+    agreement = np.mean(truth == result)
+    chance = truth.mean() * result.mean() + (1 - truth.mean()) * (1 - result.mean())
+    # Kappa is undefined if both give the same constant result.
     kappa = f"{(agreement - chance) / (1 - chance):.3f}" if chance < 1 else "–"
-    passes, fails = np.sum(said & ~truth), np.sum(truth & ~said)
+    passes, fails = np.sum(result & ~truth), np.sum(truth & ~result)
     print(f"| {name} | {len(judged)} | {agreement:.4f} | {passes} | {fails} | {kappa} |")
 
 
-def _row(name: str, judged: list[Judgement]) -> None:
-    """Prints the share of right judgements: on true predicates, on false ones, and by kind."""
+def _row(name: str, judged: list[Check]) -> None:
+    """Print the accuracy on true predicates, on false predicates, and by kind."""
     right: dict[str, list[bool]] = defaultdict(list)
-    for predicate, truth, said in judged:
-        right["true" if truth else "false"].append(truth == said)
-        right[predicate.dimension].append(truth == said)
+    for predicate, truth, result in judged:
+        right["true" if truth else "false"].append(truth == result)
+        right[predicate.dimension].append(truth == result)
     shares = [f"{np.mean(right[column]):.4f} ({len(right[column])})" for column in ("true", "false", *PREDICATES)]
     print(f"| {name} | {' | '.join(shares)} |")
 
 
 def _write_sheet(path: Path) -> None:
-    """The first labeled images, enlarged: on the left what the base drew, on the right a render of the caption."""
+    """Write the first labeled images, enlarged: a sample on the left, a render of its caption on the right."""
     labels, images = labeled_images()
     labels = labels[: SHEET_COLUMNS * SHEET_ROWS]
     renders = render([parse(label.caption) for label in labels], SEED)
@@ -196,7 +198,7 @@ def _write_sheet(path: Path) -> None:
             pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
             large = Image.fromarray(pixels).resize((side, side), Image.Resampling.NEAREST)
             sheet.paste(large, (left + column * (side + 4), top))
-        # Broken before the relation, or before the background where there is only one object.
+        # Line break before the relation, or before the background if there is only one object.
         words = label.caption.split()
         lines = " ".join(words[:4]), " ".join(words[4:])
         pen.multiline_text((left, top + side + 1), "\n".join(lines), fill="black", font=font, spacing=1)

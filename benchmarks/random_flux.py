@@ -1,6 +1,6 @@
-"""FLUX.1-dev and the `paper` presets' rewards with random weights: at true size, or so small that any CPU bears them.
+"""FLUX.1-dev and the rewards of the `paper` presets with random weights, at full size or small enough for any CPU.
 
-Weights are as diffusers and transformers begin them, which keeps everything finite; prompts are of the bundled world.
+Weights have the default initialization of diffusers and transformers, so that all values are finite.
 """
 
 from collections.abc import Iterator, Mapping
@@ -23,14 +23,14 @@ from worker.shapes.pretrain.tokenizers import END, PAD, SPECIAL, START, clip_tok
 from worker.shapes.words import BASIC_VOCABULARY
 
 MODEL = "flux-1-dev"
-"""The catalog's name for what is made here."""
+"""Name of the model in the catalog."""
 _POSITIONS = 77
-"""Of CLIP's text towers."""
+"""Text length of CLIP's text towers."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """Configurations as diffusers and transformers take them, and what else a spec and the catalog's entry then say."""
+    """Model configurations, and the fields of the spec and of the catalog entry that depend on them."""
 
     transformer: dict[str, Any]
     clip: dict[str, Any]
@@ -49,7 +49,7 @@ def _tower(width: int, layers: int, heads: int, **more: int) -> dict[str, Any]:
 
 
 TRUE = Sizes(
-    transformer={"num_layers": 19, "num_single_layers": 38},  # the widths are diffusers' defaults
+    transformer={"num_layers": 19, "num_single_layers": 38},  # widths: defaults of diffusers
     clip=_tower(768, 12, 12, vocab_size=49408),
     t5={"d_model": 4096, "d_kv": 64, "d_ff": 10240, "num_layers": 24, "num_heads": 64, "vocab_size": 32128},
     vae={"block_out_channels": (128, 256, 512, 512), "layers_per_block": 2},
@@ -78,7 +78,7 @@ TINY = Sizes(
 
 
 def flux(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> FluxPipeline:
-    """The whole pipeline, frozen and in eval mode."""
+    """Create the complete pipeline, frozen and in evaluation mode."""
     clip, t5 = clip_tokenizer(BASIC_VOCABULARY), t5_tokenizer(BASIC_VOCABULARY)
     clip.model_max_length = _POSITIONS
     with _made_on(device, dtype):
@@ -103,7 +103,7 @@ def flux(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> FluxPipeline
 
 
 def reward(kind: str, sizes: Sizes, device: torch.device) -> ClipReward:
-    """HPS v2.1 (`hps`), or the CLIP score of DFN5B (`clip`): one architecture but for the activation."""
+    """Create HPS v2.1 (`hps`) or the CLIP score of DFN5B (`clip`); they differ in the activation function only."""
     kinds: dict[str, tuple[type[ClipReward], str, Fit]] = {
         "hps": (HpsReward, "gelu", partial(centre_square, resized=resize_tensor)),
         "clip": (ClipReward, "quick_gelu", middle),
@@ -122,7 +122,7 @@ def reward(kind: str, sizes: Sizes, device: torch.device) -> ClipReward:
 
 
 def described(catalog: Catalog, sizes: Sizes, pipeline: FluxPipeline, rewards: Mapping[str, ClipReward]) -> Catalog:
-    """`catalog`, with the sizes of what was made in the entries of model and rewards."""
+    """Return `catalog` with the sizes of the given model and rewards in their entries."""
     config = pipeline.transformer.config
     entry = {
         "parameters": _count(pipeline.transformer),
@@ -146,14 +146,14 @@ def _count(module: nn.Module) -> int:
 
 
 def _text(sizes: dict[str, Any]) -> dict[str, Any]:
-    """A CLIP text tower's configuration, with the marks that the word-level tokenizer sets."""
+    """Configuration of a CLIP text tower with the special tokens of the word-level tokenizer."""
     marks = {"pad_token_id": SPECIAL.index(PAD), "bos_token_id": SPECIAL.index(START)}
     return sizes | marks | {"eos_token_id": SPECIAL.index(END), "max_position_embeddings": _POSITIONS}
 
 
 @contextmanager
 def _made_on(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
-    """Within: weights are made on `device` in `dtype`, and nowhere else before: in float32 they would take 48 GB."""
+    """Initialize weights directly on `device` in `dtype`; in float32 they would need 48 GB."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

@@ -1,10 +1,10 @@
-"""The shared, batched rollout against the naive schedule (batch 1, nothing shared): same advantages, less time.
+"""Compare the shared, batched rollout with the naive schedule (batch size 1, nothing shared): advantages and time.
 
     python benchmarks/rollout.py [--prompts 2] [--threads 2]
 
-Both run in this process on the bundled model, one after the other. The naive schedule is written out here, as the
-public implementation does it: a velocity for every SDE sample, every continuation from its own beginning, images
-decoded and scored one by one. First in float64 for advantages, then in float32 for rewards and seconds.
+Both run in this process on the bundled model, one after the other. The naive schedule follows the public
+implementation: it evaluates a velocity for every SDE sample and every continuation separately, and decodes and scores
+images one by one. The comparison runs in float64 for advantages, then in float32 for rewards and seconds.
 """
 
 import argparse
@@ -37,14 +37,14 @@ SIGMAS = sigma_nodes(SPEC.sampling.steps, SPEC.sampling.shift)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=2)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--prompts", type=int, default=2, help="number of prompts")
+    parser.add_argument("--threads", type=int, default=2, help="number of torch threads")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     prompts = heldout_prompts()[: options.prompts]
     config = SPEC.algorithm
     shape = (SPEC.sampling.steps, config.sde_steps, config.granularities, config.group_size)
-    print(f"evaluations per prompt: shared {shared_cost(*shape).total}, naive {naive_cost(*shape).total}")
+    print(f"NFE per prompt: shared {shared_cost(*shape).total}, naive {naive_cost(*shape).total}")
     for dtype in (torch.float64, torch.float32):
         model, reward = load(dtype)
         noise = noises(model)
@@ -60,7 +60,7 @@ def main() -> None:
 
 
 def load(dtype: torch.dtype) -> tuple[FlowModel, ClipReward]:
-    """The bundled model with a LoRA that is not zero, and the bundled CLIP, both in `dtype`."""
+    """Load the bundled model with a nonzero LoRA, and the bundled CLIP, both in `dtype`."""
     catalog, cpu = load_catalog(), torch.device("cpu")
     model = load_model(catalog.model(SPEC.model), cpu, dtype)
     for index, parameter in enumerate(model.train_lora(16, 16.0, seed=0)):
@@ -69,12 +69,12 @@ def load(dtype: torch.dtype) -> tuple[FlowModel, ClipReward]:
 
 
 def made() -> GranularGRPO:
-    """The algorithm of the bundled preset."""
+    """Create the algorithm of the bundled preset."""
     return GranularGRPO(SPEC.algorithm, SIGMAS, SPEC.sampling.shift, SPEC.training.seed)
 
 
 def noises(model: FlowModel) -> StepNoise:
-    """The noises of one step."""
+    """Create the noises of one step."""
     return StepNoise(1, 0, lambda draw: model.noise(draw, SIZE), model.packed_shape(SIZE))
 
 
@@ -103,7 +103,7 @@ def shared(model: FlowModel, reward: ClipReward, prompts: tuple[str, ...], noise
 
 @torch.no_grad()
 def naive(model: FlowModel, reward: ClipReward, prompts: tuple[str, ...], noise: StepNoise) -> Tensor:
-    """The same rewards by the plain procedure, one sample at a time."""
+    """The same rewards, one sample at a time."""
     config, steps = SPEC.algorithm, SPEC.sampling.steps
     shape = len(prompts), len(config.sde_steps), config.group_size, len(config.granularities)
     rewards = torch.empty(shape, dtype=model.latent_dtype)
@@ -130,7 +130,7 @@ def naive(model: FlowModel, reward: ClipReward, prompts: tuple[str, ...], noise:
 
 
 def timed(call) -> tuple[Tensor, float]:  # type: ignore[no-untyped-def]
-    """The result of `call` and its seconds, after nothing: both sides pay their own warm-up."""
+    """Return the result of `call` and its seconds, including warm-up."""
     started = time.perf_counter()
     result = call()
     return result, time.perf_counter() - started

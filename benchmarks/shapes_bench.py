@@ -1,9 +1,9 @@
-"""`shapes-bench`: how far its judge can be trusted, and what the base is worth: `python -m benchmarks.shapes_bench`.
+"""Measure the accuracy of the judge of `shapes-bench`, or the base model: `python -m benchmarks.shapes_bench`.
 
-Prints, by dimension, how often the judge is right: on renders, on renders with one thing broken, on the same blurred,
-noisy and after the autoencoder; then its agreement with labels that images of the base were given by eye
-(`shapes_bench_hand_labels`). `--scores` draws and judges the whole benchmark with the base instead, `--images DIR`
-draws the images that were labelled, and contact sheets of them.
+Prints the accuracy of the judge for each dimension: on renders, on blurred and noisy renders and renders after the
+autoencoder, and on renders with one broken element. Then prints its agreement with hand labels of samples of the base
+model (`shapes_bench_hand_labels`). `--scores` evaluates the base model on the complete benchmark instead. `--images
+DIR` generates the labeled images and contact sheets of them.
 """
 
 import argparse
@@ -38,20 +38,20 @@ from worker.shapes.rules import holds
 
 LABELS = Path(__file__).parent / "shapes_bench_hand_labels"
 EACH = 100
-"""Scenes of each recipe, clean and broken."""
+"""Number of scenes of each recipe, both clean and broken."""
 OF_DIMENSION = 22
-"""Labelled test points of every dimension."""
+"""Number of labeled test points per dimension."""
 COLUMNS, ENLARGED = 6, 5
-"""Of the contact sheets: images beside each other, and how much larger they are."""
+"""Images per row of the contact sheets, and their magnification."""
 
 Judged = dict[str, list[tuple[bool, bool]]]
-"""By dimension: for every test point what it is in truth, and what the judge says."""
+"""For each dimension, ground truth and result of the judge for every test point."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.shapes_bench", description=__doc__)
-    parser.add_argument("--scores", action="store_true", help="score the base on the benchmark")
-    parser.add_argument("--images", type=Path, help="draw the labelled images and contact sheets into this folder")
+    parser.add_argument("--scores", action="store_true", help="evaluate the base model on the benchmark")
+    parser.add_argument("--images", type=Path, help="generate the labeled images and contact sheets in this directory")
     arguments = parser.parse_args()
     if arguments.scores:
         _print_scores()
@@ -71,19 +71,19 @@ def _print_scores() -> None:
 def _print_trust() -> None:
     rng = np.random.default_rng(SEED)
     clean, broken = zip(*_pairs(rng), strict=True)
-    print(f"| {len(clean)} scenes, and as many broken | {' | '.join(PRIMARY)} |")
+    print(f"| {len(clean)} scenes, clean and broken | {' | '.join(PRIMARY)} |")
     print(f"|---|{'---|' * len(PRIMARY)}")
     images = draw([scene for _, scene in clean])
     for name, seen in _views(images):
-        _row(f"{name}: right", _judge(clean, seen), lambda rows: np.mean([true == said for true, said in rows]))
+        _row(f"{name}: right", _judge(clean, seen), lambda rows: np.mean([true == result for true, result in rows]))
     found = _judge(broken, draw([scene for _, scene in broken]))
-    _row("broken: right", found, lambda rows: np.mean([true == said for true, said in rows]))
-    _row("broken: false passes", found, lambda rows: np.mean([said for true, said in rows if not true]))
+    _row("broken: right", found, lambda rows: np.mean([true == result for true, result in rows]))
+    _row("broken: false passes", found, lambda rows: np.mean([result for true, result in rows if not true]))
     _row("broken: false points", found, lambda rows: sum(not true for true, _ in rows))
 
 
 def _pairs(rng: np.random.Generator) -> Iterator[tuple[tuple[str, Scene], tuple[str, Scene]]]:
-    """Captions with a scene, and with the same scene broken so that a test point is not met."""
+    """Yield captions with a scene, and with the scene broken so that a test point fails."""
     for recipe in RECIPES:
         found = 0
         while found < EACH:
@@ -106,8 +106,8 @@ def _views(images: Tensor) -> Iterator[tuple[str, Tensor]]:
 
 def _judge(pairs: tuple[tuple[str, Scene], ...], images: Tensor) -> Judged:
     found: Judged = defaultdict(list)
-    said = judge_points(images, [text for text, _ in pairs])
-    for (text, scene), scores in zip(pairs, said, strict=True):
+    result = judge_points(images, [text for text, _ in pairs])
+    for (text, scene), scores in zip(pairs, result, strict=True):
         truth = ground_truth(scene)
         for point, score in zip(points(parse(text)), scores, strict=True):
             found[primary_of(point.dimension)].append((holds(point, truth), bool(score)))
@@ -120,54 +120,55 @@ def _row(name, judged: Judged, of) -> None:  # type: ignore[no-untyped-def]
 
 
 @dataclass(frozen=True)
-class Labelled:
-    """An image of the base, and what an eye says of one test point of its prompt."""
+class Labeled:
+    """A sample of the base model and the hand label of one test point of its prompt."""
 
     prompt: BenchmarkPrompt
-    place: int
-    """Of the test point in the prompt's list."""
+    point: int
+    """Index of the test point in the list of the prompt."""
     holds: bool
 
 
-def labelled() -> tuple[list[Labelled], Tensor]:
-    """The hand-labelled set: labels, and images [N, 3, 32, 32] in [0, 1]."""
+def labeled() -> tuple[list[Labeled], Tensor]:
+    """The hand-labeled set: labels, and images [N, 3, 32, 32] in [0, 1]."""
     prompts = {prompt.text: prompt for prompt in bundled().prompts}
     rows = json.loads((LABELS / "labels.json").read_text())["images"]
-    labels = [Labelled(prompts[row["prompt"]], row["point"], row["holds"]) for row in rows]
+    labels = [Labeled(prompts[row["prompt"]], row["point"], row["holds"]) for row in rows]
     sheet = torch.from_numpy(np.array(Image.open(LABELS / "images.png"))).permute(2, 0, 1) / 255
     tiles = sheet.unfold(1, IMAGE_SIZE, IMAGE_SIZE).unfold(2, IMAGE_SIZE, IMAGE_SIZE)
     return labels, tiles.permute(1, 2, 0, 3, 4).flatten(0, 1)[: len(labels)]
 
 
 def chosen() -> list[tuple[BenchmarkPrompt, int, int]]:
-    """Prompt, test point and number of the image for each label: 22 of every dimension, spread over its points.
+    """Prompt, test point and image number for each label: 22 per dimension, spread evenly over its test points.
 
-    No image stands there twice: a prompt that is chosen again has its next image labelled.
+    Each image has at most one label: if a prompt occurs again, its next image is used.
     """
     found: list[tuple[BenchmarkPrompt, int, int]] = []
     for primary in PRIMARY:
         own = [
-            (prompt, place)
+            (prompt, index)
             for prompt in bundled().prompts
-            for place, point in enumerate(prompt.points)
+            for index, point in enumerate(prompt.points)
             if point.primary == primary
         ]
         for number in range(OF_DIMENSION):
-            prompt, place = own[number * len(own) // OF_DIMENSION]
+            prompt, point_index = own[number * len(own) // OF_DIMENSION]
             image_index = sum(other.index == prompt.index for other, _, _ in found)
-            found.append((prompt, place, image_index))
+            found.append((prompt, point_index, image_index))
     return found
 
 
 def _print_agreement() -> None:
-    labels, images = labelled()
-    said = judge_points(images, [label.prompt for label in labels])
+    labels, images = labeled()
+    result = judge_points(images, [label.prompt for label in labels])
     rows: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
-    for label, scores in zip(labels, said, strict=True):
-        pair = (label.holds, bool(scores[label.place]))
-        rows[label.prompt.points[label.place].primary].append(pair)
+    for label, scores in zip(labels, result, strict=True):
+        pair = (label.holds, bool(scores[label.point]))
+        rows[label.prompt.points[label.point].primary].append(pair)
         rows["all"].append(pair)
-    print(f"\n| {len(labels)} labels | labels | met, to the eye | agreement | false passes | false fails | kappa |")
+    heads = "labels | accepted by the labeler | agreement | false passes | false fails | kappa"
+    print(f"\n| {len(labels)} labels | {heads} |")
     print("|---|---|---|---|---|---|---|")
     for name in (*PRIMARY, "all"):
         eye, judge = np.array(rows[name]).T
@@ -179,7 +180,7 @@ def _print_agreement() -> None:
 
 
 def _write_images(folder: Path) -> None:
-    """The images to label as one file, and enlarged with prompt and test point, some on a sheet."""
+    """Write the images to label as one file, and enlarged contact sheets with prompt and test point."""
     folder.mkdir(parents=True, exist_ok=True)
     picked = chosen()
     pipeline = FluxPipeline.from_pretrained(BENCH_FLUX_WEIGHTS)

@@ -1,9 +1,9 @@
-"""The paper's Table 2 on the bundled world: every system aligned, judged on shapes-bench, and compared with the base.
+"""Reproduce Table 2 of the paper on the bundled world: train each system, evaluate it on shapes-bench, compare it.
 
     python benchmarks/table.py --out DIR [--settings FILE]
 
-starts the service on DIR/data and asks it for everything: runs, evaluations, leaderboard, comparisons, figures. It goes
-on where it was interrupted. Writes DIR/table.md, leaderboard.md, leaderboard.png, comparison.png and gallery.html.
+Starts the service in DIR/data and uses its API for runs, evaluations, leaderboard, comparisons and figures. Resumes
+after an interruption. Writes DIR/table.md, leaderboard.md, leaderboard.png, comparison.png and gallery.html.
 """
 
 import argparse
@@ -25,11 +25,11 @@ from service.local.stack import Stack
 
 SETTINGS = Path(__file__).with_suffix(".yaml")
 REWARD = "clip_score_2"
-"""The reward that every image of an evaluation gets, too."""
+"""Reward that is also computed for every image of an evaluation."""
 
 
 def aligned(client: Client, name: str, spec: Mapping[str, Any]) -> RunView:
-    """The run of that name, made unless it is there, once it has succeeded."""
+    """Create or resume the run with this name and wait until it has succeeded."""
     run = next((client.run(one.id) for one in client.runs() if one.name == name), None)
     if run is None:
         run = client.create_run({**spec, "name": name})
@@ -42,7 +42,7 @@ def aligned(client: Client, name: str, spec: Mapping[str, Any]) -> RunView:
 
 
 def judged(client: Client, name: str, spec: Mapping[str, Any]) -> EvaluationView:
-    """The evaluation of that name, made unless it is there, once it has succeeded."""
+    """Create or resume the evaluation with this name and wait until it has succeeded."""
     found = next((client.evaluation(one.id) for one in client.evaluations() if one.name == name), None)
     if found is None:
         found = client.evaluate({**spec, "name": name})
@@ -100,7 +100,7 @@ def table(client: Client, evaluations: Mapping[str, EvaluationView], seconds: Ma
         won = f"{overall.wins} / {overall.losses} / {overall.ties}"
         gained = percent(overall.difference, True), between(overall.interval95, True)
         differences.append([name, *gained, won, f"{reward.difference:+.4f}"])
-    heads = ["less the base", "Overall", "95%, paired", "prompts won / lost / tied", REWARD]
+    heads = ["minus the base", "Overall", "95%, paired", "prompts won / lost / tied", REWARD]
     return "\n".join(
         [
             *lines(parts[0], scores),
@@ -115,8 +115,8 @@ def table(client: Client, evaluations: Mapping[str, EvaluationView], seconds: Ma
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--settings", type=Path, default=SETTINGS)
+    parser.add_argument("--out", type=Path, required=True, help="directory of the service and the results")
+    parser.add_argument("--settings", type=Path, default=SETTINGS, help="settings file")
     options = parser.parse_args()
     settings = yaml.safe_load(options.settings.read_text(encoding="utf-8"))
     out: Path = options.out
@@ -134,11 +134,11 @@ def main() -> None:
         benchmark = settings["evaluation"]["benchmark"]
         (out / "leaderboard.md").write_bytes(client.leaderboard_as("text/markdown", benchmark))
         (out / "leaderboard.png").write_bytes(client.leaderboard_as("image/png", benchmark))
-        first, *beside = (one.id for one in evaluations.values())
-        (out / "comparison.png").write_bytes(client.gallery(first, beside=beside, count=10, seed=1, images=1))
-        (out / "gallery.html").write_bytes(client.gallery(first, "html", beside=beside, count=30, seed=1))
-        told = {name: one.model_dump(mode="json") for name, one in evaluations.items()}
-        (out / "evaluations.json").write_text(json.dumps(told, indent=1), encoding="utf-8")
+        first, *others = (one.id for one in evaluations.values())
+        (out / "comparison.png").write_bytes(client.gallery(first, beside=others, count=10, seed=1, images=1))
+        (out / "gallery.html").write_bytes(client.gallery(first, "html", beside=others, count=30, seed=1))
+        results = {name: one.model_dump(mode="json") for name, one in evaluations.items()}
+        (out / "evaluations.json").write_text(json.dumps(results, indent=1), encoding="utf-8")
     print((out / "table.md").read_text(encoding="utf-8"))
 
 

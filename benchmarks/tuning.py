@@ -1,9 +1,9 @@
-"""Compare specs on held-out rewards: every variant × seed is one standalone run; finished ones are not run again.
+"""Compare specs by held-out rewards. Each variant and seed is one standalone run; finished runs are not repeated.
 
     python benchmarks/tuning.py benchmarks/tuning_shapes.yaml --out DIR --seeds 1 2 3 --jobs 1
 
-A variant is a name and the fields of a run's spec that differ from the file's `base`. The table shows held-out rewards
-before and after, their 95% paired interval, and seconds.
+A variant has a name and the fields of the run spec that differ from `base` of the file. The table shows held-out
+rewards before and after training, the paired difference with its 95% interval, and seconds.
 """
 
 import argparse
@@ -22,10 +22,10 @@ from service.contracts.presets import merge
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("variants", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--seeds", type=int, nargs="+", default=[42])
-    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("variants", type=Path, help="YAML file with the variants")
+    parser.add_argument("--out", type=Path, required=True, help="directory of the runs")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42], help="training seeds")
+    parser.add_argument("--jobs", type=int, default=1, help="number of concurrent runs")
     options = parser.parse_args()
     file = yaml.safe_load(options.variants.read_text(encoding="utf-8"))
     runs = [
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def execute(out: Path, name: str, seed: int, spec: dict[str, Any]) -> dict[str, Any] | None:
-    """Run one variant unless its result is there; None when it failed."""
+    """Run one variant unless it has a result; return None if it failed."""
     directory = out / f"{name}-seed{seed}"
     if not (result := read_result(directory)):
         shutil.rmtree(directory, ignore_errors=True)
@@ -56,7 +56,7 @@ def execute(out: Path, name: str, seed: int, spec: dict[str, Any]) -> dict[str, 
 
 
 def read_result(directory: Path) -> dict[str, Any] | None:
-    """The held-out summary, curve and seconds of a finished run; None for any other."""
+    """Read the held-out summary, curve and seconds of a finished run; None if it is not finished."""
     path = directory / "events.jsonl"
     events = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     if not events or events[-1]["type"] != "finished":

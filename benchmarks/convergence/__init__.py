@@ -1,1 +1,1 @@
-"""The systems of the paper side by side on the bundled world: `python -m benchmarks.convergence`."""
+"""Comparison of the systems of the paper on the bundled world: `python -m benchmarks.convergence`."""

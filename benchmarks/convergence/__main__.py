@@ -1,4 +1,4 @@
-"""The systems of the paper side by side on the bundled world: base, DanceGRPO, MixGRPO, G²RPO w/o MGAI, G²RPO.
+"""Compare the systems of the paper on the bundled world: base, DanceGRPO, MixGRPO, G²RPO w/o MGAI, G²RPO.
 
     python -m benchmarks.convergence calibrate --out DIR     # calm seconds per step: nothing else may run
     python -m benchmarks.convergence tune --out DIR          # one grid of learning rates for every method
@@ -6,8 +6,9 @@
     python -m benchmarks.convergence draw --out DIR          # images and values of the final policies and the base
     python -m benchmarks.convergence report --out DIR --docs docs
 
-Each goes on where it was interrupted, and does nothing again that is done. Runs are standalone engine processes of one
-thread each, `--jobs` at a time. `settings.yaml` says what is compared; see docs/explanation/algorithm-comparison.md.
+Each phase resumes after an interruption and does not repeat finished runs. Runs are standalone engine processes with
+one thread each, `--jobs` at a time. `settings.yaml` contains the settings; the results are in
+docs/explanation/algorithm-comparison.md.
 """
 
 import argparse
@@ -29,10 +30,10 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("phase", choices=("calibrate", "tune", "run", "draw", "report"))
-    parser.add_argument("--out", type=Path, required=True, help="where runs and what is made of them are kept")
-    parser.add_argument("--settings", type=Path, default=SETTINGS)
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time (tune, run)")
-    parser.add_argument("--docs", type=Path, default=Path("docs"), help="where the report's tables and figures go")
+    parser.add_argument("--out", type=Path, required=True, help="directory of the runs and results")
+    parser.add_argument("--settings", type=Path, default=SETTINGS, help="settings file")
+    parser.add_argument("--jobs", type=int, default=2, help="number of concurrent runs (tune, run)")
+    parser.add_argument("--docs", type=Path, default=Path("docs"), help="docs directory to update (report)")
     options = parser.parse_args()
     settings = load_settings(options.settings)
     options.out.mkdir(parents=True, exist_ok=True)
@@ -50,7 +51,7 @@ def main() -> int:
             }
             return 0 if train(settings, "run", rates, options) else 1
         case "draw":
-            from benchmarks.convergence.images import draw_all  # torch, which no other phase needs
+            from benchmarks.convergence.images import draw_all  # imports torch, which other phases do not need
 
             draw_all(settings, options.out)
         case "report":
@@ -61,7 +62,7 @@ def main() -> int:
 
 
 def train(settings: dict[str, Any], phase: str, rates: dict[str, list[float]], options: argparse.Namespace) -> bool:
-    """All runs of a phase; whether each came to a result."""
+    """Execute all runs of a phase; return whether each has a result."""
     runs = planned_runs(settings, phase, load_seconds(settings, options.out), rates)
     (options.out / f"{phase}.json").write_text(json.dumps({run.name: run.spec for run in runs}, indent=1))
     return execute_all(runs, options.out / phase, options.jobs)

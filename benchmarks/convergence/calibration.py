@@ -1,4 +1,4 @@
-"""Calm seconds per step: each method for a few steps, alone on the machine, on one thread."""
+"""Calm seconds per step: the time of a few steps of each method on an otherwise idle machine, with one thread."""
 
 import json
 import os
@@ -15,7 +15,7 @@ SECONDS_FILE = "seconds.json"
 
 
 def calibrate(settings: dict[str, Any], out: Path) -> bool:
-    """Measure every method anew and write the medians down; whether every run came to its end."""
+    """Measure every method and write the medians; return whether every run finished."""
     measured = {}
     for method in settings["methods"]:
         run, directory = calibration_run(settings, method), out / "calibrate" / method
@@ -27,7 +27,7 @@ def calibrate(settings: dict[str, Any], out: Path) -> bool:
         elapsed = [metrics[step]["elapsed/seconds"] for step in sorted(metrics)]
         readings = [later - earlier for earlier, later in pairwise(elapsed)]
         places = window_places(run.spec)
-        # readings[0] is of step 1, in the second place of a window.
+        # readings[0] belongs to step 1, at the second position of a window.
         by_place = [median(readings[(place - 1) % places :: places]) for place in range(places)]
         parts = {
             key.removeprefix("seconds/"): median(values[key] for step, values in metrics.items() if step > 1)
@@ -41,6 +41,6 @@ def calibrate(settings: dict[str, Any], out: Path) -> bool:
 
 
 def load_seconds(settings: dict[str, Any], out: Path) -> dict[str, StepSeconds]:
-    """What was measured. FileNotFoundError before `calibrate`."""
+    """Load the measurements of `calibrate`. Raises FileNotFoundError if it has not run."""
     measured = json.loads((out / SECONDS_FILE).read_text(encoding="utf-8"))
     return {method: step_seconds(settings, method, measured[method]["by_place"]) for method in settings["methods"]}

@@ -1,4 +1,4 @@
-"""Each method's best rate: by the smoothed held-out sum of rewards at the end of its tuning run."""
+"""Selection of the best learning rate of each method: the smoothed held-out sum of rewards at the end of tuning."""
 
 import math
 from dataclasses import dataclass
@@ -10,33 +10,33 @@ from benchmarks.convergence.runs import curve, outcome, planned
 
 
 @dataclass(frozen=True)
-class Tried:
-    """A rate of the grid and where it led."""
+class TuningResult:
+    """Result of one tuning run."""
 
     method: str
     rate: float
     seed: int
     start: float
-    """Held-out sum of rewards of the base."""
+    """Held-out sum of rewards of the base model."""
     end: float
-    """Smoothed, at the end; minus infinity where the run broke."""
+    """Smoothed sum of rewards at the end; minus infinity if the run failed."""
     best: float
     rewards: dict[str, float]
-    """At the last evaluation."""
+    """Rewards at the last evaluation."""
     steps: int
 
 
-def grid(out: Path) -> list[Tried]:
-    """What `tune` tried. ValueError while a run has no result."""
-    tried = []
+def grid(out: Path) -> list[TuningResult]:
+    """Results of `tune`. Raises ValueError if a run has no result."""
+    results = []
     for run in planned(out, "tune"):
         directory = out / "tune" / run.name
         if (ended := outcome(directory)) is None:
-            raise ValueError(f"{directory} has no result yet; finish `tune` first")
+            raise ValueError(f"{directory} has no result; finish `tune` first")
         points = curve(directory)
         smoothed = smooth([sum(point.rewards.values()) for point in points])
-        tried.append(
-            Tried(
+        results.append(
+            TuningResult(
                 method=run.method,
                 rate=run.rate,
                 seed=run.seed,
@@ -47,15 +47,15 @@ def grid(out: Path) -> list[Tried]:
                 steps=points[-1].step,
             )
         )
-    return tried
+    return results
 
 
 def best_rates(settings: dict[str, Any], out: Path) -> dict[str, float]:
-    """By method, the rate of the greatest mean end over the tuning seeds."""
-    tried = grid(out)
+    """For each method, the rate with the highest mean end value over the tuning seeds."""
+    results = grid(out)
 
     def end(method: str, rate: float) -> float:
-        ends = [entry.end for entry in tried if (entry.method, entry.rate) == (method, rate)]
+        ends = [entry.end for entry in results if (entry.method, entry.rate) == (method, rate)]
         return sum(ends) / len(ends)
 
     return {

@@ -1,4 +1,4 @@
-"""The final runs put side by side: curves on common axes, times to the target, gains with intervals, texture."""
+"""Comparison of the final runs: curves on common axes, times to the target, values at equal cost, stability."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from benchmarks.convergence.runs import curve, outcome, planned
 from service.contracts.runs import RunSpec
 
 TARGET = "dance_grpo"
-"""The method whose best is everybody's target."""
+"""Method whose best value is the target of all methods."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,12 @@ class Curve:
     seconds: Floats
     """Calm seconds of training steps."""
     nfe: Floats
-    """Of the network, in rollouts."""
+    """Network evaluations in rollouts."""
     rewards: dict[str, Floats]
     pairs: int
-    """Behind each point."""
+    """Number of held-out pairs per point."""
     engine_seconds: float
-    """What the run itself took, disturbed by whatever else ran."""
+    """Wall time of the run, including the effect of other load."""
 
     @property
     def total(self) -> Floats:
@@ -51,7 +51,7 @@ class Method:
     label: str
     rate: float
     chosen: bool
-    """Whether the rate is the one that tuning chose."""
+    """Whether tuning selected this rate."""
     curves: tuple[Curve, ...]
 
     @property
@@ -59,23 +59,23 @@ class Method:
         return self.curves[0].seconds
 
     def stack(self, reward: str | None) -> Floats:
-        """[seeds, points] of one reward; None: of their smoothed sum."""
+        """Values [seeds, points] of one reward, or of the smoothed sum if `reward` is None."""
         return np.stack([curve.smoothed if reward is None else curve.rewards[reward] for curve in self.curves])
 
 
 def load_methods(settings: dict[str, Any], out: Path) -> list[Method]:
-    """The final runs of the seeds that every method has finished. ValueError where there is none."""
+    """Load the final runs of the seeds for which every method succeeded. Raises ValueError if there is no such seed."""
     seconds, chosen = load_seconds(settings, out), best_rates(settings, out)
     done = [run for run in planned(out, "run") if outcome(out / "run" / run.name) == "succeeded"]
     seeds_of = {key: {run.seed for run in done if (run.method, run.rate) == key} for key in chosen.items()}
     seeds = set.intersection(*seeds_of.values())
     if not seeds:
-        raise ValueError("no seed of which every method has succeeded; finish `run` first")
+        raise ValueError("No seed has a successful run of every method; finish `run` first")
     methods = []
     for name, rate in dict.fromkeys((run.method, run.rate) for run in done):
         runs = [run for run in done if (run.method, run.rate) == (name, rate) and run.seed in seeds]
         if len(runs) < len(seeds):
-            continue  # a rate beside the chosen one, not finished yet
+            continue  # an additional rate without all seeds
         curves = tuple(load_curve(run, out / "run" / run.name, seconds[name]) for run in runs)
         label = settings["methods"][name]["label"]
         mark = "" if rate == chosen[name] else f" at {rate:g}"
@@ -84,7 +84,7 @@ def load_methods(settings: dict[str, Any], out: Path) -> list[Method]:
 
 
 def load_curve(run: Run, directory: Path, seconds: StepSeconds) -> Curve:
-    """What a run wrote down, on the common axes."""
+    """Load the curve of a run on the common axes."""
     points = curve(directory)
     return Curve(
         seed=run.seed,
@@ -103,17 +103,17 @@ def the(name: str, methods: Sequence[Method]) -> Method:
 
 @dataclass(frozen=True)
 class Reached:
-    """When a curve reaches its target; None where it never does."""
+    """Time and NFE at which a curve reaches its target; None if it never does."""
 
     seed: int | None
-    """None: of the mean over seeds."""
+    """None for the mean over seeds."""
     target: float
     seconds: float | None
     nfe: float | None
 
 
 def times_to_target(method: Method, target: Method) -> list[Reached]:
-    """For each seed, to the best smoothed sum of the target method with the same seed; then the same of their means."""
+    """Time to the best smoothed sum of the target method, for each seed and then for the means over seeds."""
     reached = [_reached(own.seed, own, own.smoothed, other.smoothed.max()) for own, other in _pairs(method, target)]
     mean = method.stack(None).mean(axis=0)
     return [*reached, _reached(None, method.curves[0], mean, target.stack(None).mean(axis=0).max())]
@@ -130,7 +130,7 @@ def _reached(seed: int | None, axes: Curve, smoothed: Floats, target: float) -> 
 
 
 def at_equal(methods: Sequence[Method]) -> dict[str, dict[str, list[float | None]]]:
-    """Smoothed sums by method and seed at equal seconds and at equal nfe: the least that any method spent."""
+    """Smoothed sums by method and seed at equal seconds and at equal NFE: the minimum that any method used."""
     seconds = min(float(method.curves[0].seconds[-1]) for method in methods)
     nfe = min(float(method.curves[0].nfe[-1]) for method in methods)
     return {
@@ -143,6 +143,6 @@ def at_equal(methods: Sequence[Method]) -> dict[str, dict[str, list[float | None
 
 
 def stability(method: Method) -> tuple[float, float, float]:
-    """Of the sum of rewards, unsmoothed: roughness, mean largest drop from the best so far, and the seeds' worst."""
+    """Roughness, mean largest drop and largest drop of any seed, for the unsmoothed sum of rewards."""
     drops = [largest_drop(curve.total) for curve in method.curves]
     return float(np.mean([roughness(curve.total) for curve in method.curves])), float(np.mean(drops)), max(drops)

@@ -1,4 +1,4 @@
-"""What the final policies draw: held-out images, their values, and the texture in areas that should have none."""
+"""Held-out images of the final policies, their rewards, and their texture in flat areas."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ from worker.shapes.sampling import heldout_prompts
 
 RENDERS = "renders"
 FLAT = 5
-"""A pixel is flat where so many by so many pixels around it are nearest to one and the same of the world's colours."""
+"""Side of the square around a flat pixel: all its pixels are nearest to the same color of the bundled world."""
 LAPLACIAN = torch.tensor([[0.0, 1.0, 0.0], [1.0, -4.0, 1.0], [0.0, 1.0, 0.0]])
 BATCH = 128
 
@@ -39,15 +39,15 @@ class Drawn:
     """Held-out images of one policy; pair j has the same prompt and noise for every policy."""
 
     values: dict[str, NDArray[np.float64]]
-    """By reward, [pairs]."""
+    """Values [pairs] of each reward."""
     texture: NDArray[np.float64]
-    """Of each image, [pairs]."""
+    """Texture of each image, [pairs]."""
     images: NDArray[np.uint8]
     """[pairs, 3, height, width]"""
 
 
 def draw_all(settings: dict[str, Any], out: Path) -> None:
-    """Draw with the base and with every finished run's last checkpoint what is not drawn yet; then renders."""
+    """Generate missing images of the base model and of the last checkpoint of every finished run; then renders."""
     pairs, directory = settings["draw"]["pairs"], out / "draw"
     directory.mkdir(exist_ok=True)
     wanted: list[tuple[str, Spec, Path | None]] = [(BASE, method_spec(settings, next(iter(settings["methods"]))), None)]
@@ -57,7 +57,7 @@ def draw_all(settings: dict[str, Any], out: Path) -> None:
     for name, spec, checkpoint in wanted:
         if not (directory / f"{name}.npz").exists():
             write(directory / f"{name}.npz", *draw(spec, checkpoint, pairs))
-            say(f"{name}: drawn")
+            say(f"{name}: images generated")
     if not (directory / f"{RENDERS}.npz").exists():
         autoencoder = AutoencoderKL.from_pretrained(FLUX_WEIGHTS / "vae").eval()
         scenes = [parse(heldout_prompts()[j % len(heldout_prompts())]) for j in range(pairs)]
@@ -66,7 +66,7 @@ def draw_all(settings: dict[str, Any], out: Path) -> None:
 
 
 def draw(spec: Spec, checkpoint: Path | None, pairs: int) -> tuple[dict[str, Tensor], Tensor]:
-    """Values by reward and images of the policy of `checkpoint`, or of the base, as the engine itself evaluates."""
+    """Reward values and images of the policy of `checkpoint`, or of the base model, by the held-out evaluator."""
     wide = RunSpec.model_validate(merge(spec, {"heldout": {"final_pairs": pairs}}))
     with TemporaryDirectory() as directory:
         trainer = build_trainer(wide, load_catalog(), EventWriter(Path(directory)), "cpu")
@@ -79,7 +79,7 @@ def draw(spec: Spec, checkpoint: Path | None, pairs: int) -> tuple[dict[str, Ten
 
 
 def write(path: Path, values: dict[str, Tensor], images: Tensor) -> None:
-    """Keep what was drawn; the file appears when it is whole."""
+    """Write images and values atomically."""
     partial = path.with_suffix(".partial.npz")
     np.savez_compressed(
         partial,
@@ -91,14 +91,14 @@ def write(path: Path, values: dict[str, Tensor], images: Tensor) -> None:
 
 
 def read(out: Path, name: str) -> Drawn:
-    """What `draw_all` kept."""
+    """Read a file of `draw_all`."""
     with np.load(out / "draw" / f"{name}.npz") as file:
         values = {key.removeprefix("value_"): file[key] for key in file.files if key.startswith("value_")}
         return Drawn(values, file["texture"], file["images"])
 
 
 def texture(images: Tensor) -> Tensor:
-    """Mean squared Laplacian of each of `images` [N, 3, H, W] in [0, 1] over its flat pixels; NaN without any."""
+    """Mean squared Laplacian of `images` [N, 3, H, W] in [0, 1] over flat pixels; NaN if there are none."""
     flat = flat_pixels(images)
     kernel = LAPLACIAN.expand(3, 1, 3, 3)
     energy = functional.conv2d(images, kernel, padding=1, groups=3).square().mean(dim=1)
@@ -106,18 +106,18 @@ def texture(images: Tensor) -> Tensor:
 
 
 def flat_pixels(images: Tensor) -> Tensor:
-    """Which pixels [N, H, W] lie within an area of one colour, two pixels from its edge and the image's."""
-    colours = torch.cat([PALETTE, BACKGROUND_PALETTE])
-    distances = [(images - colour[None, :, None, None]).square().sum(dim=1) for colour in colours]
+    """Mask [N, H, W] of pixels in an area of one color, at least two pixels from its edge and the edge of the image."""
+    colors = torch.cat([PALETTE, BACKGROUND_PALETTE])
+    distances = [(images - color[None, :, None, None]).square().sum(dim=1) for color in colors]
     nearest = torch.stack(distances).argmin(dim=0)
-    # A border of another label: nothing at the image's own edge is flat.
+    # Pad with another label, so that pixels at the edge of the image are not flat.
     margin = FLAT // 2
     around = functional.pad(nearest, (margin,) * 4, value=-1).unfold(1, FLAT, 1).unfold(2, FLAT, 1).flatten(3)
     return around.amax(dim=3) == around.amin(dim=3)
 
 
 def draw_sheet(settings: dict[str, Any], out: Path, seed: int, path: Path, rows: int = 8, enlarged: int = 4) -> None:
-    """The first pairs, unselected: each row one prompt and one noise, each column a policy, a render at the end."""
+    """Write the first pairs, unselected: one prompt and noise per row, one policy per column, then a render."""
     rates = best_rates(settings, out)
     columns = [("base", BASE)]
     columns += [

@@ -1,4 +1,4 @@
-"""What is run: the methods, their specs, and how many steps of each fit into an equal budget of calm seconds."""
+"""Planned runs: the methods, their specs, and their numbers of steps for an equal budget of calm seconds."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +12,14 @@ from service.contracts.runs import RunSpec
 
 SETTINGS = Path(__file__).parent / "settings.yaml"
 BASE = "base"
-"""The policy that no method has trained."""
+"""Name of the untrained policy."""
 
 Spec = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Run:
-    """One engine run: a method at a rate with a seed."""
+    """One engine run of a method with a learning rate and a seed."""
 
     method: str
     rate: float
@@ -33,7 +33,7 @@ class Run:
 
 @dataclass(frozen=True)
 class StepSeconds:
-    """Calm seconds of a training step; one for each place of MixGRPO's window, in the order in which it moves."""
+    """Calm seconds of a training step, for each position of MixGRPO's window in the order of its movement."""
 
     by_place: tuple[float, ...]
     every: int = 1
@@ -43,7 +43,7 @@ class StepSeconds:
         return sum(self.by_place[step // self.every % len(self.by_place)] for step in range(steps))
 
     def steps_within(self, seconds: float) -> int:
-        """How many steps come nearest to `seconds`, at least one."""
+        """Number of steps whose duration is nearest to `seconds`, at least one."""
         steps = 1
         while abs(self.of_first(steps + 1) - seconds) <= abs(self.of_first(steps) - seconds):
             steps += 1
@@ -51,36 +51,36 @@ class StepSeconds:
 
 
 def load_settings(path: Path = SETTINGS) -> dict[str, Any]:
-    """The comparison's settings, YAML."""
+    """Load the settings from YAML."""
     settings: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
     return settings
 
 
 def window_places(spec: Spec) -> int:
-    """How many places a progressive window visits; 1 for methods without one."""
+    """Number of positions of a progressive window; 1 for methods without a window."""
     resolved = RunSpec.model_validate(spec)
     algorithm = resolved.algorithm
     return len(algorithm.window.places(resolved.sampling.steps)) if isinstance(algorithm, MixGRPO) else 1
 
 
 def method_spec(settings: dict[str, Any], method: str) -> Spec:
-    """The spec that all runs of a method share."""
+    """Shared spec of all runs of a method."""
     return merge(settings["base"], {"algorithm": settings["methods"][method]["algorithm"]})
 
 
 def step_seconds(settings: dict[str, Any], method: str, by_place: list[float]) -> StepSeconds:
-    """What `calibrate` measured, with the method's own window."""
+    """Measurements of `calibrate`, with the window interval of the method."""
     algorithm = settings["methods"][method]["algorithm"]
     return StepSeconds(tuple(by_place), algorithm.get("window", {}).get("every", 1))
 
 
 def calibration_run(settings: dict[str, Any], method: str) -> Run:
-    """A few steps without evaluations; a window moves with every step, so that each place is seen `rounds` times."""
+    """A few steps without evaluations. A window moves at every step, so that each position is measured."""
     spec = method_spec(settings, method)
     places, rounds = window_places(spec), settings["calibrate"]["rounds"]
     if places > 1:
         spec = merge(spec, {"algorithm": {"window": {"every": 1}}})
-    # One step more: the first pays for warming up.
+    # One additional step: the first step includes warm-up.
     changes = {"training": {"max_steps": 1 + places * max(2, rounds // places)}, "heldout": {"every": 0}}
     return make_run(method, merge(spec, changes), 1e-4, 0)
 
@@ -88,7 +88,7 @@ def calibration_run(settings: dict[str, Any], method: str) -> Run:
 def planned_runs(
     settings: dict[str, Any], phase: str, seconds: dict[str, StepSeconds], rates: dict[str, list[float]]
 ) -> list[Run]:
-    """The runs of phase `tune` or `run`: seed by seed, so that what is finished early is balanced."""
+    """The runs of phase `tune` or `run`, ordered by seed, so that intermediate results are balanced."""
     plan = settings[phase]
     runs = []
     for seed in plan["seeds"]:
@@ -105,13 +105,13 @@ def planned_runs(
 
 
 def make_run(method: str, spec: Spec, rate: float, seed: int) -> Run:
-    """`spec` at a rate and with a seed, for noises and for the order of prompts."""
+    """Create a run with a learning rate and a seed; the seed determines noises and the order of prompts."""
     return Run(
         method, rate, seed, merge(spec, {"training": {"learning_rate": rate, "seed": seed, "sampler_seed": seed}})
     )
 
 
 def rhythm(seconds: StepSeconds, budget: float, points: int) -> tuple[int, int]:
-    """Steps within a budget of calm seconds, and steps between about `points` evenly spaced evaluations."""
+    """Number of steps within a budget of calm seconds, and the interval of about `points` evaluations."""
     steps = seconds.steps_within(budget)
     return steps, max(1, round(steps / points))

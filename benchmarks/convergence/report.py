@@ -17,7 +17,7 @@ from benchmarks.convergence.images import RENDERS, Drawn, draw_sheet, read
 from benchmarks.convergence.plan import BASE, Run
 
 AGREEMENT = 1e-3
-"""How far a mean over the curve's pairs may be from itself: they are drawn again in other batches."""
+"""Maximum difference of a mean when its images are generated again with other batch sizes."""
 
 Rows = Iterable[Sequence[str]]
 
@@ -45,15 +45,15 @@ def write_report(settings: dict[str, Any], out: Path, docs: Path) -> None:
 
 
 def put(text: str, name: str, table: str) -> str:
-    """`text` with `table` between the marks of `name`. ValueError where there are none."""
+    """Replace the table between the markers of `name` in `text`. Raises ValueError if there are no markers."""
     block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- end -->)", re.DOTALL)
     if not block.search(text):
-        raise ValueError(f"there is no place for table {name!r}: put <!-- {name} --> and <!-- end --> where it belongs")
+        raise ValueError(f"The page has no markers for table {name!r}; add <!-- {name} --> and <!-- end -->")
     return block.sub(lambda match: f"{match[1]}{table}\n{match[2]}", text)
 
 
 def steps_table(settings: dict[str, Any], out: Path, methods: Sequence[Method]) -> str:
-    """What a step costs and where its calm seconds go."""
+    """Cost of a step and the distribution of its calm seconds."""
     measured = json.loads((out / SECONDS_FILE).read_text(encoding="utf-8"))
     rows = []
     for method in methods:
@@ -91,7 +91,7 @@ def steps_table(settings: dict[str, Any], out: Path, methods: Sequence[Method]) 
 
 
 def grid_table(settings: dict[str, Any], out: Path) -> str:
-    """The smoothed end of every tuning run; the chosen one in bold."""
+    """Smoothed end value of every tuning run, with the best in bold."""
     tried, chosen = grid(out), best_rates(settings, out)
     rates = settings["tune"]["rates"]
     rows = []
@@ -109,7 +109,7 @@ def grid_table(settings: dict[str, Any], out: Path) -> str:
 
 
 def gains_table(methods: Sequence[Method], out: Path) -> str:
-    """Held-out values of the final policies and their differences from the base."""
+    """Held-out values of the final policies and their differences from the base model."""
     base = read(out, BASE).values
     rows = [
         (
@@ -131,17 +131,17 @@ def gains_table(methods: Sequence[Method], out: Path) -> str:
 
 
 def total(values: dict[str, Floats]) -> Floats:
-    """The sum of rewards, pair by pair."""
+    """Sum of rewards for each pair."""
     return np.sum(list(values.values()), axis=0)
 
 
 def difference(differences: Floats) -> tuple[str, str]:
-    """The mean of `differences` [seeds, pairs] with its interval over pairs, and the interval over seeds and pairs."""
+    """Mean of `differences` [seeds, pairs] with its interval over pairs, and its interval over seeds and pairs."""
     return f"{differences.mean():+.4f} ({span(pairs_interval(differences))})", span(seeds_interval(differences))
 
 
 def times_table(methods: Sequence[Method]) -> str:
-    """Each method's best, and when it reaches DanceGRPO's."""
+    """Best value of each method, and its cost to reach the best value of DanceGRPO."""
     target = the(TARGET, methods)
     own = times_to_target(target, target)
     rows = []
@@ -159,7 +159,7 @@ def times_table(methods: Sequence[Method]) -> str:
 
 
 def equal_table(methods: Sequence[Method]) -> str:
-    """Smoothed sums where every method has spent as much."""
+    """Smoothed sums at equal cost."""
     values = at_equal(methods)
     seconds = min(method.seconds[-1] for method in methods)
     nfe = min(method.curves[0].nfe[-1] for method in methods)
@@ -168,8 +168,8 @@ def equal_table(methods: Sequence[Method]) -> str:
 
 
 def cell(values: Sequence[float | None]) -> str:
-    there = [value for value in values if value is not None]
-    return f"{np.mean(there):.4f} ({', '.join(f'{value:.4f}' for value in there)})"
+    known = [value for value in values if value is not None]
+    return f"{np.mean(known):.4f} ({', '.join(f'{value:.4f}' for value in known)})"
 
 
 def stability_table(methods: Sequence[Method]) -> str:
@@ -178,7 +178,7 @@ def stability_table(methods: Sequence[Method]) -> str:
 
 
 def texture_table(methods: Sequence[Method], out: Path) -> str:
-    """Texture of flat areas, and how the methods differ in it pair by pair."""
+    """Texture of flat areas, and its paired differences between methods."""
     floor, base = read(out, RENDERS).texture, read(out, BASE).texture
     full = np.stack([one.texture for one in drawn_of(the("g2rpo", methods), out)])
     scale = 1e4
@@ -200,13 +200,16 @@ def texture_table(methods: Sequence[Method], out: Path) -> str:
 
 
 def texture_difference(differences: Floats, scale: float) -> str:
-    """Over the pairs whose images all have flat pixels."""
+    """Mean difference over the pairs whose images all have flat pixels."""
     whole = scale * differences[:, np.isfinite(differences).all(axis=0)]
     return f"{whole.mean():+.2f} ({span(seeds_interval(whole), 2)})"
 
 
 def drawn_of(method: Method, out: Path) -> list[Drawn]:
-    """The final images of a method, by seed. ValueError where their values are not those that the engine reported."""
+    """Load the final images of a method for each seed.
+
+    Raises ValueError if their values differ from those that the run reported.
+    """
     drawn = []
     for curve in method.curves:
         name = Run(method.name, method.rate, curve.seed, {}).name
@@ -214,7 +217,7 @@ def drawn_of(method: Method, out: Path) -> list[Drawn]:
         for reward, reported in curve.rewards.items():
             again = np.nanmean(one.values[reward][: curve.pairs])
             if abs(again - reported[-1]) > AGREEMENT:
-                raise ValueError(f"{name}: {reward} is {again:.4f} when drawn again, the run said {reported[-1]:.4f}")
+                raise ValueError(f"{name}: {reward} is {again:.4f}, but the run reported {reported[-1]:.4f}")
         drawn.append(one)
     return drawn
 
@@ -224,6 +227,6 @@ def span(interval: tuple[float, float], digits: int = 4) -> str:
 
 
 def markdown(head: Sequence[str], rows: Rows) -> str:
-    """A table."""
+    """Format a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -1,4 +1,4 @@
-"""Runs as standalone engine processes: finished ones are recognised, interrupted ones resumed, each with a log."""
+"""Runs as standalone engine processes with logs: finished runs are not repeated, interrupted runs resume."""
 
 import json
 import os
@@ -16,7 +16,7 @@ from service.contracts.jobs import EVENTS_FILE, MANIFEST_FILE, PARENT_FD
 REQUEST_FILE = "request.json"
 
 Outcome = str
-"""`succeeded`, or `not_finite` where the method broke at this rate: both are results."""
+"""`succeeded`, or `not_finite` if training diverged at this rate; both are results."""
 
 
 @dataclass(frozen=True)
@@ -25,14 +25,14 @@ class Point:
 
     step: int
     nfe: float
-    """Of rollouts, so far."""
+    """Cumulative NFE of rollouts."""
     seconds: float
-    """The engine's own seconds of training steps, so far."""
+    """Cumulative wall time of training steps."""
     rewards: dict[str, float]
 
 
 def planned(out: Path, phase: str) -> list[Run]:
-    """The runs that `tune` or `run` has written down, from their specs."""
+    """Load the runs that `tune` or `run` planned."""
     runs = []
     for name, spec in json.loads((out / f"{phase}.json").read_text(encoding="utf-8")).items():
         training = spec["training"]
@@ -41,13 +41,13 @@ def planned(out: Path, phase: str) -> list[Run]:
 
 
 def execute_all(runs: list[Run], root: Path, jobs: int) -> bool:
-    """Bring every run to its end, `jobs` at a time; whether all came to a result."""
+    """Execute all runs, `jobs` at a time; return whether each has a result."""
     with ThreadPoolExecutor(jobs) as pool:
         return all(list(pool.map(lambda run: execute(run, root / run.name), runs)))
 
 
 def execute(run: Run, directory: Path) -> bool:
-    """Run, or go on from the newest checkpoint, unless there is a result; whether there is one now."""
+    """Start or resume a run without a result; return whether it has a result."""
     keep_request(run, directory)
     if outcome(directory) is None:
         checkpoint = newest_checkpoint(directory)
@@ -56,7 +56,7 @@ def execute(run: Run, directory: Path) -> bool:
         say(f"{run.name}: {attempt.name}" + (f" from {checkpoint.name}" if checkpoint else ""))
         command = [sys.executable, "-m", "worker.entrypoints.train", directory / REQUEST_FILE, "--out", attempt]
         command += ["--resume", checkpoint] if checkpoint else []
-        # The pipe's end closes with this process, however it ends, and the run with it.
+        # The pipe closes when this process exits for any reason; the run then stops.
         readable, writable = os.pipe()
         environment = {**os.environ, "OMP_NUM_THREADS": "1", PARENT_FD: str(readable)}
         try:
@@ -66,32 +66,32 @@ def execute(run: Run, directory: Path) -> bool:
             os.close(readable)
             os.close(writable)
     ended = outcome(directory)
-    say(f"{run.name}: {ended or 'no result; see log.txt'}")
+    say(f"{run.name}: {ended or 'no result, see log.txt'}")
     return ended is not None
 
 
 def keep_request(run: Run, directory: Path) -> None:
-    """Write down what is run. ValueError where the directory has runs of something else."""
+    """Write the spec of the run. Raises ValueError if the directory contains a run with another spec."""
     directory.mkdir(parents=True, exist_ok=True)
     request = directory / REQUEST_FILE
     if request.exists() and json.loads(request.read_text(encoding="utf-8")) != run.spec:
-        raise ValueError(f"{directory} holds a run of another spec; move it away or choose another --out")
+        raise ValueError(f"{directory} contains a run with another spec; move it or set another --out")
     request.write_text(json.dumps(run.spec, indent=1), encoding="utf-8")
 
 
 def attempts(directory: Path) -> list[Path]:
-    """A run's attempts, oldest first."""
+    """Directories of the attempts of a run, oldest first."""
     return sorted(directory.glob("attempt-*"))
 
 
 def newest_checkpoint(directory: Path) -> Path | None:
-    """The newest whole checkpoint of any attempt."""
+    """The newest complete checkpoint of all attempts."""
     found = [path.parent for path in directory.glob(f"attempt-*/checkpoints/step-*/{MANIFEST_FILE}")]
     return max(found, key=lambda path: (path.name, path), default=None)
 
 
 def events(directory: Path) -> list[dict[str, Any]]:
-    """What all attempts wrote, in order; a last line that was cut off is left out."""
+    """Events of all attempts in order, without incomplete last lines."""
     lines = []
     for attempt in attempts(directory):
         path = attempt / EVENTS_FILE
@@ -100,7 +100,7 @@ def events(directory: Path) -> list[dict[str, Any]]:
 
 
 def outcome(directory: Path) -> Outcome | None:
-    """How the run ended; None where it has not, or has for a cause that is no result."""
+    """Outcome of the run; None if it has not finished or failed for another reason."""
     last = (events(directory) or [{"type": ""}])[-1]
     if last["type"] == "finished" and last["outcome"] == "succeeded":
         return "succeeded"
@@ -108,7 +108,7 @@ def outcome(directory: Path) -> Outcome | None:
 
 
 def curve(directory: Path) -> list[Point]:
-    """The held-out evaluations by step; a step done again after an interruption counts once."""
+    """Held-out evaluations by step; a step that was repeated after an interruption counts once."""
     points = {}
     for event in events(directory):
         if event["type"] != "metrics":
@@ -123,7 +123,7 @@ def curve(directory: Path) -> list[Point]:
 
 
 def training_metrics(directory: Path) -> dict[int, dict[str, float]]:
-    """What each training step said, by step."""
+    """Metrics of the training steps, by step."""
     return {
         event["step"]: event["values"]
         for event in events(directory)

@@ -72,7 +72,7 @@ def test_intervals_hold_the_mean_and_seeds_that_disagree_widen_them() -> None:
 
 
 def method(name: str, step_seconds: float, *totals: list[float]) -> Method:
-    """A method of one reward, evaluated at every step of so many seconds and 100 evaluations; a curve for each seed."""
+    """A method with one reward, evaluated at every step of `step_seconds` and 100 NFE; a curve for each seed."""
     axis = np.arange(len(totals[0]), dtype=np.float64)
     curves = [
         Curve(seed, step_seconds * axis, 100 * axis, {"clip_score": np.array(values)}, pairs=1, engine_seconds=0.0)
