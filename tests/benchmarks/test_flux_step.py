@@ -57,7 +57,7 @@ def test_settings_go_before_the_preset_and_the_last_of_several_steps_is_told(tmp
 def test_true_size_is_refused_without_a_card(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         flux_step.main(["--device", "cpu"])
-    assert "needs a CUDA card" in capsys.readouterr().err
+    assert "requires a CUDA GPU" in capsys.readouterr().err
 
 
 def test_what_is_made_at_true_size_is_what_the_catalog_describes() -> None:
