@@ -17,7 +17,7 @@ from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, T
 from service.contracts.catalog import Catalog
 from worker.engine.rewards.clip import ClipReward, Fit
 from worker.engine.rewards.hps import HpsReward
-from worker.engine.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, centre_square, middle, resize_tensor
+from worker.engine.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, center_square, middle, resize_tensor
 from worker.engine.rewards.tokens import Tokens
 from worker.shapes.pretrain.tokenizers import END, PAD, SPECIAL, START, clip_tokenizer, t5_tokenizer
 from worker.shapes.words import BASIC_VOCABULARY
@@ -105,7 +105,7 @@ def flux(sizes: Sizes, device: torch.device, dtype: torch.dtype) -> FluxPipeline
 def reward(kind: str, sizes: Sizes, device: torch.device) -> ClipReward:
     """Create HPS v2.1 (`hps`) or the CLIP score of DFN5B (`clip`); they differ in the activation function only."""
     kinds: dict[str, tuple[type[ClipReward], str, Fit]] = {
-        "hps": (HpsReward, "gelu", partial(centre_square, resized=resize_tensor)),
+        "hps": (HpsReward, "gelu", partial(center_square, resized=resize_tensor)),
         "clip": (ClipReward, "quick_gelu", middle),
     }
     make, activation, fit = kinds[kind]

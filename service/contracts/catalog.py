@@ -216,7 +216,7 @@ class RewardEntry(RemoteServer, RewardInfo):
         """Whether a server computes it."""
         return self.url is not None
 
-    def normalised(self, value: float) -> float:
+    def normalized(self, value: float) -> float:
         """A raw value, scaled so that `range` becomes 0 to 1."""
         low, high = self.range or (0.0, 1.0)
         return (value - low) / (high - low)

@@ -58,7 +58,7 @@ def metadata_bytes(metadata: dict[str, Any]) -> int:
     return len(_json(metadata).encode())
 
 
-def normalised(text: str) -> str:
+def normalized(text: str) -> str:
     """The canonical form of a prompt: Unicode NFC, trimmed, with single spaces; empty for a blank text.
 
     Prompts that look the same are then equal; text encoders do not distinguish them. Raises ValueError for control

@@ -53,5 +53,5 @@ class RewardValue(Contract):
     reward: Name
     status: Literal["ok", "failed"]
     value: float | None = Field(description="The raw value, float32; null if the reward failed.")
-    normalised: float | None = Field(description="The value scaled by the reward's `range`; null if it failed.")
+    normalized: float | None = Field(description="The value scaled by the reward's `range`; null if it failed.")
     cause: str | None = Field(None, description="Why it failed.")

@@ -165,9 +165,9 @@ def valkey(broker_url: str) -> Iterator["redis.Redis[bytes]"]:
         yield connection.default_channel.client
 
 
-def add(database: Database, behaviour: str = "finishes") -> uuid.UUID:
+def add(database: Database, behavior: str = "finishes") -> uuid.UUID:
     """A queued run whose child will behave like that."""
-    spec = RunSpec(name=behaviour)
+    spec = RunSpec(name=behavior)
     values: dict[str, Any] = {"model": spec.model, "algorithm": "g2rpo", "requested": {}, "spec_version": 1}
     values |= {"plan": make_plan(spec, load_catalog()).model_dump(mode="json", exclude={"spec"})}
     values |= {"seed": spec.training.seed, "max_steps": spec.training.max_steps}

@@ -68,7 +68,7 @@ def _score(
             undamaged.append(one)
         except ArtifactDamaged as error:
             found[one.number] = [
-                RewardValue(reward=name, status="failed", value=None, normalised=None, cause=str(error))
+                RewardValue(reward=name, status="failed", value=None, normalized=None, cause=str(error))
                 for name in names
             ]
     if undamaged:

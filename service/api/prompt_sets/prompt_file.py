@@ -18,7 +18,7 @@ from service.contracts.prompts import (
     Format,
     PromptLine,
     metadata_bytes,
-    normalised,
+    normalized,
     read_prompts,
 )
 from service.http.errors import FieldError, Invalid, invalid
@@ -208,7 +208,7 @@ _PARSERS: dict[Format, Callable[[BinaryIO], Iterator[tuple[int, Parse]]]] = {
 
 def _prompt_line(text: str, metadata: dict[str, Any] | None = None) -> PromptLine:
     """The normalized prompt with its metadata. Raises ValueError, RecursionError."""
-    prompt = normalised(text)
+    prompt = normalized(text)
     size = metadata_bytes(metadata) if metadata else 0
     if size > MAX_METADATA_BYTES:
         raise ValueError(f"the metadata has {size} bytes as JSON; the maximum is {MAX_METADATA_BYTES}")

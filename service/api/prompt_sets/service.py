@@ -40,7 +40,7 @@ def create(
     idempotency: IdempotentRequest,
 ) -> PromptSetUpload:
     """Normalize an uploaded file and store it as one or two sets. Raises Invalid, NameTaken, Deleted."""
-    normalized = file.with_name("normalised")
+    normalized = file.with_name("normalized")
     counts, skipped = normalize_file(file, normalized, format, database.settings.max_prompt_set_prompts, query.skip_bad)
     rows = []
     for name, part_file, prompts, part in _parts(query, normalized, counts.kept):

@@ -81,7 +81,7 @@ def test_a_reward_of_an_http_server_needs_no_model() -> None:
 def test_a_range_must_be_ascending(span: list[float], rises: bool) -> None:
     said = {"name": "mine", "kind": "http", "url": "http://mine", "range": span}
     if rises:
-        assert RewardEntry.model_validate(said).normalised(0.25) == 0.25
+        assert RewardEntry.model_validate(said).normalized(0.25) == 0.25
         return
     with pytest.raises(ValidationError, match="must be ascending"):
         RewardEntry.model_validate(said)

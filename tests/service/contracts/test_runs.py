@@ -65,7 +65,7 @@ def test_resolving_a_resolved_spec_changes_nothing() -> None:
         ({"rewards": [{"name": "clip_score"}, {"name": "clip_score"}]}, "rewards"),
         ({"preset": "nonsense"}, "preset"),
         ({"training": {"learning_rate": float("nan")}}, "learning_rate"),
-        ({"colour": "red"}, "colour"),
+        ({"color": "red"}, "color"),
     ],
 )
 def test_errors_have_the_location_of_the_field(changes: dict[str, Any], place: str) -> None:

@@ -137,23 +137,23 @@ if rank > 0:
     sys.exit(0)
 out.mkdir(parents=True, exist_ok=True)
 print("the child started", flush=True)
-behaviour = spec["name"]
-if behaviour == "is-silent":
+behavior = spec["name"]
+if behavior == "is-silent":
     print("cannot continue: the disk is on fire", file=sys.stderr)
     sys.exit(3)
-if behaviour == "ignores-sigterm":
+if behavior == "ignores-sigterm":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 read = Path(options.resume or options.start_from or os.devnull)
 weights = (read / "lora.safetensors").read_text() if read.is_dir() else None
 resumed = json.loads((read / "manifest.json").read_text())["step"] if options.resume else 0
-if behaviour != "loads-forever":
+if behavior != "loads-forever":
     say(
         "started",
         provenance={"device": "scripted", "process": os.getpid(), "group": os.getpgid(0), "weights": weights},
         resumed_at=resumed,
     )
 
-match behaviour:
+match behavior:
     case "finishes":
         work()
     case "fails":

@@ -22,7 +22,7 @@ parser.add_argument("--checkpoint", type=Path)
 options = parser.parse_args()
 out: Path = options.out
 job = json.loads(options.job.read_text())
-spec, behaviour = job["spec"], job["spec"]["name"]
+spec, behavior = job["spec"], job["spec"]["name"]
 attempt = int(out.name.removeprefix("attempt-"))
 done = {(one["index"], one["image_index"]) for one in job["done"]}
 drawn = {(one["index"], one["image_index"]): one["asked"] for one in job["drawn"]}
@@ -47,7 +47,7 @@ def image(index: int, image_index: int) -> Path:
 def draw(index: int, image_index: int) -> None:
     data = f"image {image_index} of prompt {index}".encode()
     image(index, image_index).write_bytes(data)
-    spoils = behaviour == "spoils" and attempt == 1
+    spoils = behavior == "spoils" and attempt == 1
     sha256 = hashlib.sha256(b"other" if spoils else data).hexdigest()
     rewards = dict.fromkeys(spec["rewards"], index / 10)
     values = {"seed": spec["seed"] + image_index, "rewards": rewards, "sha256": sha256, "size": len(data)}
@@ -57,7 +57,7 @@ def draw(index: int, image_index: int) -> None:
 def answer(index: int, image_index: int, points: int, asked: int) -> None:
     seen = image(index, image_index).read_text()
     assert seen == f"image {image_index} of prompt {index}"
-    number, unread = asked + 1, behaviour == "mumbles" and attempt == 1 and image_index == 1
+    number, unread = asked + 1, behavior == "mumbles" and attempt == 1 and image_index == 1
     scores = None if unread else [int(index > 0 or place > 0) for place in range(points)]
     text = "hm\x00" if unread else f"<score>{scores}</score>"
     failure = "no_scores" if unread else None
@@ -82,16 +82,16 @@ for prompt in job["benchmark"]["prompts"]:
             continue
         if not image(*name).exists():
             draw(*name)
-        if behaviour == "is-killed-once" and attempt == 1 and finished == 3:
+        if behavior == "is-killed-once" and attempt == 1 and finished == 3:
             os.kill(os.getpid(), signal.SIGKILL)
-        if behaviour == "judge-goes" and attempt == 1 and finished == 3:
+        if behavior == "judge-goes" and attempt == 1 and finished == 3:
             say("failed", code="judge_failed", detail="judge j is away", hint="Resume it once the judge answers.")
             sys.exit(1)
         if job["judge"] is not None:
             answer(*name, len(prompt["points"]), drawn.get(name, 0))
         finished += 1
         say("progress", step=finished, max_steps=total, phase="evaluation", eta_seconds=1.5)
-        while behaviour == "waits" and not asked_to("cancel"):
+        while behavior == "waits" and not asked_to("cancel"):
             time.sleep(0.01)
         if asked_to("cancel"):
             say("finished", outcome="cancelled", step=finished)

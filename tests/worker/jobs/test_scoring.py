@@ -89,7 +89,7 @@ def test_values_equal_the_reward(database: Database, drawn: list[GenerationImage
         own = load_reward(entry, torch.device("cpu")).score(images, prompts).float()
         ours = torch.tensor([one[column].value for one in values])
         assert torch.equal(ours, own)
-        assert [one[column].normalised for one in values] == [entry.normalised(value) for value in own.tolist()]
+        assert [one[column].normalized for one in values] == [entry.normalized(value) for value in own.tolist()]
     assert row.rewards is not None and [one["name"] for one in row.rewards] == names
     clip = load_catalog().reward("clip_score")
     assert clip.source is not None and row.rewards[0]["weights"] == fingerprint(clip.source)
@@ -129,7 +129,7 @@ def test_failing_reward_does_not_affect_others(
 
     row, [[failed, other]] = found(database, id)
     assert row.status is JobStatus.SUCCEEDED
-    assert (failed.status, failed.value, failed.normalised) == ("failed", None, None)
+    assert (failed.status, failed.value, failed.normalized) == ("failed", None, None)
     assert failed.cause is not None and cause in failed.cause
     assert other.status == "ok" and other.value is not None
 

@@ -34,12 +34,12 @@ class TestCancel:
         assert jobs.run(id).status is JobStatus.CANCELLED
         assert jobs.attempt(id).outcome == "cancelled"
 
-    @pytest.mark.parametrize("behaviour", ["hangs", "ignores-sigterm"])
+    @pytest.mark.parametrize("behavior", ["hangs", "ignores-sigterm"])
     def test_process_that_ignores_requests_is_terminated(
-        self, jobs: Any, impatient: Database, behaviour: str, monkeypatch: pytest.MonkeyPatch
+        self, jobs: Any, impatient: Database, behavior: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         monkeypatch.setattr("worker.jobs.supervisor.TERMINATION_SECONDS", 0.2)
-        id = jobs.add(behaviour)
+        id = jobs.add(behavior)
         supervising = jobs.supervise(jobs.claim(), with_settings(impatient, cancel_grace_seconds=0.1))
         jobs.reaches(id, JobStatus.RUNNING)
 
@@ -149,9 +149,9 @@ class TestCheckpoints:
         assert jobs.run(id).status is JobStatus.CANCELLED
         assert [row.step for row in jobs.rows(Checkpoint, jobs.run(id))] == [1]
 
-    @pytest.mark.parametrize(("behaviour", "attempts"), [("ends-before-it-is-asked", 1), ("is-killed-once", 2)])
-    def test_late_request_is_answered_by_the_last_checkpoint(self, jobs: Any, behaviour: str, attempts: int) -> None:
-        id = jobs.add(behaviour, checkpoint_requests=1)
+    @pytest.mark.parametrize(("behavior", "attempts"), [("ends-before-it-is-asked", 1), ("is-killed-once", 2)])
+    def test_late_request_is_answered_by_the_last_checkpoint(self, jobs: Any, behavior: str, attempts: int) -> None:
+        id = jobs.add(behavior, checkpoint_requests=1)
         for _ in range(attempts):
             assert jobs.run(id).checkpoint_answers == 0
             jobs.supervise(jobs.claim()).join()

@@ -1,4 +1,4 @@
-"""The verifier on what a model really draws: images of the base, labelled by eye."""
+"""The verifier on what a model really draws: images of the base, labeled by eye."""
 
 import json
 from pathlib import Path
@@ -31,9 +31,9 @@ def images() -> Tensor:
 def judged(images: Tensor) -> list[tuple[TestPoint, bool, bool]]:
     """Every predicate, what the eye said, and what the verifier says."""
     return [
-        judgement
+        judgment
         for label, results in zip(LABELS, verify(images, CAPTIONS), strict=True)
-        for judgement in zip(predicates(parse(label["caption"])), label["holds"], results, strict=True)
+        for judgment in zip(predicates(parse(label["caption"])), label["holds"], results, strict=True)
     ]
 
 

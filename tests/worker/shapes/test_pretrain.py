@@ -48,7 +48,7 @@ class TestCommand:
         assert CLIPModel.from_pretrained(out / "shapes-clip").config.projection_dim == 64
         assert AutoTokenizer.from_pretrained(out / "shapes-clip").model_max_length == 16
 
-    def test_latents_are_normalised(self, out: Path) -> None:
+    def test_latents_are_normalized(self, out: Path) -> None:
         config = FluxPipeline.from_pretrained(out / "shapes-flux").vae.config
         assert config["shift_factor"] is not None
         assert config["scaling_factor"] > 0

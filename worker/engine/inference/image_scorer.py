@@ -79,8 +79,8 @@ class ImageScorer:
 def _value(entry: RewardEntry, value: float, cause: str) -> RewardValue:
     if value != value:
         cause = (cause or NO_NUMBER)[:1000]
-        return RewardValue(reward=entry.name, status="failed", value=None, normalised=None, cause=cause)
-    return RewardValue(reward=entry.name, status="ok", value=value, normalised=entry.normalised(value))
+        return RewardValue(reward=entry.name, status="failed", value=None, normalized=None, cause=cause)
+    return RewardValue(reward=entry.name, status="ok", value=value, normalized=entry.normalized(value))
 
 
 def _bytes(loaded: _Loaded) -> int:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from service.contracts.catalog import Source
 from worker.engine.rewards.clip import ClipReward, Preprocessing
-from worker.engine.rewards.preprocessing import centre_square, resize_tensor
+from worker.engine.rewards.preprocessing import center_square, resize_tensor
 
 
 class HpsReward(ClipReward):
@@ -20,4 +20,4 @@ class HpsReward(ClipReward):
     @classmethod
     def preprocessing(cls, source: Source) -> Preprocessing:
         """The middle square, resized as by the authors: on the tensor, without rounding or clamping."""
-        return Preprocessing(partial(centre_square, resized=resize_tensor))
+        return Preprocessing(partial(center_square, resized=resize_tensor))

@@ -14,7 +14,7 @@ from service.contracts.catalog import RewardEntry, Source
 from worker.engine.models.sources import locate
 from worker.engine.rewards.base import Reward
 from worker.engine.rewards.blip import BlipScorer, BlipSizes, load_scorer
-from worker.engine.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, centre_square
+from worker.engine.rewards.preprocessing import OPENAI_MEAN, OPENAI_STD, center_square
 from worker.engine.rewards.tokens import pretrained
 from worker.engine.rewards.weights import find_file, read_tensors
 
@@ -59,7 +59,7 @@ class ImageReward(Reward):
 
     def _prepare(self, images: Tensor) -> Tensor:
         """The middle square of the images, resized so that it has the encoder's size, and normalized."""
-        return (centre_square(images.to(self._mean), self._size) - self._mean) / self._std
+        return (center_square(images.to(self._mean), self._size) - self._mean) / self._std
 
     def _tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Tokens and mask, [n, 35], of `prompts`, each tokenized once and truncated."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from service.contracts.catalog import Source
 from worker.engine.rewards.clip import ClipReward, Preprocessing
-from worker.engine.rewards.preprocessing import centre_square
+from worker.engine.rewards.preprocessing import center_square
 
 
 class PickScoreReward(ClipReward):
@@ -21,7 +21,7 @@ class PickScoreReward(ClipReward):
     @classmethod
     def preprocessing(cls, source: Source) -> Preprocessing:
         """As by transformers' processor, which rounds the margin down and does not clean texts."""
-        return Preprocessing(partial(centre_square, whole=math.floor), cleans_text=False)
+        return Preprocessing(partial(center_square, whole=math.floor), cleans_text=False)
 
     @torch.no_grad()
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:

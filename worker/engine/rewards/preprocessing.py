@@ -20,11 +20,11 @@ def squashed(images: Tensor, size: int) -> Tensor:
 
 
 def middle(images: Tensor, size: int, whole: Callable[[float], int] = round) -> Tensor:
-    """`centre_square`, but for images of that size, which are left as they are, in floats."""
-    return images if images.shape[-2:] == (size, size) else centre_square(images, size, whole=whole)
+    """`center_square`, but for images of that size, which are left as they are, in floats."""
+    return images if images.shape[-2:] == (size, size) else center_square(images, size, whole=whole)
 
 
-def centre_square(
+def center_square(
     images: Tensor,
     size: int,
     resized: Callable[[Tensor, int, int], Tensor] | None = None,

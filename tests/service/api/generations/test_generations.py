@@ -22,9 +22,9 @@ from tests.service.conftest import waits_for_a_lock
 PROMPTS = ["a red circle", "a blue square left of a green triangle above a very long caption that has to be wrapped"]
 
 
-def png(colour: tuple[int, int, int], size: int = 32) -> bytes:
+def png(color: tuple[int, int, int], size: int = 32) -> bytes:
     data = io.BytesIO()
-    Image.new("RGB", (size, size), colour).save(data, "PNG")
+    Image.new("RGB", (size, size), color).save(data, "PNG")
     return data.getvalue()
 
 
@@ -207,18 +207,18 @@ class TestImages:
     ) -> None:
         checkpoint = str(records.checkpoint(records.run(JobStatus.SUCCEEDED), {"w": b"w"}).id)
         row = records.generation(spec(checkpoints=["base", checkpoint], num_images=2), JobStatus.SUCCEEDED)
-        colours = [(40 * number, 200 - 20 * number, 30 * number) for number in range(8)]
-        for number, colour in enumerate(colours[:-1]):
+        colors = [(40 * number, 200 - 20 * number, 30 * number) for number in range(8)]
+        for number, color in enumerate(colors[:-1]):
             place = {"prompt_index": number // 2 % 2, "image_index": number % 2, "seed": number % 2}
-            records.image(row, number, png(colour), checkpoint=["base", checkpoint][number // 4], **place)
+            records.image(row, number, png(color), checkpoint=["base", checkpoint][number // 4], **place)
         response = client.get(f"/generations/{row.id}/grid.png")
         assert (response.status_code, response.headers["content-type"]) == (200, "image/png")
         with Image.open(io.BytesIO(response.content)) as grid:
             pixels = grid.convert("RGB")
-            for number, colour in enumerate([*colours[:-1], (225, 225, 225)]):
+            for number, color in enumerate([*colors[:-1], (225, 225, 225)]):
                 x = 12 + 220 + 6 + (number // 4) * (128 + 6) + 64
                 y = 12 + 28 + (number % 4) * (128 + 6) + 64
-                assert pixels.getpixel((x, y)) == colour, number
+                assert pixels.getpixel((x, y)) == color, number
 
     def test_there_is_no_grid_of_what_has_not_succeeded(self, client: TestClient, records: Any) -> None:
         for status in (JobStatus.RUNNING, JobStatus.FAILED):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.api.prompt_sets.prompt_file import MAX_ERRORS, MAX_INPUT_BYTES, normalize_file, split
-from service.contracts.prompts import Counts, Format, normalised, read_prompts
+from service.contracts.prompts import Counts, Format, normalized, read_prompts
 from service.http.errors import Invalid
 
 TEXT = st.text(st.characters(exclude_categories=["Cs", "Cc"]), max_size=60)
@@ -26,8 +26,8 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read(directory: Path, data: bytes, format: Format = "text", most: int = 1000, skip: bool = False) -> Any:
     """The prompts of a normalized file, the counts, and the errors of skipped lines."""
     (directory / "sent").write_bytes(data)
-    counts, errors = normalize_file(directory / "sent", directory / "normalised", format, most, skip)
-    return list(read_prompts(directory / "normalised")), counts, errors
+    counts, errors = normalize_file(directory / "sent", directory / "normalized", format, most, skip)
+    return list(read_prompts(directory / "normalized")), counts, errors
 
 
 def refusal(directory: Path, data: bytes, format: Format = "text", **how: Any) -> str:
@@ -36,26 +36,26 @@ def refusal(directory: Path, data: bytes, format: Format = "text", **how: Any) -
     return str(refused.value.detail)
 
 
-class TestNormalised:
+class TestNormalized:
     @given(TEXT)
     def test_once_is_enough(self, text: str) -> None:
-        once = normalised(text)
-        assert normalised(once) == once == unicodedata.normalize("NFC", once)
+        once = normalized(text)
+        assert normalized(once) == once == unicodedata.normalize("NFC", once)
         assert once.split(" ") == once.split() or once == ""
 
     def test_what_looks_alike_is_the_same(self) -> None:
-        assert normalised(" cafe\u0301\t au\u00a0\u3000lait ") == "café au lait"
+        assert normalized(" cafe\u0301\t au\u00a0\u3000lait ") == "café au lait"
 
     @pytest.mark.parametrize("text", ["a\x00b", "a\x1bb", "a\x7fb", "a\ud800b", "a" * 2001])
     def test_what_is_no_prompt(self, text: str) -> None:
         with pytest.raises(ValueError, match=r"control character|surrogate|2001 characters; allowed are 1 to 2000"):
-            normalised(text)
+            normalized(text)
 
 
 class TestEveryFormat:
     @given(st.lists(TEXT, min_size=1, max_size=30))
     def test_each_prompt_once_in_the_order_of_its_first(self, directory: Path, texts: list[str]) -> None:
-        expected = list(dict.fromkeys(prompt for text in texts if (prompt := normalised(text))))
+        expected = list(dict.fromkeys(prompt for text in texts if (prompt := normalized(text))))
         table = io.StringIO()
         csv.writer(table).writerows([["prompt", "source"], *([text, "mine"] for text in texts)])
         files: dict[Format, str] = {
@@ -68,7 +68,7 @@ class TestEveryFormat:
                 assert "has no prompts" in refusal(directory, file.encode(), format)
                 continue
             prompts, counts, _ = read(directory, file.encode(), format)
-            blank = sum(not normalised(text) for text in texts)
+            blank = sum(not normalized(text) for text in texts)
             assert prompts == expected, format
             assert counts == Counts(
                 lines=len(texts),
@@ -80,9 +80,9 @@ class TestEveryFormat:
 
     def test_metadata_is_kept_with_the_first(self, directory: Path) -> None:
         read(directory, b'{"prompt":"a","metadata":{"x":[1]}}\n{"prompt":"a","metadata":{"x":2}}\n', "jsonl")
-        assert (directory / "normalised").read_bytes() == b'{"prompt":"a","metadata":{"x":[1]}}\n'
+        assert (directory / "normalized").read_bytes() == b'{"prompt":"a","metadata":{"x":[1]}}\n'
         read(directory, b'prompt,source,empty\r\n"a, ""b""\nc",mine,\r\n', "csv")
-        assert json.loads((directory / "normalised").read_text()) == {
+        assert json.loads((directory / "normalized").read_text()) == {
             "prompt": 'a, "b" c',
             "metadata": {"source": "mine"},
         }
@@ -161,7 +161,7 @@ class TestSplit:
             read(directory, "\n".join(texts).encode())
             files = directory / "train", directory / "heldout"
             try:
-                counts = split(directory / "normalised", *files, wanted, seed)
+                counts = split(directory / "normalized", *files, wanted, seed)
             except Invalid as error:
                 assert "both sets need at least one prompt" in error.detail
                 sides.append(None)
@@ -178,6 +178,6 @@ class TestSplit:
         held = []
         for count in (1000, 2000):
             read(directory, "\n".join(f"prompt {number}" for number in range(count)).encode(), most=2000)
-            split(directory / "normalised", directory / "train", directory / "heldout", 0.1, seed=7)
+            split(directory / "normalized", directory / "train", directory / "heldout", 0.1, seed=7)
             held.append(set(read_prompts(directory / "heldout")))
         assert held[0] < held[1] and 70 < len(held[0]) < 130

@@ -178,7 +178,7 @@ class TestClone:
             ({"training": {"max_steps": 0}}, ["body", "training", "max_steps"]),
             ({"training": 7}, ["body", "training"]),
             ({"preset": "paper"}, ["body", "preset"]),
-            ({"colour": "red"}, ["body", "colour"]),
+            ({"color": "red"}, ["body", "color"]),
         ],
     )
     def test_what_is_wrong_is_named(

@@ -23,9 +23,9 @@ MEAN, WIDTH = 0.4, 0.7
 def gaussian_velocity(x: torch.Tensor, sigma: torch.Tensor, prompts: list[int]) -> torch.Tensor:
     """E[ε − x_0 | x_σ = x] of the Gaussian target."""
     level = sigma[:, None, None]
-    centred = x - (1 - level) * MEAN
+    centered = x - (1 - level) * MEAN
     variance = (1 - level) ** 2 * WIDTH**2 + level**2
-    return level / variance * centred - (MEAN + (1 - level) * WIDTH**2 / variance * centred)
+    return level / variance * centered - (MEAN + (1 - level) * WIDTH**2 / variance * centered)
 
 
 def gaussian_flow(x: torch.Tensor, sigma: float, following: float) -> torch.Tensor:

@@ -16,7 +16,7 @@ from service.contracts.catalog import RewardEntry, Source
 from worker.engine.rewards import load_reward
 from worker.engine.rewards.blip import UNUSED, BlipScorer, BlipSizes, load_scorer, published_name
 from worker.engine.rewards.image_reward import ImageReward
-from worker.engine.rewards.preprocessing import centre_square
+from worker.engine.rewards.preprocessing import center_square
 
 CPU = torch.device("cpu")
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -120,7 +120,7 @@ class Original:
         return (state[:, 0] - 0.16717362830052426) / 1.0333394966054072
 
     def see(self, pixels: Tensor) -> Tensor:
-        """[n, patches + 1, width]: every layer norm stands before what it normalises for."""
+        """[n, patches + 1, width]: every layer norm stands before what it normalizes for."""
         root, tensors = "blip.visual_encoder", self.tensors
         kernel, bias = (tensors[f"{root}.patch_embed.proj.{kind}"] for kind in ("weight", "bias"))
         patches = conv2d(pixels, kernel, bias, stride=self.sizes.patch).flatten(2).mT
@@ -182,7 +182,7 @@ def transformed(image: Tensor, size: int) -> Tensor:
     return torch.from_numpy(cropped / 255).permute(2, 0, 1)
 
 
-def normalised(images: Tensor) -> Tensor:
+def normalized(images: Tensor) -> Tensor:
     mean, std = torch.tensor([0.48145466, 0.4578275, 0.40821073]), torch.tensor([0.26862954, 0.26130258, 0.27577711])
     return (images - mean[:, None, None]) / std[:, None, None]
 
@@ -222,7 +222,7 @@ def test_values_are_those_of_the_published_computation(entry: RewardEntry) -> No
     tokens, mask = torch.zeros(2, 4, 35, dtype=torch.long)
     for row, ids in enumerate(TOKENS):
         tokens[row, : len(ids)], mask[row, : len(ids)] = torch.tensor(ids), 1
-    pixels = normalised(torch.stack([transformed(image, TINY.image) for image in images]))
+    pixels = normalized(torch.stack([transformed(image, TINY.image) for image in images]))
     wanted = Original(published_tensors(TINY), TINY)(pixels, tokens, mask)
 
     values = ImageReward.load(entry, CPU, TINY).score(images, PROMPTS)
@@ -249,12 +249,12 @@ def test_what_the_score_does_not_use_may_be_left_out() -> None:
 def test_images_are_resized_and_cropped_as_pillow_does(height: int, width: int) -> None:
     images = noise(2, 3, height, width)
     wanted = torch.stack([transformed(image, 32) for image in images])
-    assert torch.equal(centre_square(images, 32), wanted)
+    assert torch.equal(center_square(images, 32), wanted)
 
 
 def test_an_image_of_the_encoders_size_is_left_as_it_is() -> None:
     levels = (noise(2, 3, 32, 32) * 255).round() / 255
-    assert torch.equal(centre_square(levels, 32), levels)
+    assert torch.equal(center_square(levels, 32), levels)
 
 
 def test_a_value_does_not_depend_on_its_company(entry: RewardEntry) -> None:

@@ -26,9 +26,9 @@ class TestParse:
         assert parse(caption(sentence)) == sentence
 
     @given(sentences(), st.integers(0, 2**32))
-    def test_of_a_neighbour_too(self, sentence: Sentence, seed: int) -> None:
-        neighbour = alter(sentence, np.random.default_rng(seed))
-        assert parse(caption(neighbour)) == neighbour != sentence
+    def test_of_a_neighbor_too(self, sentence: Sentence, seed: int) -> None:
+        neighbor = alter(sentence, np.random.default_rng(seed))
+        assert parse(caption(neighbor)) == neighbor != sentence
 
     @given(sentences())
     def test_every_word_is_known_and_captions_fit_the_text_encoders(self, sentence: Sentence) -> None:

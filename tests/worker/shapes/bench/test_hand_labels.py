@@ -1,4 +1,4 @@
-"""The judge on what a model really draws: images of the base for the benchmark's prompts, labelled by eye."""
+"""The judge on what a model really draws: images of the base for the benchmark's prompts, labeled by eye."""
 
 import json
 from collections import Counter
