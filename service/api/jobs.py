@@ -23,7 +23,7 @@ from service.db.base import Base
 from service.db.models import Job, SupervisedJob
 from service.db.session import Database
 from service.http.content_negotiation import PreferHeader
-from service.http.errors import Invalid, WrongState
+from service.http.errors import Deleted, Invalid, NotFound, WrongState
 from service.jobs import views
 from service.jobs.long_poll import JobWaiter, wait_for_end
 from service.jobs.queue import Queue
@@ -134,8 +134,11 @@ LongPollDep = Annotated[LongPoll, Depends(_long_poll)]
 def show_created(response: Response, session: Session, job: type[Job], id: uuid.UUID, show: Show[View]) -> View:
     """The job that a request, or an earlier one with its Idempotency-Key, created. Raises Deleted."""
     response.headers["Location"] = f"/{job.FOLDER}/{id}"
-    with views.made_by_this_request(job, id):
+    try:
         return show(session, id)
+    except NotFound as error:
+        detail = f"{job.KIND.capitalize()} {id}, which this request created, has been deleted"
+        raise Deleted(f"{detail}; to create another, use a new Idempotency-Key or none") from error
 
 
 def with_model_defaults(catalog: Catalog, spec: Spec) -> tuple[Spec, ModelEntry]:

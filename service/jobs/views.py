@@ -1,8 +1,6 @@
 """Views and operations of all kinds of jobs: response fields, lookup, queue position, cancellation."""
 
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import datetime
 from typing import TypeVar
 
@@ -15,7 +13,7 @@ from service.contracts.events import Progress
 from service.contracts.status import CLAIMABLE, HELD, TERMINAL, JobStatus
 from service.db.events import notify_job
 from service.db.models import Job, SupervisedJob
-from service.http.errors import Deleted, NotFound
+from service.http.errors import NotFound
 from service.http.pagination import PageQuery
 
 JobRow = TypeVar("JobRow", bound=Job)
@@ -85,16 +83,6 @@ def find(session: Session, model: type[JobRow], id: uuid.UUID, *, lock: bool = F
     if row is None:
         raise NotFound(f"There is no {model.KIND} {id}")
     return row
-
-
-@contextmanager
-def made_by_this_request(model: type[JobRow], id: uuid.UUID) -> Iterator[None]:
-    """Around reading the job that a request, or an earlier request with its key, created: NotFound becomes Deleted."""
-    try:
-        yield
-    except NotFound as error:
-        detail = f"{model.KIND} {id}, which this request created, has been deleted"
-        raise Deleted(f"{detail}; to create another, use a new Idempotency-Key or none") from error
 
 
 def has_ended(session: Session, model: type[JobRow], id: uuid.UUID) -> bool:
