@@ -35,8 +35,8 @@ $(VENV)/.dev: requirements-dev.lock tests/requirements-vocabulary.txt $(VENV)/.r
 demo: $(VENV)/.runtime  ## start the service, align the bundled model, write images from before and after to demo/ (SEED=)
 	$(BIN)/g2rpo demo --seed $(SEED) --out demo
 
-check: setup  ## run ruff, format check, mypy and import-linter in parallel
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target ruff format-check mypy imports
+check: setup  ## run ruff, format check, mypy, import-linter, spelling and phrase check in parallel
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target mypy language ruff format-check imports spelling
 
 ruff: setup
 	$(BIN)/ruff check .

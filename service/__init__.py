@@ -1,1 +1,1 @@
-"""The HTTP service: it writes what is wanted as rows and answers from rows. It never imports torch or the worker."""
+"""The HTTP service. It stores requests as rows and responds from rows; it never imports torch or the worker."""

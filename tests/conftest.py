@@ -144,7 +144,7 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
 
 
 def _logs(arguments: dict[str, Any], since: float) -> list[Path]:
-    """The log files below a test's directories that were written lately."""
+    """The log files below a test's directories that were written recently."""
     directories = {value for value in arguments.values() if isinstance(value, Path)}
     directories |= {value.data for value in arguments.values() if isinstance(getattr(value, "data", None), Path)}
     found = {file for directory in directories for pattern in ("*.log", "log.txt") for file in directory.rglob(pattern)}

@@ -46,7 +46,7 @@ def environment(new_database_url: str, broker_url: str, tmp_path: Path) -> dict[
 
 @pytest.fixture
 def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[[list[str]], subprocess.Popen[bytes]]]:
-    """Starts a container's command as a process of its own, and ends it with the test."""
+    """Starts a container's command as a separate process, and ends it with the test."""
     started: list[subprocess.Popen[bytes]] = []
 
     def run(command: list[str]) -> subprocess.Popen[bytes]:
@@ -88,7 +88,7 @@ def test_the_api_starts_is_healthy_and_stops(
     check = [word.replace("8000", port) for word in dockerfiles["service"].command("HEALTHCHECK")]
     assert not _healthy(check, environment)
     api = start(command)
-    # A check is a process of its own: it has no sense before the port is open.
+    # Each check starts a process, which makes no sense before the port is open.
     eventually(lambda: _open(int(port)))
     eventually(lambda: _healthy(check, environment))
     api.send_signal(signal.SIGTERM)
@@ -108,7 +108,7 @@ def test_a_worker_starts_is_healthy_and_drains(
     entrypoint = dockerfiles["worker"].command("ENTRYPOINT")
     worker = start([*entrypoint, *compose["services"]["worker-generate"]["command"]])
     database = connect(Settings(database_url=environment["G2RPO_DATABASE_URL"], data_dir=tmp_path))
-    eventually(lambda: is_alive(database, socket.gethostname()))  # a check is a process of its own
+    eventually(lambda: is_alive(database, socket.gethostname()))  # each check starts a process
     database.close()
     eventually(lambda: _healthy(check, environment))
     worker.send_signal(signal.SIGTERM)

@@ -107,7 +107,7 @@ class CoverageMap:
 
 
 def record(tree: Path, paths: list[str], directory: Path, options: list[str]) -> None:
-    """Run the tests of `paths` with coverage and the recorder; what they write lies in `directory`."""
+    """Run the tests of `paths` with coverage and the recorder; their output is stored in `directory`."""
     (directory / "records").mkdir(parents=True, exist_ok=True)
     sources = "\n    ".join(PACKAGES)
     (directory / "coveragerc").write_text(f"[run]\nsource =\n    {sources}\ndata_file = {directory / 'coverage'}\n")

@@ -199,7 +199,7 @@ class _Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def condition(self, test: ast.expr) -> None:
-        """Add the negation of a condition that has no operator of its own."""
+        """Add the negation of a condition without an operator."""
         if not isinstance(test, ast.Compare | ast.BoolOp | ast.UnaryOp | ast.Constant):
             self.add(test, "negated condition", f"(not ({ast.unparse(test)}))")
 

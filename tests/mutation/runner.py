@@ -17,7 +17,7 @@ from tests.mutation.mutants import Mutant
 KILLED = {"killed", "crashed", "timeout"}
 _WARM = Path(__file__).with_name("warm.py")
 _LEAST_LIMIT, _SLOWER = 60.0, 8.0
-"""A stage is ended after so many seconds and so many times its tests' own."""
+"""Time limit of a stage: seconds, and the factor on the duration of its tests."""
 
 
 class Warm:

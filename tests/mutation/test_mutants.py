@@ -38,7 +38,7 @@ def f(x: int, names: list[str]) -> int | None:
 
 
 def changes(line_text: str) -> set[tuple[str, str]]:
-    """The mutants of the one line that begins with the text."""
+    """The mutants of the only line that starts with the text."""
     number = next(n for n, line in enumerate(SOURCE.splitlines(), 1) if line.strip().startswith(line_text))
     return {(m.before, m.after) for m in mutants_of("p", "p/f.py", SOURCE) if m.line == number}
 

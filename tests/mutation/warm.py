@@ -32,7 +32,7 @@ _PAST = 400_000_000
 
 
 class _Chosen:
-    """Runs the chosen tests alone, module by module, and tells which one failed."""
+    """Runs the chosen tests alone, module by module, and reports the one that failed."""
 
     def __init__(self, tests: list[str], tell: Callable[..., None]) -> None:
         self.tests, self.tell = {test: place for place, test in enumerate(tests)}, tell
@@ -125,7 +125,7 @@ def _perform(tree: Path, request: dict[str, Any], number: int) -> dict[str, Any]
     original, stat = path.read_bytes(), path.stat()
     if request["source"] is not None:
         path.write_text(request["source"], encoding="utf-8")
-        os.utime(path, (number, number))  # a time of its own, so that compiled files are not taken for its own
+        os.utime(path, (number, number))  # a unique time, so that no compiled file of another mutant is used
     began, used = time.monotonic(), _cpu()
     read, write = os.pipe()
     sys.stdout.flush()

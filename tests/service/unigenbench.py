@@ -22,7 +22,7 @@ LANG_CONFIGS = {
         "system_prompt_template": ASK_EN,
         "prompt_column": "prompt_en",
         "checkpoint_header": "What they mean",
-        "checkpoint_desc_header": "What is meant",
+        "checkpoint_desc_header": "Definitions",
     },
     "zh": {
         "explanation_dict": EXPLAINED_ZH,

@@ -1,6 +1,6 @@
-"""Work that is silent while it loads is known to be alive: in the engine's programs by events, in the worker by itself.
+"""Loading sends heartbeats: events in the programs of the engine, a thread in the worker.
 
-What loads in these tests does so until it was heard of three times, and so would never end in silence.
+Models in these tests load until three heartbeats were received, so they would never end without heartbeats.
 """
 
 import json
@@ -85,7 +85,7 @@ class TestRepeated:
 
 
 class Waits(rewards.Reward):
-    """Loads until it is heard of, and then is not there."""
+    """Loads until a heartbeat was received, and then fails as missing."""
 
     heard: Callable[[], object]
 

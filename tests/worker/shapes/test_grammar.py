@@ -52,7 +52,7 @@ class TestParse:
                 "word 4, 'hexagon', is not an attribute or a shape; allowed here: circle",
             ),
             ("a tiny red circle on white", "word 2, 'tiny', is not an attribute or a shape"),
-            ("a small red circle beside a large blue square on white", "word 5, 'beside'"),
+            ("a small red circle near a large blue square on white", "word 5, 'near'"),
             ("a small red circle on", "ends after 5 words; expected a background: white"),
             ("a small red circle on white please", "word 7, 'please', follows the background"),
             ("", "ends after 0 words"),

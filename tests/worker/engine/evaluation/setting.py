@@ -15,7 +15,7 @@ WORDS = JudgePrompt(
     template="Of «{prompt}» tell {testpoint}. {explanation} {test_explanation} Say <score>[…]</score>.",
     definitions={one: f"{one}, as it should be" for one in SUB},
     definitions_heading="What they mean",
-    descriptions_heading="What is meant",
+    descriptions_heading="Definitions",
 )
 POINTS = 3
 

@@ -41,7 +41,7 @@ class TestParse:
         [
             ("a rod circle on white", "word 2, 'rod', is not an attribute or a shape"),
             ("a orange circle on white", "word 1, 'a', does not fit 'orange'; it must be 'an'"),
-            ("a circle beside a square on white", "word 3, 'beside', is not a relation"),
+            ("a circle near a square on white", "word 3, 'near', is not a relation"),
             ("a circle on pink", "word 4, 'pink', is not a background"),
             ("a circle on", "the caption ends after 3 words; expected a background"),
             ("a circle on white white", "word 5, 'white', follows the background"),
