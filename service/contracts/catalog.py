@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
 from service.contracts import catalog_file
 from service.contracts.base import Contract, Name
@@ -149,20 +149,32 @@ Axis = Literal["alignment", "coherence", "style"]
 """The scores of UnifiedReward 2.0."""
 
 
+REWARD_CLASSES = {
+    "clip": "clip:ClipReward",
+    "hps": "hps:HpsReward",
+    "pickscore": "pickscore:PickScoreReward",
+    "image_reward": "image_reward:ImageReward",
+    "unified_reward": "unified_reward:UnifiedReward",
+    "http": "http:HttpReward",
+    "shapes_verifier": "shapes_verifier:ShapesVerifierReward",
+    "shapes_bench_verifier": "shapes_verifier:ShapesBenchVerifierReward",
+}
+"""Module and class of each kind of reward in `worker.engine.rewards`. Workers import a class when a job uses it."""
+
+
+def _check_reward_kind(kind: str) -> str:
+    if kind not in REWARD_CLASSES:
+        raise ValueError(f"Unknown kind {kind!r}. Available: {', '.join(REWARD_CLASSES)}")
+    return kind
+
+
 class RewardInfo(Contract):
     """A reward, as shown to clients: one value per image; higher is better."""
 
     name: Name
-    kind: Literal[
-        "clip",
-        "hps",
-        "pickscore",
-        "image_reward",
-        "unified_reward",
-        "http",
-        "shapes_verifier",
-        "shapes_bench_verifier",
-    ] = Field(description="The class that computes it.")
+    kind: Annotated[str, AfterValidator(_check_reward_kind)] = Field(
+        description="The class that computes the reward.", json_schema_extra={"enum": [*REWARD_CLASSES]}
+    )
     description: str = ""
     scale: str = Field("", description="Meaning and usual range of the values.")
 

@@ -32,7 +32,7 @@ _PAST = 400_000_000
 
 
 class _Chosen:
-    """Runs the chosen tests alone, module by module, and reports the one that failed."""
+    """Runs the chosen tests alone, module by module, and reports the failed test."""
 
     def __init__(self, tests: list[str], tell: Callable[..., None]) -> None:
         self.tests, self.tell = {test: place for place, test in enumerate(tests)}, tell

@@ -31,7 +31,7 @@ def file(tmp_path: Path) -> Path:
         ("extends: bundled\nmodel: []\n", ": model: unknown field; allowed are extends, models"),
         (
             "extends: bundled\nrewards: [{name: a, kind: clp, source: {bundled: b}}]\n",
-            ": rewards[4] (a).kind: 'clp': Input should be 'clip', 'hps'",
+            ": rewards[4] (a).kind: 'clp': Unknown kind 'clp'. Available: clip, hps",
         ),
         (
             "extends: bundled\nrewards: [{name: a, kind: clip, source: {hubs: o/n}}]\n",

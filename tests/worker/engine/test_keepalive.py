@@ -103,7 +103,10 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]],
     """Has the reward `shapes_verifier` load until what is given holds."""
 
     def wait_for(condition: Callable[[], object]) -> None:
-        monkeypatch.setitem(rewards.KINDS, "shapes_verifier", type("Waiting", (Waits,), {"heard": condition}))
+        monkeypatch.setattr(
+            "worker.engine.rewards.shapes_verifier.ShapesVerifierReward",
+            type("Waiting", (Waits,), {"heard": condition}),
+        )
 
     return wait_for
 

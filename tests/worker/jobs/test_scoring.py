@@ -118,7 +118,7 @@ def test_failing_reward_does_not_affect_others(
     kind: type[rewards.Reward],
     cause: str,
 ) -> None:
-    monkeypatch.setitem(rewards.KINDS, "shapes_bench_verifier", kind)
+    monkeypatch.setattr("worker.engine.rewards.shapes_verifier.ShapesBenchVerifierReward", kind)
     monkeypatch.setattr(
         scoring, "_scorer", lambda: ImageScorer(cache=ModelCache())
     )  # that has not loaded the other class
@@ -173,7 +173,7 @@ def test_loaded_rewards_stay_until_scoring_ends(
     database: Database, drawn: list[GenerationImage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     MODEL_CACHE.release(0.0)
-    monkeypatch.setitem(rewards.KINDS, "shapes_bench_verifier", LetsGo)
+    monkeypatch.setattr("worker.engine.rewards.shapes_verifier.ShapesBenchVerifierReward", LetsGo)
     asking = next(one.name for one in load_catalog().rewards if one.kind == "shapes_bench_verifier")
     id = add(database, [asking, "clip_score"], [(CAPTIONS[0], drawn[0].key, drawn[0].sha256)])
 

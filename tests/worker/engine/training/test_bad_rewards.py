@@ -11,7 +11,6 @@ from torch import Tensor
 
 from service.contracts.catalog import Catalog, RewardEntry, load_catalog
 from tests.worker.engine.training.miniature import spec
-from worker.engine import rewards
 from worker.engine.rewards.base import Reward
 from worker.engine.training.event_log import EventWriter
 from worker.entrypoints.train import build_trainer
@@ -64,7 +63,7 @@ class Wanderer(Reward):
 @pytest.fixture
 def wanderer(monkeypatch: pytest.MonkeyPatch) -> type[Wanderer]:
     """The reward `shapes_verifier`."""
-    monkeypatch.setitem(rewards.KINDS, "shapes_verifier", Wanderer)
+    monkeypatch.setattr("worker.engine.rewards.shapes_verifier.ShapesVerifierReward", Wanderer)
     return Wanderer
 
 

@@ -19,7 +19,6 @@ from service.contracts.jobs import CONTROL_FILE
 from service.contracts.plan import make_plan
 from service.contracts.presets import merge
 from tests.worker.engine.training.miniature import MINIATURE, events, metrics, newest, small, spec, tensors, trainer
-from worker.engine import rewards
 from worker.engine.cpu_parallel import batch_size_per_thread
 from worker.engine.rewards.base import Reward
 from worker.engine.training.checkpoint import read_manifest
@@ -602,7 +601,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole_and_says_so(
 ) -> None:
     first = tmp_path / "out/checkpoints/step-000001"
     filling = type("Filling", (FillsTheDisk,), {"checkpoint": first})
-    monkeypatch.setitem(rewards.KINDS, "shapes_verifier", filling)
+    monkeypatch.setattr("worker.engine.rewards.shapes_verifier.ShapesVerifierReward", filling)
     changes = {"training": {"max_steps": 3}, "checkpoints": {"every": 1}, "heldout": {"every": 0}}
     code, last = run_program(tmp_path, merge(MINIATURE, changes))
 
