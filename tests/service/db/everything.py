@@ -27,7 +27,7 @@ from service.db.models import (
     ScoreImage,
     Worker,
 )
-from tests.service.conftest import Records
+from tests.service.records import Records
 from tests.service.unigenbench import benchmark
 
 LONG_AGO = datetime(2025, 1, 1, tzinfo=UTC)

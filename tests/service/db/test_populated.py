@@ -14,8 +14,8 @@ from service.core.settings import Settings
 from service.db import migrate
 from service.db.base import Base
 from service.db.session import connect
-from tests.service.conftest import Records
 from tests.service.db.everything import fill
+from tests.service.records import Records
 
 Contents = dict[str, dict[tuple[Any, ...], dict[str, Any]]]
 """By table and primary key, the row."""

@@ -20,7 +20,7 @@ from service.core.settings import Settings
 from service.db.models import Attempt, Worker
 from service.db.session import Database
 from service.observability.service_metrics import MEASURES
-from tests.service.conftest import Records
+from tests.service.records import Records
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 

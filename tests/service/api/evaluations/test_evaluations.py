@@ -21,7 +21,8 @@ from service.core.catalog_loader import CatalogLoader
 from service.db import evaluation_scores as answers
 from service.db.models import BenchmarkRow, Checkpoint, Evaluation, EvaluationAnswer, EvaluationImage, Garbage
 from service.db.session import Database
-from tests.service.conftest import LOOPBACK, waits_for_a_lock
+from tests.service.conftest import LOOPBACK
+from tests.service.records import waits_for_a_lock
 from tests.service.unigenbench import EN, benchmark
 
 SEER = JudgeEntry(name="seer", kind="openai", url="http://127.0.0.1:1/v1", model="seer-72b", token_env="SECRET_TOKEN")

@@ -17,7 +17,7 @@ from service.db.events import notify_job
 from service.db.models import Checkpoint, Garbage, Generation, GenerationImage, Score
 from service.db.session import Database
 from service.http.content_negotiation import preferred_wait
-from tests.service.conftest import waits_for_a_lock
+from tests.service.records import waits_for_a_lock
 
 PROMPTS = ["a red circle", "a blue square left of a green triangle above a very long caption that has to be wrapped"]
 

@@ -24,7 +24,7 @@ from service.local.doctor import machine
 from service.local.doctor.examination import examine
 from service.local.server import locked
 from service.observability import checks as service_checks
-from tests.service.conftest import Records
+from tests.service.records import Records
 
 Checks = dict[str, ReadinessCheck]
 
