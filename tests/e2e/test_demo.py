@@ -46,7 +46,7 @@ def processes_of(out: Path) -> list[psutil.Process]:
     return found
 
 
-def test_the_demo_measures_what_it_prints_and_leaves_nothing_running(tmp_path: Path) -> None:
+def test_the_demo_prints_measurements_and_stops_its_processes(tmp_path: Path) -> None:
     out = tmp_path / "demo"
     done = demo(out)
 

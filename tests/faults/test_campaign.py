@@ -26,7 +26,7 @@ FAULTS = (
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_nothing_is_lost_doubled_or_left_behind(tmp_path: Path) -> None:
+def test_no_job_is_lost_or_duplicated_and_nothing_remains(tmp_path: Path) -> None:
     result = run_campaign(
         tmp_path.resolve(),
         SEED,

@@ -224,7 +224,7 @@ def noise(database: Database, valkey: "redis.Redis[bytes]") -> Iterator[None]:
 
 
 class TestMessages:
-    def test_thirty_jobs_run_once_each_though_messages_are_doubled_and_lost(
+    def test_thirty_jobs_run_once_each_despite_duplicated_and_lost_messages(
         self, workers: Workers, valkey: Any, eventually: Eventually
     ) -> None:
         database = workers.database
@@ -250,14 +250,14 @@ class TestMessages:
 class TestClocks:
     """One worker's clock is five hours fast, the other's seven hours slow."""
 
-    def test_their_clocks_are_wrong_indeed(self, workers: Workers) -> None:
+    def test_worker_clocks_are_wrong(self, workers: Workers) -> None:
         lines = [workers.log(name).read_text().splitlines() for name in ("fast", "slow")]
         # The newest: a worker may have been started again since the first.
         told = [[json.loads(line)["time"] for line in own if line.startswith("{")][-1] for own in lines]
         fast, slow = (datetime.fromisoformat(time) for time in told)
         assert timedelta(hours=11) < fast - slow < timedelta(hours=13)
 
-    def test_a_lease_holds_as_long_as_it_is_renewed(self, workers: Workers, eventually: Eventually) -> None:
+    def test_a_renewed_lease_is_valid(self, workers: Workers, eventually: Eventually) -> None:
         database = workers.database
         ids = [add(database, "cancels"), add(database, "cancels")]
         eventually(lambda: {run.status for run in rows(database, Run, ids)} == {JobStatus.RUNNING})
@@ -277,7 +277,7 @@ class TestClocks:
         eventually(lambda: {run.status for run in rows(database, Run, ids)} == {JobStatus.CANCELLED})
 
     @pytest.mark.parametrize("killed", CLOCKS)
-    def test_the_dead_ones_job_is_taken_by_the_other_when_the_lease_is_over(
+    def test_a_job_of_a_dead_worker_is_claimed_after_the_lease_expires(
         self, workers: Workers, eventually: Eventually, killed: str
     ) -> None:
         database = workers.database
@@ -296,7 +296,7 @@ class TestClocks:
         assert (first.outcome, first.lost) == ("interrupted", True)
         assert [workers.name_of(one.worker) for one in (first, second)] == [killed, survivor]
 
-    def test_results_and_times_are_the_databases(self, workers: Workers, eventually: Eventually) -> None:
+    def test_result_times_come_from_the_database_clock(self, workers: Workers, eventually: Eventually) -> None:
         database = workers.database
         ids = [add(database) for _ in range(4)]
         eventually(lambda: {run.status for run in rows(database, Run, ids)} == {JobStatus.SUCCEEDED})

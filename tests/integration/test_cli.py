@@ -17,7 +17,7 @@ pytestmark = pytest.mark.long
 
 
 class TestRuns:
-    def test_a_run_from_a_file_is_watched_until_it_fails_on_a_word_that_the_model_cannot_read(
+    def test_watch_of_a_run_from_a_file_ends_with_its_failure(
         self, g2rpo: Any, client: Client, tiny: Any, tmp_path: Path
     ) -> None:
         file = tmp_path / "spec.yaml"
@@ -32,25 +32,25 @@ class TestRuns:
         assert run.error is not None and run.error.code == "bad_config"
         assert "xyzzy" in run.error.detail
 
-    def test_a_spec_from_standard_input_that_is_refused_says_why(self, g2rpo: Any) -> None:
+    def test_an_invalid_spec_from_standard_input_is_an_error_with_a_reason(self, g2rpo: Any) -> None:
         done = g2rpo("runs", "create", "--file", "-", input=json.dumps({"algorithm": {"group_size": 1}}))
 
         assert done.exit_code == 2
         assert "group_size" in done.output
         assert "Traceback" not in done.output
 
-    def test_list_and_show_name_the_run(self, g2rpo: Any, finished: Any) -> None:
+    def test_list_and_show_contain_the_run(self, g2rpo: Any, finished: Any) -> None:
         assert str(finished.id) in g2rpo("runs", "list", "--status", "succeeded").output
         shown = g2rpo("runs", "show", finished.id).output
         assert "(tiny): succeeded" in shown
         assert "checkpoint" in shown
 
-    def test_show_of_nothing_is_refused(self, g2rpo: Any) -> None:
+    def test_show_of_an_unknown_run_is_an_error(self, g2rpo: Any) -> None:
         done = g2rpo("runs", "show", "00000000-0000-0000-0000-000000000000")
         assert done.exit_code == 2
         assert "There is no run" in done.output
 
-    def test_curves_are_printed_and_written(self, g2rpo: Any, finished: Any, tmp_path: Path) -> None:
+    def test_curves_are_printed_and_written_to_files(self, g2rpo: Any, finished: Any, tmp_path: Path) -> None:
         assert "heldout/clip_score" in g2rpo("runs", "curves", finished.id, "--metric", "heldout/*").output
         for name in ("curves.csv", "curves.png", "curves.svg"):
             assert g2rpo("runs", "curves", finished.id, "--out", tmp_path / name).exit_code == 0
@@ -65,12 +65,12 @@ class TestRuns:
             assert g2rpo(*asked, "--out", tmp_path / name).exit_code == 0
             assert (tmp_path / name).stat().st_size > 100
 
-    def test_a_comparison_of_nothing_is_refused(self, g2rpo: Any) -> None:
+    def test_a_comparison_without_runs_is_an_error(self, g2rpo: Any) -> None:
         for words in (("--group", "abc"), ("--group", "g=1", "--group", "g=2"), ("--out", "figure.pdf"), ()):
             done = g2rpo("curves", "--metric", "loss", *words)
             assert done.exit_code == 2 and "Traceback" not in done.output
 
-    def test_what_a_comparison_lacks_is_told(self, g2rpo: Any, finished: Any) -> None:
+    def test_missing_metrics_of_a_comparison_are_warnings(self, g2rpo: Any, finished: Any) -> None:
         done = g2rpo("curves", "--run", finished.id, "--metric", "nothing")
         assert "warning: no run has a metric 'nothing'" in done.output
 
@@ -88,27 +88,27 @@ class TestOthers:
         assert len(list(tmp_path.glob("*-base-*.png"))) == 2
         assert (tmp_path / "grid.png").exists()
 
-    def test_catalog_lists_what_can_be_named(self, g2rpo: Any) -> None:
+    def test_catalog_lists_all_names(self, g2rpo: Any) -> None:
         printed = g2rpo("catalog").output
         for name in ("shapes-flux", "clip_score", "shapes-train", "train on"):
             assert name in printed
 
-    def test_the_papers_plan_has_the_papers_count(self, g2rpo: Any) -> None:
+    def test_the_plan_of_the_paper_has_its_nfe(self, g2rpo: Any) -> None:
         assert "1708 NFE" in g2rpo("plan", "--set", "preset=paper").output
 
-    def test_a_setting_without_a_value_is_refused(self, g2rpo: Any) -> None:
+    def test_a_setting_without_a_value_is_an_error(self, g2rpo: Any) -> None:
         done = g2rpo("plan", "--set", "preset")
         assert done.exit_code == 2
         assert "path.to.field=value" in done.output
 
-    def test_no_service_is_an_error_not_a_traceback(self) -> None:
+    def test_an_unreachable_service_is_an_error_without_traceback(self) -> None:
         done = CliRunner().invoke(app, ["catalog"], env={"G2RPO_URL": "http://127.0.0.1:1"})
         assert done.exit_code == 2
         assert "is the service running" in done.output
 
 
 class TestCourse:
-    def test_a_running_run_and_one_that_waits_are_cancelled_and_one_is_deleted(
+    def test_running_and_queued_runs_are_cancelled_and_deleted(
         self, g2rpo: Any, client: Client, tiny: Any, eventually: Callable[[Callable[[], object]], None]
     ) -> None:
         long = {**tiny, "training": {**tiny["training"], "max_steps": 100_000}, "heldout": {"every": 0}}
@@ -132,13 +132,13 @@ class TestCourse:
         assert g2rpo("runs", "delete", id, "--yes").exit_code == 0
         assert "There is no run" in g2rpo("runs", "show", id).output
 
-    def test_events_are_a_line_each(self, g2rpo: Any, finished: Any) -> None:
+    def test_each_event_is_a_line(self, g2rpo: Any, finished: Any) -> None:
         lines = g2rpo("runs", "events", finished.id).output.splitlines()
         assert [int(line.split()[0]) for line in lines] == list(range(1, len(lines) + 1))
         assert '"succeeded"' in lines[-1]
         assert g2rpo("runs", "events", finished.id, "--follow", "--after", 2).output.splitlines() == lines[2:]
 
-    def test_a_name_notes_and_labels_are_changed(self, g2rpo: Any, client: Client, finished: Any) -> None:
+    def test_name_notes_and_labels_are_updated(self, g2rpo: Any, client: Client, finished: Any) -> None:
         done = g2rpo("runs", "edit", finished.id, "--notes", "good", "--label", "kept:yes", "--label", "by:hand")
         assert done.exit_code == 0, done.output
         run = client.run(finished.id)
@@ -148,7 +148,7 @@ class TestCourse:
 
 
 class TestCheckpoints:
-    def test_one_is_shown_downloaded_imported_the_start_of_a_clone_and_deleted(
+    def test_a_checkpoint_is_shown_downloaded_imported_cloned_from_and_deleted(
         self, g2rpo: Any, client: Client, finished: Any, tmp_path: Path
     ) -> None:
         id = str(next(client.checkpoints(finished.id)).id)

@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "get-started" / "python-client.md"
 ADDRESS = "http://127.0.0.1:8000"
 
 
-def test_its_blocks_run(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_code_blocks_of_the_page_run(stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     text = PAGE.read_text(encoding="utf-8")
     blocks = list(re.finditer(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE))

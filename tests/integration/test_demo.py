@@ -11,7 +11,7 @@ from service.contracts.status import JobStatus
 from service.local.stack import Stack
 
 
-def test_it_measures_what_it_reports_and_draws_figures(
+def test_the_demo_reports_measurements_and_writes_figures(
     stack: Stack, client: Client, tiny: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     seconds: dict[str, float] = {}

@@ -44,13 +44,13 @@ def base(stack: Stack, eventually: Eventually) -> Any:
     return done
 
 
-def test_one_whose_process_is_killed_is_finished_by_another(client: Client, base: Any) -> None:
+def test_an_evaluation_with_a_killed_process_is_finished_by_another_attempt(client: Client, base: Any) -> None:
     every = PROMPTS * IMAGES
     assert (base.attempt, base.images, base.judged, base.failed) == (2, every, every, 0)
     assert [answer.number for answer in client.answers(base.id, tries="all")] == [1] * every
 
 
-def test_images_are_those_that_generate_draws(client: Client, base: Any) -> None:
+def test_images_equal_those_of_a_generation(client: Client, base: Any) -> None:
     images = list(islice(client.evaluation_images(base.id), IMAGES))
     assert [image.seed for image in images] == [3407, 3408, 3409, 3410]
     [prompt] = {image.prompt for image in images}
@@ -60,7 +60,7 @@ def test_images_are_those_that_generate_draws(client: Client, base: Any) -> None
         assert (pixels(client.fetch_image(image.url)) == pixels(client.fetch_image(generated.url))).all()
 
 
-def test_a_checkpoint_and_its_base_are_judged_and_compared(client: Client, base: Any, sent: Any) -> None:
+def test_a_checkpoint_and_its_base_are_evaluated_and_compared(client: Client, base: Any, sent: Any) -> None:
     checkpoint = next(iter(client.checkpoints(sent.run.id))).id
     made = client.evaluate(spec("aligned", checkpoint=str(checkpoint)))
     aligned = client.wait_for_evaluation(made.id, timeout=240, every=0.2)

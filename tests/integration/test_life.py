@@ -49,7 +49,7 @@ def tensors(client: Client, id: Any, directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.timeout(900)
-def test_a_run_paused_saved_killed_resumed_and_extended_is_the_uninterrupted_one(
+def test_a_paused_killed_resumed_and_extended_run_equals_the_uninterrupted_one(
     client: Client, g2rpo: Any, stack: Stack, tiny: dict[str, Any], eventually: Eventually, tmp_path: Path
 ) -> None:
     def spec(max_steps: int) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def test_a_run_paused_saved_killed_resumed_and_extended_is_the_uninterrupted_one
     assert all(word in listed for word in ("paused", "lost", "succeeded", "cpu"))
 
 
-def test_an_imported_lora_draws_what_its_origin_draws(client: Client, finished: Any, tmp_path: Path) -> None:
+def test_an_imported_lora_generates_the_images_of_its_source(client: Client, finished: Any, tmp_path: Path) -> None:
     origin = next(client.checkpoints(finished.id))
     weights = next(path for path in client.download(origin.id, tmp_path) if "lora" in path.name)
     imported = client.import_checkpoint(weights, model="shapes-flux", name="from outside")

@@ -10,7 +10,7 @@ from service.client import Client
 from service.local.stack import Stack
 
 
-def test_a_finished_run_was_counted_step_by_step(
+def test_every_step_of_a_finished_run_is_counted(
     stack: Stack, client: Client, finished: Any, eventually: Callable[[Callable[[], object]], None]
 ) -> None:
     def metrics() -> dict[str, float]:

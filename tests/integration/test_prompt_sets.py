@@ -8,7 +8,7 @@ import pytest
 from service.client import ApiError, Client
 
 
-def test_a_run_trains_on_what_was_sent(client: Client, sent: Any) -> None:
+def test_a_run_trains_on_the_uploaded_prompts(client: Client, sent: Any) -> None:
     (_, train), (_, heldout) = sent.train, sent.heldout
     assert [len(train), len(heldout)] == [8, 4]
     assert {group.prompt for group in client.rewards(sent.run.id)} <= set(train)
@@ -17,7 +17,7 @@ def test_a_run_trains_on_what_was_sent(client: Client, sent: Any) -> None:
     assert provenance["prompts"]["train"] == hashlib.sha256("\n".join(train).encode()).hexdigest()
 
 
-def test_a_set_is_kept_while_a_run_uses_it_and_a_run_cannot_go_on_without_it(client: Client, sent: Any) -> None:
+def test_a_used_prompt_set_is_not_deleted_and_a_deleted_one_prevents_resuming(client: Client, sent: Any) -> None:
     assert sent.refusals == ["in_use", "in_use"]
     for name, _ in (sent.train, sent.heldout):
         client.delete_prompt_set(name)

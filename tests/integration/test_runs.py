@@ -20,14 +20,14 @@ Eventually = Callable[[Callable[[], object]], None]
 
 
 class TestFinished:
-    def test_it_tells_what_it_did(self, client: Client, finished: Any) -> None:
+    def test_a_finished_run_reports_its_progress(self, client: Client, finished: Any) -> None:
         assert finished.status is JobStatus.SUCCEEDED
         assert finished.attempt == 1
         assert finished.progress.step == 2
         assert {"clip_score", "shapes_verifier"} == finished.heldout.keys()
         assert finished.heldout["clip_score"].pairs == 8
 
-    def test_the_network_was_evaluated_as_often_as_planned(self, client: Client, finished: Any, tiny: Any) -> None:
+    def test_nfe_equals_the_plan(self, client: Client, finished: Any, tiny: Any) -> None:
         plan = client.plan(tiny)
         counted = {
             curve.name: sum(curve.values) for curve in client.curves(finished.id, ["nfe/*"]).curves if curve.steps
@@ -36,19 +36,19 @@ class TestFinished:
         assert rollout == plan.per_step_nfe * 2
         assert counted["nfe/heldout"] == plan.heldout_nfe
 
-    def test_every_reward_of_every_group_is_there(self, client: Client, finished: Any) -> None:
+    def test_every_reward_of_every_group_is_stored(self, client: Client, finished: Any) -> None:
         groups = list(client.rewards(finished.id))
         assert len(groups) == 2 * 2 * 1 * 2 * 2  # steps, prompts, SDE steps, granularities, rewards
         assert {len(group.values) for group in groups} == {2}
 
-    def test_its_images_are_images(self, client: Client, finished: Any) -> None:
+    def test_samples_are_valid_images(self, client: Client, finished: Any) -> None:
         heldout = list(client.samples(finished.id, kind="heldout"))
         assert {sample.step for sample in heldout} == {0, 1, 2}
         assert len(heldout) == 6
         png = client.fetch_image(heldout[0].image)
         assert png.startswith(b"\x89PNG") and hashlib.sha256(png).hexdigest() == heldout[0].sha256
 
-    def test_its_checkpoints_download_whole(self, client: Client, finished: Any, tmp_path: Path) -> None:
+    def test_checkpoints_are_downloaded_completely(self, client: Client, finished: Any, tmp_path: Path) -> None:
         newest, oldest = client.checkpoints(finished.id)
         assert (newest.step, oldest.step) == (2, 1)
         files = client.download(newest.id, tmp_path)
@@ -56,7 +56,7 @@ class TestFinished:
         found = {str(file.relative_to(tmp_path)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
         assert found == hashes
 
-    def test_its_log_and_curves_can_be_read(self, client: Client, finished: Any) -> None:
+    def test_log_and_curves_are_readable(self, client: Client, finished: Any) -> None:
         assert client.logs(finished.id).attempt == 1
         assert client.curves_as(finished.id, "text/csv", ["heldout/*"]).count(b"\n") > 3
         assert client.curves_as(finished.id, "image/png", ["heldout/*"]).startswith(b"\x89PNG")
@@ -65,7 +65,7 @@ class TestFinished:
 class TestSeveralProcesses:
     @pytest.mark.slow
     @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="each process needs its own core")
-    def test_they_are_one_run(self, client: Client, finished: Any, tiny: Any) -> None:
+    def test_several_processes_are_one_run(self, client: Client, finished: Any, tiny: Any) -> None:
         asked = {**tiny, "resources": {"processes_per_node": 2}}
         run = client.wait_for_run(client.create_run(asked).id, timeout=240, every=0.2)
 
@@ -84,7 +84,7 @@ class TestSeveralProcesses:
         assert [checkpoint.step for checkpoint in client.checkpoints(run.id)] == [2, 1]
 
     @pytest.mark.skipif(len(os.sched_getaffinity(0)) >= 64, reason="there are as many as can be asked for")
-    def test_more_than_there_are_devices_is_refused(self, client: Client, finished: Any) -> None:
+    def test_more_processes_than_devices_are_rejected(self, client: Client, finished: Any) -> None:
         asked = {"training": {"prompts_per_step": 64}, "resources": {"processes_per_node": 64}}
         with pytest.raises(ApiError, match="64 processes need a device each"):
             client.create_run(asked)
@@ -108,7 +108,7 @@ class TestGenerate:
 
 class TestEnds:
     @pytest.mark.slow
-    def test_a_run_whose_worker_is_told_to_leave_goes_on_elsewhere(
+    def test_a_run_continues_on_another_worker_after_draining(
         self, client: Client, stack: Stack, tiny: Any, eventually: Eventually
     ) -> None:
         """SIGTERM, with the real engine. `tests/faults/test_claims_under_noise.py` does it with a scripted one.
@@ -131,9 +131,7 @@ class TestEnds:
         assert (run.status, run.attempt) == (JobStatus.SUCCEEDED, 2)
         assert len(list(client.rewards(id))) == 20 * 4
 
-    def test_a_run_that_is_still_loading_is_cancelled_at_once(
-        self, client: Client, tiny: Any, eventually: Eventually
-    ) -> None:
+    def test_a_loading_run_is_cancelled_immediately(self, client: Client, tiny: Any, eventually: Eventually) -> None:
         id = client.create_run(tiny).id
         eventually(lambda: client.run(id).status is JobStatus.STARTING)
         client.cancel(id)
@@ -141,17 +139,17 @@ class TestEnds:
 
 
 class TestRefusals:
-    def test_the_client_raises_what_the_service_says(self, client: Client) -> None:
+    def test_the_client_raises_the_errors_of_the_service(self, client: Client) -> None:
         with pytest.raises(ApiError) as refused:
             client.create_run({"training": {"max_steps": 0}})
         assert refused.value.status == 422
         assert "max_steps" in str(refused.value)
 
-    def test_a_service_that_is_not_there_is_named(self) -> None:
+    def test_the_error_names_an_unreachable_service(self) -> None:
         with Client("http://127.0.0.1:1", patience=0.5) as nobody, pytest.raises(ApiError, match="service running"):
             nobody.catalog()
 
-    def test_listing_pages_through_everything(self, client: Client, finished: Any) -> None:
+    def test_listing_returns_all_pages(self, client: Client, finished: Any) -> None:
         listed = list(client.runs())
         assert finished.id in {run.id for run in listed}
         assert {run.id for run in client.runs(status=["succeeded"])} <= {run.id for run in listed}

@@ -70,7 +70,7 @@ def changes(line_text: str) -> set[tuple[str, str]]:
         ),
     ],
 )
-def test_a_line_has_the_mutants_of_its_operators(line: str, expected: set[tuple[str, str]]) -> None:
+def test_each_operator_of_a_line_has_its_mutants(line: str, expected: set[tuple[str, str]]) -> None:
     assert changes(line) == expected
 
 
@@ -79,7 +79,7 @@ def test_texts_annotations_logs_and_messages_have_no_mutants(line: str) -> None:
     assert changes(line) == set()
 
 
-def test_a_mutant_changes_its_place_alone_and_refuses_another_source() -> None:
+def test_a_mutant_changes_only_its_position_and_rejects_another_source() -> None:
     mutant = next(m for m in mutants_of("p", "p/f.py", SOURCE) if m.after == "min")
     assert (mutant.text, mutant.becomes) == ("self.total = max(x, 5)", "self.total = min(x, 5)")
     assert mutant.apply(SOURCE.encode()).decode() == SOURCE.replace("max", "min")
@@ -101,7 +101,7 @@ def tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_sample_is_that_of_its_seed_and_has_no_mutant_twice(tree: Path) -> None:
+def test_a_sample_depends_on_its_seed_and_has_distinct_mutants(tree: Path) -> None:
     some = list(sample(tree, "p", 12, 1))
     assert some == list(sample(tree, "p", 12, 1)) != list(sample(tree, "p", 12, 2))
     assert len({(m.start, m.end, m.after) for m in some}) == 12
@@ -116,7 +116,7 @@ def made(line: int, file: str = "worker/engine/grpo/x.py") -> Mutant:
     )
 
 
-def test_covering_tests_run_in_stages_cheapest_first_and_shared_fixtures_bring_their_other_tests() -> None:
+def test_covering_tests_run_in_stages_by_cost_and_shared_fixtures_add_their_tests() -> None:
     tests = {
         "tests/a.py::slow": Timed(9.0),
         "tests/a.py::quick": Timed(1.0),
@@ -132,7 +132,7 @@ def test_covering_tests_run_in_stages_cheapest_first_and_shared_fixtures_bring_t
     assert known.stages(made(2), [3.5], set()) == []
 
 
-def test_a_map_is_read_as_it_was_written(tmp_path: Path) -> None:
+def test_a_coverage_map_survives_saving_and_loading(tmp_path: Path) -> None:
     known = CoverageMap({"a": Timed(1.0, ("s",)), "b": Timed(2.0)}, {"s": 3.0}, {"f.py": {7: ({"a"}, {"a", "b"})}})
     known.save(tmp_path / "map.json")
     assert CoverageMap.load(tmp_path / "map.json") == known
@@ -148,7 +148,7 @@ def result(outcome: str) -> dict[str, object]:
     return {"outcome": outcome, "tests": 1, "left_out": 0}
 
 
-def test_the_report_fails_where_the_new_suite_misses_what_the_old_one_notices() -> None:
+def test_the_report_fails_if_the_new_suite_misses_a_mutant_that_the_old_one_kills() -> None:
     mutants = [made(line) for line in range(10)]
     killed = {m.id: result("killed") for m in mutants}
     text, good = report(mutants, {"old": killed, "new": killed}, {})
@@ -157,7 +157,7 @@ def test_the_report_fails_where_the_new_suite_misses_what_the_old_one_notices() 
     assert not good and "Killed by old, not by new: 1\n- m3 worker/engine/grpo/x.py:3 f: `1` → `0`" in text
 
 
-def test_equivalent_mutants_are_left_out_but_no_more_than_a_tenth(tmp_path: Path) -> None:
+def test_at_most_a_tenth_of_the_mutants_is_excluded_as_equivalent(tmp_path: Path) -> None:
     fields = {"file": "worker/engine/grpo/x.py", "function": "f", "text": "x = 1", "becomes": "x = 0"}
     entry = "\n".join(["[[mutant]]", *(f'{name} = "{value}"' for name, value in fields.items()), 'reason = "the same"'])
     (tmp_path / "equivalent.toml").write_text(entry)

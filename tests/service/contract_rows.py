@@ -46,7 +46,7 @@ class Rows:
 def create_rows(database: Database, records: Records, directory: Path) -> Rows:
     """Create the rows that generated requests address."""
     rows = Rows()
-    # No request can delete these two runs: a worker runs the first, and another run starts from a checkpoint of the second.
+    # No request can delete these two runs: a worker runs the first, another run starts from a checkpoint of the second.
     running = records.run(JobStatus.RUNNING, id=uuid.UUID(EXAMPLE_RUNS[0]))
     finished = records.run(JobStatus.SUCCEEDED, id=uuid.UUID(EXAMPLE_RUNS[1]))
     for run in (running, finished):

@@ -121,7 +121,7 @@ class Records:
         judge: JudgeEntry | None = PERCEPTION,
         **spec: Any,
     ) -> Evaluation:
-        """Create an evaluation of all prompts of the benchmark, with the judge's answers by prompt index and image index.
+        """Create an evaluation of all prompts of a benchmark, with the judge's answers by prompt and image index.
 
         An evaluation that succeeded has the scores of its answers.
         """

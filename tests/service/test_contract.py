@@ -1,7 +1,7 @@
 """Every route against the OpenAPI document, by schemathesis: no 5xx, and every response as documented.
 
-Four phases: the examples of the document; every bound of every field, satisfied and violated; generated requests, valid and
-invalid; and sequences of operations, which schemathesis infers from schemas and Location headers. `make contract` runs
+Four phases: the examples of the document; every bound of every field, satisfied and violated; generated requests,
+valid and invalid; and sequences of operations, which schemathesis infers from schemas and Location headers. `make contract` runs
 the second phase completely and many more requests of the last two phases, and prints the counts.
 """
 
@@ -45,7 +45,7 @@ EXAMPLES = int(os.environ.get("CONTRACT_EXAMPLES", "2"))
 pytestmark = [pytest.mark.timeout(1200 * EXAMPLES if ALL_BOUNDS else 1200), pytest.mark.long]
 SEED = 42
 SEQUENCES = 20
-"""Maximum number of sequences of a round. A sequence with another result than before stops its round, because rows change."""
+"""Maximum number of sequences of a round. A sequence with a new result stops its round, because rows change."""
 PHASES = ("examples", "coverage", "fuzzing", "stateful")
 SCHEMA_ERRORS = frozenset(get_args(ErrorType)) - {"value_error", "string_too_short"}
 """Error types of pydantic itself; a schema has the same constraints, except that pydantic strips white space."""

@@ -114,7 +114,7 @@ def ids(module_records: Any) -> dict[str, str]:
     return {**dict.fromkeys(("generation_id", "sample_id", "key_id"), some), **known}
 
 
-def test_no_path_leads_out(served: Served, ids: dict[str, str]) -> None:
+def test_no_path_leaves_the_service(served: Served, ids: dict[str, str]) -> None:
     for path, methods in document()["paths"].items():
         for method in methods:
             for parameter in [name for name in ids if f"{{{name}}}" in path]:
@@ -212,7 +212,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("kind", BODIES)
-def test_bodies_that_are_not_as_they_say(served: Served, kind: str) -> None:
+def test_bodies_that_contradict_their_headers(served: Served, kind: str) -> None:
     served.status(*BODIES[kind], hang_up=True)
 
 
@@ -258,7 +258,7 @@ def test_json(served: Served, ids: dict[str, str], kind: str) -> None:
         "'; DROP TABLE runs; --",
     ],
 )
-def test_every_script_is_kept(served: Served, name: str) -> None:
+def test_every_script_is_stored_unchanged(served: Served, name: str) -> None:
     name = name[:100]
     body = json.dumps({"name": name, "labels": {name: name}, "training": {"seed": -0.0}}).encode()
     shown = json.loads(served.answer(request("POST", "/runs", body=body)).partition(b"\r\n\r\n")[2])
@@ -266,7 +266,7 @@ def test_every_script_is_kept(served: Served, name: str) -> None:
     assert shown["spec"]["training"]["seed"] == 0
 
 
-def test_connections_that_say_nothing_hold_nobody_up(served: Served) -> None:
+def test_silent_connections_do_not_block_others(served: Served) -> None:
     beginnings = (b"", b"GET /runs HTTP/1.1\r\nHost: 127.0.0.1\r\n", BODIES["shorter than it says"][0] + b'{"a"')
     with contextlib.ExitStack() as open_connections:
         for number in range(150):

@@ -135,7 +135,7 @@ def address(path: str, ids: dict[str, str]) -> str:
 
 class TestParameters:
     @pytest.mark.parametrize("path", operations("get"))
-    def test_of_the_query(self, client: TestClient, ids: dict[str, str], path: str) -> None:
+    def test_query_parameters(self, client: TestClient, ids: dict[str, str], path: str) -> None:
         for name in [*parameters(path, "get", "query"), "unknown"]:
             for value in VALUES.values():
                 refused_or_answered(client.get(f"{address(path, ids)}?{name}={value}"))
@@ -145,7 +145,7 @@ class TestParameters:
         ("path", "method"),
         [(path, method) for method in ("get", "post", "delete", "patch") for path in operations(method) if "{" in path],
     )
-    def test_of_the_path(self, client: TestClient, ids: dict[str, str], path: str, method: str) -> None:
+    def test_path_parameters(self, client: TestClient, ids: dict[str, str], path: str, method: str) -> None:
         for name in parameters(path, method, "path"):
             for value in VALUES.values():
                 refused_or_answered(client.request(method, address(path, {**ids, name: value})))
@@ -153,7 +153,7 @@ class TestParameters:
     @pytest.mark.parametrize(
         "path", [path for path in operations("get") if "cursor" in parameters(path, "get", "query")]
     )
-    def test_of_cursors(self, client: TestClient, ids: dict[str, str], path: str) -> None:
+    def test_cursors(self, client: TestClient, ids: dict[str, str], path: str) -> None:
         some = str(uuid.uuid4())
         parts: tuple[Any, ...] = (
             2**31,
@@ -217,7 +217,9 @@ class TestBodies:
     @pytest.mark.parametrize(
         ("path", "method"), [(path, method) for method in ("post", "patch") for path in operations(method)]
     )
-    def test_at_every_place(self, client: TestClient, own_ids: dict[str, str], path: str, method: str) -> None:
+    def test_hostile_values_in_every_field(
+        self, client: TestClient, own_ids: dict[str, str], path: str, method: str
+    ) -> None:
         headers = {"Content-Type": "application/json"}
         for value in BODIES.values():
             for body in bodies(path, method, value):
@@ -230,7 +232,7 @@ class TestBodies:
         assert answer.status_code == 422
 
     @pytest.mark.parametrize("path", ["/runs", "/plans", "/generate"])
-    def test_what_is_no_json(self, client: TestClient, path: str) -> None:
+    def test_invalid_json(self, client: TestClient, path: str) -> None:
         for body in (b"", b"\xff", b'"\xed\xa0\x80"', b"{", b'{"a":1,"a":2}', b"{}{}"):
             response = client.post(path, content=body, headers={"Content-Type": "application/json"})
             refused_or_answered(response)
@@ -269,7 +271,7 @@ CONDITIONS = ("range", "if-range", "if-none-match")
 
 class TestHeaders:
     @pytest.mark.parametrize("name", HEADERS)
-    def test_each_alone_and_twice(self, client: TestClient, ids: dict[str, str], name: str) -> None:
+    def test_each_header_alone_and_twice(self, client: TestClient, ids: dict[str, str], name: str) -> None:
         for place, path in enumerate(operations("get")):
             # What is done with other headers knows no routes: each value is sent to a third of them, and not twice.
             documented = [one.lower() for one in parameters(path, "get", "header")]
@@ -286,7 +288,7 @@ class TestHeaders:
             refused_or_answered(client.post("/generate", content=b'{"prompts": ["a"]}', headers=headers))
 
     @pytest.mark.parametrize(("many", "size"), [(1, 200_000), (5000, 20)])
-    def test_too_many_are_refused(self, client: TestClient, many: int, size: int) -> None:
+    def test_too_many_headers_are_rejected(self, client: TestClient, many: int, size: int) -> None:
         headers = [(f"x-{index}", "a" * size) for index in range(many)]
         response = client.get("/healthz", headers=headers)
         assert (response.status_code, response.json()["code"]) == (431, "headers_too_large")
@@ -314,7 +316,7 @@ def port(module_database: Database, serve: Any) -> Iterator[int]:
 
 
 @pytest.mark.parametrize("name", REQUESTS)
-def test_requests_that_are_none(port: int, name: str) -> None:
+def test_invalid_requests(port: int, name: str) -> None:
     with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
         connection.sendall(REQUESTS[name])
         connection.shutdown(socket.SHUT_WR)

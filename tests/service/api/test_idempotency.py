@@ -34,7 +34,7 @@ def rows(database: Database, model: type[Run | Generation | Evaluation | Score |
 
 @pytest.mark.parametrize(("path", "body", "model"), [("/runs", {}, Run), ("/generate", GENERATION, Generation)])
 class TestMaking:
-    def test_the_same_request_again_shows_what_the_first_one_made(
+    def test_a_repeated_request_returns_the_created_resource(
         self, client: TestClient, database: Database, path: str, body: dict[str, object], model: type[Run | Generation]
     ) -> None:
         first, again = (client.post(path, json=body, headers=key()) for _ in range(2))
@@ -45,14 +45,14 @@ class TestMaking:
         assert again.headers["Idempotency-Replayed"] == "true"
         assert rows(database, model) == 1
 
-    def test_other_keys_and_no_key_are_other_requests(
+    def test_requests_with_other_keys_or_no_key_are_separate(
         self, client: TestClient, database: Database, path: str, body: dict[str, object], model: type[Run | Generation]
     ) -> None:
         for headers in (key("a"), key("b"), {}, {}):
             assert client.post(path, json=body, headers=headers).status_code == 202
         assert rows(database, model) == 4
 
-    def test_requests_at_the_same_time_make_one_thing(
+    def test_concurrent_requests_create_one_resource(
         self, client: TestClient, database: Database, path: str, body: dict[str, object], model: type[Run | Generation]
     ) -> None:
         def ask(_: int) -> Response:
@@ -66,7 +66,7 @@ class TestMaking:
         assert rows(database, model) == 1
 
 
-def test_another_body_path_or_query_under_the_same_key_is_refused(client: TestClient, database: Database) -> None:
+def test_another_body_path_or_query_under_the_same_key_is_rejected(client: TestClient, database: Database) -> None:
     made = client.post("/runs", json={}, headers=key())
     for other in (
         client.post("/runs", json={"name": "other"}, headers=key()),
@@ -79,13 +79,13 @@ def test_another_body_path_or_query_under_the_same_key_is_refused(client: TestCl
     assert (rows(database, Run), rows(database, Generation)) == (1, 0)
 
 
-def test_a_refused_request_leaves_its_key_free(client: TestClient) -> None:
+def test_a_rejected_request_does_not_use_its_key(client: TestClient) -> None:
     refused = client.post("/runs", json={"model": "unheard-of"}, headers=key())
     assert refused.status_code == 422
     assert client.post("/runs", json={}, headers=key()).status_code == 202
 
 
-def test_a_cancellation_that_is_sent_again_spares_what_came_after(client: TestClient, database: Database) -> None:
+def test_a_repeated_cancellation_does_not_affect_later_changes(client: TestClient, database: Database) -> None:
     for made in (client.post("/runs", json={}), client.post("/generate", json=GENERATION)):
         cancel = f"{made.headers['Location']}/cancel"
         first, again = (client.post(cancel, headers=key(made.json()["id"])) for _ in range(2))
@@ -93,7 +93,7 @@ def test_a_cancellation_that_is_sent_again_spares_what_came_after(client: TestCl
         assert again.headers["Idempotency-Replayed"] == "true"
 
 
-def test_cancelling_again_after_a_resumption_leaves_the_run_alone(client: TestClient, database: Database) -> None:
+def test_a_repeated_cancellation_after_resuming_has_no_effect(client: TestClient, database: Database) -> None:
     made = client.post("/runs", json={}).json()
     assert client.post(f"/runs/{made['id']}/cancel", headers=key()).json()["status"] == "cancelled"
     with database.transaction() as session:
@@ -101,7 +101,7 @@ def test_cancelling_again_after_a_resumption_leaves_the_run_alone(client: TestCl
     assert client.post(f"/runs/{made['id']}/cancel", headers=key()).json()["status"] == "queued"
 
 
-def test_a_clone_is_shown_again_after_its_parent_was_deleted(client: TestClient, records: Any) -> None:
+def test_a_repeated_clone_request_works_after_its_parent_was_deleted(client: TestClient, records: Any) -> None:
     parent = records.run(JobStatus.SUCCEEDED)
     clone = f"/runs/{parent.id}/clone"
     first = client.post(clone, json={"name": "other"}, headers=key())
@@ -118,7 +118,7 @@ def test_a_clone_is_shown_again_after_its_parent_was_deleted(client: TestClient,
 
 class TestDeleted:
     @pytest.mark.parametrize(("path", "body"), [*JOBS.items(), ("/runs/{parent}/clone", {})])
-    def test_what_was_made_and_deleted_is_not_made_again(
+    def test_a_deleted_resource_is_not_created_again(
         self, client: TestClient, records: Any, database: Database, path: str, body: dict[str, Any]
     ) -> None:
         path = path.format(parent=records.run(JobStatus.SUCCEEDED).id)
@@ -133,7 +133,7 @@ class TestDeleted:
         assert [rows(database, model) for model in (Run, Generation, Evaluation, Score)] == [1, 0, 0, 0]
 
     @pytest.mark.parametrize(("path", "model"), [("/generate", Generation), ("/score", Score)])
-    def test_what_is_deleted_while_its_request_waits_is_told_as_deleted(
+    def test_a_deletion_during_a_waiting_request_is_reported(
         self,
         client: TestClient,
         database: Database,
@@ -151,11 +151,11 @@ class TestDeleted:
         assert (asked.result().status_code, asked.result().json()["code"]) == (410, "deleted")
 
     @pytest.mark.parametrize("path", [*JOBS, "/runs/{run_id}/clone"])
-    def test_the_answer_is_documented(self, path: str) -> None:
+    def test_the_response_is_documented(self, path: str) -> None:
         assert "410" in document()["paths"][path]["post"]["responses"]
 
 
-def test_a_plan_takes_a_key_and_keeps_nothing(client: TestClient, database: Database) -> None:
+def test_a_plan_accepts_a_key_and_stores_nothing(client: TestClient, database: Database) -> None:
     assert client.post("/plans", json={}, headers=key()).status_code == 200
     assert client.post("/plans", json={"training": {"max_steps": 5}}, headers=key()).status_code == 200
     assert rows(database, IdempotencyKey) == 0
@@ -171,7 +171,7 @@ def test_a_key_is_visible_ascii_of_at_most_255_characters(client: TestClient, pa
     assert client.post(path, json=body, headers=key("x" * 255)).status_code < 300
 
 
-def test_a_key_stands_once(client: TestClient) -> None:
+def test_two_idempotency_headers_are_rejected(client: TestClient) -> None:
     twice = [("Idempotency-Key", "a"), ("Idempotency-Key", "b")]
     assert client.post("/runs", json={}, headers=twice).status_code == 422
 
@@ -187,7 +187,9 @@ def held(client: TestClient, database: Database) -> Iterator[str]:
         yield "held"
 
 
-def test_waiting_for_the_first_one_has_an_end(client: TestClient, held: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_a_concurrent_request_times_out(
+    client: TestClient, held: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("service.api.idempotency._LOCK_TIMEOUT", "20ms")
     answer = client.post("/runs", json={}, headers=key(held))
     assert (answer.status_code, answer.json()["code"]) == (409, "idempotency_in_progress")

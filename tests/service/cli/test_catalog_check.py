@@ -10,7 +10,7 @@ from service.cli import app
 RUNNER = CliRunner()
 
 
-def test_what_is_here_and_what_is_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_present_and_missing_files_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "weights").mkdir()
     file = tmp_path / "catalog.yaml"
     file.write_text(f"""
@@ -42,7 +42,7 @@ prompt_sets: [{{name: mine, kind: file, path: {tmp_path}/prompts.txt}}]
 
 
 @pytest.mark.parametrize(("written", "said"), [("models: 1", "models: 1: "), (None, "No such file")])
-def test_a_file_that_no_service_takes(tmp_path: Path, written: str | None, said: str) -> None:
+def test_an_invalid_file_is_an_error(tmp_path: Path, written: str | None, said: str) -> None:
     file = tmp_path / "catalog.yaml"
     if written is not None:
         file.write_text(written)
@@ -50,7 +50,7 @@ def test_a_file_that_no_service_takes(tmp_path: Path, written: str | None, said:
     assert told.exit_code == 1 and said in told.output and str(file) in told.output
 
 
-def test_without_a_file_the_services_own_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_file_the_bundled_catalog_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("G2RPO_CATALOG", raising=False)
     told = RUNNER.invoke(app, ["catalog", "check"])
     assert told.exit_code == 0 and "contracts/catalog.yaml: " in told.output.splitlines()[0]

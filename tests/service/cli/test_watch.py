@@ -54,7 +54,7 @@ def run(records: Any) -> Run:
 
 @pytest.mark.parametrize("terminal", [True, False])
 @pytest.mark.parametrize("last", [JobStatus.SUCCEEDED, JobStatus.FAILED])
-def test_it_shows_where_the_run_stands_until_its_end(moving: Moving, run: Run, terminal: bool, last: JobStatus) -> None:
+def test_progress_is_shown_until_the_run_ends(moving: Moving, run: Run, terminal: bool, last: JobStatus) -> None:
     moving.moves = iter([last])
     on = Console(file=io.StringIO(), force_terminal=terminal, width=200)
     ended = watch(moving, moving.run(run.id), on, every=0.1)
@@ -64,7 +64,7 @@ def test_it_shows_where_the_run_stands_until_its_end(moving: Moving, run: Run, t
         assert part in shown
 
 
-def test_it_ends_with_a_pause(moving: Moving, run: Run) -> None:
+def test_watching_ends_with_a_pause(moving: Moving, run: Run) -> None:
     moving.moves = iter([JobStatus.PAUSING, JobStatus.PAUSED])
     assert watch(moving, moving.run(run.id), Console(file=io.StringIO()), every=0.1).status is JobStatus.PAUSED
 

@@ -134,7 +134,7 @@ class TestRetries:
             [answer("429 Too Many Requests", "Retry-After: 0"), 200],
         ],
     )
-    def test_a_post_is_done_once_however_often_it_is_sent(
+    def test_a_repeated_post_has_one_effect(
         self, reaching: Client, network: Network, database: Database, fates: list[Any]
     ) -> None:
         network.plan.extend(fates)
@@ -143,15 +143,17 @@ class TestRetries:
         assert count(database) == 1
         assert reaching.run(run.id).name == "once"
 
-    def test_two_posts_are_two(self, reaching: Client, database: Database) -> None:
+    def test_two_posts_create_two_runs(self, reaching: Client, database: Database) -> None:
         assert reaching.create_run({}).id != reaching.create_run({}).id
         assert count(database) == 2
 
-    def test_a_get_is_sent_again(self, reaching: Client, network: Network) -> None:
+    def test_a_failed_get_is_retried(self, reaching: Client, network: Network) -> None:
         network.plan.extend(["refuse", 20, answer("503 Service Unavailable")])
         assert reaching.catalog().models
 
-    def test_a_refusal_is_told_at_once_with_every_field(self, reaching: Client, network: Network) -> None:
+    def test_a_validation_error_is_raised_immediately_with_every_field(
+        self, reaching: Client, network: Network
+    ) -> None:
         with pytest.raises(ApiError) as refused:
             reaching.create_run({"training": {"max_steps": 0}, "algorithm": {"group_size": 1}})
         error = refused.value
@@ -159,7 +161,7 @@ class TestRetries:
         assert {error.loc[-1] for error in error.errors} == {"max_steps", "group_size"}
         assert error.request_id and "max_steps" in error.detail == str(error)
 
-    def test_it_gives_up_when_its_patience_ends(self, network: Network) -> None:
+    def test_retries_end_after_the_patience(self, network: Network) -> None:
         network.always = "refuse"
         with (
             Client(network.url, patience=0.5) as client,
@@ -169,18 +171,18 @@ class TestRetries:
         assert (lost.value.status, lost.value.code) == (None, "unreachable")
         assert network.connections > 1
 
-    def test_a_wait_longer_than_its_patience_is_left_to_the_caller(self, network: Network) -> None:
+    def test_a_retry_after_beyond_the_patience_is_raised(self, network: Network) -> None:
         network.plan.append(answer("429 Too Many Requests", "Retry-After: 3600"))
         with Client(network.url) as client, pytest.raises(ApiError) as refused:
             client.catalog()
         assert (refused.value.status, refused.value.retry_after, network.connections) == (429, 3600, 1)
 
     @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://localhost", "http://", "http://[::1", "file:///etc"])
-    def test_what_is_no_address_is_refused(self, url: str) -> None:
+    def test_an_invalid_url_is_rejected(self, url: str) -> None:
         with pytest.raises(ApiError, match="Invalid service URL"):
             Client(url)
 
-    def test_a_path_that_leads_elsewhere_is_not_asked(self, reaching: Client) -> None:
+    def test_a_path_of_another_host_is_not_requested(self, reaching: Client) -> None:
         for path in ("http://evil.example/", "//evil.example/", "relative"):
             with pytest.raises(ApiError, match="Invalid path"):
                 reaching.fetch_image(path)
@@ -191,7 +193,7 @@ class TestDownload:
     def checkpoint(self, records: Any) -> Any:
         return records.checkpoint(records.run(JobStatus.SUCCEEDED), {WEIGHTS: DATA, "sub dir/état.json": b"{}"})
 
-    def test_a_broken_transfer_goes_on_where_it_broke_off(
+    def test_a_broken_transfer_resumes_at_its_last_byte(
         self, reaching: Client, network: Network, checkpoint: Any, tmp_path: Path
     ) -> None:
         network.plan.extend([3000, 1_500_000, "refuse", 700_000, 20_000])
@@ -201,7 +203,7 @@ class TestDownload:
         assert {path.name for path in (tmp_path / "out").rglob("*") if path.is_file()} == {WEIGHTS, "état.json"}
         assert network.connections >= 5
 
-    def test_the_next_call_goes_on_where_this_one_gave_up(
+    def test_the_next_call_resumes_a_failed_download(
         self, url: str, network: Network, checkpoint: Any, tmp_path: Path
     ) -> None:
         with Client(url) as client:
@@ -217,7 +219,7 @@ class TestDownload:
             network.always = len(DATA) - part.stat().st_size + 2000  # enough for the rest and its headers alone
             assert impatient._download_file(file, tmp_path / "out").read_bytes() == DATA
 
-    def test_a_file_that_is_there_is_left_alone(
+    def test_an_existing_file_is_unchanged(
         self, reaching: Client, network: Network, checkpoint: Any, tmp_path: Path
     ) -> None:
         first = [path.stat().st_mtime_ns for path in reaching.download(checkpoint.id, tmp_path)]
@@ -233,7 +235,7 @@ class TestDownload:
             client.download(checkpoint.id, tmp_path / "out")
         assert not (tmp_path / "out" / WEIGHTS).exists()
 
-    def test_a_refusal_is_an_error_of_the_api(self, reaching: Client, checkpoint: Any, tmp_path: Path) -> None:
+    def test_an_error_response_is_an_api_error(self, reaching: Client, checkpoint: Any, tmp_path: Path) -> None:
         file = reaching.checkpoint(checkpoint.id).files[0]
         other = file.model_copy(update={"url": f"/checkpoints/{uuid.uuid4()}/files/{WEIGHTS}"})
         with pytest.raises(ApiError, match="There is no checkpoint") as refused:
@@ -241,7 +243,7 @@ class TestDownload:
         assert refused.value.status == 404
 
     @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "a\\x", "", ".."])
-    def test_a_name_that_leads_elsewhere_is_refused(self, reaching: Client, tmp_path: Path, name: str) -> None:
+    def test_a_name_outside_the_directory_is_rejected(self, reaching: Client, tmp_path: Path, name: str) -> None:
         file = CheckpointFileView(name=name, sha256=hashlib.sha256(b"").hexdigest(), size=0, url="/x")
         with pytest.raises(ApiError, match="it is outside"):
             reaching._download_file(file, tmp_path / "out")
@@ -249,7 +251,7 @@ class TestDownload:
 
 
 class TestWait:
-    def test_for_a_run_sees_it_go_on_and_returns_its_end(
+    def test_waiting_for_a_run_reports_progress_and_returns_its_end(
         self, reaching: Client, network: Network, records: Any, database: Database
     ) -> None:
         run = records.run(JobStatus.RUNNING)
@@ -266,20 +268,20 @@ class TestWait:
         assert reaching.wait_for_run(run.id, timeout=60, every=0.1, seen=notice).status is JobStatus.SUCCEEDED
         assert [one.status for one in seen] == [JobStatus.RUNNING, JobStatus.SUCCEEDED]
 
-    def test_for_a_run_until_it_has_a_state(self, reaching: Client, records: Any) -> None:
+    def test_waiting_for_a_run_until_a_status(self, reaching: Client, records: Any) -> None:
         run = records.run(JobStatus.RUNNING)
         assert reaching.wait_for_run(run.id, 60, until={"running", "paused"}).status is JobStatus.RUNNING
 
-    def test_for_a_run_ends_with_the_time(self, reaching: Client, records: Any) -> None:
+    def test_waiting_for_a_run_times_out(self, reaching: Client, records: Any) -> None:
         with pytest.raises(TimeoutError, match="is still running after 1 s"):
             reaching.wait_for_run(records.run(JobStatus.RUNNING).id, timeout=1)
 
-    def test_for_a_run_that_is_not_there_is_refused(self, reaching: Client) -> None:
+    def test_waiting_for_an_unknown_run_is_an_error(self, reaching: Client) -> None:
         with pytest.raises(ApiError, match="There is no run") as refused:
             reaching.wait_for_run(uuid.uuid4())
         assert refused.value.status == 404
 
-    def test_for_a_generation(self, reaching: Client, database: Database, eventually: Eventually) -> None:
+    def test_waiting_for_a_generation(self, reaching: Client, database: Database, eventually: Eventually) -> None:
         made = reaching.generate({"prompts": ["a red circle"]})
         with pytest.raises(TimeoutError, match="is still queued after"):
             reaching.wait_for_generation(made.id, timeout=0.5)
@@ -295,7 +297,7 @@ class TestWait:
 
 class TestEvents:
     @pytest.mark.parametrize("seed", range(8))
-    def test_each_comes_once_wherever_the_stream_breaks_off(
+    def test_each_event_is_received_once_despite_broken_streams(
         self, reaching: Client, network: Network, records: Any, database: Database, seed: int
     ) -> None:
         run = records.run(JobStatus.RUNNING)
@@ -309,7 +311,7 @@ class TestEvents:
         assert [event.data["number"] for event in events if isinstance(event, RunEvent)] == list(range(60))
         assert isinstance(events[-1], RunEnd)
 
-    def test_an_answer_that_is_no_stream_is_refused(self, reaching: Client, network: Network) -> None:
+    def test_a_response_without_a_stream_is_an_error(self, reaching: Client, network: Network) -> None:
         network.plan.append(answer("200 OK", "Content-Type: text/html"))
         with pytest.raises(ApiError, match="is not this service"):
             next(reaching.events(uuid.uuid4()))
@@ -321,7 +323,7 @@ class TestLists:
         network.plan.extend(["refuse", 30])
         assert [run.id for run in reaching.runs()] == runs[::-1]
 
-    def test_logs_go_on_with_the_next_attempt(self, reaching: Client, records: Any, database: Database) -> None:
+    def test_logs_continue_with_the_next_attempt(self, reaching: Client, records: Any, database: Database) -> None:
         run = records.run(JobStatus.RUNNING)
         with database.transaction() as session:
             for attempt in (1, 3):
@@ -367,7 +369,7 @@ LINES = st.sampled_from(
 
 
 @given(st.lists(LINES, max_size=20), st.sampled_from(["\n", "\r\n"]), st.lists(st.integers(1, 9), max_size=60))
-def test_frames_are_the_same_however_the_bytes_arrive(lines: list[str], end: str, sizes: list[int]) -> None:
+def test_frames_do_not_depend_on_block_sizes(lines: list[str], end: str, sizes: list[int]) -> None:
     data = "".join(line + end for line in lines).encode()
     blocks, rest = [], data
     for size in sizes:

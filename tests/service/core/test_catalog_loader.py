@@ -23,7 +23,7 @@ def offer(file: Path) -> CatalogLoader:
     return CatalogLoader(file, check_seconds=0)
 
 
-def test_a_changed_file_is_offered(file: Path) -> None:
+def test_a_changed_file_is_reloaded(file: Path) -> None:
     offered = offer(file)
     file.write_text(MINE)
     assert offered.current().prompt_set("mine").path == Path("/prompts.txt")
@@ -35,7 +35,7 @@ def test_an_unchanged_file_is_not_read_again(file: Path) -> None:
     assert offered.current() is offered.current()
 
 
-def test_a_broken_file_leaves_the_catalog_as_it_was_until_it_is_mended(file: Path) -> None:
+def test_an_invalid_file_keeps_the_last_catalog_until_it_is_fixed(file: Path) -> None:
     offered = offer(file)
     before = offered.current()
     file.write_text("extends: bundled\nmodels: [{}]\n")
@@ -45,7 +45,7 @@ def test_a_broken_file_leaves_the_catalog_as_it_was_until_it_is_mended(file: Pat
     assert offered.current().prompt_set("mine") and offered.problem is None
 
 
-def test_a_file_that_vanishes_leaves_the_catalog_as_it_was(file: Path) -> None:
+def test_a_missing_file_keeps_the_last_catalog(file: Path) -> None:
     offered = offer(file)
     before = offered.current()
     file.unlink()
@@ -53,13 +53,13 @@ def test_a_file_that_vanishes_leaves_the_catalog_as_it_was(file: Path) -> None:
     assert offered.problem is not None and "No such file" in offered.problem
 
 
-def test_nothing_is_offered_from_the_start_where_the_file_is_broken(file: Path) -> None:
+def test_an_invalid_file_at_startup_is_an_error(file: Path) -> None:
     file.write_text("models: 1")
     with pytest.raises(CatalogError):
         offer(file)
 
 
-def test_readiness_tells_of_a_broken_file_and_goes_on(app: FastAPI, client: TestClient, file: Path) -> None:
+def test_readiness_reports_an_invalid_file_as_a_warning(app: FastAPI, client: TestClient, file: Path) -> None:
     app.state.catalog = offer(file)
     file.write_text("extends: nothing\n")
     checks = {one["name"]: one for one in client.get("/readyz").json()["checks"]}
@@ -67,7 +67,7 @@ def test_readiness_tells_of_a_broken_file_and_goes_on(app: FastAPI, client: Test
     assert "g2rpo catalog check" in checks["catalog"]["hint"]
 
 
-def test_requests_are_answered_from_the_changed_file(app: FastAPI, client: TestClient, file: Path) -> None:
+def test_requests_use_the_changed_file(app: FastAPI, client: TestClient, file: Path) -> None:
     app.state.catalog = offer(file)
     file.write_text(MINE)
     assert "mine" in [one["name"] for one in client.get("/catalog").json()["prompt_sets"]]

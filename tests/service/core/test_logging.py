@@ -25,7 +25,7 @@ def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
     service_logging.configure("CRITICAL")
 
 
-def test_a_line_tells_when_how_bad_what_and_of_which_request(lines: Any) -> None:
+def test_a_line_has_time_level_event_and_request_id(lines: Any) -> None:
     service_logging.configure("INFO")
     with structlog.contextvars.bound_contextvars(request_id="r-1"):
         structlog.get_logger("service.x").info("happened", number=3)
@@ -54,7 +54,7 @@ def test_configuring_twice_does_not_double_the_lines(lines: Any) -> None:
 
 
 @pytest.mark.parametrize("logger", [structlog.get_logger("service.x"), logging.getLogger("some.library")])
-def test_an_exception_is_told_without_local_variables(lines: Any, logger: Any) -> None:
+def test_an_exception_is_logged_without_local_variables(lines: Any, logger: Any) -> None:
     service_logging.configure("INFO")
 
     def fails() -> None:
@@ -72,7 +72,7 @@ def test_an_exception_is_told_without_local_variables(lines: Any, logger: Any) -
     assert "hunter2" not in json.dumps(line)
 
 
-def test_passwords_in_urls_are_left_out(lines: Any) -> None:
+def test_passwords_in_urls_are_masked(lines: Any) -> None:
     service_logging.configure("INFO")
     logging.getLogger("kombu").error("cannot connect to redis://:hunter2@cache:6379/0 for user@example.org")
     structlog.get_logger("service.x").error("x", url="postgresql+psycopg://u:p%40ss@db/g2rpo")
@@ -81,14 +81,14 @@ def test_passwords_in_urls_are_left_out(lines: Any) -> None:
     assert second["url"] == "postgresql+psycopg://u:***@db/g2rpo"
 
 
-def test_other_libraries_are_heard_from_warnings_on(lines: Any) -> None:
+def test_other_libraries_are_logged_from_level_warning(lines: Any) -> None:
     service_logging.configure("INFO")
     logging.getLogger("alembic.runtime.migration").info("context impl")
     logging.getLogger("kombu").warning("the broker went away")
     assert [line["event"] for line in lines()] == ["the broker went away"]
 
 
-def test_a_serving_process_writes_nothing_but_such_lines(database: Database) -> None:
+def test_a_server_process_writes_only_json_lines(database: Database) -> None:
     settings = database.settings
     environment = {
         "G2RPO_DATABASE_URL": settings.database_url,

@@ -15,7 +15,7 @@ made = st.builds(security.new_secret)
 
 
 @given(made)
-def test_a_new_key_has_the_form_of_one(key: str) -> None:
+def test_a_new_key_has_the_documented_format(key: str) -> None:
     assert re.fullmatch(r"g2k_[0-9A-Za-z]{38}", key)
     security.check_form(key)
 
@@ -27,14 +27,14 @@ def test_keys_use_every_character_and_do_not_repeat() -> None:
 
 
 @given(made, st.integers(4, security.LENGTH - 1), st.sampled_from(ALPHANUMERIC))
-def test_one_wrong_character_is_told_from_an_unknown_key(key: str, place: int, other: str) -> None:
+def test_one_wrong_character_is_a_checksum_error(key: str, place: int, other: str) -> None:
     assume(key[place] != other)
     with pytest.raises(ValueError, match="checksum of the key is wrong"):
         security.check_form(key[:place] + other + key[place + 1 :])
 
 
 @given(made, st.integers(4, security.LENGTH - 2))
-def test_two_exchanged_characters_are_noticed(key: str, place: int) -> None:
+def test_two_exchanged_characters_are_a_checksum_error(key: str, place: int) -> None:
     first, second = key[place], key[place + 1]
     assume(first != second)
     with pytest.raises(ValueError, match="checksum"):
@@ -42,14 +42,14 @@ def test_two_exchanged_characters_are_noticed(key: str, place: int) -> None:
 
 
 @given(st.text(max_size=60))
-def test_what_has_another_form_is_refused_without_being_shown(text: str) -> None:
+def test_another_format_is_rejected_without_showing_it(text: str) -> None:
     with pytest.raises(ValueError, match=r"a key consists of g2k_ and 38 letters and digits|checksum") as refused:
         security.check_form(text)
     assert len(text) < 5 or text not in str(refused.value)
 
 
 @given(made, st.integers(1, 10))
-def test_a_key_cut_short_or_run_on_is_refused(key: str, count: int) -> None:
+def test_a_key_of_another_length_is_rejected(key: str, count: int) -> None:
     for wrong in (key[:-count], key + "0" * count, key + "\n", " " + key):
         with pytest.raises(ValueError, match="a key consists of"):
             security.check_form(wrong)

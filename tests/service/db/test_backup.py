@@ -28,7 +28,7 @@ def libpq(url: str, **parts: str) -> str:
     return make_url(url).set(drivername="postgresql", **parts).render_as_string(hide_password=False)
 
 
-def test_a_dump_and_a_later_copy_of_the_store_are_a_service(
+def test_a_dump_and_a_later_copy_of_the_store_restore_the_service(
     database: Database, records: Any, settings: Settings, new_database_url: str, tmp_path: Path
 ) -> None:
     checkpoint = records.checkpoint(records.run(JobStatus.SUCCEEDED), {WEIGHTS: b"weights"})

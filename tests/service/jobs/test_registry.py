@@ -35,20 +35,20 @@ def sketch(database: Database, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sket
         yield row
 
 
-def test_metrics_and_health_show_it(client: TestClient, sketch: Sketch) -> None:
+def test_a_new_kind_is_in_metrics_and_health(client: TestClient, sketch: Sketch) -> None:
     metrics = client.get("/metrics").text
     assert 'g2rpo_jobs{kind="sketch",status="queued"} 1.0' in metrics
     assert 'g2rpo_workers{queue="sketching"} 0.0' in metrics
     assert "0 for sketching" in client.get("/readyz").json()["checks"][-1]["detail"]
 
 
-def test_the_doctor_shows_it(database: Database, sketch: Sketch) -> None:
+def test_a_new_kind_is_in_the_doctor(database: Database, sketch: Sketch) -> None:
     assert "1 sketchs wait" in doctor.queues(database)
     with pytest.raises(Degraded, match="sketching"):
         doctor.workers(database)
 
 
-def test_its_message_wakes_its_queue(database: Database, sketch: Sketch) -> None:
+def test_a_new_kind_sends_messages_to_its_queue(database: Database, sketch: Sketch) -> None:
     assert "sketching" in queues()
     with Connection(database.settings.broker_url) as connection:
         waiting = connection.SimpleQueue("sketching")
@@ -59,7 +59,7 @@ def test_its_message_wakes_its_queue(database: Database, sketch: Sketch) -> None
     assert message.decode()[0] == ["sketching", str(sketch.id)]
 
 
-def test_it_counts_towards_the_quota(database: Database, sketch: Sketch) -> None:
+def test_a_new_kind_counts_towards_the_quota(database: Database, sketch: Sketch) -> None:
     key = ApiKey(name="one job", prefix="one", hash="", scopes=["write"], max_open_jobs=1)
     with database.transaction() as session:
         session.add(key)
@@ -72,7 +72,7 @@ def test_it_counts_towards_the_quota(database: Database, sketch: Sketch) -> None
         session.execute(delete(ApiKey))
 
 
-def test_it_is_found_awaited_and_cancelled(database: Database, sketch: Sketch) -> None:
+def test_a_job_of_a_new_kind_is_found_awaited_and_cancelled(database: Database, sketch: Sketch) -> None:
     with database.transaction() as session:
         assert views.queue_position(session, views.find(session, Sketch, sketch.id)) == 1
         row, changed = views.cancel(session, Sketch, sketch.id)

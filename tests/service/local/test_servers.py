@@ -61,13 +61,13 @@ def awkward(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class TestPostgres:
-    def test_it_serves_on_an_awkward_path_and_keeps_its_data(self, awkward: Path) -> None:
+    def test_it_runs_in_an_unusual_path_and_keeps_its_data(self, awkward: Path) -> None:
         with running_postgres(awkward) as server:
             execute(server, "CREATE TABLE kept (value text)", "INSERT INTO kept VALUES ('ünïcode')")
         with running_postgres(awkward) as server:
             assert execute(server, "SELECT value FROM kept") == "ünïcode"
 
-    def test_what_was_committed_survives_a_kill(self, awkward: Path) -> None:
+    def test_committed_data_survives_a_kill(self, awkward: Path) -> None:
         server = postgres.start(awkward)
         execute(server, "CREATE TABLE committed AS SELECT 7 AS value")
         server.process.kill()
@@ -77,7 +77,7 @@ class TestPostgres:
             assert again.url == server.url
             assert execute(again, "SELECT value FROM committed") == 7
 
-    def test_a_try_that_failed_does_not_lead_its_clients_elsewhere(self, awkward: Path) -> None:
+    def test_a_failed_start_does_not_redirect_clients(self, awkward: Path) -> None:
         server = postgres.start(awkward, durable=False)
         server.process.kill()
         server.process.wait()
@@ -86,7 +86,7 @@ class TestPostgres:
         with running_postgres(awkward) as again:
             assert again.url == server.url
 
-    def test_it_opens_no_tcp_port_its_sockets_are_private_and_a_second_one_is_refused(self, awkward: Path) -> None:
+    def test_it_opens_no_tcp_port_has_private_sockets_and_rejects_a_second_server(self, awkward: Path) -> None:
         with running_postgres(awkward) as server:
             assert execute(server, "SHOW listen_addresses") == ""
             sockets = (awkward / "sockets").resolve()
@@ -95,7 +95,7 @@ class TestPostgres:
                 postgres.start(awkward)
         assert not sockets.exists()
 
-    def test_an_interrupted_creation_is_begun_again_and_a_damaged_cluster_is_an_error_with_its_log(
+    def test_an_interrupted_creation_is_repeated_and_a_damaged_cluster_is_an_error_with_its_log(
         self, tmp_path: Path
     ) -> None:
         (tmp_path / "data" / "cluster.new").mkdir(parents=True)
@@ -108,13 +108,13 @@ class TestPostgres:
             postgres.start(tmp_path / "data")
 
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root has to become another user")
-    def test_root_runs_it_as_somebody_else(self, awkward: Path) -> None:
+    def test_root_runs_it_as_another_user(self, awkward: Path) -> None:
         with running_postgres(awkward) as server:
             assert Path(f"/proc/{server.process.pid}").stat().st_uid != 0
 
 
 class TestValkey:
-    def test_messages_survive_a_kill_on_an_awkward_path(self, tmp_path: Path) -> None:
+    def test_messages_survive_a_kill_in_an_unusual_path(self, tmp_path: Path) -> None:
         awkward = awkward_path(tmp_path)
         server = valkey.start(awkward)
         with connect(server) as client:
@@ -127,7 +127,7 @@ class TestValkey:
             assert again.url == server.url
             assert client.lrange("queue", 0, -1) == ["wake up"]
 
-    def test_a_second_one_is_refused(self, tmp_path: Path) -> None:
+    def test_a_second_server_is_rejected(self, tmp_path: Path) -> None:
         with running_valkey(tmp_path / "data") as server:
             with pytest.raises(EmbeddedError, match="in use"):
                 valkey.start(tmp_path / "data")

@@ -95,7 +95,7 @@ def occupied_ports() -> Iterator[None]:
 
 
 @pytest.mark.timeout(600)
-def test_one_up_after_another_goes_on_after_a_kill_and_after_ctrl_c_and_none_leaves_anything_behind(
+def test_up_continues_after_a_kill_or_ctrl_c_and_leaves_no_processes(
     up: Callable[..., Up], occupied_ports: None, eventually: Eventually
 ) -> None:
     """One test: each of the three starts of all processes takes ten seconds of processor time."""
@@ -171,7 +171,7 @@ def refused_up(data: Path, port: int = 0, **environment: str) -> Result:
     return refused
 
 
-def test_a_port_that_is_taken_is_an_error_that_says_so(tmp_path: Path) -> None:
+def test_an_occupied_port_is_an_error_that_names_it(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -205,15 +205,13 @@ def test_a_port_that_is_taken_is_an_error_that_says_so(tmp_path: Path) -> None:
         ("G2RPO_CATALOG", "/nowhere.yaml", ["catalog: /nowhere.yaml", "No such file"]),
     ],
 )
-def test_what_keeps_it_from_starting_is_named_with_a_remedy(
-    tmp_path: Path, variable: str, value: str, told: list[str]
-) -> None:
+def test_problems_at_startup_are_named_with_a_fix(tmp_path: Path, variable: str, value: str, told: list[str]) -> None:
     refused = refused_up(tmp_path / "data", **{variable: value})
     assert all(words in refused.stderr for words in told), refused.stderr
     assert "hunter2" not in refused.output
 
 
-def test_a_database_of_a_newer_version_is_left_alone(tmp_path: Path, new_database_url: str, broker_url: str) -> None:
+def test_a_database_of_a_newer_version_is_unchanged(tmp_path: Path, new_database_url: str, broker_url: str) -> None:
     engine = create_engine(new_database_url)
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))

@@ -21,11 +21,11 @@ def readiness(settings: Settings) -> tuple[int, dict[str, Any]]:
         return response.status_code, response.json()
 
 
-def test_the_index_leads_to_the_documentation(client: TestClient) -> None:
+def test_the_index_links_to_the_documentation(client: TestClient) -> None:
     assert client.get(client.get("/").json()["docs"]).status_code == 200
 
 
-def test_a_service_with_all_it_needs_is_ready(client: TestClient) -> None:
+def test_a_service_with_all_dependencies_is_ready(client: TestClient) -> None:
     response = client.get("/readyz")
     assert (response.status_code, response.json()["status"]) == (200, "ready")
     names = [check["name"] for check in response.json()["checks"]]
@@ -40,7 +40,7 @@ def test_a_service_with_all_it_needs_is_ready(client: TestClient) -> None:
         ({"storage_url": "file:///dev/null/store"}, {"storage"}, "G2RPO_STORAGE_URL"),
     ],
 )
-def test_what_is_missing_is_named_with_how_to_mend_it(
+def test_missing_dependencies_are_named_with_a_fix(
     database: Database, change: dict[str, str], names: set[str], hint: str
 ) -> None:
     status, problem = readiness(database.settings.model_copy(update=change))
@@ -52,13 +52,13 @@ def test_what_is_missing_is_named_with_how_to_mend_it(
     assert not any(name in problem["detail"] for name in {"schema", "workers"} - names | {"not checked"})
 
 
-def test_a_broker_address_that_is_none_is_told_what_it_should_be(database: Database) -> None:
+def test_an_invalid_broker_url_has_a_hint_with_the_format(database: Database) -> None:
     _, problem = readiness(database.settings.model_copy(update={"broker_url": "http://user:secret@127.0.0.1"}))
     assert "redis://" in next(check["hint"] for check in problem["checks"] if check["name"] == "broker")
     assert "secret" not in str(problem)
 
 
-def test_a_disk_that_is_nearly_full_is_told_with_what_is_left_and_what_is_asked(database: Database) -> None:
+def test_a_nearly_full_disk_is_reported_with_free_and_required_bytes(database: Database) -> None:
     status, problem = readiness(database.settings.model_copy(update={"min_free_bytes": 2**60}))
     assert status == 503
     assert "storage: disk nearly full" in problem["detail"]
@@ -66,7 +66,7 @@ def test_a_disk_that_is_nearly_full_is_told_with_what_is_left_and_what_is_asked(
     assert "G2RPO_MIN_FREE_BYTES" in storage["hint"] and "GiB left in file://" in storage["detail"]
 
 
-def test_a_database_in_another_encoding_is_refused(settings: Settings, admin: Engine) -> None:
+def test_a_database_in_another_encoding_is_a_problem(settings: Settings, admin: Engine) -> None:
     name = f"g2rpo_test_{uuid.uuid4().hex}"
     with admin.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name} ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0"))
@@ -77,7 +77,7 @@ def test_a_database_in_another_encoding_is_refused(settings: Settings, admin: En
         connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
 
 
-def test_a_schema_of_a_newer_version_is_not_to_be_migrated(settings: Settings, new_database_url: str) -> None:
+def test_a_newer_schema_has_no_migration_hint(settings: Settings, new_database_url: str) -> None:
     newer = settings.model_copy(update={"database_url": new_database_url})
     database = connect(newer)
     with database.transaction() as session:
@@ -88,7 +88,7 @@ def test_a_schema_of_a_newer_version_is_not_to_be_migrated(settings: Settings, n
     assert "9999" in schema["detail"] and "newer version" in schema["hint"] and "migrate`" not in schema["hint"]
 
 
-def test_without_workers_it_is_ready_and_says_who_is_missing(client: TestClient, database: Database) -> None:
+def test_without_workers_it_is_ready_and_lists_queues_without_workers(client: TestClient, database: Database) -> None:
     def workers() -> dict[str, Any]:
         response = client.get("/readyz")
         assert response.status_code == 200

@@ -41,19 +41,19 @@ def value(found: Samples, name: str, **labels: str) -> float | None:
 
 
 class TestExposition:
-    def test_the_type_is_the_one_of_prometheus_text(self, client: TestClient) -> None:
+    def test_the_media_type_is_prometheus_text(self, client: TestClient) -> None:
         answer = client.get("/metrics")
         assert answer.headers["Content-Type"].startswith("text/plain; version=")
         assert answer.headers["Content-Type"].endswith("charset=utf-8")
         assert samples(answer)
 
-    def test_openmetrics_is_given_to_who_accepts_it(self, client: TestClient) -> None:
+    def test_openmetrics_is_returned_if_accepted(self, client: TestClient) -> None:
         accept = "application/openmetrics-text;version=1.0.0,text/plain;q=0.5"
         answer = client.get("/metrics", headers={"Accept": accept})
         assert answer.headers["Content-Type"].startswith("application/openmetrics-text")
         assert {"g2rpo_jobs", "g2rpo_worker_steps"} <= {family.name for family in parse_openmetrics(answer.text)}
 
-    def test_every_name_says_its_unit_and_every_metric_is_documented(self, client: TestClient) -> None:
+    def test_every_name_has_its_unit_and_every_metric_is_documented(self, client: TestClient) -> None:
         page = (Path(__file__).parents[3] / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
         families = [family for family in parse(client.get("/metrics").text) if family.name.startswith("g2rpo_")]
         assert len(families) > 15
@@ -64,7 +64,7 @@ class TestExposition:
             for kind in ("age", "duration", "lag"):
                 assert kind not in family.name.split("_") or family.name.endswith(("_seconds", "_bytes")), name
 
-    def test_nothing_is_documented_or_watched_that_is_not_there(self, client: TestClient) -> None:
+    def test_every_documented_metric_exists(self, client: TestClient) -> None:
         page = (Path(__file__).parents[3] / "docs" / "reference" / "metrics.md").read_text(encoding="utf-8")
         section = page
         families = parse(client.get("/metrics").text)
@@ -72,7 +72,7 @@ class TestExposition:
         assert set(re.findall(r"g2rpo_\w+", section)) - names == {"g2rpo_http_request_duration_seconds_count"}
         assert yaml.safe_load(section.rpartition("```yaml")[2].partition("```")[0])["groups"][0]["rules"]
 
-    def test_applications_in_one_process_do_not_count_together(self, database: Database) -> None:
+    def test_applications_in_one_process_count_separately(self, database: Database) -> None:
         with connected(create_app(database.settings)) as first, connected(create_app(database.settings)) as second:
             first.get("/catalog")
             name, labels = "g2rpo_http_request_duration_seconds_count", {"method": "GET", "route": "/catalog"}
@@ -87,7 +87,7 @@ class TestRequests:
         labels = [(dict(key[1]), number) for key, number in found.items() if key[0] == name]
         return {(one["method"], one["route"], one["status"]): number for one, number in labels}
 
-    def test_they_are_counted_by_template_never_by_path(self, client: TestClient) -> None:
+    def test_requests_are_counted_by_route_template(self, client: TestClient) -> None:
         for number in range(3):
             client.get(f"/runs/00000000-0000-0000-0000-00000000000{number}")
         client.get("/runs/not-an-id")
@@ -97,7 +97,7 @@ class TestRequests:
         assert counts["GET", "/runs/{run_id}", "422"] == 1
         assert not any("000" in route or "not-an-id" in route for _, route, _ in counts)
 
-    def test_what_nobody_offers_shares_one_label(self, client: TestClient) -> None:
+    def test_unknown_routes_share_one_label(self, client: TestClient) -> None:
         for path in ("/a", "/b/c", "/wp-login.php"):
             client.get(path)
         client.request("BREW", "/coffee")
@@ -114,7 +114,7 @@ class TestRequests:
             client.get("/fails")
             assert self.counts(client)["GET", "/fails", "500"] == 1
 
-    def test_the_one_that_asks_is_in_flight(self, client: TestClient) -> None:
+    def test_the_current_request_is_in_flight(self, client: TestClient) -> None:
         client.get("/healthz")
         assert value(samples(client.get("/metrics")), "g2rpo_http_requests_in_flight") == 1
 
@@ -142,9 +142,7 @@ class TestState:
         assert value(found, "g2rpo_queue_depth", kind="generation") == 0
         assert value(found, "g2rpo_queue_oldest_age_seconds", kind="generation") == 0
 
-    def test_leases_that_ran_out_and_attempts_that_were_lost_are_counted(
-        self, client: TestClient, records: Records
-    ) -> None:
+    def test_expired_leases_and_lost_attempts_are_counted(self, client: TestClient, records: Records) -> None:
         run = records.run(JobStatus.RUNNING, lease_owner="gone:1", lease_expires_at=func.now() - timedelta(seconds=1))
         records.run(JobStatus.RUNNING, lease_owner="here:1", lease_expires_at=func.now() + timedelta(seconds=100))
         with records.database.transaction() as session:
@@ -154,9 +152,7 @@ class TestState:
         assert value(found, "g2rpo_stale_leases", kind="run") == 1
         assert value(found, "g2rpo_lost_attempts") == 1
 
-    def test_checkpoints_that_are_still_there_are_counted_and_weighed(
-        self, client: TestClient, records: Records
-    ) -> None:
+    def test_stored_checkpoints_have_count_and_size(self, client: TestClient, records: Records) -> None:
         run = records.run()
         kept, gone = records.checkpoint(run, {"a": b"x" * 100}), records.checkpoint(run, {"a": b"x"}, step=40)
         with records.database.transaction() as session:
@@ -165,7 +161,7 @@ class TestState:
         assert value(found, "g2rpo_checkpoints") == 1
         assert value(found, "g2rpo_checkpoint_bytes") == kept.size
 
-    def test_asking_changes_nothing(self, client: TestClient, records: Records) -> None:
+    def test_reading_metrics_changes_nothing(self, client: TestClient, records: Records) -> None:
         records.run()
         first, second = samples(client.get("/metrics")), samples(client.get("/metrics"))
         for (name, labels), number in first.items():
@@ -184,7 +180,7 @@ class TestWorkers:
             silent = func.now() - timedelta(seconds=500)
             session.add(Worker(name="gone:1", queue="train", device="cpu", stats={"steps": 9}, heartbeat_at=silent))
 
-    def test_those_heard_of_are_counted_and_every_age_is_told(self, client: TestClient, worker: None) -> None:
+    def test_live_workers_are_counted_and_heartbeat_ages_reported(self, client: TestClient, worker: None) -> None:
         found = samples(client.get("/metrics"))
         assert value(found, "g2rpo_workers", queue="train") == 1
         assert value(found, "g2rpo_workers", queue="generate") == 0
@@ -192,7 +188,7 @@ class TestWorkers:
         gone = value(found, "g2rpo_worker_heartbeat_age_seconds", worker="gone:1", queue="train")
         assert here is not None and gone is not None and here < 60 < 500 <= gone
 
-    def test_what_they_measure_is_told_of_those_that_are_there(self, client: TestClient, worker: None) -> None:
+    def test_measurements_of_live_workers_are_reported(self, client: TestClient, worker: None) -> None:
         found = samples(client.get("/metrics"))
         who: Any = {"worker": "here:1", "queue": "train"}
         assert value(found, "g2rpo_worker_steps_total", **who) == 5
@@ -201,7 +197,7 @@ class TestWorkers:
         assert value(found, "g2rpo_worker_jobs_total", outcome="failed", **who) == 2
         assert value(found, "g2rpo_worker_steps_total", worker="gone:1", queue="train") is None
 
-    def test_what_is_no_number_of_ours_is_left_out(self, client: TestClient, worker: None) -> None:
+    def test_unknown_measurements_are_omitted(self, client: TestClient, worker: None) -> None:
         text_ = client.get("/metrics").text
         for odd in ("not_known", "odd", "many"):
             assert odd not in text_
@@ -209,7 +205,7 @@ class TestWorkers:
 
 
 class TestDatabase:
-    def test_without_it_the_process_still_tells_of_itself(self, settings: Settings) -> None:
+    def test_without_the_database_process_metrics_are_reported(self, settings: Settings) -> None:
         away = settings.model_copy(update={"database_url": "postgresql+psycopg://u@127.0.0.1:1/d"})
         with connected(create_app(away)) as client:
             found = samples(client.get("/metrics"))
@@ -217,17 +213,17 @@ class TestDatabase:
         assert value(found, "g2rpo_http_requests_in_flight") == 1
         assert value(found, "g2rpo_jobs", kind="run", status="queued") is None
 
-    def test_with_an_old_schema_too(self, settings: Settings, empty_database_url: str) -> None:
+    def test_with_an_old_schema_process_metrics_are_reported(self, settings: Settings, empty_database_url: str) -> None:
         with connected(create_app(settings.model_copy(update={"database_url": empty_database_url}))) as client:
             assert value(samples(client.get("/metrics")), "g2rpo_database_up") == 0
 
-    def test_a_locked_table_is_given_up_in_time(self, client: TestClient, database: Database) -> None:
+    def test_a_locked_table_times_out(self, client: TestClient, database: Database) -> None:
         with database.engine.connect() as other, other.begin():
             other.execute(text("LOCK TABLE runs IN ACCESS EXCLUSIVE MODE"))
             assert value(samples(client.get("/metrics")), "g2rpo_database_up") == 0
         assert value(samples(client.get("/metrics")), "g2rpo_database_up") == 1
 
-    def test_it_is_read_in_one_transaction_that_looks_at_no_measurement(self, app: FastAPI) -> None:
+    def test_state_is_read_in_one_transaction_without_the_metrics_table(self, app: FastAPI) -> None:
         statements: list[str] = []
         engine = app.state.database.engine
         event.listen(engine, "begin", lambda _: statements.append("BEGIN"))

@@ -12,7 +12,7 @@ from service.db.models import Worker
 from service.db.session import Database
 
 
-def test_everything_nameable_is_listed(client: TestClient) -> None:
+def test_all_names_are_listed(client: TestClient) -> None:
     shown, catalog = client.get("/catalog").json(), load_catalog()
     for noun, entries in (
         ("models", catalog.models),
@@ -28,11 +28,11 @@ def test_everything_nameable_is_listed(client: TestClient) -> None:
         assert algorithm["json_schema"]["properties"]["group_size"]["minimum"] == 2
 
 
-def test_where_weights_lie_is_not_told(client: TestClient) -> None:
+def test_paths_of_weights_are_not_shown(client: TestClient) -> None:
     assert all("source" not in entry for entry in client.get("/catalog").json()["models"])
 
 
-def test_workers_heard_of_lately_are_listed(client: TestClient, database: Database) -> None:
+def test_workers_with_a_recent_heartbeat_are_listed(client: TestClient, database: Database) -> None:
     now = datetime.now(UTC)
     with database.transaction() as session:
         session.add(Worker(name="here", queue="train", device="two CPU cores", heartbeat_at=now))

@@ -43,7 +43,7 @@ def unpacked(data: bytes) -> dict[str, bytes]:
         return {name.partition("/")[2]: opened.extractfile(name).read() for name in opened.getnames()}  # type: ignore[union-attr]
 
 
-def test_it_holds_what_is_of_use(client: TestClient, checkpoint: Checkpoint) -> None:
+def test_the_archive_has_weights_and_model_card(client: TestClient, checkpoint: Checkpoint) -> None:
     response = client.get(f"/checkpoints/{checkpoint.id}/archive")
     assert (response.status_code, response.headers["content-type"]) == (200, "application/x-tar")
     assert response.headers["content-length"] == str(len(response.content))
@@ -59,12 +59,12 @@ def test_it_holds_what_is_of_use(client: TestClient, checkpoint: Checkpoint) -> 
     assert (file.name, file.sha256) == (WEIGHTS, hashlib.sha256(FILES[WEIGHTS]).hexdigest())
 
 
-def test_training_state_is_there_when_asked_for(client: TestClient, checkpoint: Checkpoint) -> None:
+def test_training_state_is_included_on_request(client: TestClient, checkpoint: Checkpoint) -> None:
     members = unpacked(client.get(f"/checkpoints/{checkpoint.id}/archive?training=true").content)
     assert {name: members[name] for name in FILES} == FILES
 
 
-def test_the_card_says_what_it_is(client: TestClient, checkpoint: Checkpoint) -> None:
+def test_the_model_card_describes_the_checkpoint(client: TestClient, checkpoint: Checkpoint) -> None:
     card = unpacked(client.get(f"/checkpoints/{checkpoint.id}/archive").content)["README.md"].decode()
     for said in (
         "a LoRA of rank 16 and alpha 16 for the base model `shapes-flux`",
@@ -78,7 +78,7 @@ def test_the_card_says_what_it_is(client: TestClient, checkpoint: Checkpoint) ->
         assert said in card
 
 
-def test_of_an_earlier_step_it_tells_no_later_one(client: TestClient, records: Any, run: Run) -> None:
+def test_the_card_of_an_earlier_step_has_no_later_values(client: TestClient, records: Any, run: Run) -> None:
     earlier = records.checkpoint(run, FILES, step=20)
     members = unpacked(client.get(f"/checkpoints/{earlier.id}/archive").content)
     steps = [int(row["step"]) for row in csv.DictReader(io.StringIO(members["curves.csv"].decode()))]
@@ -87,7 +87,7 @@ def test_of_an_earlier_step_it_tells_no_later_one(client: TestClient, records: A
     assert "computed at the end of the run" in members["README.md"].decode()
 
 
-def test_the_same_is_not_sent_again(client: TestClient, checkpoint: Checkpoint) -> None:
+def test_an_unchanged_archive_is_not_sent_again(client: TestClient, checkpoint: Checkpoint) -> None:
     path = f"/checkpoints/{checkpoint.id}/archive"
     first, second = client.get(path), client.get(path)
     assert first.content == second.content
@@ -96,7 +96,9 @@ def test_the_same_is_not_sent_again(client: TestClient, checkpoint: Checkpoint) 
     assert client.get(f"{path}?training=true").headers["etag"] != first.headers["etag"]
 
 
-def test_an_imported_one_says_that_it_was(client: TestClient, database: Database, checkpoint: Checkpoint) -> None:
+def test_the_card_of_an_imported_checkpoint_states_the_import(
+    client: TestClient, database: Database, checkpoint: Checkpoint
+) -> None:
     with database.transaction() as session:
         row = session.get_one(Checkpoint, checkpoint.id)
         row.run_id, row.manifest = None, {**row.manifest, "spec": None, "architecture": None}
@@ -105,12 +107,12 @@ def test_an_imported_one_says_that_it_was(client: TestClient, database: Database
     assert members["curves.csv"].decode().split() == ["name,step,value"]
 
 
-def test_a_deleted_one_is_gone(client: TestClient, records: Any, run: Run) -> None:
+def test_a_deleted_checkpoint_has_no_archive(client: TestClient, records: Any, run: Run) -> None:
     deleted = records.checkpoint(run, FILES, step=5, deleted_at=datetime.now(UTC))
     assert client.get(f"/checkpoints/{deleted.id}/archive").status_code == 410
 
 
-def test_a_file_of_another_length_is_told_before_anything_is_sent(
+def test_a_file_of_another_length_is_an_error_before_the_first_byte(
     client: TestClient, database: Database, checkpoint: Checkpoint, tmp_path: Path
 ) -> None:
     (tmp_path / "short").write_bytes(FILES[WEIGHTS][:-1])

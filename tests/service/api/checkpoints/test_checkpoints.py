@@ -44,13 +44,13 @@ class TestShow:
             content = client.get(file["url"]).content
             assert (hashlib.sha256(content).hexdigest(), len(content)) == (file["sha256"], file["size"])
 
-    def test_unknown_ones_are_not_found(self, client: TestClient) -> None:
+    def test_unknown_ids_are_not_found(self, client: TestClient) -> None:
         for path in ("/checkpoints/{}", "/checkpoints/{}/files/x", "/runs/{}/checkpoints"):
             assert client.get(path.format(uuid.uuid4())).status_code == 404
 
 
 class TestDownload:
-    def test_a_whole_file_comes_with_its_hash(self, client: TestClient, checkpoint: Any) -> None:
+    def test_a_complete_file_has_its_hash(self, client: TestClient, checkpoint: Any) -> None:
         response = client.get(f"/checkpoints/{checkpoint.id}/files/{WEIGHTS}")
         assert (response.status_code, response.content) == (200, DATA)
         digest = hashlib.sha256(DATA)
@@ -63,7 +63,7 @@ class TestDownload:
         ("asked", "start", "end"),
         [("bytes=0-0", 0, 1), ("bytes=10-19", 10, 20), ("bytes=1048570-", 1048570, len(DATA)), ("bytes=-5", -5, None)],
     )
-    def test_a_range_is_given(
+    def test_a_range_is_returned(
         self, client: TestClient, checkpoint: Any, asked: str, start: int, end: int | None
     ) -> None:
         response = client.get(f"/checkpoints/{checkpoint.id}/files/{WEIGHTS}", headers={"Range": asked})
@@ -72,14 +72,14 @@ class TestDownload:
         last = first + len(response.content) - 1
         assert response.headers["Content-Range"] == f"bytes {first}-{last}/{len(DATA)}"
 
-    def test_a_broken_download_goes_on_only_with_the_same_file(self, client: TestClient, checkpoint: Any) -> None:
+    def test_a_download_resumes_only_with_the_same_file(self, client: TestClient, checkpoint: Any) -> None:
         url = f"/checkpoints/{checkpoint.id}/files/{WEIGHTS}"
         etag = client.get(url).headers["ETag"]
         assert client.get(url, headers={"Range": "bytes=5-", "If-Range": etag}).status_code == 206
         assert client.get(url, headers={"Range": "bytes=5-", "If-Range": '"other"'}).status_code == 200
         assert client.get(url, headers={"If-None-Match": etag}).status_code == 304
 
-    def test_a_range_outside_is_refused_with_the_size(self, client: TestClient, checkpoint: Any) -> None:
+    def test_a_range_outside_the_file_is_rejected_with_the_size(self, client: TestClient, checkpoint: Any) -> None:
         url = f"/checkpoints/{checkpoint.id}/files/{WEIGHTS}"
         response = client.get(url, headers={"Range": f"bytes={len(DATA)}-"})
         assert (response.status_code, response.headers["Content-Range"]) == (416, f"bytes */{len(DATA)}")
@@ -92,7 +92,7 @@ class TestDownload:
         response = client.get(f"/checkpoints/{checkpoint.id}/files/{name}")
         assert response.status_code == 404
 
-    def test_its_length_and_hash_can_be_asked_for_alone(self, client: TestClient, checkpoint: Any) -> None:
+    def test_a_head_request_returns_length_and_hash(self, client: TestClient, checkpoint: Any) -> None:
         url = f"/checkpoints/{checkpoint.id}/files/{WEIGHTS}"
         response = client.head(url, headers={"Range": "bytes=0-1"})
         assert (response.status_code, response.content) == (200, b"")
@@ -114,7 +114,7 @@ class TestDownload:
         assert len(received) < len(DATA)
 
     @pytest.mark.parametrize(("name", "content"), [(WEIGHTS, DATA[:-1]), ("sub dir/état.json", b"[]")])
-    def test_damage_that_shows_at_once_is_an_error_before_anything_is_sent(
+    def test_visible_damage_is_an_error_before_the_first_byte(
         self, client: TestClient, checkpoint: Any, database: Database, tmp_path: Path, name: str, content: bytes
     ) -> None:
         (tmp_path / "tampered").write_bytes(content)
@@ -123,7 +123,7 @@ class TestDownload:
             response = client.get(f"/checkpoints/{checkpoint.id}/files/{name}", headers=headers)
             assert (response.status_code, response.json()["code"]) == (500, "artifact_damaged")
 
-    def test_a_store_that_is_away_is_not_called_damaged(
+    def test_an_unavailable_store_is_not_reported_as_damage(
         self, client: TestClient, checkpoint: Any, settings: Settings
     ) -> None:
         (settings.data_dir / "artifacts").rename(settings.data_dir / "away")
@@ -131,7 +131,7 @@ class TestDownload:
         assert (response.status_code, response.json()["code"]) == (503, "storage_unavailable")
         assert response.headers["Retry-After"] == "5"
 
-    def test_a_missing_file_is_an_error_before_anything_is_sent(
+    def test_a_missing_file_is_an_error_before_the_first_byte(
         self, client: TestClient, checkpoint: Any, database: Database
     ) -> None:
         database.artifacts.delete(checkpoint.key)
@@ -143,11 +143,11 @@ class TestDownload:
 @pytest.mark.parametrize(
     "header", [None, "", "bytes=", "bytes=-", "bytes=5-2", "bytes=0-1,3-4", "lines=0-1", "bytes=a-b"]
 )
-def test_what_is_no_single_range_means_the_whole(header: str | None) -> None:
+def test_an_unsupported_range_returns_the_complete_file(header: str | None) -> None:
     assert byte_range(header, 10) is None
 
 
 @pytest.mark.parametrize("header", ["bytes=10-", "bytes=-0", "bytes=99-100"])
-def test_what_holds_no_byte_cannot_be_given(header: str) -> None:
+def test_an_empty_range_is_rejected(header: str) -> None:
     with pytest.raises(RangeNotSatisfiable):
         byte_range(header, 10)

@@ -35,7 +35,7 @@ def send(client: TestClient, data: bytes, headers: dict[str, str] = OCTETS, **qu
 
 
 class TestAccepted:
-    def test_it_is_a_checkpoint_like_others(self, client: TestClient) -> None:
+    def test_an_imported_lora_is_a_checkpoint(self, client: TestClient) -> None:
         data = save(lora())
         response = send(client, data, name="from a friend")
         shown = response.json()
@@ -56,7 +56,7 @@ class TestAccepted:
             ({}, {}, 4.0),
         ],
     )
-    def test_alpha_is_what_is_said_else_what_the_file_says_else_the_rank(
+    def test_alpha_is_that_of_the_request_or_the_file_or_the_rank(
         self, client: TestClient, metadata: dict[str, str], query: dict[str, Any], alpha: float
     ) -> None:
         shown = send(client, save(lora(), metadata), **query).json()
@@ -68,7 +68,7 @@ class TestAccepted:
         assert client.post("/runs", json=spec).status_code == 202
         assert "rank 4" in client.post("/runs", json={"start_from": id}).text
 
-    def test_it_is_listed_among_the_imported(self, client: TestClient, records: Any) -> None:
+    def test_an_import_is_in_the_list_of_imports(self, client: TestClient, records: Any) -> None:
         records.checkpoint(records.run(), {"pytorch_lora_weights.safetensors": b"weights"})
         id = send(client, save(lora())).json()["id"]
 
@@ -79,7 +79,7 @@ class TestAccepted:
         assert len(listed()) == 2
         assert id not in listed(imported=False)
 
-    def test_sent_twice_under_one_name_it_is_there_once(self, client: TestClient, database: Database) -> None:
+    def test_a_repeated_upload_is_stored_once(self, client: TestClient, database: Database) -> None:
         headers = {**OCTETS, "Idempotency-Key": "lora-1"}
         first, again = send(client, save(lora()), headers), send(client, save(lora()), headers)
         assert first.json()["id"] == again.json()["id"]
@@ -107,7 +107,7 @@ class TestRefused:
             ),
         ],
     )
-    def test_what_is_no_lora_for_the_model(
+    def test_a_file_without_a_lora_for_the_model_is_rejected(
         self, client: TestClient, database: Database, data: bytes, says: str
     ) -> None:
         response = send(client, data)
@@ -123,7 +123,7 @@ class TestRefused:
     def test_an_unknown_model(self, client: TestClient) -> None:
         assert "Unknown model 'flux-9'" in send(client, save(lora()), model="flux-9").json()["detail"]
 
-    def test_more_bytes_than_are_taken(self, database: Database) -> None:
+    def test_a_too_large_body_is_rejected(self, database: Database) -> None:
         app: FastAPI = create_app(database.settings.model_copy(update={"max_upload_bytes": 1000}))
         with TestClient(app, base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as client:
             response = send(client, save(lora()))
@@ -135,7 +135,9 @@ class TestDelete:
     def checkpoint(self, records: Any) -> Any:
         return records.checkpoint(records.run("succeeded"), {"pytorch_lora_weights.safetensors": b"weights"})
 
-    def test_its_files_go_and_its_row_stays(self, client: TestClient, checkpoint: Any, database: Database) -> None:
+    def test_deleting_removes_files_and_keeps_the_row(
+        self, client: TestClient, checkpoint: Any, database: Database
+    ) -> None:
         for _ in range(2):
             assert client.delete(f"/checkpoints/{checkpoint.id}").status_code == 204
         shown = client.get(f"/checkpoints/{checkpoint.id}").json()
@@ -146,7 +148,7 @@ class TestDelete:
         with database.transaction() as session:
             assert session.scalars(select(Garbage.prefix)).all() == [checkpoint.key]
 
-    def test_a_deleted_one_is_no_start_and_draws_nothing(self, client: TestClient, checkpoint: Any) -> None:
+    def test_a_deleted_checkpoint_cannot_be_used(self, client: TestClient, checkpoint: Any) -> None:
         client.delete(f"/checkpoints/{checkpoint.id}")
         for path, body in (
             ("/runs", {"start_from": str(checkpoint.id)}),
@@ -156,7 +158,7 @@ class TestDelete:
             assert response.status_code == 422
             assert "was deleted at" in response.json()["detail"]
 
-    def test_a_truncated_one_is_no_start_and_draws_nothing(
+    def test_a_truncated_checkpoint_cannot_be_used(
         self, client: TestClient, checkpoint: Any, database: Database, tmp_path: Path
     ) -> None:
         (tmp_path / "short").write_bytes(b"weigh")
@@ -170,18 +172,22 @@ class TestDelete:
             assert response.status_code == 422, response.text
             assert "is damaged" in response.json()["detail"] and "repair" in response.json()["detail"]
 
-    def test_one_that_a_run_needs_stays(self, client: TestClient, checkpoint: Any, records: Any) -> None:
+    def test_a_checkpoint_in_use_by_a_run_is_not_deleted(
+        self, client: TestClient, checkpoint: Any, records: Any
+    ) -> None:
         other = records.run("queued", start_from=checkpoint.id)
         response = client.delete(f"/checkpoints/{checkpoint.id}")
         assert (response.status_code, response.json()["code"]) == (409, "in_use")
         assert str(other.id) in response.json()["detail"]
 
-    def test_one_that_a_generation_draws_stays(self, client: TestClient, checkpoint: Any, records: Any) -> None:
+    def test_a_checkpoint_in_use_by_a_generation_is_not_deleted(
+        self, client: TestClient, checkpoint: Any, records: Any
+    ) -> None:
         spec = {"checkpoints": ["base", str(checkpoint.id)], "prompts": ["a red circle"], "num_images": 1}
         records.generation(spec)
         assert client.delete(f"/checkpoints/{checkpoint.id}").json()["code"] == "in_use"
 
-    def test_the_one_that_a_paused_run_goes_on_from_stays(self, client: TestClient, records: Any) -> None:
+    def test_the_checkpoint_of_a_paused_run_is_not_deleted(self, client: TestClient, records: Any) -> None:
         run = records.run("paused")
         old = records.checkpoint(run, {"a": b"1"}, step=1)
         newest = records.checkpoint(run, {"a": b"2"}, step=2)

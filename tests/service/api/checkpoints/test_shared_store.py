@@ -76,7 +76,7 @@ def _write_checkpoint(directory: Path, spec: dict[str, Any]) -> None:
     (directory / MANIFEST_FILE).write_text(json.dumps(manifest))
 
 
-def test_what_a_worker_stored_is_downloaded_from_another_machine(
+def test_files_of_a_worker_are_downloaded_from_another_machine(
     client: TestClient, saved: Checkpoint, tmp_path: Path
 ) -> None:
     shown = client.get(f"/checkpoints/{saved.id}").json()
@@ -93,7 +93,7 @@ def test_what_a_worker_stored_is_downloaded_from_another_machine(
     assert not (tmp_path / "api/artifacts").exists() and not (tmp_path / "worker/artifacts").exists()
 
 
-def test_another_worker_fetches_it(worker: Database, saved: Checkpoint, tmp_path: Path) -> None:
+def test_another_worker_fetches_the_checkpoint(worker: Database, saved: Checkpoint, tmp_path: Path) -> None:
     other = connect(worker.settings.model_copy(update={"data_dir": tmp_path / "other"}))
     directory = fetch_checkpoint(other, saved.id, tmp_path / "other/first")
     assert {name: (directory / name).read_bytes() for name in FILES} == FILES
@@ -103,7 +103,7 @@ def test_another_worker_fetches_it(worker: Database, saved: Checkpoint, tmp_path
     other.close()
 
 
-def test_what_was_tampered_with_is_neither_sent_nor_used(
+def test_a_tampered_checkpoint_is_neither_sent_nor_used(
     client: TestClient, worker: Database, saved: Checkpoint, tmp_path: Path
 ) -> None:
     for name, data in FILES.items():

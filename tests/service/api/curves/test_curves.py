@@ -91,7 +91,7 @@ class TestBuckets:
         assert found["heldout/clip_score"]["steps"] == [0, 500, 999]
         assert len(found["loss"]["steps"]) == 10
 
-    def test_values_that_were_not_finite_do_not_count(self, client: TestClient, records: Any, run: Any) -> None:
+    def test_non_finite_values_are_ignored(self, client: TestClient, records: Any, run: Any) -> None:
         records.metric(run, "loss", [None, 2.0, None, None])
         curve = curves(client, run, "?max_points=2")["loss"]
         assert (curve["values"], curve["steps"]) == ([2.0, None], [0, 2])

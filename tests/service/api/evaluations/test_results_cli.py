@@ -57,7 +57,7 @@ def test_answers_are_listed(g2rpo: Any, records: Any, tmp_path: Path) -> None:
     assert len(g2rpo("answers", row.id, "--limit", 2, "--all-tries").output.splitlines()) == 8
 
 
-def test_the_official_files_are_written_whole(g2rpo: Any, records: Any, tmp_path: Path) -> None:
+def test_the_official_files_are_written_completely(g2rpo: Any, records: Any, tmp_path: Path) -> None:
     row = judged(records, tmp_path, 1)
     (out := tmp_path / "out").mkdir()
     table, counts = out / "result.csv", out / "result.json"
@@ -71,7 +71,7 @@ def test_the_official_files_are_written_whole(g2rpo: Any, records: Any, tmp_path
     assert sorted(path.name for path in out.iterdir()) == ["result.csv", "result.json"]
 
 
-def test_two_are_compared(g2rpo: Any, records: Any, tmp_path: Path) -> None:
+def test_two_evaluations_are_compared(g2rpo: Any, records: Any, tmp_path: Path) -> None:
     rewards = {"rewards": ["clip_score"]}
     first = judged(records, tmp_path, 0, **rewards)
     second = judged(records, tmp_path, 1, name="aligned", steps=4, **rewards)
@@ -95,7 +95,9 @@ def test_a_gallery_is_written(g2rpo: Any, records: Any, tmp_path: Path) -> None:
     assert g2rpo("gallery", first.id, "--out", tmp_path / "gallery.gif").exit_code == 2
 
 
-def test_the_client_gives_images_and_refuses_as_the_service_does(served: str, records: Any, tmp_path: Path) -> None:
+def test_the_client_returns_images_and_raises_the_errors_of_the_service(
+    served: str, records: Any, tmp_path: Path
+) -> None:
     row = judged(records, tmp_path, 1)
     with Client(served) as client:
         images = list(client.evaluation_images(row.id))

@@ -58,7 +58,7 @@ def ended(records: Any, story: Any) -> Run:
 
 
 class TestWhole:
-    def test_it_begins_at_the_beginning_and_closes_after_the_end(self, url: str, ended: Run) -> None:
+    def test_a_stream_starts_with_the_first_event_and_closes_after_the_last(self, url: str, ended: Run) -> None:
         events = told(url, ended)
 
         assert ids(events) == list(range(1, 244))
@@ -73,7 +73,7 @@ class TestWhole:
         assert events[-1][1] == {"run_id": str(ended.id), "status": "succeeded", "last_event": 243}
         assert events[-2][1]["metrics"] == {"reward/clip_score": {"step": 2, "value": 0.3}}
 
-    def test_its_lines_are_what_browsers_read(self, url: str, ended: Run) -> None:
+    def test_lines_have_the_event_stream_format(self, url: str, ended: Run) -> None:
         response = httpx.get(f"{url}/runs/{ended.id}/events?after=241")
         assert response.headers["content-type"].startswith("text/event-stream")
         assert response.headers["cache-control"] == "no-store"
@@ -82,7 +82,7 @@ class TestWhole:
         assert first.startswith("id: 242\r\nevent: checkpoint\r\ndata: {")
         assert response.text.isascii()
 
-    def test_after_any_event_comes_exactly_the_rest(self, url: str, ended: Run) -> None:
+    def test_a_stream_resumes_after_any_event(self, url: str, ended: Run) -> None:
         for after in (0, 1, 2, 99, 100, 101, 199, 200, 201, 242, 243):
             rest = list(range(after + 1, 244))
             assert ids(told(url, ended, headers={"Last-Event-ID": str(after)})) == rest
@@ -90,21 +90,21 @@ class TestWhole:
             both = told(url, ended, params={"after": 0}, headers={"Last-Event-ID": str(after)})
             assert ids(both) == rest and both[-1][0] == "end"
 
-    def test_after_the_end_there_is_only_the_end(self, url: str, ended: Run) -> None:
+    def test_after_the_last_event_only_the_end_is_sent(self, url: str, ended: Run) -> None:
         for last in (243, 244, 2**63 - 1):
             assert [name for name, _ in told(url, ended, headers={"Last-Event-ID": str(last)})] == ["progress", "end"]
 
 
 class TestRefused:
     @pytest.mark.parametrize("last", ["-1", "x", "", str(2**63), "1" * 5000, "1e3", "0x10", "\xb2"])
-    def test_an_id_that_no_event_can_have(self, client: TestClient, records: Any, last: str) -> None:
+    def test_an_invalid_event_id(self, client: TestClient, records: Any, last: str) -> None:
         run = records.run()
         response = client.get(f"/runs/{run.id}/events", headers={"Last-Event-ID": last.encode("latin-1")})
         assert response.status_code == 422
         assert response.json()["errors"][0]["loc"][0] == "header"
 
     @pytest.mark.parametrize("query", ["after=-1", f"after={2**63}", "every=0", "every=nan", "every=61", "before=3"])
-    def test_a_wrong_query(self, client: TestClient, records: Any, query: str) -> None:
+    def test_an_invalid_query(self, client: TestClient, records: Any, query: str) -> None:
         assert client.get(f"/runs/{records.run().id}/events?{query}").status_code == 422
 
     def test_an_unknown_run_before_the_stream_begins(self, client: TestClient) -> None:
@@ -115,7 +115,7 @@ class TestRefused:
         response = client.get(f"/runs/{records.run().id}/events", headers={"Accept": "application/json"})
         assert (response.status_code, response.json()["code"]) == (406, "not_acceptable")
 
-    def test_more_streams_than_a_process_may_keep(
+    def test_too_many_streams_of_a_process(
         self, database: Database, serve: Any, records: Any, eventually: Eventually
     ) -> None:
         run = records.run(JobStatus.RUNNING)
@@ -132,7 +132,7 @@ class TestRefused:
 
 
 class TestLive:
-    def test_what_happens_is_told_as_it_happens(self, following: Client, records: Any, story: Any) -> None:
+    def test_events_are_sent_immediately(self, following: Client, records: Any, story: Any) -> None:
         run = records.run(JobStatus.RUNNING)
         events = following.events(run.id, every=0.1)
         first = next(events)
@@ -157,9 +157,7 @@ class TestLive:
         assert [type(event) for event in last] == [RunEvent, RunProgress, RunEnd]
         assert last[-1].status is JobStatus.FAILED
 
-    def test_progress_comes_no_oftener_than_asked_but_never_stays_away(
-        self, following: Client, records: Any, story: Any
-    ) -> None:
+    def test_progress_is_sent_at_the_requested_interval(self, following: Client, records: Any, story: Any) -> None:
         run = records.run(JobStatus.RUNNING)
         events = following.events(run.id, every=1.5)
         next(events)
@@ -172,7 +170,7 @@ class TestLive:
             told_steps.append(event.progress.step)
         assert len(told_steps) <= 3
 
-    def test_a_paused_run_says_so_and_its_stream_goes_on(self, following: Client, records: Any, story: Any) -> None:
+    def test_the_stream_of_a_paused_run_continues(self, following: Client, records: Any, story: Any) -> None:
         run = records.run(JobStatus.RUNNING)
         events = following.events(run.id, every=0.1)
         next(events)
@@ -190,7 +188,9 @@ class TestLive:
         story.tell(run, "second", "third")
         assert isinstance(third := next(events), RunEvent) and third.id == 3
 
-    def test_a_deleted_run_ends_it_with_the_problem(self, following: Client, records: Any, database: Database) -> None:
+    def test_deleting_a_run_ends_its_stream_with_a_problem(
+        self, following: Client, records: Any, database: Database
+    ) -> None:
         run = records.run(JobStatus.RUNNING)
         events = following.events(run.id)
         next(events)
@@ -201,7 +201,7 @@ class TestLive:
             next(events)
         assert (refused.value.status, refused.value.code) == (404, "not_found")
 
-    def test_many_listeners_hear_everything_and_hold_no_connection(
+    def test_many_clients_receive_all_events_without_holding_connections(
         self, following: Client, url: str, records: Any, story: Any, database: Database, eventually: Eventually
     ) -> None:
         listeners, run = 200, records.run(JobStatus.RUNNING)
@@ -279,7 +279,7 @@ class TestSurvives:
         story.move(run, JobStatus.SUCCEEDED)
         assert isinstance(list(events)[-1], RunEnd)
 
-    def test_an_address_that_says_how_to_connect(
+    def test_a_database_url_with_connection_options(
         self, database: Database, serve: Any, records: Any, story: Any
     ) -> None:
         address = make_url(database.settings.database_url).update_query_dict(
@@ -293,7 +293,7 @@ class TestSurvives:
             story.move(run, JobStatus.SUCCEEDED)
             assert isinstance(list(events)[-1], RunEnd)
 
-    def test_a_restart_of_the_service_on_the_clients_side(
+    def test_the_client_survives_a_restart_of_the_service(
         self, app: FastAPI, database: Database, serve: Any, records: Any, story: Any
     ) -> None:
         run = records.run(JobStatus.RUNNING)
@@ -311,7 +311,7 @@ class TestSurvives:
         assert [event.id for event in rest if isinstance(event, RunEvent)] == [3]
         assert isinstance(rest[-1], RunEnd)
 
-    def test_an_old_stream_is_closed_and_taken_up_again(
+    def test_an_old_stream_is_closed_and_resumed(
         self, database: Database, serve: Any, records: Any, story: Any
     ) -> None:
         run = records.run(JobStatus.RUNNING)
@@ -324,7 +324,7 @@ class TestSurvives:
             assert isinstance(list(events)[-1], RunEnd)
 
 
-def test_a_server_that_stops_ends_its_streams_at_once(database: Database, records: Any) -> None:
+def test_a_stopping_server_ends_its_streams_immediately(database: Database, records: Any) -> None:
     run = records.run(JobStatus.RUNNING)
     with socket.create_server(("127.0.0.1", 0)) as listening:
         environment = {"G2RPO_DATABASE_URL": database.settings.database_url, "G2RPO_DATA_DIR": str(records.directory)}

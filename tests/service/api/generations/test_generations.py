@@ -46,7 +46,7 @@ def finish(database: Database, id: uuid.UUID, status: JobStatus = JobStatus.SUCC
 
 
 class TestCreate:
-    def test_what_is_not_said_is_the_models_own(self, client: TestClient) -> None:
+    def test_defaults_are_those_of_the_model(self, client: TestClient) -> None:
         response = client.post("/generate", json={"prompts": [" a red circle "], "guidance": 0})
         assert response.status_code == 202
         shown = response.json()
@@ -62,7 +62,7 @@ class TestCreate:
         assert shown["total_images"] == 8
         assert shown["spec"]["checkpoints"] == ["base", str(checkpoint.id)]
 
-    def test_checkpoints_are_locked_in_the_order_of_those_who_delete_them(
+    def test_checkpoints_are_locked_in_the_order_of_deletion(
         self,
         client: TestClient,
         database: Database,
@@ -103,7 +103,7 @@ class TestCreate:
             ({"image": 1}, ["image"], "not permitted"),
         ],
     )
-    def test_a_wrong_request_is_refused_by_field(
+    def test_an_invalid_request_is_rejected_by_field(
         self, client: TestClient, change: dict[str, Any], loc: list[str | int], says: str
     ) -> None:
         response = client.post("/generate", json={"prompts": ["a"], **change})
@@ -111,7 +111,7 @@ class TestCreate:
         errors = response.json()["errors"]
         assert any(error["loc"] == ["body", *loc] and says in error["msg"] for error in errors), errors
 
-    def test_a_checkpoint_of_another_model_is_refused(self, client: TestClient, records: Any) -> None:
+    def test_a_checkpoint_of_another_model_is_rejected(self, client: TestClient, records: Any) -> None:
         other = records.checkpoint(records.run(JobStatus.SUCCEEDED), {"w": b"w"}, model="flux-1-dev")
         response = client.post("/generate", json={"prompts": ["a"], "checkpoints": [str(other.id)]})
         (error,) = response.json()["errors"]
@@ -120,7 +120,7 @@ class TestCreate:
 
 class TestWait:
     @pytest.mark.parametrize("status", [JobStatus.SUCCEEDED, JobStatus.FAILED])
-    def test_the_answer_comes_when_it_has_ended(
+    def test_a_waiting_request_returns_when_the_job_ends(
         self,
         client: TestClient,
         database: Database,
@@ -140,12 +140,12 @@ class TestWait:
         assert (answer.status_code, answer.json()["status"]) == (200, status)
         assert answer.headers["Preference-Applied"] == "wait=60"
 
-    def test_after_the_asked_time_the_answer_is_where_to_ask(self, client: TestClient) -> None:
+    def test_after_the_requested_time_the_response_has_the_location(self, client: TestClient) -> None:
         response = client.post("/generate", json={"prompts": ["a"]}, headers={"Prefer": "respond-async, wait=1"})
         assert (response.status_code, response.json()["status"]) == (202, "queued")
         assert response.headers["Location"] == f"/generations/{response.json()['id']}"
 
-    def test_a_lost_listening_connection_loses_no_ending(
+    def test_a_lost_listening_connection_does_not_lose_a_notification(
         self, client: TestClient, database: Database, eventually: Callable[[Callable[[], object]], None]
     ) -> None:
         answers: list[Any] = []
@@ -179,7 +179,7 @@ class TestWait:
             ("wait=99999999999", 0),
         ],
     )
-    def test_the_header_is_read(self, prefer: str | None, seconds: float) -> None:
+    def test_the_prefer_header_sets_the_wait(self, prefer: str | None, seconds: float) -> None:
         assert preferred_wait(prefer) == seconds
 
 
@@ -189,7 +189,7 @@ def _one(database: Database) -> Any:
 
 
 class TestImages:
-    def test_images_are_given_as_drawn(self, client: TestClient, records: Any) -> None:
+    def test_images_are_returned_unchanged(self, client: TestClient, records: Any) -> None:
         row = records.generation(spec(), JobStatus.RUNNING)
         records.image(row, 1, png((255, 0, 0)), prompt_index=1)
         (image,) = client.get(f"/generations/{row.id}").json()["images"]
@@ -220,29 +220,29 @@ class TestImages:
                 y = 12 + 28 + (number % 4) * (128 + 6) + 64
                 assert pixels.getpixel((x, y)) == color, number
 
-    def test_there_is_no_grid_of_what_has_not_succeeded(self, client: TestClient, records: Any) -> None:
+    def test_only_a_succeeded_generation_has_a_grid(self, client: TestClient, records: Any) -> None:
         for status in (JobStatus.RUNNING, JobStatus.FAILED):
             response = client.get(f"/generations/{records.generation(spec(), status).id}/grid.png")
             assert (response.status_code, response.json()["code"]) == (409, "not_finished")
 
-    def test_a_grid_too_large_is_refused(self, client: TestClient, records: Any) -> None:
+    def test_a_too_large_grid_is_rejected(self, client: TestClient, records: Any) -> None:
         row = records.generation(spec(width=4096, height=4096, prompts=["a"] * 5), JobStatus.SUCCEEDED)
         assert client.get(f"/generations/{row.id}/grid.png").status_code == 406
 
-    def test_unknown_ones_are_not_found(self, client: TestClient) -> None:
+    def test_unknown_ids_are_not_found(self, client: TestClient) -> None:
         for path in ("", "/images/0", "/grid.png"):
             assert client.get(f"/generations/{uuid.uuid4()}{path}").status_code == 404
 
 
 class TestCancel:
-    def test_twice_is_the_same(self, client: TestClient, records: Any) -> None:
+    def test_cancelling_twice_has_no_further_effect(self, client: TestClient, records: Any) -> None:
         for status, becomes in ((JobStatus.QUEUED, "cancelled"), (JobStatus.RUNNING, "cancelling")):
             row = records.generation(spec(), status)
             first = client.post(f"/generations/{row.id}/cancel")
             assert (first.status_code, first.json()["status"]) == (202, becomes)
             assert client.post(f"/generations/{row.id}/cancel").json() == first.json()
 
-    def test_a_cancelled_one_ends_a_wait(
+    def test_a_cancellation_ends_a_waiting_request(
         self, client: TestClient, database: Database, eventually: Callable[[Callable[[], object]], None]
     ) -> None:
         answers: list[Any] = []
@@ -257,7 +257,7 @@ class TestCancel:
 
 class TestDelete:
     @pytest.mark.parametrize("status", [JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED])
-    def test_what_has_ended_goes_with_its_images(
+    def test_an_ended_generation_is_deleted_with_its_images(
         self, client: TestClient, database: Database, records: Any, status: JobStatus
     ) -> None:
         other, row = (records.generation(spec(), one) for one in (JobStatus.SUCCEEDED, status))
@@ -273,7 +273,7 @@ class TestDelete:
             assert session.scalars(select(Garbage.prefix)).all() == [f"generations/{row.id}"]
 
     @pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.STARTING, JobStatus.RUNNING, JobStatus.CANCELLING])
-    def test_what_has_not_ended_stays(
+    def test_an_open_generation_is_not_deleted(
         self, client: TestClient, database: Database, records: Any, status: JobStatus
     ) -> None:
         row = records.generation(spec(), status)
@@ -284,7 +284,7 @@ class TestDelete:
         with database.sessions() as session:
             assert session.scalars(select(Garbage.prefix)).all() == []
 
-    def test_a_scoring_of_its_images_ends_first_and_stays(
+    def test_deletion_waits_for_scorings_of_its_images_which_remain(
         self, client: TestClient, database: Database, records: Any
     ) -> None:
         row = records.generation(spec(prompts=["a"]), JobStatus.SUCCEEDED)
@@ -299,7 +299,7 @@ class TestDelete:
         assert client.get(f"/scores/{scoring['id']}").json() == ended
         assert ended["images"] == scoring["images"]
 
-    def test_a_scoring_that_comes_meanwhile_finds_no_generation(
+    def test_a_scoring_created_during_deletion_finds_no_generation(
         self,
         client: TestClient,
         database: Database,
@@ -320,6 +320,6 @@ class TestDelete:
         with database.sessions() as session:
             assert session.scalar(select(func.count()).select_from(Score)) == 0
 
-    def test_an_unknown_one_is_not_found(self, client: TestClient) -> None:
+    def test_an_unknown_generation_is_not_found(self, client: TestClient) -> None:
         refused = client.delete(f"/generations/{uuid.uuid4()}")
         assert (refused.status_code, refused.json()["code"]) == (404, "not_found")

@@ -24,7 +24,7 @@ def shown(secret: str) -> dict[str, str]:
     return {"Authorization": f"Bearer {secret}"}
 
 
-def test_create_prints_the_key_alone_and_it_is_good(g2rpo: Any, away: TestClient) -> None:
+def test_create_prints_only_a_valid_key(g2rpo: Any, away: TestClient) -> None:
     done = g2rpo("create", "the lab", "--scope", "write", "--max-open-jobs", "1", "--expires-days", "1")
     assert done.exit_code == 0, done.output
     secret = done.stdout.strip()
@@ -57,7 +57,7 @@ def test_new_prints_a_key_and_stores_nothing(g2rpo: Any, client: TestClient) -> 
         (("revoke", "00000000-0000-0000-0000-000000000001"), "There is no key"),
     ],
 )
-def test_a_refusal_is_a_line(g2rpo: Any, words: tuple[str, ...], said: str) -> None:
+def test_an_error_is_one_line(g2rpo: Any, words: tuple[str, ...], said: str) -> None:
     done = g2rpo(*words)
     assert done.exit_code == 2
     assert said in done.stderr and "Traceback" not in done.output
@@ -70,19 +70,21 @@ def test_a_refusal_is_a_line(g2rpo: Any, words: tuple[str, ...], said: str) -> N
         ("postgresql://u:geheim@127.0.0.1:x/d", "the URL cannot be read"),
     ],
 )
-def test_a_database_that_cannot_be_used_is_a_line_without_its_password(url: str, said: str) -> None:
+def test_an_unavailable_database_is_one_line_without_its_password(url: str, said: str) -> None:
     done = CliRunner().invoke(commands, ["keys", "list"], env={"G2RPO_DATABASE_URL": url, "COLUMNS": "300"})
     assert done.exit_code == 2
     assert said in done.stderr and "geheim" not in done.output
 
 
-def test_a_database_without_schema_is_told_what_to_do(empty_database_url: str) -> None:
+def test_a_database_without_schema_has_a_hint(empty_database_url: str) -> None:
     done = CliRunner().invoke(commands, ["keys", "list"], env={"G2RPO_DATABASE_URL": empty_database_url})
     assert done.exit_code == 2
     assert "service.db.migrate" in done.stderr
 
 
-def test_without_a_running_service_it_says_how_to_name_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_running_service_the_error_explains_the_url_option(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("G2RPO_DATABASE_URL", raising=False)
     done = CliRunner().invoke(commands, ["keys", "list", "--data", str(tmp_path)], env={"COLUMNS": "300"})
     assert done.exit_code == 2

@@ -32,7 +32,7 @@ def operator(keys: Any) -> dict[str, str]:
 
 
 class TestMaking:
-    def test_the_first_key_shuts_the_door_behind_it(self, client: TestClient) -> None:
+    def test_the_first_key_makes_authentication_required(self, client: TestClient) -> None:
         assert client.get("/runs").status_code == 200
         made = client.post("/keys", json={"name": "operator", "scopes": ["admin"]})
         assert made.status_code == 201
@@ -40,13 +40,13 @@ class TestMaking:
         assert client.get("/runs", headers=shown(made.json()["key"])).status_code == 200
 
     @pytest.mark.parametrize("scope", ["read", "write"])
-    def test_the_first_key_must_be_able_to_make_others(self, client: TestClient, scope: str) -> None:
+    def test_the_first_key_must_be_an_administrator(self, client: TestClient, scope: str) -> None:
         refused = client.post("/keys", json={"name": "reader", "scopes": [scope]})
         assert refused.status_code == 422
         assert refused.json()["errors"][0]["loc"] == ["body", "scopes"]
         assert client.get("/runs").status_code == 200
 
-    def test_a_key_is_shown_once_and_only_its_hash_is_kept(
+    def test_a_key_is_shown_once_and_only_its_hash_is_stored(
         self, away: TestClient, operator: dict[str, str], database: Database
     ) -> None:
         made = away.post("/keys", json={"name": "the lab", "scopes": ["write"]}, headers=operator)
@@ -60,7 +60,7 @@ class TestMaking:
         assert body["key"][12:] not in stored
         assert away.get("/runs", headers=shown(body["key"])).status_code == 200
 
-    def test_the_same_request_again_shows_the_key_without_its_secret(
+    def test_a_repeated_request_shows_the_key_without_its_secret(
         self, away: TestClient, operator: dict[str, str], database: Database
     ) -> None:
         body, headers = {"name": "the lab", "scopes": ["write"]}, {**operator, "Idempotency-Key": "once"}
@@ -94,16 +94,14 @@ class TestMaking:
             {"key": "g2k_mine"},
         ],
     )
-    def test_what_cannot_be_is_refused_by_field(
-        self, away: TestClient, operator: dict[str, str], wrong: dict[str, Any]
-    ) -> None:
+    def test_invalid_fields_are_named(self, away: TestClient, operator: dict[str, str], wrong: dict[str, Any]) -> None:
         answer = away.post("/keys", json={"name": "the lab", "scopes": ["read"]} | wrong, headers=operator)
         assert answer.status_code == 422
         assert answer.json()["errors"][0]["loc"][:2] == ["body", next(iter(wrong))]
 
 
 class TestShowing:
-    def test_lists_come_in_pages_newest_first(self, away: TestClient, keys: Any, operator: dict[str, str]) -> None:
+    def test_lists_are_paged_newest_first(self, away: TestClient, keys: Any, operator: dict[str, str]) -> None:
         made = [str(keys.make("read").row.id) for _ in range(5)]
         listed: list[str] = []
         cursor = None
@@ -117,7 +115,7 @@ class TestShowing:
                 break
         assert listed[:5] == made[::-1] and len(listed) == 6
 
-    def test_states_are_told(self, away: TestClient, keys: Any, operator: dict[str, str]) -> None:
+    def test_states_are_shown(self, away: TestClient, keys: Any, operator: dict[str, str]) -> None:
         states = {
             "revoked": keys.make("read", revoked_at=datetime.now(UTC)),
             "expired": keys.make("read", expires_at=datetime.now(UTC) - timedelta(seconds=1)),
@@ -126,11 +124,11 @@ class TestShowing:
         for state, made in states.items():
             assert away.get(f"/keys/{made.row.id}", headers=operator).json()["state"] == state
 
-    def test_there_is_no_other_key(self, away: TestClient, operator: dict[str, str]) -> None:
+    def test_an_unknown_key_is_not_found(self, away: TestClient, operator: dict[str, str]) -> None:
         assert away.get(f"/keys/{uuid.UUID(int=1)}", headers=operator).status_code == 404
         assert away.delete(f"/keys/{uuid.UUID(int=1)}", headers=operator).status_code == 404
 
-    def test_the_last_use_is_noted_once_a_minute(
+    def test_the_last_use_is_recorded_once_a_minute(
         self, away: TestClient, keys: Any, operator: dict[str, str], database: Database
     ) -> None:
         made = keys.make("read")
@@ -149,7 +147,9 @@ class TestShowing:
         away.get("/runs", headers=shown(made.secret))
         assert last_used() >= first
 
-    def test_noting_the_last_use_waits_for_nobody(self, away: TestClient, keys: Any, database: Database) -> None:
+    def test_recording_the_last_use_does_not_wait_for_locks(
+        self, away: TestClient, keys: Any, database: Database
+    ) -> None:
         made = keys.make("read")
         with database.transaction() as session:
             session.execute(select(ApiKey.id).where(ApiKey.id == made.row.id).with_for_update())
@@ -157,7 +157,7 @@ class TestShowing:
 
 
 class TestRevoking:
-    def test_a_revoked_key_is_refused_from_the_next_request_on(
+    def test_a_revoked_key_is_rejected_from_the_next_request(
         self, away: TestClient, keys: Any, operator: dict[str, str]
     ) -> None:
         made = keys.make("write")
@@ -167,7 +167,7 @@ class TestRevoking:
         assert again.json() == first.json()
         assert away.get("/runs", headers=shown(made.secret)).json()["code"] == "key_revoked"
 
-    def test_the_last_administrator_stays(self, away: TestClient, keys: Any) -> None:
+    def test_the_last_administrator_is_not_revoked(self, away: TestClient, keys: Any) -> None:
         only = keys.make("admin")
         keys.make("admin", revoked_at=datetime.now(UTC))
         keys.make("admin", expires_at=datetime.now(UTC))
@@ -178,7 +178,7 @@ class TestRevoking:
         assert away.delete(f"/keys/{only.row.id}", headers=shown(only.secret)).status_code == 200
         assert away.delete(f"/keys/{other.row.id}", headers=shown(other.secret)).status_code == 409
 
-    def test_of_two_administrators_that_revoke_each_other_one_stays(self, away: TestClient, keys: Any) -> None:
+    def test_two_administrators_cannot_revoke_each_other(self, away: TestClient, keys: Any) -> None:
         pair = [keys.make("admin") for _ in range(2)]
 
         def revoke(me: int) -> int:
@@ -189,7 +189,7 @@ class TestRevoking:
         assert answers in ([200, 401], [200, 409])
 
 
-def test_jobs_know_who_asked_for_them(away: TestClient, keys: Any, database: Database) -> None:
+def test_jobs_have_the_key_of_their_creator(away: TestClient, keys: Any, database: Database) -> None:
     made = keys.make("write")
     run = away.post("/runs", json={}, headers=shown(made.secret)).json()["id"]
     generation = away.post("/generate", json={"prompts": ["x"]}, headers=shown(made.secret)).json()["id"]
@@ -209,10 +209,10 @@ class TestCheck:
 
         return checked
 
-    def test_a_good_key_goes_on(self, keys: Any, check: Any) -> None:
+    def test_a_valid_key_stays_valid(self, keys: Any, check: Any) -> None:
         check(keys.make("read").row.id)
 
-    def test_one_that_is_no_longer_good_ends(self, keys: Any, check: Any) -> None:
+    def test_an_invalidated_key_ends_the_stream(self, keys: Any, check: Any) -> None:
         now = datetime.now(UTC)
         for columns, refusal in (({"revoked_at": now}, KeyRevoked), ({"expires_at": now}, KeyExpired)):
             with pytest.raises(refusal):
@@ -220,7 +220,7 @@ class TestCheck:
         with pytest.raises(KeyUnknown):
             check(uuid.UUID(int=1))
 
-    def test_without_keys_it_goes_on_until_the_first_one_is_made(self, keys: Any, check: Any) -> None:
+    def test_without_keys_the_stream_continues_until_the_first_key(self, keys: Any, check: Any) -> None:
         check(None)
         keys.make("admin")
         with pytest.raises(KeyMissing):
@@ -246,22 +246,22 @@ class TestCheck:
 
 class TestHeader:
     @pytest.mark.parametrize("form", ["Bearer {}", "bearer {}", "BEARER  {}", " Bearer {} "])
-    def test_the_scheme_is_read_leniently(self, away: TestClient, keys: Any, form: str) -> None:
+    def test_the_scheme_is_case_insensitive(self, away: TestClient, keys: Any, form: str) -> None:
         secret = keys.make("read").secret
         assert away.get("/runs", headers={"Authorization": form.format(secret)}).status_code == 200
 
     @pytest.mark.parametrize("form", ["Basic {}", "{}", "Bearer", "Bearer g2k_", "Bearer {} {}", "Bearer é{}"])
-    def test_anything_else_is_malformed(self, away: TestClient, keys: Any, form: str) -> None:
+    def test_other_headers_are_malformed(self, away: TestClient, keys: Any, form: str) -> None:
         secret = keys.make("read").secret
         answer = away.get("/runs", headers={b"Authorization": form.format(secret, secret).encode("latin-1")})
         assert (answer.status_code, answer.json()["code"]) == (401, "key_malformed")
         assert secret[12:] not in answer.text
 
-    def test_two_headers_are_one_too_many(self, away: TestClient, keys: Any) -> None:
+    def test_two_headers_are_rejected(self, away: TestClient, keys: Any) -> None:
         both = [("Authorization", f"Bearer {keys.make('read').secret}") for _ in range(2)]
         assert away.get("/runs", headers=both).json()["code"] == "key_malformed"
 
-    def test_a_right_beginning_is_not_enough(self, away: TestClient, keys: Any) -> None:
+    def test_a_matching_prefix_is_not_sufficient(self, away: TestClient, keys: Any) -> None:
         from service.core.security import _checksum
 
         good = keys.make("read").secret

@@ -33,18 +33,20 @@ def read(client: TestClient, run: Any, query: str = "") -> dict[str, Any]:
     return body
 
 
-def test_a_silent_run_has_an_empty_log(client: TestClient, run: Any) -> None:
+def test_a_run_without_output_has_an_empty_log(client: TestClient, run: Any) -> None:
     assert read(client, run) == EMPTY | {"attempt": None}
 
 
-def test_the_whole_log_is_given(client: TestClient, run: Any, database: Database) -> None:
+def test_the_complete_log_is_returned(client: TestClient, run: Any, database: Database) -> None:
     write(database, run, TEXT.encode())
     size = len(TEXT.encode())
     assert read(client, run) == EMPTY | {"next_offset": size, "size": size, "text": TEXT}
 
 
 @pytest.mark.parametrize("limit", range(4, 12))
-def test_following_it_part_by_part_loses_nothing(client: TestClient, run: Any, database: Database, limit: int) -> None:
+def test_reading_in_parts_returns_the_complete_log(
+    client: TestClient, run: Any, database: Database, limit: int
+) -> None:
     write(database, run, TEXT.encode())
     text, offset = "", 0
     while True:
@@ -56,7 +58,7 @@ def test_following_it_part_by_part_loses_nothing(client: TestClient, run: Any, d
     assert text == TEXT
 
 
-def test_bytes_that_are_no_utf8_are_replaced_and_passed(client: TestClient, run: Any, database: Database) -> None:
+def test_invalid_utf8_is_replaced(client: TestClient, run: Any, database: Database) -> None:
     data = b"a\xff\x80\x80\x80\x80\x80b\x00c\xc3"
     write(database, run, data)
     offset, text = 0, ""
@@ -67,7 +69,7 @@ def test_bytes_that_are_no_utf8_are_replaced_and_passed(client: TestClient, run:
     assert text.startswith("a\N{REPLACEMENT CHARACTER}") and "b\x00c" in text
 
 
-def test_the_newest_attempt_is_given_unless_asked(client: TestClient, run: Any, database: Database) -> None:
+def test_the_newest_attempt_is_the_default(client: TestClient, run: Any, database: Database) -> None:
     write(database, run, b"first", attempt=1)
     write(database, run, b"second", attempt=2)
     assert read(client, run)["text"] == "second"
@@ -75,25 +77,25 @@ def test_the_newest_attempt_is_given_unless_asked(client: TestClient, run: Any, 
     assert read(client, run, "?attempt=3")["size"] == 0
 
 
-def test_an_attempt_names_the_next_that_printed(client: TestClient, run: Any, database: Database) -> None:
+def test_an_attempt_links_to_the_next_attempt_with_output(client: TestClient, run: Any, database: Database) -> None:
     for attempt in (1, 2, 5):
         write(database, run, b"words", attempt=attempt)
     assert [read(client, run, f"?attempt={attempt}")["next_attempt"] for attempt in (1, 2, 3, 5)] == [2, 5, 5, None]
 
 
 @pytest.mark.parametrize("offset", range(0, len(TEXT.encode()) + 1, 7))
-def test_any_offset_gives_the_rest(client: TestClient, run: Any, database: Database, offset: int) -> None:
+def test_any_offset_returns_the_remaining_log(client: TestClient, run: Any, database: Database, offset: int) -> None:
     write(database, run, TEXT.encode())
     rest = TEXT.encode()[offset:].decode(errors="replace")
     assert read(client, run, f"?offset={offset}")["text"] == rest
 
 
-def test_an_offset_past_the_end_waits_there(client: TestClient, run: Any, database: Database) -> None:
+def test_an_offset_after_the_end_returns_no_text(client: TestClient, run: Any, database: Database) -> None:
     write(database, run, b"abc")
     assert read(client, run, "?offset=999") == EMPTY | {"offset": 3, "next_offset": 3, "size": 3}
 
 
-def test_plain_text_is_given_when_asked(client: TestClient, run: Any, database: Database) -> None:
+def test_plain_text_is_returned_if_accepted(client: TestClient, run: Any, database: Database) -> None:
     write(database, run, TEXT.encode())
     response = client.get(f"/runs/{run.id}/logs", headers={"Accept": "text/plain"})
     assert response.headers["content-type"] == "text/plain; charset=utf-8"
@@ -105,5 +107,5 @@ def test_an_unknown_run_is_not_found(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("query", ["offset=-1", "limit=0", "attempt=0", f"offset={2**63}", "tail=1"])
-def test_a_wrong_query_is_refused(client: TestClient, run: Any, query: str) -> None:
+def test_an_invalid_query_is_rejected(client: TestClient, run: Any, query: str) -> None:
     assert client.get(f"/runs/{run.id}/logs?{query}").status_code == 422

@@ -3,20 +3,20 @@
 from fastapi.testclient import TestClient
 
 
-def test_the_paper_preset_costs_what_the_paper_does(client: TestClient) -> None:
+def test_the_paper_preset_has_the_nfe_of_the_paper(client: TestClient) -> None:
     plan = client.post("/plans", json={"preset": "paper"}).json()
     assert (plan["per_prompt"]["total"], plan["naive_per_prompt"]["total"]) == (1708, 2188)
     assert plan["paper_formula"]["total"] == 179
 
 
-def test_names_the_catalog_lacks_are_warnings(client: TestClient) -> None:
+def test_names_missing_from_the_catalog_are_warnings(client: TestClient) -> None:
     response = client.post("/plans", json={"model": "mine", "rewards": [{"name": "beauty"}]})
     assert response.status_code == 200
     warnings = " ".join(response.json()["warnings"])
     assert "'mine'" in warnings and "'beauty'" in warnings
 
 
-def test_a_wrong_spec_is_refused(client: TestClient) -> None:
+def test_an_invalid_spec_is_rejected(client: TestClient) -> None:
     response = client.post("/plans", json={"algorithm": {"group_size": 1}})
     assert response.status_code == 422
     assert response.json()["errors"][0]["loc"] == ["body", "algorithm", "group_size"]

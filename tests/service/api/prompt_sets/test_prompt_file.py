@@ -38,23 +38,23 @@ def refusal(directory: Path, data: bytes, format: Format = "text", **how: Any) -
 
 class TestNormalized:
     @given(TEXT)
-    def test_once_is_enough(self, text: str) -> None:
+    def test_normalizing_is_idempotent(self, text: str) -> None:
         once = normalized(text)
         assert normalized(once) == once == unicodedata.normalize("NFC", once)
         assert once.split(" ") == once.split() or once == ""
 
-    def test_what_looks_alike_is_the_same(self) -> None:
+    def test_equal_looking_prompts_are_equal(self) -> None:
         assert normalized(" cafe\u0301\t au\u00a0\u3000lait ") == "café au lait"
 
     @pytest.mark.parametrize("text", ["a\x00b", "a\x1bb", "a\x7fb", "a\ud800b", "a" * 2001])
-    def test_what_is_no_prompt(self, text: str) -> None:
+    def test_invalid_prompts(self, text: str) -> None:
         with pytest.raises(ValueError, match=r"control character|surrogate|2001 characters; allowed are 1 to 2000"):
             normalized(text)
 
 
 class TestEveryFormat:
     @given(st.lists(TEXT, min_size=1, max_size=30))
-    def test_each_prompt_once_in_the_order_of_its_first(self, directory: Path, texts: list[str]) -> None:
+    def test_prompts_are_unique_in_order_of_first_occurrence(self, directory: Path, texts: list[str]) -> None:
         expected = list(dict.fromkeys(prompt for text in texts if (prompt := normalized(text))))
         table = io.StringIO()
         csv.writer(table).writerows([["prompt", "source"], *([text, "mine"] for text in texts)])
@@ -78,7 +78,7 @@ class TestEveryFormat:
                 unusable=0,
             )
 
-    def test_metadata_is_kept_with_the_first(self, directory: Path) -> None:
+    def test_metadata_is_that_of_the_first_occurrence(self, directory: Path) -> None:
         read(directory, b'{"prompt":"a","metadata":{"x":[1]}}\n{"prompt":"a","metadata":{"x":2}}\n', "jsonl")
         assert (directory / "normalized").read_bytes() == b'{"prompt":"a","metadata":{"x":[1]}}\n'
         read(directory, b'prompt,source,empty\r\n"a, ""b""\nc",mine,\r\n', "csv")
@@ -87,7 +87,7 @@ class TestEveryFormat:
             "metadata": {"source": "mine"},
         }
 
-    def test_a_byte_order_mark_and_other_line_ends_are_no_part_of_it(self, directory: Path) -> None:
+    def test_byte_order_mark_and_line_ends_are_ignored(self, directory: Path) -> None:
         assert read(directory, b"\xef\xbb\xbfa red circle\r\na blue square")[0] == ["a red circle", "a blue square"]
 
 
@@ -136,10 +136,10 @@ class TestRefused:
             ["body", line] for line in range(1, MAX_ERRORS + 1)
         ]
 
-    def test_more_prompts_than_are_allowed(self, directory: Path) -> None:
+    def test_too_many_prompts(self, directory: Path) -> None:
         assert "line 4: more than 2" in refusal(directory, b"a\nb\na\nc\n", most=2)
 
-    def test_on_request_bad_lines_are_left_out_and_counted(self, directory: Path) -> None:
+    def test_on_request_bad_lines_are_skipped_and_counted(self, directory: Path) -> None:
         prompts, counts, errors = read(directory, b"a\n" + b"\x01\n" * 30 + b"b\n", skip=True)
         assert (prompts, counts.kept, counts.unusable, len(errors)) == (["a", "b"], 2, 30, MAX_ERRORS)
         assert "invalid UTF-8" in refusal(directory, b"a\n\xfc\n", skip=True)
@@ -152,7 +152,7 @@ class TestSplit:
         st.integers(0, 5),
         st.randoms(),
     )
-    def test_each_prompt_is_on_one_side_whatever_the_order(
+    def test_a_split_does_not_depend_on_the_order(
         self, directory: Path, numbers: set[int], wanted: float, seed: int, shuffling: Any
     ) -> None:
         texts = [f"prompt {number}" for number in numbers]
@@ -174,7 +174,7 @@ class TestSplit:
             shuffling.shuffle(texts)
         assert sides[0] == sides[1]
 
-    def test_a_longer_file_holds_out_the_same_share_and_more(self, directory: Path) -> None:
+    def test_a_longer_file_has_the_same_held_out_prompts_and_more(self, directory: Path) -> None:
         held = []
         for count in (1000, 2000):
             read(directory, "\n".join(f"prompt {number}" for number in range(count)).encode(), most=2000)

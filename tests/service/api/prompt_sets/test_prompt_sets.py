@@ -40,7 +40,7 @@ def room_for(size: int) -> Iterator[None]:
 
 
 class TestCreated:
-    def test_it_is_shown_listed_and_read(self, client: TestClient) -> None:
+    def test_a_created_set_is_shown_listed_and_read(self, client: TestClient) -> None:
         made = send(client, b" a red circle\n\na  red circle\na blue square\n", description="two")
         assert (made.status_code, made.headers["Location"]) == (201, "/prompt-sets/mine"), made.text
         [shown] = made.json()["prompt_sets"]
@@ -51,7 +51,7 @@ class TestCreated:
         assert [(one["index"], one["prompt"]) for one in items["items"]] == [(0, "a red circle"), (1, "a blue square")]
         assert items["next_cursor"] is None
 
-    def test_lists_show_the_catalogs_too_page_by_page(self, client: TestClient, records: Any) -> None:
+    def test_lists_include_catalog_sets_in_pages(self, client: TestClient, records: Any) -> None:
         for name in ("zebra", "aardvark"):
             records.prompt_set(name, ["x"])
         names: list[str] = []
@@ -64,14 +64,14 @@ class TestCreated:
         bundled = ["shapes-bench-heldout", "shapes-bench-train", "shapes-heldout", "shapes-train"]
         assert names == ["aardvark", *bundled, "zebra"]
 
-    def test_a_full_disk_is_said_and_leaves_nothing(self, client: TestClient) -> None:
+    def test_a_full_disk_is_an_error_and_leaves_no_files(self, client: TestClient) -> None:
         with room_for(2**20):
             answer = send(client, many(100_000))
         assert (answer.status_code, answer.json()["code"]) == (503, "disk_full"), answer.text
         assert client.get("/prompt-sets/mine").status_code == 404
         assert send(client, many(100_000)).status_code == 201
 
-    def test_prompts_come_in_pages_of_the_set_that_the_cursor_is_of(self, client: TestClient) -> None:
+    def test_prompts_are_paged_and_a_cursor_belongs_to_its_set(self, client: TestClient) -> None:
         send(client, many(5))
         first = client.get("/prompt-sets/mine/items", params={"limit": 3}).json()
         rest = client.get("/prompt-sets/mine/items", params={"limit": 3, "cursor": first["next_cursor"]}).json()
@@ -83,14 +83,14 @@ class TestCreated:
         stale = client.get("/prompt-sets/mine/items", params={"cursor": first["next_cursor"]})
         assert (stale.status_code, stale.json()["errors"][0]["type"]) == (422, "cursor_invalid")
 
-    def test_a_split_makes_two(self, client: TestClient) -> None:
+    def test_a_split_creates_two_sets(self, client: TestClient) -> None:
         made = send(client, many(10), heldout=3).json()["prompt_sets"]
         assert [(one["name"], one["prompts"]) for one in made] == [("mine-train", 7), ("mine-heldout", 3)]
         assert made[1]["split"] == {"part": "heldout", "heldout": 3.0, "seed": 0}
         assert send(client, many(10), name="other", heldout=10).status_code == 422
         assert send(client, many(10), name="other", heldout=1.5).status_code == 422
 
-    def test_sent_twice_under_one_name_it_is_there_once(self, client: TestClient, database: Database) -> None:
+    def test_a_repeated_upload_is_stored_once(self, client: TestClient, database: Database) -> None:
         headers = {**TEXT, "Idempotency-Key": "prompts-1"}
         first, again = (send(client, b"a red circle", headers) for _ in range(2))
         assert first.json() == again.json() and again.headers["Idempotency-Replayed"] == "true"
@@ -100,7 +100,7 @@ class TestCreated:
         client.delete("/prompt-sets/mine")
         assert send(client, b"a red circle", headers).status_code == 410
 
-    def test_no_connection_after_the_commit_costs_the_answer_alone(
+    def test_a_lost_connection_after_the_commit_loses_only_the_response(
         self, app: FastAPI, client: TestClient, database: Database
     ) -> None:
         engine, adding = app.state.database.engine, []
@@ -126,7 +126,7 @@ class TestCreated:
 
 class TestRefused:
     @pytest.mark.parametrize("name", ["mine", "shapes-train"])
-    def test_a_name_that_is_taken(self, client: TestClient, database: Database, name: str) -> None:
+    def test_an_existing_name_is_rejected(self, client: TestClient, database: Database, name: str) -> None:
         send(client, b"a red circle")
         taken = send(client, b"a blue square", name=name)
         assert (taken.status_code, taken.json()["code"]) == (409, "name_taken")
@@ -145,11 +145,11 @@ class TestRefused:
         kept = send(client, b"fine\nbad\x01\n", skip_bad=True).json()
         assert (kept["prompt_sets"][0]["prompts"], kept["left_out"][0]["loc"]) == (1, ["body", 2])
 
-    def test_nothing_but_one_prompt_a_million_times_is_one_prompt(self, client: TestClient) -> None:
+    def test_a_million_equal_lines_are_one_prompt(self, client: TestClient) -> None:
         counts = send(client, b"a red circle\n" * 1_000_000).json()["prompt_sets"][0]["counts"]
         assert (counts["kept"], counts["duplicates"]) == (1, 999_999)
 
-    def test_200_megabytes_are_refused_in_little_memory(self, app: FastAPI, serve: Callable[..., Any]) -> None:
+    def test_200_megabytes_are_rejected_with_little_memory(self, app: FastAPI, serve: Callable[..., Any]) -> None:
         block = b"a red circle above a blue square\n" * 2000
 
         def stream() -> Iterator[bytes]:
@@ -162,7 +162,7 @@ class TestRefused:
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
         assert grown < 32 * 1024  # KiB; more than twice this had been received
 
-    def test_a_set_of_the_catalog_is_the_operators(self, client: TestClient) -> None:
+    def test_a_set_of_the_catalog_cannot_be_deleted(self, client: TestClient) -> None:
         assert client.get("/prompt-sets/shapes-train").json()["origin"] == "catalog"
         assert client.delete("/prompt-sets/shapes-train").json()["code"] == "of_catalog"
         assert client.get("/prompt-sets/shapes-train/items").status_code == 404
@@ -171,7 +171,7 @@ class TestRefused:
 
 
 class TestRuns:
-    def test_a_run_keeps_the_sets_it_was_accepted_with(self, client: TestClient, database: Database) -> None:
+    def test_a_run_uses_the_sets_of_its_creation(self, client: TestClient, database: Database) -> None:
         made = send(client, many(10), heldout=0.5).json()["prompt_sets"]
         run = client.post("/runs", json=BOTH).json()
         assert run["prompt_sets"] == {one["name"]: one["id"] for one in made}
@@ -179,21 +179,21 @@ class TestRuns:
         planned = client.post("/plans", json=BOTH).json()
         assert not [one for one in planned["warnings"] if "catalog" in one]
 
-    def test_a_name_that_means_nothing_is_told_with_those_that_do(self, client: TestClient) -> None:
+    def test_an_unknown_name_is_an_error_with_the_available_names(self, client: TestClient) -> None:
         send(client, b"a red circle")
         refused = client.post("/runs", json={"prompts": {"set": "yours"}}).json()
         assert refused["errors"][0]["loc"] == ["body", "prompts", "set"]
         assert "shapes-train" in refused["detail"] and "uploaded are mine" in refused["detail"]
 
     @pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.INTERRUPTED])
-    def test_one_that_an_open_run_needs_stays(self, client: TestClient, records: Any, status: JobStatus) -> None:
+    def test_a_set_of_an_open_run_is_not_deleted(self, client: TestClient, records: Any, status: JobStatus) -> None:
         kept = records.prompt_set("mine", ["a red circle"])
         run = records.run(status, prompt_sets={"mine": str(kept.id)})
         refused = client.delete("/prompt-sets/mine")
         assert (refused.status_code, refused.json()["code"]) == (409, "in_use")
         assert str(run.id) in refused.json()["detail"]
 
-    def test_once_deleted_its_name_is_free_and_an_ended_run_cannot_go_on(
+    def test_a_deleted_name_is_available_and_its_ended_runs_cannot_resume(
         self, client: TestClient, records: Any, database: Database
     ) -> None:
         old = records.prompt_set("mine", ["a red circle"])

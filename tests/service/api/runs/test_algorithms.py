@@ -10,7 +10,7 @@ from tests.service.contracts.test_algorithms import REFUSALS
 
 
 @pytest.mark.parametrize(("changes", "place", "says"), REFUSALS)
-def test_a_refusal_has_the_requests_own_place(
+def test_an_error_has_the_location_of_the_field(
     client: TestClient, changes: dict[str, Any], place: tuple[str | int, ...], says: list[str]
 ) -> None:
     body = {"sampling": {"steps": 8}, "training": {"prompts_per_step": 8}, **changes}

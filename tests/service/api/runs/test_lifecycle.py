@@ -39,13 +39,13 @@ def store(database: Database, checkpoint: Checkpoint, directory: Path, data: byt
 
 class TestPause:
     @pytest.mark.parametrize("status", WAITING)
-    def test_a_waiting_run_rests_at_once(self, client: TestClient, records: Any, status: JobStatus) -> None:
+    def test_a_queued_run_pauses_immediately(self, client: TestClient, records: Any, status: JobStatus) -> None:
         run = records.run(status)
         shown = client.post(f"/runs/{run.id}/pause")
         assert (shown.status_code, shown.json()["status"]) == (202, "paused")
 
     @pytest.mark.parametrize("status", HELD)
-    def test_a_held_run_is_asked_once(
+    def test_a_running_run_gets_one_pause_request(
         self, client: TestClient, records: Any, database: Database, status: JobStatus
     ) -> None:
         run = records.run(status)
@@ -54,7 +54,9 @@ class TestPause:
         assert statuses(database, run.id) == ["pausing"]
 
     @pytest.mark.parametrize("status", (*ENDED, JobStatus.CANCELLING))
-    def test_one_that_ends_or_has_ended_is_refused(self, client: TestClient, records: Any, status: JobStatus) -> None:
+    def test_pausing_an_ending_or_ended_run_is_rejected(
+        self, client: TestClient, records: Any, status: JobStatus
+    ) -> None:
         run = records.run(status)
         detail = refused(client.post(f"/runs/{run.id}/pause"), 409, "wrong_state")
         assert status.value in detail
@@ -66,7 +68,7 @@ class TestPause:
 
 class TestResume:
     @pytest.mark.parametrize("status", (*ENDED, JobStatus.PAUSED))
-    def test_it_is_queued_again_with_nothing_of_its_end_left(
+    def test_a_resumed_run_is_queued_without_its_former_result(
         self, client: TestClient, records: Any, status: JobStatus
     ) -> None:
         run = records.run(status, attempt=2, losses=2, seconds_used=60.0)
@@ -81,20 +83,22 @@ class TestResume:
         assert client.post(f"/runs/{run.id}/resume").json()["status"] == "queued"
 
     @pytest.mark.parametrize("status", (*WAITING, *HELD, JobStatus.PAUSING, JobStatus.CANCELLING))
-    def test_one_that_waits_or_works_is_refused(self, client: TestClient, records: Any, status: JobStatus) -> None:
+    def test_resuming_an_active_run_is_rejected(self, client: TestClient, records: Any, status: JobStatus) -> None:
         run = records.run(status)
         records.checkpoint(run, FILES)
         detail = refused(client.post(f"/runs/{run.id}/resume"), 409, "wrong_state")
         assert "pause" in detail
 
-    def test_another_override_is_refused_by_name(self, client: TestClient, records: Any) -> None:
+    def test_an_unsupported_override_is_rejected_by_name(self, client: TestClient, records: Any) -> None:
         run = records.run(JobStatus.PAUSED)
         body = {"max_steps": 50, "training": {"learning_rate": 1}}
         detail = refused(client.post(f"/runs/{run.id}/resume", json=body), 422, "invalid_request")
         assert "training" in detail and "clone" in detail
 
     @pytest.mark.parametrize("status", ENDED)
-    def test_without_a_checkpoint_it_is_refused(self, client: TestClient, records: Any, status: JobStatus) -> None:
+    def test_resuming_without_a_checkpoint_is_rejected(
+        self, client: TestClient, records: Any, status: JobStatus
+    ) -> None:
         run = records.run(status)
         records.checkpoint(run, FILES, deleted_at=run.created_at)
         assert "clone" in refused(client.post(f"/runs/{run.id}/resume"), 409, "no_checkpoint")
@@ -109,21 +113,21 @@ class TestResume:
         store(database, checkpoint, tmp_path, FILES[next(iter(FILES))])
         assert client.post(f"/runs/{run.id}/resume").json()["status"] == "queued"
 
-    def test_one_that_stopped_early_is_not_resumed_but_cloned(self, client: TestClient, records: Any) -> None:
+    def test_a_run_that_stopped_early_is_cloned_instead_of_resumed(self, client: TestClient, records: Any) -> None:
         run = records.run(JobStatus.SUCCEEDED, progress={"step": 20, "phase": "checkpoint"})
         records.checkpoint(run, FILES, step=20)
         for body in ({}, {"max_steps": 100}):
             detail = refused(client.post(f"/runs/{run.id}/resume", json=body), 409, "stopped_early")
             assert f"after 20 of {run.max_steps} steps" in detail and "clone" in detail
 
-    def test_a_run_that_did_all_its_steps_needs_more(self, client: TestClient, records: Any) -> None:
+    def test_a_completed_run_resumes_only_with_more_steps(self, client: TestClient, records: Any) -> None:
         run = records.run(JobStatus.SUCCEEDED)
         records.checkpoint(run, FILES, step=run.max_steps)
         for body in ({}, {"max_steps": run.max_steps}):
             detail = refused(client.post(f"/runs/{run.id}/resume", json=body), 409, "nothing_left")
             assert f"max_steps above {run.max_steps}" in detail
 
-    def test_fewer_steps_than_done_are_refused(self, client: TestClient, records: Any) -> None:
+    def test_fewer_steps_than_completed_are_rejected(self, client: TestClient, records: Any) -> None:
         run = records.run(JobStatus.FAILED)
         records.checkpoint(run, FILES, step=20)
         detail = refused(client.post(f"/runs/{run.id}/resume", json={"max_steps": 19}), 422, "invalid_request")
@@ -131,7 +135,9 @@ class TestResume:
 
 
 class TestSave:
-    def test_it_is_asked_once_until_it_came(self, client: TestClient, records: Any, database: Database) -> None:
+    def test_a_checkpoint_is_requested_once_until_it_is_saved(
+        self, client: TestClient, records: Any, database: Database
+    ) -> None:
         run = records.run(JobStatus.RUNNING)
         for _ in range(2):
             assert client.post(f"/runs/{run.id}/checkpoint").json()["checkpoint_pending"] is True
@@ -143,7 +149,7 @@ class TestSave:
         assert client.post(f"/runs/{run.id}/checkpoint").json()["checkpoint_pending"] is True
 
     @pytest.mark.parametrize("ask", ["pause", "cancel"])
-    def test_a_run_that_comes_to_rest_without_a_worker_owes_no_checkpoint(
+    def test_pausing_without_a_worker_removes_the_save_request(
         self, client: TestClient, records: Any, ask: str
     ) -> None:
         run = records.run(JobStatus.INTERRUPTED, checkpoint_requests=1)
@@ -151,13 +157,13 @@ class TestSave:
         assert client.post(f"/runs/{run.id}/{ask}").json()["checkpoint_pending"] is False
 
     @pytest.mark.parametrize("status", (*WAITING, *ENDED, JobStatus.PAUSED, JobStatus.PAUSING))
-    def test_one_that_does_not_work_is_refused(self, client: TestClient, records: Any, status: JobStatus) -> None:
+    def test_saving_an_inactive_run_is_rejected(self, client: TestClient, records: Any, status: JobStatus) -> None:
         run = records.run(status)
         assert status.value in refused(client.post(f"/runs/{run.id}/checkpoint"), 409, "wrong_state")
 
 
 class TestClone:
-    def test_it_has_the_resolved_spec_but_for_what_is_said(self, client: TestClient, records: Any) -> None:
+    def test_a_clone_has_the_resolved_spec_with_the_overrides(self, client: TestClient, records: Any) -> None:
         parent = records.run(JobStatus.FAILED, {"training": {"learning_rate": 1e-4}, "labels": {"paper": "table-2"}})
         response = client.post(f"/runs/{parent.id}/clone", json={"training": {"seed": 43}, "name": "again"})
         clone = response.json()
@@ -167,7 +173,7 @@ class TestClone:
         assert clone["spec"] == spec
         assert clone["labels"] == {"paper": "table-2"}
 
-    def test_prompts_are_replaced_as_a_whole(self, client: TestClient, records: Any) -> None:
+    def test_overridden_prompts_are_replaced_completely(self, client: TestClient, records: Any) -> None:
         parent = records.run()
         clone = client.post(f"/runs/{parent.id}/clone", json={"prompts": {"items": ["a red circle"]}}).json()
         assert clone["spec"]["prompts"] == {"set": None, "items": ["a red circle"]}
@@ -181,7 +187,7 @@ class TestClone:
             ({"color": "red"}, ["body", "color"]),
         ],
     )
-    def test_what_is_wrong_is_named(
+    def test_invalid_overrides_are_named(
         self, client: TestClient, records: Any, overrides: dict[str, Any], where: list[str]
     ) -> None:
         parent = records.run()
@@ -191,19 +197,19 @@ class TestClone:
 
 
 class TestChange:
-    def test_what_is_said_changes_and_the_rest_stays(self, client: TestClient, records: Any) -> None:
+    def test_only_given_fields_change(self, client: TestClient, records: Any) -> None:
         run = records.run(JobStatus.SUCCEEDED, {"name": "old", "labels": {"a": "b"}})
         shown = client.patch(f"/runs/{run.id}", json={"name": "new", "notes": "the good one"}).json()
         assert (shown["name"], shown["notes"], shown["labels"]) == ("new", "the good one", {"a": "b"})
         assert client.patch(f"/runs/{run.id}", json={"labels": {}}).json()["labels"] == {}
 
-    def test_a_priority_moves_a_waiting_run(self, client: TestClient, records: Any) -> None:
+    def test_a_priority_moves_a_queued_run(self, client: TestClient, records: Any) -> None:
         first, second = records.run(), records.run()
         assert client.get(f"/runs/{second.id}").json()["queue_position"] == 2
         assert client.patch(f"/runs/{second.id}", json={"priority": -1}).json()["queue_position"] == 1
         assert client.get(f"/runs/{first.id}").json()["queue_position"] == 2
 
-    def test_nothing_else_can_be_changed(self, client: TestClient, records: Any) -> None:
+    def test_other_fields_cannot_be_changed(self, client: TestClient, records: Any) -> None:
         run = records.run()
         for body in ({"status": "succeeded"}, {"seed": 1}, {"name": None}, {"priority": 1000}):
             refused(client.patch(f"/runs/{run.id}", json=body), 422, "invalid_request")
@@ -211,7 +217,7 @@ class TestChange:
 
 class TestDelete:
     @pytest.mark.parametrize("status", (*ENDED, JobStatus.PAUSED))
-    def test_everything_of_it_goes(
+    def test_deleting_a_run_deletes_all_its_data(
         self, client: TestClient, records: Any, database: Database, status: JobStatus
     ) -> None:
         run = records.run(status)
@@ -226,11 +232,11 @@ class TestDelete:
             assert session.scalars(select(Garbage.prefix)).all() == [f"runs/{run.id}"]
 
     @pytest.mark.parametrize("status", (*WAITING, *HELD, JobStatus.PAUSING, JobStatus.CANCELLING))
-    def test_one_that_has_not_ended_is_refused(self, client: TestClient, records: Any, status: JobStatus) -> None:
+    def test_an_open_run_is_not_deleted(self, client: TestClient, records: Any, status: JobStatus) -> None:
         run = records.run(status)
         assert "cancel it" in refused(client.delete(f"/runs/{run.id}"), 409, "wrong_state")
 
-    def test_one_that_others_started_from_is_refused(self, client: TestClient, records: Any) -> None:
+    def test_a_run_with_dependent_runs_is_not_deleted(self, client: TestClient, records: Any) -> None:
         run = records.run(JobStatus.SUCCEEDED)
         start = records.checkpoint(run, FILES)
         other = records.run(JobStatus.SUCCEEDED, start_from=start.id)
@@ -238,14 +244,14 @@ class TestDelete:
         assert client.delete(f"/runs/{other.id}").status_code == 204
         assert client.delete(f"/runs/{run.id}").status_code == 204
 
-    def test_its_clone_stays(self, client: TestClient, records: Any) -> None:
+    def test_deleting_a_run_keeps_its_clone(self, client: TestClient, records: Any) -> None:
         parent = records.run(JobStatus.SUCCEEDED)
         clone = client.post(f"/runs/{parent.id}/clone").json()
         assert client.delete(f"/runs/{parent.id}").status_code == 204
         assert client.get(f"/runs/{clone['id']}").json()["parent_id"] is None
 
 
-def test_attempts_come_in_pages_newest_first(client: TestClient, records: Any, database: Database) -> None:
+def test_attempts_are_paged_newest_first(client: TestClient, records: Any, database: Database) -> None:
     run = records.run(JobStatus.RUNNING)
     records.attempts(run, 3)
     first = client.get(f"/runs/{run.id}/attempts", params={"limit": 2}).json()

@@ -38,7 +38,7 @@ def test_a_group_shows_values_spread_and_failures(client: TestClient, records: A
         ([None, None], None, None, False),
     ],
 )
-def test_groups_without_a_usable_spread_say_so(
+def test_groups_without_a_usable_spread_are_marked(
     client: TestClient, records: Any, run: Any, values: list[float | None], mean: Any, std: Any, zero_std: bool
 ) -> None:
     records.reward_group(run, values)
@@ -47,7 +47,7 @@ def test_groups_without_a_usable_spread_say_so(
     assert group["zero_std"] is zero_std
 
 
-def test_filters_hold_together(client: TestClient, records: Any, run: Any) -> None:
+def test_filters_are_combined(client: TestClient, records: Any, run: Any) -> None:
     for step in (1, 2):
         for sde_step in (0, 1):
             for granularity in (1, 2):
@@ -68,7 +68,7 @@ def test_the_newest_attempt_wins(client: TestClient, records: Any, run: Any) -> 
 
 
 @pytest.mark.parametrize("limit", [1, 3, 7])
-def test_pages_give_every_group_once(client: TestClient, records: Any, run: Any, limit: int) -> None:
+def test_pages_contain_every_group_once(client: TestClient, records: Any, run: Any, limit: int) -> None:
     places = [(step, prompt, granularity) for step in (1, 2) for prompt in (0, 1) for granularity in (1, 2)]
     for step, prompt, granularity in places[::-1]:
         for attempt in (1, 2):
@@ -90,5 +90,5 @@ def test_an_unknown_run_is_not_found(client: TestClient) -> None:
 
 
 @pytest.mark.parametrize("query", ["step=-1", "granularity=0", "reward=%00", "cursor=WzFd", "prompt=a"])
-def test_a_wrong_query_is_refused(client: TestClient, run: Any, query: str) -> None:
+def test_an_invalid_query_is_rejected(client: TestClient, run: Any, query: str) -> None:
     assert client.get(f"/runs/{run.id}/rewards?{query}").status_code == 422

@@ -26,7 +26,7 @@ def refused(response: Any) -> list[dict[str, Any]]:
 
 
 class TestCreate:
-    def test_it_is_accepted_with_its_resolved_spec_and_its_plan(self, client: TestClient, database: Database) -> None:
+    def test_a_run_is_accepted_with_resolved_spec_and_plan(self, client: TestClient, database: Database) -> None:
         body = {"preset": "shapes-no-mgai", "name": "mine", "labels": {"a": "b"}, "training": {"max_steps": 5}}
         response = client.post("/runs", json=body)
         assert response.status_code == 202
@@ -44,7 +44,7 @@ class TestCreate:
             events = session.scalars(select(RunEvent).where(RunEvent.run_id == row.id)).all()
             assert [(event.id, event.data) for event in events] == [(1, {"status": "queued"})]
 
-    def test_more_processes_than_any_worker_has_devices_are_refused(
+    def test_more_processes_than_devices_of_any_worker_are_rejected(
         self, client: TestClient, database: Database
     ) -> None:
         body = {"resources": {"processes_per_node": 4}}
@@ -63,7 +63,7 @@ class TestCreate:
         assert accepted.status_code == 202
         assert not any("processes_per_node" in warning for warning in accepted.json()["plan"]["warnings"])
 
-    def test_a_dead_broker_delays_nothing_but_the_wake_up(self, settings: Settings, database: Database) -> None:
+    def test_an_unavailable_broker_does_not_prevent_creation(self, settings: Settings, database: Database) -> None:
         deaf = settings.model_copy(update={"broker_url": "redis://127.0.0.1:1/0"})
         with TestClient(create_app(deaf), base_url="http://127.0.0.1", client=("127.0.0.1", 50000)) as client:
             run = client.post("/runs", json={}).json()
@@ -100,7 +100,7 @@ class TestCreate:
             (None, ["body"], "required"),
         ],
     )
-    def test_a_wrong_spec_is_refused_by_field(
+    def test_an_invalid_spec_is_rejected_by_field(
         self, client: TestClient, database: Database, body: Any, loc: list[str | int], says: str
     ) -> None:
         errors = refused(client.post("/runs", json=body))
@@ -109,7 +109,7 @@ class TestCreate:
         with database.sessions() as session:
             assert session.scalar(select(func.count()).select_from(Run)) == 0
 
-    def test_all_wrong_names_are_told_at_once(self, client: TestClient) -> None:
+    def test_all_unknown_names_are_reported_together(self, client: TestClient) -> None:
         body = {"model": "sdxl", "rewards": [{"name": "clip_score"}, {"name": "beauty"}], "prompts": {"set": "poems"}}
         assert [error["loc"] for error in refused(client.post("/runs", json=body))] == [
             ["body", "model"],
@@ -135,15 +135,15 @@ class TestCreate:
             b'{"name": "\\u0000"}',
         ],
     )
-    def test_what_is_no_json_of_ours_is_refused(self, client: TestClient, content: bytes) -> None:
+    def test_invalid_json_is_rejected(self, client: TestClient, content: bytes) -> None:
         errors = refused(client.post("/runs", content=content, headers={"Content-Type": "application/json"}))
         assert errors[0]["loc"][0] == "body"
 
-    def test_the_place_of_a_json_error_is_told(self, client: TestClient) -> None:
+    def test_a_json_error_has_its_position(self, client: TestClient) -> None:
         response = client.post("/runs", content=b'{"name": }', headers={"Content-Type": "application/json"})
         assert refused(response)[0]["loc"] == ["body", 9]
 
-    def test_another_media_type_is_refused(self, client: TestClient) -> None:
+    def test_another_media_type_is_rejected(self, client: TestClient) -> None:
         for headers in ({"Content-Type": "text/plain"}, {}):
             assert refused(client.post("/runs", content=b"{}", headers=headers))[0]["loc"] == ["header", "content-type"]
 
@@ -153,7 +153,7 @@ class TestStartFrom:
     def checkpoint(self, records: Any) -> Any:
         return records.checkpoint(records.run(JobStatus.SUCCEEDED), {"pytorch_lora_weights.safetensors": b"weights"})
 
-    def test_a_fitting_checkpoint_is_taken(self, client: TestClient, checkpoint: Any) -> None:
+    def test_a_compatible_checkpoint_is_accepted(self, client: TestClient, checkpoint: Any) -> None:
         run = client.post("/runs", json={"start_from": str(checkpoint.id)}).json()
         assert run["start_from"] == str(checkpoint.id)
 
@@ -168,7 +168,7 @@ class TestStartFrom:
             ),
         ],
     )
-    def test_one_that_does_not_fit_is_refused_before_a_worker_is_taken(
+    def test_an_incompatible_checkpoint_is_rejected_at_creation(
         self, client: TestClient, checkpoint: Any, change: dict[str, Any], says: str
     ) -> None:
         errors = refused(client.post("/runs", json={"start_from": str(checkpoint.id), **change}))
@@ -181,10 +181,10 @@ class TestShow:
         response = client.get(f"/runs/{uuid.uuid4()}")
         assert (response.status_code, response.json()["code"]) == (404, "not_found")
 
-    def test_a_malformed_id_is_refused(self, client: TestClient) -> None:
+    def test_a_malformed_id_is_rejected(self, client: TestClient) -> None:
         assert refused(client.get("/runs/latest"))[0]["loc"] == ["path", "run_id"]
 
-    def test_a_running_run_shows_where_it_stands(self, client: TestClient, records: Any) -> None:
+    def test_a_running_run_shows_its_progress(self, client: TestClient, records: Any) -> None:
         progress = {
             "type": "progress",
             "time": "2026-01-01T00:00:00Z",
@@ -205,7 +205,7 @@ class TestShow:
         }
         assert shown["resources"] == {"nodes": 1, "processes_per_node": 1, "offload_rewards": False}
 
-    def test_an_ended_run_shows_how(self, client: TestClient, records: Any) -> None:
+    def test_an_ended_run_shows_its_result(self, client: TestClient, records: Any) -> None:
         summary = {"before": 0.1, "after": 0.3, "difference": 0.2, "interval95": [0.1, 0.3], "pairs": 512}
         done = records.run(JobStatus.SUCCEEDED, heldout={"clip_score": summary})
         assert client.get(f"/runs/{done.id}").json()["heldout"] == {"clip_score": summary}
@@ -213,7 +213,7 @@ class TestShow:
         failed = records.run(JobStatus.FAILED, error=failure)
         assert client.get(f"/runs/{failed.id}").json()["error"] == failure
 
-    def test_a_stored_spec_is_shown_as_it_is_though_it_would_no_longer_be_accepted(
+    def test_a_stored_spec_is_shown_unchanged_even_if_it_is_no_longer_valid(
         self, client: TestClient, records: Any
     ) -> None:
         old = {"model": "gone", "algorithm": {"name": "older", "advantage": {"std_floor": 0}}, "forgotten": 1}
@@ -222,7 +222,7 @@ class TestShow:
             session.get_one(Run, run.id).spec = old
         assert client.get(f"/runs/{run.id}").json()["spec"] == old
 
-    def test_the_place_in_the_queue_is_by_priority_then_age(self, client: TestClient, records: Any) -> None:
+    def test_the_queue_position_is_by_priority_then_age(self, client: TestClient, records: Any) -> None:
         first, second = records.run(), records.run()
         urgent = records.run(priority=-1)
         again = records.run(JobStatus.INTERRUPTED)
@@ -232,7 +232,7 @@ class TestShow:
 
 
 class TestList:
-    def test_filters_hold_together(self, client: TestClient, records: Any) -> None:
+    def test_filters_are_combined(self, client: TestClient, records: Any) -> None:
         wanted = records.run(JobStatus.SUCCEEDED, spec={"labels": {"paper": "table-2", "who": "a:b"}})
         records.run(JobStatus.SUCCEEDED, spec={"labels": {"paper": "table-1", "who": "a:b"}})
         records.run(spec={"labels": {"paper": "table-2", "who": "a:b"}})
@@ -261,12 +261,12 @@ class TestList:
             "sort=name",
         ],
     )
-    def test_a_wrong_query_is_refused(self, client: TestClient, query: str) -> None:
+    def test_an_invalid_query_is_rejected(self, client: TestClient, query: str) -> None:
         assert refused(client.get(f"/runs?{query}"))[0]["loc"][:2] == ["query", query.split("=")[0]]
 
     @settings(max_examples=15, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
     @given(limit=st.integers(1, 8), total=st.integers(0, 12), during=st.integers(0, 3))
-    def test_pages_give_every_run_once_though_others_come_meanwhile(
+    def test_pages_contain_every_run_once_despite_new_runs(
         self, client: TestClient, records: Any, limit: int, total: int, during: int
     ) -> None:
         label = uuid.uuid4().hex
@@ -287,7 +287,9 @@ class TestList:
 
 
 class TestCancel:
-    def test_a_waiting_run_is_cancelled_at_once_and_twice_is_the_same(self, client: TestClient, records: Any) -> None:
+    def test_a_queued_run_is_cancelled_immediately_and_repeating_has_no_effect(
+        self, client: TestClient, records: Any
+    ) -> None:
         run = records.run()
         first = client.post(f"/runs/{run.id}/cancel")
         assert (first.status_code, first.json()["status"]) == (202, "cancelled")
@@ -295,7 +297,7 @@ class TestCancel:
         second = client.post(f"/runs/{run.id}/cancel")
         assert (second.status_code, second.json()) == (202, first.json())
 
-    def test_a_running_run_is_asked_to_end(self, client: TestClient, records: Any, database: Database) -> None:
+    def test_a_running_run_gets_a_cancel_request(self, client: TestClient, records: Any, database: Database) -> None:
         run = records.run(JobStatus.RUNNING, lease_owner="worker-1", attempt=1)
         first = client.post(f"/runs/{run.id}/cancel")
         assert (first.status_code, first.json()["status"], first.json()["worker"]) == (202, "cancelling", "worker-1")
@@ -305,7 +307,9 @@ class TestCancel:
             assert [(event.attempt, event.data) for event in events] == [(1, {"status": "cancelling"})]
 
     @pytest.mark.parametrize("status", [JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED])
-    def test_an_ended_run_is_answered_as_it_is(self, client: TestClient, records: Any, status: JobStatus) -> None:
+    def test_cancelling_an_ended_run_returns_it_unchanged(
+        self, client: TestClient, records: Any, status: JobStatus
+    ) -> None:
         run = records.run(status)
         response = client.post(f"/runs/{run.id}/cancel")
         assert (response.status_code, response.json()) == (202, client.get(f"/runs/{run.id}").json())

@@ -56,7 +56,7 @@ def test_samples_are_listed_in_order_and_filtered(
     assert first["items"] + rest["items"] == items and rest["next_cursor"] is None
 
 
-def test_the_image_is_given_and_cached(client: TestClient, database: Database, run: Any, tmp_path: Path) -> None:
+def test_the_image_is_returned_and_cacheable(client: TestClient, database: Database, run: Any, tmp_path: Path) -> None:
     row = store(database, tmp_path, run)
     url = client.get(f"/runs/{run.id}/samples").json()["items"][0]["image"]
     response = client.get(url)
@@ -66,7 +66,7 @@ def test_the_image_is_given_and_cached(client: TestClient, database: Database, r
     assert client.get(url, headers={"If-None-Match": response.headers["ETag"]}).status_code == 304
 
 
-def test_a_damaged_image_is_not_given(client: TestClient, database: Database, run: Any, tmp_path: Path) -> None:
+def test_a_damaged_image_is_an_error(client: TestClient, database: Database, run: Any, tmp_path: Path) -> None:
     row = store(database, tmp_path, run)
     (tmp_path / "other").write_bytes(b"other")
     database.artifacts.put_file(tmp_path / "other", row.key)
@@ -84,5 +84,5 @@ def test_a_sample_of_another_run_is_not_found(
     assert client.get(f"/runs/{uuid.uuid4()}/samples").status_code == 404
 
 
-def test_a_wrong_kind_is_refused(client: TestClient, run: Any) -> None:
+def test_an_unknown_kind_is_rejected(client: TestClient, run: Any) -> None:
     assert client.get(f"/runs/{run.id}/samples?kind=pretty").status_code == 422

@@ -65,7 +65,7 @@ class TestCreate:
                 assert (image.format, image.mode, image.size) == ("PNG", "RGB", (8, 8))
                 assert all(abs(a - b) < 8 for a, b in zip(image.getpixel((4, 4)), (255, 0, 0), strict=True))
 
-    def test_a_generations_images(self, client: TestClient, records: Any) -> None:
+    def test_images_of_a_generation_are_scored(self, client: TestClient, records: Any) -> None:
         spec = {"model": "shapes-flux", "checkpoints": ["base"], "prompts": ["a", "b"], "num_images": 1}
         drawn = records.generation({**spec, "width": 8, "height": 8}, JobStatus.SUCCEEDED)
         for number in (0, 1):
@@ -91,7 +91,7 @@ class TestCreate:
             ({"images": [{"prompt": "a", "image": RED}] * 257}, ["images"], "the maximum is 256"),
         ],
     )
-    def test_a_wrong_request_is_refused_by_field(
+    def test_an_invalid_request_is_rejected_by_field(
         self, client: TestClient, change: dict[str, Any], loc: list[str | int], says: str
     ) -> None:
         response = client.post("/score", json=body(**change))
@@ -117,13 +117,13 @@ class TestCreate:
             ),
         ],
     )
-    def test_what_is_no_image_is_named(self, client: TestClient, image: str, type: str, says: str) -> None:
+    def test_invalid_images_are_named(self, client: TestClient, image: str, type: str, says: str) -> None:
         response = client.post("/score", json=body(RED, image))
         (error,) = response.json()["errors"]
         assert (error["loc"], error["type"]) == (["body", "images", 1, "image"], type)
         assert says in error["msg"]
 
-    def test_the_same_key_makes_one(self, client: TestClient, database: Database) -> None:
+    def test_a_repeated_request_creates_one_scoring(self, client: TestClient, database: Database) -> None:
         name = {"Idempotency-Key": "once"}
         first, again = (client.post("/score", json=body(), headers=name) for _ in range(2))
         assert (first.json()["id"], again.headers["Idempotency-Replayed"]) == (again.json()["id"], "true")
@@ -151,7 +151,7 @@ class TestImages:
 
 
 class TestLife:
-    def test_cancelled_then_deleted_with_its_images(self, client: TestClient, database: Database) -> None:
+    def test_a_cancelled_scoring_is_deleted_with_its_images(self, client: TestClient, database: Database) -> None:
         id = client.post("/score", json=body()).json()["id"]
         assert client.delete(f"/scores/{id}").json()["code"] == "wrong_state"
         assert client.post(f"/scores/{id}/cancel").json()["status"] == "cancelled"

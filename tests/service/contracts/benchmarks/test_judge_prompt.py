@@ -19,10 +19,10 @@ def words(template: str) -> JudgePrompt:
 
 
 class TestFill:
-    def test_the_prompt_is_put_in_wherever_it_is_asked_for(self) -> None:
+    def test_the_prompt_replaces_every_placeholder(self) -> None:
         assert words("{prompt}, {prompt}").fill(PROMPT) == f"{PROMPT.text}, {PROMPT.text}"
 
-    def test_what_looks_like_a_field_in_a_prompt_is_none(self) -> None:
+    def test_placeholders_in_a_prompt_are_not_replaced(self) -> None:
         odd = PROMPT.model_copy(update={"text": "a {testpoint} and a }"})
         assert words("«{prompt}»").fill(odd) == "«a {testpoint} and a }»"
 
@@ -30,7 +30,7 @@ class TestFill:
         short = PROMPT.model_copy(update={"points": (ONE, TWO, ONE)})
         assert words("{testpoint}").fill(short) == f"['{ONE.name}', '{TWO.name}', '{ONE.name}']"
 
-    def test_definitions_and_descriptions_come_a_line_each(self) -> None:
+    def test_definitions_and_descriptions_have_a_line_each(self) -> None:
         other = ONE.model_copy(update={"description": "something else"})
         twice = PROMPT.model_copy(update={"points": (ONE, other)})
         assert words("{explanation}").fill(twice) == (

@@ -69,14 +69,14 @@ REFUSED = [(text, failure) for failure, texts in BAD.items() for text in texts]
 
 @pytest.mark.parametrize("analysis", ANALYSES)
 @pytest.mark.parametrize("frame", FRAMES)
-def test_whatever_the_analysis_says_the_scores_are_those_given(frame: str, analysis: str) -> None:
+def test_scores_do_not_depend_on_the_analysis(frame: str, analysis: str) -> None:
     for form in FORMS:
         text = FRAMES[frame].format(a=ANALYSES[analysis], s=form)
         assert read_answer(text, 3) == Verdict(SCORES), text
 
 
 @pytest.mark.parametrize(("scores", "failure"), REFUSED)
-def test_what_is_not_so_many_zeros_and_ones_is_a_failure(scores: str, failure: Failure) -> None:
+def test_another_number_of_zeros_and_ones_is_a_failure(scores: str, failure: Failure) -> None:
     for frame, analysis in product(("the form asked for", "words before and after", "the scores first"), ANALYSES):
         text = FRAMES[frame].format(a=ANALYSES[analysis], s=scores)
         assert read_answer(text, 3) == Verdict(None, failure), text
@@ -114,16 +114,16 @@ def test_what_is_not_so_many_zeros_and_ones_is_a_failure(scores: str, failure: F
         ("<score>" + "```a\n" * 20_000 + "</score>", Failure.NOT_A_LIST),
     ],
 )
-def test_answers_without_scores_say_why(text: str | None, failure: Failure) -> None:
+def test_answers_without_scores_have_a_reason(text: str | None, failure: Failure) -> None:
     assert read_answer(text, 3) == Verdict(None, failure)
 
 
-def test_an_analysis_that_is_never_closed_loses_nothing_where_the_answer_ends_after_the_scores() -> None:
+def test_an_unclosed_analysis_is_accepted_if_the_answer_ends_after_the_scores() -> None:
     for end in ("</description>", "\n</description>\n```\n"):
         assert read_answer(f"<description><analysis>['It's a tree.'\n<score>{GOOD}</score>{end}", 3) == Verdict(SCORES)
 
 
-def test_words_between_score_tags_do_not_spoil_the_list() -> None:
+def test_words_between_score_tags_are_ignored() -> None:
     text = f"The element <score> holds what </score> says. <score>{GOOD}</score>"
     assert read_answer(text, 3) == Verdict(SCORES)
 
@@ -156,15 +156,13 @@ pieces = st.sampled_from(
 
 
 @given(scores, without_tags, without_tags)
-def test_any_analysis_and_any_words_after_leave_the_scores_as_they_are(
-    given_scores: list[int], analysis: str, after: str
-) -> None:
+def test_scores_do_not_depend_on_surrounding_text(given_scores: list[int], analysis: str, after: str) -> None:
     text = f"<analysis>{analysis}</analysis><score>{given_scores}</score>{after}"
     assert read_answer(text, len(given_scores)) == Verdict(tuple(given_scores))
 
 
 @given(st.lists(pieces, max_size=40).map("".join) | st.text(max_size=300), st.integers(0, 5))
-def test_any_text_gives_scores_that_stand_in_it_or_a_reason(text: str, points: int) -> None:
+def test_any_text_has_its_literal_scores_or_a_reason(text: str, points: int) -> None:
     verdict = read_answer(text, points)
     assert (verdict.scores is None) is (verdict.failure is not None)
     if verdict.scores is not None:
@@ -174,7 +172,7 @@ def test_any_text_gives_scores_that_stand_in_it_or_a_reason(text: str, points: i
 
 
 @given(scores, without_tags, st.data())
-def test_an_answer_cut_off_anywhere_gives_its_own_scores_or_none(
+def test_a_truncated_answer_has_its_own_scores_or_none(
     given_scores: list[int], analysis: str, data: st.DataObject
 ) -> None:
     text = f"<analysis>{analysis} <score>[0]</score></analysis><score>{given_scores}</score></description>"
@@ -183,7 +181,7 @@ def test_an_answer_cut_off_anywhere_gives_its_own_scores_or_none(
 
 
 @given(scores, st.data())
-def test_one_wrong_value_among_right_ones_is_a_failure(given_scores: list[int], data: st.DataObject) -> None:
+def test_one_invalid_value_is_a_failure(given_scores: list[int], data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(given_scores) - 1))
     wrong = data.draw(
         st.integers().filter(lambda one: one not in (0, 1)) | st.floats() | st.text(max_size=5) | st.none()
@@ -193,7 +191,7 @@ def test_one_wrong_value_among_right_ones_is_a_failure(given_scores: list[int], 
 
 
 @pytest.mark.parametrize("values", [None, 3, "101", b"101", {"a": 1}, {1, 0}])
-def test_values_that_are_no_list(values: object) -> None:
+def test_values_other_than_lists(values: object) -> None:
     assert check_scores(values, 3) == Verdict(None, Failure.NOT_A_LIST)
 
 

@@ -32,7 +32,7 @@ def with_json(text: str) -> str:
 
 
 class TestDimensions:
-    def test_there_are_ten_and_27(self) -> None:
+    def test_there_are_10_dimensions_and_27_sub_dimensions(self) -> None:
         assert (len(PRIMARY), len(SUB)) == (10, 27)
         assert {primary_of(name) for name in SUB} == set(PRIMARY)
 
@@ -50,7 +50,7 @@ class TestDimensions:
             ("", None),
         ],
     )
-    def test_blanks_do_not_matter_and_letters_do(self, name: str, dimension: str | None) -> None:
+    def test_white_space_is_ignored_and_case_is_not(self, name: str, dimension: str | None) -> None:
         assert dimension_of(name) == dimension
 
     def test_primary_names_may_have_the_official_scripts_trailing_blank(self) -> None:
@@ -90,7 +90,7 @@ class TestGood:
         lines = prompts_csv(EN, body).splitlines(keepends=True)
         assert problems("".join(["sub_dims_en,index,note,prompt_en\n", *lines[1:]])) == []
 
-    def test_a_dimension_may_stand_twice_for_points_go_by_their_place(self) -> None:
+    def test_a_repeated_dimension_is_accepted_because_points_have_positions(self) -> None:
         text = json.dumps(about(["Attribute - Color", "Attribute - Color"], "en"))
         read = read_prompts(with_json(text).encode(), EN)
         assert not read.problems
@@ -99,7 +99,7 @@ class TestGood:
     def test_a_file_that_is_not_the_official_one_is_marked_as_such(self) -> None:
         assert not benchmark().pinned
 
-    def test_the_fingerprint_follows_the_content_alone(self) -> None:
+    def test_the_fingerprint_depends_only_on_the_content(self) -> None:
         same, other = (
             benchmark((prompts_csv(EN) + "\n").encode()),
             benchmark(with_json(json.dumps(about(SUB, "en"))).encode()),
@@ -111,7 +111,7 @@ class TestGood:
 class TestRepair:
     BROKEN = json.dumps(about(["Style", "Attribute - Color"], "en")).replace('"Style", ', '"Style"  ')
 
-    def test_one_missing_comma_between_two_strings_is_mended_and_recorded(self) -> None:
+    def test_one_missing_comma_between_two_strings_is_repaired_and_recorded(self) -> None:
         read = read_prompts(with_json(self.BROKEN).encode(), EN)
         assert read.problems == []
         [repair] = read.repairs
@@ -132,14 +132,14 @@ class TestRepair:
             json.dumps(about(["Style"], "en"))[:-1] + ",}",
         ],
     )
-    def test_no_other_fault_is(self, text: str) -> None:
+    def test_other_faults_are_not_repaired(self, text: str) -> None:
         read = read_prompts(with_json(text).encode(), EN)
         assert read.repairs == []
         [problem] = read.problems
         assert (problem.row, problem.index) == (5, 3)
         assert "invalid JSON at character" in problem.description
 
-    def test_a_mended_row_must_be_right_in_all_else(self) -> None:
+    def test_a_repaired_row_must_be_valid_otherwise(self) -> None:
         read = read_prompts(with_json(self.BROKEN.replace('"what 0 is", ', "")).encode(), EN)
         assert read.repairs == []
         assert [str(one) for one in read.problems] == ["row 5 (index 3): 2 test points have 1 descriptions"]
@@ -192,14 +192,14 @@ class TestBadRows:
         assert problem.startswith("row 5 (index 3): ")
         assert message in problem
 
-    def test_every_bad_row_is_told_and_the_rest_is_read(self) -> None:
+    def test_every_bad_row_is_reported_and_the_others_are_read(self) -> None:
         body = rows(EN)
         body[0][2], body[4][0], body[9][2] = "{", "2", json.dumps(about(["Style"], "en", Subjects=None))
         read = read_prompts(prompts_csv(EN, body).encode(), EN)
         assert [(one.row, one.index) for one in read.problems] == [(2, 0), (6, 2), (11, 9)]
         assert [one.index for one in read.prompts] == [1, 2, 3, 5, 6, 7, 8]
 
-    def test_a_row_in_another_encoding_is_told_of_alone(self) -> None:
+    def test_a_row_in_another_encoding_is_reported_once(self) -> None:
         body = rows(EN)
         body[3][1] = "a trée"
         data = prompts_csv(EN, body).encode("latin-1")
@@ -214,7 +214,7 @@ class TestBadFiles:
     def test_utf_16_is_named(self) -> None:
         assert problems(prompts_csv(ZH).encode("utf-16"), ZH) == ["row 1: the file is UTF-16; save it as UTF-8"]
 
-    def test_every_row_of_a_file_in_gb18030_is_told(self) -> None:
+    def test_every_row_of_a_file_in_gb18030_is_reported(self) -> None:
         read = read_prompts(prompts_csv(ZH).encode("gb18030"), ZH)
         assert [one.row for one in read.problems] == list(range(2, 12))
 
@@ -229,12 +229,12 @@ class TestBadFiles:
             (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "row 1:"),
         ],
     )
-    def test_what_is_no_such_file(self, data: bytes, message: str) -> None:
+    def test_other_files_are_rejected(self, data: bytes, message: str) -> None:
         [problem] = problems(data)
         assert message in problem
 
     @given(st.binary(max_size=300))
-    def test_no_bytes_raise(self, data: bytes) -> None:
+    def test_no_bytes_raise_other_exceptions(self, data: bytes) -> None:
         for start in (b"", b"index,prompt_en,sub_dims_en\n"):
             read = read_prompts(start + data, EN)
             assert read.problems or read.prompts or start
@@ -261,7 +261,7 @@ class TestOfficial:
         assert repair.description == 'added a comma between "Grammar - Negation" and "Attribute - Color"'
 
     @pytest.mark.parametrize("length", ["", "-long"])
-    def test_chinese_and_english_have_the_same_dimensions_at_the_same_places(
+    def test_chinese_and_english_have_the_same_dimensions_in_the_same_order(
         self, read: dict[str, Any], length: str
     ) -> None:
         english, chinese = read[f"unigenbench-en{length}"].prompts, read[f"unigenbench-zh{length}"].prompts

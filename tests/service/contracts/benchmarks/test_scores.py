@@ -105,7 +105,7 @@ class TestScores:
 class TestIntervals:
     COUNTED = tally(BENCHMARK, drawn(5))
 
-    def test_the_same_seed_gives_the_same_interval_and_holds_the_score(self) -> None:
+    def test_the_same_seed_gives_the_same_interval_which_contains_the_score(self) -> None:
         first, again, other = intervals(self.COUNTED, 1), intervals(self.COUNTED, 1), intervals(self.COUNTED, 2)
         assert first == again != other
         found = scores(self.COUNTED, first)
@@ -139,13 +139,13 @@ class TestIntervals:
         found = intervals(tally(BENCHMARK, same))
         assert found is not None and found.overall == found.micro == (1.0, 1.0)
 
-    def test_nothing_judged_has_none(self) -> None:
+    def test_without_answers_there_is_no_interval(self) -> None:
         assert intervals(tally(BENCHMARK, [])) is None
         assert intervals(self.COUNTED, resamples=0) is None
         found = intervals(tally(BENCHMARK, said(0, (1, 0, 1))))
         assert found is not None and found.overall is None and found.sub["World Knowledge"] is None
 
-    def test_it_covers_the_truth_as_often_as_it_says(self) -> None:
+    def test_intervals_have_their_nominal_coverage(self) -> None:
         inside = 0
         for seed in range(100):
             found = intervals(tally(BENCHMARK, drawn(seed, share=0.5, failed=0, images=8)), seed, 400)
@@ -174,7 +174,7 @@ class TestComparison:
         assert (found.overall.difference, found.overall.interval95) == (0.0, (0.0, 0.0))
         assert (found.overall.wins, found.overall.losses, found.overall.ties) == (0, 0, PROMPTS)
 
-    def test_turned_round_it_changes_its_sign(self) -> None:
+    def test_exchanging_the_sides_changes_the_sign(self) -> None:
         first, second = tally(BENCHMARK, drawn(8)), tally(BENCHMARK, drawn(9, share=0.9))
         there, back = compare(first, second, 4), compare(second, first, 4)
         assert there.overall.difference == -(back.overall.difference or 0)
@@ -192,7 +192,7 @@ class TestComparison:
             own = (after.sub[name].accuracy or 0) - (before.sub[name].accuracy or 0)
             assert found.sub[name].difference == pytest.approx(own)
 
-    def test_the_pairing_makes_the_interval_narrower_than_two_apart(self) -> None:
+    def test_a_paired_interval_is_narrower_than_separate_ones(self) -> None:
         """Prompts differ much in difficulty, and both evaluations share it."""
         draw = np.random.default_rng(12)
         hard = draw.random(PROMPTS) < 0.5
@@ -244,7 +244,7 @@ class TestOfficial:
         assert math.isclose(found.overall, expected["overall_mean_of_primary"], rel_tol=1e-15, abs_tol=0)
         assert (found.failed_answers, found.missing_images) == (0, 2400 - expected["rows"])
 
-    def test_the_official_summary_says_the_same(self, case: Any) -> None:
+    def test_the_official_summary_has_equal_counts(self, case: Any) -> None:
         counted, _, expected, made = case
         summary = read_json(json.dumps(expected), made)
         assert isinstance(summary, Counts)

@@ -62,7 +62,7 @@ class TestCommand:
             for queue in queues():
                 session.add(Worker(name=queue, queue=queue, device="cpu", stats={"data_free_bytes": 2**40}))
 
-    def test_where_all_is_well_it_says_so_and_ends_with_0(self, healthy: None, tmp_path: Path) -> None:
+    def test_without_problems_the_command_exits_with_0(self, healthy: None, tmp_path: Path) -> None:
         done = CliRunner().invoke(app, ["doctor", "--data", str(tmp_path), "--json"])
         told = json.loads(done.stdout)
         assert (done.exit_code, told["ok"]) == (0, True), told
@@ -75,7 +75,7 @@ class TestCommand:
         assert not [check for check in told["checks"] if check["hint"] and check["name"] != "packages"]
         assert "torch 2." in told["checks"][-1]["detail"]
 
-    def test_what_is_wrong_is_marked_has_a_remedy_and_ends_with_1(self, healthy: None, tmp_path: Path) -> None:
+    def test_problems_are_marked_with_a_fix_and_exit_with_1(self, healthy: None, tmp_path: Path) -> None:
         env = {"G2RPO_DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/d", "COLUMNS": "200"}
         done = CliRunner().invoke(app, ["doctor", "--data", str(tmp_path)], env=env)
         assert done.exit_code == 1
@@ -94,9 +94,7 @@ class TestDatabase:
         assert wrong(checks).keys() == {"database"}
         assert "schema" not in checks and "hunter2" not in str(checks)
 
-    def test_a_database_that_is_not_there(
-        self, environment: pytest.MonkeyPatch, tmp_path: Path, server_url: str
-    ) -> None:
+    def test_a_missing_database(self, environment: pytest.MonkeyPatch, tmp_path: Path, server_url: str) -> None:
         url = make_url(server_url).set(database="nowhere").render_as_string(hide_password=False)
         environment.setenv("G2RPO_DATABASE_URL", url)
         checks = found(tmp_path)
@@ -104,7 +102,7 @@ class TestDatabase:
         assert '"nowhere" does not exist' in checks["database"].detail
         assert checks["database"].hint.startswith("create it, or fix the name")
 
-    def test_a_machine_that_is_not_there(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_an_unknown_host(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
         environment.setenv("G2RPO_DATABASE_URL", "postgresql://u:hunter2@nowhere.invalid/d")
         assert "host was not found" in found(tmp_path)["database"].hint
 
@@ -141,7 +139,7 @@ class TestDatabase:
 
 @pytest.mark.usefixtures("environment")
 class TestBroker:
-    def test_one_that_was_stopped(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_a_stopped_broker(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
         server = valkey.start(tmp_path / "valkey")
         environment.setenv("G2RPO_BROKER_URL", server.url)
         try:
@@ -152,7 +150,7 @@ class TestBroker:
         assert list(wrong(checks)) == ["broker"]
         assert "start Valkey or Redis" in checks["broker"].hint
 
-    def test_an_address_that_is_none(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_an_invalid_address(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
         environment.setenv("G2RPO_BROKER_URL", "http://user:hunter2@127.0.0.1/0")
         checks = found(tmp_path)
         assert list(wrong(checks)) == ["broker"]
@@ -161,37 +159,37 @@ class TestBroker:
 
 @pytest.mark.usefixtures("environment")
 class TestRoom:
-    def test_a_store_that_cannot_be_written(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_an_unwritable_store(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
         environment.setenv("G2RPO_STORAGE_URL", "file:///dev/null/store")
         checks = found(tmp_path)
         assert list(wrong(checks)) == ["storage"]
         assert "fix G2RPO_STORAGE_URL" in checks["storage"].hint
 
-    def test_a_place_for_artifacts_that_is_none(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_an_invalid_storage_url(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
         environment.setenv("G2RPO_STORAGE_URL", "nonsense://bucket")
         checks = found(tmp_path)
         assert list(wrong(checks)) == ["storage"]
         assert "nonsense" in checks["storage"].detail
 
-    def test_a_disk_that_is_nearly_full(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_a_nearly_full_disk(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
         environment.setenv("G2RPO_MIN_FREE_BYTES", str(2**60))
         problems = wrong(found(tmp_path))
         assert problems.keys() == {"data directory", "storage"}
         assert all("disk nearly full" in detail and "GiB left in" in detail for detail in problems.values())
 
-    def test_a_data_directory_that_cannot_be_written(self) -> None:
+    def test_an_unwritable_data_directory(self) -> None:
         checks = found(Path("/proc/nowhere"), last="data directory")
         assert "cannot be written" in wrong(checks)["data directory"]
         assert "--data" in checks["data directory"].hint
 
-    def test_a_data_directory_that_everybody_may_enter(self, tmp_path: Path) -> None:
+    def test_a_data_directory_with_open_permissions(self, tmp_path: Path) -> None:
         (tmp_path / "open").mkdir(mode=0o700)
         assert found(tmp_path / "open", last="data directory")["data directory"].hint == ""
         (tmp_path / "open").chmod(0o755)
         check = found(tmp_path / "open", last="data directory")["data directory"]
         assert check.ok and "chmod o=" in check.hint
 
-    def test_one_that_is_not_there_yet_is_not_made(self, tmp_path: Path) -> None:
+    def test_a_missing_data_directory_is_not_created(self, tmp_path: Path) -> None:
         assert found(tmp_path / "new", last="data directory")["data directory"].ok
         assert not (tmp_path / "new").exists()
 
@@ -203,7 +201,7 @@ class TestSettings:
         check = found(tmp_path, last="settings")["settings"]
         assert check.ok and check.detail == "unknown: G2RPO_DATABSE_URL (did you mean G2RPO_DATABASE_URL?)"
 
-    def test_a_value_that_is_none_is_told_by_name_and_the_rest_is_looked_at(
+    def test_an_invalid_value_is_named_and_other_checks_continue(
         self, environment: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         environment.setenv("G2RPO_DATABASE_URL", "mysql://u:hunter2@h/d")
@@ -214,7 +212,7 @@ class TestSettings:
         assert "G2RPO_LEASE_SECONDS: " in checks["settings"].detail
         assert "hunter2" not in str(checks)
 
-    def test_names_are_shown_and_values_are_not(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_names_are_shown_without_values(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
         environment.setenv("G2RPO_LOG_LEVEL", "hunter2")
         detail = found(tmp_path, last="settings")["settings"].detail
         assert "G2RPO_LOG_LEVEL" in detail and "hunter2" not in detail
@@ -228,7 +226,7 @@ class TestSettings:
             ("- 1", "Catalog"),
         ],
     )
-    def test_a_catalog_that_cannot_be_used(
+    def test_an_invalid_catalog(
         self, environment: pytest.MonkeyPatch, tmp_path: Path, written: str | None, told: str
     ) -> None:
         file = tmp_path / "catalog.yaml"
@@ -239,7 +237,7 @@ class TestSettings:
         assert list(wrong(checks)) == ["catalog"]
         assert told in checks["catalog"].detail and "G2RPO_CATALOG" in checks["catalog"].hint
 
-    def test_weights_and_prompts_that_are_not_here(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def test_missing_weights_and_prompts(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
         file = tmp_path / "catalog.yaml"
         file.write_text(
             "{models: [], rewards: [], prompt_sets: [{name: mine, kind: file, path: /nowhere/prompts.txt}]}"
@@ -251,7 +249,7 @@ class TestSettings:
 
 @pytest.mark.usefixtures("environment")
 class TestJobs:
-    def test_jobs_that_nobody_does(self, records: Records, tmp_path: Path) -> None:
+    def test_queued_jobs_without_workers(self, records: Records, tmp_path: Path) -> None:
         records.run(queued_at=func.now() - timedelta(hours=2))
         checks = found(tmp_path)
         assert wrong(checks) == {}
@@ -259,13 +257,13 @@ class TestJobs:
         assert checks["queues"].detail.startswith("1 runs wait, the oldest for 72")
         assert "start more workers" in checks["queues"].hint
 
-    def test_jobs_that_the_dead_hold(self, records: Records, tmp_path: Path) -> None:
+    def test_jobs_with_expired_leases(self, records: Records, tmp_path: Path) -> None:
         long_ago = func.now() - timedelta(hours=1)
         run = records.run(JobStatus.RUNNING, lease_owner="gone:1", lease_expires_at=long_ago)
         check = found(tmp_path)["leases"]
         assert check.ok and f"run {run.id} (by gone:1)" in check.detail and check.hint
 
-    def test_a_worker_without_room(self, database: Database, tmp_path: Path) -> None:
+    def test_a_worker_with_a_full_disk(self, database: Database, tmp_path: Path) -> None:
         with database.transaction() as session:
             session.add(Worker(name="a:1", queue="train", device="cpu", stats={"data_free_bytes": 5 * 2**20}))
             for queue in ("generate", "evaluate"):
@@ -281,14 +279,14 @@ class TestOwnServers:
         for name in ("G2RPO_DATABASE_URL", "G2RPO_BROKER_URL", "G2RPO_STORAGE_URL", "G2RPO_CATALOG"):
             monkeypatch.delenv(name, raising=False)
 
-    def test_before_the_first_up_all_is_well(self, tmp_path: Path) -> None:
+    def test_before_the_first_start_there_are_no_problems(self, tmp_path: Path) -> None:
         checks = found(tmp_path / "data", last="port")
         assert wrong(checks) == {}
         assert "`g2rpo up`" in checks["database"].detail and "`g2rpo up`" in checks["broker"].detail
         assert "pixeltable" in checks["embedded servers"].detail
         assert not (tmp_path / "data").exists()
 
-    def test_a_running_up_is_looked_into(self, tmp_path: Path) -> None:
+    def test_embedded_servers_are_checked(self, tmp_path: Path) -> None:
         held = ExitStack()
         held.enter_context(locked(tmp_path))
         database, broker = postgres.start(tmp_path / "postgres", durable=False), valkey.start(tmp_path / "valkey")
@@ -304,7 +302,7 @@ class TestOwnServers:
             database.stop()
             held.close()
 
-    def test_a_port_that_is_taken(self) -> None:
+    def test_an_occupied_port(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as taken:
             check = service_checks.run("port", lambda: machine.port(taken.getsockname()[1]))
         assert not check.ok and "--port" in check.hint
@@ -314,11 +312,11 @@ class TestPackages:
     def look(self, lock_file: Path) -> ReadinessCheck:
         return service_checks.run("packages", lambda: machine.packages(lock_file))
 
-    def test_another_version_than_the_locked_one_is_a_doubt(self, tmp_path: Path) -> None:
+    def test_another_version_than_the_locked_one_is_a_warning(self, tmp_path: Path) -> None:
         (tmp_path / "lock").write_text("# exact\nfastapi==0.0.1\nnot-installed-here==1\n")
         check = self.look(tmp_path / "lock")
         assert check.ok and "fastapi" in check.detail and "locked: 0.0.1" in check.detail and check.hint
 
-    def test_without_a_lock_there_is_nothing_to_compare(self, tmp_path: Path) -> None:
+    def test_without_a_lock_file_nothing_is_compared(self, tmp_path: Path) -> None:
         check = self.look(tmp_path / "none")
         assert check.ok and not check.hint
