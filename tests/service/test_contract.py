@@ -1,8 +1,8 @@
 """Every route against the OpenAPI document, by schemathesis: no 5xx, and every response as documented.
 
 Four phases: the examples of the document; every bound of every field, satisfied and violated; generated requests,
-valid and invalid; and sequences of operations, which schemathesis infers from schemas and Location headers. `make contract` runs
-the second phase completely and many more requests of the last two phases, and prints the counts.
+valid and invalid; and sequences of operations, which schemathesis infers from schemas and Location headers. `make
+contract` runs the second phase completely and many more requests of the last two phases, and prints the counts.
 """
 
 import itertools
