@@ -11,7 +11,7 @@ EVENTS_FILE = "events.jsonl"
 LOG_FILE = "log.txt"
 CONTROL_FILE = "control.json"
 ENCODINGS = "encodings"
-"""Directory of the prompt encodings that a run on a GPU caches."""
+"""Directory of the prompt encodings that a run caches."""
 PARENT_FD = "G2RPO_PARENT_FD"
 """Environment variable with the file descriptor whose end of file signals the death of the supervisor."""
 

@@ -13,22 +13,19 @@ from worker.engine.models.base import Conditioning, FlowModel
 
 _MAX_ON_DISK = 16 * 2**30
 """Bytes; of FLUX.1's encodings, 4 MiB each, four thousand."""
-_MAX_IN_MEMORY = 2**30
 _ENCODED = 64
 """Prompts encoded per batch, whose encodings are on the device together."""
 
 
 class EncodingStore:
-    """A least-recently-used cache of encodings by key, on disk or in memory. Not thread-safe."""
+    """A least-recently-used cache of encodings by key, in files of `directory`. Not thread-safe."""
 
-    def __init__(self, max_bytes: int, directory: Path | None = None) -> None:
+    def __init__(self, max_bytes: int, directory: Path) -> None:
         self._max_bytes, self._directory = max_bytes, directory
         self._sizes: OrderedDict[str, int] = OrderedDict()
-        self._rows: dict[str, Conditioning] = {}
-        if directory is not None:
-            directory.mkdir(parents=True, exist_ok=True)
-            for path in sorted(directory.glob("*.safetensors"), key=lambda path: path.stat().st_mtime):
-                self._sizes[path.stem] = path.stat().st_size
+        directory.mkdir(parents=True, exist_ok=True)
+        for path in sorted(directory.glob("*.safetensors"), key=lambda path: path.stat().st_mtime):
+            self._sizes[path.stem] = path.stat().st_size
 
     def __contains__(self, key: str) -> bool:
         return key in self._sizes
@@ -43,32 +40,24 @@ class EncodingStore:
         if key not in self._sizes:
             return None
         self._sizes.move_to_end(key)
-        if self._directory is None:
-            return self._rows[key]
         return Conditioning(**load_file(self._path(key)))
 
     def put(self, key: str, row: Conditioning) -> Conditioning:
         """Store an encoding [1, …], evict others above `max_bytes`, and return the stored encoding."""
         stored = Conditioning(row.pooled.cpu(), row.sequence.cpu())
-        if self._directory is None:
-            self._rows[key] = stored
-        else:
-            partial = self._path(key).with_suffix(".partial")
-            save_file({"pooled": stored.pooled, "sequence": stored.sequence}, partial)
-            partial.replace(self._path(key))
+        partial = self._path(key).with_suffix(".partial")
+        save_file({"pooled": stored.pooled, "sequence": stored.sequence}, partial)
+        partial.replace(self._path(key))
         self._sizes[key] = stored.pooled.nbytes + stored.sequence.nbytes
         self._sizes.move_to_end(key)
         total = self.bytes
         while total > self._max_bytes:
             oldest, size = self._sizes.popitem(last=False)
             total -= size
-            self._rows.pop(oldest, None)
-            if self._directory is not None:
-                self._path(oldest).unlink(missing_ok=True)
+            self._path(oldest).unlink(missing_ok=True)
         return stored
 
     def _path(self, key: str) -> Path:
-        assert self._directory is not None
         return self._directory / f"{key}.safetensors"
 
 
@@ -85,9 +74,8 @@ class Encodings:
 
     @classmethod
     def of(cls, model: FlowModel, directory: Path) -> "Encodings":
-        """Cached in `directory`, or in memory for a model on the CPU, whose encodings are small."""
-        moves = model.device.type != "cpu"
-        return cls(model, EncodingStore(_MAX_ON_DISK, directory) if moves else EncodingStore(_MAX_IN_MEMORY), moves)
+        """Cached in `directory`; the encoders of a model on the CPU stay where they are."""
+        return cls(model, EncodingStore(_MAX_ON_DISK, directory), moves=model.device.type != "cpu")
 
     def encode(self, prompts: Sequence[str], ahead: Callable[[], Sequence[str]] = lambda: ()) -> Conditioning:
         """The encoded prompts, one row each, on the model's device.

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
-from transformers import CLIPConfig, CLIPImageProcessorPil, CLIPModel
+from transformers import CLIPImageProcessorPil, CLIPModel
 
 from service.contracts.catalog import RewardEntry, Source
 from worker.engine.models.sources import access_token, locate
@@ -79,20 +79,16 @@ class ClipReward(Reward):
         """The towers on the CPU; ValueError names missing, unexpected and misshapen tensors."""
         if not _is_file(source):
             return _read_directory(source, dtype)
-        config, tensors = cls.read_published(find_file(source, cls.published), find_optional(source, CONFIG))
-        return _built(None, dtype, config=config, state_dict=tensors)
-
-    @classmethod
-    def read_published(cls, path: Path, description: Path | None) -> tuple[CLIPConfig, dict[str, Tensor]]:
-        """Architecture and tensors, by transformers' names, of a file of open_clip's layout."""
+        path, description = find_file(source, cls.published), find_optional(source, CONFIG)
         if description is None and cls.described:
             raise ValueError(f"{path.name} needs {CONFIG} in the same directory, for its activation and heads")
         tensors = read_tensors(path, within="state_dict")
         try:
             config = architecture(tensors, read_config(description) if description else None)
-            return config, to_transformers(tensors, config)
+            tensors = to_transformers(tensors, config)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
+        return _built(None, dtype, config=config, state_dict=tensors)
 
     @classmethod
     def preprocessing(cls, source: Source) -> Preprocessing:

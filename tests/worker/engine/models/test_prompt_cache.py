@@ -26,11 +26,6 @@ def model(entry: ModelEntry) -> FlowModel:
     return load_model(entry, CPU, torch.float32)
 
 
-@pytest.fixture(params=["memory", "disk"])
-def directory(request: pytest.FixtureRequest, tmp_path: Path) -> Path | None:
-    return tmp_path if request.param == "disk" else None
-
-
 def same(found: Conditioning, expected: Conditioning) -> bool:
     return torch.equal(found.pooled, expected.pooled) and torch.equal(found.sequence, expected.sequence)
 
@@ -41,15 +36,15 @@ def row(value: float) -> Conditioning:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_bits_are_those_of_the_model(entry: ModelEntry, directory: Path | None, dtype: torch.dtype) -> None:
+def test_the_bits_are_those_of_the_model(entry: ModelEntry, tmp_path: Path, dtype: torch.dtype) -> None:
     model = load_model(entry, CPU, dtype)
-    encodings = Encodings(model, EncodingStore(MUCH, directory), moves=False)
+    encodings = Encodings(model, EncodingStore(MUCH, tmp_path), moves=False)
     encodings.prepare(PROMPTS[:3])
     for prompts in (PROMPTS, [PROMPTS[3], PROMPTS[0], PROMPTS[3]]):
         assert same(encodings.encode(prompts), model.encode(prompts))
 
 
-def test_a_prompt_is_encoded_once(model: FlowModel, directory: Path | None, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_prompt_is_encoded_once(model: FlowModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     encode = model.encode
 
@@ -58,15 +53,15 @@ def test_a_prompt_is_encoded_once(model: FlowModel, directory: Path | None, monk
         return encode(prompts)
 
     monkeypatch.setattr(model, "encode", counted)
-    encodings = Encodings(model, EncodingStore(MUCH, directory), moves=False)
+    encodings = Encodings(model, EncodingStore(MUCH, tmp_path), moves=False)
     encodings.encode([PROMPTS[0], PROMPTS[1], PROMPTS[0]])
     encodings.encode(PROMPTS)
     assert sorted(asked) == sorted(PROMPTS)
 
 
-def test_encoders_that_are_fetched_encode_what_comes_next(model: FlowModel, directory: Path | None) -> None:
+def test_encoders_that_are_fetched_encode_what_comes_next(model: FlowModel, tmp_path: Path) -> None:
     for moves in (True, False):
-        store = EncodingStore(MUCH, directory and directory / str(moves))
+        store = EncodingStore(MUCH, tmp_path / str(moves))
         encodings = Encodings(model, store, moves)
         assert same(encodings.encode(PROMPTS[:2], ahead=lambda: PROMPTS[1:]), model.encode(PROMPTS[:2]))
         one = store.bytes / (4 if moves else 2)
@@ -74,19 +69,19 @@ def test_encoders_that_are_fetched_encode_what_comes_next(model: FlowModel, dire
         assert store.bytes == 4 * one
 
 
-def test_what_has_no_room_is_encoded_again(model: FlowModel, directory: Path | None) -> None:
-    encodings = Encodings(model, EncodingStore(1, directory), moves=True)
+def test_what_has_no_room_is_encoded_again(model: FlowModel, tmp_path: Path) -> None:
+    encodings = Encodings(model, EncodingStore(1, tmp_path), moves=True)
     assert same(encodings.encode(PROMPTS), model.encode(PROMPTS))
     assert same(encodings.encode(PROMPTS[:1]), model.encode(PROMPTS[:1]))
 
 
-def test_a_prompt_that_cannot_be_encoded_is_named(model: FlowModel, directory: Path | None) -> None:
+def test_a_prompt_that_cannot_be_encoded_is_named(model: FlowModel, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not know dinosaur"):
-        Encodings(model, EncodingStore(MUCH, directory), moves=False).prepare(["a dinosaur"])
+        Encodings(model, EncodingStore(MUCH, tmp_path), moves=False).prepare(["a dinosaur"])
 
 
-def test_a_store_keeps_what_was_used_last_within_its_bytes(directory: Path | None) -> None:
-    store = EncodingStore(100, directory)
+def test_a_store_keeps_what_was_used_last_within_its_bytes(tmp_path: Path) -> None:
+    store = EncodingStore(100, tmp_path)
     store.put("a", row(1.0))
     store.put("b", row(2.0))
     assert store.get("a") is not None
@@ -94,8 +89,7 @@ def test_a_store_keeps_what_was_used_last_within_its_bytes(directory: Path | Non
     assert ("a" in store, "b" in store, "c" in store) == (True, False, True)
     assert store.get("b") is None
     assert store.bytes == 80
-    if directory is not None:
-        assert sorted(path.stem for path in directory.iterdir()) == ["a", "c"]
+    assert sorted(path.stem for path in tmp_path.iterdir()) == ["a", "c"]
 
 
 def test_a_store_on_disk_is_found_again(tmp_path: Path) -> None:

@@ -12,14 +12,15 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
+from transformers import CLIPImageProcessorPil
 
 from service.contracts.catalog import RewardEntry, Source
 from tests.worker.engine.rewards.conftest import Golden, load_image
 from worker.engine.rewards import load_reward
 from worker.engine.rewards.clip import ClipReward
-from worker.engine.rewards.convert import main as convert
 
 CPU = torch.device("cpu")
+SQUARE = {"height": 224, "width": 224}
 MODELS = ["hps", "dfn"]
 KINDS = {"hps": "hps", "dfn": "clip"}
 FILES = {"hps": "HPS_v2.1_compressed.pt", "dfn": "open_clip_model.safetensors"}
@@ -30,6 +31,12 @@ def load(model: str, directory: Path, **given: Any) -> ClipReward:
     reward = load_reward(entry, CPU)
     assert isinstance(reward, ClipReward)
     return reward
+
+
+def save_as_transformers(reward: ClipReward, out: Path) -> None:
+    """The reward's weights as transformers publishes a CLIP."""
+    reward.model.save_pretrained(out)
+    CLIPImageProcessorPil(size=SQUARE, crop_size=SQUARE).save_pretrained(out)
 
 
 def golden_images(golden: Golden, model: str) -> list[Tensor]:
@@ -95,7 +102,9 @@ def test_a_converted_directory_gives_the_same_bits(
     golden: Golden, model: str, reward: ClipReward, published: Path, vocabulary: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "converted"
-    assert convert([KINDS[model], str(published / model / FILES[model]), "--out", str(out)]) == 0
+    save_as_transformers(reward, out)
+    if (description := published / model / "open_clip_config.json").is_file():
+        shutil.copyfile(description, out / description.name)
     converted = load(model, out, tokenizer=Source(directory=vocabulary))
     given, prompts = golden_images(golden, model)[1].expand(2, -1, -1, -1), ["“curly” &amp;  QUOTES", "a fox"]
     assert torch.equal(converted.score(given, prompts), reward.score(given, prompts))
@@ -238,8 +247,7 @@ def test_another_way_to_a_square_is_refused_by_name(published: Path, tmp_path: P
 def converted(published: Path, vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """DFN's weights as transformers publishes a CLIP, with its tokenizer and no description of open_clip's."""
     out = tmp_path_factory.mktemp("converted") / "transformers"
-    assert convert(["clip", str(published / "dfn" / FILES["dfn"]), "--out", str(out)]) == 0
-    (out / "open_clip_config.json").unlink()
+    save_as_transformers(load("dfn", published / "dfn"), out)
     shutil.copytree(vocabulary, out, dirs_exist_ok=True)
     return out
 
@@ -254,9 +262,6 @@ def processed(directory: Path, **changes: Any) -> ClipReward:
     path = directory / "preprocessor_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     return load("dfn", directory)
-
-
-SQUARE = {"height": 224, "width": 224}
 
 
 @pytest.mark.parametrize("size", [{"shortest_edge": 224}, 224])
@@ -288,19 +293,12 @@ def test_a_processor_that_does_otherwise_is_refused(directory: Path, changes: di
         processed(directory, **changes)
 
 
-def test_a_conversion_tells_transformers_that_the_middle_is_cut(published: Path, tmp_path: Path) -> None:
-    file = described(published, tmp_path / "middle") / FILES["dfn"]
-    assert convert(["clip", str(file), "--out", str(tmp_path / "out")]) == 0
-    told = json.loads((tmp_path / "out" / "preprocessor_config.json").read_text())
-    assert (told["size"], told["crop_size"]) == ({"shortest_edge": 224}, SQUARE)
-
-
 @pytest.mark.parametrize("change", ["missing", "unexpected", "of another shape"])
 def test_a_directory_that_does_not_fit_is_refused_by_name(
     published: Path, vocabulary: Path, tmp_path: Path, change: str
 ) -> None:
     out = tmp_path / "converted"
-    convert(["clip", str(published / "dfn" / FILES["dfn"]), "--out", str(out)])
+    save_as_transformers(load("dfn", published / "dfn"), out)
     tensors = load_file(out / "model.safetensors")
     whole = tensors.pop("visual_projection.weight")
     if change == "unexpected":
@@ -310,12 +308,3 @@ def test_a_directory_that_does_not_fit_is_refused_by_name(
     save_file(tensors, out / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=f"{change}: visual_projection"):
         load("dfn", out, tokenizer=Source(directory=vocabulary))
-
-
-def test_conversion_says_what_is_wrong(published: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = published / "hps" / FILES["hps"]
-    assert convert(["hps", str(file), "--out", str(tmp_path)]) == 2
-    assert "exists; set --out" in capsys.readouterr().err
-    assert convert(["hps", str(tmp_path / "none.pt"), "--out", str(tmp_path / "new")]) == 2
-    assert "not found" in capsys.readouterr().err
-    assert not (tmp_path / "new").exists()
