@@ -35,7 +35,7 @@ from service.local.server import Server
 from tests.database_cleanup import empty
 
 # A process of pytest-xdist inherits COLUMNS=80 from its parent's readline, and rich keeps the width that it finds when
-# a console is created. Without the variable, a console asks for the width each time it prints, as tests set it.
+# a console is created. Without the variable, a console reads the width each time it prints, as tests set it.
 os.environ.pop("COLUMNS", None)
 
 _PATIENCE = 180.0
@@ -121,7 +121,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadFileSche
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run long modules first, so that no process ends with one alone."""
+    """Run long modules first, so that no process runs one at the end while others are idle."""
     items.sort(key=lambda item: item.get_closest_marker("long") is None)
 
 
@@ -247,7 +247,7 @@ def empty_database_url(admin: Engine) -> Iterator[str]:
 
 @pytest.fixture
 def new_database_url(admin: Engine, template: str) -> Iterator[str]:
-    """A migrated database for one test alone, such as one whose workers outlive a statement."""
+    """A migrated database for a single test, for example one with worker processes."""
     with _database(admin, template) as url:
         yield url
 

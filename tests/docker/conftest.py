@@ -1,4 +1,4 @@
-"""The deployment's files, read as their tools read them."""
+"""Parsed deployment files."""
 
 import json
 import re
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 
 @dataclass(frozen=True)
 class Dockerfile:
-    """A Dockerfile's instructions, in order: the word and what follows it."""
+    """The instructions of a Dockerfile in order, as keyword and arguments."""
 
     path: Path
     instructions: tuple[tuple[str, str], ...]
@@ -27,13 +27,13 @@ class Dockerfile:
         return self.all(word)[-1]
 
     def command(self, word: str) -> list[str]:
-        """The last such instruction, which is in the form of a JSON list, perhaps after options."""
+        """The JSON list of the last instruction with this keyword, without its options."""
         text = self.last(word)
         listed: list[str] = json.loads(text[text.index("[") :])
         return listed
 
     def sources(self) -> list[str]:
-        """What is copied from the repository."""
+        """Paths copied from the repository."""
         copies = [shlex.split(rest) for rest in self.all("COPY") if not rest.startswith("--from")]
         return [source for *sources, _target in copies for source in sources]
 

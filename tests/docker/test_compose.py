@@ -1,4 +1,4 @@
-"""`docker-compose.yml` and the Dockerfiles, held against the code. No container engine is needed."""
+"""`docker-compose.yml` and the Dockerfiles, compared with the code. No container engine is needed."""
 
 import os
 import re
@@ -16,14 +16,14 @@ from service.core.settings import Settings, unknown_variables
 
 ROOT = Path(__file__).parents[2]
 FILES = ["docker-compose.yml", "docker/compose.gpu.yml", "docker/Dockerfile.service", "docker/Dockerfile.worker"]
-OURS = {
+OWN_SERVICES = {
     "migrate": "service",
     "api": "service",
     "worker-train": "worker",
     "worker-generate": "worker",
     "worker-evaluate": "worker",
 }
-"""Services on our images, and which."""
+"""Services that use the project's images, with the image name."""
 ONE_SHOT = {"migrate"}
 
 
@@ -38,14 +38,14 @@ def seconds(duration: str) -> float:
 
 class TestServices:
     def test_all_services_are_defined(self, compose: dict[str, Any]) -> None:
-        assert set(compose["services"]) == {"postgres", "valkey", *OURS}
+        assert set(compose["services"]) == {"postgres", "valkey", *OWN_SERVICES}
 
     def test_each_service_has_a_health_check_or_runs_once(self, compose: dict[str, Any], dockerfiles: Any) -> None:
         for name, service in compose["services"].items():
             if name in ONE_SHOT:
                 assert service["healthcheck"] == {"disable": True}
-            elif name in OURS:
-                assert "healthcheck" not in service and len(dockerfiles[OURS[name]].all("HEALTHCHECK")) == 1
+            elif name in OWN_SERVICES:
+                assert "healthcheck" not in service and len(dockerfiles[OWN_SERVICES[name]].all("HEALTHCHECK")) == 1
             else:
                 assert service["healthcheck"]["test"][0] == "CMD"
 
@@ -57,11 +57,11 @@ class TestServices:
     def test_services_start_after_the_migration(self, compose: dict[str, Any]) -> None:
         services = compose["services"]
         assert services["migrate"]["depends_on"] == {"postgres": {"condition": "service_healthy"}}
-        for name in OURS.keys() - ONE_SHOT:
+        for name in OWN_SERVICES.keys() - ONE_SHOT:
             assert services[name]["depends_on"]["migrate"] == {"condition": "service_completed_successfully"}
 
     def test_own_services_have_minimal_privileges(self, compose: dict[str, Any]) -> None:
-        for name in OURS:
+        for name in OWN_SERVICES:
             service = compose["services"][name]
             assert service["read_only"] is True and service["init"] is True
             assert service["cap_drop"] == ["ALL"] and service["security_opt"] == ["no-new-privileges:true"]
@@ -73,7 +73,7 @@ class TestServices:
             for volume in service.get("volumes", [])
         }
         assert mounted == set(compose["volumes"])
-        for name in OURS.keys() - ONE_SHOT:
+        for name in OWN_SERVICES.keys() - ONE_SHOT:
             service = compose["services"][name]
             targets = [place.partition(":")[2] for place in service["volumes"]]
             assert "/var/lib/g2rpo/artifacts" in targets
@@ -96,7 +96,7 @@ class TestServices:
             assert command == ["--queues", queue, "--hostname", f"{queue}@%h"]
 
     def test_only_workers_reserve_gpus(self, compose: dict[str, Any], gpu: dict[str, Any]) -> None:
-        assert set(gpu["services"]) == {name for name, image in OURS.items() if image == "worker"}
+        assert set(gpu["services"]) == {name for name, image in OWN_SERVICES.items() if image == "worker"}
         for service in gpu["services"].values():
             (device,) = service["deploy"]["resources"]["reservations"]["devices"]
             assert device["driver"] == "nvidia" and device["capabilities"] == ["gpu"]
@@ -113,11 +113,13 @@ class TestVariables:
     def test_the_example_environment_lists_the_variables_of_compose(self) -> None:
         read = set(re.findall(r"\$\{([A-Z0-9_]+)", text("docker-compose.yml", "docker/compose.gpu.yml")))
         passed = set(re.findall(r"^  +([A-Z0-9_]+):$", text("docker-compose.yml"), re.MULTILINE))
-        offered = set(re.findall(r"^(?:# )?([A-Z0-9_]+)=", text(".env.example"), re.MULTILINE))
-        assert offered == (read | passed) - {"IMAGE_TAG", "G2RPO_COMMIT", "AWS_SESSION_TOKEN"}
+        listed = set(re.findall(r"^(?:# )?([A-Z0-9_]+)=", text(".env.example"), re.MULTILINE))
+        assert listed == (read | passed) - {"IMAGE_TAG", "G2RPO_COMMIT", "AWS_SESSION_TOKEN"}
 
     def test_secrets_are_required_and_limited_to_their_services(self, compose: dict[str, Any]) -> None:
-        holders = [name for name, one in compose["services"].items() if "G2RPO_ADMIN_KEY" in one.get("environment", {})]
+        holders = [
+            name for name, service in compose["services"].items() if "G2RPO_ADMIN_KEY" in service.get("environment", {})
+        ]
         assert holders == ["api"]
         assert compose["services"]["api"]["environment"]["G2RPO_ADMIN_KEY"].startswith("${G2RPO_ADMIN_KEY:?")
         assert "POSTGRES_PASSWORD:-" not in text("docker-compose.yml")
@@ -130,13 +132,13 @@ class TestVariables:
 
 class TestImages:
     def test_no_image_runs_as_root(self, dockerfiles: Any) -> None:
-        assert {one.last("USER") for one in dockerfiles.values()} == {"10001:10001"}
+        assert {file.last("USER") for file in dockerfiles.values()} == {"10001:10001"}
 
     def test_copied_sources_exist_and_are_not_ignored(self, dockerfiles: Any) -> None:
-        kept = [line[1:] for line in text(".dockerignore").splitlines() if line.startswith("!")]
+        patterns = [line[1:] for line in text(".dockerignore").splitlines() if line.startswith("!")]
         for dockerfile in dockerfiles.values():
             for source in dockerfile.sources():
-                assert (ROOT / source).exists() and any(fnmatch(source, pattern) for pattern in kept)
+                assert (ROOT / source).exists() and any(fnmatch(source, pattern) for pattern in patterns)
 
     def test_images_and_files_name_no_registry(self, compose: dict[str, Any], dockerfiles: Any) -> None:
         images = [service["image"] for service in compose["services"].values()]
@@ -160,12 +162,14 @@ class TestImages:
         self, compose: dict[str, Any], gpu: dict[str, Any], dockerfiles: Any
     ) -> None:
         stages = {rest.partition(" AS ")[2] for rest in dockerfiles["worker"].all("FROM")}
-        asked = [one["build"]["target"] for one in (compose["services"]["worker-train"], *gpu["services"].values())]
-        assert set(asked) == {"cpu", "cuda"} <= stages
+        targets = [
+            service["build"]["target"] for service in (compose["services"]["worker-train"], *gpu["services"].values())
+        ]
+        assert set(targets) == {"cpu", "cuda"} <= stages
 
 
 class TestLocks:
-    """`requirements.lock` is what runs; `requirements-dev.lock` is what development needs beyond it."""
+    """`requirements.lock` has the runtime packages; `requirements-dev.lock` has the additional development packages."""
 
     RUNTIME = ("worker", "s3", "embedded")
 
@@ -173,7 +177,7 @@ class TestLocks:
         assert _closure(*self.RUNTIME) == locked("requirements.lock").keys()
 
     def test_the_runtime_lock_has_no_test_tool(self) -> None:
-        tools = {canonicalize_name(one.name) for one in asked("dev") if one not in asked()}
+        tools = {canonicalize_name(one.name) for one in required("dev") if one not in required()}
         tools.remove("setuptools")  # torch needs it too
         assert {"moto", "flask", "schemathesis", "pytest", "mypy", "pip-tools"} <= tools
         assert not tools & locked("requirements.lock").keys()
@@ -188,7 +192,7 @@ class TestLocks:
         assert not runs.keys() & develops.keys()
         both = runs | develops
         assert _closure(*self.RUNTIME, "dev") - {"pip"} == both.keys()
-        for one in asked(*self.RUNTIME, "dev"):
+        for one in required(*self.RUNTIME, "dev"):
             assert one.specifier.contains(both[canonicalize_name(one.name)]), one
 
 
@@ -198,25 +202,25 @@ def locked(name: str) -> dict[str, str]:
     return {canonicalize_name(package): version for package, version in lines}
 
 
-def asked(*extras: str) -> list[Requirement]:
-    """What this project requires with extras."""
+def required(*extras: str) -> list[Requirement]:
+    """The requirements of the project with extras."""
     project = tomllib.loads(text("pyproject.toml"))["project"]
     lists = [project["dependencies"], *(project["optional-dependencies"][extra] for extra in extras)]
     return [Requirement(one) for several in lists for one in several]
 
 
 def _closure(*extras: str) -> set[str]:
-    """The names of everything that installing this project with extras installs here."""
-    asked_for = asked(*extras)
+    """The names of all packages that an installation of the project with extras includes."""
+    pending = required(*extras)
     found: set[tuple[str, str]] = set()
-    while asked_for:
-        requirement = asked_for.pop()
+    while pending:
+        requirement = pending.pop()
         for wanted in ("", *requirement.extras):
             if (known := (canonicalize_name(requirement.name), wanted)) in found:
                 continue
             found.add(known)
             parts = [Requirement(one) for one in metadata.requires(requirement.name) or ()]
-            asked_for += [part for part in parts if part.marker is None or part.marker.evaluate({"extra": wanted})]
+            pending += [part for part in parts if part.marker is None or part.marker.evaluate({"extra": wanted})]
     return {name for name, _ in found}
 
 

@@ -1,4 +1,4 @@
-"""A campaign: users at work, faults drawn by lot, and then the checks."""
+"""A campaign: active users, random faults, and then the checks."""
 
 import random
 import threading
@@ -43,13 +43,15 @@ class Result:
 
     def report(self) -> str:
         """Everything, for a person."""
-        told = ", ".join(f"{name} {count}" for name, count in sorted(self.stories.items()))
+        summary = ", ".join(f"{name} {count}" for name, count in sorted(self.stories.items()))
         seen = "\n".join(f"- {name}: {count}" for name, count in self.compared.items())
         head = f"seed {self.seed}: {len(self.faults)} faults, {self.kills} kills, storm of {self.storm_seconds:.0f} s"
         verdict = "every invariant holds" if not self.wrong else f"{len(self.wrong)} things are wrong:"
         wrong = "\n".join(f"- {one}" for one in self.wrong)
         together = f"- seconds in which a superseded process and its successor both ran: {self.together_seconds:.1f}"
-        return f"{head}\n\n{self.table()}\n\nstories: {told}\n\nlooked at:\n{seen}\n{together}\n\n{verdict}\n{wrong}\n"
+        return (
+            f"{head}\n\n{self.table()}\n\nstories: {summary}\n\nlooked at:\n{seen}\n{together}\n\n{verdict}\n{wrong}\n"
+        )
 
 
 def _line(name: str, faults: Sequence[Injected]) -> str:
@@ -118,12 +120,12 @@ def run_campaign(
             wrong.append(f"the stack gave up: {system.stack.failure}")
     wrong += leftovers(system, processes)
     return Result(
-        seed, faults, done, stormed, dict(findings.compared), dict(users.told), monitor.together_seconds, wrong
+        seed, faults, done, stormed, dict(findings.compared), dict(users.story_counts), monitor.together_seconds, wrong
     )
 
 
 class _Deck:
-    """Kinds of faults in an order drawn by lot, shuffled again when it is used up."""
+    """Kinds of faults in random order, shuffled again after the last one."""
 
     def __init__(self, rng: random.Random, kinds: Sequence[Kind]) -> None:
         self._rng, self._kinds, self._cards = rng, kinds, list[Kind]()
@@ -143,7 +145,7 @@ def _audit(system: System) -> None:
 
 
 def _rest(monitor: Monitor, seconds: float) -> None:
-    """Wait until every job rests, as far as the time goes: the checks say what does not."""
+    """Wait until every job is idle or the time is over; the checks report jobs that are not."""
     deadline = time.monotonic() + seconds
     resting = threading.Event()
     while monitor.waiting() and time.monotonic() < deadline:

@@ -125,18 +125,18 @@ class Comparison:
             images = session.scalars(select(GenerationImage).order_by(GenerationImage.number)).all()
             scores = session.scalars(select(Score).where(Score.status == JobStatus.SUCCEEDED)).all()
             scored = session.scalars(select(ScoreImage).order_by(ScoreImage.number)).all()
-        drawn = self._references.images([(one.spec, dict(self._drawn(one))) for one in done], REWARDS)
-        for generation, (wanted, values) in zip(done, drawn, strict=True):
+        generated = self._references.images([(one.spec, dict(self._drawn(one))) for one in done], REWARDS)
+        for generation, (wanted, values) in zip(done, generated, strict=True):
             found = [image.sha256 for image in images if image.generation_id == generation.id]
             self.compared["images"] += len(wanted)
             if found != wanted:
                 differ = sum(a != b for a, b in zip(found, wanted, strict=False))
                 yield f"generation {generation.id}: {len(found)} of {len(wanted)} images, {differ} of them differ"
             for score in (one for one in scores if one.spec["generation"] == str(generation.id)):
-                told = [image.values for image in scored if image.score_id == score.id]
-                self.compared["scored images"] += len(told)
-                if [[one["value"] for one in of_image or ()] for of_image in told] != values:
-                    yield f"score {score.id}: {len(told)} of {len(values)} images, or other values"
+                values_by_image = [image.values for image in scored if image.score_id == score.id]
+                self.compared["scored images"] += len(values_by_image)
+                if [[one["value"] for one in of_image or ()] for of_image in values_by_image] != values:
+                    yield f"score {score.id}: {len(values_by_image)} of {len(values)} images, or other values"
 
     def evaluations(self) -> Iterator[str]:
         """Images, answers and rewards."""
@@ -148,10 +148,10 @@ class Comparison:
                 wanted = self._references.judged(EvaluationJob.model_validate(job))
                 own = (EvaluationImage.evaluation_id == row.id, EvaluationAnswer.evaluation_id == row.id)
                 images = session.scalars(select(EvaluationImage).where(own[0])).all()
-                said = session.scalars(select(EvaluationAnswer).where(own[1])).all()
+                stored_answers = session.scalars(select(EvaluationAnswer).where(own[1])).all()
                 self.compared["images that were evaluated"] += len(images)
                 hashes = {(one.index, one.image_index): one.sha256 for one in images}
-                scores = {(one.index, one.image_index, one.number): tuple(one.scores or ()) for one in said}
+                scores = {(one.index, one.image_index, one.number): tuple(one.scores or ()) for one in stored_answers}
                 about = f"evaluation {row.id}"
                 yield from (f"{about}: {one}" for one in _compare("images", hashes, wanted.images))
                 yield from (f"{about}: {one}" for one in _compare("answers", scores, wanted.answers))

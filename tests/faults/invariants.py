@@ -1,4 +1,4 @@
-"""What must hold when the storm has passed. Each check returns what it found wrong, in words; nothing is well."""
+"""Invariants after a campaign of faults. Each check returns its violations as texts, or nothing."""
 
 import itertools
 import time
@@ -66,7 +66,7 @@ END $$;
     f"CREATE TRIGGER campaign AFTER INSERT ON {model.__tablename__} FOR EACH ROW EXECUTE FUNCTION campaign_note();\n"
     for model in _WRITTEN_BY_WORKERS
 )
-"""Notes, for every row that a training worker writes, which process wrote it and who held the run at that moment."""
+"""Records for every row of a training worker the process that wrote it and the lease owner at that time."""
 
 
 class Findings:
@@ -76,7 +76,7 @@ class Findings:
         self._system, self._monitor, self._users = system, monitor, users
         self._database: Database = connect(system.settings())
         self.compared: defaultdict[str, int] = defaultdict(int)
-        """How much was looked at, by what it is."""
+        """Number of checked items by kind."""
         self._comparison = Comparison(system, self._database, references, self.compared)
 
     def close(self) -> None:
@@ -216,7 +216,7 @@ def leftovers(system: System, processes: Iterable[tuple[int, float]]) -> list[st
 
 
 def empty_store(system: System, users: Users) -> list[str]:
-    """Delete every run, and tell what the store still has of runs."""
+    """Delete every run and return the remaining run files of the store."""
     with Client(system.stack.url, patience=60.0) as client:
         for run in list(client.runs()):  # newest first: those that started from others go before them
             client.delete_run(run.id)

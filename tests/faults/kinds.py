@@ -41,7 +41,7 @@ class Storm:
     store: threading.Lock = field(default_factory=threading.Lock)
 
     def aim(self) -> tuple[Child, str] | None:
-        """A live training process at the moment it enters a phase drawn by lot; any moment if that does not come."""
+        """A live training process when it enters a random phase, or at any time if it does not enter the phase."""
         phase = self.rng.choice(PHASES)
         deadline = time.monotonic() + _AIM_SECONDS
         children: list[Child] = []

@@ -26,7 +26,7 @@ _JOBS = text(
 
 @dataclass(frozen=True)
 class Standing:
-    """Where a job stands."""
+    """The state of a job."""
 
     kind: str
     status: str

@@ -27,7 +27,7 @@ Drawn = tuple[list[str], list[list[float | None]]]
 """SHA-256 of each image, and for each image the value of each reward."""
 
 _UNTOLD = ("name", "labels", "priority", "start_from")
-"""Fields of a spec that change nothing of what is computed."""
+"""Fields of a spec that do not affect the computed values."""
 
 
 @dataclass(frozen=True)
@@ -102,18 +102,18 @@ class References:
 
     def images(self, drawings: Sequence[Drawing], rewards: Sequence[str]) -> list[Drawn]:
         """Undisturbed generations and the scores of their images, all from one process, in the requests' order."""
-        asked = [
+        generations = [
             {"spec": dict(spec), "checkpoints": [(name, str(path) if path else None) for name, path in places.items()]}
             for spec, places in drawings
         ]
-        said = {"drawings": asked, "rewards": list(rewards)}
-        drawn = json.loads(_execute([sys.executable, "-m", "tests.faults.draw"], json.dumps(said)))
-        return [(hashes, values) for hashes, values in drawn]
+        request = {"drawings": generations, "rewards": list(rewards)}
+        results = json.loads(_execute([sys.executable, "-m", "tests.faults.draw"], json.dumps(request)))
+        return [(hashes, values) for hashes, values in results]
 
 
-def _execute(command: list[str], asked: str = "") -> str:
+def _execute(command: list[str], stdin: str = "") -> str:
     environment = {**os.environ, "OMP_NUM_THREADS": SETTINGS["OMP_NUM_THREADS"]}
-    done = subprocess.run(command, input=asked, env=environment, capture_output=True, text=True, errors="replace")
+    done = subprocess.run(command, input=stdin, env=environment, capture_output=True, text=True, errors="replace")
     if done.returncode != 0:
         raise RuntimeError(f"{command} exited with {done.returncode}: {done.stderr[-3000:]}")
     return done.stdout
@@ -126,16 +126,16 @@ def _read(directory: Path) -> Reference:
     heldout: dict[str, Any] = {}
     for line in (directory / EVENTS_FILE).read_bytes().splitlines():
         match EventLine.validate_json(line):
-            case Metrics() as said:
-                metrics |= {(name, said.step): value for name, value in said.values.items() if not timed(name)}
-            case RewardGroups() as said:
-                for one in said.groups:
-                    key = (said.step, one.prompt_index, one.sde_step, one.granularity, one.reward)
+            case Metrics() as message:
+                metrics |= {(name, message.step): value for name, value in message.values.items() if not timed(name)}
+            case RewardGroups() as message:
+                for one in message.groups:
+                    key = (message.step, one.prompt_index, one.sde_step, one.granularity, one.reward)
                     groups[key] = (one.prompt, one.values)
-            case Sample() as said:
-                samples[(said.step, said.kind, said.index)] = said.sha256
-            case Finished() as said:
-                heldout = {name: summary.model_dump(mode="json") for name, summary in said.heldout.items()}
+            case Sample() as message:
+                samples[(message.step, message.kind, message.index)] = message.sha256
+            case Finished() as message:
+                heldout = {name: summary.model_dump(mode="json") for name, summary in message.heldout.items()}
     return Reference(directory, metrics, groups, samples, heldout)
 
 
@@ -143,9 +143,9 @@ def _read_judged(directory: Path) -> JudgedReference:
     found = JudgedReference({}, {}, {})
     for line in (directory / EVENTS_FILE).read_bytes().splitlines():
         match EvaluationEventLine.validate_json(line):
-            case ImageDrawn() as said:
-                found.images[said.index, said.image_index] = said.sha256
-                found.rewards[said.index, said.image_index] = said.rewards
-            case ImageAnswered() as said:
-                found.answers[said.index, said.image_index, said.number] = said.scores or ()
+            case ImageDrawn() as message:
+                found.images[message.index, message.image_index] = message.sha256
+                found.rewards[message.index, message.image_index] = message.rewards
+            case ImageAnswered() as message:
+                found.answers[message.index, message.image_index, message.number] = message.scores or ()
     return found

@@ -44,14 +44,14 @@ class Child:
     attempt: int
     directory: Path
     group: int
-    """Its process group, which every process of an attempt shares: ranks may outlive by seconds who started them."""
+    """Its process group, shared by all processes of an attempt: ranks may run seconds longer than their parent."""
 
     def alive(self) -> bool:
         """Whether it runs; a zombie does not."""
         return alive(self.pid, self.began)
 
     def ranks(self) -> list[int]:
-        """The processes that compute: itself, or those that it has started, of a run of several."""
+        """The computing processes: itself, or its child processes in a run with several."""
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(self.pid)
             if _STARTER in process.cmdline() and (children := process.children()):
@@ -81,7 +81,7 @@ class System:
         """By the label that a training worker's connections carry: its process ids."""
         self.second: SecondWorker | None = None
         self._others = {child.pid for child in psutil.Process().children()}
-        """Children of this process that were there before, such as servers of other tests."""
+        """Earlier children of this process, for example servers of other tests."""
 
     @property
     def database_url(self) -> str:

@@ -1,4 +1,4 @@
-"""Two real workers share a queue, whatever becomes of the messages and whatever their clocks say."""
+"""Two real workers share a queue despite lost or duplicated messages and wrong clocks."""
 
 import contextlib
 import itertools
@@ -84,7 +84,7 @@ class Workers:
             )
 
     def start_missing(self, eventually: Eventually) -> None:
-        """Start those that do not run, and wait until all of them work."""
+        """Start the workers that are not running, and wait until all are ready."""
         for name in CLOCKS:
             if name not in self.running or self.running[name].poll() is not None:
                 self.start(name)
@@ -108,7 +108,7 @@ class Workers:
 def database(
     admin: Engine, template: str, broker_url: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Database]:
-    """A database for these workers alone, and an empty broker."""
+    """A database used only by these workers, and an empty broker."""
     with Connection(broker_url) as connection:
         connection.default_channel.client.flushdb()
     name = f"g2rpo_test_{uuid.uuid4().hex}"
@@ -237,8 +237,8 @@ class TestMessages:
         assert Counter(attempt.run_id for attempt in attempts) == Counter(ids)
         for model, of_each in ((Metric, 6), (RewardGroup, 3), (Sample, 1), (Checkpoint, 1), (LogChunk, 1)):
             assert Counter(row.run_id for row in rows(database, model, ids)) == dict.fromkeys(ids, of_each), model
-        said = [row.data["status"] for row in rows(database, RunEvent, ids) if row.type == "status"]
-        assert Counter(said) == {"starting": 30, "running": 30, "succeeded": 30}
+        statuses = [row.data["status"] for row in rows(database, RunEvent, ids) if row.type == "status"]
+        assert Counter(statuses) == {"starting": 30, "running": 30, "succeeded": 30}
 
         by_worker = {name: [one for one in attempts if one.worker == name] for name in {a.worker for a in attempts}}
         assert {workers.name_of(worker) for worker in by_worker} == set(CLOCKS)
@@ -253,8 +253,8 @@ class TestClocks:
     def test_worker_clocks_are_wrong(self, workers: Workers) -> None:
         lines = [workers.log(name).read_text().splitlines() for name in ("fast", "slow")]
         # The newest: a worker may have been started again since the first.
-        told = [[json.loads(line)["time"] for line in own if line.startswith("{")][-1] for own in lines]
-        fast, slow = (datetime.fromisoformat(time) for time in told)
+        worker_times = [[json.loads(line)["time"] for line in own if line.startswith("{")][-1] for own in lines]
+        fast, slow = (datetime.fromisoformat(time) for time in worker_times)
         assert timedelta(hours=11) < fast - slow < timedelta(hours=13)
 
     def test_a_renewed_lease_is_valid(self, workers: Workers, eventually: Eventually) -> None:

@@ -1,4 +1,4 @@
-"""People who use the service while it is disturbed: they train, pause, resume, cancel, draw, score, judge, delete."""
+"""Users of the service during faults: they train, pause, resume, cancel, generate, score, evaluate and delete."""
 
 import os
 import random
@@ -43,7 +43,7 @@ class Job:
 
 
 class Broken(Exception):
-    """The service did what it must not do."""
+    """The service violated an invariant."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Users:
     """What went wrong, in words."""
     finished: list[str] = field(default_factory=list)
     """Ids of final checkpoints to start and draw from."""
-    told: dict[str, int] = field(default_factory=dict)
+    story_counts: dict[str, int] = field(default_factory=dict)
     """Number of completed stories by name."""
     stopping: threading.Event = field(default_factory=threading.Event)
     over: threading.Event = field(default_factory=threading.Event)
@@ -101,7 +101,7 @@ class Users:
                     story.client = client
                     stories[name](story)
                 with self._lock:
-                    self.told[name] = self.told.get(name, 0) + 1
+                    self.story_counts[name] = self.story_counts.get(name, 0) + 1
             except (Broken, ApiError, TimeoutError) as error:
                 self.broken.append(f"story {label}: {type(error).__name__}: {error}")
             except Exception:
@@ -126,19 +126,19 @@ class _Story:
 
     def submit(self, **changed: Any) -> Job:
         training = {**SPEC["training"], "seed": self.rng.choice(SEEDS)}
-        asked = {**SPEC, "training": training, "name": self.label, "labels": {"story": self.label}, **changed}
-        return self._accepted("run", self.client.create_run(asked).id)
+        request = {**SPEC, "training": training, "name": self.label, "labels": {"story": self.label}, **changed}
+        return self._accepted("run", self.client.create_run(request).id)
 
     def draw(self, checkpoints: list[str]) -> Job:
-        asked = {**DRAWING, "checkpoints": checkpoints, "seed": self.rng.choice(SEEDS)}
-        return self._accepted("generation", self.client.generate(asked).id)
+        request = {**DRAWING, "checkpoints": checkpoints, "seed": self.rng.choice(SEEDS)}
+        return self._accepted("generation", self.client.generate(request).id)
 
     def score(self, generation: Job) -> Job:
         return self._accepted("score", self.client.score(REWARDS, generation=generation.id).id)
 
     def evaluate(self) -> Job:
-        asked = {**EVALUATING, "name": self.label, "seed": self.rng.choice(SEEDS)}
-        return self._accepted("evaluation", self.client.evaluate(asked).id)
+        request = {**EVALUATING, "name": self.label, "seed": self.rng.choice(SEEDS)}
+        return self._accepted("evaluation", self.client.evaluate(request).id)
 
     def _accepted(self, kind: str, id: uuid.UUID) -> Job:
         job = Job(kind, id, self.label)
@@ -160,7 +160,7 @@ class _Story:
         return str(status)
 
     def some_time(self, job: Job) -> None:
-        """A moment drawn by lot: in the queue, while it loads, or while it works."""
+        """Wait for a random time: in the queue, while the job loads, or while it runs."""
         if self.rng.random() < 0.6:
             self.wait(job, {"running", *RESTING})
         time.sleep(self.rng.uniform(0, 4))
@@ -293,9 +293,9 @@ def _draws_and_cancels(story: _Story) -> None:
 
 
 def _scores(story: _Story) -> None:
-    drawn = story.draw(["base"])
-    story.end(drawn)
-    cancelled, scored = story.score(drawn), story.score(drawn)
+    images = story.draw(["base"])
+    story.end(images)
+    cancelled, scored = story.score(images), story.score(images)
     cancelled.ends = ("cancelled", "succeeded")
     time.sleep(story.rng.uniform(0, 2))
     story.client.cancel_score(cancelled.id)

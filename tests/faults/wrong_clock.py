@@ -1,4 +1,4 @@
-"""A machine's clock that is wrong: what Python reads as the time of day, moved; the monotonic clock is left alone."""
+"""A wrong machine clock: shifts the wall-clock time that Python reads, and not the monotonic clock."""
 
 import datetime
 import time
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def move(seconds: float) -> None:
-    """Have `time.time` and `datetime.now` of this process tell another time. Call it before anything imports them."""
+    """Shift `time.time` and `datetime.now` of this process. Call it before other modules import them."""
     real_time, real_ns, real = time.time, time.time_ns, datetime.datetime
     delta = datetime.timedelta(seconds=seconds)
 

@@ -118,9 +118,9 @@ def sent(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Sent:
         run = connected.create_run({**TINY, **world, "heldout": evaluated, "name": "sent"})
         refusals = []
         for part in made:
-            with pytest.raises(ApiError) as refused:
+            with pytest.raises(ApiError) as raised:
                 connected.delete_prompt_set(part.name)
-            refusals.append(refused.value.code)
+            refusals.append(raised.value.code)
         run = connected.wait_for_run(run.id, timeout=240, every=0.2)
     assert run.status == "succeeded", run.error
     return Sent(run, train, heldout, refusals)

@@ -57,12 +57,12 @@ class TestRuns:
             assert (tmp_path / name).stat().st_size > 100
 
     def test_runs_are_compared(self, g2rpo: Any, finished: Any, tmp_path: Path) -> None:
-        asked = ("curves", "--group", f"seeds={finished.id}", "--run", finished.id, "--metric", "heldout/clip_score")
-        printed = g2rpo(*asked)
+        command = ("curves", "--group", f"seeds={finished.id}", "--run", finished.id, "--metric", "heldout/clip_score")
+        printed = g2rpo(*command)
         assert printed.exit_code == 0, printed.output
         assert "seeds" in printed.output and "tiny" in printed.output
         for name in ("both.csv", "both.json", "both.png", "both.svg"):
-            assert g2rpo(*asked, "--out", tmp_path / name).exit_code == 0
+            assert g2rpo(*command, "--out", tmp_path / name).exit_code == 0
             assert (tmp_path / name).stat().st_size > 100
 
     def test_a_comparison_without_runs_is_an_error(self, g2rpo: Any) -> None:

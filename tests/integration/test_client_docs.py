@@ -1,4 +1,4 @@
-"""The page on the client does what it says: its blocks are run in order, in one namespace."""
+"""The code blocks of the client page run in order, in one namespace."""
 
 import re
 from pathlib import Path

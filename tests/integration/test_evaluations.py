@@ -1,4 +1,4 @@
-"""Evaluations over HTTP to the end: real images of a real model, drawn and judged by a worker's child."""
+"""Evaluations over HTTP to the end: real images of a real model, generated and judged by a worker process."""
 
 import io
 import os
@@ -55,15 +55,15 @@ def test_images_equal_those_of_a_generation(client: Client, base: Any) -> None:
     assert [image.seed for image in images] == [3407, 3408, 3409, 3410]
     [prompt] = {image.prompt for image in images}
     drawing = {"model": "shapes-flux-2", "prompts": [prompt], "seed": 3407, "num_images": IMAGES, "steps": 8}
-    drawn = client.generate(drawing, wait=200)
-    for image, generated in zip(images, drawn.images, strict=True):
+    generation = client.generate(drawing, wait=200)
+    for image, generated in zip(images, generation.images, strict=True):
         assert (pixels(client.fetch_image(image.url)) == pixels(client.fetch_image(generated.url))).all()
 
 
 def test_a_checkpoint_and_its_base_are_evaluated_and_compared(client: Client, base: Any, sent: Any) -> None:
     checkpoint = next(iter(client.checkpoints(sent.run.id))).id
-    made = client.evaluate(spec("aligned", checkpoint=str(checkpoint)))
-    aligned = client.wait_for_evaluation(made.id, timeout=240, every=0.2)
+    created = client.evaluate(spec("aligned", checkpoint=str(checkpoint)))
+    aligned = client.wait_for_evaluation(created.id, timeout=240, every=0.2)
     assert aligned.status is JobStatus.SUCCEEDED, aligned.error
     assert (aligned.images, aligned.judged, aligned.failed) == (20, 20, 0)
     for one in (base, aligned):

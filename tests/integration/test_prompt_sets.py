@@ -21,6 +21,6 @@ def test_a_used_prompt_set_is_not_deleted_and_a_deleted_one_prevents_resuming(cl
     assert sent.refusals == ["in_use", "in_use"]
     for name, _ in (sent.train, sent.heldout):
         client.delete_prompt_set(name)
-    with pytest.raises(ApiError) as refused:
+    with pytest.raises(ApiError) as raised:
         client.resume(sent.run.id, max_steps=3)
-    assert refused.value.code == "deleted_prompt_set"
+    assert raised.value.code == "deleted_prompt_set"

@@ -66,8 +66,8 @@ class TestSeveralProcesses:
     @pytest.mark.slow
     @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="each process needs its own core")
     def test_several_processes_are_one_run(self, client: Client, finished: Any, tiny: Any) -> None:
-        asked = {**tiny, "resources": {"processes_per_node": 2}}
-        run = client.wait_for_run(client.create_run(asked).id, timeout=240, every=0.2)
+        body = {**tiny, "resources": {"processes_per_node": 2}}
+        run = client.wait_for_run(client.create_run(body).id, timeout=240, every=0.2)
 
         assert run.status is JobStatus.SUCCEEDED, run.error
         assert run.progress.step == 2
@@ -83,11 +83,11 @@ class TestSeveralProcesses:
         assert one == two
         assert [checkpoint.step for checkpoint in client.checkpoints(run.id)] == [2, 1]
 
-    @pytest.mark.skipif(len(os.sched_getaffinity(0)) >= 64, reason="there are as many as can be asked for")
+    @pytest.mark.skipif(len(os.sched_getaffinity(0)) >= 64, reason="the machine has the maximum number of processes")
     def test_more_processes_than_devices_are_rejected(self, client: Client, finished: Any) -> None:
-        asked = {"training": {"prompts_per_step": 64}, "resources": {"processes_per_node": 64}}
+        body = {"training": {"prompts_per_step": 64}, "resources": {"processes_per_node": 64}}
         with pytest.raises(ApiError, match="64 processes need a device each"):
-            client.create_run(asked)
+            client.create_run(body)
 
 
 class TestGenerate:
@@ -140,14 +140,17 @@ class TestEnds:
 
 class TestRefusals:
     def test_the_client_raises_the_errors_of_the_service(self, client: Client) -> None:
-        with pytest.raises(ApiError) as refused:
+        with pytest.raises(ApiError) as raised:
             client.create_run({"training": {"max_steps": 0}})
-        assert refused.value.status == 422
-        assert "max_steps" in str(refused.value)
+        assert raised.value.status == 422
+        assert "max_steps" in str(raised.value)
 
     def test_the_error_names_an_unreachable_service(self) -> None:
-        with Client("http://127.0.0.1:1", patience=0.5) as nobody, pytest.raises(ApiError, match="service running"):
-            nobody.catalog()
+        with (
+            Client("http://127.0.0.1:1", patience=0.5) as unreachable,
+            pytest.raises(ApiError, match="service running"),
+        ):
+            unreachable.catalog()
 
     def test_listing_returns_all_pages(self, client: Client, finished: Any) -> None:
         listed = list(client.runs())

@@ -18,9 +18,9 @@ def main() -> int:
     """Exit status 1 when the report finds something wrong."""
     options = _options()
     if options.command == "sample":
-        drawn = [each for package in PACKAGES for each in sample(ROOT, package, options.count, options.seed)]
+        sampled = [each for package in PACKAGES for each in sample(ROOT, package, options.count, options.seed)]
         options.mutants.parent.mkdir(exist_ok=True)
-        options.mutants.write_text(json.dumps([asdict(mutant) for mutant in drawn], indent=0), encoding="utf-8")
+        options.mutants.write_text(json.dumps([asdict(mutant) for mutant in sampled], indent=0), encoding="utf-8")
         return 0
     if options.command == "map":
         coverage_map.make(options.tree, options.out, options.paths, (options.data, options.times), options.pytest)
@@ -64,7 +64,7 @@ def _options() -> argparse.Namespace:
     running.add_argument(
         "--shared", type=_directory, default=_shared(), help="data for tests; default: a shared/ above"
     )
-    reporting = commands.add_parser("report", help="compare suites; the last one is judged")
+    reporting = commands.add_parser("report", help="compare suites and check the last one")
     reporting.add_argument("results", type=Path, nargs="+")
     return parser.parse_args()
 

@@ -20,7 +20,7 @@ def _write(**record: Any) -> None:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Write the fixtures wider than a function that each test asks for."""
+    """Write the fixtures with a scope wider than a function that each test requests."""
     for item in session.items:
         known: dict[str, Any] = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
         wide = [name for name, definitions in known.items() if definitions[-1].scope != "function"]
@@ -29,7 +29,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_fixture_setup(fixturedef: Any, request: pytest.FixtureRequest) -> Iterator[None]:
-    """Write how long a shared fixture takes, without those that it uses."""
+    """Write the duration of a shared fixture without its dependencies."""
     began = time.perf_counter()
     result = yield
     if fixturedef.scope != "function":

@@ -24,13 +24,13 @@ def equivalents(mutants: list[Mutant], file: Path = EQUIVALENT) -> dict[str, str
 
 
 def report(mutants: list[Mutant], suites: dict[str, Results], reasons: dict[str, str]) -> tuple[str, bool]:
-    """The text in Markdown, and whether all is as it should be. The last of the `suites` is judged."""
+    """Return the report in Markdown and whether the last of the `suites` passes."""
     lines = [
         "| package | mutants | equivalent | suite | killed | survived | killed in % |",
         "|---|--:|--:|---|--:|--:|--:|",
     ]
     good = True
-    *_, judged = suites
+    *_, new_suite = suites
     for package in PACKAGES:
         of_package = [mutant for mutant in mutants if mutant.package == package]
         if not of_package:
@@ -42,7 +42,7 @@ def report(mutants: list[Mutant], suites: dict[str, Results], reasons: dict[str,
             killed = sum(_killed(results, mutant) for mutant in counted)
             run = sum(mutant in results for mutant in counted)
             share = killed / run if run else 0.0
-            good &= name != judged or (run == len(counted) and share >= LEAST_KILLED)
+            good &= name != new_suite or (run == len(counted) and share >= LEAST_KILLED)
             missing = f" ({len(counted) - run} not run)" if run < len(counted) else ""
             row = (package, len(of_package), left_out, name, killed, f"{run - killed}{missing}", f"{100 * share:.1f}")
             lines.append("| " + " | ".join(map(str, row)) + " |")
@@ -54,10 +54,12 @@ def report(mutants: list[Mutant], suites: dict[str, Results], reasons: dict[str,
         ]
     lines += ["", "Equivalent:", *_listed(mutants, list(reasons), {})]
     for name, results in suites.items():
-        if name == judged:
+        if name == new_suite:
             continue
-        lost = [i for i in results if _killed(results, i) and i in suites[judged] and not _killed(suites[judged], i)]
-        lines += ["", f"Killed by {name}, not by {judged}: {len(lost)}", *_listed(mutants, lost, suites[judged])]
+        lost = [
+            i for i in results if _killed(results, i) and i in suites[new_suite] and not _killed(suites[new_suite], i)
+        ]
+        lines += ["", f"Killed by {name}, not by {new_suite}: {len(lost)}", *_listed(mutants, lost, suites[new_suite])]
         good &= not lost
     return "\n".join(lines) + "\n", good
 

@@ -44,8 +44,8 @@ class Warm:
     def run(self, file: str, source: str | None, stages: list[tuple[list[str], float]]) -> dict[str, Any]:
         """What becomes of a changed source, or with None of the tree as it is."""
         assert self.process.stdin is not None and self.process.stdout is not None
-        told = [{"tests": tests, "limit": _LEAST_LIMIT + _SLOWER * seconds} for tests, seconds in stages]
-        self.process.stdin.write(json.dumps({"file": file, "source": source, "stages": told}) + "\n")
+        limited_stages = [{"tests": tests, "limit": _LEAST_LIMIT + _SLOWER * seconds} for tests, seconds in stages]
+        self.process.stdin.write(json.dumps({"file": file, "source": source, "stages": limited_stages}) + "\n")
         self.process.stdin.flush()
         if not (line := self.process.stdout.readline()):
             raise RuntimeError(f"the warm process ended; see {self.directory}/log.txt")
@@ -145,7 +145,7 @@ def read(out: Path) -> tuple[dict[str, dict[str, Any]], set[str]]:
 
 
 def _take(line: dict[str, Any], results: dict[str, dict[str, Any]], broken: set[str]) -> None:
-    """Note a result; or a test that fails without a mutant, and forget what it killed."""
+    """Record a result, or a test that fails without a mutant, whose kills are then discarded."""
     if "broken" not in line:
         results[line["id"]] = line
         return

@@ -32,7 +32,7 @@ _PAST = 400_000_000
 
 
 class _Chosen:
-    """Runs the chosen tests alone, module by module, and reports the failed test."""
+    """Run only the selected tests, module by module, and report the failed test."""
 
     def __init__(self, tests: list[str], tell: Callable[..., None]) -> None:
         self.tests, self.tell = {test: place for place, test in enumerate(tests)}, tell
@@ -154,7 +154,7 @@ def _cpu() -> float:
 
 
 def _listen(read: int, reply: dict[str, Any], limits: list[float]) -> None:
-    """Take what the child tells, until it ends or a stage's time is over."""
+    """Read messages of the child process until it ends or a stage times out."""
     until, text = time.monotonic() + limits[0], b""
     while True:
         if not select.select([read], [], [], max(0.0, until - time.monotonic()))[0]:
@@ -164,10 +164,10 @@ def _listen(read: int, reply: dict[str, Any], limits: list[float]) -> None:
             return
         *lines, text = (text + more).split(b"\n")
         for line in lines:
-            told = json.loads(line)
-            reply |= told
-            if "stage" in told:
-                until = time.monotonic() + limits[told["stage"]]
+            update = json.loads(line)
+            reply |= update
+            if "stage" in update:
+                until = time.monotonic() + limits[update["stage"]]
 
 
 def _end(pid: int) -> None:

@@ -1,4 +1,4 @@
-"""What no client library sends, byte by byte on a socket: it is refused or dropped, and others are answered."""
+"""Raw bytes that no client library sends: the service rejects them or closes the connection, and serves others."""
 
 import contextlib
 import json
@@ -66,7 +66,7 @@ class Served:
         return received
 
     def status(self, *parts: bytes, hang_up: bool = False) -> int:
-        """The status of the answer, which is no 5xx; 0 where the connection was closed without one."""
+        """The status of the response, below 500; 0 if the connection was closed without a response."""
         answer = self.answer(*parts, hang_up=hang_up)
         if not answer:
             return 0
@@ -80,7 +80,7 @@ class Served:
 
 
 def request(method: str, target: str, *headers: str, body: bytes = b"", version: str = "HTTP/1.1") -> bytes:
-    """A request that asks for the connection to be closed after it."""
+    """A request with `Connection: close`."""
     lines = [f"{method} {target} {version}", "Host: 127.0.0.1", "Connection: close", *headers]
     if body:
         lines += ["Content-Type: application/json", f"Content-Length: {len(body)}"]
@@ -89,7 +89,7 @@ def request(method: str, target: str, *headers: str, body: bytes = b"", version:
 
 @pytest.fixture(scope="module")
 def running(module_database: Database, serve: Callable[..., Any]) -> Iterator[Served]:
-    """One service that every test here asks."""
+    """A service shared by all tests of the module."""
     app = create_app(module_database.settings.model_copy(update={"max_body_bytes": _MOST}))
     with serve(app) as url:
         yield Served(int(url.rpartition(":")[2]))
@@ -218,8 +218,8 @@ def test_bodies_that_contradict_their_headers(served: Served, kind: str) -> None
 
 def test_bodies_over_the_limit_are_413(served: Served) -> None:
     headers = ["Content-Type: application/json"]
-    told = request("POST", "/plans", *headers, f"Content-Length: {_MOST + 1}")
-    assert served.status(told) == 413
+    response = request("POST", "/plans", *headers, f"Content-Length: {_MOST + 1}")
+    assert served.status(response) == 413
     assert served.status(*BODIES["too large by its chunks"]) in (0, 413)  # the answer may be lost while we still send
 
 
@@ -230,7 +230,7 @@ JSON = {
     "a fraction of 100,000 digits": b'{"priority": 0.' + b"1" * 100_000 + b"}",
     "a name of 500,000 letters": json.dumps({"a" * 500_000: 1}).encode(),
     "100,000 names": json.dumps({str(number): 0 for number in range(50_000)}).encode(),
-    "a name said twice": b'{"name": "a", "name": 1}',
+    "a repeated name": b'{"name": "a", "name": 1}',
     "NaN": b'{"training": {"learning_rate": NaN}}',
     "Infinity": b'{"training": {"learning_rate": -Infinity}}',
     "1e400": b'{"training": {"learning_rate": 1e400}}',

@@ -1,4 +1,4 @@
-"""What no honest client sends: it is refused by its field, or taken as what it is, and never a 5xx."""
+"""Hostile values: the service rejects them with the field or accepts them as data, and never returns a 5xx."""
 
 import base64
 import json
@@ -81,7 +81,7 @@ def parameters(path: str, method: str, place: str) -> list[str]:
 
 
 def refused_or_answered(response: Any) -> None:
-    """An answer that is no 5xx, and a problem where it refuses."""
+    """Check that the status is below 500 and that an error is a problem document."""
     assert response.status_code < 500, response.text[:2000]
     if response.status_code >= 400:
         assert response.headers["content-type"] == "application/problem+json"
@@ -102,13 +102,13 @@ def client(module_client: TestClient) -> TestClient:
 
 @pytest.fixture(scope="module")
 def ids(module_records: Any) -> dict[str, str]:
-    """A row of each noun, so that what is sent meets more than a 404. No test that has these changes them."""
+    """A row of each kind, so that requests get beyond a 404. Tests with this fixture do not change the rows."""
     return rows(module_records)
 
 
 @pytest.fixture
 def own_ids(module_records: Any) -> dict[str, str]:
-    """The same for one test alone, which may change them: it resumes what has ended."""
+    """Rows of each kind for a single test that may change them."""
     return rows(module_records)
 
 
@@ -198,7 +198,7 @@ NESTED = {
     "images": ['{"rewards": [%s], "images": [{"prompt": %s, "data": %s}]}'],
     "scopes": ['{"name": "a", "scopes": [%s], "max_open_jobs": %s}'],
 }
-"""By field, bodies that have a value deeper within, or several at once."""
+"""Bodies with nested or several hostile values, by field."""
 
 
 def bodies(path: str, method: str, value: str) -> list[str]:

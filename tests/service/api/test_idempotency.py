@@ -67,12 +67,12 @@ class TestMaking:
 
 
 def test_another_body_path_or_query_under_the_same_key_is_rejected(client: TestClient, database: Database) -> None:
-    made = client.post("/runs", json={}, headers=key())
+    created = client.post("/runs", json={}, headers=key())
     for other in (
         client.post("/runs", json={"name": "other"}, headers=key()),
         client.post("/runs?x=1", json={}, headers=key()),
         client.post("/generate", json=GENERATION, headers=key()),
-        client.post(f"{made.headers['Location']}/cancel", headers=key()),
+        client.post(f"{created.headers['Location']}/cancel", headers=key()),
     ):
         assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
         assert "use a new key" in other.json()["detail"]
@@ -86,19 +86,19 @@ def test_a_rejected_request_does_not_use_its_key(client: TestClient) -> None:
 
 
 def test_a_repeated_cancellation_does_not_affect_later_changes(client: TestClient, database: Database) -> None:
-    for made in (client.post("/runs", json={}), client.post("/generate", json=GENERATION)):
-        cancel = f"{made.headers['Location']}/cancel"
-        first, again = (client.post(cancel, headers=key(made.json()["id"])) for _ in range(2))
+    for created in (client.post("/runs", json={}), client.post("/generate", json=GENERATION)):
+        cancel = f"{created.headers['Location']}/cancel"
+        first, again = (client.post(cancel, headers=key(created.json()["id"])) for _ in range(2))
         assert (first.json()["status"], again.json()["status"]) == ("cancelled", "cancelled")
         assert again.headers["Idempotency-Replayed"] == "true"
 
 
 def test_a_repeated_cancellation_after_resuming_has_no_effect(client: TestClient, database: Database) -> None:
-    made = client.post("/runs", json={}).json()
-    assert client.post(f"/runs/{made['id']}/cancel", headers=key()).json()["status"] == "cancelled"
+    created = client.post("/runs", json={}).json()
+    assert client.post(f"/runs/{created['id']}/cancel", headers=key()).json()["status"] == "cancelled"
     with database.transaction() as session:
-        session.get_one(Run, uuid.UUID(made["id"])).move_to(JobStatus.QUEUED)
-    assert client.post(f"/runs/{made['id']}/cancel", headers=key()).json()["status"] == "queued"
+        session.get_one(Run, uuid.UUID(created["id"])).move_to(JobStatus.QUEUED)
+    assert client.post(f"/runs/{created['id']}/cancel", headers=key()).json()["status"] == "queued"
 
 
 def test_a_repeated_clone_request_works_after_its_parent_was_deleted(client: TestClient, records: Any) -> None:
@@ -122,14 +122,14 @@ class TestDeleted:
         self, client: TestClient, records: Any, database: Database, path: str, body: dict[str, Any]
     ) -> None:
         path = path.format(parent=records.run(JobStatus.SUCCEEDED).id)
-        made = client.post(path, json=body, headers=key()).headers["Location"]
-        assert client.post(f"{made}/cancel").json()["status"] == "cancelled"
-        assert client.delete(made).status_code == 204
+        created = client.post(path, json=body, headers=key()).headers["Location"]
+        assert client.post(f"{created}/cancel").json()["status"] == "cancelled"
+        assert client.delete(created).status_code == 204
 
         again = client.post(path, json=body, headers=key())
 
         assert (again.status_code, again.json()["code"]) == (410, "deleted")
-        assert made.rpartition("/")[2] in again.json()["detail"]
+        assert created.rpartition("/")[2] in again.json()["detail"]
         assert [rows(database, model) for model in (Run, Generation, Evaluation, Score)] == [1, 0, 0, 0]
 
     @pytest.mark.parametrize(("path", "model"), [("/generate", Generation), ("/score", Score)])
@@ -142,13 +142,13 @@ class TestDeleted:
         model: type[Generation | Score],
     ) -> None:
         with ThreadPoolExecutor(1) as pool:
-            asked = pool.submit(client.post, path, json=JOBS[path], headers={"Prefer": "wait=60"})
+            response = pool.submit(client.post, path, json=JOBS[path], headers={"Prefer": "wait=60"})
             eventually(lambda: rows(database, model) == 1)
             with database.transaction() as session:
                 row = session.scalars(select(model)).one()
                 session.delete(row)
                 notify_job(session, model.KIND, row.id)
-        assert (asked.result().status_code, asked.result().json()["code"]) == (410, "deleted")
+        assert (response.result().status_code, response.result().json()["code"]) == (410, "deleted")
 
     @pytest.mark.parametrize("path", [*JOBS, "/runs/{run_id}/clone"])
     def test_the_response_is_documented(self, path: str) -> None:
@@ -177,7 +177,7 @@ def test_two_idempotency_headers_are_rejected(client: TestClient) -> None:
 
 
 @pytest.fixture
-def held(client: TestClient, database: Database) -> Iterator[str]:
+def locked(client: TestClient, database: Database) -> Iterator[str]:
     """A key whose first request does not come to its end."""
     with database.engine.connect() as connection:
         connection.execute(
@@ -188,10 +188,10 @@ def held(client: TestClient, database: Database) -> Iterator[str]:
 
 
 def test_waiting_for_a_concurrent_request_times_out(
-    client: TestClient, held: str, monkeypatch: pytest.MonkeyPatch
+    client: TestClient, locked: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("service.api.idempotency._LOCK_TIMEOUT", "20ms")
-    answer = client.post("/runs", json={}, headers=key(held))
+    answer = client.post("/runs", json={}, headers=key(locked))
     assert (answer.status_code, answer.json()["code"]) == (409, "idempotency_in_progress")
     assert answer.headers["Retry-After"]
     assert client.post("/runs", json={}, headers=key("another")).status_code == 202

@@ -28,10 +28,10 @@ class Keys:
     def make(self, scope: str = "admin", **columns: Any) -> service.CreatedKey:
         """A valid key, unless `columns` change it."""
         with self.database.transaction() as session:
-            made = service.add_key(session, KeySpec(name=f"{scope} key", scopes=(Scope(scope),)))
+            created = service.add_key(session, KeySpec(name=f"{scope} key", scopes=(Scope(scope),)))
             if columns:
-                session.execute(update(ApiKey).where(ApiKey.id == made.row.id).values(**columns))
-        return made
+                session.execute(update(ApiKey).where(ApiKey.id == created.row.id).values(**columns))
+        return created
 
     def presented(self, state: str, scope: str = "admin") -> dict[str, str]:
         """The header with a key of that state."""

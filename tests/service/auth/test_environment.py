@@ -115,6 +115,6 @@ def test_without_a_database_every_request_fails(settings: Settings, remote: Remo
 )
 def test_a_malformed_key_stops_the_start_and_is_not_shown(monkeypatch: Any, wrong: str) -> None:
     monkeypatch.setenv("G2RPO_ADMIN_KEY", wrong)
-    with pytest.raises(ValidationError, match="g2rpo keys new") as refused:
+    with pytest.raises(ValidationError, match="g2rpo keys new") as raised:
         Settings()
-    assert not wrong or wrong not in str(refused.value).replace("g2rpo keys new", "")
+    assert not wrong or wrong not in str(raised.value).replace("g2rpo keys new", "")

@@ -39,13 +39,13 @@ class TestOpenJobs:
             assert refused.headers["Retry-After"]
 
     def test_jobs_of_other_keys_and_ended_jobs_do_not_count(self, away: TestClient, keys: Any, records: Any) -> None:
-        made = keys.make("write", max_open_jobs=1)
+        created = keys.make("write", max_open_jobs=1)
         for status in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED):
-            records.run(status, created_by=made.row.id)
+            records.run(status, created_by=created.row.id)
         records.run(JobStatus.RUNNING, created_by=keys.make("write").row.id)
         records.run(JobStatus.RUNNING)
-        assert away.post("/runs", json={}, headers=shown(made.secret)).status_code == 202
-        assert away.post("/runs", json={}, headers=shown(made.secret)).status_code == 429
+        assert away.post("/runs", json={}, headers=shown(created.secret)).status_code == 202
+        assert away.post("/runs", json={}, headers=shown(created.secret)).status_code == 429
 
     def test_a_paused_run_does_not_count(self, away: TestClient, keys: Any, database: Database) -> None:
         headers = shown(keys.make("write", max_open_jobs=1).secret)
@@ -103,15 +103,15 @@ class Limiter:
 @contextmanager
 def limiter_of(broker_url: str) -> Iterator[Limiter]:
     with start_blocking_portal() as loop:
-        made = RateLimiter(broker_url)
-        yield Limiter(made, loop)
-        loop.call(made.close)
+        created = RateLimiter(broker_url)
+        yield Limiter(created, loop)
+        loop.call(created.close)
 
 
 @pytest.fixture
 def limiter(broker_url: str) -> Iterator[Limiter]:
-    with limiter_of(broker_url) as made:
-        yield made
+    with limiter_of(broker_url) as created:
+        yield created
 
 
 class TestRate:

@@ -124,9 +124,9 @@ def test_invalid_settings_are_named_without_secrets(before: str, start: str, tmp
     )
     assert done.stdout.split() == ["1"] * len(BAD), done.stderr
     for number, environment in enumerate(BAD):
-        said = (tmp_path / f"{number}.log").read_text()
-        assert next(iter(environment)).removeprefix("G2RPO_").lower() in said.lower()
-        assert PASSWORD not in said
+        output = (tmp_path / f"{number}.log").read_text()
+        assert next(iter(environment)).removeprefix("G2RPO_").lower() in output.lower()
+        assert PASSWORD not in output
 
 
 def test_a_worker_without_servers_shows_no_password(

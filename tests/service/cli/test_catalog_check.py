@@ -1,4 +1,4 @@
-"""`g2rpo catalog check`: whether a file can be offered, and what of it is here."""
+"""`g2rpo catalog check`: validity of a file, and presence of its weights and prompts."""
 
 from pathlib import Path
 
@@ -24,8 +24,8 @@ prompt_sets: [{{name: mine, kind: file, path: {tmp_path}/prompts.txt}}]
 """)
     monkeypatch.setenv("FAR_TOKEN", "a-secret-value")
     monkeypatch.delenv("ASKED_TOKEN", raising=False)
-    told = RUNNER.invoke(app, ["catalog", "check", str(file)])
-    assert told.exit_code == 0, told.output
+    result = RUNNER.invoke(app, ["catalog", "check", str(file)])
+    assert result.exit_code == 0, result.output
     for line in (
         "overrides the bundled rewards: clip_score",
         "✓ model shapes-flux: included in the worker (shapes-flux)",
@@ -37,20 +37,20 @@ prompt_sets: [{{name: mine, kind: file, path: {tmp_path}/prompts.txt}}]
         "! reward asked: ASKED_TOKEN is not set",
         f"! prompt set mine: {tmp_path}/prompts.txt does not exist on this machine",
     ):
-        assert line in told.output.splitlines(), told.output
-    assert "a-secret-value" not in told.output
+        assert line in result.output.splitlines(), result.output
+    assert "a-secret-value" not in result.output
 
 
-@pytest.mark.parametrize(("written", "said"), [("models: 1", "models: 1: "), (None, "No such file")])
-def test_an_invalid_file_is_an_error(tmp_path: Path, written: str | None, said: str) -> None:
+@pytest.mark.parametrize(("content", "message"), [("models: 1", "models: 1: "), (None, "No such file")])
+def test_an_invalid_file_is_an_error(tmp_path: Path, content: str | None, message: str) -> None:
     file = tmp_path / "catalog.yaml"
-    if written is not None:
-        file.write_text(written)
-    told = RUNNER.invoke(app, ["catalog", "check", str(file)])
-    assert told.exit_code == 1 and said in told.output and str(file) in told.output
+    if content is not None:
+        file.write_text(content)
+    result = RUNNER.invoke(app, ["catalog", "check", str(file)])
+    assert result.exit_code == 1 and message in result.output and str(file) in result.output
 
 
 def test_without_a_file_the_bundled_catalog_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("G2RPO_CATALOG", raising=False)
-    told = RUNNER.invoke(app, ["catalog", "check"])
-    assert told.exit_code == 0 and "contracts/catalog.yaml: " in told.output.splitlines()[0]
+    result = RUNNER.invoke(app, ["catalog", "check"])
+    assert result.exit_code == 0 and "contracts/catalog.yaml: " in result.output.splitlines()[0]

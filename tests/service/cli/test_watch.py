@@ -46,10 +46,10 @@ def moving(app: FastAPI, serve: Any, database: Database) -> Iterator[Moving]:
 def run(records: Any) -> Run:
     """A run that computes."""
     progress = {"time": "2026-01-01T12:00:00Z", "step": 7, "max_steps": 60, "phase": "rollout", "eta_seconds": 125.0}
-    made: Run = records.run(JobStatus.RUNNING, progress=progress)
-    records.metric(made, "reward/clip_score", [0.25, 0.5])
-    records.metric(made, "heldout/clip_score", [0.75])
-    return made
+    created: Run = records.run(JobStatus.RUNNING, progress=progress)
+    records.metric(created, "reward/clip_score", [0.25, 0.5])
+    records.metric(created, "heldout/clip_score", [0.75])
+    return created
 
 
 @pytest.mark.parametrize("terminal", [True, False])

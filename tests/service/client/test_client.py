@@ -1,4 +1,4 @@
-"""The Python client, through a network that loses requests, answers and the middle of files."""
+"""The Python client through a network that loses requests, responses and parts of files."""
 
 import collections
 import contextlib
@@ -55,39 +55,39 @@ class Network:
             while True:
                 connection, _ = self._listening.accept()
                 self.connections += 1
-                fate = self.plan.popleft() if self.plan else self.always
-                threading.Thread(target=self._serve, args=(connection, fate), daemon=True).start()
+                fault = self.plan.popleft() if self.plan else self.always
+                threading.Thread(target=self._serve, args=(connection, fault), daemon=True).start()
 
-    def _serve(self, client: socket.socket, fate: str | int | bytes) -> None:
+    def _serve(self, client: socket.socket, fault: str | int | bytes) -> None:
         with client, contextlib.suppress(OSError):
-            if fate == "refuse":
+            if fault == "refuse":
                 return
-            if isinstance(fate, bytes):
+            if isinstance(fault, bytes):
                 client.recv(1 << 20)
-                client.sendall(fate)
+                client.sendall(fault)
                 return
             with socket.create_connection(self._service) as service:
                 there = threading.Thread(target=_carry, args=(client, service), daemon=True)
                 there.start()
-                if fate == "lose":
+                if fault == "lose":
                     service.recv(1)
                 else:
-                    _carry(service, client, fate if isinstance(fate, int) else None)
+                    _carry(service, client, fault if isinstance(fault, int) else None)
                 with contextlib.suppress(OSError):
                     client.shutdown(socket.SHUT_RDWR)
                 there.join()
 
 
-def _carry(source: socket.socket, sink: socket.socket, most: int | None = None) -> None:
+def _carry(source: socket.socket, sink: socket.socket, max_bytes: int | None = None) -> None:
     with contextlib.suppress(OSError):
-        while (most is None or most > 0) and (data := source.recv(min(65536, most or 65536))):
+        while (max_bytes is None or max_bytes > 0) and (data := source.recv(min(65536, max_bytes or 65536))):
             sink.sendall(data)
-            most = None if most is None else most - len(data)
+            max_bytes = None if max_bytes is None else max_bytes - len(data)
 
 
 @pytest.fixture(autouse=True)
-def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client comes back after hundredths of its usual pauses, which still grow."""
+def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Shorten the pauses between retries to a hundredth."""
     monkeypatch.setattr("service.client.transport._FIRST_PAUSE", 0.01)
     monkeypatch.setattr("service.client.transport._LONGEST_PAUSE", 0.1)
 
@@ -98,14 +98,14 @@ def answer(status: str, *headers: str) -> bytes:
 
 @pytest.fixture
 def url(app: FastAPI, serve: Any) -> Iterator[str]:
-    """Where the service answers."""
+    """The URL of the service."""
     with serve(app) as address:
         yield address
 
 
 @pytest.fixture
 def network(url: str) -> Iterator[Network]:
-    """A network that does as planned."""
+    """A proxy with a plan for its connections."""
     between = Network(url)
     yield between
     between.close()
@@ -113,7 +113,7 @@ def network(url: str) -> Iterator[Network]:
 
 @pytest.fixture
 def reaching(network: Network) -> Iterator[Client]:
-    """A client on the other side of the network."""
+    """A client that connects through the proxy."""
     with Client(network.url, patience=30) as connected:
         yield connected
 
@@ -125,7 +125,7 @@ def count(database: Database) -> int:
 
 class TestRetries:
     @pytest.mark.parametrize(
-        "fates",
+        "faults",
         [
             ["lose"],
             ["lose", "lose", "refuse"],
@@ -135,11 +135,11 @@ class TestRetries:
         ],
     )
     def test_a_repeated_post_has_one_effect(
-        self, reaching: Client, network: Network, database: Database, fates: list[Any]
+        self, reaching: Client, network: Network, database: Database, faults: list[Any]
     ) -> None:
-        network.plan.extend(fates)
+        network.plan.extend(faults)
         run = reaching.create_run({"preset": "shapes", "name": "once"})
-        assert network.connections == len(fates) + 1
+        assert network.connections == len(faults) + 1
         assert count(database) == 1
         assert reaching.run(run.id).name == "once"
 
@@ -154,9 +154,9 @@ class TestRetries:
     def test_a_validation_error_is_raised_immediately_with_every_field(
         self, reaching: Client, network: Network
     ) -> None:
-        with pytest.raises(ApiError) as refused:
+        with pytest.raises(ApiError) as raised:
             reaching.create_run({"training": {"max_steps": 0}, "algorithm": {"group_size": 1}})
-        error = refused.value
+        error = raised.value
         assert (error.status, error.code, network.connections) == (422, "invalid_request", 1)
         assert {error.loc[-1] for error in error.errors} == {"max_steps", "group_size"}
         assert error.request_id and "max_steps" in error.detail == str(error)
@@ -165,17 +165,17 @@ class TestRetries:
         network.always = "refuse"
         with (
             Client(network.url, patience=0.5) as client,
-            pytest.raises(ApiError, match="is the service running") as lost,
+            pytest.raises(ApiError, match="is the service running") as raised,
         ):
             client.catalog()
-        assert (lost.value.status, lost.value.code) == (None, "unreachable")
+        assert (raised.value.status, raised.value.code) == (None, "unreachable")
         assert network.connections > 1
 
     def test_a_retry_after_beyond_the_patience_is_raised(self, network: Network) -> None:
         network.plan.append(answer("429 Too Many Requests", "Retry-After: 3600"))
-        with Client(network.url) as client, pytest.raises(ApiError) as refused:
+        with Client(network.url) as client, pytest.raises(ApiError) as raised:
             client.catalog()
-        assert (refused.value.status, refused.value.retry_after, network.connections) == (429, 3600, 1)
+        assert (raised.value.status, raised.value.retry_after, network.connections) == (429, 3600, 1)
 
     @pytest.mark.parametrize("url", ["", "localhost:8000", "ftp://localhost", "http://", "http://[::1", "file:///etc"])
     def test_an_invalid_url_is_rejected(self, url: str) -> None:
@@ -238,9 +238,9 @@ class TestDownload:
     def test_an_error_response_is_an_api_error(self, reaching: Client, checkpoint: Any, tmp_path: Path) -> None:
         file = reaching.checkpoint(checkpoint.id).files[0]
         other = file.model_copy(update={"url": f"/checkpoints/{uuid.uuid4()}/files/{WEIGHTS}"})
-        with pytest.raises(ApiError, match="There is no checkpoint") as refused:
+        with pytest.raises(ApiError, match="There is no checkpoint") as raised:
             reaching._download_file(other, tmp_path / "out")
-        assert refused.value.status == 404
+        assert raised.value.status == 404
 
     @pytest.mark.parametrize("name", ["../x", "/etc/x", "a/../../x", "a\\x", "", ".."])
     def test_a_name_outside_the_directory_is_rejected(self, reaching: Client, tmp_path: Path, name: str) -> None:
@@ -277,20 +277,20 @@ class TestWait:
             reaching.wait_for_run(records.run(JobStatus.RUNNING).id, timeout=1)
 
     def test_waiting_for_an_unknown_run_is_an_error(self, reaching: Client) -> None:
-        with pytest.raises(ApiError, match="There is no run") as refused:
+        with pytest.raises(ApiError, match="There is no run") as raised:
             reaching.wait_for_run(uuid.uuid4())
-        assert refused.value.status == 404
+        assert raised.value.status == 404
 
     def test_waiting_for_a_generation(self, reaching: Client, database: Database, eventually: Eventually) -> None:
-        made = reaching.generate({"prompts": ["a red circle"]})
+        created = reaching.generate({"prompts": ["a red circle"]})
         with pytest.raises(TimeoutError, match="is still queued after"):
-            reaching.wait_for_generation(made.id, timeout=0.5)
+            reaching.wait_for_generation(created.id, timeout=0.5)
         ended = []
-        waiting = threading.Thread(target=lambda: ended.append(reaching.wait_for_generation(made.id, timeout=60)))
+        waiting = threading.Thread(target=lambda: ended.append(reaching.wait_for_generation(created.id, timeout=60)))
         waiting.start()
         with database.transaction() as session:
-            session.get_one(Generation, made.id).move_to(JobStatus.CANCELLED)
-            notify_job(session, "generation", made.id)
+            session.get_one(Generation, created.id).move_to(JobStatus.CANCELLED)
+            notify_job(session, "generation", created.id)
         waiting.join(60)
         assert [one.status for one in ended] == [JobStatus.CANCELLED]
 
@@ -344,17 +344,17 @@ class TestKeys:
         self, url: str, records: Any, database: Database
     ) -> None:
         run = records.run(JobStatus.RUNNING)
-        with Client(url) as nobody:
-            admin = nobody.create_key("admin", ["admin"])
-            with pytest.raises(ApiError) as refused:
-                nobody.run(run.id)
-            assert refused.value.status == 401
+        with Client(url) as anonymous:
+            admin = anonymous.create_key("admin", ["admin"])
+            with pytest.raises(ApiError) as raised:
+                anonymous.run(run.id)
+            assert raised.value.status == 401
         with Client(url, admin.key) as owner:
-            made = owner.create_key("reader", ["read"])
-            with Client(url, made.key) as client:
+            created = owner.create_key("reader", ["read"])
+            with Client(url, created.key) as client:
                 events = client.events(run.id)
                 assert isinstance(next(events), RunProgress)
-                assert owner.revoke_key(made.id).state == "revoked"
+                assert owner.revoke_key(created.id).state == "revoked"
                 with database.transaction() as session:
                     notify_job(session, "run", run.id)
                 with pytest.raises(ApiError) as ended:

@@ -102,8 +102,8 @@ def test_an_error_contains_field_value_and_allowed_values(
 ) -> None:
     with pytest.raises(ValidationError) as refusal:
         RunSpec.model_validate({"sampling": {"steps": 8}, "training": {"prompts_per_step": 8}, **changes})
-    told = [error["msg"] for error in refusal.value.errors() if without_tag(error["loc"]) == place]
-    assert any(all(words in message for words in says) for message in told), refusal.value.errors()
+    messages = [error["msg"] for error in refusal.value.errors() if without_tag(error["loc"]) == place]
+    assert any(all(words in message for words in says) for message in messages), refusal.value.errors()
 
 
 @pytest.mark.parametrize("name", CONTRACTS)

@@ -82,7 +82,7 @@ OF_ALGORITHMS: dict[str, dict[str, tuple[Any, Any]]] = {
     },
     "flow_grpo": {"eta": ((ABOVE, 0.0), 2.0), "updates_per_rollout": (1, 1024)},
 }
-"""Of what each says otherwise than G²RPO, or besides."""
+"""Fields of each algorithm that G²RPO does not have or bounds differently."""
 OF_IMAGES: dict[str, tuple[Any, Any]] = {
     "seed": (0, 2**63 - 65),
     "steps": (1, 200),
@@ -109,14 +109,14 @@ def _cases() -> Iterator[tuple[type[Contract], str, dict[str, Any], tuple[Any, A
 def _refused_at(contract: type[Contract], place: str, base: dict[str, Any], value: Any) -> bool:
     """Whether `value` lies outside the bounds of the field: other fields may refuse what does not go with it."""
     *above, name = place.split(".")
-    said: dict[str, Any] = {**base}
-    here = said
+    values: dict[str, Any] = {**base}
+    here = values
     for part in above:
         here[part] = dict(here.get(part, {"reward": "clip_score"} if part == "early_stop" else {}))
         here = here[part]
     here[name] = value
     try:
-        contract.model_validate(said)
+        contract.model_validate(values)
     except ValidationError as refusal:
         kinds = {"greater_than", "greater_than_equal", "less_than", "less_than_equal"}
         return any(error["type"] in kinds and error["loc"][-1] == name for error in refusal.errors())
@@ -158,11 +158,11 @@ def test_bounds_of_fields(contract: type[Contract], place: str, base: dict[str, 
 def test_lengths_of_lists_of_a_run(place: str, item: Any, lowest: int, highest: int) -> None:
     *above, name = place.split(".")
     for count, allowed in ((lowest - 1, False), (lowest, True), (highest, True), (highest + 1, False)):
-        said: Any = {name: [item(n) for n in range(count)]}
+        values: Any = {name: [item(n) for n in range(count)]}
         for part in reversed(above):
-            said = {part: said}
-        said = {"sampling": {"steps": 200}, **said}
-        assert (_too_many_or_few(RunSpec, said) == set()) is allowed, count
+            values = {part: values}
+        values = {"sampling": {"steps": 200}, **values}
+        assert (_too_many_or_few(RunSpec, values) == set()) is allowed, count
 
 
 @pytest.mark.parametrize(
@@ -183,9 +183,9 @@ def test_lengths_of_lists_of_other_jobs(
             assert (_too_many_or_few(contract, {field: [item(n) for n in range(count)]}) == set()) is allowed, count
 
 
-def _too_many_or_few(contract: type[Contract], said: dict[str, Any]) -> set[Any]:
+def _too_many_or_few(contract: type[Contract], values: dict[str, Any]) -> set[Any]:
     try:
-        contract.model_validate(said)
+        contract.model_validate(values)
     except ValidationError as refusal:
         return {error["loc"] for error in refusal.errors() if error["type"] in {"too_long", "too_short"}}
     return set()
@@ -234,9 +234,9 @@ def test_sizes_are_multiples_of_16(width: int, allowed: bool) -> None:
     assert _valid({"sampling": {"height": width}}) is allowed
 
 
-def _valid(said: dict[str, Any]) -> bool:
+def _valid(values: dict[str, Any]) -> bool:
     try:
-        RunSpec.model_validate(said)
+        RunSpec.model_validate(values)
     except ValidationError:
         return False
     return True

@@ -1,4 +1,4 @@
-"""What the catalog's entries say of themselves."""
+"""Derived properties of catalog entries."""
 
 import pytest
 

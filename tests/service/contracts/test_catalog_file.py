@@ -51,16 +51,16 @@ def file(tmp_path: Path) -> Path:
 )
 def test_an_error_contains_file_entry_field_and_value(file: Path, written: str, expected: str) -> None:
     file.write_text(written)
-    with pytest.raises(CatalogError) as refused:
+    with pytest.raises(CatalogError) as raised:
         load_catalog(file)
-    assert f"{file}" in str(refused.value) and expected in str(refused.value)
+    assert f"{file}" in str(raised.value) and expected in str(raised.value)
 
 
 def test_all_errors_are_reported(file: Path) -> None:
     file.write_text("models: [{name: a}]\nrewards: [{name: b}]\nprompt_sets: []\n")
-    with pytest.raises(CatalogError) as refused:
+    with pytest.raises(CatalogError) as raised:
         load_catalog(file)
-    assert "models[0] (a).family" in str(refused.value) and "rewards[0] (b).kind" in str(refused.value)
+    assert "models[0] (a).family" in str(raised.value) and "rewards[0] (b).kind" in str(raised.value)
 
 
 def test_a_missing_file_is_an_os_error(file: Path) -> None:
@@ -96,9 +96,9 @@ def test_the_file_is_read_on_every_load(file: Path, monkeypatch: pytest.MonkeyPa
 class TestDocumentedCatalog:
     def test_rewards_have_the_documented_sources(self) -> None:
         blocks = re.findall(r"```yaml\n(- name: .*?)```", (DOCS / "reference" / "rewards.md").read_text(), re.DOTALL)
-        said = [RewardEntry.model_validate(entry) for block in blocks for entry in yaml.safe_load(block)]
-        assert fetched(FLUX.rewards) == fetched(said)
-        assert fetched(said).keys() == {"hps", "clip", "pickscore", "image_reward"}
+        documented = [RewardEntry.model_validate(entry) for block in blocks for entry in yaml.safe_load(block)]
+        assert fetched(FLUX.rewards) == fetched(documented)
+        assert fetched(documented).keys() == {"hps", "clip", "pickscore", "image_reward"}
 
     def test_every_hub_source_is_pinned_to_a_revision(self) -> None:
         sources = [one for of_kind in fetched(FLUX.rewards).values() for one in of_kind if one is not None]

@@ -60,17 +60,17 @@ def test_a_model_that_is_not_an_object_is_refused() -> None:
 
 
 def test_a_unified_reward_has_equal_axes_by_default() -> None:
-    said = {"name": "unified", "kind": "unified_reward", "url": "http://judge/v1", "model": "unified"}
-    entry = RewardEntry.model_validate(said)
+    values = {"name": "unified", "kind": "unified_reward", "url": "http://judge/v1", "model": "unified"}
+    entry = RewardEntry.model_validate(values)
     assert entry.form == "axes"
     assert entry.axes == {"alignment": 1.0, "coherence": 1.0, "style": 1.0}
 
 
 @pytest.mark.parametrize("lacking", ["url", "model"])
 def test_a_unified_reward_without_its_server_is_refused(lacking: str) -> None:
-    said = {"name": "unified", "kind": "unified_reward", "url": "http://judge/v1", "model": "unified"}
+    values = {"name": "unified", "kind": "unified_reward", "url": "http://judge/v1", "model": "unified"}
     with pytest.raises(ValidationError, match=f"needs a `{lacking}`"):
-        RewardEntry.model_validate({name: value for name, value in said.items() if name != lacking})
+        RewardEntry.model_validate({name: value for name, value in values.items() if name != lacking})
 
 
 def test_a_reward_of_an_http_server_needs_no_model() -> None:
@@ -79,19 +79,19 @@ def test_a_reward_of_an_http_server_needs_no_model() -> None:
 
 @pytest.mark.parametrize(("span", "rises"), [([0.0, 1.0], True), ([1.0, 1.0], False), ([1.0, 0.0], False)])
 def test_a_range_must_be_ascending(span: list[float], rises: bool) -> None:
-    said = {"name": "mine", "kind": "http", "url": "http://mine", "range": span}
+    values = {"name": "mine", "kind": "http", "url": "http://mine", "range": span}
     if rises:
-        assert RewardEntry.model_validate(said).normalized(0.25) == 0.25
+        assert RewardEntry.model_validate(values).normalized(0.25) == 0.25
         return
     with pytest.raises(ValidationError, match="must be ascending"):
-        RewardEntry.model_validate(said)
+        RewardEntry.model_validate(values)
 
 
 @pytest.mark.parametrize(("seconds", "allowed"), [(0.0, True), (0.5, True), (-0.5, False)])
 def test_the_patience_of_a_judge_is_not_negative(seconds: float, allowed: bool) -> None:
-    said = {"name": "judge", "kind": "perception", "patience_seconds": seconds}
+    values = {"name": "judge", "kind": "perception", "patience_seconds": seconds}
     if allowed:
-        assert JudgeEntry.model_validate(said).patience_seconds == seconds
+        assert JudgeEntry.model_validate(values).patience_seconds == seconds
         return
     with pytest.raises(ValidationError, match="patience_seconds"):
-        JudgeEntry.model_validate(said)
+        JudgeEntry.model_validate(values)

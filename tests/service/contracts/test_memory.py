@@ -13,7 +13,7 @@ from service.contracts.runs import RunSpec
 
 FLUX = load_catalog(Path(__file__).parents[3] / "docs" / "reference" / "catalogs" / "flux.yaml")
 H100 = 81_559 * 2**20
-"""What nvidia-smi says of an H100 of 80 GB."""
+"""Memory of an 80 GB H100 according to nvidia-smi."""
 
 
 def planned(**changes: Any) -> Memory:

@@ -90,13 +90,13 @@ def test_a_stride_that_is_not_positive_is_refused(stride: int) -> None:
 
 
 def test_errors_of_several_sections_are_reported_together() -> None:
-    said = {
+    spec = {
         "sampling": {"steps": 1},
         "algorithm": {"sde_steps": [0], "updates_per_rollout": 3},
         "training": {"prompts_per_step": 4},
     }
     with pytest.raises(ValidationError) as refusal:
-        RunSpec.model_validate(said)
+        RunSpec.model_validate(spec)
     assert {error["loc"][0] for error in refusal.value.errors()} == {"sampling", "training"}
 
 

@@ -1,4 +1,4 @@
-"""The run's spec: presets, merging, and what is refused."""
+"""The run spec: presets, merging and validation errors."""
 
 from typing import Any
 

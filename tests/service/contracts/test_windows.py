@@ -68,10 +68,10 @@ def test_a_random_window_is_uniform_and_depends_on_the_seed() -> None:
 
 def test_draws_are_reproducible() -> None:
     """No process, hash seed or library version may draw otherwise: these are the numbers for ever."""
-    drawn = [0, 10, 8, 1, 8, 13, 20, 4]
-    assert [draw(21, 42, "window", move) for move in range(8)] == drawn
+    expected = [0, 10, 8, 1, 8, 13, 20, 4]
+    assert [draw(21, 42, "window", move) for move in range(8)] == expected
     window = Window(size=4, order="random", every=25)
-    assert [window.start(25, step, 42) for step in range(0, 200, 25)] == drawn
+    assert [window.start(25, step, 42) for step in range(0, 200, 25)] == expected
 
 
 @given(st.integers(2, 100), st.floats(0.5, 10), st.floats(0.01, 1), st.data())
@@ -104,12 +104,12 @@ def test_the_nfe_of_a_run_is_the_sum_of_its_steps(
     flash = None if share is None else Flash(share=share)
     algorithm = MixGRPO(window=window, same_noise=same_noise, flash=flash, group_size=5)
     summed = sum(algorithm.cost(steps, step, seed).total for step in range(max_steps))
-    told = algorithm.total_nfe(steps, max_steps, seed)
+    estimate = algorithm.total_nfe(steps, max_steps, seed)
     if window.order == "progressive":
-        assert told == summed
+        assert estimate == summed
     else:  # what is to be expected, which lies between the cheapest and the dearest place
         costs = [algorithm._cost_at(steps, start).total for start in window.positions(steps)]
-        assert max_steps * min(costs) <= told <= max_steps * max(costs)
+        assert max_steps * min(costs) <= estimate <= max_steps * max(costs)
 
 
 def test_the_estimate_for_a_random_window_is_close_to_the_sum() -> None:

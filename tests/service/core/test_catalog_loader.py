@@ -19,48 +19,48 @@ def file(tmp_path: Path) -> Path:
     return written
 
 
-def offer(file: Path) -> CatalogLoader:
+def load(file: Path) -> CatalogLoader:
     return CatalogLoader(file, check_seconds=0)
 
 
 def test_a_changed_file_is_reloaded(file: Path) -> None:
-    offered = offer(file)
+    loader = load(file)
     file.write_text(MINE)
-    assert offered.current().prompt_set("mine").path == Path("/prompts.txt")
-    assert offered.problem is None
+    assert loader.current().prompt_set("mine").path == Path("/prompts.txt")
+    assert loader.problem is None
 
 
 def test_an_unchanged_file_is_not_read_again(file: Path) -> None:
-    offered = offer(file)
-    assert offered.current() is offered.current()
+    loader = load(file)
+    assert loader.current() is loader.current()
 
 
 def test_an_invalid_file_keeps_the_last_catalog_until_it_is_fixed(file: Path) -> None:
-    offered = offer(file)
-    before = offered.current()
+    loader = load(file)
+    before = loader.current()
     file.write_text("extends: bundled\nmodels: [{}]\n")
-    assert offered.current() is before
-    assert offered.problem is not None and ".name: is missing" in offered.problem
+    assert loader.current() is before
+    assert loader.problem is not None and ".name: is missing" in loader.problem
     file.write_text(MINE)
-    assert offered.current().prompt_set("mine") and offered.problem is None
+    assert loader.current().prompt_set("mine") and loader.problem is None
 
 
 def test_a_missing_file_keeps_the_last_catalog(file: Path) -> None:
-    offered = offer(file)
-    before = offered.current()
+    loader = load(file)
+    before = loader.current()
     file.unlink()
-    assert offered.current() is before
-    assert offered.problem is not None and "No such file" in offered.problem
+    assert loader.current() is before
+    assert loader.problem is not None and "No such file" in loader.problem
 
 
 def test_an_invalid_file_at_startup_is_an_error(file: Path) -> None:
     file.write_text("models: 1")
     with pytest.raises(CatalogError):
-        offer(file)
+        load(file)
 
 
 def test_readiness_reports_an_invalid_file_as_a_warning(app: FastAPI, client: TestClient, file: Path) -> None:
-    app.state.catalog = offer(file)
+    app.state.catalog = load(file)
     file.write_text("extends: nothing\n")
     checks = {one["name"]: one for one in client.get("/readyz").json()["checks"]}
     assert checks["catalog"]["ok"] and "extends: 'nothing'" in checks["catalog"]["detail"]
@@ -68,6 +68,6 @@ def test_readiness_reports_an_invalid_file_as_a_warning(app: FastAPI, client: Te
 
 
 def test_requests_use_the_changed_file(app: FastAPI, client: TestClient, file: Path) -> None:
-    app.state.catalog = offer(file)
+    app.state.catalog = load(file)
     file.write_text(MINE)
     assert "mine" in [one["name"] for one in client.get("/catalog").json()["prompt_sets"]]

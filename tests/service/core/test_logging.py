@@ -1,4 +1,4 @@
-"""What the service's process writes: JSON lines, and nothing else."""
+"""The process of the service writes only JSON lines."""
 
 import json
 import logging
@@ -19,7 +19,7 @@ from service.db.session import Database
 
 @pytest.fixture
 def lines(capsys: pytest.CaptureFixture[str]) -> Iterator[Any]:
-    """Reads the lines logged since the last reading; what is configured is undone."""
+    """Read the lines logged since the last call; the configuration is reset afterwards."""
     yield lambda: [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     structlog.contextvars.clear_contextvars()
     service_logging.configure("CRITICAL")
@@ -66,9 +66,9 @@ def test_an_exception_is_logged_without_local_variables(lines: Any, logger: Any)
     except ValueError:
         logger.exception("failed")
     [line] = lines()
-    [told] = line["exception"]
-    assert (told["exc_type"], told["exc_value"]) == ("ValueError", "what happened")
-    assert told["frames"][-1]["name"] == "fails"
+    [logged] = line["exception"]
+    assert (logged["exc_type"], logged["exc_value"]) == ("ValueError", "what happened")
+    assert logged["frames"][-1]["name"] == "fails"
     assert "hunter2" not in json.dumps(line)
 
 

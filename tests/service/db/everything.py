@@ -1,4 +1,4 @@
-"""Rows in every table of the newest schema, such as the API and its workers leave them."""
+"""Rows in every table of the newest schema, in the form that the API and workers store them."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -37,17 +37,17 @@ IMAGE: dict[str, Any] = {"prompt": "a red circle", "sha256": "0" * 64, "size": l
 
 
 def fill(records: Records) -> None:
-    """Rows in every table, each as different as a migration may tell apart."""
+    """Create rows in every table, with all variants that a migration may treat differently."""
     with records.database.transaction() as session:
         key = add_key(session, KeySpec(name="lab", scopes=(Scope.WRITE,))).row
         add_key(session, KeySpec(name="left", scopes=(Scope.ADMIN,))).row.revoked_at = LONG_AGO
         imported = _imported(key)
         session.add_all([imported, Worker(name="worker:1", queue="train", device="cpu", stats={"memory": 1.0})])
     run, checkpoint = _runs(records, key, imported)
-    drawn = _generations(records, imported)
+    generation = _generations(records, imported)
     _evaluations(records, checkpoint, imported)
     with records.database.transaction() as session:
-        _score(session, records, drawn)
+        _score(session, records, generation)
         session.add(IdempotencyKey(scope=key.id, key="once", fingerprint="0" * 64, resource_id=run.id))
         for job in (Run, Generation, Evaluation, Score):
             session.execute(update(job).values(created_by=key.id))
@@ -97,18 +97,18 @@ def _runs(records: Records, key: ApiKey, imported: Checkpoint) -> tuple[Run, Che
 
 def _generations(records: Records, imported: Checkpoint) -> Generation:
     spec = {"model": "shapes-flux", "checkpoints": [str(imported.id)], "prompts": ["a red circle"], "num_images": 1}
-    drawn = records.generation(spec, JobStatus.SUCCEEDED)
-    records.image(drawn, 0, PNG, checkpoint=str(imported.id))
+    row = records.generation(spec, JobStatus.SUCCEEDED)
+    records.image(row, 0, PNG, checkpoint=str(imported.id))
     records.generation(spec)
-    return drawn
+    return row
 
 
 def _evaluations(records: Records, *checkpoints: Checkpoint) -> None:
-    asked = benchmark()
-    first = asked.prompts[0]
+    content = benchmark()
+    first = content.prompts[0]
     for checkpoint in checkpoints:
         row = records.evaluation(
-            asked, answers={(first.index, 0): [1] * len(first.points)}, checkpoint=checkpoint, limit=1, num_images=1
+            content, answers={(first.index, 0): [1] * len(first.points)}, checkpoint=checkpoint, limit=1, num_images=1
         )
         records.evaluation_image(row, first.index, 0, PNG, clip_score=0.5)
         with records.database.transaction() as session:
@@ -117,7 +117,7 @@ def _evaluations(records: Records, *checkpoints: Checkpoint) -> None:
             session.add(EvaluationLogChunk(evaluation_id=row.id, attempt=1, offset=0, data=b"1 of 1\n"))
 
 
-def _score(session: Session, records: Records, drawn: Generation) -> None:
-    row = records.score({"rewards": ["clip_score"], "generation": str(drawn.id)}, JobStatus.SUCCEEDED)
-    key = f"generations/{drawn.id}/0.png"
+def _score(session: Session, records: Records, generation: Generation) -> None:
+    row = records.score({"rewards": ["clip_score"], "generation": str(generation.id)}, JobStatus.SUCCEEDED)
+    key = f"generations/{generation.id}/0.png"
     session.add(ScoreImage(score_id=row.id, number=0, width=32, height=32, key=key, **IMAGE))

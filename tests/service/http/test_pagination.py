@@ -21,9 +21,9 @@ def test_a_cursor_decodes_to_its_key(key: tuple[int, str, uuid.UUID]) -> None:
 
 @given(st.text(max_size=60))
 def test_other_texts_are_rejected_as_a_query_field(cursor: str) -> None:
-    with pytest.raises(Invalid) as refused:
+    with pytest.raises(Invalid) as raised:
         decode_cursor(cursor, KEY)
-    assert refused.value.extensions["errors"][0]["loc"] == ["query", "cursor"]
+    assert raised.value.extensions["errors"][0]["loc"] == ["query", "cursor"]
 
 
 @pytest.mark.parametrize("key", [(2**31, "a"), (-(2**31) - 1, "a"), (10**30, "a"), (1, "a\x00b")])

@@ -17,7 +17,7 @@ H100 = {"gpu_memory_total_bytes.0": 81_559 * 2**20}
 
 
 @pytest.fixture(autouse=True)
-def offered(app: FastAPI) -> None:
+def catalog_with_devices(app: FastAPI) -> None:
     app.state.catalog = CatalogLoader(FLUX)
 
 

@@ -1,4 +1,4 @@
-"""`g2rpo up` starts all processes, ends them in every way it can end, and continues from its data."""
+"""`g2rpo up` starts all processes, ends them after every kind of exit, and continues from its data."""
 
 import contextlib
 import fcntl
@@ -27,7 +27,7 @@ Eventually = Callable[[Callable[[], object]], None]
 
 @dataclass
 class Up:
-    """A running `g2rpo up`, and what it printed."""
+    """A running `g2rpo up`, with its data directory and URL."""
 
     process: "subprocess.Popen[str]"
     data: Path
@@ -43,7 +43,7 @@ class Up:
 
 
 def running(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """Those that have not ended; a zombie has."""
+    """The processes that have not ended; zombies have ended."""
     left = []
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -136,35 +136,35 @@ def test_up_continues_after_a_kill_or_ctrl_c_and_leaves_no_processes(
     with (third.data / "postgres" / "lock").open("rb+") as held:
         server.kill()
         fcntl.flock(held, fcntl.LOCK_EX)  # as a helper of the killed server has it that is slow to end
-        said_of(third, "postgres could not be started")
+        wait_for_output(third, "postgres could not be started")
 
     log = third.data / "logs" / "api.log"
     log.rename(log.with_suffix(".kept"))
     log.mkdir()  # as on a disk that takes no file
     api.kill()
-    said_of(third, "api could not be started")
+    wait_for_output(third, "api could not be started")
     log.rmdir()
     eventually(lambda: names(third) == ["kept"])
 
 
 def names(up: Up) -> list[str] | None:
-    """The names of the runs, as API and database tell them; None while these do not serve."""
+    """The names of the runs, or None while API or database are unavailable."""
     with contextlib.suppress(Exception), Client(up.url) as client:
         return [run.name for run in client.runs()]
     return None
 
 
-def said_of(up: Up, words: str) -> None:
+def wait_for_output(up: Up, message: str) -> None:
     """Wait until it has printed `words`; AssertionError once it has ended."""
     assert up.process.stderr is not None
-    assert any(words in line for line in up.process.stderr), words
+    assert any(message in line for line in up.process.stderr), message
 
 
 def refused_up(data: Path, port: int = 0, **environment: str) -> Result:
-    """`g2rpo up` in this process, with these variables alone of ours; it must be refused."""
+    """Run `g2rpo up` in this process with only these settings; it must fail."""
     others = {name: None for name in os.environ if name.startswith("G2RPO_")}
-    words = ["up", "--port", str(port), "--data", str(data)]
-    refused = CliRunner().invoke(app, words, env={**others, "COLUMNS": "1000", **environment})
+    arguments = ["up", "--port", str(port), "--data", str(data)]
+    refused = CliRunner().invoke(app, arguments, env={**others, "COLUMNS": "1000", **environment})
     assert refused.exit_code == 2, refused.output
     assert refused.exception is None or isinstance(refused.exception, SystemExit)
     assert "Traceback" not in refused.output
@@ -176,9 +176,9 @@ def test_an_occupied_port_is_an_error_that_names_it(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        words = ["up", "--port", str(port), "--data", str(tmp_path / "data")]
+        arguments = ["up", "--port", str(port), "--data", str(tmp_path / "data")]
         refused: Any = subprocess.run(
-            [sys.executable, "-m", "service.cli", *words],
+            [sys.executable, "-m", "service.cli", *arguments],
             capture_output=True,
             text=True,
             env={**os.environ, "COLUMNS": "1000"},
@@ -191,7 +191,7 @@ def test_an_occupied_port_is_an_error_that_names_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "told"),
+    ("variable", "value", "messages"),
     [
         (
             "G2RPO_DATABASE_URL",
@@ -205,9 +205,11 @@ def test_an_occupied_port_is_an_error_that_names_it(tmp_path: Path) -> None:
         ("G2RPO_CATALOG", "/nowhere.yaml", ["catalog: /nowhere.yaml", "No such file"]),
     ],
 )
-def test_problems_at_startup_are_named_with_a_fix(tmp_path: Path, variable: str, value: str, told: list[str]) -> None:
+def test_problems_at_startup_are_named_with_a_fix(
+    tmp_path: Path, variable: str, value: str, messages: list[str]
+) -> None:
     refused = refused_up(tmp_path / "data", **{variable: value})
-    assert all(words in refused.stderr for words in told), refused.stderr
+    assert all(message in refused.stderr for message in messages), refused.stderr
     assert "hunter2" not in refused.output
 
 

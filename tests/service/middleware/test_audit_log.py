@@ -26,17 +26,17 @@ def shown(secret: str) -> dict[str, str]:
 
 
 def test_a_change_is_logged_at_any_log_level(away: TestClient, keys: Any, trail: Trail) -> None:
-    made = keys.make("write")
-    answer = away.post("/runs", json={"name": "private"}, headers={**shown(made.secret), "X-Request-ID": "mine"})
+    created = keys.make("write")
+    answer = away.post("/runs", json={"name": "private"}, headers={**shown(created.secret), "X-Request-ID": "mine"})
     (line,) = trail()
     assert (
         line.items()
         >= {
             "event": "audit",
             "request_id": "mine",
-            "key_id": str(made.row.id),
-            "key_name": made.row.name,
-            "key_prefix": made.row.prefix,
+            "key_id": str(created.row.id),
+            "key_name": created.row.name,
+            "key_prefix": created.row.prefix,
             "client": "203.0.113.9",
             "method": "POST",
             "route": "/runs",
@@ -95,9 +95,9 @@ def test_refused_requests_are_logged_also_when_reading(
 
 
 def test_rate_limited_requests_are_logged(away: TestClient, keys: Any, trail: Trail) -> None:
-    made = keys.make("read", requests_per_minute=1)
+    created = keys.make("read", requests_per_minute=1)
     for _ in range(2):
-        away.get("/runs", headers=shown(made.secret))
+        away.get("/runs", headers=shown(created.secret))
     (line,) = trail()
     assert (line["status"], line["code"]) == (429, "rate_limited")
 

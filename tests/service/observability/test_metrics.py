@@ -154,12 +154,12 @@ class TestState:
 
     def test_stored_checkpoints_have_count_and_size(self, client: TestClient, records: Records) -> None:
         run = records.run()
-        kept, gone = records.checkpoint(run, {"a": b"x" * 100}), records.checkpoint(run, {"a": b"x"}, step=40)
+        stored, deleted = records.checkpoint(run, {"a": b"x" * 100}), records.checkpoint(run, {"a": b"x"}, step=40)
         with records.database.transaction() as session:
-            session.merge(gone).deleted_at = func.now()
+            session.merge(deleted).deleted_at = func.now()
         found = samples(client.get("/metrics"))
         assert value(found, "g2rpo_checkpoints") == 1
-        assert value(found, "g2rpo_checkpoint_bytes") == kept.size
+        assert value(found, "g2rpo_checkpoint_bytes") == stored.size
 
     def test_reading_metrics_changes_nothing(self, client: TestClient, records: Records) -> None:
         records.run()
@@ -230,7 +230,7 @@ class TestDatabase:
         event.listen(engine, "before_cursor_execute", lambda *given: statements.append(given[2]))
         with connected(app) as client:
             client.get("/metrics")
-        first = next(n for n, said in enumerate(statements) if said.startswith("SET TRANSACTION READ ONLY"))
+        first = next(n for n, sql in enumerate(statements) if sql.startswith("SET TRANSACTION READ ONLY"))
         reading = statements[first:]
         assert "BEGIN" not in reading
         assert len(reading) < 15

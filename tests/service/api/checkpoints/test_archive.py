@@ -25,16 +25,16 @@ HELDOUT = {"clip_score": {"before": 0.5, "after": 0.625, "difference": 0.125, "i
 
 @pytest.fixture
 def run(records: Any) -> Run:
-    made: Run = records.run(JobStatus.SUCCEEDED, heldout=HELDOUT)
-    records.metric(made, "reward/clip_score", [0.1 * step for step in range(61)])
-    records.metric(made, "heldout/clip_score", [0.5] + [0.01 * step for step in range(1, 61)])
-    return made
+    created: Run = records.run(JobStatus.SUCCEEDED, heldout=HELDOUT)
+    records.metric(created, "reward/clip_score", [0.1 * step for step in range(61)])
+    records.metric(created, "heldout/clip_score", [0.5] + [0.01 * step for step in range(1, 61)])
+    return created
 
 
 @pytest.fixture
 def checkpoint(records: Any, run: Run) -> Checkpoint:
-    made: Checkpoint = records.checkpoint(run, FILES, step=run.max_steps)
-    return made
+    created: Checkpoint = records.checkpoint(run, FILES, step=run.max_steps)
+    return created
 
 
 def unpacked(data: bytes) -> dict[str, bytes]:

@@ -23,11 +23,11 @@ LAYER = "transformer.transformer_blocks.0.attn.to_q"
 
 
 def lora(rank: int = 4, **tensors: Any) -> dict[str, Any]:
-    made = {
+    defaults = {
         f"{LAYER}.lora_A.weight": np.zeros((rank, 96), np.float32),
         f"{LAYER}.lora_B.weight": np.zeros((96, rank), np.float32),
     }
-    return {name: tensor for name, tensor in (made | tensors).items() if tensor is not None}
+    return {name: tensor for name, tensor in (defaults | tensors).items() if tensor is not None}
 
 
 def send(client: TestClient, data: bytes, headers: dict[str, str] = OCTETS, **query: Any) -> Any:

@@ -135,8 +135,8 @@ class TestGroups:
         assert one["values"] == [1] + [2] * 9
 
     def test_a_run_may_be_single_and_in_several_groups(self, client: TestClient, seeds: list[Any]) -> None:
-        asked = (group(seeds), group(seeds[:2], "first:two"), f"run={seeds[0].id}", f"metric={CLIP}")
-        found = compare(client, *asked)
+        parameters = (group(seeds), group(seeds[:2], "first:two"), f"run={seeds[0].id}", f"metric={CLIP}")
+        found = compare(client, *parameters)
         assert [(one["name"], len(one["runs"])) for one in found["series"]] == [
             ("g2rpo", 3),
             ("first:two", 2),
@@ -175,8 +175,8 @@ class TestElapsed:
         assert one["values"][-1] == pytest.approx((0.7 + second + third) / 3)
 
     def test_the_common_grid_has_at_most_max_points(self, client: TestClient, seeds: list[Any]) -> None:
-        asked = (group(seeds), f"metric={CLIP}", "x=seconds", "max_points=3")
-        assert compare(client, *asked)["series"][0]["x"] == [0, 10, 20]
+        parameters = (group(seeds), f"metric={CLIP}", "x=seconds", "max_points=3")
+        assert compare(client, *parameters)["series"][0]["x"] == [0, 10, 20]
 
     def test_a_run_without_the_axis_is_omitted_with_a_warning(
         self, client: TestClient, records: Any, seeds: list[Any]
@@ -219,8 +219,8 @@ class TestElapsed:
 class TestErrors:
     def test_an_unknown_run_is_named(self, client: TestClient, seeds: list[Any]) -> None:
         unknown = uuid.uuid4()
-        for asked in (f"run={unknown}", f"group=g:{seeds[0].id},{unknown}"):
-            response = client.get(f"/curves?{asked}&metric=loss")
+        for parameters in (f"run={unknown}", f"group=g:{seeds[0].id},{unknown}"):
+            response = client.get(f"/curves?{parameters}&metric=loss")
             assert (response.status_code, response.json()["code"]) == (404, "not_found")
             assert str(unknown) in response.json()["detail"]
 
@@ -263,8 +263,8 @@ class TestErrors:
         ids = [str(uuid.UUID(int=number)) for number in range(65)]
         alone = [f"run={id}" for id in ids]
         errors = [
-            client.get(f"/curves?metric=loss&{'&'.join(asked)}").json()["errors"][0]
-            for asked in (
+            client.get(f"/curves?metric=loss&{'&'.join(parameters)}").json()["errors"][0]
+            for parameters in (
                 alone,
                 [*alone[:32], f"group=g:{','.join(ids[:33])}"],
                 [f"group={number}:{ids[number]}" for number in range(17)],
@@ -291,20 +291,20 @@ class TestErrors:
             for number in range(21):
                 for step in (0, 20_000):
                     records.metric(run, f"m/{number:02}", [1.0], first=step)
-        asked = f"/curves?{group(runs)}&metric=m/*&max_points="
-        response = client.get(asked + "10000")
+        parameters = f"/curves?{group(runs)}&metric=m/*&max_points="
+        response = client.get(parameters + "10000")
         (error,) = response.json()["errors"]
         assert (response.status_code, error["loc"]) == (422, ["query", "max_points"])
         assert error["msg"].endswith("at most 1000000 are allowed. Set max_points to 9523 or less")
-        assert client.get(asked + "9523").status_code == 200
+        assert client.get(parameters + "9523").status_code == 200
 
 
 class TestMediaTypes:
     def test_csv_has_a_line_per_point(self, client: TestClient, records: Any, seeds: list[Any]) -> None:
         for number, run in enumerate(seeds):
             records.metric(run, "loss", [0.25 + number / 2, None])
-        asked = (group(seeds[:2]), f"run={seeds[2].id}", "metric=loss", "band=minmax")
-        response = compare(client, *asked, headers={"Accept": "text/csv"})
+        parameters = (group(seeds[:2]), f"run={seeds[2].id}", "metric=loss", "band=minmax")
+        response = compare(client, *parameters, headers={"Accept": "text/csv"})
         assert response.headers["content-type"] == "text/csv; charset=utf-8"
         assert list(csv.reader(io.StringIO(response.text))) == [
             ["name", "kind", "metric", "x", "value", "low", "high", "n"],
@@ -316,12 +316,12 @@ class TestMediaTypes:
 
     @pytest.mark.parametrize("width", [40, 85.5, 400])
     def test_figures_have_the_requested_width(self, client: TestClient, seeds: list[Any], width: float) -> None:
-        asked = (group(seeds), f"run={seeds[0].id}", f"metric={CLIP},elapsed/*", f"width_mm={width}")
-        png = compare(client, *asked, headers={"Accept": "image/png"})
+        parameters = (group(seeds), f"run={seeds[0].id}", f"metric={CLIP},elapsed/*", f"width_mm={width}")
+        png = compare(client, *parameters, headers={"Accept": "image/png"})
         with Image.open(io.BytesIO(png.content)) as image:
             assert image.width == pytest.approx(width / 25.4 * 200, abs=1)
             assert image.info["dpi"] == pytest.approx((200, 200), abs=0.1)
-        svg = compare(client, *asked, headers={"Accept": "image/svg+xml"})
+        svg = compare(client, *parameters, headers={"Accept": "image/svg+xml"})
         points = float(svg.text.partition('width="')[2].partition("pt")[0])
         assert points == pytest.approx(width / 25.4 * 72, abs=0.01)
 
@@ -331,8 +331,8 @@ class TestMediaTypes:
     )
     def test_svg_has_labels(self, client: TestClient, records: Any, seeds: list[Any], x: str, label: str) -> None:
         records.metric(seeds[0], "loss $x$", [1.0])
-        asked = (group(seeds, "_g$p$"), f"run={seeds[0].id}", f"metric={CLIP}", "metric=loss*", f"x={x}")
-        text = compare(client, *asked, headers={"Accept": "image/svg+xml"}).text
+        parameters = (group(seeds, "_g$p$"), f"run={seeds[0].id}", f"metric={CLIP}", "metric=loss*", f"x={x}")
+        text = compare(client, *parameters, headers={"Accept": "image/svg+xml"}).text
         for words in (CLIP, "loss $x$", label, "_g$p$ (n = 3)", "seed 0", "95% CI of the mean", "reward"):
             assert f"<!-- {words} -->" in text
 
@@ -340,26 +340,26 @@ class TestMediaTypes:
         run = records.run()
         records.metric(run, "loss", [1.0, 2.0])
         records.metric(run, "elapsed/seconds", [0.0, 86_400.0])
-        asked = (f"run={run.id}", "metric=loss", "x=seconds")
-        assert "<!-- training time (h) -->" in compare(client, *asked, headers={"Accept": "image/svg+xml"}).text
+        parameters = (f"run={run.id}", "metric=loss", "x=seconds")
+        assert "<!-- training time (h) -->" in compare(client, *parameters, headers={"Accept": "image/svg+xml"}).text
 
     def test_nfe_have_si_prefixes(self, client: TestClient, records: Any) -> None:
         run = records.run()
         records.metric(run, "loss", [1.0, 2.0])
         records.metric(run, "elapsed/nfe", [0.0, 3_000_000.0])
-        asked = (f"run={run.id}", "metric=loss", "x=nfe")
-        assert "\N{THIN SPACE}M -->" in compare(client, *asked, headers={"Accept": "image/svg+xml"}).text
+        parameters = (f"run={run.id}", "metric=loss", "x=nfe")
+        assert "\N{THIN SPACE}M -->" in compare(client, *parameters, headers={"Accept": "image/svg+xml"}).text
 
     @pytest.mark.parametrize("form", ["image/png", "image/svg+xml"])
     def test_the_same_figure_has_the_same_bytes(self, client: TestClient, seeds: list[Any], form: str) -> None:
-        asked = (group(seeds), f"metric={CLIP}", "x=seconds")
-        first, second = (compare(client, *asked, headers={"Accept": form}) for _ in range(2))
+        parameters = (group(seeds), f"metric={CLIP}", "x=seconds")
+        first, second = (compare(client, *parameters, headers={"Accept": form}) for _ in range(2))
         assert first.content == second.content
         assert first.headers["vary"] == "Accept" and first.headers["content-type"] == form
 
     def test_a_figure_without_metrics(self, client: TestClient, seeds: list[Any]) -> None:
-        asked = (f"run={seeds[0].id}", "metric=nothing")
-        assert "no metrics yet" in compare(client, *asked, headers={"Accept": "image/svg+xml"}).text
+        parameters = (f"run={seeds[0].id}", "metric=nothing")
+        assert "no metrics yet" in compare(client, *parameters, headers={"Accept": "image/svg+xml"}).text
 
     def test_other_media_types_are_not_acceptable(self, client: TestClient, seeds: list[Any]) -> None:
         response = client.get(f"/curves?run={seeds[0].id}&metric=loss", headers={"Accept": "application/xml"})

@@ -213,8 +213,8 @@ class TestLifecycle:
         id = create(client)["id"]
         first, again = (client.post(f"/evaluations/{id}/cancel") for _ in range(2))
         assert [one.json()["status"] for one in (first, again)] == ["cancelled", "cancelled"]
-        told = client.get(f"/evaluations/{id}/events", headers={"Prefer": "wait=5"}).text
-        assert [line for line in told.splitlines() if line.startswith("event:")] == [
+        notified = client.get(f"/evaluations/{id}/events", headers={"Prefer": "wait=5"}).text
+        assert [line for line in notified.splitlines() if line.startswith("event:")] == [
             *("event: status", "event: status", "event: progress", "event: end")
         ]
 

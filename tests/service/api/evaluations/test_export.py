@@ -24,7 +24,7 @@ AWKWARD = "a \"tree\", drawn\nover two lines; =1+1, 'quoted' and 🌳 \r\n twice
 FILES = (EN, ZH)
 
 
-def judged(records: Any, file: Any = EN, prompts: Any = None) -> Any:
+def evaluated(records: Any, file: Any = EN, prompts: Any = None) -> Any:
     """An evaluation of 4 images per prompt with random scores and two failures."""
     chance = random.Random(1)
     content = prompts or benchmark(file=file)
@@ -68,7 +68,7 @@ def stored_scores(database: Database, evaluation: Any) -> Any:
 def test_the_csv_has_the_scores_of_the_evaluation(
     client: TestClient, records: Any, database: Database, file: Any
 ) -> None:
-    evaluation = judged(records, file)
+    evaluation = evaluated(records, file)
     content = fetch(client, evaluation, "text/csv").content
     rescored = client.post(f"/benchmarks/{file.name}/rescore", content=content, headers={"Content-Type": "text/csv"})
     assert rescored.status_code == 200, rescored.text
@@ -79,7 +79,7 @@ def test_the_csv_has_the_scores_of_the_evaluation(
 
 @pytest.mark.parametrize("file", FILES)
 def test_both_files_have_the_counts_of_the_official_script(client: TestClient, records: Any, file: Any) -> None:
-    evaluation = judged(records, file)
+    evaluation = evaluated(records, file)
     expected = official_scores(fetch(client, evaluation, "text/csv").text)
     summary = fetch(client, evaluation, "application/json").json()
     for part, counts in expected.items():
@@ -89,7 +89,7 @@ def test_both_files_have_the_counts_of_the_official_script(client: TestClient, r
 
 
 def test_the_summary_has_the_accuracies_of_the_evaluation(client: TestClient, records: Any, database: Database) -> None:
-    evaluation = judged(records)
+    evaluation = evaluated(records)
     content = fetch(client, evaluation, "application/json").content
     headers = {"Content-Type": "application/json"}
     rescored = client.post(f"/benchmarks/{EN.name}/rescore", content=content, headers=headers).json()
@@ -101,7 +101,7 @@ def test_the_summary_has_the_accuracies_of_the_evaluation(client: TestClient, re
 
 
 def test_a_row_has_the_format_of_the_official_script(client: TestClient, records: Any) -> None:
-    evaluation = judged(records)
+    evaluation = evaluated(records)
     records.answer(evaluation, 2, 1, [1, 0, 1], number=2, text=answer([1, 0, 1]))
     response = fetch(client, evaluation, "text/csv")
     rows = list(csv.DictReader(io.StringIO(response.text)))
@@ -141,7 +141,7 @@ def test_it_must_have_ended_and_have_a_judge(client: TestClient, records: Any, a
 
 
 def test_other_media_types_are_not_acceptable(client: TestClient, records: Any) -> None:
-    response = client.get(f"/evaluations/{judged(records).id}/export", headers={"Accept": "text/html"})
+    response = client.get(f"/evaluations/{evaluated(records).id}/export", headers={"Accept": "text/html"})
     assert response.status_code == 406
 
 
@@ -149,7 +149,7 @@ def test_it_is_read_in_pieces_and_stops_when_the_evaluation_is_resumed(
     records: Any, database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(export, "_PAGE", 5)
-    evaluation = judged(records)
+    evaluation = evaluated(records)
     pieces: Iterator[str] = export.rows(database, evaluation.id)
     assert next(pieces).startswith("index,")
     assert len(list(csv.reader(io.StringIO(next(pieces))))) == 5

@@ -57,8 +57,8 @@ class TestAnswers:
         found: list[str] = []
         cursor = None
         while cursor is not None or not found:
-            asked = {"limit": 7} | ({"cursor": cursor} if cursor else {})
-            page = client.get(f"/evaluations/{evaluation.id}/answers", params=asked).json()
+            parameters = {"limit": 7} | ({"cursor": cursor} if cursor else {})
+            page = client.get(f"/evaluations/{evaluation.id}/answers", params=parameters).json()
             found += names(page["items"])
             cursor = page["next_cursor"]
         assert found == [f"{index}_{image_index}.png" for index in range(10) for image_index in (0, 1)]

@@ -32,17 +32,21 @@ def g2rpo(served: str) -> Callable[..., Result]:
     return lambda *words: CliRunner().invoke(commands, ["evaluations", *map(str, words)], env=environment)
 
 
-def judged(records: Any, directory: Path, met: int, **spec: Any) -> Any:
-    said = {(one.index, image_index): [met] * len(one.points) for one in benchmark().prompts for image_index in (0, 1)}
-    row = records.evaluation(benchmark(), answers=said | {(3, 1): Failure.NO_SCORES}, **spec)
+def evaluated(records: Any, directory: Path, met: int, **spec: Any) -> Any:
+    scores = {
+        (prompt.index, image_index): [met] * len(prompt.points)
+        for prompt in benchmark().prompts
+        for image_index in (0, 1)
+    }
+    row = records.evaluation(benchmark(), answers=scores | {(3, 1): Failure.NO_SCORES}, **spec)
     Image.new("RGB", (32, 32)).save(directory / "image.png")
-    for index, image_index in said:
+    for index, image_index in scores:
         records.evaluation_image(row, index, image_index, (directory / "image.png").read_bytes(), clip_score=0.5 + met)
     return row
 
 
 def test_answers_are_listed(g2rpo: Any, records: Any, tmp_path: Path) -> None:
-    row = judged(records, tmp_path, 1)
+    row = evaluated(records, tmp_path, 1)
     found = g2rpo("answers", row.id, "--dimension", "Style", "--met", "--words")
     first, *others = dimensions_of(0)
     lines = [f"  + {name}: what {place} is" for place, name in enumerate([first, *others])]
@@ -58,7 +62,7 @@ def test_answers_are_listed(g2rpo: Any, records: Any, tmp_path: Path) -> None:
 
 
 def test_the_official_files_are_written_completely(g2rpo: Any, records: Any, tmp_path: Path) -> None:
-    row = judged(records, tmp_path, 1)
+    row = evaluated(records, tmp_path, 1)
     (out := tmp_path / "out").mkdir()
     table, counts = out / "result.csv", out / "result.json"
     assert g2rpo("export", row.id, "--out", table).exit_code == g2rpo("export", row.id, "--out", counts).exit_code == 0
@@ -73,8 +77,8 @@ def test_the_official_files_are_written_completely(g2rpo: Any, records: Any, tmp
 
 def test_two_evaluations_are_compared(g2rpo: Any, records: Any, tmp_path: Path) -> None:
     rewards = {"rewards": ["clip_score"]}
-    first = judged(records, tmp_path, 0, **rewards)
-    second = judged(records, tmp_path, 1, name="aligned", steps=4, **rewards)
+    first = evaluated(records, tmp_path, 0, **rewards)
+    second = evaluated(records, tmp_path, 1, name="aligned", steps=4, **rewards)
     found = g2rpo("compare", first.id, second.id)
     assert "aligned minus shapes-flux, on unigenbench-en, judge perception" in found.output
     lines = {line.split()[0]: line.split() for line in found.output.splitlines() if line.strip()}
@@ -85,7 +89,7 @@ def test_two_evaluations_are_compared(g2rpo: Any, records: Any, tmp_path: Path) 
 
 
 def test_a_gallery_is_written(g2rpo: Any, records: Any, tmp_path: Path) -> None:
-    first, second = judged(records, tmp_path, 0), judged(records, tmp_path, 1)
+    first, second = evaluated(records, tmp_path, 0), evaluated(records, tmp_path, 1)
     page, image = tmp_path / "gallery.html", tmp_path / "gallery.png"
     assert g2rpo("gallery", first.id, "--with", second.id, "--count", 2, "--out", page).exit_code == 0
     assert page.read_text().count("data:image/png") == 4
@@ -98,7 +102,7 @@ def test_a_gallery_is_written(g2rpo: Any, records: Any, tmp_path: Path) -> None:
 def test_the_client_returns_images_and_raises_the_errors_of_the_service(
     served: str, records: Any, tmp_path: Path
 ) -> None:
-    row = judged(records, tmp_path, 1)
+    row = evaluated(records, tmp_path, 1)
     with Client(served) as client:
         images = list(client.evaluation_images(row.id))
         assert len(images) == 20 and len(list(client.evaluation_images(row.id, 3))) == 2

@@ -1,4 +1,4 @@
-"""Runs to follow, what workers tell of them, and a service on a socket."""
+"""Runs with events in the form that workers store them, and a service on a socket."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
@@ -24,14 +24,14 @@ class Story:
     database: Database
 
     def tell(self, run: Run, *types: str, **data: Any) -> None:
-        """Events of these types."""
+        """Record events of these types."""
         with self.database.transaction() as session:
             for type_ in types:
                 events.record(session, Run, run.id, 1, type_, data)
             events.notify_job(session, "run", run.id)
 
     def progress(self, run: Run, step: int) -> None:
-        """Where it stands."""
+        """Store the progress of the run."""
         with self.database.transaction() as session:
             session.get_one(Run, run.id).progress = {
                 "time": "2026-01-01T12:00:00Z",
@@ -44,7 +44,7 @@ class Story:
             events.notify_job(session, "run", run.id)
 
     def move(self, run: Run, status: JobStatus) -> None:
-        """Its new status, in its row and as an event."""
+        """Store the new status in the row and as an event."""
         with self.database.transaction() as session:
             row = session.get_one(Run, run.id, with_for_update=True)
             row.move_to(status)
@@ -55,13 +55,13 @@ class Story:
 
 @pytest.fixture
 def story(database: Database) -> Story:
-    """What happens to runs."""
+    """A writer of run events."""
     return Story(database)
 
 
 @pytest.fixture
 def url(app: FastAPI, serve: Serve) -> Iterator[str]:
-    """Where the service answers."""
+    """The URL of the service."""
     with serve(app) as address:
         yield address
 

@@ -36,7 +36,7 @@ from service.local import postgres
 Eventually = Callable[[Callable[[], object]], None]
 
 
-def told(url: str, run: Any, **request: Any) -> list[tuple[str, dict[str, Any]]]:
+def received(url: str, run: Any, **request: Any) -> list[tuple[str, dict[str, Any]]]:
     """Name and data of every event of a stream that ends."""
     with httpx.stream("GET", f"{url}/runs/{run.id}/events", timeout=30, **request) as response:
         assert response.status_code == 200, response.read()
@@ -49,7 +49,7 @@ def ids(events: list[tuple[str, dict[str, Any]]]) -> list[int]:
 
 @pytest.fixture
 def ended(records: Any, story: Any) -> Run:
-    """A run with more events than are read at once, that has ended."""
+    """An ended run with more events than one read returns."""
     run: Run = records.run(JobStatus.RUNNING)
     story.tell(run, "status", "started", *["checkpoint"] * 240, note="a\u2028b\r\nη")
     records.metric(run, "reward/clip_score", [0.1, None, 0.3])
@@ -59,7 +59,7 @@ def ended(records: Any, story: Any) -> Run:
 
 class TestWhole:
     def test_a_stream_starts_with_the_first_event_and_closes_after_the_last(self, url: str, ended: Run) -> None:
-        events = told(url, ended)
+        events = received(url, ended)
 
         assert ids(events) == list(range(1, 244))
         assert [name for name, _ in events[-3:]] == ["status", "progress", "end"]
@@ -85,14 +85,17 @@ class TestWhole:
     def test_a_stream_resumes_after_any_event(self, url: str, ended: Run) -> None:
         for after in (0, 1, 2, 99, 100, 101, 199, 200, 201, 242, 243):
             rest = list(range(after + 1, 244))
-            assert ids(told(url, ended, headers={"Last-Event-ID": str(after)})) == rest
-            assert ids(told(url, ended, params={"after": after})) == rest
-            both = told(url, ended, params={"after": 0}, headers={"Last-Event-ID": str(after)})
+            assert ids(received(url, ended, headers={"Last-Event-ID": str(after)})) == rest
+            assert ids(received(url, ended, params={"after": after})) == rest
+            both = received(url, ended, params={"after": 0}, headers={"Last-Event-ID": str(after)})
             assert ids(both) == rest and both[-1][0] == "end"
 
     def test_after_the_last_event_only_the_end_is_sent(self, url: str, ended: Run) -> None:
         for last in (243, 244, 2**63 - 1):
-            assert [name for name, _ in told(url, ended, headers={"Last-Event-ID": str(last)})] == ["progress", "end"]
+            assert [name for name, _ in received(url, ended, headers={"Last-Event-ID": str(last)})] == [
+                "progress",
+                "end",
+            ]
 
 
 class TestRefused:
@@ -197,9 +200,9 @@ class TestLive:
         with database.transaction() as session:
             session.execute(text("DELETE FROM runs"))
             session.execute(text("SELECT pg_notify('g2rpo_jobs', :job)"), {"job": f"run:{run.id}"})
-        with pytest.raises(ApiError) as refused:
+        with pytest.raises(ApiError) as raised:
             next(events)
-        assert (refused.value.status, refused.value.code) == (404, "not_found")
+        assert (raised.value.status, raised.value.code) == (404, "not_found")
 
     def test_many_clients_receive_all_events_without_holding_connections(
         self, following: Client, url: str, records: Any, story: Any, database: Database, eventually: Eventually
@@ -317,7 +320,7 @@ class TestSurvives:
         run = records.run(JobStatus.RUNNING)
         settings = database.settings.model_copy(update={"max_stream_seconds": 0.5})
         with serve(create_app(settings)) as url, Client(url) as client:
-            assert [name for name, _ in told(url, run)] == ["progress"]  # closed, and not by an end
+            assert [name for name, _ in received(url, run)] == ["progress"]  # closed, and not by an end
             events = client.events(run.id, every=0.1)
             assert [isinstance(next(events), RunProgress) for _ in range(3)] == [True] * 3  # one for each stream
             story.move(run, JobStatus.SUCCEEDED)
@@ -340,9 +343,9 @@ def test_a_stopping_server_ends_its_streams_immediately(database: Database, reco
             assert next(heard)[0] == "progress"
             server.terminate()
             assert list(heard) == []  # complete: a connection that broke off would raise
-        _, said = server.communicate(timeout=60)
+        _, output = server.communicate(timeout=60)
         assert server.returncode in (0, -signal.SIGTERM)
-        assert b"Traceback" not in said and b"without completing" not in said
+        assert b"Traceback" not in output and b"without completing" not in output
 
 
 def test_concurrent_streams_at_the_same_position_share_a_read() -> None:

@@ -36,13 +36,13 @@ def test_create_prints_only_a_valid_key(g2rpo: Any, away: TestClient) -> None:
 
 
 def test_list_and_revoke(g2rpo: Any, away: TestClient, keys: Any) -> None:
-    made = keys.make("admin")
+    created = keys.make("admin")
     assert "active" in g2rpo("list").stdout
-    assert f"{made.row.prefix} (admin key) is revoked" in g2rpo("revoke", str(made.row.id)).stdout
+    assert f"{created.row.prefix} (admin key) is revoked" in g2rpo("revoke", str(created.row.id)).stdout
     listed = g2rpo("list").stdout
-    assert "revoked" in listed and str(made.row.id) in listed
-    assert made.secret not in listed
-    assert away.get("/runs", headers=shown(made.secret)).json()["code"] == "key_revoked"
+    assert "revoked" in listed and str(created.row.id) in listed
+    assert created.secret not in listed
+    assert away.get("/runs", headers=shown(created.secret)).json()["code"] == "key_revoked"
 
 
 def test_new_prints_a_key_and_stores_nothing(g2rpo: Any, client: TestClient) -> None:
@@ -51,29 +51,29 @@ def test_new_prints_a_key_and_stores_nothing(g2rpo: Any, client: TestClient) -> 
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (("create", "environment", "--scope", "read"), "is reserved for the key in G2RPO_ADMIN_KEY"),
         (("revoke", "00000000-0000-0000-0000-000000000001"), "There is no key"),
     ],
 )
-def test_an_error_is_one_line(g2rpo: Any, words: tuple[str, ...], said: str) -> None:
+def test_an_error_is_one_line(g2rpo: Any, words: tuple[str, ...], message: str) -> None:
     done = g2rpo(*words)
     assert done.exit_code == 2
-    assert said in done.stderr and "Traceback" not in done.output
+    assert message in done.stderr and "Traceback" not in done.output
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("postgresql://u:geheim@127.0.0.1:1/d", "The database cannot be reached"),
         ("postgresql://u:geheim@127.0.0.1:x/d", "the URL cannot be read"),
     ],
 )
-def test_an_unavailable_database_is_one_line_without_its_password(url: str, said: str) -> None:
+def test_an_unavailable_database_is_one_line_without_its_password(url: str, message: str) -> None:
     done = CliRunner().invoke(commands, ["keys", "list"], env={"G2RPO_DATABASE_URL": url, "COLUMNS": "300"})
     assert done.exit_code == 2
-    assert said in done.stderr and "geheim" not in done.output
+    assert message in done.stderr and "geheim" not in done.output
 
 
 def test_a_database_without_schema_has_a_hint(empty_database_url: str) -> None:

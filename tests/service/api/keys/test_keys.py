@@ -34,10 +34,10 @@ def operator(keys: Any) -> dict[str, str]:
 class TestMaking:
     def test_the_first_key_makes_authentication_required(self, client: TestClient) -> None:
         assert client.get("/runs").status_code == 200
-        made = client.post("/keys", json={"name": "operator", "scopes": ["admin"]})
-        assert made.status_code == 201
+        created = client.post("/keys", json={"name": "operator", "scopes": ["admin"]})
+        assert created.status_code == 201
         assert client.get("/runs").status_code == 401
-        assert client.get("/runs", headers=shown(made.json()["key"])).status_code == 200
+        assert client.get("/runs", headers=shown(created.json()["key"])).status_code == 200
 
     @pytest.mark.parametrize("scope", ["read", "write"])
     def test_the_first_key_must_be_an_administrator(self, client: TestClient, scope: str) -> None:
@@ -49,11 +49,11 @@ class TestMaking:
     def test_a_key_is_shown_once_and_only_its_hash_is_stored(
         self, away: TestClient, operator: dict[str, str], database: Database
     ) -> None:
-        made = away.post("/keys", json={"name": "the lab", "scopes": ["write"]}, headers=operator)
-        body = made.json()
-        assert made.headers["Cache-Control"] == "no-store"
+        created = away.post("/keys", json={"name": "the lab", "scopes": ["write"]}, headers=operator)
+        body = created.json()
+        assert created.headers["Cache-Control"] == "no-store"
         assert body["key"].startswith(body["prefix"]) and len(body["prefix"]) == 12
-        shown_again = away.get(made.headers["Location"], headers=operator).json()
+        shown_again = away.get(created.headers["Location"], headers=operator).json()
         assert shown_again == {name: value for name, value in body.items() if name != "key"}
         with database.sessions() as session:
             stored = session.scalar(text("SELECT string_agg(k::text, ' ') FROM api_keys k"))
@@ -69,13 +69,13 @@ class TestMaking:
         assert again.headers["Idempotency-Replayed"] == "true"
         assert again.json() == first.json() | {"key": None}
         with database.sessions() as session:
-            kept = session.scalar(text("SELECT string_agg(k::text, ' ') FROM idempotency_keys k"))
-        assert first.json()["key"][12:] not in kept
+            stored_keys = session.scalar(text("SELECT string_agg(k::text, ' ') FROM idempotency_keys k"))
+        assert first.json()["key"][12:] not in stored_keys
 
     def test_two_keys_may_use_the_same_idempotency_key(self, away: TestClient, keys: Any) -> None:
         names = [{**keys.presented("valid", "write"), "Idempotency-Key": "once"} for _ in range(2)]
-        made = {away.post("/runs", json={}, headers=headers).json()["id"] for headers in names}
-        assert len(made) == 2
+        created = {away.post("/runs", json={}, headers=headers).json()["id"] for headers in names}
+        assert len(created) == 2
 
     @pytest.mark.parametrize(
         "wrong",
@@ -102,7 +102,7 @@ class TestMaking:
 
 class TestShowing:
     def test_lists_are_paged_newest_first(self, away: TestClient, keys: Any, operator: dict[str, str]) -> None:
-        made = [str(keys.make("read").row.id) for _ in range(5)]
+        created = [str(keys.make("read").row.id) for _ in range(5)]
         listed: list[str] = []
         cursor = None
         while True:
@@ -113,7 +113,7 @@ class TestShowing:
             cursor = page["next_cursor"]
             if cursor is None:
                 break
-        assert listed[:5] == made[::-1] and len(listed) == 6
+        assert listed[:5] == created[::-1] and len(listed) == 6
 
     def test_states_are_shown(self, away: TestClient, keys: Any, operator: dict[str, str]) -> None:
         states = {
@@ -121,8 +121,8 @@ class TestShowing:
             "expired": keys.make("read", expires_at=datetime.now(UTC) - timedelta(seconds=1)),
             "active": keys.make("read", expires_at=datetime.now(UTC) + timedelta(days=1)),
         }
-        for state, made in states.items():
-            assert away.get(f"/keys/{made.row.id}", headers=operator).json()["state"] == state
+        for state, created in states.items():
+            assert away.get(f"/keys/{created.row.id}", headers=operator).json()["state"] == state
 
     def test_an_unknown_key_is_not_found(self, away: TestClient, operator: dict[str, str]) -> None:
         assert away.get(f"/keys/{uuid.UUID(int=1)}", headers=operator).status_code == 404
@@ -131,41 +131,41 @@ class TestShowing:
     def test_the_last_use_is_recorded_once_a_minute(
         self, away: TestClient, keys: Any, operator: dict[str, str], database: Database
     ) -> None:
-        made = keys.make("read")
+        created = keys.make("read")
 
         def last_used() -> datetime | None:
             with database.sessions() as session:
-                return session.get_one(ApiKey, made.row.id).last_used_at
+                return session.get_one(ApiKey, created.row.id).last_used_at
 
         assert last_used() is None
-        away.get("/runs", headers=shown(made.secret))
+        away.get("/runs", headers=shown(created.secret))
         first = last_used()
-        away.get("/runs", headers=shown(made.secret))
+        away.get("/runs", headers=shown(created.secret))
         assert first is not None and last_used() == first
         with database.transaction() as session:
-            session.get_one(ApiKey, made.row.id).last_used_at = first - timedelta(seconds=61)
-        away.get("/runs", headers=shown(made.secret))
+            session.get_one(ApiKey, created.row.id).last_used_at = first - timedelta(seconds=61)
+        away.get("/runs", headers=shown(created.secret))
         assert last_used() >= first
 
     def test_recording_the_last_use_does_not_wait_for_locks(
         self, away: TestClient, keys: Any, database: Database
     ) -> None:
-        made = keys.make("read")
+        created = keys.make("read")
         with database.transaction() as session:
-            session.execute(select(ApiKey.id).where(ApiKey.id == made.row.id).with_for_update())
-            assert away.get("/runs", headers=shown(made.secret)).status_code == 200
+            session.execute(select(ApiKey.id).where(ApiKey.id == created.row.id).with_for_update())
+            assert away.get("/runs", headers=shown(created.secret)).status_code == 200
 
 
 class TestRevoking:
     def test_a_revoked_key_is_rejected_from_the_next_request(
         self, away: TestClient, keys: Any, operator: dict[str, str]
     ) -> None:
-        made = keys.make("write")
-        assert away.get("/runs", headers=shown(made.secret)).status_code == 200
-        first, again = (away.delete(f"/keys/{made.row.id}", headers=operator) for _ in range(2))
+        created = keys.make("write")
+        assert away.get("/runs", headers=shown(created.secret)).status_code == 200
+        first, again = (away.delete(f"/keys/{created.row.id}", headers=operator) for _ in range(2))
         assert (first.status_code, first.json()["state"]) == (200, "revoked")
         assert again.json() == first.json()
-        assert away.get("/runs", headers=shown(made.secret)).json()["code"] == "key_revoked"
+        assert away.get("/runs", headers=shown(created.secret)).json()["code"] == "key_revoked"
 
     def test_the_last_administrator_is_not_revoked(self, away: TestClient, keys: Any) -> None:
         only = keys.make("admin")
@@ -190,12 +190,12 @@ class TestRevoking:
 
 
 def test_jobs_have_the_key_of_their_creator(away: TestClient, keys: Any, database: Database) -> None:
-    made = keys.make("write")
-    run = away.post("/runs", json={}, headers=shown(made.secret)).json()["id"]
-    generation = away.post("/generate", json={"prompts": ["x"]}, headers=shown(made.secret)).json()["id"]
+    created = keys.make("write")
+    run = away.post("/runs", json={}, headers=shown(created.secret)).json()["id"]
+    generation = away.post("/generate", json={"prompts": ["x"]}, headers=shown(created.secret)).json()["id"]
     with database.sessions() as session:
-        assert session.get_one(Run, uuid.UUID(run)).created_by == made.row.id
-        assert session.get_one(Generation, uuid.UUID(generation)).created_by == made.row.id
+        assert session.get_one(Run, uuid.UUID(run)).created_by == created.row.id
+        assert session.get_one(Generation, uuid.UUID(generation)).created_by == created.row.id
 
 
 class TestCheck:
@@ -229,19 +229,19 @@ class TestCheck:
     def test_a_stream_ends_when_its_key_is_revoked(
         self, app: FastAPI, serve: Any, keys: Any, records: Any, database: Database
     ) -> None:
-        made, run = keys.make("read"), records.run(JobStatus.RUNNING)
+        created, run = keys.make("read"), records.run(JobStatus.RUNNING)
         with database.transaction() as session:
             events.record(session, Run, run.id, 1, "status", {"status": "running"})
-        with serve(app) as url, Client(url, made.secret) as following:
+        with serve(app) as url, Client(url, created.secret) as following:
             stream = following.events(run.id)
             next(stream)
             with database.sessions() as session:
-                service.revoke(session, made.row.id)
+                service.revoke(session, created.row.id)
             with database.transaction() as session:
                 events.notify_job(session, "run", run.id)
-            with pytest.raises(ApiError) as refused:
+            with pytest.raises(ApiError) as raised:
                 list(stream)
-        assert (refused.value.status, refused.value.code) == (401, "key_revoked")
+        assert (raised.value.status, raised.value.code) == (401, "key_revoked")
 
 
 class TestHeader:

@@ -93,27 +93,27 @@ class TestBenchmarks:
 
 class TestTables:
     def test_rankings_are_separate_tables(self) -> None:
-        made = board(row("a", 50), row("b", 60, judge="other"), row("c", 40, data_sha256=None))
-        text = markdown(made)
+        created = board(row("a", 50), row("b", 60, judge="other"), row("c", 40, data_sha256=None))
+        text = markdown(created)
         assert text.count("## ") == 3 and text.count("**50.00**") == text.count("**60.00**") == len(COLUMNS)
         assert "data unknown" in text and f"data {'d' * 12}," in text
-        assert len(csv_table(made).splitlines()) == 4
+        assert len(csv_table(created).splitlines()) == 4
 
     @pytest.mark.parametrize("name", ["a|b", "**a**", "<script>", "a\nb", "$x^2$", "`a`", "\\", "a" * 500])
     def test_names_are_escaped(self, name: str) -> None:
-        made = board(row(name, 50), row("b", None))
-        lines = [line for line in markdown(made).splitlines() if line.startswith("| ")]
+        created = board(row(name, 50), row("b", None))
+        lines = [line for line in markdown(created).splitlines() if line.startswith("| ")]
         assert len(lines) == 3
         assert all(line.replace("\\|", "").count("|") == len(COLUMNS) + 3 for line in lines)
-        assert "<script>" not in markdown(made).replace("\\<", "")
-        [first, _] = csv.DictReader(io.StringIO(csv_table(made), newline=""))
+        assert "<script>" not in markdown(created).replace("\\<", "")
+        [first, _] = csv.DictReader(io.StringIO(csv_table(created), newline=""))
         assert first["model"] == name
-        assert draw(made).startswith(b"\x89PNG")
+        assert draw(created).startswith(b"\x89PNG")
 
     def test_only_the_figure_limits_the_rows(self) -> None:
-        made = board(*(row(f"model {number}", number / 10) for number in range(100)))
-        assert len(csv_table(made).splitlines()) == 101
-        assert Image.open(io.BytesIO(draw(made))).height < 4000
+        created = board(*(row(f"model {number}", number / 10) for number in range(100)))
+        assert len(csv_table(created).splitlines()) == 101
+        assert Image.open(io.BytesIO(draw(created))).height < 4000
 
 
 class TestEvaluated:
@@ -133,8 +133,8 @@ class TestEvaluated:
         assert found["overall_interval95"] == [100 * end for end in scores.overall_interval95]
         assert found["failed_answers"] == 1 and found["marks"]["Overall"] == "best"
         about = {name: own[name] for name in ("judge", "protocol", "num_images", "seed", "content_sha256")}
-        judged = {"judge": "perception", "protocol": "adapted", "num_images": 2, "seed": 3407}
-        assert about == judged | {"content_sha256": benchmark().content_sha256}
+        evaluated_row = {"judge": "perception", "protocol": "adapted", "num_images": 2, "seed": 3407}
+        assert about == evaluated_row | {"content_sha256": benchmark().content_sha256}
 
     def test_an_evaluation_is_in_every_media_type(self, client: TestClient, records: Any) -> None:
         evaluation = records.evaluation(benchmark(), answers=answered(1, {(3, 1): Failure.NO_SCORES}), name="mi|ne")

@@ -31,9 +31,9 @@ def read(directory: Path, data: bytes, format: Format = "text", most: int = 1000
 
 
 def refusal(directory: Path, data: bytes, format: Format = "text", **how: Any) -> str:
-    with pytest.raises(Invalid) as refused:
+    with pytest.raises(Invalid) as raised:
         read(directory, data, format, **how)
-    return str(refused.value.detail)
+    return str(raised.value.detail)
 
 
 class TestNormalized:
@@ -130,9 +130,9 @@ class TestRefused:
         assert says in refusal(directory, data, format)
 
     def test_reading_stops_after_the_maximum_number_of_bad_lines(self, directory: Path) -> None:
-        with pytest.raises(Invalid) as refused:
+        with pytest.raises(Invalid) as raised:
             read(directory, b"\x01\n" * 1000)
-        assert [one["loc"] for one in refused.value.extensions["errors"]] == [
+        assert [one["loc"] for one in raised.value.extensions["errors"]] == [
             ["body", line] for line in range(1, MAX_ERRORS + 1)
         ]
 

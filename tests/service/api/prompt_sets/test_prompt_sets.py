@@ -41,9 +41,9 @@ def room_for(size: int) -> Iterator[None]:
 
 class TestCreated:
     def test_a_created_set_is_shown_listed_and_read(self, client: TestClient) -> None:
-        made = send(client, b" a red circle\n\na  red circle\na blue square\n", description="two")
-        assert (made.status_code, made.headers["Location"]) == (201, "/prompt-sets/mine"), made.text
-        [shown] = made.json()["prompt_sets"]
+        created = send(client, b" a red circle\n\na  red circle\na blue square\n", description="two")
+        assert (created.status_code, created.headers["Location"]) == (201, "/prompt-sets/mine"), created.text
+        [shown] = created.json()["prompt_sets"]
         assert shown["counts"] == {"lines": 4, "kept": 2, "duplicates": 1, "blank": 1, "unusable": 0}
         assert client.get("/prompt-sets/mine").json() == shown
         assert (shown["origin"], shown["prompts"], shown["description"]) == ("uploaded", 2, "two")
@@ -84,9 +84,9 @@ class TestCreated:
         assert (stale.status_code, stale.json()["errors"][0]["type"]) == (422, "cursor_invalid")
 
     def test_a_split_creates_two_sets(self, client: TestClient) -> None:
-        made = send(client, many(10), heldout=3).json()["prompt_sets"]
-        assert [(one["name"], one["prompts"]) for one in made] == [("mine-train", 7), ("mine-heldout", 3)]
-        assert made[1]["split"] == {"part": "heldout", "heldout": 3.0, "seed": 0}
+        created = send(client, many(10), heldout=3).json()["prompt_sets"]
+        assert [(one["name"], one["prompts"]) for one in created] == [("mine-train", 7), ("mine-heldout", 3)]
+        assert created[1]["split"] == {"part": "heldout", "heldout": 3.0, "seed": 0}
         assert send(client, many(10), name="other", heldout=10).status_code == 422
         assert send(client, many(10), name="other", heldout=1.5).status_code == 422
 
@@ -142,8 +142,8 @@ class TestRefused:
         refused = send(client, b"fine\nbad\x01\n").json()
         assert (refused["status"], refused["errors"][0]["loc"]) == (422, ["body", 2])
         assert not list(database.artifacts.names("prompt-sets"))
-        kept = send(client, b"fine\nbad\x01\n", skip_bad=True).json()
-        assert (kept["prompt_sets"][0]["prompts"], kept["left_out"][0]["loc"]) == (1, ["body", 2])
+        stored = send(client, b"fine\nbad\x01\n", skip_bad=True).json()
+        assert (stored["prompt_sets"][0]["prompts"], stored["left_out"][0]["loc"]) == (1, ["body", 2])
 
     def test_a_million_equal_lines_are_one_prompt(self, client: TestClient) -> None:
         counts = send(client, b"a red circle\n" * 1_000_000).json()["prompt_sets"][0]["counts"]
@@ -172,9 +172,9 @@ class TestRefused:
 
 class TestRuns:
     def test_a_run_uses_the_sets_of_its_creation(self, client: TestClient, database: Database) -> None:
-        made = send(client, many(10), heldout=0.5).json()["prompt_sets"]
+        created = send(client, many(10), heldout=0.5).json()["prompt_sets"]
         run = client.post("/runs", json=BOTH).json()
-        assert run["prompt_sets"] == {one["name"]: one["id"] for one in made}
+        assert run["prompt_sets"] == {one["name"]: one["id"] for one in created}
         assert not [one for one in run["plan"]["warnings"] if "catalog" in one]
         planned = client.post("/plans", json=BOTH).json()
         assert not [one for one in planned["warnings"] if "catalog" in one]
@@ -187,8 +187,8 @@ class TestRuns:
 
     @pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.INTERRUPTED])
     def test_a_set_of_an_open_run_is_not_deleted(self, client: TestClient, records: Any, status: JobStatus) -> None:
-        kept = records.prompt_set("mine", ["a red circle"])
-        run = records.run(status, prompt_sets={"mine": str(kept.id)})
+        stored = records.prompt_set("mine", ["a red circle"])
+        run = records.run(status, prompt_sets={"mine": str(stored.id)})
         refused = client.delete("/prompt-sets/mine")
         assert (refused.status_code, refused.json()["code"]) == (409, "in_use")
         assert str(run.id) in refused.json()["detail"]

@@ -19,9 +19,9 @@ def test_an_error_has_the_location_of_the_field(
         assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
         errors = response.json()["errors"]
         assert all(part not in CONTRACTS for error in errors for part in error["loc"])
-        told = [error["msg"] for error in errors if error["loc"] == ["body", *place]]
-        assert any(all(words in message for words in says) for message in told), errors
-        assert not any(message.startswith("Value error") for message in told)
+        messages = [error["msg"] for error in errors if error["loc"] == ["body", *place]]
+        assert any(all(words in message for words in says) for message in messages), errors
+        assert not any(message.startswith("Value error") for message in messages)
 
 
 @pytest.mark.parametrize("name", CONTRACTS)

@@ -34,7 +34,7 @@ def body(*images: str, **changes: Any) -> dict[str, Any]:
 
 
 def huge(width: int, height: int) -> str:
-    """A PNG of a few bytes that says it is large."""
+    """A PNG of a few bytes whose header declares a large size."""
 
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))

@@ -1,4 +1,4 @@
-"""What a judge's answer says: exactly its scores, or a reason; never other scores, never an exception."""
+"""Parsing a judge's answer returns its exact scores or a failure, never other scores or an exception."""
 
 import ast
 import re
@@ -36,7 +36,7 @@ ANALYSES = {
     "nothing": "",
 }
 FRAMES = {
-    "the form asked for": "<description>\n<prompt>A tree.</prompt>\n<analysis>{a}</analysis>\n"
+    "the requested format": "<description>\n<prompt>A tree.</prompt>\n<analysis>{a}</analysis>\n"
     "<score>{s}</score>\n</description>",
     "nothing around it": "<analysis>{a}</analysis><score>{s}</score>",
     "the scores first": "<score>{s}</score>\n<analysis>{a}</analysis>",
@@ -45,7 +45,7 @@ FRAMES = {
     "words before and after": "Well: <analysis>{a}</analysis> <score>\n{s}\n</score> [0, 0, 0] I hope it 'helps.",
     "thoughts before": "<think>Maybe <score>[0, 0, 0]</score>?</think><analysis>{a}</analysis><score>{s}</score>",
     "capital letters": "<ANALYSIS>{a}</ANALYSIS>< Score >{s}</ SCORE >",
-    "said twice": "<analysis>{a}</analysis><score>{s}</score><score> {s}</score>",
+    "repeated": "<analysis>{a}</analysis><score>{s}</score><score> {s}</score>",
 }
 FORMS = ["[1, 0, 1]", "[1,0,1]", " [ 1 ,\n0,\t1 ] ", "[1, 0, 1,]"]
 BAD = {
@@ -77,7 +77,7 @@ def test_scores_do_not_depend_on_the_analysis(frame: str, analysis: str) -> None
 
 @pytest.mark.parametrize(("scores", "failure"), REFUSED)
 def test_another_number_of_zeros_and_ones_is_a_failure(scores: str, failure: Failure) -> None:
-    for frame, analysis in product(("the form asked for", "words before and after", "the scores first"), ANALYSES):
+    for frame, analysis in product(("the requested format", "words before and after", "the scores first"), ANALYSES):
         text = FRAMES[frame].format(a=ANALYSES[analysis], s=scores)
         assert read_answer(text, 3) == Verdict(None, failure), text
 

@@ -1,4 +1,4 @@
-"""Scores: the official script's numbers to the digit, and what it does not tell."""
+"""Scores equal those of the official script, with additional statistics."""
 
 import gzip
 import io
@@ -24,7 +24,7 @@ BENCHMARK = benchmark()
 POINTS = [len(prompt.points) for prompt in BENCHMARK.prompts]
 
 
-def said(index: int, *verdicts: tuple[int, ...] | Failure) -> list[Answer]:
+def answers_on(index: int, *verdicts: tuple[int, ...] | Failure) -> list[Answer]:
     """Answers on a prompt's images."""
     return [
         Answer(index, image_index, Verdict(one) if isinstance(one, tuple) else Verdict(None, one))
@@ -32,7 +32,7 @@ def said(index: int, *verdicts: tuple[int, ...] | Failure) -> list[Answer]:
     ]
 
 
-def drawn(
+def random_answers(
     seed: int, share: float = 0.6, failed: float = 0.1, images: int = 4, of: Benchmark = BENCHMARK
 ) -> list[Answer]:
     """Answers at random on every image."""
@@ -47,7 +47,7 @@ def drawn(
 class TestScores:
     def test_points_are_pooled_over_images_and_prompts(self) -> None:
         # Prompt 0 has Style, an Action and a Grammar; prompt 1 has World Knowledge, another Action and Grammar.
-        found = scores(tally(BENCHMARK, said(0, (1, 0, 1), (1, 1, 0)) + said(1, (0, 1, 1))))
+        found = scores(tally(BENCHMARK, answers_on(0, (1, 0, 1), (1, 1, 0)) + answers_on(1, (0, 1, 1))))
         assert (found.primary["Style"].correct, found.primary["Style"].total) == (2, 2)
         assert (found.primary["Grammar"].correct, found.primary["Grammar"].total) == (2, 3)
         assert found.primary["Grammar"].accuracy == 2 / 3
@@ -57,13 +57,13 @@ class TestScores:
         assert (found.prompts, found.images) == (2, 3)
 
     def test_overall_needs_all_ten(self) -> None:
-        assert scores(tally(BENCHMARK, said(0, (1, 1, 1)))).overall is None
+        assert scores(tally(BENCHMARK, answers_on(0, (1, 1, 1)))).overall is None
         ones = [Answer(index, 0, Verdict((1,) * count)) for index, count in enumerate(POINTS)]
         assert scores(tally(BENCHMARK, ones)).overall == 1.0
         assert scores(tally(BENCHMARK, [])).overall is None
 
     def test_failures_are_counted_by_reason_and_dimension_and_lower_no_score(self) -> None:
-        counted = tally(BENCHMARK, said(0, (1, 1, 1), Failure.NO_SCORES, Failure.WRONG_COUNT, Failure.NO_SCORES))
+        counted = tally(BENCHMARK, answers_on(0, (1, 1, 1), Failure.NO_SCORES, Failure.WRONG_COUNT, Failure.NO_SCORES))
         found = scores(counted)
         assert (found.failed_answers, found.failures) == (3, {"no_scores": 2, "wrong_count": 1})
         style = found.primary["Style"]
@@ -73,7 +73,7 @@ class TestScores:
         assert found.missing_images == 4 * (PROMPTS - 1)
 
     def test_test_points_one_by_one(self) -> None:
-        counted = tally(BENCHMARK, said(0, (1, 0, 1), (1, 1, 0), Failure.NO_SCORES))
+        counted = tally(BENCHMARK, answers_on(0, (1, 0, 1), (1, 1, 0), Failure.NO_SCORES))
         points = scores(counted, points=True).points
         assert points is not None and len(points) == 27
         assert [(one.index, one.position, one.correct, one.total, one.failures) for one in points[:4]] == [
@@ -82,13 +82,13 @@ class TestScores:
         assert scores(counted).points is None
 
     def test_scores_survive_json(self) -> None:
-        counted = tally(BENCHMARK, drawn(1))
+        counted = tally(BENCHMARK, random_answers(1))
         found = scores(counted, intervals(counted), points=True)
         assert Scores.model_validate_json(found.model_dump_json()) == found
 
     @given(st.integers(0, 2**32), st.floats(0, 1))
     def test_parts_add_up(self, seed: int, share: float) -> None:
-        answers = drawn(seed, share, failed=0.2, images=2)
+        answers = random_answers(seed, share, failed=0.2, images=2)
         found = scores(tally(BENCHMARK, answers))
         for parts in (found.primary, found.sub):
             assert sum(one.correct for one in parts.values()) == found.micro.correct
@@ -98,12 +98,12 @@ class TestScores:
         assert (found.images or 0) + (found.failed_answers or 0) == len(answers)
 
     def test_the_order_of_answers_does_not_matter(self) -> None:
-        answers = drawn(3)
+        answers = random_answers(3)
         assert scores(tally(BENCHMARK, answers[::-1])) == scores(tally(BENCHMARK, answers))
 
 
 class TestIntervals:
-    COUNTED = tally(BENCHMARK, drawn(5))
+    COUNTED = tally(BENCHMARK, random_answers(5))
 
     def test_the_same_seed_gives_the_same_interval_which_contains_the_score(self) -> None:
         first, again, other = intervals(self.COUNTED, 1), intervals(self.COUNTED, 1), intervals(self.COUNTED, 2)
@@ -120,13 +120,13 @@ class TestIntervals:
     def test_it_is_the_plain_bootstrap_over_prompts(self) -> None:
         """The same resamples, prompt by prompt and without matrices."""
         counted, draws = self.COUNTED, 200
-        judged = counted.judged()
-        indices, generator = list(judged), np.random.default_rng(9)
+        scored = counted.judged()
+        indices, generator = list(scored), np.random.default_rng(9)
         values = []
         for times in generator.multinomial(len(indices), [1 / len(indices)] * len(indices), draws):
             ten = {name: [0, 0] for name in PRIMARY}
             for index, count in zip(indices, times, strict=True):
-                for one in judged[index]:
+                for one in scored[index]:
                     ten[one.point.primary][0] += count * one.count.correct
                     ten[one.point.primary][1] += count * one.count.total
             if all(total for _, total in ten.values()):
@@ -142,13 +142,13 @@ class TestIntervals:
     def test_without_answers_there_is_no_interval(self) -> None:
         assert intervals(tally(BENCHMARK, [])) is None
         assert intervals(self.COUNTED, resamples=0) is None
-        found = intervals(tally(BENCHMARK, said(0, (1, 0, 1))))
+        found = intervals(tally(BENCHMARK, answers_on(0, (1, 0, 1))))
         assert found is not None and found.overall is None and found.sub["World Knowledge"] is None
 
     def test_intervals_have_their_nominal_coverage(self) -> None:
         inside = 0
         for seed in range(100):
-            found = intervals(tally(BENCHMARK, drawn(seed, share=0.5, failed=0, images=8)), seed, 400)
+            found = intervals(tally(BENCHMARK, random_answers(seed, share=0.5, failed=0, images=8)), seed, 400)
             assert found is not None and found.micro is not None
             inside += found.micro[0] <= 0.5 <= found.micro[1]
         assert 84 <= inside <= 100
@@ -157,9 +157,16 @@ class TestIntervals:
 class TestComparison:
     def test_wins_losses_and_ties_are_by_prompt(self) -> None:
         first = tally(
-            BENCHMARK, said(0, (1, 0, 0)) + said(1, (1, 1, 1)) + said(2, (1, 0, 0), (1, 0, 0)) + said(3, (1, 1, 1))
+            BENCHMARK,
+            answers_on(0, (1, 0, 0))
+            + answers_on(1, (1, 1, 1))
+            + answers_on(2, (1, 0, 0), (1, 0, 0))
+            + answers_on(3, (1, 1, 1)),
         )
-        second = tally(BENCHMARK, said(0, (1, 1, 0)) + said(1, (0, 0, 1)) + said(2, (0, 1, 0)) + said(4, (1, 1, 1)))
+        second = tally(
+            BENCHMARK,
+            answers_on(0, (1, 1, 0)) + answers_on(1, (0, 0, 1)) + answers_on(2, (0, 1, 0)) + answers_on(4, (1, 1, 1)),
+        )
         found = compare(first, second)
         assert (found.prompts, found.only_first, found.only_second) == (3, 1, 1)
         assert (found.micro.wins, found.micro.losses, found.micro.ties) == (1, 1, 1)
@@ -169,13 +176,13 @@ class TestComparison:
         assert found.sub["Text Generation"].difference is None
 
     def test_an_evaluation_is_equal_to_itself(self) -> None:
-        counted = tally(BENCHMARK, drawn(7))
+        counted = tally(BENCHMARK, random_answers(7))
         found = compare(counted, counted)
         assert (found.overall.difference, found.overall.interval95) == (0.0, (0.0, 0.0))
         assert (found.overall.wins, found.overall.losses, found.overall.ties) == (0, 0, PROMPTS)
 
     def test_exchanging_the_sides_changes_the_sign(self) -> None:
-        first, second = tally(BENCHMARK, drawn(8)), tally(BENCHMARK, drawn(9, share=0.9))
+        first, second = tally(BENCHMARK, random_answers(8)), tally(BENCHMARK, random_answers(9, share=0.9))
         there, back = compare(first, second, 4), compare(second, first, 4)
         assert there.overall.difference == -(back.overall.difference or 0)
         assert there.overall.interval95 is not None and back.overall.interval95 is not None
@@ -184,7 +191,7 @@ class TestComparison:
         assert there.overall.interval95[0] > 0
 
     def test_its_difference_is_that_of_the_scores(self) -> None:
-        first, second = tally(BENCHMARK, drawn(10, failed=0)), tally(BENCHMARK, drawn(11, failed=0))
+        first, second = tally(BENCHMARK, random_answers(10, failed=0)), tally(BENCHMARK, random_answers(11, failed=0))
         before, after, found = scores(first), scores(second), compare(first, second)
         assert before.overall is not None and after.overall is not None
         assert found.overall.difference == pytest.approx(after.overall - before.overall)
@@ -211,7 +218,7 @@ class TestComparison:
         assert paired[1] - paired[0] < apart.micro[1] - apart.micro[0]
 
     def test_evaluations_without_a_common_prompt(self) -> None:
-        found = compare(tally(BENCHMARK, said(0, (1, 1, 1))), tally(BENCHMARK, said(1, (1, 1, 1))))
+        found = compare(tally(BENCHMARK, answers_on(0, (1, 1, 1))), tally(BENCHMARK, answers_on(1, (1, 1, 1))))
         assert (found.prompts, found.overall.difference, found.micro.interval95) == (0, None, None)
 
 
@@ -236,11 +243,11 @@ class TestOfficial:
             (found.primary, expected["primary_dimensions"], primary_named),
             (found.sub, expected["sub_dimensions"], dimension_of),
         ):
-            told = {
+            written = {
                 name: {"correct": one.correct, "total": one.total, "accuracy": round(one.accuracy, 4)}
                 for name, one in ours.items()
             }
-            assert told == {named(spelled): counts for spelled, counts in theirs.items()}
+            assert written == {named(spelled): counts for spelled, counts in theirs.items()}
         assert math.isclose(found.overall, expected["overall_mean_of_primary"], rel_tol=1e-15, abs_tol=0)
         assert (found.failed_answers, found.missing_images) == (0, 2400 - expected["rows"])
 

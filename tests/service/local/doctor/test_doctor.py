@@ -64,16 +64,16 @@ class TestCommand:
 
     def test_without_problems_the_command_exits_with_0(self, healthy: None, tmp_path: Path) -> None:
         done = CliRunner().invoke(app, ["doctor", "--data", str(tmp_path), "--json"])
-        told = json.loads(done.stdout)
-        assert (done.exit_code, told["ok"]) == (0, True), told
-        names = [check["name"] for check in told["checks"]]
+        report = json.loads(done.stdout)
+        assert (done.exit_code, report["ok"]) == (0, True), report
+        names = [check["name"] for check in report["checks"]]
         assert names[:5] == ["python", "packages", "settings", "data directory", "catalog"]
         assert names[5:] == [
             *("database", "clock", "schema", "workers", "queues", "leases", "broker", "storage"),
             "torch",
         ]
-        assert not [check for check in told["checks"] if check["hint"] and check["name"] != "packages"]
-        assert "torch 2." in told["checks"][-1]["detail"]
+        assert not [check for check in report["checks"] if check["hint"] and check["name"] != "packages"]
+        assert "torch 2." in report["checks"][-1]["detail"]
 
     def test_problems_are_marked_with_a_fix_and_exit_with_1(self, healthy: None, tmp_path: Path) -> None:
         env = {"G2RPO_DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/d", "COLUMNS": "200"}
@@ -218,7 +218,7 @@ class TestSettings:
         assert "G2RPO_LOG_LEVEL" in detail and "hunter2" not in detail
 
     @pytest.mark.parametrize(
-        ("written", "told"),
+        ("content", "detail"),
         [
             (None, "No such file"),
             ("models: [", "expected"),
@@ -227,15 +227,15 @@ class TestSettings:
         ],
     )
     def test_an_invalid_catalog(
-        self, environment: pytest.MonkeyPatch, tmp_path: Path, written: str | None, told: str
+        self, environment: pytest.MonkeyPatch, tmp_path: Path, content: str | None, detail: str
     ) -> None:
         file = tmp_path / "catalog.yaml"
-        if written is not None:
-            file.write_text(written)
+        if content is not None:
+            file.write_text(content)
         environment.setenv("G2RPO_CATALOG", str(file))
         checks = found(tmp_path, last="catalog")
         assert list(wrong(checks)) == ["catalog"]
-        assert told in checks["catalog"].detail and "G2RPO_CATALOG" in checks["catalog"].hint
+        assert detail in checks["catalog"].detail and "G2RPO_CATALOG" in checks["catalog"].hint
 
     def test_missing_weights_and_prompts(self, environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
         file = tmp_path / "catalog.yaml"
