@@ -1,1 +1,1 @@
-"""A storm of faults over the real service, and what must hold when it has passed. `python -m tests.faults` runs it."""
+"""Random faults in the real service, and checks of its invariants afterwards. `python -m tests.faults` runs it."""

@@ -13,7 +13,7 @@ from tests.faults.kinds import KINDS
 
 
 def main() -> int:
-    """Run, print the report, and keep everything of a campaign that found something."""
+    """Run a campaign, print the report, and keep the files of a failed campaign."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--seed", type=int, default=42)
     parser.add_argument("--kills", type=int, default=120, help="processes to kill before the storm ends")

@@ -20,7 +20,7 @@ from tests.faults.users import Users
 
 @dataclass
 class Result:
-    """What a campaign did and found."""
+    """Counts and findings of a campaign."""
 
     seed: int
     faults: list[Injected]
@@ -32,7 +32,7 @@ class Result:
     wrong: list[str] = field(default_factory=list)
 
     def table(self) -> str:
-        """By kind of fault, as Markdown: how often, jobs met and recovered, seconds until they made progress."""
+        """Markdown table by kind of fault: count, affected and recovered jobs, seconds until progress."""
         lines = ["| fault | injected | jobs met | recovered | median s | max s |", "|---|---:|---:|---:|---:|---:|"]
         for name in KINDS:
             own = [fault for fault in self.faults if fault.kind == name]
@@ -42,7 +42,7 @@ class Result:
         return "\n".join(lines)
 
     def report(self) -> str:
-        """Everything, for a person."""
+        """The complete report as text."""
         summary = ", ".join(f"{name} {count}" for name, count in sorted(self.stories.items()))
         seen = "\n".join(f"- {name}: {count}" for name, count in self.compared.items())
         head = f"seed {self.seed}: {len(self.faults)} faults, {self.kills} kills, storm of {self.storm_seconds:.0f} s"

@@ -1,4 +1,4 @@
-"""What the jobs that succeeded made, against the same jobs undisturbed. Each check returns what differs, in words."""
+"""Compare the results of succeeded jobs with those of the same jobs without faults. Checks yield differences."""
 
 import uuid
 from collections import defaultdict
@@ -37,7 +37,7 @@ from tests.faults.system import System
 from tests.faults.users import REWARDS
 
 _ROUNDING = 1e-6
-"""Rewards of images that an evaluation drew in two parts: other batches end in other last bits."""
+"""Tolerance of rewards of an evaluation in two parts, because other batches differ in the last bits."""
 
 
 class Comparison:
@@ -49,7 +49,7 @@ class Comparison:
         self._system, self._database, self._references, self.compared = system, database, references, compared
 
     def results(self) -> Iterator[str]:
-        """Of runs: metrics, reward groups, samples, held-out rewards, checkpoints and curves, bit by bit."""
+        """Compare runs: metrics, reward groups, samples, held-out rewards, checkpoints and curves, bit by bit."""
         with self._database.transaction() as session:
             runs = session.scalars(select(Run).where(Run.status == JobStatus.SUCCEEDED).order_by(Run.id)).all()
         with Client(self._system.stack.url, patience=60.0) as client:
@@ -119,7 +119,7 @@ class Comparison:
                 yield f"{row.key}/{file.name}: {len(different)} tensors differ, such as {sorted(different)[0]}"
 
     def images_and_scores(self) -> Iterator[str]:
-        """Of generations and of scorings."""
+        """Compare generations and scorings."""
         with self._database.transaction() as session:
             done = session.scalars(select(Generation).where(Generation.status == JobStatus.SUCCEEDED)).all()
             images = session.scalars(select(GenerationImage).order_by(GenerationImage.number)).all()
@@ -139,7 +139,7 @@ class Comparison:
                     yield f"score {score.id}: {len(values_by_image)} of {len(values)} images, or other values"
 
     def evaluations(self) -> Iterator[str]:
-        """Images, answers and rewards."""
+        """Compare images, answers and rewards of evaluations."""
         with self._database.transaction() as session:
             rows = session.scalars(select(Evaluation).where(Evaluation.status == JobStatus.SUCCEEDED)).all()
             for row in rows:
@@ -172,7 +172,7 @@ class Comparison:
 
 
 def _newest(session: Session, model: Any, run: uuid.UUID, key: tuple[str, ...]) -> dict[Any, Any]:
-    """The rows of a run by key, the newest attempt's where several wrote the same."""
+    """The rows of a run by key; the newest attempt has priority."""
     rows = session.scalars(select(model).where(model.run_id == run).order_by(model.attempt))
     return {tuple(getattr(row, name) for name in key): row for row in rows}
 
@@ -185,7 +185,7 @@ def _attempts_by_step(groups: dict[Any, Any]) -> dict[int, set[int]]:
 
 
 def _single(values: list[float | None]) -> list[float | None]:
-    """As the database keeps them: single precision."""
+    """Round to single precision, as in the database."""
     return [None if value is None else float(np.float32(value)) for value in values]
 
 

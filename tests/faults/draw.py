@@ -14,7 +14,7 @@ _BATCH = 64
 
 
 def main() -> None:
-    """Each drawing has a resolved `spec`, and `checkpoints`: pairs of name and directory, null for the base model."""
+    """Items of `drawings` have a resolved `spec` and `checkpoints`: pairs of name and directory, null for the base."""
     generator, scorer = Generator("cpu"), Scorer("cpu")
     request = json.load(sys.stdin)
     results = []

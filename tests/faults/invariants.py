@@ -39,7 +39,7 @@ from worker.maintenance import garbage_collection
 
 _SOON_SECONDS = 20.0
 _SAME_MOMENT = timedelta(milliseconds=100)
-"""Times of attempts are the starts of their transactions, which may be in another order than their ends."""
+"""Tolerance: times of attempts are the starts of their transactions, whose commits may have another order."""
 _WRITTEN_BY_WORKERS = (Metric, RewardGroup, Sample, Checkpoint, LogChunk)
 _KEPT_COPIES = 16
 _OF_JOBS = ("checkpoints/", *(f"{job.FOLDER}/" for job in JOBS.values()))
@@ -83,7 +83,7 @@ class Findings:
         self._database.close()
 
     def all(self) -> list[str]:
-        """Everything that is wrong."""
+        """All violations."""
         found = list(self._users.broken)
         checks: tuple[Callable[[], Iterator[str]], ...] = (
             self._recoveries, self._ends, self._once, self._attempts, self._writers, self._records,
@@ -205,7 +205,7 @@ class Findings:
 
 
 def leftovers(system: System, processes: Iterable[tuple[int, float]]) -> list[str]:
-    """After the system has stopped: processes of it that still run, and sockets that still lie about."""
+    """Processes and sockets that remain after the system has stopped."""
     known = list(processes)
     _soon(lambda: not any(alive(*one) for one in known))
     found = [f"process {pid} still runs" for pid, began in known if alive(pid, began)]
@@ -301,7 +301,7 @@ def _is_id(name: str) -> bool:
 
 
 def _named(database: Database) -> set[str]:
-    """Keys of the store's files that rows name."""
+    """Keys of stored files referenced by rows."""
     with database.transaction() as session:
         named = (Sample.key, GenerationImage.key, ScoreImage.key, EvaluationImage.key)
         keys = {key for column in named for key in session.scalars(select(column))}

@@ -1,4 +1,4 @@
-"""The kinds of faults, and how each is done to the running system."""
+"""The kinds of faults, and their injection into the running system."""
 
 import contextlib
 import json
@@ -31,7 +31,7 @@ _STOP_SECONDS = 5.0
 
 @dataclass
 class Storm:
-    """What a fault works on."""
+    """The system and state that a fault uses."""
 
     system: System
     monitor: Monitor
@@ -59,18 +59,18 @@ class Storm:
         return (self.rng.choice(living), "any moment") if living else None
 
     def later(self, seconds: float, work: Callable[[], object]) -> None:
-        """Do `work` after some seconds, whatever happens meanwhile."""
+        """Schedule `work` after some seconds."""
         thread = threading.Timer(seconds, work)
         thread.start()
         self.repairs.append(thread)
 
     def mend(self) -> None:
-        """Wait until everything that was to be undone is undone."""
+        """Wait until all scheduled repairs are complete."""
         for thread in self.repairs:
             thread.join()
 
     def freeze(self, pids: list[int]) -> None:
-        """Stop processes where they are, and continue them some seconds after a lease has expired."""
+        """Suspend processes, and continue them some seconds after a lease has expired."""
         seconds = self.rng.uniform(*_BEYOND_THE_LEASE)
         for pid in pids:
             _signal(pid, signal.SIGSTOP)
@@ -82,7 +82,7 @@ class Storm:
 
 @dataclass(frozen=True)
 class Effect:
-    """What a fault met: jobs by id, and whether only another attempt makes progress."""
+    """The effect of a fault: affected jobs by id, and whether only another attempt makes progress."""
 
     met: dict[str, Standing]
     aim: str = ""
@@ -91,7 +91,7 @@ class Effect:
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of fault. `do` returns None when there was nothing to do it to."""
+    """A kind of fault. `do` returns None if it had no target."""
 
     name: str
     kill: bool
@@ -359,7 +359,7 @@ def _phases(child: Child) -> list[str]:
 
 
 def _signal(pid: int, number: signal.Signals) -> bool:
-    """Send a signal; False where no such process runs any more."""
+    """Send a signal and return False if the process has ended."""
     if not pid_alive(pid):
         return False
     try:

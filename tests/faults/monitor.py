@@ -1,4 +1,4 @@
-"""Observations during the storm: the state of jobs, their running processes, and when a job makes progress again."""
+"""Observations during the campaign: the state of jobs, their running processes, and when a job makes progress again."""
 
 import threading
 import time
@@ -36,7 +36,7 @@ class Standing:
 
 @dataclass
 class Injected:
-    """A fault that was injected, the jobs it met and, for each, the seconds until it made progress again."""
+    """An injected fault, the affected jobs and, for each, the seconds until progress."""
 
     kind: str
     aim: str
@@ -48,7 +48,7 @@ class Injected:
 
 
 class Monitor:
-    """A thread that looks at the database and at the machine's processes, several times a second."""
+    """A thread that polls the database and the processes of the machine several times a second."""
 
     def __init__(self, system: System) -> None:
         self._system = system
@@ -58,13 +58,13 @@ class Monitor:
         self.jobs: dict[str, Standing] = {}
         self.faults: list[Injected] = []
         self.children: dict[tuple[int, float], Child] = {}
-        """Every training or evaluating process ever seen."""
+        """Every observed training or evaluation process."""
         self.processes: set[tuple[int, float]] = set()
-        """Every process of the system ever seen, by id and beginning."""
+        """Every observed process of the system, by id and start time."""
         self.together_seconds = 0.0
-        """How long, in all, two processes of one job lived at a time: one of them superseded."""
+        """Total seconds with two processes of one job, one of them superseded."""
         self.twins: list[str] = []
-        """Two live processes of the same attempt: never right."""
+        """Two live processes of the same attempt, which is always an error."""
         self._thread = threading.Thread(target=self._watch, name="monitor", daemon=True)
         self._thread.start()
 
@@ -74,17 +74,17 @@ class Monitor:
         self._engine.dispose()
 
     def held(self, *kinds: str) -> dict[str, Standing]:
-        """The jobs, of those kinds or all, that a worker holds, as last seen."""
+        """Jobs with a lease at the last poll, of the kinds or of all kinds."""
         with self._lock:
             return {id: job for id, job in self.jobs.items() if job.status in HELD and (not kinds or job.kind in kinds)}
 
     def waiting(self) -> int:
-        """Jobs that do not rest."""
+        """Jobs that are not idle."""
         with self._lock:
             return sum(job.status not in RESTING for job in self.jobs.values())
 
     def injected(self, kind: str, aim: str, met: dict[str, Standing], new_attempt: bool) -> None:
-        """Remember a fault, and look for its end."""
+        """Record a fault and watch until it is resolved."""
         with self._lock:
             self.faults.append(Injected(kind, aim, time.monotonic(), met, new_attempt))
 

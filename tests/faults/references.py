@@ -1,4 +1,4 @@
-"""What undisturbed jobs of the same specs give: in processes of their own, with no server."""
+"""Reference results of the same specs without faults, computed in separate processes without a server."""
 
 import hashlib
 import json
@@ -32,7 +32,7 @@ _UNTOLD = ("name", "labels", "priority", "start_from")
 
 @dataclass(frozen=True)
 class Reference:
-    """What an undisturbed run recorded. Values of metrics are those written last for their name and step."""
+    """Results of a reference run. A metric value is the last one written for its name and step."""
 
     directory: Path
     metrics: dict[MetricKey, float | None]
@@ -47,7 +47,7 @@ class Reference:
 
 @dataclass(frozen=True)
 class JudgedReference:
-    """What an undisturbed evaluation drew and was answered: by index and image_index, answers by their number, too."""
+    """Images and answers of a reference evaluation by index and image_index, answers also by number."""
 
     images: dict[tuple[int, int], str]
     rewards: dict[tuple[int, int], dict[str, float | None]]
@@ -70,7 +70,7 @@ class References:
         self._judged: dict[str, JudgedReference] = {}
 
     def of(self, spec: Mapping[str, Any], max_steps: int, start: Path | None = None) -> Reference:
-        """The undisturbed run of a resolved spec to `max_steps`, from the weights in `start` if that is given."""
+        """The reference run of a resolved spec to `max_steps`, with optional initial weights in `start`."""
         plain = {name: value for name, value in spec.items() if name not in _UNTOLD}
         plain["training"] = {**plain["training"], "max_steps": max_steps}
         processes = plain["resources"]["processes_per_node"]
@@ -89,7 +89,7 @@ class References:
         return directory
 
     def judged(self, job: EvaluationJob) -> JudgedReference:
-        """The undisturbed evaluation of a job of which nothing is done."""
+        """The reference evaluation of a job without results."""
         text = job.model_copy(update={"spec": job.spec.model_copy(update={"name": ""})}).model_dump_json()
         key = hashlib.sha256(text.encode()).hexdigest()[:16]
         if key not in self._judged:
@@ -101,7 +101,7 @@ class References:
         return self._judged[key]
 
     def images(self, drawings: Sequence[Drawing], rewards: Sequence[str]) -> list[Drawn]:
-        """Undisturbed generations and the scores of their images, all from one process, in the requests' order."""
+        """Reference generations and the scores of their images, from one process, in the order of the requests."""
         generations = [
             {"spec": dict(spec), "checkpoints": [(name, str(path) if path else None) for name, path in places.items()]}
             for spec, places in drawings

@@ -1,4 +1,4 @@
-"""The service that is disturbed: the embedded stack, and one more training worker, here or as if elsewhere."""
+"""The tested service: the embedded stack and an additional training worker on this or a simulated second machine."""
 
 import contextlib
 import os
@@ -47,7 +47,7 @@ class Child:
     """Its process group, shared by all processes of an attempt: ranks may run seconds longer than their parent."""
 
     def alive(self) -> bool:
-        """Whether it runs; a zombie does not."""
+        """Whether it runs; a zombie does not run."""
         return alive(self.pid, self.began)
 
     def ranks(self) -> list[int]:
@@ -69,16 +69,16 @@ def alive(pid: int, began: float) -> bool:
 
 
 class System:
-    """Everything that runs, in `directory`. A context manager."""
+    """A context manager that runs the system in `directory`."""
 
     def __init__(self, directory: Path, rng: random.Random) -> None:
         self.directory = directory
         self._rng = rng
         self.artifacts, self.store = directory / "artifacts", directory / "store"
         self.machines = (directory / "near", directory / "far")
-        """The data directories of two machines: the stack's, and another that shares its database, broker and store."""
+        """Data directories of two machines: the stack, and a machine that shares its database, broker and store."""
         self.workers_by_label: dict[str, set[int]] = {"stack": set()}
-        """By the label that a training worker's connections carry: its process ids."""
+        """Process ids of training workers by the label of their database connections."""
         self.second: SecondWorker | None = None
         self._others = {child.pid for child in psutil.Process().children()}
         """Earlier children of this process, for example servers of other tests."""
@@ -121,14 +121,14 @@ class System:
         self.stack.stop()
 
     def environment(self, label: str) -> dict[str, str]:
-        """The environment of a part; PostgreSQL knows its connections by `label`."""
+        """The environment of a component; `label` is the name of its PostgreSQL connections."""
         inherited = {name: value for name, value in os.environ.items() if name not in _EMBEDDED_ONLY}
         own = {"G2RPO_STORAGE_URL": f"file://{self.store}", "PGOPTIONS": f"-c campaign.worker={label}"}
         return {**inherited, **SETTINGS, **own}
 
     @contextlib.contextmanager
     def _environment(self, label: str) -> Iterator[None]:
-        """`environment` as this process's own, for the stack, which takes it from there once."""
+        """Set `environment` in this process while the stack starts, which reads it once."""
         before = dict(os.environ)
         wanted = self.environment(label)
         os.environ.clear()
@@ -140,7 +140,7 @@ class System:
             os.environ.update(before)
 
     def engine(self) -> Engine:
-        """Connections for looking on."""
+        """Connections for observation."""
         return create_engine(self.database_url, pool_pre_ping=True, connect_args={"connect_timeout": 5})
 
     def workers(self) -> list[int]:
@@ -153,7 +153,7 @@ class System:
         return self._children(_TRAIN)
 
     def evaluations(self) -> list[Child]:
-        """The evaluating processes likewise."""
+        """The running evaluation processes of this system."""
         return self._children(_EVALUATE)
 
     def _children(self, program: str) -> list[Child]:
@@ -173,7 +173,7 @@ class System:
         return [child for parent, child in found.values() if parent not in found]
 
     def everything(self) -> set[tuple[int, float]]:
-        """All processes started for this system, by id and beginning."""
+        """All processes started for this system, by id and start time."""
         found: set[tuple[int, float]] = set()
         for child in psutil.Process().children():
             if child.pid in self._others:

@@ -1,4 +1,4 @@
-"""A short storm: whatever dies, freezes or refuses, every accepted job ends as it should, exactly as undisturbed."""
+"""A short campaign: despite faults, every accepted job ends with exactly the results of a run without faults."""
 
 from pathlib import Path
 

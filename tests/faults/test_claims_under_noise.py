@@ -38,7 +38,7 @@ Eventually = Callable[[Callable[[], object]], None]
 
 HOURS = 3600.0
 CLOCKS = {"fast": 5 * HOURS, "slow": -7 * HOURS}
-"""By how many seconds each worker's clock is wrong."""
+"""Clock error of each worker in seconds."""
 LEASE_SECONDS = 3.0
 ROOT = Path(__file__).parents[2]
 
@@ -52,11 +52,11 @@ class Workers:
 
     @property
     def data(self) -> Path:
-        """Where they write their logs."""
+        """The log file of a worker."""
         return self.database.settings.data_dir
 
     def start(self, name: str) -> None:
-        """Start the worker of that name, a key of CLOCKS."""
+        """Start the worker with the name, a key of CLOCKS."""
         settings = self.database.settings
         environment = {
             **os.environ,
@@ -124,7 +124,7 @@ def database(
 
 @pytest.fixture(scope="module")
 def eventually(eventually: Eventually) -> Eventually:
-    """Waits until a condition holds, with ten queries a second in addition to those of the workers."""
+    """Wait until a condition holds, with ten queries a second in addition to those of the workers."""
 
     def wait(condition: Callable[[], object]) -> None:
         def look() -> bool:
@@ -140,7 +140,7 @@ def eventually(eventually: Eventually) -> Eventually:
 
 @pytest.fixture(scope="module")
 def started(database: Database) -> Iterator[Workers]:
-    """The workers of all tests here."""
+    """The workers shared by all tests of the module."""
     workers = Workers(database)
     yield workers
     workers.stop()
@@ -148,7 +148,7 @@ def started(database: Database) -> Iterator[Workers]:
 
 @pytest.fixture
 def workers(started: Workers, eventually: Eventually) -> Iterator[Workers]:
-    """Both workers, running and with nothing to do, before and after the test."""
+    """Both workers, running and idle before and after the test."""
     started.start_missing(eventually)
     yield started
     database = started.database
@@ -166,7 +166,7 @@ def valkey(broker_url: str) -> Iterator["redis.Redis[bytes]"]:
 
 
 def add(database: Database, behavior: str = "finishes") -> uuid.UUID:
-    """A queued run whose child will behave like that."""
+    """A queued run whose process follows the script."""
     spec = RunSpec(name=behavior)
     values: dict[str, Any] = {"model": spec.model, "algorithm": "g2rpo", "requested": {}, "spec_version": 1}
     values |= {"plan": make_plan(spec, load_catalog()).model_dump(mode="json", exclude={"spec"})}
@@ -178,7 +178,7 @@ def add(database: Database, behavior: str = "finishes") -> uuid.UUID:
 
 
 def rows(database: Database, model: type[Any], of: Collection[uuid.UUID] | None = None) -> list[Any]:
-    """All rows, or those of these runs."""
+    """All rows, or those of the runs."""
     query = select(model)
     if of is not None:
         query = query.where((model.id if model is Run else model.run_id).in_(of))
@@ -197,7 +197,7 @@ def attempts_of(database: Database, id: uuid.UUID) -> list[Attempt]:
 
 @contextlib.contextmanager
 def noise(database: Database, valkey: "redis.Redis[bytes]") -> Iterator[None]:
-    """While the block runs: messages doubled many times, then lost, the broker's memory with them."""
+    """During the block, duplicate messages many times, then delete them together with the memory of the broker."""
     ended = threading.Event()
 
     def disturb() -> None:

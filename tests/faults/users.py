@@ -33,7 +33,7 @@ _EVERY_SECONDS = 0.25
 
 @dataclass
 class Job:
-    """An accepted job: which story it belongs to, and how it may end."""
+    """An accepted job, its story, and its allowed final statuses."""
 
     kind: str
     id: uuid.UUID
@@ -48,22 +48,22 @@ class Broken(Exception):
 
 @dataclass
 class Users:
-    """Some people at a time, each going through one story after another, until they are stopped."""
+    """Concurrent users, each of which runs stories until stopped."""
 
     url: str
     seed: int
     at_once: int = 4
-    """How many train; one more draws and scores, and one evaluates."""
+    """Number of training users; another user generates and scores, and one evaluates."""
     jobs: list[Job] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
-    """What went wrong, in words."""
+    """Descriptions of violations."""
     finished: list[str] = field(default_factory=list)
-    """Ids of final checkpoints to start and draw from."""
+    """Ids of final checkpoints for starting runs and generating."""
     story_counts: dict[str, int] = field(default_factory=dict)
     """Number of completed stories by name."""
     stopping: threading.Event = field(default_factory=threading.Event)
     over: threading.Event = field(default_factory=threading.Event)
-    """Nobody waits for a job any longer: how long one may take is only known once nothing disturbs it."""
+    """Set when users no longer wait for jobs, whose duration is only bounded without faults."""
 
     def __post_init__(self) -> None:
         self._lock = threading.Lock()
@@ -78,7 +78,7 @@ class Users:
             thread.start()
 
     def stop(self, seconds: float) -> None:
-        """Let everyone finish the story they are in, with a timeout in seconds."""
+        """Let users finish their current stories, with a timeout in seconds."""
         self.stopping.set()
         deadline = time.monotonic() + seconds
         for thread in self._threads:
@@ -108,7 +108,7 @@ class Users:
                 self.broken.append(f"story {label}: {traceback.format_exc()}")
 
     def _next_of(self, stories: Mapping[str, object], deck: list[str]) -> tuple[int, str]:
-        """The next story, of a deck that is shuffled again when it is used up."""
+        """The next story in random order, shuffled again after the last one."""
         with self._lock:
             self._told_so_far += 1
             if not deck:
@@ -146,7 +146,7 @@ class _Story:
         return job
 
     def wait(self, job: Job, states: Collection[str]) -> str:
-        """Until the job has one of the states; which it is."""
+        """Wait until the job has one of the statuses, and return it."""
         reads: dict[str, Callable[[Any], Any]] = {
             "run": self.client.run,
             "generation": self.client.generation,
@@ -175,7 +175,7 @@ class _Story:
         return next(iter(self.client.checkpoints(job.id)), None)
 
     def refused(self, code: str, do: Callable[[], object]) -> None:
-        """`do` must be refused with that code."""
+        """Check that `do` is rejected with the error code."""
         try:
             do()
         except ApiError as error:
@@ -192,7 +192,7 @@ def _plain(story: _Story) -> None:
 
 
 def _shares(story: _Story) -> None:
-    """A run of several processes, where the machine has cores for them."""
+    """A run of several processes if the machine has enough cores."""
     story.end(story.submit(resources={"processes_per_node": min(2, len(os.sched_getaffinity(0)))}))
 
 

@@ -1,4 +1,4 @@
-"""One running service for all tests here: PostgreSQL, Valkey, API and workers, with leases that end soon.
+"""One running service for all tests of the package: PostgreSQL, Valkey, API and workers, with leases that end soon.
 
 A training process takes seconds to load, so tests share runs: `finished`, which is not disturbed, and `sent`, whose
 prompts come over HTTP. What a test changes belongs to it alone.
@@ -33,7 +33,7 @@ TINY: dict[str, Any] = {
 
 @pytest.fixture(scope="session", autouse=True)
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The service, running. It is requested first (autouse), so that a test that fails in any other fixture has it."""
+    """The running service. It is the first fixture (autouse), so that failures in other fixtures have it."""
     with pytest.MonkeyPatch.context() as environment:
         for name in ("G2RPO_DATABASE_URL", "G2RPO_BROKER_URL"):
             environment.delenv(name, raising=False)
@@ -57,8 +57,8 @@ def client(stack: Stack) -> Iterator[Client]:
 
 @pytest.fixture(scope="session")
 def eventually(eventually: Callable[[Callable[[], object]], None]) -> Callable[[Callable[[], object]], None]:
-    """Waits until a condition holds, and looks ten times a second: here a look is a request, which costs the service
-    time that the training process could use."""
+    """Wait until a condition holds, with ten polls a second: a poll is a request, which takes processor time from the
+    training process."""
 
     def wait(condition: Callable[[], object]) -> None:
         def look() -> bool:
@@ -74,7 +74,7 @@ def eventually(eventually: Callable[[Callable[[], object]], None]) -> Callable[[
 
 @pytest.fixture
 def g2rpo(stack: Stack) -> Callable[..., Result]:
-    """Runs a command, as with G2RPO_URL set."""
+    """Run a command with G2RPO_URL set."""
     environment = {"G2RPO_URL": stack.url, "COLUMNS": "300", "TERM": "dumb"}
     return lambda *words, **options: CliRunner().invoke(app, [str(word) for word in words], env=environment, **options)
 
@@ -96,18 +96,18 @@ def finished(stack: Stack) -> RunView:
 
 @dataclass(frozen=True)
 class Sent:
-    """A run on prompts that were sent over HTTP, and the names and prompts of its two sets."""
+    """A run on prompts uploaded over HTTP, with the names and prompts of its two sets."""
 
     run: RunView
     train: tuple[str, list[str]]
     heldout: tuple[str, list[str]]
     refusals: list[str]
-    """The codes of the answers to the deletion of its sets while the run had not ended."""
+    """Error codes of the deletions of its sets while the run was open."""
 
 
 @pytest.fixture(scope="session")
 def sent(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Sent:
-    """A tiny run of the second bundled model that has succeeded, on twelve prompts that were sent."""
+    """A succeeded tiny run of the second bundled model on twelve uploaded prompts."""
     file: Path = tmp_path_factory.mktemp("sent") / "sent.jsonl"
     with Client(stack.url) as connected:
         file.write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in train_prompts()[:12]))

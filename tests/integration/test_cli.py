@@ -1,4 +1,4 @@
-"""The commands, against a running service."""
+"""The commands with a running service."""
 
 import json
 from collections.abc import Callable

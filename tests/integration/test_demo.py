@@ -1,4 +1,4 @@
-"""What `g2rpo demo` does with the service once it runs. The whole command is in `tests/e2e/test_demo.py`."""
+"""The part of `g2rpo demo` after the service has started. The whole command is in `tests/e2e/test_demo.py`."""
 
 from pathlib import Path
 from typing import Any

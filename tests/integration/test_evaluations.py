@@ -32,7 +32,7 @@ def pixels(png: bytes) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def base(stack: Stack, eventually: Eventually) -> Any:
-    """An evaluation of the base model that has succeeded, though its first process was killed."""
+    """An evaluation of the base model that succeeded after its first process was killed."""
     with Client(stack.url) as client:
         id = client.evaluate(spec("base", limit=PROMPTS, num_images=IMAGES)).id
         eventually(lambda: client.evaluation(id).judged > 0)

@@ -21,7 +21,7 @@ Eventually = Callable[[Callable[[], object]], None]
 
 
 def measured(client: Client, id: Any) -> dict[str, tuple[list[int], list[float | None]]]:
-    """All curves but seconds, which no two runs share."""
+    """All curves except durations, which differ between runs."""
     curves = client.curves(id, max_points=10_000).curves
     return {
         one.name: (one.steps, one.values)
@@ -31,13 +31,13 @@ def measured(client: Client, id: Any) -> dict[str, tuple[list[int], list[float |
 
 
 def rewards(client: Client, id: Any) -> list[Any]:
-    """The reward groups of every step, each step's newest."""
+    """The newest reward groups of every step."""
     groups = [group.model_dump(exclude={"attempt"}) for group in client.rewards(id)]
     return sorted(groups, key=lambda group: [str(value) for value in group.values()])
 
 
 def tensors(client: Client, id: Any, directory: Path) -> dict[str, bytes]:
-    """Every tensor of a run's newest checkpoint, weights and optimizer."""
+    """All weight and optimizer tensors of the newest checkpoint of a run."""
     newest = next(client.checkpoints(id))
     files = client.download(newest.id, directory / str(id))
     return {

@@ -1,4 +1,4 @@
-"""Prompts sent over HTTP are what a run trains on."""
+"""A run trains on prompts uploaded over HTTP."""
 
 import hashlib
 from typing import Any

@@ -1,4 +1,4 @@
-"""Which tests run which lines, what they take, and which of them to run for a mutant, cheapest first."""
+"""Lines and durations of tests, and the tests to run for a mutant, cheapest first."""
 
 import json
 import os
@@ -25,7 +25,7 @@ processes, which no coverage sees."""
 
 @dataclass
 class Timed:
-    """A test, its seconds without shared fixtures, the shared fixtures that it asks for, and those it was first to."""
+    """A test, its seconds without shared fixtures, the shared fixtures that it requests, and those that it requests first."""
 
     own: float
     uses: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class CoverageMap:
         return stages
 
     def _ordered(self, mutant: Mutant) -> list[str]:
-        """All tests that may notice, those likely to do so cheaply first."""
+        """All tests that may kill the mutant, with likely and fast tests first."""
         direct, mates = self._covering(mutant)
         near = next(paths for place, paths in ALWAYS.items() if mutant.file.startswith(place + "/"))
         weights = dict.fromkeys((test for test in self.tests if test.startswith(near)), 10.0 if direct else 1.0)
@@ -116,7 +116,7 @@ def record(tree: Path, paths: list[str], directory: Path, options: list[str]) ->
 
 
 def collect(tree: Path, paths: list[str], records: Path) -> None:
-    """Only note which tests share fixtures, for a coverage measured elsewhere."""
+    """Only record which tests share fixtures, for coverage measured elsewhere."""
     records.mkdir(parents=True, exist_ok=True)
     _pytest(tree, records, [*paths, "--collect-only", "-q"])
 
@@ -131,7 +131,7 @@ def _pytest(tree: Path, records: Path, arguments: list[str]) -> None:
 
 
 def build(tree: Path, coverage_files: list[Path], records: list[Path]) -> CoverageMap:
-    """The map of what was measured in `tree`. Tests that failed or were skipped are left out."""
+    """The map of what was measured in `tree`. Failed and skipped tests are omitted."""
     from coverage import CoverageData  # of pytest-cov, which only this command needs
 
     tests, fixtures = _times(records)
@@ -184,12 +184,12 @@ def _times(directories: list[Path]) -> tuple[dict[str, Timed], dict[str, float]]
 
 
 def _key(test: str, fixture: str, scope: str) -> str:
-    """A name of a fixture's instances: those of a module are others than another module's."""
+    """A key of a fixture instance, which differs between modules for module fixtures."""
     return f"{test.partition('::')[0]}::{fixture}" if scope in {"module", "class"} else fixture
 
 
 def make(tree: Path, out: Path, paths: list[str], measured: tuple[list[Path], list[Path]], options: list[str]) -> None:
-    """Measure, or take coverage and times as `measured`, and write the map to `out`."""
+    """Measure coverage and times, or use `measured`, and write the map to `out`."""
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary)
         coverage, records = measured
@@ -198,5 +198,5 @@ def make(tree: Path, out: Path, paths: list[str], measured: tuple[list[Path], li
         else:
             record(tree, paths, directory, options)
             coverage = [directory / "coverage"]
-        # What was collected comes last: it says what tests use, not what they take.
+        # What was collected comes last: it has the fixtures of tests but no durations.
         build(tree, coverage, [*records, directory / "records"]).save(out)

@@ -1,4 +1,4 @@
-"""Small changes of source text, each of which some test should notice, and a seeded sample of them."""
+"""Small changes of source text that tests should detect, and a seeded sample of them."""
 
 import ast
 import copy
@@ -38,7 +38,7 @@ _PAIRS = (("min", "max"), ("amin", "amax"), ("minimum", "maximum"), ("any", "all
 _OPPOSITE = dict(_PAIRS) | {b: a for a, b in _PAIRS}
 _GENERIC = {"Callable", "Literal", "Iterator", "Mapping", "Sequence", "TypeVar", "dict", "list", "tuple", "type"}
 _SILENT = {"log", "logger", "logging", "warnings", "print", "sys.stderr.write", "super"}
-"""Calls that no test needs to notice, by their name or its first part."""
+"""Calls without mutants, by their name or its first part."""
 _TEXTS = {"description", "examples", "title", "json_schema_extra", "strict"}
 """Keyword arguments that describe, and `strict` of `zip`, which states an invariant."""
 _IDENTIFIER = re.compile(r"[A-Za-z][\w./-]*")
@@ -75,7 +75,7 @@ class Mutant:
         return (line[: self.column] + self.after.encode() + rest).decode()
 
     def apply(self, source: bytes) -> bytes:
-        """The changed source. Raises ValueError if it is not the source that the mutant was made of."""
+        """The changed source. Raises ValueError if it is not the source of the mutant."""
         if source[self.start : self.end].decode() != self.before:
             raise ValueError(f"{self.file} is not the source of mutant {self.id}; sample again")
         return source[: self.start] + self.after.encode() + source[self.end :]
@@ -289,7 +289,7 @@ def _is_text(node: ast.expr) -> bool:
 
 
 def mutants_of(package: str, file: str, source: str) -> list[Mutant]:
-    """All mutants of a file, in the order of their places."""
+    """All mutants of a file, in the order of their positions."""
     return sorted(_Finder(package, file, source).found.values(), key=lambda each: (each.start, each.end, each.after))
 
 

@@ -1,4 +1,4 @@
-"""The table of results, the survivors, and what the old suite notices and the new one does not."""
+"""The table of results, the survivors, and the mutants that only the old suite kills."""
 
 import tomllib
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ Results = dict[str, dict[str, Any]]
 
 
 def equivalents(mutants: list[Mutant], file: Path = EQUIVALENT) -> dict[str, str]:
-    """Ids of the mutants that change nothing a test could see, with the reasons."""
+    """Ids of equivalent mutants, with the reasons."""
     entries = tomllib.loads(file.read_text(encoding="utf-8")).get("mutant", [])
     reasons = {tuple(e[name] for name in _KEY): e["reason"] for e in entries}
     found = {mutant.id: reasons.get(tuple(getattr(mutant, name) for name in _KEY)) for mutant in mutants}

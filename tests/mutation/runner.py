@@ -1,4 +1,4 @@
-"""Runs mutants against the tests of a tree, each in a copy of it, and writes what became of each as a line of JSON."""
+"""Runs mutants against the tests of a tree, each in a copy of it, and writes each result as a line of JSON."""
 
 import json
 import os
@@ -42,7 +42,7 @@ class Warm:
         self.process.stdin.write(json.dumps(sorted({test.partition("::")[0] for test in tests.tests})) + "\n")
 
     def run(self, file: str, source: str | None, stages: list[tuple[list[str], float]]) -> dict[str, Any]:
-        """What becomes of a changed source, or with None of the tree as it is."""
+        """Return the result of a changed source, or with None of the unchanged tree."""
         assert self.process.stdin is not None and self.process.stdout is not None
         limited_stages = [{"tests": tests, "limit": _LEAST_LIMIT + _SLOWER * seconds} for tests, seconds in stages]
         self.process.stdin.write(json.dumps({"file": file, "source": source, "stages": limited_stages}) + "\n")
@@ -70,7 +70,7 @@ class Run:
         self.results, self.broken = read(out)
 
     def perform(self, package: str, mutants: list[Mutant], jobs: int) -> None:
-        """Run a package's mutants, then check that what killed them passes without a mutant."""
+        """Run the mutants of a package, then check that the tests that killed them pass without a mutant."""
         while waiting := [mutant for mutant in mutants if mutant.id not in self.results]:
             queue = iter(waiting)
             threads = [
@@ -112,7 +112,7 @@ class Run:
         return result | became
 
     def _check(self, package: str, mutants: list[Mutant]) -> None:
-        """Forget results that are due to tests which fail without a mutant too."""
+        """Discard results of tests that also fail without a mutant."""
         ids = {mutant.id for mutant in mutants}
         killers = {result["by"] for name, result in self.results.items() if name in ids} & set(self.tests.tests)
         seconds = sum(self.tests.tests[test].own for test in killers) + sum(self.tests.fixtures.values())

@@ -38,14 +38,14 @@ class _Chosen:
         self.tests, self.tell = {test: place for place, test in enumerate(tests)}, tell
 
     def pytest_collection(self) -> None:
-        """Have property tests stop at the first example that fails: to shrink one takes minutes."""
+        """Stop property tests at the first failing example, because shrinking takes minutes."""
         phases = (hypothesis.Phase.explicit, hypothesis.Phase.generate)
         hypothesis.settings.register_profile("mutation", parent=hypothesis.settings(), phases=phases)
         hypothesis.settings.load_profile("mutation")
 
     @pytest.hookimpl(wrapper=True, tryfirst=True)
     def pytest_collection_modifyitems(self, items: list[pytest.Item]) -> Iterator[None]:
-        """Keep the chosen tests: modules in the order of their first ones."""
+        """Select the tests, with modules in the order of their first tests."""
         yield
         first: dict[str, int] = {}
         for test, place in self.tests.items():
@@ -54,7 +54,7 @@ class _Chosen:
         items.sort(key=lambda item: first[item.nodeid.partition("::")[0]])
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Tell of the first failure."""
+        """Report the first failure."""
         if report.failed:
             self.tell(by=report.nodeid)
 
@@ -171,7 +171,7 @@ def _listen(read: int, reply: dict[str, Any], limits: list[float]) -> None:
 
 
 def _end(pid: int) -> None:
-    """End the child, if it runs, and all that it left behind."""
+    """End the child process and its remaining descendants."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGKILL)
     for process in psutil.Process().children(recursive=True):

@@ -1,4 +1,4 @@
-"""`/runs/{run_id}/samples`: images worth looking at."""
+"""`/runs/{run_id}/samples`: sample images of a run."""
 
 import uuid
 from pathlib import Path
@@ -18,7 +18,7 @@ def run(records: Any) -> Any:
 
 
 def store(database: Database, directory: Path, run: Any, **columns: Any) -> Sample:
-    """A sample, in the store and in a row."""
+    """Store a sample image with its row."""
     file = directory / "sample.png"
     file.write_bytes(b"\x89PNG " + str(columns).encode())
     stored = database.artifacts.put_file(file, f"runs/{run.id}/samples/{uuid.uuid4()}.png")
