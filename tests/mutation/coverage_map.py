@@ -25,7 +25,7 @@ processes, which no coverage sees."""
 
 @dataclass
 class Timed:
-    """A test, its seconds without shared fixtures, the shared fixtures that it requests, and those that it requests first."""
+    """A test, its seconds without shared fixtures, its shared fixtures, and those that it is the first to request."""
 
     own: float
     uses: tuple[str, ...] = ()

@@ -45,7 +45,7 @@ class TestDimensions:
             ("属性-数量 ", "Attribute - Quantity"),
             ("动作-人物/拟人手部动作", "Action - Hand (Character/Anthropomorphic)"),
             ("Attribute", None),
-            ("Attribute - Color", None),
+            ("Attribute - Hue", None),
             ("attribute - color", None),
             ("", None),
         ],
