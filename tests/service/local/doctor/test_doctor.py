@@ -223,7 +223,7 @@ class TestSettings:
             (None, "No such file"),
             ("models: [", "expected"),
             ("models: []", "rewards"),
-            ("- 1", "Catalog"),
+            ("- 1", "not a catalog"),
         ],
     )
     def test_an_invalid_catalog(
