@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.worker.engine.evaluation.judge_server import Asked, JudgeServer, Reply, Serve, judged
+from tests.worker.engine.evaluation.judge_server import JudgeRequest, JudgeServer, Reply, Serve, valid_reply
 
 torch.set_num_threads(1)
 
@@ -28,7 +28,7 @@ def serve() -> Iterator[Serve]:
     """Starts a server with a plan; all are closed when the test ends."""
     servers: list[JudgeServer] = []
 
-    def start(plan: Callable[[Asked], Reply] = judged) -> JudgeServer:
+    def start(plan: Callable[[JudgeRequest], Reply] = valid_reply) -> JudgeServer:
         servers.append(JudgeServer(plan))
         return servers[-1]
 

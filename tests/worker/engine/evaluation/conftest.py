@@ -14,13 +14,13 @@ Attempt = Callable[..., tuple[int, Path]]
 def attempts_in(directory: Path) -> Attempt:
     """Carries out jobs in directories below this one; the exit status, and the attempt's directory."""
 
-    def carry_out(job: EvaluationJob, name: str = "attempt", *options: str) -> tuple[int, Path]:
+    def run_attempt(job: EvaluationJob, name: str = "attempt", *options: str) -> tuple[int, Path]:
         out = directory / name
         file = directory / f"{name}.json"
         file.write_text(job.model_dump_json(), encoding="utf-8")
         return evaluate.main([str(file), "--out", str(out), "--device", "cpu", *options]), out
 
-    return carry_out
+    return run_attempt
 
 
 @pytest.fixture

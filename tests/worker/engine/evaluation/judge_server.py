@@ -1,4 +1,4 @@
-"""A judge's or a reward's server on loopback, with whatever faults a test asks for."""
+"""A judge or reward server on the loopback interface, with the faults that a test requires."""
 
 import ast
 import base64
@@ -13,13 +13,13 @@ from typing import Any
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A request, taken apart."""
+class JudgeRequest:
+    """A parsed request to the server."""
 
     number: int
-    """Of the server's requests, from 0."""
-    again: int
-    """How many before it had the same body."""
+    """The request's position among all requests to the server, from 0."""
+    repeats: int
+    """Number of earlier requests with the same body."""
     path: str
     headers: dict[str, str]
     body: dict[str, Any]
@@ -36,14 +36,14 @@ class Asked:
 
     @property
     def image(self) -> tuple[str, bytes]:
-        """Its media type and its bytes."""
+        """Media type and bytes of the image."""
         url = next(part["image_url"]["url"] for part in self.content if part["type"] == "image_url")
         media, data = url.removeprefix("data:").split(";base64,")
         return media, base64.b64decode(data, validate=True)
 
     @property
     def points(self) -> int:
-        """How many test points it asks about."""
+        """Number of test points in the prompt."""
         listed = re.search(r"\['.*?'\]", self.text)
         assert listed is not None
         return len(ast.literal_eval(listed[0]))
@@ -61,24 +61,24 @@ class Reply:
     """Nothing is sent until the server ends."""
 
 
-def says(text: str | None, finish_reason: str = "stop") -> Reply:
+def completion(text: str | None, finish_reason: str = "stop") -> Reply:
     """A chat completion."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
     return Reply(body=json.dumps({"object": "chat.completion", "choices": [choice]}).encode())
 
 
-def judged(asked: Asked) -> Reply:
-    """A good answer: the first point is met, and every other."""
-    scores = [1 - place % 2 for place in range(asked.points)]
-    return says(f"<analysis>{['looked'] * asked.points}</analysis><score>{scores}</score>")
+def valid_reply(request: JudgeRequest) -> Reply:
+    """A valid response: every second point is met, starting with the first."""
+    scores = [1 - place % 2 for place in range(request.points)]
+    return completion(f"<analysis>{['looked'] * request.points}</analysis><score>{scores}</score>")
 
 
 class JudgeServer:
-    """Serves on a free port of loopback until `close`. `plan` says what is done with each request."""
+    """An HTTP server on a free loopback port until `close`. `plan` maps each request to a reply."""
 
-    def __init__(self, plan: Callable[[Asked], Reply] = judged) -> None:
+    def __init__(self, plan: Callable[[JudgeRequest], Reply] = valid_reply) -> None:
         self.plan = plan
-        self.asked: list[Asked] = []
+        self.requests: list[JudgeRequest] = []
         self.connections = 0
         self._bodies: Counter[bytes] = Counter()
         self._lock = threading.Lock()
@@ -108,12 +108,12 @@ class JudgeServer:
 
     def answer(self, handler: BaseHTTPRequestHandler, data: bytes) -> None:
         with self._lock:
-            asked = Asked(
-                len(self.asked), self._bodies[data], handler.path, dict(handler.headers.items()), json.loads(data)
+            request = JudgeRequest(
+                len(self.requests), self._bodies[data], handler.path, dict(handler.headers.items()), json.loads(data)
             )
-            self.asked.append(asked)
+            self.requests.append(request)
             self._bodies[data] += 1
-        reply = self.plan(asked)
+        reply = self.plan(request)
         if reply.hang:
             self._ended.wait()
             handler.close_connection = True
@@ -133,4 +133,4 @@ class JudgeServer:
 
 
 Serve = Callable[..., JudgeServer]
-"""Starts one with a plan."""
+"""Starts a server with a plan."""

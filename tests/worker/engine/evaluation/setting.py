@@ -1,9 +1,12 @@
 """Small benchmarks and jobs, and what attempts at them wrote."""
 
+import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
+
+from PIL import Image
 
 from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt, JudgePrompt, Point
 from service.contracts.benchmarks.dimensions import SUB
@@ -18,6 +21,8 @@ WORDS = JudgePrompt(
     descriptions_heading="Definitions",
 )
 POINTS = 3
+UNREACHABLE_URL = "http://127.0.0.1:9/v1"
+"""No server listens on this port."""
 
 
 def benchmark(prompts: int = 3, name: str = "small") -> Benchmark:
@@ -62,7 +67,7 @@ def job(judge: JudgeEntry | None, prompts: int = 3, **spec: Any) -> EvaluationJo
     return EvaluationJob(spec=chosen, benchmark=benchmark(prompts), judge=judge, drawn=(), done=())
 
 
-def places(job: EvaluationJob) -> list[tuple[int, int]]:
+def image_keys(job: EvaluationJob) -> list[tuple[int, int]]:
     """All images."""
     return [
         (prompt.index, image_index) for prompt in job.benchmark.prompts for image_index in range(job.spec.num_images)
@@ -75,17 +80,17 @@ def events(directory: Path, *types: str) -> list[dict[str, Any]]:
     return [event for event in map(json.loads, lines) if event["type"] in types or not types]
 
 
-def place_of(event: dict[str, Any]) -> tuple[int, int]:
+def image_key(event: dict[str, Any]) -> tuple[int, int]:
     return event["index"], event["image_index"]
 
 
-def go_on(job: EvaluationJob, attempts: Iterable[Path]) -> EvaluationJob:
+def remaining_job(job: EvaluationJob, attempts: Iterable[Path]) -> EvaluationJob:
     """What is left to do after some attempts, as a supervisor says it."""
     drawn: set[tuple[int, int]] = set()
     answers: dict[tuple[int, int], dict[str, Any]] = {}
     for attempt in attempts:
-        drawn |= {place_of(event) for event in events(attempt, "image")}
-        answers |= {place_of(event): event for event in events(attempt, "answer")}
+        drawn |= {image_key(event) for event in events(attempt, "image")}
+        answers |= {image_key(event): event for event in events(attempt, "answer")}
     done = {place for place in drawn if place in answers and answers[place]["scores"] is not None}
     return job.model_copy(
         update={
@@ -100,3 +105,26 @@ def go_on(job: EvaluationJob, attempts: Iterable[Path]) -> EvaluationJob:
             ),
         }
     )
+
+
+def files(directory: Path) -> dict[str, bytes]:
+    """An attempt's images."""
+    return {path.name: path.read_bytes() for path in (directory / "images").iterdir()}
+
+
+def files_in_order(job: EvaluationJob, directory: Path) -> list[bytes]:
+    """Them, prompt by prompt."""
+    return [files(directory)[f"{index}_{image_index}.png"] for index, image_index in image_keys(job)]
+
+
+def pixels(png: bytes) -> bytes:
+    """What a file shows."""
+    with Image.open(io.BytesIO(png)) as image:
+        return image.tobytes()
+
+
+def failed(directory: Path) -> dict[str, Any]:
+    """How it failed: with its last event."""
+    last = events(directory)[-1]
+    assert last["type"] == "failed"
+    return last

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from service.contracts.benchmarks.judging import Failure
-from tests.worker.engine.evaluation.judge_server import Asked, Reply, Serve, judged, says
+from tests.worker.engine.evaluation.judge_server import JudgeRequest, Reply, Serve, completion, valid_reply
 from tests.worker.engine.evaluation.setting import benchmark, entry
 from worker.engine.evaluation.judges.base import JudgeClosed, JudgeFailed
 from worker.engine.evaluation.judges.openai import MAX_OWN_FAULTS, OpenAIJudge
@@ -34,9 +34,9 @@ def judge(url: str, **changes: Any) -> OpenAIJudge:
     return OpenAIJudge(entry(url, **changes), benchmark().judge, first_wait=0.001)
 
 
-def first(*replies: Reply) -> Callable[[Asked], Reply]:
+def first(*replies: Reply) -> Callable[[JudgeRequest], Reply]:
     """These replies in turn, then good answers."""
-    return lambda asked: replies[asked.number] if asked.number < len(replies) else judged(asked)
+    return lambda request: replies[request.number] if request.number < len(replies) else valid_reply(request)
 
 
 class TestRequest:
@@ -45,12 +45,12 @@ class TestRequest:
         said = judge(server.url, max_tokens=77).ask(PROMPT, png())
         assert (said.verdict.scores, said.verdict.failure, said.error) == ((1, 0, 1), None, "")
         assert said.text is not None and "<score>[1, 0, 1]</score>" in said.text
-        (asked,) = server.asked
-        assert asked.path == "/v1/chat/completions"
-        assert asked.body.keys() == {"model", "messages", "temperature", "max_tokens"}
-        assert (asked.body["model"], asked.body["temperature"], asked.body["max_tokens"]) == ("Looker-1", 0, 77)
-        assert asked.text == benchmark().judge.fill(PROMPT)
-        assert "Authorization" not in asked.headers
+        (request,) = server.requests
+        assert request.path == "/v1/chat/completions"
+        assert request.body.keys() == {"model", "messages", "temperature", "max_tokens"}
+        assert (request.body["model"], request.body["temperature"], request.body["max_tokens"]) == ("Looker-1", 0, 77)
+        assert request.text == benchmark().judge.fill(PROMPT)
+        assert "Authorization" not in request.headers
 
     @pytest.mark.parametrize(("image_first", "order"), [(True, ["image_url", "text"]), (False, ["text", "image_url"])])
     def test_image_and_text_come_in_the_order_of_the_entry(
@@ -58,12 +58,12 @@ class TestRequest:
     ) -> None:
         server = serve()
         judge(server.url, image_first=image_first).ask(PROMPT, png())
-        assert [part["type"] for part in server.asked[0].content] == order
+        assert [part["type"] for part in server.requests[0].content] == order
 
     def test_a_png_is_sent_as_it_was_drawn(self, serve: Serve) -> None:
         server = serve()
         judge(server.url, image_format="png").ask(PROMPT, png())
-        assert server.asked[0].image == ("image/png", png())
+        assert server.requests[0].image == ("image/png", png())
 
     @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
     def test_a_jpeg_is_that_of_the_official_script(self, serve: Serve, mode: str) -> None:
@@ -71,7 +71,7 @@ class TestRequest:
         judge(server.url).ask(PROMPT, png(mode=mode))
         expected = io.BytesIO()
         Image.open(io.BytesIO(png(mode=mode))).convert("RGB").save(expected, format="JPEG", quality=95)
-        assert server.asked[0].image == ("image/jpeg", expected.getvalue())
+        assert server.requests[0].image == ("image/jpeg", expected.getvalue())
 
     def test_connections_are_kept(self, serve: Serve) -> None:
         server = serve()
@@ -83,7 +83,7 @@ class TestRequest:
     def test_a_base_url_may_end_with_a_stroke(self, serve: Serve) -> None:
         server = serve()
         judge(f"{server.url}/").ask(PROMPT, png())
-        assert server.asked[0].path == "/v1/chat/completions"
+        assert server.requests[0].path == "/v1/chat/completions"
 
 
 class TestToken:
@@ -91,7 +91,7 @@ class TestToken:
         monkeypatch.setenv("LOOKER_KEY", f" {TOKEN}\n")
         server = serve()
         judge(server.url, token_env="LOOKER_KEY").ask(PROMPT, png())
-        assert server.asked[0].headers["Authorization"] == f"Bearer {TOKEN}"
+        assert server.requests[0].headers["Authorization"] == f"Bearer {TOKEN}"
 
     @pytest.mark.parametrize("value", [None, "", "  "])
     def test_without_one_nothing_is_begun(
@@ -126,7 +126,7 @@ class TestToken:
 
     def test_nor_does_an_answer(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LOOKER_KEY", TOKEN)
-        server = serve(lambda _: says(f"{TOKEN} <score>[1,1,1]</score>"))
+        server = serve(lambda _: completion(f"{TOKEN} <score>[1,1,1]</score>"))
         said = judge(server.url, token_env="LOOKER_KEY").ask(PROMPT, png())
         assert said.text == "[token] <score>[1,1,1]</score>"
 
@@ -145,19 +145,19 @@ class TestAnswers:
         ],
     )
     def test_one_that_cannot_be_read_is_kept(self, serve: Serve, text: str | None, failure: Failure) -> None:
-        server = serve(lambda _: says(text, "length"))
+        server = serve(lambda _: completion(text, "length"))
         said = judge(server.url).ask(PROMPT, png())
         assert (said.text, said.verdict.scores, said.verdict.failure, said.error) == (text, None, failure, "")
-        assert len(server.asked) == 1
+        assert len(server.requests) == 1
 
     def test_signs_that_no_database_holds_are_replaced(self, serve: Serve) -> None:
-        server = serve(lambda _: says("\x00<score>[1,0,1]</score>\ud800"))
+        server = serve(lambda _: completion("\x00<score>[1,0,1]</score>\ud800"))
         said = judge(server.url).ask(PROMPT, png())
         assert said.text == "�<score>[1,0,1]</score>�"
         assert said.verdict.scores == (1, 0, 1)
 
     def test_an_endless_one_is_kept_and_read_to_a_limit(self, serve: Serve) -> None:
-        server = serve(lambda _: says("<score>[1,0,1]</score>" + "." * (MAX_CHARACTERS + 5)))
+        server = serve(lambda _: completion("<score>[1,0,1]</score>" + "." * (MAX_CHARACTERS + 5)))
         said = judge(server.url).ask(PROMPT, png())
         assert said.text is not None and len(said.text) == MAX_CHARACTERS
         assert said.verdict.scores == (1, 0, 1)
@@ -192,7 +192,7 @@ class TestFaults:
         server = serve(first(fault, fault))
         said = judge(server.url).ask(PROMPT, png())
         assert (said.verdict.scores, said.error) == ((1, 0, 1), "")
-        assert len(server.asked) == 3
+        assert len(server.requests) == 3
 
     def test_a_server_that_hangs_is_asked_again(self, serve: Serve) -> None:
         server = serve(first(Reply(hang=True)))
@@ -213,7 +213,7 @@ class TestFaults:
         server = serve(lambda _: Reply(503, b"loading the model"))
         with pytest.raises(JudgeFailed, match=r"'tester' has not responded for .* HTTP 503 .*: loading the model"):
             judge(server.url, patience_seconds=0.3).ask(PROMPT, png())
-        assert len(server.asked) > 1
+        assert len(server.requests) > 1
 
     def test_one_that_is_not_there_does_too(self, serve: Serve) -> None:
         server = serve()
@@ -222,12 +222,12 @@ class TestFaults:
             judge(server.url, patience_seconds=0.2).ask(PROMPT, png())
 
     def test_patience_begins_anew_with_every_answer(self, serve: Serve) -> None:
-        server = serve(lambda asked: judged(asked) if asked.number % 4 == 3 else Reply(500))
+        server = serve(lambda request: valid_reply(request) if request.number % 4 == 3 else Reply(500))
         asking = OpenAIJudge(entry(server.url, patience_seconds=1.0), benchmark().judge, first_wait=0.03)
         begun = time.monotonic()
         for _ in range(6):  # each waits 0.03 + 0.06 + 0.12 seconds, or a little more
             assert asking.ask(PROMPT, png()).verdict.scores == (1, 0, 1)
-        assert len(server.asked) == 24
+        assert len(server.requests) == 24
         assert time.monotonic() - begun > 1.0  # longer, together, than the patience
 
     @pytest.mark.parametrize("status", [301, 401, 402, 403, 404, 405])
@@ -237,7 +237,7 @@ class TestFaults:
             JudgeFailed, match=rf"'tester' at 127.0.0.1:\d+ is misconfigured; .* HTTP {status} .*no such model"
         ):
             judge(server.url).ask(PROMPT, png())
-        assert len(server.asked) == 1
+        assert len(server.requests) == 1
 
     @pytest.mark.parametrize("status", [400, 413, 415, 422])
     def test_a_refused_image_has_no_answer(self, serve: Serve, status: int) -> None:
@@ -245,11 +245,11 @@ class TestFaults:
         said = judge(server.url).ask(PROMPT, png())
         assert (said.text, said.verdict.failure) == (None, Failure.NO_ANSWER)
         assert f"HTTP {status}" in said.error and "unsafe image" in said.error
-        assert len(server.asked) == 1
+        assert len(server.requests) == 1
 
     def test_an_image_that_alone_fails_is_given_up(self, serve: Serve) -> None:
         bad, good = png(8), png(16)
-        server = serve(lambda asked: Reply(500) if asked.image[1] == bad else judged(asked))
+        server = serve(lambda request: Reply(500) if request.image[1] == bad else valid_reply(request))
         asking = judge(server.url, image_format="png", concurrency=2)
         with ThreadPoolExecutor(1) as pool:
             said = pool.submit(asking.ask, PROMPT, bad)
@@ -265,7 +265,7 @@ class TestClosing:
         asking = judge(server.url)
         with ThreadPoolExecutor(1) as pool:
             said = pool.submit(asking.ask, PROMPT, png())
-            while not server.asked:
+            while not server.requests:
                 assert not said.done()
             asking.close()
             with pytest.raises(JudgeClosed, match="was closed; last error: HTTP 429"):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.worker.engine.evaluation.judge_server import Asked, Reply, Serve, says
+from tests.worker.engine.evaluation.judge_server import JudgeRequest, Reply, Serve, completion
 from worker.engine.inference.image_scorer import ImageScorer
 from worker.engine.inference.model_cache import ModelCache
 from worker.engine.models.images import png
@@ -36,7 +36,7 @@ def causes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, **entry
         ("http", Reply(hang=True), "ReadTimeout"),
         ("http", Reply(body=b"not JSON"), "no `values`"),
         ("http", Reply(body=b'{"values": [null]}'), "the server said null"),
-        ("unified_reward", says("I cannot help with that."), "missing score"),
+        ("unified_reward", completion("I cannot help with that."), "missing score"),
     ],
     ids=["500", "401", "timeout", "no-json", "null", "refusal"],
 )
@@ -51,12 +51,12 @@ def test_a_server_that_gives_no_value_is_quoted(
 def test_each_image_has_the_cause_of_its_own_answer(
     serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def plan(asked: Asked) -> Reply:
+    def plan(request: JudgeRequest) -> Reply:
         return {
             "prompt 0": Reply(400, b"not this one"),
             "prompt 1": Reply(body=json.dumps({"values": [0.5]}).encode()),
             "prompt 2": Reply(503, b"later"),
-        }[asked.body["prompts"][0]]
+        }[request.body["prompts"][0]]
 
     more = "batch_size: 1, concurrency: 1"
     refused, valued, away = causes(tmp_path, monkeypatch, 3, kind="http", url=serve(plan).url, more=more)

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor
 
 from service.contracts.catalog import RewardEntry
-from tests.worker.engine.evaluation.judge_server import Asked, Reply, Serve, says
+from tests.worker.engine.evaluation.judge_server import JudgeRequest, Reply, Serve, completion
 from worker.engine.remote.server import Misconfigured
 from worker.engine.rewards import load_reward
 from worker.engine.rewards.base import Answers
@@ -49,8 +49,8 @@ def answers(reward: HttpReward | UnifiedReward, number: int) -> list[Answers]:
     return [future.result() for future in reward.begin(images(number), [f"prompt {n}" for n in range(number)])]
 
 
-def bright(asked: Asked) -> Reply:
-    shown = [Image.open(io.BytesIO(base64.b64decode(one))) for one in asked.body["images"]]
+def bright(request: JudgeRequest) -> Reply:
+    shown = [Image.open(io.BytesIO(base64.b64decode(one))) for one in request.body["images"]]
     return values(*(sum(one.convert("L").tobytes()) for one in shown))
 
 
@@ -59,13 +59,13 @@ class TestHttp:
         server = serve(bright)
         reward = load_reward(entry("http", server.url, batch_size=3), CPU)
         scored = reward.score(images(7), [f"prompt {n}" for n in range(7)])
-        sent = sorted((asked.body for asked in server.asked), key=lambda body: body["prompts"])
+        sent = sorted((request.body for request in server.requests), key=lambda body: body["prompts"])
         assert [body["prompts"] for body in sent] == [
             ["prompt 0", "prompt 1", "prompt 2"],
             ["prompt 3", "prompt 4", "prompt 5"],
             ["prompt 6"],
         ]
-        assert {asked.path for asked in server.asked} == {"/v1/score"}
+        assert {request.path for request in server.requests} == {"/v1/score"}
         assert sent[0].keys() == {"version", "model", "prompts", "images"} and sent[0]["version"] == 1
         first = Image.open(io.BytesIO(base64.b64decode(sent[0]["images"][0])))
         assert (first.format, first.mode, first.size) == ("PNG", "RGB", (16, 16))
@@ -102,8 +102,8 @@ class TestHttp:
     def test_nonsense_is_asked_for_again_and_then_missing(self, serve: Serve, reply: Reply) -> None:
         server = serve(lambda _: reply)
         (answer,) = answers(http(server.url, tries=3), 2)
-        assert len(server.asked) == 3 and answer.missing == {"no_answer": 2} and answer.cause
-        server = serve(lambda asked: reply if asked.number < 2 else values(1, 2))
+        assert len(server.requests) == 3 and answer.missing == {"no_answer": 2} and answer.cause
+        server = serve(lambda request: reply if request.number < 2 else values(1, 2))
         assert answers(http(server.url, tries=3), 2)[0].values == (1, 2)
 
     def test_a_server_that_hangs_is_given_up(self, serve: Serve) -> None:
@@ -114,18 +114,18 @@ class TestHttp:
     def test_what_will_not_pass_is_asked_for_once(self, serve: Serve, status: int, kind: str) -> None:
         server = serve(lambda _: Reply(status, b"no"))
         (answer,) = answers(http(server.url), 2)
-        assert len(server.asked) == 1 and answer.missing == {kind: 2} and f"HTTP {status}" in answer.cause
+        assert len(server.requests) == 1 and answer.missing == {kind: 2} and f"HTTP {status}" in answer.cause
 
     def test_a_server_that_is_down_is_left_alone(self, serve: Serve) -> None:
         server = serve(lambda _: Reply(500))
         said = answers(http(server.url, batch_size=1, tries=1, concurrency=1), FAILURES + 3)
-        assert len(server.asked) == FAILURES
+        assert len(server.requests) == FAILURES
         assert [*said[-1].missing] == ["not_asked"] and "HTTP 500" in said[-1].cause
 
     def test_no_more_than_its_concurrency_is_asked_at_once(self, serve: Serve) -> None:
         server = serve(bright)
         answers(http(server.url, batch_size=1, concurrency=2), 12)
-        assert len(server.asked) == 12 and server.connections <= 2
+        assert len(server.requests) == 12 and server.connections <= 2
 
     def test_without_its_token_nothing_is_begun(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("REWARD_KEY", raising=False)
@@ -136,45 +136,45 @@ class TestHttp:
 class TestUnifiedReward:
     @pytest.mark.parametrize(("form", "said"), [("axes", AXES), ("final_score", "cat (animal): 1\nFinal Score: 3")])
     def test_the_request_is_the_published_one(self, serve: Serve, form: str, said: str) -> None:
-        server = serve(lambda _: says(said))
+        server = serve(lambda _: completion(said))
         reward = unified(server.url, form=form)
         assert reward.score(images(1), ["a {prompt} of\ncats"]).tolist() == [3.0]
-        (asked,) = server.asked
-        assert asked.path == "/v1/chat/completions"
-        assert (asked.body["model"], asked.body["temperature"]) == ("UnifiedReward", 0)
-        assert [part["type"] for part in asked.content] == ["image_url", "text"]
-        assert asked.image[0] == "image/jpeg"
-        assert asked.text.endswith("Text Caption: [a {prompt} of\ncats]")
-        assert asked.text == template(form).replace("{prompt}", "a {prompt} of\ncats")
+        (request,) = server.requests
+        assert request.path == "/v1/chat/completions"
+        assert (request.body["model"], request.body["temperature"]) == ("UnifiedReward", 0)
+        assert [part["type"] for part in request.content] == ["image_url", "text"]
+        assert request.image[0] == "image/jpeg"
+        assert request.text.endswith("Text Caption: [a {prompt} of\ncats]")
+        assert request.text == template(form).replace("{prompt}", "a {prompt} of\ncats")
 
     def test_a_png_is_sent_where_the_catalog_says_so(self, serve: Serve) -> None:
-        server = serve(lambda _: says(AXES))
+        server = serve(lambda _: completion(AXES))
         unified(server.url, image_format="png").score(images(1), ["a cat"])
-        assert server.asked[0].image[0] == "image/png"
+        assert server.requests[0].image[0] == "image/png"
 
     def test_weights_are_those_of_the_entry(self, serve: Serve) -> None:
-        reward = unified(serve(lambda _: says(AXES)).url, axes={"alignment": 3, "style": 1})
+        reward = unified(serve(lambda _: completion(AXES)).url, axes={"alignment": 3, "style": 1})
         assert reward.score(images(2), ["a", "b"]).tolist() == [3.5, 3.5]
         assert reward.identity()["axes"] == "alignment 3, style 1"
 
     @pytest.mark.parametrize(
         ("reply", "kind"),
         [
-            (says(AXES, "length"), "truncated"),
-            (says(None), "no_words"),
-            (says("I cannot help with that."), "missing_score"),
-            (says(AXES.replace("3", "4/5")), "not_a_number"),
+            (completion(AXES, "length"), "truncated"),
+            (completion(None), "no_words"),
+            (completion("I cannot help with that."), "missing_score"),
+            (completion(AXES.replace("3", "4/5")), "not_a_number"),
         ],
     )
     def test_an_answer_that_cannot_be_read_is_a_counted_failure(self, serve: Serve, reply: Reply, kind: str) -> None:
         server = serve(lambda _: reply)
         (answer,) = answers(unified(server.url, tries=2), 1)
-        assert len(server.asked) == 2 and answer.missing == {kind: 1} and answer.values[0] != answer.values[0]
+        assert len(server.requests) == 2 and answer.missing == {kind: 1} and answer.values[0] != answer.values[0]
 
     def test_unread_answers_do_not_make_a_server_count_as_down(self, serve: Serve) -> None:
-        server = serve(lambda _: says("no"))
+        server = serve(lambda _: completion("no"))
         answers(unified(server.url, tries=1, concurrency=1), FAILURES + 3)
-        assert len(server.asked) == FAILURES + 3
+        assert len(server.requests) == FAILURES + 3
 
     def test_the_templates_are_those_that_were_published(self) -> None:
         said = {form: unified("http://localhost/v1", form=form).identity()["template_sha256"] for form in FORMS}

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,17 @@ from worker.engine.training.event_log import EventWriter
 from worker.engine.training.trainer import Trainer
 from worker.entrypoints.train import build_trainer
 from worker.shapes.sampling import train_prompts
+
+
+@dataclass(frozen=True)
+class HalfRun:
+    """A run of the first half of the steps of another run."""
+
+    directory: Path
+    changed: set[str]
+    """Names of the parameters that the run changed."""
+    unchanged: set[str]
+
 
 FEW_PROMPTS: dict[str, Any] = {"items": list(train_prompts()[:40])}
 """Encoding the thousands of prompts of the bundled set takes longer than the run."""

@@ -18,7 +18,7 @@ from PIL import Image, ImageStat
 from tenacity import retry, stop_after_delay, wait_fixed
 
 from service.contracts.catalog import BUNDLED, RewardEntry
-from tests.worker.engine.evaluation.judge_server import Asked, JudgeServer, Reply, Serve
+from tests.worker.engine.evaluation.judge_server import JudgeRequest, JudgeServer, Reply, Serve
 from tests.worker.engine.rewards.test_remote import values
 from tests.worker.engine.training.miniature import SMALL, events, metrics, small, spec, tensors
 from worker.engine.rewards.http import HttpReward
@@ -31,8 +31,8 @@ STEP_REQUESTS = 3
 """Of a step of `remote`: 16 images in eights, and two anchors."""
 
 
-def brightness(asked: Asked) -> Reply:
-    shown = [Image.open(io.BytesIO(base64.b64decode(one))) for one in asked.body["images"]]
+def brightness(request: JudgeRequest) -> Reply:
+    shown = [Image.open(io.BytesIO(base64.b64decode(one))) for one in request.body["images"]]
     return values(*(ImageStat.Stat(one.convert("L")).mean[0] for one in shown))
 
 
@@ -49,10 +49,10 @@ def test_a_run_whose_server_dies_pauses_and_goes_on_to_the_same_weights(serve: S
     remote(tmp_path / "undisturbed", serve(brightness)).run()
     down = threading.Event()
 
-    def dies(asked: Asked) -> Reply:
-        if asked.number == 2 * STEP_REQUESTS:
+    def dies(request: JudgeRequest) -> Reply:
+        if request.number == 2 * STEP_REQUESTS:
             down.set()
-        return Reply(503, b"the graphics card fell out") if down.is_set() else brightness(asked)
+        return Reply(503, b"the graphics card fell out") if down.is_set() else brightness(request)
 
     server = serve(dies)
     subject = remote(tmp_path / "first", server)
@@ -67,7 +67,7 @@ def test_a_run_whose_server_dies_pauses_and_goes_on_to_the_same_weights(serve: S
     assert "the graphics card fell out" in last["cause"]["detail"] and "resume" in last["cause"]["hint"]
 
     down.clear()
-    server.asked.clear()
+    server.requests.clear()
     server.plan = brightness
     again = remote(tmp_path / "second", server)
     again.checkpoints.resume(tmp_path / "first" / "checkpoints" / "step-000002")
@@ -81,8 +81,8 @@ def test_a_run_whose_server_dies_pauses_and_goes_on_to_the_same_weights(serve: S
 def test_a_server_that_answers_about_some_images_is_trained_on_and_its_failures_counted(
     serve: Serve, tmp_path: Path
 ) -> None:
-    def forgetful(asked: Asked) -> Reply:
-        return values(*([None] + [0.5 * n for n in range(len(asked.body["prompts"]) - 1)]))
+    def forgetful(request: JudgeRequest) -> Reply:
+        return values(*([None] + [0.5 * n for n in range(len(request.body["prompts"]) - 1)]))
 
     remote(tmp_path, serve(forgetful), training={"max_steps": 1}).run()
     assert dict(metrics_of(tmp_path, "^failures/")) == {
