@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.worker.engine.training.miniature import trainer
+from tests.worker.engine.training.miniature import HalfRun, trainer
 
 
 @pytest.fixture(scope="session")
