@@ -31,18 +31,18 @@ def test_smoothing_is_over_the_last_three_values_and_over_fewer_at_the_beginning
     assert smooth([3.0, 1.0, 2.0, 6.0]) == pytest.approx([3.0, 2.0, 2.0, 3.0])
 
 
-def test_a_target_is_reached_between_the_points_around_it() -> None:
+def test_target_crossing_is_interpolated() -> None:
     assert time_to(1.5, [0.0, 10.0, 20.0], [1.0, 2.0, 3.0]) == pytest.approx(5.0)
     assert time_to(0.5, [0.0, 10.0], [1.0, 2.0]) == 0.0
     assert time_to(2.0, [0.0, 10.0], [1.0, 2.0]) == 10.0
     assert time_to(2.1, [0.0, 10.0], [1.0, 2.0]) is None
 
 
-def test_the_first_of_several_crossings_counts() -> None:
+def test_first_of_several_crossings_counts() -> None:
     assert time_to(2.0, [0.0, 1.0, 2.0, 3.0], [1.0, 3.0, 1.0, 3.0]) == pytest.approx(0.5)
 
 
-def test_a_curve_has_no_value_after_its_end() -> None:
+def test_curve_has_no_value_after_its_end() -> None:
     assert value_at(5.0, [0.0, 10.0], [1.0, 2.0]) == pytest.approx(1.5)
     assert value_at(10.1, [0.0, 10.0], [1.0, 2.0]) == pytest.approx(2.0)  # half a step
     assert value_at(11.0, [0.0, 10.0], [1.0, 2.0]) is None
@@ -55,12 +55,12 @@ def test_roughness_is_the_noise_around_a_line() -> None:
     assert roughness(line + noise) == pytest.approx(0.05, rel=0.05)
 
 
-def test_the_largest_drop_is_from_the_best_so_far() -> None:
+def test_largest_drop_is_measured_from_the_running_maximum() -> None:
     assert largest_drop([1.0, 3.0, 2.0, 5.0, 4.5]) == pytest.approx(1.0)
     assert largest_drop([1.0, 2.0, 3.0]) == 0.0
 
 
-def test_intervals_hold_the_mean_and_seeds_that_disagree_widen_them() -> None:
+def test_intervals_contain_the_mean_and_widen_with_the_spread_of_seeds() -> None:
     pairs = np.random.default_rng(0).normal(0.1, 1.0, 400)
     agree, disagree = np.stack([pairs] * 3), np.stack([pairs - 0.5, pairs, pairs + 0.5])
     low, high = pairs_interval(agree)
@@ -81,7 +81,7 @@ def method(name: str, step_seconds: float, *totals: list[float]) -> Method:
     return Method(name, name, 1e-3, True, tuple(curves))
 
 
-def test_the_target_is_the_best_smoothed_value_of_the_same_seed_and_last_of_the_seeds_mean() -> None:
+def test_target_is_the_best_smoothed_value_per_seed_and_of_the_mean() -> None:
     slow = method("dance_grpo", 4.0, [0.0, 3.0, 6.0, 3.0], [0.0, 0.0, 0.0, 3.0])
     fast = method("g2rpo", 1.0, [0.0, 6.0, 6.0, 6.0], [0.0, 0.0, 0.0, 0.0])
     reached = times_to_target(fast, slow)
@@ -91,25 +91,25 @@ def test_the_target_is_the_best_smoothed_value_of_the_same_seed_and_last_of_the_
     assert [one.seconds for one in times_to_target(slow, slow)] == [12.0, 12.0, 12.0]
 
 
-def test_methods_are_compared_where_the_least_spent_ends() -> None:
+def test_methods_are_compared_at_the_smallest_common_budget() -> None:
     values = at_equal([method("dance_grpo", 4.0, [0.0, 3.0, 3.0]), method("g2rpo", 1.0, [0.0, 4.0, 8.0, 6.0])])
     assert values["dance_grpo"] == {"seconds": [pytest.approx(1.125)], "nfe": [pytest.approx(2.0)]}
     assert values["g2rpo"] == {"seconds": [pytest.approx(6.0)], "nfe": [pytest.approx(4.0)]}
 
 
-def test_a_window_that_moves_is_paid_for_place_by_place() -> None:
+def test_moving_window_is_charged_per_position() -> None:
     seconds = StepSeconds((4.0, 2.0), every=2)
     assert [seconds.of_first(steps) for steps in range(6)] == [0.0, 4.0, 8.0, 10.0, 12.0, 16.0]
     assert seconds.steps_within(11.5) == 4
     assert StepSeconds((5.0,)).steps_within(1.0) == 1
 
 
-def test_methods_get_as_many_steps_as_the_same_budget_pays() -> None:
+def test_steps_of_each_method_fit_the_same_budget() -> None:
     assert rhythm(StepSeconds((4.0,)), budget=180.0, points=12) == (45, 4)
     assert rhythm(StepSeconds((90.0,)), budget=180.0, points=12) == (2, 1)
 
 
-def test_the_shipped_comparison_is_made_of_valid_specs_that_differ_in_the_algorithm_alone() -> None:
+def test_shipped_comparison_has_valid_specs_that_differ_only_in_the_algorithm() -> None:
     settings = load_settings()
     methods = settings["methods"]
     seconds = {method: StepSeconds((4.0,)) for method in methods}
@@ -133,7 +133,7 @@ def evaluation(step: int, value: float) -> dict[str, object]:
     return {"type": "metrics", "step": step, "values": values}
 
 
-def test_a_run_goes_on_from_its_newest_whole_checkpoint(tmp_path: Path) -> None:
+def test_run_resumes_from_its_newest_complete_checkpoint(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path) is None
     for number, step, whole in ((1, 4, True), (2, 8, True), (3, 12, False)):
         checkpoint = tmp_path / f"attempt-{number:03d}" / "checkpoints" / f"step-{step:06d}"
@@ -143,7 +143,7 @@ def test_a_run_goes_on_from_its_newest_whole_checkpoint(tmp_path: Path) -> None:
     assert newest_checkpoint(tmp_path) == tmp_path / "attempt-002" / "checkpoints" / "step-000008"
 
 
-def test_an_interrupted_attempt_is_no_result_and_the_next_one_joins_its_curve(tmp_path: Path) -> None:
+def test_interrupted_attempt_is_not_a_result_and_the_next_extends_its_curve(tmp_path: Path) -> None:
     write_attempt(tmp_path, 1, [evaluation(0, 0.5), evaluation(4, 0.6), evaluation(8, 0.1)], cut='{"type": "fini')
     assert outcome(tmp_path) is None
     write_attempt(tmp_path, 2, [evaluation(8, 0.7), {"type": "finished", "outcome": "succeeded"}])
@@ -152,14 +152,12 @@ def test_an_interrupted_attempt_is_no_result_and_the_next_one_joins_its_curve(tm
 
 
 @pytest.mark.parametrize(("code", "result"), [("not_finite", "not_finite"), ("out_of_memory", None)])
-def test_a_method_that_breaks_is_a_result_and_a_machine_that_does_is_none(
-    tmp_path: Path, code: str, result: str | None
-) -> None:
+def test_failed_method_is_a_result_but_a_failed_machine_is_not(tmp_path: Path, code: str, result: str | None) -> None:
     write_attempt(tmp_path, 1, [{"type": "failed", "code": code}])
     assert outcome(tmp_path) == result
 
 
-def test_a_directory_with_runs_of_another_spec_is_refused(tmp_path: Path) -> None:
+def test_directory_with_runs_of_another_spec_is_rejected(tmp_path: Path) -> None:
     keep_request(Run("g2rpo", 1e-3, 1, {"model": "shapes-flux"}), tmp_path)
     keep_request(Run("g2rpo", 1e-3, 1, {"model": "shapes-flux"}), tmp_path)
     with pytest.raises(ValueError, match="another spec"):
@@ -182,7 +180,7 @@ def test_flat_pixels_keep_away_from_edges() -> None:
     assert columns == [*range(2, 14), *range(18, 30)]
 
 
-def test_a_table_takes_its_place_and_no_other() -> None:
+def test_table_replaces_only_its_section() -> None:
     text = "a\n<!-- grid -->\nold\n<!-- end -->\nb\n<!-- times -->\nkept\n<!-- end -->\n"
     assert put(text, "grid", "new") == text.replace("old", "new")
     with pytest.raises(ValueError, match="gains"):

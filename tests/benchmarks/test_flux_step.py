@@ -14,9 +14,7 @@ from service.contracts.runs import RunSpec
 META = torch.device("meta")
 
 
-def test_a_step_tells_seconds_evaluations_and_memory_beside_the_plan(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_step_reports_seconds_nfe_and_memory_with_the_plan(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "report.json"
     flux_step.main(["--tiny", "--device", "cpu", "--prompts", "2", "--json", str(file)])
     report = json.loads(file.read_text())
@@ -44,7 +42,7 @@ def test_a_step_tells_seconds_evaluations_and_memory_beside_the_plan(
     assert all(f"| {name}" in printed for name in (*parts, *report["memory"]))
 
 
-def test_settings_go_before_the_preset_and_the_last_of_several_steps_is_told(tmp_path: Path) -> None:
+def test_settings_override_the_preset_and_the_last_step_is_reported(tmp_path: Path) -> None:
     file = tmp_path / "report.json"
     settings = ["training.max_steps=2", "rewards=[{name: hps_v2.1}]", "training.gradient_checkpointing=true"]
     words = [word for setting in settings for word in ("--set", setting)]
@@ -54,13 +52,13 @@ def test_settings_go_before_the_preset_and_the_last_of_several_steps_is_told(tmp
     assert "reward/hps_v2.1" in report["metrics"] and "reward/clip_score" not in report["metrics"]
 
 
-def test_true_size_is_refused_without_a_card(capsys: pytest.CaptureFixture[str]) -> None:
+def test_full_size_requires_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         flux_step.main(["--device", "cpu"])
     assert "requires a CUDA GPU" in capsys.readouterr().err
 
 
-def test_what_is_made_at_true_size_is_what_the_catalog_describes() -> None:
+def test_full_size_model_matches_the_catalog() -> None:
     catalog = load_catalog(flux_step.CATALOG)
     names = [one.name for one in RunSpec(preset="paper-lora").rewards]
     rewards = {name: reward(catalog.reward(name).kind, TRUE, META) for name in names}

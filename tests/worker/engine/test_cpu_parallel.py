@@ -54,16 +54,16 @@ def test_threads_share_the_cores_and_the_batch(four_threads: None, batch_size: i
     assert {len(batch) for batch, _ in found[:-1]} <= {own}
 
 
-def test_a_gpu_has_one_thread(four_threads: None) -> None:
+def test_gpu_has_one_thread(four_threads: None) -> None:
     assert batch_size_per_thread(torch.device("cuda"), 96) == 96
 
 
-def test_shares_are_interleaved_and_each_knows_its_batch_size(four_threads: None) -> None:
+def test_shares_are_interleaved_and_have_a_batch_size(four_threads: None) -> None:
     found = map_shares(lambda share, size, _: (list(share), size), list(range(100)), CPU, 64, nothing)
     assert found == [(list(range(first, 100, 16)), 16) for first in range(16)]
 
 
-def test_one_thread_has_everything_in_one_share(four_threads: None) -> None:
+def test_single_thread_has_a_single_share(four_threads: None) -> None:
     assert map_shares(lambda share, size, _: (list(share), size), [5, 6, 7], CPU, 8, nothing) == [([5, 6, 7], 8)]
 
 
@@ -95,7 +95,7 @@ def test_gradients_are_recorded_where_the_caller_records_them(two_threads: None,
         assert parallel([lambda _: torch.is_grad_enabled()] * 2) == [grad, grad]
 
 
-def test_an_error_aborts_every_thread(two_threads: None) -> None:
+def test_error_aborts_every_thread(two_threads: None) -> None:
     begun = threading.Event()
 
     def fails(_: Check) -> None:
@@ -111,7 +111,7 @@ def test_an_error_aborts_every_thread(two_threads: None) -> None:
         parallel([fails, endless, endless])
 
 
-def test_a_check_that_raises_aborts_every_thread(two_threads: None) -> None:
+def test_check_that_raises_aborts_every_thread(two_threads: None) -> None:
     left = iter(range(5))
 
     def check() -> None:

@@ -56,23 +56,23 @@ def repeating() -> list[threading.Thread]:
 
 
 class TestRepeated:
-    def test_signs_are_given_within_alone(self) -> None:
+    def test_signals_are_sent_only_within_the_context(self) -> None:
         heard = Heard()
         with repeated(heard, SOON):
             assert heard.three()
         assert not repeating()
 
-    def test_they_end_when_the_work_raises(self) -> None:
+    def test_signals_end_when_the_work_raises(self) -> None:
         with pytest.raises(ValueError), repeated(lambda: None, SOON):
             raise ValueError
         assert not repeating()
 
-    def test_work_that_hangs_is_silent_in_the_end(self, eventually: Eventually) -> None:
+    def test_signals_of_hanging_work_end(self, eventually: Eventually) -> None:
         heard = Heard()
         with repeated(heard, SOON, at_most=0.05):
             eventually(lambda: not repeating())
 
-    def test_a_full_disk_that_is_mended_does_not_silence_it(self) -> None:
+    def test_signals_resume_after_a_full_disk(self) -> None:
         heard, full = Heard(), iter([True, True])
 
         def write() -> None:
@@ -131,12 +131,12 @@ class TestPrograms:
 
         return run
 
-    def test_training_says_again_and_again_that_it_loads(self, last_words: Any) -> None:
+    def test_loading_training_sends_repeated_signals(self, last_words: Any) -> None:
         before, last = last_words(train.main, json.dumps({**MINIATURE, "rewards": [{"name": "shapes_verifier"}]}))
         assert {(event["type"], event["phase"], event["step"]) for event in before} == {("progress", "loading", 0)}
         assert (last["type"], last["detail"]) == ("failed", "not there after all")
 
-    def test_so_does_an_evaluation(self, last_words: Any) -> None:
+    def test_loading_evaluation_sends_repeated_signals(self, last_words: Any) -> None:
         before, last = last_words(evaluate.main, job(None, rewards=["shapes_verifier"]).model_dump_json())
         assert {(event["type"], event["phase"], event["max_steps"]) for event in before} == {("progress", "loading", 6)}
         assert (last["type"], last["detail"]) == ("failed", "not there after all")
@@ -168,7 +168,7 @@ class TestServing:
 
         return begin
 
-    def test_a_model_that_loads_is_no_silence(
+    def test_loading_model_sends_signals(
         self, attempt: Callable[[Any], InProcess], heard: Heard, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         class Family:
@@ -185,7 +185,7 @@ class TestServing:
         with pytest.raises(ValueError, match="not there after all"):
             GenerationJobType().work(attempt(Generation(requested={}, spec=spec, spec_version=1)))
 
-    def test_nor_is_a_checkpoint_that_is_fetched(
+    def test_fetching_checkpoint_sends_signals(
         self, attempt: Callable[[Any], InProcess], heard: Heard, database: Database
     ) -> None:
         missing = uuid.uuid4()
@@ -199,7 +199,7 @@ class TestServing:
             with pytest.raises(ArtifactDamaged, match=str(missing)):
                 drawn.result()
 
-    def test_nor_is_a_reward(
+    def test_loading_reward_sends_signals(
         self, attempt: Callable[[Any], InProcess], heard: Heard, waiting: Any, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         from worker.engine.inference.image_scorer import ImageScorer
@@ -211,7 +211,7 @@ class TestServing:
         ScoreJobType().work(attempt(Score(id=uuid.uuid4(), requested={}, spec=spec, spec_version=1, total_images=0)))
         assert in_time == [True]
 
-    def test_a_stop_that_was_asked_for_meanwhile_is_heard(self, attempt: Callable[[Any], InProcess]) -> None:
+    def test_stop_request_during_loading_is_obeyed(self, attempt: Callable[[Any], InProcess]) -> None:
         spec = GenerationSpec(prompts=("a small red circle on white",)).model_dump(mode="json")
         begun = attempt(Generation(requested={}, spec=spec, spec_version=1))
         with pytest.raises(AttemptEnded), begun.loading():

@@ -20,11 +20,11 @@ def as_torch_begins() -> Iterator[None]:
     torch.backends.cudnn.allow_tf32 = before
 
 
-def test_a_loaded_reward_convolves_in_float32() -> None:
+def test_loaded_reward_convolves_in_float32() -> None:
     load_reward(load_catalog().reward("clip_score"), CPU)
     assert not torch.backends.cudnn.allow_tf32
 
 
-def test_a_loaded_model_convolves_in_float32() -> None:
+def test_loaded_model_convolves_in_float32() -> None:
     load_model(load_catalog().models[0], CPU, torch.float32)
     assert not torch.backends.cudnn.allow_tf32

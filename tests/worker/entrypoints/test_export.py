@@ -66,7 +66,9 @@ def theirs(directory: Path, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     ("kind", "form"),
     [("lora", "lora"), ("lora", "transformer"), ("lora", "merged"), ("full", "transformer"), ("full", "merged")],
 )
-def test_plain_diffusers_draws_our_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, form: str) -> None:
+def test_plain_diffusers_generates_the_same_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, form: str
+) -> None:
     made = checkpoint(tmp_path / "checkpoint", kind)
 
     assert export.main([str(made), "--form", form, "--out", str(tmp_path / "out")]) == 0
@@ -76,7 +78,7 @@ def test_plain_diffusers_draws_our_image(tmp_path: Path, monkeypatch: pytest.Mon
     assert np.abs(image - ours(None)).max() > 10
 
 
-def test_the_card_of_stable_diffusion_draws_our_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stable_diffusion_model_card_generates_the_same_image(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     entry = tiny.make("sd3", tmp_path)
     manifest = CheckpointManifest(model=entry.name, architecture=None, kind="full", step=1, spec=None, files=())
     (tmp_path / CARD_FILE).write_text(
@@ -91,7 +93,7 @@ def test_the_card_of_stable_diffusion_draws_our_image(tmp_path: Path, monkeypatc
     assert np.abs(own - theirs(tmp_path, monkeypatch)).max() <= 1
 
 
-def test_a_merged_transformer_is_base_and_update(tmp_path: Path) -> None:
+def test_merged_transformer_equals_base_plus_update(tmp_path: Path) -> None:
     made = checkpoint(tmp_path / "checkpoint", "lora")
     export.export(made, "transformer", tmp_path / "out")
     merged = FluxTransformer2DModel.from_pretrained(tmp_path / "out", subfolder="transformer").state_dict()
@@ -107,7 +109,7 @@ def test_a_merged_transformer_is_base_and_update(tmp_path: Path) -> None:
     assert torch.equal(merged["x_embedder.weight"], base["x_embedder.weight"])
 
 
-def test_what_cannot_be_exported_says_why(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_export_errors_state_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = str(tmp_path / "out")
     assert export.main([str(tmp_path), "--form", "lora", "--out", out]) == 2
     assert "it has no manifest.json" in capsys.readouterr().err

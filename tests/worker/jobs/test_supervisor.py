@@ -54,7 +54,7 @@ class TestSuccess:
         assert impatient.artifacts.read(f"{checkpoint.key}/{file['name']}", file["sha256"]) == b"weights after 3 steps"
         assert impatient.artifacts.exists(f"{checkpoint.key}/manifest.json")
 
-    def test_the_log_and_the_attempt_are_recorded(self, jobs: Any) -> None:
+    def test_log_and_the_attempt_are_recorded(self, jobs: Any) -> None:
         run = jobs.perform("finishes")
 
         assert b"".join(row.data for row in jobs.rows(LogChunk, run)) == b"the child started\n"

@@ -116,7 +116,7 @@ class TestPrompts:
         told = "\n".join(sampling.train_prompts() + sampling.heldout_prompts())
         assert hashlib.sha256(told.encode()).hexdigest()[:16] == "bd158da59abfd2e1"
 
-    def test_a_scene_told_the_other_way_round_is_on_the_same_side(self) -> None:
+    def test_scene_told_the_other_way_round_is_on_the_same_side(self) -> None:
         for text in sampling.heldout_prompts()[:200]:
             scene = parse(text)
             if scene.word == "left of":

@@ -46,7 +46,7 @@ def test_every_predicate_has_a_label() -> None:
     assert [len(label["holds"]) for label in LABELS] == [len(predicates(parse(text))) for text in CAPTIONS]
 
 
-def test_the_verifier_agrees_with_the_eye(judged: list[tuple[TestPoint, bool, bool]]) -> None:
+def test_verifier_agrees_with_hand_labels(judged: list[tuple[TestPoint, bool, bool]]) -> None:
     # Measured: 0.775. The eye is stricter: it gives no name to what lies between two shapes.
     assert np.mean([eye == said for _, eye, said in judged]) >= 0.75
 

@@ -91,7 +91,7 @@ class TestBenchCommand:
 
 class TestReproducibility:
     @pytest.mark.parametrize("stage", ["clip", "autoencoder", "flow"])
-    def test_the_same_seed_gives_the_same_weights(self, stage: str, tmp_path: Path) -> None:
+    def test_same_seed_gives_the_same_weights(self, stage: str, tmp_path: Path) -> None:
         digests = []
         for name in ("first", "second"):
             out = tmp_path / name
@@ -123,14 +123,14 @@ class TestStage:
         stage.finish()
         return model.weight.detach()
 
-    def test_an_interrupted_stage_resumes_with_the_same_result(self, tmp_path: Path) -> None:
+    def test_interrupted_stage_resumes_with_the_same_result(self, tmp_path: Path) -> None:
         with pytest.raises(KeyboardInterrupt):
             self.train(tmp_path / "interrupted", fails_at=3)
         assert torch.equal(self.train(tmp_path / "interrupted"), self.train(tmp_path / "whole"))
         resumed, whole = (read_record(tmp_path / name, "clip") for name in ("interrupted", "whole"))
         assert resumed["loss"] == whole["loss"]
 
-    def test_a_finished_stage_leaves_no_checkpoint(self, tmp_path: Path) -> None:
+    def test_finished_stage_leaves_no_checkpoint(self, tmp_path: Path) -> None:
         self.train(tmp_path)
         assert not list(tmp_path.rglob("*.pt"))
 

@@ -17,7 +17,7 @@ class TestRender:
         assert images.min() >= 0
         assert images.max() <= 1
 
-    def test_the_seed_decides_the_places(self) -> None:
+    def test_seed_decides_the_places(self) -> None:
         assert torch.equal(render(SCENES, 1), render(SCENES, 1))
         assert not torch.equal(render(SCENES, 1), render(SCENES, 2))
 

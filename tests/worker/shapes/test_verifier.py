@@ -90,7 +90,7 @@ class TestVerify:
         expected = np.array([place not in fails for place in range(7)])
         assert (results == expected).mean() >= 0.995
 
-    def test_a_missing_object_has_no_size_and_no_place(self) -> None:
+    def test_missing_object_has_no_size_and_no_place(self) -> None:
         blank = torch.ones(1, 3, 32, 32)
         assert verify(blank, ["a small red circle left of a large blue square on white"]) == [
             (False, False, False, False, False, False, True)

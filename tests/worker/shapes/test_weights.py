@@ -67,7 +67,7 @@ class TestClip:
         assert clip_cosine(clip, tokens, images).mean() > 0.85
         assert clip_cosine(clip, tokens, images.roll(1, dims=0)).mean() < 0.3
 
-    def test_the_image_processor_gives_what_training_saw(self) -> None:
+    def test_image_processor_gives_what_training_saw(self) -> None:
         processor = AutoImageProcessor.from_pretrained(CLIP_WEIGHTS)
         rendered = render([parse(CAPTIONS[0])])[0].mul(255).round().byte()
         from PIL import Image

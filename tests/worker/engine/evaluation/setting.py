@@ -62,8 +62,8 @@ def entry(url: str, **changes: Any) -> JudgeEntry:
 
 def job(judge: JudgeEntry | None, prompts: int = 3, **spec: Any) -> EvaluationJob:
     """Two images of each prompt, in two steps."""
-    said = {"model": "shapes-flux", "num_images": 2, "steps": 2, "judge": judge and judge.name}
-    chosen = EvaluationSpec.model_validate(said | spec)
+    reported = {"model": "shapes-flux", "num_images": 2, "steps": 2, "judge": judge and judge.name}
+    chosen = EvaluationSpec.model_validate(reported | spec)
     return EvaluationJob(spec=chosen, benchmark=benchmark(prompts), judge=judge, drawn=(), done=())
 
 

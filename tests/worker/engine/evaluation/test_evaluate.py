@@ -51,7 +51,7 @@ class TestWhole:
     def out(self, completed: tuple[EvaluationJob, int, Path]) -> Path:
         return completed[2]
 
-    def test_every_image_is_drawn_and_judged(self, completed: tuple[EvaluationJob, int, Path]) -> None:
+    def test_every_image_is_generated_and_scored(self, completed: tuple[EvaluationJob, int, Path]) -> None:
         whole, status, out = completed
         assert status == 0
         drawn, answers = events(out, "image"), events(out, "answer")
@@ -64,20 +64,20 @@ class TestWhole:
         finished = events(out)[-1]
         assert (finished["type"], finished["outcome"], finished["step"]) == ("finished", "succeeded", 6)
 
-    def test_files_are_what_was_told(self, whole: EvaluationJob, out: Path) -> None:
+    def test_files_match_their_events(self, whole: EvaluationJob, out: Path) -> None:
         found = files(out)
         assert found.keys() == {f"{index}_{image_index}.png" for index, image_index in image_keys(whole)}
         for event in events(out, "image"):
             data = found[f"{event['index']}_{event['image_index']}.png"]
             assert (event["sha256"], event["size"]) == (hashlib.sha256(data).hexdigest(), len(data))
 
-    def test_images_are_those_of_a_generation(self, whole: EvaluationJob, out: Path) -> None:
+    def test_images_equal_those_of_a_generation(self, whole: EvaluationJob, out: Path) -> None:
         prompts = tuple(prompt.text for prompt in whole.benchmark.prompts)
         same = GenerationSpec(prompts=prompts, num_images=2, seed=whole.spec.seed, steps=2)
         drawn = list(Generator("cpu").generate(same, {"base": None}))
         assert [pixels(file) for file in files_in_order(whole, out)] == [pixels(image.png) for image in drawn]
 
-    def test_a_file_says_what_it_shows(self, whole: EvaluationJob, out: Path) -> None:
+    def test_image_metadata_describes_the_image(self, whole: EvaluationJob, out: Path) -> None:
         with Image.open(out / "images" / "7_1.png") as image:
             assert image.text == {  # type: ignore[attr-defined]
                 "prompt": whole.benchmark.prompts[1].text,
@@ -89,13 +89,13 @@ class TestWhole:
                 "image_index": "1",
             }
 
-    def test_events_are_of_the_contract(self, out: Path) -> None:
+    def test_events_follow_the_contract(self, out: Path) -> None:
         read = [EvaluationEventLine.validate_json(line) for line in (out / "events.jsonl").read_bytes().splitlines()]
         first, second, *others, last = [event.type for event in read]
         assert (first, second, last) == ("progress", "started", "finished")
         assert set(others) == {"image", "answer", "progress"}
 
-    def test_provenance_says_what_was_measured_with_what(self, whole: EvaluationJob, out: Path) -> None:
+    def test_provenance_names_weights_judge_and_benchmark(self, whole: EvaluationJob, out: Path) -> None:
         (started,) = events(out, "started")
         found = started["provenance"]
         assert found["weights"].keys() == {"shapes-flux", "clip_score"}  # the verifier has none
@@ -108,7 +108,7 @@ class TestWhole:
         assert (first["phase"], first["step"], first["max_steps"]) == ("loading", 0, 6)
         assert (last["phase"], last["step"], last["eta_seconds"]) == ("evaluation", 6, 0.0)
 
-    def test_a_reward_that_fails_is_null(self, attempt: Attempt, caplog: pytest.LogCaptureFixture) -> None:
+    def test_failed_reward_is_null(self, attempt: Attempt, caplog: pytest.LogCaptureFixture) -> None:
         whole = job(None, rewards=["shapes_verifier", "clip_score"])
         first, *others = whole.benchmark.prompts
         strange = first.model_copy(update={"text": f"{first.text} {first.text}"})
@@ -122,7 +122,7 @@ class TestWhole:
 
 
 class TestCheckpoint:
-    def test_its_weights_draw(self, attempt: Attempt, tmp_path: Path) -> None:
+    def test_checkpoint_weights_generate_the_images(self, attempt: Attempt, tmp_path: Path) -> None:
         run = tmp_path / "run"
         training = {"max_steps": 1, "learning_rate": 0.01}
         little = {"every": 0, "pairs": 1, "final_pairs": 1, "samples": 0}
@@ -139,34 +139,34 @@ class TestCheckpoint:
 
 
 class TestWrongJobs:
-    def test_an_unknown_model(self, attempt: Attempt) -> None:
+    def test_unknown_model_is_rejected(self, attempt: Attempt) -> None:
         status, out = attempt(job(None, model="dreamer", rewards=["shapes_verifier"]))
         assert (status, failed(out)["code"]) == (1, "bad_config")
         assert "dreamer" in failed(out)["detail"]
 
-    def test_a_checkpoint_that_was_not_given(self, attempt: Attempt) -> None:
+    def test_missing_checkpoint_argument_is_rejected(self, attempt: Attempt) -> None:
         status, out = attempt(job(None, checkpoint=UUID(int=7), rewards=["shapes_verifier"]))
         assert (status, failed(out)["code"]) == (1, "bad_config")
         assert "--checkpoint" in failed(out)["detail"]
 
-    def test_what_cannot_be_drawn_with_is_refused_before_a_device_is_taken(self, tmp_path: Path) -> None:
+    def test_invalid_checkpoint_is_rejected_before_a_device_is_used(self, tmp_path: Path) -> None:
         request, nowhere = job(None, checkpoint=UUID(int=7), rewards=["clip_score"]), torch.device("cuda")
         with pytest.raises(ValueError, match=r"is not a checkpoint"):
             build_evaluator(request, load_catalog(), EventWriter(tmp_path), nowhere, tmp_path)
 
-    def test_a_checkpoint_that_is_none(self, attempt: Attempt, tmp_path: Path) -> None:
+    def test_directory_without_a_checkpoint_is_rejected(self, attempt: Attempt, tmp_path: Path) -> None:
         whole = job(None, checkpoint=UUID(int=7), rewards=["shapes_verifier"])
         status, out = attempt(whole, "attempt", "--checkpoint", str(tmp_path))
         assert (status, failed(out)["code"]) == (1, "bad_config")
         assert "manifest.json" in failed(out)["detail"]
 
-    def test_a_judge_of_another_benchmark(self, attempt: Attempt) -> None:
+    def test_judge_of_another_benchmark_is_rejected(self, attempt: Attempt) -> None:
         judge = entry(UNREACHABLE_URL, name="perception", kind="perception")
         status, out = attempt(job(judge))
         assert (status, failed(out)["code"]) == (1, "bad_config")
         assert "'perception' supports only the benchmark 'shapes-bench', not 'small'" in failed(out)["detail"]
 
-    def test_no_job_at_all(self, tmp_path: Path, attempt: Attempt) -> None:
+    def test_job_without_a_benchmark_is_rejected(self, tmp_path: Path, attempt: Attempt) -> None:
         whole = job(None, rewards=["shapes_verifier"])
         status, out = attempt(whole.model_copy(update={"benchmark": None}))
         assert (status, failed(out)["code"]) == (1, "bad_config")

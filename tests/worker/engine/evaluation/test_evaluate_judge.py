@@ -14,8 +14,8 @@ from tests.worker.engine.evaluation.setting import entry, events, failed, image_
 TOKEN = "sk-not-for-anybody-0123456789"
 
 
-class TestAsking:
-    def test_unreadable_answers_are_asked_for_again_and_all_kept(self, serve: Serve, attempt: Attempt) -> None:
+class TestJudgeRequests:
+    def test_unreadable_responses_are_retried_and_all_recorded(self, serve: Serve, attempt: Attempt) -> None:
         replies = {0: completion("well …"), 1: completion("<score>[1, 0]</score>")}
         server = serve(
             lambda request: (
@@ -30,13 +30,13 @@ class TestAsking:
         ]
         assert [event["text"] for event in events(out, "answer")][:2] == ["well …", "<score>[1, 0]</score>"]
 
-    def test_but_only_so_often(self, serve: Serve, attempt: Attempt) -> None:
+    def test_retries_are_limited(self, serve: Serve, attempt: Attempt) -> None:
         server = serve(lambda _: completion("well …"))
         status, out = attempt(job(entry(server.url, tries=2)))
         assert Counter(map(image_key, events(out, "answer"))) == dict.fromkeys(image_keys(job(None, rewards=["x"])), 2)
         assert (status, events(out)[-1]["outcome"], events(out)[-1]["step"]) == (0, "succeeded", 6)
 
-    def test_a_refused_image_fails_alone(self, serve: Serve, attempt: Attempt) -> None:
+    def test_rejected_image_does_not_affect_others(self, serve: Serve, attempt: Attempt) -> None:
         server = serve(lambda request: Reply(400, b"unsafe") if request.number == 2 else valid_reply(request))
         status, out = attempt(job(entry(server.url)))
         answers = events(out, "answer")
@@ -45,19 +45,19 @@ class TestAsking:
         assert (refused["failure"], refused["text"]) == ("no_answer", None)
         assert "HTTP 400" in refused["error"] and "unsafe" in refused["error"]
 
-    def test_if_all_are_refused_the_judge_is_at_fault(self, serve: Serve, attempt: Attempt) -> None:
+    def test_judge_that_rejects_every_image_fails_the_attempt(self, serve: Serve, attempt: Attempt) -> None:
         server = serve(lambda _: Reply(400, b"this model takes no images"))
         status, out = attempt(job(entry(server.url), prompts=10))
         end = failed(out)
         assert (status, end["code"], len(server.requests)) == (1, "judge_failed", 16)
         assert "tester" in end["detail"] and "this model takes no images" in end["detail"]
 
-    def test_even_if_there_are_few(self, serve: Serve, attempt: Attempt) -> None:
+    def test_judge_that_rejects_few_images_fails_the_attempt(self, serve: Serve, attempt: Attempt) -> None:
         server = serve(lambda _: Reply(400, b"this model takes no images"))
         status, out = attempt(job(entry(server.url)))
         assert (status, failed(out)["code"]) == (1, "judge_failed")
 
-    def test_a_wrong_key_ends_it_at_once_and_stays_secret(
+    def test_wrong_key_fails_immediately_and_stays_secret(
         self,
         serve: Serve,
         attempt: Attempt,
@@ -76,7 +76,9 @@ class TestAsking:
         assert TOKEN not in caplog.text
         assert not any(TOKEN in path.read_text(errors="replace") for path in out.iterdir() if path.is_file())
 
-    def test_a_judge_that_is_away_ends_it_and_keeps_what_was_judged(self, serve: Serve, attempt: Attempt) -> None:
+    def test_unavailable_judge_fails_the_attempt_and_keeps_earlier_results(
+        self, serve: Serve, attempt: Attempt
+    ) -> None:
         server = serve(lambda request: valid_reply(request) if request.number < 4 else Reply(503, b"out of order"))
         whole = job(entry(server.url, patience_seconds=0.1))
         status, out = attempt(whole)
@@ -86,7 +88,7 @@ class TestAsking:
         assert len(events(out, "answer")) == 4
         assert len(remaining_job(whole, [out]).done) == 4
 
-    def test_drawing_does_not_wait_for_the_judge(
+    def test_generation_does_not_wait_for_the_judge(
         self, serve: Serve, attempt: Attempt, tmp_path: Path, eventually: Any
     ) -> None:
         def plan(request: JudgeRequest) -> Reply:

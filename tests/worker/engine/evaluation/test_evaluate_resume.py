@@ -28,8 +28,8 @@ from tests.worker.engine.evaluation.setting import (
 )
 
 
-class TestGoingOn:
-    def test_what_is_missing_is_drawn_bit_for_bit_as_it_was(self, serve: Serve, attempt: Attempt) -> None:
+class TestResume:
+    def test_missing_images_are_regenerated_bit_identically(self, serve: Serve, attempt: Attempt) -> None:
         whole = job(entry(serve().url, concurrency=4), prompts=36, steps=1, rewards=["clip_score"])  # two batches
         _, out = attempt(whole)
         first = {image_key(event): event for event in events(out, "image")}
@@ -43,7 +43,7 @@ class TestGoingOn:
         assert events(again, "started")[0]["resumed_at"] == 30
         assert (events(again, "progress")[0]["step"], events(again)[-1]["step"]) == (30, 72)
 
-    def test_only_failures_are_asked_about_again(self, serve: Serve, attempt: Attempt) -> None:
+    def test_only_failures_are_judged_again(self, serve: Serve, attempt: Attempt) -> None:
         bad = {(0, 1), (7, 0)}
         server = serve(lambda request: completion("well …"))
         whole = job(entry(server.url, tries=2))
@@ -68,22 +68,20 @@ class TestGoingOn:
         assert {image_key(event): event["number"] for event in events(again, "answer")} == dict.fromkeys(bad, 3)
         assert events(again)[-1]["step"] == 6
 
-    def test_a_file_that_is_gone_is_drawn_again(self, serve: Serve, attempt: Attempt) -> None:
+    def test_lost_file_is_regenerated(self, serve: Serve, attempt: Attempt) -> None:
         whole = job(entry(serve(lambda _: completion("well …")).url, tries=1))
         _, out = attempt(whole)
         status, again = attempt(remaining_job(whole, [out]), "again")
         assert (status, files(again)) == (0, files(out))
         assert {event["number"] for event in events(again, "answer")} == {2}
 
-    def test_nothing_left_to_do_is_soon_done(self, attempt: Attempt) -> None:
+    def test_completed_job_ends_immediately(self, attempt: Attempt) -> None:
         whole = job(entry(UNREACHABLE_URL))
         rest = whole.model_copy(update={"done": tuple(ImageName(index=i, image_index=j) for i, j in image_keys(whole))})
         status, out = attempt(rest)
         assert (status, [event["type"] for event in events(out)]) == (0, ["progress", "started", "finished"])
 
-    def test_a_directory_that_holds_an_attempt_is_refused(
-        self, attempt: Attempt, capsys: pytest.CaptureFixture[str]
-    ) -> None:
+    def test_directory_with_an_attempt_is_rejected(self, attempt: Attempt, capsys: pytest.CaptureFixture[str]) -> None:
         nothing = job(None, prompts=1, rewards=["shapes_verifier"])
         _, out = attempt(nothing)
         before = (out / "events.jsonl").read_bytes()
@@ -94,7 +92,7 @@ class TestGoingOn:
 
 class TestStopping:
     @pytest.mark.parametrize(("action", "outcome"), [("cancel", "cancelled"), ("pause", "paused")])
-    def test_when_it_is_asked_to(
+    def test_control_file_stops_the_attempt(
         self,
         serve: Serve,
         attempt: Attempt,
@@ -118,13 +116,13 @@ class TestStopping:
         assert (status, end["type"], end["outcome"], end["step"]) == (0, "finished", outcome, 4)
         assert len(events(out, "answer")) == 4
 
-    def test_before_anything_is_drawn(self, serve: Serve, attempt: Attempt, tmp_path: Path) -> None:
+    def test_stop_precedes_generation(self, serve: Serve, attempt: Attempt, tmp_path: Path) -> None:
         (tmp_path / "attempt").mkdir()
         (tmp_path / "attempt" / "control.json").write_text(Control(action="cancel").model_dump_json())
         _, out = attempt(job(entry(UNREACHABLE_URL)))
         assert (events(out)[-1]["outcome"], events(out, "image")) == ("cancelled", [])
 
-    def test_answers_on_their_way_are_taken(self, serve: Serve, attempt: Attempt, tmp_path: Path) -> None:
+    def test_responses_in_flight_are_recorded(self, serve: Serve, attempt: Attempt, tmp_path: Path) -> None:
         def plan(request: JudgeRequest) -> Reply:
             if request.number == 4:
                 (tmp_path / "attempt" / "control.json").write_text(Control(action="pause").model_dump_json())
@@ -160,7 +158,7 @@ class TestOrphaned:
         environment = {**os.environ, "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": threads, **options.pop("env", {})}
         return subprocess.Popen(command, env=environment, **options)
 
-    def test_one_that_ends_with_its_parent_loses_nothing_but_what_was_in_flight(
+    def test_orphaned_attempt_loses_only_requests_in_flight(
         self, server: JudgeServer, held: threading.Event, attempt: Attempt, tmp_path: Path
     ) -> None:
         reading, writing = os.pipe()

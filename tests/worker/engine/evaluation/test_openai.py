@@ -40,11 +40,11 @@ def first(*replies: Reply) -> Callable[[JudgeRequest], Reply]:
 
 
 class TestRequest:
-    def test_it_is_the_documented_one(self, serve: Serve) -> None:
+    def test_request_is_the_documented_one(self, serve: Serve) -> None:
         server = serve()
-        said = judge(server.url, max_tokens=77).ask(PROMPT, png())
-        assert (said.verdict.scores, said.verdict.failure, said.error) == ((1, 0, 1), None, "")
-        assert said.text is not None and "<score>[1, 0, 1]</score>" in said.text
+        reported = judge(server.url, max_tokens=77).ask(PROMPT, png())
+        assert (reported.verdict.scores, reported.verdict.failure, reported.error) == ((1, 0, 1), None, "")
+        assert reported.text is not None and "<score>[1, 0, 1]</score>" in reported.text
         (request,) = server.requests
         assert request.path == "/v1/chat/completions"
         assert request.body.keys() == {"model", "messages", "temperature", "max_tokens"}
@@ -53,48 +53,46 @@ class TestRequest:
         assert "Authorization" not in request.headers
 
     @pytest.mark.parametrize(("image_first", "order"), [(True, ["image_url", "text"]), (False, ["text", "image_url"])])
-    def test_image_and_text_come_in_the_order_of_the_entry(
-        self, serve: Serve, image_first: bool, order: list[str]
-    ) -> None:
+    def test_content_order_follows_the_entry(self, serve: Serve, image_first: bool, order: list[str]) -> None:
         server = serve()
         judge(server.url, image_first=image_first).ask(PROMPT, png())
         assert [part["type"] for part in server.requests[0].content] == order
 
-    def test_a_png_is_sent_as_it_was_drawn(self, serve: Serve) -> None:
+    def test_png_is_sent_unchanged(self, serve: Serve) -> None:
         server = serve()
         judge(server.url, image_format="png").ask(PROMPT, png())
         assert server.requests[0].image == ("image/png", png())
 
     @pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-    def test_a_jpeg_is_that_of_the_official_script(self, serve: Serve, mode: str) -> None:
+    def test_jpeg_equals_that_of_the_official_script(self, serve: Serve, mode: str) -> None:
         server = serve()
         judge(server.url).ask(PROMPT, png(mode=mode))
         expected = io.BytesIO()
         Image.open(io.BytesIO(png(mode=mode))).convert("RGB").save(expected, format="JPEG", quality=95)
         assert server.requests[0].image == ("image/jpeg", expected.getvalue())
 
-    def test_connections_are_kept(self, serve: Serve) -> None:
+    def test_connections_are_reused(self, serve: Serve) -> None:
         server = serve()
         asking = judge(server.url)
         for _ in range(5):
             asking.ask(PROMPT, png())
         assert server.connections == 1
 
-    def test_a_base_url_may_end_with_a_stroke(self, serve: Serve) -> None:
+    def test_base_url_may_end_with_a_slash(self, serve: Serve) -> None:
         server = serve()
         judge(f"{server.url}/").ask(PROMPT, png())
         assert server.requests[0].path == "/v1/chat/completions"
 
 
 class TestToken:
-    def test_it_is_sent(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_token_is_sent(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LOOKER_KEY", f" {TOKEN}\n")
         server = serve()
         judge(server.url, token_env="LOOKER_KEY").ask(PROMPT, png())
         assert server.requests[0].headers["Authorization"] == f"Bearer {TOKEN}"
 
     @pytest.mark.parametrize("value", [None, "", "  "])
-    def test_without_one_nothing_is_begun(
+    def test_missing_token_sends_no_request(
         self, serve: Serve, monkeypatch: pytest.MonkeyPatch, value: str | None
     ) -> None:
         monkeypatch.delenv("LOOKER_KEY", raising=False)
@@ -104,31 +102,27 @@ class TestToken:
             judge(serve().url, token_env="LOOKER_KEY")
 
     @pytest.mark.parametrize("value", ["two words", "line\nbreak", "schlüssel"])
-    def test_one_that_no_header_can_hold_is_not_told(
-        self, serve: Serve, monkeypatch: pytest.MonkeyPatch, value: str
-    ) -> None:
+    def test_invalid_token_is_not_shown(self, serve: Serve, monkeypatch: pytest.MonkeyPatch, value: str) -> None:
         monkeypatch.setenv("LOOKER_KEY", value)
         with pytest.raises(JudgeFailed, match="LOOKER_KEY contains spaces or characters") as failed:
             judge(serve().url, token_env="LOOKER_KEY")
         assert value not in str(failed.value)
 
     @pytest.mark.parametrize("status", [400, 401])
-    def test_a_server_that_repeats_it_does_not_give_it_away(
-        self, serve: Serve, monkeypatch: pytest.MonkeyPatch, status: int
-    ) -> None:
+    def test_token_in_a_response_is_removed(self, serve: Serve, monkeypatch: pytest.MonkeyPatch, status: int) -> None:
         monkeypatch.setenv("LOOKER_KEY", TOKEN)
         server = serve(lambda _: Reply(status, b"x" * 290 + f"bad key {TOKEN}".encode()))
         try:
-            told = judge(server.url, token_env="LOOKER_KEY").ask(PROMPT, png()).error
+            recorded = judge(server.url, token_env="LOOKER_KEY").ask(PROMPT, png()).error
         except JudgeFailed as failed:
-            told = str(failed)
-        assert f"HTTP {status}" in told and TOKEN[:8] not in told
+            recorded = str(failed)
+        assert f"HTTP {status}" in recorded and TOKEN[:8] not in recorded
 
-    def test_nor_does_an_answer(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_token_in_a_completion_is_removed(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("LOOKER_KEY", TOKEN)
         server = serve(lambda _: completion(f"{TOKEN} <score>[1,1,1]</score>"))
-        said = judge(server.url, token_env="LOOKER_KEY").ask(PROMPT, png())
-        assert said.text == "[token] <score>[1,1,1]</score>"
+        reported = judge(server.url, token_env="LOOKER_KEY").ask(PROMPT, png())
+        assert reported.text == "[token] <score>[1,1,1]</score>"
 
 
 class TestAnswers:
@@ -144,23 +138,28 @@ class TestAnswers:
             ("<score>1, 0, 1</score>", Failure.NOT_A_LIST),
         ],
     )
-    def test_one_that_cannot_be_read_is_kept(self, serve: Serve, text: str | None, failure: Failure) -> None:
+    def test_unreadable_response_is_recorded(self, serve: Serve, text: str | None, failure: Failure) -> None:
         server = serve(lambda _: completion(text, "length"))
-        said = judge(server.url).ask(PROMPT, png())
-        assert (said.text, said.verdict.scores, said.verdict.failure, said.error) == (text, None, failure, "")
+        reported = judge(server.url).ask(PROMPT, png())
+        assert (reported.text, reported.verdict.scores, reported.verdict.failure, reported.error) == (
+            text,
+            None,
+            failure,
+            "",
+        )
         assert len(server.requests) == 1
 
-    def test_signs_that_no_database_holds_are_replaced(self, serve: Serve) -> None:
+    def test_invalid_characters_are_replaced(self, serve: Serve) -> None:
         server = serve(lambda _: completion("\x00<score>[1,0,1]</score>\ud800"))
-        said = judge(server.url).ask(PROMPT, png())
-        assert said.text == "�<score>[1,0,1]</score>�"
-        assert said.verdict.scores == (1, 0, 1)
+        reported = judge(server.url).ask(PROMPT, png())
+        assert reported.text == "�<score>[1,0,1]</score>�"
+        assert reported.verdict.scores == (1, 0, 1)
 
-    def test_an_endless_one_is_kept_and_read_to_a_limit(self, serve: Serve) -> None:
+    def test_endless_response_is_truncated(self, serve: Serve) -> None:
         server = serve(lambda _: completion("<score>[1,0,1]</score>" + "." * (MAX_CHARACTERS + 5)))
-        said = judge(server.url).ask(PROMPT, png())
-        assert said.text is not None and len(said.text) == MAX_CHARACTERS
-        assert said.verdict.scores == (1, 0, 1)
+        reported = judge(server.url).ask(PROMPT, png())
+        assert reported.text is not None and len(reported.text) == MAX_CHARACTERS
+        assert reported.verdict.scores == (1, 0, 1)
 
 
 class TestFaults:
@@ -188,40 +187,40 @@ class TestFaults:
             Reply(200, b"x", headers={"Content-Encoding": "gzip"}),
         ],
     )
-    def test_a_passing_one_is_waited_out(self, serve: Serve, fault: Reply) -> None:
+    def test_temporary_fault_is_retried(self, serve: Serve, fault: Reply) -> None:
         server = serve(first(fault, fault))
-        said = judge(server.url).ask(PROMPT, png())
-        assert (said.verdict.scores, said.error) == ((1, 0, 1), "")
+        reported = judge(server.url).ask(PROMPT, png())
+        assert (reported.verdict.scores, reported.error) == ((1, 0, 1), "")
         assert len(server.requests) == 3
 
-    def test_a_server_that_hangs_is_asked_again(self, serve: Serve) -> None:
+    def test_request_to_a_hanging_server_is_retried(self, serve: Serve) -> None:
         server = serve(first(Reply(hang=True)))
-        said = judge(server.url, timeout_seconds=0.3).ask(PROMPT, png())
-        assert said.verdict.scores == (1, 0, 1)
-        assert said.seconds < 0.3  # of the request that was answered
+        reported = judge(server.url, timeout_seconds=0.3).ask(PROMPT, png())
+        assert reported.verdict.scores == (1, 0, 1)
+        assert reported.seconds < 0.3  # of the request that was answered
 
-    def test_one_that_asks_to_wait_is_obeyed(self, serve: Serve) -> None:
+    def test_retry_after_is_obeyed(self, serve: Serve) -> None:
         server = serve(first(Reply(429, headers={"Retry-After": "1"})))
         asking = judge(server.url)
         with ThreadPoolExecutor(1) as pool:
-            said = pool.submit(asking.ask, PROMPT, png())
+            reported = pool.submit(asking.ask, PROMPT, png())
             with pytest.raises(TimeoutError):
-                said.result(timeout=0.8)
-            assert said.result().verdict.scores == (1, 0, 1)
+                reported.result(timeout=0.8)
+            assert reported.result().verdict.scores == (1, 0, 1)
 
-    def test_one_that_is_away_ends_the_patience(self, serve: Serve) -> None:
+    def test_unavailable_server_exhausts_the_patience(self, serve: Serve) -> None:
         server = serve(lambda _: Reply(503, b"loading the model"))
         with pytest.raises(JudgeFailed, match=r"'tester' has not responded for .* HTTP 503 .*: loading the model"):
             judge(server.url, patience_seconds=0.3).ask(PROMPT, png())
         assert len(server.requests) > 1
 
-    def test_one_that_is_not_there_does_too(self, serve: Serve) -> None:
+    def test_unreachable_server_exhausts_the_patience(self, serve: Serve) -> None:
         server = serve()
         server.close()
         with pytest.raises(JudgeFailed, match=r"'tester' has not responded for .* ConnectError"):
             judge(server.url, patience_seconds=0.2).ask(PROMPT, png())
 
-    def test_patience_begins_anew_with_every_answer(self, serve: Serve) -> None:
+    def test_every_response_resets_the_patience(self, serve: Serve) -> None:
         server = serve(lambda request: valid_reply(request) if request.number % 4 == 3 else Reply(500))
         asking = OpenAIJudge(entry(server.url, patience_seconds=1.0), benchmark().judge, first_wait=0.03)
         begun = time.monotonic()
@@ -231,7 +230,7 @@ class TestFaults:
         assert time.monotonic() - begun > 1.0  # longer, together, than the patience
 
     @pytest.mark.parametrize("status", [301, 401, 402, 403, 404, 405])
-    def test_one_that_is_set_up_wrongly_is_not_waited_for(self, serve: Serve, status: int) -> None:
+    def test_misconfigured_server_is_not_retried(self, serve: Serve, status: int) -> None:
         server = serve(lambda _: Reply(status, b"no such model"))
         with pytest.raises(
             JudgeFailed, match=rf"'tester' at 127.0.0.1:\d+ is misconfigured; .* HTTP {status} .*no such model"
@@ -240,36 +239,38 @@ class TestFaults:
         assert len(server.requests) == 1
 
     @pytest.mark.parametrize("status", [400, 413, 415, 422])
-    def test_a_refused_image_has_no_answer(self, serve: Serve, status: int) -> None:
+    def test_rejected_image_has_no_scores(self, serve: Serve, status: int) -> None:
         server = serve(lambda _: Reply(status, b"unsafe image"))
-        said = judge(server.url).ask(PROMPT, png())
-        assert (said.text, said.verdict.failure) == (None, Failure.NO_ANSWER)
-        assert f"HTTP {status}" in said.error and "unsafe image" in said.error
+        reported = judge(server.url).ask(PROMPT, png())
+        assert (reported.text, reported.verdict.failure) == (None, Failure.NO_ANSWER)
+        assert f"HTTP {status}" in reported.error and "unsafe image" in reported.error
         assert len(server.requests) == 1
 
-    def test_an_image_that_alone_fails_is_given_up(self, serve: Serve) -> None:
+    def test_image_that_always_fails_is_skipped(self, serve: Serve) -> None:
         bad, good = png(8), png(16)
         server = serve(lambda request: Reply(500) if request.image[1] == bad else valid_reply(request))
         asking = judge(server.url, image_format="png", concurrency=2)
         with ThreadPoolExecutor(1) as pool:
-            said = pool.submit(asking.ask, PROMPT, bad)
-            while not said.done():
+            reported = pool.submit(asking.ask, PROMPT, bad)
+            while not reported.done():
                 asking.ask(PROMPT, good)
-        assert said.result().verdict.failure is Failure.NO_ANSWER
-        assert said.result().error.startswith(f"failed {MAX_OWN_FAULTS} times while other requests succeeded: HTTP 500")
+        assert reported.result().verdict.failure is Failure.NO_ANSWER
+        assert reported.result().error.startswith(
+            f"failed {MAX_OWN_FAULTS} times while other requests succeeded: HTTP 500"
+        )
 
 
 class TestClosing:
-    def test_who_waits_to_ask_again_is_let_go(self, serve: Serve) -> None:
+    def test_closing_interrupts_a_retry_delay(self, serve: Serve) -> None:
         server = serve(lambda _: Reply(429, headers={"Retry-After": "100"}))
         asking = judge(server.url)
         with ThreadPoolExecutor(1) as pool:
-            said = pool.submit(asking.ask, PROMPT, png())
+            reported = pool.submit(asking.ask, PROMPT, png())
             while not server.requests:
-                assert not said.done()
+                assert not reported.done()
             asking.close()
             with pytest.raises(JudgeClosed, match="was closed; last error: HTTP 429"):
-                said.result()
+                reported.result()
         with pytest.raises(JudgeClosed):
             asking.ask(PROMPT, png())
 

@@ -26,22 +26,22 @@ def judge() -> Judge:
     return load_judge(load_catalog().judge("perception"), benchmark())
 
 
-def test_it_says_what_the_rules_say(judge: Judge) -> None:
+def test_scores_equal_the_rules(judge: Judge) -> None:
     for place, prompt in enumerate(PROMPTS):  # the right image, and the two before it in turn
         shown = IMAGES[[place, place - 1, place - 2]]
-        said = [judge.ask(prompt, png(image)).verdict.scores for image in shown]
-        assert said == judge_points(shown, [prompt.text] * len(shown))
+        reported = [judge.ask(prompt, png(image)).verdict.scores for image in shown]
+        assert reported == judge_points(shown, [prompt.text] * len(shown))
 
 
-def test_its_words_tell_what_it_saw(judge: Judge) -> None:
-    said = judge.ask(PROMPTS[0], png(IMAGES[0]))
-    assert said.text is not None
-    assert said.text.startswith("Background: ") and "Seen: a " in said.text
-    assert said.text.endswith(f"<score>{list(said.verdict.scores or ())}</score>")
+def test_response_text_describes_the_observations(judge: Judge) -> None:
+    reported = judge.ask(PROMPTS[0], png(IMAGES[0]))
+    assert reported.text is not None
+    assert reported.text.startswith("Background: ") and "Seen: a " in reported.text
+    assert reported.text.endswith(f"<score>{list(reported.verdict.scores or ())}</score>")
 
 
-def test_a_prompt_of_another_world_has_no_answer(judge: Judge) -> None:
+def test_prompt_outside_the_grammar_has_no_scores(judge: Judge) -> None:
     stranger = another().prompts[0].model_copy(update={"text": "two pandas in spacesuits"})
-    said = judge.ask(stranger, png(IMAGES[0]))
-    assert (said.text, said.verdict.failure) == (None, Failure.NO_ANSWER)
-    assert said.error
+    reported = judge.ask(stranger, png(IMAGES[0]))
+    assert (reported.text, reported.verdict.failure) == (None, Failure.NO_ANSWER)
+    assert reported.error

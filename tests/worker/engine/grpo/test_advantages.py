@@ -55,7 +55,7 @@ def test_integration_is_the_formula(
 
 
 @given(holed_tables)
-def test_the_spread_is_each_groups_own_deviation(rewards: np.ndarray) -> None:
+def test_spread_is_each_groups_own_deviation(rewards: np.ndarray) -> None:
     spread = integrate(rewards, [1.0, 1.0], PAPER).spread.numpy()
     places = product(*(range(SHAPE[axis]) for axis in (0, 1, 2, 4)))
     expected = [transcription.spread(rewards[k, p, i, :, s].tolist())[1] for k, p, i, s in places]
@@ -76,7 +76,7 @@ def test_permuting_a_group_permutes_its_advantages(
 
 @pytest.mark.parametrize("std", ["group", "batch"])
 @given(rewards=tables, unit=st.sampled_from([0.5, 3.0, 20.0]), offset=values)
-def test_advantages_do_not_feel_a_rewards_unit_or_offset(
+def test_advantages_are_invariant_to_scale_and_offset(
     std: str, rewards: np.ndarray, unit: float, offset: float
 ) -> None:
     config = replace(UNCLIPPED, std_eps=0.0, std=std)
@@ -86,7 +86,7 @@ def test_advantages_do_not_feel_a_rewards_unit_or_offset(
     torch.testing.assert_close(other, plain, rtol=0, atol=1e-10)
 
 
-def test_added_up_first_the_reward_of_the_widest_spread_leads() -> None:
+def test_sum_before_normalization_favors_the_widest_spread() -> None:
     rewards = np.zeros((2, 1, 1, 4, 1))
     rewards[0, 0, 0, :, 0] = [1.0, 2.0, 3.0, 4.0]
     rewards[1, 0, 0, :, 0] = [40.0, 30.0, 20.0, 10.0]
@@ -97,7 +97,7 @@ def test_added_up_first_the_reward_of_the_widest_spread_leads() -> None:
 
 
 @given(groups, st.data())
-def test_a_missing_reward_is_as_if_the_sample_had_not_been(rewards: np.ndarray, data: st.DataObject) -> None:
+def test_missing_reward_excludes_the_sample(rewards: np.ndarray, data: st.DataObject) -> None:
     lost = data.draw(st.integers(0, len(rewards) - 1))
     holed = rewards.copy()
     holed[lost] = data.draw(st.sampled_from([np.nan, np.inf, -np.inf]))
@@ -110,7 +110,7 @@ def test_a_missing_reward_is_as_if_the_sample_had_not_been(rewards: np.ndarray, 
 
 @pytest.mark.parametrize("std", ["group", "batch"])
 @given(rewards=tables, data=st.data())
-def test_a_failed_reward_moves_no_other_samples_rank(std: str, rewards: np.ndarray, data: st.DataObject) -> None:
+def test_failed_reward_does_not_change_other_ranks(std: str, rewards: np.ndarray, data: st.DataObject) -> None:
     config = replace(UNCLIPPED, std=std)
     p, i, g = data.draw(st.tuples(st.integers(0, 2), st.integers(0, 1), st.integers(0, 5)))
     one = rewards[:1, :, :, :, :1]
@@ -130,7 +130,7 @@ def test_a_failed_reward_moves_no_other_samples_rank(std: str, rewards: np.ndarr
 
 
 @pytest.mark.parametrize("valid", [0, 1])
-def test_fewer_than_two_valid_values_say_nothing(valid: int) -> None:
+def test_fewer_than_two_valid_values_give_zero_advantage(valid: int) -> None:
     rewards = torch.full((1, 4), torch.nan)
     rewards[0, :valid] = 0.3
     scores, std, flat = group_z_scores(rewards, 1e-8, 1e-5)
@@ -138,7 +138,7 @@ def test_fewer_than_two_valid_values_say_nothing(valid: int) -> None:
     assert std.isnan().all() and flat.all()
 
 
-def test_a_lone_value_says_nothing_by_the_batchs_deviation_either() -> None:
+def test_single_value_has_zero_advantage_under_batch_deviation() -> None:
     rewards = np.random.default_rng(0).normal(size=(1, 3, 1, 4, 1))
     rewards[0, 1, 0, 1:] = np.nan
     result = integrate(rewards, [1.0], replace(PAPER, std="batch"))
@@ -147,7 +147,7 @@ def test_a_lone_value_says_nothing_by_the_batchs_deviation_either() -> None:
     assert result.zero_std_fraction == pytest.approx(1 / 3)
 
 
-def test_a_spread_under_the_floor_is_rounding_and_is_counted() -> None:
+def test_spread_below_the_floor_is_rounding_and_is_counted() -> None:
     rewards = torch.rand(1, 2, 2, 6, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     rewards[0, 0, 0] = 0.3 + 1e-7 * rewards[0, 0, 0]
     result = integrate_advantages(rewards, [1.0], PAPER)
@@ -170,7 +170,7 @@ def test_constant_groups_give_zero_whatever_the_floor(
     assert result.zero_std_fraction == 1.0
 
 
-def test_a_constant_group_among_others_has_nothing_by_the_batchs_deviation() -> None:
+def test_constant_group_has_zero_advantage_under_batch_deviation() -> None:
     rewards = torch.rand(1, 2, 1, 7, 1, generator=torch.Generator().manual_seed(0))
     rewards[0, 0] = 0.1
     result = integrate_advantages(rewards, [1.0], replace(PAPER, std="batch"))

@@ -87,7 +87,7 @@ def naive_chains(config: Any, flow: ToyFlow) -> tuple[np.ndarray, Drawn]:
 
 @every_algorithm
 @pytest.mark.parametrize(("rows", "fast_rows"), [(1, 1), (2, 7), (5, 64), (1000, 1000)])
-def test_the_shared_batched_rollout_is_the_plain_one(name: str, rows: int, fast_rows: int) -> None:
+def test_batched_rollout_equals_the_plain_one(name: str, rows: int, fast_rows: int) -> None:
     config, flow = CONFIGS[name], ToyFlow()
     algorithm = make(config)
     rollout = roll_out(config, flow, TRAINING_STEP, min(rows, algorithm.exact_rows(PROMPTS, rows)), fast_rows)
@@ -109,7 +109,7 @@ def test_the_shared_batched_rollout_is_the_plain_one(name: str, rows: int, fast_
 
 
 @every_algorithm
-def test_what_is_trained_are_the_steps_of_the_contract_and_pieces_are_whole(name: str) -> None:
+def test_trained_steps_follow_the_contract_and_pieces_are_complete(name: str) -> None:
     config = CONFIGS[name]
     algorithm = make(config)
     batch = roll_out(config, ToyFlow(), TRAINING_STEP).batch
@@ -124,7 +124,7 @@ def test_what_is_trained_are_the_steps_of_the_contract_and_pieces_are_whole(name
         assert set(batch.sde_steps) == set(config.stochastic(STEPS, TRAINING_STEP, SEED))
 
 
-def test_dance_draws_the_trained_steps_of_every_chain_anew() -> None:
+def test_dance_samples_the_trained_steps_for_every_chain() -> None:
     config = CONFIGS["dance"]
     assert isinstance(config, DanceGRPO)
     chosen: dict[tuple[int, int], list[int]] = {}
@@ -165,7 +165,7 @@ def test_log_probabilities_come_from_the_updates_own_numerics(name: str) -> None
 
 
 @every_algorithm
-def test_a_process_draws_its_prompts_as_one_process_would(name: str) -> None:
+def test_prompts_are_independent_of_the_number_of_processes(name: str) -> None:
     config, flow = CONFIGS[name], ToyFlow()
     whole = roll_out(config, flow, TRAINING_STEP)
 
@@ -182,7 +182,7 @@ def test_a_process_draws_its_prompts_as_one_process_would(name: str) -> None:
 
 
 @every_algorithm
-def test_a_rollout_can_be_abandoned_between_batches(name: str) -> None:
+def test_rollout_can_be_abandoned_between_batches(name: str) -> None:
     def stop() -> None:
         raise KeyboardInterrupt
 

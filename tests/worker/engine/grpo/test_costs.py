@@ -33,9 +33,7 @@ def configurations(draw: st.DrawFn) -> tuple[AlgorithmContract, int]:
 @settings(max_examples=80)
 @given(configurations(), st.integers(0, 12), st.integers(1, 40))
 @torch.no_grad()
-def test_evaluations_are_those_of_the_contract(
-    configuration: tuple[AlgorithmContract, int], step: int, fast_rows: int
-) -> None:
+def test_nfe_equals_the_contract(configuration: tuple[AlgorithmContract, int], step: int, fast_rows: int) -> None:
     config, steps = configuration
     flow = ToyFlow()
     ready = sampler(flow, rows=1, fast_rows=fast_rows)  # rows of 1: no batch to fill up
@@ -54,7 +52,7 @@ def test_evaluations_are_those_of_the_contract(
 @pytest.mark.parametrize(
     ("config", "step"), [(DanceGRPO(group_size=4), 0), (MixGRPO(group_size=4, window=Window(size=3, every=1)), 3)]
 )
-def test_the_common_beginning_is_one_chain_and_exact(config: AlgorithmContract, step: int) -> None:
+def test_common_prefix_is_a_single_exact_chain(config: AlgorithmContract, step: int) -> None:
     """Each chain of a group as if it were alone would come to the very state that they share."""
     flow, algorithm = ToyFlow(), make(config)
     with torch.no_grad():

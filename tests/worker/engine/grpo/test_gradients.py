@@ -94,7 +94,7 @@ def test_loss_and_gradient_are_those_of_one_forward_per_sample(name: str, kl_wei
 
 @every_algorithm
 @every_objective
-def test_the_gradient_agrees_with_finite_differences(name: str, kl_weight: float) -> None:
+def test_gradient_agrees_with_finite_differences(name: str, kl_weight: float) -> None:
     policy, aim = ToyFlow(MOVED), objective(name, kl_weight)
     found = gradient(policy, total(parts(name, policy, aim, rows=1000)))
     differences = []
@@ -114,14 +114,14 @@ def test_the_gradient_agrees_with_finite_differences(name: str, kl_weight: float
 
 @every_algorithm
 @pytest.mark.parametrize("rows", [1, 5, 12, 1000])
-def test_the_size_of_a_forward_does_not_change_the_gradient(name: str, rows: int) -> None:
+def test_size_of_a_forward_does_not_change_the_gradient(name: str, rows: int) -> None:
     policy, aim = ToyFlow(MOVED), objective(name, 0.3)
     one, other = (gradient(policy, total(parts(name, policy, aim, size))) for size in (2, rows))
     torch.testing.assert_close(one, other, rtol=0, atol=1e-12)
 
 
 @every_algorithm
-def test_the_shares_of_processes_add_up_to_the_whole(name: str) -> None:
+def test_gradients_of_processes_sum_to_the_total(name: str) -> None:
     policy, aim, (batch, _) = ToyFlow(MOVED), objective(name, 0.3), drawn(name)
     gradients = []
     for p in range(PROMPTS):
@@ -132,7 +132,7 @@ def test_the_shares_of_processes_add_up_to_the_whole(name: str) -> None:
 
 
 @every_algorithm
-def test_the_divergence_is_zero_at_the_base_and_pulls_back_to_it(name: str) -> None:
+def test_divergence_is_zero_at_the_base_and_pulls_back_to_it(name: str) -> None:
     flat = replace(objective(name, 1.0), clip_range=1.0)
     batch, advantages = drawn(name)
     transitions = make(CONFIGS[name]).transitions

@@ -26,7 +26,7 @@ def test_it_is_the_formula(new: float, old: float, advantage: float, clip_range:
 
 
 @given(st.floats(0.2, 3), st.floats(-5, 5), clip_ranges)
-def test_clipping_takes_the_worse_of_both(ratio: float, advantage: float, clip_range: float) -> None:
+def test_clipping_uses_the_larger_loss(ratio: float, advantage: float, clip_range: float) -> None:
     one = torch.tensor([ratio], dtype=torch.float64)
     loss = clipped_objective(one, torch.tensor([advantage], dtype=torch.float64), clip_range).item()
     assert loss >= -advantage * ratio
@@ -37,7 +37,7 @@ def test_clipping_takes_the_worse_of_both(ratio: float, advantage: float, clip_r
     ("ratio", "advantage", "learns"),
     [(1.2, 1.0, False), (0.8, 1.0, True), (1.2, -1.0, True), (0.8, -1.0, False), (1.0, 1.0, True), (1.0, -1.0, True)],
 )
-def test_a_sample_that_went_far_enough_its_way_has_no_gradient(ratio: float, advantage: float, learns: bool) -> None:
+def test_clipped_sample_has_no_gradient(ratio: float, advantage: float, learns: bool) -> None:
     one = torch.tensor([ratio], dtype=torch.float64, requires_grad=True)
     clipped_objective(one, torch.tensor([advantage]), 0.1).sum().backward()
     assert one.grad is not None

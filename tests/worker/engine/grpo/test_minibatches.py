@@ -45,7 +45,7 @@ def pieces_of(part: RolloutBatch, first_prompt: int = 0) -> Counter[Piece]:
 
 
 @given(shapes(), st.integers(0, 5))
-def test_they_are_equal_whole_and_everything_and_no_matter_of_processes(
+def test_minibatches_partition_the_batch_for_any_number_of_processes(
     shape: tuple[int, int, int, int, int], step: int
 ) -> None:
     processes, prompts, pieces, states, updates = shape
@@ -69,7 +69,7 @@ def test_they_are_equal_whole_and_everything_and_no_matter_of_processes(
     assert together == found
 
 
-def test_they_are_dealt_anew_in_every_step() -> None:
+def test_minibatches_are_shuffled_in_every_step() -> None:
     deals = set()
     for step in range(6):
         orders = [permutation(12, 7, "minibatches", step, p) for p in range(4)]
@@ -78,14 +78,14 @@ def test_they_are_dealt_anew_in_every_step() -> None:
     assert len(deals) == 6
 
 
-def test_one_is_everything_as_it_is() -> None:
+def test_single_minibatch_is_the_unchanged_batch() -> None:
     whole = batch(3, 4, 2)
     assert whole.minibatches(1, []) == [whole]
 
 
 @every_algorithm
 @pytest.mark.parametrize("updates", [2, 3, 4])
-def test_a_rollouts_states_keep_their_samples(name: str, updates: int) -> None:
+def test_rollouts_states_keep_their_samples(name: str, updates: int) -> None:
     config = CONFIGS[name]
     if PROMPTS * config.pieces() % updates:
         updates = 1

@@ -5,7 +5,7 @@ import torch
 from worker.engine.grpo.noise import normal, permutation
 
 
-def test_an_address_always_draws_the_same() -> None:
+def test_same_address_gives_the_same_noise() -> None:
     assert torch.equal(normal((4, 3), 42, "sde", 1, 2, 3, 4), normal((4, 3), 42, "sde", 1, 2, 3, 4))
 
 
@@ -23,18 +23,18 @@ def test_every_part_of_an_address_matters() -> None:
         assert all(not torch.equal(one, other) for other in draws[n + 1 :])
 
 
-def test_drawing_leaves_the_global_generator_alone() -> None:
+def test_noise_does_not_use_the_global_generator() -> None:
     before = torch.random.get_rng_state()
     normal((100,), 1, "x")
     assert torch.equal(torch.random.get_rng_state(), before)
 
 
-def test_draws_of_many_addresses_are_standard_normal() -> None:
+def test_noise_of_many_addresses_is_standard_normal() -> None:
     many = torch.stack([normal((16,), 7, "sde", 0, p, i, g) for p in range(8) for i in range(8) for g in range(12)])
     assert abs(many.mean().item()) < 0.03
     assert abs(many.std().item() - 1) < 0.03
 
 
-def test_a_permutation_holds_every_index_once() -> None:
+def test_permutation_holds_every_index_once() -> None:
     assert sorted(permutation(100, 3, "prompts", 0)) == list(range(100))
     assert permutation(100, 3, "prompts", 0) != permutation(100, 3, "prompts", 1)

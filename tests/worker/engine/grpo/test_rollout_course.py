@@ -52,7 +52,7 @@ class Course:
 
 
 @every_algorithm
-def test_evaluations_are_made_and_counted_in_the_parts_of_the_plan(name: str) -> None:
+def test_nfe_is_counted_in_the_parts_of_the_plan(name: str) -> None:
     course = Course()
     ready = replace(sampler(course.velocity, rows=1), costs=course)
     with torch.no_grad():
@@ -78,7 +78,7 @@ def test_chains_can_be_abandoned_before_every_batch_of_every_part(name: str) -> 
 
 
 @pytest.mark.parametrize("name", CHAINS)
-def test_chains_can_be_abandoned_before_their_first_evaluation(name: str) -> None:
+def test_chains_can_be_abandoned_before_their_first_forward(name: str) -> None:
     def stop() -> None:
         raise KeyboardInterrupt
 
@@ -91,7 +91,7 @@ def test_chains_can_be_abandoned_before_their_first_evaluation(name: str) -> Non
 
 @every_algorithm
 @pytest.mark.parametrize("fast_rows", [1, 7, 1000])
-def test_ends_are_given_out_as_soon_as_they_are_there_and_are_the_same(name: str, fast_rows: int) -> None:
+def test_ends_are_passed_on_immediately_and_unchanged(name: str, fast_rows: int) -> None:
     given: list[tuple[range, Tensor]] = []
     ready = replace(
         sampler(ToyFlow(), fast_rows=fast_rows), done=lambda prompts, ends: given.append((prompts, ends.clone()))
@@ -109,7 +109,7 @@ def test_ends_are_given_out_as_soon_as_they_are_there_and_are_the_same(name: str
 
 
 @every_algorithm
-def test_advantages_are_made_as_the_contract_says(name: str) -> None:
+def test_advantages_follow_the_contract(name: str) -> None:
     algorithm = make(CONFIGS[name])
     shape = (2, PROMPTS, len(algorithm.group_steps), algorithm.group_size, len(algorithm.granularities))
     rewards = torch.rand(shape, generator=torch.Generator().manual_seed(0))

@@ -49,7 +49,7 @@ def orders(errors: Sequence[float]) -> list[float]:
 
 
 @given(st.integers(4, 30), st.floats(0.5, 5.0), st.floats(0.1, 1.0), st.data())
-def test_it_is_the_papers_algorithm(steps: int, shift: float, share: float, data: st.DataObject) -> None:
+def test_solver_equals_the_papers_algorithm(steps: int, shift: float, share: float, data: st.DataObject) -> None:
     start = data.draw(st.integers(1, steps - 1))
     flow = ToyFlow()
     x = normal((PROMPTS, TOKENS, CHANNELS), 3, "x").double()
@@ -66,7 +66,7 @@ def test_it_is_the_papers_algorithm(steps: int, shift: float, share: float, data
         assert ends[p].numpy() == pytest.approx(expected, rel=0, abs=1e-12)
 
 
-def test_over_a_range_of_noise_its_error_falls_with_the_square_of_the_step() -> None:
+def test_solver_error_is_quadratic_in_the_step() -> None:
     """Equal steps of λ = log((1−σ)/σ), its own variable, so that halving them halves every step."""
     first, last = (math.log((1 - sigma) / sigma) for sigma in (0.9, 0.02))
     errors = []
@@ -81,7 +81,7 @@ def test_over_a_range_of_noise_its_error_falls_with_the_square_of_the_step() -> 
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
-def test_along_the_schedule_to_the_end_it_is_of_second_order_and_euler_of_first(shift: float) -> None:
+def test_solver_has_second_order_on_the_schedule_and_euler_first(shift: float) -> None:
     """Near σ = 0 steps of equal time are long in λ: the order comes up to 2 from below."""
     ladder = [tail_nodes(16, shift, 4, intervals) for intervals in (256, 512, 1024)]
     euler = [ode_trajectory(gaussian_velocity, START, nodes, 4).end for nodes in ladder]
@@ -94,7 +94,7 @@ def test_along_the_schedule_to_the_end_it_is_of_second_order_and_euler_of_first(
     assert all(one > 10 * other for one, other in zip(first, second, strict=True))
 
 
-def test_one_interval_is_the_clean_estimate() -> None:
+def test_single_interval_gives_the_clean_estimate() -> None:
     nodes = tail_nodes(8, 3.0, 5, 1)
     assert nodes == (sigma_nodes(8, 3.0)[5], 0.0)
     end = dpm_solver_pp(gaussian_velocity, START, nodes, [0] * len(START))

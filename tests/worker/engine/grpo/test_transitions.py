@@ -59,7 +59,7 @@ def test_mean_std_and_log_probability_are_the_published_formulas(name: str, plac
 
 @every_transition
 @given(place=places())
-def test_without_noise_it_is_the_ode_step(name: str, place: Any) -> None:
+def test_step_without_noise_equals_the_ode_step(name: str, place: Any) -> None:
     nodes, i = place
     x, v = draws(2, 3, 4)
     transition = TRANSITIONS[name].at(nodes, i, eta=0.0)
@@ -68,7 +68,7 @@ def test_without_noise_it_is_the_ode_step(name: str, place: Any) -> None:
 
 
 @every_transition
-def test_with_ever_less_noise_it_becomes_the_ode_step(name: str) -> None:
+def test_sde_step_converges_to_the_ode_step(name: str) -> None:
     nodes = sigma_nodes(16, 3.0)
     x, v = draws(2, 3, 4)
     for i in range(15):
@@ -100,7 +100,7 @@ def test_cps_keeps_the_noise_level(place: Any, eta: float) -> None:
 
 
 @pytest.mark.parametrize("std", [0.0, -1.0])
-def test_a_step_without_noise_has_no_log_probability(std: float) -> None:
+def test_step_without_noise_has_no_log_probability(std: float) -> None:
     x, mean = draws(2, 3, 4)
     with pytest.raises(ValueError, match="eta must be positive"):
         gaussian_log_prob(x, mean, std)
@@ -113,7 +113,7 @@ def test_log_probability_is_the_mean_of_the_gaussian_log_density() -> None:
 
 
 @every_transition
-def test_the_gradient_of_the_log_probability_agrees_with_finite_differences(name: str) -> None:
+def test_gradient_of_the_log_probability_agrees_with_finite_differences(name: str) -> None:
     transition = TRANSITIONS[name].at(sigma_nodes(16, 3.0), 3, 0.7)
     x, noise, v = draws(3, 3, 4)
     sample = transition.mean(x, v) + transition.std * noise
@@ -125,19 +125,19 @@ def test_the_gradient_of_the_log_probability_agrees_with_finite_differences(name
 
 
 @every_transition
-def test_the_sample_carries_no_gradient(name: str) -> None:
+def test_sample_carries_no_gradient(name: str) -> None:
     value, mean = draws(2, 3, 4)
     value.requires_grad_(True)
     assert not TRANSITIONS[name].at(sigma_nodes(16, 3.0), 3, 0.7).log_prob(value, mean).requires_grad
 
 
-def test_the_ratio_of_a_policy_to_itself_is_one() -> None:
+def test_ratio_of_a_policy_to_itself_is_one() -> None:
     (log_prob,) = draws(1, 7)
     assert torch.equal(probability_ratio(log_prob, log_prob), torch.ones(7, dtype=torch.float64))
 
 
 @given(st.floats(0.01, 0.99))
-def test_a_true_velocity_recovers_the_clean_image(sigma: float) -> None:
+def test_true_velocity_recovers_the_clean_image(sigma: float) -> None:
     clean, noise = draws(2, 3, 4)
     x = (1 - sigma) * clean + sigma * noise
     torch.testing.assert_close(clean_estimate(x, noise - clean, sigma), clean, rtol=0, atol=1e-12)

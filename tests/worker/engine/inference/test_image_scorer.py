@@ -29,7 +29,7 @@ def causes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, **entry
 
 
 @pytest.mark.parametrize(
-    ("kind", "reply", "said"),
+    ("kind", "reply", "reported"),
     [
         ("http", Reply(500, b"out of memory"), "HTTP 500"),
         ("http", Reply(401, b"who are you"), "HTTP 401"),
@@ -40,17 +40,15 @@ def causes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, **entry
     ],
     ids=["500", "401", "timeout", "no-json", "null", "refusal"],
 )
-def test_a_server_that_gives_no_value_is_quoted(
-    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, reply: Reply, said: str
+def test_server_error_is_quoted(
+    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, reply: Reply, reported: str
 ) -> None:
     url = serve(lambda _: reply).url
     [cause] = causes(tmp_path, monkeypatch, 1, kind=kind, url=url, more="")
-    assert cause is not None and said in cause
+    assert cause is not None and reported in cause
 
 
-def test_each_image_has_the_cause_of_its_own_answer(
-    serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_each_image_has_its_own_cause(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def plan(request: JudgeRequest) -> Reply:
         return {
             "prompt 0": Reply(400, b"not this one"),

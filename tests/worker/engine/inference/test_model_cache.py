@@ -19,7 +19,7 @@ def draw(generator: Generator) -> list[bytes]:
 
 
 class TestLetGo:
-    def test_a_model_is_gone_and_draws_the_same_when_it_is_back(self) -> None:
+    def test_reloaded_model_generates_the_same_image(self) -> None:
         cache = ModelCache()
         generator = Generator("cpu", cache)
         before = draw(generator)
@@ -30,7 +30,7 @@ class TestLetGo:
         assert transformer() is None
         assert draw(generator) == before
 
-    def test_rewards_go_with_models(self) -> None:
+    def test_rewards_are_released_with_models(self) -> None:
         cache = ModelCache()
         scorer = ImageScorer("cpu", cache)
         Generator("cpu", cache).load(SPEC.model)
@@ -41,7 +41,7 @@ class TestLetGo:
         assert cache.release(0.0) == []
         assert scorer.versions(["shapes_verifier"]) == [version]
 
-    def test_a_request_in_progress_keeps_what_it_uses(self) -> None:
+    def test_request_in_progress_keeps_its_models(self) -> None:
         cache = ModelCache()
         generator = Generator("cpu", cache)
         with cache.in_use():
@@ -53,7 +53,7 @@ class TestLetGo:
 
         assert cache.release(0.0) == [SPEC.model]
 
-    def test_what_is_being_loaded_is_not_let_go(self) -> None:
+    def test_loading_model_is_not_released(self) -> None:
         cache, tried = ModelCache(), []
 
         def load() -> str:
@@ -77,7 +77,7 @@ class TestLetGo:
         now += 1
         assert cache.release(300) == ["a"]
 
-    def test_what_did_not_load_to_its_end_goes_too(self) -> None:
+    def test_partially_loaded_model_is_released(self) -> None:
         class Part:
             whole: "Part"
 
@@ -101,7 +101,7 @@ class TestLetGo:
 
         assert parts[0]() is None
 
-    def test_a_request_that_fails_has_ended_too(self) -> None:
+    def test_failed_request_counts_as_ended(self) -> None:
         cache = ModelCache()
 
         @cache.in_use()
@@ -119,5 +119,5 @@ def get_one(cache: ModelCache, name: str) -> str:
     return cache.get(str, json.dumps({"name": name}), lambda: name, len)
 
 
-def test_without_cuda_there_is_no_card() -> None:
+def test_shared_device_is_unknown_without_cuda() -> None:
     assert device_is_shared() is None

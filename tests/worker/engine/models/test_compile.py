@@ -62,7 +62,7 @@ def test_it_computes_what_the_network_does(model: FlowModel) -> None:
     torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-5)
 
 
-def test_what_counts_is_never_compiled(model: FlowModel) -> None:
+def test_policy_velocity_is_never_compiled(model: FlowModel) -> None:
     velocity, question = asked(model, ROWS)
     with torch.no_grad():
         before, names = velocity(*question), list(model.transformer.state_dict())

@@ -85,7 +85,7 @@ def close(found: Tensor, expected: Tensor) -> None:
 
 
 @pytest.mark.parametrize("guidance", [1.0, 3.5])
-def test_the_image_is_the_pipelines_own(plain: FlowModel, entry: ModelEntry, guidance: float) -> None:
+def test_image_is_the_pipelines_own(plain: FlowModel, entry: ModelEntry, guidance: float) -> None:
     close(draw(plain, PROMPTS, SEEDS, guidance), theirs(entry, guidance))
 
 
@@ -100,7 +100,7 @@ def test_guidance_counts_where_the_model_has_any(plain: FlowModel, entry: ModelE
     assert change == 0.0 if entry.name == "flux-schnell" else change > 1e-4
 
 
-def test_an_image_does_not_depend_on_its_batch(plain: FlowModel) -> None:
+def test_image_does_not_depend_on_its_batch(plain: FlowModel) -> None:
     together = draw(plain, PROMPTS, SEEDS)
     alone = [draw(plain, [prompt], [seed]) for prompt, seed in zip(PROMPTS, SEEDS, strict=True)]
     close(torch.cat(alone), together)
@@ -139,7 +139,7 @@ def test_merged_sampling_is_the_same_policy(model: FlowModel) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("recompute", [False, True])
-def test_a_step_moves_the_lora_and_nothing_else(entry: ModelEntry, dtype: torch.dtype, recompute: bool) -> None:
+def test_step_moves_the_lora_and_nothing_else(entry: ModelEntry, dtype: torch.dtype, recompute: bool) -> None:
     model = loaded(entry, dtype)
     if recompute:
         model.transformer.enable_gradient_checkpointing()
@@ -171,22 +171,22 @@ def test_every_weight_trained_is_saved_and_loaded(model: FlowModel, entry: Model
     assert torch.equal(draw(other, PROMPTS, SEEDS), draw(model, PROMPTS, SEEDS))
 
 
-def test_an_unknown_word_is_named(plain: FlowModel) -> None:
+def test_unknown_word_is_named(plain: FlowModel) -> None:
     with pytest.raises(ValueError, match="does not know dinosaur"):
         plain.encode(["a small red dinosaur"])
 
 
-def test_a_size_off_the_grid_is_refused(plain: FlowModel) -> None:
+def test_size_off_the_grid_is_refused(plain: FlowModel) -> None:
     with pytest.raises(ValueError, match="multiples of 4 pixels"):
         plain.latent_shape(ImageSize(38, 32))
 
 
-def test_an_image_wider_than_its_positions_is_refused(tmp_path: Path) -> None:
+def test_image_wider_than_its_positions_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at most 48 pixels"):
         loaded(make("sd3", tmp_path)).latent_shape(ImageSize(52, 32))
 
 
-def test_the_catalog_may_say_in_what_a_model_computes(entry: ModelEntry) -> None:
+def test_catalog_may_say_in_what_a_model_computes(entry: ModelEntry) -> None:
     cuda = torch.device("cuda")
     assert (resolve_dtype(entry.dtype, CPU), resolve_dtype(entry.dtype, cuda)) == (torch.float32, torch.bfloat16)
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):

@@ -74,7 +74,7 @@ def manifest(model: FluxModel, **values: object) -> CheckpointManifest:
     )
 
 
-def test_the_image_is_the_pipelines_own(model: FluxModel) -> None:
+def test_image_is_the_pipelines_own(model: FluxModel) -> None:
     torch.testing.assert_close(
         draw(model, PROMPTS, [1, 2, 3, 4]),
         pipeline_images(plain_pipeline(), PROMPTS, [1, 2, 3, 4]),
@@ -83,7 +83,7 @@ def test_the_image_is_the_pipelines_own(model: FluxModel) -> None:
     )
 
 
-def test_a_saved_lora_gives_plain_diffusers_our_image(model: FluxModel, tmp_path: Path) -> None:
+def test_saved_lora_gives_plain_diffusers_our_image(model: FluxModel, tmp_path: Path) -> None:
     base = draw(model, PROMPTS, [1, 2, 3, 4])
     moved_lora(model)
     ours = draw(model, PROMPTS, [1, 2, 3, 4])
@@ -97,13 +97,13 @@ def test_a_saved_lora_gives_plain_diffusers_our_image(model: FluxModel, tmp_path
     assert (ours - base).abs().max() > 0.05
 
 
-def test_a_fresh_lora_changes_nothing(model: FluxModel) -> None:
+def test_fresh_lora_changes_nothing(model: FluxModel) -> None:
     base = draw(model, PROMPTS, [1, 2, 3, 4])
     model.train_lora(16, 16.0, seed=3)
     assert torch.equal(draw(model, PROMPTS, [1, 2, 3, 4]), base)
 
 
-def test_the_initial_lora_depends_on_its_seed_alone() -> None:
+def test_initial_lora_depends_on_its_seed_alone() -> None:
     def initial(seed: int) -> list[Tensor]:
         torch.randn(3)  # other uses of the generator make no difference
         return load_model(ENTRY, torch.device("cpu"), torch.float32).train_lora(8, 8.0, seed)
@@ -121,7 +121,7 @@ def test_merged_sampling_is_the_same_policy_and_leaves_no_trace(model: FluxModel
     assert torch.equal(draw(model, PROMPTS, [1, 2, 3, 4]), adapted)
 
 
-def test_whatever_ends_sampling_the_weights_are_given_back(model: FluxModel) -> None:
+def test_weights_are_restored_when_sampling_ends(model: FluxModel) -> None:
     moved_lora(model)
     adapted = draw(model, PROMPTS, [1, 2, 3, 4])
     with pytest.raises(RuntimeError, match="in the middle"), model.sampling_weights():
@@ -144,7 +144,7 @@ def test_in_bfloat16_faithful_sampling_keeps_the_smallest_update() -> None:
             assert torch.equal(parameter, pristine[base])
 
 
-def test_a_checkpoints_weights_leave_the_base_as_it_was(model: FluxModel, tmp_path: Path) -> None:
+def test_checkpoints_weights_leave_the_base_as_it_was(model: FluxModel, tmp_path: Path) -> None:
     base = draw(model, PROMPTS, [1, 2, 3, 4])
     trained = load_model(ENTRY, torch.device("cpu"), torch.float32)
     assert isinstance(trained, FluxModel)
@@ -166,13 +166,13 @@ def test_a_checkpoints_weights_leave_the_base_as_it_was(model: FluxModel, tmp_pa
     assert torch.equal(draw(model, PROMPTS, [1, 2, 3, 4]), base)
 
 
-def test_a_checkpoint_of_another_architecture_is_refused(model: FluxModel, tmp_path: Path) -> None:
+def test_checkpoint_of_another_architecture_is_refused(model: FluxModel, tmp_path: Path) -> None:
     foreign = manifest(model, kind="lora", lora_rank=4, lora_alpha=4.0).model_copy(update={"architecture": "other"})
     with pytest.raises(ValueError, match="architecture other"), model.checkpoint_weights(tmp_path, foreign):
         pass
 
 
-def test_a_lora_of_another_rank_is_refused(model: FluxModel, tmp_path: Path) -> None:
+def test_lora_of_another_rank_is_refused(model: FluxModel, tmp_path: Path) -> None:
     moved_lora(model, rank=4)
     model.save_trained(tmp_path)
     other = load_model(ENTRY, torch.device("cpu"), torch.float32)
@@ -181,17 +181,17 @@ def test_a_lora_of_another_rank_is_refused(model: FluxModel, tmp_path: Path) -> 
         other.load_trained(tmp_path)
 
 
-def test_an_embedding_does_not_depend_on_its_company(model: FluxModel) -> None:
+def test_embedding_does_not_depend_on_its_company(model: FluxModel) -> None:
     alone, together = model.encode(PROMPTS[:1]), model.encode(PROMPTS)
     assert torch.equal(alone.sequence[0], together.sequence[0])
     assert torch.equal(alone.pooled[0], together.pooled[0])
 
 
-def test_an_unknown_word_is_named(model: FluxModel) -> None:
+def test_unknown_word_is_named(model: FluxModel) -> None:
     with pytest.raises(ValueError, match="does not know dinosaur"):
         model.encode(["a small red dinosaur on white"])
 
 
-def test_a_size_off_the_grid_is_refused(model: FluxModel) -> None:
+def test_size_off_the_grid_is_refused(model: FluxModel) -> None:
     with pytest.raises(ValueError, match="multiples of 8 pixels"):
         model.latent_shape(ImageSize(36, 32))

@@ -36,7 +36,7 @@ def row(value: float) -> Conditioning:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_bits_are_those_of_the_model(entry: ModelEntry, tmp_path: Path, dtype: torch.dtype) -> None:
+def test_bits_are_those_of_the_model(entry: ModelEntry, tmp_path: Path, dtype: torch.dtype) -> None:
     model = load_model(entry, CPU, dtype)
     encodings = Encodings(model, EncodingStore(MUCH, tmp_path), moves=False)
     encodings.prepare(PROMPTS[:3])
@@ -44,7 +44,7 @@ def test_the_bits_are_those_of_the_model(entry: ModelEntry, tmp_path: Path, dtyp
         assert same(encodings.encode(prompts), model.encode(prompts))
 
 
-def test_a_prompt_is_encoded_once(model: FlowModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_prompt_is_encoded_once(model: FlowModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     encode = model.encode
 
@@ -75,12 +75,12 @@ def test_what_has_no_room_is_encoded_again(model: FlowModel, tmp_path: Path) -> 
     assert same(encodings.encode(PROMPTS[:1]), model.encode(PROMPTS[:1]))
 
 
-def test_a_prompt_that_cannot_be_encoded_is_named(model: FlowModel, tmp_path: Path) -> None:
+def test_prompt_that_cannot_be_encoded_is_named(model: FlowModel, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="does not know dinosaur"):
         Encodings(model, EncodingStore(MUCH, tmp_path), moves=False).prepare(["a dinosaur"])
 
 
-def test_a_store_keeps_what_was_used_last_within_its_bytes(tmp_path: Path) -> None:
+def test_store_keeps_what_was_used_last_within_its_bytes(tmp_path: Path) -> None:
     store = EncodingStore(100, tmp_path)
     store.put("a", row(1.0))
     store.put("b", row(2.0))
@@ -92,7 +92,7 @@ def test_a_store_keeps_what_was_used_last_within_its_bytes(tmp_path: Path) -> No
     assert sorted(path.stem for path in tmp_path.iterdir()) == ["a", "c"]
 
 
-def test_a_store_on_disk_is_found_again(tmp_path: Path) -> None:
+def test_store_on_disk_is_found_again(tmp_path: Path) -> None:
     EncodingStore(MUCH, tmp_path).put("a", row(1.0))
     found = EncodingStore(MUCH, tmp_path).get("a")
     assert found is not None

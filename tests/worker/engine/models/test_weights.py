@@ -67,32 +67,32 @@ def edit(path: Path, **values: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | values))
 
 
-def test_a_sharded_model_loads(place: Path) -> None:
+def test_sharded_model_loads(place: Path) -> None:
     shard(place)
     load_model(entry("sd3", place), torch.device("cpu"), torch.float32)
 
 
-def test_a_missing_shard_is_named(place: Path) -> None:
+def test_missing_shard_is_named(place: Path) -> None:
     missing = shard(place)
     missing.unlink()
     assert f"{missing} not found" in refused(entry("sd3", place))
 
 
 @pytest.mark.parametrize("part", ["transformer", "vae", "text_encoder_2", "text_encoder_3"])
-def test_a_missing_weight_file_is_named(place: Path, part: str) -> None:
+def test_missing_weight_file_is_named(place: Path, part: str) -> None:
     next((place / part).glob("*.safetensors")).unlink()
     assert f"{place / part} has no weights" in refused(entry("sd3", place))
 
 
 @pytest.mark.parametrize("part", ["transformer", "text_encoder"])
-def test_a_damaged_weight_file_is_named(place: Path, part: str) -> None:
+def test_damaged_weight_file_is_named(place: Path, part: str) -> None:
     file = next((place / part).glob("*.safetensors"))
     file.write_bytes(file.read_bytes()[:-100])
     assert f"{file} is incomplete or damaged" in refused(entry("sd3", place))
 
 
 @pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pt", "weights.ckpt"])
-def test_a_pickle_is_never_opened(place: Path, name: str) -> None:
+def test_pickle_is_never_opened(place: Path, name: str) -> None:
     (place / TRANSFORMER).unlink()
     (place / "transformer" / name).write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
     said = refused(entry("sd3", place))
@@ -110,7 +110,7 @@ def test_another_part_is_refused(place: Path) -> None:
     assert "'FluxTransformer2DModel', expected 'SD3Transformer2DModel'" in refused(entry("sd3", place))
 
 
-def test_a_class_of_anybodys_is_refused(place: Path) -> None:
+def test_unknown_class_is_rejected(place: Path) -> None:
     edit(place / "model_index.json", text_encoder=["os", "system"])
     assert "text_encoder is 'system', expected 'CLIPTextModelWithProjection'" in refused(entry("sd3", place))
 
@@ -128,7 +128,7 @@ def test_missing_unexpected_and_misshapen_tensors_are_named(place: Path, file: s
 
 
 @pytest.mark.parametrize("part", ["text_encoder", "text_encoder_3"])
-def test_an_encoders_tensors_are_checked_as_well(place: Path, part: str) -> None:
+def test_encoders_tensors_are_checked_as_well(place: Path, part: str) -> None:
     file = place / part / "model.safetensors"
     name = next(name for name in sorted(load_file(file)) if name.endswith("weight") and "norm" in name)
     rewrite(file, lambda tensors: tensors.pop(name))
@@ -137,13 +137,13 @@ def test_an_encoders_tensors_are_checked_as_well(place: Path, part: str) -> None
     assert "is [3], expected [" in refused(entry("sd3", place))
 
 
-def test_what_is_no_pipeline_is_refused(tmp_path: Path) -> None:
+def test_directory_without_a_pipeline_is_rejected(tmp_path: Path) -> None:
     assert "has no model_index.json" in refused(entry("sd3", tmp_path))
     (tmp_path / "model_index.json").write_text("{")
     assert "model_index.json cannot be read" in refused(entry("sd3", tmp_path))
 
 
-def test_a_model_that_cannot_be_fetched_says_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_failed_model_download_error_suggests_a_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.delenv("TINY_TOKEN", raising=False)
@@ -153,7 +153,7 @@ def test_a_model_that_cannot_be_fetched_says_what_to_do(monkeypatch: pytest.Monk
     assert "environment variable TINY_TOKEN, which is not set" in said
 
 
-def test_a_pipeline_is_told_apart_by_what_is_here_of_its_repository(
+def test_pipeline_is_told_apart_by_what_is_here_of_its_repository(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The hub's client lists a repository whole, and a pipeline has no use for all of it."""
@@ -170,7 +170,7 @@ def test_a_pipeline_is_told_apart_by_what_is_here_of_its_repository(
     assert fingerprint(source, ["vae"]) == fingerprint(Source(directory=snapshot), ["vae"])
 
 
-def test_an_error_without_words_says_what_to_do_too(tmp_path: Path) -> None:
+def test_error_without_a_message_suggests_a_fix(tmp_path: Path) -> None:
     class Silent:
         @staticmethod
         def download(*_: object, **__: object) -> str:
@@ -180,7 +180,7 @@ def test_an_error_without_words_says_what_to_do_too(tmp_path: Path) -> None:
         fetch(Source(hub="nobody/flux"), Silent)
 
 
-def test_a_named_file_is_the_one_that_is_read(tmp_path: Path) -> None:
+def test_named_file_is_the_one_that_is_read(tmp_path: Path) -> None:
     save_file({"a": torch.zeros(2, 3)}, tmp_path / "chosen.safetensors")
     assert read_shapes(tmp_path, "chosen.safetensors") == {"a": (2, 3)}
     with pytest.raises(ValueError, match=r"other\.safetensors not found"):

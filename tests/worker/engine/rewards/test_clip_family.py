@@ -69,7 +69,7 @@ def reward(model: str, published: Path) -> ClipReward:
     return load(model, published / model)
 
 
-def test_the_preprocessing_is_the_original_packages(golden: Golden, model: str, reward: ClipReward) -> None:
+def test_preprocessing_is_the_original_packages(golden: Golden, model: str, reward: ClipReward) -> None:
     mean, std = (torch.tensor(golden[name])[:, None, None] for name in ("mean", "std"))
     for index, given in enumerate(golden_images(golden, model)):
         pixels = ((reward.prepare(given) - mean) / std)[0]
@@ -98,7 +98,7 @@ def test_scores_of_images_and_prompts_are_the_original_packages(
         assert_close(values, golden[f"{model}.cosine"][index, chosen], rtol=0, atol=1e-4)
 
 
-def test_a_converted_directory_gives_the_same_bits(
+def test_converted_directory_gives_the_same_bits(
     golden: Golden, model: str, reward: ClipReward, published: Path, vocabulary: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "converted"
@@ -119,7 +119,7 @@ def test_half_precision_weights_are_scored_in_float32(golden: Golden, published:
     assert_close(reward.token_features(golden["token_ids"]), golden["hps.text_features"], rtol=0, atol=1e-2)
 
 
-def test_an_image_that_is_no_image_is_missing_alone(reward: ClipReward) -> None:
+def test_nonfinite_image_does_not_affect_others(reward: ClipReward) -> None:
     given = torch.rand(3, 3, 40, 300, generator=torch.Generator().manual_seed(4))
     given[1, 0, 3, 150] = torch.nan
     assert reward.score(given, ["a fox"] * 3).isnan().tolist() == [False, True, False]
@@ -137,7 +137,7 @@ def test_it_moves_with_its_cached_prompts_and_scores_the_same_where_it_was(golde
     assert reward.score(given, ["a fox"]).is_meta
 
 
-def test_a_bin_file_of_tensors_loads_as_safetensors_do(
+def test_bin_file_of_tensors_loads_as_safetensors_do(
     golden: Golden, published: Path, tmp_path: Path, vocabulary: Path
 ) -> None:
     directory = shutil.copytree(published / "dfn", tmp_path / "bin")
@@ -167,7 +167,7 @@ class Refused:
         (lambda tensors: tensors.update({"ln_final.bias": 3}), "ln_final.bias \\(int\\)"),
     ],
 )
-def test_a_file_that_does_not_fit_is_refused_by_name(
+def test_file_that_does_not_fit_is_refused_by_name(
     golden: Golden, published: Path, tmp_path: Path, change: Any, said: str
 ) -> None:
     directory = shutil.copytree(published / "hps", tmp_path / "changed")
@@ -178,7 +178,7 @@ def test_a_file_that_does_not_fit_is_refused_by_name(
         load("hps", directory)
 
 
-def test_a_plain_pickle_is_refused(published: Path, tmp_path: Path) -> None:
+def test_plain_pickle_is_refused(published: Path, tmp_path: Path) -> None:
     directory = shutil.copytree(published / "hps", tmp_path / "pickle")
     (directory / FILES["hps"]).write_bytes(pickle.dumps({"state_dict": Refused()}, protocol=2))
     with pytest.raises(ValueError, match="contains more than tensors"):
@@ -198,7 +198,7 @@ def test_what_is_not_there_is_named(published: Path, tmp_path: Path, vocabulary:
         load("hps", alone)
 
 
-def test_a_description_of_another_architecture_is_refused(published: Path, tmp_path: Path) -> None:
+def test_description_of_another_architecture_is_refused(published: Path, tmp_path: Path) -> None:
     directory = shutil.copytree(published / "dfn", tmp_path / "other")
     path = directory / "open_clip_config.json"
     told = json.loads(path.read_text())
@@ -229,7 +229,7 @@ def wide() -> Tensor:
 
 
 @pytest.mark.parametrize("told", [{}, {"resize_mode": None}, {"resize_mode": "shortest"}])
-def test_the_middle_is_cut_where_open_clip_cuts_it(
+def test_middle_is_cut_where_open_clip_cuts_it(
     published: Path, tmp_path: Path, wide: Tensor, told: dict[str, Any]
 ) -> None:
     reward = load("dfn", described(published, tmp_path / "middle", **told))
@@ -288,13 +288,13 @@ def test_transformers_processors_squash_to_a_size_of_two_sides(directory: Path, 
     ],
     ids=["wider", "uncut", "oblong", "as-it-is"],
 )
-def test_a_processor_that_does_otherwise_is_refused(directory: Path, changes: dict[str, Any], said: str) -> None:
+def test_processor_that_does_otherwise_is_refused(directory: Path, changes: dict[str, Any], said: str) -> None:
     with pytest.raises(ValueError, match=rf"reward 'dfn': preprocessor_config\.json has .*{said}.*; supported are"):
         processed(directory, **changes)
 
 
 @pytest.mark.parametrize("change", ["missing", "unexpected", "of another shape"])
-def test_a_directory_that_does_not_fit_is_refused_by_name(
+def test_directory_that_does_not_fit_is_refused_by_name(
     published: Path, vocabulary: Path, tmp_path: Path, change: str
 ) -> None:
     out = tmp_path / "converted"

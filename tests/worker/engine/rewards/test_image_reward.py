@@ -82,7 +82,7 @@ def test_values_are_those_of_the_published_computation(entry: RewardEntry) -> No
     torch.testing.assert_close(values, wanted, rtol=0, atol=1e-5)
 
 
-def test_the_published_files_tensors_are_all_known_and_all_that_is_wanted() -> None:
+def test_required_tensors_equal_those_of_the_published_file() -> None:
     with torch.device("meta"):
         scorer = BlipScorer(BlipSizes())
     wanted = {published_name(name): tuple(tensor.shape) for name, tensor in scorer.state_dict().items()}
@@ -91,7 +91,7 @@ def test_the_published_files_tensors_are_all_known_and_all_that_is_wanted() -> N
     assert wanted == {name: shape for name, shape in published.items() if name not in UNUSED}
 
 
-def test_what_the_score_does_not_use_may_be_left_out() -> None:
+def test_unused_tensors_are_optional() -> None:
     tensors = published_tensors(TINY)
     load_scorer({name: tensor for name, tensor in tensors.items() if name not in UNUSED}, TINY)
 
@@ -103,24 +103,24 @@ def test_images_are_resized_and_cropped_as_pillow_does(height: int, width: int) 
     assert torch.equal(center_square(images, 32), wanted)
 
 
-def test_an_image_of_the_encoders_size_is_left_as_it_is() -> None:
+def test_image_of_the_encoders_size_is_unchanged() -> None:
     levels = (noise(2, 3, 32, 32) * 255).round() / 255
     assert torch.equal(center_square(levels, 32), levels)
 
 
-def test_a_value_does_not_depend_on_its_company(entry: RewardEntry) -> None:
+def test_value_does_not_depend_on_the_batch(entry: RewardEntry) -> None:
     reward, images = ImageReward.load(entry, CPU, TINY), noise(4, 3, 32, 32)
     alone = [reward.score(images[i : i + 1], PROMPTS[i : i + 1]) for i in range(4)]
     torch.testing.assert_close(torch.cat(alone), reward.score(images, PROMPTS), rtol=0, atol=1e-5)
 
 
-def test_an_image_that_is_no_image_is_missing_alone(entry: RewardEntry) -> None:
+def test_nonfinite_image_does_not_affect_others(entry: RewardEntry) -> None:
     images = noise(4, 3, 32, 32)
     images[1, 0, 3, 3] = torch.nan
     assert ImageReward.load(entry, CPU, TINY).score(images, PROMPTS).isnan().tolist() == [False, True, False, False]
 
 
-def test_it_moves_as_a_whole(entry: RewardEntry) -> None:
+def test_move_includes_all_tensors(entry: RewardEntry) -> None:
     reward, images = ImageReward.load(entry, CPU, TINY), noise(4, 3, 32, 32)
     before = reward.score(images, PROMPTS)
     reward.move(CPU)
@@ -130,7 +130,7 @@ def test_it_moves_as_a_whole(entry: RewardEntry) -> None:
     assert all(tensor.is_meta for tensor in (*reward._scorer.parameters(), *reward._scorer.buffers()))
 
 
-def test_safetensors_of_the_published_names_score_alike_and_come_first(entry: RewardEntry) -> None:
+def test_safetensors_take_precedence_and_give_equal_scores(entry: RewardEntry) -> None:
     images = noise(4, 3, 32, 32)
     before = ImageReward.load(entry, CPU, TINY).score(images, PROMPTS)
     save_file(published_tensors(TINY), weights_of(entry).with_suffix(".safetensors"))
@@ -145,7 +145,7 @@ def test_half_precision_weights_are_scored_in_float32(entry: RewardEntry) -> Non
     assert reward.score(noise(4, 3, 32, 32), PROMPTS).dtype == torch.float32
 
 
-def test_the_catalogs_kind_wants_the_published_sizes(entry: RewardEntry) -> None:
+def test_catalog_kind_requires_the_published_sizes(entry: RewardEntry) -> None:
     with pytest.raises(ValueError, match="the weights require 30524"):
         load_reward(entry, CPU)
     with pytest.raises(ValueError, match=r"\d+ missing: .*; \d+ of another shape: .* more"):
@@ -165,18 +165,20 @@ def _misshapen(tensors: dict[str, Tensor]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "recorded"),
     [
         (_without, r"1 missing: blip\.visual_encoder\.blocks\.2\.attn\.qkv\.bias"),
         (_with_more, r"1 unexpected: blip\.itm_head\.weight"),
         (_misshapen, r"1 of another shape: mlp\.layers\.7\.weight is \[1, 5\], expected \[1, 6\]"),
     ],
 )
-def test_wrong_tensors_are_named(entry: RewardEntry, change: Callable[[dict[str, Tensor]], None], told: str) -> None:
+def test_wrong_tensors_are_named(
+    entry: RewardEntry, change: Callable[[dict[str, Tensor]], None], recorded: str
+) -> None:
     tensors = published_tensors(TINY)
     change(tensors)
     torch.save(tensors, weights_of(entry))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=recorded):
         ImageReward.load(entry, CPU, TINY)
 
 
@@ -190,7 +192,7 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def test_a_pickle_runs_nothing(entry: RewardEntry, tmp_path: Path) -> None:
+def test_pickle_executes_no_code(entry: RewardEntry, tmp_path: Path) -> None:
     sprung = tmp_path / "sprung"
     weights_of(entry).write_bytes(pickle.dumps({"mlp.layers.0.weight": Trap(sprung)}, protocol=2))
     with pytest.raises(ValueError, match=r"ImageReward\.pt is damaged or contains more than tensors"):
@@ -199,21 +201,21 @@ def test_a_pickle_runs_nothing(entry: RewardEntry, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("held", "told"),
+    ("held", "recorded"),
     [
         ({"mean": 0.5}, r"other things than tensors: mean \(float\)"),
         ({"state_dict": {}}, r"other things than tensors: state_dict \(dict\)"),
         ([torch.zeros(1)], "a list, not tensors by name"),
     ],
 )
-def test_a_pickle_of_other_things_is_refused(entry: RewardEntry, held: object, told: str) -> None:
+def test_pickle_with_other_objects_is_rejected(entry: RewardEntry, held: object, recorded: str) -> None:
     torch.save(held, weights_of(entry))
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=recorded):
         ImageReward.load(entry, CPU, TINY)
 
 
 @pytest.mark.parametrize(("name", "write"), [("ImageReward.pt", torch.save), ("ImageReward.safetensors", save_file)])
-def test_half_a_file_is_refused(entry: RewardEntry, name: str, write: Callable[..., None]) -> None:
+def test_truncated_file_is_rejected(entry: RewardEntry, name: str, write: Callable[..., None]) -> None:
     path = weights_of(entry).with_name(name)
     write(published_tensors(TINY), path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
@@ -221,13 +223,13 @@ def test_half_a_file_is_refused(entry: RewardEntry, name: str, write: Callable[.
         ImageReward.load(entry, CPU, TINY)
 
 
-def test_a_missing_file_is_told_with_its_directory(entry: RewardEntry) -> None:
+def test_missing_file_is_reported_with_its_directory(entry: RewardEntry) -> None:
     weights_of(entry).unlink()
     with pytest.raises(ValueError, match=r"no ImageReward\.safetensors or ImageReward\.pt in .*weights"):
         ImageReward.load(entry, CPU, TINY)
 
 
-def test_the_catalog_may_name_the_file(entry: RewardEntry) -> None:
+def test_catalog_may_name_the_file(entry: RewardEntry) -> None:
     path = weights_of(entry)
     path.rename(path.with_name("mine.pt"))
     named = entry.model_copy(update={"source": Source(directory=path.parent, file="mine.pt")})
@@ -251,13 +253,13 @@ def test_weights_of_the_hub_are_found_in_its_cache(entry: RewardEntry, hub: Path
     assert ImageReward.load(cached, CPU, TINY).score(noise(4, 3, 32, 32), PROMPTS).isfinite().all()
 
 
-def test_weights_that_the_hub_does_not_give_are_told(entry: RewardEntry, hub: Path) -> None:
+def test_failed_hub_download_is_reported(entry: RewardEntry, hub: Path) -> None:
     away = entry.model_copy(update={"source": Source(hub="THUDM/ImageReward")})
     with pytest.raises(ValueError, match=r"cannot download THUDM/ImageReward/ImageReward\.pt from the hub: \w+"):
         ImageReward.load(away, CPU, TINY)
 
 
-def test_a_tokenizer_of_another_vocabulary_is_refused(entry: RewardEntry, tokenizer: Path) -> None:
+def test_tokenizer_of_another_vocabulary_is_refused(entry: RewardEntry, tokenizer: Path) -> None:
     (tokenizer / "vocab.txt").write_text("\n".join(WORDS[:-1]) + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match=r"has 15 tokens; the weights require 16"):
         ImageReward.load(entry, CPU, TINY)

@@ -64,7 +64,7 @@ def test_rewards_that_are_not_offloaded_stay() -> None:
     assert scored(offload=False) == ["scored", "scored"]
 
 
-def test_a_clip_that_was_moved_takes_everything_along() -> None:
+def test_moved_clip_moves_all_tensors() -> None:
     reward = load_reward(load_catalog().reward("clip_score"), CPU)
     images, prompts = torch.rand(2, 3, 32, 32), ["a small red circle on white"] * 2
     before = reward.score(images, prompts)

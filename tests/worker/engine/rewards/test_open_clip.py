@@ -37,7 +37,7 @@ def vit_h_14() -> dict[str, Tensor]:
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
-def test_the_key_map_is_complete_both_ways_at_true_size() -> None:
+def test_key_map_is_complete_both_ways_at_true_size() -> None:
     tensors = vit_h_14()
     config = architecture(tensors, None)
     with torch.device("meta"):
@@ -48,7 +48,7 @@ def test_the_key_map_is_complete_both_ways_at_true_size() -> None:
     assert sum(tensor.numel() for tensor in converted.values()) == 986_109_441
 
 
-def test_the_architecture_is_read_from_the_shapes() -> None:
+def test_architecture_is_read_from_the_shapes() -> None:
     config = architecture(vit_h_14(), None)
     assert isinstance(config, CLIPConfig)
     vision, text = config.vision_config, config.text_config
@@ -59,7 +59,7 @@ def test_the_architecture_is_read_from_the_shapes() -> None:
     assert (text.eos_token_id, text.max_position_embeddings) == (49407, 77)
 
 
-def test_the_activation_is_as_described() -> None:
-    told = {"model_cfg": {"quick_gelu": True, "vision_cfg": {"head_width": 80}, "text_cfg": {"heads": 16}}}
-    config = architecture(vit_h_14(), told)
+def test_activation_is_as_described() -> None:
+    recorded = {"model_cfg": {"quick_gelu": True, "vision_cfg": {"head_width": 80}, "text_cfg": {"heads": 16}}}
+    config = architecture(vit_h_14(), recorded)
     assert (config.vision_config.hidden_act, config.vision_config.num_attention_heads) == ("quick_gelu", 16)

@@ -51,7 +51,7 @@ def original(weights: Path) -> CLIPModel:
 
 
 @pytest.mark.parametrize(("width", "height"), [(56, 56), (80, 59), (57, 90), (200, 131), (7, 5)])
-def test_the_value_is_transformers_own(
+def test_value_equals_that_of_transformers(
     reward: Reward, original: CLIPModel, vocabulary: Path, width: int, height: int
 ) -> None:
     levels = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -70,11 +70,11 @@ def test_the_value_is_transformers_own(
     torch.testing.assert_close(values, own, rtol=0, atol=1e-4)
 
 
-def test_no_safetensors_is_said(vocabulary: Path) -> None:
+def test_missing_safetensors_are_reported(vocabulary: Path) -> None:
     source = Source(directory=vocabulary)
     with pytest.raises(ValueError, match="reward 'pickscore'"):
         load_reward(RewardEntry(name="pickscore", kind="pickscore", source=source), torch.device("cpu"))
 
 
-def test_it_is_a_kind_of_its_own(reward: Reward) -> None:
+def test_pickscore_is_a_separate_kind(reward: Reward) -> None:
     assert isinstance(reward, PickScoreReward)

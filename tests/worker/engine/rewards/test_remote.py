@@ -55,7 +55,7 @@ def bright(request: JudgeRequest) -> Reply:
 
 
 class TestHttp:
-    def test_the_request_is_the_documented_one_and_values_keep_their_order(self, serve: Serve) -> None:
+    def test_request_is_the_documented_one_and_values_keep_their_order(self, serve: Serve) -> None:
         server = serve(bright)
         reward = load_reward(entry("http", server.url, batch_size=3), CPU)
         scored = reward.score(images(7), [f"prompt {n}" for n in range(7)])
@@ -79,7 +79,7 @@ class TestHttp:
             *((value, "not_a_number") for value in ("0.5", True, [1], 1e300, float("nan"), float("inf"), 10**400)),
         ],
     )
-    def test_what_is_no_finite_number_is_missing_alone(self, serve: Serve, value: object, kind: str) -> None:
+    def test_nonfinite_value_does_not_affect_others(self, serve: Serve, value: object, kind: str) -> None:
         (answer,) = answers(http(serve(lambda _: values(0.5, value, 2)).url), 3)
         assert (answer.values[0], answer.values[2]) == (0.5, 2)
         assert answer.values[1] != answer.values[1] and answer.missing == {kind: 1}
@@ -99,44 +99,44 @@ class TestHttp:
         ],
         ids=["few", "many", "nothing", "a-list", "no-json", "a-text", "500", "429", "cut"],
     )
-    def test_nonsense_is_asked_for_again_and_then_missing(self, serve: Serve, reply: Reply) -> None:
+    def test_invalid_response_is_retried_and_then_missing(self, serve: Serve, reply: Reply) -> None:
         server = serve(lambda _: reply)
         (answer,) = answers(http(server.url, tries=3), 2)
         assert len(server.requests) == 3 and answer.missing == {"no_answer": 2} and answer.cause
         server = serve(lambda request: reply if request.number < 2 else values(1, 2))
         assert answers(http(server.url, tries=3), 2)[0].values == (1, 2)
 
-    def test_a_server_that_hangs_is_given_up(self, serve: Serve) -> None:
+    def test_hanging_server_times_out(self, serve: Serve) -> None:
         (answer,) = answers(http(serve(lambda _: Reply(hang=True)).url, tries=1, timeout_seconds=0.05), 2)
         assert answer.missing == {"no_answer": 2} and "ReadTimeout" in answer.cause
 
     @pytest.mark.parametrize(("status", "kind"), [(400, "refused"), (422, "refused"), (404, "no_answer")])
-    def test_what_will_not_pass_is_asked_for_once(self, serve: Serve, status: int, kind: str) -> None:
+    def test_permanent_error_is_not_retried(self, serve: Serve, status: int, kind: str) -> None:
         server = serve(lambda _: Reply(status, b"no"))
         (answer,) = answers(http(server.url), 2)
         assert len(server.requests) == 1 and answer.missing == {kind: 2} and f"HTTP {status}" in answer.cause
 
-    def test_a_server_that_is_down_is_left_alone(self, serve: Serve) -> None:
+    def test_unavailable_server_gets_no_more_requests(self, serve: Serve) -> None:
         server = serve(lambda _: Reply(500))
-        said = answers(http(server.url, batch_size=1, tries=1, concurrency=1), FAILURES + 3)
+        reported = answers(http(server.url, batch_size=1, tries=1, concurrency=1), FAILURES + 3)
         assert len(server.requests) == FAILURES
-        assert [*said[-1].missing] == ["not_asked"] and "HTTP 500" in said[-1].cause
+        assert [*reported[-1].missing] == ["not_asked"] and "HTTP 500" in reported[-1].cause
 
-    def test_no_more_than_its_concurrency_is_asked_at_once(self, serve: Serve) -> None:
+    def test_concurrent_requests_are_limited(self, serve: Serve) -> None:
         server = serve(bright)
         answers(http(server.url, batch_size=1, concurrency=2), 12)
         assert len(server.requests) == 12 and server.connections <= 2
 
-    def test_without_its_token_nothing_is_begun(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_missing_token_sends_no_request(self, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv("REWARD_KEY", raising=False)
         with pytest.raises(Misconfigured, match="reward 'remote' needs the environment variable REWARD_KEY"):
             http(serve().url, token_env="REWARD_KEY")
 
 
 class TestUnifiedReward:
-    @pytest.mark.parametrize(("form", "said"), [("axes", AXES), ("final_score", "cat (animal): 1\nFinal Score: 3")])
-    def test_the_request_is_the_published_one(self, serve: Serve, form: str, said: str) -> None:
-        server = serve(lambda _: completion(said))
+    @pytest.mark.parametrize(("form", "reported"), [("axes", AXES), ("final_score", "cat (animal): 1\nFinal Score: 3")])
+    def test_request_is_the_published_one(self, serve: Serve, form: str, reported: str) -> None:
+        server = serve(lambda _: completion(reported))
         reward = unified(server.url, form=form)
         assert reward.score(images(1), ["a {prompt} of\ncats"]).tolist() == [3.0]
         (request,) = server.requests
@@ -147,7 +147,7 @@ class TestUnifiedReward:
         assert request.text.endswith("Text Caption: [a {prompt} of\ncats]")
         assert request.text == template(form).replace("{prompt}", "a {prompt} of\ncats")
 
-    def test_a_png_is_sent_where_the_catalog_says_so(self, serve: Serve) -> None:
+    def test_png_is_sent_where_the_catalog_says_so(self, serve: Serve) -> None:
         server = serve(lambda _: completion(AXES))
         unified(server.url, image_format="png").score(images(1), ["a cat"])
         assert server.requests[0].image[0] == "image/png"
@@ -166,7 +166,7 @@ class TestUnifiedReward:
             (completion(AXES.replace("3", "4/5")), "not_a_number"),
         ],
     )
-    def test_an_answer_that_cannot_be_read_is_a_counted_failure(self, serve: Serve, reply: Reply, kind: str) -> None:
+    def test_unreadable_response_is_a_counted_failure(self, serve: Serve, reply: Reply, kind: str) -> None:
         server = serve(lambda _: reply)
         (answer,) = answers(unified(server.url, tries=2), 1)
         assert len(server.requests) == 2 and answer.missing == {kind: 1} and answer.values[0] != answer.values[0]
@@ -176,9 +176,9 @@ class TestUnifiedReward:
         answers(unified(server.url, tries=1, concurrency=1), FAILURES + 3)
         assert len(server.requests) == FAILURES + 3
 
-    def test_the_templates_are_those_that_were_published(self) -> None:
-        said = {form: unified("http://localhost/v1", form=form).identity()["template_sha256"] for form in FORMS}
-        assert said == FORMS
+    def test_templates_are_those_that_were_published(self) -> None:
+        reported = {form: unified("http://localhost/v1", form=form).identity()["template_sha256"] for form in FORMS}
+        assert reported == FORMS
 
 
 FORMS = {
@@ -187,7 +187,7 @@ FORMS = {
 }
 
 
-def test_after_a_rest_one_request_finds_out() -> None:
+def test_single_request_probes_the_server_after_a_pause() -> None:
     now = 0.0
     breaker = Breaker(clock=lambda: now)
     for _ in range(FAILURES):

@@ -28,7 +28,7 @@ def renders() -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["clip_score", "shapes_verifier"])
-def test_an_image_scores_higher_with_its_own_caption(name: str, renders: Tensor) -> None:
+def test_image_scores_higher_with_its_own_caption(name: str, renders: Tensor) -> None:
     reward = load_reward(load_catalog().reward(name), CPU)
     own = reward.score(renders, CAPTIONS)
     other = reward.score(renders, CAPTIONS[1:] + CAPTIONS[:1])
@@ -38,7 +38,7 @@ def test_an_image_scores_higher_with_its_own_caption(name: str, renders: Tensor)
 
 
 @pytest.mark.parametrize("name", ["clip_score", "shapes_verifier"])
-def test_a_value_does_not_depend_on_its_company(name: str, renders: Tensor) -> None:
+def test_value_does_not_depend_on_the_batch(name: str, renders: Tensor) -> None:
     reward = load_reward(load_catalog().reward(name), CPU)
     together = reward.score(renders, CAPTIONS)
     parts = [reward.score(renders[i : i + 4], CAPTIONS[i : i + 4]) for i in range(0, 32, 4)]
@@ -46,7 +46,7 @@ def test_a_value_does_not_depend_on_its_company(name: str, renders: Tensor) -> N
 
 
 @pytest.mark.parametrize("name", ["clip_score_2", "shapes_bench_verifier"])
-def test_of_the_benchmarks_world_too(name: str) -> None:
+def test_benchmark_image_scores_higher_with_its_own_caption(name: str) -> None:
     captions = list(bench_prompts()[:64])
     rng = np.random.default_rng(5)
     images = draw([realize(parse_bench(text), rng) for text in captions])
@@ -56,14 +56,14 @@ def test_of_the_benchmarks_world_too(name: str) -> None:
     assert (own > other).float().mean() > 0.85
 
 
-def test_the_benchmarks_verifier_gives_partial_credit_and_knows_its_captions() -> None:
+def test_benchmarks_verifier_gives_partial_credit_and_knows_its_captions() -> None:
     red = draw([realize(parse_bench("a small red circle on white"), np.random.default_rng(6))]).repeat(3, 1, 1, 1)
     reward = load_reward(load_catalog().reward("shapes_bench_verifier"), CPU)
     values = reward.score(red, ["a small red circle on white", "a small blue circle on white", "a cat"])
     assert values[:2].tolist() == pytest.approx([1, 2 / 3]) and values[2].isnan()
 
 
-def test_the_verifier_leaves_what_is_no_caption_missing(renders: Tensor) -> None:
+def test_verifier_gives_no_value_for_other_prompts(renders: Tensor) -> None:
     reward = load_reward(load_catalog().reward("shapes_verifier"), CPU)
     values = reward.score(renders[:3], [CAPTIONS[0], "a large cat", CAPTIONS[2]])
     assert values.isfinite().tolist() == [True, False, True]
@@ -85,7 +85,7 @@ class Scripted(Reward):
         return self.outcome
 
 
-def test_a_reward_that_raises_is_missing_with_its_cause() -> None:
+def test_reward_that_raises_is_missing_with_its_cause() -> None:
     values, causes = score_or_missing(Scripted(RuntimeError("no server")), "x", torch.zeros(3, 3, 4, 4), ["a"] * 3)
     assert values.isnan().all()
     assert causes == ["RuntimeError: no server"] * 3
@@ -100,13 +100,13 @@ def test_infinities_are_missing_and_good_values_stay() -> None:
     assert causes == [""] * 3
 
 
-def test_a_wrong_number_of_values_is_a_failure() -> None:
+def test_wrong_number_of_values_is_a_failure() -> None:
     values, causes = score_or_missing(Scripted(torch.zeros(2)), "x", torch.zeros(3, 3, 4, 4), ["a"] * 3)
     assert values.isnan().all()
     assert all("3 images" in cause for cause in causes)
 
 
-def test_a_reward_without_a_model_may_be_told_to_move(renders: Tensor) -> None:
+def test_reward_without_a_model_accepts_move(renders: Tensor) -> None:
     reward = load_reward(load_catalog().reward("shapes_verifier"), CPU)
     before = reward.score(renders[:2], CAPTIONS[:2])
     reward.move(torch.device("meta"))

@@ -30,18 +30,18 @@ def test_tokens_are_open_clips(golden: Golden, clip_vocabulary: Path) -> None:
     assert torch.equal(ids.int(), golden["token_ids"])
 
 
-def test_a_long_prompt_keeps_its_end_token(vocabulary: Path) -> None:
+def test_long_prompt_keeps_its_end_token(vocabulary: Path) -> None:
     ids, mask = load_tokens(Source(directory=vocabulary), 77, 49408, cleaned=True)("word " * 100)
     assert ids.shape == (1, 77)
     assert ids[0, -1] == 49407
     assert mask is None
 
 
-def test_a_short_prompt_is_padded_with_zeros(vocabulary: Path) -> None:
+def test_short_prompt_is_padded_with_zeros(vocabulary: Path) -> None:
     ids, _ = load_tokens(Source(directory=vocabulary), 77, 49408, cleaned=True)("a")
     assert ids[0, :4].tolist() == [49406, 256 + 64, 49407, 0]
 
 
-def test_a_directory_without_the_vocabulary_is_refused(tmp_path: Path) -> None:
+def test_directory_without_the_vocabulary_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="tokenizer at"):
         load_tokens(Source(directory=tmp_path), 77, 49408, cleaned=True)

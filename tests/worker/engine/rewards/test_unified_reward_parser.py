@@ -15,7 +15,7 @@ def axes(alignment: str = "2.694700002670288", coherence: str = "2.3715000152587
     return f"Alignment Score (1-5): {alignment}\nCoherence Score (1-5): {coherence}\nStyle Score (1-5): {style}\n"
 
 
-def test_the_published_example_is_read() -> None:
+def test_published_example_is_read() -> None:
     assert axes_mean(axes(), EQUAL) == pytest.approx((2.694700002670288 + 2.371500015258789 + 2.8025) / 3)
 
 
@@ -26,7 +26,7 @@ def test_axes_are_weighted_in_whatever_order(a: str, b: str, c: str, order: list
     assert axes_mean(text, {"alignment": 2.0, "style": 1.0}) == pytest.approx((2 * float(a) + float(c)) / 3)
 
 
-def test_an_axis_without_weight_may_be_missing_but_not_wrong() -> None:
+def test_axis_without_weight_may_be_missing_but_not_wrong() -> None:
     two = "Alignment Score (1-5): 4\nStyle Score (1-5): 2"
     assert axes_mean(two, {"alignment": 1.0, "coherence": 0.0, "style": 1.0}) == 3
     assert axes_mean(f"{two}\nCoherence Score (1-5): 9", {"alignment": 1.0}) is Unread.OUT_OF_RANGE
@@ -61,7 +61,7 @@ def test_other_answers_with_axes_are_failures(text: str, kind: Unread) -> None:
 
 
 @given(st.text(alphabet="abc ():.\n01", max_size=60), NUMBERS)
-def test_a_final_score_ends_the_answer(before: str, number: str) -> None:
+def test_final_score_ends_the_answer(before: str, number: str) -> None:
     assert final_score(f"{before}\nFinal Score: {number}\n") == float(number)
 
 
@@ -84,6 +84,6 @@ def test_other_answers_with_a_final_score_are_failures(text: str, kind: Unread) 
 
 
 @given(st.text(max_size=200))
-def test_no_words_at_all_make_a_number_out_of_range(text: str) -> None:
+def test_scores_are_always_in_range(text: str) -> None:
     for read in (final_score(text), axes_mean(text, EQUAL), axes_mean(axes(style=text), EQUAL)):
         assert isinstance(read, Unread) or 1 <= read <= 5

@@ -37,20 +37,20 @@ def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
     hub_says(LocalEntryNotFoundError("An error happened while trying to locate the file"), monkeypatch, cause)
 
 
-def test_what_the_hub_does_not_have_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_file_missing_from_the_hub_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     hub_says(EntryNotFoundError("404"), monkeypatch)
     assert find_optional(SOURCE, NAME) is None
 
 
 @pytest.mark.usefixtures("unreachable")
-def test_a_hub_that_is_not_reached_is_no_answer() -> None:
-    said = r"nobody/clip/open_clip_config\.json could not be reached: Name or service not known"
-    with pytest.raises(ValueError, match=said):
+def test_unreachable_hub_is_an_error() -> None:
+    reported = r"nobody/clip/open_clip_config\.json could not be reached: Name or service not known"
+    with pytest.raises(ValueError, match=reported):
         find_optional(SOURCE, NAME)
 
 
 @pytest.mark.usefixtures("unreachable")
-def test_what_the_hub_once_did_not_have_is_none_without_it(cache: Path) -> None:
+def test_cached_absence_is_none_without_the_hub(cache: Path) -> None:
     known = cache / "models--nobody--clip" / ".no_exist" / COMMIT / NAME
     known.parent.mkdir(parents=True)
     known.touch()
@@ -58,6 +58,6 @@ def test_what_the_hub_once_did_not_have_is_none_without_it(cache: Path) -> None:
 
 
 @pytest.mark.usefixtures("unreachable")
-def test_offline_on_purpose_only_the_cache_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_offline_mode_uses_only_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert find_optional(SOURCE, NAME) is None

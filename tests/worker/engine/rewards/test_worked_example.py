@@ -15,7 +15,7 @@ from worker.engine.rewards import load_reward
 PAGE = Path(__file__).parents[4] / "CONTRIBUTING.md"
 
 
-def test_the_reward_is_loaded_and_scores_images(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reward_is_loaded_and_scores_images(monkeypatch: pytest.MonkeyPatch) -> None:
     section = PAGE.read_text(encoding="utf-8").split("\n## Add a reward\n")[1].split("\n## ")[0]
     [source] = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
     line = re.search(r'`"(\w+)": "(\w+):(\w+)"`', section)
@@ -32,6 +32,6 @@ def test_the_reward_is_loaded_and_scores_images(monkeypatch: pytest.MonkeyPatch)
     assert reward.score(images, ["black", "white"]).tolist() == [0.0, 1.0]
 
 
-def test_an_unknown_kind_is_an_error_that_lists_the_kinds() -> None:
+def test_unknown_kind_is_an_error_that_lists_the_kinds() -> None:
     with pytest.raises(ValueError, match=r"Unknown kind 'brightness'\. Available: clip, hps, .*"):
         RewardEntry.model_validate({"name": "brightness", "kind": "brightness"})

@@ -66,16 +66,16 @@ def straight(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return Run(changes, directory)
 
 
-def test_evaluations_and_images_are_those_of_the_plan(straight: Run) -> None:
-    said = spec(**merge(SMALL, straight.changes))
-    plan = make_plan(said, load_catalog())
+def test_nfe_and_images_equal_the_plan(straight: Run) -> None:
+    reported = spec(**merge(SMALL, straight.changes))
+    plan = make_plan(reported, load_catalog())
     spent: dict[str, float] = defaultdict(float)
     for _, name, value in metrics(straight.directory, "^nfe/(?!total)"):
         spent[name.removeprefix("nfe/")] += value
     assert sum(spent[part] for part in ("anchor", "branch", "continuation", "heldout")) == plan.total_nfe
     assert spent["heldout"] == plan.heldout_nfe == (3 + 2 + 3) * 5
     assert spent["update"] == 2 * plan.per_step_updates
-    assert spent["reference"] == (spent["update"] if said.algorithm.kl_weight else 0)
+    assert spent["reference"] == (spent["update"] if reported.algorithm.kl_weight else 0)
     totals = [value for _, _, value in metrics(straight.directory, "^nfe/total$")]
     assert totals[-1] == sum(spent.values())
     images = [value for _, _, value in metrics(straight.directory, "^images/total$")]
@@ -88,7 +88,7 @@ def test_every_ratio_is_one_before_the_first_update_of_a_rollout(straight: Run) 
     assert max(deviations) <= 1e-5
 
 
-def test_a_run_continued_from_its_middle_ends_bit_identical(straight: Run, tmp_path: Path) -> None:
+def test_run_resumed_from_its_middle_ends_bit_identical(straight: Run, tmp_path: Path) -> None:
     resumed = small(tmp_path, **straight.changes)
     resumed.checkpoints.resume(straight.directory / "checkpoints/step-000001")
     resumed.run()
@@ -96,8 +96,8 @@ def test_a_run_continued_from_its_middle_ends_bit_identical(straight: Run, tmp_p
     one, other = (root / "checkpoints/step-000002" for root in (straight.directory, tmp_path))
     assert tensors(one) == tensors(other)
     assert tensors(one) != tensors(straight.directory / "checkpoints/step-000001")
-    told, known = newest(tmp_path), newest(straight.directory)
-    assert told == {key: value for key, value in known.items() if key[0] > 1 or key in told}
+    recorded, known = newest(tmp_path), newest(straight.directory)
+    assert recorded == {key: value for key, value in known.items() if key[0] > 1 or key in recorded}
     assert groups(tmp_path) == groups(straight.directory)[1:]
     (end,), (expected,) = (events(root, "finished") for root in (tmp_path, straight.directory))
     assert end["heldout"] == expected["heldout"]
@@ -107,7 +107,7 @@ def groups(directory: Path) -> list[list[dict[str, Any]]]:
     return [event["groups"] for event in events(directory, "reward_groups")]
 
 
-def test_groups_and_images_say_where_they_belong(straight: Run) -> None:
+def test_groups_and_images_have_global_indices(straight: Run) -> None:
     algorithm = spec(**merge(SMALL, straight.changes)).algorithm
     places = getattr(algorithm, "sde_steps", (-1,))
     strides = getattr(algorithm, "granularities", (1,))
@@ -131,16 +131,16 @@ def test_batches_that_leave_a_remainder_keep_every_ratio_at_one(name: str, preci
     assert all(abs(value - 1) <= 1e-5 for value in extremes)
 
 
-def test_the_divergence_holds_a_policy_near_its_base(tmp_path: Path) -> None:
+def test_divergence_keeps_the_policy_near_its_base(tmp_path: Path) -> None:
     ends = {}
     for weight in (1e-6, 1000.0):  # the first has no effect, but the metric exists
         algorithm = {"group_size": 2, "sde_steps": [0, 2], "clip_range": 1.0, "kl_weight": weight}
         training = {"max_steps": 6, "learning_rate": 3e-3}
         small(tmp_path / str(weight), algorithm=algorithm, training=training).run()
-        told = [value for _, _, value in metrics(tmp_path / str(weight), "^kl$")]
-        assert told[0] == 0.0  # a fresh LoRA is the base itself
-        assert all(value > 0 for value in told[1:])
-        ends[weight] = told[-1]
+        recorded = [value for _, _, value in metrics(tmp_path / str(weight), "^kl$")]
+        assert recorded[0] == 0.0  # a fresh LoRA is the base itself
+        assert all(value > 0 for value in recorded[1:])
+        ends[weight] = recorded[-1]
     assert ends[1000.0] < ends[1e-6] / 2
 
 

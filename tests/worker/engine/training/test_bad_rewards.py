@@ -38,7 +38,7 @@ def build(catalog: Catalog, directory: Path, device: str, names: Sequence[str], 
 
 
 @pytest.mark.parametrize("name", ["clip_away", "hps_away", "image_reward_away"])
-def test_a_bad_second_reward_comes_before_the_model(catalog: Catalog, tmp_path: Path, name: str) -> None:
+def test_invalid_second_reward_is_found_before_the_model_is_loaded(catalog: Catalog, tmp_path: Path, name: str) -> None:
     with pytest.raises(ValueError, match=f"reward '{name}': weights directory .*nowhere of the catalog not found"):
         build(catalog, tmp_path, "cuda", ["clip_score", name], model="away")  # tests have no such device
 
@@ -67,14 +67,14 @@ def wanderer(monkeypatch: pytest.MonkeyPatch) -> type[Wanderer]:
     return Wanderer
 
 
-def test_a_bad_model_takes_no_device_either(catalog: Catalog, tmp_path: Path, wanderer: type[Wanderer]) -> None:
+def test_invalid_model_uses_no_device(catalog: Catalog, tmp_path: Path, wanderer: type[Wanderer]) -> None:
     with pytest.raises(ValueError, match="nowhere"):
         build(catalog, tmp_path, "meta", ["shapes_verifier"], model="away")
     assert wanderer.places == ["cpu"]
 
 
 @pytest.mark.parametrize(("offload", "places"), [(False, ["cpu", "cpu:0"]), (True, ["cpu", "cpu"])])
-def test_then_rewards_go_where_they_score(
+def test_rewards_move_to_their_scoring_device(
     catalog: Catalog, tmp_path: Path, wanderer: type[Wanderer], offload: bool, places: list[str]
 ) -> None:
     build(catalog, tmp_path, "cpu:0", ["shapes_verifier"], resources={"offload_rewards": offload})

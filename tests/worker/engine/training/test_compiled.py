@@ -84,7 +84,7 @@ def runs(compiler: None, request: pytest.FixtureRequest, tmp_path_factory: pytes
     return made
 
 
-def test_the_first_step_is_the_same_but_for_last_digits(runs: Runs) -> None:
+def test_first_step_is_equal_up_to_rounding(runs: Runs) -> None:
     plain, compiled = (
         {name: value for (step, name), value in newest(run).items() if step == 1} for run in (runs.plain, runs.compiled)
     )
@@ -96,7 +96,7 @@ def test_the_first_step_is_the_same_but_for_last_digits(runs: Runs) -> None:
     assert tensors(runs.compiled / last) != tensors(runs.plain / last)  # another order of operations: it is compiled
 
 
-def test_every_ratio_is_one_and_evaluations_are_those_of_the_plan(runs: Runs) -> None:
+def test_ratios_are_one_and_nfe_equals_the_plan(runs: Runs) -> None:
     assert all(abs(value - 1) <= 1e-5 for _, _, value in metrics(runs.compiled, r"^ratio/(min|max)$"))
     counted = {value for _, name, value in metrics(runs.compiled) if name == "nfe/continuation"}
     assert counted == {runs.plan.per_prompt.continuations * runs.prompts}

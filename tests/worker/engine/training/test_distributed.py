@@ -179,13 +179,13 @@ def assert_same_checkpoint(one: Path, other: Path) -> None:
 
 
 @pytest.mark.parametrize("case", CASES)
-class TestTwoComputeWhatOneComputes:
+class TestEqualResults:
     def test_weights_and_optimizer(self, case: str, runs: Path) -> None:
         for step in (1, 2):
             places = [runs / number / case / f"checkpoints/step-{step:06d}" for number in ("one", "two")]
             assert_same_checkpoint(*places)
 
-    def test_the_policy_moved(self, case: str, runs: Path) -> None:
+    def test_policy_moved(self, case: str, runs: Path) -> None:
         first, last = (runs / "two" / case / f"checkpoints/step-00000{step}" for step in (1, 2))
         weights = next(path for path in first.rglob("*.safetensors") if "optimizer" not in path.name)
         before, after = load_file(weights), load_file(last / weights.relative_to(first))
@@ -208,16 +208,16 @@ class TestTwoComputeWhatOneComputes:
                     assert theirs["values"].pop(name) == pytest.approx(value, abs=1e-9), name
 
     def test_images(self, case: str, runs: Path) -> None:
-        said = [
+        reported = [
             [
                 (e["step"], e["kind"], e["index"], e["prompt"], e["sha256"])
                 for e in events(runs / number / case, "sample")
             ]
             for number in ("one", "two")
         ]
-        assert said[0] == said[1]
+        assert reported[0] == reported[1]
 
-    def test_the_summary(self, case: str, runs: Path) -> None:
+    def test_summary(self, case: str, runs: Path) -> None:
         [one], [two] = (events(runs / number / case, "finished") for number in ("one", "two"))
         assert one["heldout"]["redness"].pop("interval95") == pytest.approx(two["heldout"]["redness"].pop("interval95"))
         assert one["heldout"]["redness"] == pytest.approx(two["heldout"]["redness"])
@@ -225,15 +225,15 @@ class TestTwoComputeWhatOneComputes:
 
 @pytest.mark.parametrize("case", RESUMED)
 @pytest.mark.parametrize("way", ["one-then-two", "two-then-one"])
-def test_another_number_of_processes_continues_the_same_run(way: str, case: str, runs: Path) -> None:
+def test_another_number_of_processes_resumes_the_same_run(way: str, case: str, runs: Path) -> None:
     assert_same_checkpoint(
         runs / "one" / case / "checkpoints/step-000002", runs / way / case / "checkpoints/step-000002"
     )
 
 
-class TestTwoAreOneProcess:
+class TestSharedProcessGroup:
     @pytest.mark.parametrize("adapter", ["lora", "full"])
-    def test_they_save_when_asked_and_pause(self, adapter: str, runs: Path) -> None:
+    def test_ranks_save_requested_checkpoints_and_pause(self, adapter: str, runs: Path) -> None:
         out = runs / f"real/paused-{adapter}"
         [end] = events(out, "finished")
         asked, last = events(out, "checkpoint")
@@ -250,15 +250,15 @@ class TestTwoAreOneProcess:
         [values] = [event["values"] for event in events(out, "metrics")]
         assert [values["ratio/min"], values["ratio/max"]] == pytest.approx([1, 1], abs=1e-5)
 
-    def test_they_end_when_cancelled(self, runs: Path) -> None:
+    def test_cancelled_ranks_end(self, runs: Path) -> None:
         assert events(runs / "real/cancelled", "finished")[0]["outcome"] == "cancelled"
 
-    def test_what_is_wrong_is_said_once(self, runs: Path) -> None:
+    def test_error_is_reported_once(self, runs: Path) -> None:
         [failed] = events(runs / "real/wrong", "failed")
         assert (failed["code"], "dinosaur" in failed["detail"]) == ("bad_config", True)
 
 
-class TestTheirEnds:
+class TestEnds:
     @pytest.fixture
     def begun(self, tmp_path: Path) -> "Iterator[Callable[..., subprocess.Popen[bytes]]]":
         """Starts two ranks, of which nothing is left after the test."""
@@ -288,7 +288,7 @@ class TestTheirEnds:
         eventually(lambda: all(file.exists() for file in files) or process.poll() is not None)
         return process, [int(file.read_text()) for file in files]
 
-    def test_when_one_is_killed_all_end_and_it_is_named(
+    def test_killed_rank_ends_all_ranks_and_is_named(
         self, running: "tuple[subprocess.Popen[bytes], list[int]]", tmp_path: Path
     ) -> None:
         process, ranks = running
@@ -299,7 +299,7 @@ class TestTheirEnds:
         assert f"rank 1 of 2 (process {ranks[1]}) was ended by SIGKILL" in (tmp_path / "out/log.txt").read_text()
         assert not said(tmp_path / "out", "failed")  # whatever the other one says is not the cause
 
-    def test_when_their_starter_is_killed_they_end(
+    def test_ranks_end_when_their_launcher_is_killed(
         self, running: "tuple[subprocess.Popen[bytes], list[int]]", eventually: Eventually
     ) -> None:
         process, ranks = running

@@ -29,16 +29,16 @@ def contract(monkeypatch: pytest.MonkeyPatch) -> Any:
     section = PAGE.read_text(encoding="utf-8").split("\n## Add an algorithm\n")[1].split("\n## ")[0]
     texts = re.findall(r"^ *```python\n(.*?)^ *```", section, re.DOTALL | re.MULTILINE)
     contract_file, engine_file = (compile(textwrap.dedent(text), PAGE, "exec") for text in texts)
-    told: dict[str, Any] = {"__name__": "one_step_contract"}
-    exec(contract_file, told)
-    monkeypatch.setattr(service.contracts.algorithms, "OneStepGRPO", told["OneStepGRPO"], raising=False)
+    recorded: dict[str, Any] = {"__name__": "one_step_contract"}
+    exec(contract_file, recorded)
+    monkeypatch.setattr(service.contracts.algorithms, "OneStepGRPO", recorded["OneStepGRPO"], raising=False)
     sampled: dict[str, Any] = {"__name__": "one_step_engine"}
     exec(engine_file, sampled)
-    for registry, entries, made in (("CONTRACTS", CONTRACTS, told), ("ALGORITHMS", ALGORITHMS, sampled)):
+    for registry, entries, made in (("CONTRACTS", CONTRACTS, recorded), ("ALGORITHMS", ALGORITHMS, sampled)):
         line = re.search(rf'`"(\w+)": OneStepGRPO` in `{registry}`', section)
         assert line is not None
         monkeypatch.setitem(entries, line[1], made["OneStepGRPO"])
-    return told["OneStepGRPO"]
+    return recorded["OneStepGRPO"]
 
 
 def spec_of(contract: Any, **changes: Any) -> RunSpec:
@@ -54,19 +54,19 @@ def test_its_algorithm_trains_for_a_step(contract: Any, tmp_path: Path) -> None:
     trainer.run()
     (end,) = events(tmp_path, "finished")
     assert (end["outcome"], end["step"]) == ("succeeded", 1)
-    told = {name: value for _, name, value in metrics(tmp_path)}
-    assert told["ratio/max"] == pytest.approx(1, abs=1e-5)
+    recorded = {name: value for _, name, value in metrics(tmp_path)}
+    assert recorded["ratio/max"] == pytest.approx(1, abs=1e-5)
     plan = make_plan(spec, load_catalog())
-    assert told["elapsed/nfe"] == plan.per_step_nfe == 2 * (1 + 1 + 4 * 3)
-    assert told["nfe/update"] == plan.per_step_updates == 2 * 4
+    assert recorded["elapsed/nfe"] == plan.per_step_nfe == 2 * (1 + 1 + 4 * 3)
+    assert recorded["nfe/update"] == plan.per_step_updates == 2 * 4
 
 
-def test_its_bounds_are_kept(contract: Any) -> None:
+def test_step_outside_the_schedule_is_rejected(contract: Any) -> None:
     with pytest.raises(ValidationError, match="at 4 lies outside the schedule; allowed are 0 to 3"):
         spec_of(contract, algorithm={"name": "one_step_grpo", "at": 4})
 
 
-def test_its_chains_differ_by_one_step_alone(contract: Any) -> None:
+def test_chains_differ_in_one_step_only(contract: Any) -> None:
     batch = roll_out(contract(group_size=4, at=3), ToyFlow()).batch
     assert batch.sde_steps == (3,) * 4 * PROMPTS
     assert len({tuple(state.flatten().tolist()) for state in batch.states}) == PROMPTS

@@ -36,14 +36,14 @@ JUDGED: dict[str, Any] = {
 """The verifier is asked for held-out images alone, once at each evaluation."""
 
 
-class Told(Reward):
+class Recorded(Reward):
     """A reward whose values are known beforehand."""
 
     def __init__(self, values: Iterator[float]) -> None:
         self.values = values
 
     @classmethod
-    def load(cls, entry: RewardEntry, device: torch.device) -> "Told":
+    def load(cls, entry: RewardEntry, device: torch.device) -> "Recorded":
         return cls(iter(()))
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -53,7 +53,7 @@ class Told(Reward):
 def judged(directory: Path, values: Sequence[float], **changes: Any) -> Trainer:
     """A run whose held-out curve will be `values`."""
     subject = small(directory, **merge(JUDGED, changes))
-    subject.scorer.rewards["shapes_verifier"] = Told(iter(values))
+    subject.scorer.rewards["shapes_verifier"] = Recorded(iter(values))
     return subject
 
 
@@ -64,19 +64,19 @@ def saved(directory: Path) -> list[tuple[int, float | None]]:
 BEST = {"every": 0, "best": "shapes_verifier"}
 
 
-def test_the_best_so_far_is_saved_and_said_so(tmp_path: Path) -> None:
+def test_best_checkpoint_is_saved_and_marked(tmp_path: Path) -> None:
     judged(tmp_path, [0.25, 0.5, 0.5, 0.125, 0.75], checkpoints=BEST).run()
     assert saved(tmp_path) == [(0, 0.25), (1, 0.5), (4, 0.75)]
     for step, _ in saved(tmp_path):
         assert read_manifest(tmp_path / f"checkpoints/step-{step:06d}").step == step
 
 
-def test_a_last_checkpoint_that_is_not_the_best_does_not_claim_it(tmp_path: Path) -> None:
+def test_last_checkpoint_is_marked_best_only_if_it_is(tmp_path: Path) -> None:
     judged(tmp_path, [0.25, 0.5, 0.5, math.nan, 0.125], checkpoints=BEST).run()
     assert saved(tmp_path) == [(0, 0.25), (1, 0.5), (4, None)]
 
 
-def test_a_continued_run_remembers_the_best(tmp_path: Path) -> None:
+def test_resumed_run_keeps_the_best_value(tmp_path: Path) -> None:
     judged(tmp_path / "begun", [0.25, 0.5], training={"max_steps": 1}, checkpoints=BEST).run()
     resumed = judged(tmp_path / "resumed", [0.375, 0.5, 0.625], checkpoints=BEST)
     resumed.checkpoints.resume(tmp_path / "begun/checkpoints/step-000001")
@@ -89,7 +89,7 @@ def early(patience: int, min_delta: float = 0.0) -> dict[str, Any]:
     return {"heldout": JUDGED["heldout"] | {"early_stop": stop}, "training": {"max_steps": 9}}
 
 
-def test_a_run_that_no_longer_rises_ends_as_succeeded_with_a_checkpoint(tmp_path: Path) -> None:
+def test_early_stopped_run_succeeds_with_a_checkpoint(tmp_path: Path) -> None:
     judged(tmp_path, [0.25, 0.5, 0.375, 0.4375, 0.5], **early(patience=3)).run()
     (end,) = events(tmp_path, "finished")
     assert (end["outcome"], end["step"]) == ("succeeded", 4)
@@ -98,17 +98,17 @@ def test_a_run_that_no_longer_rises_ends_as_succeeded_with_a_checkpoint(tmp_path
     assert (summary["before"], summary["after"], summary["pairs"]) == (0.25, 0.5, 2)
 
 
-def test_a_rise_starts_the_patience_anew(tmp_path: Path) -> None:
+def test_rise_resets_the_patience(tmp_path: Path) -> None:
     judged(tmp_path, [0.25, 0.25, 0.5, 0.5, 0.625, 0.5, 0.5], **early(patience=2)).run()
     assert events(tmp_path, "finished")[0]["step"] == 6
 
 
-def test_a_rise_of_less_than_was_asked_for_is_none(tmp_path: Path) -> None:
+def test_rise_below_min_delta_does_not_count(tmp_path: Path) -> None:
     judged(tmp_path, [0.25, 0.3125, 0.375], **early(patience=2, min_delta=0.125)).run()
     assert events(tmp_path, "finished")[0]["step"] == 2
 
 
-def test_patience_outlasts_an_interruption(tmp_path: Path) -> None:
+def test_patience_persists_across_an_interruption(tmp_path: Path) -> None:
     changes = early(patience=3) | {"checkpoints": {"every": 2}}
     judged(tmp_path / "begun", [0.5, 0.25, 0.25], **(changes | {"training": {"max_steps": 2}})).run()
     resumed = judged(tmp_path / "resumed", [0.25, 0.25], **changes)
@@ -117,7 +117,7 @@ def test_patience_outlasts_an_interruption(tmp_path: Path) -> None:
     assert events(tmp_path / "resumed", "finished")[0]["step"] == 3
 
 
-def test_a_run_that_ended_early_is_over_when_it_is_continued(tmp_path: Path) -> None:
+def test_resumed_early_stopped_run_ends_immediately(tmp_path: Path) -> None:
     judged(tmp_path / "begun", [0.5, 0.25, 0.25], **early(patience=2)).run()
     again = judged(tmp_path / "again", [0.25], **early(patience=2))
     again.checkpoints.resume(tmp_path / "begun/checkpoints/step-000002")
@@ -127,7 +127,7 @@ def test_a_run_that_ended_early_is_over_when_it_is_continued(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_what_is_not_finite_is_never_the_best(value: float) -> None:
+def test_nonfinite_value_is_never_the_best(value: float) -> None:
     best = BestValue()
     assert not best.update(value) and best.value is None
     assert best.update(-1.0) and not best.update(value) and best.since == 1
@@ -160,7 +160,7 @@ def averaged(tmp_path_factory: pytest.TempPathFactory) -> Averaged:
     return Averaged(directory, subject, seen)
 
 
-def test_the_average_is_what_is_offered_and_measured(averaged: Averaged, tmp_path: Path) -> None:
+def test_average_is_saved_and_evaluated(averaged: Averaged, tmp_path: Path) -> None:
     subject, seen = averaged.subject, averaged.seen
     last = averaged.directory / "checkpoints/step-000004"
 
@@ -194,7 +194,7 @@ def test_rollouts_use_the_weights_themselves(averaged: Averaged, tmp_path: Path)
     assert {tensor.numpy().tobytes() for tensor in own.values()} == trained
 
 
-def test_updates_that_are_not_finite_are_skipped_then_end_the_run_and_are_kept_for_a_look(tmp_path: Path) -> None:
+def test_nonfinite_updates_are_skipped_then_fail_the_run_and_are_saved(tmp_path: Path) -> None:
     changes = {"algorithm": {"updates_per_rollout": 2}}
     small(tmp_path / "begun", training={"max_steps": 2}, **changes).run()
     last = tmp_path / "begun/checkpoints/step-000002"
@@ -220,7 +220,7 @@ def test_updates_that_are_not_finite_are_skipped_then_end_the_run_and_are_kept_f
     assert held["advantages"].shape == (8,)
 
 
-def test_updates_that_were_skipped_are_counted_on_after_an_interruption(tmp_path: Path) -> None:
+def test_count_of_skipped_updates_persists_across_an_interruption(tmp_path: Path) -> None:
     subject = small(tmp_path / "begun", training={"max_steps": 1, "max_nonfinite_updates": 2})
     with torch.no_grad():
         subject.optimizer.parameters[0].fill_(torch.nan)

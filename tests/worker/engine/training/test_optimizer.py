@@ -54,17 +54,17 @@ def weights(flow: ToyFlow) -> Tensor:
 
 @every_algorithm
 @pytest.mark.parametrize("updates", [1, 2, 3, 4, 12])
-def test_a_rollout_has_as_many_optimizer_steps_as_asked_for(name: str, updates: int) -> None:
+def test_rollout_has_the_configured_number_of_optimizer_steps(name: str, updates: int) -> None:
     flow, optimizer, batch, advantages = ready(name, updates)
     seen: list[Tensor] = []
     optimizer.adamw.register_step_post_hook(lambda *_: seen.append(weights(flow)))
     evaluated = flow.nfe
-    told = optimizer.update(0, flow, batch, advantages, rows=1)
+    recorded = optimizer.update(0, flow, batch, advantages, rows=1)
     assert len(seen) == updates
     assert len({tuple(each.tolist()) for each in seen}) == updates
     assert flow.nfe - evaluated == len(batch.states)  # each state once, whatever the number
-    assert told["ratio/first_deviation"] <= 1e-12
-    assert (told["ratio/max"] > 1 + 1e-12) is (updates > 1)  # the later shares see a policy that has moved
+    assert recorded["ratio/first_deviation"] <= 1e-12
+    assert (recorded["ratio/max"] > 1 + 1e-12) is (updates > 1)  # the later shares see a policy that has moved
 
 
 @every_algorithm
@@ -79,7 +79,7 @@ def test_accumulating_gradients_changes_nothing(name: str, rows: int) -> None:
 
 
 @every_algorithm
-def test_the_shares_are_dealt_anew_at_every_step(name: str) -> None:
+def test_minibatches_are_shuffled_in_every_step(name: str) -> None:
     ends = []
     for step in (0, 1, 0):
         flow, optimizer, batch, advantages = ready(name, 3)
@@ -89,38 +89,38 @@ def test_the_shares_are_dealt_anew_at_every_step(name: str) -> None:
     assert not torch.equal(ends[0], ends[1])
 
 
-def test_the_gradients_norm_is_clipped() -> None:
+def test_gradients_norm_is_clipped() -> None:
     moved = []
     for most in (1e6, 1e-9):  # under AdamW's ε = 1e-8 the size of a gradient shows
         flow, optimizer, batch, advantages = ready("g2rpo", max_grad_norm=most, weight_decay=0.0)
         before = weights(flow)
-        told = optimizer.update(0, flow, batch, advantages, rows=2)
-        assert told["grad_norm"] > 1e-4  # as it was before it was clipped
+        recorded = optimizer.update(0, flow, batch, advantages, rows=2)
+        assert recorded["grad_norm"] > 1e-4  # as it was before it was clipped
         moved.append((weights(flow) - before).abs().max().item())
     assert moved[1] < moved[0] / 10
 
 
 @every_algorithm
-def test_the_divergence_pulls_towards_the_base(name: str) -> None:
+def test_divergence_pulls_towards_the_base(name: str) -> None:
     flow, optimizer, batch, advantages = ready(name, kl_weight=1.0, weight_decay=0.0)
     with torch.no_grad():
         flow.bias += 0.05
     distances, divergences = [], []
     for step in range(40):
         distances.append((weights(flow) - weights(ToyFlow())).norm().item())
-        told = optimizer.update(step, flow, batch, 0 * advantages, 2, reference=torch.no_grad()(ToyFlow()))
-        divergences.append(told["kl"])
+        recorded = optimizer.update(step, flow, batch, 0 * advantages, 2, reference=torch.no_grad()(ToyFlow()))
+        divergences.append(recorded["kl"])
     assert distances[-1] < 0.7 * distances[0]
     assert divergences[-1] < divergences[0] / 4
     assert all(one > other for one, other in pairwise(divergences[:20]))
 
 
-def test_without_a_reference_there_is_no_divergence_to_tell() -> None:
+def test_no_reference_means_no_divergence_metric() -> None:
     flow, optimizer, batch, advantages = ready("g2rpo")
     assert "kl" not in optimizer.update(0, flow, batch, advantages, rows=2)
 
 
-def test_an_average_follows_every_optimizer_step() -> None:
+def test_average_is_updated_after_every_optimizer_step() -> None:
     flow, optimizer, batch, advantages = ready("dance_grpo", 3, ema_decay=0.8)
     average = weights(flow)
     seen: list[Tensor] = []
@@ -138,7 +138,7 @@ def test_an_average_follows_every_optimizer_step() -> None:
     assert torch.equal(weights(flow), own)
 
 
-def test_a_bad_update_is_left_out_of_everything_and_forgotten_after_a_good_one() -> None:
+def test_nonfinite_update_is_skipped_and_its_count_resets_after_a_finite_one() -> None:
     flow, optimizer, batch, advantages = ready("g2rpo", 4, ema_decay=0.5, max_nonfinite_updates=3)
     bad = advantages.clone()
     bad[batch.members[batch.sde_steps.index(3)]] = torch.nan  # in one share of the four
@@ -146,8 +146,8 @@ def test_a_bad_update_is_left_out_of_everything_and_forgotten_after_a_good_one()
     seen: list[Tensor] = []
     optimizer.adamw.register_step_post_hook(lambda *_: seen.append(weights(flow)))
     for step in range(4):
-        told = optimizer.update(step, flow, batch, bad, rows=2)
-        assert told["skipped_updates"] == step + 1
+        recorded = optimizer.update(step, flow, batch, bad, rows=2)
+        assert recorded["skipped_updates"] == step + 1
     assert len(seen) == 4 * 3
     assert weights(flow).isfinite().all() and not torch.equal(weights(flow), before)
     with optimizer.published_weights():
@@ -167,7 +167,7 @@ schedules = st.builds(
 
 
 @given(schedules)
-def test_the_rate_is_the_formula(training: Training) -> None:
+def test_rate_is_the_formula(training: Training) -> None:
     peak, end, warmup, last = training.learning_rate, training.lr_end_factor, training.warmup_steps, training.max_steps
     for step in range(last):
         if step < warmup:
@@ -180,7 +180,7 @@ def test_the_rate_is_the_formula(training: Training) -> None:
 
 
 @given(schedules)
-def test_the_rate_rises_in_the_warm_up_then_never_and_stays_within_its_bounds(training: Training) -> None:
+def test_rate_rises_in_the_warm_up_then_never_and_stays_within_its_bounds(training: Training) -> None:
     peak, warmup = training.learning_rate, training.warmup_steps
     assume(warmup < training.max_steps)
     rates = [learning_rate(training, step) for step in range(training.max_steps)]
@@ -191,11 +191,11 @@ def test_the_rate_rises_in_the_warm_up_then_never_and_stays_within_its_bounds(tr
     assert learning_rate(training, training.max_steps) == pytest.approx(end, rel=1e-12, abs=1e-18)
 
 
-def test_the_optimizer_steps_at_the_rate_of_the_step() -> None:
+def test_optimizer_steps_at_the_rate_of_the_step() -> None:
     flow, optimizer, batch, advantages = ready("mix_grpo", 2, max_steps=4, lr_schedule="linear")
     used: list[float] = []
     optimizer.adamw.register_step_pre_hook(lambda adamw, *_: used.append(adamw.param_groups[0]["lr"]))
     for step in range(4):
-        told = optimizer.update(step, flow, batch, advantages, rows=2)
-        assert told["learning_rate"] == used[-1] == used[-2]
+        recorded = optimizer.update(step, flow, batch, advantages, rows=2)
+        assert recorded["learning_rate"] == used[-1] == used[-2]
     assert used[::2] == pytest.approx([1e-3, 7.5e-4, 5e-4, 2.5e-4])

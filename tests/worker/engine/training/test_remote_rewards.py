@@ -45,7 +45,7 @@ def remote(directory: Path, server: JudgeServer, **changes: Any) -> Trainer:
     return subject
 
 
-def test_a_run_whose_server_dies_pauses_and_goes_on_to_the_same_weights(serve: Serve, tmp_path: Path) -> None:
+def test_run_paused_by_a_dead_server_resumes_bit_identically(serve: Serve, tmp_path: Path) -> None:
     remote(tmp_path / "undisturbed", serve(brightness)).run()
     down = threading.Event()
 
@@ -74,13 +74,11 @@ def test_a_run_whose_server_dies_pauses_and_goes_on_to_the_same_weights(serve: S
     again.run()
     end = Path("checkpoints") / "step-000004"
     assert tensors(tmp_path / "second" / end) == tensors(tmp_path / "undisturbed" / end)
-    told = metrics(tmp_path / "first", "^reward/") + metrics(tmp_path / "second", "^reward/")
-    assert told == metrics(tmp_path / "undisturbed", "^reward/")
+    recorded = metrics(tmp_path / "first", "^reward/") + metrics(tmp_path / "second", "^reward/")
+    assert recorded == metrics(tmp_path / "undisturbed", "^reward/")
 
 
-def test_a_server_that_answers_about_some_images_is_trained_on_and_its_failures_counted(
-    serve: Serve, tmp_path: Path
-) -> None:
+def test_partial_server_failures_are_counted_and_the_run_trains(serve: Serve, tmp_path: Path) -> None:
     def forgetful(request: JudgeRequest) -> Reply:
         return values(*([None] + [0.5 * n for n in range(len(request.body["prompts"]) - 1)]))
 
@@ -97,9 +95,7 @@ def metrics_of(directory: Path, pattern: str) -> list[tuple[str, float]]:
 
 
 @pytest.mark.parametrize("algorithm", [{"group_size": 4, "sde_steps": [0, 2]}, {"name": "mix_grpo", "group_size": 8}])
-def test_servers_are_asked_while_later_prompts_are_sampled(
-    serve: Serve, tmp_path: Path, algorithm: dict[str, Any]
-) -> None:
+def test_reward_requests_overlap_with_sampling(serve: Serve, tmp_path: Path, algorithm: dict[str, Any]) -> None:
     """The first prompt's images are at the server before the second's last evaluation."""
     server = serve(brightness)
     changes = {"algorithm": algorithm, "sampling": {"rollout_batch_size": 8}}
@@ -114,7 +110,7 @@ def test_servers_are_asked_while_later_prompts_are_sampled(
     torch.testing.assert_close(beside, subject.rollout.score(rollout.ends, prompts), rtol=1e-4, atol=1e-4)
 
 
-def test_a_held_out_evaluation_waits_for_its_server_too(serve: Serve, tmp_path: Path) -> None:
+def test_heldout_evaluation_waits_for_its_server(serve: Serve, tmp_path: Path) -> None:
     subject = remote(tmp_path, serve(lambda _: Reply(500)), heldout={"every": 2, "pairs": 4, "final_pairs": 0})
     with pytest.raises(RewardsUnavailable, match="failed on all 4 images"):
         subject.run()
@@ -142,7 +138,7 @@ def example(tmp_path: Path) -> Iterator[str]:
         process.wait()
 
 
-def test_the_documented_server_trains_a_run_and_its_absence_pauses_one(
+def test_documented_server_trains_a_run_and_its_absence_pauses_it(
     example: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     catalog = yaml.safe_load(BUNDLED.read_text())

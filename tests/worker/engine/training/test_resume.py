@@ -44,10 +44,10 @@ def test_resuming_ends_bit_identical(
     assert read_manifest(one).kind == adapter
     assert tensors(one) == tensors(other)
     assert tensors(one) != tensors(straight / f"checkpoints/step-{middle:06d}")
-    told, known = newest(tmp_path / "resumed"), newest(straight)
-    assert told == {key: value for key, value in known.items() if key[0] > middle or key in told}
+    recorded, known = newest(tmp_path / "resumed"), newest(straight)
+    assert recorded == {key: value for key, value in known.items() if key[0] > middle or key in recorded}
     # An attempt between the two may have logged totals of the middle step before its evaluation.
-    assert {(middle, "nfe/total"), (middle, "images/total")} <= told.keys()
+    assert {(middle, "nfe/total"), (middle, "images/total")} <= recorded.keys()
     assert events(tmp_path / "resumed", "finished")[0]["heldout"] == events(straight, "finished")[0]["heldout"]
 
 
@@ -96,7 +96,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[
         (2, "evaluation", 0.5, 2),
     ],
 )
-def test_a_run_paused_anywhere_ends_bit_identical(
+def test_run_paused_in_any_phase_ends_bit_identical(
     done: int, phase: str, place: float, saved: int, uninterrupted: tuple[Path, list[tuple[int, str]]], tmp_path: Path
 ) -> None:
     """Paused by a wish that comes during a forward of each phase: its first, one in its middle, or its last."""
@@ -119,8 +119,8 @@ def test_a_run_paused_anywhere_ends_bit_identical(
     last = "checkpoints/step-000002"
     assert tensors(tmp_path / "resumed" / last) == tensors(straight / last)
     # Whatever both attempts say of a step, they say alike; together they say what the uninterrupted run says.
-    said = metrics(tmp_path / "paused") + metrics(tmp_path / "resumed")
-    assert sorted(set(said)) == sorted(set(metrics(straight)))
+    reported = metrics(tmp_path / "paused") + metrics(tmp_path / "resumed")
+    assert sorted(set(reported)) == sorted(set(metrics(straight)))
     groups = {event["step"]: event["groups"] for name in ("paused", "resumed") for event in groups_of(tmp_path / name)}
     assert groups == {event["step"]: event["groups"] for event in groups_of(straight)}
     assert events(tmp_path / "resumed", "finished")[0]["heldout"] == events(straight, "finished")[0]["heldout"]
@@ -130,7 +130,7 @@ def groups_of(directory: Path) -> list[dict[str, Any]]:
     return events(directory, "reward_groups")
 
 
-def test_a_run_resumed_with_more_steps_is_the_longer_run(half: HalfRun, finished: Path, tmp_path: Path) -> None:
+def test_run_resumed_with_more_steps_equals_the_longer_run(half: HalfRun, finished: Path, tmp_path: Path) -> None:
     resumed = trainer(tmp_path)
     resumed.checkpoints.resume(half.directory / "checkpoints/step-000002")
     resumed.run()
@@ -157,7 +157,7 @@ def threads(number: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def test_a_rollout_on_two_threads_that_was_paused_is_the_same_when_it_is_repeated(tmp_path: Path) -> None:
+def test_repeated_rollout_on_two_threads_is_bit_identical(tmp_path: Path) -> None:
     straight, paused = (trainer(tmp_path / name, **TWO_THREADS) for name in ("straight", "paused"))
     prompts = straight.prompts.sample(0, 4)
     known, conditioning = (subject.model.encode(prompts) for subject in (straight, paused))
@@ -187,7 +187,7 @@ def two_threads() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_a_run_on_two_threads_that_was_paused_ends_bit_identical(two_threads: None, tmp_path: Path) -> None:
+def test_paused_run_on_two_threads_ends_bit_identical(two_threads: None, tmp_path: Path) -> None:
     """Slow: two threads within an operator wait for each other, which on a busy machine takes minutes."""
     changes = merge(TWO_THREADS, {"training": {"max_steps": 2}, "heldout": {"every": 2, "pairs": 20}})
     straight, paused = (trainer(tmp_path / name, **changes) for name in ("straight", "paused"))
@@ -210,11 +210,11 @@ def test_a_run_on_two_threads_that_was_paused_ends_bit_identical(two_threads: No
 
     one, other = (tmp_path / name / "checkpoints/step-000002" for name in ("straight", "resumed"))
     assert tensors(one) == tensors(other)
-    said = metrics(tmp_path / "paused") + metrics(tmp_path / "resumed")
-    assert sorted(set(said)) == sorted(set(metrics(tmp_path / "straight")))
+    reported = metrics(tmp_path / "paused") + metrics(tmp_path / "resumed")
+    assert sorted(set(reported)) == sorted(set(metrics(tmp_path / "straight")))
 
 
-def test_a_checkpoint_asked_for_comes_after_the_step_and_once(tmp_path: Path) -> None:
+def test_requested_checkpoint_is_saved_once_after_the_step(tmp_path: Path) -> None:
     subject = small(tmp_path, training={"max_steps": 2})
     ask(tmp_path, action="checkpoint", request=3)
     subject.run()
@@ -223,7 +223,7 @@ def test_a_checkpoint_asked_for_comes_after_the_step_and_once(tmp_path: Path) ->
     assert read_manifest(tmp_path / "checkpoints/step-000000").step == 0
 
 
-def test_starting_from_a_checkpoint_takes_its_policy(finished: Path, tmp_path: Path) -> None:
+def test_start_checkpoint_sets_the_policy(finished: Path, tmp_path: Path) -> None:
     subject = trainer(tmp_path, training={"max_steps": 1}, heldout={"samples": 0})
     subject.checkpoints.start_from(finished / "checkpoints/step-000004")
     subject.run()
@@ -232,9 +232,7 @@ def test_starting_from_a_checkpoint_takes_its_policy(finished: Path, tmp_path: P
     assert start == end
 
 
-def test_continuing_from_the_last_step_ends_with_the_summary_and_counts_nothing_twice(
-    finished: Path, tmp_path: Path
-) -> None:
+def test_resuming_a_finished_run_repeats_the_summary_without_counting_twice(finished: Path, tmp_path: Path) -> None:
     subject = trainer(tmp_path)
     subject.checkpoints.resume(finished / "checkpoints/step-000004")
     subject.run()
@@ -244,7 +242,7 @@ def test_continuing_from_the_last_step_ends_with_the_summary_and_counts_nothing_
     assert len(events(tmp_path, "metrics")) == 1  # the totals, as they were
 
 
-def test_continuing_from_the_last_step_says_how_far_the_run_is(tmp_path: Path) -> None:
+def test_resuming_a_finished_run_reports_its_progress(tmp_path: Path) -> None:
     changes = {"training": {"max_steps": 1}}
     small(tmp_path / "first", **changes).run()
     subject = small(tmp_path / "second", **changes)
@@ -253,7 +251,7 @@ def test_continuing_from_the_last_step_says_how_far_the_run_is(tmp_path: Path) -
     assert events(tmp_path / "second", "progress")[-1]["step"] == 1
 
 
-def test_a_start_of_another_alpha_is_refused(finished: Path, tmp_path: Path) -> None:
+def test_start_checkpoint_with_another_alpha_is_rejected(finished: Path, tmp_path: Path) -> None:
     subject = trainer(tmp_path, training={"lora_alpha": 32})
     with pytest.raises(ValueError, match=r"alpha 16.0.*alpha 32.0"):
         subject.checkpoints.start_from(finished / "checkpoints/step-000004")

@@ -39,7 +39,7 @@ class Broken(Reward):
 LITTLE = {"every": 2, "pairs": 2, "final_pairs": 2, "samples": 0}
 
 
-def test_a_failing_reward_is_missing_and_counted_and_the_run_goes_on(tmp_path: Path) -> None:
+def test_failing_reward_is_counted_and_the_run_continues(tmp_path: Path) -> None:
     subject = small(tmp_path, training={"max_steps": 2, "max_missing_rewards": 1.0}, heldout=LITTLE)
     subject.scorer.rewards["shapes_verifier"] = Broken()
     subject.run()
@@ -49,7 +49,7 @@ def test_a_failing_reward_is_missing_and_counted_and_the_run_goes_on(tmp_path: P
     assert set(last["heldout"]) == {"clip_score"}
 
 
-def test_a_reward_that_fails_too_often_in_a_row_pauses_the_run_before_it_is_trained_on(tmp_path: Path) -> None:
+def test_repeatedly_failing_reward_pauses_the_run_before_the_update(tmp_path: Path) -> None:
     training = {"max_steps": 2, "max_missing_steps": 2}
     subject = small(tmp_path, training=training)
     subject.scorer.rewards["shapes_verifier"] = Broken()
@@ -69,7 +69,7 @@ def test_a_reward_that_fails_too_often_in_a_row_pauses_the_run_before_it_is_trai
     assert again.failures.streaks == {}
 
 
-def test_when_every_reward_fails_the_run_fails_with_the_cause(tmp_path: Path) -> None:
+def test_run_fails_with_the_cause_when_every_reward_fails(tmp_path: Path) -> None:
     subject = small(tmp_path, heldout=LITTLE)
     subject.scorer.rewards = {name: Broken() for name in subject.scorer.rewards}
     with pytest.raises(RewardsFailed, match="the reward server does not answer") as failure:
@@ -77,7 +77,7 @@ def test_when_every_reward_fails_the_run_fails_with_the_cause(tmp_path: Path) ->
     assert classify(failure.value).code == "rewards_failed"
 
 
-def test_a_model_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
+def test_nonfinite_model_fails_the_run(tmp_path: Path) -> None:
     subject = small(tmp_path)
     with torch.no_grad():
         subject.optimizer.parameters[0].fill_(torch.nan)
@@ -85,7 +85,7 @@ def test_a_model_that_is_not_finite_ends_the_run(tmp_path: Path) -> None:
         subject.run()
 
 
-def test_a_skipped_update_leaves_the_policy_and_is_counted(tmp_path: Path) -> None:
+def test_skipped_update_keeps_the_policy_and_is_counted(tmp_path: Path) -> None:
     subject = trainer(tmp_path)
     before = [parameter.clone() for parameter in subject.optimizer.parameters]
     subject.optimizer.step(1, rate=1.0, norm=float("nan"))
@@ -95,7 +95,7 @@ def test_a_skipped_update_leaves_the_policy_and_is_counted(tmp_path: Path) -> No
         subject.optimizer.step(1, rate=1.0, norm=float("nan"))
 
 
-def test_a_cancelled_run_stops_between_batches(tmp_path: Path) -> None:
+def test_cancelled_run_stops_between_batches(tmp_path: Path) -> None:
     subject = trainer(tmp_path, sampling={"rollout_batch_size": 4}, heldout={"every": 0})
     prompts = subject.prompts.sample(0, 3)
 
@@ -118,7 +118,7 @@ def run_program(directory: Path, request: dict[str, Any], *arguments: str) -> tu
     return code, json.loads(last)
 
 
-def test_the_program_needs_no_server(tmp_path: Path) -> None:
+def test_program_needs_no_server(tmp_path: Path) -> None:
     code, last = run_program(tmp_path, merge(MINIATURE, {"training": {"max_steps": 1}}))
     assert (code, last["type"], last["outcome"]) == (0, "finished", "succeeded")
     assert read_manifest(tmp_path / "out/checkpoints/step-000001").step == 1
@@ -134,27 +134,27 @@ def test_the_program_needs_no_server(tmp_path: Path) -> None:
         ({"algorithm": {"group_size": 1}}, "group_size"),
     ],
 )
-def test_what_is_wrong_with_a_spec_is_the_last_event(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
+def test_invalid_spec_is_reported_by_the_last_event(changes: dict[str, Any], message: str, tmp_path: Path) -> None:
     code, last = run_program(tmp_path, merge(MINIATURE, changes))
     assert (code, last["type"], last["code"]) == (1, "failed", "bad_config")
     assert message in last["detail"]
 
 
-def test_one_bad_prompt_among_many_is_found_before_the_first_step(tmp_path: Path) -> None:
+def test_invalid_prompt_is_found_before_the_first_step(tmp_path: Path) -> None:
     prompts = [*train_prompts()[:50], "a small red dinosaur on white"]
     code, last = run_program(tmp_path, merge(MINIATURE, {"prompts": {"items": prompts}}))
     assert (code, last["code"]) == (1, "bad_config")
     assert not events(tmp_path / "out", "metrics", "started")
 
 
-def test_a_directory_that_holds_a_run_is_not_written_over(finished: Path, tmp_path: Path) -> None:
+def test_directory_of_a_run_is_not_overwritten(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "request.json").write_text("{}")
     before = (finished / "events.jsonl").read_bytes()
     assert main([str(tmp_path / "request.json"), "--out", str(finished)]) == 2
     assert (finished / "events.jsonl").read_bytes() == before
 
 
-def test_a_damaged_checkpoint_is_no_start(finished: Path, tmp_path: Path) -> None:
+def test_damaged_start_checkpoint_is_rejected(finished: Path, tmp_path: Path) -> None:
     damaged = tmp_path / "checkpoint"
     damaged.mkdir()
     for path in (finished / "checkpoints/step-000004").iterdir():
@@ -187,7 +187,7 @@ def file_sizes() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_whole_and_says_so(
+def test_full_disk_keeps_the_last_checkpoint_and_is_reported(
     file_sizes: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = tmp_path / "out/checkpoints/step-000001"

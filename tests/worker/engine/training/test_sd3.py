@@ -41,7 +41,7 @@ def test_ratios_are_one_and_the_policy_moves(whole: tuple[Path, Plan]) -> None:
     assert last["heldout"]["redness"]["difference"] != 0.0
 
 
-def test_a_resumed_run_ends_with_the_same_bits(entry: ModelEntry, whole: tuple[Path, Plan], tmp_path: Path) -> None:
+def test_resumed_run_ends_bit_identical(entry: ModelEntry, whole: tuple[Path, Plan], tmp_path: Path) -> None:
     out, _ = whole
     run(entry, tmp_path / "out", resume=out / "checkpoints" / "step-000001")
     last = Path("checkpoints") / "step-000002"

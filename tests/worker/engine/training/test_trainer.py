@@ -13,7 +13,7 @@ from worker.engine.training.checkpoint import read_manifest
 pytestmark = pytest.mark.long
 
 
-def test_the_run_ends_with_a_summary_over_all_pairs(finished: Path) -> None:
+def test_finished_run_summarizes_all_pairs(finished: Path) -> None:
     (last,) = events(finished, "finished")
     assert last["outcome"] == "succeeded"
     assert set(last["heldout"]) == {"clip_score", "shapes_verifier"}
@@ -23,7 +23,7 @@ def test_the_run_ends_with_a_summary_over_all_pairs(finished: Path) -> None:
         assert row["interval95"][0] <= row["difference"] <= row["interval95"][1]
 
 
-def test_evaluations_are_those_of_the_plan(finished: Path) -> None:
+def test_nfe_equals_the_plan(finished: Path) -> None:
     plan = make_plan(spec(), load_catalog())
     totals = [value for _, name, value in metrics(finished) if name == "nfe/total"]
     updates = sum(value for _, name, value in metrics(finished) if name == "nfe/update")
@@ -39,7 +39,7 @@ def test_every_ratio_is_one_before_the_update(finished: Path) -> None:
     assert all(abs(value - 1) <= 1e-5 for value in extremes)
 
 
-def test_the_ratio_test_can_fail(tmp_path: Path) -> None:
+def test_ratio_differs_from_one_after_a_weight_change(tmp_path: Path) -> None:
     subject = trainer(tmp_path)
     prompts = subject.prompts.sample(0, 3)
     conditioning = subject.model.encode(prompts)
@@ -60,7 +60,7 @@ def test_each_step_records_its_groups(finished: Path) -> None:
         assert {group["granularity"] for group in event["groups"]} == {1, 3}
 
 
-def test_images_are_kept_with_their_rewards(finished: Path) -> None:
+def test_images_are_stored_with_their_rewards(finished: Path) -> None:
     samples = events(finished, "sample")
     assert [s["step"] for s in samples if s["kind"] == "heldout"] == [0, 0, 2, 2, 4, 4]
     assert {s["step"] for s in samples if s["kind"] == "best"} == {2, 4}
@@ -73,24 +73,24 @@ def test_images_are_kept_with_their_rewards(finished: Path) -> None:
     assert all(pair["best"] > pair["worst"] for pair in pairs.values())
 
 
-def test_the_policy_moves_and_the_base_does_not(half: HalfRun) -> None:
+def test_training_changes_only_the_lora(half: HalfRun) -> None:
     assert half.changed and half.unchanged
     assert all("lora_" in name for name in half.changed)
     assert all("lora_" not in name for name in half.unchanged)
 
 
-def test_the_same_spec_gives_the_same_metrics(half: HalfRun, finished: Path) -> None:
+def test_same_spec_gives_the_same_metrics(half: HalfRun, finished: Path) -> None:
     """Up to the end of the shorter run, which is evaluated as the longer one's middle is not."""
-    told, known = newest(half.directory), newest(finished)
+    recorded, known = newest(half.directory), newest(finished)
     common = {key for key in known if key[0] < 2}
     assert {step for step, _ in common} == {0, 1}
-    assert {key: told[key] for key in common} == {key: known[key] for key in common}
+    assert {key: recorded[key] for key in common} == {key: known[key] for key in common}
     assert metrics(half.directory, "^(reward|ratio|loss|grad_norm)") == [
         row for row in metrics(finished, "^(reward|ratio|loss|grad_norm)") if row[0] <= 2
     ]
 
 
-def test_full_fine_tuning_moves_every_weight(tmp_path: Path) -> None:
+def test_full_fine_tuning_changes_every_weight(tmp_path: Path) -> None:
     subject = small(tmp_path, training={"adapter": "full", "max_steps": 1, "learning_rate": 1e-5})
     before = [parameter.clone() for parameter in subject.optimizer.parameters]
     subject.run()
@@ -99,14 +99,14 @@ def test_full_fine_tuning_moves_every_weight(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "checkpoints/step-000001").kind == "full"
 
 
-def test_a_long_update_is_known_to_be_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_update_reports_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("worker.engine.training.progress.PROGRESS_SECONDS", 0.0)
     small(tmp_path, training={"max_steps": 1, "update_batch_size": 1}).run()
-    told = [event for event in events(tmp_path, "progress") if event["phase"] == "update"]
-    assert len(told) == 1 + 2 * 2  # at the start, and after each of two prompts' two steps
+    recorded = [event for event in events(tmp_path, "progress") if event["phase"] == "update"]
+    assert len(recorded) == 1 + 2 * 2  # at the start, and after each of two prompts' two steps
 
 
-def test_what_is_trained_is_computed_by_an_attention_that_can_be_derived(tmp_path: Path) -> None:
+def test_update_disables_cudnn_attention(tmp_path: Path) -> None:
     subject, seen = small(tmp_path, training={"max_steps": 1}), []
     subject.model.transformer.register_forward_hook(
         lambda *_: seen.append((torch.is_grad_enabled(), torch.backends.cuda.cudnn_sdp_enabled()))
@@ -117,7 +117,7 @@ def test_what_is_trained_is_computed_by_an_attention_that_can_be_derived(tmp_pat
 
 @pytest.mark.parametrize("adapter", ["lora", "full"])
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_in_bfloat16_every_ratio_is_one_and_the_policy_moves(adapter: str, checkpointing: bool, tmp_path: Path) -> None:
+def test_bfloat16_ratios_are_one_and_the_policy_changes(adapter: str, checkpointing: bool, tmp_path: Path) -> None:
     training = {
         "adapter": adapter,
         "max_steps": 1,
@@ -133,13 +133,13 @@ def test_in_bfloat16_every_ratio_is_one_and_the_policy_moves(adapter: str, check
     assert any(not torch.equal(a, b) for a, b in zip(before, subject.optimizer.parameters, strict=True))
 
 
-def test_the_rate_warms_up(tmp_path: Path) -> None:
+def test_learning_rate_warms_up(tmp_path: Path) -> None:
     training = {"max_steps": 3, "warmup_steps": 2, "learning_rate": 1e-3}
     small(tmp_path, training=training).run()
     assert [value for _, _, value in metrics(tmp_path, "^learning_rate$")] == pytest.approx([5e-4, 1e-3, 1e-3])
 
 
-def test_an_image_that_is_not_finite_scores_nothing(tmp_path: Path) -> None:
+def test_nonfinite_image_has_no_rewards(tmp_path: Path) -> None:
     subject = trainer(tmp_path)
     prompts = subject.prompts.sample(0, 4)
     latents = torch.zeros(4, 16, 32)

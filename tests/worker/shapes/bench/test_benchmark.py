@@ -17,7 +17,7 @@ from worker.shapes.bench.scene import draw
 from worker.shapes.grammar import parse
 
 
-def test_the_file_is_what_the_command_makes(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
+def test_file_is_what_the_command_makes(tmp_path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     made = tmp_path / "made.json"
     monkeypatch.setattr("sys.argv", ["bench", "--out", str(made)])
     main()
@@ -51,7 +51,7 @@ def test_images_of_its_prompts_can_meet_all_points() -> None:
     assert np.mean(scores) >= 0.99
 
 
-def test_a_prompt_with_other_points_than_its_texts_is_refused() -> None:
+def test_prompt_with_other_points_than_its_texts_is_refused() -> None:
     prompt = bundled().prompts[0]
     other = prompt.model_copy(update={"points": prompt.points[:1]})
     with pytest.raises(ValueError, match=r"prompt 0, .* has the test points"):

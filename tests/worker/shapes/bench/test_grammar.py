@@ -69,7 +69,7 @@ class TestPoints:
         assert 1 <= len(found) <= MAX_POINTS
         assert found == points(parse(caption(sentence)))
 
-    def test_the_sentences_own_dimension_comes_first(self) -> None:
+    def test_sentences_own_dimension_comes_first(self) -> None:
         assert [
             point.dimension for point in points(parse("a circle left of a square and the former is red on gray"))
         ] == [
@@ -84,7 +84,7 @@ class TestParts:
     def test_both_ways_to_tell_the_same_are_for_the_same(self, sentence: Sentence) -> None:
         assert part_of(caption(sentence)) is part_of(caption(canonical(sentence)))
 
-    def test_a_mirrored_relation_means_the_same(self) -> None:
+    def test_mirrored_relation_means_the_same(self) -> None:
         one, other = (
             parse("a red circle left of a blue square on gray"),
             parse("a blue square right of a red circle on gray"),
@@ -104,7 +104,7 @@ class TestParts:
         assert len({*train, *heldout}) == 4096 + 1024
 
 
-def test_an_altered_sentence_differs_in_one_thing() -> None:
+def test_altered_sentence_differs_in_one_thing() -> None:
     told = parse("a red circle without any squares on white")
     found = dict(alterations(told))
     assert set(found) == {"color 0", "shape 0", "count 0", "clause", "background"}

@@ -33,7 +33,7 @@ def test_every_dimension_has_labels_of_the_benchmarks_own_prompts() -> None:
     assert len(LABELS) >= 200
 
 
-def test_the_judge_agrees_with_the_eye(images: Tensor) -> None:
+def test_judge_agrees_with_hand_labels(images: Tensor) -> None:
     said = judge_points(images, [PROMPTS[label["prompt"]] for label in LABELS])
     agreed = [bool(scores[label["point"]]) == label["holds"] for scores, label in zip(said, LABELS, strict=True)]
     assert np.mean(agreed) >= 0.75

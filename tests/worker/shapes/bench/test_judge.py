@@ -74,7 +74,7 @@ class TestJudge:
         rows = on_broken[dimension]
         assert np.mean([true == said for true, said in rows]) >= 0.99
 
-    def test_what_is_broken_does_not_pass(self, dimension: str, on_broken: dict[str, list[tuple[bool, bool]]]) -> None:
+    def test_broken_images_fail(self, dimension: str, on_broken: dict[str, list[tuple[bool, bool]]]) -> None:
         said = [said for true, said in on_broken[dimension] if not true]
         assert said and np.mean(said) <= 0.01
 
@@ -116,14 +116,14 @@ class TestJudge:
         ("a red circle in the top left corner", "a red circle in the bottom left corner", (0, 1, 1)),
     ],
 )
-def test_an_image_of_one_caption_judged_by_another(shown: str, asked: str, met: tuple[int, ...]) -> None:
+def test_image_of_one_caption_judged_by_another(shown: str, asked: str, met: tuple[int, ...]) -> None:
     rng = np.random.default_rng(3)
     images = draw([realize(parse(f"{shown} on gray"), rng) for _ in range(5)])
     assert set(judge_points(images, [f"{asked} on gray"] * 5)) == {met}
 
 
 class TestInput:
-    def test_an_empty_image_meets_nothing(self) -> None:
+    def test_empty_image_meets_nothing(self) -> None:
         assert judge_points(torch.ones(1, 3, 32, 32), ["a red circle without any squares on white"]) == [(0, 0, 0)]
 
     def test_noise_and_no_images_are_no_error(self) -> None:
@@ -150,6 +150,6 @@ class TestInput:
         with pytest.raises(ValueError, match="2 images and 1 prompts"):
             judge_points(torch.zeros(2, 3, 32, 32), ["a circle on white"])
 
-    def test_a_prompt_that_is_no_caption_is_refused(self) -> None:
+    def test_prompt_that_is_no_caption_is_refused(self) -> None:
         with pytest.raises(ValueError, match="'cat'"):
             judge_points(torch.zeros(1, 3, 32, 32), ["a cat on white"])

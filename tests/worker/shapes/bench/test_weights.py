@@ -42,7 +42,7 @@ def test_both_tokenizers_know_every_word_and_fit_every_prompt(pipeline: FluxPipe
         assert max(len(row) for row in tokenizer([prompt.text for prompt in PROMPTS])["input_ids"]) <= TEXT_LENGTH
 
 
-def test_the_autoencoder_is_that_of_the_smaller_world() -> None:
+def test_autoencoder_is_that_of_the_smaller_world() -> None:
     def digest(pipeline: Path) -> str:
         return hashlib.sha256((pipeline / "vae" / "diffusion_pytorch_model.safetensors").read_bytes()).hexdigest()
 
@@ -60,12 +60,12 @@ def test_clip_tells_true_pairs_from_wrong_ones() -> None:
     assert true.mean() > wrong.mean() + 0.3
 
 
-def test_the_pair_takes_less_than_twelve_megabytes() -> None:
+def test_pair_takes_less_than_twelve_megabytes() -> None:
     pair = (BENCH_FLUX_WEIGHTS, BENCH_CLIP_WEIGHTS)
     assert sum(path.stat().st_size for one in pair for path in one.rglob("*") if path.is_file()) < 12e6
 
 
-def test_the_cards_tell_where_the_weights_come_from() -> None:
+def test_cards_tell_where_the_weights_come_from() -> None:
     card = (BENCH_FLUX_WEIGHTS / "README.md").read_text()
     assert "Start: the weights of `shapes-flux`" in card and "seed 20" in card
     assert json.loads((WEIGHTS / "records-2" / "scores.json").read_text())["renders"]["overall"] >= 0.99
