@@ -126,7 +126,12 @@ def rows(records: Any) -> dict[str, str]:
     evaluation = records.evaluation(benchmark(), answers={(0, 0): [1] * len(benchmark().prompts[0].points)})
     found = {"run_id": run.id, "checkpoint_id": checkpoint.id, "generation_id": generation.id}
     found |= {"evaluation_id": evaluation.id, "second_id": evaluation.id, "sample_id": uuid.uuid4()}
-    return {name: str(id) for name, id in found.items()} | {"name": "w", "number": "0", "index": "0", "image": "0"}
+    return {name: str(id) for name, id in found.items()} | {
+        "name": "w",
+        "number": "0",
+        "index": "0",
+        "image_index": "0",
+    }
 
 
 def address(path: str, ids: dict[str, str]) -> str:
