@@ -1,1 +1,1 @@
-"""The routes: one package per noun, with `router.py`, `service.py` (rules and queries), `schemas.py`."""
+"""The API routes, one package per resource: `router.py`, `service.py` (rules and queries) and `schemas.py`."""

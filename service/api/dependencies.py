@@ -1,4 +1,4 @@
-"""The dependencies of routes: session, settings, catalog, queue."""
+"""Dependencies that routes declare as parameters, such as the session, settings, catalog and queue."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any
@@ -15,7 +15,10 @@ from service.jobs.queue import Queue
 
 
 def _state(name: str) -> Any:
-    """The dependency on an attribute of the application's state. It is async, as FastAPI calls others in a thread."""
+    """Return a dependency that reads an attribute of the application state.
+
+    The dependency is async because FastAPI runs synchronous dependencies in a thread.
+    """
 
     async def attribute(request: Request) -> Any:
         return getattr(request.app.state, name)
@@ -45,4 +48,7 @@ def _session(request: Request, database: DatabaseDep) -> Iterator[Session]:
 SettingsDep = Annotated[Settings, Depends(_settings)]
 CatalogDep = Annotated[Catalog, Depends(_catalog)]
 SessionDep = Annotated[Session, Depends(_session, scope="function")]
-"""Closed before the response is sent, so that a slow client holds no connection. Services commit."""
+"""A database session, closed before the response is sent so that a slow client does not hold a connection.
+
+Services commit it themselves.
+"""

@@ -1,4 +1,4 @@
-"""The style that all figures share. Importing this module imports matplotlib, which takes 0.3 s."""
+"""The style shared by all figures. Importing this module imports matplotlib, which takes 0.3 s."""
 
 import io
 from typing import Any, Literal
@@ -21,26 +21,26 @@ matplotlib.rcParams.update({
     "grid.alpha": 0.25,
     "grid.linewidth": 0.5,
     "legend.frameon": False,
-    "svg.hashsalt": "g2rpo",  # the same element ids in every SVG
+    "svg.hashsalt": "g2rpo",  # makes the element ids reproducible
     "text.parse_math": False,
 })  # fmt: skip
 
 _MM = 1 / 25.4
 _COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""M. Okabe and K. Ito, Color Universal Design (2008), without the yellow, which is faint on white."""
+"""The palette of M. Okabe and K. Ito, Color Universal Design (2008), except yellow, which is faint on white."""
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.2, 1.2, 1.2)))
 _MARKERS = ("", "o", "s")
 
 
 def new_figure(width_mm: float, height_mm: float, layout: LayoutEngine | None = None) -> Figure:
-    """An empty figure of that size, which can measure its texts."""
+    """Create an empty figure of the given size, with a canvas so that text extents can be measured."""
     figure = Figure(figsize=(width_mm * _MM, height_mm * _MM), layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
 
 def save(figure: Figure, form: Form, title: str = "") -> bytes:
-    """The figure as SVG, or as PNG at 200 dots per inch. Equal figures have equal bytes."""
+    """Render a figure as SVG, or as PNG at 200 dots per inch. Identical figures give identical bytes."""
     file = io.BytesIO()
     metadata = {"Title": title, "Date": None} if form == "svg" else {"Title": title}
     figure.savefig(file, format=form, dpi=200, metadata=metadata)
@@ -48,7 +48,10 @@ def save(figure: Figure, form: Form, title: str = "") -> bytes:
 
 
 def line_style(index: int) -> dict[str, Any]:
-    """The style of the line number `index`. 7 colors and 4 dashes give 28 pairs; then markers are added."""
+    """Return the line style with the given index.
+
+    The first 28 lines get distinct pairs of 7 colors and 4 dash patterns; markers distinguish any further lines.
+    """
     return {
         "color": _COLORS[index % len(_COLORS)],
         "linestyle": _DASHES[index % len(_DASHES)],

@@ -1,15 +1,15 @@
-"""`Idempotency-Key`: a request that is repeated because its response was lost is not executed again.
+"""Support for `Idempotency-Key`: a client can safely repeat a request whose response was lost.
 
-A POST route has a parameter `idempotency: IdempotentRequestDep`; its service claims the key first, in the transaction
-that does the work:
+A POST route declares the parameter `idempotency: IdempotentRequestDep`. Before anything else, its service claims the
+key in the transaction that does the work:
 
     id = new_id()
     if (earlier := idempotency.claim(session, id)) is not None:
         return earlier
     session.add(Run(id=id, ...))
 
-A claim is a row of the same transaction, so a failed request does not use up its key. An identical concurrent request
-waits in `claim` until the first has ended.
+The claim is a row written in that transaction, so a failed request does not use up its key. If an identical request is
+in progress, `claim` waits until that request has ended.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ from service.middleware.request import REPLAYED
 
 _WITHOUT_KEY = uuid.UUID(int=0)
 _LOCK_TIMEOUT = "10s"
-"""How long an identical request waits until the first has ended."""
+"""How long a repeated request waits for the first one to end."""
 _KeyHeader = Annotated[
     str | None,
     Header(
@@ -40,21 +40,21 @@ _KeyHeader = Annotated[
         min_length=1,
         max_length=255,
         pattern="^[!-~]+$",
-        description="A unique key of the request. A repeated request with the same key and body is not executed again: "
-        "the response shows the resource of the first one, with `Idempotency-Replayed: true`.",
+        description="A unique key for the request. A repeated request with the same key and body is not executed "
+        "again: the response shows the resource of the first request and has the header `Idempotency-Replayed: true`.",
     ),
 ]
 
 
 class IdempotencyMismatch(ServiceError):
-    """The key was used for a different request."""
+    """The idempotency key was already used for a different request."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     code = "idempotency_mismatch"
 
 
 class IdempotencyInProgress(ServiceError):
-    """An identical request is still in progress."""
+    """A request with the same idempotency key is still in progress."""
 
     status = HTTPStatus.CONFLICT
     code = "idempotency_in_progress"
@@ -62,23 +62,24 @@ class IdempotencyInProgress(ServiceError):
 
 @dataclass(frozen=True)
 class IdempotentRequest:
-    """A request with its idempotency key; without a key every claim is new."""
+    """A request and its idempotency key, if any. If there is no key, the request is always treated as new."""
 
     request: Request
     scope: uuid.UUID
-    """The id of the API key: idempotency keys are unique per API key. All zeros without one."""
+    """The id of the API key, since idempotency keys are unique per API key. All zeros if no API key was used."""
     key: str | None
     body_sha256: str | None
 
     def with_body(self, sha256: str) -> "IdempotentRequest":
-        """A copy with the SHA-256 (hexadecimal) of the body, for a route that reads its body as a stream."""
+        """Return a copy with the hexadecimal SHA-256 of the body. Used by routes that read the body as a stream."""
         return replace(self, body_sha256=sha256)
 
     def claim(self, session: Session, resource_id: uuid.UUID) -> uuid.UUID | None:
-        """None for a new request, which works on `resource_id`; else the resource id of the identical earlier request.
+        """Claim the key for `resource_id`, or return the resource id of an identical earlier request.
 
-        Call it before any check of the current state, so that a repeated request gets its response whatever has changed
-        since. Raises IdempotencyMismatch, and IdempotencyInProgress after ten seconds of waiting.
+        Returns None for a new request. Call this method before checking any other state, so that a repeated request
+        is answered even if the state has changed since. Raises IdempotencyMismatch if the key was used for a different
+        request, and IdempotencyInProgress if an earlier request has not ended after ten seconds.
         """
         if self.key is None:
             return None
@@ -89,7 +90,7 @@ class IdempotentRequest:
         if earlier.fingerprint != fingerprint:
             raise IdempotencyMismatch(
                 f"The Idempotency-Key {self.key!r} was used at {earlier.created_at:%Y-%m-%d %H:%M:%S} UTC for a "
-                "request with another method, path, query or body; use a new key for a new request"
+                "request with a different method, path, query or body; use a new key for a new request"
             )
         self.request.state.response_headers[REPLAYED] = "true"
         return earlier.resource_id
@@ -130,4 +131,4 @@ async def _with_body(
 
 IdempotentRequestDep = Annotated[IdempotentRequest, Depends(_with_body)]
 StreamedIdempotentRequestDep = Annotated[IdempotentRequest, Depends(_without_body)]
-"""For a route that reads its body as a stream; it calls `idempotency.with_body(sha256)` before `claim`."""
+"""For routes that read the body as a stream. They must call `idempotency.with_body(sha256)` before `claim`."""

@@ -1,4 +1,4 @@
-"""The steps that the endpoints of all kinds of jobs share: create, list, cancel, delete, wait for the end."""
+"""Steps shared by the endpoints for all kinds of jobs: create, list, cancel, delete, and wait for the end."""
 
 import uuid
 from collections.abc import Callable, Iterable
@@ -37,7 +37,7 @@ Spec = TypeVar("Spec", GenerationSpec, EvaluationSpec)
 
 @dataclass(frozen=True)
 class JobRequest:
-    """A request that queues a job, and what that takes."""
+    """A request that queues a job, with the objects needed to do so."""
 
     request: Request
     database: Database
@@ -48,15 +48,18 @@ class JobRequest:
 
     @property
     def body(self) -> dict[str, Any]:
-        """The parsed body, as stored in the `requested` columns; empty without a body."""
+        """The parsed body, as stored in the `requested` columns. Empty if the request has no body."""
         return getattr(self.request.state, "body", None) or {}
 
     def check_quota(self, session: Session) -> None:
-        """Raise TooManyOpenJobs if the principal's key may not have another job."""
+        """Raise TooManyOpenJobs if the principal's key has reached its limit of open jobs."""
         check_open_jobs(session, self.database.settings, self.principal.id)
 
     def add(self, session: Session, job: Job, rows: Iterable[Base] = ()) -> uuid.UUID:
-        """Commit a new job with its rows and wake a worker; the job's id. The committed row alone starts the job."""
+        """Commit a new job and its rows, notify a worker, and return the job's id.
+
+        The job starts even if the notification is lost, because workers find the committed row.
+        """
         kind, id = type(job), job.id
         session.add(job)
         session.flush()
@@ -64,14 +67,14 @@ class JobRequest:
         if isinstance(job, SupervisedJob):
             record_status(session, job)
         session.commit()
-        session.close()  # an unreachable broker takes a second to time out, without a database connection
+        session.close()  # hold no connection while an unreachable broker times out, which takes a second
         self.queue.send(kind, id)
         return id
 
 
 @dataclass(frozen=True)
 class LongPoll:
-    """A request that may wait for the end of a job, with `Prefer: wait=N`."""
+    """A request that can wait for a job to end, if it has the header `Prefer: wait=N`."""
 
     response: Response
     database: Database
@@ -79,7 +82,7 @@ class LongPoll:
     prefer: str | None
 
     async def create(self, job: type[Job], create: Callable[[Session], uuid.UUID], show: Show[View]) -> View:
-        """Create a job and show it; the status is 200 if the job ends while the request waits."""
+        """Create a job and return its view. The status becomes 200 if the job ends while the request waits."""
 
         def created() -> uuid.UUID:
             with self.database.sessions() as session:
@@ -96,7 +99,10 @@ class LongPoll:
         return await run_in_threadpool(read)
 
     async def show(self, job: type[Job], id: uuid.UUID, show: Show[View]) -> View:
-        """The job, after the wait if the request has one. Raises NotFound before waiting."""
+        """Return the view of a job, after waiting for its end if the client prefers that.
+
+        Raises NotFound, without waiting, if the job does not exist.
+        """
 
         def read() -> View:
             with self.database.readers() as session:
@@ -126,13 +132,16 @@ async def _long_poll(
     return LongPoll(response, database, waiter, prefer)
 
 
-# Async functions: FastAPI would call the classes in a thread.
+# Async functions, because FastAPI would call the classes in a thread.
 JobRequestDep = Annotated[JobRequest, Depends(_job_request)]
 LongPollDep = Annotated[LongPoll, Depends(_long_poll)]
 
 
 def show_created(response: Response, session: Session, job: type[Job], id: uuid.UUID, show: Show[View]) -> View:
-    """The job that a request, or an earlier one with its Idempotency-Key, created. Raises Deleted."""
+    """Return the view of the job created by this request or by an earlier one with the same Idempotency-Key.
+
+    Also sets the Location header. Raises Deleted if the job has been deleted since.
+    """
     response.headers["Location"] = f"/{job.FOLDER}/{id}"
     try:
         return show(session, id)
@@ -142,7 +151,10 @@ def show_created(response: Response, session: Session, job: type[Job], id: uuid.
 
 
 def with_model_defaults(catalog: Catalog, spec: Spec) -> tuple[Spec, ModelEntry]:
-    """The spec with the model's defaults for the fields without a value, and the model. Raises Invalid."""
+    """Fill in missing fields of a spec with the model's defaults, and return the spec and the model.
+
+    Raises Invalid if the model is unknown.
+    """
     model = find_model(catalog, spec.model)
     if model is None:
         raise Invalid(list(unknown(catalog.model, spec.model, ("body", "model"))))
@@ -151,7 +163,7 @@ def with_model_defaults(catalog: Catalog, spec: Spec) -> tuple[Spec, ModelEntry]
 
 
 def select_jobs(job: type[JobRow], filters: JobFilters) -> Select[JobRow]:
-    """The jobs that match the filters which all kinds have."""
+    """Return a query for the jobs that match the filters common to all kinds of jobs."""
     query = select(job)
     if filters.status:
         query = query.where(job.status.in_(filters.status))
@@ -163,7 +175,7 @@ def select_jobs(job: type[JobRow], filters: JobFilters) -> Select[JobRow]:
 
 
 def cancel(session: Session, job: type[Job], id: uuid.UUID, idempotency: IdempotentRequest) -> None:
-    """Cancel a job; repeating it changes nothing. Raises NotFound."""
+    """Cancel a job. Canceling it again has no effect. Raises NotFound."""
     if idempotency.claim(session, id) is None:
         row, changed = views.cancel(session, job, id)
         if changed and isinstance(row, SupervisedJob):
@@ -174,10 +186,13 @@ def cancel(session: Session, job: type[Job], id: uuid.UUID, idempotency: Idempot
 def find_deletable(
     session: Session, job: type[JobRow], id: uuid.UUID, states: frozenset[JobStatus] = TERMINAL
 ) -> JobRow:
-    """The job, locked, in one of the states in which it can be deleted. Raises NotFound, WrongState."""
+    """Lock a job that is to be deleted and return it.
+
+    Raises NotFound, and WrongState if the job is in none of `states`.
+    """
     row = views.find(session, job, id, lock=True)
     if row.status not in states:
-        raise WrongState(f"{job.KIND.capitalize()} {id} is {row.status}; cancel it and wait for its end to delete it")
+        raise WrongState(f"{job.KIND.capitalize()} {id} is {row.status}; to delete it, cancel it and wait for the end")
     return row
 
 
@@ -190,6 +205,6 @@ def delete(session: Session, row: Job) -> None:
 
 
 def record_status(session: Session, row: SupervisedJob, **data: Any) -> None:
-    """Record the status as an event, and notify clients that wait for the job."""
+    """Record a job's status as an event, and notify clients that are waiting for the job."""
     events.record(session, type(row), row.id, row.attempt, "status", {"status": row.status.value, **data})
     events.notify_job(session, row.KIND, row.id)

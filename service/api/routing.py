@@ -1,4 +1,4 @@
-"""The route class of all routers, and what a route declares: scope, body limit, caching."""
+"""The route class used by all routers, and the declaration of a route's scope, body limit and caching."""
 
 import json
 import re
@@ -20,15 +20,15 @@ SECURITY_SCHEME = {
     "type": "http",
     "scheme": "bearer",
     "bearerFormat": "g2k_…",
-    "description": "An API key. Without any keys the service accepts requests from its own machine only, without a "
-    "key.",
+    "description": "An API key. If no keys exist, the service accepts only requests from its own machine, which need "
+    "no key.",
 }
 LOCATION: dict[str, Any] = {
     "headers": {"Location": {"description": "The URL of the created resource.", "schema": {"type": "string"}}}
 }
-"""The documented header of a response with status 201 or 202."""
+"""The documented header of responses with status 201 or 202."""
 _MAX_NAMES = 1000
-"""Names in one JSON object. No request needs more, and validation creates an error for each unknown name."""
+"""The maximum number of names in a JSON object. Validation creates an error for each unknown name."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 BodyLimit = Literal["max_body_bytes", "max_upload_bytes", "max_results_bytes", "max_prompt_set_bytes"]
@@ -36,18 +36,18 @@ BodyLimit = Literal["max_body_bytes", "max_upload_bytes", "max_results_bytes", "
 
 @dataclass(frozen=True)
 class Declaration:
-    """What a route declares about access to it. The defaults hold for a route without a declaration."""
+    """The access rules and properties that a route declares. Routes that declare nothing get the defaults."""
 
     scope: Scope | None = Scope.ADMIN
-    """The scope that a key needs; None: the route is public."""
+    """The scope that a key needs, or None for a public route."""
     max_body: BodyLimit = "max_body_bytes"
-    """The setting that limits the body. Another one than the default is for routes that read the body as a stream."""
+    """The setting that limits the body size. Only routes that read the body as a stream override the default."""
     cacheable: bool = False
-    """The response consists of rows and files that never change, the same for all principals."""
+    """Whether the response may be cached: it is made from rows and immutable files, and is the same for all keys."""
     reads_only: bool = False
-    """A POST that changes nothing: the audit log has no line for it."""
+    """Whether the route changes nothing although its method is POST. Such requests are not written to the audit log."""
     without_database: bool = False
-    """A client on this machine may use the route while the database is unavailable."""
+    """Whether a client on this machine may use the route while the database is unavailable."""
 
     def __call__(self, endpoint: Endpoint) -> Endpoint:
         endpoint.declaration = self  # type: ignore[attr-defined]
@@ -55,11 +55,11 @@ class Declaration:
 
 
 declare = Declaration
-"""Declares access to an endpoint: `@declare(Scope.READ, cacheable=True)` below `@router.get(...)`."""
+"""A decorator for endpoints: write `@declare(Scope.READ, cacheable=True)` below `@router.get(...)`."""
 
 
 class ApiRoute(APIRoute):
-    """A route that checks its scope before the body is read, limits the body, reads JSON strictly and caches."""
+    """A route that checks the scope before reading the body, limits the body, parses strict JSON, and caches."""
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
         self.declaration: Declaration = getattr(endpoint, "declaration", Declaration())
@@ -75,7 +75,10 @@ class ApiRoute(APIRoute):
             self.description += f"\n\nNeeds the scope `{scope}`."
 
     def _statuses(self, path: str) -> Iterator[int]:
-        """The error statuses of every route of this form; a route declares only the others."""
+        """Yield the error statuses that follow from the route's scope, path and parameters.
+
+        A route only needs to declare other statuses.
+        """
         yield from (401, 403, 429) if self.declaration.scope else (403,)
         has_body = not self.methods or not self.methods <= {"GET", "HEAD", "DELETE"}
         if "{" in path:
@@ -110,7 +113,7 @@ class ApiRoute(APIRoute):
 
 
 class JsonRequest(Request):
-    """A request with strict JSON; `request.state.body` keeps the parsed body."""
+    """A request whose JSON is parsed strictly. The parsed body is kept in `request.state.body`."""
 
     async def json(self) -> Any:
         body = await self.body()
@@ -122,7 +125,7 @@ class JsonRequest(Request):
             msg = f"Invalid JSON at line {error.lineno}, column {error.colno}: {error.msg}"
             raise invalid(["body", error.pos], msg, "json_invalid") from error
         except (ValueError, RecursionError) as error:
-            # Invalid UTF-8, a lone surrogate, NaN, Infinity, a number of thousands of digits, or deep nesting.
+            # Invalid UTF-8, a lone surrogate, NaN, Infinity, a number with thousands of digits, or deep nesting.
             reason = "nesting too deep" if isinstance(error, RecursionError) else str(error)[:200]
             raise invalid(["body"], f"Invalid JSON: {reason}", "json_invalid") from error
         self.state.body = parsed
@@ -147,7 +150,7 @@ def _check_content_type(request: Request) -> None:
 
 
 def _limited(request: Request, limit: int) -> Receive:
-    """The messages of the request; raises BodyTooLarge if its body exceeds `limit` bytes."""
+    """Return a receive function for the request that raises BodyTooLarge if the body exceeds `limit` bytes."""
     length = request.headers.get("content-length", "")
     announced = int(length[:19]) if length.isdecimal() else 0
     received = 0

@@ -1,1 +1,1 @@
-"""Benchmarks: import from the official repository, prompts, and scores of result files."""
+"""Benchmarks: importing them from the official repository, showing their prompts, and scoring result files."""

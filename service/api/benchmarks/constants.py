@@ -1,4 +1,4 @@
-"""Constants of a Python source, read from its syntax tree: no code is executed."""
+"""Read constants of a Python source file from its syntax tree, without executing any code."""
 
 import ast
 from collections import Counter
@@ -6,13 +6,14 @@ from typing import Any
 
 
 class Unreadable(ValueError):
-    """The source does not define a constant in a readable form."""
+    """The source is invalid, or a constant has no value that can be read from the syntax tree."""
 
 
 class Constants:
-    """The module-level constants of a source: strings, mappings, concatenations, and names of other constants.
+    """The module-level constants of a Python source file.
 
-    Raises Unreadable, with the line, for other values, and for a name that is changed after its assignment.
+    A value may be a string, a mapping, a concatenation of strings, or the name of another constant. Other values, and
+    constants that are changed after their assignment, raise Unreadable when they are read.
     """
 
     def __init__(self, source: bytes) -> None:
@@ -31,7 +32,7 @@ class Constants:
                     self._values[name] = value
                     self._changes[name] += 1
                 case ast.FunctionDef() | ast.AsyncFunctionDef() | ast.ClassDef():
-                    pass  # the body runs only when it is called
+                    pass  # the body has its own scope
                 case _:
                     self._changes.update(_changed_names(statement))
 
@@ -39,7 +40,10 @@ class Constants:
         return name in self._values
 
     def value(self, name: str, parents: tuple[str, ...] = ()) -> Any:
-        """The value of a constant: a string or a mapping. `parents` are the constants that refer to it."""
+        """Return the value of a constant, a string or a mapping. Raises Unreadable.
+
+        `parents` are the constants whose evaluation led to this one; they reveal circular references.
+        """
         if name not in self._values:
             raise Unreadable(f"{name} is not assigned at the top level of the module")
         if name in parents:
@@ -67,7 +71,7 @@ class Constants:
 
 
 def _changed_names(statement: ast.stmt) -> set[str]:
-    """Names that a statement may change: it assigns or deletes them, or calls one of their methods."""
+    """Return the names that a statement may change, by assigning or deleting them or calling their methods."""
     names = set()
     for node in ast.walk(statement):
         match node:

@@ -1,4 +1,7 @@
-"""Benchmarks from a checkout of the official repository: prompts from its CSV files, judge prompts from a script."""
+"""Read benchmarks from a checkout of the official repository.
+
+Prompts come from its CSV files, and judge prompts from one of its scripts.
+"""
 
 import string
 from collections.abc import Iterator
@@ -13,46 +16,49 @@ from service.contracts.benchmarks.official import FILES, OfficialFile
 from service.contracts.benchmarks.reading import Reading, is_storable, read_prompts
 
 SCRIPTS = "eval/src"
-"""Directory of the scripts in the checkout."""
+"""The directory in the checkout that contains the scripts."""
 CONFIG = "LANG_CONFIGS"
-"""The constant of one script that holds the judge prompts by language."""
+"""The name of the constant, defined in one script, that holds the judge prompts by language."""
 FIELDS = frozenset({"prompt", "testpoint", "explanation", "test_explanation"})
-"""Allowed fields of a template."""
+"""The fields that a template may contain."""
 _MAX_BYTES = 64 * 2**20
-"""Of a file. The largest official file has less than 1 MiB."""
+"""The maximum size of a file. The largest official file is smaller than 1 MiB."""
 
 
 @dataclass
 class FileReport:
-    """The content of one file of prompts."""
+    """The content of one prompt file."""
 
     file: OfficialFile
     reading: Reading
     benchmark: Benchmark | None
-    """None if the file has no good row or no readable judge prompt."""
+    """None if the file has no valid rows or its language has no readable judge prompt."""
 
 
 @dataclass
 class Report:
-    """The content of a checkout. `faults` prevent any import; bad rows prevent it unless they are allowed."""
+    """The content of a checkout.
+
+    Any of the `faults` prevents the import. Bad rows prevent it unless they are explicitly allowed.
+    """
 
     faults: list[str] = field(default_factory=list)
     files: list[FileReport] = field(default_factory=list)
 
     @property
     def bad_rows(self) -> int:
-        """In all files."""
+        """The number of bad rows in all files."""
         return sum(len(report.reading.problems) for report in self.files)
 
     def benchmarks(self, allow_bad_rows: bool) -> list[Benchmark]:
-        """The benchmarks to import: all or none."""
+        """Return the benchmarks to import, or an empty list if the import is not allowed."""
         if self.faults or (self.bad_rows and not allow_bad_rows):
             return []
         return [report.benchmark for report in self.files if report.benchmark is not None]
 
 
 def examine(checkout: Path) -> Report:
-    """Read a checkout without executing anything. Never raises; the report lists the problems."""
+    """Read a checkout without executing any code. Problems are listed in the report instead of being raised."""
     report = Report()
     judges = _judge_prompts(checkout, report)
     contents = {file: _content(checkout / file.path, report.faults) for file in FILES}
@@ -105,7 +111,7 @@ def _content(path: Path, faults: list[str]) -> bytes | None:
 
 
 def _judge_prompts(checkout: Path, report: Report) -> dict[Language, JudgePrompt]:
-    """The judge prompts by language, from the one script that defines them."""
+    """Read the judge prompts by language from the single script that defines them. Adds faults to `report`."""
     scripts: list[tuple[Path, Constants]] = []
     for path in sorted((checkout / SCRIPTS).glob("*.py")):
         content = _content(path, report.faults) or b""
@@ -131,7 +137,7 @@ def _judge_prompts(checkout: Path, report: Report) -> dict[Language, JudgePrompt
 
 
 def _judge_prompt(constants: Constants, language: str) -> JudgePrompt:
-    """The judge prompt of one language. Raises ValueError."""
+    """Read the judge prompt for one language. Raises ValueError if it is missing or invalid."""
     languages = constants.value(CONFIG)
     config = languages.get(language) if isinstance(languages, dict) else None
     if not isinstance(config, dict):

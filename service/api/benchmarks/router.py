@@ -1,4 +1,4 @@
-"""`/benchmarks`: prompts with test points, and scores of result files."""
+"""Routes under `/benchmarks`: list and show benchmarks, and score result files."""
 
 import json
 import pathlib
@@ -44,10 +44,10 @@ _FILES = {
 }
 
 
-@router.get("/benchmarks", summary="Benchmarks")
+@router.get("/benchmarks", summary="List benchmarks")
 @declare(Scope.READ)
 def list_benchmarks(filters: Annotated[BenchmarkFilters, Query()], session: SessionDep) -> Page[BenchmarkSummary]:
-    """The bundled and the imported benchmarks by name, with the hashes that make scores comparable."""
+    """List the bundled and imported benchmarks by name. Scores are comparable if `content_sha256` is equal."""
     return service.listing(session, filters)
 
 
@@ -56,9 +56,9 @@ def list_benchmarks(filters: Annotated[BenchmarkFilters, Query()], session: Sess
 def get_benchmark(
     name: BenchmarkName, filters: Annotated[PromptFilters, Query()], session: SessionDep
 ) -> BenchmarkView:
-    """A benchmark with the judge's prompt, the repairs of its file, and a page of its prompts.
+    """Return a benchmark with its judge prompt, the repairs made to its file, and a page of its prompts.
 
-    `dimension` selects prompts; the counts are those of the whole benchmark.
+    `dimension` selects prompts. The counts always refer to the whole benchmark.
     """
     return service.show(session, name, filters)
 
@@ -77,11 +77,12 @@ async def rescore_benchmark(
     database: DatabaseDep,
     _idempotency: StreamedIdempotentRequestDep,
 ) -> Rescore:
-    """Score a result file of the official scripts, sent as the body. Nothing is stored.
+    """Score a result file written by the official scripts, sent as the request body. Nothing is stored.
 
-    The body is their CSV, its rows as JSON lines (`.progress.jsonl`) or as a JSON list, or their JSON summary of
-    counts. The scores equal the official ones, with intervals. Unreadable answers are counted, not dropped; an answer
-    that the script lost is recovered from `output`. Rows of another benchmark are errors, each with its row number.
+    The body is the CSV file, its rows as JSON lines (`.progress.jsonl`) or as a JSON list, or the JSON summary of
+    counts. The scores equal the official ones; intervals are added unless the body is a summary. Unreadable answers
+    are counted rather than dropped, and an answer that the official script lost is recovered from `output`. Each row
+    that does not belong to the benchmark is reported as an error with its row number.
     """
 
     def load() -> Benchmark:

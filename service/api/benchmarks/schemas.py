@@ -1,4 +1,4 @@
-"""Queries and responses of `/benchmarks`."""
+"""Query parameters and responses of `/benchmarks`."""
 
 from datetime import datetime
 from typing import Literal
@@ -11,29 +11,29 @@ from service.http.pagination import Page, PageQuery, Text
 
 
 class BenchmarkFilters(PageQuery):
-    """Which page of the list."""
+    """Query parameters of the benchmark list, which has no filters."""
 
 
 class PromptFilters(PageQuery):
-    """Filters of a benchmark's prompts."""
+    """Filters for the prompts of a benchmark."""
 
     dimension: list[Text] = Field(
         [],
         max_length=40,
-        description="Prompts with a test point of one of these dimensions, primary (`Attribute`) or sub "
+        description="Only prompts with a test point of one of these dimensions, primary (`Attribute`) or sub "
         "(`Attribute - Color`). Repeatable; default: all.",
     )
 
 
 class BenchmarkSummary(BaseModel):
-    """A benchmark in a list: the newest import of its name."""
+    """A benchmark in a list: the newest import with the given name."""
 
     name: str
     title: str
     language: str = Field(description="`en` or `zh`.")
     length: str = Field(description="`short` or `long` prompts.")
     prompt_count: int
-    point_count: int = Field(description="Number of test points of all prompts.")
+    point_count: int = Field(description="Total number of test points.")
     file: str = Field(description="Name of the imported file.")
     data_sha256: str = Field(description="SHA-256 of that file.")
     pinned: bool = Field(description="Whether the file is identical to the official file.")
@@ -44,9 +44,9 @@ class BenchmarkSummary(BaseModel):
 
 
 class BenchmarkView(BenchmarkSummary):
-    """A benchmark in full, with a page of its prompts."""
+    """All properties of a benchmark, with a page of its prompts."""
 
-    repairs: list[Repair] = Field(description="Faults of the file that were repaired.")
+    repairs: list[Repair] = Field(description="Faults in the file that were repaired.")
     left_out: list[RowProblem] = Field(description="Rows of the file that were skipped.")
     dimensions: dict[str, int] = Field(description="Number of test points by sub-dimension.")
     judge: JudgePrompt | None = Field(description="Prompt of the judge; null if rules judge the images.")
@@ -54,12 +54,12 @@ class BenchmarkView(BenchmarkSummary):
 
 
 class RescoreQuery(BaseModel):
-    """Options of the scores of a result file."""
+    """Options for scoring a result file."""
 
     model_config = ConfigDict(extra="forbid")
 
     points: bool = Field(False, description="Include the counts of every test point.")
-    resamples: int = Field(RESAMPLES, ge=0, le=10_000, description="Bootstrap resamples; 0: no intervals.")
+    resamples: int = Field(RESAMPLES, ge=0, le=10_000, description="Bootstrap resamples; 0 disables intervals.")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Bootstrap seed.")
 
 
@@ -71,6 +71,6 @@ class Rescore(BaseModel):
     content_sha256: str
     file_sha256: str = Field(description="SHA-256 of the result file.")
     form: Literal["answers", "counts"] = Field(
-        description="`answers` per image, or only the `counts` of a summary, which have no intervals."
+        description="`answers` for a file with one answer per image, `counts` for a summary, which gives no intervals."
     )
     scores: Scores

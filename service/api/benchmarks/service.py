@@ -1,4 +1,4 @@
-"""Benchmarks: storing, lookup by name, prompts by dimension, and scores of result files."""
+"""Store benchmarks, look them up by name, filter their prompts by dimension, and score result files."""
 
 import json
 from collections import Counter
@@ -32,13 +32,13 @@ from service.http.pagination import Page, decode_cursor, encode_cursor, paged
 
 CSV, JSON, LINES = "text/csv", "application/json", "application/x-ndjson"
 MEDIA_TYPES = (CSV, JSON, LINES)
-"""Of result files."""
+"""The supported media types of result files."""
 _INDEX = TypeAdapter(tuple[int])
 _NEWEST = (BenchmarkRow.imported_at.desc(), BenchmarkRow.id.desc())
 
 
 def store(session: Session, benchmark: Benchmark) -> bool:
-    """Store a benchmark as the newest of its name. False: the same content was stored already."""
+    """Store a benchmark as the newest with its name. Returns False if the same content was already stored."""
     row = {
         "id": new_id(),
         "name": benchmark.name,
@@ -51,7 +51,7 @@ def store(session: Session, benchmark: Benchmark) -> bool:
         "prompts": [prompt.model_dump(mode="json") for prompt in benchmark.prompts],
     }
     statement = insert(BenchmarkRow).values(row)
-    # The same prompts may come from another file.
+    # The same prompts may have been imported from a different file.
     updated = {name: statement.excluded[name] for name in ("data_sha256", "pinned", "about")}
     stored = session.scalar(
         statement.on_conflict_do_update(
@@ -63,7 +63,10 @@ def store(session: Session, benchmark: Benchmark) -> bool:
 
 
 def store_bundled(session: Session) -> None:
-    """Store the benchmark of this version unless it is stored. Commits unless the caller is in a transaction."""
+    """Store the benchmark bundled with this version if it is not stored yet.
+
+    Commits it, unless the session is already in a transaction.
+    """
     in_transaction = session.in_transaction()
     same = (BenchmarkRow.name == bundled().name, BenchmarkRow.content_sha256 == bundled_sha256())
     if session.scalar(select(BenchmarkRow.id).where(*same)) is None:
@@ -73,13 +76,13 @@ def store_bundled(session: Session) -> None:
 
 
 def names(session: Session) -> list[str]:
-    """The names of all benchmarks."""
+    """Return the sorted names of all benchmarks."""
     store_bundled(session)
     return list(session.scalars(select(BenchmarkRow.name).distinct().order_by(BenchmarkRow.name)))
 
 
 def unknown_benchmark(name: str, available: Iterable[str]) -> str:
-    """The message for an unknown name."""
+    """Return the error message for an unknown benchmark name, with a similar name if there is one."""
     similar = get_close_matches(name, available := list(available), n=1)
     hint = f" Did you mean {similar[0]!r}?" if similar else ""
     return (
@@ -89,7 +92,7 @@ def unknown_benchmark(name: str, available: Iterable[str]) -> str:
 
 
 def current_row(session: Session, name: str) -> BenchmarkRow:
-    """The newest row of a name. Raises NotFound."""
+    """Return the newest row with the given benchmark name. Raises NotFound."""
     if name == bundled().name:
         store_bundled(session)
     query = select(BenchmarkRow).where(BenchmarkRow.name == name).order_by(*_NEWEST).limit(1)
@@ -100,12 +103,12 @@ def current_row(session: Session, name: str) -> BenchmarkRow:
 
 
 def current(session: Session, name: str) -> Benchmark:
-    """The newest benchmark of a name. Raises NotFound."""
+    """Return the newest benchmark with the given name. Raises NotFound."""
     return current_row(session, name).benchmark()
 
 
 def listing(session: Session, filters: BenchmarkFilters) -> Page[BenchmarkSummary]:
-    """The newest benchmark of each name, by name."""
+    """Return a page of benchmarks sorted by name, with only the newest benchmark for each name."""
     store_bundled(session)
     query = select(BenchmarkRow).distinct(BenchmarkRow.name)
 
@@ -116,7 +119,10 @@ def listing(session: Session, filters: BenchmarkFilters) -> Page[BenchmarkSummar
 
 
 def show(session: Session, name: str, filters: PromptFilters) -> BenchmarkView:
-    """A benchmark with a page of its matching prompts. Raises NotFound, Invalid."""
+    """Return a benchmark with a page of its matching prompts.
+
+    Raises NotFound, and Invalid if a dimension or the cursor is invalid.
+    """
     row = current_row(session, name)
     benchmark = row.benchmark()
     dimensions = sub_dimensions(filters.dimension)
@@ -136,7 +142,10 @@ def show(session: Session, name: str, filters: PromptFilters) -> BenchmarkView:
 
 
 def sub_dimensions(requested: Sequence[str]) -> set[str]:
-    """The sub-dimensions of the names in a query, each primary or sub. Raises Invalid."""
+    """Return the sub-dimensions selected by the primary and sub-dimension names in a query.
+
+    Raises Invalid if a name is unknown.
+    """
     found, errors = set(), []
     for name in requested:
         primary, sub = primary_named(name), dimension_of(name)
@@ -150,7 +159,11 @@ def sub_dimensions(requested: Sequence[str]) -> set[str]:
 
 
 def rescore(benchmark: Benchmark, file: Path, file_sha256: str, media_type: str, query: RescoreQuery) -> Rescore:
-    """The scores of an official result file. Raises Invalid, with every row that is not of the benchmark."""
+    """Score an official result file.
+
+    Raises Invalid if the file is not readable or has no rows, with an error for each row that does not belong to the
+    benchmark.
+    """
     from service.core.bootstrap import intervals  # imports numpy, which other routes do not need
 
     read = _read(benchmark, file, media_type)
@@ -175,7 +188,7 @@ def rescore(benchmark: Benchmark, file: Path, file_sha256: str, media_type: str,
 
 def _read(benchmark: Benchmark, file: Path, media_type: str) -> Answers | Counts:
     try:
-        # The csv module needs the line ends inside quotes unchanged.
+        # The csv module needs unchanged line endings inside quotes.
         with file.open(encoding="utf-8-sig", newline="" if media_type == CSV else None) as text:
             if media_type == JSON:
                 return read_json(text.read(), benchmark)

@@ -1,1 +1,1 @@
-"""The catalog: models, rewards, prompt sets and judges of this installation."""
+"""The catalog: the models, rewards, prompt sets and judges of this installation."""

@@ -1,4 +1,4 @@
-"""`/catalog`: models, algorithms, rewards and other names for requests."""
+"""The route `/catalog`: models, algorithms, rewards and other names that can be used in requests."""
 
 from fastapi import APIRouter
 
@@ -14,5 +14,5 @@ router = APIRouter(tags=["catalog"], route_class=ApiRoute)
 @router.get("/catalog", summary="Show the catalog")
 @declare(Scope.READ, cacheable=True)
 def get_catalog(session: SessionDep, settings: SettingsDep, catalog: CatalogDep) -> CatalogView:
-    """Models, algorithms with their JSON Schema, presets, rewards, prompt sets, judges, workers and devices."""
+    """Return models, algorithms with JSON Schemas, presets, rewards, prompt sets, judges, and workers with devices."""
     return service.show(session, settings, catalog)

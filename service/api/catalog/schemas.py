@@ -1,4 +1,4 @@
-"""Views of the catalog: names and numbers, without the sources of weights."""
+"""Public views of the catalog. They do not reveal where weights are stored."""
 
 from datetime import datetime
 from typing import Any
@@ -16,7 +16,7 @@ class JudgeView(BaseModel):
     name: str
     kind: str
     description: str
-    identity: str = Field(description="The label of the judge's scores.")
+    identity: str = Field(description="The label stored with the judge's scores.")
 
 
 class AlgorithmView(BaseModel):
@@ -40,7 +40,7 @@ class WorkerView(BaseModel):
 
 
 class CatalogView(BaseModel):
-    """All names for requests, and the workers."""
+    """All names that can be used in requests, and the live workers."""
 
     models: list[ModelInfo]
     algorithms: list[AlgorithmView]

@@ -1,4 +1,4 @@
-"""The catalog as shown to clients."""
+"""Build the catalog view that clients see."""
 
 from datetime import timedelta
 from functools import cache
@@ -17,7 +17,7 @@ from service.db.models import Worker
 
 
 def show(session: Session, settings: Settings, catalog: Catalog) -> CatalogView:
-    """The entries of the catalog, and the live workers."""
+    """Return the catalog entries, algorithms and presets, and the live workers."""
     cutoff = func.now() - timedelta(seconds=settings.worker_timeout_seconds)
     workers = session.scalars(select(Worker).where(Worker.heartbeat_at > cutoff).order_by(Worker.name))
     return CatalogView.model_validate(

@@ -1,4 +1,4 @@
-"""The sources of a catalog's entries: whether local files exist, and whether environment variables are set."""
+"""Check whether the local files and environment variables that catalog entries refer to exist."""
 
 import os
 from collections.abc import Iterator
@@ -8,7 +8,10 @@ from service.contracts.catalog import Catalog, RemoteServer, Source
 
 
 class SourceCheck(NamedTuple):
-    """A source of an entry; `missing`: a file that does not exist, or a variable that is not set."""
+    """The result of checking one source of a catalog entry.
+
+    `missing` is true if a file or directory does not exist or an environment variable is not set.
+    """
 
     entry: str
     detail: str
@@ -16,7 +19,10 @@ class SourceCheck(NamedTuple):
 
 
 def check_sources(catalog: Catalog) -> Iterator[SourceCheck]:
-    """All directories, files, hub repositories, servers and variables. Hub and servers are not contacted."""
+    """Yield a check for each directory, file, hub repository, server and environment variable in the catalog.
+
+    The hub and the servers are not contacted.
+    """
     for model in catalog.models:
         yield from _source(f"model {model.name}", model.source)
     for reward in catalog.rewards:

@@ -1,1 +1,1 @@
-"""Checkpoints: import, list, show, download, delete."""
+"""Import, list, show, download and delete checkpoints."""

@@ -1,8 +1,8 @@
-"""Downloads of checkpoints: single files with ranges, entity tags and digests (RFC 9110, RFC 9530), and archives.
+"""Download checkpoints, as archives or as single files with ranges, entity tags and digests (RFC 9110, RFC 9530).
 
-An archive is a tar file of the weights and their documentation, created while it is sent: files go from the store to
-the client block by block, each checked against its hash, without compression, which weights do not benefit from. The
-same checkpoint gives the same bytes as long as the records of its run do not change.
+An archive is a tar file of the weights and their documentation. It is created while it is sent: files are streamed from
+the store block by block, and each file is checked against its hash. The archive is not compressed, because weights
+hardly compress. The same checkpoint gives the same bytes as long as the records of its run do not change.
 """
 
 import base64
@@ -40,10 +40,11 @@ _MAX_POINTS = 10_000
 
 
 def file_response(artifacts: ArtifactStore, file: Stored, method: str, headers: Mapping[str, str]) -> Response:
-    """The response to a download of a file. Raises ArtifactDamaged, RangeNotSatisfiable.
+    """Create the response to a file download. Raises ArtifactDamaged, RangeNotSatisfiable.
 
-    A whole file is hashed while it is sent, and the last block of a damaged file is withheld, so the client sees an
-    incomplete response. For a range only the length of the file is checked; the client checks the hash of all parts.
+    A whole file is hashed while it is sent. If it is damaged, the last block is withheld, so the client sees an
+    incomplete response. For a range of a large file only the file size is checked; the client must check the hash
+    after assembling all parts.
     """
     etag = f'"{file.sha256}"'
     common = {
@@ -69,7 +70,11 @@ def file_response(artifacts: ArtifactStore, file: Stored, method: str, headers: 
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
-    """Start and length of a Range header; None for the whole file, several ranges or other units."""
+    """Return the start and length of the range that a Range header requests.
+
+    Returns None, which means the whole file, if there is no header or it is not a single valid byte range. Raises
+    RangeNotSatisfiable if the range is outside the file.
+    """
     match = _RANGE.fullmatch((header or "").replace(" ", ""))
     if match is None or match.group(1) == match.group(2) == "":
         return None
@@ -90,7 +95,7 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
 
 @dataclass(frozen=True)
 class Archive:
-    """A tar file with one directory `name`; its members are bytes or files of the artifact store."""
+    """A tar file with a single directory, `name`. Its members are bytes or files in the artifact store."""
 
     name: str
     members: Mapping[str, bytes | Stored]
@@ -98,7 +103,7 @@ class Archive:
 
     @property
     def size(self) -> int:
-        """Bytes of the tar file."""
+        """The size of the tar file in bytes."""
         total = len(_END)
         for name, content in self.members.items():
             size = len(content) if isinstance(content, bytes) else content.size
@@ -107,7 +112,7 @@ class Archive:
 
     @property
     def etag(self) -> str:
-        """An entity tag of all names and contents."""
+        """An entity tag computed from the names and contents of all members."""
         digest = hashlib.sha256(self.name.encode())
         for name, content in self.members.items():
             sha256 = hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else content.sha256
@@ -115,11 +120,14 @@ class Archive:
         return f'"{digest.hexdigest()}"'
 
     def check(self, artifacts: ArtifactStore) -> None:
-        """Raise ArtifactDamaged unless the store has every file in its full length."""
+        """Raise ArtifactDamaged unless every file exists in the store with its recorded size."""
         artifacts.check_whole(content for content in self.members.values() if isinstance(content, Stored))
 
     def blocks(self, artifacts: ArtifactStore) -> Iterator[bytes]:
-        """The bytes of the tar file. Raises ArtifactDamaged, which leaves the archive incomplete."""
+        """Yield the bytes of the tar file.
+
+        Raises ArtifactDamaged if a file is damaged; the archive is then incomplete.
+        """
         for name, content in self.members.items():
             if isinstance(content, bytes):
                 yield self._header(name, len(content)) + content + bytes(-len(content) % _BLOCK)
@@ -136,7 +144,10 @@ class Archive:
 
 
 def archive(session: Session, catalog: Catalog, row: Checkpoint, training: bool) -> Archive:
-    """The archive of a checkpoint with files; with `training`, it includes the state for resuming the training."""
+    """Build the archive of a checkpoint whose files have not been deleted.
+
+    If `training` is true, the archive includes the state needed to resume the training.
+    """
     complete = CheckpointManifest.model_validate(row.manifest)
     files = tuple(
         file for file in complete.files if training or file.name == WEIGHTS or file.name.startswith("transformer/")
@@ -159,7 +170,10 @@ def archive(session: Session, catalog: Catalog, row: Checkpoint, training: bool)
 
 
 def archive_response(artifacts: ArtifactStore, archive: Archive, if_none_match: str | None) -> Response:
-    """The archive, or 304 for a client with the current version. Raises ArtifactDamaged for a missing file."""
+    """Return the archive as a response, or status 304 if the client has the current version.
+
+    Raises ArtifactDamaged if a file is missing or has the wrong size.
+    """
     headers = {
         "ETag": archive.etag,
         "Accept-Ranges": "none",
@@ -178,7 +192,10 @@ def _json(value: Any) -> bytes:
 
 
 def _heldout(session: Session, row: Checkpoint, run: Run | None) -> dict[str, Any]:
-    """Held-out rewards before and after training: with intervals for the run's last step, else from its metrics."""
+    """Return the held-out rewards before and after training.
+
+    For the last step of a run, they are its stored results with intervals; for other steps, they come from its metrics.
+    """
     if run is None:
         return {}
     if run.heldout and row.step == run.max_steps:
@@ -193,7 +210,7 @@ def _heldout(session: Session, row: Checkpoint, run: Run | None) -> dict[str, An
 
 
 def _prompts(session: Session, row: Checkpoint) -> dict[str, Any]:
-    """The sources of the prompts, and the hashes that identify them."""
+    """Return the prompt sources of the training and held-out prompts, and the hashes that identify them."""
     spec = row.manifest["spec"] or {}
     attempt = session.get(Attempt, (row.run_id, row.attempt)) if row.run_id is not None else None
     provenance = (attempt.provenance or {}) if attempt is not None else {}
@@ -205,7 +222,10 @@ def _prompts(session: Session, row: Checkpoint) -> dict[str, Any]:
 
 
 def _curves(session: Session, row: Checkpoint, run: Run | None) -> str:
-    """Every metric up to the checkpoint's step as CSV, one point per line; long metrics as means of buckets."""
+    """Return all metrics up to the checkpoint's step as CSV, one point per line.
+
+    Long metrics are cut into buckets, each represented by its mean.
+    """
     text = io.StringIO()
     writer = csv.writer(text)
     writer.writerow(["name", "step", "value"])

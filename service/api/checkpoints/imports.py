@@ -1,7 +1,7 @@
-"""Import of LoRA files: names, types and shapes are checked against the model; nothing is executed.
+"""Import LoRA files. Tensor names, data types and ranks are checked against the model; no code is executed.
 
-The format is diffusers': safetensors with `transformer.<layer>.lora_A.weight` and `…lora_B.weight`. Whether the shapes
-fit the layers is checked by the worker that loads the model.
+Files have the format of diffusers: safetensors with `transformer.<layer>.lora_A.weight` and `…lora_B.weight`. The
+worker that loads the model checks whether the shapes fit the layers.
 """
 
 import json
@@ -27,7 +27,7 @@ from service.http.errors import Invalid, invalid
 from service.jobs.validation import find_model, unknown
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
-"""The name that `load_lora_weights` of diffusers looks for."""
+"""The file name that diffusers' `load_lora_weights` looks for."""
 _TENSOR = re.compile(r"transformer\.(?P<layer>[A-Za-z0-9_.]{1,200})\.lora_(?P<half>[AB])\.weight")
 _TYPES = frozenset({"F32", "F16", "BF16"})
 _MAX_TENSORS = 100_000
@@ -35,7 +35,7 @@ _MAX_NAMES = 3
 
 
 class Adapter(NamedTuple):
-    """The properties of a LoRA file."""
+    """The rank of a LoRA file, and α if the file specifies it."""
 
     rank: int
     alpha: float | None
@@ -51,9 +51,10 @@ def store(
     principal: Principal,
     idempotency: IdempotentRequest,
 ) -> uuid.UUID:
-    """Check an uploaded file and store it as a checkpoint; its id, that of an earlier one for a repeated request.
+    """Check an uploaded file, store it as a checkpoint, and return the checkpoint's id.
 
-    Raises Invalid, IdempotencyMismatch.
+    For a repeated request, returns the id of the existing checkpoint. Raises Invalid, IdempotencyMismatch,
+    IdempotencyInProgress.
     """
     id = new_id()
     model = find_model(catalog, query.model)
@@ -101,7 +102,10 @@ def store(
 
 
 def read_adapter(file: Path, model: ModelEntry) -> Adapter:
-    """The rank, and α if the file has it, of a LoRA for `model`'s transformer. Raises Invalid with the bad names."""
+    """Read the properties of a LoRA file for the transformer of `model`.
+
+    Raises Invalid, listing the unsupported tensors or layers, if the file is not a LoRA for this model.
+    """
     try:
         with safe_open(file, framework="numpy") as tensors:
             slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - not a mapping
@@ -111,14 +115,14 @@ def read_adapter(file: Path, model: ModelEntry) -> Adapter:
     except (SafetensorError, OSError, ValueError) as error:
         raise _invalid(f"Invalid safetensors file: {str(error)[:200]}") from error
     if not 0 < len(shapes) <= _MAX_TENSORS:
-        raise _invalid(f"The file has {len(shapes)} tensors; allowed: 1 to {_MAX_TENSORS}")
+        raise _invalid(f"The file has {len(shapes)} tensors; expected 1 to {_MAX_TENSORS}")
     if wrong := [name for name, type_ in types.items() if type_ not in _TYPES]:
-        raise _invalid(f"Unsupported data type of {_some(wrong)}; allowed: {', '.join(sorted(_TYPES))}")
+        raise _invalid(f"Unsupported data type of {_some(wrong)}; supported types: {', '.join(sorted(_TYPES))}")
     return Adapter(_rank(shapes, model), _alpha(metadata))
 
 
 def _rank(shapes: Mapping[str, tuple[int, ...]], model: ModelEntry) -> int:
-    """The common rank of all layers, as runs and checkpoints have a single one."""
+    """Return the rank, which must be the same for all layers. Raises Invalid if the tensors are not a valid LoRA."""
     layers: dict[str, dict[str, tuple[int, ...]]] = {}
     unknown_names = []
     for name, shape in shapes.items():
@@ -141,7 +145,7 @@ def _rank(shapes: Mapping[str, tuple[int, ...]], model: ModelEntry) -> int:
 
 
 def _alpha(metadata: Mapping[str, str]) -> float | None:
-    """α of diffusers' adapter metadata, if any."""
+    """Return α from diffusers' adapter metadata, or None if it is missing or invalid."""
     try:
         config = json.loads(metadata.get("lora_adapter_metadata", "{}"))
         alpha = config.get("transformer.lora_alpha", config.get("lora_alpha"))

@@ -1,4 +1,4 @@
-"""`/runs/{run_id}/checkpoints` and `/checkpoints`: saved policies."""
+"""Routes under `/runs/{run_id}/checkpoints` and `/checkpoints`: saved policies."""
 
 import pathlib
 import tempfile
@@ -30,12 +30,12 @@ FileName = Annotated[str, Path(description="File name in the manifest.", example
 _BYTES = {"content": {downloads.FILE_TYPE: {"schema": {"type": "string", "format": "binary"}}}}
 
 
-@router.get("/runs/{run_id}/checkpoints", summary="List checkpoints of a run")
+@router.get("/runs/{run_id}/checkpoints", summary="List the checkpoints of a run")
 @declare(Scope.READ, cacheable=True)
 def list_checkpoints(
     run_id: uuid.UUID, query: Annotated[PageQuery, Query()], session: SessionDep
 ) -> Page[CheckpointSummary]:
-    """Checkpoints of a run, newest step first."""
+    """List the checkpoints of a run, latest step first."""
     return service.list_of_run(session, run_id, query)
 
 
@@ -44,7 +44,7 @@ def list_checkpoints(
 def list_all_checkpoints(
     filters: Annotated[CheckpointFilters, Query()], session: SessionDep
 ) -> Page[CheckpointSummary]:
-    """Checkpoints of all runs and imported checkpoints, newest first."""
+    """List the checkpoints of all runs and the imported checkpoints, newest first."""
     return service.list_all(session, filters)
 
 
@@ -68,9 +68,9 @@ async def import_checkpoint(
     principal: PrincipalDep,
     idempotency: StreamedIdempotentRequestDep,
 ) -> CheckpointView:
-    """Upload a LoRA file in diffusers format (safetensors) as the body; runs and generations can then use it.
+    """Upload a LoRA file in diffusers format (safetensors) as the request body, to use it in runs and generations.
 
-    Every layer of the file must be a LoRA layer of the model. Other layers of the model keep their weights.
+    Every layer in the file must be one that the model supports for LoRA. Other layers keep their weights.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != downloads.FILE_TYPE:
@@ -94,9 +94,9 @@ async def import_checkpoint(
 @router.delete("/checkpoints/{checkpoint_id}", status_code=204, summary="Delete a checkpoint", responses=problems(409))
 @declare(Scope.WRITE)
 def delete_checkpoint(checkpoint_id: uuid.UUID, session: SessionDep) -> None:
-    """Delete the files of a checkpoint; its record remains, for runs and images that used it.
+    """Delete the files of a checkpoint. Its record remains, because runs and images may refer to it.
 
-    A checkpoint that an open job uses cannot be deleted. The request is idempotent.
+    A checkpoint in use by an open job cannot be deleted. Deleting a checkpoint again has no effect.
     """
     service.delete(session, checkpoint_id)
 
@@ -104,7 +104,7 @@ def delete_checkpoint(checkpoint_id: uuid.UUID, session: SessionDep) -> None:
 @router.get("/checkpoints/{checkpoint_id}", summary="Show a checkpoint")
 @declare(Scope.READ, cacheable=True)
 def get_checkpoint(checkpoint_id: uuid.UUID, session: SessionDep) -> CheckpointView:
-    """A checkpoint with its manifest and its files."""
+    """Return a checkpoint with its manifest and files."""
     return service.show(session, checkpoint_id)
 
 
@@ -127,7 +127,10 @@ def get_checkpoint_archive(
     catalog: CatalogDep,
     session: SessionDep,
 ) -> Response:
-    """Weights, model card, spec, curves and manifest as one tar file, created while it is sent; no ranges."""
+    """Download the weights, model card, spec, curves and manifest as one tar file.
+
+    The archive is created while it is sent, so ranges are not supported.
+    """
     archive = downloads.archive(session, catalog, service.present(session, checkpoint_id), query.training)
     session.close()  # release the connection while the file is sent
     return downloads.archive_response(database.artifacts, archive, request.headers.get("if-none-match"))
@@ -135,7 +138,7 @@ def get_checkpoint_archive(
 
 @router.get(
     "/checkpoints/{checkpoint_id}/files/{name:path}",
-    summary="Download a file of a checkpoint",
+    summary="Download a checkpoint file",
     response_class=Response,
     responses={
         200: _BYTES,
@@ -153,14 +156,17 @@ def download_checkpoint_file(
     session: SessionDep,
     range: Annotated[str | None, Header(description="One byte range, such as `bytes=0-1023`.")] = None,
 ) -> Response:
-    """A file or a range of it; `ETag` is its SHA-256. `load_lora_weights` of diffusers reads a LoRA file."""
+    """Download a file or a range of it. The `ETag` is the SHA-256 of the file.
+
+    LoRA files can be loaded with diffusers' `load_lora_weights`.
+    """
     file = service.file(session, checkpoint_id, name)
     return downloads.file_response(database.artifacts, file, request.method, request.headers)
 
 
 @router.head(
     "/checkpoints/{checkpoint_id}/files/{name:path}",
-    summary="Show length and hash of a file of a checkpoint",
+    summary="Show the size and hash of a checkpoint file",
     response_class=Response,
     responses={
         200: {"description": "`Content-Length`, `ETag` and `Repr-Digest` of the file.", **_BYTES},
@@ -172,6 +178,6 @@ def download_checkpoint_file(
 def head_checkpoint_file(
     checkpoint_id: uuid.UUID, name: FileName, request: Request, database: DatabaseDep, session: SessionDep
 ) -> Response:
-    """The headers of a download, without the file."""
+    """Return the headers of a download without the file itself."""
     file = service.file(session, checkpoint_id, name)
     return downloads.file_response(database.artifacts, file, request.method, request.headers)

@@ -1,4 +1,4 @@
-"""Queries and views of checkpoints."""
+"""Query parameters and views of checkpoints."""
 
 from datetime import datetime
 from typing import Any
@@ -11,27 +11,31 @@ from service.http.pagination import PageQuery, Text
 
 
 class CheckpointFilters(PageQuery):
-    """The filters of the list of checkpoints; all must hold."""
+    """Filters for the list of checkpoints. A checkpoint must match all of them."""
 
     model: Text | None = Field(None, description="The model's name.")
-    imported: bool | None = Field(None, description="Imported checkpoints only, or those of runs only.")
+    imported: bool | None = Field(None, description="True: only imported checkpoints; false: only checkpoints of runs.")
     deleted: bool = Field(False, description="Include deleted checkpoints.")
 
 
 class ImportQuery(BaseModel):
-    """The model and the name of an imported LoRA file."""
+    """The model, display name and α of a LoRA file to import."""
 
     model_config = ConfigDict(extra="forbid")
 
     model: Name = Field(description="A model of the catalog.")
     name: str = Field("", max_length=200, pattern=r"^[^\x00]*$", description="Display name.")
     lora_alpha: float | None = Field(
-        None, gt=0, le=4096, allow_inf_nan=False, description="α; default: from the file's metadata, else the rank."
+        None,
+        gt=0,
+        le=4096,
+        allow_inf_nan=False,
+        description="α; default: the value in the file's metadata, or the rank if there is none.",
     )
 
 
 class ArchiveQuery(BaseModel):
-    """The contents of an archive."""
+    """Options for the contents of an archive."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -51,12 +55,12 @@ class CheckpointSummary(BaseModel):
     kind: str = Field(description="`lora` or `full`.")
     model: str = Field(description="The model's name in the catalog.")
     architecture: str | None = Field(description="Hash of the transformer's configuration; null for imported weights.")
-    size: int = Field(description="Bytes of all files.")
+    size: int = Field(description="Total size of all files in bytes.")
     best_value: float | None = Field(
-        description="The value of `checkpoints.best` if it was the best checkpoint of its run when saved, else null."
+        description="The value of `checkpoints.best` if this was the best checkpoint of its run when saved, or null."
     )
     created_at: datetime
-    deleted_at: datetime | None = Field(description="When its files were deleted.")
+    deleted_at: datetime | None = Field(description="When the files were deleted; null if they were not.")
 
 
 class CheckpointFileView(BaseModel):
@@ -64,12 +68,12 @@ class CheckpointFileView(BaseModel):
 
     name: str
     sha256: str
-    size: int = Field(description="Bytes.")
-    url: str = Field(description="The path of the download, which supports ranges.")
+    size: int = Field(description="Size in bytes.")
+    url: str = Field(description="The path for downloading the file; it supports ranges.")
 
 
 class CheckpointView(CheckpointSummary):
-    """A checkpoint in full."""
+    """All properties of a checkpoint."""
 
     files: list[CheckpointFileView]
-    manifest: dict[str, Any] = Field(description="Files with hashes, LoRA rank and alpha, the spec.")
+    manifest: dict[str, Any] = Field(description="The files with hashes, LoRA rank and α, and the spec.")

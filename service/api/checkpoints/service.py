@@ -1,4 +1,4 @@
-"""Checkpoints: list, show, find files, delete."""
+"""List, show and delete checkpoints, and find their files."""
 
 import uuid
 from urllib.parse import quote
@@ -16,14 +16,14 @@ from service.jobs import views
 
 
 def list_of_run(session: Session, run_id: uuid.UUID, query: PageQuery) -> Page[CheckpointSummary]:
-    """A run's checkpoints without the deleted ones, newest step first. Raises NotFound."""
+    """Return a page of a run's checkpoints, latest step first, except deleted ones. Raises NotFound."""
     views.find(session, Run, run_id)
     own = select(Checkpoint).where(Checkpoint.run_id == run_id, Checkpoint.deleted_at.is_(None))
     return paged(session, own, (Checkpoint.step, Checkpoint.id), query, CheckpointSummary.model_validate)
 
 
 def list_all(session: Session, filters: CheckpointFilters) -> Page[CheckpointSummary]:
-    """The checkpoints of all runs and the imported ones that match, newest first."""
+    """Return a page of the matching checkpoints, including imported ones, newest first."""
     query = select(Checkpoint)
     if filters.model is not None:
         query = query.where(Checkpoint.model == filters.model)
@@ -35,9 +35,9 @@ def list_all(session: Session, filters: CheckpointFilters) -> Page[CheckpointSum
 
 
 def delete(session: Session, id: uuid.UUID) -> None:
-    """Delete the files of an unused checkpoint; the row stays. Raises NotFound, InUse."""
+    """Delete the files of a checkpoint but keep its row. Raises NotFound, and InUse if a job uses the checkpoint."""
     run_id = _find(session, id).run_id
-    if run_id is not None:  # all code locks the run first, so that a concurrent resumption sees the deletion
+    if run_id is not None:  # as everywhere, lock the run first, so that a concurrent resumption sees the deletion
         session.get(Run, run_id, with_for_update={"key_share": True})
     row = _find(session, id, lock=True)
     if row.deleted_at is None:
@@ -48,14 +48,14 @@ def delete(session: Session, id: uuid.UUID) -> None:
 
 
 def show(session: Session, id: uuid.UUID) -> CheckpointView:
-    """A checkpoint in full. Raises NotFound."""
+    """Return the full view of a checkpoint. Raises NotFound."""
     row = _find(session, id)
     files = [{**file, "url": f"/checkpoints/{id}/files/{quote(file['name'])}"} for file in row.manifest["files"]]
     return views.from_row(CheckpointView, row, files=files)
 
 
 def file(session: Session, id: uuid.UUID, name: str) -> Stored:
-    """A file of a checkpoint in the artifact store, by its name in the manifest. Raises NotFound, Deleted."""
+    """Return the stored file of a checkpoint that has the given name in the manifest. Raises NotFound, Deleted."""
     stored = present(session, id).stored
     if name not in stored:
         raise NotFound(f"Checkpoint {id} has no file {name[:100]!r}; available: {', '.join(stored)}")
@@ -63,7 +63,7 @@ def file(session: Session, id: uuid.UUID, name: str) -> Stored:
 
 
 def present(session: Session, id: uuid.UUID) -> Checkpoint:
-    """A checkpoint with files. Raises NotFound, Deleted."""
+    """Return a checkpoint row. Raises NotFound, and Deleted if its files were deleted."""
     row = _find(session, id)
     if row.deleted_at is not None:
         raise Deleted(f"The files of checkpoint {id} were deleted at {row.deleted_at:%Y-%m-%d %H:%M:%S} UTC")

@@ -1,1 +1,1 @@
-"""Convergence curves: metrics of runs over their steps, as JSON, CSV and figures."""
+"""Convergence curves: metrics of runs over their steps, as JSON, CSV or figures."""

@@ -1,4 +1,7 @@
-"""Metrics of several runs and groups of seeds over a common axis. Importing this module imports numpy (0.1 s)."""
+"""Compare metrics of several runs and groups of seeds over a common axis.
+
+Importing this module imports numpy, which takes 0.1 s.
+"""
 
 import math
 import uuid
@@ -18,17 +21,20 @@ from service.jobs import views
 
 _UNITS: dict[Axis, str] = {"step": "optimizer steps", "nfe": "NFE", "seconds": "seconds"}
 _ELAPSED: dict[Axis, str] = {"nfe": "elapsed/nfe", "seconds": "elapsed/seconds"}
-"""The metrics, written at every step, that map a step to another axis."""
+"""The metrics that map steps to the other axes. They are written at every step."""
 _MAX_POINTS = 1_000_000
-"""Of one response, including those of the runs of groups."""
+"""The maximum number of points read for one response. A group counts with the points of all its runs."""
 
 Ids = Sequence[uuid.UUID]
 Ranges = Mapping[str, metric_series.Range]
-"""By metric, the steps at which runs have it."""
+"""A mapping from metric names to ranges of steps."""
 
 
 def compare(session: Session, query: ComparisonQuery) -> Comparison:
-    """The metrics of all groups and runs. Raises NotFound, Invalid."""
+    """Return the requested metrics of all groups and runs.
+
+    Raises NotFound if a run is unknown, and Invalid if there are too many metrics or points.
+    """
     reader = _Reader(session, query)
     metrics = reader.metrics()
     members: list[tuple[Kind, str, Ids]] = [("group", group.name, group.runs) for group in query.groups]
@@ -50,7 +56,7 @@ def compare(session: Session, query: ComparisonQuery) -> Comparison:
 
 
 def table(comparison: Comparison) -> str:
-    """The comparison as CSV, a line per point."""
+    """Format a comparison as CSV, with one line per point."""
     rows: list[tuple[object, ...]] = [("name", "kind", "metric", "x", "value", "low", "high", "n")]
     for series in comparison.series:
         empty = [None] * len(series.x)
@@ -60,7 +66,7 @@ def table(comparison: Comparison) -> str:
 
 
 class _Reader:
-    """Reads the metrics of a query's runs and collects warnings. Raises NotFound for an unknown run."""
+    """Reads the metrics of all runs in a query and collects warnings. Raises NotFound if a run is unknown."""
 
     def __init__(self, session: Session, query: ComparisonQuery) -> None:
         self.session, self.query = session, query
@@ -69,14 +75,17 @@ class _Reader:
         self.labels = _labels(self.runs.values(), [group.name for group in query.groups])
         self.ranges = {id: {span.name: span for span in metric_series.latest(session, id)} for id in ids}
         self.warnings: dict[str, None] = {}
-        """In order and unique, since a run may be in several groups."""
+        """The warnings, in order. The keys of a dict are unique, so a run in several groups causes no duplicates."""
 
     def warn(self, text: str) -> None:
-        """Add a warning once."""
+        """Add a warning unless it has already been added."""
         self.warnings[text] = None
 
     def metrics(self) -> list[str]:
-        """The metrics that the query's patterns match, in their order. Raises Invalid for too many."""
+        """Return the metrics that match the query's patterns, in pattern order.
+
+        Raises Invalid if there are too many.
+        """
         names = sorted({name for spans in self.ranges.values() for name in spans})
         found: dict[str, None] = {}
         for pattern in self.query.metric:
@@ -91,7 +100,10 @@ class _Reader:
         return list(found)
 
     def common_ranges(self, ids: Ids, metrics: Iterable[str]) -> dict[str, metric_series.Range]:
-        """By metric, from the first step of any of the runs to the last."""
+        """Return, by metric, the range from the first step of any of the runs to the last.
+
+        Adds a warning for each run that does not have a metric.
+        """
         found = {}
         for metric in metrics:
             spans = []
@@ -107,7 +119,7 @@ class _Reader:
         return found
 
     def check_points(self, members: Iterable[tuple[Ids, Ranges]]) -> None:
-        """Raise Invalid if the response might have too many points."""
+        """Raise Invalid if the response might contain too many points."""
         spans = [
             span for ids, spans in members for id in ids for span in spans.values() if span.name in self.ranges[id]
         ]
@@ -118,7 +130,7 @@ class _Reader:
             raise invalid(["query", "max_points"], msg + f"Set max_points to {_MAX_POINTS // len(spans)} or less")
 
     def lines(self, ids: Ids, ranges: Ranges) -> dict[str, dict[uuid.UUID, Line]]:
-        """By metric and run, the values over x, cut into the same buckets for all these runs."""
+        """Return, by metric and run, the values over x. All of these runs are cut into the same buckets."""
         query = self.query
         buckets = {id: self._buckets(id, ranges) for id in ids}
         elapsed = {} if query.x == "step" else {id: self._elapsed(id, found.values()) for id, found in buckets.items()}
@@ -137,7 +149,7 @@ class _Reader:
         return lines
 
     def series(self, kind: Kind, name: str, metric: str, lines: Mapping[uuid.UUID, Line]) -> ComparedSeries:
-        """A run's line, or the mean of a group's lines with its band."""
+        """Return the line of a run, or the mean of a group's lines with a band."""
         query, of_runs = self.query, list(lines.values())
         x, values = joined(of_runs) if query.x == "step" or kind == "run" else resampled(of_runs, query.max_points)
         found = mean(values, query.band)
@@ -165,7 +177,7 @@ class _Reader:
         return {buckets.name: buckets for buckets in found}
 
     def _elapsed(self, id: uuid.UUID, buckets: Iterable[metric_series.Buckets]) -> Mapping[int, float]:
-        """By step, the run's x."""
+        """Return the run's x values by step. Adds a warning if any are missing."""
         name, label = _ELAPSED[self.query.x], self.labels[id]
         if name not in self.ranges[id]:
             self.warn(f"run {label} has no {name}: its points are omitted")
@@ -178,7 +190,7 @@ class _Reader:
 
 
 def _first_steps(steps: Iterable[int], first: int, width: int) -> dict[int, float]:
-    """By step, the smallest step of its bucket, at which all runs of a group have the bucket."""
+    """Map each step to the smallest step in its bucket, so that all runs of a group share the x of a bucket."""
     smallest: dict[int, int] = {}
     for step in sorted(steps):
         smallest.setdefault((step - first) // width, step)
@@ -186,7 +198,10 @@ def _first_steps(steps: Iterable[int], first: int, width: int) -> dict[int, floa
 
 
 def _labels(runs: Iterable[Run], groups: Iterable[str]) -> dict[uuid.UUID, str]:
-    """Names, or ids of runs without a name; the end of the id distinguishes equal names."""
+    """Return the labels of runs: the name, or the id if the run has no name.
+
+    The end of the id is appended to names that several runs or groups share.
+    """
     names = {run.id: run.name.strip() for run in runs}
     counts = Counter([*names.values(), *groups])
     return {

@@ -1,4 +1,4 @@
-"""Figures of curves and comparisons: a panel per metric. Importing this module imports matplotlib."""
+"""Draw curves and comparisons, with one panel per metric. Importing this module imports matplotlib."""
 
 import math
 import textwrap
@@ -19,18 +19,21 @@ from service.api.curves.schemas import MAX_METRICS, Band, Comparison, Curve, Cur
 from service.api.figures import Form, line_style, new_figure, save
 
 _PANEL_MM, _MAX_COLUMNS = 55.0, 3
-"""Minimum width of a panel, and maximum number of panels in a row."""
+"""The minimum width of a panel, and the maximum number of panels in a row."""
 _MIN_HEIGHT_MM, _MAX_HEIGHT_MM, _ASPECT = 38.0, 75.0, 0.72
-"""Limits of a panel's height, and its height divided by its width in between."""
+"""The minimum and maximum height of a panel, and the ratio of height to width between these limits."""
 _LETTER_MM = 1.7
-"""Average width of a letter."""
+"""The average width of a letter."""
 _MAX_MARKERS = 12
 _BANDS: dict[Band, str] = {"ci95": "95% CI of the mean", "std": "mean ± std", "minmax": "min to max"}
 _X_LABELS = {"step": "optimizer step", "nfe": "NFE", "seconds": "training time"}
 _TIME_UNITS = ((7200.0, 3600.0, "h"), (300.0, 60.0, "min"), (0.0, 1.0, "s"))
-"""Minimum length of the axis in seconds, seconds of a unit, and the unit's symbol."""
+"""Time units: the minimum length of the axis in seconds, the unit in seconds, and its symbol."""
 _FAMILIES = ("heldout", "reward", "anchor", "spread", "advantage", "failures", "zero_std_fraction")
-"""Metric families (the part of a name before its first slash) in the order of their panels; others follow by name."""
+"""Metric families in panel order. Other families follow by name.
+
+The family is the part of a metric name before the first slash.
+"""
 _UNITS = {
     "heldout": "reward",
     "reward": "reward",
@@ -43,13 +46,13 @@ _UNITS = {
     "images": "images",
     "memory": "bytes",
 }
-"""By metric family."""
+"""The label of the y axis, by metric family."""
 
 Values = Sequence[float | None]
 
 
 def draw_curves(curves: Curves, title: str, form: Form, width_mm: float = 240) -> bytes:
-    """A figure of one run: the mean as a line, minimum to maximum as a band, at most 24 metrics."""
+    """Draw the curves of one run, with at most 24 metrics: the mean as a line, minimum to maximum as a band."""
     shown = sorted(curves.curves, key=_rank)[:MAX_METRICS]
     figure, panels = _panels([curve.name for curve in shown], width_mm, _X_LABELS["step"])
     omitted = len(curves.curves) - len(shown)
@@ -61,7 +64,7 @@ def draw_curves(curves: Curves, title: str, form: Form, width_mm: float = 240) -
 
 
 def draw_comparison(comparison: Comparison, width_mm: float, form: Form) -> bytes:
-    """A figure of several runs and groups with one legend, `width_mm` wide."""
+    """Draw a comparison of runs and groups with a single legend. The figure is `width_mm` wide."""
     metrics = list(dict.fromkeys(series.metric for series in comparison.series))
     names = dict.fromkeys((series.kind, series.name) for series in comparison.series)
     styles = {name: line_style(index) for index, name in enumerate(names)}
@@ -86,14 +89,14 @@ def draw_comparison(comparison: Comparison, width_mm: float, form: Form) -> byte
 
 
 def readable(metric: str) -> str:
-    """A metric's name as a legend prints it, as in `held-out clip score` for `heldout/clip_score`."""
+    """Return a metric name in readable form, such as `held-out clip score` for `heldout/clip_score`."""
     return metric.replace("heldout/", "held-out ").replace("/", " ").replace("_", " ")
 
 
 def _panels(
     metrics: Sequence[str], width_mm: float, x_label: str, *, integer: bool = True
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with empty panels of the metrics."""
+    """Create a figure with an empty panel for each metric. Returns the figure and its panels."""
     columns = max(1, min(_MAX_COLUMNS, int(width_mm // _PANEL_MM), len(metrics)))
     rows = max(1, math.ceil(len(metrics) / columns))
     panel_height = min(_MAX_HEIGHT_MM, max(_MIN_HEIGHT_MM, _ASPECT * width_mm / columns))
@@ -114,11 +117,11 @@ def _panels(
 def _plot(
     axes: Axes, x: Sequence[float], values: Values, low: Values | None, high: Values | None, style: dict[str, Any]
 ) -> list[Artist]:
-    """Plot a line, and its band if there is one; return both."""
+    """Plot a line, with a band if there is one, and return the drawn artists."""
     y = np.array(values, float)
     handles: list[Artist] = [*axes.plot(x, y, markevery=max(1, len(x) // _MAX_MARKERS), **style)]
     known = np.pad(np.isfinite(y), 1)
-    isolated = known[1:-1] & ~known[:-2] & ~known[2:]  # a point without a neighbor has no line
+    isolated = known[1:-1] & ~known[:-2] & ~known[2:]  # a line is drawn only between neighboring points
     axes.plot(np.array(x)[isolated], y[isolated], ".", color=style["color"])
     if low is not None and high is not None:
         edges = np.array(low, float), np.array(high, float)
@@ -129,7 +132,7 @@ def _plot(
 def _legend(
     figure: Figure, comparison: Comparison, styles: Mapping[tuple[Kind, str], dict[str, Any]], width_mm: float
 ) -> Legend:
-    """One legend above all panels, with as many columns as fit."""
+    """Add a single legend above all panels, with as many columns as fit."""
     runs = {name: max(len(s.runs) for s in comparison.series if (s.kind, s.name) == name) for name in styles}
     handles: list[Artist] = [Line2D([], [], **style) for style in styles.values()]
     labels = [f"{name} (n = {runs[kind, name]})" if kind == "group" else name for kind, name in styles]

@@ -1,4 +1,4 @@
-"""Mean over a group of runs with a band, as pure functions of arrays."""
+"""Compute the mean and band of a group of runs, with pure functions of arrays."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ Numbers = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Line:
-    """Values [points] of a run over strictly increasing x [points]; NaN where a value is not finite."""
+    """A run's values [points] over strictly increasing x [points]. Values that are not finite are NaN."""
 
     x: Numbers
     values: Numbers
@@ -23,7 +23,10 @@ class Line:
 
 @dataclass(frozen=True)
 class Mean:
-    """Mean of a group, its band, and the number of runs with a value, each [points]; NaN where undefined."""
+    """The mean of a group, its band, and the number of runs with a value, each [points].
+
+    The mean and band are NaN where they are undefined.
+    """
 
     values: Numbers
     low: Numbers
@@ -32,9 +35,10 @@ class Mean:
 
 
 def increasing(points: Sequence[tuple[float, float | None]]) -> Line:
-    """The points (x, value) whose x is greater than that of all points before.
+    """Keep the points (x, value) whose x is greater than the x of all preceding points.
 
-    Other points come from an earlier attempt, at a later time than the newer attempt that has overtaken it.
+    The dropped points come from an earlier attempt: the newer attempt has not yet reached their steps, but it has
+    already passed their x.
     """
     x, values = np.array(points, np.float64).T
     before = np.concatenate([[-np.inf], np.maximum.accumulate(x)[:-1]])
@@ -42,7 +46,7 @@ def increasing(points: Sequence[tuple[float, float | None]]) -> Line:
 
 
 def joined(lines: Sequence[Line]) -> tuple[Numbers, Numbers]:
-    """The union of all x [points], and the values [lines, points] there; NaN where a line has no such x."""
+    """Return the union of all x [points] and the values [lines, points] there, NaN where a line has no value."""
     grid = np.unique(np.concatenate([line.x for line in lines]))
     values = np.full((len(lines), len(grid)), np.nan)
     for row, line in zip(values, lines, strict=True):
@@ -51,11 +55,11 @@ def joined(lines: Sequence[Line]) -> tuple[Numbers, Numbers]:
 
 
 def resampled(lines: Sequence[Line], max_points: int) -> tuple[Numbers, Numbers]:
-    """A common grid [points], and the values [lines, points] on it, interpolated linearly between finite values.
+    """Interpolate lines linearly between finite values; return a common grid [points] and values [lines, points].
 
-    The grid covers the range where all lines are defined. It consists of every x of any line there, or of `max_points`
-    evenly spaced points if there are more. Lines with equal x keep their values exactly. The grid is empty if the
-    lines have no range in common.
+    The grid covers the range in which all lines are defined. It consists of the x of all lines in this range, or of
+    `max_points` evenly spaced points if there are more x than that. Lines with equal x keep their exact values. The
+    grid is empty if the lines have no common range.
     """
     finite = [Line(line.x[known], line.values[known]) for line in lines for known in [np.isfinite(line.values)]]
     if not all(len(line.x) for line in finite):
@@ -65,13 +69,16 @@ def resampled(lines: Sequence[Line], max_points: int) -> tuple[Numbers, Numbers]
     grid = grid[(first <= grid) & (grid <= last)]
     if len(grid) > max_points:
         grid = np.unique(np.linspace(first, last, max_points))
-    # Rounding can put an interpolated value outside of the range of the values.
+    # Rounding can move an interpolated value outside the range of the original values.
     rows = [np.interp(grid, line.x, line.values).clip(line.values.min(), line.values.max()) for line in finite]
     return grid, np.stack(rows)
 
 
 def mean(values: Numbers, band: Band) -> Mean:
-    """The mean of values [runs, points] over the runs with a value, and a band where there are two or more."""
+    """Compute the mean of values [runs, points] over the runs that have a value.
+
+    The band is defined where two or more runs have a value.
+    """
     ordered = np.sort(values, axis=0)  # makes sums independent of the order of runs; NaN comes last
     n = np.isfinite(ordered).sum(axis=0)
     least, greatest = ordered[0], np.fmax.reduce(ordered, axis=0)
@@ -91,7 +98,10 @@ def mean(values: Numbers, band: Band) -> Mean:
 
 @lru_cache
 def student_t(freedom: int) -> float:
-    """The 97.5% quantile of Student's t distribution. (SciPy is not a dependency of the service.)"""
+    """Compute the 97.5% quantile of Student's t distribution with `freedom` degrees of freedom.
+
+    The service does not depend on SciPy.
+    """
     low, high = 0.0, math.pi / 2
     for _ in range(60):
         middle = (low + high) / 2
@@ -100,7 +110,7 @@ def student_t(freedom: int) -> float:
 
 
 def _within(angle: float, freedom: int) -> float:
-    """P(|t| ≤ √freedom · tan angle), in closed form (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
+    """Compute P(|t| ≤ √freedom · tan angle) in closed form (Abramowitz and Stegun, 26.7.3 and 26.7.4)."""
     odd = freedom % 2
     cosine, total = math.cos(angle), 0.0
     term = cosine if odd else 1.0

@@ -1,4 +1,4 @@
-"""`/runs/{run_id}/curves` and `/curves`: convergence curves of one run and of several."""
+"""The routes `/runs/{run_id}/curves` and `/curves`: convergence curves of one or several runs."""
 
 import uuid
 from collections.abc import Callable
@@ -27,7 +27,7 @@ Accept = Annotated[str | None, Header(description="JSON, `text/csv`, `image/png`
 
 @router.get(
     "/runs/{run_id}/curves",
-    summary="Convergence curves of a run",
+    summary="Show the convergence curves of a run",
     response_model=Curves,
     responses={200: {"content": CONTENT}, **problems(406)},
 )
@@ -38,10 +38,10 @@ def get_curves(
     session: SessionDep,
     accept: Accept = None,
 ) -> Response:
-    """Metrics over optimizer steps. Long metrics are cut into buckets with mean, minimum and maximum, so that spikes
-    stay visible.
+    """Return the metrics of a run over optimizer steps.
 
-    A step that several attempts computed has the value of the newest attempt.
+    Long metrics are cut into buckets with mean, minimum and maximum, so that spikes remain visible. If several attempts
+    computed a step, the value of the newest attempt is used.
     """
     curves = service.curves(session, run_id, query)
     run = views.find(session, Run, run_id)
@@ -58,19 +58,20 @@ def get_curves(
 
 @router.get(
     "/curves",
-    summary="Curves of several runs over each other",
+    summary="Compare the curves of several runs",
     response_model=Comparison,
     responses={200: {"content": CONTENT}, **problems(404, 406)},
 )
 @declare(Scope.READ)
 def compare_curves(query: Annotated[ComparisonQuery, Query()], session: SessionDep, accept: Accept = None) -> Response:
-    """Metrics of runs and groups of seeds over optimizer steps, NFE or seconds.
+    """Return the metrics of runs and groups of seeds over optimizer steps, NFE or seconds.
 
-    A group is the mean over its runs, each smoothed before, with a band. Over steps, the mean is over the runs with a
-    value at the step. Over NFE and seconds, at which runs differ, each run is interpolated linearly between its finite
-    values on the group's common grid: every x of its runs between the greatest first x and the smallest last x, or
-    `max_points` evenly spaced points if there are more. Points whose x does not increase, and points of steps without
-    that x, are omitted; `warnings` lists the runs.
+    A group is shown as the mean of its runs with a band. Each run is smoothed before averaging. Over steps, the mean at
+    each step includes the runs that have a value there. Over NFE and seconds, runs have different x values. Each run is
+    therefore interpolated linearly between its finite values on a common grid. The grid consists of every x of the
+    group's runs between the greatest first x and the smallest last x, or of `max_points` evenly spaced points if there
+    are more x values than that. Points whose x does not increase are omitted. Steps whose x is unknown are omitted as
+    well, and `warnings` lists the affected runs.
     """
     from service.api.curves.comparison import compare, table  # imports numpy: 0.1 s
 
@@ -88,7 +89,7 @@ def compare_curves(query: Annotated[ComparisonQuery, Query()], session: SessionD
 def _renderers(
     content: BaseModel, table: Callable[[], str], draw: Callable[[Form], bytes]
 ) -> dict[str, Callable[[], str | bytes]]:
-    """The renderer of each media type of curves."""
+    """Return the renderer for each media type of curves."""
     return {
         "application/json": content.model_dump_json,
         "text/csv": table,

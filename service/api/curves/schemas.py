@@ -1,4 +1,4 @@
-"""Queries and responses of `/runs/{run_id}/curves` and `/curves`."""
+"""Query parameters and responses of `/runs/{run_id}/curves` and `/curves`."""
 
 import uuid
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ MetricPatterns = Annotated[
 SinceStep = Annotated[int, Field(ge=0, le=2**31 - 1, description="First optimizer step.")]
 MaxPoints = Annotated[
     int,
-    Field(ge=1, le=10_000, description="Maximum points of a metric. Longer metrics are cut into equally wide buckets."),
+    Field(ge=1, le=10_000, description="Maximum points per metric. Longer metrics are cut into equally wide buckets."),
 ]
 Smooth = Annotated[
     float,
@@ -35,15 +35,15 @@ Smooth = Annotated[
         ge=0,
         lt=1,
         allow_inf_nan=False,
-        description="Exponential moving average: the weight of the previous average at each step, with bias correction "
-        "for the start. 0: none. Minimum and maximum are not smoothed.",
+        description="Weight of the previous average at each step of an exponential moving average with bias "
+        "correction. 0 disables smoothing. Minimum and maximum are not smoothed.",
     ),
 ]
 _PATTERNS = "Names, repeated or separated by commas; a final `*` matches any ending, as in `heldout/*`. "
 
 
 class CurveQuery(BaseModel):
-    """The metrics of a run, their resolution and smoothing."""
+    """The metrics to show for a run, and their resolution and smoothing."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -54,10 +54,10 @@ class CurveQuery(BaseModel):
 
 
 class Curve(BaseModel):
-    """A metric over optimizer steps. Lists have one entry per point."""
+    """A metric over optimizer steps. Each list has one entry per point."""
 
     name: str
-    steps: list[int] = Field(description="Optimizer step of the point, the first of its bucket.")
+    steps: list[int] = Field(description="Optimizer step of the point, which is the first step of its bucket.")
     values: list[float | None] = Field(description="Mean over the bucket, smoothed; null if no value is finite.")
     min: list[float | None] | None = Field(description="Minimum over the bucket; null if each point is a single step.")
     max: list[float | None] | None = Field(description="Maximum over the bucket; null if each point is a single step.")
@@ -78,7 +78,7 @@ _EXAMPLE: dict[str, Any] = {
 
 
 class Curves(BaseModel):
-    """Convergence curves of a run. Each step has the value of its newest attempt."""
+    """Convergence curves of a run. If several attempts computed a step, the newest attempt's value is used."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
@@ -90,14 +90,14 @@ EXAMPLE_RUNS = ("01a204c3-f0ca-74ae-8fde-44fae912a6da", "01a204c3-f9b1-7c52-a1d7
 
 
 class Group(NamedTuple):
-    """Runs that are shown as their mean: the seeds of one experiment."""
+    """Runs that are shown as their mean, such as the seeds of one experiment."""
 
     name: str
     runs: tuple[uuid.UUID, ...]
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """The group in `NAME:ID,ID`. Raises ValueError."""
+        """Parse a group in the form `NAME:ID,ID`. Raises ValueError if the text is invalid."""
         name, _, ids = text.rpartition(":")
         name = name.strip()
         if not name:
@@ -120,14 +120,14 @@ def _duplicate(values: Sequence[object]) -> object | None:
 
 
 class ComparisonQuery(BaseModel):
-    """The runs, groups and metrics of a comparison, its axis, and the width of its figure."""
+    """The runs, groups and metrics to compare, the x axis, the band, and the width of the figure."""
 
     model_config = ConfigDict(extra="forbid")
 
     run: list[uuid.UUID] = Field(
         [],
         max_length=MAX_RUNS,
-        description=f"A run with a separate line; repeatable. At most {MAX_RUNS} runs, including those of groups.",
+        description=f"A run to show as its own line; repeatable. At most {MAX_RUNS} runs, including those of groups.",
         examples=[[EXAMPLE_RUNS[0]]],
     )
     group: list[Annotated[str, Field(max_length=_MAX_NAME + MAX_RUNS * 37)]] = Field(
@@ -145,8 +145,8 @@ class ComparisonQuery(BaseModel):
     )
     x: Axis = Field(
         "step",
-        description="The x axis. `step`: optimizer steps. `nfe`: NFE of the training so far, rollouts but not "
-        "held-out images (metric `elapsed/nfe`). `seconds`: training time so far in seconds, without held-out "
+        description="The x axis. `step`: optimizer steps. `nfe`: NFE of the training so far, including rollouts but "
+        "not held-out images (metric `elapsed/nfe`). `seconds`: training time so far in seconds, excluding held-out "
         "evaluation, loading and checkpoints (metric `elapsed/seconds`).",
     )
     band: Band = Field(
@@ -179,7 +179,7 @@ class ComparisonQuery(BaseModel):
         groups = [Group.parse(text) for text in texts]
         if duplicate := _duplicate([group.name for group in groups]):
             raise ValueError(f"Duplicate group name {duplicate!r}; give each group a different name")
-        if (single := info.data.get("run")) is not None:  # None: `run` has an error already
+        if (single := info.data.get("run")) is not None:  # None if `run` is invalid
             count = len(single) + sum(len(group.runs) for group in groups)
             if count > MAX_RUNS:
                 raise ValueError(f"Too many runs: {count}, including those of groups; at most {MAX_RUNS} are allowed")
@@ -201,11 +201,11 @@ class ComparisonQuery(BaseModel):
 
 
 class ComparedSeries(BaseModel):
-    """One metric of a run or a group over x. Lists have one entry per point."""
+    """One metric of a run or group over x. Each list has one entry per point."""
 
     name: str = Field(
-        description="Name of the group or run, or the run's id if it has no name. Runs with a name that another run "
-        "or group has too are followed by the end of their id."
+        description="Name of the group or run, or the run's id if it has no name. If several runs or groups share a "
+        "name, the end of the id is appended to the names of the runs."
     )
     kind: Kind
     runs: list[str] = Field(description="Ids of the runs.")
@@ -215,15 +215,15 @@ class ComparedSeries(BaseModel):
         description="Value of the run, or mean over the runs of the group; null if no value is finite."
     )
     low: list[float | None] | None = Field(
-        description="Lower edge of a group's band; null for a run, for a group of one run, and without a band. Null "
-        "at points of fewer than two runs."
+        description="Lower edge of a group's band; null for a run, for a group of one run, and if no band was "
+        "requested. Entries are null at points with fewer than two runs."
     )
-    high: list[float | None] | None = Field(description="Upper edge of a group's band; null where `low` is.")
+    high: list[float | None] | None = Field(description="Upper edge of a group's band; null where `low` is null.")
     n: list[int] = Field(description="Number of runs with a value at the point.")
 
 
 class Comparison(BaseModel):
-    """Metrics of several runs over a common axis: metric by metric, groups before single runs."""
+    """Metrics of several runs over a common axis, ordered by metric, with groups before single runs."""
 
     x: Axis
     unit: str = Field(description="Unit of `x`: optimizer steps, NFE or seconds.")

@@ -1,4 +1,4 @@
-"""Convergence curves of one run: metric selection, buckets that preserve spikes, smoothing, CSV."""
+"""Select, smooth and format the convergence curves of one run."""
 
 import uuid
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from service.jobs import views
 
 
 def curves(session: Session, run_id: uuid.UUID, query: CurveQuery) -> Curves:
-    """The curves of a run. Raises NotFound."""
+    """Return the curves of a run. Raises NotFound."""
     run = views.find(session, Run, run_id)
     ranges = metric_series.latest(session, run_id)
     if query.metrics:
@@ -23,7 +23,7 @@ def curves(session: Session, run_id: uuid.UUID, query: CurveQuery) -> Curves:
 
 
 def table(curves: Curves) -> str:
-    """The curves as CSV, a line per point."""
+    """Format curves as CSV, with one line per point."""
     rows = [
         (curve.name, *point)
         for curve in curves.curves
@@ -33,7 +33,10 @@ def table(curves: Curves) -> str:
 
 
 def smoothed(values: Sequence[float | None], counts: Sequence[int], decay: float) -> list[float | None]:
-    """The exponential moving average of bucket means. A bucket of n values counts as n equal values in a row."""
+    """Compute the exponential moving average of bucket means, with bias correction.
+
+    A bucket of n values counts as n consecutive equal values.
+    """
     average, weight = 0.0, 0.0
     result: list[float | None] = []
     for value, count in zip(values, counts, strict=True):
@@ -48,7 +51,7 @@ def smoothed(values: Sequence[float | None], counts: Sequence[int], decay: float
 
 
 def matches(name: str, pattern: str) -> bool:
-    """Whether a metric's name is the pattern, or starts with it if it ends in `*`."""
+    """Whether a metric name equals the pattern, or starts with the part before `*` if the pattern ends in `*`."""
     return name.startswith(pattern[:-1]) if pattern.endswith("*") else name == pattern
 
 

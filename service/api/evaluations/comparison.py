@@ -1,4 +1,4 @@
-"""Comparison of two evaluations of one benchmark, prompt by prompt. Importing this module imports numpy."""
+"""Compare two evaluations on the same benchmark, prompt by prompt. Importing this module imports numpy."""
 
 import uuid
 from collections.abc import Iterator
@@ -15,13 +15,16 @@ from service.db.models import Evaluation, EvaluationAnswer
 from service.http.errors import invalid
 
 _SETTINGS = ("num_images", "seed", "steps", "guidance", "width", "height")
-"""Fields of a spec whose differences are warnings."""
+"""The spec fields that cause a warning if they differ."""
 
 
 def comparison(
     session: Session, first_id: uuid.UUID, second_id: uuid.UUID, query: CompareQuery
 ) -> EvaluationComparison:
-    """Second evaluation minus first. Raises NotFound, NotFinished, and Invalid if they are not comparable."""
+    """Compute the differences between two evaluations, as the second minus the first.
+
+    Raises NotFound, NotFinished, and Invalid if the evaluations are not comparable.
+    """
     rows = first, second = results.ended(session, first_id), results.ended(session, second_id)
     benchmark = results.check_same_benchmark(session, first, second, ["path", "second_id"])
     judges = [results.judge_of(row) for row in rows]

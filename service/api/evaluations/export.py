@@ -1,4 +1,4 @@
-"""Export of an evaluation's newest answers as the result files of the official scripts."""
+"""Export the newest answers of an evaluation in the result file formats of the official scripts."""
 
 import json
 import uuid
@@ -19,14 +19,15 @@ from service.http.errors import WrongState
 
 COLUMNS = ("index", "prompt", "testpoint", "output", "result_json", "img_path")
 _PAGE = 100
-"""Answers per query; the text of an answer has some KiB."""
+"""The number of answers per query. The text of an answer takes a few KiB."""
 
 
 def rows(database: Database, id: uuid.UUID) -> Iterator[str]:
-    """The official CSV in pieces. Raises NotFound, NotFinished and WrongState before the first piece.
+    """Yield the official CSV file in pieces.
 
-    Each piece is read when it is needed, without a connection in between. Raises WrongState if the evaluation is
-    resumed during the export, and NotFound if it is deleted; the pieces so far are then incomplete.
+    Raises NotFound, NotFinished or WrongState before the first piece. Each piece is read when it is needed, and no
+    database connection is held in between. Also raises NotFinished or WrongState if the evaluation is resumed during
+    the export, and NotFound if it is deleted; the output is then incomplete.
     """
     with database.sessions() as session:
         evaluation = results.ended(session, id)
@@ -46,9 +47,10 @@ def rows(database: Database, id: uuid.UUID) -> Iterator[str]:
 
 
 def summary(session: Session, id: uuid.UUID) -> str:
-    """The official JSON: test points met and judged by dimension, in the benchmark's spelling.
+    """Return the official JSON summary, with the counts of met and judged test points by dimension.
 
-    Raises NotFound, NotFinished, WrongState.
+    Dimensions are spelled as in the benchmark. Raises NotFound, NotFinished, and WrongState if the evaluation has no
+    judge.
     """
     evaluation = results.ended(session, id)
     results.check_judged(evaluation)

@@ -1,4 +1,4 @@
-"""A gallery: images of the same prompts and seeds by one or several evaluations, with test points, as HTML or PNG."""
+"""Galleries of images and their test points, from one or several evaluations, as HTML or PNG."""
 
 import base64
 import hashlib
@@ -22,7 +22,7 @@ from service.http.errors import NotAcceptable, NotFound, invalid
 from service.jobs import views
 
 _IMAGES = 4
-"""Default number of images per prompt for a single evaluation."""
+"""The default number of images per prompt for a single evaluation."""
 _STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2em; color: #1e1e1e; background: #fff; }
 table { border-collapse: collapse; }
@@ -41,13 +41,16 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-"""The page may use only its own images and style, whatever a prompt contains."""
+"""Restrict the page to its own images and style, whatever a prompt contains."""
 _MARKS = {1: ("met", "✓"), 0: ("unmet", "✗"), None: ("unknown", "?")}
 
 
 @dataclass(frozen=True)
 class GalleryImage:
-    """An image with a score for each test point; None if it is not judged or the answer is unreadable."""
+    """An image with a score for each test point.
+
+    The scores are None if the image has not been judged or the judge's answer is unreadable.
+    """
 
     key: str
     sha256: str
@@ -57,30 +60,31 @@ class GalleryImage:
 
 @dataclass(frozen=True)
 class GalleryRow:
-    """A prompt with an image per column; None for a missing image."""
+    """A prompt with one image per column, or None where an image is missing."""
 
     prompt: BenchmarkPrompt
     images: tuple[GalleryImage | None, ...]
     seeds: str
-    """The seeds to print; empty if the columns are seeds."""
+    """The seeds to print, or an empty string if each column is a seed."""
 
 
 @dataclass(frozen=True)
 class Gallery:
-    """The content of a gallery."""
+    """The content of a gallery, before it is rendered."""
 
     title: str
     columns: tuple[str, ...]
     rows: tuple[GalleryRow, ...]
     width: int
     height: int
-    """Maximum width and height of the images in pixels."""
+    """`width` and `height` are the maximum dimensions of the images in pixels."""
 
 
 def gallery(session: Session, id: uuid.UUID, query: GalleryQuery, max_pixels: int) -> Gallery:
-    """The selected images: of one evaluation in a column per seed, or of several in a column per evaluation.
+    """Collect the selected images.
 
-    Raises NotFound, Invalid, and NotAcceptable if the images would have too many pixels.
+    A single evaluation has one column per seed; several evaluations have one column each. Raises NotFound, Invalid, and
+    NotAcceptable if the images would have too many pixels.
     """
     evaluations = _evaluations(session, id, query)
     single = len(evaluations) == 1
@@ -112,7 +116,10 @@ def gallery(session: Session, id: uuid.UUID, query: GalleryQuery, max_pixels: in
 
 
 def html(content: Gallery, artifacts: ArtifactStore) -> Iterator[str]:
-    """A page without scripts and external files, image by image. Raises ArtifactDamaged, StoreUnavailable."""
+    """Yield an HTML page without scripts or external files, reading one image at a time.
+
+    Raises ArtifactDamaged, StoreUnavailable.
+    """
     title = escape(content.title)
     yield '<!doctype html>\n<html><head><meta charset="utf-8">'
     yield f"<title>{title}</title><style>{_STYLE}</style></head>\n<body><h1>{title}</h1>\n<table><thead><tr><th></th>"
@@ -128,7 +135,7 @@ def html(content: Gallery, artifacts: ArtifactStore) -> Iterator[str]:
 
 
 def png(content: Gallery, artifacts: ArtifactStore, max_pixels: int) -> bytes:
-    """A grid of the images. Raises GridTooLarge, ArtifactDamaged, StoreUnavailable."""
+    """Draw the images as a PNG grid. Raises GridTooLarge, ArtifactDamaged, StoreUnavailable."""
     rows = []
     for row in content.rows:
         points = "\n".join(f"{number}. {point.name}" for number, point in enumerate(row.prompt.points, 1))
@@ -170,7 +177,11 @@ def _evaluations(session: Session, id: uuid.UUID, query: GalleryQuery) -> list[E
 
 
 def _prompts(session: Session, evaluations: Sequence[Evaluation], query: GalleryQuery) -> list[BenchmarkPrompt]:
-    """The selected prompts of all evaluations by index: those in the query, or a random sample of `count`."""
+    """Select prompts that all evaluations have in common, sorted by index.
+
+    They are those in the query or a random sample of `count` prompts. Raises Invalid if a requested prompt is not
+    available, and NotFound if no prompt matches.
+    """
     by_index = {prompt.index: prompt for prompt in full_benchmark_of(session, evaluations[0]).prompts}
     common = set(by_index).intersection(*(row.prompts for row in evaluations))
     if query.dimension:
@@ -191,7 +202,7 @@ def _prompts(session: Session, evaluations: Sequence[Evaluation], query: Gallery
 def _images(
     session: Session, id: uuid.UUID, prompts: Sequence[BenchmarkPrompt], count: int
 ) -> dict[tuple[int, int], GalleryImage]:
-    """By prompt and number, the images with their newest scores."""
+    """Return the first `count` images of each prompt with their newest scores, by prompt index and image number."""
     points = {prompt.index: len(prompt.points) for prompt in prompts}
     columns = ("evaluation_id", "index", "image_index")
     same = [getattr(EvaluationAnswer, column) == getattr(EvaluationImage, column) for column in columns]

@@ -1,4 +1,4 @@
-"""A grid of labeled images: a row per prompt, a column per checkpoint or evaluation."""
+"""Draw a grid of labeled images, with a row per prompt and a column per checkpoint or evaluation."""
 
 import io
 import textwrap
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 _MARGIN, _GAP, _MIN_SIDE, _LABEL_WIDTH, _FONT_SIZE = 12, 6, 128, 220, 13
 _LINE, _LETTERS, _MARK, _MARK_FONT_SIZE = _FONT_SIZE + 5, 28, 20, 12
-"""Height of a label's line in pixels, letters per line, side of a mark in pixels, and size of its number."""
+"""The height of a label line in pixels, letters per line, side of a mark in pixels, and font size of its number."""
 _BLACK, _WHITE, _GRAY, _BLUE = (30, 30, 30), (255, 255, 255), (225, 225, 225), (0, 114, 178)
 
 PngReader = Callable[[], bytes]
-"""Reads a PNG immediately before use, so that one image at a time is in memory."""
+"""Reads a PNG. It is called immediately before use, so that only one image at a time is in memory."""
 
 
 class GridTooLarge(ValueError):
@@ -27,7 +27,10 @@ class GridTooLarge(ValueError):
 
 @dataclass(frozen=True)
 class Row:
-    """A label, a PNG per column (None if missing), and the scores of each image's test points (None if unknown)."""
+    """A row of the grid: a label, one PNG per column (or None if missing), and the scores of each image's test points.
+
+    A score is None if it is unknown.
+    """
 
     label: str
     images: Sequence[PngReader | None]
@@ -35,15 +38,16 @@ class Row:
 
 
 def enlargement(width: int, height: int) -> int:
-    """The factor that enlarges an image to at least 128 pixels per side."""
+    """Return the integer factor that enlarges an image to at least 128 pixels per side."""
     return max(1, -(-_MIN_SIDE // min(width, height)))
 
 
 def draw(columns: Sequence[str], rows: Sequence[Row], width: int, height: int, max_pixels: int) -> bytes:
-    """A PNG of all images with their labels. Images smaller than 128 pixels are enlarged by an integer factor.
+    """Draw all images with their labels and return the grid as PNG.
 
-    `width` and `height` are those of an image. Below an image, each test point has a square with its number from 1:
-    filled if it is met, struck out if not, gray if unknown. Raises GridTooLarge before any PNG is read.
+    `width` and `height` are the size of one image. Images with a side shorter than 128 pixels are enlarged by an
+    integer factor. Below each image, every test point has a numbered square, starting at 1: filled if the point is met,
+    struck out if not, gray if unknown. Raises GridTooLarge before reading any PNG.
     """
     from PIL import Image, ImageDraw
 
@@ -104,7 +108,10 @@ def _draw_mark(
 
 
 def _font(size: int) -> "FreeTypeFont":
-    """DejaVu Sans from matplotlib's files, without importing matplotlib. Pillow's own font lacks letters of G²RPO."""
+    """Load DejaVu Sans from matplotlib's files without importing matplotlib.
+
+    Pillow's default font lacks the superscript in G²RPO.
+    """
     from PIL import ImageFont
 
     package = find_spec("matplotlib")

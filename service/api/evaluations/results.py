@@ -1,4 +1,4 @@
-"""Results of evaluations: answers, images, and what other modules need to read them."""
+"""Read the results of evaluations: answers, images, and labels."""
 
 import uuid
 from collections.abc import Collection, Iterable, Sequence
@@ -27,7 +27,7 @@ from service.jobs import views
 
 
 def ended(session: Session, id: uuid.UUID) -> Evaluation:
-    """An evaluation that has ended. Raises NotFound, NotFinished."""
+    """Return an evaluation that has ended. Raises NotFound, and NotFinished if it has not ended."""
     row = views.find(session, Evaluation, id)
     if row.status not in TERMINAL:
         raise NotFinished(f"Evaluation {id} is {row.status}; retry when it has ended")
@@ -35,12 +35,12 @@ def ended(session: Session, id: uuid.UUID) -> Evaluation:
 
 
 def judge_of(row: Evaluation) -> str | None:
-    """The judge's identity, which labels scores; None without a judge."""
+    """Return the judge's identity, which labels scores, or None if the evaluation has no judge."""
     return None if row.judge is None else JudgeEntry.model_validate(row.judge).identity
 
 
 def check_judged(row: Evaluation) -> None:
-    """Raise WrongState for an evaluation without a judge."""
+    """Raise WrongState if an evaluation has no judge."""
     if row.judge is None:
         raise WrongState(f"Evaluation {row.id} has no judge and no scores, only rewards", "not_judged")
 
@@ -48,7 +48,10 @@ def check_judged(row: Evaluation) -> None:
 def check_same_benchmark(
     session: Session, first: Evaluation, second: Evaluation, loc: Sequence[str | int]
 ) -> BenchmarkRow:
-    """The benchmark of both. Raises Invalid, at `loc`, if their prompts, test points or judge prompts differ."""
+    """Return the benchmark that both evaluations share.
+
+    Raises Invalid, located at `loc`, if their prompts, test points or judge prompts differ.
+    """
     rows = [session.get_one(BenchmarkRow, row.benchmark_id) for row in (first, second)]
     if rows[0].content_sha256 != rows[1].content_sha256:
         names = [f"{row.name} (content {row.content_sha256[:12]})" for row in rows]
@@ -58,7 +61,10 @@ def check_same_benchmark(
 
 
 def answers(session: Session, id: uuid.UUID, filters: AnswerFilters) -> Page[AnswerView]:
-    """An evaluation's answers, sorted by prompt, image and number. Raises NotFound, Invalid."""
+    """Return a page of an evaluation's matching answers, sorted by prompt, image and answer number.
+
+    Raises NotFound, and Invalid if a dimension is unknown or the cursor is invalid.
+    """
     prompts = _prompts(session, id)
     query = select(EvaluationAnswer).where(EvaluationAnswer.evaluation_id == id)
     if filters.tries == "newest":
@@ -87,7 +93,7 @@ def answers(session: Session, id: uuid.UUID, filters: AnswerFilters) -> Page[Ans
 
 
 def images(session: Session, id: uuid.UUID, filters: ImageFilters) -> Page[EvaluationImageView]:
-    """An evaluation's images, sorted by prompt and number. Raises NotFound, Invalid."""
+    """Return a page of an evaluation's images, sorted by prompt and image number. Raises NotFound, Invalid."""
     prompts = _prompts(session, id)
     query = select(EvaluationImage).where(EvaluationImage.evaluation_id == id)
     if filters.index is not None:
@@ -103,7 +109,10 @@ def images(session: Session, id: uuid.UUID, filters: ImageFilters) -> Page[Evalu
 
 
 def image(session: Session, id: uuid.UUID, index: int, image_index: int) -> EvaluationImage:
-    """One image. Raises NotFound, and NotFinished if it may still be generated."""
+    """Return the image with the given prompt index and image number.
+
+    Raises NotFound, and NotFinished if the image may still be generated.
+    """
     row = views.find(session, Evaluation, id)
     found = session.get(EvaluationImage, (id, index, image_index))
     if found is not None:
@@ -114,7 +123,10 @@ def image(session: Session, id: uuid.UUID, index: int, image_index: int) -> Eval
 
 
 def points_of(prompts: Iterable[BenchmarkPrompt], dimension: Dimensions) -> list[tuple[int, int]]:
-    """Prompt and position of every test point of the dimensions. Raises Invalid."""
+    """Return the prompt index and position of every test point with one of the dimensions.
+
+    Raises Invalid if a dimension is unknown.
+    """
     dimensions = sub_dimensions(dimension)
     return [
         (prompt.index, position)
@@ -125,7 +137,7 @@ def points_of(prompts: Iterable[BenchmarkPrompt], dimension: Dimensions) -> list
 
 
 def labels(session: Session, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]:
-    """The labels of evaluations."""
+    """Return the labels of evaluations by id."""
     query = (
         select(Evaluation, Checkpoint, Run)
         .outerjoin(Checkpoint, Checkpoint.id == Evaluation.checkpoint_id)
@@ -136,7 +148,7 @@ def labels(session: Session, ids: Collection[uuid.UUID]) -> dict[uuid.UUID, str]
 
 
 def label(row: Evaluation, checkpoint: Checkpoint | None, run: Run | None) -> str:
-    """An evaluation's name, or its model and checkpoint if it has none."""
+    """Return an evaluation's name, or a description of its model and checkpoint if it has no name."""
     if row.name:
         return row.name
     if checkpoint is None:
@@ -153,7 +165,7 @@ def _prompts(session: Session, id: uuid.UUID) -> dict[int, BenchmarkPrompt]:
 
 
 def _has_point(points: list[tuple[int, int]], met: bool | None) -> ColumnElement[bool]:
-    """Whether an answer has one of the test points, and with that score if `met` is given."""
+    """Return a condition that selects answers on one of the test points, and with that result if `met` is given."""
     columns = [cast([point[side] for point in points], ARRAY(Integer)) for side in (0, 1)]
     wanted = func.unnest(*columns).table_valued("index", "position", name="wanted").render_derived()
     conditions = [wanted.c.index == EvaluationAnswer.index]

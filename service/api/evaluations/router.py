@@ -1,4 +1,4 @@
-"""`/evaluations`: evaluations of models on benchmarks, and their results."""
+"""Routes under `/evaluations`: evaluations of models on benchmarks, and their results."""
 
 import itertools
 import uuid
@@ -43,8 +43,8 @@ EXAMPLE = {
     "limit": 20,
 }
 REWARDS = {"benchmark": "shapes-bench", "judge": None, "rewards": ["clip_score_2"], "limit": 20, "num_images": 1}
-PromptIndex = Annotated[int, Path(ge=0, le=999_999, description="Number of the prompt in the benchmark.")]
-ImageNumber = Annotated[int, Path(ge=0, le=15, description="Number of the image among those of the prompt.")]
+PromptIndex = Annotated[int, Path(ge=0, le=999_999, description="Index of the prompt in the benchmark.")]
+ImageNumber = Annotated[int, Path(ge=0, le=15, description="Index of the image among those of the prompt, from 0.")]
 _TEXT = {"schema": {"type": "string"}}
 _COUNTS = {"type": "object", "additionalProperties": {"type": "object"}}
 _SUMMARY = {"schema": {"type": "object", "properties": {"primary_dimensions": _COUNTS, "sub_dimensions": _COUNTS}}}
@@ -65,7 +65,7 @@ def create_evaluation(
         EvaluationSpec,
         Body(
             openapi_examples={
-                "judged": {"summary": "The benchmark of the bundled world", "value": EXAMPLE},
+                "judged": {"summary": "The bundled benchmark", "value": EXAMPLE},
                 "rewards": {"summary": "Rewards on the benchmark's prompts, without a judge", "value": REWARDS},
             }
         ),
@@ -74,10 +74,10 @@ def create_evaluation(
     response: Response,
     session: SessionDep,
 ) -> EvaluationView:
-    """Generate the benchmark's images with the official names and seeds; a judge scores them at the same time.
+    """Generate the benchmark's images with the official names and seeds. A judge scores them at the same time.
 
-    All images and raw answers are stored. An unreadable answer is requested again; answers that stay
-    unreadable are counted, and scores are never guessed.
+    All images and raw answers are stored. If an answer is unreadable, the judge is asked again. Answers that remain
+    unreadable are counted; scores are never guessed.
     """
     return show_created(response, session, Evaluation, service.create(session, request, spec), service.show)
 
@@ -85,14 +85,14 @@ def create_evaluation(
 @router.get("", summary="List evaluations")
 @declare(Scope.READ, cacheable=True)
 def list_evaluations(filters: Annotated[EvaluationFilters, Query()], session: SessionDep) -> Page[EvaluationSummary]:
-    """Evaluations, newest first, filtered by state, model, checkpoint, benchmark and creation time."""
+    """List evaluations, newest first, filtered by status, model, checkpoint, benchmark and creation time."""
     return service.list_evaluations(session, filters)
 
 
 @router.get("/{evaluation_id}", summary="Show an evaluation")
 @declare(Scope.READ, cacheable=True)
 def get_evaluation(evaluation_id: uuid.UUID, session: SessionDep) -> EvaluationView:
-    """The state of an evaluation and, after its end, its scores by dimension with intervals and failures."""
+    """Return the state of an evaluation and, once it has ended, its scores by dimension with intervals."""
     return service.show(session, evaluation_id)
 
 
@@ -101,9 +101,9 @@ def get_evaluation(evaluation_id: uuid.UUID, session: SessionDep) -> EvaluationV
 def cancel_evaluation(
     evaluation_id: uuid.UUID, session: SessionDep, idempotency: IdempotentRequestDep
 ) -> EvaluationView:
-    """Cancel an evaluation. Its images and answers stay, and it can be resumed.
+    """Cancel an evaluation. Its images and answers are kept, and it can be resumed.
 
-    Canceling twice, or after the end, has no effect.
+    Canceling an evaluation that has ended or is already being canceled has no effect.
     """
     service.cancel(session, evaluation_id, idempotency)
     return service.show(session, evaluation_id)
@@ -112,7 +112,7 @@ def cancel_evaluation(
 @router.post("/{evaluation_id}/resume", status_code=202, summary="Resume an evaluation", responses=problems(409))
 @declare(Scope.WRITE)
 def resume_evaluation(evaluation_id: uuid.UUID, session: SessionDep, request: JobRequestDep) -> EvaluationView:
-    """Queue an ended evaluation again, to generate missing images and to judge images without a readable answer.
+    """Queue an evaluation that has ended again, to generate missing images and judge images without a readable answer.
 
     A complete evaluation cannot be resumed.
     """
@@ -123,7 +123,7 @@ def resume_evaluation(evaluation_id: uuid.UUID, session: SessionDep, request: Jo
 @router.delete("/{evaluation_id}", status_code=204, summary="Delete an evaluation", responses=problems(409))
 @declare(Scope.WRITE)
 def delete_evaluation(evaluation_id: uuid.UUID, session: SessionDep) -> None:
-    """Delete an ended evaluation with its images, answers, scores and leaderboard row."""
+    """Delete an evaluation that has ended, with its images, answers, scores and leaderboard row."""
     jobs.delete(session, jobs.find_deletable(session, Evaluation, evaluation_id))
 
 
@@ -132,9 +132,10 @@ def delete_evaluation(evaluation_id: uuid.UUID, session: SessionDep) -> None:
 def list_answers(
     evaluation_id: uuid.UUID, filters: Annotated[AnswerFilters, Query()], session: SessionDep
 ) -> Page[AnswerView]:
-    """The judge's answer on each image: its text, and a score for each test point.
+    """List the judge's answer for each image: the text and a score for each test point.
 
-    For example, `met=false&dimension=Text Generation` lists images with wrong text, `failure=…` unreadable answers.
+    For example, `met=false&dimension=Text Generation` lists images with wrong text, and `failure=…` lists unreadable
+    answers.
     """
     return results.answers(session, evaluation_id, filters)
 
@@ -144,7 +145,7 @@ def list_answers(
 def list_images(
     evaluation_id: uuid.UUID, filters: Annotated[ImageFilters, Query()], session: SessionDep
 ) -> Page[EvaluationImageView]:
-    """All images generated so far, with their seeds and rewards."""
+    """List all images generated so far, with their seeds and rewards."""
     return results.images(session, evaluation_id, filters)
 
 
@@ -163,7 +164,7 @@ def get_image(
     database: DatabaseDep,
     session: SessionDep,
 ) -> Response:
-    """The PNG as the judge received it, checked against its hash."""
+    """Return the PNG that the judge received, after checking its hash."""
     row = results.image(session, evaluation_id, index, image_index)
     return image_response(request, database.artifacts, row.key, row.sha256)
 
@@ -181,10 +182,11 @@ def export_evaluation(
     session: SessionDep,
     accept: Annotated[str | None, Header(description="`text/csv` or `application/json`.")] = None,
 ) -> Response:
-    """The newest answers in the format of the official scripts: `text/csv` has a row per image, `application/json`
-    the counts by dimension. The official scripts and `POST /benchmarks/{name}/rescore` compute the same scores.
+    """Export the newest answers in the format of the official scripts.
 
-    An unreadable answer has the result `null`, which the scripts skip.
+    `text/csv` has one row per image, and `application/json` contains the counts by dimension. The official scripts and
+    `POST /benchmarks/{name}/rescore` compute the same scores from them. The result of an unreadable answer is `null`,
+    which the scripts skip.
     """
     headers = {"Vary": "Accept"}
     media_type = choose(accept, ("text/csv", "application/json"))
@@ -204,9 +206,10 @@ def compare_evaluations(
     query: Annotated[CompareQuery, Query()],
     session: SessionDep,
 ) -> EvaluationComparison:
-    """The second evaluation minus the first, on the prompts of both, with 95% paired bootstrap intervals.
+    """Return the second evaluation minus the first, on their common prompts, with 95% paired bootstrap intervals.
 
-    Both must have ended and have the same benchmark content and judge. `warnings` lists other differences.
+    Both evaluations must have ended and must use the same benchmark content. If both are judged, their judges must be
+    the same. `warnings` lists other differences.
     """
     from service.api.evaluations.comparison import comparison  # imports numpy, which other routes do not need
 
@@ -230,10 +233,11 @@ def get_gallery(
     session: SessionDep,
     accept: Annotated[str | None, Header(description="`image/png` or `text/html`.")] = None,
 ) -> Response:
-    """Random or selected prompts with their images and the test points that each image meets.
+    """Return random or selected prompts with their images and the test points that each image meets.
 
-    A single evaluation has a column per seed. Several evaluations have a column each; the images in a row have the
-    same prompt and number, and with equal seeds the same initial noise. The HTML page is one file without scripts.
+    A single evaluation has one column per seed. Several evaluations have one column each, and the images in a row have
+    the same prompt and image number; if their seeds are equal, they start from the same initial noise. The HTML page is
+    a single file without scripts.
     """
     media_type = choose(accept, ("image/png", "text/html"))
     max_pixels = database.settings.max_grid_pixels

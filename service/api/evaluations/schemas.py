@@ -1,4 +1,4 @@
-"""Queries and responses of `/evaluations`."""
+"""Query parameters and responses of `/evaluations`."""
 
 import uuid
 from datetime import datetime
@@ -14,23 +14,23 @@ from service.http.pagination import PageQuery, Text
 from service.jobs.views import JobFilters, JobView
 
 MAX_PROMPTS, MAX_IMAGES, MAX_OTHERS = 50, 16, 7
-_INDEX = Field(None, ge=0, le=999_999, description="Only of the prompt with this number.")
+_INDEX = Field(None, ge=0, le=999_999, description="Only results for the prompt with this index.")
 Dimensions = Annotated[
     list[Text],
     Field(
         max_length=40,
-        description="Only with a test point of one of these dimensions, primary (`Attribute`) or sub "
+        description="Only results with a test point of one of these dimensions, primary (`Attribute`) or sub "
         "(`Attribute - Color`). Repeatable; default: all.",
     ),
 ]
 
 
 class EvaluationFilters(JobFilters):
-    """Filters of evaluations; all must match."""
+    """Filters for evaluations. An evaluation must match all of them."""
 
-    model: Text | None = Field(None, description="Only of this model.")
-    checkpoint: uuid.UUID | None = Field(None, description="Only of this checkpoint.")
-    benchmark: Text | None = Field(None, description="Only on this benchmark.")
+    model: Text | None = Field(None, description="Only evaluations of this model.")
+    checkpoint: uuid.UUID | None = Field(None, description="Only evaluations of this checkpoint.")
+    benchmark: Text | None = Field(None, description="Only evaluations on this benchmark.")
 
 
 class EvaluationSummary(JobView):
@@ -42,11 +42,11 @@ class EvaluationSummary(JobView):
     benchmark: str = Field(examples=["unigenbench-en"])
     judge: str | None = Field(description="Identity of the judge. Scores of different judges are not comparable.")
     total_images: int
-    overall: float | None = Field(description="Mean of the ten primary accuracies; null before there are scores.")
+    overall: float | None = Field(description="Mean of the ten primary accuracies; null until there are scores.")
 
 
 class EvaluationView(EvaluationSummary):
-    """An evaluation in full."""
+    """All properties of an evaluation."""
 
     spec: dict[str, Any] = Field(description="The request, with defaults filled in.")
     prompts: int = Field(description="Number of evaluated prompts.")
@@ -56,61 +56,61 @@ class EvaluationView(EvaluationSummary):
     template_sha256: str | None = Field(description="SHA-256 of the judge's template; null if rules judge the images.")
     definitions_sha256: str | None = Field(description="SHA-256 of the definitions in the judge's prompt.")
     queue_position: int | None = Field(description="Position in the queue, from 1; null if it is not queued.")
-    eta_seconds: float | None = Field(description="Estimated seconds to the end; null before the first estimate.")
-    seconds_used: float = Field(description="Seconds of ended attempts.")
+    eta_seconds: float | None = Field(description="Estimated remaining seconds; null before the first estimate.")
+    seconds_used: float = Field(description="Total duration of ended attempts in seconds.")
     images: int = Field(description="Number of images generated so far.")
     judged: int = Field(description="Number of images with a readable answer.")
-    failed: int = Field(description="Number of images with an unreadable newest answer. Resuming judges them again.")
-    scores: Scores | None = Field(description="Scores when the evaluation last ended; null before.")
+    failed: int = Field(description="Number of images whose newest answer is unreadable. Resuming judges them again.")
+    scores: Scores | None = Field(description="Scores when the evaluation last ended; null if it has not ended yet.")
     rewards: dict[str, RewardMean] = Field(description="Mean rewards when the evaluation last ended, by name.")
 
 
 class AnswerFilters(PageQuery):
-    """Filters of answers; all must match."""
+    """Filters for answers. An answer must match all of them."""
 
     dimension: Dimensions = Field([])
     index: int | None = _INDEX
     met: bool | None = Field(
-        None, description="Only with a test point (of `dimension`, if given) that is met (true) or not met (false)."
+        None, description="Only answers with a test point (of `dimension`, if given) that is met (true) or not (false)."
     )
     failure: Failure | None = Field(None, description="Only unreadable answers with this reason.")
     tries: Literal["newest", "all"] = Field(
-        "newest", description="`newest`: the answer on each image that counts; `all`: earlier answers too."
+        "newest", description="`newest`: only the answer that counts for each image; `all`: earlier answers as well."
     )
 
 
 class JudgedPoint(BaseModel):
-    """A test point of an image with its score."""
+    """A test point and its score for an image."""
 
     position: int = Field(description="Position in the prompt's list of test points, from 0.")
     name: str = Field(description="The dimension as the benchmark spells it.")
     dimension: str = Field(description="One of the 27 sub-dimensions, in English.")
-    description: str = Field(description="The property in the prompt.")
+    description: str = Field(description="The property that the prompt asks for.")
     score: int | None = Field(description="1: met, 0: not met; null if the answer is unreadable.")
 
 
 class _OfImage(BaseModel):
-    index: int = Field(description="Number of the prompt in the benchmark.")
-    image_index: int = Field(description="Number of the image among those of the prompt.")
+    index: int = Field(description="Index of the prompt in the benchmark.")
+    image_index: int = Field(description="Index of the image among those of the prompt, from 0.")
     name: str = Field(description="Official name of the image, `INDEX_IMAGE.png`.")
     prompt: str = Field(examples=["a red circle left of a blue square"])
 
 
 class AnswerView(_OfImage):
-    """A judge's answer on an image."""
+    """A judge's answer for an image."""
 
-    number: int = Field(description="Number of the answer on this image, from 1; the newest counts.")
+    number: int = Field(description="Number of the answer for this image, from 1. Only the newest answer counts.")
     points: list[JudgedPoint]
     text: str | None = Field(description="Text of the answer; null if there is none.")
-    failure: Failure | None = Field(description="Why there are no scores.")
-    error: str = Field(description="Why there is no text.")
-    seconds: float = Field(description="Duration of the request to the judge.")
+    failure: Failure | None = Field(description="Why there are no scores; null if the answer is readable.")
+    error: str = Field(description="Why there is no text; empty if there is.")
+    seconds: float = Field(description="Duration of the request to the judge in seconds.")
     answered_at: datetime
     image_url: str = Field(description="Path of the PNG.")
 
 
 class ImageFilters(PageQuery):
-    """Filters of images."""
+    """Filters for images."""
 
     index: int | None = _INDEX
 
@@ -119,48 +119,50 @@ class EvaluationImageView(_OfImage):
     """An image of an evaluation."""
 
     seed: int
-    rewards: dict[str, float | None] = Field(description="By name; null if the reward failed.")
+    rewards: dict[str, float | None] = Field(description="Rewards by name; null if a reward failed.")
     sha256: str
     size: int = Field(description="Size of the PNG in bytes.")
     url: str = Field(description="Path of the PNG.")
 
 
 class CompareQuery(BaseModel):
-    """Options of a comparison of two evaluations."""
+    """Options for comparing two evaluations."""
 
     model_config = ConfigDict(extra="forbid")
 
-    resamples: int = Field(RESAMPLES, ge=0, le=10_000, description="Bootstrap resamples; 0: no intervals.")
+    resamples: int = Field(RESAMPLES, ge=0, le=10_000, description="Bootstrap resamples; 0 disables intervals.")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Bootstrap seed.")
 
 
 class Compared(BaseModel):
-    """One side of a comparison."""
+    """One of the two evaluations in a comparison."""
 
     id: uuid.UUID
-    label: str = Field(description="Name, or model and checkpoint.")
+    label: str = Field(description="Name of the evaluation, or its model and checkpoint if it has no name.")
     status: JobStatus
     model: str = Field(examples=["shapes-flux"])
     checkpoint: str = Field(description="Id of the checkpoint, or `base`.", examples=["base"])
 
 
 class EvaluationComparison(BaseModel):
-    """Two evaluations of one benchmark, prompt by prompt: second minus first."""
+    """The differences between two evaluations on the same benchmark, as the second minus the first."""
 
     first: Compared
     second: Compared
     benchmark: str = Field(examples=["unigenbench-en"])
     content_sha256: str = Field(description="SHA-256 of prompts, test points and judge prompt.")
-    judge: str | None = Field(description="Judge of both; null if one of them has no judge.")
-    scores: ScoreDifferences | None = Field(description="Shares of test points met; null if one of them has no judge.")
+    judge: str | None = Field(description="The common judge; null if one of the evaluations has no judge.")
+    scores: ScoreDifferences | None = Field(
+        description="Differences in the shares of test points met; null if one of the evaluations has no judge."
+    )
     rewards: dict[str, Difference] = Field(
-        description="Rewards of both, over images; `wins` counts prompts with a greater mean in the second."
+        description="Differences in common rewards; `wins` counts prompts with a greater mean in the second."
     )
     warnings: list[str] = Field(description="Other differences between the two, besides the checkpoint.")
 
 
 class GalleryQuery(BaseModel):
-    """Selection of a gallery's images."""
+    """The images to show in a gallery."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -168,14 +170,14 @@ class GalleryQuery(BaseModel):
         [],
         alias="with",
         max_length=MAX_OTHERS,
-        description="Other evaluations of the same benchmark, each in a column; repeatable.",
+        description="Other evaluations on the same benchmark, each shown in its own column; repeatable.",
         examples=[[]],
     )
     dimension: Dimensions = Field([])
     index: list[Annotated[int, Field(ge=0, le=999_999)]] = Field(
         [],
         max_length=MAX_PROMPTS,
-        description="Numbers of the prompts; repeatable. Default: a random sample of `count` prompts.",
+        description="Prompt indices; repeatable. Default: a random sample of `count` prompts.",
     )
     count: int = Field(4, ge=1, le=MAX_PROMPTS, description="Size of the random sample of prompts.")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the random sample.")

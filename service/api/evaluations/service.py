@@ -1,4 +1,4 @@
-"""Evaluations: create, list, show, cancel, resume, delete."""
+"""Create, list, show, cancel and resume evaluations."""
 
 import uuid
 from typing import Any
@@ -29,9 +29,10 @@ from service.jobs.validation import check_checkpoint, check_size, lock_checkpoin
 
 
 def create(session: Session, request: JobRequest, spec: EvaluationSpec) -> uuid.UUID:
-    """Check an evaluation, commit it and wake a worker; its id, that of an earlier one for a repeated request.
+    """Check an evaluation, commit it, notify a worker, and return the evaluation's id.
 
-    Raises Invalid, TooManyOpenJobs, IdempotencyMismatch.
+    For a repeated request, returns the id of the existing evaluation. Raises Invalid, TooManyOpenJobs,
+    IdempotencyMismatch, IdempotencyInProgress.
     """
     id = new_id()
     if (earlier := request.idempotency.claim(session, id)) is not None:
@@ -59,7 +60,7 @@ def create(session: Session, request: JobRequest, spec: EvaluationSpec) -> uuid.
 
 
 def list_evaluations(session: Session, filters: EvaluationFilters) -> Page[EvaluationSummary]:
-    """The matching evaluations, newest first."""
+    """Return a page of the matching evaluations, newest first."""
     query = select_jobs(Evaluation, filters).join(Evaluation.benchmark).options(contains_eager(Evaluation.benchmark))
     if filters.model is not None:
         query = query.where(Evaluation.model == filters.model)
@@ -73,7 +74,7 @@ def list_evaluations(session: Session, filters: EvaluationFilters) -> Page[Evalu
 
 
 def show(session: Session, id: uuid.UUID) -> EvaluationView:
-    """An evaluation in full. Raises NotFound."""
+    """Return the full view of an evaluation. Raises NotFound."""
     row = views.find(session, Evaluation, id)
     benchmark = row.benchmark
     judge = JudgePrompt.model_validate(benchmark.about["judge"]) if benchmark.about["judge"] else None
@@ -98,9 +99,9 @@ def show(session: Session, id: uuid.UUID) -> EvaluationView:
 
 
 def cancel(session: Session, id: uuid.UUID, idempotency: IdempotentRequest) -> None:
-    """Cancel an evaluation; canceling again has no effect. Raises NotFound.
+    """Cancel an evaluation. Canceling it again has no effect. Raises NotFound.
 
-    An evaluation without a worker is scored here, from the answers so far.
+    If no worker is running the evaluation, it is scored here from the answers so far.
     """
     if idempotency.claim(session, id) is None:
         row, changed = views.cancel(session, Evaluation, id)
@@ -112,9 +113,10 @@ def cancel(session: Session, id: uuid.UUID, idempotency: IdempotentRequest) -> N
 
 
 def resume(session: Session, request: JobRequest, id: uuid.UUID) -> None:
-    """Queue an ended evaluation again, to generate missing images and judge those without a readable answer.
+    """Queue an evaluation that has ended again, to generate missing images and judge those without a readable answer.
 
-    Raises NotFound, WrongState, TooManyOpenJobs.
+    Raises NotFound, TooManyOpenJobs, and WrongState if the evaluation has not ended, is complete, or has no usable
+    checkpoint.
     """
     if request.idempotency.claim(session, id) is not None:
         session.commit()
@@ -147,7 +149,7 @@ def resume(session: Session, request: JobRequest, id: uuid.UUID) -> None:
 
 
 def _counts(session: Session, id: uuid.UUID) -> tuple[int, int, int]:
-    """The number of images, and of those with a readable and an unreadable newest answer."""
+    """Count the images, and the images whose newest answer is readable and unreadable, respectively."""
     images = select(func.count()).where(EvaluationImage.evaluation_id == id).scalar_subquery()
     readable = EvaluationAnswer.scores.is_not(None)
     query = select(images, func.count().filter(readable), func.count().filter(~readable))
@@ -185,7 +187,10 @@ def _judge(catalog: Catalog, spec: EvaluationSpec) -> JudgeEntry | None:
 
 
 def _resolved(session: Session, request: JobRequest, spec: EvaluationSpec) -> EvaluationSpec:
-    """The spec with the model's defaults for fields that are null. Raises Invalid."""
+    """Return the spec with null fields replaced by the model's defaults.
+
+    Raises Invalid if the model, size, rewards or checkpoint are invalid.
+    """
     resolved, model = with_model_defaults(request.catalog, spec)
     assert resolved.width is not None and resolved.height is not None
     errors = list(check_size(model, resolved.width, resolved.height, ("body",)))
@@ -206,7 +211,7 @@ def _check_amount(settings: Settings, images: int) -> None:
 
 
 def _spread(indices: list[int], limit: int | None) -> list[int]:
-    """`limit` of the prompts' numbers, evenly spaced in the benchmark's order."""
+    """Return `limit` prompt indices, evenly spaced in benchmark order, or all of them if `limit` is None."""
     if limit is None or limit >= len(indices):
         return indices
     return [indices[position * len(indices) // limit] for position in range(limit)]

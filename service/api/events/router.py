@@ -1,4 +1,4 @@
-"""`/runs/{run_id}/events` and `/evaluations/{evaluation_id}/events`: server-sent events of a job."""
+"""The routes `/runs/{run_id}/events` and `/evaluations/{evaluation_id}/events`: server-sent events of a job."""
 
 import uuid
 from collections.abc import Awaitable, Callable
@@ -21,9 +21,9 @@ from service.http.errors import problems
 router = APIRouter(tags=["events"], route_class=ApiRoute)
 
 _MEDIA_TYPE = "text/event-stream"
-_DESCRIPTION = "Server-sent events: the schema of one event, whose `data` is JSON on one line."
+_DESCRIPTION = "A stream of server-sent events. The schema describes one event; its `data` is JSON on one line."
 LastEventId = Annotated[
-    int | None, Header(ge=0, le=LAST_ID, description="Id of the last event that the client received.")
+    int | None, Header(ge=0, le=LAST_ID, description="Id of the last event that the client has received.")
 ]
 Accept = Annotated[str | None, Header(description="`text/event-stream`.")]
 Prefer = Annotated[str | None, Header(description="`wait=N`: close the stream after N seconds.")]
@@ -32,7 +32,7 @@ OpenStream = Callable[[type[Run] | type[Evaluation], uuid.UUID], Awaitable[Respo
 
 
 class _EventStreamMedia(JSONResponse):
-    """The documented media type of the response: JSON in the events of a stream."""
+    """A response class that documents the media type of event streams, whose data is JSON."""
 
     media_type = _MEDIA_TYPE
 
@@ -86,12 +86,12 @@ OpenStreamDep = Annotated[OpenStream, Depends(_open_stream)]
 )
 @declare(Scope.READ)
 async def stream_run_events(run_id: uuid.UUID, open_stream: OpenStreamDep) -> Response:
-    """Server-sent events of the run after `Last-Event-ID`, by default from the first.
+    """Stream the server-sent events of a run that follow `Last-Event-ID`, or all events if no id is given.
 
-    Numbered events are those of the run (`status`, `started`, `checkpoint`, …); `progress` reports its current state.
-    `end` follows when the run has ended and all events were sent; `error`, with a problem, when the key is no longer
-    valid or the run was deleted. After either the connection closes. If it closes without them, reconnect with
-    `Last-Event-ID`, as `EventSource` does automatically.
+    Events with an id are those of the run (`status`, `started`, `checkpoint`, …); `progress` reports its current state.
+    `end` is sent once the run has ended and all events have been sent. `error`, with a problem, is sent if the API key
+    is no longer valid or the run was deleted. The connection is closed after either of them. If it is closed without
+    one, reconnect with `Last-Event-ID`, as `EventSource` does automatically.
     """
     return await open_stream(Run, run_id)
 
@@ -104,5 +104,8 @@ async def stream_run_events(run_id: uuid.UUID, open_stream: OpenStreamDep) -> Re
 )
 @declare(Scope.READ)
 async def stream_evaluation_events(evaluation_id: uuid.UUID, open_stream: OpenStreamDep) -> Response:
-    """Server-sent events of the evaluation after `Last-Event-ID`, as for a run."""
+    """Stream the server-sent events of an evaluation that follow `Last-Event-ID`, or all events if no id is given.
+
+    The stream works like the event stream of a run.
+    """
     return await open_stream(Evaluation, evaluation_id)

@@ -1,4 +1,4 @@
-"""Query and events of event streams."""
+"""Query parameters and events of event streams."""
 
 import uuid
 from dataclasses import dataclass
@@ -19,27 +19,29 @@ LAST_ID = 2**63 - 1
 
 
 class EventQuery(BaseModel):
-    """The first event, and the interval of progress."""
+    """The position at which a stream starts, and its progress interval."""
 
     model_config = ConfigDict(extra="forbid")
 
-    after: int = Field(0, ge=0, le=LAST_ID, description="The id of the last received event; `Last-Event-ID` wins.")
+    after: int = Field(
+        0, ge=0, le=LAST_ID, description="Id of the last event received; `Last-Event-ID` takes precedence."
+    )
     every: float = Field(
         1.0, ge=0.1, le=60, allow_inf_nan=False, description="Minimum seconds between two `progress` events."
     )
 
 
 class RunEvent(BaseModel):
-    """An event of a job, such as a change of status. Its `type` is the name of the server-sent event."""
+    """An event of a job, such as a status change. Its `type` is the name of the server-sent event."""
 
     model_config = ConfigDict(from_attributes=True)
 
     id: int = Field(description="Consecutive within a job; `Last-Event-ID` resumes after it.")
     time: datetime
     attempt: int
-    type: str = Field(description="Such as `status`, `started`, `checkpoint`.", examples=["status"])
+    type: str = Field(description="The type, such as `status`, `started` or `checkpoint`.", examples=["status"])
     data: dict[str, Any] = Field(
-        description="Depends on `type`; `status` has the new status.", examples=[{"status": "running"}]
+        description="Depends on `type`; for `status`, the new status.", examples=[{"status": "running"}]
     )
 
 
@@ -47,19 +49,19 @@ class _Progress(BaseModel):
     status: JobStatus
     attempt: int
     progress: Progress | None = Field(description="Last reported progress; the steps of an evaluation are images.")
-    eta_seconds: float | None = Field(description="Estimated seconds to the end; null until a step has been timed.")
-    queue_position: int | None = Field(description="1: claimed next; null for a job that is not waiting.")
+    eta_seconds: float | None = Field(description="Estimated remaining seconds; null until a step has been timed.")
+    queue_position: int | None = Field(description="Position in the queue; 1 is claimed next. Null if not waiting.")
 
 
 class RunProgress(_Progress):
-    """The state of a run: `event: progress`, without an id. The first one of a stream has all metrics."""
+    """The state of a run, sent as `event: progress` without an id. The first one in a stream has all metrics."""
 
     run_id: uuid.UUID
-    metrics: dict[str, LatestMetric] = Field(description="The latest value of each metric with a new value.")
+    metrics: dict[str, LatestMetric] = Field(description="The latest value of each metric that has changed.")
 
 
 class EvaluationProgress(_Progress):
-    """The state of an evaluation: `event: progress`, without an id."""
+    """The state of an evaluation, sent as `event: progress` without an id."""
 
     evaluation_id: uuid.UUID
 
@@ -70,27 +72,33 @@ class _End(BaseModel):
 
 
 class RunEnd(_End):
-    """The run has ended and all events were sent: `event: end`, without an id. The connection closes."""
+    """Sent as `event: end`, without an id, once a run has ended and all events were sent.
+
+    The connection then closes.
+    """
 
     run_id: uuid.UUID
 
 
 class EvaluationEnd(_End):
-    """The evaluation has ended and all events were sent: `event: end`, without an id. The connection closes."""
+    """Sent as `event: end`, without an id, once an evaluation has ended and all events were sent.
+
+    The connection then closes.
+    """
 
     evaluation_id: uuid.UUID
 
 
 @dataclass(frozen=True)
 class _AsText:
-    """Documents a type in OpenAPI as JSON text."""
+    """Annotation that documents a type in OpenAPI as JSON text."""
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
         return {"type": "string", "contentMediaType": "application/json", "contentSchema": handler(schema)}
 
 
 class StreamedEvent(BaseModel):
-    """One event of the stream, line by line."""
+    """The fields of one server-sent event of a run, each on its own line."""
 
     event: str = Field(description="`progress`, `end`, `error`, or the `type` of a run event.")
     id: str | None = Field(None, description="The id of a run event, for `Last-Event-ID`.")
@@ -98,7 +106,7 @@ class StreamedEvent(BaseModel):
 
 
 class EvaluationStreamedEvent(BaseModel):
-    """One event of the stream, line by line."""
+    """The fields of one server-sent event of an evaluation, each on its own line."""
 
     event: str = Field(description="`progress`, `end`, `error`, or the `type` of an evaluation event.")
     id: str | None = Field(None, description="The id of an evaluation event, for `Last-Event-ID`.")

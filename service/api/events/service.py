@@ -1,4 +1,4 @@
-"""The events and progress of a job since a position: short queries with bounded results."""
+"""Read the events and progress of a job since a position, in short queries with bounded results."""
 
 import uuid
 from dataclasses import dataclass, field, replace
@@ -21,41 +21,44 @@ PAGE = 100
 
 @dataclass(frozen=True)
 class Position:
-    """What a stream has sent."""
+    """How much a stream has already sent."""
 
     after: int
-    """The id of the last event."""
+    """The id of the last event sent."""
     state: tuple[Any, ...] | None = None
-    """The state in the last `progress`, without metrics."""
+    """The state in the last `progress` event, excluding metrics."""
     metrics: dict[str, LatestMetric] = field(default_factory=dict)
-    """The last value of each metric."""
+    """The last value sent for each metric."""
 
 
 @dataclass(frozen=True)
 class Update:
-    """What a stream sends next, in this order, and its position afterwards."""
+    """What a stream sends next: events, progress and end, in this order. `position` is the position afterwards."""
 
     position: Position
     events: list[RunEvent]
     more: bool = False
-    """Whether there are further events already."""
+    """Whether more events are already available."""
     progress: RunProgress | EvaluationProgress | None = None
     held_back: bool = False
-    """Whether the progress has changed but is not due yet."""
+    """Whether the progress has changed but is not yet due to be sent."""
     end: RunEnd | EvaluationEnd | None = None
 
 
 def read_update(
     session: Session, job: type[Run] | type[Evaluation], id: uuid.UUID, position: Position, quiet: bool
 ) -> Update:
-    """The changes since `position`; `quiet` holds back progress without a new status. Raises NotFound."""
+    """Return the changes since `position`. Raises NotFound.
+
+    If `quiet` is true, progress is held back unless the status has changed.
+    """
     names = ("status", "attempt", "progress", "last_event", "priority", "created_at")
     columns = [getattr(job, name) for name in names]
     found = session.scalar(select(job).options(load_only(*columns)).where(job.id == id))
     row = cast("Run | Evaluation | None", found)
     if row is None:
         raise NotFound(f"There is no {job.KIND} {id}")
-    # The row is read before the events: all events up to its `last_event` exist and lead to its status.
+    # The row is read before the events, so all events up to its `last_event` exist and lead to its status.
     own = select(job.EVENTS).where(job.EVENTS.job_id == id)
     due = own.where(job.EVENTS.id > position.after, job.EVENTS.id <= row.last_event)
     events = [RunEvent.model_validate(event) for event in session.scalars(due.order_by(job.EVENTS.id).limit(PAGE))]

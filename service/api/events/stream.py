@@ -1,4 +1,7 @@
-"""A job's event stream: it waits without a thread or a database connection, and survives a database restart."""
+"""Stream the events of a job.
+
+A waiting stream holds no thread or database connection, and streams survive a database restart.
+"""
 
 import asyncio
 import json
@@ -25,12 +28,12 @@ from service.jobs.long_poll import JobWaiter
 
 PING_SECONDS = 15
 _POLL_SECONDS = 15.0
-"""The maximum time between two reads without a notification, which is lost when the connection is."""
+"""The maximum time between two reads. It bounds the delay if a notification is lost with its connection."""
 _PAUSE_SECONDS = 0.25
 """The minimum time between two reads."""
 _RETRY_SECONDS = 2.0
 _STALL_SECONDS = 60.0
-"""The connection of a client that reads nothing for this time is closed."""
+"""The time after which the connection is closed if the client reads nothing."""
 _READERS = 4
 """The maximum number of concurrent reads, so that threads and connections remain for other requests."""
 log = structlog.get_logger()
@@ -38,7 +41,7 @@ log = structlog.get_logger()
 
 @dataclass
 class Streams:
-    """The streams of this process."""
+    """The open event streams of this process, and the reads that they share."""
 
     limit: int
     open: int = 0
@@ -48,13 +51,13 @@ class Streams:
     _pending: dict[Hashable, list[tuple[Position, asyncio.Task[Update]]]] = field(
         default_factory=lambda: defaultdict(list)
     )
-    """Reads that have not started."""
+    """Reads that have not started yet, by key."""
 
     async def read(self, key: Hashable, position: Position, read: Callable[[], Update]) -> Update:
-        """The result of `read`, shared by all streams with the same key and position.
+        """Call `read` and return its result, which all streams with the same key and position share.
 
-        A notification wakes all streams of a job at the same time. A read that has started is not shared: it may miss
-        the change of a later notification.
+        A notification wakes all streams of a job at the same time, so most of them need the same result. A read that
+        has already started is not shared, because it may miss the change behind a later notification.
         """
         for other, task in self._pending[key]:
             if other == position:
@@ -83,9 +86,9 @@ class Streams:
 
 @dataclass
 class JobStream:
-    """The events of one job for one client, from `position` on. `permit` raises once access has been revoked.
+    """The events of one job for one client, starting at `position`.
 
-    Clients with the same `permission` share reads.
+    `permit` raises an error once access has been revoked. Clients with the same `permission` share reads.
     """
 
     database: Database
@@ -101,7 +104,7 @@ class JobStream:
     permit: Callable[[Session], None]
 
     async def read(self, quiet: bool = False) -> Update:
-        """The changes since `position`. Raises NotFound, and the errors of `permit` and of the database."""
+        """Return the changes since `position`. Raises NotFound, and any error raised by `permit` or the database."""
 
         def read() -> Update:
             with self.database.readers() as session:
@@ -111,7 +114,7 @@ class JobStream:
         return await self.streams.read((self.id, self.permission, quiet), self.position, read)
 
     async def events(self) -> AsyncIterator[ServerSentEvent]:
-        """The events until the job has ended, access is revoked, or the lifetime is over."""
+        """Yield events until the job has ended, access is revoked, or the lifetime is over."""
         clock = asyncio.get_running_loop().time
         closing, progress_at, lost = clock() + self.lifetime, -math.inf, False
         yield ServerSentEvent(retry=int(_RETRY_SECONDS * 1000))
@@ -146,7 +149,10 @@ class JobStream:
 
 
 class EventStream(EventSourceResponse):
-    """A response that counts as an open stream, ends cleanly when the server stops, and ends if the client stalls."""
+    """A response that counts as an open stream.
+
+    It ends cleanly when the server stops, and is aborted if the client stalls.
+    """
 
     def __init__(self, stream: JobStream) -> None:
         super().__init__(
@@ -185,6 +191,6 @@ async def _until(changed: asyncio.Event, seconds: float) -> None:
 
 
 def _event(name: str, data: BaseModel | dict[str, object], id: int | None = None) -> ServerSentEvent:
-    # ASCII: some clients treat further Unicode characters as line ends.
+    # Escape to ASCII, because some clients treat additional Unicode characters as line endings.
     text = json.dumps(data.model_dump(mode="json") if isinstance(data, BaseModel) else data)
     return ServerSentEvent(text, event=name, id=None if id is None else str(id))
