@@ -1,4 +1,4 @@
-"""The API: `uvicorn --factory service.app:create_app`."""
+"""The API application; start it with `uvicorn --factory service.app:create_app`."""
 
 import asyncio
 import contextlib
@@ -53,13 +53,13 @@ Errors are `application/problem+json`; every response has an `X-Request-ID`; lis
 log = structlog.get_logger()
 
 IDLE_SECONDS = 60.0
-"""The database ends transactions that are idle for longer, of an API process that hangs or whose machine is gone."""
+"""Seconds after which the database ends an idle transaction, such as that of a hung or lost API process."""
 DOCS_ASSETS = "/docs/assets"
-"""The path of the files of the page `/docs`."""
+"""The path of the static files used by the page `/docs`."""
 PUBLIC = frozenset({"/docs", "/openapi.json"}) | {
     f"{DOCS_ASSETS}/{name}" for name in ("swagger-ui-bundle.js", "swagger-ui.css", "favicon.png")
 }
-"""Paths without a route of ours that need no key."""
+"""Paths that require no key and are not defined in ROUTERS."""
 ROUTERS = (
     *(runs, events, curves, rewards, samples, logs),
     *(checkpoints, generations, scores, evaluations, benchmarks, leaderboard),
@@ -68,15 +68,18 @@ ROUTERS = (
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The service with `settings`, by default those of the environment. It starts without database and broker too."""
+    """Create the service with `settings`, which default to those from the environment.
+
+    The service starts even if the database or the broker is unavailable.
+    """
     settings = settings or Settings()
     service_logging.configure(settings.log_level)
     for variable, meant in unknown_variables(os.environ).items():
         log.warning("setting.unknown", variable=variable, did_you_mean=meant)
-    app = FastAPIOffline(  # FastAPI with the files of the page `/docs`
+    app = FastAPIOffline(  # FastAPI that serves the static files of `/docs` itself
         redoc_url=None,
         static_url=DOCS_ASSETS,
-        swagger_ui_parameters={"validatorUrl": None},  # the page sends the document to no other server
+        swagger_ui_parameters={"validatorUrl": None},  # do not send the document to another server
         title="G²RPO",
         version=_version(),
         description=DESCRIPTION,
@@ -123,7 +126,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _openapi(app: FastAPI) -> dict[str, Any]:
-    """The OpenAPI document, with the problem model of all error responses and the security scheme."""
+    """Return the OpenAPI document, including the problem model of the error responses and the security scheme."""
     if app.openapi_schema is None:
         schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
         problem = errors.Problem.model_json_schema(ref_template="#/components/schemas/{model}")

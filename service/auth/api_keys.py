@@ -1,4 +1,4 @@
-"""API keys in the database: lookup, validation and last use."""
+"""Look up and validate API keys in the database, and record their last use."""
 
 import hmac
 import uuid
@@ -17,36 +17,36 @@ from service.db.base import new_id
 from service.db.models import ApiKey
 
 ENVIRONMENT = "environment"
-"""The name of the key from G2RPO_ADMIN_KEY."""
-# Times are compared by the database's clock, so that all API processes agree.
+"""Name of the key set in G2RPO_ADMIN_KEY."""
+# Compare times with the database's clock, so that all API processes agree.
 _EXPIRED = and_(ApiKey.expires_at.is_not(None), ApiKey.expires_at <= func.now())
 _STALE = or_(ApiKey.last_used_at.is_(None), ApiKey.last_used_at < func.now() - timedelta(minutes=1))
 _SNAPSHOT = cast(func.pg_current_snapshot(), Text)
-"""The snapshot of the statement: it differs after any transaction that changed something has ended."""
+"""The snapshot of the statement, which changes whenever a transaction that modified data ends."""
 log = structlog.get_logger()
 
 
 class KeyLookup(NamedTuple):
-    """The result of looking up the key of a request."""
+    """The result of looking up the API key of a request."""
 
     result: AuthResult
     stale: bool
-    """The last use of the key should be recorded."""
+    """Whether the last use of the key should be recorded."""
 
 
 def keys_exist(session: Session) -> bool:
-    """Whether requests need a key: since the first key was created, even if all are revoked."""
+    """Whether requests need a key. This is the case once the first key exists, even if all keys are revoked."""
     return keys_exist_with_snapshot(session)[0]
 
 
 def keys_exist_with_snapshot(session: Session) -> tuple[bool, str]:
-    """Whether requests need a key, and the database snapshot."""
+    """Return whether requests need a key, and the database snapshot."""
     found, snapshot = session.execute(select(exists(select(ApiKey.id)), _SNAPSHOT)).one()
     return found, snapshot
 
 
 def look_up(session: Session, secret: str) -> KeyLookup:
-    """The principal of a well-formed key. Raises KeyUnknown, KeyRevoked or KeyExpired."""
+    """Return the principal of a well-formed key. Raises KeyUnknown, KeyRevoked or KeyExpired."""
     query = select(ApiKey, _EXPIRED, _STALE, _SNAPSHOT).where(ApiKey.prefix == security.prefix_of(secret))
     row = session.execute(query).one_or_none()
     if row is None or not hmac.compare_digest(row[0].hash, security.digest_of(secret)):
@@ -61,7 +61,7 @@ def look_up(session: Session, secret: str) -> KeyLookup:
 def check(session: Session, key_id: uuid.UUID | None) -> None:
     """Raise Unauthorized unless the key that opened an event stream is still valid.
 
-    A stream without a key (`key_id` is None) stays valid until the first key is created.
+    A stream that was opened without a key (`key_id` is None) stays valid until the first key is created.
     """
     if key_id is None:
         if keys_exist(session):
@@ -92,8 +92,8 @@ def _utc(time: datetime) -> str:
 
 
 def record_use(session: Session, id: uuid.UUID | None) -> None:
-    """Record that a key was used, at most once a minute and without waiting for locks."""
-    # A request that counts the open jobs of the key locks its row; a later request records the use.
+    """Record the use of a key, at most once a minute and without waiting for locks."""
+    # A request that counts open jobs locks the row of the key. In that case, a later request records the use.
     unlocked = select(ApiKey.id).where(ApiKey.id == id, _STALE).with_for_update(key_share=True, skip_locked=True)
     session.execute(
         update(ApiKey)
@@ -107,7 +107,7 @@ def record_use(session: Session, id: uuid.UUID | None) -> None:
 def store_environment_key(session: Session, secret: str) -> None:
     """Store the key from G2RPO_ADMIN_KEY and revoke the previous one.
 
-    Several API processes may do this at the same time. A revoked key stays revoked.
+    Several API processes can call this concurrently. A key that was revoked stays revoked.
     """
     prefix = security.prefix_of(secret)
     row = {"id": new_id(), "name": ENVIRONMENT, "prefix": prefix, "hash": security.digest_of(secret)}

@@ -1,7 +1,7 @@
-"""Authentication of requests by API key.
+"""Authenticate requests by API key.
 
-While no keys exist, only clients on this machine are served, without a key. After the first key was created, every
-request needs one, except on public routes; the client's address no longer matters.
+While no keys exist, only clients on this machine are served, and they need no key. Once the first key exists, every
+request needs a key, except on public routes, and the client's address no longer matters.
 """
 
 from collections.abc import Sequence
@@ -20,42 +20,42 @@ from service.db.session import Database
 from service.http.errors import UNAVAILABLE, ServiceError
 
 DATABASE_ERRORS = (*UNAVAILABLE, ProgrammingError)
-"""Raised without a database, or by a database with another schema."""
+"""Raised if the database is unavailable or has a different schema."""
 log = structlog.get_logger()
 
 
 @dataclass(frozen=True)
 class Credentials:
-    """What a request shows about its sender."""
+    """The information in a request that identifies its sender."""
 
     authorization: tuple[str, ...]
     """The Authorization headers."""
     remote_error: ServiceError | None
-    """Why the request does not count as one from this machine; None if it does."""
+    """Why the request is not considered local to this machine, or None if it is local."""
 
 
 class Authenticator:
-    """Finds the principal of a request, with one key lookup per request, so that revoking a key is immediate."""
+    """Finds the principal of a request. Every request looks up its key, so revoking a key takes effect immediately."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._limiter = RateLimiter(database.settings.broker_url)
         self._admin_key = database.settings.admin_key
-        """The key to store; None once it is stored."""
+        """The admin key that has yet to be stored, or None if there is none."""
         self._keys_exist = self._admin_key is not None
-        """True stays true: rows of `api_keys` are never deleted."""
+        """Once true, this never becomes false, because rows of `api_keys` are never deleted."""
 
     def start(self) -> None:
-        """Store the environment's key if the database is available; else the first request stores it."""
+        """Store the admin key from the environment. If the database is unavailable, the first request stores it."""
         try:
             self._store_admin_key()
         except DATABASE_ERRORS as error:
             log.warning("admin_key_not_stored", error=type(error).__name__, hint="the first request stores it")
 
     async def authenticate(self, credentials: Credentials, response_headers: dict[str, str]) -> AuthResult:
-        """The principal of a request; adds its rate limit to `response_headers`.
+        """Return the principal of a request, and add its rate limit headers to `response_headers`.
 
-        Raises Unauthorized, RateLimited, and NotLocal or HostNotAllowed while no keys exist.
+        Raises Unauthorized or RateLimited, or, while no keys exist, NotLocal or HostNotAllowed.
         """
         result = await run_in_threadpool(self._authenticate, credentials)
         principal = result.principal
@@ -65,7 +65,10 @@ class Authenticator:
         return result
 
     async def identify(self, credentials: Credentials) -> Principal:
-        """The principal of a request to a public route. Raises NotLocal or HostNotAllowed while no keys exist."""
+        """Return the principal of a request to a public route: LOCAL, the owner of a valid key, or ANONYMOUS.
+
+        Raises NotLocal or HostNotAllowed while no keys exist.
+        """
         if credentials.remote_error is None:
             return LOCAL
         try:
@@ -102,7 +105,10 @@ class Authenticator:
 
 
 def secret_of(authorization: Sequence[str]) -> str:
-    """The key in the Authorization headers of a request. Raises Unauthorized, whose text does not contain the key."""
+    """Return the API key in the Authorization headers of a request.
+
+    Raises KeyMissing or KeyMalformed. Error messages never contain the key.
+    """
     if not authorization:
         raise KeyMissing
     scheme, _, secret = authorization[0].strip().partition(" ")

@@ -1,4 +1,4 @@
-"""Errors of authentication, authorization, rate limits and quotas."""
+"""Errors raised for authentication, authorization, rate limits and quotas."""
 
 from http import HTTPStatus
 
@@ -17,7 +17,7 @@ class Unauthorized(ServiceError):
 
 
 class KeyMissing(Unauthorized):
-    """The request has no API key."""
+    """The request does not contain an API key."""
 
     code = "key_missing"
 
@@ -37,7 +37,7 @@ class KeyMalformed(Unauthorized):
 
 
 class KeyUnknown(Unauthorized):
-    """The key is not in the database."""
+    """The key does not exist in the database."""
 
     code = "key_unknown"
 
@@ -49,13 +49,13 @@ class KeyRevoked(Unauthorized):
 
 
 class KeyExpired(Unauthorized):
-    """The key expired."""
+    """The key has expired."""
 
     code = "key_expired"
 
 
 class ScopeMissing(ServiceError):
-    """The key does not have the scope that the route needs."""
+    """The key does not have the scope that the route requires."""
 
     status = HTTPStatus.FORBIDDEN
     code = "scope_missing"
@@ -76,14 +76,14 @@ class NotLocal(ServiceError):
 
 
 class HostNotAllowed(ServiceError):
-    """The Host header names another host than this machine, as in a DNS rebinding attack."""
+    """The Host header refers to a host other than this machine, as in a DNS rebinding attack."""
 
     status = HTTPStatus.BAD_REQUEST
     code = "host_not_allowed"
 
 
 class RateLimited(ServiceError):
-    """The key exceeded its requests per minute."""
+    """The key exceeded its maximum number of requests per minute."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     code = "rate_limited"
@@ -97,7 +97,7 @@ class TooManyOpenJobs(ServiceError):
 
 
 class LastAdminKey(ServiceError):
-    """The key is the last valid one with the scope `admin`."""
+    """The key cannot be revoked because it is the last valid key with the scope `admin`."""
 
     status = HTTPStatus.CONFLICT
     code = "last_admin_key"

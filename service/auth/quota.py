@@ -1,4 +1,4 @@
-"""The limit on open jobs of each API key."""
+"""The limit on the number of open jobs per API key."""
 
 import uuid
 
@@ -13,14 +13,14 @@ from service.jobs.registry import JOBS
 
 
 def check_open_jobs(session: Session, settings: Settings, key_id: uuid.UUID | None) -> None:
-    """Raise TooManyOpenJobs if the API key has reached its limit; without a key (None) there is no limit.
+    """Raise TooManyOpenJobs if the API key has reached its limit. If `key_id` is None, there is no limit.
 
-    Call it in the transaction that adds or requeues the job. The row of the key is locked until its end, so that a
-    concurrent request counts the job. Paused and ended jobs do not count.
+    Call this in the transaction that adds or requeues the job. The row of the key stays locked until the transaction
+    ends, so that concurrent requests count the job. Paused and ended jobs are not counted.
     """
     if key_id is None:
         return
-    # Without populate_existing a session would return the row as it first read it.
+    # Without populate_existing, the session would return the values from when it first read the row.
     key = session.get_one(ApiKey, key_id, with_for_update={"key_share": True}, populate_existing=True)
     open_jobs = sum(
         session.scalar(select(func.count()).where(job.created_by == key_id, job.status.not_in(RESTING))) or 0

@@ -1,8 +1,9 @@
-"""Requests per minute of each key, counted in the broker's Redis server for all API processes together.
+"""Limit the requests per minute of each key, counted across all API processes in the broker's Redis server.
 
-Each key has a token bucket that refills evenly (the generic cell rate algorithm: one number per key, updated by one
-script). The package `limits` has fixed and sliding windows, which admit bursts or store every request, and no such
-bucket. Without the server all requests pass and none waits: after a failure it is not contacted for some seconds.
+Each key has a token bucket that refills evenly, implemented with the generic cell rate algorithm: one number per key,
+updated by one script. The package `limits` offers no such bucket, only fixed and sliding windows, which admit bursts or
+store every request. If the server is unavailable, all requests pass: after a failure, the server is not contacted for a
+few seconds, so that requests do not wait for it.
 """
 
 import math
@@ -20,9 +21,9 @@ if TYPE_CHECKING:
     from redis.commands.core import AsyncScript
 
 _TIMEOUT = 0.1
-"""Seconds for each of connecting and responding."""
+"""Timeout in seconds for connecting, and for each response."""
 _RETRY_SECONDS = 5.0
-"""Seconds without contact after a failure."""
+"""Seconds to wait after a failure before contacting the server again."""
 _TAKE = """
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
@@ -34,8 +35,11 @@ end
 redis.call('SET', KEYS[1], string.format('%.3f', now + filled), 'PX', math.ceil(filled))
 return {1, math.floor((window - filled) * limit / window + 0.5), math.ceil(filled)}
 """
-"""KEYS: the bucket; ARGV: requests per minute. Returns whether the request passes, how many requests remain, and the
-milliseconds until the bucket is full, or until the next request passes."""
+"""A script that takes one request from a bucket. KEYS is the bucket and ARGV the number of requests per minute.
+
+Returns whether the request passes, how many requests remain, and the milliseconds until the bucket is full or, if the
+request does not pass, until the next request would pass.
+"""
 
 log = structlog.get_logger()
 
@@ -48,16 +52,19 @@ class RateLimiter:
         self._retry_at = 0.0
 
     async def take(self, key: uuid.UUID, per_minute: int) -> dict[str, str]:
-        """Count a request of `key`; the response headers, empty if it was not counted. Raises RateLimited."""
+        """Count a request of `key` and return the rate limit headers, or no headers if it could not be counted.
+
+        Raises RateLimited if the key has exceeded its limit.
+        """
         now = time.monotonic()
         if now < self._retry_at:
             return {}
         if self._retry_at:
-            self._retry_at = now + _RETRY_SECONDS  # one request tries the server; the others do not wait for it
+            self._retry_at = now + _RETRY_SECONDS  # only this request tries the server; the others do not wait for it
         try:
             passes, remaining, milliseconds = await self._script(keys=[f"g2rpo:rate:{key}"], args=[per_minute])
         except Exception as error:
-            # The driver raises many types, also for a URL of another kind of broker; none of them fails a request.
+            # The driver raises many exception types, for example if the broker is not Redis. None may fail a request.
             self._retry_at = time.monotonic() + _RETRY_SECONDS
             log.warning("rate_limit_not_counted", error=type(error).__name__, seconds=_RETRY_SECONDS)
             return {}
@@ -74,7 +81,7 @@ class RateLimiter:
 
     @cached_property
     def _script(self) -> "AsyncScript":
-        from redis.asyncio import Redis  # imported with the first request of a key, not at startup
+        from redis.asyncio import Redis  # imported for the first request with a key, not at startup
         from redis.asyncio.retry import Retry
         from redis.backoff import NoBackoff
 
@@ -83,14 +90,14 @@ class RateLimiter:
         return client.register_script(_TAKE)
 
     async def close(self) -> None:
-        """Close all connections. Another event loop can then use the limiter."""
+        """Close all connections. Afterwards, another event loop can use the limiter."""
         if "_script" in self.__dict__:
             await self._script.registered_client.aclose()
             del self._script
 
 
 def _redis_url(broker_url: str) -> str:
-    """The URL in the notation of the Redis driver, which differs from Celery's for unix sockets."""
+    """Convert a Celery broker URL to the Redis driver's format, which differs for Unix sockets."""
     parts = urlsplit(broker_url)
     if parts.scheme != "redis+socket":
         return broker_url

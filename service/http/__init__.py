@@ -1,1 +1,1 @@
-"""HTTP helpers of all routes: errors, pagination, content negotiation, uploads, the response cache."""
+"""HTTP helpers shared by all routes: errors, pagination, content negotiation, uploads and the response cache."""

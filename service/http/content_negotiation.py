@@ -1,4 +1,4 @@
-"""Content negotiation: the headers `Accept` and `Prefer`."""
+"""Content negotiation with the headers `Accept` and `Prefer`."""
 
 import csv
 import io
@@ -12,14 +12,15 @@ from service.http.errors import NotAcceptable
 
 PreferHeader = Annotated[
     str | None,
-    Header(alias="Prefer", description="`wait=N`: respond when the job has ended, at the latest after N seconds."),
+    Header(alias="Prefer", description="`wait=N`: respond once the job has ended, or after N seconds at the latest."),
 ]
 
 
 def choose(accept: str | None, offered: Sequence[str]) -> str:
-    """The offered media type with the highest quality in an `Accept` header; among equals the first offered.
+    """Return the offered media type with the highest quality in an `Accept` header.
 
-    A more specific media range takes precedence (RFC 9110). Raises NotAcceptable.
+    More specific media ranges take precedence (RFC 9110). Among media types of equal quality, the one offered first is
+    returned. Raises NotAcceptable if the header accepts none of them.
     """
     ranges = [_range(part) for part in (accept or "*/*").split(",") if part.strip()]
     best, quality = "", 0.0
@@ -39,26 +40,29 @@ def choose(accept: str | None, offered: Sequence[str]) -> str:
 
 
 def respond(accept: str | None, renderers: Mapping[str, Callable[[], str | bytes]]) -> Response:
-    """The response in the media type that `Accept` prefers, made by that type's renderer. Raises NotAcceptable."""
+    """Render the response in the media type that `Accept` prefers, using the renderer for that type.
+
+    Raises NotAcceptable if there is no renderer for an accepted media type.
+    """
     media_type = choose(accept, tuple(renderers))
     return Response(renderers[media_type](), media_type=media_type, headers={"Vary": "Accept"})
 
 
 def openapi_content(*media_types: str) -> dict[str, Any]:
-    """The OpenAPI `content` of a response in these media types."""
+    """Return the OpenAPI `content` of a response that is available in the given media types."""
     text, binary = {"type": "string"}, {"type": "string", "format": "binary"}
     return {name: {"schema": text if name.startswith("text/") else binary} for name in media_types}
 
 
 def csv_text(rows: Iterable[Iterable[object]], line_end: str = "\r\n") -> str:
-    """Rows of cells as CSV."""
+    """Format rows of cells as CSV."""
     text = io.StringIO()
     csv.writer(text, lineterminator=line_end).writerows(rows)
     return text.getvalue()
 
 
 def preferred_wait(prefer: str | None) -> float:
-    """The seconds of a `Prefer: wait=N` header (RFC 7240); 0 without one."""
+    """Return the seconds in a `Prefer: wait=N` header (RFC 7240), or 0 if there is none."""
     match = re.search(r"(?:^|[,;\s])wait\s*=\s*\"?(\d{1,6})\"?\s*(?:$|[,;])", prefer or "", re.IGNORECASE)
     return float(match.group(1)) if match else 0.0
 

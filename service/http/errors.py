@@ -1,4 +1,4 @@
-"""The errors of the API and their responses, `application/problem+json` (RFC 9457)."""
+"""The errors of the API and the corresponding `application/problem+json` responses (RFC 9457)."""
 
 from collections.abc import Sequence
 from http import HTTPStatus
@@ -22,32 +22,34 @@ from service.db.artifacts import ArtifactDamaged, StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
 _MAX_ERRORS = 100
-"""Invalid fields in one response."""
+"""Maximum number of invalid fields listed in a response."""
 UNAVAILABLE = (OperationalError, InterfaceError, PoolTimeoutError, psycopg.OperationalError, psycopg.InterfaceError)
-"""Raised when the database cannot be reached."""
+"""Exceptions raised when the database cannot be reached."""
 log = structlog.get_logger()
 
 
 class FieldError(BaseModel):
     """An invalid field of a request."""
 
-    loc: list[str | int] = Field(description="Location: `body`, `query`, `path` or `header`, then names and indices.")
+    loc: list[str | int] = Field(
+        description="Location: `body`, `query`, `path` or `header`, followed by names and indices."
+    )
     msg: str = Field(description="The error and the allowed values.")
     type: str = Field(description="Stable name of the error type.")
 
     def shortened(self) -> "FieldError":
-        """The error with limited lengths and without invalid UTF-8: both may come from the request."""
+        """Return the error with long text truncated and invalid UTF-8 escaped, since both can come from the request."""
         loc = [part if isinstance(part, int) else _short(part, 100) for part in self.loc]
         return FieldError(loc=loc, msg=_short(self.msg, 1000), type=self.type)
 
 
 class ReadinessCheck(BaseModel):
-    """A dependency of the service."""
+    """The readiness check of a dependency of the service."""
 
     name: str = Field(description="`database`, `schema`, `broker`, `storage` or `workers`.", examples=["database"])
     ok: bool
     detail: str = Field(description="Result of the check.", examples=["PostgreSQL 18.4"])
-    hint: str = Field("", description="How to fix it; with `ok`, a warning.")
+    hint: str = Field("", description="How to fix the problem, or a warning if `ok` is true.")
 
 
 _EXAMPLE: dict[str, Any] = {
@@ -72,18 +74,18 @@ class Problem(BaseModel):
 
     model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
-    type: str = Field("about:blank", description="URI of the problem type; `about:blank`: see `code`.")
-    title: str = Field(description="Phrase of the status.")
+    type: str = Field("about:blank", description="URI of the problem type; if it is `about:blank`, see `code`.")
+    title: str = Field(description="Reason phrase of the HTTP status.")
     status: int = Field(description="HTTP status.")
     detail: str = Field(description="What is wrong and how to fix it.")
-    code: str = Field(description="Stable name of the problem, for programs.")
-    request_id: str = Field(description="The id in `X-Request-ID` and in the service log.")
-    errors: list[FieldError] | None = Field(None, description="With status 422: the invalid fields, at most 100.")
-    checks: list[ReadinessCheck] | None = Field(None, description="With `not_ready`: the checks.")
+    code: str = Field(description="Stable machine-readable name of the problem.")
+    request_id: str = Field(description="Request id, as in `X-Request-ID` and the service log.")
+    errors: list[FieldError] | None = Field(None, description="The invalid fields (at most 100) if the status is 422.")
+    checks: list[ReadinessCheck] | None = Field(None, description="The readiness checks if the code is `not_ready`.")
 
 
 class ServiceError(HTTPException):
-    """The base class of errors; each becomes a response with its status, code and detail."""
+    """The base class of all API errors. Each is returned as a response with its status, code and detail."""
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     code = "internal_error"
@@ -101,21 +103,21 @@ class NotFound(ServiceError):
 
 
 class NotAcceptable(ServiceError):
-    """The route offers none of the media types in `Accept`."""
+    """The route cannot provide any media type that `Accept` allows."""
 
     status = HTTPStatus.NOT_ACCEPTABLE
     code = "not_acceptable"
 
 
 class NotFinished(ServiceError):
-    """The job has not ended."""
+    """The job, or the requested part of it, is not finished yet."""
 
     status = HTTPStatus.CONFLICT
     code = "not_finished"
 
 
 class WrongState(ServiceError):
-    """The state of the job does not allow the operation."""
+    """The current state of the resource does not allow the operation."""
 
     status = HTTPStatus.CONFLICT
     code = "wrong_state"
@@ -126,14 +128,14 @@ class WrongState(ServiceError):
 
 
 class InUse(ServiceError):
-    """An open job uses the resource."""
+    """The resource cannot be deleted because another resource uses it."""
 
     status = HTTPStatus.CONFLICT
     code = "in_use"
 
 
 class NameTaken(ServiceError):
-    """Another resource has the name."""
+    """The name is already used by another resource."""
 
     status = HTTPStatus.CONFLICT
     code = "name_taken"
@@ -161,14 +163,14 @@ class UnsupportedMediaType(ServiceError):
 
 
 class RangeNotSatisfiable(ServiceError):
-    """The requested range contains no byte of the file."""
+    """The requested range does not overlap the file."""
 
     status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
     code = "range_not_satisfiable"
 
 
 class Invalid(ServiceError):
-    """Fields of the request are invalid."""
+    """One or more fields of the request are invalid."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     code = "invalid_request"
@@ -200,12 +202,12 @@ def _short(text: str, max_length: int) -> str:
 
 
 def invalid(loc: Sequence[str | int], msg: str, type: str = "value_error") -> Invalid:
-    """The error for one field."""
+    """Return the error for a single invalid field."""
     return Invalid([FieldError(loc=list(loc), msg=msg, type=type)])
 
 
 class ProblemResponse(JSONResponse):
-    """A response of `application/problem+json`; its code is stored in `request.state.problem` for the audit log."""
+    """An `application/problem+json` response that stores its code in `request.state.problem` for the audit log."""
 
     media_type = MEDIA_TYPE
 
@@ -221,12 +223,12 @@ class ProblemResponse(JSONResponse):
 def problem_response(
     status: int, code: str, detail: str, request_id: str, headers: dict[str, str] | None = None, **extensions: Any
 ) -> JSONResponse:
-    """A response of `application/problem+json`."""
+    """Create an `application/problem+json` response."""
     return ProblemResponse(_problem(status, code, detail, request_id, extensions), headers)
 
 
 def problem_of(error: ServiceError, request_id: str) -> dict[str, Any]:
-    """The problem of an error that is sent inside a response that has started."""
+    """Return the problem body of an error, also for use inside a response that has already started."""
     return _problem(error.status_code, error.code, error.detail, request_id, error.extensions)
 
 
@@ -243,7 +245,7 @@ def _problem(status: int, code: str, detail: str, request_id: str, extensions: d
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The documented error responses of a route: `statuses`, and those of every route."""
+    """Return the OpenAPI error responses of a route: those in `statuses` and those common to all routes."""
     return {
         status: {
             "description": HTTPStatus(status).phrase,
@@ -254,7 +256,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def install(app: FastAPI, routes: Sequence[APIRoute]) -> None:
-    """Respond to every error of `app` with a problem; `routes` are all routes of the API."""
+    """Make `app` respond to errors with problems. `routes` must contain all routes of the API."""
     app.state.api_routes = routes
     app.add_exception_handler(RoutingError, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
@@ -266,7 +268,7 @@ def install(app: FastAPI, routes: Sequence[APIRoute]) -> None:
 
 
 async def error_response(request: Request, error: Exception) -> JSONResponse:
-    """The response to an error that a middleware raises: a ServiceError, or one of UNAVAILABLE."""
+    """Return the response to a ServiceError, or to one of UNAVAILABLE, that was raised in a middleware."""
     if isinstance(error, ServiceError):
         return await _http_error(request, error)
     return await _database_unavailable(request, error)
@@ -293,7 +295,7 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _allowed_methods(request: Request) -> list[str]:
-    """The methods of all routes with the path of the request; the router names only those of the first route."""
+    """Return the methods of all routes that match the path. The router reports only those of the first route."""
     routes = (route for route in request.app.state.api_routes if route.path_regex.match(request.url.path))
     return sorted({method for route in routes for method in route.methods})
 
@@ -308,14 +310,14 @@ async def _validation_error(request: Request, error: Exception) -> JSONResponse:
 
 
 def _location(loc: Sequence[str | int]) -> list[str | int]:
-    """The location as in the request: without the tag that selects the contract of an algorithm."""
+    """Return the location in the request, without the tag that pydantic adds to select the algorithm contract."""
     pairs = zip(("", *loc), loc, strict=False)
     return [part for previous, part in pairs if previous != "algorithm" or part not in CONTRACTS]
 
 
 async def _artifact_damaged(request: Request, error: Exception) -> JSONResponse:
     log.error("artifact_damaged", detail=str(error))
-    detail = "A stored file is missing or damaged; the service log names it under this request id"
+    detail = "A stored file is missing or damaged; see the service log entry with this request id"
     return problem_response(500, "artifact_damaged", detail, request.state.request_id)
 
 

@@ -1,4 +1,4 @@
-"""Pagination of lists, `{"items": [...], "next_cursor": ...}`, by the sort key of the last row of a page."""
+"""Paginate lists as `{"items": [...], "next_cursor": ...}`. Cursors encode the sort key of the last row of a page."""
 
 import base64
 import binascii
@@ -18,21 +18,21 @@ Row = TypeVar("Row")
 
 Limit = Annotated[int, Field(ge=1, le=200, description="Maximum number of items per page.")]
 Text = Annotated[str, StringConstraints(max_length=100, pattern=r"^[^\x00]*$")]
-"""A text filter."""
+"""The value of a text filter."""
 Cursor = Annotated[
     str | None, Field(max_length=500, description="The `next_cursor` of the previous page; omit it for the first page.")
 ]
 
 
 class Page(BaseModel, Generic[Item]):
-    """A page of a list."""
+    """One page of a list."""
 
     items: list[Item]
-    next_cursor: str | None = Field(description="The `cursor` of the next page; null at the end of the list.")
+    next_cursor: str | None = Field(description="The `cursor` for the next page; null for the last page.")
 
 
 class PageQuery(BaseModel):
-    """Query parameters of a list: the page size and the cursor. Lists with filters extend it."""
+    """Query parameters of a list: the page size and the cursor. Subclasses add filters."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -50,9 +50,9 @@ def paged(
     ascending: bool = False,
     then: Sequence[ColumnElement[Any]] = (),
 ) -> Page[Item]:
-    """A page of the rows of `query`, sorted by the unique columns `key`, descending by default.
+    """Return a page of the rows of `query`, sorted by the unique columns `key`, by default in descending order.
 
-    `then` sorts rows with the same key, for a query with DISTINCT ON. Raises Invalid.
+    `then` sorts rows with equal keys, for queries with DISTINCT ON. Raises Invalid if the cursor is invalid.
     """
     query = query.order_by(*(key if ascending else [column.desc() for column in key]), *then)
     if page_query.cursor is not None:
@@ -70,12 +70,12 @@ def paged(
 
 
 def encode_cursor(*key: Any) -> str:
-    """The cursor of the sort key of a row."""
+    """Encode the sort key of a row as a cursor."""
     return base64.urlsafe_b64encode(json.dumps(key, default=str).encode()).decode().rstrip("=")
 
 
 def decode_cursor(cursor: str, key: TypeAdapter[Any]) -> Any:
-    """The sort key of a cursor, of the type `key`. Raises Invalid."""
+    """Decode a cursor to a sort key of type `key`. Raises Invalid if the cursor is invalid."""
     try:
         text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
         return _storable(key.validate_json(text))
@@ -85,7 +85,7 @@ def decode_cursor(cursor: str, key: TypeAdapter[Any]) -> Any:
 
 
 def _storable(key: Any) -> Any:
-    """`key`, if columns can contain it: integers of 32 bits and texts without NUL. Raises ValueError."""
+    """Return `key` unchanged. Raises ValueError for integers beyond 32 bits and strings that contain NUL."""
     for part in key:
         if (isinstance(part, int) and not -(2**31) <= part < 2**31) or (isinstance(part, str) and "\x00" in part):
             raise ValueError("the key is out of range")

@@ -1,4 +1,4 @@
-"""Request bodies that are files: written to disk while they arrive."""
+"""Write uploaded files to disk while they are being received."""
 
 import hashlib
 from collections.abc import AsyncIterator
@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 async def receive(body: AsyncIterator[bytes], file: Path) -> str:
-    """Write a request body to `file` and return its SHA-256, hexadecimal. The route limits its size."""
+    """Write a request body to `file` and return its hexadecimal SHA-256. The route must limit its size."""
     digest = hashlib.sha256()
     with file.open("wb") as writing:
         async for part in body:

@@ -1,1 +1,1 @@
-"""What all kinds of jobs share: queue, validation, capacity, views, long polling."""
+"""Code shared by all kinds of jobs: queue, validation, capacity, views and long polling."""

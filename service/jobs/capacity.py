@@ -1,4 +1,4 @@
-"""Whether a run fits the devices of the available workers: their number, and the memory of each."""
+"""Check whether a run fits the number and memory of the devices of the available workers."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -20,21 +20,24 @@ _HOST = "memory_total_bytes"
 
 @dataclass(frozen=True)
 class Devices:
-    """The best devices of the available training workers."""
+    """The largest device count and memory of the available training workers."""
 
     max_count: int | None
-    """Maximum number of devices of one worker; None if no worker reports it."""
+    """Maximum number of devices of a single worker, or None if no worker reports it."""
     memory: Mapping[str, int]
-    """Bytes of the largest GPU (`gpu`), and of the host with most memory among those without GPUs (`host`)."""
+    """Memory in bytes of the largest GPU (`gpu`) and of the largest host that has no GPU (`host`), if any."""
 
     def room(self, processes: int) -> int | None:
-        """Maximum number of bytes for one of `processes` processes, which share a host's memory; None if unknown."""
+        """Return the maximum number of bytes available to each of `processes` processes, or None if it is unknown.
+
+        The processes share the memory of a host, but not that of a GPU.
+        """
         sizes = [size if kind == "gpu" else size // processes for kind, size in self.memory.items()]
         return max(sizes, default=None)
 
 
 def available(session: Session, settings: Settings) -> Devices:
-    """The devices that training workers with a recent heartbeat report."""
+    """Return the best devices reported by training workers with a recent heartbeat."""
     recent = func.now() - timedelta(seconds=settings.worker_timeout_seconds)
     rows = session.scalars(select(Worker.stats).where(Worker.heartbeat_at > recent, Worker.queue == Run.QUEUE)).all()
     sizes: dict[str, list[int]] = {"devices": [], "gpu": [], "host": []}
@@ -47,13 +50,13 @@ def available(session: Session, settings: Settings) -> Devices:
 
 
 def errors(spec: RunSpec, plan: Plan, devices: Devices) -> Iterator[FieldError]:
-    """The reasons why none of the available workers can execute the run."""
+    """Yield the reasons why no available worker can execute the run."""
     processes = spec.resources.processes_per_node
     if processes > 1 and devices.max_count is not None and processes > devices.max_count:
         yield FieldError(
             loc=["body", "resources", "processes_per_node"],
-            msg=f"{processes} processes need a device each, and no worker has more than {devices.max_count}; "
-            f"allowed are 1 to {devices.max_count}, on a CPU one per core",
+            msg=f"{processes} processes need a device each, but no worker has more than {devices.max_count}; "
+            f"must be between 1 and {devices.max_count} (on a CPU, each core is one device)",
             type="too_many_processes",
         )
     room = devices.room(processes)
@@ -63,7 +66,7 @@ def errors(spec: RunSpec, plan: Plan, devices: Devices) -> Iterator[FieldError]:
 
 
 def warnings(spec: RunSpec, plan: Plan, devices: Devices) -> Iterator[str]:
-    """What cannot be checked because no available worker reports its devices."""
+    """Yield a warning for each requirement that cannot be checked because no available worker reports its devices."""
     processes = spec.resources.processes_per_node
     if plan.memory is not None and devices.room(processes) is None:
         yield (
@@ -78,7 +81,7 @@ def warnings(spec: RunSpec, plan: Plan, devices: Devices) -> Iterator[str]:
 
 
 def gigabytes(size: int) -> str:
-    """A number of bytes in decimal GB or MB, the units of GPU specifications."""
+    """Format a number of bytes in decimal GB or MB, the units used in GPU specifications."""
     return f"{size / 1e9:.1f} GB" if size >= 1e8 else f"{size / 1e6:.0f} MB"
 
 
@@ -92,7 +95,7 @@ def _too_big(spec: RunSpec, peak: PhaseMemory, room: int) -> str:
 
 
 def _remedies(spec: RunSpec, peak: PhaseMemory) -> str:
-    """The settings that would reduce the memory of that phase."""
+    """Describe the settings that would reduce the memory needed in the phase `peak`."""
     training, sampling, resources = spec.training, spec.sampling, spec.resources
     update, scoring = peak.phase == "update", peak.phase == "scoring"
     rewards = peak.phase != "scoring" and peak.parts.get("rewards", 0) and not resources.offload_rewards

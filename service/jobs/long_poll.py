@@ -1,4 +1,4 @@
-"""Waiting for changes of jobs without holding threads: one LISTEN connection for the whole process."""
+"""Wait for job changes without blocking threads, using one LISTEN connection for the whole process."""
 
 import asyncio
 import uuid
@@ -23,7 +23,7 @@ _RETRY_SECONDS = 0.5
 _CONNECTION: dict[str, Any] = {
     "connect_timeout": 5,
     "application_name": "g2rpo-listen",
-    # The connection only reads: without keepalives the loss of the database's machine would go unnoticed.
+    # The connection only reads, so without keepalives the loss of the database's machine would go unnoticed.
     "keepalives_idle": 10,
     "keepalives_interval": 5,
     "keepalives_count": 3,
@@ -32,9 +32,10 @@ log = structlog.get_logger()
 
 
 class JobWaiter:
-    """Notifies waiting routes of a changed job.
+    """Notifies waiting routes when a job changes.
 
-    `run` holds the connection. After a reconnect all subscriptions are notified, because a notice may have been missed.
+    `run` holds the connection. All subscriptions are notified after a reconnect because notifications may have been
+    missed.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -43,7 +44,7 @@ class JobWaiter:
 
     @contextmanager
     def subscription(self, kind: str, id: uuid.UUID) -> Iterator[asyncio.Event]:
-        """An event that is set whenever the job may have changed. Read the job after subscribing."""
+        """Yield an event that is set whenever the job may have changed. Read the job only after subscribing."""
         name, changed = f"{kind}:{id}", asyncio.Event()
         self._waiting[name].add(changed)
         try:
@@ -54,7 +55,7 @@ class JobWaiter:
                 del self._waiting[name]
 
     async def run(self) -> None:
-        """Listen until cancelled; each loss of the connection is logged once."""
+        """Listen until cancelled. Each loss of the connection is logged once."""
         lost = False
         while True:
             try:
@@ -76,7 +77,10 @@ class JobWaiter:
 async def wait_for_end(
     prefer: str | None, response: Response, database: Database, waiter: JobWaiter, job: type[Job], id: uuid.UUID
 ) -> bool:
-    """Wait for the end of a job as long as `Prefer` requests and the settings allow; whether it has ended."""
+    """Wait until a job has ended, for as long as `Prefer` requests and the settings allow.
+
+    Returns whether the job has ended, or False without checking if no wait was requested.
+    """
     seconds = min(preferred_wait(prefer), database.settings.max_wait_seconds)
     if seconds <= 0:
         return False

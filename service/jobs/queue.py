@@ -1,7 +1,7 @@
-"""Waking workers: the one module of the service that uses Celery.
+"""Wake workers through the broker. No other module of the service uses Celery.
 
-Messages carry no work. A woken worker claims the next job that it finds in the database, so a lost message delays a job
-until the workers' next lookup, and a duplicate has no effect.
+Messages do not contain the work itself. A woken worker claims the next job in the database, so a lost message only
+delays a job until a worker next polls the database, and a duplicate message has no effect.
 """
 
 import re
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from celery import Celery
 
 WAKE = "jobs.wake"
-"""The workers' only task. Its arguments are the queue and the id of the new job, which only the log uses."""
+"""The only task of the workers. Its arguments are the queue and the id of the new job, which is only logged."""
 _TIMEOUT_SECONDS = 1.0
 
 log = structlog.get_logger()
@@ -32,7 +32,7 @@ class Queue:
 
     @cached_property
     def _celery(self) -> "Celery":
-        from celery import Celery  # the import costs 0.15 s: paid by the first message, not by the start
+        from celery import Celery  # takes 0.15 s, so it is imported for the first message instead of at startup
 
         celery = Celery("g2rpo", broker=self._url, set_as_current=False)
         celery.conf.update(
@@ -48,13 +48,13 @@ class Queue:
         return celery
 
     def send(self, job: type[Job], id: uuid.UUID) -> bool:
-        """Wake a worker for a job; False, with a line in the log, if the broker cannot be reached."""
+        """Wake a worker for a job. Returns False and logs a warning if the broker cannot be reached."""
         request_id = structlog.contextvars.get_contextvars().get("request_id")
         headers = {"request_id": request_id} if request_id else None
         try:
             self._celery.send_task(WAKE, args=[job.QUEUE, str(id)], queue=job.QUEUE, headers=headers, retry=False)
         except Exception as error:
-            # The transport raises many types. The row is already committed, and workers query for such rows.
+            # The transport raises many exception types. The job is already committed, and workers poll for such jobs.
             log.warning("wake_up_not_sent", queue=job.QUEUE, job=str(id), error=repr(error))
             return False
         log.info("wake_up_sent", queue=job.QUEUE, job=str(id))
@@ -66,12 +66,12 @@ class Queue:
         return re.sub(r"(://[^:/@]*):[^@/]*@", r"\1:***@", self._url)
 
     def ping(self) -> None:
-        """Raise the transport's error unless the broker responds within a second."""
+        """Check that the broker responds within a second. Raises the transport's error if it does not."""
         with self._celery.connection_for_write() as connection:
             connection.ensure_connection(max_retries=0, timeout=_TIMEOUT_SECONDS, errback=None)
 
     def server(self) -> dict[str, Any]:
-        """The broker's response to INFO. Raises the transport's error."""
+        """Return the broker's response to INFO. Raises the transport's error if the broker cannot be reached."""
         with self._celery.connection_for_write() as connection:
             connection.ensure_connection(max_retries=0, timeout=_TIMEOUT_SECONDS, errback=None)
             info: dict[str, Any] = connection.default_channel.client.info()

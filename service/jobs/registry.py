@@ -1,4 +1,4 @@
-"""The kinds of jobs. Queue, quota, health, metrics and doctor read this registry and list no kinds themselves."""
+"""The registry of all job kinds, used by the quota, health, metrics and doctor code instead of their own lists."""
 
 from service.db.models import Evaluation, Generation, Job, Run, Score
 
@@ -6,5 +6,5 @@ JOBS: dict[str, type[Job]] = {job.KIND: job for job in (Run, Generation, Evaluat
 
 
 def queues() -> list[str]:
-    """The message queues of all kinds, each once."""
+    """Return the message queues of all job kinds, without duplicates."""
     return list(dict.fromkeys(job.QUEUE for job in JOBS.values()))

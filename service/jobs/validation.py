@@ -1,4 +1,4 @@
-"""Validation of requests: names in the catalog and the database, checkpoints, sizes and cost limits."""
+"""Validate requests: names in the catalog and the database, checkpoints, image sizes and cost limits."""
 
 import uuid
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -18,11 +18,11 @@ from service.jobs import capacity
 
 Loc = tuple[str | int, ...]
 _MAX_LISTED = 20
-"""Maximum number of uploaded prompt sets that an error message lists."""
+"""Maximum number of uploaded prompt sets listed in an error message."""
 
 
 def uploaded_sets(session: Session, catalog: Catalog, spec: RunSpec) -> dict[str, PromptSet]:
-    """The uploaded prompt sets that a spec names, by name. They cannot be deleted before the session's commit."""
+    """Return the uploaded prompt sets used by a spec, by name, and lock them against deletion until the commit."""
     names = {name for name in (spec.prompts.set, spec.heldout.prompts) if name is not None}
     names -= {entry.name for entry in catalog.prompt_sets}
     query = select(PromptSet).where(PromptSet.name.in_(names), PromptSet.deleted_at.is_(None)).order_by(PromptSet.id)
@@ -32,9 +32,10 @@ def uploaded_sets(session: Session, catalog: Catalog, spec: RunSpec) -> dict[str
 def check_run(
     session: Session, database: Database, catalog: Catalog, spec: RunSpec, uploaded: Collection[str] = ()
 ) -> Plan:
-    """The plan of a valid run, whose cost is within the limits.
+    """Check a run and return its plan.
 
-    `uploaded` are names of prompt sets in addition to the catalog's. Raises Invalid with all invalid fields.
+    `uploaded` contains the names of the available prompt sets that are not in the catalog. Raises Invalid with all
+    invalid fields, including those that exceed the cost limits.
     """
     plan, settings = make_plan(spec, catalog, uploaded), database.settings
     devices = capacity.available(session, settings)
@@ -55,7 +56,7 @@ def check_run(
 
 
 def warned_plan(session: Session, settings: Settings, catalog: Catalog, spec: RunSpec) -> Plan:
-    """The plan of a run; errors that concern names or devices become warnings.
+    """Return the plan of a run, with errors about names or devices converted to warnings.
 
     Raises Invalid if the run exceeds the cost limits.
     """
@@ -69,29 +70,29 @@ def warned_plan(session: Session, settings: Settings, catalog: Catalog, spec: Ru
 
 
 def check_budget(settings: Settings, plan: Plan) -> Iterator[FieldError]:
-    """The errors of a run that exceeds the cost limits of this service."""
+    """Yield the errors of a run that exceeds the cost limits of this service."""
     yield from check_prompts(settings, len(plan.spec.prompts.items or ()), ("body", "prompts", "items"))
     if plan.total_nfe > settings.max_run_nfe:
         msg = (
-            f"the run needs {plan.total_nfe} NFE; allowed are {settings.max_run_nfe}. Use fewer steps, prompts per "
-            "step, samples per group or held-out images"
+            f"the run needs {plan.total_nfe} NFE, which exceeds the maximum of {settings.max_run_nfe}. Use fewer "
+            "steps, prompts per step, samples per group or held-out images"
         )
         yield _error(("body", "training", "max_steps"), "too_many_nfe", msg)
 
 
 def check_prompts(settings: Settings, prompts: int, loc: Loc) -> Iterator[FieldError]:
-    """The error of a request with more prompts than this service allows."""
+    """Yield an error if a request has more prompts than this service allows."""
     if prompts > settings.max_prompts:
-        yield _error(loc, "too_many_prompts", f"{prompts} prompts; allowed are {settings.max_prompts}")
+        yield _error(loc, "too_many_prompts", f"{prompts} prompts: exceeds the maximum of {settings.max_prompts}")
 
 
 def find_model(catalog: Catalog, name: str) -> ModelEntry | None:
-    """The catalog's model of that name, if any."""
+    """Return the catalog model with the given name, or None if it does not exist."""
     return next((entry for entry in catalog.models if entry.name == name), None)
 
 
 def unknown(lookup: Callable[[str], object], name: str, loc: Loc) -> Iterator[FieldError]:
-    """The error of a name that the catalog's `lookup` does not find, with the names that it has."""
+    """Yield an error if the catalog's `lookup` does not find `name`. The error lists the known names."""
     try:
         lookup(name)
     except KeyError as missing:
@@ -99,20 +100,21 @@ def unknown(lookup: Callable[[str], object], name: str, loc: Loc) -> Iterator[Fi
 
 
 def check_size(model: ModelEntry, width: int, height: int, loc: Loc) -> Iterator[FieldError]:
-    """The errors of an image size that the model does not support."""
+    """Yield an error for each side of an image size that the model does not support."""
     for side, pixels in (("width", width), ("height", height)):
         if pixels > model.max_size or pixels % model.size_multiple:
             msg = (
-                f"{model.name} does not support {side} {pixels}; allowed are multiples of {model.size_multiple} up to "
+                f"{model.name} does not support {side} {pixels}; expected multiples of {model.size_multiple} up to "
                 f"{model.max_size} pixels"
             )
             yield _error((*loc, side), "size_not_possible", msg)
 
 
 def lock_checkpoints(session: Session, ids: Collection[uuid.UUID]) -> None:
-    """Keep checkpoints from being deleted before the commit.
+    """Prevent checkpoints from being deleted before the commit.
 
-    Call it before locking jobs that refer to them: deletions lock checkpoints by id first, then these jobs.
+    Call this before locking jobs that refer to the checkpoints. Deletions also lock checkpoints first, in id order, and
+    then those jobs.
     """
     if ids:
         own = select(Checkpoint.id).where(Checkpoint.id.in_(ids)).order_by(Checkpoint.id)
@@ -122,8 +124,8 @@ def lock_checkpoints(session: Session, ids: Collection[uuid.UUID]) -> None:
 def check_checkpoint(
     session: Session, artifacts: ArtifactStore, id: uuid.UUID, model: str, loc: Loc
 ) -> tuple[Checkpoint | None, Sequence[FieldError]]:
-    """A checkpoint, and the errors of using it with `model`."""
-    # A shared lock until the commit: a concurrent deletion is either visible here or sees the reference.
+    """Return a checkpoint, or None if it does not exist or was deleted, and the errors of using it with `model`."""
+    # Hold a shared lock until the commit: either a concurrent deletion is visible here, or it sees the reference.
     checkpoint = session.get(Checkpoint, id, with_for_update={"read": True}, populate_existing=True)
     if checkpoint is None:
         return None, [_error(loc, "unknown_name", f"there is no checkpoint {id}")]
@@ -164,8 +166,8 @@ def _prompt_sets(session: Session, catalog: Catalog, spec: RunSpec, uploaded: Co
             query = select(PromptSet.name).where(PromptSet.deleted_at.is_(None)).order_by(PromptSet.name)
             found = session.scalars(query.limit(_MAX_LISTED)).all()
             msg = f"unknown prompt set {name!r}; the catalog has {', '.join(bundled)}; "
-            msg += f"uploaded are {', '.join(found) or 'none'}"
-            more = " and possibly others: see GET /prompt-sets" if len(found) == _MAX_LISTED else ""
+            msg += f"uploaded sets: {', '.join(found) or 'none'}"
+            more = " and possibly others; see GET /prompt-sets" if len(found) == _MAX_LISTED else ""
             yield _error(("body", *loc), "unknown_name", msg + more)
 
 

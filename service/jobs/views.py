@@ -1,4 +1,4 @@
-"""Views and operations of all kinds of jobs: response fields, lookup, queue position, cancellation."""
+"""Response models and operations shared by all kinds of jobs: lookup, queue position and cancellation."""
 
 import uuid
 from datetime import datetime
@@ -21,12 +21,12 @@ View = TypeVar("View", bound=BaseModel)
 
 
 class JobFailure(BaseModel):
-    """Why a job failed."""
+    """The reason why a job failed."""
 
     code: str = Field(description="Stable identifier of the cause.")
     detail: str = Field(description="What happened.")
-    hint: str = Field("", description="How to fix it.")
-    log_tail: str = Field("", description="The last lines of the process's log.")
+    hint: str = Field("", description="How to fix the problem.")
+    log_tail: str = Field("", description="The last lines of the process log.")
 
 
 class JobView(BaseModel):
@@ -36,32 +36,36 @@ class JobView(BaseModel):
 
     id: uuid.UUID
     status: JobStatus
-    priority: int = Field(description="Jobs with a smaller number are claimed first; among equals the oldest.")
+    priority: int = Field(
+        description="Jobs with a smaller number are claimed first; among equal numbers, the oldest job."
+    )
     created_at: datetime
-    created_by: uuid.UUID | None = Field(description="The API key that created it; null if the service requires none.")
-    queued_at: datetime = Field(description="When it last entered the queue.")
-    started_at: datetime | None = Field(description="When a worker first claimed it.")
+    created_by: uuid.UUID | None = Field(
+        description="Id of the API key that created the job; null if no key was required."
+    )
+    queued_at: datetime = Field(description="When the job last entered the queue.")
+    started_at: datetime | None = Field(description="When a worker first claimed the job.")
     ended_at: datetime | None
-    attempt: int = Field(description="Number of times a worker has claimed it.")
-    losses: int = Field(description="Consecutive attempts that were lost without saving anything.")
+    attempt: int = Field(description="Number of times a worker has claimed the job.")
+    losses: int = Field(description="Number of consecutive attempts that were lost before saving any progress.")
     worker: str | None = Field(
-        validation_alias=AliasChoices("lease_owner", "worker"), description="The worker that holds it."
+        validation_alias=AliasChoices("lease_owner", "worker"), description="The worker that holds the job."
     )
     cancel_requested_at: datetime | None
-    progress: Progress | None = Field(description="Last reported progress.")
-    error: JobFailure | None = Field(description="Why it failed or paused automatically; otherwise null.")
+    progress: Progress | None = Field(description="The last reported progress.")
+    error: JobFailure | None = Field(description="Why the job failed or was paused automatically; null otherwise.")
 
 
 class JobFilters(PageQuery):
-    """The filters of every list of jobs; several statuses are alternatives, all other filters must hold."""
+    """Query parameters of all job lists. A job must match all filters and, if any are given, one of the statuses."""
 
-    status: list[JobStatus] = Field([], max_length=len(JobStatus), description="One of these statuses.")
+    status: list[JobStatus] = Field([], max_length=len(JobStatus), description="Statuses to include; by default, all.")
     created_after: Moment | None = Field(None, description="Created at or after this time.")
     created_before: Moment | None = Field(None, description="Created before this time.")
 
 
 class _Overlay:
-    """A row's attributes, with some values replaced or added."""
+    """The attributes of a row, with some values replaced or added."""
 
     def __init__(self, row: object, values: dict[str, object]) -> None:
         self._row = row
@@ -72,13 +76,13 @@ class _Overlay:
 
 
 def from_row(view: type[View], row: object, **computed: object) -> View:
-    """The view of a row: each field is a computed value or the row's attribute of that name."""
+    """Create a view of a row. Each field is taken from `computed` or from the row attribute with the same name."""
     return view.model_validate(_Overlay(row, computed), from_attributes=True)
 
 
 def find(session: Session, model: type[JobRow], id: uuid.UUID, *, lock: bool = False) -> JobRow:
-    """The job of that id. Raises NotFound."""
-    # KEY SHARE: a clone may add a reference to the row while it holds locks on checkpoints.
+    """Return the job with the given id, locked if `lock` is set. Raises NotFound if it does not exist."""
+    # Use KEY SHARE, because a clone may add a reference to the row while it holds locks on checkpoints.
     row = session.get(model, id, with_for_update={"key_share": True} if lock else None)
     if row is None:
         raise NotFound(f"There is no {model.KIND} {id}")
@@ -92,7 +96,7 @@ def has_ended(session: Session, model: type[JobRow], id: uuid.UUID) -> bool:
 
 
 def queue_position(session: Session, job: JobRow) -> int | None:
-    """1 for the job that is claimed next; None for a job that is not waiting."""
+    """Return the queue position, 1 for the job that is claimed next, or None if the job is not waiting."""
     if job.status not in CLAIMABLE:
         return None
     model = type(job)
@@ -104,15 +108,15 @@ def queue_position(session: Session, job: JobRow) -> int | None:
 
 
 def eta_seconds(job: SupervisedJob) -> float | None:
-    """Estimated seconds to the end of a running job; None for other states, and until a step has been timed."""
+    """Return the estimated remaining seconds, or None if the job is not running or no step has been timed yet."""
     return (job.progress or {}).get("eta_seconds") if job.status is JobStatus.RUNNING else None
 
 
 def cancel(session: Session, model: type[JobRow], id: uuid.UUID) -> tuple[JobRow, bool]:
-    """Cancel a job; the row, and whether it changed. The caller commits.
+    """Cancel a job and return its row and whether it was changed. The caller commits.
 
-    A job without a worker is cancelled immediately. A running job becomes `cancelling`, and its worker stops it. A job
-    that has ended or is being cancelled does not change.
+    A job that no worker holds is cancelled immediately. Otherwise the status becomes `cancelling`, and the worker stops
+    the job. A job that has ended or is already being cancelled is not changed. Raises NotFound if it does not exist.
     """
     job = find(session, model, id, lock=True)
     if job.status in TERMINAL or job.status is JobStatus.CANCELLING:

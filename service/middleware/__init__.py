@@ -1,1 +1,1 @@
-"""ASGI middleware: request ids and logs, authentication, the audit log."""
+"""ASGI middleware: request ids, request logs, authentication and the audit log."""

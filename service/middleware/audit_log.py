@@ -1,4 +1,4 @@
-"""The audit log: a line for every request that changes something, and for every refused one."""
+"""The audit log: one line for every request that changes data and for every refused request."""
 
 import logging
 from http import HTTPStatus
@@ -13,13 +13,14 @@ _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _REFUSED = frozenset({401, 403, 429})
 
 log = structlog.get_logger("service.audit")
-logging.getLogger("service.audit").setLevel(logging.INFO)  # independent of G2RPO_LOG_LEVEL: an audit log has no gaps
+logging.getLogger("service.audit").setLevel(logging.INFO)  # independent of G2RPO_LOG_LEVEL, so that the log has no gaps
 
 
 def record(scope: Scope, status: int, location: str | None, replayed: bool) -> None:
-    """Write the line of a finished request, if it needs one.
+    """Write the audit line for a finished request if it changes data or was refused.
 
-    The line contains the principal, route, ids and status; never a body, a query or a header that the client wrote.
+    The line contains the principal, route, ids and status. It never contains the body, query or headers sent by the
+    client.
     """
     route = scope.get("route")
     changes = scope["method"] not in _READING and not getattr(route, "reads_only", False)
@@ -46,7 +47,7 @@ def record(scope: Scope, status: int, location: str | None, replayed: bool) -> N
 
 
 def _ids(scope: Scope, status: int) -> dict[str, str]:
-    """The ids in the path. A name is included only if the request succeeded; else it may be any text."""
+    """Return the ids in the path. A name is included only if the request succeeded; otherwise it could be any text."""
     names = {"name"} if status < HTTPStatus.BAD_REQUEST else set()
     parameters = scope.get("path_params", {}).items()
     return {name: str(value) for name, value in parameters if name in names or _is_uuid(value)}

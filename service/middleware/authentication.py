@@ -1,4 +1,4 @@
-"""Authentication of every request, before routing and before its body is read."""
+"""Authenticate every request before it is routed and before its body is read."""
 
 import functools
 import ipaddress
@@ -20,8 +20,8 @@ from service.http.errors import NotReady, ServiceError, error_response
 class AuthMiddleware:
     """Sets `request.state.principal`, and `request.state.snapshot` for the response cache.
 
-    Requests to `public` paths need no key; a client on this machine may use `without_database` paths while the
-    database is unavailable. `routes` name the route of a refused request for the audit log and the metrics.
+    Requests to `public` paths need no key. A client on this machine can use `without_database` paths while the database
+    is unavailable. `routes` are used to find the route of a refused request for the audit log and the metrics.
     """
 
     def __init__(
@@ -71,8 +71,8 @@ class AuthMiddleware:
 
 
 def _remote_error(scope: Scope, headers: Headers) -> ServiceError | None:
-    """Why a request does not count as one from this machine; None if it does."""
-    client = scope.get("client")  # None on a unix socket
+    """Return why a request is not considered local to this machine, or None if it is local."""
+    client = scope.get("client")  # None for a Unix socket
     if client is not None and not is_loopback(client[0]):
         return NotLocal(
             "Without API keys the service accepts requests from this machine only. Create the first key with "
@@ -85,7 +85,10 @@ def _remote_error(scope: Scope, headers: Headers) -> ServiceError | None:
 
 @functools.lru_cache(maxsize=256)
 def is_loopback(host: str) -> bool:
-    """Whether an address or Host header is this machine's; a DNS name that resolves to 127.0.0.1 is not accepted."""
+    """Whether an address or Host header refers to this machine.
+
+    Apart from `localhost`, DNS names are not accepted, even if they resolve to 127.0.0.1.
+    """
     name = re.sub(r":\d{1,5}$", "", host)
     if name.lower() == "localhost":
         return True

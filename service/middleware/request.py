@@ -1,4 +1,4 @@
-"""The outermost middleware: request ids, the request log, the limit on headers, and unexpected errors."""
+"""Assign request ids, log requests, limit request headers, and respond to unexpected errors."""
 
 import re
 import time
@@ -13,7 +13,7 @@ from service.middleware import audit_log
 
 REQUEST_ID = "X-Request-ID"
 REPLAYED = "Idempotency-Replayed"
-"""The header of a response to a request that was processed before."""
+"""Response header that marks the response to a repeated request."""
 _MAX_HEADERS, _MAX_HEADER_BYTES = 200, 64 * 1024
 _CLIENT_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 log = structlog.get_logger()
@@ -60,7 +60,7 @@ class RequestMiddleware:
                 log.error("request_failed", exc_info=error)
                 if status:
                     raise  # the response has started: the server closes the connection
-                detail = "Internal error; the service log contains it under this request id"
+                detail = "Internal error; see the service log entry with this request id"
                 await problem_response(500, "internal_error", detail, request_id)(scope, receive, send_with_headers)
             finally:
                 log.info(

@@ -1,1 +1,1 @@
-"""Generations: images from one or several checkpoints."""
+"""Generations: images generated from one or more checkpoints."""

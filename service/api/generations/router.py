@@ -1,4 +1,4 @@
-"""`/generate` and `/generations`: images on request."""
+"""`/generate` and `/generations`: image generation on request."""
 
 import uuid
 from typing import Annotated
@@ -23,7 +23,7 @@ from service.jobs.views import JobFilters
 router = APIRouter(tags=["generations"], route_class=ApiRoute)
 
 EXAMPLE = {"checkpoints": ["base"], "prompts": ["a red circle left of a blue square"], "num_images": 2, "seed": 7}
-ImageNumber = Annotated[int, Path(ge=0, le=2**31 - 1, description="`number` of the image.")]
+ImageNumber = Annotated[int, Path(ge=0, le=2**31 - 1, description="The `number` of the image.")]
 
 
 @router.post(
@@ -42,11 +42,11 @@ async def generate(
     request: JobRequestDep,
     poll: LongPollDep,
 ) -> GenerationView:
-    """Generate images of the same prompts with the same seeds from one or several checkpoints.
+    """Generate images for the same prompts and seeds from one or more checkpoints.
 
-    Image j of a prompt starts with the same noise for every checkpoint, so differences come from the checkpoints. With
-    `Prefer: wait=N` the status is 200 when the generation has ended, and 202 after N seconds; `Location` has its
-    state.
+    Image j of a prompt starts from the same noise for every checkpoint, so any differences are due to the checkpoints.
+    With `Prefer: wait=N`, the request waits up to N seconds: the status is 200 if the generation has ended by then and
+    202 otherwise. `Location` is the path of the generation.
     """
     return await poll.create(Generation, lambda session: service.create(session, request, spec), service.show)
 
@@ -54,14 +54,14 @@ async def generate(
 @router.get("/generations", summary="List generations")
 @declare(Scope.READ, cacheable=True)
 def list_generations(filters: Annotated[JobFilters, Query()], session: SessionDep) -> Page[GenerationSummary]:
-    """Generations, newest first, filtered by status and creation time."""
+    """Return generations, newest first, filtered by status and creation time."""
     return service.list_generations(session, filters)
 
 
 @router.get("/generations/{generation_id}", summary="Show a generation")
 @declare(Scope.READ, cacheable=True)
 async def get_generation(generation_id: uuid.UUID, poll: LongPollDep) -> GenerationView:
-    """The status of a generation and the images generated so far."""
+    """Return the status of a generation and the images generated so far."""
     return await poll.show(Generation, generation_id, service.show)
 
 
@@ -75,7 +75,7 @@ async def get_generation(generation_id: uuid.UUID, poll: LongPollDep) -> Generat
 def get_generation_image(
     generation_id: uuid.UUID, number: ImageNumber, request: Request, database: DatabaseDep, session: SessionDep
 ) -> Response:
-    """The PNG, with prompt, seed and checkpoint in its metadata."""
+    """Return the PNG, which contains the prompt, seed and checkpoint in its metadata."""
     row = service.image(session, generation_id, number)
     return image_response(request, database.artifacts, row.key, row.sha256)
 
@@ -88,7 +88,7 @@ def get_generation_image(
 )
 @declare(Scope.READ)
 def get_generation_grid(generation_id: uuid.UUID, database: DatabaseDep, session: SessionDep) -> Response:
-    """One row per prompt and seed, one column per checkpoint, with labels."""
+    """Return a labeled grid with one row per prompt and seed, and one column per checkpoint."""
     return Response(service.grid(session, database, generation_id), media_type="image/png")
 
 
@@ -99,7 +99,7 @@ def get_generation_grid(generation_id: uuid.UUID, database: DatabaseDep, session
 def cancel_generation(
     generation_id: uuid.UUID, session: SessionDep, idempotency: IdempotentRequestDep
 ) -> GenerationView:
-    """Request cancellation. The request is idempotent, and an ended generation is returned unchanged."""
+    """Request cancellation. The request is idempotent; a generation that has ended is returned unchanged."""
     jobs.cancel(session, Generation, generation_id, idempotency)
     return service.show(session, generation_id)
 
@@ -107,5 +107,5 @@ def cancel_generation(
 @router.delete("/generations/{generation_id}", status_code=204, summary="Delete a generation", responses=problems(409))
 @declare(Scope.WRITE)
 def delete_generation(generation_id: uuid.UUID, session: SessionDep) -> None:
-    """Delete an ended generation with its images; scorings of these images are not deleted."""
+    """Delete a generation that has ended, including its images. Scores of these images are kept."""
     service.delete(session, generation_id)

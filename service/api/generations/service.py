@@ -1,4 +1,4 @@
-"""Generations: create, list, show, delete; images and their comparison."""
+"""Create, list, show and delete generations, and return their images and image grids."""
 
 import uuid
 from collections.abc import Iterator
@@ -27,9 +27,10 @@ from service.jobs.views import JobFilters
 
 
 def create(session: Session, request: JobRequest, spec: GenerationSpec) -> uuid.UUID:
-    """Check a generation, commit it and wake a worker; its id, that of an earlier one for a repeated request.
+    """Check and commit a generation, wake a worker and return the generation's id.
 
-    The earlier generation may have been deleted since. Raises Invalid, TooManyOpenJobs, IdempotencyMismatch.
+    For a repeated request, returns the id of the earlier generation, which may have been deleted since. Raises
+    Invalid, TooManyOpenJobs or IdempotencyMismatch.
     """
     id = new_id()
     if (earlier := request.idempotency.claim(session, id)) is not None:
@@ -47,7 +48,7 @@ def create(session: Session, request: JobRequest, spec: GenerationSpec) -> uuid.
 
 
 def _resolve(session: Session, request: JobRequest, spec: GenerationSpec) -> GenerationSpec:
-    """The spec with the model's defaults. Raises Invalid."""
+    """Return the spec, completed with the model's defaults. Raises Invalid if the request is not valid."""
     resolved, model = with_model_defaults(request.catalog, spec)
     assert resolved.width is not None and resolved.height is not None
     settings, artifacts = request.database.settings, request.database.artifacts
@@ -73,7 +74,7 @@ def _check_amount(settings: Settings, images: int, pixels: int) -> Iterator[Fiel
 
 
 def list_generations(session: Session, filters: JobFilters) -> Page[GenerationSummary]:
-    """The generations that match, newest first."""
+    """Return a page of the matching generations, newest first."""
     return paged(session, jobs.select_jobs(Generation, filters), (Generation.id,), filters, _summary)
 
 
@@ -89,7 +90,7 @@ def _total(spec: dict[str, Any]) -> int:
 
 
 def show(session: Session, id: uuid.UUID) -> GenerationView:
-    """A generation in full. Raises NotFound."""
+    """Return the full details of a generation. Raises NotFound if it does not exist."""
     row = views.find(session, Generation, id)
     spec = row.spec
     return views.from_row(
@@ -113,7 +114,7 @@ def _image_view(image: GenerationImage, prompt: str) -> GenerationImageView:
 
 
 def image(session: Session, id: uuid.UUID, number: int) -> GenerationImage:
-    """An image of a generation. Raises NotFound, and NotFinished for an image that is not generated yet."""
+    """Return an image of a generation. Raises NotFound, or NotFinished if the image has not been generated yet."""
     row = views.find(session, Generation, id)
     found = session.get(GenerationImage, (id, number))
     if found is not None:
@@ -124,9 +125,9 @@ def image(session: Session, id: uuid.UUID, number: int) -> GenerationImage:
 
 
 def grid(session: Session, database: Database, id: uuid.UUID) -> bytes:
-    """The images of a succeeded generation as one PNG: a row per prompt and seed, a column per checkpoint.
+    """Draw the images of a succeeded generation as one PNG: one row per prompt and seed, one column per checkpoint.
 
-    Raises NotFound, NotFinished, NotAcceptable.
+    Raises NotFound, NotFinished, or NotAcceptable if the grid is too large.
     """
     row = views.find(session, Generation, id)
     if row.status is not JobStatus.SUCCEEDED:
@@ -155,9 +156,10 @@ def _column_label(session: Session, name: str) -> str:
 
 
 def delete(session: Session, id: uuid.UUID) -> None:
-    """Delete an ended generation with its images. Raises NotFound, WrongState, InUse.
+    """Delete a generation that has ended, including its images.
 
-    Ended scores of its images keep their values, which need no image.
+    Scores of these images that have ended keep their values, which do not depend on the images. Raises NotFound,
+    WrongState, or InUse if a score that has not ended reads the images.
     """
     row = jobs.find_deletable(session, Generation, id)
     reading = (Score.spec["generation"].astext == str(id), Score.status.not_in(TERMINAL))

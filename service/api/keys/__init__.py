@@ -1,1 +1,1 @@
-"""API keys: making, showing and revoking them, and what each lets its owner do."""
+"""API keys: creation, listing and revocation, and the permissions of each key."""

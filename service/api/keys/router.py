@@ -30,9 +30,9 @@ def create_key(
     session: SessionDep,
     idempotency: IdempotentRequestDep,
 ) -> CreatedKeyView:
-    """Create a key. The response contains it only this time: the database stores a hash.
+    """Create a key. Only this response contains the secret: the database stores its hash.
 
-    The first key must have the scope `admin`; after that every request needs a key.
+    The first key must have the scope `admin`. Once it exists, every request requires a key.
     """
     made = service.create(session, spec, idempotency)
     response.headers["Location"] = f"/keys/{made.id}"
@@ -43,22 +43,22 @@ def create_key(
 @router.get("", summary="List keys")
 @declare(Scope.ADMIN)
 def list_keys(query: Annotated[PageQuery, Query()], session: SessionDep) -> Page[KeyView]:
-    """Keys, newest first, without their secrets, including revoked keys."""
+    """Return all keys, including revoked keys, newest first. Secrets are not included."""
     return service.list_keys(session, query)
 
 
 @router.get("/{key_id}", summary="Show a key")
 @declare(Scope.ADMIN)
 def get_key(key_id: uuid.UUID, session: SessionDep) -> KeyView:
-    """A key without its secret, with the time of its last use."""
+    """Return a key with the time of its last use, but without its secret."""
     return service.show(session, key_id)
 
 
 @router.delete("/{key_id}", summary="Revoke a key", responses=problems(409))
 @declare(Scope.ADMIN)
 def revoke_key(key_id: uuid.UUID, session: SessionDep) -> KeyView:
-    """Revoke a key: the next request is refused, and open streams end. Jobs of the key continue.
+    """Revoke a key: its next request is refused, and its open streams end. Jobs created with the key continue.
 
-    The request is idempotent. The last valid key with the scope `admin` cannot be revoked: 409.
+    The request is idempotent. Revoking the last valid key with the scope `admin` is refused with status 409.
     """
     return service.revoke(session, key_id)

@@ -1,4 +1,4 @@
-"""Requests and views of API keys."""
+"""Request and response models for API keys."""
 
 from datetime import UTC, datetime
 from typing import Annotated, Literal
@@ -23,12 +23,12 @@ class KeySpec(Contract):
     scopes: tuple[Scope, ...] = Field(
         min_length=1, max_length=3, description="`admin` includes `write`, and `write` includes `read`."
     )
-    expires_at: Moment | None = Field(None, description="When the key expires; null: never.")
+    expires_at: Moment | None = Field(None, description="When the key expires; null if it never expires.")
     max_open_jobs: Limit | None = Field(
         None,
-        description="Maximum number of jobs that are neither ended nor paused; null: the default.",
+        description="Maximum number of jobs that are neither ended nor paused; null for the default.",
     )
-    requests_per_minute: Limit | None = Field(None, description="Maximum requests per minute; null: the default.")
+    requests_per_minute: Limit | None = Field(None, description="Maximum requests per minute; null for the default.")
 
     @field_validator("name")
     @classmethod
@@ -54,14 +54,14 @@ class KeyView(BaseModel):
     name: str
     prefix: str = Field(description="The first characters of the key.")
     scopes: list[Scope]
-    max_open_jobs: int | None = Field(description="Null: the default.")
-    requests_per_minute: int | None = Field(description="Null: the default.")
+    max_open_jobs: int | None = Field(description="Null for the default.")
+    requests_per_minute: int | None = Field(description="Null for the default.")
     created_at: datetime
     expires_at: datetime | None
     revoked_at: datetime | None
-    last_used_at: datetime | None = Field(description="Precise to a minute.")
+    last_used_at: datetime | None = Field(description="Accurate to one minute.")
 
-    @computed_field(description="Whether the key is valid.")  # type: ignore[prop-decorator]
+    @computed_field(description="Whether the key is active, revoked or expired.")  # type: ignore[prop-decorator]
     @property
     def state(self) -> Literal["active", "revoked", "expired"]:
         if self.revoked_at is not None:

@@ -1,4 +1,4 @@
-"""API keys: create, list, show, revoke."""
+"""Create, list, show and revoke API keys."""
 
 import uuid
 from typing import NamedTuple
@@ -27,7 +27,7 @@ class CreatedKey(NamedTuple):
 
 
 def add_key(session: Session, spec: KeySpec, id: uuid.UUID | None = None) -> CreatedKey:
-    """Add a key. The caller commits."""
+    """Add a key and return it with its secret. The caller commits."""
     secret = secrets.new_secret()
     row = ApiKey(
         **spec.model_dump(exclude={"scopes"}),
@@ -42,7 +42,10 @@ def add_key(session: Session, spec: KeySpec, id: uuid.UUID | None = None) -> Cre
 
 
 def create(session: Session, spec: KeySpec, idempotency: IdempotentRequest) -> CreatedKeyView:
-    """Create a key; the first one must be an admin key. Raises Invalid, IdempotencyMismatch."""
+    """Create a key and return it with its secret, which is None for a repeated request.
+
+    Raises IdempotencyMismatch, or Invalid if the first key is not an admin key.
+    """
     id = new_id()
     if (earlier := idempotency.claim(session, id)) is not None:
         return views.from_row(CreatedKeyView, find(session, earlier), key=None)
@@ -55,12 +58,12 @@ def create(session: Session, spec: KeySpec, idempotency: IdempotentRequest) -> C
 
 
 def list_keys(session: Session, query: PageQuery) -> Page[KeyView]:
-    """All keys, newest first, including revoked ones."""
+    """Return a page of all keys, including revoked keys, newest first."""
     return paged(session, select(ApiKey), (ApiKey.id,), query, KeyView.model_validate)
 
 
 def find(session: Session, id: uuid.UUID) -> ApiKey:
-    """The key of that id. Raises NotFound."""
+    """Return the key with the given id. Raises NotFound if it does not exist."""
     row = session.get(ApiKey, id)
     if row is None:
         raise NotFound(f"There is no key {id}")
@@ -68,13 +71,16 @@ def find(session: Session, id: uuid.UUID) -> ApiKey:
 
 
 def show(session: Session, id: uuid.UUID) -> KeyView:
-    """A key without its secret. Raises NotFound."""
+    """Return a key without its secret. Raises NotFound if it does not exist."""
     return KeyView.model_validate(find(session, id))
 
 
 def revoke(session: Session, id: uuid.UUID, *, protect_last_admin: bool = True) -> KeyView:
-    """Revoke a key; repeating it changes nothing. Raises NotFound, and LastAdminKey for a protected last admin key."""
-    # All admin keys are locked in one order: of two keys that revoke each other concurrently, one remains.
+    """Revoke a key. Revoking it again has no effect.
+
+    Raises NotFound, or LastAdminKey if `protect_last_admin` is set and this is the last valid admin key.
+    """
+    # Lock all admin keys in a fixed order, so that two keys that revoke each other concurrently cannot both succeed.
     admins = session.scalars(
         select(ApiKey).where(ApiKey.scopes.contains([Scope.ADMIN])).order_by(ApiKey.id).with_for_update(key_share=True)
     )

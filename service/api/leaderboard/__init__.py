@@ -1,1 +1,1 @@
-"""The leaderboard: models ranked on a benchmark, as numbers, tables and a figure."""
+"""The leaderboard: model rankings on a benchmark as JSON, tables and a figure."""

@@ -1,4 +1,4 @@
-"""The leaderboard as a figure, laid out like the paper's table. Importing this module imports matplotlib."""
+"""Draw the leaderboard as a figure, laid out like the paper's table. Importing this module imports matplotlib."""
 
 from typing import Any
 
@@ -10,13 +10,13 @@ from service.api.leaderboard.service import heading
 from service.contracts.benchmarks.leaderboard import COLUMNS, SHORT, Ranking, printed
 
 _MARGIN, _MODEL, _COLUMN, _LINE = 4, 53, 21, 6
-"""Millimeters: margin, width of the first column and of the others, height of a line."""
+"""Lengths in millimeters: margin, width of the first column, width of each other column, line height."""
 _MAX_ROWS = 60
 _WIDTH = _MODEL + _COLUMN * len(COLUMNS) + 2 * _MARGIN
 
 
 def draw(board: Leaderboard) -> bytes:
-    """A PNG with a table per ranking: the best value in bold, the second best underlined."""
+    """Return a PNG with one table per ranking. The best value is bold and the second best is underlined."""
     lines = sum(len(ranking.rows[:_MAX_ROWS]) + 3 for ranking in board.rankings) or 2
     height = _LINE * (lines + 1)
     figure = new_figure(_WIDTH, height)
@@ -32,7 +32,7 @@ def draw(board: Leaderboard) -> bytes:
 
 
 def _draw_table(axes: Axes, ranking: Ranking, top: float) -> float:
-    """Draw a ranking from `top` down; return the top of the next."""
+    """Draw a ranking downwards from `top`. Returns the top of the next ranking."""
     edges = [_MARGIN + _MODEL + _COLUMN * (position + 1) for position in range(len(COLUMNS))]
     small: dict[str, Any] = {"va": "center", "fontsize": "small", "color": "0.35"}
     axes.text(_MARGIN, top, heading(ranking), **small)
@@ -49,7 +49,7 @@ def _draw_table(axes: Axes, ranking: Ranking, top: float) -> float:
             mark = row.marks.get(column)
             weight = "bold" if mark == "best" else "normal"
             text = axes.text(edge, top, printed(row.values.get(column)), va="center", ha="right", fontweight=weight)
-            if mark == "second":  # matplotlib has no underlined text
+            if mark == "second":  # matplotlib cannot underline text
                 box = axes.transData.inverted().transform_bbox(text.get_window_extent())
                 axes.hlines(max(box.y0, box.y1), box.x0, box.x1, colors="k", linewidth=0.9)
     axes.hlines(top + 0.5 * _LINE, _MARGIN, _WIDTH - _MARGIN, colors="k", linewidth=1.2)

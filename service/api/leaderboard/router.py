@@ -1,4 +1,4 @@
-"""`/leaderboard`: rankings of models on a benchmark."""
+"""`/leaderboard`: model rankings on a benchmark."""
 
 from typing import Annotated
 
@@ -17,7 +17,7 @@ router = APIRouter(tags=["benchmarks"], route_class=ApiRoute)
 
 @router.get(
     "/leaderboard",
-    summary="The leaderboard of a benchmark",
+    summary="Show the leaderboard of a benchmark",
     response_model=Leaderboard,
     responses={200: {"content": openapi_content("text/csv", "text/markdown", "image/png")}, **problems(404, 406)},
 )
@@ -27,11 +27,12 @@ def get_leaderboard(
     session: SessionDep,
     accept: Annotated[str | None, Header(description="JSON, `text/csv`, `text/markdown` or `image/png`.")] = None,
 ) -> Response:
-    """The ten dimensions and their mean in percent, with the best and the second best value of each column marked.
+    """Return the ten dimensions and their mean in percent, with the best and second-best value per column marked.
 
     Rows are ranked together if they have the same judge, benchmark content, protocol, number of images and seeds.
-    Published rows are marked and name their source; equal values share a mark. Of evaluations here, the newest
-    succeeded one of each model, checkpoint and settings is ranked; evaluations of some of the prompts are omitted.
+    Published rows are marked and cite their source. Equal values share a mark. For each combination of model,
+    checkpoint and settings, only the newest succeeded evaluation of this service is ranked. Evaluations that cover only
+    some of the prompts are omitted.
     """
     board = service.leaderboard(session, query.benchmark)
     session.close()  # drawing takes a while and needs no connection

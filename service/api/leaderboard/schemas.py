@@ -1,4 +1,4 @@
-"""Query and response of `/leaderboard`."""
+"""Query parameters and response of `/leaderboard`."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -8,18 +8,21 @@ from service.http.pagination import Text
 
 
 class LeaderboardQuery(BaseModel):
-    """The benchmark of a leaderboard."""
+    """Query parameters of the leaderboard."""
 
     model_config = ConfigDict(extra="forbid")
 
-    benchmark: Text = Field(FILES[0].name, description="Name of a UniGenBench++ set or of another imported benchmark.")
+    benchmark: Text = Field(FILES[0].name, description="Name of a UniGenBench++ set or another imported benchmark.")
 
 
 class Leaderboard(BaseModel):
-    """Rankings on one benchmark. Rows of different rankings are not comparable: their judge, benchmark content,
-    protocol, number of images or seeds differ."""
+    """Rankings on one benchmark.
+
+    Rows in different rankings are not comparable because their judge, benchmark content, protocol, number of images or
+    seeds differ.
+    """
 
     benchmark: str = Field(examples=["unigenbench-en"])
-    columns: list[str] = Field(description="Names of the values, in the order of the tables.")
+    columns: list[str] = Field(description="Names of the values, in table order.")
     notes: list[str] = Field([], description="What is omitted, and why.")
     rankings: list[Ranking]

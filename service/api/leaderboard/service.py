@@ -1,4 +1,4 @@
-"""The leaderboard: its rows from evaluations and publications, and its tables."""
+"""Build the leaderboard from evaluations and published results, and format it as tables."""
 
 from typing import Any
 
@@ -30,18 +30,18 @@ from service.http.content_negotiation import csv_text
 from service.http.errors import NotFound
 
 MAX_EVALUATIONS = 200
-"""Evaluations in a leaderboard, the newest first."""
+"""Maximum number of evaluations in a leaderboard; the newest are kept."""
 _OFFICIAL_IMAGES = 4
-"""Images per prompt in the official protocol."""
+"""Number of images per prompt in the official protocol."""
 _OFFICIAL_NAMES = tuple(file.name for file in FILES)
 _OTHER_FIELDS = ("name", "judge", "rewards", "limit")
-"""Fields of a spec that do not change what is measured; the judge counts by its identity."""
+"""Spec fields that do not affect what is measured. The judge is compared by its identity instead of by name."""
 _MARKED: dict[Mark | None, str] = {"best": "**{}**", "second": "<u>{}</u>", None: "{}"}
 _SPECIAL = str.maketrans({letter: f"\\{letter}" for letter in "\\|*_`<>[]"})
 
 
 def leaderboard(session: Session, benchmark: str) -> Leaderboard:
-    """The rankings on a benchmark. Raises NotFound."""
+    """Return the rankings on a benchmark. Raises NotFound if the benchmark does not exist."""
     if benchmark not in _OFFICIAL_NAMES:
         names = sorted({*_OFFICIAL_NAMES, *benchmarks.names(session)})
         if benchmark not in names:
@@ -52,14 +52,14 @@ def leaderboard(session: Session, benchmark: str) -> Leaderboard:
 
 
 def heading(ranking: Ranking) -> str:
-    """The benchmark, judge, data, protocol and images of a ranking in one line."""
+    """Describe the benchmark, judge, data, protocol and images of a ranking in one line."""
     data = f"data {ranking.data_sha256[:12]}" if ranking.data_sha256 else "data unknown"
     images = "" if ranking.num_images is None else f", {ranking.num_images} images per prompt from seed {ranking.seed}"
     return f"{ranking.benchmark}, judge {ranking.judge}, {data}, protocol {ranking.protocol}{images}"
 
 
 def csv_table(board: Leaderboard) -> str:
-    """The leaderboard as CSV, a line per row; `best` and `second` name the columns with these marks."""
+    """Format the leaderboard as CSV. The cells `best` and `second` list the columns in which the row has that mark."""
     setting = tuple(Setting.model_fields)
     about, details = ("model", "kind", "source"), ("evaluation_id", "failed_answers")
     header = (*setting, *about, *COLUMNS, "best", "second", "overall_low", "overall_high", *details)
@@ -80,7 +80,7 @@ def csv_table(board: Leaderboard) -> str:
 
 
 def markdown(board: Leaderboard) -> str:
-    """A table per ranking: the best value in bold, the second best underlined."""
+    """Format each ranking as a Markdown table. The best value is bold and the second best is underlined."""
     parts = [f"# {board.benchmark}" + ("" if board.rankings else "\n\nNo rows yet.")]
     parts += map(_escaped, board.notes)
     for ranking in board.rankings:
@@ -96,10 +96,10 @@ def markdown(board: Leaderboard) -> str:
 
 
 def _evaluated_rows(session: Session, benchmark: str) -> tuple[list[Row], list[str]]:
-    """The rows of a benchmark's evaluations, newest first, and notes on those omitted.
+    """Return the rows of a benchmark's evaluations, newest first, and notes about omitted evaluations.
 
-    Of the evaluations with equal model, settings and judge the newest counts. Evaluations of some of the prompts are
-    omitted, since their mean is over other prompts.
+    Only the newest evaluation is used for each combination of model, settings and judge. Evaluations that cover only
+    some of the prompts are omitted because their mean is taken over different prompts.
     """
     judge = func.coalesce(Evaluation.judge["model"].astext, Evaluation.judge["name"].astext)
     settings: SQLColumnExpression[Any] = Evaluation.spec
@@ -169,7 +169,7 @@ def _evaluated_row(
 
 
 def _about(row: Row) -> str:
-    """The source of a row, with the interval and failed answers if known."""
+    """Describe the source of a row, with its confidence interval and number of failed answers, if any."""
     about = [row.source]
     if row.overall_interval95 is not None:
         about.append("95% interval of Overall " + " to ".join(map(printed, row.overall_interval95)))

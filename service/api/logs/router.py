@@ -1,4 +1,4 @@
-"""`/runs/{run_id}/logs` and `/evaluations/{evaluation_id}/logs`: the output of the job's process."""
+"""`/runs/{run_id}/logs` and `/evaluations/{evaluation_id}/logs`: the output of the job process."""
 
 import uuid
 from collections.abc import Callable
@@ -44,7 +44,11 @@ ReadLogDep = Annotated[ReadLog, Depends(_read_log)]
 @router.get("/runs/{run_id}/logs", summary="Show the log of a run", response_model=LogPart, responses=RESPONSES)
 @declare(Scope.READ, cacheable=True)
 def get_logs(run_id: uuid.UUID, read_log: ReadLogDep) -> Response:
-    """The log by byte offset. To follow it, repeat the request from `next_offset`, in plain text `X-Next-Offset`."""
+    """Return part of the log, starting at a byte offset.
+
+    To follow the log, repeat the request with `offset` set to `next_offset`, which plain text responses return in the
+    header `X-Next-Offset`.
+    """
     return read_log(Run, run_id)
 
 
@@ -56,5 +60,9 @@ def get_logs(run_id: uuid.UUID, read_log: ReadLogDep) -> Response:
 )
 @declare(Scope.READ, cacheable=True)
 def get_evaluation_logs(evaluation_id: uuid.UUID, read_log: ReadLogDep) -> Response:
-    """The log by byte offset, as for a run."""
+    """Return part of the log, starting at a byte offset.
+
+    To follow the log, repeat the request with `offset` set to `next_offset`, which plain text responses return in the
+    header `X-Next-Offset`.
+    """
     return read_log(Evaluation, evaluation_id)

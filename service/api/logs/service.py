@@ -1,4 +1,4 @@
-"""Logs: bytes by offset, cut between characters."""
+"""Read parts of logs by byte offset without splitting UTF-8 characters."""
 
 import uuid
 from collections.abc import Sequence
@@ -14,7 +14,10 @@ from service.jobs import views
 def read(
     session: Session, job: type[Run] | type[Evaluation], id: uuid.UUID, query: LogQuery, max_bytes: int
 ) -> LogPart:
-    """The log of one attempt from `offset` on, at most `max_bytes` bytes. Raises NotFound."""
+    """Return up to `max_bytes` bytes of an attempt's log, starting at the query's offset.
+
+    Raises NotFound if the job does not exist.
+    """
     views.find(session, job, id)
     logs = job.LOGS
     attempts = select(logs.attempt).where(logs.job_id == id)
@@ -22,7 +25,7 @@ def read(
     if attempt is None:
         return LogPart(attempt=None, offset=0, next_offset=0, size=0, next_attempt=None, text="")
     of_attempt = (logs.job_id == id, logs.attempt == attempt)
-    # Queried before the size: once a next attempt has output, the log and its size are final.
+    # Query this before the size: once a later attempt has output, the log of this attempt is final.
     later = session.scalar(attempts.where(logs.attempt > attempt).order_by(logs.attempt).limit(1))
     end = select(logs.offset + func.length(logs.data)).where(*of_attempt)
     size = session.scalar(end.order_by(logs.offset.desc()).limit(1)) or 0
@@ -49,7 +52,7 @@ def _bytes(
 
 
 def _complete_length(data: bytes) -> int:
-    """The number of bytes up to the end of the last complete UTF-8 character."""
+    """Return the length of `data` up to the end of its last complete UTF-8 character."""
     for back in range(1, min(4, len(data)) + 1):
         byte = data[-back]
         if byte & 0xC0 == 0x80:

@@ -1,1 +1,1 @@
-"""Plans: the cost of a run."""
+"""Plans: cost estimates for runs."""

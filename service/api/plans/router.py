@@ -1,4 +1,4 @@
-"""`/plans`: the cost of a run."""
+"""`/plans`: cost estimates for runs."""
 
 from typing import Annotated
 
@@ -25,8 +25,9 @@ def make_plan(
     catalog: CatalogDep,
     _idempotency: IdempotentRequestDep,
 ) -> Plan:
-    """Resolve the spec of a run and estimate its cost: NFE by part with the paper's formula, memory, time, warnings.
+    """Resolve a run spec and estimate its cost: NFE by part according to the paper's formula, memory and time.
 
-    Nothing is stored. Unknown names and unsuitable devices are warnings here and errors when a run is created.
+    Nothing is stored. Unknown names and unsuitable devices are reported as warnings here, but are errors when a run is
+    created.
     """
     return warned_plan(session, settings, catalog, spec)

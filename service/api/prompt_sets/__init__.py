@@ -1,1 +1,1 @@
-"""Prompt sets: uploaded lists of prompts, and those of the catalog."""
+"""Prompt sets: uploaded lists of prompts and the prompt sets in the catalog."""

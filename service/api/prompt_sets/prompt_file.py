@@ -1,6 +1,6 @@
-"""Uploaded prompt files: parse, normalize, split.
+"""Parse, normalize and split uploaded prompt files.
 
-Memory is bounded by the longest line, plus 16 bytes for each distinct prompt.
+Memory use is bounded by the longest line plus a 16-byte hash for each distinct prompt.
 """
 
 import csv
@@ -24,21 +24,22 @@ from service.contracts.prompts import (
 from service.http.errors import FieldError, Invalid, invalid
 
 MAX_INPUT_BYTES = 128 * 1024
-"""The maximum size of a line, or of a CSV row: enough for the longest prompt in any escaping, with its metadata."""
+"""Maximum size of a line or CSV row: enough for the longest prompt, however it is escaped, and its metadata."""
 MAX_ERRORS = 20
-"""The maximum number of bad lines in a response; the file is not read further."""
+"""Maximum number of bad lines in a response. Reading stops there unless bad lines are skipped."""
 
 
 class NotText(Exception):
-    """The file is not UTF-8 text, so no line of it can be used."""
+    """The file is not UTF-8 text, so none of its lines can be used."""
 
 
 def normalize_file(
     source: Path, target: Path, format: Format, max_prompts: int, skip_bad: bool
 ) -> tuple[Counts, list[FieldError]]:
-    """Write each distinct prompt of `source` to `target`; the counts, and the first errors of skipped lines.
+    """Write each distinct prompt in `source` to `target`.
 
-    Raises Invalid with the errors of bad lines unless `skip_bad`.
+    Returns the counts, and the errors of the first skipped lines. Raises Invalid if the file cannot be parsed, if it
+    contains too many prompts or none, or, unless `skip_bad` is set, if it contains bad lines.
     """
     counts: Counter[str] = Counter()
     seen: set[bytes] = set()
@@ -62,7 +63,7 @@ def normalize_file(
                 elif digest in seen:
                     counts["duplicates"] += 1
                 elif len(seen) == max_prompts:
-                    msg = f"more than {max_prompts} distinct prompts, the maximum"
+                    msg = f"exceeds the maximum of {max_prompts} distinct prompts"
                     raise Invalid([_error(number, msg, "too_many_prompts")])
                 else:
                     seen.add(digest)
@@ -79,11 +80,12 @@ def normalize_file(
 
 
 def split(source: Path, train: Path, heldout: Path, amount: float, seed: int) -> tuple[int, int]:
-    """Write each line of a normalized file to `train` or `heldout`; the number of lines of each. Raises Invalid.
+    """Write each line of a normalized file to `train` or `heldout`, and return the number of lines in each.
 
-    The side of a prompt depends on its hash and the seed, not on the order. An `amount` below 1 is a share: each prompt
-    has its side whatever else is in the file, so a longer file holds out the same prompts and more. From 1 on it is a
-    number of prompts: those with the smallest hashes.
+    A prompt is assigned by its hash, which depends on its text and the seed, but not on the order of the lines. If
+    `amount` is below 1, it is the share of held-out prompts: each prompt is assigned independently of the others, so
+    extending the file never moves a prompt. Otherwise `amount` is the number of held-out prompts: those with the
+    smallest hashes. Raises Invalid if one of the parts would be empty.
     """
     if amount < 1:
         bound = int(amount * 2**64)
@@ -103,7 +105,7 @@ def split(source: Path, train: Path, heldout: Path, amount: float, seed: int) ->
 
 
 def _hash(prompt: str, seed: int) -> int:
-    """A hash of 64 bits."""
+    """Return a 64-bit hash of a prompt and a seed."""
     return int.from_bytes(hashlib.blake2b(f"{seed}\n{prompt}".encode(), digest_size=8).digest(), "big")
 
 
@@ -112,7 +114,7 @@ def _error(number: int, msg: str, type: str) -> FieldError:
 
 
 Parse = Callable[[], PromptLine]
-"""Parses one line. Raises ValueError or RecursionError for a bad line."""
+"""A function that parses one line. Raises ValueError or RecursionError if the line is bad."""
 
 
 def _text(file: BinaryIO) -> Iterator[tuple[int, Parse]]:
@@ -135,7 +137,7 @@ def _jsonl(file: BinaryIO) -> Iterator[tuple[int, Parse]]:
         if not isinstance(value, dict) or not isinstance(value.get("prompt"), str):
             raise ValueError('the line must be a JSON object with a string "prompt"')
         if unknown := sorted(value.keys() - {"prompt", "metadata"}):
-            raise ValueError(f'unknown field {unknown[0][:100]!r}; allowed are "prompt" and "metadata"')
+            raise ValueError(f'unknown field {unknown[0][:100]!r}; expected only "prompt" and "metadata"')
         if not isinstance(value.get("metadata"), dict | None):
             raise ValueError('"metadata" must be an object')
         return _prompt_line(value["prompt"], value.get("metadata"))
@@ -148,7 +150,7 @@ def _parse_lines(file: BinaryIO, parse: Callable[[str], PromptLine]) -> Iterator
 
         def parse_line(text: str | None = text) -> PromptLine:
             if text is None:
-                raise ValueError(f"longer than {MAX_INPUT_BYTES} bytes, the maximum")
+                raise ValueError(f"exceeds the maximum of {MAX_INPUT_BYTES} bytes")
             return parse(text)
 
         yield number, parse_line
@@ -176,7 +178,10 @@ def _csv(file: BinaryIO) -> Iterator[tuple[int, Parse]]:
 
 
 def _csv_rows(file: BinaryIO) -> Iterator[tuple[int, list[str]]]:
-    """Rows with the numbers of their first lines. Raises Invalid on a syntax error: the next row cannot be found."""
+    """Yield each row with the number of its first line.
+
+    Raises Invalid on a syntax error because the start of the next row is then unknown.
+    """
     size = 0
 
     def lines() -> Iterator[str]:
@@ -184,7 +189,7 @@ def _csv_rows(file: BinaryIO) -> Iterator[tuple[int, list[str]]]:
         for _, text in _lines(file):
             size += MAX_INPUT_BYTES + 1 if text is None else len(text)
             if text is None or size > MAX_INPUT_BYTES:
-                raise csv.Error(f"longer than {MAX_INPUT_BYTES} bytes; is a quotation mark missing?")
+                raise csv.Error(f"row exceeds the maximum of {MAX_INPUT_BYTES} bytes; is a quotation mark missing?")
             yield f"{text}\n"
 
     reader = csv.reader(lines(), strict=True)
@@ -207,7 +212,7 @@ _PARSERS: dict[Format, Callable[[BinaryIO], Iterator[tuple[int, Parse]]]] = {
 
 
 def _prompt_line(text: str, metadata: dict[str, Any] | None = None) -> PromptLine:
-    """The normalized prompt with its metadata. Raises ValueError, RecursionError."""
+    """Return the normalized prompt with its metadata. Raises ValueError or RecursionError if either is invalid."""
     prompt = normalized(text)
     size = metadata_bytes(metadata) if metadata else 0
     if size > MAX_METADATA_BYTES:
@@ -216,7 +221,10 @@ def _prompt_line(text: str, metadata: dict[str, Any] | None = None) -> PromptLin
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, str | None]]:
-    """Lines by number, without line ends; None for a line over MAX_INPUT_BYTES. Raises NotText."""
+    """Yield each line number with the line without its line ending, or None if it exceeds MAX_INPUT_BYTES.
+
+    Raises NotText if a line contains a NUL byte or invalid UTF-8.
+    """
     number = 0
     while line := file.readline(MAX_INPUT_BYTES + 2):
         number += 1

@@ -1,4 +1,4 @@
-"""`/prompt-sets`: uploaded prompts and those of the catalog."""
+"""`/prompt-sets`: uploaded prompt sets and the prompt sets in the catalog."""
 
 import pathlib
 import tempfile
@@ -63,11 +63,12 @@ async def create_prompt_set(
     principal: PrincipalDep,
     idempotency: StreamedIdempotentRequestDep,
 ) -> PromptSetUpload:
-    """Upload a UTF-8 file of prompts as the body; runs can then name the set.
+    """Upload a UTF-8 file of prompts as the request body. Runs can then refer to the set by name.
 
-    The file has one prompt per line (`text/plain`), JSON objects with `prompt` and optional `metadata`
+    The file contains one prompt per line (`text/plain`), one JSON object per line with `prompt` and optional `metadata`
     (`application/jsonl`, `application/x-ndjson`), or a table with a column `prompt` (`text/csv`), whose other columns
-    become metadata. White space and Unicode (NFC) are normalized, and duplicates are removed. Errors name line numbers.
+    become metadata. Whitespace and Unicode (NFC) are normalized, and duplicates are removed. Errors include line
+    numbers.
     """
     format = _format(request.headers.get("content-type", ""))
     with tempfile.TemporaryDirectory(prefix="g2rpo-prompts-") as directory:
@@ -94,14 +95,14 @@ def _format(content_type: str) -> Format:
 def list_prompt_sets(
     query: Annotated[PageQuery, Query()], session: SessionDep, catalog: CatalogDep
 ) -> Page[PromptSetView]:
-    """Names for `prompts.set` and `heldout.prompts` of a spec: sets of the catalog and uploaded sets."""
+    """Return the catalog and uploaded prompt sets, whose names `prompts.set` and `heldout.prompts` of a spec accept."""
     return service.list_prompt_sets(session, catalog, query)
 
 
 @router.get("/{name}", summary="Show a prompt set")
 @declare(Scope.READ, cacheable=True)
 def get_prompt_set(name: Name, session: SessionDep, catalog: CatalogDep) -> PromptSetView:
-    """A prompt set with its counts: lines read, prompts stored, duplicates and blank lines removed."""
+    """Return a prompt set with its counts: lines read, prompts stored, duplicates and blank lines removed."""
     return service.show(session, catalog, name)
 
 
@@ -114,12 +115,12 @@ def list_prompts(
     database: DatabaseDep,
     catalog: CatalogDep,
 ) -> Page[PromptView]:
-    """The prompts of an uploaded set, in the order of the file."""
+    """Return the prompts of an uploaded set in file order."""
     return service.list_prompts(session, database.artifacts, catalog, name, query)
 
 
 @router.delete("/{name}", status_code=204, summary="Delete a prompt set", responses=problems(409))
 @declare(Scope.WRITE)
 def delete_prompt_set(name: Name, session: SessionDep, catalog: CatalogDep) -> None:
-    """Delete an uploaded set and free its name. A set that an open run uses cannot be deleted."""
+    """Delete an uploaded set and release its name. A set cannot be deleted while an open run uses it."""
     service.delete(session, catalog, name)

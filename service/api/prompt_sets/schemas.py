@@ -1,4 +1,4 @@
-"""Queries and views of prompt sets."""
+"""Query parameters and response models for prompt sets."""
 
 from datetime import datetime
 from typing import Annotated, Any, Literal
@@ -10,26 +10,26 @@ from service.contracts.prompts import Counts, Format, Split
 from service.http.errors import FieldError
 
 NewName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,54}$")]
-"""The name of a set, with room for the suffix of a split."""
+"""The name of a new set, short enough for a split suffix to be appended."""
 
 
 class PromptSetQuery(BaseModel):
-    """How to store an uploaded file."""
+    """Query parameters that control how an uploaded file is stored."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: NewName = Field(description="The unique name of the set, used in run specs.")
+    name: NewName = Field(description="Unique name of the set, used in run specs.")
     description: str = Field("", max_length=1000, pattern=r"^[^\x00]*$", description="Free text.")
     skip_bad: bool = Field(
-        False, description="Skip bad lines, count them and list the first, instead of rejecting the file."
+        False, description="Skip and count bad lines and list the first of them, instead of rejecting the file."
     )
     heldout: float | None = Field(
         None,
         gt=0,
         le=1_000_000,
         allow_inf_nan=False,
-        description="Split the file into two disjoint sets, NAME-train and NAME-heldout. Below 1: the share of "
-        "held-out prompts; from 1 on: their number. The side of a prompt depends on its text and `seed` alone.",
+        description="Split the file into two disjoint sets, NAME-train and NAME-heldout. Below 1, this is the share of "
+        "held-out prompts; otherwise, their number. Prompts are assigned by a hash of their text and `seed`.",
     )
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the split.")
 
@@ -46,30 +46,34 @@ class PromptSetView(BaseModel):
     model_config = ConfigDict(from_attributes=True)
 
     name: str
-    origin: Literal["catalog", "uploaded"] = Field(description="Part of the catalog, or uploaded by a client.")
+    origin: Literal["catalog", "uploaded"] = Field(
+        description="Whether the set belongs to the catalog or was uploaded by a client."
+    )
     description: str
-    id: UUID | None = Field(description="Null for a set of the catalog, as are all fields below.")
+    id: UUID | None = Field(description="Null for a catalog set, as are all following fields.")
     prompts: int | None = Field(description="Number of prompts.")
-    size: int | None = Field(description="Bytes of the file.")
-    sha256: str | None = Field(description="SHA-256 of the file: JSON lines, each normalized prompt once.")
+    size: int | None = Field(description="Size of the stored file in bytes.")
+    sha256: str | None = Field(description="SHA-256 of the stored file: JSON lines with each normalized prompt once.")
     format: Format | None = Field(description="Format of the uploaded file.")
-    counts: Counts | None = Field(description="Lines of the uploaded file.")
-    split: Split | None = Field(description="Null for a file that was not split.")
+    counts: Counts | None = Field(description="Line counts of the uploaded file.")
+    split: Split | None = Field(description="How the uploaded file was split; null if it was not split.")
     created_at: datetime | None
 
 
 class PromptSetUpload(BaseModel):
     """The result of an upload."""
 
-    prompt_sets: list[PromptSetView] = Field(description="One set, or with `heldout` two: train and held-out.")
+    prompt_sets: list[PromptSetView] = Field(
+        description="One set, or the train and held-out sets if `heldout` was given."
+    )
     left_out: list[FieldError] = Field(
-        description="With `skip_bad`: the errors of the first skipped lines; empty for a repeated request."
+        description="The errors of the first lines skipped with `skip_bad`; empty for a repeated request."
     )
 
 
 class PromptView(BaseModel):
     """A prompt of a prompt set."""
 
-    index: int = Field(description="From 0.")
+    index: int = Field(description="Index of the prompt in the set, from 0.")
     prompt: str = Field(examples=["a red circle left of a blue square"])
     metadata: dict[str, Any] | None = Field(description="Metadata of the uploaded line.")

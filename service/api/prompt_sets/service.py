@@ -1,4 +1,4 @@
-"""Prompt sets: create from an uploaded file, list, show, list prompts, delete."""
+"""Create prompt sets from uploaded files, list, show and delete them, and list their prompts."""
 
 import hashlib
 import json
@@ -39,7 +39,10 @@ def create(
     principal: Principal,
     idempotency: IdempotentRequest,
 ) -> PromptSetUpload:
-    """Normalize an uploaded file and store it as one or two sets. Raises Invalid, NameTaken, Deleted."""
+    """Normalize an uploaded file and store it as one or two sets.
+
+    Raises Invalid, NameTaken, IdempotencyMismatch, or Deleted if the sets of a repeated request have been deleted.
+    """
     normalized = file.with_name("normalized")
     counts, skipped = normalize_file(file, normalized, format, database.settings.max_prompt_set_prompts, query.skip_bad)
     rows = []
@@ -69,12 +72,12 @@ def create(
             session.rollback()
             _discard(session, rows)
             raise
-        session.commit()  # after a failed commit the rows may exist; if not, their files are collected as orphans
+        session.commit()  # after a failed commit the rows may exist; if not, the files are removed as orphans
         return _show_upload(session, upload, skipped if upload == rows[0].id else [])
 
 
 def _parts(query: PromptSetQuery, whole: Path, prompts: int) -> Iterator[tuple[str, Path, int, Split | None]]:
-    """The sets to create: name, file, number of prompts, split."""
+    """Yield the name, file, number of prompts and split of each set to create."""
     if query.heldout is None:
         yield query.name, whole, prompts, None
         return
@@ -86,7 +89,10 @@ def _parts(query: PromptSetQuery, whole: Path, prompts: int) -> Iterator[tuple[s
 
 
 def _add(session: Session, catalog: Catalog, rows: Sequence[PromptSet], idempotency: IdempotentRequest) -> uuid.UUID:
-    """Add the rows; the id of the upload, that of the earlier upload for a repeated request. The caller commits."""
+    """Add the rows and return the upload id, or the id of the earlier upload for a repeated request.
+
+    The caller commits. Raises NameTaken or IdempotencyMismatch.
+    """
     upload = rows[0].id
     if (earlier := idempotency.claim(session, upload)) is not None:
         _discard(session, rows)
@@ -113,15 +119,15 @@ def _show_upload(session: Session, upload: uuid.UUID, skipped: list[FieldError])
 
 
 def _discard(session: Session, rows: Sequence[PromptSet]) -> None:
-    """Mark the files of rows that were not added as garbage."""
+    """Mark the files of rows that were not added as garbage, and commit."""
     retention.discard(session, [f"prompt-sets/{row.id}" for row in rows])
     session.commit()
 
 
 def list_prompt_sets(session: Session, catalog: Catalog, query: PageQuery) -> Page[PromptSetView]:
-    """The sets of the catalog and the uploaded ones, by name. Raises Invalid."""
+    """Return a page of the catalog and uploaded sets, sorted by name. Raises Invalid if the cursor is invalid."""
     after = "" if query.cursor is None else decode_cursor(query.cursor, _NAME)[0]
-    name = PromptSet.name.collate("C")  # the order in which Python sorts the names of the catalog
+    name = PromptSet.name.collate("C")  # the order in which Python sorts the catalog names
     uploaded = select(PromptSet).where(PromptSet.deleted_at.is_(None), name > after).order_by(name)
     found = {row.name: _view(row) for row in session.scalars(uploaded.limit(query.limit + 1))}
     found |= {entry.name: _catalog_view(entry) for entry in catalog.prompt_sets if entry.name > after}
@@ -130,7 +136,7 @@ def list_prompt_sets(session: Session, catalog: Catalog, query: PageQuery) -> Pa
 
 
 def show(session: Session, catalog: Catalog, name: str) -> PromptSetView:
-    """The prompt set of that name. Raises NotFound."""
+    """Return the prompt set with the given name. Raises NotFound if it does not exist."""
     for entry in catalog.prompt_sets:
         if entry.name == name:
             return _catalog_view(entry)
@@ -140,7 +146,10 @@ def show(session: Session, catalog: Catalog, name: str) -> PromptSetView:
 def list_prompts(
     session: Session, artifacts: ArtifactStore, catalog: Catalog, name: str, query: PageQuery
 ) -> Page[PromptView]:
-    """The prompts of an uploaded set, in the order of the file. Raises NotFound, Invalid, ArtifactDamaged."""
+    """Return a page of the prompts of an uploaded set in file order.
+
+    Raises NotFound, Invalid if the cursor is invalid, or ArtifactDamaged if the stored file is invalid.
+    """
     if name in {entry.name for entry in catalog.prompt_sets}:
         raise NotFound(f"Prompt set {name!r} belongs to the catalog; only the prompts of uploaded sets can be listed")
     row = _find(session, name)
@@ -166,7 +175,7 @@ def list_prompts(
 
 
 def _lines(artifacts: ArtifactStore, row: PromptSet, offset: int, limit: int) -> list[bytes]:
-    """Up to `limit` whole lines from byte `offset` on."""
+    """Return up to `limit` complete lines, starting at byte `offset`."""
     length = min(row.size - offset, limit * MAX_LINE_BYTES)
     data = b"".join(artifacts.stream(row.stored, offset, length))
     # Not splitlines: a prompt may contain other line separators.
@@ -174,7 +183,10 @@ def _lines(artifacts: ArtifactStore, row: PromptSet, offset: int, limit: int) ->
 
 
 def delete(session: Session, catalog: Catalog, name: str) -> None:
-    """Delete the file of an uploaded set and free its name; the row stays. Raises NotFound, WrongState, InUse."""
+    """Delete the file of an uploaded set and release its name. The row is kept.
+
+    Raises NotFound, WrongState for a catalog set, or InUse if a run that has not ended uses the set.
+    """
     if name in {entry.name for entry in catalog.prompt_sets}:
         raise WrongState(f"Prompt set {name!r} belongs to the catalog; only uploaded sets can be deleted", "of_catalog")
     row = _find(session, name, lock=True)

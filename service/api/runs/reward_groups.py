@@ -1,4 +1,4 @@
-"""`/runs/{run_id}/rewards`: the reward groups from which advantages are computed."""
+"""`/runs/{run_id}/rewards`: the groups of rewards from which advantages are computed."""
 
 import statistics
 import uuid
@@ -19,7 +19,7 @@ from service.jobs import views
 
 
 class RewardFilters(PageQuery):
-    """Filters of the list; all must match."""
+    """Query parameters of the list. Groups must match all filters."""
 
     step: int | None = Field(None, ge=0, le=2**31 - 1, description="The optimizer step.")
     sde_step: int | None = Field(None, ge=0, le=2**31 - 1, description="The SDE step.")
@@ -28,25 +28,25 @@ class RewardFilters(PageQuery):
 
 
 class RewardGroupView(BaseModel):
-    """The rewards of one group: of a prompt, an SDE step, a granularity and a reward."""
+    """The reward values of one group, identified by prompt, SDE step, granularity and reward."""
 
     step: int
-    prompt_index: int = Field(description="Index of the prompt in the batch of the step.")
+    prompt_index: int = Field(description="Index of the prompt in the step's batch.")
     prompt: str = Field(examples=["a red circle left of a blue square"])
     sde_step: int
     granularity: int
     reward: str = Field(examples=["clip_score"])
-    attempt: int = Field(description="The newest attempt with this step.")
+    attempt: int = Field(description="The newest attempt that contains this step.")
     values: list[float | None] = Field(
-        description="One value per sample, in the unit of the reward; null: the reward failed."
+        description="One value per sample, in the unit of the reward; null if the reward failed."
     )
-    mean: float | None = Field(description="Mean of the valid values.")
+    mean: float | None = Field(description="Mean of the valid values; null if there are none.")
     std: float | None = Field(
-        description="Unbiased standard deviation, as in the advantages; null with fewer than two values."
+        description="Unbiased standard deviation, as used for the advantages; null for fewer than two valid values."
     )
     failures: int = Field(description="Number of samples on which the reward failed.")
     zero_std: bool = Field(
-        description="The standard deviation is below `std_floor`: the advantages of the group are 0."
+        description="Whether the standard deviation is below `std_floor`, so that the group's advantages are 0."
     )
 
 
@@ -60,7 +60,10 @@ _KEY = (
 
 
 def list_groups(session: Session, run_id: uuid.UUID, filters: RewardFilters) -> Page[RewardGroupView]:
-    """The groups of a run in the order of their creation, each of the newest attempt. Raises NotFound."""
+    """Return a page of the reward groups of a run, sorted by `_KEY`, each from the newest attempt that contains it.
+
+    Raises NotFound if the run does not exist.
+    """
     run = views.find(session, Run, run_id)
     query = select(RewardGroup).where(RewardGroup.run_id == run_id).distinct(*_KEY)
     query = query.filter_by(**filters.model_dump(exclude={"limit", "cursor"}, exclude_none=True))
@@ -89,5 +92,5 @@ router = APIRouter(tags=["rewards"], route_class=ApiRoute)
 def list_reward_groups(
     run_id: uuid.UUID, filters: Annotated[RewardFilters, Query()], session: SessionDep
 ) -> Page[RewardGroupView]:
-    """The rewards of each prompt, SDE step, granularity and reward, with standard deviation and failures."""
+    """Return the reward values per prompt, SDE step, granularity and reward, with standard deviation and failures."""
     return list_groups(session, run_id, filters)

@@ -40,8 +40,8 @@ def create_run(
 ) -> RunView:
     """Validate and queue a run. A worker claims it as soon as one is free.
 
-    A preset sets the fields that are not given; given fields take precedence. The response contains the resolved spec
-    and its planned cost.
+    A preset provides values for fields that the request omits. The response contains the resolved spec and its planned
+    cost.
     """
     return show_created(response, session, Run, service.create(session, request, spec), service.show)
 
@@ -49,14 +49,17 @@ def create_run(
 @router.get("", summary="List runs")
 @declare(Scope.READ, cacheable=True)
 def list_runs(filters: Annotated[RunFilters, Query()], session: SessionDep) -> Page[RunSummary]:
-    """Runs, newest first, filtered by status, algorithm, model, labels and creation time."""
+    """Return runs, newest first, filtered by status, algorithm, model, labels and creation time."""
     return service.list_runs(session, filters)
 
 
 @router.get("/{run_id}", summary="Show a run")
 @declare(Scope.READ, cacheable=True)
 def get_run(run_id: uuid.UUID, session: SessionDep) -> RunView:
-    """The state of a run: progress, queue position, estimated time, resources, planned cost, latest metrics."""
+    """Return the state of a run.
+
+    It includes the progress, queue position, estimated remaining time, resources, planned cost and latest metrics.
+    """
     return service.show(session, run_id)
 
 
@@ -67,7 +70,7 @@ def change_run(
     changes: Annotated[RunChanges, Body(openapi_examples={"notes": {"value": {"notes": "the best so far"}}})],
     session: SessionDep,
 ) -> RunView:
-    """Change name, notes, labels or priority; fields that are not given keep their value."""
+    """Change the name, notes, labels or priority. Omitted fields keep their value."""
     service.change(session, run_id, changes)
     return service.show(session, run_id)
 
@@ -75,9 +78,9 @@ def change_run(
 @router.delete("/{run_id}", status_code=204, summary="Delete a run", responses=problems(409))
 @declare(Scope.WRITE)
 def delete_run(run_id: uuid.UUID, session: SessionDep) -> None:
-    """Delete a paused or ended run with its curves, rewards, images, logs and checkpoints.
+    """Delete a paused or ended run, including its curves, rewards, images, logs and checkpoints.
 
-    A run with a checkpoint that another run or an open job uses cannot be deleted.
+    A run cannot be deleted while another run or an open job uses one of its checkpoints.
     """
     service.delete(session, run_id)
 
@@ -85,16 +88,16 @@ def delete_run(run_id: uuid.UUID, session: SessionDep) -> None:
 @router.get("/{run_id}/attempts", summary="List attempts of a run")
 @declare(Scope.READ, cacheable=True)
 def list_attempts(run_id: uuid.UUID, query: Annotated[PageQuery, Query()], session: SessionDep) -> Page[AttemptView]:
-    """Attempts, newest first: worker, device, package versions, weights and outcome."""
+    """Return attempts, newest first, with their worker, device, package versions, weights and outcome."""
     return service.list_attempts(session, run_id, query)
 
 
 @router.post("/{run_id}/cancel", status_code=202, summary="Cancel a run", responses=problems(409))
 @declare(Scope.WRITE)
 def cancel_run(run_id: uuid.UUID, session: SessionDep, idempotency: IdempotentRequestDep) -> RunView:
-    """Request cancellation. A queued run is cancelled immediately, a running one at its next batch.
+    """Request cancellation. A queued run is cancelled immediately, and a running run at its next batch.
 
-    The request is idempotent, and an ended run is returned unchanged.
+    The request is idempotent; a run that has ended is returned unchanged.
     """
     jobs.cancel(session, Run, run_id, idempotency)
     return service.show(session, run_id)
@@ -103,9 +106,10 @@ def cancel_run(run_id: uuid.UUID, session: SessionDep, idempotency: IdempotentRe
 @router.post("/{run_id}/pause", status_code=202, summary="Pause a run", responses=problems(409))
 @declare(Scope.WRITE)
 def pause_run(run_id: uuid.UUID, session: SessionDep, idempotency: IdempotentRequestDep) -> RunView:
-    """Save a checkpoint after the current step and release the device: `pausing`, then `paused`.
+    """Save a checkpoint after the current step and release the device.
 
-    A queued run pauses immediately. The request is idempotent; an ended run cannot be paused.
+    The status is `pausing` until the checkpoint is saved, then `paused`. A queued run is paused immediately. The
+    request is idempotent; a run that has ended cannot be paused.
     """
     service.pause(session, run_id, idempotency)
     return service.show(session, run_id)
@@ -119,9 +123,10 @@ def resume_run(
     request: JobRequestDep,
     changes: Annotated[ResumeRequest | None, Body(openapi_examples={"longer": {"value": {"max_steps": 120}}})] = None,
 ) -> RunView:
-    """Queue a paused or ended run again; it continues exactly from its latest checkpoint.
+    """Queue a paused or ended run again. It continues exactly from its newest intact checkpoint.
 
-    Only `max_steps` may change. A queued or running run cannot be resumed, nor a run without a checkpoint.
+    Only `max_steps` can be changed. A queued or running run cannot be resumed. Neither can an ended run that has no
+    checkpoint.
     """
     service.resume(session, request, run_id, changes or ResumeRequest())
     return service.show(session, run_id)
@@ -130,7 +135,7 @@ def resume_run(
 @router.post("/{run_id}/checkpoint", status_code=202, summary="Save a checkpoint of a run", responses=problems(409))
 @declare(Scope.WRITE)
 def save_run(run_id: uuid.UUID, session: SessionDep, idempotency: IdempotentRequestDep) -> RunView:
-    """Request a checkpoint after the current step; `checkpoint_pending` is true until it is stored."""
+    """Request a checkpoint after the current step. `checkpoint_pending` is true until the checkpoint is stored."""
     service.save(session, run_id, idempotency)
     return service.show(session, run_id)
 
@@ -145,12 +150,14 @@ def clone_run(
     overrides: Annotated[
         dict[str, Any] | None,
         Body(
-            description="Changed fields of the spec; objects are merged field by field.",
+            description="Spec fields to change. Objects are merged field by field.",
             openapi_examples={"seed": {"value": {"name": "another seed", "training": {"seed": 43}}}},
         ),
     ] = None,
 ) -> RunView:
-    """Start a run with the resolved spec of another run and some fields changed. To start from its weights, set
-    `start_from` to one of its checkpoints."""
+    """Start a new run with the resolved spec of another run, with some fields changed.
+
+    To start from the weights of the other run, set `start_from` to one of its checkpoints.
+    """
     id = service.clone(session, request, run_id, overrides or {})
     return show_created(response, session, Run, id, service.show)

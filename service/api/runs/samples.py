@@ -1,4 +1,4 @@
-"""`/runs/{run_id}/samples`: held-out images, and the best and worst images of groups."""
+"""`/runs/{run_id}/samples`: held-out images, and the best and worst images of reward groups."""
 
 import uuid
 from typing import Annotated, Literal
@@ -20,7 +20,7 @@ from service.jobs import views
 
 
 class SampleFilters(PageQuery):
-    """Filters of the list; all must match."""
+    """Query parameters of the list. Samples must match all filters."""
 
     kind: Literal["heldout", "best", "worst"] | None = Field(None, description="The kind of the sample.")
     step: int | None = Field(None, ge=0, le=2**31 - 1, description="The optimizer step.")
@@ -30,17 +30,18 @@ class SampleView(BaseModel):
     """A sample image."""
 
     id: UUID
-    step: int = Field(description="Optimizer steps done when the image was generated.")
+    step: int = Field(description="Number of optimizer steps completed when the image was generated.")
     kind: str = Field(
-        description="`heldout`: the same prompts and noise in each evaluation. `best`, `worst`: of a group."
+        description="`heldout`: uses the same prompts and noise in each evaluation. `best`, `worst`: the best or worst "
+        "image of a group."
     )
     index: int = Field(description="Index among the images of this kind and step.")
     prompt: str = Field(examples=["a red circle left of a blue square"])
     rewards: dict[str, float | None] = Field(
-        description="Value of each reward; null: the reward failed.", examples=[{"clip_score": 0.71}]
+        description="Value of each reward; null if the reward failed.", examples=[{"clip_score": 0.71}]
     )
-    sde_step: int | None = Field(description="For best and worst: the SDE step of the group.")
-    granularity: int | None = Field(description="For best and worst: the granularity of the group.")
+    sde_step: int | None = Field(description="The SDE step of the group; null for held-out images.")
+    granularity: int | None = Field(description="The granularity of the group; null for held-out images.")
     attempt: int
     sha256: str
     size: int = Field(description="Size of the PNG in bytes.")
@@ -51,7 +52,10 @@ _KEY = (Sample.step, Sample.kind, Sample.index)
 
 
 def list_run_samples(session: Session, run_id: uuid.UUID, filters: SampleFilters) -> Page[SampleView]:
-    """The samples of a run by step, kind and index, each of the newest attempt. Raises NotFound."""
+    """Return a page of the samples of a run, sorted by step, kind and index, each from the newest attempt.
+
+    Raises NotFound if the run does not exist.
+    """
     views.find(session, Run, run_id)
     query = select(Sample).where(Sample.run_id == run_id).distinct(*_KEY)
     query = query.filter_by(**filters.model_dump(exclude={"limit", "cursor"}, exclude_none=True))
@@ -59,7 +63,7 @@ def list_run_samples(session: Session, run_id: uuid.UUID, filters: SampleFilters
 
 
 def find_sample(session: Session, run_id: uuid.UUID, sample_id: uuid.UUID) -> Sample:
-    """One sample of a run. Raises NotFound."""
+    """Return a sample of a run. Raises NotFound if it does not exist."""
     row = session.get(Sample, sample_id)
     if row is None or row.run_id != run_id:
         raise NotFound(f"Sample {sample_id} of run {run_id} not found")
@@ -78,7 +82,7 @@ router = APIRouter(prefix="/runs/{run_id}/samples", tags=["samples"], route_clas
 def list_samples(
     run_id: uuid.UUID, filters: Annotated[SampleFilters, Query()], session: SessionDep
 ) -> Page[SampleView]:
-    """Held-out images of each evaluation, and the best and worst image of a group, with their rewards."""
+    """Return the held-out images and the best and worst image of a group at each step, with their rewards."""
     return list_run_samples(session, run_id, filters)
 
 
@@ -87,6 +91,6 @@ def list_samples(
 def get_sample_image(
     run_id: uuid.UUID, sample_id: uuid.UUID, request: Request, database: DatabaseDep, session: SessionDep
 ) -> Response:
-    """The PNG, verified against its hash."""
+    """Return the PNG after verifying it against its hash."""
     row = find_sample(session, run_id, sample_id)
     return image_response(request, database.artifacts, row.key, row.sha256)

@@ -1,4 +1,4 @@
-"""Requests and views of runs."""
+"""Request and response models for runs."""
 
 from datetime import datetime
 from typing import Annotated, Any
@@ -16,18 +16,18 @@ LabelFilter = Annotated[str, StringConstraints(pattern=r"^[^\x00:]{1,100}:[^\x00
 
 
 class RunFilters(JobFilters):
-    """The filters of the list of runs; several statuses are alternatives, all other filters must hold."""
+    """Query parameters of the run list. A run must match all filters and, if any are given, one of the statuses."""
 
     algorithm: Text | None = Field(None, description="The algorithm's name.")
     model: Text | None = Field(None, description="The model's name.")
-    label: list[LabelFilter] = Field([], max_length=32, description="`key:value`, a label of the run.")
+    label: list[LabelFilter] = Field([], max_length=32, description="A label of the run, as `key:value`.")
 
 
 class ResumeRequest(Contract):
-    """The changes of a resumed run."""
+    """The fields that can be changed when a run is resumed."""
 
     max_steps: int | None = Field(
-        None, ge=1, le=1_000_000, description="Optimizer steps to reach; null: the same number as before."
+        None, ge=1, le=1_000_000, description="Total number of optimizer steps; null to keep the previous number."
     )
 
     @model_validator(mode="before")
@@ -43,18 +43,21 @@ class ResumeRequest(Contract):
 
 
 class RunChanges(Contract):
-    """The fields of a run that can change; fields that the request omits stay as they are."""
+    """The fields of a run that can be changed. Omitted fields keep their value."""
 
     name: str = Field("", max_length=200, pattern=r"^[^\x00]*$", description="Display name.")
     notes: str = Field("", max_length=20_000, pattern=r"^[^\x00]*$", description="Free text.")
     labels: Labels = Field({}, description="Up to 32 labels, which replace the current ones.")
     priority: int = Field(
-        0, ge=-100, le=100, description="Runs with a smaller number are claimed first; among equals the oldest."
+        0,
+        ge=-100,
+        le=100,
+        description="Runs with a smaller number are claimed first; among equal numbers, the oldest run.",
     )
 
 
 class AttemptView(BaseModel):
-    """An attempt at a run by a worker."""
+    """An attempt by a worker to execute a run."""
 
     model_config = ConfigDict(from_attributes=True)
 
@@ -63,27 +66,27 @@ class AttemptView(BaseModel):
     started_at: datetime
     ended_at: datetime | None
     outcome: str | None = Field(
-        description="`succeeded`, `failed`, `cancelled`, `paused` or `interrupted`; null while the attempt lasts."
+        description="`succeeded`, `failed`, `cancelled`, `paused` or `interrupted`; null until the attempt ends."
     )
-    lost: bool = Field(description="Whether its worker or process disappeared.")
-    resumed_at: int = Field(description="Optimizer steps completed before the attempt.")
-    max_steps: int = Field(description="Optimizer steps to reach.")
+    lost: bool = Field(description="Whether the worker or its process disappeared during the attempt.")
+    resumed_at: int = Field(description="Number of optimizer steps completed before the attempt.")
+    max_steps: int = Field(description="Total number of optimizer steps.")
     provenance: dict[str, Any] | None = Field(
-        description="Device, threads, package versions, git commit, hashes of weights and prompts; null until the "
-        "process has loaded them."
+        description="Device, threads, package versions, git commit, and hashes of weights and prompts; null until "
+        "the process has loaded them."
     )
 
 
 class RunSummary(JobView):
-    """A run as listed."""
+    """The summary of a run, as returned in lists."""
 
     name: str
     labels: dict[str, str] = Field(examples=[{"paper": "table-2"}])
     model: str = Field(examples=["shapes-flux"])
     algorithm: str = Field(examples=["g2rpo"])
-    max_steps: int = Field(description="Optimizer steps to reach: those of the spec, or of the last resume request.")
-    start_from: UUID | None = Field(description="The checkpoint that the run started from.")
-    parent_id: UUID | None = Field(description="The run that was cloned.")
+    max_steps: int = Field(description="Total number of optimizer steps, from the spec or the last resume request.")
+    start_from: UUID | None = Field(description="The checkpoint that the run started from; null for the base model.")
+    parent_id: UUID | None = Field(description="The run that this run was cloned from; null if it is not a clone.")
     heldout: dict[str, HeldoutSummary] | None = Field(
         description="Held-out rewards before and after training; null until the run has succeeded."
     )
@@ -92,12 +95,12 @@ class RunSummary(JobView):
 class LatestMetric(BaseModel):
     """The latest value of a metric."""
 
-    step: int = Field(description="Optimizer steps completed.")
-    value: float | None = Field(description="Null for a value that is not finite.")
+    step: int = Field(description="Number of optimizer steps completed.")
+    value: float | None = Field(description="The value; null if it is not finite.")
 
 
 class RunView(RunSummary):
-    """A run in full."""
+    """The full details of a run."""
 
     spec: dict[str, Any] = Field(
         description="The resolved spec; see the body of `POST /runs`.",
@@ -105,19 +108,23 @@ class RunView(RunSummary):
     )
     spec_version: int
     notes: str
-    seconds_used: float = Field(description="Duration of the ended attempts since the run was created or resumed.")
-    checkpoint_pending: bool = Field(description="Whether a requested checkpoint is not stored yet.")
-    queue_position: int | None = Field(description="1: claimed next; null for a run that is not waiting.")
-    eta_seconds: float | None = Field(description="Estimated seconds to the end; null until a step has been timed.")
+    seconds_used: float = Field(
+        description="Total duration of the attempts that have ended since the run was created or last resumed."
+    )
+    checkpoint_pending: bool = Field(description="Whether a requested checkpoint has not been stored yet.")
+    queue_position: int | None = Field(description="1 if it is claimed next; null if the run is not waiting.")
+    eta_seconds: float | None = Field(
+        description="Estimated remaining seconds; null if the run is not running or no step has been timed yet."
+    )
     resources: dict[str, Any] = Field(
-        description="`resources` of the spec.", examples=[{"nodes": 1, "processes_per_node": 1}]
+        description="The spec's `resources`.", examples=[{"nodes": 1, "processes_per_node": 1}]
     )
     plan: dict[str, Any] = Field(
-        description="The planned cost at creation; see `POST /plans`.",
+        description="The cost estimated when the run was created; see `POST /plans`.",
         examples=[{"per_prompt": {"total": 332}, "saved_share": 0.42}],
     )
     prompt_sets: dict[str, UUID] = Field(
-        description="The ids of the uploaded prompt sets in the spec, by name, resolved at creation."
+        description="Ids of the uploaded prompt sets used by the spec, by name, resolved when the run was created."
     )
     metrics: dict[str, LatestMetric] = Field(
         description="The latest value of each metric.", examples=[{"heldout/clip_score": {"step": 10, "value": 0.71}}]

@@ -1,4 +1,4 @@
-"""Runs: create, list, show, pause, resume, save, clone, change, delete."""
+"""Create, list, show, pause, resume, save, clone, change and delete runs."""
 
 import uuid
 from typing import Any
@@ -37,9 +37,9 @@ from service.jobs.validation import check_budget, check_run, uploaded_sets
 
 
 def create(session: Session, request: JobRequest, spec: RunSpec) -> uuid.UUID:
-    """Check a run, commit it and wake a worker; the run's id, that of an earlier run for a repeated request.
+    """Check and commit a run, wake a worker and return the run's id.
 
-    Raises Invalid, TooManyOpenJobs, IdempotencyMismatch.
+    For a repeated request, returns the id of the earlier run. Raises Invalid, TooManyOpenJobs or IdempotencyMismatch.
     """
     id = new_id()
     if (earlier := request.idempotency.claim(session, id)) is not None:
@@ -48,7 +48,11 @@ def create(session: Session, request: JobRequest, spec: RunSpec) -> uuid.UUID:
 
 
 def clone(session: Session, request: JobRequest, parent: uuid.UUID, overrides: dict[str, Any]) -> uuid.UUID:
-    """Create a run with the resolved spec of `parent` and `overrides`, as `create`. Raises NotFound, too."""
+    """Create a run from the resolved spec of `parent`, merged with `overrides`, and return its id.
+
+    For a repeated request, returns the id of the earlier run. Raises NotFound if `parent` does not exist, or Invalid,
+    RequestValidationError, TooManyOpenJobs or IdempotencyMismatch.
+    """
     id = new_id()
     if (earlier := request.idempotency.claim(session, id)) is not None:
         return earlier
@@ -90,7 +94,7 @@ def _add(
 
 
 def list_runs(session: Session, filters: RunFilters) -> Page[RunSummary]:
-    """The runs that match, newest first."""
+    """Return a page of the matching runs, newest first."""
     query = jobs.select_jobs(Run, filters)
     if filters.algorithm is not None:
         query = query.where(Run.algorithm == filters.algorithm)
@@ -103,7 +107,7 @@ def list_runs(session: Session, filters: RunFilters) -> Page[RunSummary]:
 
 
 def show(session: Session, id: uuid.UUID) -> RunView:
-    """A run in full. Raises NotFound."""
+    """Return the full details of a run. Raises NotFound if it does not exist."""
     run = views.find(session, Run, id)
     return views.from_row(
         RunView,
@@ -117,15 +121,15 @@ def show(session: Session, id: uuid.UUID) -> RunView:
 
 
 def latest_metrics(session: Session, id: uuid.UUID) -> dict[str, LatestMetric]:
-    """The latest value of each metric of a run."""
+    """Return the latest value of each metric of a run, by name."""
     series = metric_series.latest(session, id)
     return {metric.name: LatestMetric(step=metric.last_step, value=metric.value) for metric in series}
 
 
 def pause(session: Session, id: uuid.UUID, idempotency: IdempotentRequest) -> None:
-    """Pause a run: a waiting run immediately, a running one after its worker has saved it.
+    """Pause a waiting run immediately, or a running run once its worker has saved a checkpoint.
 
-    Raises NotFound, WrongState.
+    Raises NotFound, or WrongState if the run has ended or is being cancelled.
     """
     if idempotency.claim(session, id) is None:
         run = views.find(session, Run, id, lock=True)
@@ -141,7 +145,7 @@ def pause(session: Session, id: uuid.UUID, idempotency: IdempotentRequest) -> No
 def resume(session: Session, request: JobRequest, id: uuid.UUID, changes: ResumeRequest) -> None:
     """Queue a paused or ended run again. It counts as an open job of the key that created it.
 
-    Raises NotFound, WrongState, Invalid, TooManyOpenJobs.
+    Raises NotFound, WrongState, Invalid or TooManyOpenJobs.
     """
     if request.idempotency.claim(session, id) is not None:
         session.commit()
@@ -161,7 +165,10 @@ def resume(session: Session, request: JobRequest, id: uuid.UUID, changes: Resume
 
 
 def _check_resumable(session: Session, request: JobRequest, run: Run, changes: ResumeRequest) -> tuple[int, int]:
-    """The steps of the checkpoint to continue from, and the steps to reach. Raises WrongState, Invalid."""
+    """Return the step of the checkpoint to continue from, and the total number of steps.
+
+    Raises WrongState if the run cannot be resumed, or Invalid if `max_steps` is too small.
+    """
     id = run.id
     if run.status not in RESTING:
         detail = f"Run {id} is {run.status}; only a paused or ended run can be resumed"
@@ -186,10 +193,10 @@ def _check_resumable(session: Session, request: JobRequest, run: Run, changes: R
 
 
 def _newest_intact_step(session: Session, artifacts: ArtifactStore, id: uuid.UUID) -> int | None:
-    """The steps of the run's newest checkpoint with complete files; None for a run without checkpoints.
+    """Return the step of the run's newest checkpoint with complete files, or None if the run has no checkpoints.
 
-    A checkpoint marked as damaged may have been repaired since. Hashes are checked by the worker that fetches the
-    files. Raises WrongState if all checkpoints are damaged.
+    Checkpoints marked as damaged are included because they may have been repaired since. Hashes are not checked here,
+    but by the worker that fetches the files. Raises WrongState if all checkpoints are damaged.
     """
     own = select(Checkpoint).where(Checkpoint.run_id == id, Checkpoint.deleted_at.is_(None))
     damage = ""
@@ -206,7 +213,7 @@ def _newest_intact_step(session: Session, artifacts: ArtifactStore, id: uuid.UUI
 
 
 def _check_longer(request: JobRequest, run: Run, steps: int) -> None:
-    """Raise Invalid if the run with `steps` steps exceeds the budget."""
+    """Raise Invalid if the run would exceed the budget with `steps` steps."""
     spec = RunSpec.model_validate(run.spec)
     longer = spec.model_copy(update={"training": spec.training.model_copy(update={"max_steps": steps})})
     if errors := list(check_budget(request.database.settings, make_plan(longer, request.catalog))):
@@ -214,7 +221,10 @@ def _check_longer(request: JobRequest, run: Run, steps: int) -> None:
 
 
 def _lock_prompt_sets(session: Session, run: Run) -> None:
-    """Prevent the deletion of the run's uploaded prompt sets until the commit. Raises WrongState for a deleted set."""
+    """Prevent the run's uploaded prompt sets from being deleted before the commit.
+
+    Raises WrongState if one of them has already been deleted.
+    """
     ids = [uuid.UUID(id) for id in run.prompt_sets.values()]
     sets = select(PromptSet).where(PromptSet.id.in_(ids)).order_by(PromptSet.id).with_for_update(read=True)
     for row in session.scalars(sets):
@@ -224,9 +234,9 @@ def _lock_prompt_sets(session: Session, run: Run) -> None:
 
 
 def save(session: Session, id: uuid.UUID, idempotency: IdempotentRequest) -> None:
-    """Request a checkpoint of a running run after its current step; a pending request is not repeated.
+    """Request a checkpoint of a running run after its current step, unless such a request is already pending.
 
-    Raises NotFound, WrongState.
+    Raises NotFound, or WrongState if the run is neither starting nor running.
     """
     if idempotency.claim(session, id) is None:
         run = views.find(session, Run, id, lock=True)
@@ -239,7 +249,7 @@ def save(session: Session, id: uuid.UUID, idempotency: IdempotentRequest) -> Non
 
 
 def change(session: Session, id: uuid.UUID, changes: RunChanges) -> None:
-    """Change the fields of a run that the request sets. Raises NotFound."""
+    """Change the run fields that the request sets. Raises NotFound if the run does not exist."""
     run = views.find(session, Run, id, lock=True)
     for name in changes.model_fields_set:
         setattr(run, name, getattr(changes, name))
@@ -248,7 +258,10 @@ def change(session: Session, id: uuid.UUID, changes: RunChanges) -> None:
 
 
 def delete(session: Session, id: uuid.UUID) -> None:
-    """Delete a paused or ended run, its rows and its checkpoints. Raises NotFound, WrongState, InUse."""
+    """Delete a paused or ended run, including its rows and checkpoints.
+
+    Raises NotFound, WrongState, or InUse if a checkpoint is in use.
+    """
     run = jobs.find_deletable(session, Run, id, RESTING)
     own = select(Checkpoint).where(Checkpoint.run_id == id).order_by(Checkpoint.id)
     checkpoints = session.scalars(own.with_for_update()).all()
@@ -263,7 +276,7 @@ def delete(session: Session, id: uuid.UUID) -> None:
 
 
 def list_attempts(session: Session, id: uuid.UUID, query: PageQuery) -> Page[AttemptView]:
-    """A run's attempts, newest first. Raises NotFound."""
+    """Return a page of the attempts of a run, newest first. Raises NotFound if the run does not exist."""
     views.find(session, Run, id)
     own = select(Attempt).where(Attempt.run_id == id)
     return paged(session, own, (Attempt.number,), query, AttemptView.model_validate)

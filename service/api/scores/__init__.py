@@ -1,1 +1,1 @@
-"""Scores: rewards of uploaded or generated images."""
+"""Scores: reward values of uploaded or generated images."""

@@ -1,7 +1,7 @@
-"""Uploaded images: checked before they are decoded, and stored as plain RGB.
+"""Check uploaded images before decoding them, and store them as plain RGB.
 
-Everything but pixels is dropped. The EXIF orientation is applied, transparency becomes white, gray, palette and CMYK
-images become RGB, and of 16 bits per channel the upper 8 are used. Animations are rejected.
+Only the pixels are kept. The EXIF orientation is applied, transparent areas become white, and gray, palette and CMYK
+images are converted to RGB. Images with 16 bits per channel are reduced to the upper 8 bits. Animations are rejected.
 """
 
 import base64
@@ -25,7 +25,7 @@ _TRANSPARENT = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
 
 
 class _InvalidImage(ValueError):
-    """An image is rejected; `type` is the stable name of the reason."""
+    """An image was rejected. `type` is a stable identifier for the reason."""
 
     def __init__(self, msg: str, type: str) -> None:
         super().__init__(msg)
@@ -34,7 +34,7 @@ class _InvalidImage(ValueError):
 
 @dataclass(frozen=True)
 class ReceivedImage:
-    """An image of a request, as an RGB PNG file on this machine."""
+    """An image from a request, stored as an RGB PNG file on this machine."""
 
     file: Path
     received_sha256: str
@@ -47,7 +47,7 @@ class ReceivedImage:
 
 
 def receive(settings: Settings, images: Sequence[GivenImage], directory: Path) -> list[ReceivedImage]:
-    """Decode the images of a request into files in `directory`. Raises Invalid with an error for each bad image."""
+    """Decode the images of a request into files in `directory`. Raises Invalid with one error per bad image."""
     errors: list[FieldError] = []
     received: list[ReceivedImage] = []
     pixels_left = settings.max_pixels
@@ -66,7 +66,7 @@ def receive(settings: Settings, images: Sequence[GivenImage], directory: Path) -
 
 
 def check_count(settings: Settings, count: int, field: str) -> Iterator[FieldError]:
-    """The error of a request with more images than the maximum."""
+    """Yield an error if a request has more images than the maximum."""
     if count > settings.max_score_images:
         msg = f"{count} images; the maximum is {settings.max_score_images}"
         yield FieldError(loc=["body", field], msg=msg, type="too_many_images")
@@ -74,7 +74,7 @@ def check_count(settings: Settings, count: int, field: str) -> Iterator[FieldErr
 
 def _decode_base64(text: str, max_bytes: int) -> bytes:
     if len(text) > 4 * ((max_bytes + 2) // 3):
-        raise _InvalidImage(f"The file is larger than {max_bytes} bytes, the maximum", "image_too_large")
+        raise _InvalidImage(f"The file exceeds the maximum of {max_bytes} bytes", "image_too_large")
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
@@ -82,8 +82,8 @@ def _decode_base64(text: str, max_bytes: int) -> bytes:
 
 
 def _store(data: bytes, file: Path, max_pixels: int) -> ReceivedImage:
-    """Write an RGB PNG. Format and size are checked before a pixel is decoded."""
-    from PIL import Image  # takes 0.1 s, paid by the first image and not by the start
+    """Write an image to `file` as an RGB PNG. The format and size are checked before any pixel is decoded."""
+    from PIL import Image  # takes 0.1 s, so it is imported for the first image instead of at startup
 
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
@@ -92,9 +92,9 @@ def _store(data: bytes, file: Path, max_pixels: int) -> ReceivedImage:
             plain = as_rgb(image)
     except _InvalidImage:
         raise
-    except Exception as error:  # decoders raise many types on malicious files
+    except Exception as error:  # decoders raise many exception types for malicious files
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
-        if "cannot identify" in reason:  # Pillow's message names an object in memory
+        if "cannot identify" in reason:  # Pillow's message contains the repr of an in-memory object
             reason = "unknown file signature"
         msg = f"Invalid image: {reason}; send a complete {', '.join(FORMATS[:-1])} or {FORMATS[-1]} file"
         raise _InvalidImage(msg, "not_an_image") from error
@@ -107,18 +107,18 @@ def _store(data: bytes, file: Path, max_pixels: int) -> ReceivedImage:
 def _check(image: "Image.Image", max_pixels: int) -> None:
     width, height = image.size
     if width * height > max_pixels:
-        msg = f"{width}×{height} are {width * height} pixels; {max_pixels} are left for this image"
+        msg = f"{width}×{height} is {width * height} pixels; only {max_pixels} are left for this image"
         raise _InvalidImage(msg, "too_many_pixels")
     if getattr(image, "n_frames", 1) != 1 and image.format in FORMATS:  # a camera's JPEG may contain a preview
         raise _InvalidImage("Animations are not supported; send a single image", "animation")
 
 
 def as_rgb(image: "Image.Image") -> "Image.Image":
-    """A decoded image as displayed, without metadata."""
+    """Convert a decoded image to RGB as it would be displayed, without metadata."""
     from PIL import Image, ImageOps
 
     upright = ImageOps.exif_transpose(image)
-    if upright.mode.startswith("I"):  # 16 bits per channel, in Pillow's 16- and 32-bit modes
+    if upright.mode.startswith("I"):  # 16 bits per channel, stored in Pillow's 16- or 32-bit modes
         upright = upright.convert("I").point(lambda value: value * (1 / 256)).convert("L")
     if upright.mode in _TRANSPARENT or "transparency" in upright.info:
         foreground = upright.convert("RGBA")

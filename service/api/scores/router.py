@@ -1,4 +1,4 @@
-"""`/score` and `/scores`: compute rewards of images."""
+"""`/score` and `/scores`: reward computation for images."""
 
 import uuid
 from typing import Annotated
@@ -44,10 +44,11 @@ async def score(
     request: JobRequestDep,
     poll: LongPollDep,
 ) -> ScoreView:
-    """Score images with rewards of the catalog: images in the request (PNG, JPEG, WebP) or those of a generation.
+    """Score images with rewards from the catalog.
 
-    Images are converted to RGB with 8 bits, transparency over white. If a reward fails on an image, its value is null
-    and has a cause; other values are not affected.
+    The images are sent in the request (PNG, JPEG or WebP) or taken from a generation. They are converted to 8-bit RGB,
+    with transparent areas on a white background. If a reward fails for an image, its value is null and the response
+    contains the cause; other values are not affected.
     """
     return await poll.create(Score, lambda session: service.create(session, request, spec), service.show)
 
@@ -55,21 +56,21 @@ async def score(
 @router.get("/scores", summary="List scores")
 @declare(Scope.READ, cacheable=True)
 def list_scores(filters: Annotated[JobFilters, Query()], session: SessionDep) -> Page[ScoreSummary]:
-    """Scores, newest first, filtered by status and creation time."""
+    """Return scores, newest first, filtered by status and creation time."""
     return service.list_scores(session, filters)
 
 
 @router.get("/scores/{score_id}", summary="Show a score")
 @declare(Scope.READ, cacheable=True)
 async def get_score(score_id: uuid.UUID, poll: LongPollDep) -> ScoreView:
-    """The status of a score, the versions of its rewards, and the values computed so far."""
+    """Return the status of a score, the versions of its rewards, and the values computed so far."""
     return await poll.show(Score, score_id, service.show)
 
 
 @router.post("/scores/{score_id}/cancel", status_code=202, summary="Cancel a score", responses=problems(409))
 @declare(Scope.WRITE)
 def cancel_score(score_id: uuid.UUID, session: SessionDep, idempotency: IdempotentRequestDep) -> ScoreView:
-    """Request cancellation. The request is idempotent, and an ended score is returned unchanged."""
+    """Request cancellation. The request is idempotent; a score that has ended is returned unchanged."""
     jobs.cancel(session, Score, score_id, idempotency)
     return service.show(session, score_id)
 
@@ -77,5 +78,5 @@ def cancel_score(score_id: uuid.UUID, session: SessionDep, idempotency: Idempote
 @router.delete("/scores/{score_id}", status_code=204, summary="Delete a score", responses=problems(409))
 @declare(Scope.WRITE)
 def delete_score(score_id: uuid.UUID, session: SessionDep) -> None:
-    """Delete an ended score with its values and uploaded images; images of a generation are not deleted."""
+    """Delete a score that has ended, including its values and uploaded images. Images of a generation are kept."""
     jobs.delete(session, jobs.find_deletable(session, Score, score_id))

@@ -1,4 +1,4 @@
-"""Views of scores."""
+"""Response models for scores."""
 
 from uuid import UUID
 
@@ -9,34 +9,36 @@ from service.jobs.views import JobView
 
 
 class ScoreSummary(JobView):
-    """A score as listed."""
+    """The summary of a score, as returned in lists."""
 
     rewards: list[str] = Field(description="Names of the rewards.", examples=[["clip_score"]])
-    generation: UUID | None = Field(description="The generation of the images; null for images of the request.")
+    generation: UUID | None = Field(description="The generation that contains the images; null if they were uploaded.")
     total_images: int
 
 
 class ScoredImage(BaseModel):
-    """An image and its rewards."""
+    """An image and its reward values."""
 
     model_config = ConfigDict(from_attributes=True)
 
-    number: int = Field(description="Its index in the request, or its number in the generation.")
+    number: int = Field(description="Index of the image in the request, or its number in the generation.")
     prompt: str = Field(examples=["a red circle left of a blue square"])
     width: int
     height: int
-    sha256: str = Field(description="SHA-256 of the RGB PNG that is scored.")
-    values: list[RewardValue] | None = Field(description="The value of each reward; null until the image is scored.")
+    sha256: str = Field(description="SHA-256 of the PNG that is scored.")
+    values: list[RewardValue] | None = Field(
+        description="The value of each reward; null until the image has been scored."
+    )
 
 
 class ScoreView(JobView):
-    """A score in full."""
+    """The full details of a score."""
 
-    queue_position: int | None = Field(description="1: claimed next; null for a score that is not waiting.")
+    queue_position: int | None = Field(description="1 if it is claimed next; null if the score is not waiting.")
     rewards: list[str] = Field(description="Names of the rewards.", examples=[["clip_score"]])
     versions: list[RewardVersion] | None = Field(
         description="The version of each reward; null until a worker has loaded the rewards."
     )
-    generation: UUID | None = Field(description="The generation of the images; null for images of the request.")
+    generation: UUID | None = Field(description="The generation that contains the images; null if they were uploaded.")
     total_images: int
     images: list[ScoredImage]

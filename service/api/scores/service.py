@@ -1,4 +1,4 @@
-"""Scores: create, list, show."""
+"""Create, list and show scores."""
 
 import tempfile
 import uuid
@@ -26,9 +26,10 @@ from service.jobs.views import JobFilters
 
 
 def create(session: Session, request: JobRequest, spec: ScoreSpec) -> uuid.UUID:
-    """Check a score, store its images, commit it and wake a worker; its id, that of an earlier one if repeated.
+    """Check a score, store its images, commit it, wake a worker and return the score's id.
 
-    The earlier score may have been deleted since. Raises Invalid, NotFinished, TooManyOpenJobs, IdempotencyMismatch.
+    For a repeated request, returns the id of the earlier score, which may have been deleted since. Raises Invalid,
+    NotFinished, TooManyOpenJobs or IdempotencyMismatch.
     """
     id = new_id()
     settings, artifacts = request.database.settings, request.database.artifacts
@@ -39,7 +40,7 @@ def create(session: Session, request: JobRequest, spec: ScoreSpec) -> uuid.UUID:
     if errors:
         raise Invalid(errors)
     with tempfile.TemporaryDirectory(prefix="g2rpo-score-") as directory:
-        received = receive(settings, spec.images or (), Path(directory))  # slow, therefore before the transaction
+        received = receive(settings, spec.images or (), Path(directory))  # slow, so it runs before the transaction
         if (earlier := request.idempotency.claim(session, id)) is not None:
             return earlier
         request.check_quota(session)
@@ -61,7 +62,7 @@ def create(session: Session, request: JobRequest, spec: ScoreSpec) -> uuid.UUID:
 def _received_images(
     artifacts: ArtifactStore, id: uuid.UUID, spec: ScoreSpec, received: list[ReceivedImage]
 ) -> list[ScoreImage]:
-    """The images of the request, added to the artifact store."""
+    """Add the images of the request to the artifact store and return their rows."""
     rows = []
     for number, (given, image) in enumerate(zip(spec.images or (), received, strict=True)):
         stored = artifacts.put_file(image.file, f"scores/{id}/{number}.png", image.sha256)
@@ -72,8 +73,8 @@ def _received_images(
 
 
 def _generated_images(session: Session, settings: Settings, id: uuid.UUID, spec: ScoreSpec) -> list[ScoreImage]:
-    """The images of the generation, which stay in the store under their keys."""
-    # FOR SHARE until the commit: a concurrent deletion of the generation is either seen here or sees this score.
+    """Return rows that refer to the stored images of the generation. Raises Invalid or NotFinished."""
+    # Lock FOR SHARE until the commit: either a concurrent deletion is visible here, or it sees the new score.
     generation = session.get(Generation, spec.generation, with_for_update={"read": True})
     if generation is None:
         raise invalid(["body", "generation"], f"There is no generation {spec.generation}", "unknown_name")
@@ -101,7 +102,7 @@ def _generated_images(session: Session, settings: Settings, id: uuid.UUID, spec:
 
 
 def _without_files(spec: ScoreSpec, received: list[ReceivedImage]) -> dict[str, Any]:
-    """The request as stored: hashes in place of the images."""
+    """Return the request as it is stored, with the images replaced by their hashes."""
     requested = spec.model_dump(mode="json", exclude_unset=True)
     if spec.images is not None:
         pairs = zip(spec.images, received, strict=True)
@@ -112,7 +113,7 @@ def _without_files(spec: ScoreSpec, received: list[ReceivedImage]) -> dict[str, 
 
 
 def list_scores(session: Session, filters: JobFilters) -> Page[ScoreSummary]:
-    """The scores that match, newest first."""
+    """Return a page of the matching scores, newest first."""
     return paged(session, select_jobs(Score, filters), (Score.id,), filters, _summary)
 
 
@@ -121,7 +122,7 @@ def _summary(row: Score) -> ScoreSummary:
 
 
 def show(session: Session, id: uuid.UUID) -> ScoreView:
-    """A score in full. Raises NotFound."""
+    """Return the full details of a score. Raises NotFound if it does not exist."""
     row = views.find(session, Score, id)
     images = session.scalars(select(ScoreImage).where(ScoreImage.score_id == id).order_by(ScoreImage.number))
     return views.from_row(

@@ -103,7 +103,7 @@ class TestRefused:
             ("a red circle\n".encode("utf-16"), "text", "in UTF-8"),
             (b"one\rtwo\r", "text", "line 1: carriage return inside the line"),
             (b"fine\n" + b"x" * 2001, "text", "line 2: the prompt has 2001 characters; allowed are 1 to 2000"),
-            (b"x" * (3 * MAX_INPUT_BYTES), "text", f"line 1: longer than {MAX_INPUT_BYTES} bytes"),
+            (b"x" * (3 * MAX_INPUT_BYTES), "text", f"line 1: exceeds the maximum of {MAX_INPUT_BYTES} bytes"),
             (b"x" * (3 * MAX_INPUT_BYTES) + b"\x00", "text", "line 1: NUL byte"),
             (b"a\x1b[31m", "text", "character 2 is a control character, U+001B"),
             (b'{"prompt": "a"\n', "jsonl", "line 1: invalid JSON"),

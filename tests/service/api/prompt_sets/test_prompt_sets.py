@@ -183,7 +183,7 @@ class TestRuns:
         send(client, b"a red circle")
         refused = client.post("/runs", json={"prompts": {"set": "yours"}}).json()
         assert refused["errors"][0]["loc"] == ["body", "prompts", "set"]
-        assert "shapes-train" in refused["detail"] and "uploaded are mine" in refused["detail"]
+        assert "shapes-train" in refused["detail"] and "uploaded sets: mine" in refused["detail"]
 
     @pytest.mark.parametrize("status", [JobStatus.QUEUED, JobStatus.RUNNING, JobStatus.PAUSED, JobStatus.INTERRUPTED])
     def test_a_set_of_an_open_run_is_not_deleted(self, client: TestClient, records: Any, status: JobStatus) -> None:

@@ -58,7 +58,7 @@ class TestCreate:
 
         [error] = refused(client.post("/runs", json=body))
         assert error["loc"] == ["body", "resources", "processes_per_node"]
-        assert "4 processes" in error["msg"] and "allowed are 1 to 2" in error["msg"]
+        assert "4 processes" in error["msg"] and "must be between 1 and 2" in error["msg"]
         accepted = client.post("/runs", json={"resources": {"processes_per_node": 2}})
         assert accepted.status_code == 202
         assert not any("processes_per_node" in warning for warning in accepted.json()["plan"]["warnings"])
