@@ -42,7 +42,8 @@ def draw(below: int, seed: int, *address: int | str) -> int:
 def continuation_path(steps: int, sde_step: int, stride: int) -> tuple[int, ...]:
     """Return the nodes at which the model is evaluated after the SDE step i = `sde_step`, when denoising with stride λ.
 
-    The nodes are i+1, then i+2+jλ for j = 0, 1, … while i+2+(j+1)λ ≤ T. The last node is followed by σ = 0. There are ⌈(T−1−i)/λ⌉ nodes. Raises ValueError if `sde_step` or `stride` is out of range. Source: the paper's
+    The nodes are i+1, then i+2+jλ for j = 0, 1, … while i+2+(j+1)λ ≤ T. The last node is followed by σ = 0. There are
+    ⌈(T−1−i)/λ⌉ nodes. Raises ValueError if `sde_step` or `stride` is out of range. Source: the paper's
     multi-granularity denoising, as scheduled in its public implementation.
     """
     if not 0 <= sde_step <= steps - 2:
