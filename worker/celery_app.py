@@ -1,21 +1,24 @@
-"""The Celery application. The broker only wakes workers: work, state and results are in the database."""
+"""The Celery application. The broker only wakes workers; jobs, state and results are stored in the database."""
 
 from celery import Celery
 
 from service.core.settings import Settings
 
 WAKE = "jobs.wake"
-"""The only task: run the jobs of a queue. Arguments: the queue, and the id of a new job for the log."""
+"""Name of the only task, which runs the jobs in a queue.
+
+Its arguments are the queue and, for the log, a new job's id.
+"""
 
 
 def make_app(settings: Settings) -> Celery:
-    """An application on the broker of `settings`."""
+    """Create a Celery application that uses the broker in `settings`."""
     made = Celery("g2rpo", broker=settings.broker_url, include=["worker.tasks"])
     made.conf.update(
         task_ignore_result=True,
         worker_prefetch_multiplier=1,
         worker_disable_prefetch=True,
-        # Threads, so that the running task sees worker_shutting_down; one, because a job uses the whole machine.
+        # A thread pool lets the running task see worker_shutting_down. One thread: a job uses the whole machine.
         worker_pool="threads",
         worker_concurrency=1,
         worker_enable_remote_control=False,

@@ -1,6 +1,6 @@
-"""The task of a worker: run jobs until none is claimable. A message carries no work; it only wakes the worker.
+"""The worker's task, which runs jobs until none is claimable. A message contains no job; it only wakes the worker.
 
-The worker logs the service's JSON lines, with its name, the job, and the id of the request that created the job.
+The worker logs JSON lines that contain its name, the job, and the id of the request that created the job.
 """
 
 import os
@@ -28,16 +28,16 @@ _settings = Settings()
 database = connect(_settings, idle_seconds=_settings.lease_seconds)
 stopping = threading.Event()
 name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
-"""Unique for every process: a restarted worker must not reuse an old lease."""
+"""The worker's name, unique for every process, so that a restarted worker does not reuse an old lease."""
 
 _housekeeping: Housekeeping | None = None
 
 
 @app.task(name=WAKE, bind=True)  # type: ignore[untyped-decorator]
 def wake(task: Any, queue: str, job: str | None = None) -> None:
-    """Run the jobs of a queue, one of each kind in turn, until none is claimable.
+    """Run the jobs in a queue, alternating between job types, until none is claimable.
 
-    Log lines name the job, and the request that created it if the message was about this `job`.
+    Log lines contain the job's id. They also contain the id of the request that created the job if its id equals `job`.
     """
     request_id = task.request.get("request_id")
     claimed = True
@@ -55,7 +55,7 @@ def wake(task: Any, queue: str, job: str | None = None) -> None:
 
 @signals.celeryd_init.connect  # type: ignore[untyped-decorator]
 def _configure_logging(instance: Any, **_: Any) -> None:
-    """Configure logging before Celery's first line, a warning about the superuser that precedes `setup_logging`."""
+    """Configure logging before Celery can log its superuser warning, which it does before `setup_logging`."""
     instance.quiet = True  # no banner between the JSON lines
     service_logging.configure(_settings.log_level, worker=name)
     for variable, suggestion in unknown_variables(os.environ).items():
@@ -65,7 +65,7 @@ def _configure_logging(instance: Any, **_: Any) -> None:
 
 @signals.setup_logging.connect  # type: ignore[untyped-decorator]
 def _keep_logging(**_: Any) -> None:
-    """Keep Celery from configuring logging, which it does unless this signal has a receiver."""
+    """Prevent Celery from configuring logging, which it does if this signal has no receiver."""
 
 
 def _log_thread_failure(failure: threading.ExceptHookArgs) -> None:
@@ -83,7 +83,7 @@ def _start_housekeeping(sender: Any, **_: Any) -> None:
 
 @signals.worker_shutting_down.connect  # type: ignore[untyped-decorator]
 def _drain(**_: Any) -> None:
-    """SIGTERM: the running job stops in an orderly way, and another worker continues it."""
+    """Stop the running job in an orderly way after SIGTERM, so that another worker can continue it."""
     stopping.set()
 
 

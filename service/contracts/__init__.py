@@ -1,1 +1,4 @@
-"""The contracts between API and workers: specs, plans, events, statuses, catalog. Depends on pydantic and PyYAML."""
+"""The contracts between API and workers: specs, plans, events, job statuses, catalog.
+
+The package depends on pydantic and PyYAML only.
+"""

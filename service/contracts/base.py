@@ -1,4 +1,4 @@
-"""The base of the contracts: unknown fields are refused, values are immutable."""
+"""Base classes and common field types of the contracts."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -21,13 +21,13 @@ Items = TypeVar("Items", bound=Sequence[Any])
 
 
 class Record(BaseModel):
-    """Immutable data from a worker. NaN and infinity are written as null."""
+    """Base class of immutable data written by a worker. NaN and infinity are serialized as null."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class Contract(BaseModel):
-    """Immutable data without unknown fields, NaN or infinity."""
+    """Base class of immutable data that rejects unknown fields, NaN, infinity, and booleans in place of numbers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, protected_namespaces=())
 
@@ -48,7 +48,7 @@ def _has_numbers(annotation: Any) -> bool:
 
 
 def _refuse_number_as_time(value: Any) -> Any:
-    """`value`, unless it is a number, which pydantic would interpret as seconds since 1970. Raises ValueError."""
+    """Return `value`. Raises ValueError for a number, which pydantic would interpret as seconds since 1970."""
     try:
         float(value)
     except (TypeError, ValueError):
@@ -59,26 +59,26 @@ def _refuse_number_as_time(value: Any) -> Any:
 
 
 def refuse_repeated(items: Items) -> Items:
-    """`items`. Raises ValueError if one occurs more than once."""
+    """Return `items`. Raises ValueError if an item occurs more than once."""
     if repeated := [str(item) for item, count in Counter(items).items() if count > 1]:
         raise ValueError(f"{', '.join(repeated)} given more than once; items must be distinct")
     return items
 
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_refuse_number_as_time)]
-"""A time with its offset from UTC, in ISO 8601."""
+"""An ISO 8601 time with a UTC offset."""
 
 DISTINCT = AfterValidator(refuse_repeated)
-"""The items of a sequence must be distinct."""
+"""Validator that requires the items of a sequence to be distinct."""
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
-"""A name in the catalog: 1 to 63 lower-case letters, digits, dots, dashes and underscores."""
+"""A catalog name: 1 to 63 lowercase letters, digits, dots, hyphens or underscores, starting with a letter or digit."""
 
 Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000, pattern=r"^[^\x00]*$")]
-"""A prompt: 1 to 2000 characters after trimming, no NUL (PostgreSQL cannot store it)."""
+"""A prompt of 1 to 2000 characters after trimming, without NUL, which PostgreSQL cannot store."""
 
 DisplayName = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00]*$")]
-"""A name for people: up to 200 characters."""
+"""A display name of up to 200 characters."""
 
 
 DenoisingSteps = Annotated[int, Field(ge=1, le=200)]
@@ -87,7 +87,7 @@ Pixels = Annotated[int, Field(ge=16, le=4096, multiple_of=16)]
 
 
 class ImageOptions(Contract):
-    """Optional settings of image generation. Null: the model's default."""
+    """Optional image generation settings. The default for null is the model's default."""
 
     steps: DenoisingSteps | None = Field(None, description="Number of denoising steps; null: the model's default.")
     guidance: GuidanceScale | None = Field(None, description="Guidance scale; null: the model's default.")

@@ -1,4 +1,4 @@
-"""The model card of a checkpoint: base model, training, held-out rewards and usage."""
+"""Model cards of checkpoints: base model, training, held-out rewards and usage."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,11 @@ _LOADING: dict[Form, tuple[str, ...]] = {
 def card(
     manifest: CheckpointManifest, entry: ModelEntry | None, form: Form, heldout: Mapping[str, Mapping[str, Any]]
 ) -> str:
-    """The model card as Markdown. `entry`: the base model, if it is in the catalog; `heldout`: results by reward."""
+    """Return the model card as Markdown.
+
+    `entry` is the catalog entry of the base model, or None if the catalog does not contain it. `heldout` maps reward
+    names to held-out results.
+    """
     return "\n".join([*_about(manifest, entry), *_training(manifest), *_held_out(heldout), *_use(entry, form)]) + "\n"
 
 
@@ -99,7 +103,7 @@ def _use(entry: ModelEntry | None, form: Form) -> Iterator[str]:
         yield "pipeline.scheduler = FlowMatchEulerDiscreteScheduler.from_config(pipeline.scheduler.config, **schedule)"
     yield "image = pipeline("
     yield f"    {json.dumps(_PROMPT)},"
-    if entry.family == "sd3":  # the default schedule of its pipeline has another end
+    if entry.family == "sd3":  # its pipeline's default schedule ends at a different noise level
         yield f"    sigmas=[1 - step / {entry.steps} for step in range({entry.steps})],"
     else:
         yield f"    num_inference_steps={entry.steps},"
@@ -112,7 +116,7 @@ def _use(entry: ModelEntry | None, form: Form) -> Iterator[str]:
 
 
 def _base(entry: ModelEntry) -> str:
-    """The location of the base model for other users; local directories are not disclosed."""
+    """Return the public location of the base model, or a placeholder for a local directory, which is not disclosed."""
     if entry.source.bundled:
         return f"worker/shapes/weights/{entry.source.bundled}"
     return entry.source.hub or "DIRECTORY OF THE BASE MODEL"

@@ -1,4 +1,4 @@
-"""The catalog: the models, rewards, prompt sets and judges that the operator offers to clients."""
+"""The catalog of models, rewards, prompt sets and judges that are available to clients."""
 
 import math
 import os
@@ -13,18 +13,18 @@ from service.contracts.base import Contract, Name
 BUNDLED = Path(__file__).with_name("catalog.yaml")
 
 Variable = Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Z0-9_]*$", max_length=100)]
-"""An environment variable of the worker with a secret."""
+"""Name of a worker environment variable that contains a secret."""
 
 
 class Source(Contract):
-    """The source of weights: bundled with the worker, a local directory, or a hub repository."""
+    """Source of model weights: bundled with the worker, a local directory, or a hub repository."""
 
     bundled: Name | None = Field(None, description="A directory under worker/shapes/weights.")
     directory: Path | None = Field(None, description="A local diffusers or transformers directory.")
     hub: str | None = Field(None, pattern=r"^[\w.-]+/[\w.-]+$", description="A hub repository id, OWNER/NAME.")
     revision: str | None = Field(None, description="The hub revision to pin.")
-    file: str | None = Field(None, pattern=r"^[\w-][\w.-]*$", description="Name of the file with the weights.")
-    token_env: Variable | None = Field(None, description="Environment variable of the worker with the access token.")
+    file: str | None = Field(None, pattern=r"^[\w-][\w.-]*$", description="Name of the weights file.")
+    token_env: Variable | None = Field(None, description="Worker environment variable that contains the access token.")
 
     @model_validator(mode="after")
     def _check_source(self) -> "Source":
@@ -39,11 +39,11 @@ class Source(Contract):
 
 
 class RemoteServer(Contract):
-    """The connection to a server of a reward or judge."""
+    """Connection to the server of a reward or judge."""
 
     url: str | None = Field(None, pattern=r"^https?://", description="Base URL of the server, including `/v1`.")
     model: str | None = Field(None, description="Name of the model on the server, and label of its results.")
-    token_env: Variable | None = Field(None, description="Environment variable of the worker with the API key.")
+    token_env: Variable | None = Field(None, description="Worker environment variable that contains the API key.")
     concurrency: int = Field(20, ge=1, le=256, description="Maximum concurrent requests.")
     timeout_seconds: float = Field(120.0, gt=0, description="Timeout of a request.")
     tries: int = Field(3, ge=1, le=10, description="Maximum requests per image for a valid answer.")
@@ -52,20 +52,20 @@ class RemoteServer(Contract):
         description="Image format of the official scripts: `jpeg` of quality 95 (vLLM), `png` unchanged (Gemini).",
     )
     image_first: bool = Field(True, description="Send the image before the text (vLLM) or after it (Gemini).")
-    max_tokens: int = Field(4096, ge=1, description="Maximum tokens of an answer.")
+    max_tokens: int = Field(4096, ge=1, description="Maximum number of tokens in an answer.")
 
 
 _JOINT = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
 _FEED_FORWARD = ("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2")
 _LORA_TARGETS = {"flux": (*_JOINT, "proj_mlp", "proj_out", *_FEED_FORWARD), "sd3": (*_JOINT, *_FEED_FORWARD)}
-"""Attention and feed-forward layers of the blocks, by family."""
+"""Attention and feed-forward layers of the transformer blocks, by model family."""
 
 _SD3_ENCODERS = 5_580_620_800
-"""Parameters of Stable Diffusion 3.5's text encoders: CLIP-L, CLIP bigG and T5-XXL."""
+"""Number of parameters in the text encoders of Stable Diffusion 3.5: CLIP-L, CLIP bigG and T5-XXL."""
 
 
 class ModelInfo(Contract):
-    """A flow-matching text-to-image model, as shown to clients."""
+    """The client-visible properties of a flow-matching text-to-image model."""
 
     name: Name
     family: Literal["flux", "sd3"] = Field(description="Architecture: FLUX.1 or Stable Diffusion 3.5.")
@@ -83,21 +83,25 @@ class ModelInfo(Contract):
     text_length: int = Field(512, description="Sequence length of the T5 encoder in tokens; images depend on it.")
     parameters: int = Field(description="Number of parameters of the transformer.")
     seconds_per_nfe: float | None = Field(None, description="Measured seconds per sample and NFE, batched.")
-    seconds_per_compiled_nfe: float | None = Field(None, gt=0, description="The same with `sampling.compile`.")
-    measured_on: str = Field("", description="Device of the measured seconds, at the default size.")
+    seconds_per_compiled_nfe: float | None = Field(
+        None, gt=0, description="Measured seconds per sample and NFE with `sampling.compile`, batched."
+    )
+    measured_on: str = Field("", description="Device on which the seconds were measured, at the default image size.")
 
 
 class ModelEntry(ModelInfo):
-    """A model with its source and the sizes that plans need."""
+    """The full catalog entry of a model, including its source and the sizes that plans use."""
 
     source: Source
     dynamic_shift: bool = Field(
-        False, description="Derive the shift from the image size, as FLUX.1-dev; ignores `shift`."
+        False, description="Derive the shift from the image size, as FLUX.1-dev does, and ignore `shift`."
     )
     hidden_size: int = Field(3072, description="Width of the transformer's layers.")
     blocks: int = Field(19, ge=1, description="Number of joint blocks. Default: FLUX.1's; for `sd3`: hidden_size / 64.")
     single_blocks: int = Field(38, ge=0, description="Number of single-stream blocks. Default: FLUX.1's; for `sd3`: 0.")
-    dual_attention_blocks: int = Field(0, ge=0, description="Blocks with a second attention: 13 in SD 3.5 medium.")
+    dual_attention_blocks: int = Field(
+        0, ge=0, description="Number of blocks with a second attention layer: 13 in SD 3.5 medium."
+    )
     token_pixels: int = Field(16, ge=1, description="Width in pixels of the square that a token represents.")
     out_channels: int = Field(64, ge=1, description="Output channels of the transformer per token.")
     encoder_parameters: int = Field(
@@ -130,10 +134,10 @@ class ModelEntry(ModelInfo):
         return given
 
     def own_shift(self, width: int, height: int) -> float:
-        """The schedule shift that its own pipeline has for an image of that size in pixels.
+        """Return the schedule shift that the model's own pipeline uses for images of the given size in pixels.
 
-        A dynamic one is e^μ, with μ on a line through 0.5 at 256 tokens and 1.15 at 4096 (FLUX.1-dev's
-        scheduler configuration).
+        A dynamic shift is e^μ, where μ is linear in the number of tokens: 0.5 at 256 tokens and 1.15 at 4096 tokens
+        (FLUX.1-dev's scheduler configuration).
         """
         if not self.dynamic_shift:
             return self.shift
@@ -141,12 +145,12 @@ class ModelEntry(ModelInfo):
         return math.exp(0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256))
 
     def passes(self, guidance: float) -> int:
-        """NFE of a velocity: 2 with classifier-free guidance, which also evaluates the empty prompt."""
+        """Return the NFE per velocity: 2 if classifier-free guidance also evaluates the empty prompt, otherwise 1."""
         return 2 if self.family == "sd3" and guidance > 1 else 1
 
 
 Axis = Literal["alignment", "coherence", "style"]
-"""The scores of UnifiedReward 2.0."""
+"""The score axes of UnifiedReward 2.0."""
 
 
 REWARD_CLASSES = {
@@ -159,7 +163,7 @@ REWARD_CLASSES = {
     "shapes_verifier": "shapes_verifier:ShapesVerifierReward",
     "shapes_bench_verifier": "shapes_verifier:ShapesBenchVerifierReward",
 }
-"""Module and class of each kind of reward in `worker.engine.rewards`. Workers import a class when a job uses it."""
+"""Module and class in `worker.engine.rewards` for each reward kind. Workers import a class when a job uses it."""
 
 
 def _check_reward_kind(kind: str) -> str:
@@ -169,7 +173,7 @@ def _check_reward_kind(kind: str) -> str:
 
 
 class RewardInfo(Contract):
-    """A reward, as shown to clients: one value per image; higher is better."""
+    """The client-visible properties of a reward, which assigns one value to each image; higher is better."""
 
     name: Name
     kind: Annotated[str, AfterValidator(_check_reward_kind)] = Field(
@@ -180,20 +184,20 @@ class RewardInfo(Contract):
 
 
 class RewardEntry(RemoteServer, RewardInfo):
-    """A reward with the source of its weights or its server."""
+    """The full catalog entry of a reward, including the source of its weights or its server."""
 
-    source: Source | None = Field(None, description="Source of the weights, for a reward that the worker computes.")
+    source: Source | None = Field(None, description="Source of the weights of a reward that the worker computes.")
     tokenizer: Source | None = Field(None, description="Source of the tokenizer, if it is not stored with the weights.")
     parameters: int | None = Field(
         None,
         ge=0,
-        description="Number of parameters of its model, in float32. Default: depends on `kind`.",
+        description="Number of parameters of the reward model, in float32. The default depends on `kind`.",
     )
     seconds_per_image: float | None = Field(None, ge=0, description="Measured seconds per scored image, batched.")
     form: Literal["final_score", "axes"] = Field(
         "axes",
-        description="Output of a UnifiedReward: `final_score` (the first models), or `axes`: scores for alignment, "
-        "coherence and style (2.0).",
+        description="Output format of a UnifiedReward model: `final_score` (the first models), or `axes`: scores for "
+        "alignment, coherence and style (2.0).",
     )
     axes: dict[Axis, float] = Field(
         {"alignment": 1.0, "coherence": 1.0, "style": 1.0},
@@ -225,11 +229,11 @@ class RewardEntry(RemoteServer, RewardInfo):
 
     @property
     def remote(self) -> bool:
-        """Whether a server computes it."""
+        """Whether a server computes the reward."""
         return self.url is not None
 
     def normalized(self, value: float) -> float:
-        """A raw value, scaled so that `range` becomes 0 to 1."""
+        """Return the raw value, scaled linearly so that `range` maps to 0 and 1."""
         low, high = self.range or (0.0, 1.0)
         return (value - low) / (high - low)
 
@@ -237,16 +241,16 @@ class RewardEntry(RemoteServer, RewardInfo):
 _WEIGHTED = ("clip", "hps", "pickscore", "image_reward")
 _VIT_H = 986_109_441
 _REWARD_PARAMETERS = {"clip": _VIT_H, "hps": _VIT_H, "pickscore": _VIT_H, "image_reward": 447_000_000}
-"""Parameters of CLIP ViT-H/14, and of BLIP ViT-L/16 with cross attention."""
+"""Number of parameters by reward kind: CLIP ViT-H/14, or BLIP ViT-L/16 with cross attention for `image_reward`."""
 
 
 class JudgeEntry(RemoteServer):
-    """A judge: decides whether images meet the test points of a benchmark."""
+    """The catalog entry of a judge, which decides whether images meet the test points of a benchmark."""
 
     name: Name
     kind: Literal["perception", "openai"] = Field(
-        description="`perception`: reads the bundled world's images; `openai`: a server of a vision-language model "
-        "with the OpenAI chat protocol, such as vLLM."
+        description="`perception`: recognizes shapes in images of the bundled world; `openai`: a vision-language model "
+        "behind a server with the OpenAI chat protocol, such as vLLM."
     )
     description: str = ""
     patience_seconds: float = Field(300.0, ge=0, description="Maximum seconds to wait for an unavailable server.")
@@ -259,29 +263,29 @@ class JudgeEntry(RemoteServer):
 
     @property
     def identity(self) -> str:
-        """The label of its scores; those of different judges are not comparable."""
+        """The label of the judge's scores. Scores with different labels are not comparable."""
         return self.model or self.name
 
 
 class PromptSetInfo(Contract):
-    """A named list of prompts, as shown to clients."""
+    """The client-visible properties of a named list of prompts."""
 
     name: Name
     kind: Literal["shapes", "shapes_bench", "file"] = Field(
         description="`shapes`, `shapes_bench`: generated by a bundled grammar; `file`: one prompt per line."
     )
-    split: Literal["train", "heldout"] | None = Field(None, description="Part of the generated prompts.")
+    split: Literal["train", "heldout"] | None = Field(None, description="The part of the generated prompts to use.")
     description: str = ""
 
 
 class PromptSetEntry(PromptSetInfo):
-    """A list of prompts with its file."""
+    """The full catalog entry of a prompt set, including its file."""
 
-    path: Path | None = Field(None, description="A UTF-8 text file, for kind `file`.")
+    path: Path | None = Field(None, description="Path of a UTF-8 text file, for kind `file`.")
 
 
 class Catalog(Contract):
-    """Everything that a client can refer to."""
+    """All models, rewards, prompt sets and judges that clients can refer to by name."""
 
     models: tuple[ModelEntry, ...]
     rewards: tuple[RewardEntry, ...]
@@ -289,19 +293,19 @@ class Catalog(Contract):
     judges: tuple[JudgeEntry, ...] = ()
 
     def model(self, name: str) -> ModelEntry:
-        """The model of that name. Raises KeyError with the known names."""
+        """Return the model with the given name. Raises KeyError, which lists the known names."""
         return _find("model", self.models, name)
 
     def reward(self, name: str) -> RewardEntry:
-        """The reward of that name. Raises KeyError with the known names."""
+        """Return the reward with the given name. Raises KeyError, which lists the known names."""
         return _find("reward", self.rewards, name)
 
     def prompt_set(self, name: str) -> PromptSetEntry:
-        """The prompt set of that name. Raises KeyError with the known names."""
+        """Return the prompt set with the given name. Raises KeyError, which lists the known names."""
         return _find("prompt set", self.prompt_sets, name)
 
     def judge(self, name: str) -> JudgeEntry:
-        """The judge of that name. Raises KeyError with the known names."""
+        """Return the judge with the given name. Raises KeyError, which lists the known names."""
         return _find("judge", self.judges, name)
 
 
@@ -317,12 +321,15 @@ def _find(noun: str, entries: tuple[Entry, ...], name: str) -> Entry:
 
 
 def catalog_path(path: Path | None = None) -> Path:
-    """`path`, else the file of G2RPO_CATALOG, else the bundled one."""
+    """Return `path` if given, otherwise the path in G2RPO_CATALOG, otherwise the path of the bundled catalog."""
     return path or (Path(os.environ["G2RPO_CATALOG"]) if os.environ.get("G2RPO_CATALOG") else BUNDLED)
 
 
 def load_catalog(path: Path | None = None) -> Catalog:
-    """Read the catalog from its file. Raises CatalogError, and OSError for an unreadable file."""
+    """Load the catalog from its file.
+
+    Raises CatalogError if the file is not a valid catalog, and OSError if it cannot be read.
+    """
     chosen = catalog_path(path)
     contents = catalog_file.read(chosen, BUNDLED, Catalog)
     try:

@@ -1,4 +1,4 @@
-"""Read the file of a catalog. Errors contain file, entry, field, value and the allowed values."""
+"""Reading of catalog files. Error messages state the file, entry, field, value and allowed values."""
 
 from collections import Counter
 from difflib import get_close_matches
@@ -9,20 +9,20 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 NOUNS = ("models", "rewards", "prompt_sets", "judges")
-"""The lists of a catalog."""
+"""The lists in a catalog."""
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MAX_ERRORS = 20
 
 
 class CatalogError(ValueError):
-    """The file is not a valid catalog; one line per error."""
+    """The file is not a valid catalog. The message has one line per error."""
 
 
 def read(path: Path, bundled: Path, contract: type[BaseModel]) -> dict[str, Any]:
-    """The contents of the file, as fields of `contract`; with `extends: bundled`, merged with the bundled file.
+    """Read the fields of `contract` from the file, merged with the bundled file if it sets `extends: bundled`.
 
-    An entry replaces the bundled entry of its name completely, at the same position; others follow. Raises
-    CatalogError, and OSError for an unreadable file.
+    An entry with the name of a bundled entry replaces it completely, at the same position; other entries are appended.
+    Raises CatalogError if the file is invalid, and OSError if it cannot be read.
     """
     contents = _mapping(path)
     refuse_repeated(path, contents)
@@ -38,7 +38,7 @@ def read(path: Path, bundled: Path, contract: type[BaseModel]) -> dict[str, Any]
 
 
 def replaced(path: Path, bundled: Path) -> list[str]:
-    """The names of the bundled entries that the file replaces."""
+    """Return the bundled entries that the file replaces, each as `LIST: NAME`."""
     contents = _mapping(path)
     if contents.get("extends") != "bundled":
         return []
@@ -49,7 +49,7 @@ def replaced(path: Path, bundled: Path) -> list[str]:
 
 
 def refuse_repeated(path: Path, contents: dict[str, Any]) -> None:
-    """Raise CatalogError for a repeated name within a list."""
+    """Raise CatalogError if a name occurs more than once in a list."""
     for noun in NOUNS:
         repeated = [name for name, times in Counter(_names(contents.get(noun))).items() if times > 1]
         if repeated:
@@ -57,7 +57,7 @@ def refuse_repeated(path: Path, contents: dict[str, Any]) -> None:
 
 
 def explain(path: Path, error: ValidationError, contents: dict[str, Any], contract: type[BaseModel]) -> CatalogError:
-    """The errors of a validation of `contents`, as text."""
+    """Convert the errors from validating `contents` to a CatalogError."""
     found = error.errors(include_url=False, include_context=False)
     lines = [
         _line(one["loc"], one["type"], one["msg"], one["input"], contents, contract) for one in found[:_MAX_ERRORS]
@@ -82,7 +82,7 @@ def _line(
 
 
 def _field(loc: tuple[int | str, ...], contents: dict[str, Any]) -> str:
-    """The path of a field: `models[1] (mine).source.hub`."""
+    """Return the path of a field, such as `models[1] (mine).source.hub`."""
     path, here = "", contents
     for part in loc:
         try:
@@ -98,7 +98,7 @@ def _field(loc: tuple[int | str, ...], contents: dict[str, Any]) -> str:
 
 
 def _fields(contract: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """The fields of the model at `loc`."""
+    """Return the field names of the pydantic model at `loc`."""
     model: type[BaseModel] = contract
     for part in loc:
         if isinstance(part, str):
@@ -108,7 +108,7 @@ def _fields(contract: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
 
 
 def _model(annotation: Any) -> type[BaseModel] | None:
-    """The model in `Model | None` or `tuple[Model, ...]`."""
+    """Return the pydantic model in an annotation such as `Model | None` or `tuple[Model, ...]`, or None."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     return next((found for part in get_args(annotation) if (found := _model(part)) is not None), None)
@@ -135,7 +135,7 @@ def _names(entries: Any) -> list[str]:
 
 def _merge(base: list[Any], own: Any) -> Any:
     if not isinstance(own, list):
-        return own  # refused by the validation
+        return own  # validation reports the error
     by_name = {str(entry.get("name")): entry for entry in own if isinstance(entry, dict)}
     bundled = _names(base)
     merged = [by_name.get(name, entry) for name, entry in zip(bundled, base, strict=True)]

@@ -1,4 +1,4 @@
-"""The request of `POST /evaluations`, the job of the evaluation process, and its events."""
+"""The request body of `POST /evaluations`, the input of the evaluation process, and its events."""
 
 from typing import Annotated, Literal
 from uuid import UUID
@@ -13,15 +13,15 @@ from service.contracts.catalog import JudgeEntry
 from service.contracts.events import Failed, Finished, Progress, Started, Timed
 
 SEED = 3407
-"""Seed of the first image of each prompt in the scripts of UniGenBench++."""
+"""Seed of the first image of each prompt in the UniGenBench++ scripts."""
 IMAGES = "images"
-"""Name of the directory of images in the directory of an attempt."""
+"""Name of the image subdirectory in an attempt's directory."""
 
 
 class EvaluationSpec(ImageOptions):
-    """A model or checkpoint on a benchmark."""
+    """The evaluation of a model or checkpoint on a benchmark."""
 
-    name: DisplayName = Field("", description="Display name, also in leaderboards.")
+    name: DisplayName = Field("", description="Display name, which is also used in leaderboards.")
     model: Name = Field("shapes-flux-2", description="A model of the catalog.")
     checkpoint: Literal["base"] | UUID = Field("base", description="A checkpoint id, or `base` for the base model.")
     benchmark: Name = Field(BUNDLED, description="A benchmark; `GET /benchmarks` lists them.")
@@ -48,21 +48,21 @@ class EvaluationSpec(ImageOptions):
 
 
 class ImageName(Contract):
-    """The position of an image in an evaluation."""
+    """Identifies an image within an evaluation."""
 
     index: int = Field(ge=0, description="Index of the prompt in the benchmark.")
     image_index: int = Field(ge=0, description="Index among the images of the prompt.")
 
     @property
     def file(self) -> str:
-        """The official file name."""
+        """The file name in the format of the official scripts."""
         return f"{self.index}_{self.image_index}.png"
 
 
 class DrawnImage(ImageName):
-    """An image of an earlier attempt that has no final answer of the judge."""
+    """An image of an earlier attempt for which the judge has not given a final answer."""
 
-    asked: int = Field(0, description="Number of requests to the judge.")
+    asked: int = Field(0, description="Number of requests sent to the judge for this image.")
 
 
 class EvaluationJob(Contract):
@@ -71,17 +71,17 @@ class EvaluationJob(Contract):
     spec: EvaluationSpec
     benchmark: Benchmark = Field(description="The benchmark, reduced to the evaluated prompts.")
     judge: JudgeEntry | None
-    drawn: tuple[DrawnImage, ...] = Field(description="Images without a final answer; lost files are regenerated.")
+    drawn: tuple[DrawnImage, ...] = Field(description="Images without a final answer; missing files are regenerated.")
     done: tuple[ImageName, ...] = Field(description="Finished images.")
 
     @property
     def total_images(self) -> int:
-        """Number of images."""
+        """Total number of images in the evaluation."""
         return len(self.benchmark.prompts) * self.spec.num_images
 
 
 class ImageDrawn(Timed):
-    """An image was generated and scored by the rewards."""
+    """Event: an image was generated and scored by the rewards."""
 
     type: Literal["image"] = "image"
     index: int
@@ -89,20 +89,20 @@ class ImageDrawn(Timed):
     seed: int
     rewards: dict[str, float | None] = Field({}, description="Values by reward; null: the reward failed.")
     sha256: str = Field(description="Hash of `images/INDEX_IMAGE.png` in the attempt's directory.")
-    size: int = Field(description="Bytes.")
+    size: int = Field(description="File size in bytes.")
 
 
 class ImageAnswered(Timed):
-    """A request to a judge about an image has succeeded or failed."""
+    """Event: a request to the judge about an image succeeded or failed."""
 
     type: Literal["answer"] = "answer"
     index: int
     image_index: int
-    number: int = Field(ge=1, description="Number of the request about this image; the newest answer counts.")
-    text: str | None = Field(description="The text of the judge's answer.")
+    number: int = Field(ge=1, description="Number of the request for this image; only the newest answer is used.")
+    text: str | None = Field(description="Text of the judge's answer.")
     scores: tuple[int, ...] | None
     failure: Failure | None
-    error: str = Field("", description="Why there is no text.")
+    error: str = Field("", description="Reason why there is no text.")
     seconds: float
 
 
@@ -110,11 +110,11 @@ EvaluationEvent = Annotated[
     Started | Progress | ImageDrawn | ImageAnswered | Finished | Failed, Field(discriminator="type")
 ]
 EvaluationEventLine: TypeAdapter[EvaluationEvent] = TypeAdapter(EvaluationEvent)
-"""Parser for a line of an evaluation's `events.jsonl`."""
+"""Parser for one line of an evaluation's `events.jsonl`."""
 
 
 class RewardMean(Record):
-    """The mean of a reward over the images of an evaluation."""
+    """Mean of a reward over the images of an evaluation."""
 
     mean: float | None = Field(description="Mean over images; null if the reward failed for all of them.")
     interval95: tuple[float, float] | None = Field(None, description="95% bootstrap interval over prompts.")

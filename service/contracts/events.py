@@ -1,4 +1,4 @@
-"""The events of a training process, one JSON object per line of `events.jsonl`, in order."""
+"""Events of a training process, written to `events.jsonl` as one JSON object per line."""
 
 import errno
 from datetime import UTC, datetime
@@ -9,19 +9,19 @@ from pydantic import AwareDatetime, Field, TypeAdapter
 from service.contracts.base import Record
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
-"""Errors of writes that are reported as `disk_full`: full disk, quota, maximum file size."""
+"""Write errors that are reported as `disk_full`: full disk, exceeded quota, exceeded file size limit."""
 Phase = Literal["loading", "evaluation", "rollout", "reward", "update", "checkpoint"]
-"""The current activity of a run."""
+"""The phase that a run is in."""
 
 
 class Timed(Record):
-    """An event, with its time in UTC."""
+    """Base class of events, with the time in UTC."""
 
     time: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC))
 
 
 class Started(Timed):
-    """The process has loaded models and data, and starts."""
+    """Event: the process has loaded models and data, and starts to work."""
 
     type: Literal["started"] = "started"
     provenance: dict[str, Any] = Field(description="Devices, processes, package versions, hashes, threads.")
@@ -29,7 +29,7 @@ class Started(Timed):
 
 
 class Progress(Timed):
-    """The progress of the run, and its heartbeat."""
+    """Event: the progress of the run. It also serves as the heartbeat."""
 
     type: Literal["progress"] = "progress"
     step: int = Field(description="Optimizer steps done.")
@@ -40,18 +40,18 @@ class Progress(Timed):
 
 
 class Metrics(Timed):
-    """Scalar measurements after `step` optimizer steps."""
+    """Event: scalar metrics after `step` optimizer steps."""
 
     type: Literal["metrics"] = "metrics"
     step: int
-    values: dict[str, float | None] = Field(description="Name to value; null where not finite.")
+    values: dict[str, float | None] = Field(description="Metric values by name; null if not finite.")
 
 
 class RewardGroup(Record):
-    """The rewards of one group, from which its advantages are computed."""
+    """The rewards from which the advantages of one group are computed."""
 
     prompt: str
-    prompt_index: int = Field(description="Index of the prompt in the batch of this step.")
+    prompt_index: int = Field(description="Index of the prompt in this step's batch.")
     sde_step: int = Field(description="The SDE step in which the samples differ; −1: the samples are chains.")
     granularity: int
     reward: str
@@ -59,7 +59,7 @@ class RewardGroup(Record):
 
 
 class RewardGroups(Timed):
-    """All groups of one optimizer step."""
+    """Event: the rewards of all groups in one optimizer step."""
 
     type: Literal["reward_groups"] = "reward_groups"
     step: int
@@ -67,7 +67,7 @@ class RewardGroups(Timed):
 
 
 class Sample(Timed):
-    """A held-out image, or the best or worst image of a group."""
+    """Event: a held-out image, or the best or worst image of a group, was saved."""
 
     type: Literal["sample"] = "sample"
     step: int
@@ -75,25 +75,25 @@ class Sample(Timed):
     index: int = Field(description="Index among the images of this kind at this step.")
     prompt: str
     rewards: dict[str, float | None]
-    sde_step: int | None = Field(None, description="For best and worst: the SDE step of the group.")
-    granularity: int | None = Field(None, description="For best and worst: the stride of its continuation.")
-    file: str = Field(description="PNG file, relative to the attempt's directory.")
+    sde_step: int | None = Field(None, description="SDE step of the group, for best and worst images.")
+    granularity: int | None = Field(None, description="Stride of the image's continuation, for best and worst images.")
+    file: str = Field(description="Path of the PNG file, relative to the attempt's directory.")
     sha256: str
-    size: int = Field(description="Bytes.")
+    size: int = Field(description="File size in bytes.")
 
 
 class CheckpointSaved(Timed):
-    """A checkpoint directory is complete: its manifest was written last."""
+    """Event: a checkpoint directory is complete. Its manifest is written last."""
 
     type: Literal["checkpoint"] = "checkpoint"
     step: int
-    directory: str = Field(description="Relative to the attempt's directory; holds `manifest.json`.")
-    request: int = Field(0, description="The newest checkpoint request that it fulfills; 0: none.")
-    best: float | None = Field(None, description="Its held-out value, if it is the best of the run so far.")
+    directory: str = Field(description="Path relative to the attempt's directory; contains `manifest.json`.")
+    request: int = Field(0, description="Number of the newest checkpoint request that it fulfills; 0: none.")
+    best: float | None = Field(None, description="Held-out value if it is the best of the run so far; otherwise null.")
 
 
 class HeldoutSummary(Record):
-    """A held-out reward before and after training, over the same prompts and noises."""
+    """A held-out reward before and after training, on the same prompts and noises."""
 
     before: float
     after: float
@@ -103,7 +103,7 @@ class HeldoutSummary(Record):
 
 
 class Cause(Record):
-    """Why a run paused without a request."""
+    """The reason why a run paused automatically."""
 
     code: Literal["rewards_failed"]
     detail: str = Field(description="What happened.")
@@ -111,17 +111,19 @@ class Cause(Record):
 
 
 class Finished(Timed):
-    """The run completed its steps, stopped on request, or paused because of a temporary problem."""
+    """Event: the run completed its steps, stopped on request, or paused because of a temporary problem."""
 
     type: Literal["finished"] = "finished"
     outcome: Literal["succeeded", "paused", "cancelled"]
     step: int
-    heldout: dict[str, HeldoutSummary] = Field({}, description="By reward; empty without held-out evaluation.")
-    cause: Cause | None = Field(None, description="Why it paused without a request; null otherwise.")
+    heldout: dict[str, HeldoutSummary] = Field(
+        {}, description="Results by reward; empty if held-out evaluation is disabled."
+    )
+    cause: Cause | None = Field(None, description="Reason why the run paused automatically; otherwise null.")
 
 
 class Failed(Timed):
-    """The run cannot continue."""
+    """Event: the run failed and cannot continue."""
 
     type: Literal["failed"] = "failed"
     code: Literal[
@@ -143,4 +145,4 @@ Event = Annotated[
     Field(discriminator="type"),
 ]
 EventLine: TypeAdapter[Event] = TypeAdapter(Event)
-"""Parser for a line: `EventLine.validate_json(line)`."""
+"""Parser for one line of `events.jsonl`: `EventLine.validate_json(line)`."""

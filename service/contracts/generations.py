@@ -1,4 +1,4 @@
-"""The request of `POST /generate`."""
+"""The request body of `POST /generate`."""
 
 from typing import Annotated, Literal
 from uuid import UUID
@@ -9,7 +9,7 @@ from service.contracts.base import DISTINCT, ImageOptions, Name, Prompt
 
 
 class GenerationSpec(ImageOptions):
-    """Images of one or several checkpoints for the same prompts and seeds."""
+    """A request to generate images with one or more checkpoints from the same prompts and seeds."""
 
     model: Name = Field("shapes-flux", description="A model of the catalog.")
     checkpoints: Annotated[tuple[Literal["base"] | UUID, ...], DISTINCT] = Field(
@@ -18,7 +18,10 @@ class GenerationSpec(ImageOptions):
     prompts: tuple[Prompt, ...] = Field(min_length=1, max_length=256, description="1 to 256 prompts.")
     num_images: int = Field(1, ge=1, le=64, description="Images per prompt and checkpoint.")
     seed: int = Field(
-        0, ge=0, le=2**63 - 65, description="Seed. Image j of prompt p has equal noise for all checkpoints."
+        0,
+        ge=0,
+        le=2**63 - 65,
+        description="Random seed. Image j of prompt p starts from the same noise for all checkpoints.",
     )
 
     @property

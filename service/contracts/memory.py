@@ -1,10 +1,11 @@
-"""Estimate of the device memory of a run, by phase and part, from its spec and the catalog.
+"""Estimate a run's device memory by phase and part, from its spec and the catalog.
 
-Figures are bytes of one process with one device. Exact: weights, gradients, moments, the copy of the base weights from
-which merged sampling is restored, stored latents, and stored inputs of adapters. Estimated: activations, as multiples
-of tokens × width. Those of the update are fitted to FLUX.1-dev's transformer with a small adapter at 720×720 on an H100
-(25.7 and 29.7 GB with gradient checkpointing at batch 1 and 4, 39.1 GB without at batch 1); those of forward passes,
-decoder and rewards are not measured, and chosen too large rather than too small.
+All figures are in bytes for one process with one device. Weights, gradients, optimizer moments, the copy of the base
+weights that is restored after merged sampling, stored latents, and stored adapter inputs are exact. Activations are
+estimated as multiples of tokens × width. The activations of the update are fitted to FLUX.1-dev's transformer with a
+small adapter at 720×720 on an H100: 25.7 GB and 29.7 GB with gradient checkpointing at batch sizes 1 and 4, and 39.1 GB
+without gradient checkpointing at batch size 1. The activations of forward passes, decoder and rewards are not measured;
+they are deliberately overestimated.
 """
 
 from collections.abc import Sequence
@@ -21,27 +22,27 @@ _BYTES = {"float32": 4, "bfloat16": 2}
 _FLOAT32 = 4
 
 _SAVED = 16.6
-"""Activations that a block stores for the backward pass."""
+"""Number of activations that a block stores for the backward pass."""
 _RECOMPUTED = 28.5
-"""Activations of the block that gradient checkpointing recomputes; in addition to one stored input per block."""
+"""Number of activations in the block being recomputed, in addition to one stored input per block."""
 _FORWARD = 20
-"""Activations alive in a forward pass: input, query, key, value, and the feed-forward layer of four times the width."""
+"""Number of live activations in a forward pass: input, query, key, value, and the 4× wider feed-forward layer."""
 _DECODED = 10
-"""Tensors of 128 channels at the image's size, alive at the same time in the decoder's last stage."""
+"""Number of tensors with 128 channels at image size that are live in the decoder's last stage."""
 _DECODER_CHANNELS = 128
 _SCORED_BYTES = 50_000_000
-"""Bytes of an image in a ViT-H/14 in float32."""
+"""Activation bytes per image in a ViT-H/14 in float32."""
 _ENCODED_ROWS = 8
 _ENCODED_BYTES = 30_000_000
-"""Bytes of a prompt of 512 tokens in T5-XXL in bfloat16."""
+"""Activation bytes per prompt of 512 tokens in T5-XXL in bfloat16."""
 _CONTEXT_BYTES = 700_000_000
-"""CUDA context, workspaces and kernels of its libraries."""
+"""Bytes of the CUDA context, workspaces and library kernels."""
 _FRAGMENTED = 0.03
-"""Share of the allocated memory that is lost to fragmentation."""
+"""Share of allocated memory that is lost to fragmentation."""
 
 
 class PhaseMemory(Contract):
-    """Bytes of one process in a phase."""
+    """Estimated device memory of one process in one phase, in bytes."""
 
     phase: Phase
     parts: dict[str, int] = Field(description="Bytes by part.")
@@ -57,12 +58,15 @@ class Memory(Contract):
 
     @property
     def peak_phase(self) -> PhaseMemory:
-        """The memory of the phase `peak`."""
+        """The entry of `phases` with the maximum memory."""
         return next(phase for phase in self.phases if phase.phase == self.peak)
 
 
 def estimate(spec: RunSpec, model: ModelEntry, rewards: Sequence[RewardEntry]) -> Memory:
-    """The memory of a run with `model` and the training and held-out `rewards`; remote rewards count as 0."""
+    """Estimate the device memory of a run.
+
+    `rewards` are the training and held-out rewards. Rewards without `parameters`, such as remote rewards, count as 0.
+    """
     always = _always(spec, model)
     local = sum(reward.parameters or 0 for reward in rewards) * _FLOAT32
     offloaded = spec.resources.offload_rewards
@@ -82,18 +86,22 @@ def estimate(spec: RunSpec, model: ModelEntry, rewards: Sequence[RewardEntry]) -
 
 
 def precision(spec: RunSpec, model: ModelEntry) -> str:
-    """Precision of the transformer. With `auto` in spec and catalog, float32 for small models, which run on CPU."""
+    """Return the precision of the transformer.
+
+    If both the spec and the catalog say `auto`, it is float32 for small models, which run on CPU, and otherwise
+    bfloat16.
+    """
     chosen = next((dtype for dtype in (spec.training.precision, model.dtype) if dtype != "auto"), None)
     return chosen or ("bfloat16" if model.max_size > 64 else "float32")
 
 
 def lora_parameters(model: ModelEntry, rank: int) -> int:
-    """Parameters of a LoRA of that rank: rank × (in + out) for each targeted layer."""
+    """Return the number of parameters of a LoRA: rank × (inputs + outputs), summed over the targeted layers."""
     return rank * sum(inner + outer for _, inner, outer in targeted(model))
 
 
 def targeted(model: ModelEntry) -> list[tuple[str, int, int]]:
-    """Name, inputs and outputs of every linear layer with a LoRA."""
+    """Return name, number of inputs and number of outputs of each linear layer that a LoRA targets."""
     return [
         layer
         for layer in _layers(model)
@@ -102,17 +110,17 @@ def targeted(model: ModelEntry) -> list[tuple[str, int, int]]:
 
 
 def tokens(model: ModelEntry, width: int, height: int) -> int:
-    """Number of tokens of an image of `width` × `height` pixels and its prompt."""
+    """Return the number of tokens for an image of `width` × `height` pixels and its prompt."""
     return image_tokens(model, width, height) + model.text_length
 
 
 def image_tokens(model: ModelEntry, width: int, height: int) -> int:
-    """Number of tokens of an image of `width` × `height` pixels."""
+    """Return the number of tokens for an image of `width` × `height` pixels."""
     return (width // model.token_pixels) * (height // model.token_pixels)
 
 
 def _layers(model: ModelEntry) -> list[tuple[str, int, int]]:
-    """Name, inputs and outputs of the linear layers of the blocks, and of the last layer."""
+    """Return name, number of inputs and number of outputs of the linear layers in all blocks, and of the last layer."""
     width, found = model.hidden_size, []
     for block in range(model.blocks):
         # The last joint block of Stable Diffusion 3 does not update the text stream.
@@ -131,7 +139,7 @@ def _layers(model: ModelEntry) -> list[tuple[str, int, int]]:
 
 
 def _always(spec: RunSpec, model: ModelEntry) -> dict[str, int]:
-    """Parts in memory from loading to the end."""
+    """Return the bytes of the parts that stay in memory for the whole run."""
     training, dtype = spec.training, _BYTES[precision(spec, model)]
     processes = spec.resources.processes_per_node
     averages = 1 if training.ema_decay is not None else 0
@@ -151,7 +159,10 @@ def _always(spec: RunSpec, model: ModelEntry) -> dict[str, int]:
 
 
 def _gathered(spec: RunSpec, model: ModelEntry) -> dict[str, int]:
-    """The gathered weights for sampling with sharded training, or autocast's copy of the weights."""
+    """Return the bytes of the full weights for sampling with adapter `full`.
+
+    These are the gathered weights with several processes, or autocast's copy for a single process.
+    """
     if spec.training.adapter == "lora":
         return {}
     return {"weights for sampling": model.parameters * _BYTES[precision(spec, model)]}
@@ -166,7 +177,7 @@ def _latent_bytes(spec: RunSpec, model: ModelEntry) -> int:
 
 
 def _trajectories(spec: RunSpec, model: ModelEntry) -> dict[str, int]:
-    """Trained states, their samples and the final latents, stored until the end of the step."""
+    """Return the bytes of the latents stored until the end of the step: trained states, samples and final latents."""
     algorithm = spec.algorithm
     cost = algorithm.cost(spec.sampling.steps, 0, spec.training.seed)
     samples = algorithm.group_size if algorithm.name == "g2rpo" else 1
@@ -175,7 +186,7 @@ def _trajectories(spec: RunSpec, model: ModelEntry) -> dict[str, int]:
 
 
 def _rollout(spec: RunSpec, model: ModelEntry) -> dict[str, int]:
-    """Activations of a forward pass, and the samples that wait for one."""
+    """Return the bytes of the activations in a forward pass, and of the samples waiting to be evaluated."""
     images = spec.algorithm.cost(spec.sampling.steps, 0, spec.training.seed).images
     rows = spec.sampling.rollout_batch_size * model.passes(spec.sampling.guidance)
     return {
@@ -209,9 +220,9 @@ def _update(spec: RunSpec, model: ModelEntry) -> dict[str, int]:
 
 
 def _adapter_inputs(spec: RunSpec, model: ModelEntry) -> int:
-    """Bytes of the float32 copies of their inputs that all adapted layers store for a sample."""
+    """Return the bytes per sample of the float32 input copies that the adapted layers store."""
     if precision(spec, model) == "float32":
-        return 0  # shared with the layers
+        return 0  # the layers' own inputs are used
     image = image_tokens(model, spec.sampling.width, spec.sampling.height)
 
     def input_tokens(layer: str) -> int:
@@ -223,7 +234,7 @@ def _adapter_inputs(spec: RunSpec, model: ModelEntry) -> int:
 
 
 def _activation(spec: RunSpec, model: ModelEntry) -> int:
-    """Bytes of an activation of a sample: tokens × width."""
+    """Return the bytes of one activation of one sample: tokens × width × bytes per value."""
     length = tokens(model, spec.sampling.width, spec.sampling.height)
     return length * model.hidden_size * _BYTES[precision(spec, model)]
 

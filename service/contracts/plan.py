@@ -1,4 +1,4 @@
-"""The plan of a run: NFE by part, memory, time and warnings."""
+"""Run plans: NFE by part, memory, time and warnings."""
 
 from collections.abc import Collection
 
@@ -12,61 +12,66 @@ from service.contracts.runs import RunSpec
 from service.contracts.schedule import RolloutCost, seed_formula
 
 _RECOMPUTING = 1.6
-"""Relative time of a forward and backward pass with gradient checkpointing: FLUX.1-dev, H100, 0.65 s / 0.40 s."""
+"""Slowdown of a forward and backward pass due to gradient checkpointing: 0.65 s / 0.40 s for FLUX.1-dev on an H100."""
 
 
 class RolloutNfe(Contract):
-    """NFE of one prompt's rollout. Classifier-free guidance counts 2 per velocity."""
+    """NFE for the rollout of one prompt. With classifier-free guidance, each velocity counts as 2 NFE."""
 
     anchor: int
-    sde_steps: int = Field(description="NFE of the SDE steps; 0 for G²RPO, which reuses those of the anchor.")
+    sde_steps: int = Field(description="NFE of the SDE steps; 0 for G²RPO, which reuses the anchor's velocities.")
     continuations: int
     total: int
     images: int = Field(description="Number of decoded and scored images, including the anchor of G²RPO.")
 
 
 class PaperFormula(Contract):
-    """The cost by the formula of the supplement."""
+    """The cost according to the supplement's formula."""
 
-    steps_by_granularity: dict[int, int] = Field(description="S_λ = Σ_{m∈M} ⌊m/λ⌋ per stride λ.")
+    steps_by_granularity: dict[int, int] = Field(description="S_λ = Σ_{m∈M} ⌊m/λ⌋ for each stride λ.")
     total: int = Field(description="T_Λ = Σ S_λ, per sample of a group.")
-    overhead: float = Field(description="Δ_Λ = (T_Λ − S_1)/T_Λ, a share.")
+    overhead: float = Field(description="Overhead Δ_Λ = (T_Λ − S_1)/T_Λ, from 0 to 1.")
     note: str
 
 
 class Plan(Contract):
-    """The cost of a run."""
+    """The estimated cost of a run."""
 
     spec: RunSpec = Field(description="The resolved spec.")
     per_prompt: RolloutNfe = Field(description="NFE in the first step; for MixGRPO, later steps can differ.")
     naive_per_prompt: RolloutNfe = Field(description="NFE without shared computation, as in public references.")
     saved_share: float = Field(description="Share of NFE saved compared with the naive schedule.")
     per_step_nfe: int = Field(description="NFE of the first step's rollout.")
-    per_step_updates: int = Field(description="Samples per step with a forward and backward pass.")
+    per_step_updates: int = Field(description="Number of forward and backward passes per step.")
     heldout_nfe: int = Field(description="NFE of held-out evaluation over the whole run.")
     total_nfe: int = Field(description="NFE of rollouts and held-out evaluation over the whole run.")
-    paper_formula: PaperFormula | None = Field(description="For G²RPO; null otherwise.")
-    memory: Memory | None = Field(description="Estimate per process; null for a model that is not in the catalog.")
-    seconds: float | None = Field(description="Estimated seconds by the catalog's rates; null without rates.")
-    seconds_basis: str = Field(description="Basis of the estimate.")
+    paper_formula: PaperFormula | None = Field(
+        description="Cost according to the supplement's formula, for G²RPO; otherwise null."
+    )
+    memory: Memory | None = Field(description="Estimated memory per process; null if the model is not in the catalog.")
+    seconds: float | None = Field(description="Estimated seconds at the rates in the catalog; null if it has none.")
+    seconds_basis: str = Field(description="Basis of the time estimate.")
     warnings: tuple[str, ...]
 
 
 def heldout_pairs(spec: RunSpec) -> list[int]:
-    """Number of prompt and noise pairs at each held-out evaluation of the run, in order."""
+    """Return the number of prompt and noise pairs in each held-out evaluation of the run, in order."""
     pairs, last = spec.heldout.pairs, spec.training.max_steps
     ends = max(pairs, spec.heldout.final_pairs)
     return [ends if step in (0, last) else pairs for step in heldout_steps(spec)]
 
 
 def heldout_steps(spec: RunSpec) -> list[int]:
-    """Optimizer steps after which held-out images are generated: the start, every `every` steps, and the end."""
+    """Return the steps at which held-out evaluation takes place: 0, every `every` steps, and the last step."""
     every, last = spec.heldout.every, spec.training.max_steps
     return sorted({*range(0, last, every), last}) if every else []
 
 
 def make_plan(spec: RunSpec, catalog: Catalog, uploaded: Collection[str] = ()) -> Plan:
-    """The plan of `spec`. Names that are neither in `catalog` nor among the `uploaded` prompt sets become warnings."""
+    """Compute the plan of a run.
+
+    Names that are neither in `catalog` nor among the `uploaded` prompt sets cause warnings, not errors.
+    """
     algorithm, steps = spec.algorithm, spec.sampling.steps
     seed, prompts = spec.training.seed, spec.training.prompts_per_step
     shared, naive = algorithm.cost(steps, 0, seed), algorithm.naive_cost(steps, 0, seed)
@@ -120,7 +125,10 @@ def _memory(spec: RunSpec, entry: ModelEntry, catalog: Catalog) -> Memory:
 
 
 def _seconds(spec: RunSpec, entry: ModelEntry, catalog: Catalog, nfe: int) -> tuple[float | None, str]:
-    """Seconds of the whole run by the available rates of the catalog, and the basis of the estimate."""
+    """Estimate the seconds of the whole run from the rates in the catalog; return them with the basis of the estimate.
+
+    The seconds are None if the catalog has no sampling rate for the model.
+    """
     if not entry.seconds_per_nfe:
         return None, "no measured rate in the catalog"
     training, steps = spec.training, spec.sampling.steps
@@ -155,7 +163,10 @@ def _seconds(spec: RunSpec, entry: ModelEntry, catalog: Catalog, nfe: int) -> tu
 
 
 def _sampling(spec: RunSpec, entry: ModelEntry, nfe: int) -> float:
-    """Seconds of all NFE at the model's default size; compiled continuations have their own rate."""
+    """Return the seconds for `nfe` NFE at the model's default image size.
+
+    Continuations use the rate for compiled models if compilation is enabled and the catalog has that rate.
+    """
     rate = entry.seconds_per_nfe or 0.0
     faster = (spec.sampling.compile and entry.seconds_per_compiled_nfe) or rate
     cost = spec.algorithm.cost(spec.sampling.steps, 0, spec.training.seed)

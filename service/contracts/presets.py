@@ -1,8 +1,8 @@
-"""Presets of a run's spec. The defaults of the fields are those of `shapes`; other presets list the differences."""
+"""Run spec presets. The field defaults form the preset `shapes`; other presets list only the differences."""
 
 from typing import Any
 
-# The supplement's Table 1, in full: new defaults of `shapes` must not change it.
+# All values of the supplement's Table 1, so that changes to the field defaults do not affect this preset.
 _PAPER: dict[str, Any] = {
     "model": "flux-1-dev",
     "sampling": {
@@ -39,7 +39,7 @@ _PAPER: dict[str, Any] = {
         "seed": 42,
         "sampler_seed": 1223627,
     },
-    # Prompt sets of a catalog for FLUX, such as docs/reference/catalogs/flux.yaml.
+    # These prompt sets are defined in catalogs for FLUX, such as docs/reference/catalogs/flux.yaml.
     "prompts": {"set": "alignment-train"},
     "heldout": {"every": 10, "prompts": "alignment-heldout", "pairs": 64, "final_pairs": 0},
     "checkpoints": {"every": 50},
@@ -47,7 +47,7 @@ _PAPER: dict[str, Any] = {
 
 
 def _like_paper(algorithm: dict[str, Any], training: dict[str, Any], **sampling: int) -> dict[str, Any]:
-    """The published values of a baseline for FLUX.1-dev, with the supplement's model, rewards and prompts."""
+    """Return a preset with a baseline's published values and the supplement's model, rewards and prompts."""
     return {
         **_PAPER,
         "sampling": {**_PAPER["sampling"], **sampling},
@@ -92,7 +92,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "shapes": {},
     "shapes-no-mgai": {"algorithm": {"granularities": [1]}},
     "shapes-dance-grpo": {"algorithm": {"name": "dance_grpo"}, "training": {"learning_rate": 3e-4, "max_steps": 60}},
-    # The window moves every 10 instead of the published 25 steps, because the run has 60 instead of 300.
+    # The window moves every 10 steps instead of the published 25, because the run has 60 steps instead of 300.
     "shapes-mix-grpo": {
         "algorithm": {"name": "mix_grpo", "window": {"every": 10}, "advantage": {"scale": "mean"}},
         "training": {"learning_rate": 1e-3, "max_steps": 60},
@@ -104,7 +104,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "paper": _PAPER,
     "paper-lora": {
         **_PAPER,
-        # Without it, the inputs that float32 adapters store on every layer exceed 80 GB.
+        # Without gradient checkpointing, the inputs that float32 adapters store on every layer exceed 80 GB.
         "training": {**_PAPER["training"], **_LORA_64, "learning_rate": 2e-5, "gradient_checkpointing": True},
     },
     "paper-no-mgai": {**_PAPER, "algorithm": {**_PAPER["algorithm"], "granularities": [1]}},
@@ -127,9 +127,9 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 def merge(preset: dict[str, Any], explicit: dict[str, Any]) -> dict[str, Any]:
-    """`preset` with the explicit fields. Objects are merged field by field, other values are replaced.
+    """Merge explicit fields into a preset. Objects are merged field by field; other values are replaced.
 
-    `prompts`, and an `algorithm` of another name, are replaced completely.
+    `prompts` is replaced completely, and so is `algorithm` if the explicit name differs from the preset's.
     """
     merged = dict(preset)
     for key, value in explicit.items():

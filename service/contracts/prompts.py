@@ -1,4 +1,4 @@
-"""Prompt sets: normalization of prompts, the file of a set, and the record of its upload."""
+"""Prompt sets: prompt normalization, the prompt set file, and metadata of the upload."""
 
 import json
 import re
@@ -12,29 +12,29 @@ from pydantic import Field
 from service.contracts.base import Contract
 
 Format = Literal["text", "jsonl", "csv"]
-"""Format of an uploaded file: one prompt per line; one JSON object per line; a table with a column `prompt`."""
+"""Format of an uploaded file: one prompt per line, one JSON object per line, or a table with a `prompt` column."""
 MAX_CHARACTERS = 2000
-"""Maximum length of a prompt, as in `contracts.base.Prompt`."""
+"""Maximum prompt length in characters, the same as for `contracts.base.Prompt`."""
 MAX_METADATA_BYTES = 4096
-"""Maximum size of the metadata of a prompt, as JSON."""
+"""Maximum size of a prompt's metadata as JSON, in bytes."""
 MAX_LINE_BYTES = 16 * 1024
-"""Maximum length of a line of a set's file: the longest prompt, with four bytes per character, and its metadata."""
+"""Maximum size of a line in a prompt set file: room for the longest prompt, at 4 bytes per character, and metadata."""
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Counts(Contract):
-    """Line counts of an uploaded file. Lines of a CSV are its rows without the heading."""
+    """Line counts of an uploaded file. For CSV, lines are the rows after the header."""
 
-    lines: int = Field(description="Lines read.")
-    kept: int = Field(description="Distinct prompts.")
-    duplicates: int = Field(description="Lines with an earlier prompt, omitted.")
-    blank: int = Field(description="Blank lines, omitted.")
-    unusable: int = Field(description="Invalid lines, omitted because of `skip_bad`.")
+    lines: int = Field(description="Number of lines read.")
+    kept: int = Field(description="Number of distinct prompts.")
+    duplicates: int = Field(description="Number of omitted lines that repeat an earlier prompt.")
+    blank: int = Field(description="Number of omitted blank lines.")
+    unusable: int = Field(description="Number of invalid lines, which are omitted if `skip_bad` is set.")
 
 
 class Split(Contract):
-    """The split of an uploaded file into two disjoint sets."""
+    """How an uploaded file was split into two disjoint sets."""
 
     part: Literal["train", "heldout"]
     heldout: float = Field(description="The requested number of held-out prompts, or their share if below 1.")
@@ -42,27 +42,30 @@ class Split(Contract):
 
 
 class PromptLine(Contract):
-    """A line of a set's file."""
+    """One line in a prompt set file."""
 
     prompt: str
     metadata: dict[str, Any] | None = None
 
     def written(self) -> bytes:
-        """The line in UTF-8, with a line feed. Raises ValueError for metadata that UTF-8 or JSON cannot represent."""
+        """Return the line as UTF-8 JSON with a line feed.
+
+        Raises ValueError if the metadata cannot be represented in UTF-8 or JSON.
+        """
         line = {"prompt": self.prompt} | ({"metadata": self.metadata} if self.metadata else {})
         return _json(line).encode() + b"\n"
 
 
 def metadata_bytes(metadata: dict[str, Any]) -> int:
-    """Size of metadata as JSON in UTF-8. Raises ValueError if that cannot represent it."""
+    """Return the size of the metadata as UTF-8 JSON. Raises ValueError if it cannot be represented in UTF-8 or JSON."""
     return len(_json(metadata).encode())
 
 
 def normalized(text: str) -> str:
-    """The canonical form of a prompt: Unicode NFC, trimmed, with single spaces; empty for a blank text.
+    """Normalize a prompt to Unicode NFC with single spaces and no surrounding space; blank text becomes empty.
 
-    Prompts that look the same are then equal; text encoders do not distinguish them. Raises ValueError for control
-    characters, unpaired surrogates, and more than MAX_CHARACTERS.
+    Prompts that differ only in these respects look the same and are treated as duplicates. Raises ValueError if the
+    text contains a control character or an unpaired surrogate, or exceeds MAX_CHARACTERS.
     """
     if found := _CONTROL.search(text) or _SURROGATE.search(text):
         kind = "a control character" if _CONTROL.match(found[0]) else "an unpaired surrogate"
@@ -74,7 +77,7 @@ def normalized(text: str) -> str:
 
 
 def read_prompts(file: Path) -> Iterator[str]:
-    """The prompts of a set's file, in order. Raises ValueError for an invalid line."""
+    """Yield the prompts in a prompt set file, in order. Raises ValueError if a line is invalid."""
     with file.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             try:

@@ -1,4 +1,4 @@
-"""The spec of an alignment run: fields with bounds, units and defaults."""
+"""The spec of an alignment run."""
 
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -13,7 +13,7 @@ SPEC_VERSION = 1
 
 Label = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00]*$")]
 Labels = Annotated[dict[Label, Label], Field(max_length=32, json_schema_extra={"additionalProperties": False})]
-"""Labels of a run. `additionalProperties: false` excludes other names from the JSON schema."""
+"""Labels of a run. In the JSON schema, `additionalProperties: false` excludes names that do not match the pattern."""
 
 BatchSize = Annotated[int, Field(ge=1, le=1024)]
 Count = Annotated[int, Field(ge=1, le=1000)]
@@ -24,7 +24,7 @@ Steps = Annotated[int, Field(ge=0, le=1_000_000)]
 
 
 class Sampling(Contract):
-    """The denoising schedule and image size used for rollouts, anchors and held-out images."""
+    """Denoising schedule and image size for rollouts, anchors and held-out images."""
 
     steps: int = Field(8, ge=2, le=200, description="Number of denoising steps T.")
     shift: float = Field(3.0, ge=0.1, le=20, description="Schedule shift s. Source: supplement, Table 1.")
@@ -50,10 +50,10 @@ class Sampling(Contract):
 
 
 class Reward(Contract):
-    """A reward and its weight in the sum of advantages."""
+    """A training reward and its weight in the sum of advantages."""
 
     name: Name = Field(description="A reward of the catalog.")
-    weight: float = Field(1.0, gt=-100, lt=100, description="Weight w_k of the advantages of this reward; not 0.")
+    weight: float = Field(1.0, gt=-100, lt=100, description="Weight w_k of this reward's advantages; must not be 0.")
 
     @field_validator("weight")
     @classmethod
@@ -69,7 +69,7 @@ def _check_rewards(rewards: tuple[Reward, ...]) -> tuple[Reward, ...]:
 
 
 class PromptSource(Contract):
-    """Training prompts: a named set or a list."""
+    """The training prompts: either a named prompt set or a list of prompts."""
 
     set: Name | None = Field(None, description="A prompt set of the catalog, or an uploaded prompt set.")
     items: tuple[Prompt, ...] | None = Field(None, min_length=1, max_length=10_000, description="A list of prompts.")
@@ -142,7 +142,7 @@ class Training(Contract):
 
 
 class EarlyStop(Contract):
-    """Stop the run, as succeeded, when a held-out reward stops improving."""
+    """Early stopping: end the run as succeeded when a held-out reward stops improving."""
 
     reward: Name = Field(description="One of the held-out rewards.")
     patience: int = Field(5, ge=1, le=10_000, description="Evaluations without a new best value before the run stops.")
@@ -150,9 +150,11 @@ class EarlyStop(Contract):
 
 
 class Heldout(Contract):
-    """Held-out evaluation, always with the same prompts and noises, which are never trained on."""
+    """Held-out evaluation on a fixed set of prompts and noises that are not used for training."""
 
-    every: Steps = Field(5, description="Steps between evaluations, which include start and end; 0: never.")
+    every: Steps = Field(
+        5, description="Steps between evaluations; the first and last policy are also evaluated. 0: never."
+    )
     prompts: Name = Field("shapes-heldout", description="A prompt set of the catalog, or an uploaded prompt set.")
     pairs: Pairs = Field(128, ge=1, description="Pairs of prompt and noise per point of the `heldout/*` curves.")
     final_pairs: Pairs = Field(
@@ -169,11 +171,11 @@ class Heldout(Contract):
     )
     seed: Seed = Field(7, description="Seed of the held-out noise.")
     samples: int = Field(8, ge=0, le=64, description="Number of held-out images stored per evaluation.")
-    early_stop: EarlyStop | None = Field(None, description="When to stop without improvement; null: never.")
+    early_stop: EarlyStop | None = Field(None, description="Early stopping; null: disabled.")
 
 
 class Checkpoints(Contract):
-    """When the policy is saved. The last step is always saved."""
+    """Settings for saving checkpoints. The last step is always saved."""
 
     every: Steps = Field(20, description="Steps between checkpoints; 0: only at the end.")
     keep: int | None = Field(
@@ -187,7 +189,7 @@ class Checkpoints(Contract):
 
 
 class Resources(Contract):
-    """The devices of a run."""
+    """The devices that a run uses."""
 
     nodes: Literal[1] = Field(1, description="Number of machines. Only 1 is supported.")
     processes_per_node: int = Field(
@@ -223,13 +225,13 @@ class Limits(Contract):
 
 
 class RunSpec(Contract):
-    """An alignment run. Explicit fields override those of the preset."""
+    """The spec of an alignment run. Explicit fields override the preset's fields."""
 
     preset: Name = Field("shapes", description="A preset of `GET /catalog`, such as `shapes` or `paper`.")
     name: DisplayName = Field("", description="Display name.")
     labels: Labels = Field({}, description="Up to 32 labels to filter by.")
     model: Name = Field("shapes-flux", description="A model of the catalog.")
-    start_from: UUID | None = Field(None, description="Id of the checkpoint whose weights the run starts from.")
+    start_from: UUID | None = Field(None, description="Id of the checkpoint that provides the initial weights.")
     sampling: Sampling = Sampling()
     algorithm: Algorithm = Field(default_factory=G2RPO, validate_default=True)
     rewards: Annotated[tuple[Reward, ...], AfterValidator(_check_rewards)] = Field(
@@ -244,7 +246,9 @@ class RunSpec(Contract):
     checkpoints: Checkpoints = Checkpoints()
     resources: Resources = Field(Resources(), validate_default=True)
     limits: Limits = Limits()
-    priority: int = Field(0, ge=-100, le=100, description="Priority in the queue: smaller first, then by age.")
+    priority: int = Field(
+        0, ge=-100, le=100, description="Priority in the queue: lower numbers run first, then older runs."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -307,12 +311,12 @@ class RunSpec(Contract):
 
     @property
     def heldout_rewards(self) -> tuple[str, ...]:
-        """Names of the rewards that held-out evaluation reports."""
+        """The names of the rewards that held-out evaluation reports."""
         return self.heldout.rewards or tuple(reward.name for reward in self.rewards)
 
 
 def refuse_uneven(algorithm: AlgorithmContract, prompts: int, processes: int) -> None:
-    """Raise ValueError unless `processes` can share the prompts and updates of a step evenly."""
+    """Raise ValueError unless the prompts and updates of a step can be divided evenly among `processes` processes."""
     if prompts % processes:
         raise ValueError(
             f"processes_per_node {processes} does not divide training.prompts_per_step {prompts}; "
@@ -322,7 +326,7 @@ def refuse_uneven(algorithm: AlgorithmContract, prompts: int, processes: int) ->
 
 
 def refuse_split(algorithm: AlgorithmContract, prompts: int, processes: int) -> None:
-    """Raise ValueError unless every update of every process gets the same number of whole groups or chains."""
+    """Raise ValueError unless each process can divide its groups or chains evenly among the updates of a rollout."""
     pieces, updates = prompts * algorithm.pieces() // processes, algorithm.updates_per_rollout
     if pieces % updates:
         each = "groups of one SDE step" if algorithm.name == "g2rpo" else "chains"
@@ -333,7 +337,7 @@ def refuse_split(algorithm: AlgorithmContract, prompts: int, processes: int) -> 
 
 
 def refuse_unreported(field: str, name: str, heldout: Heldout, rewards: tuple[Reward, ...]) -> None:
-    """Raise ValueError unless held-out evaluation reports the reward `name`."""
+    """Raise ValueError unless held-out evaluation is enabled and reports the reward `name`."""
     reported = heldout.rewards or tuple(reward.name for reward in rewards)
     if name not in reported:
         raise ValueError(f"{field} {name!r} is not a held-out reward; allowed are {', '.join(reported)}")

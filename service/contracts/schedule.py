@@ -1,7 +1,7 @@
 """The denoising schedule in pure Python: σ nodes, continuation paths, shared computation, and NFE.
 
-Indices follow the engine: node i of T has σ_i, σ_0 = 1 and σ_T = 0; the paper numbers timesteps by steps
-left, m = T − i. Plans and engine use the same functions.
+Both the plans and the engine use these functions. Nodes are numbered i = 0 to T, with σ_0 = 1 and σ_T = 0; the paper
+numbers timesteps by the remaining steps, m = T − i.
 """
 
 import hashlib
@@ -10,34 +10,41 @@ from dataclasses import dataclass
 
 
 def sigma_nodes(steps: int, shift: float) -> tuple[float, ...]:
-    """The T+1 noise levels σ_i = s·t_i / (1 + (s−1)·t_i) at t_i = 1 − i/T, from σ_0 = 1 down to σ_T = 0."""
+    """Return the T+1 noise levels σ_i = s·t_i / (1 + (s−1)·t_i) at t_i = 1 − i/T, from σ_0 = 1 down to σ_T = 0."""
     times = [1.0 - i / steps for i in range(1, steps + 1)]
     return (1.0, *(shifted(t, shift) for t in times))  # exactly 1, independent of rounding
 
 
 def shifted(time: float, shift: float) -> float:
-    """The noise level σ = s·t / (1 + (s−1)·t) at time t of 1 … 0."""
+    """Return the noise level σ = s·t / (1 + (s−1)·t) at time t, with 0 ≤ t ≤ 1."""
     return shift * time / (1.0 + (shift - 1.0) * time)
 
 
 def tail_nodes(steps: int, shift: float, start: int, intervals: int) -> tuple[float, ...]:
-    """Noise levels of `intervals` equal intervals of time from node `start` to 0, both ends included."""
+    """Return the noise levels that divide the time from node `start` to 0 into `intervals` equal intervals.
+
+    Both ends are included, so there are intervals + 1 noise levels.
+    """
     first = 1.0 - start / steps
     times = [first * (1.0 - j / intervals) for j in range(1, intervals + 1)]
     return (sigma_nodes(steps, shift)[start], *(shifted(t, shift) for t in times))
 
 
 def draw(below: int, seed: int, *address: int | str) -> int:
-    """A number of 0 … below − 1 that depends only on seed and address: equal in plans and all processes."""
+    """Return a pseudorandom integer from 0 to below − 1 that depends only on the seed and address.
+
+    Plans and all processes therefore get the same number.
+    """
     text = "\x1f".join(str(part) for part in (seed, *address))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") % below
 
 
 def continuation_path(steps: int, sde_step: int, stride: int) -> tuple[int, ...]:
-    """Nodes at which the model is evaluated after the SDE step at `sde_step`, when denoising with `stride` λ.
+    """Return the nodes at which the model is evaluated after the SDE step i = `sde_step`, when denoising with stride λ.
 
-    σ_{i+1}, then σ_{i+2+jλ} for j = 0, 1, … while i+2+(j+1)λ ≤ T; from the last node the path goes straight to σ = 0.
-    Length ⌈(T−1−i)/λ⌉. Source: the paper's multi-granularity denoising, as its public implementation schedules it.
+    The nodes are i+1, then i+2+jλ for j = 0, 1, … while i+2+(j+1)λ ≤ T. The last node is followed by σ = 0. There are
+    ⌈(T−1−i)/λ⌉ nodes. Raises ValueError if `sde_step` or `stride` is out of range. Source: the paper's
+    multi-granularity denoising, as scheduled in its public implementation.
     """
     if not 0 <= sde_step <= steps - 2:
         raise ValueError(f"SDE step {sde_step} is outside the schedule: allowed are 0 to {steps - 2}")
@@ -48,10 +55,10 @@ def continuation_path(steps: int, sde_step: int, stride: int) -> tuple[int, ...]
 
 @dataclass(frozen=True)
 class TreeNode:
-    """An evaluation of the network in a tree of continuations with shared prefixes.
+    """A network evaluation in a tree of continuations with shared prefixes.
 
-    `node` is the index of its noise level, `children` the following evaluations, and `ends` the strides whose path ends
-    here: their clean estimate x̂_0 = x − σ·v is a finished image.
+    `node` is the index of the noise level, and `children` are the evaluations that follow. `ends` lists the strides
+    whose path ends at this node; the clean estimate x̂_0 = x − σ·v is their finished image.
     """
 
     node: int
@@ -59,12 +66,12 @@ class TreeNode:
     ends: tuple[int, ...]
 
     def count(self) -> int:
-        """NFE of this subtree, including this node."""
+        """Return the NFE of the subtree, including this node."""
         return 1 + sum(child.count() for child in self.children)
 
 
 def continuation_tree(steps: int, sde_step: int, strides: Sequence[int]) -> TreeNode:
-    """All continuations of an SDE step; shared prefixes are evaluated once."""
+    """Return the tree of all continuations of an SDE step, in which shared prefixes are evaluated once."""
     paths = {stride: continuation_path(steps, sde_step, stride) for stride in strides}
     return _grow(paths, depth=0)
 
@@ -81,7 +88,7 @@ def _grow(paths: dict[int, tuple[int, ...]], depth: int) -> TreeNode:
 
 @dataclass(frozen=True)
 class RolloutCost:
-    """NFE for one prompt's rollout, by part."""
+    """NFE by part, and number of images, for the rollout of one prompt."""
 
     anchor: int
     sde_steps: int
@@ -94,9 +101,10 @@ class RolloutCost:
 
 
 def chain_cost(stochastic: range, group_size: int, same_noise: bool, tail: int) -> RolloutCost:
-    """NFE of the G chains of a prompt: before the SDE steps, in them, and `tail` per chain after them.
+    """Return the NFE for the G chains of a prompt: before, during and after the SDE steps.
 
-    Chains from the same noise share all evaluations up to that of the first SDE step.
+    `tail` is the NFE per chain after the SDE steps. Chains that start from the same noise share all evaluations up to
+    and including the first SDE step's.
     """
     prefixes = 1 if same_noise else group_size
     anchor = prefixes * stochastic.start
@@ -105,14 +113,14 @@ def chain_cost(stochastic: range, group_size: int, same_noise: bool, tail: int) 
 
 
 def shared_cost(steps: int, sde_steps: Sequence[int], strides: Sequence[int], group_size: int) -> RolloutCost:
-    """NFE of this implementation per prompt: anchor velocities are reused, prefixes of continuations shared."""
+    """Return the NFE per prompt of this implementation, which reuses anchor velocities and shares path prefixes."""
     continuations = group_size * sum(continuation_tree(steps, i, strides).count() for i in sde_steps)
     images = 1 + group_size * len(sde_steps) * len(strides)
     return RolloutCost(anchor=steps, sde_steps=0, continuations=continuations, images=images)
 
 
 def naive_cost(steps: int, sde_steps: Sequence[int], strides: Sequence[int], group_size: int) -> RolloutCost:
-    """NFE of the public reference per prompt: a velocity per SDE sample, and every path from its start."""
+    """Return the NFE per prompt of the public reference, which evaluates each SDE sample and path separately."""
     per_group = sum(len(continuation_path(steps, i, stride)) for i in sde_steps for stride in strides)
     images = 1 + group_size * len(sde_steps) * len(strides)
     return RolloutCost(steps, group_size * len(sde_steps), group_size * per_group, images)
@@ -120,7 +128,7 @@ def naive_cost(steps: int, sde_steps: Sequence[int], strides: Sequence[int], gro
 
 @dataclass(frozen=True)
 class SeedFormula:
-    """The supplement's printed cost: S_λ = Σ_{m∈M} ⌊m/λ⌋, T_Λ = Σ_λ S_λ, Δ_Λ = (T_Λ − S_1)/T_Λ."""
+    """The cost as defined in the supplement: S_λ = Σ_{m∈M} ⌊m/λ⌋, T_Λ = Σ_λ S_λ, Δ_Λ = (T_Λ − S_1)/T_Λ."""
 
     steps_by_stride: dict[int, int]
     total: int
@@ -128,10 +136,10 @@ class SeedFormula:
 
 
 def seed_formula(steps: int, sde_steps: Iterable[int], strides: Sequence[int]) -> SeedFormula:
-    """The supplement's formula (Section 7), with m = T − i.
+    """Compute the cost by the supplement's formula (Section 7), with m = T − i.
 
-    For T = 16, i ∈ {0..7}, Λ = {1,2,3} it gives 100 + 48 + 31 = 179 and 44.1%; the supplement prints 184 and 45.7%,
-    which the formula gives only with ⌈m/3⌉ in place of ⌊m/3⌋.
+    For T = 16, i ∈ {0..7} and Λ = {1,2,3}, the formula yields 100 + 48 + 31 = 179 and 44.1%. The supplement prints 184
+    and 45.7%, which result if ⌊m/3⌋ is replaced by ⌈m/3⌉.
     """
     left = [steps - i for i in sde_steps]
     by_stride = {stride: sum(m // stride for m in left) for stride in strides}

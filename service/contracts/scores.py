@@ -1,4 +1,4 @@
-"""The request of `POST /score`, and the values that a worker computes."""
+"""The request body of `POST /score`, and the reward values that a worker computes."""
 
 from typing import Annotated, Literal, Self
 from uuid import UUID
@@ -9,22 +9,25 @@ from service.contracts.base import DISTINCT, Contract, Name, Prompt
 
 
 class GivenImage(Contract):
-    """An image to be scored, and its prompt."""
+    """An image to score, with its prompt."""
 
     prompt: Prompt = Field(description="1 to 2000 characters.")
-    image: str = Field(min_length=1, description="A PNG, JPEG or WebP file in base64.")
+    image: str = Field(min_length=1, description="A base64-encoded PNG, JPEG or WebP file.")
 
 
 class ScoreSpec(Contract):
-    """Rewards, and the images that they score: uploaded ones, or those of a generation."""
+    """A request to compute rewards of uploaded images or of a generation's images."""
 
     rewards: Annotated[tuple[Name, ...], DISTINCT] = Field(
         min_length=1, max_length=16, description="Distinct rewards of the catalog."
     )
     images: tuple[GivenImage, ...] | None = Field(
-        None, min_length=1, max_length=4096, description="Images with their prompts; excludes `generation`."
+        None,
+        min_length=1,
+        max_length=4096,
+        description="Images with their prompts. Mutually exclusive with `generation`.",
     )
-    generation: UUID | None = Field(None, description="An ended generation whose images are scored.")
+    generation: UUID | None = Field(None, description="Id of a finished generation whose images are scored.")
 
     @model_validator(mode="after")
     def _check_source(self) -> Self:
@@ -34,13 +37,13 @@ class ScoreSpec(Contract):
 
 
 class RewardVersion(Contract):
-    """The version of a reward. Only values of the same version are comparable."""
+    """The version of a reward. Values are comparable only if they were computed by the same version."""
 
     name: Name
-    kind: str = Field(description="The class that computes it.")
+    kind: str = Field(description="The class that computes the reward.")
     weights: str | None = Field(
-        description="SHA-256 over the names and contents of its weight files; null without weights, for a remote "
-        "reward, or if they could not be loaded."
+        description="SHA-256 over the names and contents of the weight files; null if the reward has no weights, is "
+        "remote, or its weights could not be loaded."
     )
     identity: dict[str, str | None] = Field({}, description="Other properties, such as the model of a server.")
     scale: str = Field(description="Meaning and usual range of the values.")
@@ -48,10 +51,10 @@ class RewardVersion(Contract):
 
 
 class RewardValue(Contract):
-    """The value of a reward for an image."""
+    """The value of one reward for one image."""
 
     reward: Name
     status: Literal["ok", "failed"]
     value: float | None = Field(description="The raw value, float32; null if the reward failed.")
-    normalized: float | None = Field(description="The value scaled by the reward's `range`; null if it failed.")
-    cause: str | None = Field(None, description="Why it failed.")
+    normalized: float | None = Field(description="The value scaled by the reward's `range`; null if the reward failed.")
+    cause: str | None = Field(None, description="Reason for the failure.")

@@ -1,4 +1,4 @@
-"""The states of a job and the allowed transitions."""
+"""Job states and the allowed transitions between them."""
 
 from enum import StrEnum
 
@@ -19,9 +19,9 @@ class JobStatus(StrEnum):
 TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED})
 CLAIMABLE = frozenset({JobStatus.QUEUED, JobStatus.INTERRUPTED})
 HELD = frozenset({JobStatus.STARTING, JobStatus.RUNNING, JobStatus.PAUSING, JobStatus.CANCELLING})
-"""States in which a worker holds the lease of the job."""
+"""States in which a worker holds the job's lease."""
 RESTING = TERMINAL | {JobStatus.PAUSED}
-"""States that a job leaves only on request."""
+"""States that a job leaves only when a user requests it."""
 
 MOVES: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.QUEUED: frozenset({JobStatus.STARTING, JobStatus.PAUSED, JobStatus.CANCELLED}),
@@ -35,7 +35,10 @@ MOVES: dict[JobStatus, frozenset[JobStatus]] = {
     JobStatus.INTERRUPTED: frozenset({JobStatus.STARTING, JobStatus.PAUSED, JobStatus.CANCELLED, JobStatus.FAILED}),
     **dict.fromkeys(TERMINAL, frozenset({JobStatus.QUEUED})),
 }
-"""A paused or ended job is queued again when it is resumed. A running job may pause itself after a problem."""
+"""Allowed transitions by current state. A paused or ended job is queued again when it is resumed.
+
+A running job may pause automatically after a problem.
+"""
 
 
 def check_move(old: JobStatus, new: JobStatus) -> None:

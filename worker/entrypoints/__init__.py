@@ -1,1 +1,1 @@
-"""Programs that a supervisor, torchrun or a researcher starts."""
+"""Command-line programs that are started by a supervisor, by torchrun or manually."""

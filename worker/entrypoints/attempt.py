@@ -1,4 +1,4 @@
-"""Shared by the programs that make one attempt at a job: its directory and events, provenance, and failures."""
+"""Code shared by the programs that run one attempt at a job: directory, events, provenance and failures."""
 
 import logging
 import os
@@ -25,10 +25,10 @@ logger = logging.getLogger(__name__)
 
 
 def configure_logging(prefix: str = "") -> None:
-    """Log to stderr, where the supervisor reads it."""
+    """Log to stderr, which the supervisor redirects to the attempt's log file."""
     form = f"%(asctime)s {prefix}%(levelname)s %(name)s: %(message)s"
     logging.basicConfig(level=logging.INFO, format=form, stream=sys.stderr)
-    logging.getLogger("httpx").setLevel(logging.WARNING)  # one line per request is too much
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # it logs one line per request
 
 
 def run_attempt(
@@ -37,9 +37,10 @@ def run_attempt(
     body: Callable[[EventWriter], int],
     classify: Callable[[Exception], Failed],
 ) -> int:
-    """Call `body` with the writer of the events in `out` and return its exit code.
+    """Call `body` with a writer for the events in `out`, and return its exit code.
 
-    1 if it raises, after the event that `classify` returns; 2 if `out` already contains an attempt.
+    Returns 1 if `body` raises, after writing the event that `classify` returns for the exception. Returns 2 without
+    calling `body` if `out` already contains an attempt.
     """
     if distributed.broadcast((out / EVENTS_FILE).exists()):
         sys.stderr.write(f"{out} already contains an attempt; choose another directory with --out\n")
@@ -48,10 +49,10 @@ def run_attempt(
     events = EventWriter(out) if distributed.is_main else NullEventWriter(out)
     try:
         return body(events)
-    except Exception as error:  # every cause becomes an event that the supervisor can show
+    except Exception as error:  # every error is reported to the supervisor as an event
         logger.exception("the attempt failed")
         failure = classify(error)
-        if file := os.environ.get(FAILURE):  # the launcher decides which process failed first
+        if file := os.environ.get(FAILURE):  # the launcher determines which process failed first
             Path(file).write_text(failure.model_dump_json(), encoding="utf-8")
         else:
             events.write(failure)
@@ -62,7 +63,7 @@ def run_attempt(
 
 @contextmanager
 def loading(events: EventWriter, step: int, max_steps: int, seconds: float) -> Iterator[None]:
-    """Report the phase `loading` now and every `seconds` inside the block."""
+    """Report the phase `loading` immediately, and then every `seconds` seconds while the block runs."""
 
     def report() -> None:
         events.write(Progress(step=step, max_steps=max_steps, phase="loading"))
@@ -73,7 +74,7 @@ def loading(events: EventWriter, step: int, max_steps: int, seconds: float) -> I
 
 
 def provenance(device: torch.device, packages: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The environment of an attempt: enough to tell whether two attempts computed the same."""
+    """Return the device, package versions, commit and process settings, to show whether two attempts are comparable."""
     names = ("g2rpo", "torch", "diffusers", "transformers", "peft", *packages)
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
@@ -86,18 +87,21 @@ def provenance(device: torch.device, packages: tuple[str, ...] = ()) -> dict[str
 
 
 def _commit() -> str | None:
-    """The commit of the code: recorded by the image's build, otherwise that of the checkout."""
+    """Return the commit recorded in G2RPO_COMMIT by the image build, otherwise the checkout's commit, or None."""
     if given := os.environ.get("G2RPO_COMMIT"):
         return given
     command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return None  # no git, or not a checkout
+        return None  # git is not installed, or this is not a checkout
 
 
 def classify_common(error: Exception, disk_full: str) -> Failed:
-    """The failure of any program, with a hint how to fix it. disk_full: the hint if the disk is full."""
+    """Convert an exception to a failure with a hint, for errors that any program can raise.
+
+    disk_full: the hint to use if the disk is full.
+    """
     detail = f"{type(error).__name__}: {error}"
     match error:
         case OSError() | SafetensorError() if _disk_full(error):
@@ -110,7 +114,7 @@ def classify_common(error: Exception, disk_full: str) -> Failed:
 
 
 def _disk_full(error: Exception) -> bool:
-    """Whether a write failed because the disk is full. safetensors has error numbers in its messages only."""
+    """Whether a write failed because the disk is full. For safetensors, only the message contains the error number."""
     if isinstance(error, OSError):
         return error.errno in NO_ROOM
     return any(f"(os error {number})" in str(error) for number in NO_ROOM)

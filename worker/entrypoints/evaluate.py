@@ -1,4 +1,4 @@
-"""`python -m worker.entrypoints.evaluate JOB.json --out DIR`: one attempt at an evaluation, with no server."""
+"""`python -m worker.entrypoints.evaluate JOB.json --out DIR`: run one attempt at an evaluation without a server."""
 
 import argparse
 import sys
@@ -28,7 +28,7 @@ from worker.entrypoints.launcher import end_with_parent
 
 
 def main(arguments: list[str] | None = None, progress_seconds: float = PROGRESS_SECONDS) -> int:
-    """Run and return the exit code: 0 finished, 1 failed, 2 nothing started."""
+    """Run the evaluation and return the exit code: 0 if it finished, 1 if it failed, 2 if it was not started."""
     options = _parse(arguments)
     attempt.configure_logging()
     end_with_parent()
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None, progress_seconds: float = PROGRESS_
 
 
 def evaluate(options: argparse.Namespace, progress_seconds: float, events: EventWriter) -> int:
-    """Load and evaluate; returns the exit code."""
+    """Load everything, run the evaluation, and return the exit code."""
     job = EvaluationJob.model_validate_json(options.job.read_bytes())
     (options.out / SPEC_FILE).write_text(job.model_dump_json(), encoding="utf-8")
     with attempt.loading(events, len(job.done), job.total_images, progress_seconds):
@@ -52,9 +52,9 @@ def evaluate(options: argparse.Namespace, progress_seconds: float, events: Event
 def build_evaluator(
     job: EvaluationJob, catalog: Catalog, events: EventWriter, device: torch.device, checkpoint: Path | None
 ) -> Evaluator:
-    """The evaluator of `job`, with a model if images remain to be sampled.
+    """Create the evaluator for `job`. The model is loaded only if images remain to be sampled.
 
-    Raises ValueError or KeyError if the job is invalid, JudgeFailed if its judge is.
+    Raises ValueError or KeyError if the job is invalid, and JudgeFailed if its judge cannot be used.
     """
     judge = load_judge(job.judge, job.benchmark) if job.judge else None
     remaining = RemainingWork.of(job, events.directory)
@@ -65,7 +65,7 @@ def build_evaluator(
                 f"the job's checkpoint is {job.spec.checkpoint}, --checkpoint is {checkpoint}; set both or neither"
             )
         entry = catalog.model(job.spec.model)
-        # Everything is read and checked before the device is used.
+        # Check everything before using the device.
         rewards = {name: load_reward(catalog.reward(name), torch.device("cpu")) for name in job.spec.rewards}
         if checkpoint is not None:
             read_manifest(checkpoint)
@@ -79,10 +79,10 @@ def build_evaluator(
 
 
 def provenance(job: EvaluationJob, evaluator: Evaluator, catalog: Catalog, device: torch.device) -> dict[str, Any]:
-    """What the attempt computes with: enough to tell whether two attempts measured the same."""
+    """Return the environment, weights, benchmark and judge, to show whether two attempts are comparable."""
     sources: dict[str, Source | None] = {}
     precision = None
-    if evaluator.samples_images:  # otherwise no weights are loaded, and they may be missing
+    if evaluator.samples_images:  # otherwise no weights are loaded, and the files may be missing
         entry = catalog.model(job.spec.model)
         precision = str(resolve_dtype(entry.dtype, device)).removeprefix("torch.")
         sources = {name: catalog.reward(name).source for name in job.spec.rewards} | {job.spec.model: entry.source}
@@ -103,7 +103,7 @@ def provenance(job: EvaluationJob, evaluator: Evaluator, catalog: Catalog, devic
 
 
 def classify(error: Exception) -> Failed:
-    """The failure of an evaluation, with a hint how to fix it."""
+    """Convert an exception to a failure of the evaluation, with a hint how to fix it."""
     match error:
         case JudgeFailed():
             hint = "Fix the judge or its catalog entry; POST /evaluations/ID/resume keeps the existing results."

@@ -1,7 +1,8 @@
 """`python -m worker.entrypoints.export CHECKPOINT_DIR --form FORM --out DIR`: convert a checkpoint for other programs.
 
-The directory is a checkpoint or an unpacked archive. `lora`: the adapter in diffusers format. `transformer`: the whole
-transformer, with a LoRA merged into the base in float32. `merged`: a whole pipeline with it.
+CHECKPOINT_DIR is a checkpoint directory or an unpacked archive. The form `lora` writes the adapter in diffusers format,
+`transformer` the whole transformer, with a LoRA merged into the base weights in float32, and `merged` a whole pipeline
+with this transformer.
 """
 
 import argparse
@@ -26,7 +27,7 @@ _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Export and return the exit code: 0 for success, 2 for invalid arguments."""
+    """Export the checkpoint and return the exit code: 0 for success, 2 for invalid arguments."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path, help="checkpoint directory or unpacked archive")
     parser.add_argument("--form", choices=get_args(Form), required=True)
@@ -41,7 +42,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def export(checkpoint: Path, form: Form, out: Path) -> None:
-    """Write the checkpoint in a form, with its model card. Raises ValueError, KeyError or FileExistsError."""
+    """Write the checkpoint to `out` in the given form, with its model card and spec.
+
+    Raises ValueError if the checkpoint is invalid or does not support the form, KeyError if the catalog does not
+    contain its model, and FileExistsError if `out` exists.
+    """
     manifest = read_manifest(checkpoint)
     entry = load_catalog().model(manifest.model)
     if form == "lora" and manifest.kind != "lora":
@@ -59,7 +64,10 @@ def export(checkpoint: Path, form: Form, out: Path) -> None:
 
 
 def _pipeline(checkpoint: Path, manifest: CheckpointManifest, entry: ModelEntry) -> Any:
-    """The base pipeline with the checkpoint's transformer, in the dtype of the base transformer's files."""
+    """Load the base pipeline with the checkpoint's transformer, in the dtype of the base transformer's files.
+
+    Raises ValueError if the transformer does not fit the base model.
+    """
     directory = fetch(entry.source, DiffusionPipeline)
     own = _dtype(directory)
     pipeline = DiffusionPipeline.from_pretrained(directory, dtype=own, use_safetensors=True)
@@ -83,7 +91,7 @@ def _shapes(transformer: Any) -> dict[str, torch.Size]:
 
 
 def _dtype(directory: Path) -> torch.dtype:
-    """The dtype of the transformer's files."""
+    """Return the dtype of the transformer's files. Raises ValueError if there are none in safetensors format."""
     for path in sorted((directory / "transformer").glob("*.safetensors")):
         with safe_open(path, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118 - no mapping
@@ -92,7 +100,7 @@ def _dtype(directory: Path) -> torch.dtype:
 
 
 def _heldout(checkpoint: Path) -> dict[str, Any]:
-    """The held-out results in an archive; a checkpoint directory has none."""
+    """Load the held-out results from an unpacked archive; empty for a checkpoint directory, which has none."""
     file = checkpoint / HELDOUT_FILE
     found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return found

@@ -1,9 +1,9 @@
 """`python -m worker.entrypoints.launcher N DIR PROGRAM …`: run a program in N processes on this machine.
 
-Each process has torchrun's environment variables (RANK, WORLD_SIZE, …), and torchrun can start the program as well. The
-supervisor uses this launcher because torchrun starts each process in a new session, which survives the end of the
-supervisor's process group, closes the pipe that reports the supervisor's death, and exits with status 1 for any cause.
-The launcher exits as the first process that fails.
+Each process gets torchrun's environment variables (RANK, WORLD_SIZE, …), so the program also works with torchrun. The
+supervisor does not use torchrun for three reasons: torchrun starts each process in a new session, which survives the
+supervisor's process group; it closes the pipe that signals the supervisor's death; and it exits with status 1 for any
+failure. This launcher exits with the status or signal of the first process that fails.
 """
 
 import contextlib
@@ -23,21 +23,27 @@ from service.contracts.jobs import PARENT_FD
 from worker.engine.training.event_log import EventWriter
 
 RENDEZVOUS = "G2RPO_RENDEZVOUS"
-"""Environment variable: the processes' `init_method`, a file; a free port could be taken before it is used."""
+"""Environment variable that contains the `init_method` of the processes.
+
+It is a file because another program could take a free port before it is used.
+"""
 FAILURE = "G2RPO_FAILURE_FILE"
-"""Environment variable: the file to which a process writes its failure; the launcher knows which one came first."""
+"""Environment variable that contains the path to which a process writes its failure.
+
+The launcher reports the failure of the process that failed first.
+"""
 GRACE_SECONDS = 3.0
-"""Time for the other processes to end after one fails; most fail of the same cause."""
+"""Seconds that the other processes have to exit after one fails. Most of them fail for the same reason."""
 
 
 def inherited_fds() -> tuple[int, ...]:
-    """The pipe of the supervisor, which child processes must inherit."""
+    """Return the file descriptors that child processes must inherit: the supervisor's pipe, if there is one."""
     descriptor = os.environ.get(PARENT_FD)
     return () if descriptor is None else (int(descriptor),)
 
 
 def end_with_parent() -> None:
-    """Exit immediately when the supervisor's end of the pipe closes."""
+    """Start a thread that exits the process as soon as the supervisor's end of the pipe closes."""
     for descriptor in inherited_fds():
 
         def watch(descriptor: int = descriptor) -> None:
@@ -48,7 +54,10 @@ def end_with_parent() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Return 0 when all processes succeed, otherwise the return code of the first that fails: negative for a signal."""
+    """Run the program and return 0 if all processes succeed, otherwise the return code of the first that fails.
+
+    The return code is negative if a signal ended the process.
+    """
     count, directory, program = int(arguments[0]), Path(arguments[1]), arguments[2:]
     end_with_parent()
     if not inherited_fds():  # without a supervisor, the processes end with this one
@@ -74,7 +83,7 @@ def _start(
     loopback = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
     numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
     environment = {
-        # Their traffic is neither encrypted nor signed; it must not leave the machine.
+        # The processes' traffic is neither encrypted nor authenticated, so it must not leave the machine.
         **dict.fromkeys(("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"), loopback),
         **os.environ,
         **{name: str(number) for name, number in numbers.items()},
@@ -85,11 +94,11 @@ def _start(
 
 
 def _wait(processes: "Sequence[subprocess.Popen[bytes]]") -> int | None:
-    """Wait for all processes; the rank of the first that fails, or None."""
+    """Wait for all processes and return the rank of the first that fails, or None if all succeed."""
     running = {process.pid: rank for rank, process in enumerate(processes)}
     failed: int | None = None
     while running:
-        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # WNOWAIT: Popen.wait reads the status
+        ended = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)  # WNOWAIT leaves the status for Popen.wait
         assert ended is not None
         rank = running.pop(ended.si_pid)
         if processes[rank].wait() != 0 and failed is None:
@@ -107,7 +116,10 @@ def _kill(running: dict[int, int]) -> None:
 
 
 def _write_failure(directory: Path, rank: int) -> None:
-    """Write the failure of a process as the run's last event; a killed process left none, or an incomplete one."""
+    """Write the failure of a process as the run's last event.
+
+    Does nothing if the file is missing or incomplete, for example because the process was killed.
+    """
     with contextlib.suppress(FileNotFoundError, ValidationError):
         failure = Failed.model_validate_json(_failure_file(directory, rank).read_bytes())
         events = EventWriter(directory)

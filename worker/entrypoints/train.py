@@ -1,4 +1,4 @@
-"""`python -m worker.entrypoints.train spec.json --out DIR`: one alignment run, with no server."""
+"""`python -m worker.entrypoints.train spec.json --out DIR`: run one alignment run without a server."""
 
 import argparse
 import logging
@@ -33,11 +33,14 @@ from worker.entrypoints.launcher import RENDEZVOUS, end_with_parent
 logger = logging.getLogger(__name__)
 
 PAUSED_ITSELF = 3
-"""Exit code of a run that pauses without a request; the last event and the log contain the cause."""
+"""Exit code of a run that pauses automatically. The last event and the log contain the cause."""
 
 
 def main(arguments: list[str] | None = None, progress_seconds: float = PROGRESS_SECONDS) -> int:
-    """Run and return the exit code: 0 finished, 1 failed, 2 nothing started, 3 paused without a request."""
+    """Train and return the exit code: 0 if finished, 1 if failed, 2 if not started, 3 if paused automatically.
+
+    A run that is paused or cancelled on request also returns 0.
+    """
     options = _parse(arguments)
     attempt.configure_logging(f"rank {os.environ['RANK']} " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "")
     end_with_parent()
@@ -47,7 +50,7 @@ def main(arguments: list[str] | None = None, progress_seconds: float = PROGRESS_
 
 
 def train(options: argparse.Namespace, distributed: Distributed, progress_seconds: float, events: EventWriter) -> int:
-    """Load and train; returns the exit code."""
+    """Load everything, train, and return the exit code."""
     spec = RunSpec.model_validate_json(distributed.broadcast(options.spec.read_bytes()))
     if distributed.is_main:
         (options.out / SPEC_FILE).write_text(spec.model_dump_json(indent=1), encoding="utf-8")
@@ -83,9 +86,10 @@ def build_trainer(
     distributed: Distributed | None = None,
     prompt_sets: Mapping[str, Path] | None = None,
 ) -> Trainer:
-    """Load the model, rewards and prompts that `spec` names. Raises ValueError or KeyError if one is invalid.
+    """Create the trainer with the model, rewards and prompts of `spec`.
 
-    prompt_sets: files of prompt sets by name, which take precedence over the catalog's.
+    prompt_sets: files by prompt set name; they take precedence over the catalog's prompt sets.
+    Raises ValueError or KeyError if the spec or one of these items is invalid.
     """
     distributed = distributed or Distributed(default_device(device))
     refuse_uneven(spec.algorithm, spec.training.prompts_per_step, distributed.world_size)
@@ -93,7 +97,7 @@ def build_trainer(
     prompts = load_prompts(spec.prompts, catalog, prompt_sets or {})
     heldout = load_named(spec.heldout.prompts, catalog, prompt_sets or {})
     names = dict.fromkeys([reward.name for reward in spec.rewards] + list(spec.heldout_rewards))
-    # Rewards load before the model, which may take a long download, and both before the device is used.
+    # Rewards are loaded first, because the model may need a long download. Both are checked before the device is used.
     rewards = {name: load_reward(catalog.reward(name), torch.device("cpu")) for name in names}
     check_model(entry)
     if spec.sampling.compile:
@@ -105,12 +109,12 @@ def build_trainer(
     model = load_model(entry, target, resolve_dtype(precision, target))
     if spec.training.gradient_checkpointing:
         model.transformer.enable_gradient_checkpointing()
-    model.check_prompts(prompts)  # now, not at the step that samples the invalid one
+    model.check_prompts(prompts)  # report an invalid prompt now, not at the step that uses it
     return Trainer(spec, model, rewards, prompts, heldout, events, distributed)
 
 
 def provenance(trainer: Trainer, catalog: Catalog) -> dict[str, Any]:
-    """What the run computes with: enough to tell whether two attempts computed the same."""
+    """Return the environment, weights, prompts and devices, to show whether two attempts are comparable."""
     spec, found = trainer.spec, attempt.provenance(trainer.model.device)
     processes = trainer.distributed.all_gather_object((found["process"], found["device"]))
     sources = {spec.model: catalog.model(spec.model).source}
@@ -128,7 +132,7 @@ def provenance(trainer: Trainer, catalog: Catalog) -> dict[str, Any]:
 
 
 def classify(error: Exception) -> Failed:
-    """The failure of a run, with a hint how to fix it."""
+    """Convert an exception to a failure of the run, with a hint how to fix it."""
     detail = f"{type(error).__name__}: {error}"
     match error:
         case RewardsFailed():

@@ -1,1 +1,1 @@
-"""One attempt at a job: claim, lease, child process, events to rows, outcome."""
+"""Everything that makes up one attempt at a job: claim, lease, child process, ingestion of events, and outcome."""

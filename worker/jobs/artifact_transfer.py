@@ -1,4 +1,4 @@
-"""Transfer between an attempt's directory and the artifact store. Files with a wrong hash are rejected."""
+"""Transfer of files between an attempt's directory and the artifact store. Files with a wrong hash are rejected."""
 
 import contextlib
 import hashlib
@@ -15,21 +15,24 @@ from service.db.models import Checkpoint, PromptSet
 from service.db.session import Database
 
 _CACHE_SIZE = 16
-"""Maximum number of fetched checkpoints in this machine's cache."""
+"""Maximum number of checkpoints in this machine's cache."""
 START = "start"
-"""Subdirectory of an attempt for the checkpoint that it starts from."""
+"""Subdirectory of an attempt's directory for the checkpoint that the attempt starts from."""
 
 
 class Rejected(ValueError):
-    """A file of a process is missing, or differs from what the process reported."""
+    """A file that a process reported is missing, invalid, or differs from the report."""
 
 
 class PromptSetDamaged(ArtifactDamaged):
-    """The store has lost or altered the prompts of a run."""
+    """The prompt set of a run is missing or damaged in the artifact store."""
 
 
 def inside(directory: Path, relative: str) -> Path:
-    """The path of a file that a process named. Raises Rejected if it is outside the attempt's directory or missing."""
+    """Return the path of a file that a process reported.
+
+    Raises Rejected if the path is outside `directory` or does not exist.
+    """
     path = (directory / relative).resolve()
     if not path.is_relative_to(directory.resolve()):
         raise Rejected(f"{relative!r} leads out of the attempt's directory")
@@ -39,7 +42,7 @@ def inside(directory: Path, relative: str) -> Path:
 
 
 def store_file(store: ArtifactStore, source: Path, key: str, sha256: str) -> Stored:
-    """Store a file whose hash must be `sha256`. Raises Rejected for another hash or an invalid key."""
+    """Store a file. Raises Rejected if its SHA-256 is not `sha256` or the key is invalid."""
     try:
         return store.put_file(source, key, sha256)
     except ValueError as error:
@@ -47,7 +50,10 @@ def store_file(store: ArtifactStore, source: Path, key: str, sha256: str) -> Sto
 
 
 def store_checkpoint(store: ArtifactStore, source: Path, key: str) -> CheckpointManifest:
-    """Store the files of a checkpoint, each checked against the manifest, and the manifest last. Raises Rejected."""
+    """Store the files of a checkpoint after checking them against the manifest. The manifest is stored last.
+
+    Raises Rejected if the manifest is invalid, or a file is missing or differs from the manifest.
+    """
     try:
         manifest = CheckpointManifest.model_validate_json(inside(source, MANIFEST_FILE).read_bytes())
     except ValidationError as error:
@@ -61,9 +67,10 @@ def store_checkpoint(store: ArtifactStore, source: Path, key: str) -> Checkpoint
 
 
 def fetch_checkpoint(database: Database, id: uuid.UUID, into: Path) -> Path:
-    """The checkpoint's files in a subdirectory of `into`, from this machine's cache or from the store.
+    """Fetch a checkpoint from the local cache or the store into a subdirectory of `into`, and return that directory.
 
-    They are independent of the cache. Raises ArtifactDamaged if the store has lost or altered a file.
+    The directory stays complete if the cache evicts the checkpoint. Raises ArtifactDamaged if a file in the store is
+    missing or damaged.
     """
     cached, target = database.settings.data_dir.absolute() / "work" / "checkpoints" / str(id), into / str(id)
     if not (_link_tree(cached, target) and _is_intact(target)):
@@ -94,7 +101,7 @@ def _fetch(database: Database, id: uuid.UUID, target: Path) -> None:
 
 
 def is_stored(database: Database, id: uuid.UUID) -> bool:
-    """Whether the store has the undamaged files of a checkpoint, regardless of the cache."""
+    """Whether the store contains all files of a checkpoint undamaged. The cache is not used."""
     with database.transaction() as session:
         row = session.get_one(Checkpoint, id)
         key, files = row.key, list(row.stored.values())
@@ -108,7 +115,10 @@ def is_stored(database: Database, id: uuid.UUID) -> bool:
 
 
 def fetch_prompt_set(database: Database, id: uuid.UUID, directory: Path) -> Path:
-    """The file of an uploaded prompt set in `directory`. Raises PromptSetDamaged if the store lost or altered it."""
+    """Fetch the file of an uploaded prompt set into `directory` and return its path.
+
+    Raises PromptSetDamaged if the file is missing or damaged in the store.
+    """
     with database.transaction() as session:
         row = session.get(PromptSet, id)
         if row is None:
@@ -125,7 +135,7 @@ def fetch_prompt_set(database: Database, id: uuid.UUID, directory: Path) -> Path
 
 
 def _add_to_cache(source: Path, cached: Path) -> None:
-    """Replace a cache entry. On a full disk the cache stays without it."""
+    """Add a checkpoint to the cache, replacing an existing entry. Does nothing if the disk is full."""
     cached.parent.mkdir(parents=True, exist_ok=True)
     fresh = cached.with_name(f"fetching-{uuid.uuid4()}")
     if _link_tree(source, fresh):
@@ -136,11 +146,11 @@ def _add_to_cache(source: Path, cached: Path) -> None:
 
 
 def _link_tree(source: Path, target: Path) -> bool:
-    """Link or copy the files of `source` to `target`; whether that succeeded."""
+    """Link or copy the files of `source` to `target`, and return whether this succeeded."""
     shutil.rmtree(target, ignore_errors=True)
     try:
         shutil.copytree(source, target, copy_function=_link)
-    except OSError:  # also if another worker discards the source meanwhile
+    except OSError:  # for example if another worker discards the source at the same time
         return False
     return True
 
@@ -153,7 +163,7 @@ def _link(source: str, target: str) -> None:
 
 
 def _evict_oldest(cache: Path) -> None:
-    """Discard all but the most recently used entries; other workers may do the same."""
+    """Discard all but the most recently used entries. Other workers may do this at the same time."""
     entries = []
     for path in cache.iterdir():
         with contextlib.suppress(FileNotFoundError):
@@ -164,7 +174,7 @@ def _evict_oldest(cache: Path) -> None:
 
 
 def _is_intact(directory: Path) -> bool:
-    """Whether all files of the manifest exist with their hashes."""
+    """Whether all files in the manifest exist and match their hashes."""
     try:
         manifest = CheckpointManifest.model_validate_json((directory / MANIFEST_FILE).read_bytes())
         return all(_hash(directory / file.name) == file.sha256 for file in manifest.files)
@@ -173,7 +183,7 @@ def _is_intact(directory: Path) -> bool:
 
 
 def _discard(directory: Path) -> None:
-    """Rename a directory, then remove it: a partly removed directory must not look like a checkpoint."""
+    """Rename a directory before removing it, so that a partly removed directory is never used as a checkpoint."""
     hidden = directory.with_name(f"discarded-{uuid.uuid4()}")
     with contextlib.suppress(FileNotFoundError):  # another worker was faster
         directory.rename(hidden)

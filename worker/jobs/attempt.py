@@ -1,4 +1,4 @@
-"""One attempt at a claimed job: its lease, its retries and the requests to stop it."""
+"""One attempt at a claimed job: its lease, retries and stop requests."""
 
 import threading
 import time
@@ -26,15 +26,15 @@ _STOP_ACTIONS: dict[JobStatus, Literal["pause", "cancel"]] = {
     JobStatus.CANCELLING: "cancel",
 }
 STORAGE_TRIES = 30
-"""Number of tries, one per poll, while the artifact store or the disk fails."""
+"""Maximum number of tries if the artifact store or the disk fails."""
 
 
 class Lease:
-    """Renews the lease of `claim` while the block runs, and calls `on_lost` once if it expires.
+    """Context manager that renews the lease of `claim` in the background, and calls `on_lost` if the lease is lost.
 
-    Two threads: one renews, and may hang in the database; the other watches the deadline. The deadline counts on this
-    machine's monotonic clock from before the last successful renewal. So the job stops before another worker can claim
-    it, whatever happens to the database or to the clocks of other machines.
+    One thread renews the lease and may hang in the database; another thread watches the deadline. The deadline is
+    measured on this machine's monotonic clock from the start of the last successful renewal. The job therefore stops
+    before another worker can claim it, even if the database is unavailable or the clocks of other machines differ.
     """
 
     def __init__(self, database: Database, claim: Claim) -> None:
@@ -53,15 +53,15 @@ class Lease:
         self.end()
 
     def end(self) -> None:
-        """Stop renewing, because the job has ended."""
+        """Stop renewing the lease, after the job has ended."""
         self._ended.set()
 
     def check(self) -> None:
-        """Raise LeaseLost if the lease expired."""
+        """Raise LeaseLost if the lease is lost."""
         self.wait(0)
 
     def wait(self, seconds: float) -> None:
-        """Wait; raise LeaseLost as soon as the lease expires."""
+        """Wait for `seconds` seconds. Raises LeaseLost as soon as the lease is lost."""
         if self.lost.wait(seconds):
             raise LeaseLost("the lease was not renewed in time")
 
@@ -83,7 +83,7 @@ class Lease:
                 log.warning("lease.not_renewed", job=str(self._claim.id), error=str(error).splitlines()[0])
 
     def _watch(self) -> None:
-        # Short waits: a lease that another attempt holds moves the deadline forward.
+        # Wait briefly, because the deadline moves to an earlier time if another attempt holds the lease.
         while not self._ended.wait(min(1.0, max(0.0, self._deadline - time.monotonic()))):
             if time.monotonic() >= self._deadline:
                 STATS.add("leases_lost")
@@ -95,22 +95,25 @@ class Lease:
 
 @dataclass(frozen=True)
 class StopRequest:
-    """What users request of a running job."""
+    """What users have requested of a running job."""
 
     stop: Literal["pause", "cancel"] | None
     checkpoint: int
-    """The number of the newest unanswered request for a checkpoint; 0: none."""
+    """Number of the newest unanswered checkpoint request; 0 if there is none."""
 
 
 class AttemptEnded(Exception):
-    """The attempt ends early with `outcome`."""
+    """Raised to end the attempt early with `outcome`."""
 
     def __init__(self, outcome: Outcome) -> None:
         self.outcome = outcome
 
 
 class Attempt:
-    """What the runner and both ways of execution share. `stopping` is set when the worker shuts down."""
+    """State and operations shared by the runner, `Supervisor` and `InProcess`.
+
+    `stopping` is set when the worker shuts down.
+    """
 
     poll_seconds: ClassVar[float] = 1.0
 
@@ -118,21 +121,24 @@ class Attempt:
         self.database, self.claim, self.stopping = database, claim, stopping
         self.lease = Lease(database, claim)
         self.recorded = threading.Event()
-        """Set if the job's end is already in the database, although its work may still run."""
+        """Set when the end of the job is recorded in the database although its work may still be running."""
 
     @cached_property
     def log(self) -> Any:
-        """A logger that names the job, for any thread."""
+        """A logger bound to the job and attempt, for use in any thread."""
         return log.bind(**{self.claim.kind: str(self.claim.id)}, attempt=self.claim.attempt)
 
     def retry(self, function: Callable[..., T], *args: Any) -> T:
-        """Call `function` until it succeeds: STORAGE_TRIES times while store or disk fail, and as `retry_database`."""
+        """Call `function` until it succeeds, up to STORAGE_TRIES times if the store or the disk fails.
+
+        Database failures are retried as in `retry_database`. Raises LeaseLost if the lease is lost.
+        """
         stop = stop_after_attempt(STORAGE_TRIES)
         result: T = self.retry_database(self._retrying(OSError, stop=stop), function, *args)
         return result
 
     def retry_database(self, function: Callable[..., T], *args: Any) -> T:
-        """Call `function` again while the database is unavailable. Raises LeaseLost when the lease expires."""
+        """Call `function`, and retry while the database is unavailable. Raises LeaseLost if the lease is lost."""
         result: T = self._retrying(*DATABASE_UNAVAILABLE)(function, *args)
         return result
 
@@ -151,7 +157,7 @@ class Attempt:
         self.log.warning("job.retrying", error=str(error).splitlines()[0] if str(error) else repr(error))
 
     def stop_request(self) -> StopRequest:
-        """Read what users request of the job. Raises LeaseLost."""
+        """Read the users' requests from the database. Raises LeaseLost if the claim is no longer valid."""
         claim, job = self.claim, self.claim.model
         checkpoint = claim.job_type.checkpoint_request().label("checkpoint")
         query = select(job.attempt, job.lease_owner, job.status, checkpoint).where(job.id == claim.id)
@@ -162,12 +168,12 @@ class Attempt:
         return StopRequest(_STOP_ACTIONS.get(row.status), row.checkpoint)
 
     def losses(self) -> int:
-        """Attempts of the job that were lost in a row."""
+        """Return the number of consecutive lost attempts of the job."""
         job = self.claim.model
         with self.database.transaction() as session:
             return session.scalars(select(job.losses).where(job.id == self.claim.id)).one()
 
     def check_losses(self) -> None:
-        """Raise AttemptEnded if the job has lost as many attempts as allowed."""
+        """Raise AttemptEnded if the job has lost the maximum number of attempts."""
         if (losses := self.losses()) >= self.database.settings.max_attempts:
             raise AttemptEnded(too_often_lost(losses))

@@ -1,4 +1,4 @@
-"""Claiming jobs and writing to them. A write is refused unless the writer still holds the job's newest attempt."""
+"""Claiming jobs and writing to them. Writes require that the writer still holds the job's newest attempt."""
 
 import time
 import uuid
@@ -15,46 +15,53 @@ from service.db.models import Job, JobError, SupervisedJob
 from service.db.session import Database
 
 _STOPPING = {JobStatus.CANCELLING: JobStatus.CANCELLED, JobStatus.PAUSING: JobStatus.PAUSED}
-"""Status of a job after a requested stop, also if its attempt ends for another reason, such as a lost worker."""
+"""Status of a job after a requested stop, even if its attempt ends for another reason, such as a lost worker."""
 
 
 class LeaseLost(Exception):
-    """The job belongs to a newer attempt or has ended. The caller stops without writing."""
+    """The job belongs to a newer attempt or has ended. The caller must stop without writing."""
 
 
 class JobType:
-    """How one kind of jobs is claimed and concluded, and what it stores. `worker.jobs.registry` lists the kinds.
+    """Base class of the job types, which define how jobs are claimed and concluded, and what they store.
 
-    A kind derives from `SupervisedJobType` or `InProcessJobType`, which say how its jobs run.
+    A job type derives from `SupervisedJobType` or `InProcessJobType`, which determine how its jobs run.
+    `worker.jobs.registry` lists all job types.
     """
 
     model: ClassVar[type[Job]]
     artifact_pattern: ClassVar[str | None] = None
-    """The artifacts that rows name, below `FOLDER/<id>/` in the store; `*` stands for any name. None: no such rows."""
+    """Pattern of the artifacts that rows refer to, below `FOLDER/<id>/` in the store. `*` matches any name.
+
+    None if no rows refer to artifacts.
+    """
 
     def claimable(self, devices: int | None) -> ColumnElement[bool]:
-        """The condition on jobs that a worker with `devices` devices may claim; None stands for any number."""
+        """Return the SQL condition on jobs that a worker with `devices` devices may claim; None means no limit."""
         return true()
 
     def attempt_columns(self, row: Any) -> dict[str, Any]:
-        """Values of additional columns of a new attempt."""
+        """Return values for additional columns of a new attempt."""
         return {}
 
     def checkpoint_request(self) -> ColumnElement[int]:
-        """The number of the newest unanswered request for a checkpoint; 0: none."""
+        """Return the SQL expression for the number of the newest unanswered checkpoint request; 0 means none."""
         return literal(0)
 
     def artifact_keys(self, id: uuid.UUID) -> Select[Any]:
-        """The keys of the job's artifacts that rows name. Needed with an `artifact_pattern`."""
+        """Return the query for the artifact keys that the job's rows refer to.
+
+        Required if `artifact_pattern` is set.
+        """
         raise NotImplementedError
 
     def conclude(self, session: Session, row: Any) -> None:
-        """Compute results from the recorded rows, in the transaction that ends or pauses the job."""
+        """Compute the results from the recorded rows, within the transaction that ends or pauses the job."""
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One attempt at one job, and its owner. `taken_at` is this machine's monotonic clock before the claim."""
+    """A worker's claim to one attempt at a job. `taken_at` is this machine's monotonic time before the claim."""
 
     job_type: JobType
     id: uuid.UUID
@@ -71,14 +78,14 @@ class Claim:
         return self.model.KIND
 
     def lost(self) -> LeaseLost:
-        """The error of a claim that is no longer valid."""
+        """Return the error to raise if the claim is no longer valid."""
         return LeaseLost(f"attempt {self.attempt} of {self.kind} {self.id} no longer belongs to {self.owner}")
 
 
 def claim_next(database: Database, job_type: JobType, owner: str, devices: int | None = None) -> Claim | None:
-    """Claim the first claimable job by priority and age; None if there is none.
+    """Claim the first claimable job by priority and age. Returns None if there is no such job.
 
-    Rows that another worker is claiming are skipped, so no two claims get the same job.
+    Rows that another worker is claiming are skipped, so that no job is claimed twice.
     """
     taken_at, job = time.monotonic(), job_type.model
     claimable = (
@@ -106,9 +113,9 @@ def claim_next(database: Database, job_type: JobType, owner: str, devices: int |
 
 
 def held(session: Session, claim: Claim) -> Any:
-    """The claimed job's row, locked until the transaction ends. Raises LeaseLost."""
+    """Return the claimed job's row, locked until the transaction ends. Raises LeaseLost if the claim is not valid."""
     unused = [defer(claim.model.spec), defer(claim.model.requested)]
-    # KEY SHARE: a clone may add a reference to the row while it holds locks that its parent's writer may need.
+    # key_share: creating a clone adds a reference to this row while holding locks that this writer may need.
     lock = {"key_share": True}
     row = session.get(claim.model, claim.id, options=unused, with_for_update=lock, populate_existing=True)
     if row is None or row.attempt != claim.attempt or row.lease_owner != claim.owner or row.status not in HELD:
@@ -117,7 +124,7 @@ def held(session: Session, claim: Claim) -> Any:
 
 
 def renew(database: Database, claim: Claim) -> None:
-    """Extend the lease, by the database's clock. Raises LeaseLost."""
+    """Extend the lease, based on the database's clock. Raises LeaseLost if the claim is no longer valid."""
     with database.transaction() as session:
         held(session, claim).lease_expires_at = _expiry(database)
 
@@ -125,9 +132,9 @@ def renew(database: Database, claim: Claim) -> None:
 def move(
     database: Database, claim: Claim, status: JobStatus, error: JobError | None = None, *, lost: bool = False
 ) -> None:
-    """Bring the job to `status` and notify those who wait for it. Raises LeaseLost.
+    """Change the job's status and notify waiting clients. Raises LeaseLost if the claim is no longer valid.
 
-    Any status outside HELD ends the attempt and its lease. `lost`: the attempt counts as a loss.
+    Any status that is not in HELD ends the attempt and its lease. `lost` means that the attempt counts as a loss.
     """
     with database.transaction() as session:
         move_held(session, claim, status, error, lost=lost)
@@ -136,19 +143,19 @@ def move(
 def move_held(
     session: Session, claim: Claim, status: JobStatus, error: JobError | None = None, *, lost: bool = False
 ) -> None:
-    """`move` within the caller's transaction."""
+    """Change the job's status like `move`, but within the caller's transaction."""
     row = held(session, claim)
     if row.status is status or (row.status in _STOPPING and status is JobStatus.RUNNING):
         return  # unchanged, or a stop was requested while the job was starting
     if status in (JobStatus.INTERRUPTED, JobStatus.PAUSED):
         status = _STOPPING.get(row.status, status)
     if status in (JobStatus.SUCCEEDED, JobStatus.PAUSED) and row.status is JobStatus.STARTING:
-        row.move_to(JobStatus.RUNNING)  # it ended before its start was recorded
+        row.move_to(JobStatus.RUNNING)  # the job ended before its start was recorded
     _move_row(session, claim.job_type, row, status, error, lost=lost)
 
 
 def end_lost_attempt(session: Session, job_type: JobType, row: Job) -> JobStatus:
-    """End the attempt of a locked row whose worker is lost; the new status."""
+    """End the attempt of a locked job whose worker is lost, and return the job's new status."""
     status = _STOPPING.get(row.status, JobStatus.INTERRUPTED)
     _move_row(session, job_type, row, status, lost=True, detail="the worker's lease expired")
     return status
@@ -164,7 +171,10 @@ def _move_row(
     lost: bool,
     **details: str,
 ) -> None:
-    """Bring a locked row to `status`, conclude the job and end its attempt if `status` requires it, and notify."""
+    """Change the status of a locked row and notify clients.
+
+    Depending on `status`, conclude the job and end its attempt.
+    """
     if status in RESTING:
         job_type.conclude(session, row)
     owner = row.lease_owner
@@ -179,7 +189,7 @@ def _move_row(
 
 
 def _record_status(session: Session, row: Job, owner: str | None, **details: str) -> None:
-    """Notify of a change of status, and add it to the events of a job that has events."""
+    """Send a notification of a status change, and record it in the job's events if the job type has events."""
     session.flush()
     if isinstance(row, SupervisedJob):
         data = {"status": row.status.value, "worker": owner, **details}

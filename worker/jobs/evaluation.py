@@ -1,4 +1,4 @@
-"""Evaluations: a child process generates and judges what is missing, and its answers become scores."""
+"""Evaluation jobs: a child process generates and judges the missing images, and the answers are scored."""
 
 import sys
 import uuid
@@ -40,13 +40,16 @@ PROGRAM = (sys.executable, "-m", "worker.entrypoints.evaluate")
 def evaluate_command(
     job_file: Path, directory: Path, checkpoint: Path | None, program: Sequence[str] = PROGRAM
 ) -> Command:
-    """Evaluate the job of `job_file` with output in `directory`; without a `checkpoint`, the base model."""
+    """Return the command that evaluates the job in `job_file` and writes its output to `directory`.
+
+    The base model is evaluated if `checkpoint` is None.
+    """
     start = [] if checkpoint is None else ["--checkpoint", str(checkpoint)]
     return Command((*program, str(job_file), "--out", str(directory), *start))
 
 
 class EvaluationIngest(Ingest[Batch]):
-    """Reads the files of an evaluation's attempt."""
+    """Ingests the files of an evaluation attempt."""
 
     def _read(self, line: bytes, batch: Batch) -> None:
         match EvaluationEventLine.validate_json(line):
@@ -79,12 +82,12 @@ class EvaluationIngest(Ingest[Batch]):
         self._keep(session, select(EvaluationImage.key).where(EvaluationImage.evaluation_id == row.id), batch)
         if batch.rows:
             row.losses = 0
-            if row.status in RESTING:  # it ended before these rows were read
+            if row.status in RESTING:  # the evaluation ended before these rows were read
                 evaluation_scores.conclude(session, row)
 
 
 class EvaluationJobType(SupervisedJobType):
-    """Generation and judging of a benchmark's images."""
+    """Job type for evaluations, which generate and judge the images of a benchmark."""
 
     model = Evaluation
     program = PROGRAM
@@ -96,13 +99,14 @@ class EvaluationJobType(SupervisedJobType):
         return select(EvaluationImage.key).where(EvaluationImage.evaluation_id == id)
 
     def conclude(self, session: Session, row: Evaluation) -> None:
-        """Score all recorded answers, also of an evaluation that failed or was cancelled."""
+        """Score all recorded answers, including those of a failed or cancelled evaluation."""
         evaluation_scores.conclude(session, row)
 
     def prepare(self, database: Database, claim: Claim, row: Evaluation, directory: Path) -> Command:
-        """Write the job, the checkpoint and the images that remain to be judged.
+        """Write the job file, the checkpoint and the images that remain to be judged, and return the command.
 
-        An image that the store has lost or altered is generated again. Raises ArtifactDamaged for the checkpoint.
+        Images that are missing or damaged in the store are generated again. Raises ArtifactDamaged if the checkpoint is
+        damaged.
         """
         spec = EvaluationSpec.model_validate(row.spec)
         with database.transaction() as session:
@@ -126,7 +130,7 @@ class EvaluationJobType(SupervisedJobType):
                 _delete_damaged(database, claim, image, str(error))
                 continue
             (directory / IMAGES / name.file).write_bytes(data)
-        # Answers without a stored image: the next answer needs a new number to count.
+        # Answers without a stored image. Only the answer with the highest number is used, so numbering must continue.
         drawn += [
             DrawnImage(index=one.index, image_index=one.image_index, asked=one.number) for one in answers.values()
         ]
@@ -143,7 +147,7 @@ class EvaluationJobType(SupervisedJobType):
 
 
 def _delete_damaged(database: Database, claim: Claim, image: EvaluationImage, damage: str) -> None:
-    """Delete the row of a damaged image, because a row that exists is never replaced by that of a new image."""
+    """Delete the row of a damaged image, because the row of a regenerated image does not replace an existing row."""
     log.warning("image.damaged", evaluation=str(claim.id), detail=damage)
     name = ImageName(index=image.index, image_index=image.image_index)
     same = (EvaluationImage.index == name.index, EvaluationImage.image_index == name.image_index)

@@ -1,4 +1,4 @@
-"""Generations: images from one or several checkpoints, stored as they are generated."""
+"""Generation jobs: images from one or more checkpoints, stored as they are generated."""
 
 import contextlib
 import functools
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from worker.engine.inference.generator import GeneratedImage, Generator
 
 _FLUSH_SECONDS = 0.5
-"""Images are recorded in batches of this duration, so that the database does not slow fast models down."""
+"""Interval at which images are recorded, in batches, so that the database does not slow down fast models."""
 
 
 class GenerationJobType(InProcessJobType):
-    """Generation of images in the worker's process."""
+    """Job type for generations, which run in the worker's process."""
 
     model = Generation
     artifact_pattern = "*"
@@ -39,7 +39,7 @@ class GenerationJobType(InProcessJobType):
         return select(GenerationImage.key).where(GenerationImage.generation_id == id)
 
     def work(self, execution: InProcess) -> None:
-        """Fetch the checkpoints, load the model, generate and record the images."""
+        """Fetch the checkpoints, load the model, and generate and record the images."""
         database, claim = execution.database, execution.claim
         with database.transaction() as session:
             spec = GenerationSpec.model_validate(session.get_one(Generation, claim.id).spec)
@@ -65,7 +65,10 @@ class GenerationJobType(InProcessJobType):
 
 @contextlib.contextmanager
 def _directory(execution: InProcess) -> Iterator[Path]:
-    """A local directory for the attempt's checkpoints. Housekeeping removes those of lost workers."""
+    """Provide a local directory for the attempt's checkpoints, and remove it afterwards.
+
+    Housekeeping removes the directories of lost workers.
+    """
     claim = execution.claim
     job_directory = execution.database.settings.data_dir.absolute() / "work" / Generation.FOLDER / str(claim.id)
     directory = job_directory / f"attempt-{claim.attempt}"
@@ -73,13 +76,13 @@ def _directory(execution: InProcess) -> Iterator[Path]:
         yield directory
     finally:
         shutil.rmtree(directory, ignore_errors=True)
-        with contextlib.suppress(OSError):  # it does not exist, or has the directory of another attempt
+        with contextlib.suppress(OSError):  # the directory does not exist, or contains another attempt
             job_directory.rmdir()
 
 
 @functools.cache
 def _generator() -> "Generator":
-    """The process's generator. Torch is first imported here."""
+    """Return the generator of this process. torch is imported here for the first time."""
     from worker.engine.inference.generator import Generator
 
     return Generator(cache=MODEL_CACHE)
@@ -118,7 +121,7 @@ class _Recorder:
             self._execution.check_cancelled()
 
     def flush(self) -> None:
-        """Insert the rows of the stored images, with the progress."""
+        """Insert the rows of the stored images and record the progress."""
         statement = insert(GenerationImage)
         changes = {name: statement.excluded[name] for name in ("key", "sha256", "size", "seed")}
         statement = statement.on_conflict_do_update(index_elements=["generation_id", "number"], set_=changes)

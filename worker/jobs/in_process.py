@@ -1,4 +1,4 @@
-"""Execution in the worker's process, with models that it keeps loaded between jobs."""
+"""Execution of jobs in the worker's process, which keeps models loaded between jobs."""
 
 import contextlib
 import os
@@ -21,24 +21,24 @@ from worker.jobs.claim import JobType, LeaseLost, held, move
 from worker.jobs.outcome import Outcome, stuck_for
 
 _REQUEST_SECONDS = 1.0
-"""How often requests to cancel are read while models load."""
+"""Interval at which cancellation requests are read while models are loading."""
 STUCK_EXIT = 70
 """Exit status of a worker whose job was stuck."""
 
 
 class InProcessJobType(JobType, ABC):
-    """A kind of jobs that run in the worker's process."""
+    """Base class of job types whose jobs run in the worker's process."""
 
     @abstractmethod
     def work(self, execution: "InProcess") -> None:
-        """Do the job. Calls `execution.heartbeat` often."""
+        """Execute the job. Implementations must call `execution.heartbeat` often."""
 
 
 class InProcess:
-    """Runs one attempt in this thread.
+    """Runs one attempt in the calling thread.
 
-    A second thread ends the whole process if the job makes no progress, because a thread that hangs in the device
-    cannot be stopped otherwise. The service manager restarts the worker.
+    A second thread exits the whole process if the job makes no progress, because a thread that hangs in a device call
+    cannot be stopped otherwise. The service manager then restarts the worker.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class InProcess:
         self._finished = threading.Event()
 
     def run(self) -> Outcome:
-        """Do the job. Raises LeaseLost, AttemptEnded, and what the job raises."""
+        """Execute the job. Raises LeaseLost, AttemptEnded, and any exception that the job raises."""
         threading.Thread(target=self._watch, name="job-watch", daemon=True).start()
         try:
             with MODEL_CACHE.in_use():
@@ -62,22 +62,29 @@ class InProcess:
         return Outcome(JobStatus.SUCCEEDED)
 
     def abort(self) -> None:
-        """Nothing: `heartbeat` raises once the lease is lost."""
+        """Do nothing, because `heartbeat` raises LeaseLost after the lease is lost."""
 
     def clean_up(self, outcome: Outcome) -> None:
-        """Nothing: the job removes its files itself."""
+        """Do nothing, because the job removes its own files."""
 
     def start(self) -> None:
-        """Move the job to `running`. Raises AttemptEnded if it was cancelled before, and LeaseLost."""
+        """Set the job's status to `running`.
+
+        Raises AttemptEnded if the job was cancelled before, and LeaseLost if the claim is no longer valid.
+        """
         self.check_cancelled()
         move(self.database, self.claim, JobStatus.RUNNING)
 
     def touch(self) -> None:
-        """Note progress for the detection of stuck jobs."""
+        """Record progress, so that the job is not considered stuck."""
         self._heartbeat_at = time.monotonic()
 
     def heartbeat(self) -> None:
-        """Note progress. Raises LeaseLost, and AttemptEnded if the job was cancelled or the worker shuts down."""
+        """Record progress and check whether to continue.
+
+        Raises AttemptEnded if a cancellation was recorded or the worker is shutting down, and LeaseLost if the lease is
+        lost.
+        """
         self.touch()
         if self.attempt.recorded.is_set():
             raise AttemptEnded(Outcome(JobStatus.CANCELLED))
@@ -86,22 +93,25 @@ class InProcess:
             raise AttemptEnded(Outcome(JobStatus.INTERRUPTED))
 
     def check_cancelled(self) -> None:
-        """Raise AttemptEnded if a stop was requested, and LeaseLost."""
+        """Raise AttemptEnded if a stop was requested, and LeaseLost if the claim is no longer valid."""
         if self.attempt.stop_request().stop is not None:
             raise AttemptEnded(Outcome(JobStatus.CANCELLED))
 
     @contextlib.contextmanager
     def loading(self) -> Iterator[None]:
-        """Within the block, silent work counts as progress, and a requested end is recorded without waiting for it.
+        """While the block runs, report progress automatically, and record a cancellation without waiting for the block.
 
-        The end of the block raises like `heartbeat`.
+        At the end of the block, raises the same exceptions as `heartbeat`.
         """
         with repeated(self.touch, self._progress_seconds), repeated(self._record_cancelled, _REQUEST_SECONDS):
             yield
         self.heartbeat()
 
     def record_progress(self, session: Session, step: int, max_steps: int, phase: Phase) -> Any:
-        """Write the progress and notify; the job's locked row. Raises LeaseLost."""
+        """Write the progress, notify clients, and return the job's locked row.
+
+        Raises LeaseLost if the claim is no longer valid.
+        """
         row = held(session, self.claim)
         progress = Progress(step=step, max_steps=max_steps, phase=phase)
         row.progress = progress.model_dump(mode="json", exclude={"type"})
@@ -109,10 +119,10 @@ class InProcess:
         return row
 
     def _record_cancelled(self) -> None:
-        """Record the end of a cancelled job: loading cannot be interrupted."""
+        """Record the end of a cancelled job immediately, because loading cannot be interrupted."""
         if self.attempt.recorded.is_set():
             return
-        with contextlib.suppress(SQLAlchemyError, LeaseLost):  # the work itself meets these, unless they pass
+        with contextlib.suppress(SQLAlchemyError, LeaseLost):  # the main thread handles these errors if they persist
             if self.attempt.stop_request().stop is not None:
                 move(self.database, self.claim, JobStatus.CANCELLED)
                 self.attempt.lease.end()

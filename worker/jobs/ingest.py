@@ -1,7 +1,8 @@
-"""Reads the events and the log of an attempt into rows, each exactly once. Subclasses interpret the events of a kind.
+"""Ingestion of an attempt's events and log into database rows, exactly once.
 
-The offset up to which a file was read commits together with its rows. After a crash at most the uncommitted part is
-read again, which is harmless: rows are upserts, and artifacts have fixed keys.
+Subclasses handle the events of a job type. The offset up to which a file was read is committed together with its rows.
+After a crash, only the uncommitted part is read again. This is safe because rows are upserted and artifacts have fixed
+keys.
 """
 
 import contextlib
@@ -34,23 +35,23 @@ log = structlog.get_logger()
 _LAG = "ingestion_lag"
 _BATCH_BYTES = 4 << 20
 _EXCERPT = 2000
-"""Characters of an invalid line that the job's events keep; the whole line stays in the worker's file."""
+"""Number of characters of an invalid line that are stored in the job's events. The file keeps the whole line."""
 _LOG_END_BYTES = 64 * 1024
-"""Bytes of the log's end that trimming keeps."""
+"""Number of bytes at the end of the log that trimming keeps."""
 
 
 @dataclass
 class Batch:
-    """The content of a piece of the events file, common to all kinds."""
+    """The content of a section of the events file, as common to all job types."""
 
     rows: dict[type[Any], list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     """New rows by table."""
     records: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
-    """Entries for the job's events: type and data."""
+    """Entries to add to the job's events, as pairs of type and data."""
     counts: Counter[str] = field(default_factory=Counter)
-    """Numbers to add to the worker's statistics."""
+    """Increments of the worker's counters."""
     files: dict[str, list[str]] = field(default_factory=dict)
-    """Stored files by the key that a row will name."""
+    """Keys of the stored files by the artifact key that a row of this batch refers to."""
     started: Started | None = None
     progress: Progress | None = None
     finished: Finished | None = None
@@ -60,15 +61,15 @@ B = TypeVar("B", bound=Batch)
 
 
 class Ingest(ABC, Generic[B]):
-    """Reads the files of attempt `number` of a claimed job: by default the claim's attempt.
+    """Ingests the files of attempt `number` of a claimed job, which is the claim's attempt by default.
 
-    An earlier attempt is read if its worker died before it had read everything. `lock` returns the job's locked row, or
-    raises LeaseLost if the claim may not write.
+    An earlier attempt is ingested if its worker died before it had read everything. `lock` returns the job's locked
+    row, or raises LeaseLost if the claim may not write.
     """
 
     batch: ClassVar[type[Any]] = Batch
     replaced: ClassVar[Mapping[type[Any], tuple[str, ...]]] = {}
-    """By table: the columns that a new row replaces in a row of the same primary key. Other existing rows stay."""
+    """Columns, by table, that a new row overwrites in an existing row. In other tables, existing rows are unchanged."""
 
     def __init__(
         self,
@@ -87,16 +88,16 @@ class Ingest(ABC, Generic[B]):
             self._events_offset, self._log_offset = attempt.events_offset, attempt.log_offset
         self.log = ProcessLog(directory / LOG_FILE, database.settings.max_log_bytes)
         self.ending: Finished | Failed | None = None
-        """The process's last event, once it was read."""
+        """The event that ends the attempt, after it has been read."""
         self.started = False
-        """Whether the process has loaded its models and reads the control file."""
+        """Whether the process has loaded its models and polls the control file."""
         self.step_seconds = 0.0
-        """Last reported duration of a step; 0 if none was reported."""
+        """Last reported step duration in seconds; 0 if none was reported."""
         self.phase: Phase = "loading"
         """Last reported phase."""
 
     def drain(self) -> None:
-        """Read everything written so far into rows. Raises LeaseLost, SQLAlchemyError and StoreUnavailable."""
+        """Ingest everything written so far. Raises LeaseLost, SQLAlchemyError or StoreUnavailable."""
         STATS.set_backlog(_LAG, self.written() - self._events_offset)
         while piece := whole_lines(self._directory / EVENTS_FILE, self._events_offset):
             self._ingest_events(piece)
@@ -105,7 +106,7 @@ class Ingest(ABC, Generic[B]):
             pass
 
     def written(self) -> int:
-        """Bytes of events written so far, read or not; a process that works makes it grow."""
+        """Return the current size of the events file in bytes, which grows while the process makes progress."""
         path = self._directory / EVENTS_FILE
         return path.stat().st_size if path.exists() else 0
 
@@ -139,17 +140,17 @@ class Ingest(ABC, Generic[B]):
 
     @abstractmethod
     def _read(self, line: bytes, batch: B) -> None:
-        """Add a line to the batch and its files to the store. Raises ValidationError if it is not an event."""
+        """Parse a line, add it to the batch, and store its files. Raises ValidationError if it is not a valid event."""
 
     @abstractmethod
     def _write(self, session: Session, row: Any, batch: B) -> None:
-        """Update the job and related rows for a batch whose rows are inserted, under the job's lock."""
+        """Update the job and related rows after the batch's rows are inserted, while the job is locked."""
 
     def _keep(self, session: Session, named: Select[Any], batch: B) -> None:
-        """Unmark garbage that rows of this batch name: it may have been marked before these rows existed.
+        """Remove the garbage marks of artifacts that this batch's rows refer to.
 
-        Only files of an ended attempt can be marked. Raises StoreUnavailable if a file was already removed: reading the
-        batch again stores it again.
+        They may have been marked before the rows existed. This can only happen to an ended attempt. Raises
+        StoreUnavailable if a file was already removed, so that the batch is read and its files are stored again.
         """
         if not batch.files or (self._lock is held and self._number == self._claim.attempt):
             return
@@ -162,7 +163,7 @@ class Ingest(ABC, Generic[B]):
             raise StoreUnavailable(errno.ENOENT, f"{min(gone)} was removed while it was read")
 
     def _written(self, batch: B) -> None:
-        """Called after a batch is committed."""
+        """Hook that is called after a batch is committed."""
 
     def _read_common(self, event: Started | Progress | Finished | Failed, batch: B) -> None:
         match event:
@@ -206,7 +207,7 @@ class Ingest(ABC, Generic[B]):
         return True
 
     def _attempt_row(self, session: Session) -> Any:
-        """The attempt's current row; the job's lock keeps other readers from changing it."""
+        """Load the attempt's current row. While the job is locked, other readers cannot change it."""
         key = {f"{self._job.KIND}_id": self._claim.id, "number": self._number}
         return session.get_one(self._job.ATTEMPTS, key, populate_existing=True)
 
@@ -222,12 +223,15 @@ class Ingest(ABC, Generic[B]):
         return {f"{self._job.KIND}_id": self._claim.id, "attempt": self._number}
 
     def _prefix(self) -> str:
-        """Prefix of the keys of this attempt's artifacts."""
+        """Return the key prefix of this attempt's artifacts."""
         return f"{self._job.FOLDER}/{self._claim.id}/{self._number}"
 
 
 def whole_lines(path: Path, offset: int) -> bytes:
-    """Complete lines of the file from `offset` on, limited in size; empty if the next line is incomplete."""
+    """Read complete lines from `offset` on, up to a size limit that only a longer single line exceeds.
+
+    Returns nothing if the next line is incomplete or the file does not exist.
+    """
     try:
         with path.open("rb") as file:
             file.seek(offset)
@@ -240,22 +244,23 @@ def whole_lines(path: Path, offset: int) -> bytes:
 
 
 def upsert(session: Session, table: type[Any], rows: list[dict[str, Any]], replaced: tuple[str, ...] = ()) -> None:
-    """Insert `rows`. Of existing rows with the same primary key, the columns `replaced` change, or nothing."""
+    """Insert `rows`. In an existing row with the same primary key, only the columns in `replaced` are updated."""
     statement = insert(table)
     if replaced:
         changes = {name: statement.excluded[name] for name in replaced}
         statement = statement.on_conflict_do_update(constraint=table.__table__.primary_key, set_=changes)
     else:
         statement = statement.on_conflict_do_nothing()
-    # A list of rows instead of `values(rows)`: the driver sends one prepared statement in a pipeline.
+    # With a list of rows instead of `values(rows)`, the driver pipelines one prepared statement.
     session.connection().execute(statement, rows)
 
 
 class ProcessLog:
-    """The file that a process prints to. The first `max_bytes` go into rows; its end explains failures.
+    """The file with a process's output.
 
-    The process appends to the file directly: a pipe would block it while nobody reads, and lose its last output if the
-    worker is killed. Trimming removes the middle of the file; the process continues to append at the new end.
+    Its first `max_bytes` bytes are ingested, and its end helps to explain failures. The process appends to the file
+    directly. A pipe would block the process if the worker stops reading, and would lose the last output if the worker
+    is killed. After trimming, the process continues to append at the new end.
     """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
@@ -263,7 +268,10 @@ class ProcessLog:
         self._last_line = f"\n[only the first {max_bytes} bytes of this log are kept: G2RPO_MAX_LOG_BYTES]\n".encode()
 
     def read(self, offset: int, size: int) -> bytes:
-        """At most `size` bytes from `offset` on. After `max_bytes` follows one line that names the limit."""
+        """Return at most `size` bytes from `offset` on.
+
+        After `max_bytes` bytes, one line that states the limit follows.
+        """
         room = self._max_bytes - offset
         if room < 0:
             return b""
@@ -276,7 +284,7 @@ class ProcessLog:
         return self._last_line if data and room == 0 else data
 
     def tail(self, size: int = 4000) -> str:
-        """The last `size` bytes, as text."""
+        """Return the last `size` bytes as text."""
         try:
             with self._path.open("rb") as file:
                 file.seek(max(0, file.seek(0, 2) - size))
@@ -286,9 +294,9 @@ class ProcessLog:
             return ""
 
     def trim(self) -> None:
-        """Remove the middle of a file of more than 2 * `max_bytes`. A line printed meanwhile may be lost.
+        """Remove the middle of the file if it exceeds 2 * `max_bytes` bytes.
 
-        Raises OSError.
+        Output written during trimming may be lost. Raises OSError if the file cannot be read or written.
         """
         with contextlib.suppress(FileNotFoundError):
             if self._path.stat().st_size <= 2 * self._max_bytes:

@@ -1,4 +1,4 @@
-"""Outcomes of attempts: the one place that maps failures to a status, an error code, a message and a hint."""
+"""Outcomes of attempts. This module maps all failures to a job status, error code, message and hint."""
 
 import signal
 from collections.abc import Iterator
@@ -16,30 +16,30 @@ from service.db.models import JobError
 from worker.jobs.artifact_transfer import PromptSetDamaged
 
 DATABASE_UNAVAILABLE = (OperationalError, InterfaceError, InternalError, PoolTimeout)
-"""The database cannot be reached, or aborted the transaction: temporary. Other errors would recur with every retry."""
+"""Temporary errors: the database is unreachable or aborted the transaction. Other errors would recur on every retry."""
 _EXTERNAL_SIGNALS = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP})
-"""Signals from a shutdown, an operator or the kernel's lack of memory: not the fault of the job."""
+"""Signals sent by a shutdown, an operator or the kernel's out-of-memory killer, not caused by the job itself."""
 
 Stop = Literal["cancel", "drain", "pause", "budget"]
-"""Reasons to stop a process: a user cancels, the worker shuts down, a user pauses, the time budget is spent."""
+"""Reasons to stop a process: a user cancels or pauses, the worker shuts down ("drain"), or the time budget is spent."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """The status a job gets, and the error of a job that fails or pauses automatically."""
+    """The new status of a job, with the error if it failed or paused automatically."""
 
     status: JobStatus
     error: JobError | None = None
     lost: bool = False
-    """Interrupted by a loss, which counts toward the maximum of attempts; an orderly stop does not."""
+    """Whether the attempt was lost. Lost attempts count toward the maximum; orderly stops do not."""
     returncode: int = 0
-    """Of a lost process."""
+    """Return code of a lost process."""
     log_tail: str = ""
-    """Of a lost process."""
+    """End of a lost process's log."""
 
 
 def failed(code: str, detail: str, hint: str = "", log_tail: str = "") -> Outcome:
-    """A failure with its error."""
+    """Return the outcome of a failed job with the given error."""
     return Outcome(JobStatus.FAILED, _error(code, detail, hint, log_tail))
 
 
@@ -49,7 +49,10 @@ def _error(code: str, detail: str, hint: str, log_tail: str) -> JobError:
 
 
 def from_exception(error: Exception, *, in_process: bool) -> Outcome:
-    """The outcome of an attempt that raised. `in_process`: the engine ran in this process and may have raised."""
+    """Return the outcome of an attempt that raised an exception.
+
+    `in_process` means that the engine ran in this process, so that the exception may come from it.
+    """
     detail = str(error)
     match error:
         case PromptSetDamaged():
@@ -66,7 +69,7 @@ def from_exception(error: Exception, *, in_process: bool) -> Outcome:
             return failed("storage", detail, hint)
         case ValueError() | KeyError() if in_process:
             return failed("bad_config", str(error.args[0] if error.args else error), "Fix the request or the catalog.")
-    # The worker imports torch only when a job needs it; its error is recognized by name.
+    # The worker imports torch only if a job needs it, so torch's error is recognized by name.
     if in_process and (isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"):
         return failed("out_of_memory", detail, "Request fewer or smaller images.")
     return failed("error", f"{type(error).__name__}: {error}", "See the worker's log for the traceback.")
@@ -75,9 +78,10 @@ def from_exception(error: Exception, *, in_process: bool) -> Outcome:
 def classify(
     ending: Finished | Failed | None, returncode: int, *, stop: Stop | None, out_of_memory: bool, log_tail: str
 ) -> Outcome:
-    """The outcome of a process that has exited. Its own last event takes precedence.
+    """Return the outcome of a process that has exited. The process's last event takes precedence.
 
-    `stop` is the reason of a requested stop, if any; `out_of_memory`: the kernel killed a process of this machine.
+    `stop` is the reason for which the supervisor stopped the process, or None. `out_of_memory` means that the kernel
+    killed a process on this machine for lack of memory.
     """
     if isinstance(ending, Finished) and ending.outcome != "paused":
         return Outcome(JobStatus(ending.outcome))
@@ -124,14 +128,14 @@ def _stopped(stop: Stop, log_tail: str) -> Outcome:
 
 
 def stuck_for(seconds: float, log_tail: str = "") -> Outcome:
-    """The outcome of a job without progress for `seconds`."""
+    """Return the outcome of a job that made no progress for `seconds` seconds."""
     detail = f"the process reported no progress for {seconds:g} s and was terminated"
     hint = "Resume the job. limits.progress_timeout_seconds and G2RPO_PROGRESS_TIMEOUT_SECONDS set the time limit."
     return failed("stuck", detail, hint, log_tail)
 
 
 def too_often_lost(losses: int, returncode: int = 0, log_tail: str = "") -> Outcome:
-    """The outcome of a job whose last allowed attempt was lost."""
+    """Return the outcome of a job that lost the maximum number of attempts."""
     last = f"; the last process was terminated by {_signal_name(-returncode)}" if returncode < 0 else ""
     return failed(
         "lost",
@@ -142,7 +146,10 @@ def too_often_lost(losses: int, returncode: int = 0, log_tail: str = "") -> Outc
 
 
 def oom_kills() -> int:
-    """Number of processes of this control group that the kernel killed for lack of memory; 0 if it does not count."""
+    """Return the number of processes in this control group that the kernel killed for lack of memory.
+
+    Returns 0 if the kernel provides no counter.
+    """
     for counter in _oom_counters():
         try:
             for line in counter.read_text(encoding="ascii").splitlines():
@@ -155,7 +162,10 @@ def oom_kills() -> int:
 
 
 def _oom_counters() -> Iterator[Path]:
-    """Files with the count: of this process's own group first, then of the root group, which containers mount."""
+    """Yield the candidate counter files: first of this process's control group, then of the root group.
+
+    Containers usually mount their own group as the root group.
+    """
     root = Path("/sys/fs/cgroup")
     try:
         groups = Path("/proc/self/cgroup").read_text(encoding="ascii").splitlines()

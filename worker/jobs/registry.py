@@ -1,4 +1,4 @@
-"""The kinds of jobs that workers run."""
+"""Registry of the job types that workers run."""
 
 from worker.jobs.claim import JobType
 from worker.jobs.evaluation import EvaluationJobType
@@ -11,5 +11,5 @@ JOB_TYPES: dict[str, JobType] = {job_type.model.KIND: job_type for job_type in _
 
 
 def job_types(queue: str) -> list[JobType]:
-    """The kinds whose jobs the workers of a queue run."""
+    """Return the job types that workers of the given queue run."""
     return [job_type for job_type in JOB_TYPES.values() if queue == job_type.model.QUEUE]

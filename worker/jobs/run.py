@@ -1,4 +1,4 @@
-"""Runs: a child process trains, from the newest checkpoint if the run has one."""
+"""Training runs: a child process trains, starting from the run's newest checkpoint if there is one."""
 
 import os
 import shutil
@@ -30,7 +30,7 @@ log = structlog.get_logger()
 
 PROGRAM = (sys.executable, "-m", "worker.entrypoints.train")
 RANKS = (sys.executable, "-m", "worker.entrypoints.launcher")
-"""Starts a program in several processes."""
+"""Command prefix that starts a program in several processes."""
 
 
 def train_command(
@@ -42,10 +42,10 @@ def train_command(
     processes: int = 1,
     prompt_sets: Mapping[str, Path] | None = None,
 ) -> Command:
-    """Train the run of `spec_file` with output in `directory`.
+    """Return the command that trains the run in `spec_file` and writes its output to `directory`.
 
-    `start_from`: a checkpoint with initial weights; `resume`: a checkpoint of this run to continue from instead;
-    `prompt_sets`: files of uploaded prompt sets by name. On a CPU, several processes share its cores.
+    `start_from` is a checkpoint with initial weights; `resume`, a checkpoint of this run to continue from, takes
+    precedence. `prompt_sets` maps names of uploaded prompt sets to files. On a CPU, processes share the cores evenly.
     """
     ranks = [*RANKS, str(processes), str(directory)] if processes > 1 else []
     argv = [*ranks, *program, str(spec_file), "--out", str(directory)]
@@ -63,16 +63,16 @@ def train_command(
 
 @dataclass
 class RunBatch(Batch):
-    """The content of a piece of a run's events file."""
+    """The content of a section of a run's events file."""
 
     stored: list[Path] = field(default_factory=list)
-    """Local directories of stored checkpoints."""
+    """Local directories of the checkpoints stored in this batch."""
     answered: int = 0
-    """The newest request for a checkpoint that was answered."""
+    """Number of the newest checkpoint request that was answered."""
 
 
 class RunIngest(Ingest[RunBatch]):
-    """Reads the files of a run's attempt."""
+    """Ingests the files of a run attempt."""
 
     batch = RunBatch
     replaced: ClassVar[Mapping[type[Any], tuple[str, ...]]] = {Metric: ("value",), RewardGroup: ("prompt", "values")}
@@ -80,7 +80,7 @@ class RunIngest(Ingest[RunBatch]):
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._local: list[Path] = []
-        """Local directories of stored checkpoints of this attempt."""
+        """Local directories of this attempt's stored checkpoints."""
 
     def _read(self, line: bytes, batch: RunBatch) -> None:
         match run_events.EventLine.validate_json(line):
@@ -102,7 +102,7 @@ class RunIngest(Ingest[RunBatch]):
                 self._read_common(event, batch)
 
     def _written(self, batch: RunBatch) -> None:
-        """Remove the local copies of stored checkpoints, except the newest."""
+        """Remove the local copies of all stored checkpoints except the newest."""
         self._local += batch.stored
         while len(self._local) > 1:
             shutil.rmtree(self._local.pop(0), ignore_errors=True)
@@ -121,7 +121,7 @@ class RunIngest(Ingest[RunBatch]):
     def _read_checkpoint(self, event: run_events.CheckpointSaved, batch: RunBatch) -> None:
         key = f"{self._prefix()}/checkpoints/{event.step}"
         batch.answered = max(batch.answered, event.request)
-        if self._is_stored(event.step):  # saved for one reason and requested for another
+        if self._is_stored(event.step):  # it was already saved for another reason at the same step
             return
         try:
             source = artifact_transfer.inside(self._directory, event.directory)
@@ -147,7 +147,8 @@ class RunIngest(Ingest[RunBatch]):
         row.checkpoint_answers = max(row.checkpoint_answers, batch.answered)
         if batch.rows[Checkpoint]:
             self._write_checkpoints(session, row, batch)
-        # Attempts before a resumption had another number of steps; a superseded attempt must not overwrite results.
+        # Attempts before a resumption may have a different number of steps, and an older attempt must not overwrite
+        # results.
         counts = self._number > row.resumed_attempt and (self._number == row.attempt or row.heldout is None)
         if batch.finished is not None and batch.finished.outcome == "succeeded" and counts:
             row.heldout = {name: summary.model_dump(mode="json") for name, summary in batch.finished.heldout.items()}
@@ -164,7 +165,7 @@ class RunIngest(Ingest[RunBatch]):
 
 
 class RunJobType(SupervisedJobType):
-    """Training."""
+    """Job type for training runs."""
 
     model = Run
     program = PROGRAM
@@ -173,7 +174,7 @@ class RunJobType(SupervisedJobType):
     stored = ("samples", "checkpoints", "prompt-sets", artifact_transfer.START, ENCODINGS)
 
     def claimable(self, devices: int | None) -> ColumnElement[bool]:
-        """Each process of a run needs a device."""
+        """Return the SQL condition that the run needs at most `devices` devices, one for each of its processes."""
         if devices is None:
             return true()
         return func.coalesce(Run.spec["resources", "processes_per_node"].as_integer(), 1) <= devices
@@ -191,9 +192,10 @@ class RunJobType(SupervisedJobType):
         return _spec(row).limits
 
     def prepare(self, database: Database, claim: Claim, row: Run, directory: Path) -> Command:
-        """Write the spec, uploaded prompts and the checkpoint to continue from.
+        """Write the spec, the uploaded prompt sets and the checkpoint to start from, and return the command.
 
-        Raises ArtifactDamaged if the run has checkpoints but all are damaged: it must not restart silently.
+        Raises ArtifactDamaged if the run has checkpoints but all of them are damaged, because it must not restart
+        silently, or if the checkpoint in `start_from` or a prompt set is damaged.
         """
         spec_file, spec = directory / SPEC_FILE, _spec(row)
         spec_file.write_text(spec.model_dump_json(indent=2), encoding="utf-8")
@@ -210,13 +212,16 @@ class RunJobType(SupervisedJobType):
 
 
 def _spec(run: Run) -> RunSpec:
-    """The run's spec with its current number of steps, which a resumption may raise."""
+    """Return the run's spec with the current number of steps, which may have been increased by resuming the run."""
     spec = RunSpec.model_validate(run.spec)
     return spec.model_copy(update={"training": spec.training.model_copy(update={"max_steps": run.max_steps})})
 
 
 def _newest_checkpoint(database: Database, claim: Claim, max_steps: int, directory: Path) -> Path | None:
-    """Fetch the run's newest undamaged checkpoint into `directory`; None if the run has no checkpoint."""
+    """Fetch the run's newest undamaged checkpoint into `directory`. Returns None if the run has no checkpoint.
+
+    Raises ArtifactDamaged if all checkpoints are damaged.
+    """
     with database.transaction() as session:
         rows = session.execute(
             select(Checkpoint.id, Checkpoint.step, Checkpoint.damaged)
@@ -230,7 +235,7 @@ def _newest_checkpoint(database: Database, claim: Claim, max_steps: int, directo
             log.warning("checkpoint.damaged", checkpoint=str(id_), detail=str(error))
             _record_damage(database, claim, id_, step, str(error))
             continue
-        # The files may have come from this machine's cache: only the store's files clear the mark.
+        # The files may come from this machine's cache. Clear the mark only if the files in the store are intact.
         if damaged and artifact_transfer.is_stored(database, id_):
             _record_damage(database, claim, id_, step, None)
         return path
@@ -240,7 +245,10 @@ def _newest_checkpoint(database: Database, claim: Claim, max_steps: int, directo
 
 
 def _record_damage(database: Database, claim: Claim, id_: uuid.UUID, step: int, damage: str | None) -> None:
-    """Mark a checkpoint as damaged or undamaged: retention keeps an undamaged checkpoint to continue from."""
+    """Mark a checkpoint as damaged, or as undamaged if `damage` is None.
+
+    Retention uses the mark to keep an undamaged checkpoint that the run can continue from.
+    """
     with database.transaction() as session:
         held(session, claim)
         checkpoint = session.get_one(Checkpoint, id_, with_for_update=True)

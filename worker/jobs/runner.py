@@ -1,4 +1,7 @@
-"""Runs a claimed job: lease, execution, conclusion. How the work executes is up to a `Supervisor` or `InProcess`."""
+"""Runner of claimed jobs: lease, execution and recording of the outcome.
+
+A `Supervisor` or `InProcess` executes the job, depending on its type.
+"""
 
 import threading
 
@@ -13,9 +16,10 @@ from worker.monitoring.stats import STATS
 
 
 def run_job(database: Database, claim: Claim, stopping: threading.Event) -> None:
-    """Run a claimed job until this attempt ends. `stopping` makes the attempt stop, for another worker to continue.
+    """Run a claimed job until this attempt ends.
 
-    Never raises for an error of the job, its process, the database or another worker: the job's row has the outcome.
+    If `stopping` is set, the attempt stops and another worker can continue it. Errors of the job, its process, the
+    database or another worker are not raised but recorded in the job's row.
     """
     attempt = Attempt(database, claim, stopping)
     execution = _execution(attempt)
@@ -28,7 +32,7 @@ def run_job(database: Database, claim: Claim, stopping: threading.Event) -> None
                 outcome = attempt.retry_database(_record, attempt, outcome)
             STATS.add(f"jobs.{outcome.status}")
             attempt.log.info("job.ended", status=outcome.status, code=outcome.error["code"] if outcome.error else None)
-        # After the lease has ended, because removing gigabytes may take longer than a lease.
+        # Clean up after the lease has ended, because removing gigabytes may take longer than a lease.
         execution.clean_up(outcome)
     except LeaseLost as lost:
         attempt.log.warning("job.lost", detail=str(lost))
@@ -61,7 +65,7 @@ def _run(attempt: Attempt, execution: Supervisor | InProcess) -> Outcome:
 
 
 def _record(attempt: Attempt, outcome: Outcome) -> Outcome:
-    """Record how the attempt ended; the outcome, which is a failure after the last allowed loss."""
+    """Record and return the outcome. It becomes a failure if the job has now lost the maximum number of attempts."""
     if outcome.lost and (losses := attempt.losses() + 1) >= attempt.database.settings.max_attempts:
         outcome = too_often_lost(losses, outcome.returncode, outcome.log_tail)
     move(attempt.database, attempt.claim, outcome.status, outcome.error, lost=outcome.lost)

@@ -1,4 +1,4 @@
-"""Scores: rewards of given images, recorded as they are computed."""
+"""Scoring jobs: rewards of given images, recorded as they are computed."""
 
 import functools
 from collections.abc import Iterator, Sequence
@@ -17,17 +17,17 @@ if TYPE_CHECKING:
     from worker.engine.inference.image_scorer import ImageScorer
 
 _BATCH_PIXELS = 2**22
-"""Pixels per batch: eight images of 720×720."""
+"""Maximum number of pixels per batch: eight images of 720×720."""
 _MAX_BATCH_IMAGES = 64
 
 
 class ScoreJobType(InProcessJobType):
-    """Scoring of images in the worker's process."""
+    """Job type for scoring images in the worker's process."""
 
     model = Score
 
     def work(self, execution: InProcess) -> None:
-        """Score every image, also those that an earlier attempt scored: this worker's rewards may differ."""
+        """Score all images, including those scored by an earlier attempt, because this worker's rewards may differ."""
         id_ = execution.claim.id
         with execution.database.transaction() as session:
             names: list[str] = session.get_one(Score, id_).spec["rewards"]
@@ -48,7 +48,7 @@ class ScoreJobType(InProcessJobType):
 
 
 def _batches(images: Sequence[ScoreImage]) -> Iterator[list[ScoreImage]]:
-    """Batches of consecutive images of equal size."""
+    """Yield batches of consecutive images with equal size."""
     for (width, height), group in groupby(images, key=lambda one: (one.width, one.height)):
         equal = list(group)
         size = max(1, min(_MAX_BATCH_IMAGES, _BATCH_PIXELS // (width * height)))
@@ -58,7 +58,7 @@ def _batches(images: Sequence[ScoreImage]) -> Iterator[list[ScoreImage]]:
 def _score(
     execution: InProcess, scorer: "ImageScorer", names: Sequence[str], batch: Sequence[ScoreImage]
 ) -> list[list[RewardValue]]:
-    """The rewards of each image; for an image that the store has lost or altered, failures with their cause."""
+    """Compute the rewards of each image. For an image that is missing or damaged in the store, all rewards fail."""
     pngs: list[bytes] = []
     found: dict[int, list[RewardValue]] = {}
     undamaged: list[ScoreImage] = []
@@ -80,7 +80,10 @@ def _score(
 def _record(
     execution: InProcess, scored: Sequence[tuple[int, list[RewardValue]]], done: int, total: int, **columns: Any
 ) -> None:
-    """Write the values of some images, the progress and `columns` of the job. Raises LeaseLost."""
+    """Write the given images' values, the progress, and other job columns.
+
+    Raises LeaseLost if the claim is no longer valid.
+    """
     own = (ScoreImage.score_id == execution.claim.id, ScoreImage.number == bindparam("of"))
     statement = update(ScoreImage.__table__).where(*own).values(values=bindparam("found"))  # type: ignore[arg-type]
     rows = [{"of": number, "found": [one.model_dump(mode="json") for one in values]} for number, values in scored]
@@ -94,7 +97,7 @@ def _record(
 
 @functools.cache
 def _scorer() -> "ImageScorer":
-    """The process's scorer. Torch is first imported here."""
+    """Return the image scorer of this process. torch is imported here for the first time."""
     from worker.engine.inference.image_scorer import ImageScorer
 
     return ImageScorer(cache=MODEL_CACHE)

@@ -1,4 +1,7 @@
-"""Execution in a child process: prepare its directory, start it, read its events into rows, and stop it on request."""
+"""Execution of jobs in a child process.
+
+The supervisor prepares a directory, starts the process, ingests its events, and stops it on request.
+"""
 
 import contextlib
 import math
@@ -28,32 +31,32 @@ from worker.jobs.outcome import Outcome, Stop, classify, oom_kills, stuck_for
 from worker.jobs.process import Command, Process
 
 TERMINATION_SECONDS = 10.0
-"""Time for a process between SIGTERM and SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL."""
 _STOP_PRIORITY: tuple[Stop, ...] = ("cancel", "drain", "pause", "budget")
-"""Of several reasons to stop, the first determines the outcome."""
+"""Reasons to stop in order of precedence. If there are several, the first determines the outcome."""
 
 
 class SupervisedJobType(JobType, ABC):
-    """A kind of jobs that run in a child process. Tests replace its `program`."""
+    """Base class of job types whose jobs run in a child process. Tests replace `program`."""
 
     program: Sequence[str]
     model: ClassVar[type[SupervisedJob]]
     ingest: ClassVar[type[Ingest[Any]]]
-    """Reads the files of an attempt into rows."""
+    """Class that ingests the files of an attempt."""
     stored: ClassVar[tuple[str, ...]]
-    """Subdirectories of an attempt whose files are in the artifact store once the attempt was read."""
+    """Subdirectories of an attempt's directory that can be removed after the attempt has been ingested."""
 
     def __init__(self, program: Sequence[str] | None = None) -> None:
         if program is not None:
             self.program = program
 
     def limits(self, row: Any) -> Limits:
-        """Time limits of the job."""
+        """Return the job's time limits."""
         return Limits()
 
     @abstractmethod
     def prepare(self, database: Database, claim: Claim, row: Any, directory: Path) -> Command:
-        """Write the process's input to `directory`; the command that starts the process."""
+        """Write the process's input to `directory`, and return the command that starts the process."""
 
 
 class Supervisor:
@@ -70,30 +73,36 @@ class Supervisor:
         self._process: Process | None = None
         self._aborted = False
         self._all_read = False
-        """Whether everything the process wrote is in rows and in the store."""
+        """Whether everything that the process wrote is in the database and in the store."""
         self._stop: Stop | None = None
         self._control: Control | None = None
         self._stop_deadline = math.inf
-        """When a process that ignores a stop request is terminated, by the monotonic clock."""
+        """Monotonic time at which a process that ignores a stop request is terminated."""
         attempt.lease.on_lost = self.abort
 
     def abort(self) -> None:
-        """Kill the process immediately, and prevent a later start."""
+        """Kill the process immediately, or prevent it from starting."""
         self._aborted = True
         if self._process is not None:
             self._process.close()
         self._wake.set()
 
     def clean_up(self, outcome: Outcome) -> None:
-        """Remove the files of an ended or paused job that are in rows or in the store; log and events stay."""
+        """Remove the local files that are no longer needed if the job has ended or is paused.
+
+        Log and events are kept.
+        """
         if outcome.status not in RESTING or not self._all_read:
             return
-        for number in range(1, self._claim.attempt + 1):  # a resumed job may already have the next attempt here
+        for number in range(1, self._claim.attempt + 1):  # if the job was resumed, the next attempt may already be here
             for name in self._job_type.stored:
                 shutil.rmtree(self._job_directory / f"attempt-{number}" / name, ignore_errors=True)
 
     def run(self) -> Outcome:
-        """Recover earlier attempts, then run this one. Raises LeaseLost, AttemptEnded, and unretried errors."""
+        """Recover earlier attempts, then run this attempt.
+
+        Raises LeaseLost, AttemptEnded, and errors that are not retried or persist.
+        """
         attempt, database, claim = self._attempt, self._database, self._claim
         earlier = attempt.retry(self._recover_earlier_attempts)
         if earlier is not None:
@@ -131,10 +140,10 @@ class Supervisor:
             return session.get_one(self._job_type.model, self._claim.id)
 
     def _recover_earlier_attempts(self) -> Outcome | None:
-        """Read what earlier workers on this machine left unread.
+        """Ingest the unread files of earlier attempts on this machine.
 
-        The outcome is the previous attempt's, if it had ended the job before its worker was lost. How older attempts
-        ended does not count, because later attempts continued.
+        Returns the outcome of the previous attempt if that attempt had ended the job before its worker was lost,
+        otherwise None. The outcomes of older attempts are ignored, because later attempts continued the job.
         """
         job, attempts = self._job_type.model, self._job_type.model.ATTEMPTS
         own = (attempts.job_id == self._claim.id, attempts.number < self._claim.attempt)
@@ -154,7 +163,10 @@ class Supervisor:
         return outcome
 
     def _create_directory(self) -> None:
-        """Create the attempt's directory. Files of the same attempt, of a restored database, are moved aside."""
+        """Create the attempt's directory.
+
+        A directory of the same attempt, left from before a database restore, is renamed.
+        """
         directory = self._directory
         if (directory / EVENTS_FILE).exists():
             directory.rename(directory.with_name(f"former-{directory.name}-{uuid.uuid4()}"))
@@ -163,9 +175,11 @@ class Supervisor:
     def _watch(
         self, process: Process, ingest: Ingest[Any], reader: Executor, limits: Limits, used: float
     ) -> float | None:
-        """Wait until the process has exited. The seconds of silence if it was terminated as stuck, else None.
+        """Wait until the process has exited, and forward requests to it.
 
-        Its events are read in another thread: storing a checkpoint may take minutes, in which requests still count.
+        Returns the progress timeout in seconds if the process was terminated as stuck, otherwise None. Events are
+        ingested in another thread, because storing a checkpoint may take minutes, during which requests must still be
+        handled.
         """
         timeout = limits.progress_timeout_seconds or self._settings.progress_timeout_seconds
         budget = min(limits.wall_clock_seconds or math.inf, self._settings.max_run_seconds) - used
@@ -178,12 +192,12 @@ class Supervisor:
                 self._forward_requests(process, ingest, time.monotonic() - self._claim.taken_at > budget)
             except (SQLAlchemyError, OSError) as error:
                 self._attempt.log.warning("job.request_not_forwarded", error=str(error).splitlines()[0])
-            with contextlib.suppress(OSError):  # whatever needs the disk reports its failure
+            with contextlib.suppress(OSError):  # other code that uses the disk reports the failure
                 ingest.log.trim()
             now = time.monotonic()
             if (size := ingest.written()) != written:
                 written, heartbeat = size, now
-            # Updates and checkpoints are not interrupted: their work would be lost or half saved.
+            # Updates and checkpoints are not interrupted, because their results would be lost or incomplete.
             busy = ingest.phase in ("update", "checkpoint") and now - heartbeat < timeout
             if now > self._stop_deadline and not busy:
                 process.terminate(TERMINATION_SECONDS)
@@ -194,16 +208,16 @@ class Supervisor:
         return None
 
     def _read(self, ingest: Ingest[Any]) -> None:
-        """Read what the process has written. After a failure it continues, and its files keep everything."""
+        """Ingest what the process has written. After a failure, the process continues, and its files are read later."""
         try:
             ingest.drain()
         except LeaseLost:
-            return  # the lease's threads notice it
+            return  # the lease's threads handle it
         except (SQLAlchemyError, OSError) as error:
             self._attempt.log.warning("job.not_recorded", error=str(error).splitlines()[0])
 
     def _requests(self, over_budget: bool) -> tuple[Stop | None, int]:
-        """The reason to stop, if any, and the number of the unanswered request for a checkpoint, or 0."""
+        """Return the reason to stop or None, and the number of the unanswered checkpoint request or 0."""
         request = self._attempt.stop_request()
         reasons = {
             request.stop,
@@ -213,7 +227,7 @@ class Supervisor:
         return next((stop for stop in _STOP_PRIORITY if stop in reasons), None), request.checkpoint
 
     def _forward_requests(self, process: Process, ingest: Ingest[Any], over_budget: bool) -> None:
-        """Write new requests to the control file; a process that is still loading is terminated instead of stopped."""
+        """Write new requests to the control file. A process that is still loading is terminated instead of stopped."""
         stop, checkpoint = self._requests(over_budget)
         if stop is None:
             if checkpoint:
@@ -227,7 +241,7 @@ class Supervisor:
                 grace = self._settings.drain_seconds
             self._stop_deadline = time.monotonic() + grace
             if not ingest.started:
-                process.terminate(TERMINATION_SECONDS)  # it has nothing to save and does not read the control file
+                process.terminate(TERMINATION_SECONDS)  # it has nothing to save and does not poll the control file
         self._write_control(Control(action="cancel" if stop == "cancel" else "pause", request=checkpoint))
 
     def _write_control(self, control: Control) -> None:
@@ -241,5 +255,5 @@ class Supervisor:
 
 
 def _paused_on_request(ending: Finished | Failed) -> bool:
-    """Whether the process only followed a stop request, so that the job continues."""
+    """Whether the process paused because of a stop request, so that the job can continue."""
     return isinstance(ending, Finished) and ending.outcome == "paused" and ending.cause is None

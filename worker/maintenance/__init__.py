@@ -1,1 +1,1 @@
-"""What every worker does for the service: housekeeping, garbage collection, recovery."""
+"""Maintenance tasks of every worker: housekeeping, garbage collection and recovery."""

@@ -1,4 +1,4 @@
-"""Removal of what no row refers to: from the artifact store, from this machine's disk, from the database."""
+"""Removal of unreferenced artifacts, of local files of ended jobs, and of expired idempotency keys."""
 
 import hashlib
 import shutil
@@ -24,18 +24,18 @@ from worker.maintenance.recovery import unread
 log = structlog.get_logger()
 
 _OWNER_KEY = "deployment"
-"""The store's file that names the database whose artifacts it holds."""
+"""Key of the file in the store that identifies the database that the store belongs to."""
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
 
 class ForeignStore(Exception):
-    """The store or the disk belongs to another installation, whose database refers to its files."""
+    """The store belongs to another installation, whose database may refer to its files."""
 
 
 def collect_garbage(database: Database) -> int:
-    """Remove artifacts that are marked as garbage; the number of prefixes.
+    """Remove artifacts that are marked as garbage, and return the number of removed prefixes.
 
-    Each prefix has its own transaction, whose lock excludes other workers. A failure affects one prefix only.
+    Each prefix is removed in its own transaction, which locks out other workers. A failure affects only one prefix.
     """
     with database.transaction() as session:
         marked = session.scalars(select(Garbage.prefix).order_by(Garbage.created_at, Garbage.prefix)).all()
@@ -61,10 +61,10 @@ def _collect(database: Database, prefix: str) -> bool:
 
 
 def find_orphans(database: Database) -> list[str]:
-    """Mark artifacts whose owner has no row, which a crash may leave; their prefixes.
+    """Mark artifacts whose owner has no row, for example after a crash, and return their prefixes.
 
-    Recent artifacts, by the time in their owner's id, are skipped: their row may not be committed yet. Raises
-    ForeignStore: what has no row in this database may have a row in another.
+    Artifacts are skipped if the time in their owner's id is recent, because the row may not be committed yet. Raises
+    ForeignStore if the store belongs to another database, which may have rows for the artifacts.
     """
     check_owner(database)
     with database.transaction() as session:
@@ -86,9 +86,10 @@ def find_orphans(database: Database) -> list[str]:
 
 
 def find_leftovers(database: Database) -> list[str]:
-    """Mark artifacts of ended jobs that lost workers stored without a row; their prefixes. Raises ForeignStore.
+    """Mark artifacts of ended jobs that have no row because their worker was lost, and return their prefixes.
 
-    Each job is checked once or twice, `orphan_seconds` after its end.
+    Each job is checked once or twice, `orphan_seconds` after its end. Raises ForeignStore if the store belongs to
+    another database.
     """
     check_owner(database)
     newest = _long_ago(database)
@@ -107,7 +108,7 @@ def find_leftovers(database: Database) -> list[str]:
 
 
 def _matching(store: ArtifactStore, prefix: str, pattern: str) -> list[str]:
-    """The prefixes in the store that match a pattern of names and `*` below `prefix`."""
+    """Return the prefixes in the store below `prefix` that match a pattern of names and `*` wildcards."""
     prefixes = [prefix]
     for part in pattern.split("/"):
         prefixes = [f"{one}/{name}" for one in prefixes for name in (store.names(one) if part == "*" else [part])]
@@ -115,9 +116,9 @@ def _matching(store: ArtifactStore, prefix: str, pattern: str) -> list[str]:
 
 
 def _mark_unnamed(database: Database, job_type: JobType, id_: uuid.UUID, prefixes: list[str]) -> list[str]:
-    """Mark those of an ended job's `prefixes` that no row names, unless the job was resumed.
+    """Mark and return those of an ended job's `prefixes` that no row refers to, unless the job was resumed.
 
-    A reader of an ended job's files removes the mark with the row that it writes, under the same lock.
+    If a worker later ingests files of the ended job, it removes the mark when it writes the row, under the same lock.
     """
     job = job_type.model
     with database.transaction() as session:
@@ -131,7 +132,7 @@ def _mark_unnamed(database: Database, job_type: JobType, id_: uuid.UUID, prefixe
 
 
 def _long_ago(database: Database) -> ColumnElement[datetime]:
-    """Before this time, workers have recorded everything that they stored."""
+    """Return the time before which workers have written rows for everything that they stored."""
     return func.now() - timedelta(seconds=database.settings.orphan_seconds)
 
 
@@ -140,7 +141,10 @@ def _ended_long_ago(database: Database, job: type[Job]) -> ColumnElement[bool]:
 
 
 def check_owner(database: Database) -> None:
-    """Raise ForeignStore unless the store belongs to this database; a store without an owner gets this one."""
+    """Raise ForeignStore if the store belongs to another database.
+
+    A store without an owner is assigned to this database.
+    """
     with database.transaction() as session:
         own = str(_deployment(session).id)
     if not database.artifacts.exists(_OWNER_KEY):
@@ -160,7 +164,7 @@ def check_owner(database: Database) -> None:
 
 
 def _deployment(session: Session) -> Deployment:
-    """The row of this installation; an emptied database is a new installation."""
+    """Return the row that identifies this installation, or create it if the database has none."""
     found = session.scalars(select(Deployment).order_by(Deployment.created_at, Deployment.id)).first()
     if found is None:
         found = Deployment()
@@ -177,9 +181,9 @@ def delete_idempotency_keys(database: Database) -> None:
 
 
 def clear_local_files(database: Database) -> None:
-    """Remove the files of deleted and long-ended jobs from this machine's working directory, except unread attempts.
+    """Remove the local files of deleted and long-ended jobs, except those of jobs with unread events.
 
-    Raises ForeignStore: the files may belong to another database.
+    Raises ForeignStore if the store belongs to another database, because then the files may too.
     """
     check_owner(database)
     for job_type in JOB_TYPES.values():
@@ -205,7 +209,7 @@ def _clear(database: Database, job: type[Job], id_: uuid.UUID, path: Path) -> No
 
 
 def _created_at(name: str) -> datetime:
-    """The time in the UUIDv7 `name`; the end of time for other names, which are never removed."""
+    """Return the time in the UUIDv7 `name`, or _NEVER for other names, whose files are never removed."""
     try:
         id_ = uuid.UUID(name)
     except ValueError:

@@ -1,4 +1,4 @@
-"""Background work of every worker: heartbeat, expired leases, missed jobs, garbage, and idle models."""
+"""Background tasks of every worker: heartbeat, expired leases, missed jobs, garbage collection and idle models."""
 
 import threading
 import time
@@ -28,14 +28,18 @@ from worker.monitoring.stats import STATS, gather
 log = structlog.get_logger()
 
 _LOCK = 0x67327270_6F01
-"""Key of the advisory lock under which one worker at a time reconciles all jobs."""
+"""Key of the advisory lock that allows only one worker at a time to reconcile all jobs."""
 _BROKER_SECONDS = 5.0
 _BURST_SECONDS = 2.0
-"""Requests with shorter pauses belong to one burst, within which models stay loaded."""
+"""Maximum pause between requests of one burst, during which models stay loaded."""
 
 
 class Housekeeping:
-    """Three threads for the worker's lifetime: one is punctual, one may take long, one may hang in a GPU driver."""
+    """Runs background tasks for the worker's lifetime.
+
+    There are three threads: one for tasks that must be punctual, one for tasks that may take long, and one for tasks
+    that may hang in a GPU driver.
+    """
 
     def __init__(self, database: Database, app: Celery, name: str, queue: str) -> None:
         self._database, self._app, self._name, self._queue = database, app, name, queue
@@ -95,16 +99,16 @@ class Housekeeping:
 
 
 def _try(work: Callable[..., object], *args: object) -> None:
-    """Do work that is repeated soon: a failure is only logged."""
+    """Call `work` and only log a failure, because the call is repeated soon."""
     try:
         work(*args)
     except Exception as error:
-        # Database, broker and store raise many types. This thread must continue, or the worker counts as lost.
+        # Database, broker and store raise many exception types. If this thread ended, the worker would count as lost.
         log.warning("housekeeping.failed", work=work.__name__, error=(str(error) or repr(error)).splitlines()[0])
 
 
 def heartbeat(database: Database, name: str, queue: str) -> None:
-    """Write the worker's heartbeat, and delete the rows of workers that are long gone."""
+    """Write the worker's heartbeat, and delete the rows of workers with no heartbeat for a day."""
     row = {"name": name, "queue": queue, "device": devices.describe(), "stats": gather(database.settings.data_dir)}
     changes = {"heartbeat_at": func.now(), "stats": row["stats"]}
     with database.transaction() as session:
@@ -115,7 +119,7 @@ def heartbeat(database: Database, name: str, queue: str) -> None:
 def reconcile(database: Database, app: Celery) -> None:
     """Recover jobs with expired leases, and wake queues that have claimable jobs but no message.
 
-    One worker at a time does this; the others skip it.
+    Does nothing if another worker is already reconciling.
     """
     queues = set()
     with database.transaction() as session:
@@ -134,8 +138,8 @@ def release_models(
 ) -> None:
     """Unload the models of an idle worker, or after the current burst of requests if a run needs the GPU.
 
-    shared: whether other processes use memory of the GPU; None: there is no GPU. A run that starts anywhere may be
-    about to use this GPU; a run that is running already has its GPU, which is this one only if it is shared.
+    shared: whether other processes use memory of the GPU, or None if there is no GPU. A starting run on any worker may
+    be about to use this GPU. A run that is already running uses this GPU only if it is shared.
     """
     reason, names = "idle", models.release(database.settings.model_cache_seconds)
     if not names and shared is not None:
@@ -148,7 +152,7 @@ def release_models(
 
 
 def _end_expired(session: Session, job_type: JobType) -> None:
-    """End the attempts with expired leases. The next attempt reads what was unread, and then checks the losses."""
+    """End attempts with expired leases. The next attempt ingests unread events and then checks the number of losses."""
     job = job_type.model
     expired = select(job).where(job.status.in_(HELD), job.lease_expires_at < func.now())
     unused = (defer(job.spec), defer(job.requested))
@@ -160,8 +164,8 @@ def _end_expired(session: Session, job_type: JobType) -> None:
 
 
 def _wake(app: Celery, queue: str) -> None:
-    # One message per queue is enough: its worker runs jobs until none is claimable. More would pile up while all
-    # workers are busy. The timeouts keep a hanging broker from blocking this thread.
+    # One message per queue is enough, because a worker runs jobs until none is claimable. More messages would pile up
+    # while all workers are busy. The timeouts prevent a hanging broker from blocking this thread.
     limits = dict.fromkeys(("socket_timeout", "socket_connect_timeout", "connect_retries_timeout"), _BROKER_SECONDS)
     with app.connection(app.conf.broker_write_url, transport_options=limits) as connection:
         if connection.default_channel.queue_declare(queue).message_count == 0:

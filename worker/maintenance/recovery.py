@@ -1,7 +1,8 @@
-"""Recovery of unread attempts: reads what a lost worker left unread of a job that has ended or is paused.
+"""Recovery of attempts of ended or paused jobs: ingestion of files that lost workers left unread.
 
-The next supervisor reads the attempts of a job that is claimed again. This is for other jobs, such as a job that was
-cancelled while its worker died, or whose last checkpoint the artifact store refused until it was repaired.
+If a job is claimed again, the next supervisor ingests its earlier attempts. This module handles all other jobs, for
+example a job that was cancelled while its worker died, or whose last checkpoint could not be stored because the
+artifact store was unavailable.
 """
 
 import uuid
@@ -26,7 +27,7 @@ log = structlog.get_logger()
 
 
 def recover_unread(database: Database, job_type: SupervisedJobType) -> None:
-    """Read into rows and into the store what only this machine has of ended and paused jobs."""
+    """Ingest unread files of ended and paused jobs that exist only on this machine."""
     for id_, newest, attempt, directory in list(unread(database, job_type.model)):
         claim = Claim(job_type, id_, newest, "", 0.0)
         bound = log.bind(**{claim.kind: str(id_)}, attempt=attempt)
@@ -34,13 +35,16 @@ def recover_unread(database: Database, job_type: SupervisedJobType) -> None:
             job_type.ingest(database, claim, directory, attempt, lock=_resting).drain()
             bound.info("job.recovered")
         except LeaseLost:
-            continue  # it was resumed, and its supervisor reads the attempt
+            continue  # the job was resumed, and its supervisor ingests the attempt
         except (SQLAlchemyError, OSError) as error:
             bound.warning("job.not_recovered", error=str(error).splitlines()[0])
 
 
 def unread(database: Database, job: type[Job]) -> Iterator[tuple[uuid.UUID, int, int, Path]]:
-    """Ended and paused jobs with unread events on this machine: id, newest attempt, attempt, directory."""
+    """Yield the attempts of ended and paused jobs that have unread events on this machine.
+
+    The items are job id, number of the job's newest attempt, number of the unread attempt, and its directory.
+    """
     root = database.settings.data_dir.absolute() / "work" / job.FOLDER
     if not issubclass(job, SupervisedJob) or not root.is_dir():
         return

@@ -1,1 +1,1 @@
-"""Monitoring of a worker: devices, statistics, health check."""
+"""Worker monitoring: devices, statistics and health check."""

@@ -1,4 +1,4 @@
-"""The devices and the memory of this machine, found without loading torch."""
+"""Detection of this machine's devices and memory without loading torch."""
 
 import os
 from pathlib import Path
@@ -8,7 +8,7 @@ _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 
 
 def gpus(root: Path = _GPUS) -> list[str]:
-    """The models of the NVIDIA GPUs."""
+    """Return the model names of the NVIDIA GPUs."""
     names = []
     for file in sorted(root.glob("*/information")):
         model = next(line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("Model:"))
@@ -17,12 +17,15 @@ def gpus(root: Path = _GPUS) -> list[str]:
 
 
 def describe() -> str:
-    """The devices, for display."""
+    """Return a description of the devices for display."""
     return ", ".join(gpus()) or f"cpu ({_cores()} cores)"
 
 
 def count(root: Path = _GPUS) -> int:
-    """The number of processes that can each have a device: visible GPUs, or else CPU cores."""
+    """Return the number of visible GPUs, or the number of CPU cores if there are no GPUs.
+
+    This is the maximum number of processes that can each use their own device.
+    """
     found, visible = len(gpus(root)), os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         found = min(found, len([gpu for gpu in visible.split(",") if gpu.strip() not in ("", "-1")]))
@@ -30,7 +33,7 @@ def count(root: Path = _GPUS) -> int:
 
 
 def memory(limits: tuple[Path, ...] = _LIMITS) -> int:
-    """Bytes of this machine's memory, or of its container's limit."""
+    """Return the size of this machine's memory, or the container's memory limit if lower, in bytes."""
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     values = [file.read_text(encoding="utf-8").strip() for file in limits if file.is_file()]
     return min([total, *(int(value) for value in values if value.isdecimal())])  # `max`: no limit

@@ -1,6 +1,6 @@
-"""`python -m worker.monitoring.healthcheck`: whether a worker of this host has a recent heartbeat.
+"""`python -m worker.monitoring.healthcheck`: check that a worker on this host has a recent heartbeat.
 
-For a container that runs one worker. It queries the database, so it also fails while the database is unavailable.
+The check is intended for containers that run one worker. It also fails if the database is unavailable.
 """
 
 import socket
@@ -23,7 +23,7 @@ def is_alive(database: Database, host: str) -> bool:
 
 
 def main() -> None:
-    """Exit with status 0 if a worker is alive, else with status 1 and the reason."""
+    """Exit with status 0 if a worker is alive, otherwise print the reason and exit with status 1."""
     database, host = connect(), socket.gethostname()
     try:
         if not is_alive(database, host):

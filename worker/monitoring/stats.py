@@ -1,6 +1,6 @@
-"""A worker's statistics: counted where events happen, and written with its heartbeat for Prometheus.
+"""Worker statistics, which are collected in this process and written with the heartbeat, for export to Prometheus.
 
-A name may end in `.` and the value of a label: `jobs.failed`, `gpu_memory_used_bytes.0`.
+A name may end with a dot and a label value, such as `jobs.failed` or `gpu_memory_used_bytes.0`.
 `service.observability.service_metrics` lists the exported names with their descriptions.
 """
 
@@ -16,13 +16,13 @@ from worker.monitoring import devices
 
 _GPU_QUERY = ("--query-gpu=index,memory.used,memory.total", "--format=csv,noheader,nounits")
 _GPU_SECONDS = 5.0
-"""Timeout of a query: a faulty driver may never respond."""
+"""Query timeout in seconds, because a faulty driver may never respond."""
 _GPU_WAIT_SECONDS = 1.0
 _MIB = 2**20
 
 
 class Stats:
-    """Numbers of this process; thread-safe."""
+    """Thread-safe counters and gauges of this process."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -30,12 +30,12 @@ class Stats:
         self._behind_since: dict[str, float] = {}
 
     def add(self, name: str, amount: float = 1.0) -> None:
-        """Increase a counter, which starts at zero."""
+        """Increase a counter, which starts at zero, by `amount`."""
         with self._lock:
             self._values[name] += amount
 
     def set_backlog(self, name: str, size: int) -> None:
-        """Set `NAME_bytes` to the `size` of a backlog; `NAME_seconds` is the time since it was last empty."""
+        """Set `NAME_bytes` to the backlog's size. `NAME_seconds` becomes the time since the backlog was last empty."""
         with self._lock:
             self._values[f"{name}_bytes"] = size
             if size > 0:
@@ -45,7 +45,7 @@ class Stats:
                 self._values[f"{name}_seconds"] = 0.0
 
     def snapshot(self) -> dict[str, float]:
-        """The current numbers."""
+        """Return the current values by name."""
         now = time.monotonic()
         with self._lock:
             backlogs = {f"{name}_seconds": now - since for name, since in self._behind_since.items()}
@@ -53,9 +53,10 @@ class Stats:
 
 
 class GpuMemory:
-    """Memory of the GPUs this process may use, from `nvidia-smi`, because torch is not loaded in this process.
+    """Reads the memory of the GPUs visible to this process from `nvidia-smi`, which does not require loading torch.
 
-    A thread runs the query, and the caller waits briefly: a heartbeat must not hang with a driver.
+    The query runs in a thread, for which the caller waits only briefly, so that a hanging driver cannot block the
+    heartbeat.
     """
 
     def __init__(self, program: str = "nvidia-smi") -> None:
@@ -64,7 +65,7 @@ class GpuMemory:
         self._thread: threading.Thread | None = None
 
     def read(self) -> dict[str, float]:
-        """Last known bytes used and in total by GPU; empty on a machine without GPUs."""
+        """Return the last known used and total bytes by GPU, or an empty dict if the machine has no GPUs."""
         if shutil.which(self._program) is None or os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1"):
             return {}
         if self._thread is None or not self._thread.is_alive():
@@ -85,7 +86,7 @@ class GpuMemory:
 
 
 def _parse(output: str) -> dict[str, float]:
-    """Read lines of index, MiB used and MiB in total; a GPU that reports `[N/A]` is skipped."""
+    """Parse lines of GPU index, used MiB and total MiB. GPUs that report `[N/A]` are skipped."""
     found: dict[str, float] = {}
     for line in output.splitlines():
         index, *sizes = (word.strip() for word in line.split(","))
@@ -96,17 +97,17 @@ def _parse(output: str) -> dict[str, float]:
 
 
 def disk(directory: Path) -> dict[str, float]:
-    """Free bytes on the disk of the worker's files, also before the directory exists."""
+    """Return the free bytes on the disk that contains `directory`, which need not exist yet."""
     existing = next(parent for parent in (directory.absolute(), *directory.absolute().parents) if parent.exists())
     return {"data_free_bytes": float(shutil.disk_usage(existing).free)}
 
 
 STATS = Stats()
-"""The numbers of this process."""
+"""The statistics of this process."""
 GPUS = GpuMemory()
 
 
 def gather(data_dir: Path) -> dict[str, float]:
-    """The counted numbers and the machine's current state: the heartbeat's `stats`."""
+    """Return the `stats` of the heartbeat: this process's statistics and the machine's current state."""
     machine = {} if devices.gpus() else {"memory_total_bytes": float(devices.memory())}
     return STATS.snapshot() | GPUS.read() | disk(data_dir) | {"devices": float(devices.count())} | machine

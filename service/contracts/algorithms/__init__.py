@@ -1,4 +1,7 @@
-"""The algorithm section of a run's spec. Each algorithm is a module here, and a line in `CONTRACTS` and `Algorithm`."""
+"""The algorithm section of a run spec.
+
+Each algorithm has its own module and must be listed in `CONTRACTS` and `Algorithm`.
+"""
 
 from typing import Annotated, Any
 
@@ -20,12 +23,12 @@ CONTRACTS: dict[str, type[AlgorithmContract]] = {
 
 
 def _name(value: Any) -> Any:
-    """The name of an algorithm, G²RPO by default."""
+    """Return the algorithm name in `value`, which defaults to `g2rpo` for a dict."""
     return value.get("name", "g2rpo") if isinstance(value, dict) else getattr(value, "name", None)
 
 
 def _check_name(value: Any) -> Any:
-    """`value`, if it has the name of an algorithm."""
+    """Return `value`. Raises PydanticCustomError if its algorithm name is unknown."""
     name = _name(value)
     if not isinstance(name, str) or name not in CONTRACTS:
         raise PydanticCustomError(
@@ -44,6 +47,6 @@ Algorithm = Annotated[
     Discriminator(_name),
     BeforeValidator(_check_name),
 ]
-"""Any algorithm, distinguished by its `name`."""
+"""Any of the algorithms, selected by `name`."""
 
 __all__ = ["CONTRACTS", "G2RPO", "Advantage", "Algorithm", "AlgorithmContract", "DanceGRPO", "FlowGRPO", "MixGRPO"]

@@ -1,4 +1,4 @@
-"""The fields that every algorithm has, and the methods that validation and plans use."""
+"""Fields shared by all algorithms, and the methods that validation and plans use."""
 
 from abc import abstractmethod
 from typing import Any, Literal
@@ -10,9 +10,9 @@ from service.contracts.schedule import RolloutCost
 
 
 class Advantage(Contract):
-    """How the rewards of a group are converted to one advantage per sample."""
+    """Settings for converting the rewards of a group to one advantage per sample."""
 
-    clip_max: float = Field(5.0, gt=0, le=100, description="Advantages are clamped to ± this. Source: Table 1.")
+    clip_max: float = Field(5.0, gt=0, le=100, description="Advantages are clamped to ±`clip_max`. Source: Table 1.")
     std_eps: float = Field(1e-8, ge=0, le=1, description="Added to the standard deviation. Source: public code.")
     std_floor: float = Field(
         1e-5,
@@ -41,13 +41,13 @@ class Advantage(Contract):
 
 
 def _require_name(schema: dict[str, Any]) -> None:
-    """Require the name of every algorithm but G²RPO, the default."""
+    """Mark `name` as required in the JSON schema, except for the default algorithm, G²RPO."""
     if schema["properties"]["name"].get("const") != "g2rpo":
         schema["required"] = [*schema.get("required", []), "name"]
 
 
 class AlgorithmContract(Contract):
-    """Fields of every algorithm. A subclass adds its `name` and further fields."""
+    """Base class of the algorithm contracts. Subclasses define `name` and algorithm-specific fields."""
 
     model_config = ConfigDict(json_schema_extra=_require_name)
 
@@ -77,24 +77,27 @@ class AlgorithmContract(Contract):
 
     @abstractmethod
     def refuse_outside(self, steps: int) -> None:
-        """Raise ValueError for a field that exceeds a schedule of `steps` steps."""
+        """Raise ValueError if a field exceeds the range of a schedule with `steps` steps."""
 
     @abstractmethod
     def pieces(self) -> int:
-        """Number of parts of one prompt's rollout that no update may split."""
+        """Return the number of indivisible parts (groups or chains) in the rollout of one prompt.
+
+        An update must contain whole parts.
+        """
 
     @abstractmethod
     def trained(self, steps: int) -> int:
-        """Samples of one prompt's rollout with a forward and backward pass in the update."""
+        """Return the number of trained states per prompt. Each needs a forward and backward pass in the update."""
 
     @abstractmethod
     def cost(self, steps: int, step: int, seed: int) -> RolloutCost:
-        """NFE of this implementation for one prompt in training step `step` of a run with seed `seed`."""
+        """Return this implementation's NFE for one prompt in training step `step` of a run with seed `seed`."""
 
     @abstractmethod
     def naive_cost(self, steps: int, step: int, seed: int) -> RolloutCost:
-        """NFE without shared computation."""
+        """Return the NFE for one prompt if no computation is shared between samples."""
 
     def total_nfe(self, steps: int, max_steps: int, seed: int) -> int:
-        """NFE of the rollouts for one prompt in each of `max_steps` training steps."""
+        """Return the total rollout NFE of `max_steps` training steps with one prompt per step."""
         return max_steps * self.cost(steps, 0, seed).total

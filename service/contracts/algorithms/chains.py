@@ -1,4 +1,4 @@
-"""The contract of algorithms whose groups are G chains of one prompt, stochastic in a range of steps."""
+"""Contract of chain algorithms: each group consists of G chains for one prompt, stochastic in a range of steps."""
 
 from abc import abstractmethod
 
@@ -9,25 +9,28 @@ from service.contracts.schedule import RolloutCost, chain_cost
 
 
 class ChainContract(AlgorithmContract):
-    """Fields and costs of chain algorithms. The reward is that of the clean estimate of a chain's last evaluation."""
+    """Base class of the contracts of chain algorithms.
+
+    A chain's reward is computed on the clean estimate of its last evaluation.
+    """
 
     same_noise: bool = Field(
         True,
         strict=True,
-        description="Whether the chains of a group start from the same noise. They are then evaluated once until their "
-        "first SDE step.",
+        description="Whether the chains of a group start from the same noise. If so, their common steps before the "
+        "first SDE step are evaluated once.",
     )
 
     @abstractmethod
     def stochastic(self, steps: int, step: int, seed: int) -> range:
-        """The SDE steps of training step `step`, consecutive, within 0 to steps − 2."""
+        """Return the SDE steps of training step `step`: consecutive indices from 0 to steps − 2."""
 
     @abstractmethod
     def tail(self, steps: int, stop: int) -> int:
-        """NFE of a chain from node `stop`, after its last SDE step, to its end."""
+        """Return the NFE of one chain from node `stop`, which follows its last SDE step, to the end."""
 
     def refuse_outside(self, steps: int) -> None:
-        """No field depends on the schedule."""
+        """Accept any schedule, because no field depends on it."""
 
     def pieces(self) -> int:
         return self.group_size

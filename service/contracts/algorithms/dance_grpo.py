@@ -1,4 +1,4 @@
-"""DanceGRPO's contract."""
+"""The DanceGRPO contract."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from service.contracts.algorithms.chains import ChainContract
 
 
 class DanceGRPO(ChainContract):
-    """DanceGRPO: G stochastic chains from the same noise, trained on a random share of each chain's steps."""
+    """DanceGRPO: G stochastic chains that start from the same noise, trained on a random share of their steps."""
 
     name: Literal["dance_grpo"] = "dance_grpo"
     eta: float = Field(0.3, gt=0, le=2, description="Noise level η, equal at all steps. Source: DanceGRPO's script.")
@@ -33,7 +33,7 @@ class DanceGRPO(ChainContract):
         return steps - stop
 
     def trained_of_a_chain(self, steps: int) -> int:
-        """SDE steps trained of each chain."""
+        """Return the number of trained SDE steps per chain."""
         return max(1, int(self.timestep_fraction * (steps - 1)))
 
     def trained(self, steps: int) -> int:

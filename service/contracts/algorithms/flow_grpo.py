@@ -1,4 +1,4 @@
-"""Flow-GRPO's contract."""
+"""The Flow-GRPO contract."""
 
 from typing import Literal
 
@@ -8,7 +8,7 @@ from service.contracts.algorithms.chains import ChainContract
 
 
 class FlowGRPO(ChainContract):
-    """Flow-GRPO: G stochastic chains, each from a different noise, trained on every SDE step."""
+    """Flow-GRPO: G stochastic chains that start from different noises, trained on every SDE step."""
 
     name: Literal["flow_grpo"] = "flow_grpo"
     eta: float = Field(0.9, gt=0, le=2, description="Noise level η; at most 1 with `cps`. Source: Flow-GRPO.")

@@ -1,4 +1,4 @@
-"""G²RPO's contract."""
+"""The G²RPO contract."""
 
 from typing import Annotated, Literal
 
@@ -12,7 +12,7 @@ SORTED = AfterValidator(lambda values: tuple(sorted(values)))
 
 
 class G2RPO(AlgorithmContract):
-    """G²RPO: one SDE step at a time from a shared deterministic trajectory, rewarded at several granularities."""
+    """G²RPO: single SDE steps that branch off a shared deterministic trajectory, rewarded at several granularities."""
 
     name: Literal["g2rpo"] = "g2rpo"
     granularities: Annotated[tuple[Annotated[int, Field(ge=1, le=64)], ...], DISTINCT, SORTED] = Field(

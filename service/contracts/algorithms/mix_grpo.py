@@ -1,4 +1,4 @@
-"""MixGRPO's contract: a sliding window of SDE steps, and optionally a fast solver after it."""
+"""The MixGRPO contract: a sliding window of SDE steps, optionally followed by a fast solver."""
 
 from typing import Literal
 
@@ -10,30 +10,30 @@ from service.contracts.schedule import RolloutCost, chain_cost, draw
 
 
 class Window(Contract):
-    """The SDE steps of a training step: `size` consecutive steps; the first is 0 to steps − 1 − size."""
+    """The window of SDE steps in a training step: `size` consecutive steps, starting between 0 and steps − 1 − size."""
 
     size: int = Field(4, ge=1, le=198, description="Number of SDE steps in the window; at most sampling.steps − 1.")
     order: Literal["progressive", "random"] = Field(
         "progressive",
-        description="`progressive`: moves by `stride` from the first step, then starts again. `random`: at random from "
-        "the same positions.",
+        description="`progressive`: the window moves by `stride` from the first step and restarts at the end. "
+        "`random`: each position is selected at random from the same positions.",
     )
     every: int = Field(25, ge=1, le=1_000_000, description="Training steps between moves. Source: MixGRPO.")
     stride: int = Field(1, ge=1, le=198, description="Steps by which the window moves. Source: MixGRPO.")
 
     def positions(self, steps: int) -> range:
-        """The first steps of the window at which all of it is within the schedule."""
+        """Return the start positions at which the whole window lies within the schedule."""
         return range(0, steps - self.size, self.stride)
 
     def start(self, steps: int, step: int, seed: int) -> int:
-        """The window's first SDE step in training step `step`."""
+        """Return the first SDE step of the window in training step `step`."""
         positions, move = self.positions(steps), step // self.every
         random = self.order == "random"
         return positions[draw(len(positions), seed, "window", move) if random else move % len(positions)]
 
 
 class Flash(Contract):
-    """After the window: DPM-Solver++ (second order, midpoint) instead of every step of the schedule."""
+    """Use DPM-Solver++ (second order, midpoint) after the window instead of every step of the schedule."""
 
     share: float = Field(
         0.4,
@@ -45,11 +45,11 @@ class Flash(Contract):
 
 
 class MixGRPO(ChainContract):
-    """MixGRPO: G chains that are stochastic, and trained, in a sliding window of steps."""
+    """MixGRPO: G chains that are stochastic and trained only within a sliding window of steps."""
 
     name: Literal["mix_grpo"] = "mix_grpo"
     window: Window = Window()
-    flash: Flash | None = Field(None, description="A fast solver after the window (MixGRPO-Flash); null: every step.")
+    flash: Flash | None = Field(None, description="Fast solver after the window (MixGRPO-Flash); null: use every step.")
     updates_per_rollout: int = Field(4, ge=1, le=1024, description="Optimizer steps per rollout. Source: MixGRPO.")
 
     def refuse_outside(self, steps: int) -> None:
@@ -71,7 +71,10 @@ class MixGRPO(ChainContract):
         return self.group_size * self.window.size
 
     def total_nfe(self, steps: int, max_steps: int, seed: int) -> int:
-        """For a random window: the expected value."""
+        """Return the total rollout NFE of `max_steps` training steps with one prompt per step.
+
+        For a random window, this is the expected value.
+        """
         positions, every = self.window.positions(steps), self.window.every
         costs = [self._cost_at(steps, start).total for start in positions]
         if self.window.order == "random":

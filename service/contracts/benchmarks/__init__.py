@@ -1,1 +1,1 @@
-"""UniGenBench++ without models and judges: data, parsing of answers, scores, leaderboard rules."""
+"""The parts of UniGenBench++ that need no models: data, parsing of judge answers, scores and leaderboard rules."""

@@ -1,4 +1,4 @@
-"""A benchmark: prompts with test points, and the prompt of the judge."""
+"""Benchmark data: prompts with test points, and the judge prompt."""
 
 import hashlib
 import json
@@ -15,25 +15,26 @@ Language = Literal["en", "zh"]
 
 
 class Point(Contract):
-    """A test point: one property of a prompt's images that the judge scores.
+    """A test point: one property that the judge checks in the images of a prompt.
 
-    Its identity is its position in the prompt's list, since a prompt may have two points of one dimension.
+    A test point is identified by its position in the prompt's list, because a prompt may have several test points of
+    the same dimension.
     """
 
-    name: str = Field(description="The dimension as the benchmark spells it.")
+    name: str = Field(description="The dimension, as spelled in the benchmark.")
     dimension: str = Field(description="One of the 27 sub-dimensions, in English.")
-    description: str = Field(description="The property in the prompt.")
+    description: str = Field(description="The property that the judge checks.")
 
     @property
     def primary(self) -> str:
-        """One of the ten primary dimensions."""
+        """The primary dimension, one of ten."""
         return primary_of(self.dimension)
 
 
 class BenchmarkPrompt(Contract):
-    """A prompt with its test points."""
+    """A benchmark prompt with its test points."""
 
-    index: int = Field(ge=0, le=999_999, description="Number of the prompt; its image j is `INDEX_J.png`.")
+    index: int = Field(ge=0, le=999_999, description="Index of the prompt. The file of image j is named `INDEX_J.png`.")
     text: str
     category: str = Field(description="Theme of the prompt.")
     subcategory: str
@@ -43,18 +44,18 @@ class BenchmarkPrompt(Contract):
 
 
 class Repair(Contract):
-    """A fault of the official data that was repaired while reading."""
+    """An error in the official data that was repaired during reading."""
 
-    row: int = Field(description="Row of the file; the header is row 1.")
-    index: int = Field(description="Number of the prompt.")
+    row: int = Field(description="Row number in the file; the header is row 1.")
+    index: int = Field(description="Index of the prompt.")
     description: str
 
 
 class RowProblem(Contract):
-    """A row that cannot be read."""
+    """A row of a file that could not be used, and the reason."""
 
-    row: int = Field(description="Row of the file; the header is row 1.")
-    index: int | None = Field(description="Number of the prompt, if readable.")
+    row: int = Field(description="Row number in the file; the header is row 1.")
+    index: int | None = Field(description="Index of the prompt; null if unreadable.")
     description: str
 
     def __str__(self) -> str:
@@ -63,19 +64,19 @@ class RowProblem(Contract):
 
 
 class JudgePrompt(Contract):
-    """The prompt of a judge: a template, the definitions of dimensions, and the headings of its two lists."""
+    """The judge prompt: a template, the dimension definitions, and the headings of the two lists."""
 
     template: str = Field(
-        description="Has the fields `{prompt}`, `{testpoint}`, `{explanation}`, `{test_explanation}`."
+        description="Template with the fields `{prompt}`, `{testpoint}`, `{explanation}`, `{test_explanation}`."
     )
-    definitions: dict[str, str] = Field(description="By dimension, as the benchmark spells it.")
+    definitions: dict[str, str] = Field(description="Definitions by dimension, as spelled in the benchmark.")
     definitions_heading: str
     descriptions_heading: str
 
     def fill(self, prompt: BenchmarkPrompt) -> str:
-        """The text for the judge about an image of `prompt`, as in the official script.
+        """Return the judge's input text for images of `prompt`, formatted as in the official script.
 
-        Raises ValueError if a test point's dimension has no definition.
+        Raises ValueError if the dimension of a test point has no definition.
         """
         if undefined := sorted({point.name for point in prompt.points} - self.definitions.keys()):
             listed = ", ".join(map(repr, undefined))
@@ -94,33 +95,33 @@ class JudgePrompt(Contract):
 
     @property
     def definitions_sha256(self) -> str:
-        """SHA-256 of everything except the template."""
+        """SHA-256 of the definitions and headings."""
         return fingerprint(self.model_dump(mode="json", exclude={"template"}))
 
 
 class Benchmark(Contract):
-    """Prompts with test points, read from a file, and the prompt of the judge, if there is one."""
+    """A benchmark read from a file: prompts with test points, and optionally a judge prompt."""
 
     name: Name
     title: str
     language: Language
     length: Literal["short", "long"]
-    file: str = Field(description="Name of the file.")
-    data_sha256: Sha256 = Field(description="SHA-256 of the file.")
-    pinned: bool = Field(description="Whether the file is identical to the official file.")
+    file: str = Field(description="Name of the data file.")
+    data_sha256: Sha256 = Field(description="SHA-256 of the data file.")
+    pinned: bool = Field(description="Whether the data file is identical to the official one.")
     prompts: tuple[BenchmarkPrompt, ...] = Field(min_length=1)
     repairs: tuple[Repair, ...] = ()
-    left_out: tuple[RowProblem, ...] = Field((), description="Rows of the file that were skipped.")
-    judge: JudgePrompt | None = Field(description="Prompt of the judge; null if rules judge the images.")
+    left_out: tuple[RowProblem, ...] = Field((), description="Rows of the data file that were skipped.")
+    judge: JudgePrompt | None = Field(description="Judge prompt; null if the images are judged by rules.")
 
     @property
     def content_sha256(self) -> str:
-        """SHA-256 of all that scores depend on: the prompts with their points, and the judge's prompt."""
+        """SHA-256 of everything that affects scores: the prompts with their test points, and the judge prompt."""
         return fingerprint(self.model_dump(mode="json", include={"prompts", "judge"}))
 
     @property
     def point_count(self) -> int:
-        """Number of test points of all prompts."""
+        """Total number of test points over all prompts."""
         return sum(len(prompt.points) for prompt in self.prompts)
 
 
@@ -130,6 +131,6 @@ def _quoted(heading: str, lines: Iterable[tuple[str, str]]) -> str:
 
 
 def fingerprint(value: Any) -> str:
-    """The SHA-256 of a JSON value, independent of the order of names."""
+    """Return the SHA-256 of a JSON value, independent of the order of object keys."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""The ten primary dimensions and 27 sub-dimensions of UniGenBench++, and their spellings in files."""
+"""The 10 primary dimensions and 27 sub-dimensions of UniGenBench++, and their spellings in files."""
 
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -7,7 +7,7 @@ PRIMARY = (
     *("Style", "World Knowledge", "Attribute", "Action", "Relationship"),
     *("Logical Reasoning", "Grammar", "Compound", "Entity Layout", "Text Generation"),
 )
-"""In the order of the paper's Table 2."""
+"""The primary dimensions, in the order of the paper's Table 2."""
 
 CHINESE = {
     "Style": "风格",
@@ -38,18 +38,18 @@ CHINESE = {
     "Entity Layout - Two-Dimensional Space": "实体布局-二维空间",
     "Text Generation": "文本生成",
 }
-"""English to Chinese, matched by the positions of the same test points in the official files."""
+"""Chinese names of the sub-dimensions by English name, matched by test point positions in the official files."""
 SUB = tuple(CHINESE)
 
 
 def tidy(name: str) -> str:
-    """`name` with single spaces, and ` - ` in place of the first hyphen, which follows the primary dimension."""
+    """Normalize whitespace in `name`, and write the first hyphen, after the primary dimension, as ` - `."""
     primary, hyphen, rest = " ".join(name.split()).partition("-")
     return f"{primary.strip()} - {rest.strip()}" if hyphen else primary.strip()
 
 
 def primary_of(dimension: str) -> str:
-    """The primary dimension of a sub-dimension."""
+    """Return the primary dimension of a sub-dimension."""
     return dimension.partition(" - ")[0]
 
 
@@ -62,10 +62,10 @@ _PRIMARY_BY_SPELLING: Mapping[str, str] = MappingProxyType(
 
 
 def dimension_of(name: str) -> str | None:
-    """The sub-dimension of a spelling in a file, in English, ignoring blanks; None if unknown."""
+    """Return the English name of the sub-dimension spelled `name`, ignoring extra whitespace, or None if unknown."""
     return _BY_SPELLING.get(tidy(name))
 
 
 def primary_named(name: str) -> str | None:
-    """The primary dimension of a spelling in a file, in English; None if unknown."""
+    """Return the English name of the primary dimension spelled `name`, or None if unknown. Ignores extra whitespace."""
     return _PRIMARY_BY_SPELLING.get(tidy(name))

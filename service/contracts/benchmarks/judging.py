@@ -1,4 +1,4 @@
-"""Parsing of a judge's answer: a score for every test point, or the reason why there are none."""
+"""Parsing of judge answers: one score per test point, or the reason why there are no scores."""
 
 import re
 from collections.abc import Sequence
@@ -8,25 +8,25 @@ from typing import Any
 
 
 class Failure(StrEnum):
-    """Why an answer has no scores."""
+    """Reason why an answer has no scores."""
 
     NO_ANSWER = "no_answer"
-    """No answer, or an empty one."""
+    """There is no answer, or it is empty."""
     NO_SCORES = "no_scores"
-    """No `<score>…</score>`; the answer may be cut off."""
+    """The answer has no `<score>…</score>`; it may be cut off."""
     SEVERAL_SCORES = "several_scores"
-    """Several `<score>` elements that differ."""
+    """The answer has several `<score>` elements that differ."""
     NOT_A_LIST = "not_a_list"
     """The content of `<score>` is not a list in square brackets."""
     NOT_BINARY = "not_binary"
     """The list has items other than the integers 0 and 1."""
     WRONG_COUNT = "wrong_count"
-    """The list has more or fewer items than there are test points."""
+    """The number of items in the list differs from the number of test points."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The scores of an image's test points, 0 or 1 each, in order, or why there are none."""
+    """The scores of an image's test points in order, each 0 or 1, or the reason why there are none."""
 
     scores: tuple[int, ...] | None
     failure: Failure | None = None
@@ -40,15 +40,16 @@ _BINARY = re.compile(r"\s*[01]\s*")
 
 
 def read_answer(text: str | None, points: int) -> Verdict:
-    """The scores in a judge's answer on `points` test points.
+    """Parse the scores in a judge's answer about `points` test points.
 
-    Only the content of `<score>` is read, so that quotes, fences and brackets in the analysis have no effect. It must
-    be one list of that many 0 and 1; anything else is a failure. Scores are never guessed.
+    Only the content of `<score>` is parsed, so that quotes, fences and brackets in the analysis have no effect. It must
+    be a list of exactly `points` items, each 0 or 1. Anything else is a failure; scores are never guessed.
     """
     if text is None or not text.strip():
         return Verdict(None, Failure.NO_ANSWER)
     found = {_unfenced(content) for content in _score_elements(text)}
-    # A tag that the analysis only mentions contains prose. An invalid list counts: it may be the intended one.
+    # A tag that is only mentioned in the analysis contains prose. An invalid list may be the intended one, so it is
+    # used.
     lists = {content for content in found if "[" in content} or found
     if not lists:
         return Verdict(None, Failure.NO_SCORES)
@@ -57,7 +58,7 @@ def read_answer(text: str | None, points: int) -> Verdict:
 
 
 def check_scores(values: Any, points: int) -> Verdict:
-    """The scores in a value from JSON or a Python literal, by the same rules."""
+    """Validate scores from JSON or a Python literal: a list of exactly `points` items, each 0 or 1."""
     if not isinstance(values, Sequence) or isinstance(values, str | bytes):
         return Verdict(None, Failure.NOT_A_LIST)
     if not all(type(value) is int and value in (0, 1) for value in values):
@@ -68,10 +69,10 @@ def check_scores(values: Any, points: int) -> Verdict:
 
 
 def _score_elements(text: str) -> list[str]:
-    """The contents of all `<score>` elements, without those that the analysis mentions.
+    """Return the contents of all `<score>` elements, except those mentioned within an analysis.
 
-    If an analysis is never closed, the answer may be cut off within it; then the elements in it count only if the end
-    of the answer follows.
+    If an analysis is never closed, the answer may have been cut off inside it. The elements in it are then returned
+    only if the last one is followed by the end of the answer.
     """
     final: list[str] = []
     mentioned: list[str] = []

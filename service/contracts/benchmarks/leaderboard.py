@@ -1,4 +1,4 @@
-"""Leaderboard rules: which rows are ranked together, and which values are marked as best and second best."""
+"""Leaderboard rules that decide which rows are ranked together and which values are marked best and second best."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -16,27 +16,28 @@ from service.contracts.benchmarks.scores import Interval, mean_of_ten
 
 OVERALL = "Overall"
 COLUMNS = (OVERALL, *PRIMARY)
-"""In the order of the paper's Table 2."""
+"""The leaderboard columns, in the order of the paper's Table 2."""
 SHORT = {**{name: name for name in COLUMNS}, "World Knowledge": "World Know.", "Relationship": "Relation."} | {
     "Logical Reasoning": "Logic.Reason.",
     "Entity Layout": "Layout",
     "Text Generation": "Text",
 }
-"""Column headings of that table."""
+"""Column headings as in the paper's Table 2."""
 PUBLISHED = Path(__file__).with_name("published.yaml")
 
 Mark = Literal["best", "second"]
 
 
 class Setting(Contract):
-    """What rows must have in common to be comparable."""
+    """The fields that must be equal for rows to be comparable."""
 
     benchmark: Name
     judge: str
     data_sha256: str | None = Field(description="SHA-256 of the benchmark's data; null if not stated.")
     protocol: str = Field(
-        description="`official`: the official data, judge texts, number of images and seeds, and a vision-language "
-        "model; `adapted`: otherwise; `published`: not stated by the source."
+        description="`official`: the official data, judge texts, number of images and seeds, judged by a "
+        "vision-language model; `adapted`: any difference from these; `published`: the source does not state the "
+        "protocol."
     )
     content_sha256: str | None = Field(None, description="SHA-256 of prompts, test points and judge texts.")
     num_images: int | None = Field(None, description="Images per prompt.")
@@ -44,22 +45,24 @@ class Setting(Contract):
 
 
 class Row(Setting):
-    """A model in a leaderboard."""
+    """The leaderboard row of a model."""
 
     model: str = Field(description="Name of the evaluated model.")
-    kind: Literal["published", "evaluated"] = Field(description="From a publication, or from an evaluation here.")
+    kind: Literal["published", "evaluated"] = Field(
+        description="Whether the values come from a publication or from an evaluation by this service."
+    )
     source: str = Field(description="The publication or the evaluation.")
     evaluation_id: UUID | None = Field(None, description="Id of the evaluation; null for published rows.")
     overall_interval95: Interval | None = Field(
         None, description="95% bootstrap interval of Overall over prompts, in percent."
     )
-    failed_answers: int | None = Field(None, description="Images whose answer is unreadable.")
-    values: dict[str, float | None] = Field(description="By column, in percent.")
-    marks: dict[str, Mark] = Field({}, description="By column, whether the value is the best or the second best.")
+    failed_answers: int | None = Field(None, description="Number of images with an unreadable answer.")
+    values: dict[str, float | None] = Field(description="Values by column, in percent.")
+    marks: dict[str, Mark] = Field({}, description="By column, whether the value is the best or second best.")
 
 
 class Ranking(Setting):
-    """Comparable rows, best first."""
+    """Comparable rows, ordered from best to worst overall score."""
 
     notes: tuple[str, ...] = ()
     rows: tuple[Row, ...]
@@ -72,7 +75,7 @@ class _PublishedRow(Contract):
 
 
 class Publication(Contract):
-    """A published table, as printed."""
+    """A published table, with values as printed."""
 
     source: str
     benchmark: Name
@@ -83,12 +86,12 @@ class Publication(Contract):
 
 @cache
 def publications() -> tuple[Publication, ...]:
-    """The published tables that ship with this package."""
+    """Load the published tables that ship with this package."""
     return tuple(Publication.model_validate(one) for one in yaml.safe_load(PUBLISHED.read_text(encoding="utf-8")))
 
 
 def published_rows(benchmark: str) -> list[Row]:
-    """The published rows of a benchmark. Overall is computed from their ten columns."""
+    """Return the published rows for a benchmark. Overall is computed from the ten primary dimensions."""
     rows = []
     for table in publications():
         for row in table.rows if table.benchmark == benchmark else ():
@@ -109,7 +112,10 @@ def published_rows(benchmark: str) -> list[Row]:
 
 
 def rank(rows: Iterable[Row]) -> list[Ranking]:
-    """A ranking for each setting, with marks. Values that print alike, with two decimals, share a mark."""
+    """Group the rows by setting, sort each group, and mark the best and second-best values.
+
+    Values that are equal when printed with two decimals get the same mark.
+    """
     groups: dict[Setting, list[Row]] = defaultdict(list)
     for row in rows:
         groups[Setting(**{name: getattr(row, name) for name in Setting.model_fields})].append(row)
@@ -120,7 +126,7 @@ def rank(rows: Iterable[Row]) -> list[Ranking]:
 
 
 def printed(value: float | None) -> str:
-    """A value as tables print it."""
+    """Format a value with two decimals, as in tables; None becomes an empty string."""
     return "" if value is None else f"{value:.2f}"
 
 

@@ -1,4 +1,4 @@
-"""The four official files of prompts: names, columns and hashes."""
+"""The four official prompt files: names, columns and hashes."""
 
 from typing import Literal, NamedTuple
 
@@ -6,7 +6,7 @@ from service.contracts.benchmarks.data import Language
 
 
 class Keys(NamedTuple):
-    """Names in the JSON of a row."""
+    """The keys in the JSON column of a row."""
 
     category: str
     subcategory: str
@@ -26,12 +26,12 @@ KEYS: dict[Language, Keys] = {
 
 
 class OfficialFile(NamedTuple):
-    """A file of prompts in the official repository."""
+    """A prompt file in the official repository."""
 
     language: Language
     length: Literal["short", "long"]
     sha256: str
-    """As of 2025-10-01, the newest version."""
+    """SHA-256 of the newest version as of 2025-10-01."""
 
     @property
     def name(self) -> str:
@@ -45,12 +45,12 @@ class OfficialFile(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Path in the repository."""
+        """Path of the file in the official repository."""
         return f"data/test_prompts_{self.language}{'_long' if self.length == 'long' else ''}.csv"
 
     @property
     def columns(self) -> tuple[str, str, str]:
-        """Names of the columns with the index, the prompt and the JSON."""
+        """Names of the index, prompt and JSON columns."""
         return "index", f"prompt_{self.language}", f"sub_dims_{self.language}"
 
 

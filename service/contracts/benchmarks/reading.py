@@ -1,4 +1,4 @@
-"""Reading of the official CSV files: every row is accepted, repaired with a record, or reported by its number."""
+"""Reading of the official CSV files. Each row is accepted, repaired and recorded, or reported with its row number."""
 
 import codecs
 import contextlib
@@ -23,7 +23,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 @dataclass
 class Reading:
-    """The content of a file of prompts."""
+    """The result of reading a prompt file."""
 
     sha256: str
     pinned: bool
@@ -33,7 +33,7 @@ class Reading:
 
 
 class _BadRow(ValueError):
-    """A row that cannot be read, with its index if known."""
+    """A row cannot be used. `index` is its prompt index, or None if unknown."""
 
     def __init__(self, description: str, index: int | None = None) -> None:
         super().__init__(description)
@@ -41,7 +41,10 @@ class _BadRow(ValueError):
 
 
 def read_prompts(data: bytes, file: OfficialFile) -> Reading:
-    """Read an official file, or one in its format. Never raises; `problems` lists what is wrong."""
+    """Read an official file, or a file in the same format.
+
+    Errors in the file are listed in `problems` instead of being raised.
+    """
     sha256 = hashlib.sha256(data).hexdigest()
     reading = Reading(sha256, pinned=sha256 == file.sha256)
 
@@ -52,7 +55,7 @@ def read_prompts(data: bytes, file: OfficialFile) -> Reading:
         if data.startswith(mark):
             report(1, f"the file is {encoding}; save it as UTF-8")
             return reading
-    # Invalid UTF-8 becomes surrogates, so that only its own row is bad.
+    # Invalid UTF-8 becomes surrogates, so that only the affected row is rejected.
     rows = csv.reader(io.StringIO(data.decode("utf-8-sig", "surrogateescape"), newline=""), strict=True)
     number, columns = 0, None
     seen: dict[int, int] = {}
@@ -78,12 +81,12 @@ def read_prompts(data: bytes, file: OfficialFile) -> Reading:
 
 
 def is_storable(text: Any) -> bool:
-    """Whether a value is a string that a database can store."""
+    """Whether `text` is a string that the database can store: no NUL and no unpaired surrogates."""
     return isinstance(text, str) and "\x00" not in text and not _SURROGATE.search(text)
 
 
 def _columns(header: list[str], file: OfficialFile) -> tuple[int, ...]:
-    """Positions of the file's columns."""
+    """Return the positions of the required columns. Raises _BadRow unless each column occurs exactly once."""
     if missing := [column for column in file.columns if header.count(column) != 1]:
         found = ", ".join(map(repr, header[:10])) or "none"
         raise _BadRow(f"the columns {', '.join(missing)} must each occur once; the header has {found}")
@@ -93,7 +96,10 @@ def _columns(header: list[str], file: OfficialFile) -> tuple[int, ...]:
 def _read_row(
     number: int, row: list[str], columns: tuple[int, ...], file: OfficialFile, seen: dict[int, int]
 ) -> tuple[BenchmarkPrompt, str | None]:
-    """The prompt in a row, and a description of its repair, if any. `seen` maps indices to rows."""
+    """Parse a row. Returns the prompt, and a description of the repair or None.
+
+    `seen` maps prompt indices to row numbers and is updated. Raises _BadRow if the row cannot be used.
+    """
     if len(row) <= max(columns):
         raise _BadRow(f"the row has {len(row)} columns, fewer than the header")
     number_text, text, content = (row[column] for column in columns)
@@ -130,9 +136,10 @@ def _read_row(
 
 
 def _parse(text: str) -> tuple[dict[str, Any], str | None]:
-    """The JSON object in a row, and a description of its repair, if any. Raises ValueError.
+    """Parse the JSON object in a row. Returns the object, and a description of the repair or None.
 
-    One fault is repaired: a single comma is missing between two strings that are separated by blanks only.
+    Only one error is repaired: a single missing comma between two strings separated by whitespace. Raises ValueError if
+    the text is not a JSON object.
     """
     try:
         return _json_object(text), None

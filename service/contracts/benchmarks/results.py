@@ -1,4 +1,4 @@
-"""Reading of the official scripts' result files: CSV, its rows as JSON, and the summary of counts."""
+"""Reading of result files from the official scripts: CSV, rows as JSON, and the summary of counts."""
 
 import ast
 import csv
@@ -13,7 +13,7 @@ from service.contracts.benchmarks.dimensions import PRIMARY, SUB, dimension_of, 
 from service.contracts.benchmarks.judging import Failure, Verdict, check_scores, read_answer
 
 COLUMNS = ("index", "testpoint", "result_json", "img_path")
-"""Required columns. `output`, the text of the judge's answer, is optional."""
+"""The required columns. The column `output`, with the text of the judge's answer, is optional."""
 _IMAGE = re.compile(r"(?:.*[/\\])?([0-9]{1,6})_([0-9]{1,6})\.[A-Za-z0-9]{1,8}", re.DOTALL)
 _STRINGS = "|".join(rf"{quote}(?:[^{quote}\\\n]|\\.)*{quote}(?!{quote})" for quote in "'\"")
 _TOKEN = re.compile(rf"\s+|[\[\]{{}}:,]|-?[0-9]+(?:\.[0-9]+)?|(?:True|False|None)(?!\w)|{_STRINGS}", re.DOTALL)
@@ -23,20 +23,20 @@ _MAX_LENGTH = 1_000_000
 
 @dataclass(frozen=True)
 class Answer:
-    """A judge's answer on one image."""
+    """A judge's answer about one image."""
 
     index: int
-    """Number of the prompt."""
+    """Index of the prompt."""
     image_index: int
-    """Number of the image among those of its prompt."""
+    """Index among the images of the prompt."""
     verdict: Verdict
     recovered: bool = False
-    """Whether the scores are missing in `result_json` and come from `output`."""
+    """Whether the scores were recovered from `output` because `result_json` has none."""
 
 
 @dataclass
 class Answers:
-    """The answers in a file, and its rows that are not of this benchmark."""
+    """The answers in a file, and the rows that do not belong to the benchmark."""
 
     answers: list[Answer] = field(default_factory=list)
     problems: list[RowProblem] = field(default_factory=list)
@@ -44,23 +44,26 @@ class Answers:
 
 @dataclass(frozen=True)
 class Counts:
-    """Test points met and judged, by sub-dimension, as in the official summary."""
+    """Numbers of test points met and judged by sub-dimension, as in the official summary."""
 
     sub: Mapping[str, tuple[int, int]]
 
 
 def read_csv(file: TextIO, benchmark: Benchmark) -> Answers:
-    """The answers in an official result CSV, opened with `newline=""`."""
+    """Read the answers in an official result CSV. The file must be opened with `newline=""`."""
     return _read(_csv_rows(file), benchmark)
 
 
 def read_lines(file: TextIO, benchmark: Benchmark) -> Answers:
-    """The answers in a file of JSON lines, as the official script writes during a run."""
+    """Read the answers in a JSON Lines file, which the official script writes during a run."""
     return _read(_json_rows(file), benchmark)
 
 
 def read_json(text: str, benchmark: Benchmark) -> Answers | Counts:
-    """The answers in a JSON list of rows, or the counts in an official summary. Raises ValueError otherwise."""
+    """Read the answers in a JSON list of rows, or the counts in an official summary.
+
+    Raises ValueError if the text is neither.
+    """
     try:
         value = json.loads(text)
     except RecursionError:
@@ -99,7 +102,7 @@ def _json_rows(lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
 
 
 def _read(rows: Iterable[tuple[int, Any]], benchmark: Benchmark) -> Answers:
-    """The answers of rows. A row that is not of this benchmark is a problem, not a failed answer."""
+    """Parse the rows. A row that does not belong to the benchmark is reported as a problem, not as a failed answer."""
     prompts = {prompt.index: prompt for prompt in benchmark.prompts}
     read = Answers()
     seen: dict[tuple[int, int], int] = {}
@@ -117,7 +120,7 @@ def _read(rows: Iterable[tuple[int, Any]], benchmark: Benchmark) -> Answers:
 
 
 def _answer(row: Any, prompts: Mapping[int, BenchmarkPrompt]) -> Answer | str:
-    """The answer in a row, or why the row is not of this benchmark."""
+    """Return the answer in a row, or the reason why the row does not belong to the benchmark."""
     if not isinstance(row, dict):
         return row if isinstance(row, str) else "not a mapping of columns to values"
     index_text, path = str(row.get("index", "")).strip(), row.get("img_path")
@@ -141,14 +144,14 @@ def _answer(row: Any, prompts: Mapping[int, BenchmarkPrompt]) -> Answer | str:
     if verdict.scores is None:
         output = row.get("output")
         parsed = read_answer(output if isinstance(output, str) else None, len(prompt.points))
-        # The text of the answer tells more than an empty cell why there are no scores.
+        # The answer's text explains missing scores better than an empty cell.
         if parsed.scores is not None or verdict.failure is Failure.NO_ANSWER:
             verdict, recovered = parsed, parsed.scores is not None
     return Answer(index, int(image[2]), verdict, recovered)
 
 
 def _recorded(value: Any, points: int) -> Verdict:
-    """The scores in a `result_json`: JSON, or a Python literal in older files."""
+    """Parse the scores in a `result_json` cell, which is JSON, or a Python literal in older files."""
     result = _literal(value)
     if result is None or (isinstance(result, str) and result.strip().lower() in ("", "nan", "null")):
         return Verdict(None, Failure.NO_ANSWER)
@@ -158,7 +161,7 @@ def _recorded(value: Any, points: int) -> Verdict:
 
 
 def _literal(value: Any) -> Any:
-    """The value of a cell's text as JSON or as a Python literal; the text itself if it is neither."""
+    """Parse a cell as JSON or as a Python literal. Returns `value` unchanged if it is neither."""
     if not isinstance(value, str) or len(value) > _MAX_LENGTH:
         return value
     try:
@@ -166,7 +169,7 @@ def _literal(value: Any) -> Any:
     except (ValueError, RecursionError):
         pass
     position = depth = 0
-    # Only these tokens are passed to Python's parser, which deep nesting or long sums would crash.
+    # Only these tokens are passed to Python's parser, because deep nesting or long sums could crash it.
     while position < len(value):
         token = _TOKEN.match(value, position)
         if token is None:
@@ -182,7 +185,10 @@ def _literal(value: Any) -> Any:
 
 
 def _counts(value: Mapping[str, Any]) -> Counts:
-    """The counts of a summary. Raises ValueError if a primary dimension is not the sum of its sub-dimensions."""
+    """Parse the counts in a summary.
+
+    Raises ValueError if the counts are invalid, or a primary dimension is not the sum of its sub-dimensions.
+    """
     primary = dict(_counted(value["primary_dimensions"], primary_named, "primary_dimensions"))
     sub = dict(_counted(value["sub_dimensions"], dimension_of, "sub_dimensions"))
     for name in PRIMARY:

@@ -1,4 +1,4 @@
-"""Scores of answers: counts by test point, pooled by dimension, and the mean of the ten primary dimensions."""
+"""Scores: counts by test point, pooled by dimension, and the mean of the ten primary dimensions."""
 
 import math
 from collections import Counter, defaultdict
@@ -21,21 +21,21 @@ Interval = tuple[float, float]
 
 
 class Accuracy(Contract):
-    """Share of test points met, over images and prompts."""
+    """The share of test points that are met, pooled over images and prompts."""
 
-    correct: int = Field(description="Test points met.")
-    total: int = Field(description="Test points judged, once for each image with a readable answer.")
+    correct: int = Field(description="Number of test points met.")
+    total: int = Field(description="Number of test points judged, counted once for each image with a readable answer.")
     accuracy: float | None = Field(description="correct / total; null if total is 0.")
     interval95: Interval | None = Field(None, description="95% bootstrap interval over prompts.")
     failures: int | None = Field(
-        None, description="Test points not judged, since the answer on their image is unreadable."
+        None, description="Number of test points not judged because the answer about the image is unreadable."
     )
 
 
 class PointScore(Contract):
-    """A test point over the images of its prompt."""
+    """The counts of one test point over the images of its prompt."""
 
-    index: int = Field(description="Number of the prompt.")
+    index: int = Field(description="Index of the prompt.")
     position: int = Field(description="Position in the prompt's list of test points, from 0.")
     dimension: str
     correct: int
@@ -44,57 +44,61 @@ class PointScore(Contract):
 
 
 class Scores(Contract):
-    """Scores of a model on a benchmark by one judge."""
+    """The scores of a model on a benchmark, as judged by one judge."""
 
     overall: float | None = Field(
         description="Unweighted mean of the ten primary accuracies; null if one of them is null."
     )
     overall_interval95: Interval | None = Field(None, description="95% bootstrap interval over prompts.")
-    micro: Accuracy = Field(description="Over all test points with equal weight.")
-    primary: dict[str, Accuracy] = Field(description="By primary dimension.")
-    sub: dict[str, Accuracy] = Field(description="By sub-dimension.")
-    prompts: int | None = Field(None, description="Prompts with a readable answer.")
-    images: int | None = Field(None, description="Images with a readable answer.")
-    failed_answers: int | None = Field(None, description="Images with an unreadable answer.")
-    failures: dict[str, int] | None = Field(None, description="Unreadable answers by reason.")
+    micro: Accuracy = Field(description="Accuracy over all test points with equal weight.")
+    primary: dict[str, Accuracy] = Field(description="Accuracies by primary dimension.")
+    sub: dict[str, Accuracy] = Field(description="Accuracies by sub-dimension.")
+    prompts: int | None = Field(None, description="Number of prompts with a readable answer.")
+    images: int | None = Field(None, description="Number of images with a readable answer.")
+    failed_answers: int | None = Field(None, description="Number of images with an unreadable answer.")
+    failures: dict[str, int] | None = Field(None, description="Number of unreadable answers by reason.")
     missing_images: int | None = Field(
-        None, description="Images without an answer, relative to the prompt with the most answers."
+        None, description="Number of missing answers, compared with the prompt that has the most answers."
     )
     recovered: int | None = Field(
-        None, description="Answers that the official script lost and that were recovered from the judge's text."
+        None, description="Number of answers whose scores are missing in the results file and were read from the text."
     )
-    resamples: int | None = Field(None, description="Bootstrap resamples.")
+    resamples: int | None = Field(None, description="Number of bootstrap resamples.")
     seed: int | None = Field(None, description="Bootstrap seed.")
     points: tuple[PointScore, ...] | None = None
 
 
 class Difference(Contract):
-    """Second evaluation minus first, over the prompts of both."""
+    """The second evaluation minus the first, over the prompts that both have."""
 
     difference: float | None = Field(description="Difference of the means; null if one of them is undefined.")
     interval95: Interval | None = Field(None, description="95% paired bootstrap interval over prompts.")
-    wins: int = Field(description="Prompts where the second is better.")
-    losses: int = Field(description="Prompts where the first is better.")
+    wins: int = Field(description="Number of prompts on which the second evaluation is better.")
+    losses: int = Field(description="Number of prompts on which the first evaluation is better.")
     ties: int
 
 
 class ScoreDifferences(Contract):
-    """Two evaluations of one benchmark, prompt by prompt."""
+    """A comparison of two evaluations on the same benchmark, paired by prompt."""
 
     overall: Difference
     micro: Difference
     primary: dict[str, Difference]
     sub: dict[str, Difference]
-    prompts: int = Field(description="Prompts with judged images in both.")
-    only_first: int = Field(description="Prompts omitted, with no judged image in the second.")
-    only_second: int = Field(description="Prompts omitted, with no judged image in the first.")
+    prompts: int = Field(description="Number of prompts with judged images in both evaluations.")
+    only_first: int = Field(
+        description="Number of prompts omitted because only the first evaluation has judged images."
+    )
+    only_second: int = Field(
+        description="Number of prompts omitted because only the second evaluation has judged images."
+    )
     resamples: int
     seed: int
 
 
 @dataclass
 class Count:
-    """Counts of test points over images."""
+    """Counts of test points met, judged and not judged, over images."""
 
     correct: int = 0
     total: int = 0
@@ -109,7 +113,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Counted:
-    """A test point of a prompt with its counts."""
+    """A test point and its counts."""
 
     index: int
     position: int
@@ -119,17 +123,17 @@ class Counted:
 
 @dataclass
 class Tally:
-    """Counts of all test points, in the benchmark's order, including those without answers."""
+    """The counts of all test points in benchmark order, including test points without answers."""
 
     points: list[Counted]
     reasons: Counter[Failure] = field(default_factory=Counter)
     images: int = 0
     recovered: int = 0
     answers: Counter[int] = field(default_factory=Counter)
-    """Answers by prompt, including unreadable ones."""
+    """Number of answers by prompt index, including unreadable answers."""
 
     def judged(self) -> dict[int, list[Counted]]:
-        """Test points by prompt, of prompts with a readable answer."""
+        """Return the test points by prompt index, for prompts with a readable answer."""
         found: dict[int, list[Counted]] = defaultdict(list)
         for counted in self.points:
             if counted.count.total:
@@ -138,7 +142,7 @@ class Tally:
 
 
 class Intervals(NamedTuple):
-    """95% bootstrap intervals; None where undefined."""
+    """95% bootstrap intervals; an interval is None if undefined."""
 
     resamples: int | None = None
     seed: int | None = None
@@ -149,7 +153,7 @@ class Intervals(NamedTuple):
 
 
 def tally(benchmark: Benchmark, answers: Iterable[Answer]) -> Tally:
-    """Count answers on prompts of the benchmark; an unreadable answer is a failure of each of its test points."""
+    """Count the answers by test point. An unreadable answer counts as a failure for each test point of its prompt."""
     by_prompt = {
         prompt.index: [Counted(prompt.index, position, point, Count()) for position, point in enumerate(prompt.points)]
         for prompt in benchmark.prompts
@@ -171,7 +175,10 @@ def tally(benchmark: Benchmark, answers: Iterable[Answer]) -> Tally:
 
 
 def scores(counted: Tally, intervals: Intervals | None = None, points: bool = False) -> Scores:
-    """The scores of a tally, with intervals if given and the counts of every test point if requested."""
+    """Compute the scores from a tally.
+
+    `intervals` are included if given, and the counts of every test point if `points` is true.
+    """
     summary = _scores(((one.point.dimension, one.count) for one in counted.points), intervals, with_failures=True)
     max_answers = max(counted.answers.values(), default=0)
     prompts = {one.index for one in counted.points}
@@ -193,19 +200,19 @@ def scores(counted: Tally, intervals: Intervals | None = None, points: bool = Fa
 
 
 def scores_of_counts(sub: Mapping[str, tuple[int, int]]) -> Scores:
-    """The scores of counts by sub-dimension, without prompts and failures."""
+    """Compute the scores from the counts by sub-dimension. Prompt and failure counts are left null."""
     return _scores(((name, Count(*counts)) for name, counts in sub.items()), None, with_failures=False)
 
 
 def mean_of_ten(values: Mapping[str, float | None]) -> float | None:
-    """The overall score: the unweighted mean over the ten primary dimensions; None if one of them is None."""
+    """Return the overall score: the unweighted mean of the ten primary dimensions, or None if one of them is None."""
     ten = [values.get(name) for name in PRIMARY]
     known = [value for value in ten if value is not None]
     return math.fsum(known) / len(ten) if len(known) == len(ten) else None
 
 
 def _scores(counts: Iterable[tuple[str, Count]], intervals: Intervals | None, with_failures: bool) -> Scores:
-    """The scores of counts, each with its sub-dimension."""
+    """Compute the scores from pairs of sub-dimension and counts."""
     intervals = intervals or Intervals()
     sub, primary, micro = {name: Count() for name in SUB}, {name: Count() for name in PRIMARY}, Count()
     for name, count in counts:
