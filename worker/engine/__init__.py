@@ -1,1 +1,1 @@
-"""The engine: trains, samples, scores and evaluates. It uses neither Celery nor SQL."""
+"""The engine: training, sampling, scoring and evaluation. It depends on neither Celery nor SQL."""

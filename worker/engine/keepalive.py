@@ -8,19 +8,19 @@ from collections.abc import Callable, Iterator
 PROGRESS_SECONDS = 30.0
 """Maximum interval between progress reports of active work."""
 LOADING_SECONDS = 6 * 3600.0
-"""Maximum time of loading: 34 GB at 1.6 MB/s. Later, the missing heartbeat reveals that it hangs."""
+"""Maximum loading time, enough for 34 GB at 1.6 MB/s. After it, the missing heartbeat shows that loading hangs."""
 
 
 @contextlib.contextmanager
 def repeated(
     heartbeat: Callable[[], None], interval: float = PROGRESS_SECONDS, at_most: float = LOADING_SECONDS
 ) -> Iterator[None]:
-    """Call `heartbeat` every `interval` seconds inside the block, from another thread, for `at_most` seconds."""
+    """Call `heartbeat` from another thread every `interval` seconds inside the block, for at most `at_most` seconds."""
     ended, deadline = threading.Event(), time.monotonic() + at_most
 
     def repeat() -> None:
         while not ended.wait(interval) and time.monotonic() < deadline:
-            with contextlib.suppress(OSError):  # disk errors are temporary, or the work itself raises them
+            with contextlib.suppress(OSError):  # a disk error is temporary, or the work itself raises it too
                 heartbeat()
 
     thread = threading.Thread(target=repeat, name="heartbeat", daemon=True)

@@ -1,4 +1,4 @@
-"""Sampling of images from seeds: the same prompt, seed and settings give the same image in every job."""
+"""Seeded image sampling: the same prompt, seed and settings produce the same image in every job."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,13 +15,13 @@ from worker.engine.grpo.rollout import ode_trajectory
 from worker.engine.models.base import FlowModel, ImageSize
 
 _BATCH_PIXELS = 2**22
-"""Pixels per batch: eight images of 720×720."""
+"""Maximum pixels per batch, the size of eight 720×720 images."""
 _MAX_IMAGES = 64
 
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """Size, schedule and guidance."""
+    """Image size, noise schedule and guidance scale."""
 
     size: ImageSize
     sigmas: Sequence[float]
@@ -29,7 +29,7 @@ class SamplingSettings:
 
     @classmethod
     def of(cls, spec: GenerationSpec | EvaluationSpec, entry: ModelEntry) -> "SamplingSettings":
-        """The settings of `spec`; those that it omits are the model's."""
+        """Return the settings in `spec`, with the model's defaults for those that it omits."""
         size = ImageSize(spec.width or entry.width, spec.height or entry.height)
         return cls(
             size,
@@ -39,7 +39,7 @@ class SamplingSettings:
 
     @property
     def batch_size(self) -> int:
-        """Images per batch."""
+        """The number of images per batch."""
         return max(1, min(_MAX_IMAGES, _BATCH_PIXELS // (self.size.width * self.size.height)))
 
 
@@ -51,9 +51,9 @@ def sample_images(
     settings: SamplingSettings,
     check: Callable[[], None] = lambda: None,
 ) -> Tensor:
-    """Images [n, 3, height, width] in 0..1 of n prompts, with the same noise as the diffusers pipeline.
+    """Sample images [n, 3, height, width] in 0..1 for n prompts, with the same noise as the diffusers pipeline.
 
-    check: called before every evaluation of the network; may raise to stop.
+    check: called before every network evaluation; may raise to stop sampling.
     """
     velocity = model.velocity(model.encode(prompts), settings.size, settings.guidance)
 

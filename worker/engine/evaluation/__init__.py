@@ -1,1 +1,1 @@
-"""Evaluations: sampling of images for a benchmark's prompts, and their judgment by a judge."""
+"""Evaluations: sampling images for a benchmark's prompts and having a judge assess them."""

@@ -1,4 +1,4 @@
-"""The course of an evaluation: this thread samples images, other threads judge them."""
+"""Execution of an evaluation: the calling thread samples images while other threads send them to the judge."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,15 +13,15 @@ from worker.engine.evaluation.sampling import ImageKey, ImageSampler
 from worker.engine.training.event_log import Cancelled, ControlFile, EventWriter, Paused
 
 _CHECK_SECONDS = 0.2
-"""Interval of the checks for stop requests once all images are sampled."""
+"""Interval between checks for stop requests once all images have been sampled."""
 
 
 @dataclass(frozen=True)
 class RemainingWork:
-    """The remaining work of a job.
+    """The remaining work of an evaluation job.
 
-    sampled: images with a file, pending at the judge. missing: images to sample, or whose files are lost, with
-    the number of earlier requests to a judge.
+    sampled: images that have a file and still need to be judged. missing: images that still need to be sampled or whose
+    files are lost, with the number of previous requests to the judge.
     """
 
     sampled: dict[ImageKey, DrawnImage]
@@ -29,7 +29,7 @@ class RemainingWork:
 
     @classmethod
     def of(cls, job: EvaluationJob, directory: Path) -> "RemainingWork":
-        """For an attempt in `directory`."""
+        """Determine the remaining work for an attempt in `directory`."""
         known = {(name.index, name.image_index): name for name in job.drawn}
         sampled = {key: name for key, name in known.items() if (directory / IMAGES / name.file).exists()}
         done = {(name.index, name.image_index) for name in job.done}
@@ -45,8 +45,8 @@ class RemainingWork:
 class Evaluator:
     """Samples and judges the remaining images of a job.
 
-    Memory holds one batch and the images in requests to the judge; all others are files. sampler: needed if images
-    are missing.
+    Only one batch of images and the images in pending requests to the judge are kept in memory. All others are files.
+    sampler: required if images are missing. judge: None if the images are not judged.
     """
 
     def __init__(
@@ -64,13 +64,14 @@ class Evaluator:
 
     @property
     def samples_images(self) -> bool:
-        """Whether images remain to be sampled."""
+        """Whether this evaluation samples images."""
         return self._sampler is not None
 
     def run(self) -> Finished:
-        """Run to the end or to a stop request, and return the last event.
+        """Run until all work is complete or the supervisor stops the evaluation, and return the last event.
 
-        Raises JudgeFailed if the judge is unavailable for too long, and the exceptions of loading and sampling.
+        Raises JudgeFailed if the judge is misconfigured or unavailable for too long. Exceptions raised while loading or
+        sampling propagate.
         """
         outcome: Literal["succeeded", "paused", "cancelled"] = "succeeded"
         try:
@@ -102,14 +103,14 @@ class Evaluator:
         self._check()
 
     def _judge(self, image: DrawnImage) -> None:
-        """Queue an image for the judge, if there is one."""
+        """Queue an image for the judge. If there is no judge, count the image as finished."""
         if self._judges:
             self._judges.add(image)
         else:
             self._progress.image_finished()
 
     def _check(self) -> None:
-        """Raise if the supervisor or the judge ends the evaluation."""
+        """Raise Cancelled, Paused or the judge's error if the evaluation must end; otherwise send any due heartbeat."""
         if self._judges:
             self._judges.check()
         self._control.check()

@@ -1,4 +1,4 @@
-"""Threads that send images to a judge until each has a readable answer."""
+"""A pool of threads that send images to a judge until each image has a readable answer."""
 
 import logging
 import queue
@@ -13,13 +13,16 @@ from worker.engine.evaluation.progress import EvaluationProgress
 logger = logging.getLogger(__name__)
 
 STOP_SECONDS = 3.0
-"""Time for pending responses when the evaluation ends early."""
+"""Maximum seconds to wait for pending responses when the evaluation ends early."""
 MAX_UNANSWERED = 16
-"""Images without a response, and none with one, after which the judge has failed."""
+"""The judge is considered to have failed after this many images without a response, if no image has received one."""
 
 
 class JudgePool:
-    """Queues images by name, without limit, so that sampling continues while the judge is slow or unavailable."""
+    """Sends queued images to a judge from several threads.
+
+    The queue is unbounded and holds only image names, so sampling continues while the judge is slow or unavailable.
+    """
 
     def __init__(self, job: EvaluationJob, judge: Judge, directory: Path, progress: EvaluationProgress) -> None:
         self._job, self._judge, self._progress = job, judge, progress
@@ -41,28 +44,28 @@ class JudgePool:
             thread.start()
 
     def add(self, image: DrawnImage) -> None:
-        """Queue an image whose file exists."""
+        """Queue an image, whose file must already exist."""
         self._queue.put(image)
 
     def close_queue(self) -> None:
-        """End the threads after the queued images."""
+        """Make the threads exit after processing the queued images."""
         for _ in self._threads:
             self._queue.put(None)
 
     def check(self) -> None:
-        """Raise the error that ended the threads: JudgeFailed, or an unexpected one."""
+        """Raise JudgeFailed or the unexpected exception that stopped the threads, if there is one."""
         if self._error is not None:
             raise self._error
 
     def wait(self, seconds: float) -> bool:
-        """Wait for the threads; whether all have ended."""
+        """Wait up to `seconds` for the threads, and return whether all of them have ended."""
         deadline = time.monotonic() + seconds
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in self._threads)
 
     def stop(self) -> None:
-        """Send no more requests and wait for pending responses."""
+        """Stop sending requests and wait up to `STOP_SECONDS` for pending responses."""
         self._end()
         self.wait(STOP_SECONDS)
 
@@ -77,12 +80,12 @@ class JudgePool:
                 self._judge_image(image)
         except JudgeClosed as error:
             logger.info("%s", error)
-        except Exception as error:  # `check` raises it
+        except Exception as error:  # `check` raises this exception
             self._error = self._error or error
             self._end()
 
     def _judge_image(self, image: DrawnImage) -> None:
-        """Send an image until the answer is readable, at most `tries` times."""
+        """Send an image until its answer is readable, the request fails, or `tries` requests have been made."""
         png = (self._images / image.file).read_bytes()
         prompt = self._prompts[image.index]
         for number in range(image.asked + 1, image.asked + self._judge.entry.tries + 1):

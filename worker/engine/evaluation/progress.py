@@ -1,4 +1,4 @@
-"""Events and progress of an evaluation, written by several threads."""
+"""Event and progress reporting for an evaluation, from several threads."""
 
 import threading
 import time
@@ -10,13 +10,13 @@ from service.contracts.events import Progress
 from worker.engine.training.event_log import EventWriter
 
 _MIN_SECONDS = 1.0
-"""Minimum interval of progress events."""
+"""Minimum interval between progress events."""
 _HEARTBEAT_SECONDS = 15.0
-"""Interval of progress events while no image finishes."""
+"""Interval between progress events while no images are finished."""
 
 
 class EvaluationProgress:
-    """Writes the events of one attempt. done: images without remaining work."""
+    """Writes the events of one attempt. done: the number of finished images."""
 
     def __init__(self, job: EvaluationJob, events: EventWriter) -> None:
         self.done = len(job.done)
@@ -27,24 +27,24 @@ class EvaluationProgress:
         self._started_at = self._reported_at = time.monotonic()
 
     def write(self, event: BaseModel) -> None:
-        """Write an event, unless this is closed."""
+        """Write an event, or discard it if this object is closed."""
         with self._lock:
             if not self._closed:
                 self._events.write(event)
 
     def image_finished(self) -> None:
-        """Count one more image without remaining work."""
+        """Count another image as finished."""
         with self._lock:
             self.done += 1
             self._report(0.0 if self.done == self._total else _MIN_SECONDS)
 
     def heartbeat(self) -> None:
-        """Report progress if the last report is old."""
+        """Report progress if the last report is at least `_HEARTBEAT_SECONDS` old."""
         with self._lock:
             self._report(_HEARTBEAT_SECONDS)
 
     def close(self) -> None:
-        """Discard later events: the next attempt repeats their requests."""
+        """Discard all later events. The next attempt repeats the corresponding requests."""
         with self._lock:
             self._closed = True
 

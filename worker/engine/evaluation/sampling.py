@@ -1,4 +1,4 @@
-"""The images of an evaluation: sampled, scored by rewards, and written to files with their official names."""
+"""Sampling of an evaluation's images, which are scored by rewards and written to files with their official names."""
 
 import hashlib
 from collections.abc import Callable, Collection, Iterator
@@ -18,7 +18,7 @@ from worker.engine.training.checkpoint import read_manifest
 from worker.engine.training.event_log import finite
 
 ImageKey = tuple[int, int]
-"""The index of an image's prompt in the benchmark, and of the image among those of the prompt."""
+"""The index of an image's prompt in the benchmark, and the index of the image within that prompt."""
 
 
 class ImageSampler:
@@ -33,10 +33,10 @@ class ImageSampler:
         self._settings = SamplingSettings.of(job.spec, model.entry)
 
     def sample(self, wanted: Collection[ImageKey], check: Callable[[], None]) -> Iterator[ImageDrawn]:
-        """Sample the wanted images; yields the event of each once its file is complete.
+        """Sample the wanted images and yield each image's event once its file is complete.
 
-        check: called before every evaluation of the network; may raise to stop. Raises ValueError for a checkpoint that
-        is damaged or of another architecture.
+        check: called before every network evaluation; may raise to stop sampling. Raises ValueError if the checkpoint
+        is damaged or has a different architecture.
         """
         self._images.mkdir(exist_ok=True)
         with ExitStack() as stack:
@@ -53,7 +53,10 @@ class ImageSampler:
                         yield self._write(images[row], prompt, image_index, values[row])
 
     def _batches(self, wanted: Collection[ImageKey]) -> Iterator[list[tuple[BenchmarkPrompt, int]]]:
-        """Every batch with a wanted image, complete: the last bits of an image depend on its batch."""
+        """Yield every batch that contains a wanted image.
+
+        Batches are always complete, because the last bits of an image depend on its batch.
+        """
         keys = [(prompt, j) for prompt in self._job.benchmark.prompts for j in range(self._job.spec.num_images)]
         for start in range(0, len(keys), self._settings.batch_size):
             batch = keys[start : start + self._settings.batch_size]
@@ -61,7 +64,7 @@ class ImageSampler:
                 yield batch
 
     def _values(self, images: Tensor, prompts: list[str]) -> list[dict[str, float | None]]:
-        """The rewards of each image; null where a reward failed or the image is not finite."""
+        """Compute the rewards of each image, with None where a reward failed or the image is not finite."""
         finite_rows = images.isfinite().flatten(1).all(dim=1).cpu()
         values: list[dict[str, float | None]] = [{} for _ in prompts]
         for name, reward in self._rewards.items():

@@ -1,1 +1,1 @@
-"""The mathematics of group-relative policy optimization on flows: pure functions on tensors."""
+"""The mathematics of group-relative policy optimization for flow models, on plain tensors."""

@@ -1,4 +1,4 @@
-"""From rewards to advantages: z-scores within a group, summed over rewards and granularities."""
+"""Computation of advantages from rewards: z-scores within each group, summed over rewards and granularities."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,8 @@ from service.contracts.algorithms import Advantage
 class Advantages:
     """Advantages and their statistics.
 
-    values: [..., group]. spread: [rewards, ..., granularities], each group's standard deviation, NaN with fewer than
-    two valid values. zero_std_fraction: the share of groups that contribute 0 because they are flat.
+    values: [..., group]. spread: [rewards, ..., granularities], each group's standard deviation, NaN if it has fewer
+    than two valid values. zero_std_fraction: the fraction of groups that contribute 0 because they are flat.
     """
 
     values: Tensor
@@ -24,14 +24,14 @@ class Advantages:
 def group_z_scores(
     rewards: Tensor, std_eps: float, std_floor: float, batch: tuple[int, ...] = (-1,)
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """z-scores over the last dimension, (R − mean)/(std + std_eps), without missing values (NaN).
+    """Compute z-scores (R − mean)/(std + std_eps) over the last dimension, ignoring missing values (NaN).
 
-    rewards: [..., group]. batch: the dimensions over which the standard deviation is taken: the group, or the whole
-    batch (Flow-GRPO's global std).
+    rewards: [..., group]. batch: the dimensions over which the standard deviation in the divisor is computed: by
+    default those of the group, or those of the whole batch (Flow-GRPO's global std).
 
-    Returns scores of the same shape, the unbiased std of each group [...], and which groups are flat [...]. The score
-    of a missing value is 0; other scores do not depend on it. All scores of a flat group are 0: it has fewer than two
-    valid values (its std is NaN) or a std (with `batch`, the batch's) under `std_floor`.
+    Returns scores of the same shape as `rewards`, the unbiased std of each group [...], and whether each group is flat
+    [...]. Missing values have score 0 and do not affect other scores. A group is flat if it has fewer than two valid
+    values, so that its std is NaN, or if the std in the divisor is below `std_floor`. All scores of a flat group are 0.
     """
     mean, std = _moments(rewards, (-1,))
     valid = rewards.isfinite()
@@ -43,10 +43,11 @@ def group_z_scores(
 
 
 def _moments(rewards: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    """Mean and unbiased std of the valid values over `dims` (keepdim); the std is NaN with fewer than two.
+    """Compute the mean and unbiased std of the valid values over `dims`, keeping these dimensions.
 
-    The values are summed as distances from the maximum, so that equal values have exactly that mean and std 0.
-    Otherwise rounding errors, divided by their own std, would become advantages.
+    The std is NaN if there are fewer than two valid values. The values are summed as distances from the maximum, so
+    that equal values have exactly that mean and an std of 0. Otherwise, rounding errors divided by their own std would
+    become advantages.
     """
     valid = rewards.isfinite()
     count = valid.sum(dim=dims, keepdim=True)
@@ -59,11 +60,11 @@ def _moments(rewards: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 
 def integrate_advantages(rewards: Tensor, weights: list[float], config: Advantage) -> Advantages:
-    """Multi-granularity advantage integration: Â = Σ_k w_k Σ_λ A^k_λ, clamped to ±clip_max.
+    """Integrate advantages over rewards and granularities: Â = Σ_k w_k Σ_λ A^k_λ, clamped to ±clip_max.
 
-    rewards: [rewards, ..., group, granularities], NaN where a reward failed. With aggregation `reward`, A is the
-    z-score of Σ_k w_k R^k. Scale `mean` divides by Σ|w|·|Λ| (by |Λ| with aggregation `reward`). Source: the paper's
-    MGAI.
+    rewards: [rewards, ..., group, granularities], NaN where a reward failed. If the aggregation is `reward`, A is the
+    z-score of Σ_k w_k R^k. The scale `mean` divides by Σ|w|·|Λ|, or by |Λ| if the aggregation is `reward`. Source:
+    MGAI (Multi-Granularity Advantage Integration) in the paper.
     """
     tables = rewards.movedim(-2, -1)  # [rewards, ..., granularities, group]
     weight = torch.tensor(weights, dtype=rewards.dtype, device=rewards.device)

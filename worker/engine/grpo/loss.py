@@ -1,4 +1,4 @@
-"""The trained states of a rollout, and the policy loss."""
+"""The training states of a rollout and the policy loss."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,21 +11,22 @@ from worker.engine.grpo.transitions import Transition, probability_ratio
 
 
 def clipped_objective(ratio: Tensor, advantages: Tensor, clip_range: float) -> Tensor:
-    """Each sample's loss, max(−A·r, −A·clip(r, 1−c, 1+c)), elementwise. Source: PPO, as GRPO uses it."""
+    """Compute each sample's loss max(−A·r, −A·clip(r, 1−c, 1+c)), elementwise. Source: PPO, as used in GRPO."""
     clipped = ratio.clamp(1.0 - clip_range, 1.0 + clip_range)
     return (-advantages * ratio).maximum(-advantages * clipped)
 
 
 @dataclass(frozen=True)
 class RolloutBatch:
-    """U trained states, each with the S samples of its SDE step: a whole group at an anchor, or one sample of a chain.
+    """U training states, each with the S samples of its SDE step.
 
-    One evaluation of the network at a state serves all its samples. Latents end in [tokens, channels].
+    The samples are a whole group at an anchor, or a single sample of a chain. One network evaluation at a state serves
+    all its samples. The last dimensions of latents are [tokens, channels].
 
-    states: x_i [U, …]. samples: x' [U, S, …], float32 or better. old_log_probs: [U, S], of the sampling policy.
+    states: x_i [U, …]. samples: x' [U, S, …], float32 or better. old_log_probs: [U, S], under the sampling policy.
     sde_steps, prompts: i and the prompt index of each state. members: [U, S], each sample's index among the step's
-    flattened advantages. pieces: the index, within its prompt, of the piece that a state belongs to; minibatches
-    contain whole pieces.
+    flattened advantages. pieces: the index of each state's piece within its prompt. Minibatches consist of whole
+    pieces.
     """
 
     states: Tensor
@@ -37,7 +38,7 @@ class RolloutBatch:
     pieces: tuple[int, ...]
 
     def take(self, units: Sequence[int]) -> "RolloutBatch":
-        """Only the states `units`."""
+        """Return a batch that contains only the states at the indices `units`."""
         index = torch.tensor(units, dtype=torch.long)
         rows = index.to(self.states.device)
         return RolloutBatch(
@@ -51,11 +52,11 @@ class RolloutBatch:
         )
 
     def minibatches(self, count: int, orders: Sequence[Sequence[int]], first_prompt: int = 0) -> list["RolloutBatch"]:
-        """Divide into `count` minibatches with equal numbers of pieces.
+        """Divide the batch into `count` minibatches with equal numbers of pieces.
 
-        orders: for each prompt a permutation of its pieces. All pieces of the step are distributed in turn, prompt by
-        prompt; this process has the prompts from `first_prompt` on. The minibatches do not depend on the number of
-        processes.
+        orders: for each prompt, a permutation of its pieces. first_prompt: the index of this process's first prompt
+        within the step. The pieces of the whole step are dealt out to the minibatches in turn, prompt by prompt, so the
+        minibatches do not depend on the number of processes.
         """
         if count == 1:
             return [self]
@@ -69,7 +70,7 @@ class RolloutBatch:
 
 @dataclass(frozen=True)
 class Objective:
-    """Hyperparameters of the loss: the clip range of the ratio, and the weight of the divergence from the base."""
+    """Loss hyperparameters: the clip range of the ratio, and the weight of the divergence from the base model."""
 
     clip_range: float
     kl_weight: float = 0.0
@@ -77,7 +78,10 @@ class Objective:
 
 @dataclass(frozen=True)
 class LossPart:
-    """The loss of one forward, as a part of the update's mean loss; its ratios [states, S] and divergence [states]."""
+    """The contribution of one forward pass to the mean loss of an update.
+
+    ratios, clipped: [states, S]. divergence: [states].
+    """
 
     loss: Tensor
     ratios: Tensor
@@ -95,10 +99,11 @@ def losses(
     share: float = 1.0,
     reference: Velocity | None = None,
 ) -> Iterator[LossPart]:
-    """The parts of an update's mean loss over samples, one forward of `rows` states each.
+    """Compute the parts of an update's mean loss over samples, one for each forward pass of `rows` states.
 
-    advantages: flat, indexed by `batch.members`. share: the share of the update's samples in this process. reference:
-    the velocity of the frozen base; the divergence of a state is mean((μ−μ_ref)²)/(2·std²), counted once per sample.
+    advantages: flat, indexed by `batch.members`. share: the fraction of the update's samples in this process.
+    reference: the velocity of the frozen base model, or None to omit the divergence. The divergence of a state is
+    mean((μ−μ_ref)²)/(2·std²), counted once per sample.
     """
     total = batch.old_log_probs.numel() / share
     samples_each = batch.old_log_probs.shape[1]

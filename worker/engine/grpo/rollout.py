@@ -1,4 +1,4 @@
-"""Deterministic solvers, and the batched trees of continuations that start from stochastic samples."""
+"""Deterministic solvers, and batched evaluation of the continuation trees that start from stochastic samples."""
 
 import math
 from collections import deque
@@ -14,12 +14,15 @@ from worker.engine.cpu_parallel import Check, map_shares
 from worker.engine.grpo.transitions import clean_estimate, ode_step
 
 Velocity = Callable[[Tensor, Tensor, list[int]], Tensor]
-"""velocity(latents [n, tokens, channels], sigmas [n], n prompt indices) → a tensor like the latents."""
+"""velocity(latents [n, tokens, channels], sigmas [n], n prompt indices) → a tensor of the same shape as the latents."""
 
 
 @dataclass(frozen=True)
 class Trajectory:
-    """ODE trajectories: states and velocities by step, and the clean latents, each [prompts, tokens, channels]."""
+    """ODE trajectories: the states and velocities by step, and the clean latents.
+
+    Each tensor has shape [prompts, tokens, channels].
+    """
 
     states: dict[int, Tensor]
     velocities: dict[int, Tensor]
@@ -27,9 +30,9 @@ class Trajectory:
 
 
 def filled(velocity: Velocity, x: Tensor, sigma: Tensor, prompts: list[int], rows: int) -> Tensor:
-    """The velocity of n ≤ `rows` samples, evaluated as a batch of `rows` padded with the last sample.
+    """Compute the velocity of n ≤ `rows` samples in a batch of `rows`, padded with the last sample.
 
-    Batches of different shapes differ in the last bits, and so would the ratios.
+    Results for batches of different shapes differ in the last bits, which would affect the ratios.
     """
     missing = rows - len(x)
     if missing <= 0:
@@ -43,8 +46,8 @@ def ode_trajectory(
 ) -> Trajectory:
     """Denoise `noise` [prompts, tokens, channels] along all nodes and keep x_i and v_i for i in `keep`.
 
-    All batches have one shape, so that a later evaluation at a kept state in such a batch repeats the velocity bit for
-    bit.
+    All batches have the same shape. A later evaluation of a kept state in a batch of that shape therefore reproduces
+    the velocity bit for bit.
     """
     rows = min(batch_size, len(noise))
     states: dict[int, list[Tensor]] = {i: [] for i in keep}
@@ -68,12 +71,14 @@ def ode_trajectory(
 
 
 def dpm_solver_pp(velocity: Velocity, x: Tensor, nodes: Sequence[float], prompts: list[int]) -> Tensor:
-    """Denoise `x` [samples, tokens, channels] by DPM-Solver++ along the noise levels `nodes`, from that of x to 0.
+    """Denoise `x` [samples, tokens, channels] with DPM-Solver++ along the noise levels `nodes`.
 
-    Second-order multistep midpoint method in data prediction: with α = 1−σ, λ = log(α/σ), h the step in λ and D̂ the
-    clean estimate extrapolated by half a step from the last two, x' = (σ'/σ)·x − α'·(e^{−h} − 1)·D̂. The first step
-    uses the current estimate only; the last, to σ = 0, returns the clean estimate. Sources: DPM-Solver++ (arXiv
-    2211.01095), MixGRPO-Flash.
+    The nodes start at the noise level of `x` and must end at 0; otherwise, raises ValueError.
+
+    This is the second-order multistep midpoint method with data prediction: x' = (σ'/σ)·x − α'·(e^{−h} − 1)·D̂. Here,
+    α = 1−σ, λ = log(α/σ), h is the step in λ, and D̂ is extrapolated by half a step from the last two clean estimates.
+    The first step uses only the current estimate. The last step, to σ = 0, returns the clean estimate. Sources:
+    DPM-Solver++ (arXiv 2211.01095), MixGRPO-Flash.
     """
     earlier: Tensor | None = None
     earlier_step = 0.0
@@ -97,7 +102,7 @@ def _log_snr(sigma: float) -> float:
 
 @dataclass(frozen=True)
 class Branch:
-    """A state [tokens, channels] with its pending evaluation, its prompt, and its index among the results."""
+    """A state [tokens, channels] with the tree that remains to be evaluated, its prompt index and its result index."""
 
     latents: Tensor
     tree: TreeNode
@@ -113,10 +118,10 @@ def denoise_branches(
     finish: Callable[[Branch, int, Tensor], None],
     check: Check = lambda: None,
 ) -> int:
-    """Evaluate every branch's tree in full batches that mix prompts, nodes and strides; return the evaluations.
+    """Evaluate the trees of all branches in full batches that mix prompts, nodes and strides.
 
     finish: called as `finish(branch, stride, x̂_0)` at the end of each path, from any thread. check: called between
-    batches; may raise to abort the rollout.
+    batches; may raise to abort the rollout. Returns the number of function evaluations.
     """
     if not branches:
         return 0
@@ -135,7 +140,7 @@ def _denoise(
     finish: Callable[[Branch, int, Tensor], None],
     check: Check,
 ) -> int:
-    """Evaluate the trees first in, first out: all long paths start early, so that the last batches are full."""
+    """Evaluate the trees in first-in, first-out order, so that long paths start early and the last batches are full."""
     waiting = deque(branches)
     nfe = 0
     while waiting:

@@ -1,7 +1,7 @@
 """Steps of the denoising chain: the ODE step, the Gaussian SDE step, and its log-probability.
 
-Notation: x_σ = (1−σ)·x_0 + σ·ε, the model predicts v ≈ ε − x_0, Δ_i = σ_{i+1} − σ_i < 0. Shapes are free: σ and std
-are numbers, or tensors that broadcast against the latents.
+Notation: x_σ = (1−σ)·x_0 + σ·ε, the model predicts v ≈ ε − x_0, and Δ_i = σ_{i+1} − σ_i < 0. Latents may have any
+shape. σ and Δ may be numbers or, in `ode_step` and `clean_estimate`, tensors that broadcast against the latents.
 """
 
 import math
@@ -15,46 +15,46 @@ from torch import Tensor
 
 
 def ode_step(x: Tensor, velocity: Tensor, delta: Tensor | float) -> Tensor:
-    """The deterministic step x + Δ·v."""
+    """Take the deterministic step x + Δ·v."""
     return x + delta * velocity
 
 
 def clean_estimate(x: Tensor, velocity: Tensor, sigma: Tensor | float) -> Tensor:
-    """The model's estimate of the clean latents: x̂_0 = x − σ·v."""
+    """Return the model's estimate of the clean latents, x̂_0 = x − σ·v."""
     return x - sigma * velocity
 
 
 class Transition(ABC):
-    """One SDE step x' = μ + std·ε, with its log-probability."""
+    """An SDE step x' = μ + std·ε and its log-probability."""
 
     sigma: float
-    """Noise level at the start of the step."""
+    """The noise level at the start of the step."""
 
     @classmethod
     @abstractmethod
     def at(cls, sigmas: Sequence[float], step: int, eta: float) -> Self:
-        """The transition of step i on the nodes `sigmas` (T+1 values from 1 to 0)."""
+        """Return the transition for step `step` on the nodes `sigmas`, which are T+1 values from 1 to 0."""
 
     @property
     @abstractmethod
     def std(self) -> float:
-        """Standard deviation of the step's noise."""
+        """The standard deviation of the step's noise."""
 
     @abstractmethod
     def mean(self, x: Tensor, velocity: Tensor) -> Tensor:
-        """μ of the step from `x` with `velocity`; both of one shape."""
+        """Return μ for the step from `x` with `velocity`, which must have the same shape."""
 
     def log_prob(self, value: Tensor, mean: Tensor) -> Tensor:
-        """log π of `value` [..., tokens, channels] given μ: [...]. `value` carries no gradient."""
+        """Return log π [...] of `value` [..., tokens, channels], given μ. No gradient flows through `value`."""
         return gaussian_log_prob(value, mean, self.std)
 
 
 @dataclass(frozen=True)
 class FlowTransition(Transition):
-    """One SDE step with std = s·√(−Δ), s = η·√(σ/(1−σ)).
+    """An SDE step with std = s·√(−Δ), where s = η·√(σ/(1−σ)).
 
-    μ = x·(1 + s²/(2σ)·Δ) + v·(1 + s²·(1−σ)/(2σ))·Δ. At σ = 1, s uses σ_1 in place of σ in 1−σ.
-    Source: Flow-GRPO's SDE as Granular-GRPO uses it.
+    μ = x·(1 + s²/(2σ)·Δ) + v·(1 + s²·(1−σ)/(2σ))·Δ. At σ = 1, the factor 1−σ in s is replaced with 1−σ_1.
+    Source: the SDE of Flow-GRPO, as used in Granular-GRPO.
     """
 
     sigma: float
@@ -78,7 +78,10 @@ class FlowTransition(Transition):
 
 @dataclass(frozen=True)
 class DanceTransition(FlowTransition):
-    """The SDE of FlowTransition with s = η at every step. Source: DanceGRPO, which expresses the drift by the score."""
+    """The SDE of FlowTransition with s = η at every step.
+
+    Source: DanceGRPO, which expresses the drift in terms of the score.
+    """
 
     @classmethod
     def at(cls, sigmas: Sequence[float], step: int, eta: float) -> Self:
@@ -87,9 +90,9 @@ class DanceTransition(FlowTransition):
 
 @dataclass(frozen=True)
 class CpsTransition(Transition):
-    """A step that preserves the flow's coefficients: std = σ'·sin(ηπ/2), with σ' the next noise level.
+    """A step that preserves the flow's coefficients, with std = σ'·sin(ηπ/2), where σ' is the next noise level.
 
-    μ = x̂_0·(1−σ') + (x + (1−σ)·v)·√(σ'² − std²). Source: Flow-GRPO's later `cps` sampling.
+    μ = x̂_0·(1−σ') + (x + (1−σ)·v)·√(σ'² − std²). Source: the `cps` sampling in later versions of Flow-GRPO.
     """
 
     sigma: float
@@ -110,15 +113,16 @@ class CpsTransition(Transition):
         return clean_estimate(x, velocity, self.sigma) * (1.0 - self.following) + noise * kept
 
     def log_prob(self, value: Tensor, mean: Tensor) -> Tensor:
-        """−mean((x' − μ)²), without the variance, as published; the clip range 1e-5 refers to this form."""
+        """Return −mean((x' − μ)²), without the variance, as published. The clip range 1e-5 refers to this form."""
         return -(value.detach() - mean).square().mean(dim=(-2, -1))
 
 
 def gaussian_log_prob(value: Tensor, mean: Tensor, std: float) -> Tensor:
-    """Log-density of `value` under N(mean, std²), **averaged** over the last two dimensions (tokens, channels).
+    """Return the log-density of `value` under N(mean, std²), **averaged** over the last two dimensions.
 
-    `value` and `mean` broadcast to [..., tokens, channels]; the result is [...]. `value` carries no gradient. The
-    average makes the ratio the D-th root of the true one, so clip ranges are about 1e-4. Source: DanceGRPO, Flow-GRPO.
+    `value` and `mean` broadcast to [..., tokens, channels], and the result has shape [...]. No gradient flows through
+    `value`. Due to the average, the ratio is the D-th root of the true ratio (D is tokens·channels), so clip ranges are
+    about 1e-4. Raises ValueError if `std` is not positive. Sources: DanceGRPO, Flow-GRPO.
     """
     if std <= 0.0:
         raise ValueError(f"a transition of standard deviation {std} has no log-probability; eta must be positive")
@@ -128,5 +132,5 @@ def gaussian_log_prob(value: Tensor, mean: Tensor, std: float) -> Tensor:
 
 
 def probability_ratio(log_prob: Tensor, old_log_prob: Tensor) -> Tensor:
-    """r = exp(log π_θ − log π_old), elementwise."""
+    """Return the ratio r = exp(log π_θ − log π_old), elementwise."""
     return torch.exp(log_prob - old_log_prob)

@@ -1,1 +1,1 @@
-"""Images and scores on request, with the models and rewards that stay loaded."""
+"""Image generation and scoring on request, with models and rewards that stay loaded between requests."""

@@ -1,4 +1,4 @@
-"""Images from the base model or from checkpoints, with models cached between requests."""
+"""Image generation from the base model or from checkpoints, with models cached between requests."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
@@ -17,7 +17,7 @@ from worker.engine.training.checkpoint import read_manifest
 
 @dataclass(frozen=True)
 class GeneratedImage:
-    """One image of a generation. Its seed, the prompt and the settings of the spec reproduce it."""
+    """A generated image. It can be reproduced from its seed, its prompt and the settings in the spec."""
 
     checkpoint: str
     prompt_index: int
@@ -33,10 +33,11 @@ class Generator:
         self._device, self._cache = default_device(device), cache or ModelCache()
 
     def generate(self, spec: GenerationSpec, checkpoints: Mapping[str, Path | None]) -> Iterator[GeneratedImage]:
-        """Generate the images of `spec` for each of `checkpoints`, directories by name; None for the base model.
+        """Generate the images that `spec` requests with each of the checkpoints.
 
-        Image j of a prompt has seed `spec.seed + j` and the noise of the diffusers pipeline for it, in all checkpoints.
-        Raises ValueError for a checkpoint that is damaged or of another architecture.
+        checkpoints: the directory of each checkpoint by name, or None for the base model. For every checkpoint, image j
+        of a prompt uses the seed `spec.seed + j` and the noise that the diffusers pipeline draws for it. Raises
+        ValueError if a checkpoint is damaged or has a different architecture.
         """
         model = self.load(spec.model)
         settings = SamplingSettings.of(spec, model.entry)
@@ -52,7 +53,7 @@ class Generator:
                         yield GeneratedImage(name, p, j, seed, png(image, metadata))
 
     def load(self, name: str) -> FlowModel:
-        """The catalog's model, loaded if it is not cached; it may have to be downloaded first."""
+        """Return the named catalog model. If it is not cached, load it, which may include a download."""
         entry = load_catalog().model(name)
 
         def load() -> FlowModel:

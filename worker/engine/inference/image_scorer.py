@@ -1,4 +1,4 @@
-"""Images scored by rewards of the catalog, with rewards cached between requests."""
+"""Image scoring with rewards from the catalog, which are cached between requests."""
 
 import logging
 from collections.abc import Sequence
@@ -19,12 +19,12 @@ from worker.engine.rewards.base import score_or_missing
 logger = logging.getLogger(__name__)
 
 NO_NUMBER = "the reward returned no number for this image and prompt"
-"""Cause of a missing value without an exception."""
+"""The cause of a missing value if no exception was raised."""
 
 
 @dataclass(frozen=True)
 class _Loaded:
-    """A reward and its version; without a reward, the cause."""
+    """A reward and its version. If the reward failed to load, it is None and `cause` gives the reason."""
 
     reward: Reward | None
     version: RewardVersion
@@ -38,13 +38,19 @@ class ImageScorer:
         self._device, self._cache = default_device(device), cache or ModelCache()
 
     def versions(self, names: Sequence[str]) -> list[RewardVersion]:
-        """The versions of rewards, which are loaded; also of those that fail to load. Raises KeyError."""
+        """Load the named rewards and return their versions, including those of rewards that fail to load.
+
+        Raises KeyError if a name is not in the catalog.
+        """
         catalog = load_catalog()
         return [self._load(catalog.reward(name)).version for name in names]
 
     @torch.no_grad()
     def score(self, names: Sequence[str], pngs: Sequence[bytes], prompts: Sequence[str]) -> list[list[RewardValue]]:
-        """For each of n images of one size and their n prompts: the value of each reward, in order."""
+        """Return the value of each named reward for each of n images and their n prompts.
+
+        All images must have the same size. Raises KeyError if a name is not in the catalog.
+        """
         images = torch.stack([read_png(png) for png in pngs]).to(self._device)
         catalog = load_catalog()
         by_reward = [self._values(catalog.reward(name), images, prompts) for name in names]
@@ -70,7 +76,7 @@ class ImageScorer:
             return self._cache.get(_Loaded, entry.model_dump_json(), load, _bytes)
         except torch.OutOfMemoryError:
             raise
-        except Exception as error:  # rewards may be user code, and the others are still needed
+        except Exception as error:  # rewards may be user code, and the other rewards are still needed
             logger.warning("reward %s cannot be loaded", entry.name, exc_info=True)
             cause = f"it cannot be loaded: {type(error).__name__}: {error}"
             return _Loaded(None, RewardVersion(**about, weights=None), cause)

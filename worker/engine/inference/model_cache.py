@@ -1,4 +1,7 @@
-"""Cache of loaded models and rewards, shared by the requests of a process; the least recently used is evicted first."""
+"""A cache of loaded models and rewards that the requests of a process share.
+
+The least recently used object is evicted first.
+"""
 
 import gc
 import json
@@ -12,11 +15,11 @@ from typing import Any, TypeVar
 
 Loaded = TypeVar("Loaded")
 _OWN_BYTES = 2 * 2**30
-"""Device memory of this process besides torch's allocator: CUDA's context and libraries, with a margin."""
+"""Device memory of this process outside torch's allocator, for CUDA's context and libraries, with a margin."""
 
 
 class ModelCache:
-    """Keeps the most recently used object, and others while all together have at most `max_bytes`.
+    """Keeps the most recently used object, and others as long as the total size is at most `max_bytes`.
 
     One thread may load objects while another releases them.
     """
@@ -27,11 +30,14 @@ class ModelCache:
         self._lock = threading.Lock()
         self._requests = 0
         self._used_at: float | None = None
-        """End of the last request; None if everything was released since."""
+        """The time when the last request ended, or None if all objects have been released since."""
 
     @contextmanager
     def in_use(self) -> Iterator[None]:
-        """Mark a request, during which `release` does nothing; idle time starts at its end. Also a decorator."""
+        """Mark the enclosed block as a request, during which `release` does nothing. Can also be used as a decorator.
+
+        Idle time starts when the request ends.
+        """
         with self._lock:
             self._requests += 1
         try:
@@ -42,9 +48,10 @@ class ModelCache:
                 self._used_at = self._clock()
 
     def get(self, kind: type[Loaded], entry: str, load: Callable[[], Loaded], size: Callable[[Loaded], int]) -> Loaded:
-        """The object of a catalog entry, loaded if it is not cached.
+        """Return the object for a catalog entry, loading it if it is not cached.
 
-        entry: the complete entry as JSON, so that a changed entry is loaded again. size: bytes of the object.
+        entry: the complete entry as JSON, so that the object is loaded again if the entry changes. size: returns the
+        object's size in bytes.
         """
         key = (kind, entry)
         with self.in_use():
@@ -59,9 +66,9 @@ class ModelCache:
         return found
 
     def release(self, idle_seconds: float) -> list[str]:
-        """Free the memory of all objects for other processes and return their entries' names.
+        """Release all objects, freeing their memory for other processes, and return the names of their entries.
 
-        Does nothing during a request, nor for `idle_seconds` after the last one.
+        Does nothing during a request or until `idle_seconds` have passed since the last one.
         """
         with self._lock:
             if self._requests or self._used_at is None or self._clock() - self._used_at < idle_seconds:
@@ -69,19 +76,19 @@ class ModelCache:
             names = [str(json.loads(entry)["name"]) for _, entry in self._cached]
             self._cached.clear()
             self._used_at = None
-        # Even if nothing was cached: torch keeps the memory of a model that failed to load.
-        gc.collect()  # the parts of a model refer to each other
+        # Needed even if nothing was cached, because torch keeps the memory of a model that failed to load.
+        gc.collect()  # the parts of a model form reference cycles
         if torch := _torch_with_cuda():
             torch.cuda.empty_cache()
         return names
 
 
 MODEL_CACHE = ModelCache()
-"""Shared by models and rewards of this process, which share the memory of one device."""
+"""The cache for all models and rewards of this process, which share the memory of one device."""
 
 
 def device_is_shared() -> bool | None:
-    """Whether other processes have much memory of this process's GPU; None if it uses none."""
+    """Whether other processes use a substantial amount of memory on this process's GPU, or None if it uses no GPU."""
     if (torch := _torch_with_cuda()) is None:
         return None
     free, total = torch.cuda.mem_get_info()
@@ -89,7 +96,7 @@ def device_is_shared() -> bool | None:
 
 
 def _torch_with_cuda() -> Any:
-    """The module torch if this process has imported it and initialized CUDA, otherwise None. Imports nothing."""
+    """Return the torch module if this process has imported it and initialized CUDA, otherwise None. Imports nothing."""
     torch: Any = sys.modules.get("torch")
     cuda = getattr(torch, "cuda", None)  # missing while another thread imports torch
     return torch if cuda is not None and cuda.is_initialized() else None

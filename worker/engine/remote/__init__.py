@@ -1,1 +1,1 @@
-"""HTTP clients of the catalog's servers: judges and remote rewards."""
+"""HTTP clients for the servers in the catalog: judges and remote rewards."""

@@ -1,4 +1,4 @@
-"""The OpenAI chat protocol (vLLM, Gemini and others) for one image and one text."""
+"""The OpenAI chat protocol (vLLM, Gemini and others) for requests with one image and one text."""
 
 import base64
 import io
@@ -14,19 +14,19 @@ from worker.engine.remote.server import MAX_CHARACTERS, RequestFailed, Server
 
 PATH = "chat/completions"
 JPEG_QUALITY = 95
-"""The value in the official scripts of UniGenBench++ and UnifiedReward."""
+"""The value used in the official UniGenBench++ and UnifiedReward scripts."""
 
 
 @dataclass(frozen=True)
 class Completion:
-    """A model's text, if any, and whether it was truncated at `max_tokens`."""
+    """The text that a model returned, if any, and whether it was truncated at `max_tokens`."""
 
     text: str | None
     truncated: bool
 
 
 def question(entry: RemoteServer, image: Image.Image | bytes, text: str) -> bytes:
-    """The request body for an image and `text`; bytes are a PNG file."""
+    """Return the request body for an image and `text`. If `image` is bytes, it must be a PNG file."""
     url = f"data:image/{entry.image_format};base64,{base64.b64encode(_file(entry.image_format, image)).decode()}"
     content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
     message = {"role": "user", "content": content if entry.image_first else content[::-1]}
@@ -35,7 +35,7 @@ def question(entry: RemoteServer, image: Image.Image | bytes, text: str) -> byte
 
 
 def completion(server: Server, data: bytes) -> Completion:
-    """Parse a response of `server`. Raises RequestFailed if it is not a chat completion."""
+    """Parse a response from `server`. Raises RequestFailed if it is not a chat completion."""
     try:
         choice = json.loads(data)["choices"][0]
         content, reason = choice["message"].get("content"), choice.get("finish_reason")
@@ -47,7 +47,7 @@ def completion(server: Server, data: bytes) -> Completion:
 
 
 def png_file(image: Image.Image) -> bytes:
-    """The image as a PNG file."""
+    """Encode the image as a PNG file."""
     buffer = io.BytesIO()
     image.save(buffer, format="PNG")
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""Threads that send requests while other threads compute, with a bounded queue."""
+"""A pool of threads with a bounded queue that send requests while other threads compute."""
 
 import contextlib
 import queue
@@ -10,14 +10,15 @@ from typing import Generic, TypeVar
 A = TypeVar("A")
 
 QUEUED = 4
-"""Queued requests per thread: they hold images, which need memory."""
+"""Maximum number of queued requests per thread. It is limited because requests hold images in memory."""
 _CHECK_SECONDS = 0.2
 
 
 class RequestPool(Generic[A]):
-    """`number` daemon threads, started on demand.
+    """Sends requests from up to `number` daemon threads, which are started on demand.
 
-    `ThreadPoolExecutor` joins its threads at exit, which could take a server's timeout.
+    `ThreadPoolExecutor` is not used because it joins its threads at exit, which could take as long as a server's
+    timeout.
     """
 
     def __init__(self, number: int) -> None:
@@ -27,7 +28,7 @@ class RequestPool(Generic[A]):
         self._threads: list[threading.Thread] = []
 
     def submit(self, request: Callable[[], A], check: Callable[[], None]) -> "Future[A]":
-        """Queue a call of `request`. While the queue is full, call `check`, which may raise."""
+        """Queue a call of `request` and return its future. While the queue is full, call `check`, which may raise."""
         with self._lock:
             if len(self._threads) < self._number:
                 thread = threading.Thread(target=self._run, name=f"request-{len(self._threads)}", daemon=True)
@@ -45,5 +46,5 @@ class RequestPool(Generic[A]):
             request, future = self._queue.get()
             try:
                 future.set_result(request())
-            except BaseException as error:  # `future.result` raises it
+            except BaseException as error:  # `future.result` raises this exception
                 future.set_exception(error)

@@ -1,4 +1,4 @@
-"""A server of the catalog: requests, their limits, and classified failures."""
+"""Client for a server in the catalog, with request limits and classification of failures."""
 
 import email.utils
 import os
@@ -21,25 +21,25 @@ from tenacity.wait import wait_exponential_jitter
 from service.contracts.catalog import RemoteServer
 
 MAX_BYTES = 8 * 2**20
-"""Maximum size of a response; a longer one is a failure."""
+"""Maximum size of a response in bytes. A request fails if its response is larger."""
 MAX_CHARACTERS = 200_000
-"""Maximum length of a text; the remainder is discarded."""
+"""Maximum length of a text. The rest of a longer text is discarded."""
 MAX_WAIT = 30.0
-"""Maximum seconds between two attempts, unless the server demands more."""
+"""Maximum seconds between two attempts, unless the server requests a longer wait."""
 MAX_RETRY_AFTER = 120.0
-"""Maximum seconds accepted from a Retry-After header."""
+"""Maximum seconds to wait because of a Retry-After header."""
 CONNECT_SECONDS = 10.0
-"""Timeout of a connection."""
+"""Maximum timeout for establishing a connection, in seconds."""
 
 _REJECTED = (400, 413, 415, 422)
-"""The server rejects this image or text; it may accept others."""
+"""Statuses with which the server rejects this image or text. It may accept others."""
 _TEMPORARY = (408, 425, 429)
-"""Temporary failures, like all statuses from 500."""
+"""Statuses of temporary failures, in addition to all statuses of 500 and above."""
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class RequestFailed(Exception):
-    """The request failed; a later one may succeed."""
+    """Raised when a request fails but may succeed later."""
 
     def __init__(self, reason: str, retry_after: float = 0.0, throttled: bool = False) -> None:
         super().__init__(reason)
@@ -47,15 +47,18 @@ class RequestFailed(Exception):
 
 
 class RequestRejected(Exception):
-    """The server rejects this image or text."""
+    """Raised when the server rejects this image or text."""
 
 
 class Misconfigured(ValueError):
-    """The catalog entry or its token is wrong; all requests fail."""
+    """Raised when the catalog entry or its token is wrong, so that all requests fail."""
 
 
 class Server:
-    """Sends POST requests to the server of `entry`, from any thread, with a connection pool. name: for messages."""
+    """Sends POST requests to the server of a catalog entry through a connection pool. Safe to use from any thread.
+
+    name: the name of the server in error messages.
+    """
 
     def __init__(self, name: str, entry: RemoteServer) -> None:
         self.name, self._base = name, str(entry.url).rstrip("/")
@@ -69,9 +72,9 @@ class Server:
         )
 
     def post(self, path: str, body: bytes) -> bytes:
-        """Send `body` (JSON); the body of a response with status 200.
+        """Send `body` (JSON) and return the body of the response, if its status is 200.
 
-        Raises RequestFailed, RequestRejected or Misconfigured.
+        Raises RequestFailed, RequestRejected or Misconfigured if the request does not succeed.
         """
         url, started = f"{self._base}/{path}", time.monotonic()
         try:
@@ -98,24 +101,27 @@ class Server:
         for piece in response.iter_bytes():
             data += piece
             if len(data) > MAX_BYTES:
-                raise RequestFailed(f"the response is longer than {MAX_BYTES} bytes")
+                raise RequestFailed(f"the response exceeds the maximum of {MAX_BYTES} bytes")
             if time.monotonic() - started > self._seconds:
                 raise RequestFailed(f"the response was not complete after {self._seconds:g} seconds")
         return bytes(data)
 
     def excerpt(self, data: bytes) -> str:
-        """The beginning of a response, for an error message."""
-        # Cleaned before truncation, which could split a token.
+        """Return the beginning of a response for use in an error message."""
+        # Clean the text before truncating it, because truncation could split a token.
         return " ".join(self.clean(data[:MAX_CHARACTERS].decode("utf-8", "replace")).split())[:300] or "empty"
 
     def clean(self, text: str) -> str:
-        """Text of a server without the token and without characters that PostgreSQL cannot store."""
+        """Return a server's text with the token and all characters that PostgreSQL cannot store replaced."""
         hidden = text.replace(self._token, "[token]") if self._token else text
         return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", hidden)
 
 
 def retrying(closed: threading.Event, first_wait: float, tries: int | None = None) -> Retrying:
-    """Retry after RequestFailed with exponential, jittered waits, up to `tries` attempts or until `closed` is set."""
+    """Return a Retrying object that retries after RequestFailed with exponential, jittered waits.
+
+    It stops after `tries` attempts, if given, or when `closed` is set, and raises the last error again.
+    """
     backoff = wait_exponential_jitter(initial=first_wait, max=MAX_WAIT, jitter=first_wait)
 
     def wait(state: RetryCallState) -> float:
@@ -137,14 +143,17 @@ def _token(name: str, variable: str | None) -> str | None:
         return None
     token = os.environ.get(variable, "").strip()
     if not token:
-        raise Misconfigured(f"{name} needs the environment variable {variable} of the worker")
+        raise Misconfigured(f"{name} needs the environment variable {variable}, which is not set for the worker")
     if not re.fullmatch(r"[\x21-\x7e]+", token):
-        raise Misconfigured(f"{name}: {variable} contains spaces or characters that no API key has")
+        raise Misconfigured(f"{name}: {variable} contains characters that are not allowed in an API key")
     return token
 
 
 def _retry_after(headers: httpx.Headers) -> float:
-    """The seconds of a Retry-After header: a number or a date; 0 without one."""
+    """Return the wait in seconds that a Retry-After header requests, as a number or a date.
+
+    Returns 0 if there is no valid header.
+    """
     value = headers.get("Retry-After", "").strip()
     try:
         seconds = float(value) if re.fullmatch(r"\d{1,9}(\.\d*)?", value) else _until(value)

@@ -1,1 +1,1 @@
-"""The training loop and its parts: rollout, optimizer, held-out evaluation, checkpoints and events."""
+"""The training loop and its components: rollout, optimizer, held-out evaluation, checkpoints and events."""

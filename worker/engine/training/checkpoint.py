@@ -1,4 +1,7 @@
-"""Checkpoints: written to a temporary directory, synced, then renamed; the manifest with hashes is the last file."""
+"""Saving and restoring of checkpoints.
+
+A checkpoint is written to a temporary directory, synced and renamed. The manifest with the hashes is written last.
+"""
 
 import hashlib
 import json
@@ -21,34 +24,35 @@ from worker.engine.training.optimizer import PolicyOptimizer
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 PARAMETERS_FILE = "parameters.safetensors"
-"""The trained weights, where the checkpoint publishes their moving average."""
+"""The trained weights. Written only if the checkpoint publishes their moving average."""
 STATE_FILE = "state.json"
 
 
 class Checkpointer:
-    """Saves a run as it was after its last complete step, and restores it exactly.
+    """Saves the state of a run after its last complete step and restores it exactly.
 
-    state: the parts of the run with a `state_dict`. Noise needs none: it depends on seed and step only.
+    state: the components of the run that have a `state_dict`. The noise has no state, because it depends only on the
+    seed and the step.
     """
 
     def __init__(self, context: RunContext, optimizer: PolicyOptimizer, state: Mapping[str, Stateful]) -> None:
         self._spec, self._model, self._optimizer, self._parts = context.spec, context.model, optimizer, state
         self._events, self._progress, self._distributed = context.events, context.progress, context.distributed
         self._fulfilled = 0
-        """The newest request for a checkpoint that was fulfilled."""
+        """The number of the latest checkpoint request that was fulfilled."""
         self.snapshot()
 
     def snapshot(self) -> None:
-        """Record the state between two steps: the next checkpoint stores it. All processes must call it."""
+        """Record the state between two steps for the next checkpoint. All processes must call this method."""
         self._state = {name: part.state_dict() for name, part in self._parts.items()}
         self._state["process"] = {"threads": torch.get_num_threads(), "number": self._distributed.world_size}
         self._saved: Path | None = None
 
     def save_if_due(self, last: bool, best: float | None, resumed: bool) -> None:
-        """Save where the schedule, a new best held-out value or a request of the supervisor demands it.
+        """Save a checkpoint if it is scheduled, the held-out value is a new best, or the supervisor requests one.
 
-        last: whether the run ends here. best: the value, if it is the best so far. resumed: whether the state was just
-        restored.
+        last: whether the run ends at this step. best: the held-out value if it is the best so far, otherwise None.
+        resumed: whether the state has just been restored from a checkpoint.
         """
         step, every = self._progress.step, self._spec.checkpoints.every
         scheduled = last or bool(every and step > 0 and step % every == 0)
@@ -57,7 +61,7 @@ class Checkpointer:
             self._save(request, best)
 
     def save(self, best: float | None) -> None:
-        """Save the last snapshot. All processes must call it."""
+        """Save the last snapshot. All processes must call this method."""
         self._save(self._newest_request(), best)
 
     def _newest_request(self) -> int:
@@ -72,12 +76,15 @@ class Checkpointer:
         self._events.write(CheckpointSaved(step=self._progress.step, directory=directory, request=request, best=best))
 
     def start_from(self, directory: Path) -> None:
-        """Start with the weights of a checkpoint and a new optimizer. Raises ValueError if they do not fit the run."""
+        """Load the weights of a checkpoint, without its optimizer state.
+
+        Raises ValueError if the checkpoint is damaged or does not fit the run.
+        """
         manifest = read_manifest(directory)
         training = self._spec.training
         lora = (training.lora_rank, training.lora_alpha) if training.adapter == "lora" else (None, None)
         expected = (self._model.architecture(), training.adapter, *lora)
-        # Imported weights have no architecture: loading compares the shapes of their tensors.
+        # Imported weights declare no architecture. Loading them compares the tensor shapes.
         found = (manifest.architecture or expected[0], manifest.kind, manifest.lora_rank, manifest.lora_alpha)
         if expected != found:
             raise ValueError(
@@ -89,7 +96,7 @@ class Checkpointer:
             self._optimizer.ema.reset()
 
     def resume(self, directory: Path) -> None:
-        """Restore weights, moving average, optimizer and state of a checkpoint of this run."""
+        """Restore the weights, moving average, optimizer and state from a checkpoint of this run."""
         self.start_from(directory)
         parameters, adamw = self._optimizer.parameters, self._optimizer.adamw
         if self._optimizer.ema is not None:
@@ -108,10 +115,13 @@ class Checkpointer:
             part.load_state_dict(state[name])
         self._state = state
         if self._model.device.type == "cpu" and state["process"]["number"] == self._distributed.world_size:
-            torch.set_num_threads(state["process"]["threads"])  # another number changes the last bits on a CPU
+            torch.set_num_threads(state["process"]["threads"])  # on a CPU, the last bits depend on this number
 
     def _write(self) -> Path:
-        """Write `checkpoints/step-NNNNNN`, which exists only once it is complete. All processes must call it."""
+        """Write the checkpoint and return its directory, `checkpoints/step-NNNNNN`.
+
+        The directory exists only once it is complete. All processes must call this method.
+        """
         step, training = self._progress.step, self._spec.training
         root = self._events.directory / "checkpoints"
         final = root / f"step-{step:06d}"
@@ -146,7 +156,7 @@ class Checkpointer:
         return final
 
     def _save_tensors(self, directory: Path | None) -> None:
-        """Gather weights and optimizer tensor by tensor, and write them if there is a directory."""
+        """Gather weights and optimizer state tensor by tensor, and write them to `directory` unless it is None."""
         optimizer = self._optimizer
         with optimizer.published_weights():
             self._model.save_trained(directory)
@@ -161,7 +171,10 @@ class Checkpointer:
 
 
 def read_manifest(directory: Path) -> CheckpointManifest:
-    """The manifest of a checkpoint; ValueError names the first file that is missing or changed."""
+    """Return the manifest of a checkpoint after verifying its files.
+
+    Raises ValueError, which names the first file that is missing, changed or outside the directory.
+    """
     try:
         manifest = CheckpointManifest.model_validate_json((directory / MANIFEST_FILE).read_bytes())
     except FileNotFoundError as error:
@@ -169,7 +182,7 @@ def read_manifest(directory: Path) -> CheckpointManifest:
     for file in manifest.files:
         path = directory / file.name
         if not path.resolve().is_relative_to(directory.resolve()):
-            raise ValueError(f"checkpoint file {file.name!r} lies outside its directory")
+            raise ValueError(f"checkpoint file {file.name!r} is outside the checkpoint's directory")
         if not path.is_file() or _describe(path, directory) != file:
             raise ValueError(f"checkpoint file {file.name!r} in {directory} is missing or was changed")
     return manifest

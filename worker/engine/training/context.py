@@ -1,4 +1,4 @@
-"""The objects that the parts of a run share."""
+"""Objects shared by the components of a run."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from worker.engine.training.progress import ProgressReporter
 
 @dataclass(frozen=True)
 class RunContext:
-    """Spec, model, event writer, processes, progress and costs of a run."""
+    """The spec, model, event writer, processes, progress and cost meter of a run."""
 
     spec: RunSpec
     model: FlowModel
@@ -23,15 +23,15 @@ class RunContext:
 
     @property
     def size(self) -> ImageSize:
-        """Size of the run's images."""
+        """The image size of the run."""
         return ImageSize(self.spec.sampling.width, self.spec.sampling.height)
 
     @property
     def rewards(self) -> dict[str, float]:
-        """Weights of the trained rewards, by name."""
+        """The weights of the training rewards by name."""
         return {reward.name: reward.weight for reward in self.spec.rewards}
 
     @property
     def shard(self) -> range:
-        """Indices of this process's prompts among those of a step."""
+        """The indices of this process's prompts within a step."""
         return self.distributed.shard(self.spec.training.prompts_per_step)

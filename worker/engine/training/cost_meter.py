@@ -1,4 +1,7 @@
-"""Seconds, NFE (number of function evaluations: calls of the network, in samples) and memory of each part of a step."""
+"""Measurement of the time, NFE and memory that each part of a training step uses.
+
+NFE is the number of function evaluations: the samples that pass through the network.
+"""
 
 import os
 import threading
@@ -18,20 +21,20 @@ _ROLLOUT = ("anchor", "branch", "continuation")
 
 
 class CostMeter:
-    """Measures what a step costs. On CUDA, entering and leaving a part synchronizes the device.
+    """Measures the cost of each step. On CUDA, entering and leaving a part synchronizes the device.
 
-    passes: forwards of the network per velocity (2 with classifier-free guidance).
+    passes: forward passes of the network per velocity (2 with classifier-free guidance).
     """
 
     def __init__(self, distributed: Distributed, passes: int = 1) -> None:
         self._distributed, self._device, self._passes = distributed, distributed.device, passes
         self.total_nfe = 0
         self.training_nfe = 0
-        """Of rollouts only: the cost by which methods are compared."""
+        """The NFE of rollouts only, which is the cost used to compare methods."""
         self.total_images = 0
         self._lock = threading.Lock()
         self._active: Counter[str] = Counter()
-        """Threads inside each part."""
+        """The number of threads inside each part."""
         self._changed_at = 0.0
         self._reset()
 
@@ -42,7 +45,10 @@ class CostMeter:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Add the seconds of the enclosed block to part `name`. Threads in parts at the same time share the seconds."""
+        """Add the duration of the enclosed block to part `name`.
+
+        Threads that are inside parts simultaneously share the time.
+        """
         self._switch(name, 1)
         try:
             yield
@@ -50,7 +56,10 @@ class CostMeter:
             self._switch(name, -1)
 
     def _switch(self, name: str, change: int) -> None:
-        """Distribute the time since the last call over the active threads' parts; then one enters or leaves `name`."""
+        """Divide the time since the last call among the parts of the active threads, then enter or leave part `name`.
+
+        change: 1 if a thread enters the part, −1 if it leaves.
+        """
         with self._lock:
             now = self._now()
             threads = sum(self._active.values())
@@ -70,7 +79,7 @@ class CostMeter:
         return time.perf_counter()
 
     def _bytes(self) -> int:
-        """On CUDA the peak allocation since a part was entered; otherwise this process's resident memory."""
+        """Return the peak allocation since a part was entered on CUDA, otherwise this process's resident memory."""
         if self._device.type == "cuda":
             return torch.cuda.max_memory_allocated(self._device)
         if not _STATM.exists():  # not Linux
@@ -78,7 +87,7 @@ class CostMeter:
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
     def count(self, part: str, nfe: int) -> None:
-        """Add NFE of velocities (samples, not calls) to part `part` and to the totals."""
+        """Add the NFE of `nfe` velocities, counted in samples, to part `part` and to the totals."""
         nfe *= self._passes
         self._nfe[part] += nfe
         self.total_nfe += nfe
@@ -86,16 +95,16 @@ class CostMeter:
             self.training_nfe += nfe
 
     def count_images(self, images: int) -> None:
-        """Add scored images to the total."""
+        """Add the number of scored images to the total."""
         with self._lock:
             self.total_images += images
 
     def totals(self) -> dict[str, float]:
-        """The metrics of the totals."""
+        """Return the totals as metrics."""
         return {"nfe/total": float(self.total_nfe), "images/total": float(self.total_images)}
 
     def take(self) -> dict[str, float]:
-        """The metrics since the last call, and the totals."""
+        """Return the totals and the metrics accumulated since the last call."""
         values = {f"seconds/{part}": seconds for part, seconds in self._seconds.items()}
         values |= {f"nfe/{part}": float(count) for part, count in self._nfe.items()}
         values |= self.totals()
@@ -106,12 +115,12 @@ class CostMeter:
         return values
 
     def state_dict(self) -> dict[str, Any]:
-        """The totals over all processes."""
+        """Return the totals over all processes."""
         own = (self.total_nfe, self.training_nfe, self.total_images)
         totals = zip(*self._distributed.all_gather_object(own), strict=True)
         return dict(zip(("nfe", "training_nfe", "images"), map(sum, totals), strict=True))
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        if self._distributed.is_main:  # every process counts its own work; the saved totals belong to one of them
+        if self._distributed.is_main:  # each process counts its own work, so only one may continue the saved totals
             self.total_nfe, self.total_images = state["nfe"], state["images"]
             self.training_nfe = state["training_nfe"]

@@ -1,4 +1,7 @@
-"""The processes of one run: each has a shard of every step's prompts, and all hold the same policy."""
+"""Communication between the processes of a run.
+
+Each process handles a shard of every step's prompts, and all processes hold the same policy.
+"""
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,18 +23,21 @@ from worker.engine.training.event_log import Cancelled, Paused
 T = TypeVar("T")
 
 _TIMEOUT = timedelta(days=7)
-"""Of collective operations: another process may be saving. The supervisor ends a run that reports no progress."""
+"""Timeout for collective operations.
+
+It is long because another process may be saving. The supervisor stops a run that reports no progress.
+"""
 _STOPS = (Paused, Cancelled)
-"""In order of precedence, the last one first."""
+"""Stop requests in increasing order of precedence."""
 _SUMMED = ("nfe/", "images/", "elapsed/nfe")
 _MAXIMUM = ("memory/",)
 
 
 @dataclass(frozen=True)
 class Distributed:
-    """This process among the processes of its run; with one process, every operation is the identity.
+    """This process and its place among the processes of the run.
 
-    Collective operations must be called by all processes, in the same order.
+    All processes must call the collective operations in the same order. For a single process, they change nothing.
     """
 
     device: torch.device
@@ -44,19 +50,22 @@ class Distributed:
         return self.rank == 0
 
     def shard(self, total: int) -> range:
-        """This process's consecutive indices among `total`; the last processes have fewer if it does not divide."""
+        """Return this process's consecutive indices among `total` indices.
+
+        If they cannot be divided equally, the last processes get fewer.
+        """
         size = -(-total // self.world_size)
         return range(min(self.rank * size, total), min((self.rank + 1) * size, total))
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        """The elementwise sum over all processes, with the same bits in each."""
+        """Return the elementwise sum over all processes, bit-identical in each of them."""
         if self.world_size == 1 or not tensor.numel():
             return tensor
         total: Tensor = reduce(tensor.detach().to(self.device), reduction="sum")
         return total.to(tensor.device)
 
     def all_gather(self, part: Tensor, total: int, dim: int = 0) -> Tensor:
-        """Concatenate all processes' parts along `dim`, where each has the indices `shard(total)`."""
+        """Concatenate the parts of all processes along `dim`. Each part covers its process's indices `shard(total)`."""
         if self.world_size == 1:
             return part
         indices = self.shard(total)
@@ -65,19 +74,19 @@ class Distributed:
         return self.all_reduce(result)
 
     def all_gather_object(self, value: T) -> list[T]:
-        """The values of all processes, by rank."""
+        """Return the values of all processes, ordered by rank."""
         values: list[T] = [value] if self.world_size == 1 else gather_object([value])
         return values
 
     def broadcast(self, value: T) -> T:
-        """The main process's value."""
+        """Return the main process's value in every process."""
         return self.all_gather_object(value)[0]
 
     @contextmanager
     def synchronized_stop(self) -> Iterator[None]:
-        """Raise Paused or Cancelled in all processes if one of them raises it in the enclosed block.
+        """Raise Paused or Cancelled in all processes if any of them raises it in the enclosed block.
 
-        Processes read the control file at different times; without this, some would continue alone.
+        Processes read the control file at different times, so some of them might otherwise continue alone.
         """
         request = 0
         try:
@@ -88,7 +97,10 @@ class Distributed:
             raise _STOPS[newest - 1]
 
     def reduce_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Sum the gradients of all processes in one exchange. FSDP reduces those of sharded parameters itself."""
+        """Sum the gradients over all processes in one exchange.
+
+        Gradients of sharded parameters are skipped, because FSDP reduces them itself.
+        """
         if self.world_size == 1:
             return
         gradients = [p.grad for p in parameters if p.grad is not None and not isinstance(p.grad, DTensor)]
@@ -100,9 +112,10 @@ class Distributed:
             gradient.copy_(part.view_as(gradient))
 
     def reduce_metrics(self, values: Mapping[str, float]) -> dict[str, float]:
-        """Metrics of the run from those of its processes: sums of work, maximum of memory, otherwise the main one's.
+        """Combine the metrics of all processes.
 
-        A process may lack a name.
+        Metrics of work (NFE and images) are summed, and memory metrics are maximized. Each may be missing in some
+        processes. All other metrics keep this process's value.
         """
         reduced = (*_SUMMED, *_MAXIMUM)
         gathered = self.all_gather_object({name: value for name, value in values.items() if name.startswith(reduced)})
@@ -113,21 +126,21 @@ class Distributed:
         return combined
 
     def device_mesh(self) -> DeviceMesh | None:
-        """The mesh for sharded weights; None with one process, whose weights are whole."""
+        """Return the mesh for sharded weights, or None for a single process, whose weights are not sharded."""
         return init_device_mesh(self.device.type, (self.world_size,)) if self.world_size > 1 else None
 
     def shut_down(self) -> None:
-        """Destroy the process group, once all processes have called this."""
+        """Wait until all processes have called this method, then destroy the process group."""
         if self.world_size > 1:
             PartialState().wait_for_everyone()
             PartialState().destroy_process_group()
 
 
 def init_distributed(device: str | None = None, init_method: str | None = None) -> Distributed:
-    """Initialize from torchrun's environment variables; a single process without them.
+    """Initialize this process from torchrun's environment variables, or as a single process if they are not set.
 
-    init_method: as `torch.distributed.init_process_group` takes it; None: the environment's. The backend is NCCL on
-    CUDA and Gloo on the CPU.
+    init_method: the argument of `torch.distributed.init_process_group`, or None to use the environment variables. The
+    backend is NCCL on CUDA and Gloo on the CPU.
     """
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     if world_size == 1:

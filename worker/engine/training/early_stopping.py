@@ -1,4 +1,4 @@
-"""The best held-out values so far: which policy to save, and when to stop early."""
+"""Tracking of the best held-out values, to decide which policy to save and when to stop early."""
 
 import math
 from dataclasses import asdict, dataclass
@@ -15,7 +15,10 @@ class BestValue:
     since: int = 0
 
     def update(self, value: float, min_delta: float = 0.0) -> bool:
-        """Whether `value` exceeds the best by more than `min_delta` and replaces it. Non-finite values never do."""
+        """Record `value` and return whether it is the new best.
+
+        A new best is finite and exceeds the previous best, if there is one, by more than `min_delta`.
+        """
         better = math.isfinite(value) and (self.value is None or value > self.value + min_delta)
         if better:
             self.value, self.since = value, 0
@@ -25,7 +28,7 @@ class BestValue:
 
 
 class EarlyStopping:
-    """Tracks the held-out rewards named by `checkpoints.best` and `heldout.early_stop`."""
+    """Tracks the held-out rewards selected by `checkpoints.best` and `heldout.early_stop`."""
 
     def __init__(self, spec: RunSpec) -> None:
         self._reward, self._stop = spec.checkpoints.best, spec.heldout.early_stop
@@ -40,12 +43,12 @@ class EarlyStopping:
             self._monitored.update(metrics[f"heldout/{self._stop.reward}"], self._stop.min_delta)
 
     def best_value(self, step: int) -> float | None:
-        """The value of `checkpoints.best` if the policy of training step `step` reached the best one so far."""
+        """Return the best value of `checkpoints.best` if the policy after `step` reached it, otherwise None."""
         return self._best.value if self._best_step == step else None
 
     @property
     def should_stop_early(self) -> bool:
-        """Whether `patience` evaluations in a row brought no new best value."""
+        """Whether the last `patience` evaluations brought no new best value."""
         return self._stop is not None and self._monitored.since >= self._stop.patience
 
     def state_dict(self) -> dict[str, Any]:

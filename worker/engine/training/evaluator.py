@@ -1,4 +1,4 @@
-"""Held-out evaluation during training: the same prompts and noises each time, and paired comparisons."""
+"""Held-out evaluation during training, with the same prompts and noise each time and paired comparisons."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ RESAMPLES = 10_000
 
 @dataclass
 class HeldoutEvaluator:
-    """Samples and scores held-out images. Pair j is prompt j mod n with its own noise."""
+    """Samples and scores held-out images. Pair j consists of prompt j mod n, for n prompts, and its own noise."""
 
     context: RunContext
     prompts: Sequence[str]
@@ -46,41 +46,48 @@ class HeldoutEvaluator:
         self.due = 0 in self._steps
         """Whether the current policy must be evaluated."""
         self._first: dict[str, list[float]] = {}
-        """Values of the first evaluation, by reward; NaN where the reward failed."""
+        """The values of the first evaluation by reward name, NaN where the reward failed."""
         self._values: Tensor | None = None
-        """Values [rewards, pairs] of the current policy."""
+        """The values [rewards, pairs] of the current policy, or None if it has not been evaluated."""
 
     def policy_changed(self, step: int) -> None:
-        """Mark the policy after training step `step` as not evaluated."""
+        """Mark the policy after training step `step` as not yet evaluated."""
         self.due, self._values = step in self._steps, None
 
     def evaluate(self) -> tuple[Tensor, Tensor]:
-        """Evaluate the current policy: its first `heldout.samples` clean latents, and values [rewards, pairs].
+        """Evaluate the current policy.
 
-        Raises RewardsUnavailable.
+        Returns the first `heldout.samples` clean latents, and the values [rewards, pairs]. Raises RewardsUnavailable if
+        a server returned no value for a reward.
         """
         latents, values = self.sample_and_score(self._pairs(), self.context.spec.heldout.samples)
         self.failures.check_servers(values, self.names)
-        self.scorer.take_missing()  # failure metrics are about rewards that are trained on
+        self.scorer.take_missing()  # failure metrics cover training rollouts only
         if not self._first:
             self._first = dict(zip(self.names, values.tolist(), strict=True))
         self.due, self._values = False, values
         return latents, values
 
     def metrics(self, values: Tensor) -> dict[str, float]:
-        """The point of the held-out curves: the mean of each row of `values` [rewards, pairs] over the first pairs."""
+        """Return a point of the held-out curves: each reward's mean over the first `heldout.pairs` columns of `values`.
+
+        values: [rewards, pairs], NaN where a reward failed.
+        """
         curve = values[:, : self.context.spec.heldout.pairs]
         return {f"heldout/{name}": row.nanmean().item() for name, row in zip(self.names, curve, strict=True)}
 
     def final_summary(self) -> dict[str, HeldoutSummary]:
-        """Compare the first with the current policy; empty if the run ends at a step without evaluation."""
+        """Compare the current policy with the first one.
+
+        Returns an empty dict if no evaluation is scheduled at the last step.
+        """
         if self._values is None and self.context.progress.step in self._steps:
-            # Resumed from the last step's checkpoint: metrics and counts of this evaluation are already recorded.
+            # The run was resumed from the last step's checkpoint. The metrics of this evaluation are already recorded.
             _, self._values = self.sample_and_score(self._pairs(), kept=0)
         return {} if self._values is None else self.summarize(self._values)
 
     def summarize(self, values: Tensor) -> dict[str, HeldoutSummary]:
-        """Compare the first evaluation with `values` [rewards, pairs], over the pairs with finite values in both."""
+        """Compare `values` [rewards, pairs] with the first evaluation, over the pairs that are finite in both."""
         summaries = {}
         for name, last in zip(self.names, values, strict=True):
             first = torch.tensor(self._first.get(name, []), dtype=torch.float64)
@@ -91,14 +98,17 @@ class HeldoutEvaluator:
         return summaries
 
     def _pairs(self) -> int:
-        """Pairs of the current step: the first and the last policy are compared over more."""
+        """Return the number of pairs to evaluate: the first and last policies are compared over more pairs."""
         spec, heldout = self.context.spec, self.context.spec.heldout
         compared = self.context.progress.step in (0, spec.training.max_steps)
         return max(heldout.pairs, heldout.final_pairs) if compared else heldout.pairs
 
     @torch.no_grad()
     def sample_and_score(self, pairs: int, kept: int) -> tuple[Tensor, Tensor]:
-        """The first `kept` clean latents, and values [rewards, pairs]; each process samples its shard of the pairs."""
+        """Sample and score `pairs` pairs, of which each process samples its shard.
+
+        Returns the first `kept` clean latents, and the values [rewards, pairs].
+        """
         self.context.progress.report("evaluation")
         distributed = self.context.distributed
         shard = distributed.shard(pairs)
@@ -113,7 +123,7 @@ class HeldoutEvaluator:
             return distributed.all_reduce(first), distributed.all_gather(values, pairs, dim=1)
 
     def _sample(self, pairs: range) -> Tensor:
-        """Clean latents of `pairs`."""
+        """Sample the clean latents for `pairs`."""
         context, sampling = self.context, self.context.spec.sampling
         model, size = context.model, context.size
         sigmas = sigma_nodes(sampling.steps, sampling.shift)
@@ -133,7 +143,7 @@ class HeldoutEvaluator:
         return latents
 
     def prompt(self, pair: int) -> str:
-        """The prompt of a pair."""
+        """Return the prompt of a pair."""
         return self.prompts[pair % len(self.prompts)]
 
     def _noise(self, pair: int, shape: tuple[int, ...]) -> Tensor:
@@ -147,7 +157,7 @@ class HeldoutEvaluator:
 
 
 def compare_pairs(before: np.ndarray, after: np.ndarray) -> HeldoutSummary:
-    """Means, their difference, and its 95% percentile interval over seeded bootstrap resamples of the pairs."""
+    """Compute both means, their difference, and its 95% percentile interval from a seeded bootstrap over the pairs."""
     differences = after - before
     generator = np.random.default_rng(0)
     means = np.array(

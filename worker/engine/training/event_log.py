@@ -1,4 +1,4 @@
-"""Events of an attempt, one JSON line each, and the supervisor's control file."""
+"""The event log of an attempt, with one JSON object per line, and the supervisor's control file."""
 
 import math
 import os
@@ -11,11 +11,11 @@ from service.contracts.jobs import CONTROL_FILE, EVENTS_FILE, Control
 
 
 class Cancelled(Exception):
-    """The supervisor requests that the run ends."""
+    """Raised when the supervisor requests that the run be cancelled."""
 
 
 class Paused(Exception):
-    """The supervisor requests that the run saves its state and ends."""
+    """Raised when the supervisor requests that the run save its state and stop."""
 
 
 class EventWriter:
@@ -27,7 +27,7 @@ class EventWriter:
         self._lock = threading.Lock()
 
     def write(self, event: BaseModel) -> None:
-        """Append one event of `service.contracts.events`."""
+        """Append one of the events defined in `service.contracts.events`."""
         line = event.model_dump_json() + "\n"
         with self._lock:
             self._file.write(line)
@@ -41,7 +41,7 @@ class EventWriter:
 
 
 class NullEventWriter(EventWriter):
-    """Discards events: the writer of all processes of a run except the main one."""
+    """Discards events. Every process of a run except the main one uses this writer."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -54,13 +54,13 @@ class NullEventWriter(EventWriter):
 
 
 class ControlFile:
-    """The supervisor's newest request; the file is replaced atomically."""
+    """Reads the supervisor's latest request from the control file, which the supervisor replaces atomically."""
 
     def __init__(self, directory: Path) -> None:
         self._path = directory / CONTROL_FILE
 
     def check(self) -> None:
-        """Raise Cancelled or Paused if the supervisor requests it."""
+        """Raise Cancelled or Paused if the supervisor has requested it."""
         match self._read():
             case Control(action="cancel"):
                 raise Cancelled
@@ -68,7 +68,7 @@ class ControlFile:
                 raise Paused
 
     def checkpoint_request(self) -> int:
-        """The number of the newest request for an extra checkpoint; 0 without one."""
+        """Return the number of the latest request for an extra checkpoint, or 0 if there is none."""
         control = self._read()
         return control.request if control is not None else 0
 
@@ -80,5 +80,5 @@ class ControlFile:
 
 
 def finite(value: float) -> float | None:
-    """The value as JSON can represent it: null where it is not finite."""
+    """Return the value, or None if it is not finite, because JSON cannot represent such values."""
     return value if math.isfinite(value) else None

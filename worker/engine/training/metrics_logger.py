@@ -1,4 +1,4 @@
-"""Events about the steps of a run: metrics, reward groups, and sample images."""
+"""Logging of a run's training steps: metrics, reward groups and sample images."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ from worker.engine.training.reward_scorer import RewardScorer
 
 @dataclass
 class MetricsLogger:
-    """Writes metrics, reward groups and images of the current step."""
+    """Writes the metrics, reward groups and sample images of the current step."""
 
     context: RunContext
     scorer: RewardScorer
     algorithm: Algorithm
 
     def log(self, values: Mapping[str, float]) -> None:
-        """Write metrics, combined over all processes."""
+        """Write metrics after combining them across all processes."""
         elapsed = {
             "elapsed/seconds": self.context.progress.elapsed_seconds,
             "elapsed/nfe": float(self.context.meter.training_nfe),
@@ -43,7 +43,10 @@ class MetricsLogger:
         advantages: Advantages,
         update: Mapping[str, float],
     ) -> None:
-        """Write the metrics and the groups of a step's rewards [rewards, P, K, G, Λ], and the update's metrics."""
+        """Write the metrics and reward groups of a step.
+
+        rewards: [rewards, P, K, G, Λ]. anchor_rewards: [rewards, P] or None. update: the metrics of the policy update.
+        """
         names = list(self.context.rewards)
         missing = self.context.distributed.all_gather_object(self.scorer.take_missing())
         metrics = reward_metrics(names, rewards, anchor_rewards, advantages, missing)
@@ -52,7 +55,7 @@ class MetricsLogger:
         self.context.events.write(RewardGroups(step=self.context.progress.step, groups=groups))
 
     def log_heldout_images(self, latents: Tensor, values: Tensor, evaluator: HeldoutEvaluator) -> None:
-        """Write the held-out images of clean `latents` with their `values` [rewards, pairs]."""
+        """Decode clean `latents` and write the held-out images with their `values` [rewards, pairs]."""
         if not len(latents) or not self.context.distributed.is_main:
             return
         for index, image in enumerate(self.scorer.decode(latents, "heldout_")):
@@ -60,9 +63,9 @@ class MetricsLogger:
             self._log_image(image, "heldout", index, evaluator.prompt(index), scores)
 
     def log_best_and_worst(self, prompts: Sequence[str], ends: Tensor, rewards: Tensor) -> None:
-        """For each of the first prompts: write the best and worst image of the group whose rewards spread most.
+        """For the first prompts, write the best and worst images of the group with the widest range of rewards.
 
-        ends: clean latents [P, K, G, Λ, …] of this process's shard of the `prompts`. rewards: [rewards, P, K, G, Λ] of
+        ends: clean latents [P, K, G, Λ, …] for this process's shard of `prompts`. rewards: [rewards, P, K, G, Λ] for
         all prompts.
         """
         distributed, weights = self.context.distributed, self.context.rewards
@@ -88,7 +91,7 @@ class MetricsLogger:
     def _log_image(
         self, image: Tensor, kind: str, index: int, prompt: str, scores: Mapping[str, float], **group: int
     ) -> None:
-        """Write an image [3, height, width] in 0..1 as a PNG file, and its event."""
+        """Write an image [3, height, width] in 0..1 to a PNG file, and log its event."""
         events, step, data = self.context.events, self.context.progress.step, png(image)
         directory = events.directory / "samples"
         directory.mkdir(exist_ok=True)
@@ -114,7 +117,7 @@ def reward_metrics(
     advantages: Advantages,
     missing: Sequence[Mapping[str, int]],
 ) -> dict[str, float]:
-    """Metrics of a step's rewards [rewards, P, K, G, Λ], anchor rewards [rewards, P] and advantages.
+    """Compute metrics from a step's rewards [rewards, P, K, G, Λ], anchor rewards [rewards, P] and advantages.
 
     missing: for each process, the number of failures by NAME/KIND.
     """
@@ -135,7 +138,7 @@ def reward_metrics(
 def reward_groups(
     names: Sequence[str], prompts: Sequence[str], rewards: Tensor, algorithm: Algorithm
 ) -> list[RewardGroup]:
-    """The groups of rewards [rewards, P, K, G, Λ], each with its G values."""
+    """Return the groups in rewards [rewards, P, K, G, Λ], each with its G values."""
     return [
         RewardGroup(
             prompt=prompt,
@@ -153,9 +156,9 @@ def reward_groups(
 
 
 def widest_groups(totals: Tensor) -> list[tuple[int, int] | None]:
-    """For each prompt the (SDE step, granularity) index of the group with the largest range; None if all are 0.
+    """For each prompt, return the (SDE step, granularity) index of the group with the largest range.
 
-    totals: weighted rewards [prompts, K, G, Λ], NaN where missing.
+    The index is None if all ranges are 0. totals: weighted rewards [prompts, K, G, Λ], NaN where missing.
     """
     filled = torch.where(totals.isfinite(), totals, totals.nanmean(dim=2, keepdim=True))
     spread = torch.nan_to_num(filled.amax(dim=2) - filled.amin(dim=2), nan=0.0)
@@ -164,7 +167,7 @@ def widest_groups(totals: Tensor) -> list[tuple[int, int] | None]:
 
 
 def best_and_worst(group: Tensor) -> list[int]:
-    """The indices of the highest and the lowest value of a group, NaN where missing."""
+    """Return the indices of the highest and lowest values in a group, ignoring missing values (NaN)."""
     best = torch.where(group.isfinite(), group, -torch.inf).argmax()
     worst = torch.where(group.isfinite(), group, torch.inf).argmin()
     return [int(best), int(worst)]

@@ -1,4 +1,4 @@
-"""The policy update: optimizer steps over a rollout's minibatches, the learning rate, and the moving average."""
+"""The policy update: optimizer steps over a rollout's minibatches, the learning rate and the moving average."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -20,11 +20,14 @@ from worker.engine.training.distributed import Distributed
 
 
 class NotFinite(Exception):
-    """The gradients were not finite in `training.max_nonfinite_updates` updates in a row."""
+    """Raised when the gradient was not finite in `training.max_nonfinite_updates` consecutive updates."""
 
 
 def learning_rate(training: Training, step: int) -> float:
-    """The learning rate of training step `step` (from 0): linear warm-up, then constant, linear or cosine decay."""
+    """Return the learning rate at training step `step`, counted from 0.
+
+    After a linear warm-up, it is constant or decays linearly or along a cosine.
+    """
     warmup = training.warmup_steps
     if step < warmup:
         return training.learning_rate * (step + 1) / warmup
@@ -41,25 +44,25 @@ def learning_rate(training: Training, step: int) -> float:
 
 
 class Ema:
-    """The exponential moving average of the trained weights: ē ← d·ē + (1−d)·w after each update."""
+    """Exponential moving average of the trained weights: ē ← d·ē + (1−d)·w after each update."""
 
     def __init__(self, parameters: Sequence[nn.Parameter], decay: float) -> None:
         self._parameters, self._decay = parameters, decay
         self.reset()
 
     def reset(self) -> None:
-        """Start from the current weights."""
+        """Restart the average from the current weights."""
         self._average = [parameter.detach().clone() for parameter in self._parameters]
 
     @torch.no_grad()
     def update(self) -> None:
-        """Add the weights after an update to the average."""
+        """Add the current weights to the average. Must be called after each update."""
         for average, parameter in zip(self._average, self._parameters, strict=True):
             average.lerp_(parameter, 1.0 - self._decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
-        """Replace the model's weights by the average inside the block; afterwards restore them bit for bit."""
+        """Replace the model's weights with the average inside the block, then restore them bit for bit."""
         own = [parameter.detach().clone() for parameter in self._parameters]
         try:
             self._copy(self._average)
@@ -74,7 +77,7 @@ class Ema:
 
 
 class PolicyOptimizer:
-    """AdamW, learning rate and moving average of the trained parameters."""
+    """Updates the trained parameters with AdamW, a learning rate schedule and an optional moving average."""
 
     def __init__(
         self, training: Training, algorithm: Algorithm, parameters: list[nn.Parameter], distributed: Distributed
@@ -101,10 +104,10 @@ class PolicyOptimizer:
         reference: Velocity | None = None,
         heartbeat: Callable[[], None] = lambda: None,
     ) -> dict[str, float]:
-        """Take the optimizer steps of training step `step` and return their metrics. Raises NotFinite.
+        """Take the optimizer steps of training step `step` and return their metrics.
 
-        batch: this process's share of the rollout. advantages: flat, indexed by `batch.members`. `heartbeat` is called
-        after each forward and backward of `rows` states.
+        batch: this process's share of the rollout. advantages: flat, indexed by `batch.members`. heartbeat: called
+        after each forward and backward pass of `rows` states. Raises NotFinite.
         """
         algorithm = self.algorithm
         rate, share = learning_rate(self.training, step), 1.0 / self._distributed.world_size
@@ -138,7 +141,7 @@ class PolicyOptimizer:
         return batch.minibatches(count, orders, prompts.start)
 
     def _gather(self, parts: Sequence[Tensor]) -> Tensor:
-        """The flattened values of all processes, which have equally many."""
+        """Gather and flatten the values of all processes, which must all have the same number of values."""
         own = torch.cat([part.flatten() for part in parts])
         return self._distributed.all_gather(own, len(own) * self._distributed.world_size)
 
@@ -174,7 +177,7 @@ class PolicyOptimizer:
 
     @contextmanager
     def published_weights(self) -> Iterator[None]:
-        """Use the weights that are evaluated and published inside the block: the moving average, if there is one."""
+        """Use the weights for evaluation and publication inside the block: the moving average, if there is one."""
         if self.ema is None:
             yield
             return
@@ -182,7 +185,7 @@ class PolicyOptimizer:
             yield
 
     def state_dict(self) -> dict[str, Any]:
-        """The counters; checkpoints store the tensors separately."""
+        """Return the counters of skipped updates. Checkpoints store the tensors separately."""
         return {"skipped": self._skipped, "skipped_in_a_row": self._skipped_in_a_row}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -190,7 +193,7 @@ class PolicyOptimizer:
 
 
 def save_inputs(path: Path, prompts: list[str], batch: RolloutBatch, advantages: Tensor) -> None:
-    """Write the inputs of a failed update for inspection."""
+    """Write the inputs of a failed update to a safetensors file for inspection."""
     tensors = {
         "states": batch.states,
         "samples": batch.samples,

@@ -1,4 +1,4 @@
-"""Progress of a run: steps done, time per step, heartbeat, and the supervisor's requests to stop."""
+"""Progress of a run: completed steps, time per step, heartbeats, and stop requests from the supervisor."""
 
 import time
 from collections import deque
@@ -10,18 +10,18 @@ from worker.engine.keepalive import PROGRESS_SECONDS
 from worker.engine.training.event_log import ControlFile, EventWriter
 
 _TIMED_STEPS = 20
-"""Steps whose median duration the estimate of the remaining time uses."""
+"""The estimate of the remaining time uses the median duration of this many recent steps."""
 
 
 class ProgressReporter:
-    """Counts and times the steps and reports them; `check` raises where the supervisor stops the run."""
+    """Counts, times and reports the steps. `check` raises an exception if the supervisor stops the run."""
 
     def __init__(self, events: EventWriter, max_steps: int) -> None:
         self.control = ControlFile(events.directory)
         self.step = 0
-        """Training steps done."""
+        """The number of completed training steps."""
         self.elapsed_seconds = 0.0
-        """Seconds of training steps so far, over all attempts."""
+        """Total duration of the completed training steps in seconds, over all attempts."""
         self.phase: Phase = "loading"
         self._events, self._max_steps = events, max_steps
         self._step_seconds: deque[float] = deque(maxlen=_TIMED_STEPS)
@@ -29,22 +29,22 @@ class ProgressReporter:
         self._reported_at = 0.0
 
     def start_step(self) -> None:
-        """Start the clock of a training step."""
+        """Start timing a training step."""
         self._started_at = time.perf_counter()
 
     def finish_step(self) -> None:
-        """Count the step as done."""
+        """Count the step as completed and record its duration."""
         self.step += 1
         self._step_seconds.append(time.perf_counter() - self._started_at)
         self.elapsed_seconds += self._step_seconds[-1]
 
     def check(self) -> None:
-        """Raise Cancelled or Paused if the supervisor requests it; otherwise send a heartbeat where one is due."""
+        """Raise Cancelled or Paused if the supervisor has requested it; otherwise send a heartbeat if one is due."""
         self.control.check()
         self.heartbeat()
 
     def heartbeat(self) -> None:
-        """Report the current phase again if the last report is `PROGRESS_SECONDS` old."""
+        """Report the current phase again if the last report is at least `PROGRESS_SECONDS` old."""
         if time.monotonic() - self._reported_at >= PROGRESS_SECONDS:
             self.report(self.phase)
 

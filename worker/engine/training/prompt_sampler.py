@@ -1,4 +1,4 @@
-"""Prompts of a run: named sets, and the order in which a run samples them."""
+"""The prompts of a run: loading prompt sets, and the order in which a run samples the prompts."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,14 @@ from worker.shapes.bench import sampling as bench
 from worker.shapes.sampling import heldout_prompts, train_prompts
 
 _AHEAD = 256
-"""Prompts encoded ahead: seconds of work per transfer of the encoders to the device and back."""
+"""Prompts to encode in advance: seconds of work each time the encoders are moved to the device and back."""
 
 
 def load_prompt_set(entry: PromptSetEntry) -> tuple[str, ...]:
-    """The prompts of a catalog entry. Raises ValueError if its file is missing, empty or not UTF-8."""
+    """Return the distinct prompts of a catalog entry.
+
+    Raises ValueError if its file is missing, has no prompts, contains a NUL character or is not UTF-8.
+    """
     if entry.kind == "shapes":
         return train_prompts() if entry.split == "train" else heldout_prompts()
     if entry.kind == "shapes_bench":
@@ -35,7 +38,10 @@ def load_prompt_set(entry: PromptSetEntry) -> tuple[str, ...]:
 
 
 def load_named(name: str, catalog: Catalog, files: Mapping[str, Path]) -> tuple[str, ...]:
-    """The prompts of a set: from `files` if it has the name, otherwise from the catalog entry."""
+    """Return the prompts of a set, from `files` if it contains the name, otherwise from the catalog.
+
+    Raises ValueError if the set cannot be read or has no prompts.
+    """
     if (file := files.get(name)) is None:
         return load_prompt_set(catalog.prompt_set(name))
     prompts = tuple(read_prompts(file))
@@ -45,19 +51,22 @@ def load_named(name: str, catalog: Catalog, files: Mapping[str, Path]) -> tuple[
 
 
 def load_prompts(source: PromptSource, catalog: Catalog, files: Mapping[str, Path]) -> tuple[str, ...]:
-    """The prompts that a spec names or lists, without duplicates. files: files of uploaded sets, by name."""
+    """Return the distinct prompts that a spec refers to or lists.
+
+    files: the files of uploaded prompt sets by name.
+    """
     if source.items is not None:
         return tuple(dict.fromkeys(source.items))
     return load_named(str(source.set), catalog, files)
 
 
 def fingerprint(prompts: Sequence[str]) -> str:
-    """SHA-256 of the prompts in order."""
+    """Return the SHA-256 hash of the prompts, in order."""
     return hashlib.sha256("\n".join(prompts).encode()).hexdigest()
 
 
 class PromptSampler:
-    """Endless epochs over the prompts, each in a random order that depends on (seed, epoch) only."""
+    """Samples prompts in endless epochs, each in a random order that depends only on the seed and the epoch."""
 
     def __init__(self, prompts: tuple[str, ...], seed: int) -> None:
         self._prompts, self._seed = prompts, seed
@@ -65,11 +74,14 @@ class PromptSampler:
         self.fingerprint = fingerprint(prompts)
 
     def sample(self, step: int, count: int) -> list[str]:
-        """The `count` prompts of training step `step` (from 0)."""
+        """Return the `count` prompts of training step `step`, counted from 0."""
         return [self._prompt(number) for number in range(step * count, (step + 1) * count)]
 
     def upcoming(self, step: int, count: int, shard: range, max_steps: int) -> list[str]:
-        """Prompts of the steps after `step`, of each the indices `shard`: about as many as one encoder load encodes."""
+        """Return the prompts at the indices `shard` in each of the next steps, to encode them in advance.
+
+        Includes as many steps after `step` as are needed for at least `_AHEAD` prompts, up to `max_steps`.
+        """
         steps = range(step + 1, min(max_steps, step + 1 + -(-_AHEAD // len(shard))))
         return [prompt for later in steps for prompt in self.sample(later, count)[shard.start : shard.stop]]
 

@@ -1,4 +1,4 @@
-"""Detects steps in which too many rewards failed: the run then pauses or fails."""
+"""Detection of steps in which too many rewards failed, after which the run pauses or fails."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -17,11 +17,11 @@ _HINT = (
 
 
 class RewardsFailed(Exception):
-    """Every reward failed on every image of a step, and none of them is computed by a server."""
+    """Raised when every reward failed on every image of a step, and no server computes any of the rewards."""
 
 
 class RewardsUnavailable(Exception):
-    """A reward fails for a cause that may be temporary; the run pauses."""
+    """Raised when a reward fails for a reason that may be temporary. The run then pauses."""
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail)
@@ -29,17 +29,23 @@ class RewardsUnavailable(Exception):
 
 
 class RewardFailureMonitor:
-    """Checks a step's values before they are trained on. All processes see the same values and decide alike."""
+    """Checks the rewards of a step before training on them.
+
+    All processes see the same values and therefore make the same decision.
+    """
 
     def __init__(self, training: Training, scorer: RewardScorer, distributed: Distributed) -> None:
         self._training, self._scorer, self._distributed = training, scorer, distributed
         self.streaks: dict[str, int] = {}
-        """By reward: steps in a row in which more than `max_missing_rewards` of its values were missing."""
+        """For each reward, the consecutive steps in which more than `max_missing_rewards` of its values were missing.
+
+        Rewards without such steps are omitted.
+        """
 
     def check(self, rewards: Tensor, names: Sequence[str], finite: Tensor) -> None:
-        """Raise RewardsUnavailable or RewardsFailed if `rewards` [rewards, images] must not be trained on.
+        """Raise RewardsUnavailable or RewardsFailed if the run must not train on `rewards` [rewards, images].
 
-        finite: [images], whether each image is finite. If none is, the model fails, and the update detects it.
+        finite: [images], whether each image is finite. If none is, the model has failed, which the update detects.
         """
         images = int(finite.sum())
         if not images:
@@ -60,7 +66,7 @@ class RewardFailureMonitor:
                 )
 
     def check_servers(self, values: Tensor, names: Sequence[str]) -> None:
-        """Raise RewardsUnavailable if a server returned none of its `values` [rewards, images]."""
+        """Raise RewardsUnavailable if a server returned no finite value in its row of `values` [rewards, images]."""
         for name, row in zip(names, values, strict=True):
             if self._scorer.server(name) is not None and len(row) and not row.isfinite().any():
                 raise RewardsUnavailable(
@@ -81,6 +87,6 @@ class RewardFailureMonitor:
         return f"last error: {self._causes().get(name, 'its values were not finite')}"
 
     def _causes(self) -> dict[str, str]:
-        """The latest cause of each reward; the main process's takes precedence."""
+        """Return the latest failure cause of each reward, preferring the cause from the lowest rank."""
         gathered = self._distributed.all_gather_object(self._scorer.causes)
         return {name: cause for causes in reversed(gathered) for name, cause in causes.items()}

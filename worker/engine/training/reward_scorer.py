@@ -1,4 +1,4 @@
-"""Decodes latents and scores the images in batches; failures are counted."""
+"""Decoding of latents and scoring of the images in batches, with a count of the failures."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -15,14 +15,14 @@ from worker.engine.rewards.base import Answers, RemoteReward, Reward, score_or_m
 from worker.engine.training.cost_meter import CostMeter
 
 _CHECK_SECONDS = 0.5
-"""Interval of the checks for stop requests while a server's response is pending."""
+"""Interval between checks for stop requests while waiting for a server's response."""
 
 
 @dataclass(frozen=True)
 class ScoredBatch:
-    """Values [rewards, n] of a batch, of which some rows may still be pending.
+    """Values [rewards, n] of a batch of n images. Some rows may still be pending.
 
-    finite: [n], whether each image is finite. pending: the servers' responses by row.
+    finite: [n], whether each image is finite. pending: the pending server responses by row.
     """
 
     values: Tensor
@@ -32,10 +32,10 @@ class ScoredBatch:
 
 @dataclass
 class RewardScorer:
-    """Decodes and scores.
+    """Decodes latents and scores the images.
 
-    causes: the latest failure of each reward. missing: the number of failures by NAME/KIND. offload: whether rewards
-    stay on the CPU while they do not score.
+    causes: the latest failure cause of each reward. missing: the number of failures by NAME/KIND. offload: whether the
+    rewards stay on the CPU while they are not in use.
     """
 
     model: FlowModel
@@ -53,14 +53,15 @@ class RewardScorer:
             self._move_to_cpu()
 
     def score(self, latents: Tensor, prompts: Sequence[str], names: Sequence[str], part: str = "") -> Tensor:
-        """Values [rewards, images] on the CPU of clean `latents` [images, …]; NaN where a reward failed.
+        """Score clean `latents` [images, …].
 
-        part: prefix of the names under which seconds are measured.
+        Returns values [rewards, images] on the CPU, NaN where a reward failed. part: prefix for the names of the parts
+        whose time is measured.
         """
         return self.finish(self.begin(latents, prompts, names, part), names, part)
 
     def begin(self, latents: Tensor, prompts: Sequence[str], names: Sequence[str], part: str = "") -> list[ScoredBatch]:
-        """Decode, score, and send requests to servers, without waiting for their responses."""
+        """Decode the latents, compute local rewards, and send requests to servers without waiting for the responses."""
 
         def score(batch: range, check: Check) -> ScoredBatch:
             rows = slice(batch.start, batch.stop)
@@ -71,7 +72,7 @@ class RewardScorer:
 
     @contextmanager
     def _loaded(self, names: Sequence[str], device: torch.device) -> Iterator[None]:
-        """Keep the rewards on `device` inside the block."""
+        """Keep the named rewards on `device` inside the block."""
         if not self.offload:
             yield
             return
@@ -87,7 +88,7 @@ class RewardScorer:
             reward.move(torch.device("cpu"))
 
     def finish(self, batches: Sequence[ScoredBatch], names: Sequence[str], part: str = "") -> Tensor:
-        """The values [rewards, images] of batches, once all servers have responded."""
+        """Wait for all server responses and return the values [rewards, images] of the batches."""
         for batch in batches:
             for row, futures in batch.pending.items():
                 with self.meter.part(f"{part}remote"):
@@ -99,17 +100,17 @@ class RewardScorer:
         return torch.cat([torch.empty(len(names), 0), *(batch.values for batch in batches)], dim=1)
 
     def server(self, name: str) -> str | None:
-        """The server that computes a reward; None for a local reward."""
+        """Return the server that computes a reward, or None for a local reward."""
         reward = self.rewards[name]
         return reward.server if isinstance(reward, RemoteReward) else None
 
     def take_missing(self) -> Counter[str]:
-        """The number of failures since the last call, by NAME/KIND."""
+        """Return the number of failures by NAME/KIND since the last call, and reset it."""
         taken, self.missing = self.missing, Counter()
         return taken
 
     def decode(self, latents: Tensor, part: str = "") -> Tensor:
-        """Images [n, 3, height, width] in 0..1 of latents [n, …]."""
+        """Decode latents [n, …] to images [n, 3, height, width] in 0..1."""
         with self.meter.part(f"{part}decode"):
             return self.model.decode(latents, self.size)
 
@@ -121,7 +122,7 @@ class RewardScorer:
         self.meter.count_images(len(latents))
         with self.meter.part(f"{part}reward"):
             finite = images.isfinite().flatten(1).all(dim=1).cpu()
-            # Servers first: they compute while this machine does.
+            # Send requests to servers first, so that they compute in parallel with this machine.
             pending = {
                 row: reward.begin(images, prompts, check)
                 for row, reward in enumerate(self.rewards[name] for name in names)

@@ -1,4 +1,4 @@
-"""Rollout of a training step: this process's groups of samples, and the rewards of all processes' samples."""
+"""Rollout of a training step: sample this process's groups and collect the rewards from all processes."""
 
 import math
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ from worker.engine.training.reward_scorer import RewardScorer, ScoredBatch
 class RolloutCollector:
     """Samples groups with the current policy and scores them.
 
-    rows: states per forward of the update; the rollout computes log-probabilities in batches of the same shape.
+    rows: states per forward pass of the update. The rollout computes log-probabilities in batches of the same shape.
     """
 
     context: RunContext
@@ -33,11 +33,11 @@ class RolloutCollector:
     failures: RewardFailureMonitor
     rows: int
     _scored: list[ScoredBatch] = field(default_factory=list)
-    """Batches of the current step that servers score while the rollout continues."""
+    """Batches of the current step for which scoring has started while the rollout continues."""
 
     @torch.no_grad()
     def sample(self, prompts: list[str], conditioning: Conditioning) -> Rollout:
-        """Groups of samples for this process's `prompts`: with log-probabilities, and denoised to clean latents."""
+        """Sample groups for this process's `prompts`, with log-probabilities, and denoise them to clean latents."""
         context, spec, model, size = self.context, self.context.spec, self.context.model, self.context.size
         context.progress.report("rollout")
         sampling = spec.sampling
@@ -76,9 +76,10 @@ class RolloutCollector:
             return self.algorithm.roll_out(context.progress.step, len(prompts), noise, sampler)
 
     def score(self, ends: Tensor, prompts: list[str]) -> Tensor:
-        """Rewards [rewards, P, K, G, Λ] of all processes' samples; `ends` [P, K, G, Λ, …] and `prompts` are this one's.
+        """Return the rewards [rewards, P, K, G, Λ] of the samples of all processes.
 
-        Raises RewardsUnavailable or RewardsFailed.
+        ends: this process's clean latents [P, K, G, Λ, …]. prompts: this process's prompts. Raises RewardsUnavailable
+        or RewardsFailed if too many rewards failed.
         """
         distributed, names = self.context.distributed, self._names
         self.context.progress.report("reward")
@@ -91,7 +92,7 @@ class RolloutCollector:
         return rewards
 
     def score_anchors(self, anchors: Tensor | None, prompts: list[str]) -> Tensor | None:
-        """Rewards [rewards, P] of the anchors' clean latents, which are sampled without noise; None without anchors."""
+        """Return the rewards [rewards, P] of the anchors' clean latents, or None if there are no anchors."""
         if anchors is None:
             return None
         with self.context.distributed.synchronized_stop():
@@ -103,10 +104,10 @@ class RolloutCollector:
         return list(self.context.rewards)
 
     def _start_scoring(self, prompts: list[str], ends: Tensor) -> list[ScoredBatch]:
-        """Start to score `ends` [P, K, G, Λ, …]."""
+        """Start scoring `ends` [P, K, G, Λ, …]."""
         repeated = [prompt for prompt in prompts for _ in range(math.prod(ends.shape[1:4]))]
         return self.scorer.begin(ends.flatten(0, 3), repeated, self._names)
 
     def _gather(self, rewards: Tensor) -> Tensor:
-        """Rewards [rewards, P, …] of all prompts of the step from those of this process's shard."""
+        """Gather the rewards [rewards, P, …] for all prompts of the step from the shards of all processes."""
         return self.context.distributed.all_gather(rewards, self.context.spec.training.prompts_per_step, dim=1)

@@ -1,4 +1,4 @@
-"""The training loop. `Trainer.run` reads like the algorithm; each line is a call with the paper's name for it."""
+"""The training loop. `Trainer.run` follows the algorithm in the paper and uses its terms."""
 
 import torch
 from torch import Tensor
@@ -32,7 +32,10 @@ from worker.engine.training.rollout import RolloutCollector
 
 
 class Trainer:
-    """One alignment run, from its spec to its last checkpoint. It writes events and checkpoints to a directory."""
+    """Executes one alignment run, from its spec to its last checkpoint.
+
+    Writes events and checkpoints to the directory of `events`.
+    """
 
     def __init__(
         self,
@@ -88,22 +91,22 @@ class Trainer:
 
     @property
     def step(self) -> int:
-        """Training steps done."""
+        """The number of completed training steps."""
         return self.progress.step
 
     @property
     def finished(self) -> bool:
-        """Whether the last step is done or the held-out reward stopped improving."""
+        """Whether the last step is complete or early stopping ends the run."""
         return self.step >= self.spec.training.max_steps or self.early_stopping.should_stop_early
 
     def run(self) -> None:
-        """Train to the last step. What was written remains if it raises.
+        """Train until the run is finished. If an exception is raised, the files written so far remain.
 
         Raises Cancelled, Paused, RewardsUnavailable, RewardsFailed or NotFinite.
         """
         if self.step:
             self.progress.report(self.progress.phase)
-            self.logger.log(self.meter.totals())  # an attempt in between may have logged others for this step
+            self.logger.log(self.meter.totals())  # another attempt may have logged different totals for this step
         self.conclude_step(resumed=self.step > 0 and not self.evaluator.due)
         shard = self.context.shard
         while not self.finished:
@@ -117,27 +120,30 @@ class Trainer:
             rewards = self.rollout.score(rollout.ends, own)
             anchor_rewards = self.rollout.score_anchors(rollout.anchors, own)
             advantages = self.algorithm.advantages(rewards, list(self.context.rewards.values()))
-            # Nothing may stop the run between here and `log_step`: weights and step count must agree.
+            # Nothing may stop the run between here and `log_step`: the weights must match the step count.
             update = self.update_policy(own, conditioning, rollout.batch, advantages)
             self.progress.finish_step()
             self.evaluator.policy_changed(self.step)
             self.logger.log_step(prompts, rewards, anchor_rewards, advantages, update)
             if self.evaluator.due:
                 self.logger.log_best_and_worst(prompts, rollout.ends, rewards)
-            del rollout  # the next step needs its memory
+            del rollout  # frees memory for the next step
             self.checkpoints.snapshot()
             self.conclude_step()
         summary = self.evaluator.final_summary()
         self.events.write(Finished(outcome="succeeded", step=self.step, heldout=summary))
 
     def conclude_step(self, resumed: bool = False) -> None:
-        """Evaluate and save where it is due between two steps; not again where the run was `resumed` after both."""
+        """Evaluate and save a checkpoint after a step, each if it is due.
+
+        resumed: whether the run was resumed from a checkpoint of this step, which need not be saved again.
+        """
         if self.evaluator.due:
             self.evaluate()
         self.checkpoints.save_if_due(self.finished, self.early_stopping.best_value(self.step), resumed)
 
     def evaluate(self) -> None:
-        """Evaluate the current policy on held-out prompts."""
+        """Evaluate the current policy on held-out prompts and log the results."""
         latents, values = self.evaluator.evaluate()
         metrics = self.evaluator.metrics(values)
         self.logger.log({**metrics, **self.meter.take()})
@@ -178,11 +184,14 @@ class Trainer:
         return metrics
 
     def pause(self, cause: Cause | None = None) -> None:
-        """Save the policy after the last complete step and finish as paused; `cause`: why, if nobody requested it."""
+        """Save a checkpoint of the last complete step and finish the run as paused.
+
+        cause: the reason, or None if a user requested the pause.
+        """
         self.checkpoints.save(self.early_stopping.best_value(self.step))
         self.events.write(Finished(outcome="paused", step=self.step, cause=cause))
 
     def _upcoming_prompts(self) -> list[str]:
-        """This process's prompts of the next steps."""
+        """Return this process's prompts for the next steps."""
         training = self.spec.training
         return self.prompts.upcoming(self.step, training.prompts_per_step, self.context.shard, training.max_steps)

@@ -1,4 +1,4 @@
-"""Judges decide which test points an image meets. One file per kind of judge."""
+"""Judges, which decide which test points an image meets. There is one file per kind of judge."""
 
 from service.contracts.benchmarks.data import Benchmark
 from service.contracts.catalog import JudgeEntry
@@ -10,7 +10,7 @@ KINDS: dict[str, type[Judge]] = {"openai": OpenAIJudge, "perception": Perception
 
 
 def load_judge(entry: JudgeEntry, benchmark: Benchmark) -> Judge:
-    """The judge of a catalog entry for `benchmark`. Raises ValueError if it cannot judge that benchmark."""
+    """Create the judge that a catalog entry defines. Raises ValueError if it cannot judge `benchmark`."""
     return KINDS[entry.kind].load(entry, benchmark)
 
 

@@ -1,4 +1,4 @@
-"""The interface of a judge: from an image to the test points of its prompt that it meets."""
+"""The interface of judges, which determine the test points of a prompt that an image meets."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
@@ -9,16 +9,19 @@ from service.contracts.catalog import JudgeEntry
 
 
 class JudgeFailed(Exception):
-    """The judge is unavailable or configured incorrectly; further requests are useless."""
+    """Raised when the judge is unavailable or misconfigured, so that further requests are futile."""
 
 
 class JudgeClosed(Exception):
-    """The judge was closed during a request."""
+    """Raised for a request to a closed judge, or if the judge is closed during the request."""
 
 
 @dataclass(frozen=True)
 class JudgeResponse:
-    """The result of one request. error: why there is no `text`, if repeating the request is useless now."""
+    """The result of one request.
+
+    error: the reason why there is no `text`, if repeating the request now is futile; otherwise empty.
+    """
 
     text: str | None
     verdict: Verdict
@@ -27,29 +30,29 @@ class JudgeResponse:
 
     @classmethod
     def nothing(cls, error: str, seconds: float) -> "JudgeResponse":
-        """A request without an answer."""
+        """Create the result of a request that received no answer."""
         return cls(None, Verdict(None, Failure.NO_ANSWER), error, seconds)
 
 
 class Judge(ABC):
-    """Judges one image per call; any thread may call it."""
+    """Judges one image per call. Safe to call from any thread."""
 
     entry: JudgeEntry
     concurrency: int
-    """Number of threads that may send requests at the same time."""
+    """The number of threads that may send requests simultaneously."""
 
     @classmethod
     @abstractmethod
     def load(cls, entry: JudgeEntry, benchmark: Benchmark) -> "Judge":
-        """Create the judge from its catalog entry. Raises ValueError if it cannot judge this benchmark."""
+        """Create the judge from its catalog entry. Raises ValueError if it cannot judge `benchmark`."""
 
     @abstractmethod
     def ask(self, prompt: BenchmarkPrompt, image: bytes) -> JudgeResponse:
-        """Send one request about an image, a PNG file.
+        """Ask the judge about an image, given as a PNG file.
 
-        Raises JudgeFailed if further requests are useless, and JudgeClosed after `close`.
+        Raises JudgeFailed if further requests are futile, and JudgeClosed after `close`.
         """
 
     def close(self) -> None:
-        """End pending requests as soon as possible, and send no more."""
+        """End pending requests as soon as possible and send no new ones."""
         return

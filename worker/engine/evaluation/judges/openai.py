@@ -1,4 +1,4 @@
-"""Vision-language models with the OpenAI chat protocol: vLLM, Gemini's compatible endpoint, and others."""
+"""Judges that use the OpenAI chat protocol: vision-language models on vLLM, Gemini's compatible endpoint and others."""
 
 import threading
 import time
@@ -11,11 +11,11 @@ from worker.engine.remote import chat
 from worker.engine.remote.server import Misconfigured, RequestFailed, RequestRejected, Server, retrying
 
 MAX_OWN_FAULTS = 8
-"""Failures of one image, while the judge responds to others, after which the image is skipped."""
+"""An image is skipped after this many failures that occur while the judge responds to other requests."""
 
 
 class _Availability:
-    """The time without a response to any thread."""
+    """Tracks how long the judge has not responded to any thread."""
 
     def __init__(self, judge: str, seconds: float) -> None:
         self._judge, self._seconds = judge, seconds
@@ -24,12 +24,15 @@ class _Availability:
         self._failing_since: float | None = None
 
     def answered(self) -> None:
-        """Record a response."""
+        """Record that the judge responded."""
         with self._lock:
             self._responded_at, self._failing_since = time.monotonic(), None
 
     def failed(self, started: float, fault: RequestFailed) -> float:
-        """Record the failure of a request sent at `started`; the time of the last response. Raises JudgeFailed."""
+        """Record the failure of a request sent at `started` and return the time of the last response.
+
+        Raises JudgeFailed if the judge has not responded for too long.
+        """
         with self._lock:
             if self._failing_since is None:
                 self._failing_since = max(started, self._responded_at)
@@ -42,7 +45,7 @@ class _Availability:
 
 
 class OpenAIJudge(Judge):
-    """Sends the benchmark's prompt template; threads share a connection pool."""
+    """Sends images with the benchmark's prompt template to a server. Its threads share a connection pool."""
 
     def __init__(self, entry: JudgeEntry, words: JudgePrompt, first_wait: float = 0.5) -> None:
         self.entry, self.concurrency = entry, entry.concurrency

@@ -1,4 +1,4 @@
-"""The judge of the bundled world, which reads the pixels by classical computer vision."""
+"""The judge for the bundled world, which analyzes the pixels with classical computer vision."""
 
 import time
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from worker.shapes.seen import SeenImage
 
 
 class PerceptionJudge(Judge):
-    """Judges images of the bundled world on the bundled world's own benchmark."""
+    """Judges images of the bundled world on the bundled benchmark."""
 
     concurrency = 1
 
@@ -49,9 +49,9 @@ class PerceptionJudge(Judge):
 
 @contextmanager
 def _one_core() -> Iterator[None]:
-    """Use one core in this thread: an image is too small to parallelize, and sampling needs the other cores.
+    """Use only one core in this thread, because one image is too small to parallelize and sampling needs the others.
 
-    torch's number of threads belongs to each thread, but is also the default of later ones.
+    The setting applies to the current thread, but it is also the default for threads started later, so it is restored.
     """
     own = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -67,4 +67,4 @@ def _in_words(seen: SeenImage) -> str:
         f"at ({thing.x:.0f}, {thing.y:.0f})"
         for thing in seen.objects
     ]
-    return f"Background: {seen.background or 'none that is known'}. Seen: {'; '.join(things) or 'nothing'}."
+    return f"Background: {seen.background or 'unknown'}. Seen: {'; '.join(things) or 'nothing'}."

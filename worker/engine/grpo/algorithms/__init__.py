@@ -1,4 +1,4 @@
-"""The algorithms, composed of schedules, transitions, rollouts, advantages and the loss."""
+"""The algorithms, built from schedules, transitions, rollouts, advantages and the loss."""
 
 from worker.engine.grpo.algorithms.base import Algorithm
 from worker.engine.grpo.algorithms.dance_grpo import DanceGRPO
@@ -12,4 +12,4 @@ ALGORITHMS: dict[str, type[Algorithm]] = {
     "mix_grpo": MixGRPO,
     "flow_grpo": FlowGRPO,
 }
-"""By the name in a run spec."""
+"""The algorithm classes by their names in run specs."""

@@ -1,4 +1,4 @@
-"""Base of the chain algorithms: G whole chains per prompt, stochastic in a range of steps."""
+"""Base class of the chain algorithms: G whole chains per prompt that are stochastic in a range of steps."""
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,10 +16,11 @@ from worker.engine.grpo.transitions import Transition
 
 
 class Chains(Algorithm):
-    """A group is G chains of one prompt; each is scored by the clean estimate of its last evaluation.
+    """Base class for algorithms whose groups consist of G whole chains for one prompt.
 
-    Chains with the same initial noise are identical up to their first SDE step, which is evaluated once. The last step
-    is deterministic: its noise would not be trained on and only blur the rewards.
+    The clean estimate of a chain's last evaluation is scored. Chains with the same initial noise are identical up to
+    their first SDE step, so the network is evaluated only once for all of them. The last step is deterministic, because
+    its noise would not be trained on and would only blur the rewards.
     """
 
     transition: type[Transition]
@@ -37,10 +38,13 @@ class Chains(Algorithm):
 
     @abstractmethod
     def trained_steps(self, step: int, prompt: int, sample: int, stochastic: range) -> Sequence[int]:
-        """The trained SDE steps of a chain. prompt: index among the prompts of all processes."""
+        """Return the SDE steps of a chain to train on.
+
+        prompt: the index among the prompts of all processes. stochastic: all SDE steps of the chain.
+        """
 
     def finish(self, velocity: Velocity, x: Tensor, prompts: list[int], start: int, sampler: Sampler) -> Tensor:
-        """Clean ends of chains `x` [chains, …] at node `start`, step by step to the end."""
+        """Denoise the chains `x` [chains, …] from node `start` step by step and return their clean ends."""
         path = TreeNode(self.steps - 1, (), (1,))
         for node in range(self.steps - 2, start - 1, -1):
             path = TreeNode(node, (path,), ())
@@ -82,7 +86,7 @@ class Chains(Algorithm):
         return Rollout(batch, torch.cat(parts), None)
 
     def _before(self, velocity: Velocity, x: Tensor, owners: list[int], start: int, sampler: Sampler) -> Tensor:
-        """States at node `start`, the first SDE step, denoised without noise."""
+        """Denoise `x` deterministically and return the states at node `start`, the first SDE step."""
         if start == 0:
             return x
         ends = []
@@ -99,7 +103,10 @@ class Chains(Algorithm):
     def _branch(
         self, step: int, x: Tensor, prompts: int, stochastic: range, noise: StepNoise, sampler: Sampler
     ) -> tuple[Tensor, RolloutBatch, int]:
-        """Take all SDE steps of all chains; returns the states after them, the trained states, and the evaluations."""
+        """Take all SDE steps of all chains.
+
+        Returns the states after these steps, the training states, and the number of function evaluations.
+        """
         size = self.group_size
         chains = [(p, g) for p in range(prompts) for g in range(size)]
         trained = [set(self.trained_steps(step, noise.first_prompt + p, g, stochastic)) for p, g in chains]
@@ -108,7 +115,7 @@ class Chains(Algorithm):
         for i in stochastic:
             velocity = self._velocity(x, i, sampler, len(x) // prompts)
             nfe += len(x)
-            if len(x) < len(chains):  # groups had one state each
+            if len(x) < len(chains):  # each group had a single state
                 x, velocity = (part.repeat_interleave(size, dim=0) for part in (x, velocity))
             transition = self.transitions[i]
             mean = transition.mean(x, velocity)
@@ -131,7 +138,10 @@ class Chains(Algorithm):
         return x, batch, nfe
 
     def _velocity(self, x: Tensor, step: int, sampler: Sampler, each: int) -> Tensor:
-        """v at step i of all states, `each` per prompt, in batches of the update's size."""
+        """Compute the velocity of all states at step `step`, in batches of the update's size.
+
+        each: the number of states per prompt.
+        """
         parts = []
         for start in range(0, len(x), sampler.exact_rows):
             sampler.check()

@@ -1,4 +1,4 @@
-"""DanceGRPO: all steps are stochastic, and a random share of each chain's steps is trained."""
+"""DanceGRPO: all steps but the last are stochastic, and training uses a random subset of each chain's SDE steps."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from worker.engine.grpo.transitions import DanceTransition
 
 
 class DanceGRPO(Chains):
-    """Source: DanceGRPO (arXiv 2505.07818) and its published script."""
+    """DanceGRPO. Source: arXiv 2505.07818 and its published script."""
 
     config: Contract
     transition = DanceTransition

@@ -1,4 +1,4 @@
-"""Flow-GRPO: all steps are stochastic, and all SDE steps are trained."""
+"""Flow-GRPO: all steps but the last are stochastic, and training uses all of these steps."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from worker.engine.grpo.transitions import CpsTransition, FlowTransition
 
 
 class FlowGRPO(Chains):
-    """Source: Flow-GRPO (arXiv 2505.05470) and its published code."""
+    """Flow-GRPO. Source: arXiv 2505.05470 and its published code."""
 
     def __init__(self, config: Contract, sigmas: Sequence[float], shift: float, seed: int) -> None:
         self.transition = CpsTransition if config.transition == "cps" else FlowTransition

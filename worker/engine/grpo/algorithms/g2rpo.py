@@ -1,4 +1,4 @@
-"""G²RPO: SDE steps from a shared deterministic trajectory, each sample denoised at several granularities."""
+"""G²RPO: SDE steps from a shared deterministic trajectory, with each sample denoised at several granularities."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,9 +15,9 @@ from worker.engine.grpo.transitions import FlowTransition, Transition
 
 
 class GranularGRPO(Algorithm):
-    """One stochastic step at a time from a shared deterministic trajectory, scored at several granularities.
+    """Takes single stochastic steps from a shared deterministic trajectory and scores them at several granularities.
 
-    Source: the paper; the schedule of the continuations follows its public implementation.
+    Source: the paper. The schedule of the continuations follows its public implementation.
     """
 
     def __init__(self, config: G2RPO, sigmas: Sequence[float], shift: float, seed: int) -> None:
@@ -51,9 +51,10 @@ class GranularGRPO(Algorithm):
         return Rollout(batch, ends, anchors.end)
 
     def branch(self, anchors: Trajectory, noise: StepNoise) -> tuple[RolloutBatch, Tensor]:
-        """Singular stochastic sampling: one SDE step from each kept state; samples are [P, K, G, …].
+        """Perform singular stochastic sampling: take one SDE step from each kept state.
 
-        The anchor trajectory has the velocities: the network is not evaluated.
+        Returns the training states and the samples [P, K, G, …]. The network is not evaluated, because the anchor
+        trajectory already contains the velocities.
         """
         prompts, groups = range(len(anchors.end)), range(self.group_size)
         samples, log_probs = [], []
@@ -78,9 +79,9 @@ class GranularGRPO(Algorithm):
         return batch, together.reshape(len(self.group_steps), -1, *together.shape[1:]).transpose(0, 1)
 
     def denoise(self, velocity: Velocity, samples: Tensor, ends: Tensor, prompts: range, sampler: Sampler) -> int:
-        """Denoise samples [P, K, G, …] of some prompts at every granularity into `ends` [P, K, G, Λ, …].
+        """Denoise the samples [P, K, G, …] of some prompts at every granularity and write to `ends` [P, K, G, Λ, …].
 
-        Returns the number of evaluations.
+        Returns the number of function evaluations.
         """
         strides = self.granularities
 

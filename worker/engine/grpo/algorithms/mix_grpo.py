@@ -1,4 +1,4 @@
-"""MixGRPO: a sliding window of steps is stochastic and trained; a fast solver may follow it."""
+"""MixGRPO: training uses a sliding window of stochastic steps, which a fast solver may complete."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from worker.engine.grpo.transitions import FlowTransition
 
 
 class MixGRPO(Chains):
-    """Source: MixGRPO (arXiv 2507.21802) and its published code."""
+    """MixGRPO. Source: arXiv 2507.21802 and its published code."""
 
     config: Contract
     transition = FlowTransition
