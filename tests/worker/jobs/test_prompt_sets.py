@@ -36,7 +36,7 @@ def test_process_reads_the_uploaded_prompts(database: Database, uploaded: Prompt
     files = {"mine": file, "shapes-train": file}
     for name in files:  # a file goes before an entry that the catalog has got since
         assert load_prompts(PromptSource(set=name), load_catalog(), files) == PROMPTS
-    with pytest.raises(KeyError, match="unknown prompt set 'yours'"):
+    with pytest.raises(KeyError, match="Unknown prompt set 'yours'"):
         load_named("yours", load_catalog(), files)
 
 
