@@ -12,7 +12,7 @@ from service.cli import console, options
 from service.cli.benchmarks import print_scores
 from service.cli.watch import ProgressDisplay
 from service.client import Client
-from service.contracts.benchmarks.judging import Failure
+from service.contracts.benchmarks.judge_answers import Failure
 from service.contracts.benchmarks.scores import Difference
 from service.contracts.status import JobStatus
 

@@ -8,7 +8,7 @@ from pydantic import Field, TypeAdapter, model_validator
 from service.contracts.base import DISTINCT, Contract, DisplayName, ImageOptions, Name, Record
 from service.contracts.benchmarks.bundled import BUNDLED
 from service.contracts.benchmarks.data import Benchmark
-from service.contracts.benchmarks.judging import Failure
+from service.contracts.benchmarks.judge_answers import Failure
 from service.contracts.catalog import JudgeEntry
 from service.contracts.events import Failed, Finished, Progress, Started, Timed
 

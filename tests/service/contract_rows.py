@@ -12,7 +12,7 @@ from service.api.curves.schemas import EXAMPLE_RUNS
 from service.api.keys.schemas import KeySpec
 from service.api.keys.service import add_key
 from service.auth.principal import Scope
-from service.contracts.benchmarks.judging import Failure
+from service.contracts.benchmarks.judge_answers import Failure
 from service.contracts.status import JobStatus
 from service.db import events as run_events
 from service.db.models import Evaluation, LogChunk, Run, Sample

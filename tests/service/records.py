@@ -13,7 +13,7 @@ from sqlalchemy import select, text
 
 from service.api.benchmarks.service import store
 from service.contracts.benchmarks.data import Benchmark
-from service.contracts.benchmarks.judging import Failure
+from service.contracts.benchmarks.judge_answers import Failure
 from service.contracts.catalog import JudgeEntry, load_catalog
 from service.contracts.evaluations import EvaluationSpec
 from service.contracts.jobs import MANIFEST_FILE

@@ -16,9 +16,9 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors import safe_open
 
-from service.contracts.card import CARD_FILE, HELDOUT_FILE, Form, card
 from service.contracts.catalog import ModelEntry, load_catalog
 from service.contracts.jobs import SPEC_FILE, CheckpointManifest
+from service.contracts.model_card import CARD_FILE, HELDOUT_FILE, Form, card
 from worker.engine.models import lora
 from worker.engine.models.sources import fetch
 from worker.engine.training.checkpoint import read_manifest

@@ -164,7 +164,7 @@ def rescore(benchmark: Benchmark, file: Path, file_sha256: str, media_type: str,
     Raises Invalid if the file is not readable or has no rows, with an error for each row that does not belong to the
     benchmark.
     """
-    from service.core.bootstrap import intervals  # imports numpy, which other routes do not need
+    from service.core.bootstrap_intervals import intervals  # imports numpy, which other routes do not need
 
     read = _read(benchmark, file, media_type)
     if isinstance(read, Counts):

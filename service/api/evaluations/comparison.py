@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from service.api.evaluations import results
 from service.api.evaluations.schemas import Compared, CompareQuery, EvaluationComparison
 from service.contracts.status import JobStatus
-from service.core.bootstrap import compare, compare_values
+from service.core.bootstrap_intervals import compare, compare_values
 from service.db.evaluation_scores import is_newest, rewards_by_prompt, tally_of
 from service.db.models import Evaluation, EvaluationAnswer
 from service.http.errors import invalid

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from service.contracts.benchmarks.judging import Failure
+from service.contracts.benchmarks.judge_answers import Failure
 from service.contracts.benchmarks.scores import RESAMPLES, Difference, ScoreDifferences, Scores
 from service.contracts.evaluations import RewardMean
 from service.contracts.status import JobStatus

@@ -10,7 +10,7 @@ from typing import Any, TextIO
 
 from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt, RowProblem
 from service.contracts.benchmarks.dimensions import PRIMARY, SUB, dimension_of, primary_named, primary_of, tidy
-from service.contracts.benchmarks.judging import Failure, Verdict, check_scores, read_answer
+from service.contracts.benchmarks.judge_answers import Failure, Verdict, check_scores, read_answer
 
 COLUMNS = ("index", "testpoint", "result_json", "img_path")
 """The required columns. The column `output`, with the text of the judge's answer, is optional."""

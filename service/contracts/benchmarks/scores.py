@@ -12,7 +12,7 @@ from pydantic import Field
 from service.contracts.base import Contract
 from service.contracts.benchmarks.data import Benchmark, Point
 from service.contracts.benchmarks.dimensions import PRIMARY, SUB, primary_of
-from service.contracts.benchmarks.judging import Failure
+from service.contracts.benchmarks.judge_answers import Failure
 from service.contracts.benchmarks.results import Answer
 
 RESAMPLES = 2000

@@ -11,10 +11,10 @@ import torch
 from diffusers import FluxTransformer2DModel
 from PIL import Image
 
-from service.contracts.card import CARD_FILE, card
 from service.contracts.catalog import load_catalog
 from service.contracts.generations import GenerationSpec
 from service.contracts.jobs import MANIFEST_FILE, CheckpointManifest
+from service.contracts.model_card import CARD_FILE, card
 from tests.worker.engine.models import tiny
 from worker.engine.grpo.noise import normal
 from worker.engine.inference.generator import Generator

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image
 
 from service.contracts.catalog import RemoteServer
-from worker.engine.remote.server import MAX_CHARACTERS, RequestFailed, Server
+from worker.engine.remote.http_client import MAX_CHARACTERS, RequestFailed, Server
 
 PATH = "chat/completions"
 JPEG_QUALITY = 95

@@ -12,7 +12,7 @@ from PIL import Image
 
 from service.contracts.catalog import RewardEntry
 from worker.engine.remote.chat import png_file
-from worker.engine.remote.server import RequestFailed
+from worker.engine.remote.http_client import RequestFailed
 from worker.engine.rewards.base import Answers
 from worker.engine.rewards.remote import FIRST_WAIT, ServerReward
 

@@ -15,8 +15,8 @@ from torch import Tensor
 
 from service.contracts.catalog import RewardEntry
 from worker.engine.models.images import to_pil
+from worker.engine.remote.http_client import Misconfigured, RequestFailed, RequestRejected, Server, retrying
 from worker.engine.remote.request_pool import RequestPool
-from worker.engine.remote.server import Misconfigured, RequestFailed, RequestRejected, Server, retrying
 from worker.engine.rewards.base import Answers, RemoteReward
 
 logger = logging.getLogger(__name__)

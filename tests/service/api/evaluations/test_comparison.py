@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from service.contracts.benchmarks.judging import Failure
+from service.contracts.benchmarks.judge_answers import Failure
 from service.contracts.catalog import JudgeEntry
 from service.contracts.status import JobStatus
-from service.core.bootstrap import compare_values
+from service.core.bootstrap_intervals import compare_values
 from tests.service.unigenbench import EN, ZH, benchmark, dimensions_of, prompts_csv, rows
 
 OTHER = JudgeEntry(name="other", kind="openai", url="http://127.0.0.1:1/v1", model="qwen")

@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 
 from service.cli import app as commands
 from service.client import ApiError, Client
-from service.contracts.benchmarks.judging import Failure
+from service.contracts.benchmarks.judge_answers import Failure
 from service.contracts.status import JobStatus
 from tests.service.unigenbench import EN, benchmark, dimensions_of
 

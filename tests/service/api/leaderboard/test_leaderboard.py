@@ -13,7 +13,7 @@ from service.api.benchmarks.service import store
 from service.api.leaderboard.figure import draw
 from service.api.leaderboard.schemas import Leaderboard
 from service.api.leaderboard.service import csv_table, markdown
-from service.contracts.benchmarks.judging import Failure
+from service.contracts.benchmarks.judge_answers import Failure
 from service.contracts.benchmarks.leaderboard import COLUMNS, Row, rank
 from service.contracts.benchmarks.scores import Scores
 from service.contracts.catalog import JudgeEntry

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.contracts.benchmarks.dimensions import SUB
-from service.contracts.benchmarks.judging import Failure
+from service.contracts.benchmarks.judge_answers import Failure
 from service.contracts.benchmarks.results import Answers, Counts, read_csv, read_json, read_lines
 from tests.service.unigenbench import ZH, answer, benchmark, result_row, results_csv
 

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from service.contracts.benchmarks.data import Benchmark
 from service.contracts.benchmarks.dimensions import PRIMARY, SUB, dimension_of, primary_named
-from service.contracts.benchmarks.judging import Failure, Verdict
+from service.contracts.benchmarks.judge_answers import Failure, Verdict
 from service.contracts.benchmarks.results import Answer, Answers, Counts, read_csv, read_json
 from service.contracts.benchmarks.scores import Scores, Tally, mean_of_ten, scores, scores_of_counts, tally
-from service.core.bootstrap import compare, intervals
+from service.core.bootstrap_intervals import compare, intervals
 from tests.service.unigenbench import EN, PROMPTS, ZH, benchmark
 
 BENCHMARK = benchmark()

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service.contracts.benchmarks.judging import Failure
+from service.contracts.benchmarks.judge_answers import Failure
 from tests.worker.engine.evaluation.judge_server import JudgeRequest, Reply, Serve, completion, valid_reply
 from tests.worker.engine.evaluation.setting import benchmark, entry
 from worker.engine.evaluation.judges.base import JudgeClosed, JudgeFailed
 from worker.engine.evaluation.judges.openai import MAX_OWN_FAULTS, OpenAIJudge
-from worker.engine.remote.server import MAX_BYTES, MAX_CHARACTERS
+from worker.engine.remote.http_client import MAX_BYTES, MAX_CHARACTERS
 
 PROMPT = benchmark().prompts[0]
 TOKEN = "sk-not-for-anybody-0123456789"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from service.contracts.benchmarks.judging import Failure
+from service.contracts.benchmarks.judge_answers import Failure
 from service.contracts.catalog import load_catalog
 from tests.worker.engine.evaluation.setting import benchmark as another
 from worker.engine.evaluation.judges import Judge, load_judge

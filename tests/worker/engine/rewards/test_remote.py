@@ -13,7 +13,7 @@ from torch import Tensor
 
 from service.contracts.catalog import RewardEntry
 from tests.worker.engine.evaluation.judge_server import JudgeRequest, Reply, Serve, completion
-from worker.engine.remote.server import Misconfigured
+from worker.engine.remote.http_client import Misconfigured
 from worker.engine.rewards import load_reward
 from worker.engine.rewards.base import Answers
 from worker.engine.rewards.http import HttpReward

@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt
-from service.contracts.benchmarks.judging import Failure, Verdict
+from service.contracts.benchmarks.judge_answers import Failure, Verdict
 from service.contracts.catalog import JudgeEntry
 
 

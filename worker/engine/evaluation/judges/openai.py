@@ -4,11 +4,11 @@ import threading
 import time
 
 from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt, JudgePrompt
-from service.contracts.benchmarks.judging import read_answer
+from service.contracts.benchmarks.judge_answers import read_answer
 from service.contracts.catalog import JudgeEntry
 from worker.engine.evaluation.judges.base import Judge, JudgeClosed, JudgeFailed, JudgeResponse
 from worker.engine.remote import chat
-from worker.engine.remote.server import Misconfigured, RequestFailed, RequestRejected, Server, retrying
+from worker.engine.remote.http_client import Misconfigured, RequestFailed, RequestRejected, Server, retrying
 
 MAX_OWN_FAULTS = 8
 """An image is skipped after this many failures that occur while the judge responds to other requests."""

@@ -8,7 +8,7 @@ import torch
 
 from service.contracts.benchmarks.bundled import BUNDLED
 from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt
-from service.contracts.benchmarks.judging import read_answer
+from service.contracts.benchmarks.judge_answers import read_answer
 from service.contracts.catalog import JudgeEntry
 from worker.engine.evaluation.judges.base import Judge, JudgeResponse
 from worker.engine.models.images import read_png

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.contracts.benchmarks.judging import Failure, Verdict, check_scores, read_answer
+from service.contracts.benchmarks.judge_answers import Failure, Verdict, check_scores, read_answer
 
 GOOD = "[1, 0, 1]"
 SCORES = (1, 0, 1)
