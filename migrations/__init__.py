@@ -1,1 +1,1 @@
-"""Alembic migrations of the service's database."""
+"""Alembic migrations for the service's database."""

@@ -1,4 +1,4 @@
-"""Alembic's environment: the connection of `service.db.migrate`, or else the URL of the settings."""
+"""Run Alembic migrations on the connection given by `service.db.migrate`, or else on the URL in the settings."""
 
 from alembic import context
 from sqlalchemy import Connection, create_engine

@@ -1,4 +1,4 @@
-"""The first schema."""
+"""Create the first schema."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,42 +16,42 @@ TIME = sa.DateTime(timezone=True)
 
 
 def required(name: str, type_: Any, *args: Any, **options: Any) -> sa.Column[Any]:
-    """A column that is not null."""
+    """Return a column that must not be null."""
     return sa.Column(name, type_, *args, nullable=False, **options)
 
 
 def timestamp(name: str, **options: Any) -> sa.Column[Any]:
-    """A time that is not null and defaults to that of the insertion."""
+    """Return a timestamp column that must not be null and defaults to the time of insertion."""
     return required(name, TIME, server_default=sa.text("now()"), **options)
 
 
 def identifier() -> sa.Column[Any]:
-    """A primary key whose value the service generates."""
+    """Return a primary key column whose values the service generates."""
     return sa.Column("id", sa.Uuid(), primary_key=True)
 
 
 def owner(kind: str, **options: Any) -> sa.Column[Any]:
-    """A reference to the row of a job, which takes this row along when it is deleted."""
+    """Return a reference to the job that a row belongs to. Deleting the job also deletes the row."""
     return required(f"{kind}_id", sa.Uuid(), sa.ForeignKey(f"{kind}s.id", ondelete="CASCADE"), **options)
 
 
 def creator(**options: Any) -> sa.Column[Any]:
-    """A reference to the API key of the request that created the row."""
+    """Return a reference to the API key of the request that created the row."""
     return sa.Column("created_by", sa.Uuid(), sa.ForeignKey("api_keys.id"), **options)
 
 
 def stored_file() -> list[sa.Column[Any]]:
-    """The columns of a file in the artifact store."""
+    """Return the columns that describe a file in the artifact store."""
     return [required("key", sa.Text()), required("sha256", sa.Text()), required("size", sa.BigInteger())]
 
 
 def specification() -> list[sa.Column[Any]]:
-    """The columns of a job's request and of the specification that it resolved to."""
+    """Return the columns for a job's request and the specification that it was resolved to."""
     return [required("requested", JSONB()), required("spec", JSONB()), required("spec_version", sa.Integer())]
 
 
 def supervised_columns() -> list[sa.Column[Any]]:
-    """The columns of jobs that have attempts, events and a log."""
+    """Return the columns of jobs that have attempts, events and a log."""
     return [
         required("resumed_attempt", sa.Integer(), server_default="0"),
         required("seconds_used", sa.Double(), server_default="0"),
@@ -60,7 +60,7 @@ def supervised_columns() -> list[sa.Column[Any]]:
 
 
 def create_job_table(name: str, *columns: sa.Column[Any]) -> None:
-    """Create the table of a job kind: its own columns, those of every job, and the indexes of the job queue."""
+    """Create the table for a kind of job, with its own columns, the columns of every job, and queue indexes."""
     open_states = ["queued", "starting", "running", "pausing", "paused", "cancelling", "interrupted"]
     states = [*open_states, "succeeded", "failed", "cancelled"]
     status = sa.Enum(*states, name="status", native_enum=False, create_constraint=True, length=16)
@@ -92,7 +92,7 @@ def create_job_table(name: str, *columns: sa.Column[Any]) -> None:
 
 
 def create_attempts(name: str, kind: str, *columns: sa.Column[Any]) -> None:
-    """Create the table of the attempts at jobs of a kind."""
+    """Create the table of attempts for a kind of job."""
     op.create_table(
         name,
         owner(kind, primary_key=True),
@@ -110,7 +110,7 @@ def create_attempts(name: str, kind: str, *columns: sa.Column[Any]) -> None:
 
 
 def create_events(name: str, kind: str) -> None:
-    """Create the table of the events of jobs of a kind."""
+    """Create the table of events for a kind of job."""
     op.create_table(
         name,
         owner(kind, primary_key=True),
@@ -123,7 +123,7 @@ def create_events(name: str, kind: str) -> None:
 
 
 def create_log(name: str, kind: str) -> None:
-    """Create the table of the logs of jobs of a kind."""
+    """Create the table of logs for a kind of job."""
     op.create_table(
         name,
         owner(kind, primary_key=True),
@@ -134,7 +134,7 @@ def create_log(name: str, kind: str) -> None:
 
 
 def create_shared_tables() -> None:
-    """Create the tables that belong to no job."""
+    """Create the tables that do not belong to a kind of job."""
     op.create_table(
         "api_keys",
         identifier(),
@@ -207,7 +207,7 @@ def create_shared_tables() -> None:
 
 
 def create_run_tables() -> None:
-    """Create `runs`, `checkpoints` and what a run records."""
+    """Create `runs`, `checkpoints` and the tables of run records."""
     create_job_table(
         "runs",
         required("name", sa.Text()),
@@ -293,7 +293,7 @@ def create_run_tables() -> None:
 
 
 def create_evaluation_tables() -> None:
-    """Create `evaluations` and what an evaluation records."""
+    """Create `evaluations` and the tables of evaluation records."""
     create_job_table(
         "evaluations",
         required("name", sa.Text()),

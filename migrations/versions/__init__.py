@@ -1,1 +1,1 @@
-"""One file per revision."""
+"""The migrations, with one file per revision."""

@@ -1,4 +1,4 @@
-"""The command line `g2rpo`. Exit status 1: a job or a check failed; 2: the request was rejected."""
+"""The command line `g2rpo`. Exit status 1 means that a job or check failed, 2 that a request was rejected."""
 
 import json
 from pathlib import Path
@@ -43,10 +43,10 @@ for command in (curves.curves, images.generate, images.score, benchmarks.leaderb
 def up(port: options.Port = 8000, data: options.Data = options.DATA_DIR) -> None:
     """Run the whole service on this machine until Ctrl-C: PostgreSQL, Valkey, API, workers.
 
-    Unfinished jobs continue with the next `up` on the same data. G2RPO_DATABASE_URL and G2RPO_BROKER_URL replace the
-    embedded servers.
+    The next `up` on the same data continues unfinished jobs. Set G2RPO_DATABASE_URL and G2RPO_BROKER_URL to use other
+    servers instead of the embedded ones.
     """
-    from service.local.up import up as run  # Alembic, Celery and psutil load only here
+    from service.local.up import up as run  # imported here because Alembic, Celery and psutil are slow to import
 
     run(data, port, report=lambda line: console.print_line(line, to=console.stderr))
 
@@ -57,10 +57,10 @@ def demo(
     out: Annotated[Path, typer.Option(help="Directory for curves.png, before_after.png and report.json.")] = Path(
         "demo"
     ),
-    data: Annotated[Path | None, typer.Option(help="Directory of database and logs; default: OUT/.data.")] = None,
+    data: Annotated[Path | None, typer.Option(help="Directory for the database and logs; default: OUT/.data.")] = None,
     settings: options.Settings = None,
 ) -> None:
-    """Align the bundled model and generate the same images before and after."""
+    """Align the bundled model, and compare images from the model before and after alignment."""
     from service.cli.demo import run
 
     spec = console.read_spec(None, ["preset=shapes", "name=demo", f"training.seed={seed}", *(settings or [])])
@@ -73,7 +73,7 @@ def doctor(
     port: options.Port = 8000,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """Check everything the service needs and show how to fix problems. Exit status 1: a check failed."""
+    """Check everything the service needs and show how to fix problems. The exit status is 1 if a check failed."""
     from service.local.doctor.examination import examine
 
     found = []

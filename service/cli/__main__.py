@@ -1,4 +1,4 @@
-"""`python -m service.cli`: the same as `g2rpo`."""
+"""Run the `g2rpo` command line as `python -m service.cli`."""
 
 from service.cli import app
 

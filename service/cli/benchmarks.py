@@ -1,4 +1,4 @@
-"""`g2rpo benchmarks ...` and `g2rpo leaderboard`: prompts that models are evaluated on, scores and rankings."""
+"""`g2rpo benchmarks ...` and `g2rpo leaderboard`: manage benchmarks, rescore results and rank models."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -34,8 +34,9 @@ def import_benchmarks(
 ) -> None:
     """Import UniGenBench++ into the database: prompts, dimension definitions, judge templates.
 
-    No code of the checkout is executed. A repeated import changes nothing; new content replaces the benchmark of the
-    same name. The database is that of G2RPO_DATABASE_URL, else of the `g2rpo up` that runs on --data.
+    No code from the checkout is executed. Importing the same content again changes nothing; new content replaces the
+    benchmark with the same name. The command uses the database at G2RPO_DATABASE_URL, or else that of the `g2rpo up`
+    running on --data.
     """
     from service.api.benchmarks import imports, service
 
@@ -86,7 +87,7 @@ def rescore(
     resamples: options.Resamples = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Bootstrap seed.")] = None,
 ) -> None:
-    """Score a result file of the official scripts, with intervals and a count of dropped answers."""
+    """Score a result file written by the official scripts, with intervals and the number of dropped answers."""
     with console.connect() as client:
         found = client.rescore(file, benchmark, points=out is not None, resamples=resamples, seed=seed)
     print_scores(found.scores)
@@ -109,7 +110,7 @@ def leaderboard(
 
 
 def _print_report(report: "Report") -> None:
-    """Print what was read from a checkout on standard error. Raises EmbeddedError if it is not usable."""
+    """Print to standard error what was read from a checkout. Raises EmbeddedError if the checkout is unusable."""
     for file in report.files:
         read = file.reading
         points = sum(len(prompt.points) for prompt in read.prompts)

@@ -1,4 +1,4 @@
-"""`g2rpo catalog`: the names that requests may use; `g2rpo catalog check`: validation of a catalog file."""
+"""`g2rpo catalog` shows the names that requests may use; `g2rpo catalog check` validates a catalog file."""
 
 from pathlib import Path
 from typing import Annotated
@@ -40,12 +40,12 @@ def show(context: typer.Context) -> None:
 @app.command()
 def check(
     file: Annotated[
-        Path | None, typer.Argument(help="Catalog file; default: the file of G2RPO_CATALOG, else the bundled one.")
+        Path | None, typer.Argument(help="Catalog file; default: $G2RPO_CATALOG, else the bundled file.")
     ] = None,
 ) -> None:
-    """Check a catalog file and whether its files exist on this machine. Exit status 1: the file is invalid.
+    """Check a catalog file and whether the files it refers to exist. The exit status is 1 if the catalog is invalid.
 
-    The model hub and servers are not contacted, and values of variables are not printed.
+    The check does not contact the model hub or any server, and does not print the values of environment variables.
     """
     path = catalog_path(file)
     try:

@@ -1,4 +1,4 @@
-"""`g2rpo checkpoints ...`: saved policies."""
+"""`g2rpo checkpoints ...`: list, download, import and delete saved policies."""
 
 from itertools import islice
 from pathlib import Path
@@ -44,7 +44,7 @@ def download(
     checkpoint_id: CheckpointId,
     out: Annotated[Path | None, typer.Option(help="Directory; default: the checkpoint id.")] = None,
 ) -> None:
-    """Download the files of a checkpoint and verify their hashes. Interrupted downloads are continued."""
+    """Download the files of a checkpoint and verify their hashes. Interrupted downloads are resumed."""
     with console.connect() as client:
         for path in client.download(checkpoint_id, out or Path(checkpoint_id)):
             console.print_line(f"wrote {path}")
@@ -71,7 +71,7 @@ def import_lora(
         float | None, typer.Option(help="LoRA alpha; default: the value in the file, else the rank.")
     ] = None,
 ) -> None:
-    """Import a LoRA to start runs from and to generate images with. Prints its id."""
+    """Import a LoRA from which to start runs or generate images, and print its id."""
     with console.connect() as client:
         imported = client.import_checkpoint(file, model, name=name or file.stem, lora_alpha=lora_alpha)
     console.print_line(str(imported.id))
@@ -79,7 +79,7 @@ def import_lora(
 
 @app.command()
 def delete(checkpoint_id: CheckpointId, yes: options.Yes = False) -> None:
-    """Delete the files of a checkpoint; its metadata is preserved."""
+    """Delete the files of a checkpoint. Its metadata is preserved."""
     console.confirm(yes, f"Delete the files of checkpoint {checkpoint_id}?")
     with console.connect() as client:
         client.delete_checkpoint(checkpoint_id)

@@ -1,4 +1,4 @@
-"""Shared by all commands: output, request specs, errors, and access to the service and its database."""
+"""Code shared by all commands: output, request specs, errors, and access to the service and its database."""
 
 import os
 import sys
@@ -31,7 +31,7 @@ stdout = Console()
 stderr = Console(stderr=True)
 
 FAILED, REFUSED = 1, 2
-"""Exit status of a failed job, and of a request that was rejected before anything ran."""
+"""Exit statuses for a failed job and for a request that was rejected before anything ran."""
 _ID_LENGTH = 36
 _LOG_TAIL = 1500
 MediaType = TypeVar("MediaType", bound=str)
@@ -39,7 +39,7 @@ Item = TypeVar("Item")
 
 
 class ErrorReportingGroup(TyperGroup):
-    """Commands that report a rejected request or a local problem as a line of text and exit with status 2."""
+    """A command group that reports a rejected request or a local problem as one line and exits with status 2."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -52,15 +52,15 @@ class ErrorReportingGroup(TyperGroup):
 
 
 def connect() -> Client:
-    """A client of the service at G2RPO_URL, with the API key in G2RPO_API_KEY."""
+    """Return a client for the service at G2RPO_URL that uses the API key in G2RPO_API_KEY."""
     return Client(os.environ.get("G2RPO_URL", DEFAULT_URL), os.environ.get("G2RPO_API_KEY"))
 
 
 @contextmanager
 def open_session(data: Path) -> Iterator[Session]:
-    """A session on the database of G2RPO_DATABASE_URL, else of the `g2rpo up` that runs on `data`.
+    """Open a session on the database at G2RPO_DATABASE_URL, or else on that of the `g2rpo up` running on `data`.
 
-    Raises EmbeddedError if neither exists, or if the database is unreachable or has no current schema.
+    Raises EmbeddedError if there is no such database, if it is unreachable, or if its schema is not current.
     """
     database = connect_database(_database_settings(data))
     try:
@@ -91,7 +91,7 @@ def _database_settings(data: Path) -> Settings:
 
 
 def read_spec(file: Path | None, settings: Sequence[str] | None) -> dict[str, Any]:
-    """A request body from a YAML or JSON file (`-`: standard input), with `path.to.field=value` settings applied."""
+    """Read a request body from a YAML or JSON file (`-` is standard input) and apply `path.to.field=value` settings."""
     spec: Any = {}
     if file is not None:
         try:
@@ -113,7 +113,7 @@ def read_spec(file: Path | None, settings: Sequence[str] | None) -> dict[str, An
 
 
 def split_pair(text: str, separator: str, form: str) -> tuple[str, str]:
-    """Name and value of an option written as `form`. Raises BadParameter."""
+    """Split an option written as `form` into its name and value. Raises BadParameter if there is no separator."""
     name, found, value = text.partition(separator)
     if not found:
         raise typer.BadParameter(f"Invalid value {text!r}; write {form}")
@@ -121,30 +121,30 @@ def split_pair(text: str, separator: str, form: str) -> tuple[str, str]:
 
 
 def drop_unset(**values: Any) -> dict[str, Any]:
-    """The options that were given."""
+    """Return the options that were given, which are those that are not None."""
     return {name: value for name, value in values.items() if value is not None}
 
 
 def media_type(out: Path, by_suffix: Mapping[str, MediaType]) -> MediaType:
-    """The media type for the suffix of `out`. Raises BadParameter for an unsupported suffix."""
+    """Return the media type for the suffix of `out`. Raises BadParameter if the suffix is not supported."""
     if out.suffix not in by_suffix:
         raise typer.BadParameter(f"Unsupported file name {out}: must end in {', '.join(by_suffix)}")
     return by_suffix[out.suffix]
 
 
 def confirm(yes: bool, question: str) -> None:
-    """Ask for confirmation unless `--yes` was given; abort when it is denied."""
+    """Ask for confirmation unless `--yes` was given, and abort if the user declines."""
     if not yes:
         typer.confirm(question, abort=True)
 
 
 def print_line(text: str, style: str | None = None, to: Console = stdout) -> None:
-    """Print text as it is: without markup and without wrapping."""
+    """Print text verbatim, without interpreting markup and without wrapping lines."""
     to.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def print_warnings(warnings: Iterable[str]) -> None:
-    """Print warnings on standard error."""
+    """Print warnings to standard error."""
     for warning in warnings:
         print_line(f"warning: {warning}", "yellow", stderr)
 
@@ -155,7 +155,7 @@ def print_yaml(value: Any) -> None:
 
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table. Ids are never shortened; None is an empty cell, and floats have five significant digits."""
+    """Print a table. Ids are never truncated, None is shown as an empty cell, floats have five significant digits."""
     table = Table(*columns, box=None)
     for row in rows:
         for column, value in zip(table.columns, row, strict=True):
@@ -166,7 +166,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Non
 
 
 def print_items(items: Iterable[Item], *attributes: str, **columns: Callable[[Item], object]) -> None:
-    """Print a table of `attributes` of the items, and of `columns` computed from them."""
+    """Print a table with a column for each of the items' `attributes` and for each value computed by `columns`."""
     getters: dict[str, Callable[[Item], object]] = {**{name: attrgetter(name) for name in attributes}, **columns}
     titles = [name.replace("_", " ") for name in getters]
     print_table(titles, ([get(item) for get in getters.values()] for item in items))
@@ -181,7 +181,7 @@ def _cell(value: object) -> str:
 
 
 def print_heldout(changes: Mapping[str, Mapping[str, Any]]) -> None:
-    """Print how the held-out rewards changed: by reward, the fields of `HeldoutSummary`."""
+    """Print how the held-out rewards changed. `changes` maps reward names to the fields of `HeldoutSummary`."""
     rows = []
     for reward, change in changes.items():
         low, high = change["interval95"]

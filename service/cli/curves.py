@@ -1,4 +1,4 @@
-"""`g2rpo curves`: metrics of several runs, and means over groups of seeds, in one table or figure."""
+"""`g2rpo curves`: compare the metrics of several runs, and means over groups of runs, in one table or figure."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +27,7 @@ def curves(
     width_mm: Annotated[float, typer.Option(help="Figure width in millimeters.")] = 170,
     out: Annotated[Path | None, typer.Option(help="Write a .csv, .json, .png or .svg file.")] = None,
 ) -> None:
-    """Compare runs: print first and last values of their metrics, or write curves or a figure to a file."""
+    """Compare runs: print the first and last values of their metrics, or write the curves or a figure to a file."""
     form = console.media_type(out, _TYPES) if out is not None else None
     groups: dict[str, list[str]] = {}
     for name, ids in (console.split_pair(text, "=", "NAME=ID,ID") for text in group or ()):

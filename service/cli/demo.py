@@ -1,4 +1,4 @@
-"""`g2rpo demo`: the whole service, one run through the client, and a measurement of what the run changed."""
+"""`g2rpo demo`: start the whole service, align the bundled model, and measure what the run changed."""
 
 import json
 import os
@@ -28,9 +28,9 @@ PROMPTS, IMAGES, GENERATION_SEED = 6, 2, 1000
 LABEL = {"g2rpo": "demo"}
 _GENERATION_SECONDS = 300.0
 _REFRESH_SECONDS = 3.0
-"""Rendering costs processor time that the run on the same cores would use."""
+"""Rendering takes processor time from the run, which uses the same cores."""
 _MEMORY_SECONDS = 10.0
-"""Each measurement makes the kernel walk every page table, on the cores that the run uses."""
+"""Each measurement makes the kernel walk every page table, which takes processor time from the run."""
 _PACKAGES = (
     "g2rpo",
     "torch",
@@ -48,12 +48,12 @@ _NFE_PARTS = {"anchor": "rollout", "continuation": "rollout", "heldout": "heldou
 
 
 class DemoFailed(Exception):
-    """A job did not succeed; its error was printed."""
+    """A job did not succeed. Its error has already been printed."""
 
 
 @contextmanager
 def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
-    """Record the wall-clock seconds of the block as `seconds[phase]`."""
+    """Record the wall-clock time of the block in `seconds[phase]`."""
     start = time.perf_counter()
     try:
         yield
@@ -62,16 +62,16 @@ def timed(seconds: dict[str, float], phase: str) -> Iterator[None]:
 
 
 def _processor_seconds(pid: int | None = None) -> tuple[float, float]:
-    """Processor seconds, user and system, of a process (None: this one) and of its descendants that have ended."""
+    """Return the CPU seconds used by a process (default: this one), and by its descendants that have ended."""
     times = psutil.Process(pid).cpu_times()
     return times.user + times.system, times.children_user + times.children_system
 
 
 @contextmanager
 def _memory_samples() -> Iterator[list[int]]:
-    """Memory of this process and its descendants, bytes, sampled every ten seconds while the block runs.
+    """Sample the memory of this process and its descendants, in bytes, every ten seconds while the block runs.
 
-    Each shared page is counted once (PSS).
+    Shared pages are counted proportionally (PSS), so that they are not counted more than once.
     """
     samples: list[int] = []
     ended = threading.Event()
@@ -93,7 +93,7 @@ def _memory_samples() -> Iterator[list[int]]:
 
 
 def _proportional_bytes(process: psutil.Process) -> int:
-    """PSS of a process; 0 if it has ended or belongs to another user."""
+    """Return the PSS of a process in bytes, or 0 if it has ended or belongs to another user."""
     try:
         return int(process.memory_full_info().pss)
     except psutil.Error:
@@ -101,7 +101,7 @@ def _proportional_bytes(process: psutil.Process) -> int:
 
 
 def run(spec: Mapping[str, Any], out: Path, data: Path) -> int:
-    """Run the demonstration and return the exit status. Figures and report.json are written to `out`."""
+    """Run the demo, write its figures and report.json to `out`, and return the exit status."""
     out.mkdir(parents=True, exist_ok=True)
     seconds: dict[str, float] = {}
     before = sum(_processor_seconds())
@@ -125,7 +125,7 @@ def run(spec: Mapping[str, Any], out: Path, data: Path) -> int:
         return 130
     except ApiError as error:
         raise stack.failure or error from None
-    # All processes have ended and were waited for, so this process's usage includes every descendant's.
+    # All processes have ended and been waited for, so this process's usage includes that of every descendant.
     outside = sum(_processor_seconds()) - before - training
     report |= {
         "seconds": seconds,
@@ -140,9 +140,9 @@ def run(spec: Mapping[str, Any], out: Path, data: Path) -> int:
 
 
 def demonstrate(client: Client, spec: Mapping[str, Any], out: Path, seconds: dict[str, float]) -> dict[str, Any]:
-    """Run the demonstration on the service that `client` uses, and return the report.
+    """Run the demo on the service that `client` is connected to, and return the report.
 
-    Figures are written to `out`. Raises DemoFailed.
+    Writes the figures to `out`. Raises DemoFailed if a job does not succeed.
     """
     console.print_line(f"the service is ready at {client.url}")
     _cancel_leftovers(client)
@@ -179,7 +179,7 @@ def demonstrate(client: Client, spec: Mapping[str, Any], out: Path, seconds: dic
 
 
 def _cancel_leftovers(client: Client) -> None:
-    """Cancel runs of an interrupted demo on the same data, which would start before the new run."""
+    """Cancel runs left by an interrupted demo on the same data, which would otherwise start before the new run."""
     unfinished = [status for status in JobStatus if status not in TERMINAL]
     for leftover in client.runs(status=unfinished, label=[f"{key}:{value}" for key, value in LABEL.items()]):
         client.cancel(leftover.id)
@@ -193,7 +193,7 @@ def _require_success(kind: str, job: RunView | GenerationView) -> None:
 
 
 def _generate(client: Client, aligned: RunView) -> GenerationView:
-    """Images of the same prompts from the same noises, by the base model and by the last checkpoint."""
+    """Generate images with the base model and the last checkpoint, from the same prompts and initial noise."""
     final = next(client.checkpoints(aligned.id))
     heldout = dict.fromkeys(sample.prompt for sample in client.samples(aligned.id, kind="heldout"))
     spec = {
@@ -218,7 +218,7 @@ def _planned(plan: Plan) -> dict[str, int]:
 
 
 def _counted(client: Client, aligned: RunView) -> dict[str, int]:
-    """NFE that the engine counted over all steps."""
+    """Return the NFE that the engine counted over all steps, for each part of a run."""
     names = [f"nfe/{part}" for part in _NFE_PARTS]
     counted = dict.fromkeys(_NFE_PARTS.values(), 0)
     for curve in client.curves(aligned.id, names, max_points=10_000).curves:

@@ -1,4 +1,4 @@
-"""`g2rpo evaluations ...`: models evaluated on benchmarks, and their results."""
+"""`g2rpo evaluations ...`: evaluate models on benchmarks and show the results."""
 
 import sys
 from itertools import islice
@@ -30,8 +30,8 @@ def start(
     checkpoint: Annotated[
         str | None, typer.Option("--checkpoint", "-c", help="Checkpoint id; default: the base model.")
     ] = None,
-    judge: Annotated[str | None, typer.Option(help="Catalog judge; `none` for rewards alone.")] = None,
-    reward: Annotated[list[str] | None, typer.Option(help="Reward of every image; repeatable.")] = None,
+    judge: Annotated[str | None, typer.Option(help="Catalog judge; `none` to use rewards only.")] = None,
+    reward: Annotated[list[str] | None, typer.Option(help="Reward to compute for every image; repeatable.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Number of prompts, spread over the benchmark.")] = None,
     num_images: Annotated[int | None, typer.Option("--num-images", "-n", min=1, help="Images per prompt.")] = None,
     seed: Annotated[
@@ -89,21 +89,21 @@ def watch(evaluation_id: EvaluationId) -> None:
 
 @app.command()
 def cancel(evaluation_id: EvaluationId) -> None:
-    """Cancel an evaluation; `resume` continues it."""
+    """Cancel an evaluation. It can be continued with `resume`."""
     with console.connect() as client:
         _print_state(client.cancel_evaluation(evaluation_id))
 
 
 @app.command()
 def resume(evaluation_id: EvaluationId, watching: options.Watch = False) -> None:
-    """Resume an ended evaluation: generate missing images and repeat failed judge requests."""
+    """Resume an evaluation that has ended: generate missing images and repeat failed judge requests."""
     with console.connect() as client:
         _follow(client, client.resume_evaluation(evaluation_id), watching)
 
 
 @app.command()
 def delete(evaluation_id: EvaluationId, yes: options.Yes = False) -> None:
-    """Delete an ended evaluation with its images and results."""
+    """Delete an evaluation that has ended, with its images and results."""
     console.confirm(yes, f"Delete evaluation {evaluation_id} with its images and results?")
     with console.connect() as client:
         client.delete_evaluation(evaluation_id)
@@ -127,14 +127,14 @@ def answers(
     dimension: options.Dimension = None,
     index: Annotated[int | None, typer.Option(min=0, help="Only this prompt.")] = None,
     met: Annotated[
-        bool | None, typer.Option("--met/--unmet", help="Only images with a met, or an unmet, test point.")
+        bool | None, typer.Option("--met/--unmet", help="Only images with a met or unmet test point.")
     ] = None,
     failure: Annotated[Failure | None, typer.Option(help="Only answers that failed for this reason.")] = None,
     all_tries: Annotated[bool, typer.Option("--all-tries", help="Include earlier answers for the same image.")] = False,
-    words: Annotated[bool, typer.Option("--words", help="Print the full text of the judge.")] = False,
+    words: Annotated[bool, typer.Option("--words", help="Print the judge's full text.")] = False,
     limit: options.Limit = 20,
 ) -> None:
-    """List the judge's results per image: + met, - not met, ? unknown."""
+    """List the judge's results for each image: + met, - not met, ? unknown."""
     tries: Literal["newest", "all"] = "all" if all_tries else "newest"
     with console.connect() as client:
         found = client.answers(
@@ -153,10 +153,10 @@ def answers(
 def export(
     evaluation_id: EvaluationId,
     out: Annotated[
-        Path | None, typer.Option(help="A .csv file, or a .json file of counts; default: EVALUATION.csv.")
+        Path | None, typer.Option(help="A .csv file, or a .json file with counts; default: EVALUATION.csv.")
     ] = None,
 ) -> None:
-    """Write the result file of the official scripts, which `g2rpo benchmarks rescore` reads too."""
+    """Write a result file in the official format, which `g2rpo benchmarks rescore` can read."""
     file = out or Path(f"{evaluation_id}.csv")
     console.media_type(file, {".csv": "text/csv", ".json": "application/json"})
     with console.connect() as client:
@@ -171,7 +171,7 @@ def compare(
     resamples: options.Resamples = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Bootstrap seed.")] = None,
 ) -> None:
-    """Show the second evaluation minus the first, with 95% paired intervals and prompts won and lost."""
+    """Show the second evaluation minus the first, with paired 95% intervals and the prompts won and lost."""
     with console.connect() as client:
         found = client.compare_evaluations(first, second, resamples=resamples, seed=seed)
     console.print_warnings(found.warnings)
@@ -199,7 +199,7 @@ def gallery(
     images: Annotated[int | None, typer.Option("--images", min=1, help="Images per prompt.")] = None,
     out: Annotated[Path, typer.Option(help="A .png file, or a self-contained .html page.")] = Path("gallery.png"),
 ) -> None:
-    """Write a gallery: images of one or several evaluations side by side, with the test points they met."""
+    """Write a gallery that shows images from one or more evaluations side by side, with their judged test points."""
     form = console.media_type(out, _GALLERY_FORMS)
     with console.connect() as client:
         content = client.gallery(
@@ -216,7 +216,7 @@ def gallery(
 
 
 def _follow(client: Client, evaluation: EvaluationView, watching: bool) -> None:
-    """Print the state of an evaluation; with `watching` follow it and exit with the status of its outcome."""
+    """Print the state of an evaluation. If `watching`, follow the evaluation to its end and print its results."""
     if not watching:
         _print_state(evaluation)
         return
@@ -234,7 +234,7 @@ def _print_state(evaluation: EvaluationView) -> None:
 
 
 def _print_results(evaluation: EvaluationView) -> None:
-    """Print state, scores and rewards; exit with status 1 if the evaluation failed."""
+    """Print the state, scores and rewards of an evaluation, and exit with status 1 if it failed."""
     _print_state(evaluation)
     if evaluation.scores is not None:
         print_scores(evaluation.scores)

@@ -1,4 +1,4 @@
-"""`g2rpo generate` and `g2rpo score`: images from checkpoints, and rewards of images."""
+"""`g2rpo generate` and `g2rpo score`: generate images from checkpoints, and score images with rewards."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,13 +20,13 @@ def generate(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Catalog model.")] = None,
     num_images: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Images per prompt.")] = 1,
-    seed: Annotated[int, typer.Option(min=0, help="Seed, the same for all checkpoints.")] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps; default: of the model.")] = None,
-    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale; default: of the model.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed, shared by all checkpoints.")] = 0,
+    steps: Annotated[int | None, typer.Option(min=1, help="Denoising steps; default: the model's.")] = None,
+    guidance: Annotated[float | None, typer.Option(min=0, help="Guidance scale; default: the model's.")] = None,
     out: Annotated[Path, typer.Option(help="Directory for the images and grid.png.")] = Path("images"),
     wait: WaitOption = 600,
 ) -> None:
-    """Generate images of the same prompts with the same seeds from one or several checkpoints."""
+    """Generate images from one or more checkpoints, using the same prompts and seeds for each."""
     spec: dict[str, Any] = {"prompts": prompt, "num_images": num_images, "seed": seed}
     spec |= console.drop_unset(checkpoints=checkpoint, model=model, steps=steps, guidance=guidance)
     with console.connect() as client:
@@ -46,7 +46,7 @@ def score(
         list[Path] | None, typer.Argument(exists=True, dir_okay=False, help="PNG, JPEG or WebP images.")
     ] = None,
     prompt: Annotated[
-        list[str] | None, typer.Option("--prompt", "-p", help="Prompt of all images, or one per image in their order.")
+        list[str] | None, typer.Option("--prompt", "-p", help="One prompt for all images, or one per image, in order.")
     ] = None,
     generation: Annotated[
         str | None, typer.Option(metavar="GENERATION", help="Score the images of this generation instead.")
@@ -68,7 +68,7 @@ def score(
 
 
 def _require_success(kind: str, job: JobView) -> None:
-    """Exit with status 1 unless the job succeeded in the time that was waited."""
+    """Exit with status 1 unless the job succeeded within the waiting time."""
     if job.status is not JobStatus.SUCCEEDED:
         console.print_line(f"{kind} {job.id} is {job.status}")
         console.print_error(job)

@@ -1,4 +1,4 @@
-"""`g2rpo keys ...`: API keys, managed in the database because the first key cannot be created over HTTP."""
+"""`g2rpo keys ...`: manage API keys directly in the database, as the first key cannot be created over HTTP."""
 
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -19,7 +19,7 @@ from service.local import EmbeddedError
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Manage API keys in the database of G2RPO_DATABASE_URL, else of the `g2rpo up` that runs on --data.",
+    help="Manage API keys in the database at G2RPO_DATABASE_URL, or else in that of the `g2rpo up` running on --data.",
 )
 
 
@@ -32,7 +32,7 @@ def create(
     requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Maximum requests per minute.")] = None,
     data: options.Data = options.DATA_DIR,
 ) -> None:
-    """Create a key and print it; it cannot be printed again. Once a key exists, every request needs a key."""
+    """Create a key and print it. It cannot be shown again. Once a key exists, every request requires one."""
     try:
         spec = KeySpec(
             name=name,
@@ -56,7 +56,7 @@ def create(
 
 @app.command()
 def new() -> None:
-    """Print a new key for G2RPO_ADMIN_KEY. It is not stored; the service that starts with it accepts it."""
+    """Print a new key for G2RPO_ADMIN_KEY. The key is not stored; a service started with it accepts it."""
     typer.echo(new_secret())
 
 

@@ -1,4 +1,4 @@
-"""`g2rpo prompt-sets ...`: prompts for training and evaluation."""
+"""`g2rpo prompt-sets ...`: manage the prompts used for training and evaluation."""
 
 from pathlib import Path
 from typing import Annotated
@@ -19,12 +19,12 @@ def create(
     description: Annotated[str, typer.Option(help="Description.")] = "",
     heldout: Annotated[
         float | None,
-        typer.Option(help="Split into NAME-train and NAME-heldout: the held-out share below 1, or number of prompts."),
+        typer.Option(help="Split into NAME-train and NAME-heldout; a held-out share below 1, or a number of prompts."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the split.")] = 0,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Skip bad lines instead of rejecting the file.")] = False,
 ) -> None:
-    """Upload a file of prompts. Prints the names of the created sets."""
+    """Upload a file of prompts and print the names of the created sets."""
     with console.connect() as client:
         made = client.create_prompt_set(
             file, name or file.stem, description=description, heldout=heldout, seed=seed, skip_bad=skip_bad
@@ -37,7 +37,7 @@ def create(
 
 @app.command("list")
 def list_prompt_sets() -> None:
-    """List the prompt sets of the catalog and the uploaded ones."""
+    """List all prompt sets, both from the catalog and uploaded."""
     with console.connect() as client:
         console.print_items(client.prompt_sets(), "name", "origin", "prompts", "description")
 

@@ -1,4 +1,4 @@
-"""`g2rpo runs ...` and `g2rpo plan`: alignment runs, from planning to deletion."""
+"""`g2rpo runs ...` and `g2rpo plan`: plan, start, follow and delete alignment runs."""
 
 import json
 import sys
@@ -19,7 +19,7 @@ app = typer.Typer(no_args_is_help=True, help="Manage alignment runs.")
 
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="Run id.")]
 _SMALL_BYTES = 5e7
-"""Parts of a plan's memory below this are not listed."""
+"""Parts of a plan's memory that are smaller than this are not listed."""
 _CURVE_TYPES: dict[str, Literal["text/csv", "image/png", "image/svg+xml"]] = {
     ".csv": "text/csv",
     ".png": "image/png",
@@ -50,7 +50,7 @@ def list_runs(
 
 @app.command()
 def show(run_id: RunId, watching: options.Watch = False) -> None:
-    """Show a run: state, progress, newest metrics, held-out rewards, checkpoints."""
+    """Show a run: state, progress, latest metrics, held-out rewards and checkpoints."""
     with console.connect() as client:
         run = client.run(run_id)
         _print_run(watch(client, run) if watching else run)
@@ -85,7 +85,7 @@ def resume(
 
 @app.command()
 def checkpoint(run_id: RunId) -> None:
-    """Save a checkpoint of a running run after its current step."""
+    """Save a checkpoint of an active run after its current step."""
     with console.connect() as client:
         _print_state(client.save(run_id))
 
@@ -134,7 +134,7 @@ def curves(
     metric: Annotated[list[str] | None, typer.Option(help="Metric, or a prefix ending in *; repeatable.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write a .csv, .png or .svg file instead of printing.")] = None,
 ) -> None:
-    """Print first and last values of a run's metrics, or write its curves to a file."""
+    """Print the first and last values of a run's metrics, or write its curves to a file."""
     with console.connect() as client:
         if out is not None:
             console.write_file(out, client.curves_as(run_id, console.media_type(out, _CURVE_TYPES), metric or ()))
@@ -167,14 +167,14 @@ def events(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Follow the events until the run ends.")] = False,
     after: Annotated[int, typer.Option(min=0, help="Only events after the event with this id.")] = 0,
 ) -> None:
-    """Print the events of a run, one per line: id, time, attempt, type, data."""
+    """Print the events of a run, one per line, with id, time, attempt, type and data."""
     with console.connect() as client:
         for event in client.events(run_id, after):
             if isinstance(event, RunEvent):
                 time = f"{event.time.astimezone():%Y-%m-%d %H:%M:%S}"
                 typer.echo(f"{event.id}  {time}  {event.attempt}  {event.type}  {json.dumps(event.data)}")
             elif not follow:
-                return  # the first progress follows all past events
+                return  # the first progress message comes after all past events
 
 
 @app.command()
@@ -197,7 +197,7 @@ def spec(run_id: RunId) -> None:
 
 
 def plan(file: options.File = None, settings: options.Settings = None) -> None:
-    """Show the cost of a run before starting it: NFE (calls of the network), memory, time."""
+    """Show the cost of a run before starting it: NFE (network evaluations), memory and time."""
     with console.connect() as client:
         made = client.plan(console.read_spec(file, settings))
     console.print_line(
@@ -219,7 +219,7 @@ def plan(file: options.File = None, settings: options.Settings = None) -> None:
 
 
 def _follow(client: Client, run: RunView, watching: bool) -> None:
-    """Print the id of a started run; with `watching` follow the run and exit with the status of its outcome."""
+    """Print the id of a started run. If `watching`, follow the run and exit with a status that reflects its outcome."""
     if not watching:
         console.print_line(str(run.id))
         return

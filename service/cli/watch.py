@@ -1,4 +1,4 @@
-"""Following a job in a terminal: a progress bar with the steps, the time left and the newest rewards."""
+"""Follow a job in a terminal with a progress bar showing the steps, the time left and the latest rewards."""
 
 import time
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ _LINE_SECONDS = 10.0
 
 
 class ProgressDisplay:
-    """Shows the progress it is called with: as a bar in a terminal, else as a line at most every ten seconds."""
+    """A callable that shows job progress: as a bar in a terminal, or else as a line at most every ten seconds."""
 
     def __init__(self, on: Console = console.stdout) -> None:
         self._console = on
@@ -32,7 +32,7 @@ class ProgressDisplay:
             TextColumn("{task.fields[left]}"),
             TextColumn("{task.fields[rewards]}"),
         )
-        # No automatic refresh: rendering would take processor time from a run on the same cores.
+        # No automatic refresh, because rendering would take processor time from a run on the same cores.
         self._bar = Progress(*columns, console=on, auto_refresh=False, disable=not on.is_terminal)
         self._task = self._bar.add_task("", total=None, status="", left="", rewards="")
 
@@ -61,13 +61,13 @@ class ProgressDisplay:
 
 
 def watch(client: Client, run: RunView, on: Console = console.stdout, every: float = REFRESH_SECONDS) -> RunView:
-    """Show a run until it has ended or is paused, and return it. The display is updated at most every `every` s."""
+    """Show a run's progress until it ends or pauses, at most once every `every` seconds, and return the run."""
     with ProgressDisplay(on) as display:
         return client.wait_for_run(run.id, until=RESTING, every=every, seen=display)
 
 
 def newest_rewards(metrics: Mapping[str, LatestMetric]) -> str:
-    """The newest held-out rewards, or the training rewards of a run without evaluation."""
+    """Format the latest held-out rewards, or the training rewards if the run has no held-out evaluation."""
     for prefix, title in (("heldout/", "held-out "), ("reward/", "")):
         values = {
             name.removeprefix(prefix): metric.value for name, metric in metrics.items() if name.startswith(prefix)

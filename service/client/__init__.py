@@ -32,21 +32,21 @@ __all__ = [
 
 
 class Client(Runs, Checkpoints, Images, Evaluations, Benchmarks, PromptSets):
-    """A client with a typed method for every route. Use it as a context manager. Every method raises ApiError.
+    """A client with a typed method for every route, to be used as a context manager. Every method raises ApiError.
 
     Args:
         url: Address of the service.
         key: API key, if the service requires one.
-        timeout: Seconds without a byte after which a request fails.
-        patience: Seconds for which failed requests are retried. A retried request is never executed twice.
+        timeout: Number of seconds without receiving any data after which a request fails.
+        patience: Number of seconds for which failed requests are retried. A retried request is never executed twice.
     """
 
     def catalog(self) -> CatalogView:
-        """The names that a request may use."""
+        """Return the catalog, which lists the names that requests may use."""
         return self._read(CatalogView, "GET", "/catalog")
 
     def plan(self, spec: Mapping[str, Any]) -> Plan:
-        """The cost of a run; nothing is started."""
+        """Compute the cost of a run without starting it."""
         return self._read(Plan, "POST", "/plans", json=dict(spec))
 
     def create_key(
@@ -58,7 +58,7 @@ class Client(Runs, Checkpoints, Images, Evaluations, Benchmarks, PromptSets):
         max_open_jobs: int | None = None,
         requests_per_minute: int | None = None,
     ) -> CreatedKeyView:
-        """Create an API key. The secret is in this result only."""
+        """Create an API key. Only this result contains the secret."""
         spec = {
             "name": name,
             "scopes": list(scopes),
@@ -69,13 +69,13 @@ class Client(Runs, Checkpoints, Images, Evaluations, Benchmarks, PromptSets):
         return self._read(CreatedKeyView, "POST", "/keys", json=spec)
 
     def keys(self) -> Iterator[KeyView]:
-        """All API keys, newest first."""
+        """Iterate over all API keys, newest first."""
         return self._pages(KeyView, "/keys")
 
     def key(self, id: Id) -> KeyView:
-        """An API key without its secret."""
+        """Return an API key, without its secret."""
         return self._read(KeyView, "GET", f"/keys/{id}")
 
     def revoke_key(self, id: Id) -> KeyView:
-        """Revoke an API key: its next request is rejected."""
+        """Revoke an API key. Requests that use it are rejected from then on."""
         return self._read(KeyView, "DELETE", f"/keys/{id}")

@@ -1,4 +1,4 @@
-"""Benchmarks, rescored result files, the leaderboard."""
+"""Client methods for benchmarks, for rescoring result files and for the leaderboard."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,21 +18,21 @@ _MEDIA_TYPES = {
 
 
 class Benchmarks(Transport):
-    """The routes under `/benchmarks`, and `/leaderboard`."""
+    """The routes under `/benchmarks`, and the route `/leaderboard`."""
 
     def benchmarks(self) -> Iterator[BenchmarkSummary]:
-        """All benchmarks, by name."""
+        """Iterate over all benchmarks, ordered by name."""
         return self._pages(BenchmarkSummary, "/benchmarks")
 
     def benchmark(
         self, name: str, dimension: Sequence[str] = (), *, limit: int | None = None, cursor: str | None = None
     ) -> BenchmarkView:
-        """A benchmark with a page of its prompts, optionally only those with a test point of a `dimension`."""
+        """Return a benchmark with a page of its prompts, optionally only those with a test point in a `dimension`."""
         query = {"dimension": dimension, "limit": limit, "cursor": cursor}
         return self._read(BenchmarkView, "GET", f"/benchmarks/{name}", query)
 
     def benchmark_prompts(self, name: str, dimension: Sequence[str] = ()) -> Iterator[BenchmarkPrompt]:
-        """The prompts of a benchmark, by number."""
+        """Iterate over the prompts of a benchmark, ordered by index."""
         cursor: str | None = None
         while True:
             page = self.benchmark(name, dimension, limit=200, cursor=cursor).prompts
@@ -44,17 +44,17 @@ class Benchmarks(Transport):
     def rescore(
         self, file: Path, benchmark: str, *, points: bool = False, resamples: int | None = None, seed: int | None = None
     ) -> Rescore:
-        """The scores of a result file of the official scripts: `.csv`, `.jsonl`, or `.json`. Nothing is stored."""
+        """Score a `.csv`, `.jsonl` or `.json` result file written by the official scripts. Nothing is stored."""
         headers = {"Content-Type": media_type(file, _MEDIA_TYPES)}
         query = {"points": points, "resamples": resamples, "seed": seed}
         return self._read(Rescore, "POST", f"/benchmarks/{benchmark}/rescore", query, headers=headers, file=file)
 
     def leaderboard(self, benchmark: str | None = None) -> Leaderboard:
-        """The rankings on a benchmark; default: the short English prompts of UniGenBench++."""
+        """Return the rankings on a benchmark, by default the short English prompts of UniGenBench++."""
         return self._read(Leaderboard, "GET", "/leaderboard", {"benchmark": benchmark})
 
     def leaderboard_as(
         self, media_type: Literal["text/csv", "text/markdown", "image/png"], benchmark: str | None = None
     ) -> bytes:
-        """The rankings as a table or a figure."""
+        """Return the rankings on a benchmark as a table or figure."""
         return self._content("/leaderboard", media_type, {"benchmark": benchmark})

@@ -1,4 +1,4 @@
-"""Checkpoints: lists, resumable downloads, archives, imports."""
+"""Client methods to list, download, archive, import and delete checkpoints."""
 
 import hashlib
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ class Checkpoints(Transport):
         imported: bool | None = None,
         deleted: bool | None = None,
     ) -> Iterator[CheckpointSummary]:
-        """The checkpoints of a run by decreasing step, or all matching checkpoints, newest first."""
+        """Iterate over the checkpoints of a run by decreasing step, or over all matching checkpoints, newest first."""
         if run is not None:
             return self._pages(CheckpointSummary, f"/runs/{run}/checkpoints")
         return self._pages(
@@ -30,38 +30,38 @@ class Checkpoints(Transport):
         )
 
     def checkpoint(self, id: Id) -> CheckpointView:
-        """A checkpoint with its files."""
+        """Return a checkpoint with its files."""
         return self._read(CheckpointView, "GET", f"/checkpoints/{id}")
 
     def download(self, checkpoint: Id, directory: Path) -> list[Path]:
         """Save all files of a checkpoint in `directory` and verify their hashes.
 
-        An interrupted transfer is continued, also by the next call; a file exists only once it is complete.
+        An interrupted transfer is resumed, if necessary by the next call. A file is created only once it is complete.
         """
         return [self._download_file(file, directory) for file in self.checkpoint(checkpoint).files]
 
     def archive(self, checkpoint: Id, file: Path, *, training: bool = False) -> Path:
-        """Save a checkpoint as one tar file: weights, model card, spec, curves; `training` adds the training state."""
+        """Save a checkpoint with its model card, spec and curves as a tar file, optionally with its training state."""
         query = {"training": True} if training else {}
         return self._save(f"/checkpoints/{checkpoint}/archive", "application/x-tar", query, file)
 
     def delete_checkpoint(self, id: Id) -> None:
-        """Delete the files of a checkpoint; its metadata is preserved."""
+        """Delete the files of a checkpoint. Its metadata is preserved."""
         self._send("DELETE", f"/checkpoints/{id}")
 
     def import_checkpoint(
         self, file: Path, model: str, *, name: str = "", lora_alpha: float | None = None
     ) -> CheckpointView:
-        """Import a LoRA file (safetensors, as saved by diffusers) to start runs from and generate images with."""
+        """Import a LoRA file (safetensors, as saved by diffusers) from which to start runs or generate images."""
         query = {"model": model, "name": name, "lora_alpha": lora_alpha}
         headers = {"Content-Type": "application/octet-stream"}
         return self._read(CheckpointView, "POST", "/checkpoints", query, headers=headers, file=file)
 
     def _download_file(self, file: CheckpointFileView, directory: Path) -> Path:
-        """Save a file of a checkpoint in `directory` under its name and verify its hash.
+        """Save a file of a checkpoint in `directory` under its own name, and verify its hash.
 
-        Received bytes are stored as `.NAME.part`, and the next call continues from them. A file that exists with the
-        right hash is not downloaded again. Raises ApiError, OSError.
+        Received bytes are stored in `.NAME.part`, from which the next call continues. A file that already exists with
+        the expected hash is not downloaded again. Raises ApiError or OSError.
         """
         path = _local_path(directory, file.name)
         if path.is_file() and path.stat().st_size == file.size and _sha256(path) == file.sha256:
@@ -77,9 +77,9 @@ class Checkpoints(Transport):
         return part.replace(path)
 
     def _append(self, file: CheckpointFileView, part: Path) -> None:
-        """Append the bytes of one request to `part`. Raises ApiError if it brings none."""
+        """Send one request and append the bytes received to `part`. Raises ApiError if it fails without adding any."""
         size = part.stat().st_size
-        # The service verifies the hash of a whole file while sending it, but not that of a range.
+        # The service verifies the hash of a whole file while sending it, but cannot verify that of a range.
         headers = {"Range": f"bytes={size}-", "If-Range": f'"{file.sha256}"'} if size else {}
         try:
             with (
@@ -93,7 +93,7 @@ class Checkpoints(Transport):
 
 
 def _local_path(directory: Path, name: str) -> Path:
-    """The path of a file in `directory`. Raises ApiError for a name that leads out of it."""
+    """Return the path for a file name within `directory`. Raises ApiError if the name leads outside the directory."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or not path.name:
         raise ApiError(f"Invalid file name {name!r}: it is outside {directory}", code="foreign_path")

@@ -1,4 +1,4 @@
-"""The error of a request that failed."""
+"""The error that a failed request raises."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,7 +9,7 @@ from service.http.errors import FieldError
 
 
 class ApiError(Exception):
-    """The service rejected a request or did not respond. `str` is the explanation."""
+    """The service rejected a request or did not respond. `str(error)` explains why."""
 
     def __init__(
         self,
@@ -24,19 +24,19 @@ class ApiError(Exception):
         super().__init__(detail)
         self.detail = detail
         self.status = status
-        """HTTP status; None without a response."""
+        """HTTP status, or None if there was no response."""
         self.code = code
-        """Stable name of the kind of error."""
+        """Stable identifier for the kind of error."""
         self.errors = list(errors)
-        """Every invalid field, with status 422."""
+        """The invalid fields, if the status is 422."""
         self.request_id = request_id
-        """Id of the request in the service's log."""
+        """Id that identifies the request in the service's log."""
         self.retry_after = retry_after
-        """Seconds after which the service accepts the request again."""
+        """Number of seconds after which the request may be repeated, or None if the service did not specify it."""
 
     @classmethod
     def from_response(cls, response: httpx.Response) -> "ApiError":
-        """The error in a response that was read to its end."""
+        """Create the error described by a response whose body has been read."""
         status = response.status_code
         after = response.headers.get("Retry-After", "")
         seconds = float(after) if after.isdecimal() and len(after) < 7 else None
@@ -47,7 +47,10 @@ class ApiError(Exception):
 
     @classmethod
     def from_problem(cls, problem: Mapping[str, Any], status: int, retry_after: float | None = None) -> "ApiError":
-        """The error in an `application/problem+json`. Raises KeyError or ValidationError for other JSON."""
+        """Create the error described by an `application/problem+json` document.
+
+        Raises KeyError or ValidationError if the document has another form.
+        """
         return cls(
             str(problem["detail"]),
             status=status,

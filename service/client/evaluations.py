@@ -1,4 +1,4 @@
-"""Evaluations of models on benchmarks, and their results."""
+"""Client methods for evaluations of models on benchmarks."""
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,11 +21,11 @@ class Evaluations(Events):
     """The routes under `/evaluations`."""
 
     def evaluate(self, spec: Mapping[str, Any] | None = None) -> EvaluationView:
-        """Evaluate a model; `spec` is the body of `POST /evaluations`."""
+        """Start the evaluation of a model. `spec` is the body of `POST /evaluations`."""
         return self._read(EvaluationView, "POST", "/evaluations", json=dict(spec or {}))
 
     def evaluation(self, id: Id) -> EvaluationView:
-        """The state of an evaluation, and its scores once it has ended."""
+        """Return the state of an evaluation, including its scores once it has ended."""
         return self._read(EvaluationView, "GET", f"/evaluations/{id}")
 
     def evaluations(
@@ -36,26 +36,26 @@ class Evaluations(Events):
         checkpoint: Id | None = None,
         benchmark: str | None = None,
     ) -> Iterator[EvaluationSummary]:
-        """All matching evaluations, newest first."""
+        """Iterate over all matching evaluations, newest first."""
         query = {"status": list(status), "model": model, "benchmark": benchmark, "checkpoint": checkpoint}
         return self._pages(EvaluationSummary, "/evaluations", query)
 
     def cancel_evaluation(self, id: Id) -> EvaluationView:
-        """Cancel an evaluation; its images and results so far are preserved."""
+        """Cancel an evaluation. The images and results that it has produced so far are preserved."""
         return self._read(EvaluationView, "POST", f"/evaluations/{id}/cancel")
 
     def resume_evaluation(self, id: Id) -> EvaluationView:
-        """Resume an ended evaluation: generate missing images and repeat failed judge requests."""
+        """Resume an evaluation that has ended: generate missing images and repeat failed judge requests."""
         return self._read(EvaluationView, "POST", f"/evaluations/{id}/resume")
 
     def delete_evaluation(self, id: Id) -> None:
-        """Delete an ended evaluation with its images and results."""
+        """Delete an evaluation that has ended, with its images and results."""
         self._send("DELETE", f"/evaluations/{id}")
 
     def evaluation_events(
         self, id: Id, after: int = 0, *, every: float = 1.0, timeout: float | None = None
     ) -> Iterator[EvaluationEvent]:
-        """The events of an evaluation, as `events` yields those of a run; the last one is an EvaluationEnd."""
+        """Iterate over the events of an evaluation, like `events` for a run. The last one is an EvaluationEnd."""
         return self._follow(f"/evaluations/{id}/events", (EvaluationProgress, EvaluationEnd), after, every, timeout)
 
     def wait_for_evaluation(
@@ -66,7 +66,7 @@ class Evaluations(Events):
         every: float = 1.0,
         seen: Callable[[EvaluationProgress], None] = lambda _: None,
     ) -> EvaluationView:
-        """Wait until an evaluation has ended. `seen` is called with its progress, at most once every `every` seconds.
+        """Wait until an evaluation has ended, and call `seen` with its progress at most once every `every` seconds.
 
         Raises TimeoutError after `timeout` seconds.
         """
@@ -74,7 +74,7 @@ class Evaluations(Events):
         return self.evaluation(id)
 
     def evaluation_logs(self, id: Id, *, attempt: int | None = None, offset: int = 0) -> LogPart:
-        """A part of the log of the evaluation's process; the next part starts at `next_offset`."""
+        """Return a part of the log of the evaluation's process. The next part starts at `next_offset`."""
         return self._read(LogPart, "GET", f"/evaluations/{id}/logs", {"attempt": attempt, "offset": offset})
 
     def answers(
@@ -87,18 +87,18 @@ class Evaluations(Events):
         failure: str | None = None,
         tries: Literal["newest", "all"] | None = None,
     ) -> Iterator[AnswerView]:
-        """All matching answers of the judge, by prompt and image."""
+        """Iterate over all matching answers of the judge, ordered by prompt and image."""
         query = {"dimension": dimension, "index": index, "met": met, "failure": failure, "tries": tries}
         return self._pages(AnswerView, f"/evaluations/{evaluation}/answers", query)
 
     def evaluation_images(self, evaluation: Id, index: int | None = None) -> Iterator[EvaluationImageView]:
-        """All images of an evaluation, or of one prompt; `client.fetch_image(url)` is the PNG."""
+        """Iterate over the images of an evaluation, or of one prompt. `fetch_image(image.url)` returns the PNG."""
         return self._pages(EvaluationImageView, f"/evaluations/{evaluation}/images", {"index": index})
 
     def export_evaluation(self, evaluation: Id, file: Path) -> None:
-        """Write the official result file: a `.csv` of answers, or a `.json` of counts by dimension.
+        """Write a result file in the official format: a `.csv` with answers, or a `.json` with counts by dimension.
 
-        The file exists only once it is complete. Raises ApiError, ValueError for another suffix.
+        The file is created only once it is complete. Raises ApiError, or ValueError if the suffix is not supported.
         """
         media_types = {".csv": "text/csv", ".json": "application/json"}
         if file.suffix not in media_types:
@@ -108,7 +108,7 @@ class Evaluations(Events):
     def compare_evaluations(
         self, first: Id, second: Id, *, resamples: int | None = None, seed: int | None = None
     ) -> EvaluationComparison:
-        """The second evaluation minus the first, with paired intervals over their common prompts."""
+        """Compute the second evaluation minus the first, with paired intervals over their common prompts."""
         query = {"resamples": resamples, "seed": seed}
         return self._read(EvaluationComparison, "GET", f"/evaluations/{first}/comparison/{second}", query)
 
@@ -124,7 +124,7 @@ class Evaluations(Events):
         seed: int | None = None,
         images: int | None = None,
     ) -> bytes:
-        """Images with the judge's results, next to those of other evaluations: a PNG, or an HTML page."""
+        """Render images with the judge's results as PNG or HTML, optionally next to those of other evaluations."""
         query = {
             "with": beside,
             "dimension": dimension,

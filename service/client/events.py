@@ -1,4 +1,4 @@
-"""Event streams of jobs, continued across lost connections and restarts of the service."""
+"""Follow the event streams of jobs across lost connections and restarts of the service."""
 
 import json
 import math
@@ -13,27 +13,27 @@ from service.client.errors import ApiError
 from service.client.transport import Id, Transport, is_transient, pause
 
 Event = RunEvent | RunProgress | RunEnd
-"""An event, the current progress, or the end of a run."""
+"""An event of a run, its current progress, or its end."""
 EvaluationEvent = RunEvent | EvaluationProgress | EvaluationEnd
 P = TypeVar("P", RunProgress, EvaluationProgress)
 E = TypeVar("E", RunEnd, EvaluationEnd)
 
 _TIMEOUT = httpx.Timeout(45.0, connect=10.0)
-"""The service writes at least every 15 s: a connection that is silent for longer is lost."""
+"""The service writes at least every 15 s, so a connection that stays silent for longer than this is lost."""
 _PATIENCE_SECONDS = 600.0
-"""How long an established stream is reconnected."""
+"""Number of seconds for which the client tries to reconnect an established stream."""
 
 
 class Events(Transport):
-    """Following the event stream of a job."""
+    """Base class of the resources whose jobs have an event stream."""
 
     def _follow(
         self, path: str, kinds: tuple[type[P], type[E]], after: int, every: float, timeout: float | None
     ) -> Iterator[RunEvent | P | E]:
-        """The events of a job after the event with id `after`, until its end or for `timeout` seconds.
+        """Yield the events of a job that follow the event with id `after`, until the job ends or `timeout` is reached.
 
-        `kinds` are the classes of its progress and its end. An interrupted stream continues after the last event
-        that was received. Raises ApiError.
+        `kinds` contains the classes for the job's progress and end. An interrupted stream is resumed after the last
+        event received. Raises ApiError.
         """
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         attempts, patience, last_received = 0, self._patience, time.monotonic()
@@ -72,9 +72,9 @@ def wait_for_end(
     seen: Callable[[P], None],
     timeout: float | None,
 ) -> None:
-    """Follow a job to its end or to a state in `until`, and call `seen` with its progress.
+    """Follow a job until it ends or reaches a state in `until`, and call `seen` with each progress message.
 
-    Raises TimeoutError if the events end earlier, which they do after `timeout` seconds.
+    Raises TimeoutError if `events` ends before that, which happens after `timeout` seconds.
     """
     status = "unknown"
     for event in events:
@@ -90,9 +90,9 @@ def wait_for_end(
 
 
 def frames(blocks: Iterable[bytes]) -> Iterator[tuple[str, str]]:
-    """Name and data of each complete event in the bytes of an event stream.
+    """Parse the bytes of an event stream, and yield the name and data of each complete event.
 
-    Lines end in LF or CRLF only; `str.splitlines` splits at other characters too.
+    Only LF and CRLF end a line. `str.splitlines` is not used because it also splits at other characters.
     """
     name, data, rest = "", list[str](), b""
     for block in blocks:

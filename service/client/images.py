@@ -1,4 +1,4 @@
-"""Images: generations, and scores by rewards."""
+"""Client methods for generating images and scoring them with rewards."""
 
 import base64
 import math
@@ -15,22 +15,25 @@ from service.contracts.status import TERMINAL
 Job = TypeVar("Job", GenerationView, ScoreView)
 
 _MAX_WAIT_SECONDS = 50.0
-"""Longest wait of one request; below the timeouts of usual proxies."""
+"""Longest time that one request waits. It is below the timeouts of common proxies."""
 
 
 class Images(Transport):
-    """The routes under `/generations` and `/scores`, `/generate` and `/score`."""
+    """The routes under `/generations` and `/scores`, and the routes `/generate` and `/score`."""
 
     def generate(self, spec: Mapping[str, Any], wait: float | None = None) -> GenerationView:
-        """Generate images; `spec` is the body of `POST /generate`. `wait`: maximum seconds to wait for the end."""
+        """Generate images. `spec` is the body of `POST /generate`.
+
+        Returns when the job has ended, or after `wait` seconds.
+        """
         return self._create(GenerationView, "/generate", dict(spec), wait)
 
     def generation(self, id: Id) -> GenerationView:
-        """A generation and its images so far."""
+        """Return a generation with the images generated so far."""
         return self._read(GenerationView, "GET", f"/generations/{id}")
 
     def generations(self, *, status: Collection[str] = ()) -> Iterator[GenerationSummary]:
-        """All matching generations, newest first."""
+        """Iterate over all matching generations, newest first."""
         return self._pages(GenerationSummary, "/generations", {"status": list(status)})
 
     def wait_for_generation(self, id: Id, timeout: float) -> GenerationView:
@@ -42,19 +45,19 @@ class Images(Transport):
         return self._read(GenerationView, "POST", f"/generations/{id}/cancel")
 
     def delete_generation(self, id: Id) -> None:
-        """Delete an ended generation and its images; their scores are preserved."""
+        """Delete a generation that has ended, and its images. The scores of the images are preserved."""
         self._send("DELETE", f"/generations/{id}")
 
     def image(self, generation: Id, number: int) -> bytes:
-        """An image of a generation, PNG."""
+        """Fetch an image of a generation as PNG."""
         return self.fetch_image(f"/generations/{generation}/images/{number}")
 
     def grid(self, generation: Id) -> bytes:
-        """All images of a generation side by side, PNG."""
+        """Fetch a PNG that shows all images of a generation side by side."""
         return self.fetch_image(f"/generations/{generation}/grid.png")
 
     def fetch_image(self, path: str) -> bytes:
-        """The PNG at a path in a response, such as `generation.images[0].url`."""
+        """Fetch the PNG at a path taken from a response, such as `generation.images[0].url`."""
         return self._send("GET", path).content
 
     def score(
@@ -65,9 +68,9 @@ class Images(Transport):
         generation: Id | None = None,
         wait: float | None = None,
     ) -> ScoreView:
-        """Score images with `rewards`: pairs of a prompt and a file (PNG, JPEG, WebP), or those of a generation.
+        """Score images with `rewards`: either pairs of a prompt and a PNG, JPEG or WebP, or the images of a generation.
 
-        `wait`: maximum seconds to wait for the end.
+        Returns when the job has ended, or after `wait` seconds.
         """
         body: dict[str, Any] = {"rewards": list(rewards)}
         if images is not None:
@@ -77,11 +80,11 @@ class Images(Transport):
         return self._create(ScoreView, "/score", body, wait)
 
     def scoring(self, id: Id) -> ScoreView:
-        """A scoring job and its values so far."""
+        """Return a scoring job with the values computed so far."""
         return self._read(ScoreView, "GET", f"/scores/{id}")
 
     def scores(self, *, status: Collection[str] = ()) -> Iterator[ScoreSummary]:
-        """All matching scoring jobs, newest first."""
+        """Iterate over all matching scoring jobs, newest first."""
         return self._pages(ScoreSummary, "/scores", {"status": list(status)})
 
     def wait_for_score(self, id: Id, timeout: float) -> ScoreView:
@@ -93,7 +96,7 @@ class Images(Transport):
         return self._read(ScoreView, "POST", f"/scores/{id}/cancel")
 
     def delete_score(self, id: Id) -> None:
-        """Delete an ended scoring job and the images uploaded for it."""
+        """Delete a scoring job that has ended, and the images uploaded for it."""
         self._send("DELETE", f"/scores/{id}")
 
     def _create(self, model: type[Job], path: str, body: dict[str, Any], wait: float | None) -> Job:
@@ -107,7 +110,7 @@ class Images(Transport):
         return job
 
     def _poll(self, job: Job, deadline: float) -> Job:
-        """The job once it has ended, or at the deadline."""
+        """Poll a job until it has ended or the deadline is reached, and return it."""
         resource = "generations" if isinstance(job, GenerationView) else "scores"
         while job.status not in TERMINAL and (left := deadline - time.monotonic()) > 0:
             job = self._read(type(job), "GET", f"/{resource}/{job.id}", headers=_prefer(left))
@@ -115,7 +118,7 @@ class Images(Transport):
 
 
 def _prefer(wait: float) -> dict[str, str]:
-    """The header that delays the response until the job has ended, for at most `wait` seconds."""
+    """Return the header that delays a response until the job has ended, for at most `wait` seconds."""
     seconds = min(wait, _MAX_WAIT_SECONDS)
     return {"Prefer": f"wait={math.ceil(seconds)}"} if seconds > 0 else {}
 

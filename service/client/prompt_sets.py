@@ -1,4 +1,4 @@
-"""Prompt sets."""
+"""Client methods for prompt sets."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,21 +27,21 @@ class PromptSets(Transport):
         seed: int | None = None,
         skip_bad: bool = False,
     ) -> PromptSetUpload:
-        """Upload prompts: a `.txt`, `.jsonl` or `.csv` file. `heldout` splits it: NAME-train and NAME-heldout."""
+        """Upload a `.txt`, `.jsonl` or `.csv` file of prompts. `heldout` splits it into NAME-train and NAME-heldout."""
         headers = {"Content-Type": media_type(file, _MEDIA_TYPES)}
         query = {"name": name, "description": description, "heldout": heldout, "seed": seed, "skip_bad": skip_bad}
         return self._read(PromptSetUpload, "POST", "/prompt-sets", query, headers=headers, file=file)
 
     def prompt_sets(self) -> Iterator[PromptSetView]:
-        """The prompt sets of the catalog and the uploaded ones, by name."""
+        """Iterate over all prompt sets, both from the catalog and uploaded, ordered by name."""
         return self._pages(PromptSetView, "/prompt-sets")
 
     def prompt_set(self, name: str) -> PromptSetView:
-        """A prompt set with its counts."""
+        """Return a prompt set with its counts."""
         return self._read(PromptSetView, "GET", f"/prompt-sets/{name}")
 
     def prompts(self, name: str) -> Iterator[PromptView]:
-        """The prompts of an uploaded set."""
+        """Iterate over the prompts of an uploaded set."""
         return self._pages(PromptView, f"/prompt-sets/{name}/items")
 
     def delete_prompt_set(self, name: str) -> None:

@@ -1,4 +1,4 @@
-"""Runs with their curves, rewards, sample images and logs, and comparisons of runs."""
+"""Client methods for runs, their curves, rewards, sample images and logs, and for comparing runs."""
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -16,29 +16,29 @@ from service.contracts.status import TERMINAL
 
 
 class ComparisonOptions(TypedDict, total=False):
-    """Runs to compare, and how; the defaults are those of `GET /curves`."""
+    """The runs to compare, and how to compare them. The defaults are those of `GET /curves`."""
 
     runs: Sequence[Id]
     groups: Mapping[str, Sequence[Id]]
-    """Runs whose mean is shown, by name."""
+    """Maps the name of each group to the runs whose mean is shown."""
     x: Axis
-    """X axis: `step`, `nfe` or `seconds`."""
+    """The x-axis: `step`, `nfe` or `seconds`."""
     band: Band
-    """Band around a group's mean: `ci95`, `std`, `minmax` or `none`."""
+    """The band around a group's mean: `ci95`, `std`, `minmax` or `none`."""
     since_step: int
     max_points: int
     smooth: float
 
 
 class Runs(Events):
-    """The routes under `/runs`, and `/curves`."""
+    """The routes under `/runs`, and the route `/curves`."""
 
     def create_run(self, spec: Mapping[str, Any]) -> RunView:
-        """Start an alignment run; `spec` is the body of `POST /runs`."""
+        """Start an alignment run. `spec` is the body of `POST /runs`."""
         return self._read(RunView, "POST", "/runs", json=dict(spec))
 
     def run(self, id: Id) -> RunView:
-        """A run with its metrics."""
+        """Return a run with its metrics."""
         return self._read(RunView, "GET", f"/runs/{id}")
 
     def runs(
@@ -49,7 +49,7 @@ class Runs(Events):
         algorithm: str | None = None,
         label: Sequence[str] = (),
     ) -> Iterator[RunSummary]:
-        """All matching runs, newest first."""
+        """Iterate over all matching runs, newest first."""
         query = {"status": list(status), "model": model, "algorithm": algorithm, "label": label}
         return self._pages(RunSummary, "/runs", query)
 
@@ -67,7 +67,7 @@ class Runs(Events):
         return self._read(RunView, "POST", f"/runs/{id}/resume", json=body)
 
     def save(self, id: Id) -> RunView:
-        """Save a checkpoint of a running run after its current step."""
+        """Save a checkpoint of an active run after its current step."""
         return self._read(RunView, "POST", f"/runs/{id}/checkpoint")
 
     def clone(self, id: Id, overrides: Mapping[str, Any] | None = None) -> RunView:
@@ -83,14 +83,15 @@ class Runs(Events):
         self._send("DELETE", f"/runs/{id}")
 
     def attempts(self, id: Id) -> Iterator[AttemptView]:
-        """The attempts of a run, newest first."""
+        """Iterate over the attempts of a run, newest first."""
         return self._pages(AttemptView, f"/runs/{id}/attempts")
 
     def events(self, id: Id, after: int = 0, *, every: float = 1.0, timeout: float | None = None) -> Iterator[Event]:
-        """The events of a run, past ones first, after the event with id `after`; the last one is a RunEnd.
+        """Iterate over the events of a run that follow the event with id `after`, starting with past events.
 
-        Between the numbered RunEvents a RunProgress has the current state, at most once every `every` seconds. An
-        interrupted stream is continued without loss. After `timeout` seconds the events end without a RunEnd.
+        Besides the numbered RunEvents, the iterator yields a RunProgress with the current state, at most once every
+        `every` seconds, and finally a RunEnd. An interrupted stream is resumed without loss. After `timeout` seconds,
+        the iterator ends without a RunEnd.
         """
         return self._follow(f"/runs/{id}/events", (RunProgress, RunEnd), after, every, timeout)
 
@@ -103,9 +104,9 @@ class Runs(Events):
         every: float = 1.0,
         seen: Callable[[RunProgress], None] = lambda _: None,
     ) -> RunView:
-        """Wait until a run has ended or is in a state in `until`, by following its events.
+        """Follow the events of a run until it ends or reaches a state in `until`, and return the run.
 
-        `seen` is called with each RunProgress, at most once every `every` seconds. Raises TimeoutError after `timeout`
+        Calls `seen` with each RunProgress, at most once every `every` seconds. Raises TimeoutError after `timeout`
         seconds.
         """
         wait_for_end(id, self.events(id, LAST_ID, every=every, timeout=timeout), until, seen, timeout)
@@ -120,18 +121,18 @@ class Runs(Events):
         max_points: int | None = None,
         smooth: float | None = None,
     ) -> Curves:
-        """Metrics of a run over its steps; a name may end in `*`."""
+        """Return metrics of a run over its steps. A metric name may end in `*` to match a prefix."""
         query = {"metrics": metrics, "since_step": since_step, "max_points": max_points, "smooth": smooth}
         return self._read(Curves, "GET", f"/runs/{id}/curves", query)
 
     def curves_as(
         self, id: Id, media_type: Literal["text/csv", "image/png", "image/svg+xml"], metrics: Sequence[str] = ()
     ) -> bytes:
-        """Metrics of a run as a table or a figure."""
+        """Return metrics of a run as a table or figure."""
         return self._content(f"/runs/{id}/curves", media_type, {"metrics": metrics})
 
     def compare(self, metrics: Sequence[str], **options: Unpack[ComparisonOptions]) -> Comparison:
-        """Metrics of several runs and of means over groups of runs; a metric's name may end in `*`."""
+        """Compare metrics of runs, and means over groups of runs. A metric name may end in `*` to match a prefix."""
         return self._read(Comparison, "GET", "/curves", _comparison_query(metrics, options))
 
     def compare_figure(
@@ -142,35 +143,36 @@ class Runs(Events):
         width_mm: float | None = None,
         **options: Unpack[ComparisonOptions],
     ) -> bytes:
-        """The same as a figure: SVG, or PNG with 200 dpi; `width_mm` is its width in millimeters, 170 by default."""
+        """Return a comparison of runs as an SVG or a 200-dpi PNG. `width_mm` is its width in mm, 170 by default."""
         media_type = {"png": "image/png", "svg": "image/svg+xml"}[form]
         return self._content("/curves", media_type, {**_comparison_query(metrics, options), "width_mm": width_mm})
 
     def compare_table(self, metrics: Sequence[str], **options: Unpack[ComparisonOptions]) -> bytes:
-        """The same as CSV, one line per point."""
+        """Return a comparison of runs as CSV, with one line per point."""
         return self._content("/curves", "text/csv", _comparison_query(metrics, options))
 
     def rewards(
         self, id: Id, *, step: int | None = None, reward: str | None = None, granularity: int | None = None
     ) -> Iterator[RewardGroupView]:
-        """The reward groups of a run."""
+        """Iterate over the matching reward groups of a run."""
         query = {"step": step, "reward": reward, "granularity": granularity}
         return self._pages(RewardGroupView, f"/runs/{id}/rewards", query)
 
     def samples(self, id: Id, *, kind: str | None = None, step: int | None = None) -> Iterator[SampleView]:
-        """The sample images of a run; `fetch_image(sample.image)` is the PNG."""
+        """Iterate over the matching sample images of a run. `fetch_image(sample.image)` returns the PNG."""
         return self._pages(SampleView, f"/runs/{id}/samples", {"kind": kind, "step": step})
 
     def logs(self, id: Id, *, attempt: int | None = None, offset: int = 0) -> LogPart:
-        """A part of the log of the run's process; the next part starts at `next_offset`."""
+        """Return a part of the log of the run's process. The next part starts at `next_offset`."""
         return self._read(LogPart, "GET", f"/runs/{id}/logs", {"attempt": attempt, "offset": offset})
 
     def follow_logs(
         self, id: Id, *, attempt: int | None = None, follow: bool = True, every: float = 1.0
     ) -> Iterator[LogPart]:
-        """The log of the run's process from its start, in the newest or the given attempt.
+        """Yield the log of the run's process from its beginning, for the given or the newest attempt.
 
-        With `follow`, also later output and later attempts until the run has ended, polled every `every` seconds.
+        If `follow`, keep polling every `every` seconds, and yield new output and the logs of later attempts until the
+        run has ended.
         """
         offset = 0
         while True:

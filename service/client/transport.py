@@ -1,4 +1,4 @@
-"""HTTP requests with retries; every failure is an ApiError."""
+"""Send HTTP requests with retries, and raise ApiError for every failure."""
 
 import random
 import uuid
@@ -24,16 +24,17 @@ Result = TypeVar("Result")
 Query = Mapping[str, Any]
 
 _RETRY_STATUSES = frozenset({429, 502, 503, 504})
-"""Statuses of requests that were not executed and may succeed later."""
+"""Statuses of requests that were not executed but may succeed later."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 
 
 class Transport:
     """A connection to the service, and the base class of the client's resources.
 
-    A request without a response, or with status 429, 502, 503 or 504, is retried for up to `patience` seconds, after
-    pauses that grow from 0.2 s to 5 s or that the service requests (`Retry-After`). Every POST carries an
-    `Idempotency-Key`, the same in each retry, so that a request whose response was lost is not executed twice.
+    A request that gets no response, or the status 429, 502, 503 or 504, is retried for up to `patience` seconds. The
+    pause before each retry is the one the service asks for (`Retry-After`), or else grows from 0.2 s to 5 s. Every POST
+    carries an `Idempotency-Key` that stays the same across retries, so that a request whose response was lost is not
+    executed twice.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Transport:
             reason = f"Invalid service URL {url!r}: {error}; write it like {DEFAULT_URL}"
             raise ApiError(reason, code="bad_url") from error
         headers = {"Authorization": f"Bearer {key.strip()}"} if key else {}
-        # A proxy of the environment cannot reach this machine's loopback address.
+        # A proxy configured in the environment cannot reach this machine's loopback address.
         local = address.host in ("127.0.0.1", "localhost", "::1")
         self._http = httpx.Client(base_url=address, timeout=timeout, headers=headers, trust_env=not local)
 
@@ -74,7 +75,7 @@ class Transport:
         json: Any = None,
         file: Path | None = None,
     ) -> httpx.Response:
-        """Send a request with a JSON body or a file as its body. Raises ApiError."""
+        """Send a request, optionally with a JSON value or a file as its body. Raises ApiError."""
         headers = {**(headers or {}), **({"Idempotency-Key": str(uuid.uuid4())} if method == "POST" else {})}
 
         def once() -> httpx.Response:
@@ -90,15 +91,15 @@ class Transport:
     def _read(self, model: type[Model], method: str, path: str, query: Query | None = None, **request: Any) -> Model:
         """Send a request and validate the response as `model`. Raises ApiError."""
         content = self._send(method, path, query, **request).content
-        # Also by name: the schemas have aliases for database columns.
+        # Fields are also accepted by name, because the schemas have aliases for database columns.
         return TypeAdapter(model).validate_json(content, by_alias=True, by_name=True)
 
     def _content(self, path: str, accept: str, query: Query | None = None) -> bytes:
-        """The body of a response with the media type `accept`. Raises ApiError."""
+        """Fetch the body of a response with the media type `accept`. Raises ApiError."""
         return self._send("GET", path, query, headers={"Accept": accept}).content
 
     def _pages(self, model: type[Model], path: str, query: Query | None = None) -> Iterator[Model]:
-        """The items of a list, fetched page by page."""
+        """Iterate over the items of a list, fetching it page by page."""
         cursor: str | None = None
         while True:
             page = self._read(Page[model], "GET", path, {**(query or {}), "limit": 200, "cursor": cursor})  # type: ignore[valid-type]
@@ -108,7 +109,7 @@ class Transport:
                 return
 
     def _save(self, path: str, accept: str, query: Query | None, file: Path) -> Path:
-        """Save a response as `file`, which exists only once it is complete. Raises ApiError, OSError."""
+        """Save a response as `file`, which is created only once it is complete. Raises ApiError or OSError."""
         file.parent.mkdir(parents=True, exist_ok=True)
         part = file.with_name(f".{file.name}.part")
 
@@ -123,7 +124,7 @@ class Transport:
             part.unlink(missing_ok=True)
 
     def _retry(self, once: Callable[[], Result]) -> Result:
-        """Call `once` until it succeeds, fails permanently, or `patience` ends."""
+        """Call `once` until it succeeds, fails permanently, or has been retried for `patience` seconds."""
         return Retrying(
             retry=retry_if_exception(is_transient), wait=_wait, stop=stop_before_delay(self._patience), reraise=True
         )(once)
@@ -132,7 +133,7 @@ class Transport:
     def _stream(
         self, method: str, path: str, query: Query | None, headers: Mapping[str, str], **request: Any
     ) -> Iterator[httpx.Response]:
-        """Send a request once and yield the response before its body is read. Raises ApiError, while reading too."""
+        """Send a request once and yield the response before reading its body. Raises ApiError, even while reading."""
         if not path.startswith("/") or path.startswith("//"):  # the key must not be sent to another host
             raise ApiError(f"Invalid path {path!r}: must start with a single /", code="foreign_url")
         params = {name: value for name, value in (query or {}).items() if value is not None}
@@ -148,18 +149,18 @@ class Transport:
 
 
 def is_transient(error: BaseException | None) -> bool:
-    """Whether the same request may succeed later."""
+    """Whether a request that failed with `error` may succeed later."""
     return isinstance(error, ApiError) and (
         error.code in ("unreachable", "idempotency_in_progress") or error.status in _RETRY_STATUSES
     )
 
 
 def pause(attempt: int, error: BaseException | None) -> float:
-    """Seconds to wait after a failed attempt, with jitter so that many clients do not return at the same time."""
+    """Return the seconds to wait after a failed attempt, with jitter so that clients do not all retry at once."""
     if isinstance(error, ApiError) and error.retry_after is not None:
         return error.retry_after
     longest = min(_LONGEST_PAUSE, _FIRST_PAUSE * 2 ** min(attempt - 1, 10))
-    return random.uniform(longest / 2, longest)  # noqa: S311 - no secret
+    return random.uniform(longest / 2, longest)  # noqa: S311 - not a secret
 
 
 def _wait(state: RetryCallState) -> float:
@@ -167,7 +168,7 @@ def _wait(state: RetryCallState) -> float:
 
 
 def media_type(file: Path, by_suffix: Mapping[str, str]) -> str:
-    """The media type for the suffix of `file`. Raises ApiError for an unsupported suffix."""
+    """Return the media type for the suffix of `file`. Raises ApiError if the suffix is not supported."""
     found = by_suffix.get(file.suffix.lower())
     if found is None:
         raise ApiError(

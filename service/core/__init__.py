@@ -1,1 +1,1 @@
-"""Settings, logging, key format, catalog loader, bootstrap intervals: shared with the worker."""
+"""Code shared with the worker: settings, logging, key format, catalog loader and bootstrap intervals."""

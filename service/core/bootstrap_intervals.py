@@ -1,4 +1,4 @@
-"""Bootstrap intervals over prompts, and paired comparisons of two evaluations. The worker shares this module."""
+"""Compute bootstrap intervals over prompts, and paired comparisons of two evaluations. Also used by the worker."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ from service.contracts.benchmarks.dimensions import PRIMARY, SUB
 from service.contracts.benchmarks.scores import RESAMPLES, Difference, Interval, Intervals, ScoreDifferences, Tally
 
 _BLOCK = 500
-"""Resamples computed at the same time: a few MB for 600 prompts."""
+"""Number of resamples computed at a time. They take a few MB for 600 prompts."""
 _MICRO = len(PRIMARY) + len(SUB)
 _PRIMARY = {name: column for column, name in enumerate(PRIMARY)}
 _SUB = {name: column for column, name in enumerate(SUB, len(PRIMARY))}
@@ -20,14 +20,17 @@ Numbers = NDArray[np.float64]
 
 
 class _Table(NamedTuple):
-    """Met and judged test points, `[prompts, 10 primary dimensions + 27 sub-dimensions + all]`."""
+    """Numbers of met and of judged test points, each `[prompts, 10 primary dimensions + 27 sub-dimensions + all]`."""
 
     correct: Numbers
     total: Numbers
 
 
 def intervals(counted: Tally, seed: int = 0, resamples: int = RESAMPLES) -> Intervals | None:
-    """95% percentile intervals of every score over resampled prompts. None without prompts or resamples."""
+    """Compute 95% percentile intervals of every score over resampled prompts.
+
+    Returns None if there are no prompts or resamples.
+    """
     indices = list(counted.judged())
     if not indices or resamples < 1:
         return None
@@ -44,16 +47,17 @@ def intervals(counted: Tally, seed: int = 0, resamples: int = RESAMPLES) -> Inte
 
 
 def compare(first: Tally, second: Tally, seed: int = 0, resamples: int = RESAMPLES) -> ScoreDifferences:
-    """The second evaluation minus the first, on their common prompts, with the same resamples for both.
+    """Compute the scores of the second evaluation minus those of the first, on their common prompts.
 
-    Both must be on the same benchmark. The evaluation with the greater share of met test points wins a prompt.
+    Both evaluations use the same resamples and must be on the same benchmark. A prompt is won by the evaluation with
+    the greater share of met test points.
     """
     theirs = second.judged()
     indices = [index for index in first.judged() if index in theirs]
     a, b = _table(first, indices), _table(second, indices)
     differences = _paired(
         lambda weights: _accuracies(b, weights) - _accuracies(a, weights),
-        # Shares a/b and c/d compare like the integers a·d and c·b, which makes ties exact.
+        # Comparing the integers a·d and c·b instead of the shares a/b and c/d makes ties exact.
         np.where((a.total > 0) & (b.total > 0), np.sign(b.correct * a.total - a.correct * b.total), np.nan),
         len(indices),
         seed,
@@ -75,7 +79,7 @@ def compare(first: Tally, second: Tally, seed: int = 0, resamples: int = RESAMPL
 def mean_over_prompts(
     values: Sequence[Sequence[float]], seed: int = 0, resamples: int = RESAMPLES
 ) -> tuple[float | None, Interval | None]:
-    """The mean over images, whose values are grouped by prompt, and its 95% bootstrap interval over prompts."""
+    """Compute the mean over images and its 95% bootstrap interval over prompts. `values` are grouped by prompt."""
     if not values:
         return None, None
     sums, counts = (np.array([statistic(each) for each in values], dtype=float) for statistic in (sum, len))
@@ -89,9 +93,10 @@ def compare_values(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Difference:
-    """The second's mean over images minus the first's, on their common prompts, with the same resamples for both.
+    """Compute the second evaluation's mean over images minus the first's, on their common prompts.
 
-    Values are grouped by prompt. The greater mean wins a prompt.
+    Values are grouped by prompt. Both evaluations use the same resamples. A prompt is won by the evaluation with the
+    greater mean.
     """
     indices = [index for index, values in first.items() if values and second.get(index)]
     sums, counts = (
@@ -111,15 +116,15 @@ def compare_values(
 def _paired(
     difference: Callable[[Numbers], Numbers], ahead: Numbers, prompts: int, seed: int, resamples: int
 ) -> list[Difference]:
-    """The differences of all columns.
+    """Compute the difference in each column, with its interval, wins, losses and ties.
 
     Args:
         difference: Maps weights `[resamples, prompts]` to differences `[resamples, columns]`.
-        ahead: The sign of each prompt's difference `[prompts, columns or 1 fewer]`, NaN without a value. The overall
-            score, the last column, shares the signs of the column before.
+        ahead: The sign of each prompt's difference, `[prompts, columns or 1 fewer]`; NaN if there is no value. If there
+            is one column fewer, the last column (the overall score) uses the signs of the column before it.
         prompts: Number of common prompts.
         seed: Seed of the resamples.
-        resamples: Number of resamples; 0: no intervals.
+        resamples: Number of resamples, or 0 to compute no intervals.
     """
     values = difference(np.ones((1, prompts)))[0]
     found: Sequence[Interval | None] = [None] * len(values)
@@ -150,7 +155,10 @@ def _table(counted: Tally, indices: Sequence[int]) -> _Table:
 
 
 def _accuracies(table: _Table, weights: Numbers) -> Numbers:
-    """Accuracies by column, then the overall score, for weights `[resamples, prompts]`; NaN without judged points."""
+    """Compute the accuracy of each column, followed by the overall score, for weights `[resamples, prompts]`.
+
+    Values are NaN where there are no judged test points.
+    """
     with np.errstate(invalid="ignore", divide="ignore"):
         accuracies = (weights @ table.correct) / (weights @ table.total)
     return np.column_stack([accuracies, accuracies[:, : len(PRIMARY)].mean(axis=1)])
@@ -159,7 +167,7 @@ def _accuracies(table: _Table, weights: Numbers) -> Numbers:
 def _percentiles(
     statistic: Callable[[Numbers], Numbers], prompts: int, seed: int, resamples: int
 ) -> list[Interval | None]:
-    """The middle 95% of each column over resamples; None if no resample has a value."""
+    """Return the middle 95% of each column over the resamples, or None for columns that have no values."""
     generator = np.random.default_rng(seed)
     blocks = [min(_BLOCK, resamples - start) for start in range(0, resamples, _BLOCK)]
     even = np.full(prompts, 1 / prompts)

@@ -1,4 +1,4 @@
-"""The current catalog of a process, loaded again when its file changes."""
+"""Keep a process's catalog up to date by reloading it when its file changes."""
 
 import threading
 import time
@@ -11,28 +11,28 @@ from service.contracts.catalog import Catalog, catalog_path, load_catalog
 log = structlog.get_logger()
 
 CHECK_SECONDS = 1.0
-"""Maximum delay until a change of the file is noticed."""
+"""Maximum delay before a change to the file is noticed."""
 
 
 class CatalogLoader:
-    """The catalog of a file. Safe to use from several threads.
+    """Loads the catalog from a file and reloads it when the file changes. Instances are thread-safe.
 
-    The file is checked for changes because a signal or a request would reach one of several API processes only. With an
-    invalid file the previous catalog stays in use, and `problem` has the cause.
+    The file is polled for changes, because a signal or request would reach only one of several API processes. If the
+    file becomes invalid, the previous catalog stays in use and `problem` states the cause.
     """
 
     def __init__(self, path: Path | None = None, check_seconds: float = CHECK_SECONDS) -> None:
-        """Load the catalog. Raises CatalogError or OSError, because there is no previous catalog."""
+        """Load the catalog. Raises CatalogError or OSError if that fails, as there is no previous catalog to use."""
         self._path, self._check_seconds = catalog_path(path), check_seconds
         self._lock = threading.Lock()
         self._stamp = _stamp(self._path)
         self._catalog = load_catalog(self._path)
         self._checked_at = time.monotonic()
         self.problem: str | None = None
-        """Why the current file is not in use."""
+        """Why the current file is not in use, or None if it is in use."""
 
     def current(self) -> Catalog:
-        """The catalog, at most `check_seconds` older than its file."""
+        """Return the catalog, which lags behind its file by at most `check_seconds`."""
         with self._lock:
             if time.monotonic() - self._checked_at >= self._check_seconds:
                 self._reload()
@@ -54,7 +54,7 @@ class CatalogLoader:
 
 
 def _stamp(path: Path) -> tuple[int, int, int] | None:
-    """Values that change with the file; None without a file. The inode changes when the file is replaced."""
+    """Return values that change with the file, or None if it cannot be read. Replacing the file changes its inode."""
     try:
         found = path.stat()
     except OSError:

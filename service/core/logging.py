@@ -1,6 +1,6 @@
-"""Structured logs of the service, the workers and their libraries: one JSON object per line on standard error.
+"""Configure the logs of the service, the workers and their libraries: one JSON object per line on standard error.
 
-Lines have the ids of the request and of the job.
+Each line contains the ids of the request and the job that it belongs to, if any.
 """
 
 import logging
@@ -13,14 +13,14 @@ from structlog.tracebacks import ExceptionDictTransformer
 from structlog.typing import EventDict, Processor
 
 _OURS = ("service", "worker", "uvicorn", "celery")
-"""Loggers with the configured level; other loggers start at WARNING."""
+"""Loggers that use the configured level. All other loggers use WARNING or higher."""
 _PASSWORD = re.compile(r"(://[^:/@\s\"]*):[^@/\s\"]+@")
 _KEY = re.compile(r"(g2k_[0-9A-Za-z]{8})[0-9A-Za-z]{30}")
 _FIRST = ("time", "level", "event", "logger")
 
 
 def configure(level: str, **always: str) -> None:
-    """Log events from `level` on as JSON lines, each with the fields `always`."""
+    """Log events of at least `level` as JSON lines, each of which includes the fields in `always`."""
 
     def add_always(_logger: Any, _method: str, event: EventDict) -> EventDict:
         return {**event, **always}
@@ -44,7 +44,7 @@ def configure(level: str, **always: str) -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                # Local variables may hold secrets.
+                # Local variables may contain secrets.
                 structlog.processors.ExceptionRenderer(ExceptionDictTransformer(show_locals=False)),
                 _sort_fields,
                 structlog.processors.JSONRenderer(default=str),
@@ -56,7 +56,7 @@ def configure(level: str, **always: str) -> None:
 
 
 class _Lines(logging.StreamHandler[Any]):
-    """The handler of this module, distinct from those that other code adds to the root logger."""
+    """This module's handler. The class distinguishes it from handlers that other code adds to the root logger."""
 
 
 def _install(lines: _Lines, level: int) -> None:
@@ -80,5 +80,5 @@ def _sort_fields(_logger: Any, _method: str, event: EventDict) -> EventDict:
 
 
 def _without_secrets(_logger: Any, _method: str, line: Any) -> Any:
-    """The line without API keys and without passwords in URLs, which libraries include in messages."""
+    """Mask API keys and passwords in URLs, which libraries may include in messages."""
     return _KEY.sub(r"\1***", _PASSWORD.sub(r"\1:***@", line))

@@ -1,7 +1,8 @@
-"""The format of API keys, which can be checked without the database.
+"""Generate API keys, and check their format without the database.
 
-`g2k_`, 32 random characters (190 bits), and the CRC-32 of both in 6 characters, all of 0-9A-Za-z. The checksum
-distinguishes a mistyped key from an unknown one, and secret scanners can find leaked keys by the format.
+A key consists of `g2k_`, 32 random characters (190 bits) and a CRC-32 of both in 6 characters. All characters after the
+prefix are from 0-9A-Za-z. The checksum distinguishes a mistyped key from an unknown one, and secret scanners can find
+leaked keys by their format.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ import zlib
 
 PREFIX = "g2k_"
 PREFIX_LENGTH = 12
-"""Characters that are stored and shown; the other 24 random characters (142 bits) are secret."""
+"""Number of leading characters that are stored and shown. The other 24 random characters (142 bits) are secret."""
 _DIGITS = string.digits + string.ascii_uppercase + string.ascii_lowercase
 _RANDOM, _CHECK = 32, 6
 LENGTH = len(PREFIX) + _RANDOM + _CHECK
@@ -20,13 +21,13 @@ _FORM = re.compile(rf"{PREFIX}[0-9A-Za-z]{{{_RANDOM + _CHECK}}}")
 
 
 def new_secret() -> str:
-    """A new random key."""
+    """Generate a random key."""
     body = PREFIX + "".join(secrets.choice(_DIGITS) for _ in range(_RANDOM))
     return body + _checksum(body)
 
 
 def check_form(secret: str) -> None:
-    """Raise ValueError, without the key, for an invalid format or checksum."""
+    """Check a key's format and checksum. Raises ValueError, whose message does not contain the key."""
     if not _FORM.fullmatch(secret):
         raise ValueError(f"a key consists of {PREFIX} and {LENGTH - len(PREFIX)} letters and digits")
     if secret[-_CHECK:] != _checksum(secret[:-_CHECK]):
@@ -34,12 +35,12 @@ def check_form(secret: str) -> None:
 
 
 def prefix_of(secret: str) -> str:
-    """The part of a key that identifies it."""
+    """Return the part of a key that identifies it and is not secret."""
     return secret[:PREFIX_LENGTH]
 
 
 def digest_of(secret: str) -> str:
-    """The stored hash of a key: its SHA-256, hexadecimal. Its randomness makes a salt unnecessary."""
+    """Return the SHA-256 of a key in hexadecimal, which is stored. Keys are random, so no salt is needed."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 

@@ -1,6 +1,6 @@
-"""All settings of the service, in one class: environment variables `G2RPO_<NAME>`, or arguments.
+"""All settings of the service, in one class that reads environment variables `G2RPO_<NAME>` or arguments.
 
-The API gets them from `create_app`, a worker from `service.db.session.connect(...)` as `database.settings`.
+`create_app` passes them to the API. A worker gets them from `service.db.session.connect` as `database.settings`.
 """
 
 import difflib
@@ -31,24 +31,28 @@ _UNREADABLE = (
 
 
 class Settings(BaseSettings):
-    """Addresses, limits and times."""
+    """The addresses, limits and durations that configure the service."""
 
     model_config = SettingsConfigDict(env_prefix="G2RPO_", extra="ignore", frozen=True, hide_input_in_errors=True)
 
     # Addresses
     database_url: str = Field(
-        "postgresql+psycopg://localhost/g2rpo", repr=False, description="PostgreSQL 15 or newer, by psycopg 3."
+        "postgresql+psycopg://localhost/g2rpo", repr=False, description="URL of PostgreSQL 15 or newer, for psycopg 3."
     )
     broker_url: str = Field(
-        "redis://localhost:6379/0", repr=False, description="Redis or Valkey: wakes workers, counts requests."
+        "redis://localhost:6379/0",
+        repr=False,
+        description="URL of Redis or Valkey, which wakes workers and counts requests.",
     )
     data_dir: Path = Field(Path(".g2rpo"), description="Local directory for files of this process.")
     storage_url: str | None = Field(None, description="fsspec URL of the artifact store; default: data_dir/artifacts.")
-    min_free_bytes: NonNegativeInt = Field(2**30, description="Minimum free space of a ready artifact store, bytes.")
+    min_free_bytes: NonNegativeInt = Field(
+        2**30, description="Minimum free space required in the artifact store, bytes."
+    )
     catalog: Path | None = Field(
         None, description="YAML file of models, rewards, prompt sets and judges. Workers read the environment variable."
     )
-    log_level: str = Field("INFO", description="Lowest level that is logged.")
+    log_level: str = Field("INFO", description="Lowest log level that is written.")
 
     # Keys and quotas
     admin_key: SecretStr | None = Field(
@@ -58,33 +62,44 @@ class Settings(BaseSettings):
     requests_per_minute: PositiveInt = Field(6000, description="Maximum number of requests per key and minute.")
 
     # Jobs
-    lease_seconds: PositiveFloat = Field(30, description="Lifetime of a lease; then other workers may claim the job.")
+    lease_seconds: PositiveFloat = Field(
+        30, description="Lifetime of a lease. After it, other workers may claim the job."
+    )
     renew_seconds: PositiveFloat = Field(10, description="Seconds between renewals of a lease.")
     reconcile_seconds: PositiveFloat = Field(15, description="Seconds between searches for missed jobs.")
-    progress_timeout_seconds: PositiveFloat = Field(1800, description="Maximum time of a process without progress.")
-    cancel_grace_seconds: PositiveFloat = Field(120, description="Time to stop, plus two steps, before SIGTERM.")
+    progress_timeout_seconds: PositiveFloat = Field(
+        1800, description="Maximum time for which a process may make no progress."
+    )
+    cancel_grace_seconds: PositiveFloat = Field(
+        120, description="Time to stop, in addition to two steps, before SIGTERM."
+    )
     drain_seconds: PositiveFloat = Field(60, description="Time for a job to save its state when its worker stops.")
-    max_attempts: PositiveInt = Field(3, description="Consecutive lost attempts that fail a job.")
-    max_run_seconds: PositiveFloat = Field(30 * 86_400, description="Maximum time to run since creation or resumption.")
-    worker_timeout_seconds: PositiveFloat = Field(60, description="Maximum age of the heartbeat of a listed worker.")
+    max_attempts: PositiveInt = Field(3, description="Number of consecutive lost attempts after which a job fails.")
+    max_run_seconds: PositiveFloat = Field(
+        30 * 86_400, description="Maximum running time since creation or the last resume."
+    )
+    worker_timeout_seconds: PositiveFloat = Field(60, description="Maximum heartbeat age of a listed worker.")
 
     # Storage
     model_cache_seconds: PositiveFloat = Field(300, description="Idle time after which a worker releases its models.")
     max_log_bytes: int = Field(
-        64 * 2**20, ge=2**20, le=2**34, description="Maximum stored size of an attempt's log, bytes; of its file twice."
+        64 * 2**20,
+        ge=2**20,
+        le=2**34,
+        description="Maximum stored size of an attempt's log, bytes. The file may be twice as large.",
     )
-    orphan_seconds: PositiveFloat = Field(86_400, description="Minimum age of unreferenced artifacts to delete.")
+    orphan_seconds: PositiveFloat = Field(
+        86_400, description="Minimum age at which unreferenced artifacts are deleted."
+    )
     collect_seconds: PositiveFloat = Field(3600, description="Seconds between searches for unreferenced artifacts.")
     idempotency_seconds: PositiveFloat = Field(7 * 86_400, description="Lifetime of an Idempotency-Key.")
 
     # Limits of requests and responses
     max_upload_bytes: PositiveInt = Field(2 * 2**30, description="Maximum size of an imported LoRA file, bytes.")
     max_results_bytes: PositiveInt = Field(128 * 2**20, description="Maximum size of a result file to rescore, bytes.")
-    max_prompt_set_bytes: PositiveInt = Field(
-        64 * 2**20, le=2**30, description="Maximum size of a file of prompts, bytes."
-    )
+    max_prompt_set_bytes: PositiveInt = Field(64 * 2**20, le=2**30, description="Maximum size of a prompt file, bytes.")
     max_prompt_set_prompts: PositiveInt = Field(
-        1_000_000, description="Maximum number of distinct prompts of a file; each needs about 130 bytes."
+        1_000_000, description="Maximum number of distinct prompts in a file; each needs about 130 bytes."
     )
     max_prompts: PositiveInt = Field(10_000, description="Maximum number of prompts in a request.")
     max_run_nfe: PositiveInt = Field(100_000_000_000, description="Maximum NFE of a run's plan.")
@@ -92,14 +107,14 @@ class Settings(BaseSettings):
     max_wait_seconds: PositiveFloat = Field(60, description="Maximum wait of `Prefer: wait=N`.")
     max_streams: PositiveInt = Field(1000, description="Maximum number of event streams per API process.")
     max_stream_seconds: PositiveFloat = Field(3600, description="Maximum age of a stream; clients reconnect.")
-    max_images: PositiveInt = Field(1024, description="Maximum number of images of a generation.")
-    max_pixels: PositiveInt = Field(2**30, description="Maximum number of pixels of a generation or score.")
-    max_score_images: PositiveInt = Field(256, description="Maximum number of images of a score.")
+    max_images: PositiveInt = Field(1024, description="Maximum number of images in a generation.")
+    max_pixels: PositiveInt = Field(2**30, description="Maximum number of pixels in a generation or score.")
+    max_score_images: PositiveInt = Field(256, description="Maximum number of images in a score.")
     max_score_image_bytes: PositiveInt = Field(16 * 2**20, description="Maximum size of an image file to score, bytes.")
     max_score_image_pixels: PositiveInt = Field(2**24, description="Maximum size of an image to score, pixels.")
-    max_evaluation_images: PositiveInt = Field(20_000, description="Maximum number of images of an evaluation.")
+    max_evaluation_images: PositiveInt = Field(20_000, description="Maximum number of images in an evaluation.")
     max_grid_pixels: PositiveInt = Field(64_000_000, description="Maximum size of an image grid, pixels.")
-    log_chunk_bytes: PositiveInt = Field(256 * 1024, description="Maximum size of a part of a log, bytes.")
+    log_chunk_bytes: PositiveInt = Field(256 * 1024, description="Maximum size of a log part in a response, bytes.")
     database_pool: PositiveInt = Field(12, description="Maximum number of database connections per process.")
     connect_seconds: PositiveInt = Field(5, description="Maximum wait for a database connection.")
 
@@ -160,18 +175,18 @@ class Settings(BaseSettings):
 
 
 READ_ELSEWHERE = frozenset({"G2RPO_URL", "G2RPO_API_KEY", "G2RPO_PORT", "G2RPO_COMMIT", "G2RPO_PARENT_FD"})
-"""Variables with the prefix that are not settings: of the command line, the build and the training process."""
+"""Variables with the prefix `G2RPO_` that the command line, build or training process reads, so not settings."""
 
 
 def unknown_variables(environment: Mapping[str, str]) -> dict[str, str | None]:
-    """The unknown variables with the prefix, each with the most similar known name."""
+    """Map each unknown `G2RPO_` variable to the most similar known name, or None if no known name is similar."""
     known = {f"G2RPO_{name.upper()}" for name in Settings.model_fields} | READ_ELSEWHERE
     unknown = sorted(name for name in environment if name.startswith("G2RPO_") and name not in known)
     return {name: next(iter(difflib.get_close_matches(name, known, n=1)), None) for name in unknown}
 
 
 def what_is_wrong(error: ValidationError) -> str:
-    """Why settings are invalid, by variable. Values are not shown: some are secret."""
+    """Describe, by variable, why settings are invalid. Values are not shown because some are secret."""
     return "; ".join(
         (f"G2RPO_{'.'.join(map(str, one['loc'])).upper()}: " if one["loc"] else "")
         + one["msg"].removeprefix("Value error, ")

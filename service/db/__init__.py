@@ -1,4 +1,4 @@
-"""The database: models, sessions, migrations, and the artifact store.
+"""Access to the database and the artifact store: models, sessions and migrations.
 
-The API and the workers share this package and `service.contracts`.
+Both the API and the workers use this package and `service.contracts`.
 """

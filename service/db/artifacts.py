@@ -1,8 +1,8 @@
-"""The artifact store: images and checkpoints, by keys that the service generates.
+"""The artifact store, which holds images and checkpoints under keys that the service generates.
 
-Workers write, the API reads. A key is a relative path such as `runs/<id>/1/checkpoints/20`; rows contain keys, so that
-a store can be moved. A file is stored completely or not at all. A directory is complete once it has its manifest, which
-is written last.
+Workers write to the store and the API reads from it. A key is a relative path such as `runs/<id>/1/checkpoints/20`.
+Database rows contain keys instead of URLs, so that a store can be moved. A file is stored completely or not at all. A
+directory is complete once it contains its manifest, which is written last.
 """
 
 import contextlib
@@ -21,15 +21,15 @@ from service.db.storage_backends import BLOCK, WrongHash, backend_of
 __all__ = ["BLOCK", "ArtifactDamaged", "ArtifactStore", "StoreUnavailable", "Stored", "WrongHash"]
 
 _NOT_IN_A_KEY = frozenset('\\\x00*?[]{}"<>|\n\r')
-"""Characters that some store interprets as a pattern, a version or the end of a name."""
+"""Characters that some stores interpret as a pattern, a version or the end of a name."""
 
 
 class ArtifactDamaged(Exception):
-    """A stored file is missing, or differs from its row."""
+    """A stored file is missing or does not match its database row."""
 
 
 class StoreUnavailable(OSError):
-    """The store cannot be reached or fails, which says nothing about the file. A retry may succeed."""
+    """The store is unreachable or fails. The file itself may be intact, and a retry may succeed."""
 
     def __str__(self) -> str:
         return str(self.strerror)
@@ -37,7 +37,7 @@ class StoreUnavailable(OSError):
 
 @dataclass(frozen=True)
 class Stored:
-    """Key, hash and size (bytes) of a stored file."""
+    """The key, hash and size (in bytes) of a stored file."""
 
     key: str
     sha256: str
@@ -45,10 +45,10 @@ class Stored:
 
 
 class ArtifactStore:
-    """Files under an fsspec URL such as `file:///var/lib/g2rpo` or `s3://bucket/prefix`.
+    """A store of files under an fsspec URL such as `file:///var/lib/g2rpo` or `s3://bucket/prefix`.
 
-    It may be shared by threads and used after a fork. An S3 store reads credentials, region and endpoint from the
-    standard AWS environment variables. Every method raises StoreUnavailable while the store cannot be used.
+    Instances are thread-safe and can be used after a fork. An S3 store reads its credentials, region and endpoint from
+    the standard AWS environment variables. Every method raises StoreUnavailable while the store cannot be used.
     """
 
     def __init__(self, url: str) -> None:
@@ -56,16 +56,17 @@ class ArtifactStore:
         self._backend = backend_of(url)
 
     def put_file(self, source: Path, key: str, sha256: str | None = None) -> Stored:
-        """Store one file under `key`, replacing an earlier one.
+        """Store one file under `key`, replacing any earlier file.
 
-        Raises WrongHash, without storing, if the hash is not `sha256`, and FileNotFoundError without a `source`.
+        Raises WrongHash, and stores nothing, if the file's hash is not `sha256`. Raises FileNotFoundError if `source`
+        does not exist.
         """
         safe = _safe(key)
         with self._translate_errors(f"cannot store {key}", source):
             return Stored(key, *self._backend.put(source, safe, sha256))
 
     def put_directory(self, source: Path, key: str, last: str = MANIFEST_FILE) -> dict[str, Stored]:
-        """Store every file of a directory, `last` after all others; the stored files by relative name."""
+        """Store every file of a directory, with `last` after all others. Returns the stored files by relative name."""
         names = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
         if last not in names:
             raise FileNotFoundError(f"{source} is not complete: it has no {last}")
@@ -73,7 +74,7 @@ class ArtifactStore:
         return {name: self.put_file(source / name, f"{key}/{name}") for name in (*names, last)}
 
     def get_directory(self, key: str, names: list[str], target: Path) -> None:
-        """Copy the named files of a stored directory into `target`. Raises ArtifactDamaged for a missing one."""
+        """Copy the named files of a stored directory to `target`. Raises ArtifactDamaged if one is missing."""
         for name in names:
             local = target / _safe(name)
             local.parent.mkdir(parents=True, exist_ok=True)
@@ -82,7 +83,7 @@ class ArtifactStore:
                 self._backend.fetch(safe, local)
 
     def read(self, key: str, sha256: str) -> bytes:
-        """All bytes of a stored file, checked against the hash in its row. Raises ArtifactDamaged."""
+        """Read a whole stored file and verify its hash. Raises ArtifactDamaged if it is missing or altered."""
         safe = _safe(key)
         with self._translate_errors(f"cannot read {key}"), self._backend.open(safe) as file:
             data = file.read()
@@ -91,23 +92,23 @@ class ArtifactStore:
         return data
 
     def check_size(self, stored: Stored) -> None:
-        """Raise ArtifactDamaged unless the file exists and has the recorded size."""
+        """Check that a file exists and has the recorded size. Raises ArtifactDamaged otherwise."""
         safe = _safe(stored.key)
         with self._translate_errors(f"cannot read {stored.key}"):
             found = self._backend.size(safe)
         _compare_size(stored, found)
 
     def check_whole(self, files: Iterable[Stored]) -> None:
-        """Raise ArtifactDamaged unless all files exist and have the recorded sizes."""
+        """Check that all files exist and have the recorded sizes. Raises ArtifactDamaged otherwise."""
         for file in files:
             self.check_size(file)
 
     def stream(self, stored: Stored, start: int = 0, length: int | None = None) -> Iterator[bytes]:
-        """`length` bytes from `start`, all by default, in blocks. Raises ArtifactDamaged.
+        """Read `length` bytes from `start`, by default to the end, in blocks. Raises ArtifactDamaged.
 
-        Before the first block, the existence and size of the file are checked, and the hash if it has at most BLOCK
-        bytes. For a larger file that is read from start to end, the hash is checked before the last block; for a part
-        of a larger file, the hash is not checked.
+        The existence and size of the file are checked before the first block. The hash of a file of at most BLOCK bytes
+        is checked before the first block as well. The hash of a larger file is checked before the last block if the
+        whole file is read, but is not checked if only a part is read.
         """
         length = stored.size - start if length is None else length
         if stored.size <= BLOCK:
@@ -137,30 +138,30 @@ class ArtifactStore:
         yield held
 
     def exists(self, key: str) -> bool:
-        """Whether there is a file under `key`."""
+        """Whether a file is stored under `key`."""
         safe = _safe(key)
         with self._translate_errors(f"cannot look up {key}"):
             return self._backend.exists(safe)
 
     def names(self, prefix: str) -> Iterator[str]:
-        """Names directly under `prefix`, such as the ids under `runs`."""
+        """Iterate over the names directly under `prefix`, such as the ids under `runs`."""
         safe = _safe(prefix)
         with self._translate_errors(f"cannot list {prefix}"):
             return iter(self._backend.names(safe))
 
     def delete(self, prefix: str) -> None:
-        """Remove everything under `prefix`, if there is any."""
+        """Remove everything under `prefix`, if anything exists there."""
         safe = _safe(prefix)
         with self._translate_errors(f"cannot delete {prefix}"):
             self._backend.delete(safe)
 
     def free_bytes(self) -> int | None:
-        """Bytes that can still be stored, or None if the store has no such limit or does not report it."""
+        """Return the bytes that can still be stored, or None if the store has no limit or does not report it."""
         with self._translate_errors("cannot determine the free space"):
             return self._backend.free_bytes()
 
     def check(self) -> None:
-        """Write, read and remove a file. Raises StoreUnavailable."""
+        """Check the store by writing, reading and removing a file. Raises StoreUnavailable if that fails."""
         probe = f"probes/{uuid.uuid4()}"
         with self._translate_errors("test file failed"):
             self._backend.put_bytes(b"ready", probe)
@@ -173,7 +174,7 @@ class ArtifactStore:
 
     @contextlib.contextmanager
     def _translate_errors(self, action: str, source: Path | None = None) -> Iterator[None]:
-        """Raise a backend's errors as ArtifactDamaged or StoreUnavailable; `source` is a file outside the store."""
+        """Translate a backend's errors to ArtifactDamaged or StoreUnavailable. `source` is a file outside the store."""
         try:
             yield
         except (ArtifactDamaged, StoreUnavailable, WrongHash):

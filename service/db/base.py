@@ -1,4 +1,4 @@
-"""The declarative base: constraint names, column types, shared columns, identifiers."""
+"""The declarative base of all tables, with constraint names, column types, shared columns and identifiers."""
 
 import uuid
 from datetime import datetime
@@ -20,13 +20,13 @@ NAMING = {
 }
 
 BigInt = Annotated[int, 64]
-"""An integer of 64 bits; `int` alone is a column of 32 bits."""
+"""A 64-bit integer column. A plain `int` is a 32-bit column."""
 CreatedAt = Annotated[datetime, mapped_column(server_default=func.now())]
-"""A time that defaults to that of the insertion."""
+"""A timestamp column that defaults to the time of insertion."""
 
 
 class Base(DeclarativeBase):
-    """Every table. `str` is text, `dict` and `list` are JSONB, `datetime` is timestamptz."""
+    """The base class of all tables. `str` maps to text, `dict` and `list` to JSONB, and `datetime` to timestamptz."""
 
     metadata = MetaData(naming_convention=NAMING)
     type_annotation_map = {  # noqa: RUF012 - SQLAlchemy reads a plain dictionary here
@@ -42,19 +42,19 @@ class Base(DeclarativeBase):
 
 
 class StoredFile:
-    """The columns of a file in the artifact store."""
+    """The columns that describe a file in the artifact store."""
 
     key: Mapped[str]
     sha256: Mapped[str]
     size: Mapped[BigInt]
-    """Bytes."""
+    """Size in bytes."""
 
     @property
     def stored(self) -> Stored:
-        """The file."""
+        """The file's key, hash and size as one value."""
         return Stored(self.key, self.sha256, self.size)
 
 
 def new_id() -> uuid.UUID:
-    """A UUIDv7: unique, and ordered by the time of its creation."""
+    """Create a UUIDv7, which is unique and sorts by creation time."""
     return uuid.UUID(int=uuid_utils.uuid7().int)

@@ -1,4 +1,4 @@
-"""Answers of an evaluation and its scores. The newest answer on each image counts."""
+"""Read an evaluation's answers and compute its scores. Only the newest answer about each image is used."""
 
 import uuid
 from collections import defaultdict
@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 
 def is_newest() -> ColumnElement[bool]:
-    """Whether a row of `evaluation_answers` is the newest on its image."""
+    """Return the condition that a row of `evaluation_answers` is the newest answer about its image."""
     newer = aliased(EvaluationAnswer)
     columns = ("evaluation_id", "index", "image_index")
     same = [getattr(newer, column) == getattr(EvaluationAnswer, column) for column in columns]
@@ -28,13 +28,13 @@ def is_newest() -> ColumnElement[bool]:
 
 
 def newest(session: Session, evaluation_id: uuid.UUID) -> Sequence[EvaluationAnswer]:
-    """The newest answer on each image, sorted by image."""
+    """Return the newest answer about each image, sorted by prompt and image."""
     query = select(EvaluationAnswer).where(EvaluationAnswer.evaluation_id == evaluation_id, is_newest())
     return session.scalars(query.order_by(EvaluationAnswer.index, EvaluationAnswer.image_index)).all()
 
 
 def newest_verdicts(session: Session, evaluation_id: uuid.UUID) -> Iterator[Answer]:
-    """The newest answer on each image, without its text, sorted by image."""
+    """Yield the newest answer about each image, without its text, sorted by prompt and image."""
     columns = (EvaluationAnswer.index, EvaluationAnswer.image_index, EvaluationAnswer.scores, EvaluationAnswer.failure)
     query = select(*columns).where(EvaluationAnswer.evaluation_id == evaluation_id, is_newest())
     for index, image_index, points, failure in session.execute(query.order_by(*columns[:2])):
@@ -43,23 +43,23 @@ def newest_verdicts(session: Session, evaluation_id: uuid.UUID) -> Iterator[Answ
 
 
 def full_benchmark_of(session: Session, row: Evaluation) -> Benchmark:
-    """The benchmark of an evaluation, with all its prompts."""
+    """Load the benchmark of an evaluation with all of its prompts."""
     return session.get_one(BenchmarkRow, row.benchmark_id, options=[undefer(BenchmarkRow.prompts)]).benchmark()
 
 
 def benchmark_of(session: Session, row: Evaluation) -> Benchmark:
-    """The benchmark of an evaluation, with only the prompts that are evaluated."""
+    """Load the benchmark of an evaluation with only the prompts that are evaluated."""
     benchmark, indices = full_benchmark_of(session, row), set(row.prompts)
     return benchmark.model_copy(update={"prompts": tuple(p for p in benchmark.prompts if p.index in indices)})
 
 
 def tally_of(session: Session, row: Evaluation) -> Tally:
-    """The counts of an evaluation's newest answers."""
+    """Count the test points met in an evaluation's newest answers."""
     return tally(benchmark_of(session, row), newest_verdicts(session, row.id))
 
 
 def rewards_by_prompt(session: Session, row: Evaluation) -> dict[str, dict[int, list[float | None]]]:
-    """By reward and prompt, the values of the images; None where the reward failed."""
+    """Return the image values by reward and prompt index. A value is None if the reward failed."""
     values: dict[str, dict[int, list[float | None]]] = defaultdict(lambda: defaultdict(list))
     query = select(EvaluationImage.index, EvaluationImage.rewards).where(EvaluationImage.evaluation_id == row.id)
     for index, rewards in session.execute(query.order_by(EvaluationImage.index, EvaluationImage.image_index)):
@@ -69,7 +69,7 @@ def rewards_by_prompt(session: Session, row: Evaluation) -> dict[str, dict[int, 
 
 
 def score(session: Session, row: Evaluation) -> None:
-    """Write an evaluation's scores and mean rewards, computed from its current answers and images."""
+    """Compute an evaluation's scores and mean rewards from its current answers and images, and store them in `row`."""
     from service.core.bootstrap_intervals import intervals  # imports numpy, which most routes do not need
 
     if row.judge is not None:
@@ -80,9 +80,9 @@ def score(session: Session, row: Evaluation) -> None:
 
 
 def conclude(session: Session, row: Evaluation) -> None:
-    """`score` an evaluation that ends. Answers that cannot be scored are logged and do not prevent the end.
+    """Score an evaluation that is about to end. If scoring fails, the error is logged and the evaluation still ends.
 
-    Raises only errors of an unavailable database.
+    Only errors that mean the database is unavailable are raised.
     """
     try:
         with session.begin_nested():

@@ -1,4 +1,4 @@
-"""Record the events of a job, and notify the listeners of its status changes."""
+"""Record the events of a job, and notify listeners of its status changes."""
 
 import uuid
 from typing import Any
@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 from service.db.models import SupervisedJob
 
 CHANNEL = "g2rpo_jobs"
-"""The NOTIFY channel; a payload is `<kind>:<id>`."""
+"""The NOTIFY channel. Payloads have the form `<kind>:<id>`."""
 
 
 def record(
@@ -20,7 +20,10 @@ def record(
     type: str,
     data: dict[str, Any] | None = None,
 ) -> int:
-    """Append an event to a job and return its number; numbers are consecutive, by the job's row lock."""
+    """Append an event to a job and return its number. The job's row lock keeps the numbers consecutive.
+
+    Raises LookupError if the job does not exist.
+    """
     number: int | None = session.scalar(
         update(job)
         .where(job.id == id)
@@ -35,5 +38,5 @@ def record(
 
 
 def notify_job(session: Session, kind: str, id: uuid.UUID) -> None:
-    """Notify the listeners of a job when the transaction commits. Call it for every change of status."""
+    """Notify a job's listeners when the transaction commits. Must be called for every status change."""
     session.execute(select(func.pg_notify(CHANNEL, f"{kind}:{id}")))

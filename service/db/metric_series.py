@@ -1,4 +1,4 @@
-"""Read metrics: the value of each step by its newest attempt, found by the primary key."""
+"""Read metrics by primary key. For each step, only the value from the newest attempt is used."""
 
 import uuid
 from collections.abc import Collection, Sequence
@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from service.db.models import Run
 
-# One index probe per name finds the next name, so that the cost depends on the number of names, not of rows.
+# One index probe per name finds the next name, so the cost depends on the number of names, not on that of rows.
 _LATEST = text("""
 WITH RECURSIVE names(name) AS (
     (SELECT name FROM metrics WHERE run_id = :run ORDER BY name LIMIT 1)
@@ -55,27 +55,27 @@ ORDER BY m.step DESC, m.attempt DESC
 
 @dataclass(frozen=True)
 class Range:
-    """A metric, and its first and last step."""
+    """A metric name with its first and last step."""
 
     name: str
     first_step: int
     last_step: int
 
     def width(self, max_points: int) -> int:
-        """Steps per bucket, for at most `max_points` buckets of equal width."""
+        """Return the number of steps per bucket that gives at most `max_points` buckets of equal width."""
         return -(-(self.last_step - self.first_step + 1) // max_points)
 
 
 @dataclass(frozen=True)
 class Latest(Range):
-    """A metric of a run with its last value."""
+    """A metric of a run with its first step, last step and last value."""
 
     value: float | None
 
 
 @dataclass(frozen=True)
 class Buckets:
-    """A metric over steps: first step of each bucket, and mean, minimum, maximum and number of its finite values."""
+    """A metric in buckets: the first step of each, and the mean, minimum, maximum and count of its finite values."""
 
     name: str
     steps: list[int]
@@ -86,20 +86,20 @@ class Buckets:
 
 
 def latest(session: Session, run_id: uuid.UUID) -> list[Latest]:
-    """Every metric of a run, by name."""
+    """Return the latest value and the step range of every metric of a run, sorted by name."""
     return [Latest(*row) for row in session.execute(_LATEST, {"run": run_id})]
 
 
 def at(session: Session, run_id: uuid.UUID, name: str, steps: Collection[int]) -> dict[int, float]:
-    """The finite values of a metric at the given steps."""
+    """Return the finite values of a metric at the given steps."""
     rows = session.execute(_AT, {"run": run_id, "name": name, "steps": sorted(steps)})
     return {step: value for step, value in rows if value is not None}
 
 
 def buckets(session: Session, run: Run, ranges: Sequence[Range], since_step: int, max_points: int) -> list[Buckets]:
-    """The metrics in `ranges` from `since_step`, each in at most `max_points` buckets of equal width.
+    """Return the metrics in `ranges` from `since_step` on, each in at most `max_points` buckets of equal width.
 
-    Selecting the newest attempt takes a third of the time, and is left out for a run with one attempt.
+    Selecting the newest attempt takes a third of the time, so it is skipped for runs with a single attempt.
     """
     shown = [Range(r.name, max(r.first_step, since_step), r.last_step) for r in ranges if r.last_step >= since_step]
     parameters = {

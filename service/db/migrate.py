@@ -1,6 +1,6 @@
-"""Migrate a database to the newest schema, and compare its revision with the newest.
+"""Migrate a database to the newest schema, and determine its current and newest revision.
 
-`python -m service.db.migrate` upgrades the database of the settings.
+`python -m service.db.migrate` upgrades the database configured in the settings.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ _LOCK = 0x6732727043
 
 
 def config(connection: Connection | None = None) -> Config:
-    """Alembic's configuration for the migrations of this package."""
+    """Return the Alembic configuration for the service's migrations."""
     config = Config()
     config.set_main_option("script_location", str(Path(migrations.__file__).parent).replace("%", "%%"))
     config.attributes["connection"] = connection
@@ -29,23 +29,23 @@ def config(connection: Connection | None = None) -> Config:
 
 
 def upgrade(url: str, revision: str = "head") -> None:
-    """Upgrade the database at `url`; concurrent upgrades wait for each other."""
+    """Upgrade the database at `url` to `revision`. Concurrent upgrades wait for each other."""
     _locked(url, lambda connection: command.upgrade(config(connection), revision))
 
 
 def downgrade(url: str, revision: str) -> None:
-    """Downgrade the database at `url` to `revision`; `base` is the empty schema."""
+    """Downgrade the database at `url` to `revision`, where `base` is the empty schema."""
     _locked(url, lambda connection: command.downgrade(config(connection), revision))
 
 
 def current(connection: Connection) -> str | None:
-    """The revision of the database, or None without a schema."""
+    """Return the revision of the database, or None if it has no schema."""
     return MigrationContext.configure(connection).get_current_revision()
 
 
 @cache
 def head() -> str | None:
-    """The newest revision."""
+    """Return the newest revision."""
     return ScriptDirectory.from_config(config()).get_current_head()
 
 

@@ -1,4 +1,4 @@
-"""Retention of checkpoints: a retired checkpoint is marked in its row, and workers collect its files as garbage."""
+"""Retire checkpoints: mark their rows as deleted, and their files as garbage that workers remove later."""
 
 import uuid
 from collections.abc import Iterable, Sequence
@@ -14,10 +14,10 @@ _INTACT = (Checkpoint.deleted_at.is_(None), Checkpoint.damaged.is_(False))
 
 
 def use_of(session: Session, checkpoint: Checkpoint, by_its_run: bool = True) -> str | None:
-    """A description of an unfinished job that needs the checkpoint, or None. `by_its_run`: include resumes of its run.
+    """Describe an unfinished job that needs the checkpoint, or return None if there is none.
 
-    The caller has locked the row of the run, then that of the checkpoint. New users of a checkpoint lock it in share
-    mode and check it again.
+    If `by_its_run`, this includes the checkpoint's own run, which may resume from it. The caller must have locked the
+    row of the run, then that of the checkpoint. New users of a checkpoint lock it in share mode and check it again.
     """
     users = (
         (Run, Run.start_from == checkpoint.id),
@@ -34,16 +34,17 @@ def use_of(session: Session, checkpoint: Checkpoint, by_its_run: bool = True) ->
 
 
 def retire(session: Session, checkpoints: Iterable[Checkpoint]) -> None:
-    """Mark checkpoints as deleted, and their files as garbage."""
+    """Mark checkpoints as deleted and their files as garbage."""
     for checkpoint in checkpoints:
         checkpoint.deleted_at = func.now()
         discard(session, [checkpoint.key])
 
 
 def retire_old(session: Session, run_id: uuid.UUID, keep: int) -> list[int]:
-    """Retire all but the `keep` newest checkpoints of a run, its best one and those in use; the steps of the retired.
+    """Retire all checkpoints of a run except the `keep` newest, the best one and those in use.
 
-    Damaged checkpoints are neither retired nor counted, because the store may be repaired.
+    Returns the steps of the retired checkpoints. Damaged checkpoints are neither retired nor counted, because the store
+    may be repaired.
     """
     intact = select(Checkpoint).where(Checkpoint.run_id == run_id, *_INTACT)
     locked = session.scalars(intact.order_by(Checkpoint.id).with_for_update()).all()
@@ -56,14 +57,14 @@ def retire_old(session: Session, run_id: uuid.UUID, keep: int) -> list[int]:
 
 
 def discard(session: Session, prefixes: Sequence[str]) -> None:
-    """Mark everything under these prefixes of the artifact store as garbage, to be removed after the commit."""
+    """Mark everything under `prefixes` in the artifact store as garbage, to be removed after the commit."""
     if prefixes:
         rows = [{"prefix": prefix} for prefix in prefixes]
         session.execute(insert(Garbage).on_conflict_do_nothing(), rows)
 
 
 def _resume_point(session: Session, run_id: uuid.UUID) -> uuid.UUID | None:
-    """The newest intact checkpoint of an unfinished run."""
+    """Return the id of the newest intact checkpoint of an unfinished run, or None if there is none."""
     own = select(Checkpoint.id).join(Run, Run.id == Checkpoint.run_id)
     unfinished = own.where(Run.id == run_id, Run.status.not_in(TERMINAL), *_INTACT)
     return session.scalar(unfinished.order_by(Checkpoint.step.desc(), Checkpoint.attempt.desc()).limit(1))

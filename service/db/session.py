@@ -1,4 +1,4 @@
-"""Engines and sessions: the connection of a process to the database."""
+"""Engines and sessions that connect a process to the database."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,28 +12,28 @@ from service.core.settings import Settings
 from service.db.artifacts import ArtifactStore
 
 _ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
-"""A connection to a machine that disappeared fails after 25 s; by libpq's defaults, after many minutes."""
+"""A connection to a machine that has disappeared fails after 25 s. With libpq's defaults, it takes many minutes."""
 
 
 @dataclass(frozen=True)
 class Database:
-    """The connections of a process, with its settings and artifact store.
+    """The database connections of a process, with its settings and artifact store.
 
-    A worker writes `database = connect()`, then `with database.transaction() as session: ...`; its lease times, limits
-    and artifact store come from `database.settings` and `database.artifacts`.
+    A worker calls `database = connect()`, then `with database.transaction() as session: ...`. It takes lease times and
+    limits from `database.settings`, and the artifact store from `database.artifacts`.
     """
 
     settings: Settings
     engine: Engine
     sessions: sessionmaker[Session]
     readers: sessionmaker[Session]
-    """Read-only sessions without a transaction, which saves two round trips. Each statement reads the data committed
-    at its start, as within a transaction. Server-side cursors are not available."""
+    """Read-only sessions that open no transaction, which saves two round trips. Each statement sees the data committed
+    before it starts, as it would within a transaction. Server-side cursors are not available."""
     artifacts: ArtifactStore
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """A session that commits at the end of the block, and rolls back after an exception."""
+        """Provide a session that commits at the end of the block, or rolls back if an exception is raised."""
         with self.sessions() as session, session.begin():
             yield session
 
@@ -43,25 +43,26 @@ class Database:
 
 
 def arguments(settings: Settings) -> dict[str, Any]:
-    """The connection parameters of libpq besides the URL."""
+    """Return the libpq connection parameters that are passed in addition to the URL."""
     return {
         "connect_timeout": settings.connect_seconds,
         "application_name": "g2rpo",
-        "client_encoding": "utf8",  # a database without an encoding returns bytes otherwise
+        "client_encoding": "utf8",  # otherwise a database without an encoding returns bytes
         **_ALIVE,
     }
 
 
 def connect(settings: Settings | None = None, idle_seconds: float | None = None) -> Database:
-    """The database of `settings`, or of the environment. Connects at first use, and again after a lost connection.
+    """Return the database configured in `settings`, or in the environment if None.
 
-    The database ends a transaction whose client is idle for `idle_seconds`, and releases its locks, so that a hanging
-    process or a machine that disappeared does not block others.
+    Connections are opened on first use, and reopened after they are lost. The server ends a transaction whose client is
+    idle for `idle_seconds` and releases its locks, so that a process that hangs or a machine that has disappeared does
+    not block others.
     """
     settings = settings or Settings()
     engine = create_engine(
         settings.database_url,
-        hide_parameters=True,  # logs get the statement of an error, without its values
+        hide_parameters=True,  # logs include the statement that failed, but not its values
         pool_size=settings.database_pool,
         max_overflow=0,
         pool_pre_ping=True,

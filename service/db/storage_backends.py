@@ -1,6 +1,7 @@
-"""Storage backends of the artifact store: any filesystem of fsspec, such as an S3 bucket, or a local directory.
+"""Storage backends of the artifact store: a local directory, or any fsspec filesystem such as an S3 bucket.
 
-A file is stored completely or not at all. A missing file raises FileNotFoundError; other errors are the driver's.
+A file is stored completely or not at all. Reading a missing file raises FileNotFoundError. Other errors are those of
+the driver.
 """
 
 import contextlib
@@ -17,10 +18,10 @@ from fsspec.core import split_protocol
 from fsspec.registry import get_filesystem_class
 
 BLOCK = 4 << 20
-"""Bytes of one read: of an object store, one request."""
+"""Bytes per read. Each read from an object store is one request."""
 
 _S3: dict[str, Any] = {
-    # Reports a store that does not respond within two minutes; the default takes many.
+    # Report a store that does not respond within two minutes; by default this takes many minutes.
     "config_kwargs": {"retries": {"mode": "standard", "total_max_attempts": 3}},
     "fixed_upload_size": True,  # some S3-compatible stores require parts of equal size
     "max_concurrency": 4,  # parts of 50 MiB, held in memory
@@ -28,13 +29,14 @@ _S3: dict[str, Any] = {
 
 
 class WrongHash(ValueError):
-    """A file does not have the expected hash, and was not stored."""
+    """A file was not stored because it does not have the expected hash."""
 
 
 class Bucket:
-    """A prefix of an fsspec filesystem whose objects appear completely written. Keys are safe relative paths.
+    """A prefix of an fsspec filesystem in which objects only become visible once they are completely written.
 
-    Listings are never cached, because other machines write too. Threads share the connection; a fork opens another.
+    Keys are safe relative paths. Listings are never cached, because other machines also write to the store. Threads
+    share one connection, and a forked process opens its own.
     """
 
     def __init__(self, protocol: str, url: str) -> None:
@@ -46,7 +48,10 @@ class Bucket:
         self._connected: tuple[int, Any] | None = None
 
     def put(self, source: Path, key: str, sha256: str | None) -> tuple[str, int]:
-        """Store a file, replacing an earlier one; its hash and size. Raises WrongHash unless the hash is `sha256`."""
+        """Store a file, replacing any earlier one, and return its hash and size.
+
+        Raises WrongHash if `sha256` is given and differs from the file's hash.
+        """
         with source.open("rb") as file:
             found = _check_hash(source, hashlib.file_digest(file, "sha256").hexdigest(), sha256)
             size = file.tell()
@@ -58,8 +63,8 @@ class Bucket:
         self._fs.pipe_file(self._path(key), data)
 
     def open(self, key: str) -> BinaryIO:
-        """Open a file for reading; it is seekable."""
-        # Callers read blocks of a good size: data that is read ahead would be thrown away.
+        """Open a file for reading. The returned file is seekable."""
+        # Callers already read large blocks, so data that is read ahead would be thrown away.
         return cast(BinaryIO, self._fs.open(self._path(key), "rb", cache_type="none"))
 
     def fetch(self, key: str, target: Path) -> None:
@@ -67,7 +72,7 @@ class Bucket:
         self._fs.get_file(self._path(key), str(target))
 
     def exists(self, key: str) -> bool:
-        """Whether there is a file under the key."""
+        """Whether a file is stored under the key."""
         try:
             return self.size(key) >= 0
         except (FileNotFoundError, NotADirectoryError):
@@ -75,22 +80,22 @@ class Bucket:
             return False
 
     def size(self, key: str) -> int:
-        """Bytes of a file."""
+        """Return the size of a file in bytes. Raises FileNotFoundError if there is no such file."""
         info = self._fs.info(self._path(key))
         if info["type"] != "file":
             raise FileNotFoundError(key)
         return int(info["size"])
 
     def delete(self, prefix: str) -> None:
-        """Remove the file or everything under the prefix, if there is any."""
+        """Remove the file at the prefix, or everything under it, if anything exists there."""
         path = self._path(prefix)
         with contextlib.suppress(FileNotFoundError):
             self._fs.rm(path, recursive=True)
-        if self._fs.exists(path):  # a bulk deletion does not report the objects that it left
+        if self._fs.exists(path):  # a bulk deletion does not report which objects it failed to delete
             raise OSError(errno.EIO, "some files were not deleted")
 
     def names(self, prefix: str) -> list[str]:
-        """Names directly under the prefix, sorted."""
+        """Return the sorted names directly under the prefix."""
         path = self._path(prefix)
         try:
             found = [name.rstrip("/") for name in self._fs.ls(path, detail=False)]
@@ -98,14 +103,14 @@ class Bucket:
             self._require_root()
             return []
         names = {name.rpartition("/")[2] for name in found if name != path}
-        return sorted(name for name in names if not name.startswith("."))  # a dot: a file that is being written
+        return sorted(name for name in names if not name.startswith("."))  # a dot marks a file being written
 
     def is_available(self) -> bool:
         """Whether the bucket or directory itself exists."""
         return bool(self._fs.exists(self._root.partition("/")[0]))
 
     def free_bytes(self) -> int | None:
-        """Bytes that can still be stored, or None if unknown."""
+        """Return the number of bytes that can still be stored, or None if it is unknown."""
         return None
 
     def _require_root(self) -> None:
@@ -144,7 +149,7 @@ class Directory(Bucket):
     def delete(self, prefix: str) -> None:
         path = Path(self._path(prefix))
         while path.is_dir():
-            with contextlib.suppress(FileNotFoundError):  # another process is deleting it, too
+            with contextlib.suppress(FileNotFoundError):  # another process is deleting it as well
                 shutil.rmtree(path)
         path.unlink(missing_ok=True)
 
@@ -156,11 +161,11 @@ class Directory(Bucket):
         return shutil.disk_usage(next(path for path in (root, *root.parents) if path.is_dir())).free
 
     def _require_root(self) -> None:
-        """A missing directory is an empty store."""
+        """Treat a missing directory as an empty store."""
 
     @contextlib.contextmanager
     def _replace(self, key: str) -> Iterator[BinaryIO]:
-        """A file that is renamed to `key` at the end of the block, or removed after an exception."""
+        """Open a temporary file that is renamed to `key` at the end of the block, or removed after an exception."""
         target = Path(self._path(key))
         _make_directory(target.parent)
         partial = target.with_name(f".{uuid.uuid4()}.part")
@@ -177,7 +182,7 @@ class Directory(Bucket):
 
 
 def backend_of(url: str) -> Bucket:
-    """The storage backend of an fsspec URL. Raises ValueError or ImportError for an unsupported one."""
+    """Return the storage backend for an fsspec URL. Raises ValueError or ImportError if the URL is not supported."""
     protocol, path = split_protocol(url)
     return Directory(path) if protocol in (None, "file", "local") else Bucket(protocol, url)
 
@@ -189,7 +194,7 @@ def _check_hash(source: Path, found: str, expected: str | None) -> str:
 
 
 def _make_directory(directory: Path) -> None:
-    """Create a directory and its parents, durably."""
+    """Create a directory and its parents, and sync them to disk."""
     if not directory.is_dir():
         _make_directory(directory.parent)
         directory.mkdir(exist_ok=True)

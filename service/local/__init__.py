@@ -1,5 +1,5 @@
-"""The whole service on one machine: PostgreSQL, Valkey, the API and the workers as children of one process."""
+"""Run the whole service on one machine, with PostgreSQL, Valkey, the API and the workers as child processes."""
 
 
 class EmbeddedError(RuntimeError):
-    """A part of the service cannot be started or used on this machine. The message has the cause and the fix."""
+    """A part of the service cannot be started or used on this machine. The message states the cause and the fix."""

@@ -1,4 +1,4 @@
-"""`python -m service.local.api FD`: the API on a listening socket that the parent process opened."""
+"""Serve the API on a listening socket opened by the parent process: `python -m service.local.api FD`."""
 
 import socket
 import sys
@@ -10,9 +10,9 @@ from service.core.settings import Settings
 
 
 def main() -> None:
-    """Serve until SIGTERM. Open streams get two seconds to end."""
+    """Serve the API until SIGTERM, then give open streams two seconds to end."""
     listening = socket.socket(fileno=int(sys.argv[1]))
-    # The application configures logging, for the server's lines too.
+    # The application configures logging, including that of the server.
     config = uvicorn.Config(create_app(Settings()), timeout_graceful_shutdown=2, log_config=None)
     uvicorn.Server(config).run(sockets=[listening])
 

@@ -1,7 +1,8 @@
-"""A process that ends what a killed `g2rpo up` left running. It waits on a pipe, which the kernel closes with `up`.
+"""Guard process that stops whatever a killed `g2rpo up` has left running.
 
-Each line on standard input is a JSON list of the running parts and replaces the previous one; an orderly end writes an
-empty list. The module imports little, so that the guard is small and starts before the other processes.
+The guard waits on a pipe that the kernel closes when `up` dies. Each line on standard input is a JSON list of the
+running parts and replaces the previous list. An orderly shutdown writes an empty list. The module has few imports, so
+that the guard is small and starts before the other processes.
 """
 
 import contextlib
@@ -21,18 +22,18 @@ from service.local.server import remove_sockets
 
 
 class Part(TypedDict):
-    """A process to end: lower stages first, parts of one stage together."""
+    """A process to stop. Lower stages are stopped first, and parts of the same stage are stopped together."""
 
     pid: int
     stage: int
     signal: int
     grace: float
     data: str | None
-    """Data directory of a server, whose sockets are removed after the process."""
+    """Data directory of a server, whose sockets are removed once the process has stopped."""
 
 
 def stop(parts: Sequence[Part]) -> None:
-    """End `parts` in order: send each its signal, and SIGKILL to its whole session after its grace period."""
+    """Stop `parts` in order: send each part its signal and, after its grace period, SIGKILL to its process group."""
     for _, stage in groupby(sorted(parts, key=lambda part: part["stage"]), key=lambda part: part["stage"]):
         together = list(stage)
         for part in together:
@@ -49,7 +50,7 @@ def stop(parts: Sequence[Part]) -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether the process runs. A process that has ended is a zombie until its parent waits for it."""
+    """Whether a process is running. An ended process that its parent has not waited for (a zombie) is not running."""
     try:
         return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
     except psutil.NoSuchProcess:
@@ -57,8 +58,8 @@ def is_alive(pid: int) -> bool:
 
 
 def main() -> None:
-    """Read until the pipe is closed, then end the parts of the last complete line."""
-    # A signal to the terminal or process group is for `up`, which ends the guard itself.
+    """Read lines until the pipe is closed, then stop the parts listed in the last complete line."""
+    # Signals sent to the terminal or process group are meant for `up`, which stops the guard itself.
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     parts: list[Part] = []

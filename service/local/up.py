@@ -1,4 +1,4 @@
-"""`g2rpo up`: the stack in the foreground, until a signal."""
+"""`g2rpo up`: run the stack in the foreground until a signal arrives."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -10,12 +10,12 @@ from service.local.stack import Stack
 
 
 class Interrupted(BaseException):
-    """Ctrl-C, SIGTERM or SIGHUP."""
+    """The process received Ctrl-C, SIGTERM or SIGHUP."""
 
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise `Interrupted` on the first signal and ignore later ones, so that they cannot disturb the shutdown."""
+    """Raise `Interrupted` on the first signal, and ignore later signals so that they cannot disturb the shutdown."""
     signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def interrupt(_number: int, _frame: FrameType | None) -> None:
@@ -32,7 +32,7 @@ def interruptible() -> Iterator[None]:
 
 
 def up(data: Path, port: int, report: Callable[[str], None]) -> None:
-    """Run the stack until a signal. Raises EmbeddedError if a part cannot be started or fails repeatedly."""
+    """Run the stack until a signal arrives. Raises EmbeddedError if a part cannot be started or fails repeatedly."""
     with interruptible():
         try:
             with Stack(data, port, report) as stack:

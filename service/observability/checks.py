@@ -1,4 +1,4 @@
-"""Checks of the service's dependencies: each returns what it found, or raises what is wrong and how to fix it."""
+"""Check the service's dependencies. Each check returns its findings, or raises an error that says how to fix it."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from service.jobs.registry import queues
 
 STORAGE_HINT = "fix G2RPO_STORAGE_URL, or make the artifact store writable with free space"
 _OLDEST_SERVER = 150_000
-"""PostgreSQL 15, in the form of `server_version_num`."""
+"""PostgreSQL 15, in the format of `server_version_num`."""
 _MIGRATE = "run `python -m service.db.migrate`; `g2rpo up` does so automatically"
 _POOL = "raise its max_connections, or lower G2RPO_DATABASE_POOL"
 _CONNECTION_HINTS = (
@@ -30,12 +30,12 @@ _CONNECTION_HINTS = (
     ("starting up", "wait until the server has started"),
     ("timeout", "the host does not respond; check the hostname and the network"),
 )
-"""Parts of PostgreSQL's connection errors, and what to do."""
+"""Pairs of a phrase in PostgreSQL's connection errors and a hint on how to fix the problem."""
 _BROKER_PASSWORD = ("wrongpass", "noauth", "authentication")
 
 
 class Failed(Exception):
-    """The service cannot work. `hint` is the fix."""
+    """The service cannot run. `hint` says how to fix the problem."""
 
     def __init__(self, detail: str, hint: str) -> None:
         super().__init__(detail)
@@ -43,15 +43,15 @@ class Failed(Exception):
 
 
 class Degraded(Failed):
-    """The service works, but not as intended."""
+    """The service runs, but not as intended."""
 
 
 class Skipped(Exception):
-    """The check depends on something that failed its own check."""
+    """A check was skipped because something it depends on is not available."""
 
 
 def run(name: str, check: Callable[[], str], hint: str = "") -> ReadinessCheck:
-    """The result of `check`. `hint` is the fix for errors without their own."""
+    """Run `check` and return its result. `hint` is used for errors that have no hint of their own."""
     try:
         return ReadinessCheck(name=name, ok=True, detail=check())
     except Failed as failed:
@@ -63,7 +63,7 @@ def run(name: str, check: Callable[[], str], hint: str = "") -> ReadinessCheck:
 
 
 def database(database: Database) -> str:
-    """The server responds, is new enough, and can store every character."""
+    """Check that the database server responds, is recent enough, and can store every character."""
     with _connected(database) as connection:
         version = connection.scalar(text("SHOW server_version"))
         number = int(connection.scalar(text("SHOW server_version_num")) or 0)
@@ -77,7 +77,7 @@ def database(database: Database) -> str:
 
 
 def schema(database: Database) -> str:
-    """The schema has the revision of this version of the service."""
+    """Check that the schema has the revision that this version of the service requires."""
     current, newest = _revisions(database)
     if current != newest:
         raise Failed(f"the schema has revision {current or 'none'}, this service needs {newest}", _MIGRATE)
@@ -85,16 +85,16 @@ def schema(database: Database) -> str:
 
 
 def upgradable(database: Database) -> str:
-    """The schema has the revision of this version of the service, or an older one."""
+    """Check that the schema has a revision known to this version of the service, or that there is no schema yet."""
     current, newest = _revisions(database)
     return f"revision {current or 'none'}, to be upgraded to {newest}"
 
 
 def broker(queue: Queue) -> str:
-    """The broker responds."""
+    """Check that the broker responds."""
     try:
         queue.ping()
-    except Exception as error:  # whatever the transport raises, also for an invalid address
+    except Exception as error:  # whatever the transport raises, even for an invalid address
         reason = _reason(error).strip("'\".")
         if any(word in reason.lower() for word in _BROKER_PASSWORD):
             hint = "set the right password in G2RPO_BROKER_URL: redis://:PASSWORD@HOST:6379/0"
@@ -107,14 +107,14 @@ def broker(queue: Queue) -> str:
 
 
 def storage(database: Database) -> str:
-    """A file can be written, read and removed, and there is free space."""
+    """Check that a file can be written, read and removed in the artifact store, and that there is free space."""
     free = free_space(database)
     database.artifacts.check()
     return "writable and readable" + ("" if free is None else f", {format_bytes(free)} free")
 
 
 def free_space(database: Database) -> int | None:
-    """Free bytes of the artifact store; None if unknown. Raises Failed below `min_free_bytes`."""
+    """Return the artifact store's free bytes, or None if unknown. Raises Failed if they are below `min_free_bytes`."""
     free, required = database.artifacts.free_bytes(), database.settings.min_free_bytes
     if free is not None and free < required:
         found = f"disk nearly full: {format_bytes(free)} left in {database.artifacts.url}"
@@ -124,7 +124,7 @@ def free_space(database: Database) -> int | None:
 
 
 def catalog(loader: CatalogLoader) -> str:
-    """The catalog in use is that of its file."""
+    """Check that the current version of the catalog file is in use."""
     catalog = loader.current()
     if loader.problem is not None:
         hint = "fix the file (`g2rpo catalog check`); until then the previous catalog stays in use"
@@ -133,7 +133,7 @@ def catalog(loader: CatalogLoader) -> str:
 
 
 def workers(database: Database) -> str:
-    """Each queue has a worker. Without a worker, jobs are accepted and wait."""
+    """Check that each queue has a worker. Raises Degraded otherwise, because jobs are still accepted and wait."""
     oldest = func.now() - timedelta(seconds=database.settings.worker_timeout_seconds)
     with _connected(database, Skipped("the database cannot be read")) as connection:
         try:
@@ -152,12 +152,12 @@ def workers(database: Database) -> str:
 
 
 def format_bytes(size: int) -> str:
-    """A number of bytes in GiB or MiB."""
+    """Format a number of bytes in GiB or MiB."""
     return f"{size / 2**30:.1f} GiB" if size >= 2**30 else f"{size / 2**20:.0f} MiB"
 
 
 def _revisions(database: Database) -> tuple[str | None, str | None]:
-    """The schema's revision, None without a schema, and the newest one. Raises Failed for an unknown revision."""
+    """Return the schema's revision (None if there is no schema) and the newest one. Raises Failed if it is unknown."""
     from service.db import migrate  # importing Alembic takes 0.1 s
 
     with _connected(database, Skipped("the database cannot be reached")) as connection:
@@ -172,7 +172,7 @@ def _revisions(database: Database) -> tuple[str | None, str | None]:
 
 @contextmanager
 def _connected(database: Database, instead: Exception | None = None) -> Iterator[Connection]:
-    """A connection. Raises `instead`, or Failed with the cause, if there is none."""
+    """Open a connection. If that fails, raises `instead`, or Failed with the cause."""
     try:
         connection = database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     except Exception as error:
@@ -190,5 +190,5 @@ def _not_connected(database: Database, error: Exception) -> Failed:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error's message, else its type."""
+    """Return the first line of an error's message, or the name of its type if the message is empty."""
     return (str(error).strip() or type(error).__name__).splitlines()[0][:300]

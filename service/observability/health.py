@@ -1,4 +1,4 @@
-"""`/`, `/healthz`, `/readyz`: whether the process is alive, and whether the service can work."""
+"""Routes `/`, `/healthz` and `/readyz`: report whether the process is alive and whether the service is ready."""
 
 from typing import Literal
 
@@ -18,7 +18,7 @@ router = APIRouter(tags=["health"], route_class=ApiRoute)
 
 
 class Index(BaseModel):
-    """Links into the service."""
+    """Links to the main pages and resources of the service."""
 
     service: str = "g2rpo"
     docs: str = "/docs"
@@ -28,47 +28,48 @@ class Index(BaseModel):
 
 
 class Alive(BaseModel):
-    """The process responds."""
+    """Response of a process that is alive."""
 
     status: Literal["ok"] = "ok"
 
 
 class Ready(BaseModel):
-    """All dependencies of the service are available."""
+    """Response of a service whose dependencies are all available."""
 
     status: Literal["ready"] = "ready"
     checks: list[ReadinessCheck]
 
 
-@router.get("/", summary="Links into the service")
+@router.get("/", summary="Links to the service's main resources")
 @declare(None)
 def get_index() -> Index:
-    """Links into the service."""
+    """Return links to the main pages and resources of the service."""
     return Index()
 
 
 @router.get("/healthz", summary="Whether the process is alive")
 @declare(None)
 async def get_health() -> Alive:
-    """Responds while the process is alive, whatever the state of its dependencies."""
+    """Respond as long as the process is alive, regardless of the state of its dependencies."""
     return Alive()
 
 
-@router.get("/readyz", summary="Whether the service can work")
+@router.get("/readyz", summary="Whether the service is ready")
 @declare(None)
 def get_readiness(database: DatabaseDep, queue: QueueDep, loader: CatalogLoaderDep, principal: PrincipalDep) -> Ready:
-    """Checks database, schema, broker and artifact store; a 503 names what is missing and how to fix it.
+    """Check the database, schema, broker, artifact store and catalog.
 
-    Workers are checked too, but the service is ready without workers: jobs are accepted and wait. Other machines that
-    send no key see only the names of the checks and their results.
+    If a check fails, the response has the status 503 and says what is wrong and how to fix it. Workers are checked as
+    well, but are not required: without workers, the service accepts jobs, which then wait. Requests from other machines
+    without a key only get the name and result of each check.
     """
     return readiness(database, queue, loader, details=principal is not ANONYMOUS)
 
 
 def readiness(database: Database, queue: Queue, loader: CatalogLoader, details: bool = True) -> Ready:
-    """The results of all checks. Raises NotReady, with these results, if one has failed.
+    """Run all checks and return their results. Raises NotReady, with the results, if a check has failed.
 
-    Without `details` the results name what is missing, without the cause and the addresses.
+    If `details` is false, the results contain only the name and outcome of each check, without causes and addresses.
     """
     workers = checks.run("workers", lambda: checks.workers(database))
     results = [

@@ -1,4 +1,4 @@
-"""`/metrics` for Prometheus: the requests of this process, and jobs, checkpoints and workers of the whole service."""
+"""Serve `/metrics` for Prometheus: this process's requests, and the whole service's jobs, checkpoints and workers."""
 
 import time
 from http import HTTPMethod
@@ -27,10 +27,10 @@ router = APIRouter(tags=["health"], route_class=ApiRoute)
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 _OTHER = "other"
-"""Label of unknown methods and paths: clients could create any number of labels."""
+"""Label for unknown methods and paths, of which clients could otherwise create any number."""
 _TEXT: dict[int | str, dict[str, Any]] = {
     200: {
-        "description": "The metrics, in the text format of Prometheus, or of OpenMetrics if that is accepted.",
+        "description": "The metrics, in the text format of Prometheus, or of OpenMetrics if the client accepts it.",
         "content": {
             "text/plain": {"schema": {"type": "string"}},
             "application/openmetrics-text": {"schema": {"type": "string"}},
@@ -40,7 +40,10 @@ _TEXT: dict[int | str, dict[str, Any]] = {
 
 
 def make_registry(database: Database, version: str) -> CollectorRegistry:
-    """Metrics of this process and of the service on `database`. Each application has its own registry."""
+    """Create a registry with the metrics of this process and of the service that uses `database`.
+
+    Each application has its own registry.
+    """
     registry = CollectorRegistry()
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
@@ -50,7 +53,7 @@ def make_registry(database: Database, version: str) -> CollectorRegistry:
 
 
 class _Exposition(Response):
-    """The response class that OpenAPI shows."""
+    """A text response, for the media type in the OpenAPI document."""
 
     media_type = "text/plain"
 
@@ -59,11 +62,12 @@ class _Exposition(Response):
 @declare(KeyScope.READ, without_database=True)
 def get_metrics(
     request: Request,
-    accept: Annotated[str | None, Header(description="Prometheus text, or `application/openmetrics-text`.")] = None,
+    accept: Annotated[str | None, Header(description="`text/plain` or `application/openmetrics-text`.")] = None,
 ) -> Response:
-    """Requests of this process, and jobs, checkpoints and workers of the whole service.
+    """Return this process's request metrics, and metrics of the whole service's jobs, checkpoints and workers.
 
-    Without the database the response has `g2rpo_database_up 0`. `docs/reference/metrics.md` lists every metric.
+    If the database is unavailable, the response contains `g2rpo_database_up 0`. `docs/reference/metrics.md` lists every
+    metric.
     """
     registry: CollectorRegistry = request.app.state.registry
     encode, content_type = choose_encoder(accept or "")
@@ -71,7 +75,7 @@ def get_metrics(
 
 
 class MetricsMiddleware:
-    """Counts and times requests by method, route template and status, and counts open requests and event streams."""
+    """Middleware that counts and times requests by method, route template and status, and counts open streams."""
 
     def __init__(self, app: ASGIApp, registry: CollectorRegistry) -> None:
         self.app = app

@@ -1,4 +1,4 @@
-"""The tables. Importing this package registers all of them."""
+"""The tables of the database. Importing this package registers all of them."""
 
 from service.db.models.api_key import ApiKey, IdempotencyKey
 from service.db.models.checkpoint import Checkpoint

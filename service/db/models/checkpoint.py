@@ -1,4 +1,4 @@
-"""`checkpoints`: saved policies."""
+"""Table `checkpoints`: saved policies."""
 
 import uuid
 from datetime import datetime
@@ -12,9 +12,9 @@ from service.db.base import Base, BigInt, CreatedAt, new_id
 
 
 class Checkpoint(Base):
-    """A policy after `step` optimizer steps. `key` is its directory in the artifact store; the row is written last.
+    """A policy after `step` optimizer steps. `key` is its directory in the artifact store.
 
-    A deleted checkpoint keeps its row, because runs and images refer to it.
+    The row is written after the files. The row of a deleted checkpoint is kept, because runs and images refer to it.
     """
 
     __tablename__ = "checkpoints"
@@ -22,34 +22,34 @@ class Checkpoint(Base):
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     run_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("runs.id"))
-    """The run that saved it; null for imported weights."""
+    """The run that saved the checkpoint, or null for imported weights."""
     name: Mapped[str] = mapped_column(default="", server_default="")
     """Display name of imported weights."""
     attempt: Mapped[int]
     step: Mapped[int]
     kind: Mapped[str]
-    """`lora` or `full`."""
+    """The kind of weights: `lora` or `full`."""
     model: Mapped[str]
     architecture: Mapped[str | None]
     """Null for imported weights."""
     manifest: Mapped[dict[str, Any]]
-    """`contracts.jobs.CheckpointManifest`, as JSON."""
+    """The `contracts.jobs.CheckpointManifest` as JSON."""
     key: Mapped[str]
     size: Mapped[BigInt]
-    """Bytes of all its files."""
+    """Total size of its files in bytes."""
     created_at: Mapped[CreatedAt]
     created_by: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("api_keys.id"))
-    """The API key that imported it."""
+    """The API key that imported the checkpoint."""
     best_value: Mapped[float | None]
-    """Its held-out value, if it was the best of its run when it was saved."""
+    """The held-out value, if the checkpoint was the best of its run when it was saved."""
     damaged: Mapped[bool] = mapped_column(default=False, server_default=false())
-    """Whether a worker found a file missing or altered in the store."""
+    """Whether a worker has found a file missing or altered in the artifact store."""
     deleted_at: Mapped[datetime | None]
-    """When it was deleted or retired; its files are removed from the store afterwards."""
+    """When the checkpoint was deleted or retired. Its files are removed from the artifact store afterwards."""
 
     @property
     def stored(self) -> dict[str, Stored]:
-        """Its files in the artifact store, by their names in the manifest."""
+        """The checkpoint's files in the artifact store, by their names in the manifest."""
         return {
             file["name"]: Stored(f"{self.key}/{file['name']}", file["sha256"], file["size"])
             for file in self.manifest["files"]

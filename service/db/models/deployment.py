@@ -1,4 +1,4 @@
-"""`deployments`, `workers` and `garbage`: the installation itself."""
+"""Tables `deployments`, `workers` and `garbage`, which describe the installation itself."""
 
 import uuid
 from typing import Any
@@ -10,7 +10,7 @@ from service.db.base import Base, CreatedAt
 
 
 class Deployment(Base):
-    """The identity of this installation, in one row. Artifacts are deleted only from stores that have the same id."""
+    """The identity of this installation, in a single row. Artifacts are only deleted from stores with the same id."""
 
     __tablename__ = "deployments"
 
@@ -19,22 +19,22 @@ class Deployment(Base):
 
 
 class Worker(Base):
-    """A worker process, by the name that owns its leases."""
+    """A worker process, identified by the name under which it owns leases."""
 
     __tablename__ = "workers"
 
     name: Mapped[str] = mapped_column(primary_key=True)
     queue: Mapped[str]
-    """`train` or `generate`."""
+    """The message queue that the worker serves, such as `train`."""
     device: Mapped[str]
     stats: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
-    """Its last measurements of itself, by metric name."""
+    """The worker's latest measurements of itself, by metric name."""
     started_at: Mapped[CreatedAt]
     heartbeat_at: Mapped[CreatedAt]
 
 
 class Garbage(Base):
-    """A prefix of the artifact store that no row refers to. The row is deleted after the files."""
+    """A prefix in the artifact store that no other row refers to. This row is deleted after the files."""
 
     __tablename__ = "garbage"
 

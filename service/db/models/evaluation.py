@@ -1,4 +1,4 @@
-"""`benchmarks`, `evaluations` and their records: models evaluated on benchmarks."""
+"""Tables for evaluating models: `benchmarks`, `evaluations`, and the records of evaluations."""
 
 import uuid
 from typing import Annotated, Any
@@ -11,13 +11,13 @@ from service.db.base import Base, BigInt, CreatedAt, StoredFile, new_id
 from service.db.models.job import AttemptColumns, EventColumns, LogColumns, SupervisedJob, job_indexes
 
 EvaluationId = Annotated[uuid.UUID, mapped_column(ForeignKey("evaluations.id", ondelete="CASCADE"))]
-"""The evaluation that a row belongs to and is deleted with."""
+"""The evaluation that a row belongs to. The row is deleted together with the evaluation."""
 
 
 class BenchmarkRow(Base):
-    """One version of a benchmark. An import of other contents under the same name is another row.
+    """One version of a benchmark. Importing different content under the same name adds another row.
 
-    The name refers to the version imported last; earlier ones stay for the scores that were computed with them.
+    The name refers to the version imported last. Earlier versions are kept for the scores computed with them.
     """
 
     __tablename__ = "benchmarks"
@@ -26,21 +26,21 @@ class BenchmarkRow(Base):
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     name: Mapped[str]
     content_sha256: Mapped[str]
-    """Of the prompts, their test points and the text of the judge's prompt."""
+    """SHA-256 of the prompts, their test points and the judge's prompt template."""
     data_sha256: Mapped[str]
-    """Of the imported file."""
+    """SHA-256 of the imported file."""
     pinned: Mapped[bool]
-    """Whether that file is the official one."""
+    """Whether the imported file is the official one."""
     prompt_count: Mapped[int]
     point_count: Mapped[int]
     about: Mapped[dict[str, Any]]
-    """`contracts.benchmarks.data.Benchmark` without its prompts, as JSON."""
+    """The `contracts.benchmarks.data.Benchmark` as JSON, without its prompts."""
     prompts: Mapped[list[dict[str, Any]]] = mapped_column(deferred=True)
-    """About a megabyte, which lists do not need."""
+    """The prompts as JSON. They take about a megabyte, so they are only loaded when needed."""
     imported_at: Mapped[CreatedAt]
 
     def benchmark(self) -> Benchmark:
-        """The benchmark with its prompts."""
+        """Return the benchmark with its prompts."""
         return Benchmark.model_validate({**self.about, "prompts": self.prompts})
 
 
@@ -72,7 +72,7 @@ class EvaluationLogChunk(LogColumns, Base):
 
 
 class Evaluation(SupervisedJob, Base):
-    """A checkpoint or base model on a benchmark."""
+    """An evaluation of a checkpoint or base model on a benchmark."""
 
     __tablename__ = "evaluations"
     __table_args__ = job_indexes("evaluations")
@@ -88,22 +88,22 @@ class Evaluation(SupervisedJob, Base):
     checkpoint_id: Mapped[uuid.UUID | None] = mapped_column(
         ForeignKey("checkpoints.id", ondelete="SET NULL"), index=True
     )
-    """Null: the base model, or a checkpoint of a deleted run; the spec has the difference."""
+    """Null for the base model or for a checkpoint of a deleted run. The spec distinguishes the two."""
     benchmark_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("benchmarks.id"), index=True)
     benchmark: Mapped[BenchmarkRow] = relationship()
     judge: Mapped[dict[str, Any] | None]
-    """The `JudgeEntry` when the evaluation was accepted, as JSON; null: no judge."""
+    """The `JudgeEntry` at the time the evaluation was accepted, as JSON, or null if there is no judge."""
     prompts: Mapped[list[int]]
-    """The indices of the benchmark's prompts that are evaluated."""
+    """Indices of the benchmark prompts that are evaluated."""
     total_images: Mapped[int]
     scores: Mapped[dict[str, Any] | None]
-    """`contracts.benchmarks.scores.Scores` of all answers when it last ended, as JSON."""
+    """The `contracts.benchmarks.scores.Scores` computed when the evaluation last ended, as JSON."""
     rewards: Mapped[dict[str, Any] | None]
-    """`contracts.evaluations.RewardMean` by reward when it last ended, as JSON."""
+    """The `contracts.evaluations.RewardMean` of each reward computed when the evaluation last ended, as JSON."""
 
 
 class EvaluationImage(StoredFile, Base):
-    """An image of an evaluation: `INDEX_IMAGE.png`."""
+    """An image of an evaluation, stored as `INDEX_IMAGE.png`."""
 
     __tablename__ = "evaluation_images"
 
@@ -116,7 +116,7 @@ class EvaluationImage(StoredFile, Base):
 
 
 class EvaluationAnswer(Base):
-    """A judge's answer to the `number`-th request about an image; the newest one counts."""
+    """A judge's answer to the `number`-th request about an image. Only the newest answer is used."""
 
     __tablename__ = "evaluation_answers"
 
@@ -125,12 +125,12 @@ class EvaluationAnswer(Base):
     image_index: Mapped[int] = mapped_column(primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
     scores: Mapped[list[int] | None]
-    """0 or 1 for each test point of the prompt, in their order; null: the answer is unreadable."""
+    """0 or 1 for each test point of the prompt, in order, or null if the answer could not be read."""
     failure: Mapped[str | None]
-    """A `contracts.benchmarks.judging.Failure`."""
+    """A `contracts.benchmarks.judging.Failure`, or null if the answer did not fail."""
     text: Mapped[str | None]
     """The text of the answer."""
     error: Mapped[str] = mapped_column(default="", server_default="")
-    """Why there is no text."""
+    """The reason why there is no text."""
     seconds: Mapped[float]
     answered_at: Mapped[CreatedAt]

@@ -1,4 +1,4 @@
-"""`generations` and `generation_images`: images generated on request."""
+"""Tables `generations` and `generation_images`: images generated on request."""
 
 import uuid
 
@@ -10,7 +10,7 @@ from service.db.models.job import Job, job_indexes
 
 
 class Generation(Job, Base):
-    """A request for images; in its spec, the model's defaults replace omitted values."""
+    """A request for images. In its spec, omitted values are filled in with the model's defaults."""
 
     __tablename__ = "generations"
     __table_args__ = job_indexes("generations")
@@ -20,14 +20,18 @@ class Generation(Job, Base):
 
 
 class GenerationImage(StoredFile, Base):
-    """One image. `number` counts checkpoints, then prompts, then images of a prompt, each in the request's order."""
+    """An image of a generation.
+
+    `number` is the image's position when sorted by checkpoint, then prompt, then image of the prompt, each in the order
+    of the request.
+    """
 
     __tablename__ = "generation_images"
 
     generation_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("generations.id", ondelete="CASCADE"), primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True)
     checkpoint: Mapped[str]
-    """A checkpoint's id, or `base`."""
+    """The id of a checkpoint, or `base`."""
     prompt_index: Mapped[int]
     image_index: Mapped[int]
     seed: Mapped[BigInt]

@@ -1,4 +1,4 @@
-"""The columns that every job has, the guard on its status, and the columns of what a supervised job records."""
+"""The columns and status checks shared by all jobs, and the columns for the records of supervised jobs."""
 
 import uuid
 from datetime import datetime
@@ -13,7 +13,7 @@ from service.db.base import BigInt, CreatedAt, new_id
 
 
 class JobError(TypedDict):
-    """Why a job failed, for users."""
+    """A description for users of why a job failed."""
 
     code: str
     detail: str
@@ -22,9 +22,9 @@ class JobError(TypedDict):
 
 
 def job_indexes(table: str) -> tuple[Index, ...]:
-    """The indexes of a table of jobs: the next to claim, leases that may have expired, unfinished jobs of a key.
+    """Create the indexes of a job table, which find claimable jobs, expired leases and a key's unfinished jobs.
 
-    They are partial, because finished jobs accumulate.
+    The indexes are partial, because finished jobs accumulate.
     """
     return (
         Index(f"ix_{table}_claimable", "priority", "created_at", "id", postgresql_where=_status_in(CLAIMABLE)),
@@ -38,18 +38,18 @@ def _status_in(states: frozenset[JobStatus], operator: str = "IN") -> TextClause
 
 
 class Job:
-    """A row that a worker claims, holds by a lease, and ends.
+    """A job, which a worker claims, holds under a lease, and ends.
 
-    Writers set `status` by attribute: a transition that `contracts.status` does not allow raises ValueError. `move_to`
-    also updates the times and the lease. Claims are ordered by `priority`, then `created_at`; smaller is earlier.
+    Assigning `status` raises ValueError if `contracts.status` does not allow the transition. `move_to` also updates the
+    times and the lease. Jobs are claimed in ascending order of `priority`, then `created_at`.
     """
 
     KIND: ClassVar[str]
-    """Name of a job in errors, events and notices."""
+    """Name of this kind of job in errors, events and notifications."""
     QUEUE: ClassVar[str]
-    """Message queue of the workers that run these jobs."""
+    """Message queue of the workers that run jobs of this kind."""
     FOLDER: ClassVar[str]
-    """Prefix of the keys of their artifacts, and name of their directory on a worker's machine."""
+    """Prefix of the jobs' artifact keys, and name of their directory on a worker's machine."""
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     status: Mapped[JobStatus] = mapped_column(
@@ -66,25 +66,25 @@ class Job:
     priority: Mapped[int] = mapped_column(default=0)
     created_at: Mapped[CreatedAt]
     created_by: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("api_keys.id"), index=True)
-    """The API key of the request; null where no key is required."""
+    """The API key of the request, or null if no key is required."""
     queued_at: Mapped[CreatedAt]
-    """When it last started to wait for a worker."""
+    """When the job last started to wait for a worker."""
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
     attempt: Mapped[int] = mapped_column(default=0)
-    """Number of claims, and the number of the attempt that may write."""
+    """How often the job has been claimed. This is also the number of the only attempt that may write."""
     losses: Mapped[int] = mapped_column(default=0, server_default="0")
-    """Consecutive lost attempts without a checkpoint; an orderly stop is not a loss."""
+    """Number of consecutive attempts lost without a checkpoint. An orderly stop does not count as a loss."""
     lease_owner: Mapped[str | None]
     lease_expires_at: Mapped[datetime | None]
     cancel_requested_at: Mapped[datetime | None]
     requested: Mapped[dict[str, Any]]
-    """The request's body; uploaded files are replaced by their SHA-256."""
+    """The request body, with uploaded files replaced by their SHA-256."""
     spec: Mapped[dict[str, Any]]
-    """The resolved specification of the kind, as JSON. It never changes, and reads do not validate it."""
+    """The job's resolved spec as JSON. It never changes, and is not validated when it is read."""
     spec_version: Mapped[int]
     progress: Mapped[dict[str, Any] | None]
-    """The last `contracts.events.Progress`, as JSON."""
+    """The latest `contracts.events.Progress` as JSON."""
     error: Mapped[JobError | None] = mapped_column(JSONB(none_as_null=True))
 
     @validates("status")
@@ -97,7 +97,7 @@ class Job:
         return new
 
     def move_to(self, new: JobStatus, error: JobError | None = None) -> None:
-        """Set the status and, by the database's clock, the times; release the lease unless `new` holds one."""
+        """Set the status and, by the database's clock, the times. Release the lease unless `new` requires it."""
         self.status = new
         if error is not None:
             self.error = error
@@ -114,7 +114,7 @@ class Job:
 
 
 class AttemptColumns:
-    """Worker, provenance and outcome of an attempt, and the parts of its files that are already in rows."""
+    """The worker, provenance and outcome of an attempt, and how much of its files has been copied to the database."""
 
     if TYPE_CHECKING:
         job_id: Mapped[uuid.UUID]
@@ -122,21 +122,21 @@ class AttemptColumns:
     number: Mapped[int] = mapped_column(primary_key=True)
     worker: Mapped[str]
     provenance: Mapped[dict[str, Any] | None]
-    """`contracts.events.Started.provenance`: devices, versions, hashes, threads."""
+    """The `contracts.events.Started.provenance`: devices, versions, hashes and threads."""
     started_at: Mapped[CreatedAt]
     ended_at: Mapped[datetime | None]
     outcome: Mapped[str | None]
-    """A terminal status, `paused`, `interrupted`, or null before it ends."""
+    """A terminal status, `paused` or `interrupted`, or null until the attempt ends."""
     lost: Mapped[bool] = mapped_column(default=False, server_default=false())
-    """Whether its worker or process disappeared."""
+    """Whether the worker or process of the attempt disappeared."""
     events_offset: Mapped[BigInt] = mapped_column(default=0)
-    """Bytes of `events.jsonl` already in rows; committed together with them."""
+    """Number of bytes of `events.jsonl` already stored as rows. It is committed together with these rows."""
     log_offset: Mapped[BigInt] = mapped_column(default=0)
-    """Bytes of the log already in log chunks; committed together with them."""
+    """Number of bytes of the log already stored as log chunks. It is committed together with these chunks."""
 
 
 class EventColumns:
-    """A status change, a checkpoint, a failure. Ids are consecutive within a job."""
+    """An event such as a status change, a checkpoint or a failure. Ids are consecutive within a job."""
 
     if TYPE_CHECKING:
         job_id: Mapped[uuid.UUID]
@@ -149,7 +149,7 @@ class EventColumns:
 
 
 class LogColumns:
-    """Bytes of an attempt's log from `offset`, as printed: any encoding, no gap between chunks."""
+    """A chunk of an attempt's log that starts at byte `offset`. Chunks contain the raw output, without gaps."""
 
     if TYPE_CHECKING:
         job_id: Mapped[uuid.UUID]
@@ -160,15 +160,15 @@ class LogColumns:
 
 
 class SupervisedJob(Job):
-    """A job that records attempts, events and a log, in tables of its kind."""
+    """A job whose attempts, events and log are recorded in separate tables for each kind of job."""
 
     ATTEMPTS: ClassVar[type[Any]]
     EVENTS: ClassVar[type[Any]]
     LOGS: ClassVar[type[Any]]
 
     resumed_attempt: Mapped[int] = mapped_column(default=0, server_default="0")
-    """The newest attempt at the last resume; the outcomes of attempts up to it are ignored."""
+    """The newest attempt when the job was last resumed. Outcomes of attempts up to this one are ignored."""
     seconds_used: Mapped[float] = mapped_column(default=0.0, server_default="0")
-    """Seconds with a worker in the ended attempts since it was created or resumed."""
+    """Seconds that ended attempts have spent with a worker since the job was created or resumed."""
     last_event: Mapped[BigInt] = mapped_column(default=0, server_default="0")
-    """The newest id among its events; `service.db.events.record` increments it."""
+    """Id of the job's newest event, which `service.db.events.record` increments."""

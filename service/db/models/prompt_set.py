@@ -1,4 +1,4 @@
-"""`prompt_sets`: uploaded prompts."""
+"""Table `prompt_sets`: uploaded prompts."""
 
 import uuid
 from datetime import datetime
@@ -11,9 +11,10 @@ from service.db.base import Base, CreatedAt, StoredFile, new_id
 
 
 class PromptSet(StoredFile, Base):
-    """A list of prompts. The file, JSON lines of `contracts.prompts.PromptLine`, never changes.
+    """A list of prompts, stored as a file of JSON lines (`contracts.prompts.PromptLine`) that never changes.
 
-    A name refers to the one set of that name that is not deleted. A deleted set keeps its row, for runs that used it.
+    A name refers to the only set with that name that is not deleted. The row of a deleted set is kept for the runs that
+    have used it.
     """
 
     __tablename__ = "prompt_sets"
@@ -21,15 +22,15 @@ class PromptSet(StoredFile, Base):
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     upload_id: Mapped[uuid.UUID] = mapped_column(index=True)
-    """Shared by the sets into which one upload was split."""
+    """Id shared by all sets created from one upload."""
     name: Mapped[str]
     description: Mapped[str]
     format: Mapped[str]
-    """`contracts.prompts.Format` of the uploaded file."""
+    """The `contracts.prompts.Format` of the uploaded file."""
     counts: Mapped[dict[str, Any]]
-    """`contracts.prompts.Counts` of the uploaded file, as JSON."""
+    """The `contracts.prompts.Counts` of the uploaded file, as JSON."""
     split: Mapped[dict[str, Any] | None]
-    """`contracts.prompts.Split`, as JSON; null where the upload became one set."""
+    """The `contracts.prompts.Split` as JSON, or null if the upload was not split."""
     prompts: Mapped[int]
     """Number of prompts."""
     created_at: Mapped[CreatedAt]

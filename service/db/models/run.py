@@ -1,4 +1,4 @@
-"""`runs` and the records of a run: attempts, events, log, metrics, reward groups and sample images."""
+"""Tables for runs and their records: attempts, events, logs, metrics, reward groups and sample images."""
 
 import uuid
 from typing import Annotated, Any
@@ -19,7 +19,7 @@ from service.db.models.job import (
 )
 
 RunId = Annotated[uuid.UUID, mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))]
-"""The run that a row belongs to and is deleted with."""
+"""The run that a row belongs to. The row is deleted together with the run."""
 
 
 class Attempt(AttemptColumns, Base):
@@ -30,9 +30,9 @@ class Attempt(AttemptColumns, Base):
     run_id: Mapped[RunId] = mapped_column(primary_key=True, sort_order=-1)
     job_id = synonym("run_id")
     resumed_at: Mapped[int] = mapped_column(default=0)
-    """Optimizer steps that earlier attempts have done."""
+    """Number of optimizer steps completed by earlier attempts."""
     max_steps: Mapped[int]
-    """Optimizer steps at which it ends."""
+    """Total number of optimizer steps after which the attempt ends."""
 
 
 class RunEvent(EventColumns, Base):
@@ -74,36 +74,36 @@ class Run(SupervisedJob, Base):
     model: Mapped[str] = mapped_column(index=True)
     algorithm: Mapped[str]
     plan: Mapped[dict[str, Any]]
-    """The `contracts.plan.Plan` when the run was accepted, as JSON without the spec."""
+    """The `contracts.plan.Plan` at the time the run was accepted, as JSON, without the spec."""
     seed: Mapped[BigInt]
     prompt_sets: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
-    """By name, the id of each uploaded prompt set that the spec referred to when the run was accepted."""
+    """Ids, by name, of the uploaded prompt sets that the spec referred to when the run was accepted."""
     start_from: Mapped[uuid.UUID | None] = mapped_column(
         ForeignKey("checkpoints.id", name="fk_runs_start_from", use_alter=True), index=True
     )
     parent_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("runs.id", ondelete="SET NULL"), index=True)
-    """The run that it is a clone of."""
+    """The run that this run was cloned from."""
     max_steps: Mapped[int]
-    """Optimizer steps to do: the spec's, or those of the last resume request."""
+    """Total number of optimizer steps, from the spec or the last resume request."""
     checkpoint_requests: Mapped[int] = mapped_column(default=0, server_default="0")
     """Number of requests for an immediate checkpoint."""
     checkpoint_answers: Mapped[int] = mapped_column(default=0, server_default="0")
-    """The newest of these requests that a stored checkpoint fulfills."""
+    """Number of the newest checkpoint request that a stored checkpoint has fulfilled."""
     heldout: Mapped[dict[str, Any] | None]
-    """`contracts.events.Finished.heldout`, as JSON: held-out rewards before and after."""
+    """The `contracts.events.Finished.heldout` as JSON: held-out rewards before and after the run."""
 
     def move_to(self, new: JobStatus, error: JobError | None = None) -> None:
-        """As for every job; a paused or ended run has no open checkpoint requests."""
+        """Change the status as for any job, and close open checkpoint requests if the run is now paused or ended."""
         super().move_to(new, error)
         if new in RESTING:
             self.checkpoint_answers = self.checkpoint_requests
 
 
 class Metric(Base):
-    """The value of a metric after an optimizer step of an attempt; null where it is not finite.
+    """The value of a metric after an optimizer step of an attempt, or null if it is not finite.
 
-    The primary key is ordered for reading curves: the steps of a name are adjacent, the newest attempt of a step is
-    last, and the index includes the value.
+    The primary key is ordered for reading curves: the steps of a metric are adjacent, the newest attempt of each step
+    comes last, and the index includes the value.
     """
 
     __tablename__ = "metrics"
@@ -117,7 +117,7 @@ class Metric(Base):
 
 
 class RewardGroup(Base):
-    """The G values of a reward on a group: a prompt, an SDE step and a granularity. A null value is a failure."""
+    """The G reward values of a group (a prompt, SDE step and granularity). A value is null if the reward failed."""
 
     __tablename__ = "reward_groups"
     __table_args__ = (

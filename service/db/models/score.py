@@ -1,4 +1,4 @@
-"""`scores` and `score_images`: images and the values that rewards give them."""
+"""Tables `scores` and `score_images`: images and the values that rewards assign to them."""
 
 import uuid
 from typing import Any
@@ -11,7 +11,7 @@ from service.db.models.job import Job, job_indexes
 
 
 class Score(Job, Base):
-    """A request to score images: `rewards`, and either uploaded images or those of a `generation`."""
+    """A request to score images with `rewards`. The images are uploaded or come from a `generation`."""
 
     __tablename__ = "scores"
     __table_args__ = job_indexes("scores")
@@ -21,13 +21,14 @@ class Score(Job, Base):
 
     total_images: Mapped[int]
     rewards: Mapped[list[dict[str, Any]] | None]
-    """`contracts.scores.RewardVersion` of each reward, as JSON; null before a worker has loaded them."""
+    """The `contracts.scores.RewardVersion` of each reward as JSON, or null until a worker has loaded the rewards."""
 
 
 class ScoreImage(StoredFile, Base):
-    """An image to be scored. `number` counts in the request's order; a generation's images keep their numbers.
+    """An image to be scored, stored as an RGB PNG.
 
-    The file is an RGB PNG. It can be a generation's, and is deleted with the generation after the job has ended.
+    `number` is the image's position in the request, or its number in the generation that it comes from. If the file
+    belongs to a generation, it is deleted with that generation once the job has ended.
     """
 
     __tablename__ = "score_images"
@@ -38,4 +39,4 @@ class ScoreImage(StoredFile, Base):
     width: Mapped[int]
     height: Mapped[int]
     values: Mapped[list[dict[str, Any]] | None]
-    """`contracts.scores.RewardValue` of each reward, as JSON; null before the image is scored."""
+    """The `contracts.scores.RewardValue` of each reward as JSON, or null until the image has been scored."""

@@ -1,1 +1,1 @@
-"""`g2rpo doctor`: checks of everything the service needs, on this machine and on its servers."""
+"""`g2rpo doctor`: check everything the service needs, on this machine and on its servers."""

@@ -1,4 +1,4 @@
-"""All checks in order: from this machine to its servers and the jobs."""
+"""Run all checks in order, from this machine to its servers and jobs."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -21,10 +21,10 @@ _MIN_FREE_BYTES: int = Settings.model_fields["min_free_bytes"].default
 
 
 def examine(data: Path, port: int) -> Iterator[ReadinessCheck]:
-    """The results of all checks of the service on `data`, one by one.
+    """Check the service on `data`, and yield the result of each check.
 
-    A check that depends on a failed check is left out. The servers are those of the environment, else those of a
-    running `g2rpo up` on `data`.
+    Checks that depend on a failed check are skipped. The servers are those configured in the environment, or else those
+    of a `g2rpo up` running on `data`.
     """
     data = data.absolute()
     running = find(data)

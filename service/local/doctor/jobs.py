@@ -1,4 +1,4 @@
-"""Checks of the running service: workers, queues, leases, clocks, the broker."""
+"""Check the running service: workers, queues, leases, clocks and the broker."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,7 +19,7 @@ _MAX_LISTED = 5
 
 
 def workers(database: Database) -> str:
-    """Each queue has a worker, and each worker has free space for the files of its jobs."""
+    """Check that each queue has a worker, and that each worker has enough free space for its jobs' files."""
     found = checks.workers(database)
     oldest = func.now() - timedelta(seconds=database.settings.worker_timeout_seconds)
     with database.transaction() as session:
@@ -33,7 +33,7 @@ def workers(database: Database) -> str:
 
 
 def queues(database: Database) -> str:
-    """Number and waiting time of the jobs that wait."""
+    """Report how many jobs are waiting and for how long. Raises Degraded if the longest wait exceeds an hour."""
     parts, longest = [], 0.0
     with database.transaction() as session:
         for job in JOBS.values():
@@ -48,8 +48,8 @@ def queues(database: Database) -> str:
 
 
 def leases(database: Database) -> str:
-    """No job is held by a worker that has disappeared."""
-    # A running worker requeues such jobs every `reconcile_seconds`.
+    """Check that no job is still leased to a worker that has disappeared."""
+    # Running workers look for such jobs every `reconcile_seconds` and requeue them.
     oldest = func.now() - timedelta(seconds=2 * database.settings.reconcile_seconds)
     with database.transaction() as session:
         held = [
@@ -67,7 +67,10 @@ def leases(database: Database) -> str:
 
 
 def clock(database: Database) -> str:
-    """The clocks of this machine and of the database agree. Leases do not depend on them; shown times do."""
+    """Check that the clocks of this machine and the database agree.
+
+    Displayed times depend on this, but leases do not.
+    """
     with database.transaction() as session:
         session.execute(text("SELECT 1"))  # connect first, so that the next statement takes one round trip
         before = datetime.now(UTC)
@@ -81,7 +84,7 @@ def clock(database: Database) -> str:
 
 
 def broker(queue: Queue, reconcile_seconds: float) -> str:
-    """The broker responds; the result has its name, version and durability."""
+    """Check that the broker responds, and report its name, version and durability."""
     checks.broker(queue)
     info = queue.server()
     name = "Valkey" if "valkey_version" in info else "Redis"

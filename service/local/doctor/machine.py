@@ -1,4 +1,4 @@
-"""Checks of this machine: installation, settings, data directory, catalog, port."""
+"""Check this machine: installation, settings, data directory, catalog and port."""
 
 import importlib.util
 import json
@@ -22,7 +22,7 @@ from service.local import EmbeddedError, postgres, valkey
 from service.observability.checks import Degraded, Failed, format_bytes
 
 LOCK = Path(__file__).parents[3] / "requirements.lock"
-"""The versions that were tested together, in a checkout of the repository."""
+"""Lists the package versions that were tested together. The file exists only in a checkout of the repository."""
 _OLDEST_PYTHON = (3, 11)
 _TORCH_SECONDS = 120.0
 _TORCH = """
@@ -34,7 +34,7 @@ _MAX_LISTED = 5
 
 
 def python() -> str:
-    """Python is new enough."""
+    """Check that the Python version is recent enough."""
     found = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info < _OLDEST_PYTHON:
         raise Failed(f"Python {found} is too old", "create the virtual environment with Python 3.11 or newer")
@@ -42,7 +42,7 @@ def python() -> str:
 
 
 def packages(lock: Path = LOCK) -> str:
-    """All dependencies are installed, in the versions of `lock` if it exists."""
+    """Check that all dependencies are installed, in the versions that `lock` lists if it exists."""
     needed = [re.split(r"[^\w.-]", one, maxsplit=1)[0] for one in requires("g2rpo") or [] if "extra ==" not in one]
     missing = [name for name in needed if _version(name) is None]
     if missing:
@@ -59,7 +59,7 @@ def packages(lock: Path = LOCK) -> str:
 
 
 def torch() -> str:
-    """torch and diffusers can be imported, in another process: the service never loads them."""
+    """Check in a separate process that torch and diffusers can be imported, because the service never loads them."""
     if importlib.util.find_spec("torch") is None or importlib.util.find_spec("diffusers") is None:
         return "not installed: an API does not need it; a worker needs `pip install 'g2rpo[worker]'`"
     ran = subprocess.run(
@@ -76,7 +76,7 @@ def torch() -> str:
 
 
 def embedded_servers() -> str:
-    """The PostgreSQL and Valkey that `g2rpo up` starts are installed."""
+    """Check that the PostgreSQL and Valkey binaries that `g2rpo up` uses are installed."""
     try:
         return f"PostgreSQL in {postgres.installed()}, Valkey {valkey.installed()}"
     except EmbeddedError as error:
@@ -85,7 +85,7 @@ def embedded_servers() -> str:
 
 
 def variables(environment: Mapping[str, str], invalid: ValidationError | None) -> str:
-    """The environment variables of the service are known and valid; their values are not shown."""
+    """Check that the service's environment variables are known and valid, without showing their values."""
     if invalid is not None:
         raise Failed(what_is_wrong(invalid), "fix or unset it; docs/reference/settings.md lists every setting")
     unknown = unknown_variables(environment)
@@ -97,7 +97,7 @@ def variables(environment: Mapping[str, str], invalid: ValidationError | None) -
 
 
 def data_directory(data: Path, min_free_bytes: int) -> str:
-    """The directory is writable, has `min_free_bytes`, and is closed to other users."""
+    """Check that the directory is writable, has `min_free_bytes` of free space, and is not accessible to all users."""
     existing = next(directory for directory in (data, *data.parents) if directory.exists())
     try:
         with tempfile.TemporaryFile(dir=existing) as file:
@@ -119,37 +119,37 @@ def data_directory(data: Path, min_free_bytes: int) -> str:
 
 
 def catalog() -> str:
-    """The catalog is valid, and its files exist on this machine."""
+    """Check that the catalog is valid, and that the files it refers to exist on this machine."""
     path = catalog_path()
     try:
         found = load_catalog(path)
     except (OSError, ValueError) as error:
         text = error.strerror or "" if isinstance(error, OSError) else str(error).replace(f"{path}: ", "")
         reason = " ".join(text.split())[:300]
-        hint = "fix the file that G2RPO_CATALOG names, or unset it for the bundled one; see docs/how-to/train-flux.md"
+        hint = "fix the file at G2RPO_CATALOG, or unset it to use the bundled file; see docs/how-to/train-flux.md"
         raise Failed(f"{path} is invalid: {reason}", hint) from error
     missing = [f"{source.entry}: {source.detail}" for source in check_sources(found) if source.missing]
     if missing:
         hint = "add the files, or fix the catalog (`g2rpo catalog check`); an API does not need them"
-        raise Degraded(f"{path} names missing files: {'; '.join(missing)}", hint)
+        raise Degraded(f"{path} refers to missing files: {'; '.join(missing)}", hint)
     numbers = f"{len(found.models)} models, {len(found.rewards)} rewards, {len(found.prompt_sets)} prompt sets"
     return f"{path}: {numbers}"
 
 
 def port(number: int) -> str:
-    """`g2rpo up` can listen on the port."""
+    """Check that `g2rpo up` can listen on the port."""
     with socket.socket() as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind(("127.0.0.1", number))
         except OSError as error:
-            hint = "stop the process on that port, or choose another (--port, G2RPO_PORT); 0: a free port"
+            hint = "stop the process on that port, or choose another (--port, G2RPO_PORT); 0 chooses a free port"
             raise Failed(f"port {number} of 127.0.0.1 is not available: {error.strerror}", hint) from error
     return f"{number} is free"
 
 
 def _version(name: str) -> str | None:
-    """The installed version without its local part, with which torch names the build."""
+    """Return a package's version without its local part (torch's build tag), or None if it is not installed."""
     try:
         return version(name).partition("+")[0]
     except PackageNotFoundError:
