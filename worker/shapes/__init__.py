@@ -1,4 +1,4 @@
-"""The bundled world: small images of colored shapes, their captions, and the rules that judge one by the other."""
+"""The bundled worlds: small images of colored shapes, captions, and rules that check images against captions."""
 
 from pathlib import Path
 
@@ -8,9 +8,12 @@ FLUX_WEIGHTS = WEIGHTS / "shapes-flux"
 CLIP_WEIGHTS = WEIGHTS / "shapes-clip"
 """A `CLIPModel` directory with its tokenizer and image processor."""
 BENCH_FLUX_WEIGHTS, BENCH_CLIP_WEIGHTS = WEIGHTS / "shapes-flux-2", WEIGHTS / "shapes-clip-2"
-"""The same for the world of `shapes-bench`, which has more words."""
+"""The corresponding directories for the world of `shapes-bench`, which has a larger vocabulary."""
 
 IMAGE_SIZE = 32
 """Height and width of every image, in pixels."""
 TEXT_LENGTH = 16
-"""Tokens of every prompt, as CLIP's `model_max_length` and T5's `max_sequence_length`: embeddings depend on it."""
+"""Padded length of every prompt in tokens: CLIP's `model_max_length` and T5's `max_sequence_length`.
+
+Embeddings depend on it.
+"""

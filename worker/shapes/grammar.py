@@ -1,4 +1,4 @@
-"""Captions and their meaning. The captions of the basic world are a subset: see `worker.shapes.points.predicates`."""
+"""The grammar of captions. The captions of the basic world are a subset; see `worker.shapes.points.predicates`."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,7 +9,7 @@ from worker.shapes import words as w
 
 @dataclass(frozen=True)
 class Phrase:
-    """The description of one object, or of `count` equal ones. None: not described."""
+    """The description of one object, or of `count` identical objects. None means that the attribute is not stated."""
 
     shape: str | None = None
     """One of SHAPES or GLYPHS."""
@@ -29,12 +29,12 @@ class Phrase:
 
     @property
     def resolved_color(self) -> str | None:
-        """The color, named or hinted at."""
+        """The color that the phrase names or hints at, or None if it does neither."""
         return w.COLOR_HINTS[self.color_hint] if self.color_hint else self.color
 
     @property
     def possible_shapes(self) -> tuple[str, ...]:
-        """The shapes that match the description."""
+        """All shapes that match the description."""
         if self.shape_hint:
             return w.SHAPE_HINTS[self.shape_hint]
         return (self.shape,) if self.shape else w.SHAPES
@@ -58,7 +58,7 @@ class Form(StrEnum):
 
 
 class Clause(StrEnum):
-    """An optional clause after the main part; the sentence's `clause_word` completes it."""
+    """An optional clause after the main part of a sentence. `clause_word` completes it."""
 
     FORMER = "and the former is"
     LATTER = "and the latter is"
@@ -73,13 +73,13 @@ PRONOUNS = (Clause.FORMER, Clause.LATTER, Clause.BOTH, Clause.IT)
 
 @dataclass(frozen=True)
 class Sentence:
-    """The meaning of a caption. ValueError where its two phrases could describe the same object."""
+    """The meaning of a caption. Raises ValueError if its two phrases could describe the same object."""
 
     form: Form
     phrases: tuple[Phrase, ...]
     background: str
     word: str = ""
-    """The relation, the position, `row` or `column`, `as many` or `more`."""
+    """A relation, a position, `row`, `column`, `as many` or `more`, depending on the form."""
     clause: Clause | None = None
     clause_word: str = ""
 
@@ -90,7 +90,7 @@ class Sentence:
 
 
 def caption(sentence: Sentence) -> str:
-    """The unique caption of `sentence`, such as "a red circle inside a blue square on white"."""
+    """Return the unique caption of `sentence`, such as "a red circle inside a blue square on white"."""
     first, last, word = _describe(sentence.phrases[0]), _describe(sentence.phrases[-1]), sentence.word
     match sentence.form:
         case Form.SHOW:
@@ -112,13 +112,16 @@ def caption(sentence: Sentence) -> str:
 
 
 def conjunction(quantity: str) -> str:
-    """The word between the two parts of a comparison of counts."""
+    """Return the word that joins the two parts of a count comparison: "as" or "than"."""
     return "as" if quantity == w.AS_MANY else "than"
 
 
 @lru_cache(maxsize=65536)
 def parse(text: str) -> Sentence:
-    """The meaning of `text`; the inverse of `caption`. ValueError names the first word that does not fit."""
+    """Parse the caption `text`. This is the inverse of `caption`.
+
+    Raises ValueError that names the first invalid word.
+    """
     words = _Words(text)
     form, word, phrases = _parse_head(words)
     clause = words.accept(*Clause)
@@ -135,7 +138,7 @@ def parse(text: str) -> Sentence:
 
 
 class _Words:
-    """The words of a caption, consumed from left to right."""
+    """Reads the words of a caption from left to right."""
 
     def __init__(self, text: str) -> None:
         self.words = text.lower().split()
@@ -146,7 +149,10 @@ class _Words:
         return self.words[self.index] if self.index < len(self.words) else None
 
     def accept(self, *allowed: str) -> str | None:
-        """Consume and return the first of `allowed`, each of one or more words, that comes next; None if none does."""
+        """Consume and return the first option that matches the next words, or return None if none matches.
+
+        Each option in `allowed` has one or more words.
+        """
         for option in allowed:
             parts = option.lower().split()
             if self.words[self.index : self.index + len(parts)] == parts:
@@ -155,7 +161,7 @@ class _Words:
         return None
 
     def take(self, what: str, *allowed: str) -> str:
-        """Consume and return the one of `allowed` that comes next; ValueError if none does."""
+        """Consume and return the option that matches the next words. Raises ValueError if none matches."""
         found = self.accept(*allowed)
         if found is None:
             choices = ", ".join(allowed)

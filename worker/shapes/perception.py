@@ -1,4 +1,4 @@
-"""What an image of the basic world shows: background and objects. Classical computer vision without weights."""
+"""Perception for the basic world: detects background and objects by classical computer vision, without weights."""
 
 from dataclasses import dataclass
 
@@ -15,33 +15,39 @@ from worker.shapes.seen import Seen, SeenImage
 from worker.shapes.words import BACKGROUNDS, COLORS, SHAPES
 
 CHUNK = 128
-"""Images per batch, so that the working set fits into the processor's cache."""
+"""Images per batch. The working set of a batch fits into the processor's cache."""
 MIN_AREA = 10
-"""Minimum number of connected pixels of an object; the smallest rendered object has 21."""
+"""Minimum number of connected pixels in an object. The smallest rendered object has 21."""
 MAX_MISFIT = 0.25
-"""Maximum squared difference to a shape's mask, as a share of the object's area, for the object to have this shape."""
+"""Maximum squared difference between an object and a shape's mask for a match, as a share of the object's area."""
 SCALES = (0.92, 1.0, 1.08)
-"""Candidate radii, relative to the estimate from the area, which blur and pixel steps make inexact."""
+"""Candidate radii relative to the estimate from the area, which is inexact because of blur and pixel steps."""
 BACKGROUND_TOLERANCE = 0.25
-"""Maximum RGB distance of the border from a background color."""
+"""Maximum RGB distance between an image border and a background color."""
 REACH = 9
-"""Half width in pixels of the window in which a region is compared with masks."""
+"""Half the width, in pixels, of the window in which a region is compared with masks."""
 
 Floats = NDArray[np.float32]
 Integers = NDArray[np.int64]
 
-# Pixels are connected to their four neighbors in the same image and color plane only.
+# Pixels are connected only to their four neighbors in the same image and color plane.
 _CONNECTED = np.zeros((3, 3, 3), dtype=bool)
 _CONNECTED[1] = ndimage.generate_binary_structure(2, 1)
 
 
 def perceive(images: Tensor) -> list[SeenImage]:
-    """What each of `images` [N, 3, H, W] in [0, 1] shows, independently of the others. Other sizes are resized."""
+    """Detect the background and objects in each of `images` [N, 3, H, W] in [0, 1].
+
+    Each result is independent of the other images. Images of other sizes than 32×32 are resized.
+    """
     return [seen for chunk in torch.split(normalize(images), CHUNK) for seen in _perceive_chunk(chunk)]
 
 
 def normalize(images: Tensor) -> Tensor:
-    """`images` [N, 3, H, W] as float32 [N, 3, 32, 32] in [0, 1] on the CPU."""
+    """Convert `images` [N, 3, H, W] to float32 [N, 3, 32, 32] in [0, 1] on the CPU.
+
+    Raises ValueError for any other number of dimensions or channels.
+    """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images must be [N, 3, H, W], not {list(images.shape)}")
     images = images.detach().to("cpu", torch.float32).clamp(0, 1)
@@ -63,7 +69,10 @@ def _perceive_chunk(images: Tensor) -> list[SeenImage]:
 
 
 def nearest_background(images: Tensor) -> tuple[Tensor, list[str | None]]:
-    """The nearest background [N] of each image's border, and its name, None if it is too far off."""
+    """Return the index [N] of the background nearest to each image's border, and its name.
+
+    The name is None if the color differs too much from every background.
+    """
     rim = torch.cat([images[:, :, 0], images[:, :, -1], images[:, :, 1:-1, 0], images[:, :, 1:-1, -1]], dim=2)
     distance = (rim.median(dim=2).values[:, None] - BACKGROUND_PALETTE).square().sum(dim=2).sqrt()
     nearest = distance.min(dim=1)
@@ -73,9 +82,9 @@ def nearest_background(images: Tensor) -> tuple[Tensor, list[str | None]]:
 
 
 def segment(images: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
-    """Each pixel as a mix of background and one color: the color's share [N, H, W] and its index [N, H, W].
+    """Decompose each pixel into the background and one color; return the color's share and index, each [N, H, W].
 
-    The color of an anti-aliased edge is between the two, so the pixel counts as partly covered, not as a third color.
+    An anti-aliased edge pixel has a color between the two. It counts as partly covered, not as a third color.
     """
     ground = BACKGROUND_PALETTE[background][:, :, None, None]
     offset = images - ground
@@ -96,13 +105,13 @@ def segment(images: Tensor, background: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class _Regions:
-    """The K connected regions of a chunk that are large enough."""
+    """The K connected regions in a batch of images that have at least MIN_AREA pixels."""
 
     image: Integers  # [K]
     color: Integers  # [K]
     area: Floats  # [K] pixels
     center: Floats  # [K, 2] x, y
-    owner: Integers  # [N, H, W] index of the region of a pixel, or -1
+    owner: Integers  # [N, H, W] index of each pixel's region, or -1
 
 
 def _regions(covered: Tensor, color: Tensor, count: int) -> _Regions:
@@ -131,7 +140,7 @@ def _regions(covered: Tensor, color: Tensor, count: int) -> _Regions:
 
 
 def _match(regions: _Regions, covered: Tensor) -> tuple[list[int], list[float]]:
-    """Shape (index into SHAPES, or -1) and radius of every region, by comparison with each shape's mask."""
+    """Match every region against each shape's mask and return shapes (index into SHAPES, or -1) and radii."""
     count = len(regions.area)
     if count == 0:
         return [], []
@@ -143,7 +152,7 @@ def _match(regions: _Regions, covered: Tensor) -> tuple[list[int], list[float]]:
     at = (torch.from_numpy(regions.image)[:, None, None], y.clamp(0, 31)[:, :, None], x.clamp(0, 31)[:, None, :])
     owner = torch.from_numpy(regions.owner)[at]
     own = inside & (owner == torch.arange(count)[:, None, None])
-    # The partly covered pixels of the outline are next to the region's own; farther away there is only noise.
+    # The partly covered pixels of the outline are adjacent to the region; pixels farther away are only noise.
     outline = functional.max_pool2d(own.float(), 3, stride=1, padding=1) > 0
     seen = torch.where(inside & outline & (own | (owner < 0)), covered[at], 0.0)
 
@@ -165,7 +174,7 @@ def _match(regions: _Regions, covered: Tensor) -> tuple[list[int], list[float]]:
 
 
 def _blurred(masks: Tensor) -> Tensor:
-    """Masks [K, H, W], slightly blurred as by an autoencoder; the rim of the window stays empty."""
+    """Blur masks [K, H, W] slightly, as an autoencoder does. The rim of the window stays empty."""
     blurred = torch.zeros_like(masks)
     rows = masks[:, :-2] + 2 * masks[:, 1:-1] + masks[:, 2:]
     blurred[:, 1:-1, 1:-1] = (rows[:, :, :-2] + 2 * rows[:, :, 1:-1] + rows[:, :, 2:]) / 16

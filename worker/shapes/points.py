@@ -1,4 +1,4 @@
-"""The test points of captions: the statements about an image that a caption makes, with the rule that checks each."""
+"""Test points: the statements that a caption makes about an image, each with the rule that checks it."""
 
 from dataclasses import dataclass
 from enum import StrEnum
@@ -9,7 +9,7 @@ from worker.shapes.seen import Seen
 
 MAX_POINTS = 4
 PREDICATES = ("count", "object", "size", "relation", "background")
-"""The dimensions of the basic world's test points."""
+"""Dimensions of the test points in the basic world."""
 LAYOUT, LOGIC = "Entity Layout - Two-Dimensional Space", "Logical Reasoning"
 COLOR, SHAPE, KNOWLEDGE = "Attribute - Color", "Attribute - Shape", "World Knowledge"
 DIMENSION_OF_RELATION = {
@@ -24,7 +24,7 @@ DIMENSION_OF_RELATION = {
 
 @dataclass(frozen=True)
 class Match:
-    """A condition on objects. None or an empty tuple matches any value."""
+    """A condition on an object. None or an empty tuple matches any value."""
 
     color: str | None = None
     shapes: tuple[str, ...] = ()
@@ -44,7 +44,7 @@ class Match:
 
 
 class Rule(StrEnum):
-    """A condition on an image, on the objects that satisfy `matches`, and on `value`."""
+    """A condition on an image. It depends on the test point's `matches` and `value`."""
 
     ALL = "all"
     """There is an object, and every object satisfies the match."""
@@ -53,21 +53,24 @@ class Rule(StrEnum):
     COUNT = "count"
     """`value` objects satisfy the match."""
     NONE = "none"
-    """There is an object, and none satisfies the match."""
+    """There is an object, and no object satisfies the match."""
     RELATION = "relation"
     """Two objects, one for each match, are in the relation `value`."""
     ONLY = "only"
-    """An object satisfies the first match, and none the second."""
+    """An object satisfies the first match, and no object satisfies the second."""
     PLACE = "place"
     """An object that satisfies the match is in the position `value`."""
     LINE = "line"
-    """All objects, two or more, are in a row or a column."""
+    """There are at least two objects, and all are in one row or column."""
     COUNTS = "counts"
-    """As many or more objects satisfy the first match than the second, which at least one object satisfies."""
+    """As many objects satisfy the first match as the second, or more, depending on `value`.
+
+    At least one object satisfies the second match.
+    """
     EITHER = "either"
-    """Objects satisfy one of the two matches, not both."""
+    """Exactly one of the two matches is satisfied by an object."""
     ALIKE = "alike"
-    """All objects, two or more, have the same color."""
+    """There are at least two objects, and all have the same color."""
     BACKGROUND = "background"
     """The background is `value`."""
 
@@ -84,7 +87,10 @@ class TestPoint:
 
 
 def predicates(sentence: Sentence) -> tuple[TestPoint, ...]:
-    """The test points of a caption of the basic world: 4 for one object, 7 for two. ValueError for other captions."""
+    """Return the test points of a caption of the basic world: 4 for one object, 7 for two objects.
+
+    Raises ValueError if the sentence is not a caption of the basic world.
+    """
     phrases = sentence.phrases
     related = sentence.form is Form.PAIR and sentence.word in w.SIDES
     plain = all(
@@ -110,18 +116,18 @@ def predicates(sentence: Sentence) -> tuple[TestPoint, ...]:
 
 
 def points(sentence: Sentence) -> tuple[TestPoint, ...]:
-    """The test points of a prompt of `shapes-bench`: one to four, the sentence's own dimension first."""
+    """Return the one to four test points of a `shapes-bench` prompt, starting with the sentence's main dimension."""
     return tuple([*_clause_points(sentence), *_form_points(sentence)][:MAX_POINTS])
 
 
 def full_match(phrase: Phrase) -> Match:
-    """The condition that an object satisfies the whole description."""
+    """Return the condition that an object satisfies every attribute in the description."""
     shapes = phrase.possible_shapes if phrase.shape or phrase.shape_hint else ()
     return Match(phrase.resolved_color, shapes, phrase.size, phrase.style, phrase.pose)
 
 
 def references(sentence: Sentence) -> tuple[Match, Match]:
-    """How to identify the two objects of a sentence: by their colors if these differ, else by their shapes."""
+    """Return conditions that identify the two objects of a sentence: colors if they differ, otherwise shapes."""
     one, other = sentence.phrases
     if one.resolved_color and other.resolved_color and one.resolved_color != other.resolved_color:
         return Match(one.resolved_color), Match(other.resolved_color)
@@ -172,7 +178,7 @@ def _form_points(sentence: Sentence) -> list[TestPoint]:
 
 
 def _pair_points(sentence: Sentence) -> list[TestPoint]:
-    # A sign comes first: it is the subject of such a sentence.
+    # The point for the sign comes first, because text is the main dimension of a sentence with a sign.
     signs = [_sign(phrase, Rule.EACH) for phrase in sentence.phrases if phrase.is_glyph]
     if sentence.word == w.AND:
         matched = [
@@ -187,7 +193,7 @@ def _pair_points(sentence: Sentence) -> list[TestPoint]:
 
 
 def _pair_attributes(sentence: Sentence) -> list[TestPoint]:
-    """The colors and the shapes of both objects, where the sentence states them."""
+    """Return test points for the colors and shapes of both objects, if the sentence states them."""
     one, other = sentence.phrases
     found = []
     if one.resolved_color and other.resolved_color:
@@ -205,7 +211,7 @@ def _pair_attributes(sentence: Sentence) -> list[TestPoint]:
 
 
 def _attributes(phrase: Phrase) -> list[TestPoint]:
-    """Every stated attribute of the only kind of object, the rarer ones first."""
+    """Return a test point for every stated attribute of a phrase, starting with the rarest attributes."""
     shapes, color = phrase.possible_shapes, phrase.resolved_color
     named_color = TestPoint(COLOR, f"it is {color}", Rule.ALL, (Match(color),))
     if phrase.is_glyph:

@@ -1,4 +1,4 @@
-"""Images of the basic world: batched, anti-aliased signed-distance masks in positions that a seed determines."""
+"""Renderer for the basic world: batched, anti-aliased signed-distance masks at positions determined by a seed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,9 +23,9 @@ PALETTE = torch.tensor(
 BACKGROUND_PALETTE = torch.tensor([[1.0, 1.0, 1.0], [0.5, 0.5, 0.5], [0.0, 0.0, 0.0]])
 
 RADIUS = torch.tensor([[3.2, 3.9], [5.6, 6.4]])
-"""Range of the radius in pixels of small and of large objects."""
+"""Radius ranges in pixels, for small and for large objects."""
 RADIUS_LIMIT = 4.75
-"""Minimum radius of an object that is perceived as large."""
+"""Minimum radius in pixels at which an object is perceived as large."""
 
 HALF_SIDE, HALF_DIAGONAL, HALF_BASE, ARM, ARM_WIDTH = 0.88, 1.12, 1.05, 1.05, 0.36
 """Proportions at radius 1, chosen so that all shapes of one size look about equally large."""
@@ -35,19 +35,19 @@ AREA = torch.tensor(
 )
 """Area of each shape at radius 1."""
 CENTROID_BELOW_MIDDLE = torch.tensor([0.0, 0.0, 1 / 3, 0.0, 0.0])
-"""Distance of the center of mass below the center of the bounding box, at radius 1."""
+"""Distance from the center of the bounding box down to the center of mass, for each shape at radius 1."""
 
 MARGIN, GAP = 0.5, 1.5
-"""Minimum distance in pixels of an object from the edge of the image, and from the other object."""
+"""Minimum distances in pixels, from an object to the image edge and to the other object."""
 SLANT = 0.4
-"""Maximum offset across a relation's axis, as a share of the distance along it."""
+"""Maximum offset perpendicular to a relation's axis, as a share of the distance along the axis."""
 DRAWS = 6
-"""Random numbers per image."""
+"""Number of random numbers per image."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """A batch of scenes with the positions of all objects. An absent second object has shape -1."""
+    """A batch of scenes with the positions of all objects. The shape of a missing second object is -1."""
 
     shape: Tensor  # [N, 2] index into SHAPES, or -1
     color: Tensor  # [N, 2] index into COLORS
@@ -57,13 +57,16 @@ class Placed:
 
 
 def render(scenes: Sequence[Sentence], seed: int = 0) -> Tensor:
-    """Images [N, 3, 32, 32] in [0, 1]. `seed` varies sizes and positions within the limits of the captions."""
+    """Render images [N, 3, 32, 32] in [0, 1]. `seed` varies sizes and positions within what the captions allow."""
     draws = torch.rand(len(scenes), DRAWS, generator=torch.Generator().manual_seed(seed))
     return draw(place(encode(scenes), draws))
 
 
 def encode(scenes: Sequence[Sentence]) -> Tensor:
-    """Scenes as integers [N, 8]: shape, color, size of both objects (-1 if absent), relation (-1), background."""
+    """Encode scenes as integers [N, 8]: shape, color and size of both objects, relation, background.
+
+    Values of a missing object or relation are -1.
+    """
     rows = []
     for scene in scenes:
         row = [-1] * 7
@@ -77,7 +80,7 @@ def encode(scenes: Sequence[Sentence]) -> Tensor:
 
 
 def place(encoded: Tensor, draws: Tensor) -> Placed:
-    """Radii and centers for `encode`'s integers from uniform random numbers [N, 6]."""
+    """Compute radii and centers for scenes from `encode`, using uniform random numbers `draws` [N, 6]."""
     shape, color, size = encoded[:, :6].reshape(-1, 2, 3).unbind(2)
     low, high = RADIUS.to(draws.device)[size.clamp(min=0)].unbind(-1)
     radius = low + (high - low) * draws[:, :2]
@@ -89,7 +92,7 @@ def place(encoded: Tensor, draws: Tensor) -> Placed:
 
 
 def draw(placed: Placed) -> Tensor:
-    """Images [N, 3, 32, 32] in [0, 1] of placed objects."""
+    """Draw images [N, 3, 32, 32] in [0, 1] of placed objects."""
     device = placed.shape.device
     images = BACKGROUND_PALETTE.to(device)[placed.background][:, :, None, None].expand(-1, -1, IMAGE_SIZE, IMAGE_SIZE)
     axis = torch.arange(IMAGE_SIZE, device=device) + 0.5
@@ -106,12 +109,15 @@ def draw(placed: Placed) -> Tensor:
 
 
 def coverage(shape: str, dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
-    """Share in [0, 1] of each pixel that `shape` covers; `dx`, `dy` are the offsets of pixels from its center."""
+    """Compute the share in [0, 1] of each pixel that `shape` covers.
+
+    dx, dy: pixel offsets from the center of the shape.
+    """
     return (0.5 - distance(shape, dx, dy, radius)).clamp(0, 1)
 
 
 def distance(shape: str, dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
-    """Signed distance in pixels to the outline of `shape`, negative inside."""
+    """Compute the signed distance in pixels to the outline of `shape`. It is negative inside the shape."""
     dx, height = dx.abs(), dy.abs()
     match shape:
         case "circle":
@@ -130,17 +136,17 @@ def distance(shape: str, dx: Tensor, dy: Tensor, radius: Tensor) -> Tensor:
 
 
 def _place_one(extent: Tensor, draws: Tensor) -> Tensor:
-    """Centers [N, 2, 2] with the first object anywhere inside the image."""
+    """Compute centers [N, 2, 2] with the first object anywhere inside the image."""
     room = IMAGE_SIZE - 2 * (extent[:, :1] + MARGIN)
     first = extent[:, :1] + MARGIN + room * draws[:, 2:4]
     return torch.stack([first, first], dim=1)
 
 
 def _place_two(extent: Tensor, relation: Tensor, draws: Tensor) -> Tensor:
-    """Centers [N, 2, 2] of two objects, apart along the relation's axis and nearly level across it."""
+    """Compute centers [N, 2, 2] of two objects, separated along the relation's axis and roughly aligned with it."""
     leading, upright = relation % 2 == 0, relation >= 2  # left of and above; above and below
     free = IMAGE_SIZE - 2 * MARGIN - GAP - 2 * extent.sum(dim=1)
-    # Two cuts of the free length: before, between, behind.
+    # Two cuts divide the free length into the parts before, between and after the objects.
     cuts = (free[:, None] * draws[:, 2:4]).sort(dim=1).values
     one, two = torch.where(leading[:, None], extent, extent.flip(1)).unbind(1)
     near = MARGIN + cuts[:, 0] + one

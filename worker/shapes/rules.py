@@ -1,4 +1,4 @@
-"""Whether an image, as perceived, satisfies a test point."""
+"""Rules that check whether a perceived image satisfies a test point."""
 
 from itertools import permutations, product
 
@@ -11,23 +11,23 @@ from worker.shapes.points import Rule, TestPoint
 from worker.shapes.seen import Seen, SeenImage
 
 CLEARANCE = 2.0
-"""Minimum distance in pixels between two centers for one to be left of, right of, above or below the other."""
+"""Minimum distance in pixels between two centers for the relations left of, right of, above and below."""
 TOUCHING, APART = 2.3, 4.5
-"""Maximum distance in pixels of two objects that touch, and minimum distance of two that are apart."""
+"""Maximum distance between touching objects and minimum distance between objects that are apart, in pixels."""
 LARGER = 1.3
-"""Minimum ratio of the radii of a larger object and a smaller one."""
+"""Minimum ratio of the larger object's radius to the smaller object's."""
 ENCLOSED = 0.9
-"""Minimum enclosed share of an object that is inside another."""
+"""Minimum share of an object that must be enclosed for it to be inside another object."""
 CORNER = 14.0
-"""Maximum distance in pixels of an object's center from both edges of its corner."""
+"""Maximum distance in pixels from an object's center to both edges of its corner."""
 MIDDLE = 4.5
-"""Maximum distance in pixels, along either axis, of an object's center from the image's center."""
+"""Maximum distance in pixels from an object's center to the image center, along either axis."""
 LEVEL = 2.5
-"""Maximum deviation in pixels of an object's center from its line."""
+"""Maximum deviation in pixels of an object's center from its row or column."""
 
 
 def holds(point: TestPoint, seen: SeenImage) -> bool:
-    """Whether the image satisfies the test point. Statements about absent objects are false."""
+    """Whether the image satisfies the test point. Statements about missing objects are false."""
     things, matches = seen.objects, point.matches
     fitting = [[thing for thing in things if match.fits(thing)] for match in matches]
     match point.rule:
@@ -81,12 +81,12 @@ def _related(name: str, one: Seen, two: Seen, seen: SeenImage) -> bool:
 
 
 def _distance(one: Seen, other: Seen) -> float:
-    """Distance between the nearest pixels of two objects; 1 for adjacent pixels."""
+    """Compute the distance between the nearest pixels of two objects. Adjacent pixels have distance 1."""
     return float(ndimage.distance_transform_edt(~one.mask)[other.mask].min(initial=np.inf))
 
 
 def _share_inside(inner: Seen, outer: Seen) -> float:
-    """Share of the inner object's pixels that the outer one encloses."""
+    """Compute the share of the inner object's pixels that the outer object encloses."""
     enclosed = ndimage.binary_fill_holes(outer.mask) & ~outer.mask
     return float((inner.mask & enclosed).sum() / max(1, inner.mask.sum()))
 

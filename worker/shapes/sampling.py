@@ -1,4 +1,4 @@
-"""Random captions of the basic world, which of them are held out, and helpers shared with the benchmark's world."""
+"""Random captions of the basic world, their split into training and held-out captions, and shared helpers."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -17,18 +17,24 @@ T = TypeVar("T")
 ONE_OBJECT_SHARE = 0.2
 """Share of sampled scenes with a single object."""
 PARTS = 8
-"""Captions are divided into this many parts by a hash of their meaning."""
+"""Number of parts into which captions are divided, by a hash of their meaning."""
 MAX_TRAIN, MAX_HELDOUT = 30000, 4000
-"""Maximum numbers of captions: the world has 36,594 and 5,346, and rejection sampling of the last ones is slow."""
+"""Maximum numbers of training and held-out captions.
+
+The world has 36,594 and 5,346, but rejection sampling of the last ones is slow.
+"""
 
 
 def choose(rng: Rng, options: Sequence[T]) -> T:
-    """One of `options`, uniformly."""
+    """Choose one of `options` uniformly at random."""
     return options[int(rng.integers(len(options)))]
 
 
 def canonical(sentence: Sentence) -> Sentence:
-    """The first, by word and caption, of the equivalent forms: "B right of A" becomes "A left of B"."""
+    """Return the canonical form of a sentence; for example, "B right of A" becomes "A left of B".
+
+    Of the equivalent forms, it is the first when ordered by word and caption.
+    """
     mirrored = sentence.form is Form.EITHER or (sentence.form is Form.COUNTS and sentence.word == w.AS_MANY)
     word = sentence.word
     if sentence.form is Form.PAIR and word in w.MIRROR:
@@ -42,14 +48,17 @@ def canonical(sentence: Sentence) -> Sentence:
 
 
 def part_number(text: str, prefix: str = "") -> int:
-    """The part, below PARTS, of a caption; the same for all captions with the same meaning."""
+    """Return the part number of a caption, from 0 to PARTS - 1. Captions with the same meaning have the same part."""
     return hashlib.sha256((prefix + caption(canonical(parse(text)))).encode()).digest()[0] % PARTS
 
 
 def distinct(
     count: int, sample: Callable[[Rng], Sentence], belongs: Callable[[str], bool], seed: int
 ) -> tuple[str, ...]:
-    """The first `count` distinct captions that belong, of a random sequence. ValueError if they are too rare."""
+    """Return the first `count` distinct captions of a random sequence for which `belongs` is true.
+
+    Raises ValueError if such captions are too rare.
+    """
     rng = np.random.default_rng(seed)
     found: dict[str, None] = {}  # ordered by first occurrence
     for _ in range(200 * count + 1000):
@@ -62,7 +71,7 @@ def distinct(
 
 
 def sample_scene(rng: Rng) -> Sentence:
-    """A random sentence of the basic world: mostly two objects, all attributes uniform."""
+    """Sample a random sentence of the basic world, mostly with two objects. All attributes are uniform."""
     first, background = _sample_object(rng), choose(rng, w.BACKGROUNDS)
     if rng.random() < ONE_OBJECT_SHARE:
         return Sentence(Form.SHOW, (first,), background)
@@ -83,13 +92,19 @@ def is_heldout(text: str) -> bool:
 
 @lru_cache
 def train_prompts(count: int = 4096) -> tuple[str, ...]:
-    """The first `count` captions of a fixed sequence that are not held out. ValueError above MAX_TRAIN."""
+    """Return the first `count` training captions of a fixed random sequence.
+
+    Raises ValueError if `count` exceeds MAX_TRAIN.
+    """
     return _prompts(count, MAX_TRAIN, heldout=False, seed=0)
 
 
 @lru_cache
 def heldout_prompts(count: int = 1024) -> tuple[str, ...]:
-    """The first `count` captions of a fixed sequence that are held out. ValueError above MAX_HELDOUT."""
+    """Return the first `count` held-out captions of a fixed random sequence.
+
+    Raises ValueError if `count` exceeds MAX_HELDOUT.
+    """
     return _prompts(count, MAX_HELDOUT, heldout=True, seed=1)
 
 

@@ -1,4 +1,4 @@
-"""What an image shows, as perceived from its pixels or as known by the generator."""
+"""The content of an image, as perceived from its pixels or as known to the generator."""
 
 from dataclasses import dataclass, field
 
@@ -13,22 +13,22 @@ Mask = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Seen:
-    """An object in an image. Perception of the basic world leaves the fields with defaults as they are."""
+    """An object in an image. Perception of the basic world does not set the fields that have defaults."""
 
     shape: str | None
-    """One of SHAPES or GLYPHS; None if it resembles none of them."""
+    """One of SHAPES or GLYPHS, or None if the object resembles none of them."""
     color: str
     radius: float
     x: float
-    """Of its center, in pixels from the left edge."""
+    """Distance from the left edge of the image to the object's center, in pixels."""
     y: float
-    """In pixels from the top edge."""
+    """Distance from the top edge of the image to the object's center, in pixels."""
     style: str = SOLID
     pose: str = UPRIGHT
     mask: Mask = field(default_factory=lambda: np.zeros((0, 0), dtype=bool), repr=False, compare=False)
-    """[32, 32] its visible pixels."""
+    """The object's visible pixels, [32, 32]."""
     hidden_by: int | None = None
-    """Index in the image of the object that covers a part of it."""
+    """Index of the object that partly hides this one, or None if it is not hidden."""
 
     @property
     def size(self) -> str:
@@ -39,4 +39,4 @@ class Seen:
 class SeenImage:
     objects: tuple[Seen, ...]
     background: str | None
-    """None if the border resembles none of the backgrounds."""
+    """Name of the background, or None if the border resembles none of them."""

@@ -1,4 +1,4 @@
-"""Whether images of the basic world show what their captions state."""
+"""Verification of images of the basic world against their captions."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,11 @@ from worker.shapes.rules import holds
 
 
 def verify(images: Tensor, captions: Sequence[str]) -> list[tuple[bool, ...]]:
-    """For each of `images` [N, 3, H, W] in [0, 1]: whether each of `predicates(parse(caption))` holds, in order."""
+    """Check which predicates of its caption each of `images` [N, 3, H, W] in [0, 1] satisfies.
+
+    Results are in the order of `predicates(parse(caption))`. Raises ValueError if the numbers of images and captions
+    differ or a caption is invalid.
+    """
     if len(images) != len(captions):
         raise ValueError(f"{len(images)} images and {len(captions)} captions: the numbers must be equal")
     wanted = [predicates(parse(text)) for text in captions]
@@ -21,5 +25,5 @@ def verify(images: Tensor, captions: Sequence[str]) -> list[tuple[bool, ...]]:
 
 
 def verifier_score(images: Tensor, captions: Sequence[str]) -> Tensor:
-    """Share in [0, 1] of each caption's predicates that hold in its image, float32 [N] on the CPU."""
+    """Compute the share in [0, 1] of each caption's predicates that hold in its image, float32 [N] on the CPU."""
     return torch.tensor([sum(row) / len(row) for row in verify(images, captions)], dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""The words of captions. The basic world uses the first of them, the benchmark's world all."""
+"""The vocabulary of captions. The basic world uses only the first words, the benchmark's world all of them."""
 
 SIZES = ("small", "large")
 COLORS = ("red", "green", "blue", "yellow", "purple", "orange")
@@ -7,7 +7,7 @@ BACKGROUNDS = ("white", "gray", "black")
 SIDES = ("left of", "right of", "above", "below")
 
 BASIC_VOCABULARY = ("a", "on", *SIZES, *COLORS, *SHAPES, *BACKGROUNDS, "left", "right", "of", "above", "below")
-"""Every word of the basic world's captions, in the order of its tokenizers."""
+"""All words in captions of the basic world, in tokenizer order."""
 
 OUTLINED, STRIPED = "outlined", "striped"
 STYLES = (OUTLINED, STRIPED)
@@ -21,7 +21,7 @@ PLURALS = {shape: "crosses" if shape == "cross" else f"{shape}s" for shape in SH
 SINGULARS = {plural: shape for shape, plural in PLURALS.items()}
 NUMBERS = {"two": 2, "three": 3, "four": 4}
 LETTERS, DIGITS = ("C", "E", "F", "H", "L", "P", "T", "U"), ("2", "3", "4", "7")
-"""Without A, which in lower case is the article."""
+"""Letters and digits that images can show. The letter A is excluded, because in lower case it is the article."""
 GLYPHS = (*LETTERS, *DIGITS)
 
 COLOR_HINTS = {
@@ -32,14 +32,14 @@ COLOR_HINTS = {
     "plums": "purple",
     "carrots": "orange",
 }
-"""`the colour of HINT`, with the color. Captions keep their British spelling: the weights are trained on it."""
+"""Colors by hint, as in `the colour of HINT`. Captions use British spelling because the weights were trained on it."""
 SHAPE_HINTS = {
     "with three sides": ("triangle",),
     "with four sides": ("square", "diamond"),
     "with no corners": ("circle",),
     "like a plus sign": ("cross",),
 }
-"""`a shape HINT`, with the shapes that match it."""
+"""Matching shapes by hint, as in `a shape HINT`."""
 
 DEPTHS = ("in front of", "behind")
 CONTACTS = ("touching", "apart from")
@@ -50,7 +50,7 @@ MIRROR = {
     **{one: other for pair in (SIDES[:2], SIDES[2:], DEPTHS, COMPARISONS) for one, other in (pair, pair[::-1])},
     **{name: name for name in (*CONTACTS, SAME_COLOR, AND)},
 }
-"""`A RELATION B` is equivalent to `B MIRROR[RELATION] A`; `inside` has no mirror."""
+"""Mirrored relations: `A RELATION B` is equivalent to `B MIRROR[RELATION] A`. `inside` has none."""
 
 CORNERS = ("top left corner", "top right corner", "bottom left corner", "bottom right corner")
 MIDDLE = "middle"
@@ -65,4 +65,4 @@ _PHRASES = (
     *("letter", "digit", *GLYPHS),
 )
 VOCABULARY = tuple(dict.fromkeys((*BASIC_VOCABULARY, *" ".join(_PHRASES).lower().split())))
-"""Every word of a caption. The basic world's words come first, so that its weights initialize training."""
+"""All words in captions. The basic world's words come first, so that training can start from its weights."""

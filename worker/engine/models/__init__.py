@@ -12,12 +12,18 @@ FAMILIES: dict[str, type[FlowModel]] = {"flux": FluxModel, "sd3": SD3Model}
 
 
 def check_model(entry: ModelEntry) -> None:
-    """Raise ValueError if the files of the catalog's model do not fit, without using a device."""
+    """Check the model files of a catalog entry without using a device.
+
+    Raises ValueError if files are missing or do not match the model family.
+    """
     FAMILIES[entry.family].check(entry)
 
 
 def load_model(entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> FlowModel:
-    """Load the catalog's model onto `device` in `dtype`, frozen. Raises ValueError if its files do not fit."""
+    """Load the model of a catalog entry onto `device` in `dtype`, with frozen weights.
+
+    Raises ValueError if files are missing or do not match the model family.
+    """
     precision.disable_tf32()
     return FAMILIES[entry.family].load(entry, device, dtype)
 

@@ -1,7 +1,8 @@
-"""The attention implementation on GPUs.
+"""Selection of the attention implementation on GPUs.
 
-cuDNN's is the fastest on an H100, but its backward pass failed there for batches of 8 (FLUX.1-dev, torch 2.11). What is
-trained must be computed alike in rollout and update, so it does without; what is only sampled may have it.
+cuDNN attention is the fastest on an H100, but its backward pass failed there for batches of 8 (FLUX.1-dev, torch 2.11).
+Training must use the same implementation in rollout and update, so it runs without cuDNN attention. Code that only
+samples images can use it.
 """
 
 from collections.abc import Iterator
@@ -11,13 +12,13 @@ from torch.backends import cuda
 
 
 def differentiable() -> None:
-    """From now on this process computes with an attention whose gradients can be had for every batch."""
+    """Disable cuDNN attention for this process, so that the backward pass works for every batch size."""
     cuda.enable_cudnn_sdp(False)
 
 
 @contextmanager
 def fastest() -> Iterator[None]:
-    """Within: any attention may be taken."""
+    """Allow every attention implementation within the context, then restore the previous setting."""
     before: bool = cuda.cudnn_sdp_enabled()  # type: ignore[no-untyped-call]
     cuda.enable_cudnn_sdp(True)
     try:

@@ -1,4 +1,4 @@
-"""The adapter between the engine and a diffusers pipeline. A model family implements its abstract methods."""
+"""The adapter between the engine and a diffusers pipeline. Each model family implements the abstract methods."""
 
 import hashlib
 import json
@@ -22,18 +22,18 @@ from worker.engine.models import lora, sharding, weights
 from worker.engine.models.sources import fetch, fingerprint
 
 _ENCODE_BATCH = 8
-"""Prompts per encoder batch. Batches are padded to this size, so that an embedding does not depend on its batch."""
+"""Prompts per encoder batch. Shorter batches are padded to this size, so that embeddings do not depend on the batch."""
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """Encoded prompts, one row per prompt. Pooled is [prompts, width], sequence [prompts, text tokens, width]."""
+    """Encoded prompts, one row per prompt: `pooled` [prompts, width] and `sequence` [prompts, text tokens, width]."""
 
     pooled: Tensor
     sequence: Tensor
 
     def rows(self, indices: Sequence[int]) -> "Conditioning":
-        """The rows `indices`, repeated and ordered as given."""
+        """Return the rows with the given indices, in the given order. Indices may repeat."""
         index = torch.tensor(indices, device=self.pooled.device)
         return Conditioning(self.pooled[index], self.sequence[index])
 
@@ -47,18 +47,18 @@ class ImageSize:
 
 
 class FlowModel(ABC):
-    """A flow text-to-image model in diffusers' directory layout.
+    """A text-to-image flow model in the diffusers directory layout.
 
-    Latents are packed, [images, tokens, channels], and at least float32. Trained weights are a LoRA in diffusers'
-    format, or a transformer directory.
+    Latents are packed, [images, tokens, channels], in float32 or float64. Trained weights are saved as a LoRA in the
+    diffusers format or as a transformer directory.
     """
 
     pipeline_class: ClassVar[Any]
     transformer_class: ClassVar[Any]
     encoders: ClassVar[Mapping[str, Any]]
-    """The classes of the text encoders, by their names in the pipeline."""
+    """Text encoder classes by component name in the pipeline."""
     optional: ClassVar[frozenset[str]] = frozenset()
-    """Encoders that a pipeline may lack."""
+    """Names of the encoders that a pipeline may omit."""
 
     def __init__(self, pipeline: Any, entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> None:
         self.entry, self.device, self.dtype = entry, device, dtype
@@ -66,20 +66,23 @@ class FlowModel(ABC):
         self.transformer: Any = pipeline.transformer
         self._merger: lora.Merger | None = None
         self._mixed = False
-        """Whether weights have a higher precision than forward passes."""
+        """Whether the weights have a higher precision than the forward passes."""
 
     @classmethod
     def check(cls, entry: ModelEntry) -> list[str]:
-        """The names of the pipeline's parts; ValueError unless the entry's source is complete and of the family.
+        """Check the pipeline files of a catalog entry and return the names of the components found.
 
-        Fast, and without any device.
+        The check is fast and uses no device. Raises ValueError if files are missing or belong to another model family.
         """
         parts = {"transformer": cls.transformer_class, "vae": AutoencoderKL, **cls.encoders}
         return weights.check_pipeline(fetch(entry.source, cls.pipeline_class), cls.pipeline_class, parts, cls.optional)
 
     @classmethod
     def load(cls, entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> Self:
-        """Load from the entry's source, frozen and in eval mode."""
+        """Load the model of a catalog entry, with frozen weights and in eval mode.
+
+        Raises ValueError if files are missing or belong to another model family.
+        """
         present = cls.check(entry)
         directory = fetch(entry.source, cls.pipeline_class)
         given: dict[str, Any] = {}
@@ -95,29 +98,35 @@ class FlowModel(ABC):
 
     @abstractmethod
     def _encode(self, prompts: list[str]) -> tuple[Tensor, Tensor]:
-        """Pooled and sequence embeddings of one batch, by the pipeline."""
+        """Encode one batch with the pipeline and return the pooled and the sequence embeddings."""
 
     @abstractmethod
     def latent_shape(self, size: ImageSize) -> tuple[int, int, int]:
-        """Unpacked latent shape (channels, height, width), in which the diffusers pipeline generates noise."""
+        """Return the unpacked latent shape (channels, height, width), in which the diffusers pipeline generates noise.
+
+        Raises ValueError if the model does not support the image size.
+        """
 
     @abstractmethod
     def pack(self, latents: Tensor) -> Tensor:
-        """[images, channels, height, width] → [images, tokens, packed channels]."""
+        """Pack latents [images, channels, height, width] into [images, tokens, packed channels]."""
 
     @abstractmethod
     def unpack(self, latents: Tensor, size: ImageSize) -> Tensor:
-        """The inverse of `pack`."""
+        """Invert `pack`: turn packed latents into [images, channels, height, width]."""
 
     @abstractmethod
     def predict(
         self, latents: Tensor, sigma: Tensor, conditioning: Conditioning, size: ImageSize, guidance: float
     ) -> Tensor:
-        """The velocity at `latents` and `sigma` [images], in the latents' dtype. Rows of `conditioning` match."""
+        """Compute the velocity at `latents` and `sigma` [images], in the dtype of `latents`.
+
+        `conditioning` has one row per image.
+        """
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str]) -> Conditioning:
-        """Encode prompts; ValueError names a word that the tokenizer does not know."""
+        """Encode prompts. Raises ValueError if a prompt contains a word outside the tokenizer's closed vocabulary."""
         self.check_prompts(prompts)
         pooled: list[Tensor] = []
         sequence: list[Tensor] = []
@@ -129,12 +138,15 @@ class FlowModel(ABC):
         return Conditioning(torch.cat(pooled).to(self.dtype), torch.cat(sequence).to(self.dtype))
 
     def check_prompts(self, prompts: Sequence[str]) -> None:
-        """Raise ValueError that names the first word outside a closed vocabulary."""
+        """Check prompts against tokenizers with a closed vocabulary.
+
+        Raises ValueError that names the unknown words of the first invalid prompt.
+        """
         for encoder in self.encoders:
             tokenizer = getattr(self._pipeline, _tokenizer(encoder))
             backend = getattr(tokenizer, "backend_tokenizer", None)
             if type(getattr(backend, "model", None)).__name__ != "WordLevel":
-                continue  # subword tokenizers spell unknown words, and <unk> for a rare character is not an error
+                continue  # subword tokenizers split unknown words, and <unk> for a rare character is not an error
             unknown = tokenizer.unk_token_id
             for prompt, numbers in zip(prompts, tokenizer(list(prompts)).input_ids, strict=True):
                 if unknown in numbers:
@@ -143,7 +155,10 @@ class FlowModel(ABC):
                     raise ValueError(f"prompt {prompt!r}: the model {self.entry.name!r} does not know {named}")
 
     def encoding_identity(self) -> str:
-        """Hash of everything except the prompt that an encoding depends on: encoders, tokenizers, length, dtype."""
+        """Return a hash of everything that affects an encoding except the prompt.
+
+        It covers the encoder and tokenizer files, the text length and the dtype.
+        """
         names = [name for encoder in self.encoders for name in (encoder, _tokenizer(encoder))]
         own = fingerprint(self.entry.source, [name for name in names if getattr(self._pipeline, name) is not None])
         return hashlib.sha256(f"{own} {self.entry.text_length} {self.dtype}".encode()).hexdigest()
@@ -156,7 +171,7 @@ class FlowModel(ABC):
 
     @torch.no_grad()
     def decode(self, latents: Tensor, size: ImageSize) -> Tensor:
-        """Packed clean latents → images [images, 3, height, width] in 0..1."""
+        """Decode packed clean latents into images [images, 3, height, width] in 0..1."""
         vae = self._pipeline.vae
         scaled = self.unpack(latents, size) / vae.config.scaling_factor + vae.config.shift_factor
         images: Tensor = vae.decode(scaled.to(vae.dtype), return_dict=False)[0]
@@ -164,20 +179,23 @@ class FlowModel(ABC):
 
     @property
     def latent_dtype(self) -> torch.dtype:
-        """float32, or float64 for a float64 model: trajectories are never stored in bfloat16."""
+        """The dtype of latents: float64 for a float64 model, otherwise float32. Trajectories never use bfloat16."""
         return torch.float64 if self.dtype == torch.float64 else torch.float32
 
     def noise(self, draw: Callable[[tuple[int, ...]], Tensor], size: ImageSize) -> Tensor:
-        """Packed initial noise of one image, generated by `draw(shape)` with shape [1, channels, height, width]."""
+        """Return packed initial noise for one image.
+
+        `draw` generates the noise for the unpacked shape [1, channels, height, width].
+        """
         return self.pack(draw((1, *self.latent_shape(size)))).to(self.device, self.latent_dtype)
 
     def packed_shape(self, size: ImageSize) -> tuple[int, ...]:
-        """[tokens, channels] of one image's packed latents."""
+        """Return the shape [tokens, channels] of one image's packed latents."""
         packed = self.pack(torch.empty(1, *self.latent_shape(size), device="meta"))
         return tuple(packed.shape[1:])
 
     def velocity(self, conditioning: Conditioning, size: ImageSize, guidance: float) -> Velocity:
-        """`predict` as a function of latents, sigma and the prompts' indices in `conditioning`."""
+        """Return `predict` as a function of latents, sigma and the prompt indices in `conditioning`."""
 
         def evaluate(latents: Tensor, sigma: Tensor, prompts: list[int]) -> Tensor:
             return self.predict(latents, sigma, conditioning.rows(prompts), size, guidance)
@@ -185,18 +203,18 @@ class FlowModel(ABC):
         return evaluate
 
     def architecture(self) -> str:
-        """Hash of the transformer's configuration: trained weights fit only the same architecture."""
+        """Return a hash of the transformer configuration. Trained weights fit only a model with the same hash."""
         config: dict[str, Any] = {k: v for k, v in dict(self.transformer.config).items() if not k.startswith("_")}
         return hashlib.sha256(json.dumps(config, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
     def weight_bytes(self) -> int:
-        """Bytes of all loaded weights, including encoders and autoencoder."""
+        """Return the size of all loaded weights in bytes, including the encoders and the autoencoder."""
         parts = [part for part in self._pipeline.components.values() if isinstance(part, nn.Module)]
         tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
     def train_all(self, mesh: DeviceMesh | None = None) -> list[nn.Parameter]:
-        """Make every transformer weight trainable, sharded over the processes of `mesh`."""
+        """Make all transformer weights trainable and return them. If `mesh` is given, shard them over its processes."""
         self.transformer.to(self.latent_dtype)  # master weights; forward passes compute in `dtype` by autocast
         self._mixed = self.latent_dtype != self.dtype
         self.transformer.requires_grad_(True)
@@ -205,14 +223,17 @@ class FlowModel(ABC):
         return list(self.transformer.parameters())
 
     def train_lora(self, rank: int, alpha: float, seed: int) -> list[nn.Parameter]:
-        """Attach a LoRA whose initial weights depend on `seed` alone; its output starts at zero."""
+        """Attach a LoRA and return its trainable parameters.
+
+        The initial weights depend only on `seed`. The initial output of the LoRA is zero.
+        """
         parameters = lora.attach(self.transformer, self.entry.lora_targets, rank, alpha, seed)
         self._merger = lora.Merger(self.transformer)
         return parameters
 
     @contextmanager
     def gathered(self) -> Iterator[None]:
-        """Within: sharded weights are complete in every process, so that each can sample independently."""
+        """Use unsharded weights within the context, so that every process can sample independently."""
         own = self.transformer
         if sharding.is_sharded(own):
             self.transformer = sharding.unsharded(own, self.dtype)
@@ -223,10 +244,10 @@ class FlowModel(ABC):
 
     @contextmanager
     def sampling_weights(self, faithful: bool = False) -> Iterator[None]:
-        """Within: the policy in its fastest form for sampling. The weights afterwards are exactly those before.
+        """Use the fastest form of the policy for sampling within the context, then restore the exact weights.
 
-        In bfloat16 the fastest form rounds small updates away, which is acceptable for rollouts; `faithful` excludes
-        it, for images that measure or show the policy.
+        In bfloat16, merging the LoRA loses small updates to rounding, which is acceptable for rollouts. Set `faithful`
+        for images that measure or show the policy: the LoRA is then not merged in bfloat16.
         """
         rounds = self.dtype == torch.bfloat16
         with self._merger.merged() if self._merger and not (faithful and rounds) else nullcontext():
@@ -234,7 +255,7 @@ class FlowModel(ABC):
 
     @contextmanager
     def reference_weights(self) -> Iterator[None]:
-        """Within: the frozen base, without the LoRA. RuntimeError if all weights are trained."""
+        """Use the frozen base without the LoRA within the context. Raises RuntimeError if all weights are trained."""
         if self._merger is None:
             raise RuntimeError("all weights are trained: there is no frozen base")
         self.transformer.disable_adapters()
@@ -245,7 +266,10 @@ class FlowModel(ABC):
 
     @contextmanager
     def checkpoint_weights(self, directory: Path, manifest: CheckpointManifest) -> Iterator[None]:
-        """Within: sample with a checkpoint's weights. Afterwards: the base, bit for bit. Not during training."""
+        """Use the weights of a checkpoint within the context, then restore the base weights bit for bit.
+
+        Must not be used during training. Raises ValueError if the checkpoint does not fit the model.
+        """
         if manifest.architecture not in (None, self.architecture()):
             raise ValueError(
                 f"the checkpoint's architecture {manifest.architecture} is not that of {self.entry.name!r}, "
@@ -270,7 +294,10 @@ class FlowModel(ABC):
             self._merger = None
 
     def save_trained(self, directory: Path | None) -> None:
-        """Write the trained weights in diffusers' format. Every process calls it; all but one with None."""
+        """Write the trained weights to `directory` in the diffusers format.
+
+        Every process must call this method; all except the writing process pass None.
+        """
         if self._merger is None:
             transformer = sharding.whole_model(self.transformer, keep=directory is not None)
             if directory is not None:
@@ -282,7 +309,7 @@ class FlowModel(ABC):
             )
 
     def load_trained(self, directory: Path) -> None:
-        """Load the result of `save_trained`; ValueError if names or shapes do not fit."""
+        """Load weights written by `save_trained`. Raises ValueError if tensor names or shapes do not match."""
         if self._merger is not None:
             lora.load(self.transformer, directory)
             return
@@ -297,23 +324,29 @@ class FlowModel(ABC):
             raise ValueError(f"the checkpoint's transformer does not fit {self.entry.name!r}: {error}") from error
 
     def _cell(self, size: ImageSize, cell: int) -> tuple[int, int]:
-        """Rows and columns of cells of `cell` pixels; ValueError if the size is not a multiple."""
+        """Return how many rows and columns of `cell` × `cell` pixels the image has.
+
+        Raises ValueError if the width or height is not a multiple of `cell`.
+        """
         if size.width % cell or size.height % cell:
             raise ValueError(f"size {size.width}×{size.height}: width and height must be multiples of {cell} pixels")
         return size.height // cell, size.width // cell
 
     def _precision(self) -> AbstractContextManager[None]:
-        """Within: forward passes compute in `dtype`, whatever the precision of the weights."""
+        """Return a context in which forward passes compute in `dtype`, even if the weights are more precise."""
         return torch.autocast(self.device.type, self.dtype) if self._mixed else nullcontext()
 
 
 def _tokenizer(encoder: str) -> str:
-    """The name of an encoder's tokenizer in the pipeline."""
+    """Return the component name of an encoder's tokenizer in the pipeline."""
     return encoder.replace("text_encoder", "tokenizer")
 
 
 def _load_encoder(encoder: Any, directory: Path, dtype: torch.dtype) -> Any:
-    """A text encoder; ValueError if its tensors do not fit, which transformers would initialize randomly."""
+    """Load a text encoder.
+
+    Raises ValueError if tensors are missing or mismatched, because transformers would initialize them randomly.
+    """
     loaded, info = encoder.from_pretrained(
         directory, dtype=dtype, use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True
     )

@@ -1,6 +1,6 @@
-"""The repeated blocks of a diffusers transformer, compiled: where nearly all of an evaluation is spent.
+"""Compilation of the repeated blocks of a diffusers transformer, which take nearly all of an evaluation's time.
 
-Blocks of a kind are compiled once, for all of them, which takes a fraction of the time of the whole transformer.
+All blocks of the same class share one compilation, which is much faster than compiling the whole transformer.
 """
 
 from collections.abc import Iterator
@@ -14,16 +14,16 @@ from worker.engine.grpo.rollout import Velocity, filled
 
 
 class NoCompiler(RuntimeError):
-    """torch.compile does not work on this machine."""
+    """Raised if torch.compile does not work on this machine."""
 
 
 def check_compiler(device: torch.device) -> None:
-    """Compile a small function for `device`, before models are loaded. Raises NoCompiler."""
+    """Check that torch.compile works on `device` by compiling a small function. Raises NoCompiler if it does not."""
 
     def function(x: Tensor) -> Tensor:
         return x.sin() + 1
 
-    sample = torch.ones(8, device=device)  # outside the try: a full or broken device is not a compiler error
+    sample = torch.ones(8, device=device)  # outside `try`: a full or broken device is not a compiler error
     try:
         torch.compile(function, dynamic=False, fullgraph=True)(sample)
     except RuntimeError as error:
@@ -32,9 +32,9 @@ def check_compiler(device: torch.device) -> None:
 
 @contextmanager
 def compiled(transformer: Any, velocity: Velocity, rows: int) -> Iterator[Velocity]:
-    """Within: `velocity` with compiled blocks of `transformer`.
+    """Compile the blocks of `transformer` within the context and yield a faster `velocity`.
 
-    Batches are filled up to `rows`, for blocks are compiled again for each shape.
+    Batches are padded to `rows`, because every new shape would compile the blocks again.
     """
     places = [
         (blocks, index, block)

@@ -1,4 +1,4 @@
-"""FLUX.1 (dev, schnell) and finetunes of its architecture, through diffusers."""
+"""Adapter for FLUX.1 (dev, schnell) and finetunes with the same architecture, based on diffusers."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -12,7 +12,10 @@ from worker.engine.models.base import Conditioning, FlowModel, ImageSize
 
 
 class FluxModel(FlowModel):
-    """Tokens are cells of 2×2 latent positions. Guidance is embedded; schnell has none and takes no notice of it."""
+    """A FLUX.1 model. Each token packs 2×2 latent positions.
+
+    Guidance is an embedded input of the transformer; schnell has no guidance input and ignores the value.
+    """
 
     pipeline_class = FluxPipeline
     transformer_class = FluxTransformer2DModel

@@ -1,4 +1,4 @@
-"""LoRA on a diffusers transformer: attach, merge for sampling, save and load."""
+"""LoRA adapters for diffusers transformers: attach, merge for sampling, save and load."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +18,10 @@ WEIGHTS = "pytorch_lora_weights.safetensors"
 
 
 def attach(transformer: Any, targets: tuple[str, ...], rank: int, alpha: float, seed: int) -> list[nn.Parameter]:
-    """Freeze `transformer` and add a LoRA in float32. Its initialization does not affect the global generator."""
+    """Freeze `transformer`, add a LoRA in at least float32, and return the LoRA's parameters.
+
+    The initialization uses `seed` and does not affect the global random number generator.
+    """
     config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=list(targets), init_lora_weights="gaussian")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -31,12 +34,15 @@ def attach(transformer: Any, targets: tuple[str, ...], rank: int, alpha: float, 
 
 
 def layers(transformer: Any) -> list[LoraLayer]:
-    """The LoRA layers of `transformer`."""
+    """Return the LoRA layers of `transformer`."""
     return [module for module in transformer.modules() if isinstance(module, LoraLayer)]
 
 
 class Merger:
-    """Sampling with merged weights, computed from a copy of the base: merging in place in bfloat16 would drift."""
+    """Merges a LoRA into the base weights for sampling.
+
+    The merged weights are computed from a copy of the base, because repeated in-place merging in bfloat16 would drift.
+    """
 
     def __init__(self, transformer: Any) -> None:
         self._transformer = transformer
@@ -45,7 +51,10 @@ class Merger:
 
     @contextmanager
     def merged(self) -> Iterator[None]:
-        """Within: base + scale·B·A in each layer, the adapter off. Afterwards: the unchanged base, the adapter on."""
+        """Replace each layer's weight by base + scale·B·A and disable the adapter within the context.
+
+        Afterwards the base weights are restored exactly and the adapter is enabled again.
+        """
         if not self._base:  # copied at the first merge
             self._base = [layer.get_base_layer().weight.detach().clone() for layer in self._layers]
         try:
@@ -60,7 +69,7 @@ class Merger:
 
 
 def fold(transformer: Any) -> None:
-    """Merge the adapter into the base permanently and remove it, in float32 or the base's higher precision."""
+    """Merge the adapter into the base permanently and remove it. The sum is computed in the adapter's dtype."""
     found = layers(transformer)
     _merge(found, [layer.get_base_layer().weight for layer in found])
     transformer.unload_lora()
@@ -74,30 +83,34 @@ def _merge(found: Sequence[LoraLayer], bases: Sequence[Tensor]) -> None:
 
 
 def state(transformer: Any) -> dict[str, Tensor]:
-    """The adapter's weights by peft's names."""
+    """Return the adapter's weights by PEFT parameter name."""
     weights: dict[str, Tensor] = get_peft_model_state_dict(transformer, adapter_name=ADAPTER)
     return weights
 
 
 def metadata(transformer: Any) -> dict[str, Any]:
-    """The adapter's configuration, without which readers assume α = r. Sets are sorted, because their order varies."""
+    """Return the adapter's configuration for the metadata of the weight file.
+
+    Without it, loaders assume α = r. Sets become sorted lists, because set order varies.
+    """
     config: dict[str, Any] = transformer.peft_config[ADAPTER].to_dict()
     return {key: sorted(value) if isinstance(value, set) else value for key, value in config.items()}
 
 
 def load(transformer: Any, directory: Path) -> None:
-    """Load a saved LoRA into the attached adapter; ValueError if a tensor is unknown, misshapen, or lacks its pair.
+    """Load a saved LoRA into the attached adapter.
 
-    Layers that the file omits, as files from other tools do, keep their new adapters, whose output is zero.
+    Files from other tools may omit layers; these keep their newly initialized adapter, whose output is zero. Raises
+    ValueError if a tensor is unknown, has the wrong shape, or lacks its A or B counterpart.
     """
     saved = {name.removeprefix("transformer."): tensor for name, tensor in load_file(directory / WEIGHTS).items()}
     present = {_layer(name) for name in saved}
-    # For an empty file, all tensors count as missing.
+    # If the file is empty, report all tensors as missing.
     expected = {name: value.shape for name, value in state(transformer).items() if not saved or _layer(name) in present}
     check_shapes(WEIGHTS, {name: tensor.shape for name, tensor in saved.items()}, expected)
     set_peft_model_state_dict(transformer, saved, adapter_name=ADAPTER)
 
 
 def _layer(name: str) -> str:
-    """The layer of a tensor by peft's name, such as `blocks.0.attn.to_q.lora_A.weight`."""
+    """Return the layer name in a PEFT parameter name such as `blocks.0.attn.to_q.lora_A.weight`."""
     return name.rpartition(".lora_")[0]

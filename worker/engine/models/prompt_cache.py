@@ -1,4 +1,4 @@
-"""A cache of encoded prompts: each is encoded once and before its use, so that the encoders need not stay on a GPU."""
+"""A cache of encoded prompts. Prompts are encoded once, in advance, so that the encoders need not stay on the GPU."""
 
 import hashlib
 import threading
@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 from worker.engine.models.base import Conditioning, FlowModel
 
 _MAX_ON_DISK = 16 * 2**30
-"""Bytes; of FLUX.1's encodings, 4 MiB each, four thousand."""
+"""Maximum size of the cache in bytes: about four thousand FLUX.1 encodings of 4 MiB each."""
 _ENCODED = 64
-"""Prompts encoded per batch, whose encodings are on the device together."""
+"""Prompts encoded per batch. The encodings of one batch are on the device at the same time."""
 
 
 class EncodingStore:
-    """A least-recently-used cache of encodings by key, in files of `directory`. Not thread-safe."""
+    """A least-recently-used cache of encodings, stored as files in `directory`. Not thread-safe."""
 
     def __init__(self, max_bytes: int, directory: Path) -> None:
         self._max_bytes, self._directory = max_bytes, directory
@@ -32,18 +32,21 @@ class EncodingStore:
 
     @property
     def bytes(self) -> int:
-        """Size of the cached encodings."""
+        """Size of the cached encodings in bytes."""
         return sum(self._sizes.values())
 
     def get(self, key: str) -> Conditioning | None:
-        """The cached encoding [1, …] of that key, on the CPU, or None."""
+        """Return the encoding [1, …] cached under `key`, on the CPU, or None if it is not cached."""
         if key not in self._sizes:
             return None
         self._sizes.move_to_end(key)
         return Conditioning(**load_file(self._path(key)))
 
     def put(self, key: str, row: Conditioning) -> Conditioning:
-        """Store an encoding [1, …], evict others above `max_bytes`, and return the stored encoding."""
+        """Store an encoding [1, …] and return it, on the CPU.
+
+        If the cache exceeds `max_bytes`, evict the least recently used encodings.
+        """
         stored = Conditioning(row.pooled.cpu(), row.sequence.cpu())
         partial = self._path(key).with_suffix(".partial")
         save_file({"pooled": stored.pooled, "sequence": stored.sequence}, partial)
@@ -62,9 +65,9 @@ class EncodingStore:
 
 
 class Encodings:
-    """A model's encoded prompts, identical to the results of `FlowModel.encode`. Thread-safe.
+    """Encodes the prompts of one model with a cache; the results are identical to `FlowModel.encode`. Thread-safe.
 
-    moves: whether the encoders are on the model's device only while they encode, otherwise on the CPU.
+    moves: whether to keep the encoders on the CPU and move them to the model's device only while they encode.
     """
 
     def __init__(self, model: FlowModel, store: EncodingStore, moves: bool) -> None:
@@ -74,13 +77,13 @@ class Encodings:
 
     @classmethod
     def of(cls, model: FlowModel, directory: Path) -> "Encodings":
-        """Cached in `directory`; the encoders of a model on the CPU stay where they are."""
+        """Create encodings for `model`, cached in `directory`. The encoders of a CPU model are never moved."""
         return cls(model, EncodingStore(_MAX_ON_DISK, directory), moves=model.device.type != "cpu")
 
     def encode(self, prompts: Sequence[str], ahead: Callable[[], Sequence[str]] = lambda: ()) -> Conditioning:
-        """The encoded prompts, one row each, on the model's device.
+        """Return the encoded prompts on the model's device, one row per prompt.
 
-        If encoders have to be moved to the device, they also encode the prompts of `ahead`.
+        If the encoders have to be moved to the device, they also encode the prompts returned by `ahead`.
         """
         with self._lock:
             keys = [self._key(prompt) for prompt in prompts]
@@ -96,13 +99,13 @@ class Encodings:
         )
 
     def prepare(self, prompts: Sequence[str]) -> None:
-        """Encode and cache prompts. Raises ValueError as `FlowModel.encode` does."""
+        """Encode and cache prompts. Raises ValueError if `FlowModel.encode` rejects a prompt."""
         with self._lock:
             for _ in self._encode(prompts):
                 pass
 
     def _encode(self, prompts: Sequence[str]) -> Iterator[tuple[str, Conditioning]]:
-        """Encode, store and yield the prompts that are not cached."""
+        """Encode the prompts that are not cached, store the encodings, and yield each with its key."""
         new = {key: prompt for prompt in prompts if (key := self._key(prompt)) not in self._store}
         if not new:
             return

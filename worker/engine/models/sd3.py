@@ -1,4 +1,4 @@
-"""Stable Diffusion 3.5 (medium, large) and finetunes of its architecture, through diffusers."""
+"""Adapter for Stable Diffusion 3.5 (medium, large) and finetunes with the same architecture, based on diffusers."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -12,13 +12,14 @@ from service.contracts.catalog import ModelEntry
 from worker.engine.models.base import Conditioning, FlowModel, ImageSize
 
 _TIMESTEPS = 1000.0
-"""Scale of the transformer's timestep input: σ times the number of training timesteps."""
+"""The number of training timesteps. The transformer's timestep input is σ multiplied by this number."""
 
 
 class SD3Model(FlowModel):
-    """Tokens are latent positions. Guidance is classifier-free, against the empty prompt, where it exceeds 1.
+    """A Stable Diffusion 3.5 model. Each token is one latent position.
 
-    The T5 is optional; without it the pipeline uses zeros.
+    Guidance values above 1 enable classifier-free guidance with the empty prompt. The T5 encoder is optional; if it is
+    missing, the pipeline uses zeros.
     """
 
     pipeline_class = StableDiffusion3Pipeline
@@ -51,7 +52,7 @@ class SD3Model(FlowModel):
         rows, columns = self._cell(size, cell)
         if max(rows, columns) > config.pos_embed_max_size:
             most = config.pos_embed_max_size * cell
-            raise ValueError(f"size {size.width}×{size.height}: the model has positions for at most {most} pixels")
+            raise ValueError(f"size {size.width}×{size.height} exceeds the model's maximum of {most} pixels per side")
         return config.in_channels, config.patch_size * rows, config.patch_size * columns
 
     def pack(self, latents: Tensor) -> Tensor:
@@ -74,7 +75,7 @@ class SD3Model(FlowModel):
         return without + guidance * (given - without)
 
     def _forward(self, x: Tensor, sigma: Tensor, conditioning: Conditioning) -> Tensor:
-        """Packed velocities, in the dtype of the latents `x` [images, channels, height, width]."""
+        """Compute packed velocities for latents `x` [images, channels, height, width], in the dtype of `x`."""
         with self._precision():
             output = self.transformer(
                 hidden_states=x.to(self.dtype),

@@ -1,4 +1,4 @@
-"""Weights in shards over several processes (FSDP2)."""
+"""Sharding of transformer weights over several processes (FSDP2)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,34 +11,41 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def shard(transformer: Any, mesh: DeviceMesh, compute: torch.dtype) -> None:
-    """Shard a diffusers transformer, block by block, over `mesh`; forwards compute in `compute`, gradients are sums."""
-    # Inputs keep their precision, as without shards: rotary embeddings would not survive bfloat16.
+    """Shard a diffusers transformer block by block over `mesh`.
+
+    Forward passes use the dtype `compute`. Gradients are summed over the processes, not averaged.
+    """
+    # Inputs keep their precision, as in an unsharded model: rotary embeddings would lose too much in bfloat16.
     policy = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=transformer.dtype, cast_forward_inputs=False)
     for module in transformer.modules():
         if type(module).__name__ in transformer._no_split_modules:
             fully_shard(module, mesh=mesh, mp_policy=policy)
     fully_shard(transformer, mesh=mesh, mp_policy=policy)
     for module in (module for module in transformer.modules() if isinstance(module, FSDPModule)):
-        module.set_gradient_divide_factor(1.0)  # the losses are parts of one mean already
+        module.set_gradient_divide_factor(1.0)  # each process's loss is already its part of one mean
         module.set_force_sum_reduction_for_comms(True)  # Gloo supports only sums
 
 
 def unsharded(transformer: Any, compute: torch.dtype) -> Any:
-    """A plain copy with complete weights in `compute`, for sampling without waiting for other processes.
+    """Return an unsharded copy with complete weights in the dtype `compute`.
 
-    (FSDP can keep weights gathered, but its hooks are not thread-safe.)
+    The copy samples without waiting for other processes. FSDP could keep its weights gathered instead, but its hooks
+    are not thread-safe.
     """
     weights = {name: whole(tensor.to(compute)) for name, tensor in transformer.state_dict().items()}
     return _plain(transformer, weights).requires_grad_(False).eval()
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The complete tensor of a possibly sharded one; every process must call this."""
+    """Return the complete tensor for a tensor that may be sharded. Every process must call this function."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def whole_tensors(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor]:
-    """The complete tensors, one after the other, on the CPU if they were sharded; empty unless `keep`."""
+    """Gather the complete tensors one at a time and return them, or an empty dict if `keep` is false.
+
+    Tensors that were sharded are moved to the CPU. Every process must call this function.
+    """
     found = {}
     for name, tensor in tensors.items():
         full = whole(tensor)
@@ -48,7 +55,10 @@ def whole_tensors(tensors: Mapping[str, Tensor], keep: bool) -> dict[str, Tensor
 
 
 def whole_model(transformer: Any, keep: bool) -> Any:
-    """A diffusers transformer with complete weights, on the CPU if they were sharded; None unless `keep`."""
+    """Return a diffusers transformer with complete weights, or None if `keep` is false.
+
+    Weights that were sharded are moved to the CPU. Every process must call this function.
+    """
     if not is_sharded(transformer):
         return transformer if keep else None
     weights = whole_tensors(transformer.state_dict(), keep)
@@ -58,24 +68,27 @@ def whole_model(transformer: Any, keep: bool) -> Any:
 
 
 def like(tensor: Tensor, target: Tensor) -> Tensor:
-    """This process's part of a whole `tensor`, if `target` is sharded; every process has the whole one."""
+    """Shard `tensor` like `target`, or return it unchanged if `target` is not sharded.
+
+    Every process must pass the same complete `tensor`.
+    """
     if not isinstance(target, DTensor):
         return tensor
     return distribute_tensor(tensor.to(target.device), target.device_mesh, target.placements, src_data_rank=None)
 
 
 def _plain(transformer: Any, weights: Mapping[str, Tensor]) -> Any:
-    """A transformer of the same configuration without shards, from `weights`."""
+    """Build an unsharded transformer with the same configuration from `weights`."""
     original: Any = type(transformer).__mro__[2]  # FSDP inserts a class and FSDPModule before it
     with torch.device("meta"):
         model = original.from_config(transformer.config)
     model.load_state_dict(weights, assign=True)
-    for name, buffer in transformer.named_buffers():  # some of which are not in the state
+    for name, buffer in transformer.named_buffers():  # some buffers are not in the state dict
         owner, _, own_name = name.rpartition(".")
         setattr(model.get_submodule(owner), own_name, buffer)
     return model
 
 
 def is_sharded(transformer: Any) -> bool:
-    """Whether `shard` was applied."""
+    """Whether `shard` was applied to the transformer."""
     return isinstance(transformer, FSDPModule)

@@ -1,4 +1,4 @@
-"""The location of the catalog's weights on this machine."""
+"""Locating, downloading and fingerprinting the weights of catalog entries."""
 
 import hashlib
 import os
@@ -16,7 +16,10 @@ _BUNDLED = Path(__file__).parents[2] / "shapes" / "weights"
 
 
 def locate(source: Source) -> tuple[str, str | None]:
-    """The arguments of `from_pretrained`: a directory or hub id, and a revision. ValueError for a missing directory."""
+    """Return the arguments for `from_pretrained`: a directory or hub id, and a revision or None.
+
+    Raises ValueError if the directory does not exist.
+    """
     if source.hub:
         return source.hub, source.revision
     directory = _BUNDLED / source.bundled if source.bundled else source.directory
@@ -26,12 +29,18 @@ def locate(source: Source) -> tuple[str, str | None]:
 
 
 def access_token(source: Source) -> str | None:
-    """The hub's access token that the source names; None leaves it to the hub's client."""
+    """Return the hub access token from the source's environment variable.
+
+    Returns None if the source names no variable or it is not set; the hub client then uses its own default.
+    """
     return os.environ.get(source.token_env) if source.token_env else None
 
 
 def fetch(source: Source, pipeline: Any) -> Path:
-    """The directory of a diffusers pipeline, downloaded if necessary; ValueError explains how to fix a failure."""
+    """Return the directory of a diffusers pipeline, after downloading it if necessary.
+
+    Raises ValueError, with instructions, if the directory does not exist or the download fails.
+    """
     place, revision = locate(source)
     if not source.hub:
         return Path(place)
@@ -49,7 +58,10 @@ def fetch(source: Source, pipeline: Any) -> Path:
 
 
 def fingerprint(source: Source, parts: Sequence[str] = ()) -> str:
-    """SHA-256 over the names and contents of all files of a source on this machine, or of its directories `parts`."""
+    """Return a SHA-256 hash of the names and contents of a source's local files.
+
+    If `parts` is given, only the files in these subdirectories are hashed.
+    """
     root, whole = _root(source), hashlib.sha256()
     found = (one for directory in parts or [""] for one in _digests(root, directory))
     for name, digest in sorted(found):
@@ -63,7 +75,7 @@ def _root(source: Source) -> Path:
         return Path(place)
     try:
         return Path(snapshot_download(place, revision=revision, local_files_only=True))
-    except IncompleteSnapshotError as error:  # a pipeline or a reward uses only a part of its repository
+    except IncompleteSnapshotError as error:  # only the files that a pipeline or reward needs were downloaded
         return Path(error.snapshot_path)
 
 
@@ -74,7 +86,7 @@ def _digests(root: Path, directory: str) -> Iterator[tuple[str, str]]:
         name = path.relative_to(root).as_posix()
         blob = path.resolve().name
         if path.is_symlink() and re.fullmatch("[0-9a-f]{40}|[0-9a-f]{64}", blob):
-            yield name, blob  # the hub's cache names large files by their hash
+            yield name, blob  # the hub cache uses content hashes as file names
         else:
             with path.open("rb") as file:
                 yield name, hashlib.file_digest(file, "sha256").hexdigest()

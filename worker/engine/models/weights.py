@@ -13,23 +13,23 @@ Shape = tuple[int, ...]
 INDEX = "model_index.json"
 _PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl"})
 _NAMES = ("diffusion_pytorch_model", "model")
-"""Names of weight files in diffusers and transformers."""
+"""Base names of weight files in diffusers and transformers."""
 _MAX_SHOWN = 3
 
 
 def weight_files(directory: Path, file: str | None = None) -> list[Path]:
-    """The safetensors files of a part: `file`, or the single file, or the shards of an index.
+    """Return the safetensors files of a component: `file`, the single weight file, or the shards listed in an index.
 
-    ValueError names a missing file. Pickles are never opened: that would run their code.
+    Pickles are never opened, because that could run code. Raises ValueError if a file is missing.
     """
     if not directory.is_dir():
         raise ValueError(f"directory of weights {directory} not found")
     if file is not None:
-        return [_present(directory / file, "the catalog entry names it")]
+        return [_present(directory / file, "the catalog entry refers to it")]
     for name in _NAMES:
         if (index := directory / f"{name}.safetensors.index.json").is_file():
             shards = sorted(set(_mapping(_json(index), "weight_map", index).values()))
-            return [_present(directory / str(shard), f"{index.name} names it") for shard in shards]
+            return [_present(directory / str(shard), f"{index.name} refers to it") for shard in shards]
         if (single := directory / f"{name}.safetensors").is_file():
             return [single]
     expected = " or ".join(f"{name}.safetensors" for name in _NAMES)
@@ -42,7 +42,7 @@ def weight_files(directory: Path, file: str | None = None) -> list[Path]:
 
 
 def read_shapes(directory: Path, file: str | None = None) -> dict[str, Shape]:
-    """The shape of every tensor of a part; ValueError names a file that is missing or damaged."""
+    """Return the shapes of a component's tensors by name. Raises ValueError if a file is missing or damaged."""
     found: dict[str, Shape] = {}
     for path in weight_files(directory, file):
         try:
@@ -54,14 +54,17 @@ def read_shapes(directory: Path, file: str | None = None) -> dict[str, Shape]:
 
 
 def check_faults(subject: str, faults: Mapping[str, Collection[str]]) -> None:
-    """Raise ValueError with the number and the first names of the tensors of each kind of fault, if there are any."""
+    """Raise ValueError if any kind of fault affects a tensor.
+
+    faults: tensor names by kind of fault. The message states the number and the first names for each kind.
+    """
     text = "; ".join(f"{len(names)} {fault}: {some(names)}" for fault, names in faults.items() if names)
     if text:
         raise ValueError(f"the tensors of {subject} do not fit its architecture: {text}")
 
 
 def check_shapes(subject: str, found: Mapping[str, Shape], expected: Mapping[str, Shape]) -> None:
-    """Raise ValueError if tensors are missing, unexpected, or of another shape."""
+    """Raise ValueError if tensors are missing, unexpected, or have the wrong shape."""
     common = sorted(found.keys() & expected.keys())
     wrong = [name for name in common if tuple(found[name]) != tuple(expected[name])]
     check_faults(
@@ -75,10 +78,11 @@ def check_shapes(subject: str, found: Mapping[str, Shape], expected: Mapping[str
 
 
 def check_pipeline(directory: Path, pipeline: Any, parts: Mapping[str, Any], optional: frozenset[str]) -> list[str]:
-    """The names of the `parts` in a diffusers pipeline's directory; ValueError if it is another one or incomplete.
+    """Check the directory of a diffusers pipeline and return the names of the `parts` it contains.
 
-    pipeline, parts: the required classes. For parts from diffusers, names and shapes of all tensors are compared with
-    the configuration; for others only the files are checked, because their names vary with versions.
+    pipeline, parts: the required pipeline and component classes. For diffusers components, the names and shapes of all
+    tensors are compared with the configuration. For other components only the files are checked, because tensor names
+    vary between versions. Raises ValueError if the pipeline has another class or is incomplete.
     """
     if not (index := directory / INDEX).is_file():
         raise ValueError(f"{directory} is not a diffusers pipeline: it has no {INDEX}")
@@ -105,10 +109,10 @@ def check_pipeline(directory: Path, pipeline: Any, parts: Mapping[str, Any], opt
 
 
 def check_loaded(subject: str, info: Mapping[str, Any]) -> None:
-    """Raise ValueError if transformers' loading report lists missing, unexpected or mismatched tensors."""
+    """Raise ValueError if the loading report of transformers lists missing, unexpected or mismatched tensors."""
     faults = {
         "missing": sorted(info["missing_keys"]),
-        # Old files contain position numbers, which newer classes compute.
+        # Old files contain position ids, which newer classes compute.
         "unexpected": sorted(name for name in info["unexpected_keys"] if not name.endswith("position_ids")),
         "of another shape": [
             f"{name} is {list(found)}, expected {list(made)}" for name, found, made in sorted(info["mismatched_keys"])
@@ -118,7 +122,7 @@ def check_loaded(subject: str, info: Mapping[str, Any]) -> None:
 
 
 def _configured(part: Any, directory: Path) -> dict[str, Shape]:
-    """The names and shapes of the configuration in `directory`, without a device."""
+    """Return the tensor shapes, by name, that the configuration in `directory` requires. No weights are allocated."""
     config = _json(_present(directory / "config.json", "every part needs a configuration"))
     if config.get("_class_name") != part.__name__:
         raise ValueError(
@@ -156,6 +160,6 @@ def _present(path: Path, why: str) -> Path:
 
 
 def some(names: Collection[str]) -> str:
-    """The first names, and the number of the others."""
+    """Return the first names as text, followed by the number of the remaining ones."""
     more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
     return ", ".join(list(names)[:_MAX_SHOWN]) + more

@@ -1,4 +1,4 @@
-"""Rewards: one value per image, higher is better, NaN where scoring failed. One file per reward."""
+"""Rewards: one value per image; higher is better, NaN means that scoring failed. One module per reward."""
 
 import pkgutil
 
@@ -10,7 +10,7 @@ from worker.engine.rewards.base import Reward
 
 
 def load_reward(entry: RewardEntry, device: torch.device) -> Reward:
-    """Load the reward of a catalog entry to `device`."""
+    """Load the reward of a catalog entry onto `device`."""
     precision.disable_tf32()
     reward: type[Reward] = pkgutil.resolve_name(f"{__name__}.{REWARD_CLASSES[entry.kind]}")
     return reward.load(entry, device)

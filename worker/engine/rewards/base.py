@@ -1,4 +1,4 @@
-"""The interface of rewards: the score of images for their prompts."""
+"""The reward interface: rewards score images for their prompts."""
 
 import logging
 from abc import ABC, abstractmethod
@@ -16,35 +16,41 @@ logger = logging.getLogger(__name__)
 
 
 class Reward(ABC):
-    """Scores images. Stateless and thread-safe."""
+    """Scores images for their prompts. Implementations are stateless and thread-safe."""
 
     @classmethod
     @abstractmethod
     def load(cls, entry: RewardEntry, device: torch.device) -> "Reward":
-        """Load the reward of a catalog entry."""
+        """Load the reward of a catalog entry onto `device`."""
 
     def move(self, device: torch.device) -> None:  # noqa: B027, most rewards have nothing to move
         """Move the weights to `device`. A run loads its rewards on the CPU and moves them for scoring.
 
-        Values are the same up to the device's rounding. Not while another thread scores.
+        Values are the same up to the device's rounding. Must not be called while another thread is scoring.
         """
 
     @abstractmethod
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
-        """images [n, 3, height, width] in 0..1 and their n prompts → n values, float32 or better; NaN = failed."""
+        """Score images [n, 3, height, width] in 0..1 for their n prompts.
+
+        Returns n values in at least float32; NaN means that scoring failed.
+        """
 
     def score_with_causes(self, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
-        """`score`, and the cause of each missing value; "" if it is unknown or the value is present."""
+        """Return the result of `score` and a cause for each missing value.
+
+        The cause is "" if it is unknown or if the value is present.
+        """
         return self.score(images, prompts), [""] * len(prompts)
 
     def identity(self) -> dict[str, str | None]:
-        """What determines the values besides the weights, for a run's provenance."""
+        """Return the settings besides the weights that determine the values, for the provenance of a run."""
         return {}
 
 
 @dataclass(frozen=True)
 class Answers:
-    """A value for each image, NaN = failed; the number of failures by kind, and a description of the last one."""
+    """A value for each image (NaN if it failed), failure counts by kind, and a description of one failure."""
 
     values: tuple[float, ...]
     missing: Counter[str]
@@ -52,18 +58,19 @@ class Answers:
 
 
 class RemoteReward(Reward):
-    """A reward computed by a server, concurrently with others. Thread-safe."""
+    """A reward computed by a server, concurrently with other rewards. Thread-safe."""
 
     server: str
-    """Its host and port."""
+    """Host and port of the server."""
 
     @abstractmethod
     def begin(
         self, images: Tensor, prompts: Sequence[str], check: Callable[[], None] = lambda: None
     ) -> "list[Future[Answers]]":
-        """Send requests; the futures of the answers for consecutive images, in order, which never raise.
+        """Send requests and return one future per request, in image order. The futures never raise.
 
-        Waits while too many requests are pending, and calls `check` meanwhile, which may raise.
+        Each future holds the answers for consecutive images. While too many requests are pending, this method waits and
+        calls `check`, which may raise.
         """
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
@@ -76,9 +83,9 @@ class RemoteReward(Reward):
 
 
 def score_or_missing(reward: Reward, name: str, images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, list[str]]:
-    """`reward.score_with_causes`; exceptions and wrong counts become missing values with their cause.
+    """Score images and turn exceptions and wrong value counts into missing values with a cause.
 
-    Values are float32 on the CPU; infinities count as missing. A failing reward must neither end the run nor
+    Values are float32 on the CPU; infinite values count as missing. A failing reward must neither end the run nor
     count as 0.
     """
     try:
@@ -87,7 +94,7 @@ def score_or_missing(reward: Reward, name: str, images: Tensor, prompts: Sequenc
         if values.shape != (len(prompts),):
             raise ValueError(f"{tuple(values.shape)} values for {len(prompts)} images")
     except torch.OutOfMemoryError:
-        raise  # handled by the run
+        raise  # the run handles it
     except Exception as error:  # rewards may be third-party code: any exception means missing values
         logger.warning("reward %s failed on %d images", name, len(prompts), exc_info=True)
         missing = torch.full((len(prompts),), torch.nan, dtype=torch.float32)

@@ -1,4 +1,4 @@
-"""BLIP with a scoring head, of transformers' BLIP classes, filled with the published tensors of ImageReward."""
+"""BLIP with a scoring head, built from the BLIP classes of transformers and loaded with ImageReward's tensors."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from worker.engine.models.weights import check_shapes
 
 @dataclass(frozen=True)
 class BlipSizes:
-    """Widths and depths; the defaults are ImageReward-v1.0's: ViT-L/16, and BERT-base with two more tokens."""
+    """Widths and depths. The defaults are those of ImageReward-v1.0: ViT-L/16 and BERT-base with two extra tokens."""
 
     image: int = 224
     patch: int = 16
@@ -29,7 +29,7 @@ class BlipSizes:
 
 
 class BlipScorer(nn.Module):
-    """A text encoder with cross-attention to an image's patches; its first token is mapped to one number."""
+    """A text encoder with cross-attention to image patches. A head maps its first output token to one number."""
 
     def __init__(self, sizes: BlipSizes) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ class BlipScorer(nn.Module):
                 num_attention_heads=sizes.text_heads,
                 max_position_embeddings=sizes.positions,
                 layer_norm_eps=1e-12,
-                is_decoder=True,  # adds cross-attention to the layers; they are causal only if a call sets it
+                is_decoder=True,  # adds cross-attention; attention is causal only if the call sets `is_decoder` too
                 attn_implementation="eager",  # the only one that supports the mask of these classes
             ),
             add_pooling_layer=False,
@@ -62,7 +62,10 @@ class BlipScorer(nn.Module):
         self.head = nn.Sequential(*(nn.Linear(*ends) for ends in pairwise((sizes.text_width, *sizes.head))))
 
     def forward(self, pixels: Tensor, tokens: Tensor, mask: Tensor) -> Tensor:
-        """Normalized pixels [n, 3, size, size], tokens and their mask (1 = word, 0 = padding) [n, length] → [n]."""
+        """Compute raw scores [n].
+
+        pixels: normalized [n, 3, size, size]. tokens, mask: [n, length]; the mask is 1 for text and 0 for padding.
+        """
         patches = self.vision(pixel_values=pixels).last_hidden_state
         read: Tensor = self.text(
             input_ids=tokens, attention_mask=mask, encoder_hidden_states=patches, is_decoder=False
@@ -80,7 +83,7 @@ UNUSED = frozenset(
         "blip.text_encoder.embeddings.position_ids",
     }
 )
-"""Published tensors that the score does not use: BLIP's contrastive projections, and the numbers 0 to 511."""
+"""Published tensors that the score does not use: BLIP's contrastive projections and the position ids 0 to 511."""
 
 _PUBLISHED = {
     "vision.embeddings.class_embedding": "blip.visual_encoder.cls_token",
@@ -99,22 +102,22 @@ _PUBLISHED = {
     "head.3.": "mlp.layers.6.",
     "head.4.": "mlp.layers.7.",
 }
-"""Parts of our tensors' names, and the corresponding parts of the published names; the others are the same."""
+"""Parts of our tensor names and the corresponding parts of the published names. All other parts are identical."""
 
 
 def published_name(name: str) -> str:
-    """The published name of the scorer's tensor `name`; shapes and contents are the same."""
+    """Return the published name of the scorer's tensor `name`. Shapes and contents are the same."""
     for ours, theirs in _PUBLISHED.items():
         name = name.replace(ours, theirs)
     return name
 
 
 def load_scorer(tensors: Mapping[str, Tensor], sizes: BlipSizes) -> BlipScorer:
-    """The scorer of the published `tensors`, float32 on the CPU, frozen, in eval mode.
+    """Build a frozen scorer from the published `tensors`, in float32 on the CPU and in eval mode.
 
-    ValueError names tensors that are missing, unexpected, or of another shape than with `sizes`.
+    Raises ValueError if tensors are missing, unexpected, or have other shapes than `sizes` requires.
     """
-    with torch.device("meta"):  # without initialization, because all weights are loaded
+    with torch.device("meta"):  # skips the initialization, because all weights are loaded
         scorer = BlipScorer(sizes)
     names = {ours: published_name(ours) for ours in scorer.state_dict()}
     found = {name: tensor.shape for name, tensor in tensors.items() if name not in UNUSED}

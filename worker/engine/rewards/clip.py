@@ -1,4 +1,4 @@
-"""CLIP score: the cosine between an image and its prompt, by a CLIP of transformers' or of open_clip's layout."""
+"""CLIP score: the cosine similarity of an image and its prompt. Reads weights in transformers or open_clip layout."""
 
 import math
 import threading
@@ -24,31 +24,35 @@ from worker.engine.rewards.tokens import Tokens, load_tokens
 from worker.engine.rewards.weights import find_file, find_optional, read_tensors
 
 _TEXT_CACHE = 65_536
-"""Maximum number of cached prompt embeddings; for ViT-H/14's 1024 floats 256 MiB."""
+"""Maximum number of cached prompt embeddings: 256 MiB for ViT-H/14, with 1024 floats each."""
 
 Fit = Callable[[Tensor, int], Tensor]
-"""Makes images [n, 3, height, width] in 0..1 squares of a size."""
+"""A function that turns images [n, 3, height, width] in 0..1 into squares of the given size."""
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """The preparation of images and prompts for the towers."""
+    """How images and prompts are prepared for the towers."""
 
     fit: Fit
     mean: Sequence[float] = OPENAI_MEAN
     std: Sequence[float] = OPENAI_STD
     cleans_text: bool = True
-    """Whether prompts are cleaned as by open_clip."""
+    """Whether prompts are cleaned as in open_clip."""
 
 
 class ClipReward(Reward):
-    """Scores in float32, including normalization and dot product: z-scores would amplify the rounding of fp16."""
+    """Cosine similarity of image and prompt.
+
+    Scores, including normalization and dot product, are computed in float32, because z-scores would amplify fp16
+    rounding errors.
+    """
 
     published: ClassVar[tuple[str, ...]] = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
-    """Names of weight files in open_clip's layout."""
+    """Names of weight files in the open_clip layout."""
 
     described: ClassVar[bool] = True
-    """Whether such a file needs open_clip's description, the only source of the activation."""
+    """Whether such a file needs open_clip's configuration file, which is the only source of the activation function."""
 
     def __init__(self, model: CLIPModel, tokens: Tokens, fit: Fit, mean: Sequence[float], std: Sequence[float]) -> None:
         self.model, self._tokens, self._fit = model, tokens, fit
@@ -58,7 +62,7 @@ class ClipReward(Reward):
         self._size = int(model.config.vision_config.image_size)
         self._texts: OrderedDict[str, Tensor] = OrderedDict()
         self._lock = threading.Lock()
-        """For encoding: neither the cache nor a tokenizer is thread-safe."""
+        """Protects the cache and the tokenizer, which are not thread-safe."""
 
     @classmethod
     def load(cls, entry: RewardEntry, device: torch.device, dtype: torch.dtype = torch.float32) -> Self:
@@ -76,7 +80,7 @@ class ClipReward(Reward):
 
     @classmethod
     def read_model(cls, source: Source, dtype: torch.dtype) -> CLIPModel:
-        """The towers on the CPU; ValueError names missing, unexpected and misshapen tensors."""
+        """Load the towers on the CPU. Raises ValueError if tensors are missing, unexpected, or have wrong shapes."""
         if not _is_file(source):
             return _read_directory(source, dtype)
         path, description = find_file(source, cls.published), find_optional(source, CONFIG)
@@ -92,9 +96,9 @@ class ClipReward(Reward):
 
     @classmethod
     def preprocessing(cls, source: Source) -> Preprocessing:
-        """By open_clip's description, if there is one, else by the directory's image processor.
+        """Return the preprocessing from open_clip's configuration file or, if it is missing, the image processor's.
 
-        ValueError for a resize mode other than squash and shortest.
+        Raises ValueError for a resize mode other than squash and shortest.
         """
         path, processor = find_optional(source, CONFIG), None if _is_file(source) else _processor(source)
         stated = read_config(path).get("preprocess_cfg", {}) if path else {}
@@ -103,7 +107,7 @@ class ClipReward(Reward):
         else:
             mode = stated.get("resize_mode") or "shortest"  # open_clip's default
             if mode not in _FITS:
-                raise ValueError(f"{CONFIG} has resize_mode {mode!r}; supported are {' and '.join(_FITS)}")
+                raise ValueError(f"{CONFIG} has resize_mode {mode!r}; expected {' or '.join(_FITS)}")
             fit = _FITS[mode]
         if processor is not None:
             return Preprocessing(fit, processor.image_mean, processor.image_std, cleans_text=path is not None)
@@ -121,18 +125,18 @@ class ClipReward(Reward):
         return (self.image_features(images) * self.text_features(prompts)).sum(dim=-1)
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Images [n, 3, height, width] in 0..1 as squares of the tower's size."""
+        """Turn images [n, 3, height, width] in 0..1 into squares of the vision tower's input size."""
         return self._fit(images, self._size)
 
     @torch.no_grad()
     def image_features(self, images: Tensor) -> Tensor:
-        """Unit embeddings [n, width]."""
+        """Compute unit embeddings [n, width] of images [n, 3, height, width] in 0..1."""
         pixels = (self.prepare(images.to(self._mean)) - self._mean) / self._std
         return normalize(self.model.get_image_features(pixel_values=pixels).pooler_output, dim=-1)
 
     @torch.no_grad()
     def text_features(self, prompts: Sequence[str]) -> Tensor:
-        """Unit embeddings [n, width] of `prompts`, each encoded once."""
+        """Return unit embeddings [n, width] of `prompts`. Each distinct prompt is encoded once and cached."""
         with self._lock:
             for prompt in dict.fromkeys(prompts):
                 if prompt not in self._texts:
@@ -145,7 +149,7 @@ class ClipReward(Reward):
 
     @torch.no_grad()
     def token_features(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Unit embeddings [n, width] of token ids [n, length]."""
+        """Compute unit embeddings [n, width] of token ids [n, length]."""
         device = self._mean.device
         features = self.model.get_text_features(
             input_ids=ids.to(device), attention_mask=None if mask is None else mask.to(device)
@@ -154,7 +158,7 @@ class ClipReward(Reward):
 
 
 _FITS: dict[str, Fit] = {"squash": squashed, "shortest": middle}
-"""By open_clip's `resize_mode`."""
+"""Resize functions by open_clip's `resize_mode`."""
 
 
 def _processor(source: Source) -> CLIPImageProcessorPil:
@@ -175,7 +179,7 @@ def _fit_of(processor: CLIPImageProcessorPil) -> Fit:
             return partial(middle, whole=math.floor)  # transformers rounds the margin down, open_clip to the nearest
     raise ValueError(
         f"preprocessor_config.json has do_resize {processor.do_resize}, size {_sides(size)}, crop {_sides(crop)}; "
-        "supported are a size of equal height and width, and a shortest_edge with a center crop of the same size"
+        "expected a size of equal height and width, or a shortest_edge with a center crop of the same size"
     )
 
 
@@ -184,7 +188,7 @@ def _sides(size: Any) -> dict[str, int] | None:
 
 
 def _is_file(source: Source) -> bool:
-    """Whether the source is a file in open_clip's layout, not a transformers directory."""
+    """Whether the source is a weight file in the open_clip layout rather than a transformers directory."""
     return source.file is not None or (not source.hub and not Path(locate(source)[0], "config.json").is_file())
 
 
@@ -197,12 +201,15 @@ def _read_directory(source: Source, dtype: torch.dtype) -> CLIPModel:
 
 
 def _built(place: str | None, dtype: torch.dtype, **given: Any) -> CLIPModel:
-    """transformers' model; ValueError for missing or unexpected tensors, for which transformers only logs a warning."""
+    """Build a transformers CLIPModel.
+
+    Raises ValueError for missing, unexpected or mismatched tensors, for which transformers only logs a warning.
+    """
     model, report = CLIPModel.from_pretrained(
         place, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **given
     )
     check_loaded(str(place), report)
     with torch.no_grad():
         for parameter in model.parameters():
-            parameter.data = parameter.clone()  # a view of a file has its alignment, which affects the last bits
+            parameter.data = parameter.clone()  # the memory alignment of a file view affects the last bits
     return model

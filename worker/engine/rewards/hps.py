@@ -1,4 +1,4 @@
-"""HPS v2.1: a CLIP ViT-H/14 trained on human preferences; the cosine of image and prompt.
+"""HPS v2.1: the cosine similarity of image and prompt from a CLIP ViT-H/14 trained on human preferences.
 
 Source: Wu et al. 2023, arXiv:2306.09341, and its public implementation tgxs002/HPSv2.
 """
@@ -12,12 +12,12 @@ from worker.engine.rewards.preprocessing import center_square, resize_tensor
 
 
 class HpsReward(ClipReward):
-    """Values are comparable for one prompt only; they mostly lie between 0.14 and 0.33."""
+    """The HPS v2.1 score, mostly between 0.14 and 0.33. Values are comparable only between images of one prompt."""
 
     published: ClassVar[tuple[str, ...]] = ("HPS_v2.1_compressed.pt",)
-    described: ClassVar[bool] = False  # always open_clip's ViT-H-14, with GELU
+    described: ClassVar[bool] = False  # always open_clip's ViT-H-14 with GELU
 
     @classmethod
     def preprocessing(cls, source: Source) -> Preprocessing:
-        """The middle square, resized as by the authors: on the tensor, without rounding or clamping."""
+        """Return the authors' preprocessing: center square, resized as a tensor without rounding or clamping."""
         return Preprocessing(partial(center_square, resized=resize_tensor))

@@ -1,4 +1,4 @@
-"""Anybody's reward behind a small JSON protocol; docs/reference/rewards.md describes it for who writes the server."""
+"""Custom rewards behind a small JSON protocol. docs/reference/rewards.md describes the protocol for server authors."""
 
 import base64
 import json
@@ -17,12 +17,12 @@ from worker.engine.rewards.base import Answers
 from worker.engine.rewards.remote import FIRST_WAIT, ServerReward
 
 VERSION = 1
-"""Of the protocol."""
+"""Version of the protocol."""
 _WIDEST = torch.finfo(torch.float32).max
 
 
 class HttpReward(ServerReward):
-    """`POST URL/score` with prompts and images; the answer has a number for each, or null."""
+    """Sends prompts and images to `POST URL/score`. The response has a number or null for each image."""
 
     def __init__(self, entry: RewardEntry, first_wait: float = FIRST_WAIT) -> None:
         super().__init__(entry, first_wait)
@@ -40,7 +40,7 @@ class HttpReward(ServerReward):
         except (ValueError, LookupError, TypeError, RecursionError) as error:
             raise RequestFailed(f"the response has no `values`: {self._server.excerpt(data)}") from error
         if not isinstance(values, list) or len(values) != len(prompts):
-            said = f"{len(values)} values" if isinstance(values, list) else "`values` that are no list"
+            said = f"{len(values)} values" if isinstance(values, list) else "a `values` field that is not a list"
             raise RequestFailed(f"the response has {said} for {len(prompts)} images: {self._server.excerpt(data)}")
         return _read(values)
 
@@ -50,8 +50,8 @@ def _read(values: Sequence[Any]) -> Answers:
     for place, value in enumerate(values):
         if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= _WIDEST:
             numbers[place] = float(value)
-        else:  # NaN is not below anything
+        else:  # including NaN, for which every comparison is false
             kind = "null" if value is None else "not_a_number"
             missing[kind] += 1
-            cause = "the server said null" if value is None else f"{str(value)[:80]!r} is no finite number"
+            cause = "the server returned null" if value is None else f"{str(value)[:80]!r} is not a finite number"
     return Answers(tuple(numbers), missing, cause)

@@ -1,6 +1,6 @@
-"""ImageReward-v1.0: how much people prefer an image for its prompt, by a BLIP that was trained on their rankings.
+"""ImageReward-v1.0: human preference for an image given its prompt, predicted by a BLIP trained on human rankings.
 
-Source: Xu et al. 2023, arXiv:2304.05977, and its public implementation THUDM/ImageReward, from which the constants are.
+Source: Xu et al. 2023, arXiv:2304.05977, and its public implementation THUDM/ImageReward, which defines the constants.
 """
 
 import threading
@@ -19,21 +19,21 @@ from worker.engine.rewards.tokens import pretrained
 from worker.engine.rewards.weights import find_file, read_tensors
 
 FILES = ("ImageReward.safetensors", "ImageReward.pt")
-"""Names of the weight file: converted, and as published."""
+"""Names of the weight file: converted to safetensors, and as published."""
 
 _TOKENS = 35
 _MEAN, _STD = 0.16717362830052426, 1.0333394966054072
-"""Of the head's raw values on the authors' data; the reward is standardized by them."""
+"""Mean and standard deviation of the raw scores on the authors' data, which standardize the reward."""
 
 
 class ImageReward(Reward):
-    """Scores in float32, because z-scores amplify the rounding of small differences within a group."""
+    """The ImageReward score, computed in float32, because z-scores amplify rounding errors within a group."""
 
     def __init__(self, scorer: BlipScorer, tokenizer: PreTrainedTokenizerBase, size: int, device: torch.device) -> None:
         self._scorer, self._tokenizer, self._size = scorer.to(device), tokenizer, size
         self._mean, self._std = (torch.tensor(v, device=device)[:, None, None] for v in (OPENAI_MEAN, OPENAI_STD))
         self._lock = threading.Lock()
-        """For tokenizing: a tokenizer is not thread-safe."""
+        """Protects the tokenizer, which is not thread-safe."""
 
     @classmethod
     def load(cls, entry: RewardEntry, device: torch.device, sizes: BlipSizes | None = None) -> "ImageReward":
@@ -58,11 +58,11 @@ class ImageReward(Reward):
         self._mean, self._std = self._mean.to(device), self._std.to(device)
 
     def _prepare(self, images: Tensor) -> Tensor:
-        """The middle square of the images, resized so that it has the encoder's size, and normalized."""
+        """Crop the center square of the images at the encoder's input size and normalize it."""
         return (center_square(images.to(self._mean), self._size) - self._mean) / self._std
 
     def _tokens(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """Tokens and mask, [n, 35], of `prompts`, each tokenized once and truncated."""
+        """Return truncated token ids and mask, each [n, 35]. Each distinct prompt is tokenized once."""
         unique = {prompt: row for row, prompt in enumerate(dict.fromkeys(prompts))}
         with self._lock:
             encoded = self._tokenizer(
@@ -74,7 +74,10 @@ class ImageReward(Reward):
 
 
 def _load_tokenizer(source: Source, vocabulary: int) -> PreTrainedTokenizerBase:
-    """bert-base-uncased with BLIP's two tokens; texts start with [CLS], as in the authors' code."""
+    """Load bert-base-uncased with BLIP's two extra tokens. Texts start with [CLS], as in the authors' code.
+
+    Raises ValueError if the tokenizer does not have `vocabulary` tokens.
+    """
     tokenizer: PreTrainedTokenizerBase = pretrained(BertTokenizer, source)
     tokenizer.add_special_tokens({"bos_token": "[DEC]"})
     tokenizer.add_special_tokens({"additional_special_tokens": ["[ENC]"]})

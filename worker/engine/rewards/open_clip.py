@@ -1,4 +1,4 @@
-"""CLIP weights as open_clip publishes them: their architecture, and their names in transformers' `CLIPModel`."""
+"""Conversion of CLIP weights from the open_clip layout to transformers' `CLIPModel`."""
 
 import json
 from collections.abc import Mapping
@@ -12,10 +12,10 @@ from transformers import CLIPConfig, CLIPModel
 from worker.engine.models.weights import check_faults
 
 CONFIG = "open_clip_config.json"
-"""The description that open_clip publishes with the weights: sizes, activation and preprocessing."""
+"""Name of the configuration file that open_clip publishes with weights: sizes, activation and preprocessing."""
 
 _SIXTEEN_HEADS = (1280, 1408, 1664)
-"""Widths of open_clip's ViT-H, g and bigG, whose heads are not 64 wide."""
+"""Widths of open_clip's ViT-H, g and bigG, which have 16 heads. Other models have heads of width 64."""
 
 _BLOCK = {
     "ln_1": "layer_norm1",
@@ -45,7 +45,10 @@ _NORMS = {
 
 
 def layout(text_layers: int, vision_layers: int) -> dict[str, tuple[str, ...]]:
-    """The targets of every tensor of a published file: one, or the parts along its first dimension."""
+    """Map each published tensor name to transformers names.
+
+    A tensor with several targets is split into equal parts along its first dimension.
+    """
     modules = dict(_NORMS)
     targets: dict[str, tuple[str, ...]] = {name: (target,) for name, target in _SINGLE.items()}
     for tower, model, layers in (("", "text_model", text_layers), ("visual.", "vision_model", vision_layers)):
@@ -61,7 +64,7 @@ def layout(text_layers: int, vision_layers: int) -> dict[str, tuple[str, ...]]:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """open_clip's description of a model; ValueError if it is invalid."""
+    """Read open_clip's configuration file of a model. Raises ValueError if it is invalid."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         content["model_cfg"]["vision_cfg"], content["model_cfg"]["text_cfg"]
@@ -71,10 +74,11 @@ def read_config(path: Path) -> dict[str, Any]:
 
 
 def architecture(tensors: Mapping[str, Tensor], description: Mapping[str, Any] | None) -> CLIPConfig:
-    """The architecture with the tensors' shapes.
+    """Derive the architecture from the tensor shapes and open_clip's configuration.
 
-    `description` is open_clip's, the source of the activation and the number of heads; without it the heads are those
-    of open_clip's models of that width, and the activation is GELU. ValueError if it contradicts the shapes.
+    The configuration `description` provides the activation and the number of heads. If it is None, the activation is
+    GELU and the number of heads is that of open_clip's models of the same width. Raises ValueError if tensors are
+    missing or `description` contradicts the shapes.
     """
     sizes = _sizes(tensors)
     model = description["model_cfg"] if description else {}
@@ -97,7 +101,7 @@ def architecture(tensors: Mapping[str, Tensor], description: Mapping[str, Any] |
             "vocab_size": vocabulary,
             "hidden_act": activation,
             "projection_dim": sizes["embed_dim"],
-            # open_clip pools at the first position of the largest token, which is the end token
+            # open_clip pools at the first position of the largest token id, which is the end token
             "bos_token_id": vocabulary - 2,
             "eos_token_id": vocabulary - 1,
             "pad_token_id": 0,
@@ -116,7 +120,10 @@ def architecture(tensors: Mapping[str, Tensor], description: Mapping[str, Any] |
 
 
 def _sizes(tensors: Mapping[str, Tensor]) -> dict[str, int]:
-    """The sizes by the names in open_clip's description, from the shapes. ValueError for missing tensors."""
+    """Derive the sizes from the tensor shapes, by their names in open_clip's configuration.
+
+    Raises ValueError if tensors are missing.
+    """
     check_faults("an open_clip file", {"missing": sorted(layout(1, 1).keys() - tensors.keys())})
     patch = tensors["visual.conv1.weight"].shape[-1]
     side = round((tensors["visual.positional_embedding"].shape[0] - 1) ** 0.5)
@@ -146,7 +153,7 @@ def _refuse_another(sizes: Mapping[str, int], described: Mapping[str, Mapping[st
 
 
 def to_transformers(tensors: Mapping[str, Tensor], config: CLIPConfig) -> dict[str, Tensor]:
-    """The tensors by transformers' names; ValueError names missing, unexpected and misshapen tensors."""
+    """Return the tensors by transformers name. Raises ValueError for missing, unexpected or misshapen tensors."""
     targets = layout(config.text_config.num_hidden_layers, config.vision_config.num_hidden_layers)
     faults = {"missing": targets.keys() - tensors.keys(), "unexpected": tensors.keys() - targets.keys()}
     check_faults("an open_clip file", {fault: sorted(names) for fault, names in faults.items()})

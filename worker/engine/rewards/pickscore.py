@@ -1,4 +1,4 @@
-"""PickScore: a CLIP ViT-H/14 trained on the choices of Pick-a-Pic; the scaled cosine of image and prompt.
+"""PickScore: the scaled cosine similarity of image and prompt from a CLIP ViT-H/14 trained on Pick-a-Pic choices.
 
 Source: Kirstain et al. 2023, arXiv:2305.01569, and its public implementation yuvalkirstain/PickScore.
 """
@@ -16,11 +16,11 @@ from worker.engine.rewards.preprocessing import center_square
 
 
 class PickScoreReward(ClipReward):
-    """exp(logit_scale) · cosine, mostly between 18 and 24."""
+    """The PickScore, exp(logit_scale) · cosine, mostly between 18 and 24."""
 
     @classmethod
     def preprocessing(cls, source: Source) -> Preprocessing:
-        """As by transformers' processor, which rounds the margin down and does not clean texts."""
+        """Return the preprocessing of transformers' processor: margins are rounded down, texts are not cleaned."""
         return Preprocessing(partial(center_square, whole=math.floor), cleans_text=False)
 
     @torch.no_grad()

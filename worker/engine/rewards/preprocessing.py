@@ -1,4 +1,4 @@
-"""Images as encoders want them: Pillow's bicubic resizing on tensors, bit for bit."""
+"""Image preprocessing for encoders: bicubic resizing of tensors that matches Pillow's results exactly."""
 
 from collections.abc import Callable
 from functools import lru_cache
@@ -8,19 +8,22 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""Of the channels, by which OpenAI's CLIP and what descends from it normalize."""
+"""Channel means and standard deviations for OpenAI's CLIP and models derived from it."""
 
 _FRACTION = 2.0**22
-"""Pillow's weights are integers of this unit (Resample.c); sums of them are exact in float64."""
+"""Scale of Pillow's integer resampling weights (Resample.c). Their sums are exact in float64."""
 
 
 def squashed(images: Tensor, size: int) -> Tensor:
-    """Images [n, 3, height, width] in 0..1 at `size` by `size`; those of that size as they are."""
+    """Resize images [n, 3, height, width] in 0..1 to `size` × `size`. Images of that size are returned unchanged."""
     return images if images.shape[-2:] == (size, size) else resize(images, size, size)
 
 
 def middle(images: Tensor, size: int, whole: Callable[[float], int] = round) -> Tensor:
-    """`center_square`, but for images of that size, which are left as they are, in floats."""
+    """Return the center square of images, as `center_square` does.
+
+    Images of the target size are returned unchanged, without rounding to 8 bits.
+    """
     return images if images.shape[-2:] == (size, size) else center_square(images, size, whole=whole)
 
 
@@ -30,10 +33,10 @@ def center_square(
     resized: Callable[[Tensor, int, int], Tensor] | None = None,
     whole: Callable[[float], int] = round,
 ) -> Tensor:
-    """The middle [n, 3, size, size] of images [n, 3, height, width] in 0..1, their shorter side resized to `size`.
+    """Resize the shorter side of images [n, 3, height, width] in 0..1 to `size` and crop the center square.
 
-    As torchvision's `Resize` and `CenterCrop` do it with Pillow's images, unless `resized` resizes otherwise; `whole`
-    makes the margin an integer.
+    The result matches torchvision's `Resize` and `CenterCrop` for Pillow images. resized: the resize function, by
+    default `resize`. whole: the function that rounds the margin to an integer.
     """
     height, width = images.shape[-2:]
     tall, wide = (int(size * side / min(height, width)) for side in (height, width))
@@ -42,18 +45,19 @@ def center_square(
 
 
 def resize_tensor(images: Tensor, height: int, width: int) -> Tensor:
-    """Images [n, 3, rows, columns] as torchvision resizes tensors: bicubic, antialiased, in floats, unclamped."""
+    """Resize images [n, 3, rows, columns] as torchvision resizes tensors: bicubic, antialiased, without clamping."""
     if images.shape[-2:] == (height, width):
         return images
     return interpolate(images, (height, width), mode="bicubic", antialias=True)
 
 
 def resize(images: Tensor, height: int, width: int) -> Tensor:
-    """Images [..., rows, columns] in 0..1 as Pillow resizes them: bicubic, antialiased, in 8 bits.
+    """Resize images [..., rows, columns] in 0..1 as Pillow does: bicubic, antialiased, in 8 bits.
 
-    First columns, then rows, each time rounded to levels; the other way round where the columns grow and the rows
-    shrink, as Pillow 13 does. It does so too for some images that shrink both ways, which are not distinguished here: a
-    level of difference where an image is smooth, more in noise. The answer is k/255 in the dtype that was given.
+    The width is resized first, then the height, with rounding to 8-bit levels after each step. As in Pillow 13, the
+    order is reversed if the width does not shrink and the height does. Pillow 13 also reverses the order for some
+    images that shrink in both dimensions; this function does not, so results differ by one level in smooth regions and
+    by more in noise. Values are k/255 in the input dtype.
     """
     levels = (images.float().clamp(0, 1) * 255).round().double()
     rows, columns = levels.shape[-2:]
@@ -71,15 +75,15 @@ def _rows(levels: Tensor, height: int) -> Tensor:
 
 
 def _summed(levels: Tensor, weights: Tensor) -> Tensor:
-    """The weighted sums of the last dimension, as levels."""
+    """Compute weighted sums along the last dimension, rounded to 8-bit levels."""
     return (levels @ weights.to(levels.device).mT / _FRACTION + 0.5).floor().clamp(0, 255)
 
 
 @lru_cache(maxsize=64)
 def _weights(given: int, wanted: int) -> Tensor:
-    """[wanted, given]: what each given sample weighs in each wanted one, in units of `_FRACTION`.
+    """Return the weights [wanted, given] of the input samples in each output sample, scaled by `_FRACTION`.
 
-    Keys' cubic with a = −½, as wide as the shrinking; cut at the edges and made to sum to one.
+    The kernel is Keys' cubic with a = −½, widened when shrinking, truncated at the edges and normalized to sum to one.
     """
     scale = given / wanted
     spread = max(scale, 1.0)

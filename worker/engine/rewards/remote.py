@@ -1,4 +1,4 @@
-"""The base of rewards computed by servers: concurrent requests, retries, and failures counted by cause."""
+"""Base class for rewards computed by servers: concurrent requests, retries, and failure counts by kind."""
 
 import logging
 import threading
@@ -22,17 +22,20 @@ from worker.engine.rewards.base import Answers, RemoteReward
 logger = logging.getLogger(__name__)
 
 FIRST_WAIT = 1.0
-"""Approximate seconds before the first retry."""
+"""Approximate time in seconds before the first retry."""
 
 
 FAILURES = 5
-"""Consecutive failed requests after which a server counts as down."""
+"""Number of consecutive failed requests after which a server is considered down."""
 PAUSE_SECONDS = 30.0
-"""Pause before one request checks whether the server is back."""
+"""Pause in seconds before a single request checks whether the server is available again."""
 
 
 class Breaker:
-    """Pauses requests to a server after repeated failures. Thread-safe. `clock` returns seconds."""
+    """Circuit breaker that pauses requests to a server after repeated failures. Thread-safe.
+
+    clock: returns the current time in seconds.
+    """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -40,7 +43,10 @@ class Breaker:
         self._failed, self._cause, self._until = 0, "", 0.0
 
     def away(self) -> str | None:
-        """Why requests are paused; None if they are not. After a pause one caller gets None, to try a request."""
+        """Return why requests are paused, or None if a request may be sent.
+
+        After each pause, one caller gets None and may try a request.
+        """
         with self._lock:
             if self._failed < FAILURES:
                 return None
@@ -50,7 +56,7 @@ class Breaker:
             return f"no request sent, because {self._failed} consecutive requests failed; the last error: {self._cause}"
 
     def answered(self) -> None:
-        """Record an answered request."""
+        """Record that the server answered a request."""
         with self._lock:
             self._failed = 0
 
@@ -63,7 +69,7 @@ class Breaker:
 
 
 class Unreadable(RequestFailed):
-    """The response contains no value. `kind`: the kind of failure that is counted."""
+    """Raised if a response contains no value. `kind` is the failure kind that is counted."""
 
     def __init__(self, kind: str, detail: str) -> None:
         super().__init__(detail)
@@ -71,10 +77,10 @@ class Unreadable(RequestFailed):
 
 
 class ServerReward(RemoteReward):
-    """A reward by requests of `batch_size` images. Raises Misconfigured if its token is missing."""
+    """A reward that sends requests with up to `batch_size` images. Raises Misconfigured if its token is missing."""
 
     batch_size = 1
-    """Images per request."""
+    """Maximum number of images per request."""
 
     def __init__(self, entry: RewardEntry, first_wait: float = FIRST_WAIT) -> None:
         self.entry = entry
@@ -90,7 +96,10 @@ class ServerReward(RemoteReward):
 
     @abstractmethod
     def ask(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Answers:
-        """Send one request. Raises RequestFailed (including Unreadable), RequestRejected or Misconfigured."""
+        """Send one request and return its answers.
+
+        Raises RequestFailed (including Unreadable), RequestRejected or Misconfigured.
+        """
 
     def begin(
         self, images: Tensor, prompts: Sequence[str], check: Callable[[], None] = lambda: None
@@ -110,7 +119,7 @@ class ServerReward(RemoteReward):
             self._breaker.failed(str(error)) if kind == "no_answer" else self._breaker.answered()
             logger.warning("reward %s has no value for %d images (%s): %s", self.entry.name, len(prompts), kind, error)
             return nothing(len(prompts), kind, str(error))
-        except Exception as error:  # a bug must not count as a value, nor end the thread
+        except Exception as error:  # a bug must neither count as a value nor end the thread
             logger.exception("reward %s", self.entry.name)
             return nothing(len(prompts), "error", f"{type(error).__name__}: {error}")
         self._breaker.answered()
@@ -118,5 +127,5 @@ class ServerReward(RemoteReward):
 
 
 def nothing(number: int, kind: str, cause: str) -> Answers:
-    """Answers for `number` images without a value, for one cause."""
+    """Return answers for `number` images that have no value, all for the same cause."""
     return Answers((float("nan"),) * number, Counter({kind: number}), cause)

@@ -1,4 +1,4 @@
-"""The rule-based rewards of the bundled worlds: the satisfied share of a caption's predicates or test points."""
+"""Rule-based rewards for the bundled worlds: the share of a caption's predicates or test points that an image meets."""
 
 from collections.abc import Sequence
 from typing import Self
@@ -15,7 +15,10 @@ from worker.shapes.verifier import verifier_score
 
 
 class ShapesVerifierReward(Reward):
-    """Partial credit in 0..1, read from the pixels; NaN for prompts that are not captions of the world."""
+    """Share of a caption's predicates that the pixels satisfy, in 0..1.
+
+    The value is NaN for prompts that are not captions of the world.
+    """
 
     @classmethod
     def load(cls, entry: RewardEntry, device: torch.device) -> Self:
@@ -29,7 +32,7 @@ class ShapesVerifierReward(Reward):
         return values
 
     def verify(self, images: Tensor, captions: Sequence[str]) -> Tensor:
-        """The values of images for captions."""
+        """Compute the values of images for their captions."""
         return verifier_score(images, captions)
 
     def check(self, prompt: str) -> None:
@@ -45,7 +48,10 @@ class ShapesVerifierReward(Reward):
 
 
 class ShapesBenchVerifierReward(ShapesVerifierReward):
-    """The same for the world of `shapes-bench`."""
+    """Share of a caption's test points that the pixels satisfy in the world of `shapes-bench`, in 0..1.
+
+    The value is NaN for prompts that are not captions of the world.
+    """
 
     def verify(self, images: Tensor, captions: Sequence[str]) -> Tensor:
         return bench_score(images, captions)

@@ -1,4 +1,4 @@
-"""Prompts as token ids for CLIP's text tower."""
+"""Tokenization of prompts for CLIP's text tower."""
 
 import html
 from typing import Any
@@ -13,20 +13,23 @@ from worker.engine.models.sources import access_token, locate
 
 
 def clean(prompt: str) -> str:
-    """open_clip's cleaning before BPE: text repaired, HTML entities unescaped twice, single spaces, lower case."""
+    """Clean a prompt as open_clip does before BPE.
+
+    Repairs broken Unicode, unescapes HTML entities twice, collapses whitespace and converts to lower case.
+    """
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split()).lower()
 
 
 class Tokens:
-    """Token ids of one prompt, truncated to the tower's context, with the end token."""
+    """Tokenizes one prompt for a text tower, truncated to the tower's context length, with the end token."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, length: int, cleaned: bool) -> None:
         self._tokenizer, self._length, self._cleaned = tokenizer, length, cleaned
 
     def __call__(self, prompt: str) -> tuple[Tensor, Tensor | None]:
-        """Ids [1, length] and the mask of the tokens that are not padding.
+        """Return token ids [1, length] and the attention mask, or None for cleaned prompts.
 
-        open_clip pads with 0 and without a mask: a causal tower ignores tokens after the end token.
+        open_clip pads with 0 and uses no mask, because a causal tower ignores tokens after the end token.
         """
         if self._cleaned:
             ids = self._tokenizer(clean(prompt), truncation=True, max_length=self._length).input_ids
@@ -38,7 +41,7 @@ class Tokens:
 
 
 def pretrained(kind: Any, source: Source) -> Any:
-    """A tokenizer of transformers; ValueError if the source has none."""
+    """Load a transformers tokenizer of class `kind`. Raises ValueError if the source has none."""
     place, revision = locate(source)
     try:
         return kind.from_pretrained(place, revision=revision or "main", token=access_token(source))
@@ -47,9 +50,10 @@ def pretrained(kind: Any, source: Source) -> Any:
 
 
 def load_tokens(source: Source, length: int, vocabulary: int, cleaned: bool) -> Tokens:
-    """cleaned: as by open_clip, with CLIP's vocabulary; else as by the directory's tokenizer.
+    """Load the tokenizer of a CLIP text tower with context length `length`.
 
-    ValueError if there is no tokenizer, or not one for `vocabulary` tokens.
+    cleaned: whether to clean prompts as open_clip does and use CLIP's vocabulary; otherwise the directory's own
+    tokenizer is used. Raises ValueError if there is no tokenizer or its size does not match `vocabulary`.
     """
     tokenizer = pretrained(CLIPTokenizer if cleaned else AutoTokenizer, source)
     if len(tokenizer) > vocabulary or (cleaned and len(tokenizer) != vocabulary):

@@ -1,7 +1,7 @@
-"""UnifiedReward: a vision-language model that answers with scores in text, behind an OpenAI-compatible server.
+"""UnifiedReward: a vision-language model behind an OpenAI-compatible server that answers with scores as text.
 
-An answer in another format than requested has no value. A number has digits, optionally with a decimal point, is in
-1 to 5, and ends its line.
+An answer that does not follow the requested format has no value. A score is a decimal number from 1 to 5 at the end of
+its line.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from worker.engine.rewards.base import Answers
 from worker.engine.rewards.remote import FIRST_WAIT, ServerReward, Unreadable
 
 TEMPLATES = Path(__file__).with_name("unified_reward.yaml")
-"""The prompts that the models were trained on, by form, with their source."""
+"""YAML file with the prompts that the models were trained on, by form."""
 
 
 LOWEST, HIGHEST = 1.0, 5.0
@@ -30,7 +30,7 @@ _NUMBER = re.compile(r"\d{1,3}(?:\.\d+)?", re.ASCII)
 
 
 class Unread(StrEnum):
-    """Why an answer contains no value; failures are counted by this."""
+    """Reasons why an answer contains no value. Failures are counted by reason."""
 
     NO_WORDS = "no_words"
     TRUNCATED = "truncated"
@@ -42,7 +42,10 @@ class Unread(StrEnum):
 
 
 def final_score(text: str) -> float | Unread:
-    """The number after the only «Final Score:», at the end of the answer. Text before it is part of the format."""
+    """Read the number after "Final Score:", which must occur once and end the answer. Other text may precede it.
+
+    Returns the reason if the answer contains no valid score.
+    """
     if not text.strip():
         return Unread.NO_WORDS
     if text.count("Final Score:") > 1:
@@ -55,7 +58,11 @@ def final_score(text: str) -> float | Unread:
 
 
 def axes_mean(text: str, weights: Mapping[Axis, float]) -> float | Unread:
-    """The weighted mean of the axes' scores. Each line is «Axis Score (1-5): number», with each axis at most once."""
+    """Compute the weighted mean of the axis scores.
+
+    Each line must read "Axis Score (1-5): number", with each axis at most once. Returns the reason if the answer
+    contains no valid scores for the axes with nonzero weight.
+    """
     if not text.strip():
         return Unread.NO_WORDS
     scores: dict[str, float] = {}
@@ -63,7 +70,7 @@ def axes_mean(text: str, weights: Mapping[Axis, float]) -> float | Unread:
         found = _AXIS.fullmatch(line.strip())
         axis = found[1].lower() if found else ""
         if found is None or found[1] != axis.capitalize() or axis not in ("alignment", "coherence", "style"):
-            # Without any score it is a refusal rather than extra text.
+            # An answer that contains no score at all is a refusal, not extra text.
             return Unread.EXTRA_TEXT if "Score (1-5):" in text else Unread.MISSING_SCORE
         if axis in scores:
             return Unread.REPEATED_SCORE
@@ -85,7 +92,7 @@ def _number(text: str) -> float | Unread:
 
 
 class UnifiedReward(ServerReward):
-    """A value of 1 to 5: the final score of the first models, or the weighted mean of 2.0's axes."""
+    """A score from 1 to 5: the final score of the first models, or the weighted mean of UnifiedReward 2.0's axes."""
 
     def __init__(self, entry: RewardEntry, first_wait: float = FIRST_WAIT) -> None:
         super().__init__(entry, first_wait)
@@ -118,6 +125,6 @@ class UnifiedReward(ServerReward):
 
 
 def template(form: str) -> str:
-    """The prompt of that form, with `{prompt}` in place of the caption."""
+    """Return the prompt template for `form`, with `{prompt}` as the placeholder for the caption."""
     text: str = yaml.safe_load(TEMPLATES.read_text(encoding="utf-8"))["templates"][form]
     return text

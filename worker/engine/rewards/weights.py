@@ -1,4 +1,4 @@
-"""Weights published as one file: its location and its tensors."""
+"""Locating and reading weights that are published as a single file."""
 
 import pickle
 from collections.abc import Sequence
@@ -17,9 +17,10 @@ from worker.engine.models.sources import access_token, locate
 
 
 def find_file(source: Source, names: Sequence[str]) -> Path:
-    """The file `source.file`, else the first of `names` that exists; on the hub, `names[-1]`.
+    """Return the path of a source's weight file, after downloading it if necessary.
 
-    ValueError if there is none.
+    The file is `source.file` if set. Otherwise it is the first of `names` that exists in the directory or, on the hub,
+    `names[-1]`. Raises ValueError if the file does not exist or the download fails.
     """
     place, revision = locate(source)
     wanted = [source.file] if source.file else list(names)
@@ -35,16 +36,17 @@ def find_file(source: Source, names: Sequence[str]) -> Path:
 
 
 def find_optional(source: Source, name: str) -> Path | None:
-    """The source's file of that name; None if it has none, or if none is cached in offline mode.
+    """Return the path of the source's file `name`, or None if the source has no such file.
 
-    ValueError if the hub is unreachable: the computation of a reward depends on whether the file exists.
+    In offline mode, None also means that the file is not cached. Raises ValueError if the hub is unreachable, because
+    the reward's values depend on whether the file exists.
     """
     if not source.hub:
         path = Path(locate(source)[0], name)
         return path if path.is_file() else None
     try:
         return Path(hf_hub_download(source.hub, name, revision=source.revision, token=access_token(source)))
-    except LocalEntryNotFoundError as error:  # an EntryNotFoundError even if the hub is down
+    except LocalEntryNotFoundError as error:  # a subclass of EntryNotFoundError, also raised if the hub is down
         known = try_to_load_from_cache(source.hub, name, revision=source.revision)
         if is_offline_mode() or known is _CACHED_NO_EXIST:
             return None
@@ -57,21 +59,22 @@ def find_optional(source: Source, name: str) -> Path | None:
 
 
 def read_tensors(path: Path, within: str | None = None) -> dict[str, Tensor]:
-    """The tensors of a safetensors file or a torch pickle, on the CPU; those under the key `within`, if present.
+    """Read the tensors of a safetensors file or a torch pickle onto the CPU.
 
-    A pickle may contain only tensors, so that reading it does not run code. ValueError for other files.
+    If the file has the key `within`, only the tensors under it are returned. A pickle must contain only tensors, so
+    that reading it runs no code. Raises ValueError for other files.
     """
     try:
         held: Any = load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
         raise ValueError(f"{path} is damaged or contains more than tensors: {_first_line(error)}") from error
     if not isinstance(held, dict):
-        raise ValueError(f"{path} holds a {type(held).__name__}, not tensors by name")
+        raise ValueError(f"{path} contains a {type(held).__name__} instead of named tensors")
     if within and isinstance(held.get(within), dict):
         held = held[within]
     others = [f"{name} ({type(value).__name__})" for name, value in held.items() if not isinstance(value, Tensor)]
     if others:
-        raise ValueError(f"{path} holds other things than tensors: {', '.join(others[:3])}")
+        raise ValueError(f"{path} contains objects other than tensors: {', '.join(others[:3])}")
     return dict(held)
 
 

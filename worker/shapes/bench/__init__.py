@@ -1,6 +1,6 @@
-"""`shapes-bench`: the benchmark of the bundled world, with captions, images, test points and a judge.
+"""`shapes-bench`: the benchmark for the bundled world, with captions, images, test points and a judge.
 
-Its ten dimensions are those of UniGenBench++, but the benchmarks and their scores are not comparable.
+Its ten dimensions are those of UniGenBench++, but the scores of the two benchmarks are not comparable.
 """
 
 from worker.shapes.bench.judge import judge_points

@@ -1,4 +1,4 @@
-"""`python -m worker.shapes.bench --out FILE`: write the benchmark's data file, which the service ships."""
+"""Write the benchmark's data file, which is part of the service: `python -m worker.shapes.bench --out FILE`."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Sentences that differ from another one in one statement: near neighbors for training."""
+"""Near neighbors for training: sentences that differ from a given sentence in one statement."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -11,14 +11,14 @@ from worker.shapes.words import BACKGROUNDS, COLORS, SHAPES, SIZES
 
 
 def alter(sentence: Sentence, rng: Rng) -> Sentence:
-    """`sentence` with one of its statements changed; each statement is equally likely."""
+    """Change one statement of `sentence`. Each statement is equally likely to change."""
     options = list(alterations(sentence))
     name = choose(rng, sorted({name for name, _ in options}))
     return choose(rng, [changed for other, changed in options if other == name])
 
 
 def alterations(sentence: Sentence) -> Iterator[tuple[str, Sentence]]:
-    """Every sentence that differs in one statement, with the statement's name."""
+    """Yield every sentence that differs from `sentence` in one statement, with the name of the statement."""
     for index, phrase in enumerate(sentence.phrases):
         for name, other in _phrases(phrase, sentence, index):
             phrases = (*sentence.phrases[:index], other, *sentence.phrases[index + 1 :])
@@ -41,7 +41,7 @@ def alterations(sentence: Sentence) -> Iterator[tuple[str, Sentence]]:
 
 
 def _words(sentence: Sentence) -> Iterator[str]:
-    """Other relations or positions that are possible for the same phrases."""
+    """Yield the other relations, positions, lines or quantities that are possible for the same phrases."""
     whole = all(phrase.shape in WHOLE_SHAPES for phrase in sentence.phrases)
     depths = w.DEPTHS if whole else ()
     for group in (w.SIDES, depths, w.CONTACTS, w.COMPARISONS, w.POSITIONS, w.LINES, (w.AS_MANY, w.MORE)):

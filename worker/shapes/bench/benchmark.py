@@ -1,4 +1,4 @@
-"""The benchmark's prompts, which are excluded from training, over the ten dimensions, with their test points."""
+"""The benchmark's prompts over the ten dimensions, with their test points. The prompts are excluded from training."""
 
 from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt, Point, fingerprint
 from worker.shapes.bench.sampling import RECIPES, Part, prompts
@@ -7,11 +7,11 @@ from worker.shapes.points import points
 
 SEED = 77
 COUNTS = dict.fromkeys(RECIPES, 12) | {"style": 24, "world": 24, "matching": 14, "text": 28}
-"""Prompts by recipe; more for a dimension with a single recipe."""
+"""Number of prompts by recipe. A dimension that has only one recipe gets more prompts."""
 
 
 def benchmark() -> Benchmark:
-    """`shapes-bench`, always the same."""
+    """Build `shapes-bench`. The result is always the same."""
     texts = [
         (recipe, text)
         for seed, (recipe, count) in enumerate(COUNTS.items(), SEED)

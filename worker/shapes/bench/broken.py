@@ -1,4 +1,4 @@
-"""Scenes with one error: what the judge has to notice."""
+"""Scenes with one error that the judge must detect."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +14,10 @@ TRIES = 20
 
 
 def break_scene(scene: Scene, rng: Rng) -> tuple[str, Scene] | None:
-    """The scene with one random change, and the change's name; None if no recognizable change was found."""
+    """Apply one random change to a scene and return the name of the change and the changed scene.
+
+    Returns None if no recognizable change is found in TRIES attempts.
+    """
     for _ in range(TRIES):
         name = choose(rng, tuple(CHANGES))
         index = int(rng.integers(len(scene.objects)))
@@ -25,7 +28,10 @@ def break_scene(scene: Scene, rng: Rng) -> tuple[str, Scene] | None:
 
 
 def _is_legible(things: list[Placed]) -> bool:
-    """Whether everything is inside the image, nothing merges, and nothing is hidden too little or too much."""
+    """Whether the objects are recognizable.
+
+    They must be inside the image, must not merge, and the hidden share of a partly hidden object must be in range.
+    """
     if not all(map(is_inside, things)):
         return False
     masks = [solid(thing) for thing in things]
@@ -44,7 +50,7 @@ Change = Callable[[list[Placed], int, Rng], list[Placed] | None]
 
 
 def _one(change: Callable[[Placed, Rng], Placed | None]) -> Change:
-    """A change of one object, as a change of the list of objects."""
+    """Turn a change of a single object into a change of the list of objects."""
 
     def apply(things: list[Placed], index: int, rng: Rng) -> list[Placed] | None:
         changed = change(things[index], rng)
@@ -64,7 +70,7 @@ def _reshape(thing: Placed, rng: Rng) -> Placed | None:
 
 def _turn(thing: Placed, rng: Rng) -> Placed | None:
     poses = {"triangle": w.POINTING, "cross": (w.UPRIGHT, w.TILTED)}.get(thing.shape)
-    # Small crosses are too coarse to be recognizable as tilted.
+    # Small crosses are too coarse to be recognized as tilted.
     if poses is None or thing.style != SOLID or thing.radius < RADIUS["large"][0]:
         return None
     return replace(thing, pose=choose(rng, poses))

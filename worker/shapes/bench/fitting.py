@@ -1,4 +1,4 @@
-"""How well shapes and signs fit regions, by comparison with their masks, also where another region hides a part."""
+"""Fitting of shapes and signs to regions by comparing masks, including regions that are partly hidden by others."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -23,29 +23,29 @@ FORMS = (
     *(("triangle", direction) for direction in POINTING),
     ("cross", TILTED),
 )
-"""Shapes with their poses."""
+"""All shapes and poses that are compared with regions."""
 HIDDEN_FORMS = (("circle", UPRIGHT), ("square", UPRIGHT), ("triangle", UP), ("diamond", UPRIGHT))
 """Shapes that are recognizable when a part is hidden."""
 _DROP = float(CENTROID_BELOW_MIDDLE[SHAPES.index("triangle")])
 _OFFSET = {"up": (0.0, _DROP), "down": (0.0, -_DROP), "left": (_DROP, 0.0), "right": (-_DROP, 0.0)}
-"""Of a pointing triangle's center of mass from the center of its bounding box, at radius 1."""
+"""Offset (x, y) from the center of a triangle's bounding box to its center of mass by pose, at radius 1."""
 _SHIFTS = torch.tensor([-0.75, -0.5, -0.25, 0.0, 0.25, 0.5, 0.75])
-"""Candidate offsets of stripes, pixels."""
+"""Candidate offsets of stripes in pixels."""
 RADII = tuple(np.arange(4.0, 9.01, 0.25).tolist())
-"""Candidate radii of a partly hidden object, pixels."""
+"""Candidate radii of a partly hidden object in pixels."""
 JITTER = (-0.35, 0.0, 0.35)
-"""Candidate offsets of its edges from those of the visible part, pixels."""
+"""Candidate offsets, in pixels, between the edges of a partly hidden object and those of its visible part."""
 MAX_WHOLE = 0.07
-"""A region with a smaller error is a whole object, not a part of a hidden one."""
+"""Error below which a region is considered a whole object rather than the visible part of a hidden object."""
 MAX_PART = 0.12
-"""Maximum squared difference of the visible part from a shape's, as a share of its area."""
+"""Maximum squared difference between a visible part and that of a shape, as a share of its area."""
 IMPROVEMENT = 0.6
-"""Maximum ratio of the error as a part to the error as a whole object."""
+"""Maximum ratio of a region's error as a visible part to its error as a whole object."""
 
 
 @dataclass(frozen=True)
 class Fit:
-    """The best candidate: its error as a share of the region's area, and its position."""
+    """The best fit for a region: its shape, position, and error as a share of the region's area."""
 
     error: float
     shape: str
@@ -56,11 +56,11 @@ class Fit:
     center: tuple[float, float]
     """Center of mass."""
     hidden_by: int | None = None
-    """Index of the region that hides a part of it."""
+    """Index of the region that partly hides the object, or None if it is not hidden."""
 
 
 def best_shapes(regions: list[Region]) -> list[Fit]:
-    """The best fitting shape of each region, without its holes."""
+    """Find the best-fitting shape for each region, with its holes filled."""
     if not regions:
         return []
     seen = torch.from_numpy(np.stack([region.filled for region in regions]))
@@ -88,22 +88,22 @@ def best_shapes(regions: list[Region]) -> list[Fit]:
 
 
 def _masks(shape: str, pose: str, style: str, radius: Tensor, middle: Tensor) -> Tensor:
-    """Masks [K, 32, 32] of one form with radii [K] and centers [K, 2]."""
+    """Compute masks [K, 32, 32] of one shape and pose with radii [K] and centers [K, 2]."""
     dx = AXIS[None, None, :] - middle[:, 0, None, None]
     dy = AXIS[None, :, None] - middle[:, 1, None, None]
     return cover(shape, pose, style, radius[:, None, None], dx, dy)
 
 
 def _blurred(masks: Tensor) -> Tensor:
-    """Masks [K, 32, 32], slightly blurred as by an autoencoder."""
+    """Blur masks [K, 32, 32] slightly, as an autoencoder does."""
     kernel = torch.tensor([1.0, 2.0, 1.0]) / 4
     return functional.conv2d(masks[:, None], torch.outer(kernel, kernel)[None, None], padding=1)[:, 0]
 
 
 def stripes_error(region: Region, fit: Fit) -> float:
-    """The error of the fitted shape in stripes, as a share of the region's area."""
+    """Compute the error of the striped version of the fitted shape, as a share of the region's area."""
     top, bottom, _, _ = region.extent
-    # The center of the middle stripe is the center of the whole.
+    # The center of the middle stripe is the center of the whole shape.
     middle = (float(top) + float(bottom) + 1) / 2
     positions = torch.stack([torch.full_like(_SHIFTS, fit.middle[0]), middle + _SHIFTS], dim=1)
     sharp = _masks(fit.shape, fit.pose, STRIPED, torch.full_like(_SHIFTS, fit.radius), positions)
@@ -112,7 +112,7 @@ def stripes_error(region: Region, fit: Fit) -> float:
 
 
 def best_glyph(region: Region) -> Fit | None:
-    """The best fitting sign; None if the region's height or width differs too much from a sign's."""
+    """Find the best-fitting sign, or return None if the region's height or width differs too much from a sign's."""
     top, bottom, left, right = region.extent
     extra_height, extra_width = bottom - top + 1 - HEIGHT, right - left + 1 - WIDTH
     if abs(extra_height) > 2 or abs(extra_width) > 2:
@@ -139,7 +139,7 @@ def best_glyph(region: Region) -> Fit | None:
 
 
 def complete(regions: Sequence[Region], fits: Sequence[Fit]) -> list[Fit | None]:
-    """For each region: the whole object, if the region is the visible part of a hidden object."""
+    """Return the whole object for each region that is the visible part of a hidden object, and None for the others."""
     found = [_complete(index, regions, fit) for index, fit in enumerate(fits)]
     for index, one in enumerate(found):
         # If two objects would hide each other, the better fit as a whole object is in front.
@@ -161,10 +161,13 @@ def _complete(index: int, regions: Sequence[Region], fit: Fit) -> Fit | None:
 
 
 def _hidden_shape(region: Region, front: Mask) -> Fit:
-    """The shape that `front` hides enough, and whose visible part is most like the region."""
+    """Find the shape whose visible part is most similar to the region.
+
+    `front` must hide at least MIN_HIDDEN of the shape.
+    """
     seen = torch.from_numpy(region.filled)
     covering = torch.from_numpy(front)
-    # The pixels around the covering object are mixed from three colors and carry no information.
+    # The pixels around the covering object are mixtures of three colors and carry no information.
     known = torch.from_numpy(~ndimage.binary_dilation(front, NEIGHBORS)).float()
     found = []
     for shape, pose in HIDDEN_FORMS:
@@ -180,7 +183,10 @@ def _hidden_shape(region: Region, front: Mask) -> Fit:
 
 
 def _candidates(shape: str, region: Region) -> Tensor:
-    """Radii and centers, each [K], for which two edges, a vertical and a horizontal one, are those of the region."""
+    """Return candidate radii and centers [3, K] for the whole object.
+
+    One vertical and one horizontal edge of each candidate's bounding box match the region's edges within JITTER.
+    """
     top, bottom, left, right = region.extent
     found = []
     for radius in RADII:

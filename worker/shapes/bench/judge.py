@@ -1,4 +1,4 @@
-"""The benchmark's judge: whether an image satisfies each test point of a prompt."""
+"""The benchmark's judge, which decides whether an image satisfies each test point of a prompt."""
 
 from collections.abc import Sequence
 
@@ -17,10 +17,10 @@ CHUNK = 64
 
 
 def judge_points(images: Tensor, prompts: Sequence[BenchmarkPrompt | str]) -> list[tuple[int, ...]]:
-    """For each of `images` [N, 3, H, W] in [0, 1]: 1 for each satisfied test point of its prompt, else 0.
+    """Judge each of `images` [N, 3, H, W] in [0, 1]: 1 for each satisfied test point of its prompt, otherwise 0.
 
-    The test points are those of the prompt's text. ValueError if a prompt is not a caption of the benchmark's world, or
-    lists other test points than its text has.
+    The test points are derived from the prompt's text. Raises ValueError if the numbers of images and prompts differ,
+    if a prompt is not a caption of the benchmark's world, or if its listed test points differ from the derived ones.
     """
     if len(images) != len(prompts):
         raise ValueError(f"{len(images)} images and {len(prompts)} prompts: the numbers must be equal")
@@ -28,7 +28,7 @@ def judge_points(images: Tensor, prompts: Sequence[BenchmarkPrompt | str]) -> li
 
 
 def judge_seen(seen: Sequence[SeenImage], prompts: Sequence[BenchmarkPrompt | str]) -> list[tuple[int, ...]]:
-    """`judge_points` for images that are perceived already."""
+    """Judge images that have already been perceived, as `judge_points` does."""
     wanted = [points(parse(prompt if isinstance(prompt, str) else prompt.text)) for prompt in prompts]
     for prompt, expected in zip(prompts, wanted, strict=True):
         if not isinstance(prompt, str):
@@ -41,5 +41,5 @@ def judge_seen(seen: Sequence[SeenImage], prompts: Sequence[BenchmarkPrompt | st
 
 
 def bench_score(images: Tensor, captions: Sequence[str]) -> Tensor:
-    """Share in [0, 1] of each caption's test points that its image satisfies, float32 [N] on the CPU."""
+    """Compute the share in [0, 1] of each caption's test points that its image satisfies, float32 [N] on the CPU."""
     return torch.tensor([sum(met) / len(met) for met in judge_points(images, captions)], dtype=torch.float32)

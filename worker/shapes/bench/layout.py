@@ -1,4 +1,4 @@
-"""Scenes of sentences: what a sentence leaves open is random, and the scene satisfies every test point."""
+"""Random scenes that satisfy every test point of a sentence. Properties that the sentence omits are random."""
 
 from dataclasses import replace
 
@@ -15,28 +15,30 @@ from worker.shapes.words import COLORS, OUTLINED, SIZES, STRIPED
 
 RADIUS = {"small": (3.3, 3.9), "large": (5.6, 6.4)}
 OUTLINED_RADIUS, TRIANGLE_RADIUS = (6.2, 7.0), (7.2, 8.0)
-"""Of outlined objects, and of outlined triangles, which have smaller holes."""
+"""Radius ranges in pixels for outlined objects, and for outlined triangles, which have smaller holes."""
 RING_RADIUS, BACK_RADIUS = (11.0, 12.5), (6.6, 7.6)
-"""Of objects that contain another one, and of objects that are partly hidden."""
+"""Radius ranges in pixels for objects that contain another object, and for partly hidden objects."""
 STYLED_SHAPES = {OUTLINED: ("circle", "square", "triangle", "diamond"), STRIPED: ("circle", "square", "triangle")}
-"""Shapes that are recognizable in a style."""
+"""Shapes that are recognizable in each style."""
 WHOLE_SHAPES = ("circle", "square", "triangle", "diamond")
 """Shapes that are recognizable when a part is hidden."""
 RING_SHAPES = ("circle", "square")
 HIDDEN_SHARE = (0.18, 0.42)
-"""Range of the hidden share of a partly hidden object."""
+"""Minimum and maximum hidden share of a partly hidden object."""
 MARGIN, GAPS, LINE_GAP_BELOW = 0.5, (2.5, 4.5), 3.3
-"""Minimum distance in pixels from the edge, from an object to the right and below, and below in a column. The gap below
-exceeds that of two stripes; a column of three has less room."""
+"""Minimum distances in pixels: to the image edge, to objects on the right and below, and to the next in a column.
+
+The gap below exceeds the gap between stripes. It is smaller in a column, because a column of three has less room.
+"""
 TRIES = 400
 
 
 class NoScene(ValueError):
-    """No scene was found: the objects do not fit into the image."""
+    """Raised if no scene is found, because the objects do not fit into the image."""
 
 
 def realize(sentence: Sentence, rng: Rng) -> Scene:
-    """A random scene that satisfies every test point of `sentence`. Raises NoScene."""
+    """Generate a random scene that satisfies every test point of `sentence`. Raises NoScene if none is found."""
     wanted = points(sentence)
     for _ in range(TRIES):
         things = _arrange(sentence, _things(sentence, rng), rng)
@@ -50,7 +52,7 @@ def realize(sentence: Sentence, rng: Rng) -> Scene:
 
 
 def _things(sentence: Sentence, rng: Rng) -> list[Placed]:
-    """The sentence's objects, without positions."""
+    """Create the objects of a sentence, without positions."""
     phrases = sentence.phrases
     if sentence.form is Form.EITHER:
         phrases = (choose(rng, phrases),)
@@ -92,7 +94,7 @@ def _thing(phrase: Phrase, total: int, sentence: Sentence, index: int, shared: s
 
 
 def _open_color(sentence: Sentence, index: int, shared: str, rng: Rng) -> str:
-    """A color that the phrase does not state: that of the clause, one for all objects, or a random one."""
+    """Choose a color that the phrase does not state: the clause's color, a color shared by all objects, or random."""
     clause, word = sentence.clause, sentence.clause_word
     stated = {Clause.FORMER: index == 0, Clause.LATTER: index == 1, Clause.BOTH: True, Clause.IT: True}
     if clause and stated.get(clause, False):
@@ -101,7 +103,7 @@ def _open_color(sentence: Sentence, index: int, shared: str, rng: Rng) -> str:
 
 
 def _arrange(sentence: Sentence, things: list[Placed], rng: Rng) -> list[Placed] | None:
-    """The objects in their positions, from back to front; None: this try failed."""
+    """Place the objects and return them from back to front, or None if this attempt failed."""
     if sentence.form is Form.PLACE:
         return [_in_position(things[0], sentence.word, rng)]
     if sentence.form is Form.LINE:
@@ -125,7 +127,7 @@ def _anywhere(thing: Placed, rng: Rng) -> Placed:
 
 
 def _snapped(thing: Placed) -> Placed:
-    """Signs and stripes are aligned to whole pixels, so that they are sharp."""
+    """Align signs and striped objects to the pixel grid, so that they are sharp."""
     if thing.shape in INK or thing.style == STRIPED:
         return replace(thing, x=round(thing.x - 0.5) + 0.5, y=round(thing.y - 0.5) + 0.5)
     return thing
@@ -146,13 +148,13 @@ def _scattered(things: list[Placed], rng: Rng, relation: str) -> list[Placed] | 
 
 
 def is_clear(one: Placed, other: Placed, gaps: tuple[float, float] = GAPS) -> bool:
-    """Whether the bounding boxes are apart by at least one of `gaps` (to the right, below)."""
+    """Whether the bounding boxes are separated by the horizontal or the vertical gap in `gaps`."""
     across, down = (a + b for a, b in zip(one.half, other.half, strict=True))
     return abs(one.x - other.x) >= across + gaps[0] or abs(one.y - other.y) >= down + gaps[1]
 
 
 def _in_relation(relation: str, placed: list[Placed]) -> bool:
-    """Whether two objects are on the correct sides of each other, for a spatial relation."""
+    """Whether two objects satisfy a spatial relation with a margin. True for other relations or fewer objects."""
     if relation not in w.SIDES or len(placed) < 2:
         return True
     right, down = placed[1].x - placed[0].x, placed[1].y - placed[0].y
@@ -201,7 +203,10 @@ def _overlapping(front: Placed, back: Placed, rng: Rng) -> list[Placed] | None:
 
 
 def _touching(one: Placed, two: Placed, rng: Rng) -> list[Placed] | None:
-    """Move the second object out of the first along a line until they no longer overlap."""
+    """Place the first object and move the second away from it along a line until they no longer overlap.
+
+    Returns None if the second object leaves the image.
+    """
     one = _anywhere(one, rng)
     covered, angle = solid(one), rng.uniform(0, 2 * np.pi)
     for reach in np.arange(4, 20, 0.4):
@@ -214,6 +219,6 @@ def _touching(one: Placed, two: Placed, rng: Rng) -> list[Placed] | None:
 
 
 def is_inside(thing: Placed) -> bool:
-    """Whether the object is within the margins of the image."""
+    """Whether the object is within the image margins."""
     sides = zip((thing.x, thing.y), thing.half, strict=True)
     return all(MARGIN + half <= at <= IMAGE_SIZE - MARGIN - half for at, half in sides)

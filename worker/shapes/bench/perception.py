@@ -1,4 +1,4 @@
-"""What an image of the benchmark's world shows, read from its pixels without weights or captions."""
+"""Perception for the benchmark's world: detects objects from pixels, without weights or captions."""
 
 from collections.abc import Sequence
 
@@ -13,17 +13,20 @@ from worker.shapes.seen import Seen, SeenImage
 from worker.shapes.words import OUTLINED, SOLID, STRIPED
 
 MAX_STRIPES_MISFIT = 0.35
-"""Maximum squared difference from a striped shape, as a share of its area."""
+"""Maximum squared difference between a region and a striped shape, as a share of the region's area."""
 HOLLOW = 0.08
-"""Minimum share of an outlined object that is a hole with the background in it."""
+"""Minimum share of an outlined object that must be a hole showing the background."""
 
 
 def perceive(images: Tensor) -> list[SeenImage]:
-    """What each of `images` [N, 3, H, W] in [0, 1] shows, independently of the others. Other sizes are resized."""
+    """Detect the background and objects in each of `images` [N, 3, H, W] in [0, 1].
+
+    Each result is independent of the other images. Images of other sizes than 32×32 are resized.
+    """
     images = normalize(images)
     background, names = nearest_background(images)
     found = [regions(*one) for one in zip(*segment(images, background), strict=True)]
-    # All regions of all images are compared with the shapes together.
+    # The regions of all images are compared with the shapes in one batch.
     fits = iter(best_shapes([region for both in found for part in both for region in part]))
     return [
         SeenImage(_objects(single, [next(fits) for _ in single], groups, [next(fits) for _ in groups]), name)

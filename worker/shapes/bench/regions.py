@@ -1,4 +1,4 @@
-"""The connected regions of one color in an image: candidates for objects."""
+"""Connected regions of one color in an image, which are candidates for objects."""
 
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,10 @@ from worker.shapes.seen import Mask
 from worker.shapes.words import COLORS
 
 SEAM = 0.2
-"""A thin region with at least this share of its outline along each of two others consists of their mixed pixels."""
+"""Minimum share of a seam's outline that runs along each of two larger regions.
+
+A seam is a thin region that consists of pixels in which the colors of the two larger regions mix.
+"""
 
 NEIGHBORS = ndimage.generate_binary_structure(2, 2)
 """A pixel and its eight neighbors."""
@@ -25,30 +28,30 @@ class Region:
 
     color: str
     own: Mask
-    """[32, 32]"""
+    """The region's pixels, [32, 32]."""
     solid: Mask
-    """[32, 32] its own pixels, with holes and the gaps between stripes filled."""
+    """The region's pixels with holes and gaps between stripes filled, [32, 32]."""
     shares: Floats
-    """[32, 32] the covered shares of its pixels and of partly covered pixels next to them."""
+    """Covered shares of the region's pixels and of adjacent partly covered pixels, [32, 32]."""
     parts: tuple[int, ...] = ()
-    """Indices of the regions that are the stripes."""
+    """Indices of the regions that form the stripes."""
 
     @property
     def filled(self) -> Floats:
-        """[32, 32] the share of each pixel that the region would cover without holes or gaps."""
+        """Share of each pixel that the region would cover if it had no holes or gaps, [32, 32]."""
         return np.where(self.solid & ~self.own, np.float32(1), self.shares)
 
     @property
     def extent(self) -> tuple[int, int, int, int]:
-        """Its first and last row and its first and last column."""
+        """First row, last row, first column and last column of the region."""
         rows, columns = (np.flatnonzero(self.own.any(axis=axis)) for axis in (1, 0))
         return int(rows[0]), int(rows[-1]), int(columns[0]), int(columns[-1])
 
 
 def regions(share: Tensor, color: Tensor) -> tuple[list[Region], list[Region]]:
-    """The regions of one image, and the groups of regions that may be the stripes of one object.
+    """Find the regions of one image and the groups of regions that may be the stripes of one object.
 
-    share [32, 32] of each pixel's color over the background, color [32, 32] as an index into COLORS.
+    share: [32, 32] share of each pixel that its color covers. color: [32, 32] indices into COLORS.
     """
     shares, colors = share.numpy(), color.numpy()
     covered = shares >= 0.5
@@ -56,7 +59,7 @@ def regions(share: Tensor, color: Tensor) -> tuple[list[Region], list[Region]]:
     groups: list[Region] = []
 
     def region(index: int, own: Mask, solid: Mask, parts: tuple[int, ...] = ()) -> Region:
-        # The partly covered pixels of the outline are next to the region's own; farther away there is only noise.
+        # The partly covered pixels of the outline are adjacent to the region; pixels farther away are only noise.
         rim = ndimage.binary_dilation(own, NEIGHBORS) & ~covered
         return Region(COLORS[index], own, solid, np.where(own | rim, shares, np.float32(0)), parts)
 
@@ -80,7 +83,7 @@ def _components(plane: Mask) -> list[Mask]:
 
 
 def _close(plane: Mask) -> Mask:
-    """The plane with gaps filled that are as high as those between stripes."""
+    """Fill vertical gaps in a plane that are no higher than the gaps between stripes."""
     tall = np.ones((STRIPE + 1, 1), dtype=bool)
     padded = np.pad(plane, ((STRIPE + 1, STRIPE + 1), (0, 0)))
     closed: Mask = ndimage.binary_closing(padded, tall)[STRIPE + 1 : -STRIPE - 1]
@@ -88,7 +91,7 @@ def _close(plane: Mask) -> Mask:
 
 
 def _without_seams(found: list[Region], groups: list[Region]) -> tuple[list[Region], list[Region]]:
-    """Remove the thin regions where two colors meet and mix to a third one."""
+    """Remove the thin regions where two colors meet and mix into a third color."""
     real = [number for number, region in enumerate(found) if not _is_seam(region, found)]
     renumbered = {old: new for new, old in enumerate(real)}
     groups = [replace(one, parts=tuple(renumbered[part] for part in one.parts if part in renumbered)) for one in groups]

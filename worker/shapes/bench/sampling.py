@@ -1,4 +1,4 @@
-"""Random sentences of the benchmark's world; their captions are for the benchmark, held out, or for training."""
+"""Random sentences of the benchmark's world, and the split of their captions into benchmark, held-out and training."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -13,7 +13,7 @@ from worker.shapes.words import BACKGROUNDS, COLORS, SHAPES, SIZES
 
 
 class Part(IntEnum):
-    """The use of a caption, by the hash of its meaning; all higher hashes are for training."""
+    """The use of a caption, determined by its part number. All part numbers from TRAIN on are for training."""
 
     BENCHMARK = 0
     HELDOUT = 1
@@ -21,12 +21,12 @@ class Part(IntEnum):
 
 
 def part_of(text: str) -> Part:
-    """The part of a caption; the same for all captions with the same meaning."""
+    """Return the part of a caption. Captions with the same meaning have the same part."""
     return Part(min(part_number(text, "shapes-bench "), Part.TRAIN))
 
 
 def sample(rng: Rng, recipe: str | None = None) -> Sentence:
-    """A sentence by one of RECIPES, by default a random one."""
+    """Sample a sentence with the given recipe from RECIPES, or with a random recipe if it is None."""
     make = RECIPES[recipe or choose(rng, tuple(RECIPES))]
     while True:
         try:
@@ -37,18 +37,18 @@ def sample(rng: Rng, recipe: str | None = None) -> Sentence:
 
 @lru_cache
 def train_prompts(count: int = 4096) -> tuple[str, ...]:
-    """The first `count` distinct captions for training of a fixed random sequence."""
+    """Return the first `count` distinct training captions of a fixed random sequence."""
     return prompts(count, Part.TRAIN, seed=100)
 
 
 @lru_cache
 def heldout_prompts(count: int = 1024) -> tuple[str, ...]:
-    """The first `count` distinct held-out captions of a fixed random sequence."""
+    """Return the first `count` distinct held-out captions of a fixed random sequence."""
     return prompts(count, Part.HELDOUT, seed=101)
 
 
 def prompts(count: int, part: Part, seed: int, recipe: str | None = None) -> tuple[str, ...]:
-    """The first `count` distinct captions of a part, by one recipe or by all."""
+    """Return the first `count` distinct captions of a part, from one recipe or from all recipes."""
     return distinct(count, lambda rng: sample(rng, recipe), lambda text: part_of(text) is part, seed)
 
 
@@ -107,7 +107,7 @@ def _two(form: Form, *words: str, **stated: None) -> Callable[[Rng], Sentence]:
 def _matching(rng: Rng) -> Sentence:
     style = choose(rng, (*w.STYLES, ""))
     styled = _phrase(rng, style=style or None, shape=choose(rng, STYLED_SHAPES.get(style, SHAPES)))
-    # A styled object is larger than others, so that there is only room for a small one.
+    # A styled object is larger than others, so there is only room for one small object besides it.
     other = _phrase(rng, size="small" if style else choose(rng, SIZES))
     if not style:
         styled = replace(styled, size=choose(rng, SIZES))
@@ -189,11 +189,11 @@ RECIPES: dict[str, Callable[[Rng], Sentence]] = {
     "depth": _pair(*w.DEPTHS, second=WHOLE_SHAPES),
     "text": _text,
 }
-"""Kinds of sentences, by subject."""
+"""Functions that sample each kind of sentence, by recipe name."""
 
 
 def _phrase(rng: Rng, **stated: str | int | None) -> Phrase:
-    """A random shape and color, with `stated` added or substituted."""
+    """Create a phrase with a random shape and color; `stated` overrides or adds attributes."""
     chosen = {"shape": choose(rng, SHAPES), "color": choose(rng, COLORS)}
     return Phrase(**{**chosen, **stated})  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Scenes of placed objects and signs: their images, and what these truly show."""
+"""Scenes of placed objects and signs, their images, and the ground truth of what the images show."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ from worker.shapes.seen import Seen, SeenImage
 from worker.shapes.words import BACKGROUNDS, COLORS, GLYPHS, OUTLINED, SOLID, STRIPED, TILTED, UPRIGHT
 
 WALL = 2.5
-"""Thickness in pixels of an outline."""
+"""Thickness of an outline in pixels."""
 STRIPE = 3
-"""Height in pixels of a stripe, and of the gap to the next; the autoencoder loses thinner ones."""
+"""Height in pixels of stripes and of the gaps between them. The autoencoder loses thinner stripes."""
 STRIPED_HEIGHT = 5 * STRIPE
-"""Height of every striped object: three stripes and two gaps."""
+"""Height of every striped object in pixels: three stripes and two gaps."""
 MIN_HIDDEN = 0.12
-"""Minimum share of an object that another one covers for it to be behind that one."""
+"""Minimum share of an object that another object must cover for the first to count as behind the second."""
 BLOCK = 3
-"""Pixels per block of a sign; the autoencoder loses thinner strokes."""
+"""Side length in pixels of a block in a sign. The autoencoder loses thinner strokes."""
 WIDTH, HEIGHT = 3 * BLOCK, 5 * BLOCK
-"""Of signs, in pixels."""
+"""Width and height of signs in pixels."""
 _BLOCKS = {
     "C": "### #.. #.. #.. ###",
     "E": "### #.. ### #.. ###",
@@ -47,7 +47,7 @@ _HALF_EXTENT = {
     "cross": (ARM, ARM),
 }
 AXIS = torch.arange(IMAGE_SIZE) + 0.5
-"""Centers of the pixels of a row or a column."""
+"""Pixel centers along a row or a column."""
 
 
 def _ink(sign: str) -> Tensor:
@@ -56,38 +56,38 @@ def _ink(sign: str) -> Tensor:
 
 
 INK = {sign: _ink(sign) for sign in GLYPHS}
-"""The pixels [15, 9] of each sign: 1 where there is ink."""
+"""Pixels [15, 9] of each sign, 1 where there is ink and 0 elsewhere."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """An object in its position."""
+    """An object and its position."""
 
     shape: str
     color: str
     radius: float
     x: float = 0.0
-    """Of the center of its bounding box, in pixels from the left edge."""
+    """Distance from the left edge of the image to the center of the object's bounding box, in pixels."""
     y: float = 0.0
-    """In pixels from the top edge."""
+    """Distance from the top edge of the image to the center of the object's bounding box, in pixels."""
     style: str = SOLID
     pose: str = UPRIGHT
 
     @property
     def half(self) -> tuple[float, float]:
-        """Half width and half height in pixels."""
+        """Half the width and half the height of the bounding box in pixels."""
         return half_extent(self.shape, self.pose, self.radius)
 
 
 @dataclass(frozen=True)
 class Scene:
     objects: tuple[Placed, ...]
-    """From back to front."""
+    """The objects from back to front."""
     background: str
 
 
 def half_extent(shape: str, pose: str, radius: float) -> tuple[float, float]:
-    """Half width and half height in pixels."""
+    """Return half the width and half the height of the bounding box in pixels."""
     if shape in INK:
         return WIDTH / 2, HEIGHT / 2
     if pose == TILTED:
@@ -97,7 +97,10 @@ def half_extent(shape: str, pose: str, radius: float) -> tuple[float, float]:
 
 
 def cover(shape: str, pose: str, style: str, radius: Tensor, dx: Tensor, dy: Tensor) -> Tensor:
-    """Share in [0, 1] of each pixel that an object covers; `dx`, `dy` are the offsets of pixels from its center."""
+    """Compute the share in [0, 1] of each pixel that an object covers.
+
+    dx, dy: pixel offsets from the center of the object.
+    """
     across, down = dx, dy
     if pose == "down":
         across, down = dx, -dy
@@ -110,14 +113,14 @@ def cover(shape: str, pose: str, style: str, radius: Tensor, dx: Tensor, dy: Ten
     if style == OUTLINED:
         covered = covered - (0.5 - outside - WALL).clamp(0, 1)
     elif style == STRIPED:
-        # Counted from the center of the middle stripe, so that the outermost stripes are whole.
+        # Stripes are counted from the center of the middle stripe, so that the outermost stripes are complete.
         stripe = (dy + STRIPE / 2).div(STRIPE, rounding_mode="floor")
         covered = covered * (stripe % 2 == 0)
     return covered
 
 
 def mask(thing: Placed, style: str | None = None) -> Tensor:
-    """Share [32, 32] of each pixel that `thing` covers, in its own style or in `style`."""
+    """Compute the share [32, 32] of each pixel that `thing` covers, in its own style or in `style`."""
     if thing.shape in INK:
         covered = torch.zeros(IMAGE_SIZE, IMAGE_SIZE)
         left, top = round(thing.x - WIDTH / 2), round(thing.y - HEIGHT / 2)
@@ -128,18 +131,18 @@ def mask(thing: Placed, style: str | None = None) -> Tensor:
 
 
 def solid(thing: Placed) -> np.ndarray:
-    """The pixels [32, 32] that `thing` covers at least by half."""
+    """Return a mask [32, 32] of the pixels that `thing` covers by at least half."""
     return mask(thing).numpy() >= 0.5
 
 
 def center_of_mass(mask: Tensor) -> tuple[float, float]:
-    """x and y in pixels."""
+    """Compute the center of mass (x, y) of a mask in pixels."""
     total = mask.sum()
     return float((mask.sum(0) * AXIS).sum() / total), float((mask.sum(1) * AXIS).sum() / total)
 
 
 def draw(scenes: Sequence[Scene]) -> Tensor:
-    """Images [N, 3, 32, 32] in [0, 1]."""
+    """Draw scenes as images [N, 3, 32, 32] in [0, 1]."""
     images = torch.empty(len(scenes), 3, IMAGE_SIZE, IMAGE_SIZE)
     for image, scene in zip(images, scenes, strict=True):
         image[:] = BACKGROUND_PALETTE[BACKGROUNDS.index(scene.background)][:, None, None]
@@ -149,7 +152,7 @@ def draw(scenes: Sequence[Scene]) -> Tensor:
 
 
 def ground_truth(scene: Scene) -> SeenImage:
-    """What perception would find in the image of the scene if it made no errors."""
+    """Return what perception would find in the image of the scene if it made no errors."""
     covered = [solid(thing) for thing in scene.objects]
     objects = tuple(_observe(thing, index, covered) for index, thing in enumerate(scene.objects))
     return SeenImage(objects, scene.background)

@@ -1,4 +1,4 @@
-"""Reproducible training of the bundled weights: tokenizers and CLIP, the autoencoder, then the flow model.
+"""Reproducible training of the bundled weights: first tokenizers and CLIP, then the autoencoder and the flow model.
 
-`python -m worker.shapes.pretrain --out DIR` writes the weight directories into DIR. Held-out captions are excluded.
+`python -m worker.shapes.pretrain --out DIR` writes the weight directories to DIR. Training excludes held-out captions.
 """

@@ -1,4 +1,4 @@
-"""`python -m worker.shapes.pretrain --out DIR`: train the bundled weights, all stages or a single one."""
+"""Train the bundled weights: `python -m worker.shapes.pretrain --out DIR` runs all stages or a single one."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ from worker.shapes.pretrain.worlds import WORLDS
 
 
 def score(preset: Preset, out: Path, device: str) -> None:
-    """Measure the weights in `out` and write their model cards."""
+    """Measure the scores of the weights in `out` and write the model cards and the score record."""
     world = WORLDS[preset.world]
     flux, clip = out / world.flux, out / world.clip
     if world.start:
@@ -35,7 +35,7 @@ STAGES: dict[str, Callable[[Preset, Path, str], None]] = {
     "flow": train_flow,
     "score": score,
 }
-"""In order. The flow stage needs the results of clip and autoencoder; score needs all."""
+"""The stages in order. `flow` needs the results of `clip` and `autoencoder`; `score` needs the results of all three."""
 
 
 def main() -> None:

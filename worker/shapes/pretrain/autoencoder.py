@@ -1,4 +1,4 @@
-"""Stage 2: a small AutoencoderKL, 32x32x3 to 8x8x8, with normalized latents."""
+"""Stage 2: a small AutoencoderKL that maps 32x32x3 images to normalized 8x8x8 latents."""
 
 import shutil
 from pathlib import Path
@@ -17,12 +17,15 @@ from worker.shapes.sampling import heldout_prompts
 
 LATENT_CHANNELS = 8
 CHANNELS = (8, 16, 32)
-"""Widths at 32, 16 and 8 pixels. Narrow at high resolution: decoding must be cheap on a CPU."""
+"""Widths at 32, 16 and 8 pixels. High resolutions have few channels, because decoding must be cheap on a CPU."""
 KL_WEIGHT = 1e-4
 
 
 def train_autoencoder(preset: Preset, out: Path, device: str) -> None:
-    """Write the autoencoder of the world's pipeline into `out`; a world that starts from another one copies it."""
+    """Train the autoencoder of the world's pipeline and write it to `out`.
+
+    If the world starts from earlier weights, their autoencoder is copied instead.
+    """
     world = WORLDS[preset.world]
     if world.start:
         shutil.copytree(world.start / "shapes-flux" / "vae", out / world.flux / "vae", dirs_exist_ok=True)
@@ -37,7 +40,7 @@ def train_autoencoder(preset: Preset, out: Path, device: str) -> None:
         posterior = model.encode(images).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=stage.generator).to(device)
         error = model.decode(posterior.mean + posterior.std * noise).sample - images
-        # The squared error emphasizes the few pixels of outlines, which determine shapes and hardly affect the mean.
+        # The squared error emphasizes the few outline pixels, which determine the shapes but hardly affect the mean.
         total: Tensor = (
             error.abs().mean() + error.square().mean() + KL_WEIGHT * posterior.kl().mean() / noise[0].numel()
         )
@@ -62,14 +65,14 @@ def train_autoencoder(preset: Preset, out: Path, device: str) -> None:
 
 @torch.no_grad()
 def encode(model: AutoencoderKL, images: Tensor) -> Tensor:
-    """Raw latents [N, 8, 8, 8] of images in [0, 1]: the posterior's mean, before shift and scale."""
+    """Encode images in [0, 1] into raw latents [N, 8, 8, 8]: the posterior mean before shift and scale."""
     latents: Tensor = model.encode(2 * images - 1).latent_dist.mean
     return latents
 
 
 @torch.no_grad()
 def reconstruct(model: AutoencoderKL, images: Tensor) -> Tensor:
-    """Images in [0, 1], encoded and decoded."""
+    """Encode and decode images in [0, 1]."""
     decoded: Tensor = model.decode(encode(model, images)).sample
     return (decoded / 2 + 0.5).clamp(0, 1)
 
@@ -81,7 +84,7 @@ def _build() -> AutoencoderKL:
         block_out_channels=CHANNELS,
         layers_per_block=1,
         latent_channels=LATENT_CHANNELS,
-        norm_num_groups=2,  # a group of one channel would lose the mean, which is all that a plain background has
+        norm_num_groups=2,  # a one-channel group would lose the mean, the only information in a plain background
         sample_size=IMAGE_SIZE,
         force_upcast=False,
         use_quant_conv=False,

@@ -1,4 +1,4 @@
-"""The model cards in the weight directories, written from the records of the stages and the measured scores."""
+"""Model cards for the weight directories, generated from the stage records and the measured scores."""
 
 from pathlib import Path
 from typing import Any
@@ -57,7 +57,7 @@ seed {scores[seed]}. Shares that the rule-based verifier accepts, and CLIP cosin
 
 
 def write_cards(out: Path, world: World, scores: dict[str, Any]) -> None:
-    """Write `README.md` into both weight directories."""
+    """Write the model card `README.md` to both weight directories."""
     flow = read_record(out, "flow")
     records = [flow] if world.start else [read_record(out, "autoencoder"), flow]
     values = {"world": world, "length": TEXT_LENGTH, "scores": scores, "flow": flow, "rows": score_rows(scores)}
@@ -67,7 +67,10 @@ def write_cards(out: Path, world: World, scores: dict[str, Any]) -> None:
 
 
 def score_rows(scores: dict[str, Any]) -> str:
-    """A table row for each score, with the values for samples of the base, renders, and reconstructed renders."""
+    """Format the scores as Markdown table rows.
+
+    Each row has the values for samples of the base model, renders, and reconstructed renders.
+    """
     columns = [scores[column] for column in ("base", "renders", "round_trip")]
     return "\n".join(
         f"| {name} | {' | '.join(f'{column[name]:.4f}' if name in column else '' for column in columns)} |"
@@ -76,7 +79,7 @@ def score_rows(scores: dict[str, Any]) -> str:
 
 
 def _stage(record: dict[str, Any], world: World) -> str:
-    """Data, steps, seed, losses, sizes, date and versions of one stage, as Markdown."""
+    """Describe one stage in Markdown: size, data, settings, losses, date, device and versions."""
     preset = record["preset"]
     losses = ", ".join(f"{loss:.4g} ({step})" for step, loss in record["loss"].items())
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())

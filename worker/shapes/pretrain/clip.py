@@ -1,4 +1,7 @@
-"""Stage 1: a small CLIP, trained contrastively on rendered scenes. It is the reward and FLUX's pooled text encoder."""
+"""Stage 1: a small CLIP trained contrastively on rendered scenes.
+
+It serves as the CLIP reward and as the pooled text encoder of the FLUX pipeline.
+"""
 
 from pathlib import Path
 
@@ -14,13 +17,13 @@ from worker.shapes.pretrain.tokenizers import END, PAD, SPECIAL, START, clip_tok
 from worker.shapes.pretrain.worlds import WORLDS, initialize
 
 MAX_LOGIT_SCALE = 4.6
-"""Logarithm of the maximum logit scale, 100, as in CLIP."""
+"""Logarithm of the maximum logit scale, about 100 as in CLIP."""
 IMAGE_NOISE = 0.05
-"""Maximum standard deviation of the noise on training images, so that faint artifacts do not affect the score."""
+"""Maximum standard deviation of the noise on training images. Noise makes the score insensitive to faint artifacts."""
 
 
 def train_clip(preset: Preset, out: Path, device: str) -> None:
-    """Write the world's CLIP into `out`: model, tokenizer and image processor."""
+    """Train the world's CLIP and write model, tokenizer and image processor to `out`."""
     world = WORLDS[preset.world]
     stage = Stage("clip", preset, out, device, preset.seed + 1)
     plan = stage.plan
@@ -52,14 +55,17 @@ def train_clip(preset: Preset, out: Path, device: str) -> None:
 
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, captions: list[str]) -> Tensor:
-    """Token ids [N, 16], padded."""
+    """Tokenize captions into padded token ids [N, 16]."""
     encoded = tokenizer(captions, padding="max_length", max_length=TEXT_LENGTH, truncation=True, return_tensors="pt")
     ids: Tensor = encoded["input_ids"]
     return ids
 
 
 def contrastive_loss(logits: Tensor, meaning: Tensor) -> Tensor:
-    """Symmetric cross entropy of texts and images; other images of the same scene are masked, not negatives."""
+    """Compute the symmetric cross entropy of texts and images.
+
+    Other images of a scene with the same meaning are masked, so that they do not count as negatives.
+    """
     same = meaning[:, None] == meaning[None, :]
     same.fill_diagonal_(False)
     logits = logits.masked_fill(same, -torch.inf)
@@ -95,7 +101,7 @@ def _config(tokens: int) -> CLIPConfig:
 
 
 def _image_processor() -> CLIPImageProcessorPil:
-    # Images of the tower's own size are unchanged; other sizes are resized and cropped.
+    # Images of the tower's input size stay unchanged; images of other sizes are resized and cropped.
     return CLIPImageProcessorPil(
         size={"shortest_edge": IMAGE_SIZE},
         crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE},

@@ -1,4 +1,4 @@
-"""Training data: captions in pairs of near neighbors, with images of them."""
+"""Training data: captions in pairs of near neighbors, with images."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ from worker.shapes.render import DRAWS, draw, encode, place
 from worker.shapes.sampling import Rng, canonical, choose, is_heldout, sample_scene
 
 RENDERS = 2
-"""Images per caption in the benchmark's world, where finding new scenes at every step takes too long."""
+"""Images per caption in the benchmark's world, where generating new scenes at every step would take too long."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Batch:
 
 
 class Scenes(ABC):
-    """A fixed pool of captions, none held out. Captions 2i and 2i+1 differ in one statement."""
+    """A fixed pool of captions without held-out captions. Captions 2i and 2i+1 differ in one statement."""
 
     def __init__(self, sentences: Sequence[Sentence]) -> None:
         self.captions = [caption(sentence) for sentence in sentences]
@@ -40,15 +40,18 @@ class Scenes(ABC):
 
     @abstractmethod
     def _images(self, rows: Tensor, generator: torch.Generator, device: str) -> Tensor:
-        """A random image of each caption in `rows`. Random numbers are generated on the CPU, whatever the device."""
+        """Return a random image for each caption in `rows`.
+
+        Random numbers are generated on the CPU, so that they do not depend on the device.
+        """
 
     def sample(self, size: int, generator: torch.Generator, device: str) -> Batch:
-        """A random batch of `size` images, with neighbors together."""
+        """Sample a random batch of `size` images that includes both captions of every sampled pair."""
         first = 2 * torch.randint(len(self.captions) // 2, (size // 2,), generator=generator)
         return self._batch(torch.cat([first, first + 1]), generator, device)
 
     def in_order(self, size: int, seed: int, device: str) -> Iterator[Batch]:
-        """One image of every caption, in the order of `captions`, in batches of `size`."""
+        """Yield one image of every caption, in the order of `captions`, in batches of `size`."""
         generator = torch.Generator().manual_seed(seed)
         for rows in torch.split(torch.arange(len(self.captions)), size):
             yield self._batch(rows, generator, device)
@@ -104,12 +107,12 @@ class BenchScenes(Scenes):
 
 @lru_cache(maxsize=1)
 def bench_scenes(pairs: int, seed: int) -> BenchScenes:
-    """The pool, cached for all stages: finding the scenes takes minutes."""
+    """Return the pool for the benchmark's world, cached for all stages because its generation takes minutes."""
     return BenchScenes(pairs, seed)
 
 
 def alter(scene: Sentence, rng: Rng) -> Sentence:
-    """A basic scene with one attribute of an object, the relation, or the background changed."""
+    """Change one attribute of an object, the relation, or the background of a basic scene."""
     options = {"size": w.SIZES, "color": w.COLORS, "shape": w.SHAPES, "background": w.BACKGROUNDS, "word": w.SIDES}
     while True:
         index = int(rng.integers(len(scene.phrases)))

@@ -1,4 +1,4 @@
-"""Stage 3: the flow transformer and its T5 encoder, trained together on latents: the base model for alignment."""
+"""Stage 3: the flow transformer and its T5 encoder, trained together on latents as the base model for alignment."""
 
 from pathlib import Path
 
@@ -16,16 +16,19 @@ from worker.shapes.pretrain.tokenizers import END, PAD, SPECIAL, clip_tokenizer,
 from worker.shapes.pretrain.worlds import WORLDS, initialize
 
 SHIFT = 3.0
-"""Of the sampling schedule; training times are shifted in the same way."""
+"""Shift of the sampling schedule. Training noise levels are shifted in the same way."""
 GUIDANCE = (1.0, 5.0)
-"""Range of the guidance input in training, which FLUX.1-dev has too; its value makes no difference."""
+"""Range of the guidance input in training. FLUX.1-dev has this input too; here its value has no effect."""
 TEXT_WIDTH = 64
 ENCODE_BATCH = 500
-"""Images rendered and encoded per batch. Each caption has one image, encoded before training, which halves the time."""
+"""Images rendered and encoded per batch.
+
+Each caption has a single image, encoded before training, which halves the training time.
+"""
 
 
 def train_flow(preset: Preset, out: Path, device: str) -> None:
-    """Write the world's pipeline into `out`, from the CLIP and the autoencoder of the previous stages."""
+    """Train the flow model and write the world's pipeline to `out`, with the results of the previous stages."""
     world = WORLDS[preset.world]
     stage = Stage("flow", preset, out, device, preset.seed + 5)
     plan, generator = stage.plan, stage.generator
@@ -54,7 +57,7 @@ def train_flow(preset: Preset, out: Path, device: str) -> None:
         sigma = _training_sigmas(plan.batch, generator).to(device)
         guidance = torch.empty(plan.batch).uniform_(*GUIDANCE, generator=generator).to(device)
         noisy = (1 - sigma[:, None, None]) * clean + sigma[:, None, None] * noise
-        # Without attention masks, as in the pipeline: padding is part of the prompt.
+        # As in the pipeline, there is no attention mask: padding is part of the prompt.
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=plan.bfloat16):
             velocity = transformer(
                 hidden_states=noisy,
@@ -70,7 +73,7 @@ def train_flow(preset: Preset, out: Path, device: str) -> None:
         return error.square().mean()
 
     stage.train([transformer, t5], loss, max_norm=1.0)
-    autoencoder.register_to_config(_name_or_path="")  # or else the shipped file would name a local directory
+    autoencoder.register_to_config(_name_or_path="")  # otherwise the shipped file would contain a local path
     pipeline = FluxPipeline(
         scheduler=FlowMatchEulerDiscreteScheduler(shift=SHIFT, use_dynamic_shifting=False),
         vae=autoencoder.cpu(),
@@ -85,7 +88,7 @@ def train_flow(preset: Preset, out: Path, device: str) -> None:
 
 
 def packed_latents(autoencoder: AutoencoderKL, images: Tensor) -> Tensor:
-    """Normalized latents of images in [0, 1] as the transformer's input: [N, 16 tokens, 32 channels]."""
+    """Encode images in [0, 1] into normalized latents for the transformer: [N, 16 tokens, 32 channels]."""
     config = autoencoder.config
     latents = (encode(autoencoder, images) - config["shift_factor"]) * config["scaling_factor"]
     packed: Tensor = FluxPipeline._pack_latents(latents, len(latents), *latents.shape[1:])
@@ -93,7 +96,7 @@ def packed_latents(autoencoder: AutoencoderKL, images: Tensor) -> Tensor:
 
 
 def _training_sigmas(count: int, generator: torch.Generator) -> Tensor:
-    """Noise levels [N] in (0, 1): logit-normal, then shifted as the sampling schedule."""
+    """Sample noise levels [N] in (0, 1): logit-normal, then shifted like the sampling schedule."""
     normal = torch.sigmoid(torch.randn(count, generator=generator))
     return SHIFT * normal / (1 + (SHIFT - 1) * normal)
 
@@ -138,10 +141,10 @@ def _t5_config(tokens: int) -> T5Config:
 
 
 def _clip_text(directory: Path) -> CLIPTextModel:
-    """The text tower of the trained CLIP as a separate model."""
+    """Load the text tower of the trained CLIP as a separate model."""
     clip = CLIPModel.from_pretrained(directory)
     model = CLIPTextModel(clip.config.text_config)
-    # Depending on the version of transformers the tower is the model itself or its part `text_model`.
+    # Depending on the transformers version, the tower is the model itself or its attribute `text_model`.
     source, target = (getattr(tower, "text_model", tower) for tower in (clip.text_model, model))
     target.load_state_dict(source.state_dict())
     return model
@@ -149,5 +152,5 @@ def _clip_text(directory: Path) -> CLIPTextModel:
 
 @torch.no_grad()
 def _pooled(model: CLIPTextModel, tokens: Tensor) -> Tensor:
-    """Pooled prompts [N, 64], encoded in batches."""
+    """Compute pooled prompt embeddings [N, 64] in batches."""
     return torch.cat([model(input_ids=part).pooler_output for part in torch.split(tokens, 4096)])

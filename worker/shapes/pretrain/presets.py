@@ -1,17 +1,17 @@
-"""The amount of training: presets for the shipped weights, and miniature ones for tests."""
+"""Training presets for the shipped weights, and miniature presets for tests."""
 
 from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The training of one stage."""
+    """Training settings of one stage."""
 
     steps: int
     batch: int
     learning_rate: float
     schedule_steps: int | None = None
-    """Length of the learning-rate schedule, by default `steps`. Stopping earlier leaves room for alignment."""
+    """Length of the learning-rate schedule, `steps` by default. Stopping before its end leaves room for alignment."""
     bfloat16: bool = False
     """Whether the models compute in bfloat16 under autocast, which halves the time on CPUs that support it."""
 
@@ -20,13 +20,13 @@ class Plan:
 class Preset:
     name: str
     pairs: int
-    """Pairs of near neighbors in the training data."""
+    """Number of near-neighbor pairs in the training data."""
     scored_prompts: int
-    """Prompts on which the scores in the model cards are measured."""
+    """Number of prompts on which the scores in the model cards are measured."""
     clip: Plan
     flow: Plan
     autoencoder: Plan | None = None
-    """None for a world that takes the autoencoder of another one."""
+    """None for a world that copies the autoencoder of another world."""
     seed: int = 20
     world: str = "shapes"
     """One of `worlds.WORLDS`."""
@@ -56,6 +56,6 @@ BENCH = Preset(
     flow=Plan(steps=2500, schedule_steps=3200, batch=128, learning_rate=1e-3, bfloat16=True),
     world="shapes-bench",
 )
-"""Starts from the weights of FULL, and is sized for two CPU cores."""
+"""Preset that starts from the weights of FULL and is sized for two CPU cores."""
 BENCH_MINIATURE = replace(MINIATURE, name="bench-miniature", autoencoder=None, world=BENCH.world)
 PRESETS = {preset.name: preset for preset in (FULL, MINIATURE, BENCH, BENCH_MINIATURE)}

@@ -1,4 +1,4 @@
-"""The scores of trained weights: CLIP cosines, and satisfied predicates or test points."""
+"""Scores of trained weights: CLIP cosines and shares of satisfied predicates or test points."""
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
@@ -28,16 +28,19 @@ from worker.shapes.sampling import heldout_prompts
 from worker.shapes.verifier import verify
 
 STEPS, GUIDANCE = 8, 3.5
-"""Settings for sampling the base."""
+"""Settings for sampling from the base model."""
 BATCH = 64
 PER_PROMPT = 4
-"""Images per prompt of the benchmark."""
+"""Images per benchmark prompt."""
 SEED = 3407
-"""Seed of the first image of every prompt of the benchmark."""
+"""Seed of the first image of every benchmark prompt."""
 
 
 def measure(flux: Path, clip: Path, count: int, seed: int, device: str) -> dict[str, Any]:
-    """Scores of the basic world's weights on `count` held-out prompts: of samples, of renders, and of wrong pairs."""
+    """Measure the basic world's weights on `count` held-out prompts.
+
+    Returns the scores of samples, of renders, and of renders paired with the wrong prompts.
+    """
     captions = heldout_prompts()[:count]
     real = render([parse(text) for text in captions], seed)
     scores = _measure(flux, clip, captions, seed, None, real, lambda seen: predicate_shares(seen, captions), device)
@@ -45,7 +48,10 @@ def measure(flux: Path, clip: Path, count: int, seed: int, device: str) -> dict[
 
 
 def measure_bench(flux: Path, clip: Path, count: int | None = None, device: str = "cpu") -> dict[str, Any]:
-    """Scores on the first `count` prompts of the benchmark, by default on all: of samples, renders and wrong pairs."""
+    """Measure the weights of the benchmark's world on the first `count` benchmark prompts, or on all if it is None.
+
+    Returns the scores of samples, of renders, and of renders paired with the wrong prompts.
+    """
     chosen = benchmark().prompts[:count]
     prompts = [prompt for prompt in chosen for _ in range(PER_PROMPT)]
     rng = np.random.default_rng(SEED)
@@ -87,10 +93,10 @@ def _measure(
 def sample_images(
     pipeline: FluxPipeline, texts: Sequence[str], seed: int, per_prompt: int | None = None, steps: int = STEPS
 ) -> Tensor:
-    """Images [N, 3, 32, 32] in [0, 1] on the CPU, by the plain pipeline.
+    """Sample images [N, 3, 32, 32] in [0, 1] with the unmodified pipeline and return them on the CPU.
 
-    per_prompt: the number of images of each prompt, image j with the noise of `seed` + j; None: one image per prompt,
-    with noise from one generator for all.
+    per_prompt: the number of images per prompt; image j uses the noise of `seed` + j. If it is None, there is one image
+    per prompt, and all noise comes from one generator.
     """
     pipeline.set_progress_bar_config(disable=True)
     shared = torch.Generator().manual_seed(seed)
@@ -114,14 +120,17 @@ def sample_images(
 
 @torch.no_grad()
 def clip_cosine(model: CLIPModel, tokens: Tensor, images: Tensor) -> Tensor:
-    """Cosine [N] of each caption (token ids [N, 16]) to its image in [0, 1]."""
+    """Compute the cosine [N] of each caption (token ids [N, 16]) and its image in [0, 1]."""
     text = model.get_text_features(input_ids=tokens).pooler_output
     image = model.get_image_features(pixel_values=2 * images.to(tokens.device) - 1).pooler_output
     return functional.cosine_similarity(text, image).cpu()
 
 
 def predicate_shares(images: Tensor, captions: Sequence[str]) -> dict[str, float]:
-    """Mean verifier score, the share of captions that hold completely, and the share of each kind of predicate."""
+    """Compute the mean verifier score and shares of satisfied captions and predicates.
+
+    The shares are that of captions whose predicates all hold, and that of satisfied predicates for each kind.
+    """
     held = verify(images, captions)
     kinds: dict[str, list[bool]] = defaultdict(list)
     for text, results in zip(captions, held, strict=True):
@@ -135,7 +144,7 @@ def predicate_shares(images: Tensor, captions: Sequence[str]) -> dict[str, float
 
 
 def point_shares(images: Tensor, prompts: Sequence[BenchmarkPrompt]) -> dict[str, float]:
-    """Share of the satisfied test points: the mean of the ten dimensions, over all points, and for each dimension."""
+    """Compute the share of satisfied test points: the mean over dimensions, over all points, and per dimension."""
     met: dict[str, list[int]] = defaultdict(list)
     for prompt, scores in zip(prompts, judge_points(images, prompts), strict=True):
         for point, score in zip(prompt.points, scores, strict=True):

@@ -1,4 +1,4 @@
-"""The training loop that all stages share, with checkpoints to resume from, and the record of a stage."""
+"""The training loop shared by all stages, with checkpoints for resuming and a record of each stage."""
 
 import json
 import platform
@@ -18,15 +18,15 @@ from torch.optim.lr_scheduler import OneCycleLR
 from worker.shapes.pretrain.presets import Plan, Preset
 
 REPORTS = 10
-"""Points of the recorded loss curve."""
+"""Number of points in the recorded loss curve."""
 CHECKPOINT_STEPS = 500
 
 
 class Stage:
-    """Trains one stage by AdamW under a one-cycle schedule and writes `OUT/records/STAGE.json`.
+    """Trains one stage with AdamW and a one-cycle schedule and writes `OUT/records/STAGE.json`.
 
-    `OUT/checkpoints/STAGE.pt` lets an interrupted stage continue, with the same results. Random numbers for training
-    have to come from `generator`.
+    An interrupted stage resumes from `OUT/checkpoints/STAGE.pt` with the same results. Random numbers for training
+    must come from `generator`.
     """
 
     def __init__(self, name: str, preset: Preset, out: Path, device: str, seed: int) -> None:
@@ -44,7 +44,7 @@ class Stage:
         after_step: Callable[[], None] = lambda: None,
         checkpoint_steps: int = CHECKPOINT_STEPS,
     ) -> None:
-        """Minimize `loss()` by the weights of `models`, with gradients clipped to `max_norm`."""
+        """Minimize `loss()` over the weights of `models`, with gradients clipped to `max_norm`."""
         plan, path = self.plan, self.out / "checkpoints" / f"{self.name}.pt"
         parameters = [parameter for model in models for parameter in model.parameters()]
         optimizer = torch.optim.AdamW(parameters, lr=plan.learning_rate, weight_decay=1e-3)
@@ -66,7 +66,7 @@ class Stage:
             optimizer.step()
             schedule.step()
             after_step()
-            # The loss stays on its device: to fetch it would synchronize at every step.
+            # The loss stays on its device: fetching it would synchronize at every step.
             self._losses.append(value.detach())
             self._report()
             if len(self._losses) % checkpoint_steps == 0:
@@ -84,14 +84,14 @@ class Stage:
             print(f"{self.name} {step}/{self.plan.steps}: loss {recent:.4f}, {seconds:.0f} s", flush=True)
 
     def _curve(self) -> dict[int, float]:
-        """Mean loss of each tenth of the steps, by last step."""
+        """Compute the mean loss of each tenth of the steps, keyed by its last step."""
         losses = torch.stack(self._losses).cpu()
         width = max(1, len(losses) // REPORTS)
         ends = range(width, len(losses) + 1, width)
         return {end: round(float(losses[end - width : end].mean()), 5) for end in ends}
 
     def finish(self, **facts: Any) -> None:
-        """Write the record, with the measured `facts`, and delete the checkpoint."""
+        """Write the record of the stage, including the measured `facts`, and delete the checkpoint."""
         record = {
             "stage": self.name,
             "preset": asdict(self.preset),
@@ -110,6 +110,6 @@ class Stage:
 
 
 def read_record(out: Path, stage: str) -> dict[str, Any]:
-    """The record of a finished stage."""
+    """Read the record of a finished stage."""
     record: dict[str, Any] = json.loads((out / "records" / f"{stage}.json").read_text())
     return record

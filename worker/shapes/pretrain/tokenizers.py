@@ -1,4 +1,4 @@
-"""The two word-level tokenizers of a world's vocabulary."""
+"""Word-level CLIP and T5 tokenizers for a world's vocabulary."""
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
@@ -7,17 +7,20 @@ from worker.shapes import TEXT_LENGTH
 
 PAD, END, UNKNOWN, START = "<pad>", "</s>", "<unk>", "<s>"
 SPECIAL = (PAD, END, UNKNOWN, START)
-"""The end token must not be 2: transformers' CLIP text model takes that for an old checkpoint, and would pool every
-prompt to the same vector."""
+"""Special tokens in the order of their ids.
+
+The id of the end token must not be 2: transformers' CLIP text model would treat the model as an old checkpoint and
+pool every prompt to the same vector.
+"""
 
 
 def clip_tokenizer(vocabulary: tuple[str, ...]) -> PreTrainedTokenizerFast:
-    """`<s> words </s>`, as for CLIP."""
+    """Build the tokenizer for CLIP, which encodes a caption as `<s> words </s>`."""
     return _tokenizer(vocabulary, f"{START} $A {END}", bos_token=START)
 
 
 def t5_tokenizer(vocabulary: tuple[str, ...]) -> PreTrainedTokenizerFast:
-    """`words </s>`, as for T5."""
+    """Build the tokenizer for T5, which encodes a caption as `words </s>`."""
     return _tokenizer(vocabulary, f"$A {END}")
 
 

@@ -1,4 +1,4 @@
-"""The worlds that weights are trained for: their words, scenes and directories, and the weights they start from."""
+"""The worlds for which weights are trained: vocabulary, scenes, directories, and the weights to start from."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,23 +12,26 @@ from worker.shapes.pretrain.data import BasicScenes, Scenes, bench_scenes
 from worker.shapes.words import BASIC_VOCABULARY, VOCABULARY
 
 NEW_WORD = 0.02
-"""Standard deviation of the initial embeddings of words that the earlier weights do not know."""
+"""Standard deviation of the initial embeddings for words that are not in the earlier vocabulary."""
 
 
 @dataclass(frozen=True)
 class World:
     description: str
     flux: str
-    """Name of the pipeline's directory."""
+    """Directory name of the FLUX pipeline."""
     clip: str
-    """Name of the CLIP's directory."""
+    """Directory name of the CLIP model."""
     example: str
-    """A caption."""
+    """An example caption."""
     vocabulary: tuple[str, ...]
     scenes: Callable[[int, int], Scenes]
-    """From a number of pairs and a seed."""
+    """Function that creates the scenes from a number of pairs and a seed."""
     start: Path | None = None
-    """Directory of `shapes-flux` and `shapes-clip`, from which training starts; their words come first."""
+    """Directory with the `shapes-flux` and `shapes-clip` weights to start from, or None to train from scratch.
+
+    `vocabulary` must start with the vocabulary of these weights.
+    """
 
 
 WORLDS = {
@@ -54,7 +57,7 @@ WORLDS = {
 
 @torch.no_grad()
 def initialize(model: nn.Module, earlier: nn.Module) -> None:
-    """Copy the weights of an earlier model of the same architecture that knows only the first words."""
+    """Copy weights from an earlier model of the same architecture whose vocabulary is a prefix of the new one."""
     known: dict[str, Tensor] = earlier.state_dict()
     for name, weights in model.state_dict().items():
         rows = known[name]

@@ -35,7 +35,7 @@ def causes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, **entry
         ("http", Reply(401, b"who are you"), "HTTP 401"),
         ("http", Reply(hang=True), "ReadTimeout"),
         ("http", Reply(body=b"not JSON"), "no `values`"),
-        ("http", Reply(body=b'{"values": [null]}'), "the server said null"),
+        ("http", Reply(body=b'{"values": [null]}'), "the server returned null"),
         ("unified_reward", completion("I cannot help with that."), "missing score"),
     ],
     ids=["500", "401", "timeout", "no-json", "null", "refusal"],

@@ -182,7 +182,7 @@ def test_size_off_the_grid_is_refused(plain: FlowModel) -> None:
 
 
 def test_image_wider_than_its_positions_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="at most 48 pixels"):
+    with pytest.raises(ValueError, match="maximum of 48 pixels"):
         loaded(make("sd3", tmp_path)).latent_shape(ImageSize(52, 32))
 
 

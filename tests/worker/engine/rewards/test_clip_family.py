@@ -239,7 +239,7 @@ def test_middle_is_cut_where_open_clip_cuts_it(
 
 
 def test_another_way_to_a_square_is_refused_by_name(published: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"reward 'dfn': .* resize_mode 'longest'; supported are squash and shortest"):
+    with pytest.raises(ValueError, match=r"reward 'dfn': .* resize_mode 'longest'; expected squash or shortest"):
         load("dfn", described(published, tmp_path / "longest", resize_mode="longest"))
 
 
@@ -289,7 +289,7 @@ def test_transformers_processors_squash_to_a_size_of_two_sides(directory: Path, 
     ids=["wider", "uncut", "oblong", "as-it-is"],
 )
 def test_processor_that_does_otherwise_is_refused(directory: Path, changes: dict[str, Any], said: str) -> None:
-    with pytest.raises(ValueError, match=rf"reward 'dfn': preprocessor_config\.json has .*{said}.*; supported are"):
+    with pytest.raises(ValueError, match=rf"reward 'dfn': preprocessor_config\.json has .*{said}.*; expected a size"):
         processed(directory, **changes)
 
 

@@ -203,9 +203,9 @@ def test_pickle_executes_no_code(entry: RewardEntry, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("held", "recorded"),
     [
-        ({"mean": 0.5}, r"other things than tensors: mean \(float\)"),
-        ({"state_dict": {}}, r"other things than tensors: state_dict \(dict\)"),
-        ([torch.zeros(1)], "a list, not tensors by name"),
+        ({"mean": 0.5}, r"objects other than tensors: mean \(float\)"),
+        ({"state_dict": {}}, r"objects other than tensors: state_dict \(dict\)"),
+        ([torch.zeros(1)], "a list instead of named tensors"),
     ],
 )
 def test_pickle_with_other_objects_is_rejected(entry: RewardEntry, held: object, recorded: str) -> None:
