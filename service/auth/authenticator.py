@@ -41,7 +41,7 @@ class Authenticator:
         self._database = database
         self._limiter = RateLimiter(database.settings.broker_url)
         self._admin_key = database.settings.admin_key
-        """The admin key that has yet to be stored, or None if there is none."""
+        """The admin key that is not stored yet, or None."""
         self._keys_exist = self._admin_key is not None
         """Once true, this never becomes false, because rows of `api_keys` are never deleted."""
 

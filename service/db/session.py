@@ -12,15 +12,15 @@ from service.core.settings import Settings
 from service.db.artifacts import ArtifactStore
 
 _ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
-"""A connection to a machine that has disappeared fails after 25 s. With libpq's defaults, it takes many minutes."""
+"""A connection to a machine that has disappeared fails after 25 s. With libpq's defaults, the failure takes many minutes."""
 
 
 @dataclass(frozen=True)
 class Database:
     """The database connections of a process, with its settings and artifact store.
 
-    A worker calls `database = connect()`, then `with database.transaction() as session: ...`. It takes lease times and
-    limits from `database.settings`, and the artifact store from `database.artifacts`.
+    A worker calls `database = connect()`, then `with database.transaction() as session: ...`. `database.settings`
+    has lease times and limits, `database.artifacts` is the artifact store.
     """
 
     settings: Settings

@@ -195,7 +195,7 @@ class Stack:
         return self.logs / f"{name}.log"
 
     def _add(self, part: _Part) -> None:
-        """Start a part, and watch it in order to restart it whenever it ends on its own."""
+        """Start a part, and restart it whenever it ends unexpectedly."""
         self._parts.append(part)
         self._launch(part)
         threading.Thread(target=self._watch, args=(part,), name=f"watch-{part.name}", daemon=True).start()

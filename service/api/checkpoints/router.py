@@ -70,7 +70,7 @@ async def import_checkpoint(
 ) -> CheckpointView:
     """Upload a LoRA file in diffusers format (safetensors) as the request body, to use it in runs and generations.
 
-    Every layer in the file must be one that the model supports for LoRA. Other layers keep their weights.
+    The model must support LoRA for every layer in the file. Other layers keep their weights.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != downloads.FILE_TYPE:

@@ -121,7 +121,7 @@ def _plot(
     y = np.array(values, float)
     handles: list[Artist] = [*axes.plot(x, y, markevery=max(1, len(x) // _MAX_MARKERS), **style)]
     known = np.pad(np.isfinite(y), 1)
-    isolated = known[1:-1] & ~known[:-2] & ~known[2:]  # a line is drawn only between neighboring points
+    isolated = known[1:-1] & ~known[:-2] & ~known[2:]  # matplotlib connects neighboring points only
     axes.plot(np.array(x)[isolated], y[isolated], ".", color=style["color"])
     if low is not None and high is not None:
         edges = np.array(low, float), np.array(high, float)

@@ -76,7 +76,7 @@ def create_evaluation(
 ) -> EvaluationView:
     """Generate the benchmark's images with the official names and seeds. A judge scores them at the same time.
 
-    All images and raw answers are stored. If an answer is unreadable, the judge is asked again. Answers that remain
+    All images and raw answers are stored. If an answer is unreadable, the request is repeated. Answers that remain
     unreadable are counted; scores are never guessed.
     """
     return show_created(response, session, Evaluation, service.create(session, request, spec), service.show)

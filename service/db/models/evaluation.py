@@ -127,7 +127,7 @@ class EvaluationAnswer(Base):
     scores: Mapped[list[int] | None]
     """0 or 1 for each test point of the prompt, in order, or null if the answer could not be read."""
     failure: Mapped[str | None]
-    """A `contracts.benchmarks.judging.Failure`, or null if the answer did not fail."""
+    """A `contracts.benchmarks.judge_answers.Failure`, or null if the answer did not fail."""
     text: Mapped[str | None]
     """The text of the answer."""
     error: Mapped[str] = mapped_column(default="", server_default="")
