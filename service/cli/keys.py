@@ -56,7 +56,7 @@ def create(
 
 @app.command()
 def new() -> None:
-    """Print a new key for G2RPO_ADMIN_KEY. The key is not stored; a service started with it accepts it."""
+    """Print a new key for G2RPO_ADMIN_KEY. To use the key, set G2RPO_ADMIN_KEY when you start the service."""
     typer.echo(new_secret())
 
 

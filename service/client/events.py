@@ -45,7 +45,7 @@ class Events(Transport):
             try:
                 with self._stream("GET", path, {"every": every}, headers, timeout=_TIMEOUT) as response:
                     if not response.headers.get("Content-Type", "").startswith("text/event-stream"):
-                        raise ApiError(f"The server at {self.url} is not this service", code="foreign_service")
+                        raise ApiError(f"The server at {self.url} is not a G²RPO service", code="foreign_service")
                     for name, data in frames(response.iter_bytes()):
                         event = _parse(name, data, kinds)
                         after = event.id if isinstance(event, RunEvent) else after

@@ -30,9 +30,9 @@ def read(path: Path, bundled: Path, contract: type[BaseModel]) -> dict[str, Any]
     if extends is None:
         return contents
     if extends != "bundled":
-        raise CatalogError(f"{path}: extends: {extends!r} is unknown; allowed is `bundled`")
+        raise CatalogError(f"{path}: extends: {extends!r} is unknown; allowed: `bundled`")
     if unknown := [noun for noun in contents if noun not in contract.model_fields]:
-        raise CatalogError(f"{path}: {unknown[0]}: unknown field; allowed are extends, {', '.join(NOUNS)}")
+        raise CatalogError(f"{path}: {unknown[0]}: unknown field; allowed: extends, {', '.join(NOUNS)}")
     base = _mapping(bundled)
     return {noun: _merge(base.get(noun) or [], contents.get(noun) or []) for noun in NOUNS}
 
@@ -74,7 +74,7 @@ def _line(
         allowed = _fields(contract, loc[:-1])
         similar = get_close_matches(str(loc[-1]), allowed, n=1)
         hint = f" (did you mean {similar[0]}?)" if similar else ""
-        return f"{field}: unknown field{hint}; allowed are {', '.join(allowed)}"
+        return f"{field}: unknown field{hint}; allowed: {', '.join(allowed)}"
     if kind == "missing":
         return f"{field}: is missing"
     shown = "" if isinstance(value, dict | list | tuple) else f"{value!r}: "

@@ -72,7 +72,7 @@ def normalized(text: str) -> str:
         raise ValueError(f"character {found.start() + 1} is {kind}, U+{ord(found[0]):04X}; a prompt must be plain text")
     prompt = " ".join(unicodedata.normalize("NFC", text).split())
     if len(prompt) > MAX_CHARACTERS:
-        raise ValueError(f"the prompt has {len(prompt)} characters; allowed are 1 to {MAX_CHARACTERS}")
+        raise ValueError(f"the prompt has {len(prompt)} characters; allowed: 1 to {MAX_CHARACTERS}")
     return prompt
 
 

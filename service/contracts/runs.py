@@ -264,7 +264,7 @@ class RunSpec(Contract):
     @classmethod
     def _check_preset(cls, preset: str) -> str:
         if preset not in PRESETS:
-            raise ValueError(f"Unknown preset {preset!r}; allowed are {', '.join(PRESETS)}")
+            raise ValueError(f"Unknown preset {preset!r}; allowed: {', '.join(PRESETS)}")
         return preset
 
     @field_validator("algorithm")
@@ -282,7 +282,7 @@ class RunSpec(Contract):
         if algorithm.kl_weight and training.adapter == "full":
             raise ValueError(
                 f"adapter full has no frozen base for algorithm.kl_weight {algorithm.kl_weight}; "
-                "allowed are adapter lora, or kl_weight 0"
+                "allowed: adapter lora, or kl_weight 0"
             )
         refuse_split(algorithm, training.prompts_per_step, 1)
         return training
@@ -318,10 +318,7 @@ class RunSpec(Contract):
 def refuse_uneven(algorithm: AlgorithmContract, prompts: int, processes: int) -> None:
     """Raise ValueError unless the prompts and updates of a step can be divided evenly among `processes` processes."""
     if prompts % processes:
-        raise ValueError(
-            f"processes_per_node {processes} does not divide training.prompts_per_step {prompts}; "
-            "allowed are its divisors"
-        )
+        raise ValueError(f"processes_per_node {processes} must be a divisor of training.prompts_per_step {prompts}")
     refuse_split(algorithm, prompts, processes)
 
 
@@ -332,7 +329,7 @@ def refuse_split(algorithm: AlgorithmContract, prompts: int, processes: int) -> 
         each = "groups of one SDE step" if algorithm.name == "g2rpo" else "chains"
         raise ValueError(
             f"algorithm.updates_per_rollout {updates} splits the rollout's {pieces} {each}"
-            f"{' of a process' if processes > 1 else ''}; allowed are the divisors of {pieces}"
+            f"{' of a process' if processes > 1 else ''}; must be a divisor of {pieces}"
         )
 
 
@@ -340,8 +337,8 @@ def refuse_unreported(field: str, name: str, heldout: Heldout, rewards: tuple[Re
     """Raise ValueError unless held-out evaluation is enabled and reports the reward `name`."""
     reported = heldout.rewards or tuple(reward.name for reward in rewards)
     if name not in reported:
-        raise ValueError(f"{field} {name!r} is not a held-out reward; allowed are {', '.join(reported)}")
+        raise ValueError(f"{field} {name!r} is not a held-out reward; allowed: {', '.join(reported)}")
     if not heldout.every:
         raise ValueError(
-            f"{field} {name!r} requires held-out evaluation, but heldout.every 0 disables it; allowed is above 0"
+            f"{field} {name!r} requires held-out evaluation, but heldout.every 0 disables it; must be above 0"
         )

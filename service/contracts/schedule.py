@@ -47,7 +47,7 @@ def continuation_path(steps: int, sde_step: int, stride: int) -> tuple[int, ...]
     multi-granularity denoising, as scheduled in its public implementation.
     """
     if not 0 <= sde_step <= steps - 2:
-        raise ValueError(f"SDE step {sde_step} is outside the schedule: allowed are 0 to {steps - 2}")
+        raise ValueError(f"SDE step {sde_step} is outside the schedule: allowed: 0 to {steps - 2}")
     if stride < 1:
         raise ValueError(f"stride {stride} is not positive")
     return (sde_step + 1, *range(sde_step + 2, steps - stride + 1, stride))

@@ -45,4 +45,4 @@ def check_move(old: JobStatus, new: JobStatus) -> None:
     """Raise ValueError unless the transition from `old` to `new` is allowed."""
     if new not in MOVES[old]:
         allowed = ", ".join(sorted(MOVES[old]))
-        raise ValueError(f"Invalid status change from {old} to {new}; allowed are {allowed}")
+        raise ValueError(f"Invalid status change from {old} to {new}; allowed: {allowed}")

@@ -135,7 +135,7 @@ def stuck_for(seconds: float, log_tail: str = "") -> Outcome:
 
 
 def too_often_lost(losses: int, returncode: int = 0, log_tail: str = "") -> Outcome:
-    """Return the outcome of a job that lost the maximum number of attempts."""
+    """Return the outcome of a job that has reached the limit on lost attempts."""
     last = f"; the last process was terminated by {_signal_name(-returncode)}" if returncode < 0 else ""
     return failed(
         "lost",

@@ -164,5 +164,5 @@ def delete(session: Session, id: uuid.UUID) -> None:
     row = jobs.find_deletable(session, Generation, id)
     reading = (Score.spec["generation"].astext == str(id), Score.status.not_in(TERMINAL))
     if (score := session.scalar(select(Score.id).where(*reading).limit(1))) is not None:
-        raise InUse(f"Generation {id} is in use: score {score}, which has not ended, reads its images")
+        raise InUse(f"Generation {id} is in use: score {score}, which has not finished, is reading its images")
     jobs.delete(session, row)

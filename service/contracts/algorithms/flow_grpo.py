@@ -23,7 +23,7 @@ class FlowGRPO(ChainContract):
     @model_validator(mode="after")
     def _cps_within_one(self) -> "FlowGRPO":
         if self.transition == "cps" and self.eta > 1:
-            raise ValueError(f"eta {self.eta} is too large for transition cps; allowed is above 0 up to 1")
+            raise ValueError(f"eta {self.eta} is too large for transition cps; must be above 0 and at most 1")
         return self
 
     def stochastic(self, steps: int, step: int, seed: int) -> range:

@@ -33,8 +33,7 @@ class G2RPO(AlgorithmContract):
         outside = [i for i in self.sde_steps if i > steps - 2]
         if outside:
             raise ValueError(
-                f"sde_steps {outside} are outside the schedule: "
-                f"with sampling.steps {steps}, allowed are 0 to {steps - 2}"
+                f"sde_steps {outside} are outside the schedule: with sampling.steps {steps}, allowed: 0 to {steps - 2}"
             )
 
     def pieces(self) -> int:

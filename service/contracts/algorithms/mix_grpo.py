@@ -56,7 +56,7 @@ class MixGRPO(ChainContract):
         if self.window.size > steps - 1:
             raise ValueError(
                 f"window.size {self.window.size} is larger than the schedule: "
-                f"with sampling.steps {steps}, allowed are 1 to {steps - 1}"
+                f"with sampling.steps {steps}, allowed: 1 to {steps - 1}"
             )
 
     def stochastic(self, steps: int, step: int, seed: int) -> range:

@@ -13,7 +13,7 @@ from service.db.base import Base, CreatedAt, StoredFile, new_id
 class PromptSet(StoredFile, Base):
     """A list of prompts, stored as a file of JSON lines (`contracts.prompts.PromptLine`) that never changes.
 
-    A name refers to the only set with that name that is not deleted. The row of a deleted set is kept for the runs that
+    Names are unique among sets that have not been deleted. The row of a deleted set is kept for the runs that
     have used it.
     """
 

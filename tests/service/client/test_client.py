@@ -313,7 +313,7 @@ class TestEvents:
 
     def test_a_response_without_a_stream_is_an_error(self, reaching: Client, network: Network) -> None:
         network.plan.append(answer("200 OK", "Content-Type: text/html"))
-        with pytest.raises(ApiError, match="is not this service"):
+        with pytest.raises(ApiError, match="is not a G²RPO service"):
             next(reaching.events(uuid.uuid4()))
 
 

@@ -13,7 +13,7 @@ NAMES = "g2rpo, dance_grpo, mix_grpo, flow_grpo"
 
 REFUSALS: list[tuple[dict[str, Any], tuple[str | int, ...], list[str]]] = [
     # changes, location (without the name of the contract), parts of the message
-    ({"algorithm": {**MIX, "window": {"size": 8}}}, ("algorithm",), ["window.size 8", "allowed are 1 to 7"]),
+    ({"algorithm": {**MIX, "window": {"size": 8}}}, ("algorithm",), ["window.size 8", "allowed: 1 to 7"]),
     ({"algorithm": {**MIX, "window": {"stride": 0}}}, ("algorithm", "window", "stride"), ["or equal to 1"]),
     ({"algorithm": {**MIX, "window": {"every": 0}}}, ("algorithm", "window", "every"), ["or equal to 1"]),
     ({"algorithm": {**MIX, "flash": {"share": 0}}}, ("algorithm", "flash", "share"), ["greater than 0"]),
@@ -21,7 +21,7 @@ REFUSALS: list[tuple[dict[str, Any], tuple[str | int, ...], list[str]]] = [
     ({"algorithm": {"granularities": [2, 2]}}, ("algorithm", "granularities"), ["2 given more than once"]),
     ({"algorithm": {"granularities": [0]}}, ("algorithm", "granularities", 0), ["or equal to 1"]),
     ({"algorithm": {"granularities": [-1, 1]}}, ("algorithm", "granularities", 0), ["or equal to 1"]),
-    ({"algorithm": {"sde_steps": [0, 7]}}, ("algorithm",), ["sde_steps [7]", "allowed are 0 to 6"]),
+    ({"algorithm": {"sde_steps": [0, 7]}}, ("algorithm",), ["sde_steps [7]", "allowed: 0 to 6"]),
     (
         {"algorithm": {"name": "dance_grpo", "timestep_fraction": 0}},
         ("algorithm", "timestep_fraction"),
@@ -30,7 +30,7 @@ REFUSALS: list[tuple[dict[str, Any], tuple[str | int, ...], list[str]]] = [
     (
         {"algorithm": {"name": "flow_grpo", "transition": "cps", "eta": 1.5}},
         ("algorithm",),
-        ["eta 1.5", "allowed is above 0 up to 1"],
+        ["eta 1.5", "must be above 0 and at most 1"],
     ),
     (
         {"algorithm": {"name": "flow_grpo", "transition": "dance"}},
@@ -46,12 +46,12 @@ REFUSALS: list[tuple[dict[str, Any], tuple[str | int, ...], list[str]]] = [
     (
         {"algorithm": {"updates_per_rollout": 3}},
         ("training",),
-        ["algorithm.updates_per_rollout 3", "32 groups of one SDE step", "allowed are the divisors of 32"],
+        ["algorithm.updates_per_rollout 3", "32 groups of one SDE step", "must be a divisor of 32"],
     ),
     (
         {"algorithm": {"name": "dance_grpo", "group_size": 4, "updates_per_rollout": 5}},
         ("training",),
-        ["algorithm.updates_per_rollout 5", "32 chains", "allowed are the divisors of 32"],
+        ["algorithm.updates_per_rollout 5", "32 chains", "must be a divisor of 32"],
     ),
     (
         {"algorithm": {"updates_per_rollout": 8}, "resources": {"processes_per_node": 8}},
@@ -61,32 +61,32 @@ REFUSALS: list[tuple[dict[str, Any], tuple[str | int, ...], list[str]]] = [
     (
         {"resources": {"processes_per_node": 3}},
         ("resources",),
-        ["processes_per_node 3", "training.prompts_per_step 8", "allowed are its divisors"],
+        ["processes_per_node 3", "must be a divisor of training.prompts_per_step 8"],
     ),
     (
         {"algorithm": {"kl_weight": 0.5}, "training": {"adapter": "full"}},
         ("training",),
-        ["adapter full", "algorithm.kl_weight 0.5", "allowed are adapter lora, or kl_weight 0"],
+        ["adapter full", "algorithm.kl_weight 0.5", "allowed: adapter lora, or kl_weight 0"],
     ),
     (
         {"heldout": {"early_stop": {"reward": "beauty"}}},
         ("heldout",),
-        ["early_stop.reward 'beauty'", "allowed are clip_score, shapes_verifier"],
+        ["early_stop.reward 'beauty'", "allowed: clip_score, shapes_verifier"],
     ),
     (
         {"heldout": {"rewards": ["clip_score"], "early_stop": {"reward": "shapes_verifier"}}},
         ("heldout",),
-        ["early_stop.reward 'shapes_verifier'", "allowed are clip_score"],
+        ["early_stop.reward 'shapes_verifier'", "allowed: clip_score"],
     ),
     (
         {"checkpoints": {"best": "beauty"}},
         ("checkpoints",),
-        ["best 'beauty'", "allowed are clip_score, shapes_verifier"],
+        ["best 'beauty'", "allowed: clip_score, shapes_verifier"],
     ),
     (
         {"checkpoints": {"best": "clip_score"}, "heldout": {"every": 0}},
         ("checkpoints",),
-        ["best 'clip_score'", "heldout.every 0", "allowed is above 0"],
+        ["best 'clip_score'", "heldout.every 0", "must be above 0"],
     ),
 ]
 

@@ -26,16 +26,16 @@ def file(tmp_path: Path) -> Path:
         ("models:\n  - name: a: b", ", line 2, column 12: mapping values are not allowed"),
         ("- 1", ": not a catalog; expected a mapping with the lists models, rewards, prompt_sets, judges"),
         ("models: []\nprompt_sets: []\n", ": rewards: is missing"),
-        (EMPTY + "model: []\n", ": model: unknown field (did you mean models?); allowed are extends, models,"),
-        ("extends: mine\n", ": extends: 'mine' is unknown; allowed is `bundled`"),
-        ("extends: bundled\nmodel: []\n", ": model: unknown field; allowed are extends, models"),
+        (EMPTY + "model: []\n", ": model: unknown field (did you mean models?); allowed: extends, models,"),
+        ("extends: mine\n", ": extends: 'mine' is unknown; allowed: `bundled`"),
+        ("extends: bundled\nmodel: []\n", ": model: unknown field; allowed: extends, models"),
         (
             "extends: bundled\nrewards: [{name: a, kind: clp, source: {bundled: b}}]\n",
             ": rewards[4] (a).kind: 'clp': Unknown kind 'clp'. Available: clip, hps",
         ),
         (
             "extends: bundled\nrewards: [{name: a, kind: clip, source: {hubs: o/n}}]\n",
-            ": rewards[4] (a).source.hubs: unknown field (did you mean hub?); allowed are bundled, directory, hub",
+            ": rewards[4] (a).source.hubs: unknown field (did you mean hub?); allowed: bundled, directory, hub",
         ),
         (
             "extends: bundled\nrewards: [{name: a, kind: clip, source: {hub: name}}]\n",

@@ -84,7 +84,7 @@ def test_the_tree_contains_every_path_and_shares_prefixes(place: tuple[int, int]
 
 @pytest.mark.parametrize("i", [-1, 15, 16])
 def test_a_step_outside_the_schedule_is_refused(i: int) -> None:
-    with pytest.raises(ValueError, match="allowed are 0 to 14"):
+    with pytest.raises(ValueError, match="allowed: 0 to 14"):
         continuation_path(16, i, 1)
 
 

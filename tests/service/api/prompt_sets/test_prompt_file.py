@@ -48,7 +48,7 @@ class TestNormalized:
 
     @pytest.mark.parametrize("text", ["a\x00b", "a\x1bb", "a\x7fb", "a\ud800b", "a" * 2001])
     def test_invalid_prompts(self, text: str) -> None:
-        with pytest.raises(ValueError, match=r"control character|surrogate|2001 characters; allowed are 1 to 2000"):
+        with pytest.raises(ValueError, match=r"control character|surrogate|2001 characters; allowed: 1 to 2000"):
             normalized(text)
 
 
@@ -102,7 +102,7 @@ class TestRefused:
             ("ein roter Kreis\nein grüner".encode("latin-1"), "text", "line 2: byte 7 is 0xfc, which is invalid UTF-8"),
             ("a red circle\n".encode("utf-16"), "text", "in UTF-8"),
             (b"one\rtwo\r", "text", "line 1: carriage return inside the line"),
-            (b"fine\n" + b"x" * 2001, "text", "line 2: the prompt has 2001 characters; allowed are 1 to 2000"),
+            (b"fine\n" + b"x" * 2001, "text", "line 2: the prompt has 2001 characters; allowed: 1 to 2000"),
             (b"x" * (3 * MAX_INPUT_BYTES), "text", f"line 1: exceeds the maximum of {MAX_INPUT_BYTES} bytes"),
             (b"x" * (3 * MAX_INPUT_BYTES) + b"\x00", "text", "line 1: NUL byte"),
             (b"a\x1b[31m", "text", "character 2 is a control character, U+001B"),

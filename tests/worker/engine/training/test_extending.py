@@ -62,7 +62,7 @@ def test_its_algorithm_trains_for_a_step(contract: Any, tmp_path: Path) -> None:
 
 
 def test_step_outside_the_schedule_is_rejected(contract: Any) -> None:
-    with pytest.raises(ValidationError, match="at 4 lies outside the schedule; allowed are 0 to 3"):
+    with pytest.raises(ValidationError, match="at 4 lies outside the schedule; allowed: 0 to 3"):
         spec_of(contract, algorithm={"name": "one_step_grpo", "at": 4})
 
 

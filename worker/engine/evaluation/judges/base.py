@@ -9,7 +9,7 @@ from service.contracts.catalog import JudgeEntry
 
 
 class JudgeFailed(Exception):
-    """Raised when the judge is unavailable or misconfigured, so that further requests are futile."""
+    """Raised when the judge is unavailable or misconfigured, so that further requests would not help."""
 
 
 class JudgeClosed(Exception):
@@ -20,7 +20,7 @@ class JudgeClosed(Exception):
 class JudgeResponse:
     """The result of one request.
 
-    error: the reason why there is no `text`, if repeating the request now is futile; otherwise empty.
+    error: why `text` is missing, if retrying the request now would not help; otherwise empty.
     """
 
     text: str | None
@@ -50,7 +50,7 @@ class Judge(ABC):
     def ask(self, prompt: BenchmarkPrompt, image: bytes) -> JudgeResponse:
         """Ask the judge about an image, given as a PNG file.
 
-        Raises JudgeFailed if further requests are futile, and JudgeClosed after `close`.
+        Raises JudgeFailed if further requests would not help, and JudgeClosed after `close`.
         """
 
     def close(self) -> None:
