@@ -100,7 +100,7 @@ class TestRefused:
             (save(lora(**{"text_encoder.layer.lora_A.weight": np.zeros((4, 8), np.float32)})), "text_encoder.layer"),
             (save(lora(**{f"{LAYER}.lora_B.weight": None})), "each needs lora_A"),
             (save(lora(**{f"{LAYER}.lora_B.weight": np.zeros((96, 5), np.float32)})), "ranks [4, 5]"),
-            (save(lora(**{f"{LAYER}.lora_B.weight": np.zeros((96, 4), np.int64)})), "allowed: BF16"),
+            (save(lora(**{f"{LAYER}.lora_B.weight": np.zeros((96, 4), np.int64)})), "supported types: BF16"),
             (
                 save({f"transformer.norm.lora_{half}.weight": np.zeros((4, 4), np.float32) for half in "AB"}),
                 "'shapes-flux' supports a LoRA on layers to_q",
