@@ -137,7 +137,7 @@ class TestRefused:
         ]
 
     def test_too_many_prompts(self, directory: Path) -> None:
-        assert "line 4: more than 2" in refusal(directory, b"a\nb\na\nc\n", most=2)
+        assert "line 4: exceeds the maximum of 2 distinct prompts" in refusal(directory, b"a\nb\na\nc\n", most=2)
 
     def test_on_request_bad_lines_are_skipped_and_counted(self, directory: Path) -> None:
         prompts, counts, errors = read(directory, b"a\n" + b"\x01\n" * 30 + b"b\n", skip=True)
