@@ -7,7 +7,7 @@ from pathlib import Path
 
 from service.contracts.generations import GenerationSpec
 from worker.engine.inference.generator import Generator
-from worker.engine.inference.image_scorer import Scorer
+from worker.engine.inference.image_scorer import ImageScorer
 
 _BATCH = 64
 """Number of images scored together, equal to that of a worker."""
@@ -15,7 +15,7 @@ _BATCH = 64
 
 def main() -> None:
     """Items of `drawings` have a resolved `spec` and `checkpoints`: pairs of name and directory, null for the base."""
-    generator, scorer = Generator("cpu"), Scorer("cpu")
+    generator, scorer = Generator("cpu"), ImageScorer("cpu")
     request = json.load(sys.stdin)
     results = []
     for one in request["drawings"]:
