@@ -2,10 +2,8 @@
 
     python benchmarks/load.py [--rate 100] [--seconds 60] [--json FILE] [--costs]
 
-Starts the complete service in a temporary directory, creates a finished run with many rows, and trains another run
-(preset `shapes`). Seconds per step of this run are measured before, during and after the load. Requests follow a fixed
-schedule, independent of response times. Latency is measured from the scheduled time, so it includes queueing. With
-`--costs` it measures the CPU time of the API and PostgreSQL per request for each route instead.
+Starts the service in a temporary directory, with a finished run of many rows and a run that trains (preset `shapes`),
+whose step time is measured before, during and after the load. `--costs` measures CPU time per route instead.
 """
 
 import argparse
@@ -392,8 +390,8 @@ def costs(stack: Stack, key: str, reads: list[Read], times: int = 200) -> dict[s
                 spent = {name: 1000 * (now - used[name]) / times for name, now in processor_seconds(stack).items()}
                 row |= {f"{part}, {mode}": spent[part] for part in ("api", "postgres")}
             print(f"{read.route:28} {' '.join(f'{row[column]:18.2f}' for column in columns)} {row['bytes']:8}")
-    weights = sum(read.weight for read in reads)
-    means = (sum(figures[read.route][column] * read.weight for read in reads) / weights for column in columns)
+    weights = [read.weight for read in reads]
+    means = (statistics.fmean((figures[read.route][column] for read in reads), weights) for column in columns)
     print(f"{'weighted mean':28} {' '.join(f'{mean:18.2f}' for mean in means)}")
     return figures
 

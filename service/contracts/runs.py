@@ -339,6 +339,4 @@ def refuse_unreported(field: str, name: str, heldout: Heldout, rewards: tuple[Re
     if name not in reported:
         raise ValueError(f"{field} {name!r} is not a held-out reward; allowed: {', '.join(reported)}")
     if not heldout.every:
-        raise ValueError(
-            f"{field} {name!r} requires held-out evaluation, but heldout.every 0 disables it; must be above 0"
-        )
+        raise ValueError(f"{field} {name!r} requires held-out evaluation; heldout.every is 0 and must be above 0")

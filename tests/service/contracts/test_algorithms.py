@@ -86,7 +86,7 @@ REFUSALS: list[tuple[dict[str, Any], tuple[str | int, ...], list[str]]] = [
     (
         {"checkpoints": {"best": "clip_score"}, "heldout": {"every": 0}},
         ("checkpoints",),
-        ["best 'clip_score'", "heldout.every 0", "must be above 0"],
+        ["best 'clip_score'", "heldout.every is 0", "must be above 0"],
     ),
 ]
 
