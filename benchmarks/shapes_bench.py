@@ -19,13 +19,13 @@ from diffusers import AutoencoderKL, FluxPipeline
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from benchmarks.broken_scenes import break_scene
 from benchmarks.perception import blur
 from service.contracts.benchmarks.bundled import bundled
 from service.contracts.benchmarks.data import BenchmarkPrompt
 from service.contracts.benchmarks.dimensions import PRIMARY, primary_of
 from worker.shapes import BENCH_CLIP_WEIGHTS, BENCH_FLUX_WEIGHTS, IMAGE_SIZE
 from worker.shapes.bench import judge_points
-from worker.shapes.bench.broken import break_scene
 from worker.shapes.bench.layout import realize
 from worker.shapes.bench.sampling import RECIPES, sample
 from worker.shapes.bench.scene import Scene, draw, ground_truth

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from benchmarks.broken_scenes import break_scene
 from service.contracts.benchmarks.dimensions import PRIMARY, primary_of
 from worker.shapes.bench import judge_points
-from worker.shapes.bench.broken import break_scene
 from worker.shapes.bench.judge import bench_score
 from worker.shapes.bench.layout import realize
 from worker.shapes.bench.perception import perceive
