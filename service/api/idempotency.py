@@ -46,18 +46,12 @@ _KeyHeader = Annotated[
 ]
 
 
-class IdempotencyMismatch(ServiceError):
+class IdempotencyMismatch(ServiceError, status=HTTPStatus.UNPROCESSABLE_ENTITY, code="idempotency_mismatch"):
     """The idempotency key was already used for a different request."""
 
-    status = HTTPStatus.UNPROCESSABLE_ENTITY
-    code = "idempotency_mismatch"
 
-
-class IdempotencyInProgress(ServiceError):
+class IdempotencyInProgress(ServiceError, status=HTTPStatus.CONFLICT, code="idempotency_in_progress"):
     """A request with the same idempotency key is still in progress."""
-
-    status = HTTPStatus.CONFLICT
-    code = "idempotency_in_progress"
 
 
 @dataclass(frozen=True)

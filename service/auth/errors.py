@@ -6,20 +6,15 @@ from service.auth.principal import Principal, Scope
 from service.http.errors import ServiceError
 
 
-class Unauthorized(ServiceError):
+class Unauthorized(ServiceError, status=HTTPStatus.UNAUTHORIZED, code="unauthorized"):
     """The request has no valid API key."""
-
-    status = HTTPStatus.UNAUTHORIZED
-    code = "unauthorized"
 
     def __init__(self, detail: str) -> None:
         super().__init__(detail, headers={"WWW-Authenticate": 'Bearer realm="g2rpo", error="invalid_token"'})
 
 
-class KeyMissing(Unauthorized):
+class KeyMissing(Unauthorized, code="key_missing"):
     """The request does not contain an API key."""
-
-    code = "key_missing"
 
     def __init__(self) -> None:
         ServiceError.__init__(
@@ -30,35 +25,24 @@ class KeyMissing(Unauthorized):
         )
 
 
-class KeyMalformed(Unauthorized):
+class KeyMalformed(Unauthorized, code="key_malformed"):
     """The Authorization header does not contain a well-formed key."""
 
-    code = "key_malformed"
 
-
-class KeyUnknown(Unauthorized):
+class KeyUnknown(Unauthorized, code="key_unknown"):
     """The key does not exist in the database."""
 
-    code = "key_unknown"
 
-
-class KeyRevoked(Unauthorized):
+class KeyRevoked(Unauthorized, code="key_revoked"):
     """The key was revoked."""
 
-    code = "key_revoked"
 
-
-class KeyExpired(Unauthorized):
+class KeyExpired(Unauthorized, code="key_expired"):
     """The key has expired."""
 
-    code = "key_expired"
 
-
-class ScopeMissing(ServiceError):
+class ScopeMissing(ServiceError, status=HTTPStatus.FORBIDDEN, code="scope_missing"):
     """The key does not have the scope that the route requires."""
-
-    status = HTTPStatus.FORBIDDEN
-    code = "scope_missing"
 
     def __init__(self, principal: Principal, scope: Scope) -> None:
         own = ", ".join(sorted(principal.scopes))
@@ -68,39 +52,24 @@ class ScopeMissing(ServiceError):
         )
 
 
-class NotLocal(ServiceError):
+class NotLocal(ServiceError, status=HTTPStatus.FORBIDDEN, code="not_local"):
     """The request comes from another machine while no API keys exist."""
 
-    status = HTTPStatus.FORBIDDEN
-    code = "not_local"
 
-
-class HostNotAllowed(ServiceError):
+class HostNotAllowed(ServiceError, status=HTTPStatus.BAD_REQUEST, code="host_not_allowed"):
     """The Host header refers to a host other than this machine, as in a DNS rebinding attack."""
 
-    status = HTTPStatus.BAD_REQUEST
-    code = "host_not_allowed"
 
-
-class RateLimited(ServiceError):
+class RateLimited(ServiceError, status=HTTPStatus.TOO_MANY_REQUESTS, code="rate_limited"):
     """The key exceeded its maximum number of requests per minute."""
 
-    status = HTTPStatus.TOO_MANY_REQUESTS
-    code = "rate_limited"
 
-
-class TooManyOpenJobs(ServiceError):
+class TooManyOpenJobs(ServiceError, status=HTTPStatus.TOO_MANY_REQUESTS, code="too_many_open_jobs"):
     """The key has reached its maximum number of open jobs."""
 
-    status = HTTPStatus.TOO_MANY_REQUESTS
-    code = "too_many_open_jobs"
 
-
-class LastAdminKey(ServiceError):
+class LastAdminKey(ServiceError, status=HTTPStatus.CONFLICT, code="last_admin_key"):
     """The key cannot be revoked because it is the last valid key with the scope `admin`."""
-
-    status = HTTPStatus.CONFLICT
-    code = "last_admin_key"
 
     def __init__(self) -> None:
         super().__init__(

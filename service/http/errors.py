@@ -85,95 +85,71 @@ class Problem(BaseModel):
 
 
 class ServiceError(HTTPException):
-    """The base class of all API errors. Each is returned as a response with its status, code and detail."""
+    """The base class of all API errors. Each is returned as a response with its status, code and detail.
+
+    A subclass states its code and, unless it is that of its base class, its status.
+    """
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     code = "internal_error"
+
+    def __init_subclass__(cls, *, code: str, status: HTTPStatus | None = None) -> None:
+        super().__init_subclass__()
+        cls.status, cls.code = status or cls.status, code
 
     def __init__(self, detail: str, *, headers: dict[str, str] | None = None, **extensions: Any) -> None:
         super().__init__(self.status, _short(detail, 4000), headers)
         self.extensions = extensions
 
 
-class NotFound(ServiceError):
+class NotFound(ServiceError, status=HTTPStatus.NOT_FOUND, code="not_found"):
     """The resource does not exist."""
 
-    status = HTTPStatus.NOT_FOUND
-    code = "not_found"
 
-
-class NotAcceptable(ServiceError):
+class NotAcceptable(ServiceError, status=HTTPStatus.NOT_ACCEPTABLE, code="not_acceptable"):
     """The route cannot provide any media type that `Accept` allows."""
 
-    status = HTTPStatus.NOT_ACCEPTABLE
-    code = "not_acceptable"
 
-
-class NotFinished(ServiceError):
+class NotFinished(ServiceError, status=HTTPStatus.CONFLICT, code="not_finished"):
     """The job, or the requested part of it, is not finished yet."""
 
-    status = HTTPStatus.CONFLICT
-    code = "not_finished"
 
-
-class WrongState(ServiceError):
+class WrongState(ServiceError, status=HTTPStatus.CONFLICT, code="wrong_state"):
     """The current state of the resource does not allow the operation."""
-
-    status = HTTPStatus.CONFLICT
-    code = "wrong_state"
 
     def __init__(self, detail: str, code: str = "wrong_state") -> None:
         super().__init__(detail)
         self.code = code
 
 
-class InUse(ServiceError):
+class InUse(ServiceError, status=HTTPStatus.CONFLICT, code="in_use"):
     """The resource cannot be deleted because another resource uses it."""
 
-    status = HTTPStatus.CONFLICT
-    code = "in_use"
 
-
-class NameTaken(ServiceError):
+class NameTaken(ServiceError, status=HTTPStatus.CONFLICT, code="name_taken"):
     """The name is already used by another resource."""
 
-    status = HTTPStatus.CONFLICT
-    code = "name_taken"
 
-
-class Deleted(ServiceError):
+class Deleted(ServiceError, status=HTTPStatus.GONE, code="deleted"):
     """The resource was deleted."""
 
-    status = HTTPStatus.GONE
-    code = "deleted"
 
-
-class BodyTooLarge(ServiceError):
+class BodyTooLarge(ServiceError, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE, code="body_too_large"):
     """The request body exceeds the limit."""
 
-    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
-    code = "body_too_large"
 
-
-class UnsupportedMediaType(ServiceError):
+class UnsupportedMediaType(ServiceError, status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE, code="unsupported_media_type"):
     """The route does not accept the media type of the body."""
 
-    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
-    code = "unsupported_media_type"
 
-
-class RangeNotSatisfiable(ServiceError):
+class RangeNotSatisfiable(
+    ServiceError, status=HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE, code="range_not_satisfiable"
+):
     """The requested range does not overlap the file."""
 
-    status = HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE
-    code = "range_not_satisfiable"
 
-
-class Invalid(ServiceError):
+class Invalid(ServiceError, status=HTTPStatus.UNPROCESSABLE_ENTITY, code="invalid_request"):
     """One or more fields of the request are invalid."""
-
-    status = HTTPStatus.UNPROCESSABLE_ENTITY
-    code = "invalid_request"
 
     def __init__(self, errors: Sequence[FieldError]) -> None:
         listed = [error.shortened() for error in errors[:_MAX_ERRORS]]
@@ -182,18 +158,12 @@ class Invalid(ServiceError):
         super().__init__(detail + more, errors=[error.model_dump() for error in listed])
 
 
-class NotReady(ServiceError):
+class NotReady(ServiceError, status=HTTPStatus.SERVICE_UNAVAILABLE, code="not_ready"):
     """A dependency of the service is unavailable."""
 
-    status = HTTPStatus.SERVICE_UNAVAILABLE
-    code = "not_ready"
 
-
-class TooManyStreams(ServiceError):
+class TooManyStreams(ServiceError, status=HTTPStatus.SERVICE_UNAVAILABLE, code="too_many_streams"):
     """This process has reached its maximum number of open event streams."""
-
-    status = HTTPStatus.SERVICE_UNAVAILABLE
-    code = "too_many_streams"
 
 
 def _short(text: str, max_length: int) -> str:
