@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from worker.shapes import IMAGE_SIZE
 from worker.shapes import words as w
-from worker.shapes.bench.layout import HIDDEN_SHARE, RADIUS, WHOLE_SHAPES, is_clear, is_inside
 from worker.shapes.bench.scene import INK, Placed, Scene, solid
-from worker.shapes.sampling import Rng, choose
+from worker.shapes.bench.scene_layout import HIDDEN_SHARE, RADIUS, WHOLE_SHAPES, is_clear, is_inside
+from worker.shapes.caption_sampling import Rng, choose
 from worker.shapes.words import COLORS, SHAPES, SOLID
 
 TRIES = 20

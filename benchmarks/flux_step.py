@@ -35,8 +35,8 @@ from rich.table import Table
 
 from benchmarks.random_flux import MODEL, TINY, TRUE, Sizes, described, flux, reward
 from service.cli.console import read_spec
+from service.contracts.attempt_files import EVENTS_FILE
 from service.contracts.catalog import Catalog, Source, load_catalog
-from service.contracts.jobs import EVENTS_FILE
 from service.contracts.memory import precision
 from service.contracts.plan import Plan, make_plan
 from service.contracts.presets import merge
@@ -47,7 +47,7 @@ from worker.engine.precision import default_device
 from worker.engine.training.distributed import Distributed
 from worker.engine.training.event_log import EventWriter
 from worker.engine.training.trainer import Trainer
-from worker.shapes.sampling import heldout_prompts
+from worker.shapes.caption_sampling import heldout_prompts
 
 CATALOG = Path(__file__).parents[1] / "docs" / "reference" / "catalogs" / "flux.yaml"
 ROLLOUT_BAR = 125.0

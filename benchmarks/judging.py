@@ -22,6 +22,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from service.contracts.attempt_files import EVENTS_FILE
 from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt, JudgePrompt, Point
 from service.contracts.benchmarks.dimensions import SUB
 from service.contracts.catalog import JudgeEntry
@@ -34,7 +35,6 @@ from service.contracts.evaluations import (
     ImageAnswered,
 )
 from service.contracts.events import Finished, Started
-from service.contracts.jobs import EVENTS_FILE
 
 POINTS = 3
 PER_PROMPT = 4

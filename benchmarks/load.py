@@ -31,7 +31,7 @@ from service.client import Client
 from service.core.settings import Settings
 from service.db.models import LogChunk, Metric, RewardGroup, Sample
 from service.db.session import Database, connect
-from service.local.running import find
+from service.local.running_servers import find_running
 from service.local.stack import Stack
 
 ROWS, METRICS = 100_000, 20
@@ -121,7 +121,7 @@ def filled(stack: Stack, client: Client) -> tuple[str, str]:
 @contextlib.contextmanager
 def database_of(stack: Stack) -> Iterator[Database]:
     """Connect to the database and the artifacts of the stack."""
-    running = find(stack.data)
+    running = find_running(stack.data)
     assert running is not None and running.database_url is not None
     database = connect(Settings(database_url=running.database_url, data_dir=stack.data))
     yield database

@@ -22,15 +22,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from worker.shapes import FLUX_WEIGHTS, IMAGE_SIZE
+from worker.shapes.caption_sampling import heldout_prompts
 from worker.shapes.grammar import Sentence, parse
+from worker.shapes.image_content import PerceivedImage, PerceivedObject
 from worker.shapes.perception import perceive
-from worker.shapes.points import PREDICATES, TestPoint, predicates
 from worker.shapes.pretrain.autoencoder import reconstruct
 from worker.shapes.pretrain.data import alter
 from worker.shapes.render import encode, place, render
-from worker.shapes.rules import holds
-from worker.shapes.sampling import heldout_prompts
-from worker.shapes.seen import Seen, SeenImage
+from worker.shapes.testpoint_rules import holds
+from worker.shapes.testpoints import PREDICATES, TestPoint, predicates
 from worker.shapes.verifier import verify
 from worker.shapes.words import SHAPES, SIZES
 
@@ -87,7 +87,7 @@ def _views(images: Tensor) -> Iterable[tuple[str, Tensor]]:
     yield "after the autoencoder", reconstruct(autoencoder, images)
 
 
-def _judge(asked: list[Sentence], shown: list[Sentence], found: list[SeenImage]) -> list[Check]:
+def _judge(asked: list[Sentence], shown: list[Sentence], found: list[PerceivedImage]) -> list[Check]:
     """Check the predicates of each scene `asked` on an image of the scene `shown`; the scenes give the ground truth."""
     return [
         (predicate, holds(predicate, _perfectly_seen(truth)), holds(predicate, seen))
@@ -96,11 +96,11 @@ def _judge(asked: list[Sentence], shown: list[Sentence], found: list[SeenImage])
     ]
 
 
-def _perfectly_seen(scene: Sentence) -> SeenImage:
+def _perfectly_seen(scene: Sentence) -> PerceivedImage:
     placed = place(encode([scene]), torch.full((1, 6), 0.5))
     things = zip(scene.phrases, placed.radius[0].tolist(), placed.center[0].tolist(), strict=False)
-    objects = tuple(Seen(thing.shape, str(thing.color), radius, x, y) for thing, radius, (x, y) in things)
-    return SeenImage(objects, scene.background)
+    objects = tuple(PerceivedObject(thing.shape, str(thing.color), radius, x, y) for thing, radius, (x, y) in things)
+    return PerceivedImage(objects, scene.background)
 
 
 @dataclass(frozen=True)

@@ -21,14 +21,14 @@ from service.contracts.schedule import continuation_path, naive_cost, shared_cos
 from worker.engine.grpo.algorithms.base import Sampler
 from worker.engine.grpo.algorithms.g2rpo import GranularGRPO
 from worker.engine.grpo.noise import StepNoise, normal
-from worker.engine.grpo.rollout import Velocity
+from worker.engine.grpo.solvers import Velocity
 from worker.engine.grpo.transitions import FlowTransition
 from worker.engine.models import load_model
 from worker.engine.models.base import FlowModel, ImageSize
 from worker.engine.rewards.clip import ClipReward
 from worker.engine.training.cost_meter import CostMeter
 from worker.engine.training.distributed import Distributed
-from worker.shapes.sampling import heldout_prompts
+from worker.shapes.caption_sampling import heldout_prompts
 
 SPEC = RunSpec()
 SIZE = ImageSize(SPEC.sampling.width, SPEC.sampling.height)

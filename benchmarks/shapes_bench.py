@@ -26,15 +26,15 @@ from service.contracts.benchmarks.data import BenchmarkPrompt
 from service.contracts.benchmarks.dimensions import PRIMARY, primary_of
 from worker.shapes import BENCH_CLIP_WEIGHTS, BENCH_FLUX_WEIGHTS, IMAGE_SIZE
 from worker.shapes.bench import judge_points
-from worker.shapes.bench.layout import realize
-from worker.shapes.bench.sampling import RECIPES, sample
+from worker.shapes.bench.caption_sampling import RECIPES, sample
 from worker.shapes.bench.scene import Scene, draw, ground_truth
+from worker.shapes.bench.scene_layout import realize
 from worker.shapes.grammar import caption, parse
-from worker.shapes.points import points
 from worker.shapes.pretrain.autoencoder import reconstruct
 from worker.shapes.pretrain.card import score_rows
 from worker.shapes.pretrain.scores import PER_PROMPT, SEED, measure_bench, sample_images
-from worker.shapes.rules import holds
+from worker.shapes.testpoint_rules import holds
+from worker.shapes.testpoints import points
 
 LABELS = Path(__file__).parent / "shapes_bench_hand_labels"
 EACH = 100

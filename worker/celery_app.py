@@ -4,12 +4,6 @@ from celery import Celery
 
 from service.core.settings import Settings
 
-WAKE = "jobs.wake"
-"""Name of the only task, which runs the jobs in a queue.
-
-Its arguments are the queue and, for the log, a new job's id.
-"""
-
 
 def make_app(settings: Settings) -> Celery:
     """Create a Celery application that uses the broker in `settings`."""

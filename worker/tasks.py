@@ -13,12 +13,12 @@ import structlog
 from celery import signals
 
 from service.core import logging as service_logging
-from service.core.settings import Settings, unknown_variables
+from service.core.settings import WAKE_TASK, Settings, unknown_variables
 from service.db.session import connect
-from worker.celery_app import WAKE, app
+from worker.celery_app import app
 from worker.jobs.claim import claim_next
+from worker.jobs.job_runner import run_job
 from worker.jobs.registry import job_types
-from worker.jobs.runner import run_job
 from worker.maintenance.housekeeping import Housekeeping
 from worker.monitoring import devices
 
@@ -33,7 +33,7 @@ name = f"{socket.gethostname()}:{os.getpid()}:{secrets.token_hex(4)}"
 _housekeeping: Housekeeping | None = None
 
 
-@app.task(name=WAKE, bind=True)  # type: ignore[untyped-decorator]
+@app.task(name=WAKE_TASK, bind=True)  # type: ignore[untyped-decorator]
 def wake(task: Any, queue: str, job: str | None = None) -> None:
     """Run the jobs in a queue, alternating between job types, until none is claimable.
 

@@ -22,10 +22,10 @@ from service.contracts.runs import RunSpec
 from worker.engine.training.event_log import EventWriter
 from worker.entrypoints.train import build_trainer
 from worker.shapes import FLUX_WEIGHTS
+from worker.shapes.caption_sampling import heldout_prompts
 from worker.shapes.grammar import parse
 from worker.shapes.pretrain.autoencoder import reconstruct
 from worker.shapes.render import BACKGROUND_PALETTE, PALETTE, render
-from worker.shapes.sampling import heldout_prompts
 
 RENDERS = "renders"
 FLAT = 5

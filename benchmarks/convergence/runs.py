@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.convergence.plan import Run
-from service.contracts.jobs import EVENTS_FILE, MANIFEST_FILE, PARENT_FD
+from service.contracts.attempt_files import EVENTS_FILE, MANIFEST_FILE, PARENT_FD
 
 REQUEST_FILE = "request.json"
 

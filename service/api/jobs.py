@@ -18,7 +18,7 @@ from service.contracts.catalog import Catalog, ModelEntry
 from service.contracts.evaluations import EvaluationSpec
 from service.contracts.generations import GenerationSpec
 from service.contracts.status import TERMINAL, JobStatus
-from service.db import events, retention
+from service.db import deletion, events
 from service.db.base import Base
 from service.db.models import Job, SupervisedJob
 from service.db.session import Database
@@ -198,7 +198,7 @@ def find_deletable(
 
 def delete(session: Session, row: Job) -> None:
     """Delete a job, the rows that refer to it, and its artifacts."""
-    retention.discard(session, [f"{row.FOLDER}/{row.id}"])
+    deletion.discard(session, [f"{row.FOLDER}/{row.id}"])
     session.delete(row)
     events.notify_job(session, row.KIND, row.id)
     session.commit()

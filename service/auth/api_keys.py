@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session
 
 from service.auth.errors import KeyExpired, KeyMissing, KeyRevoked, KeyUnknown
 from service.auth.principal import AuthResult, Principal, Scope
-from service.core import security
+from service.core import api_key_format
 from service.db.base import new_id
 from service.db.models import ApiKey
 
@@ -47,9 +47,9 @@ def keys_exist_with_snapshot(session: Session) -> tuple[bool, str]:
 
 def look_up(session: Session, secret: str) -> KeyLookup:
     """Return the principal of a well-formed key. Raises KeyUnknown, KeyRevoked or KeyExpired."""
-    query = select(ApiKey, _EXPIRED, _STALE, _SNAPSHOT).where(ApiKey.prefix == security.prefix_of(secret))
+    query = select(ApiKey, _EXPIRED, _STALE, _SNAPSHOT).where(ApiKey.prefix == api_key_format.prefix_of(secret))
     row = session.execute(query).one_or_none()
-    if row is None or not hmac.compare_digest(row[0].hash, security.digest_of(secret)):
+    if row is None or not hmac.compare_digest(row[0].hash, api_key_format.digest_of(secret)):
         raise KeyUnknown("Unknown API key: it was not created by this service")
     key, expired, stale, snapshot = row
     _check_valid(key, expired)
@@ -109,8 +109,8 @@ def store_environment_key(session: Session, secret: str) -> None:
 
     Several API processes can call this concurrently. A key that was revoked stays revoked.
     """
-    prefix = security.prefix_of(secret)
-    row = {"id": new_id(), "name": ENVIRONMENT, "prefix": prefix, "hash": security.digest_of(secret)}
+    prefix = api_key_format.prefix_of(secret)
+    row = {"id": new_id(), "name": ENVIRONMENT, "prefix": prefix, "hash": api_key_format.digest_of(secret)}
     inserting = insert(ApiKey).values(**row, scopes=[Scope.ADMIN]).on_conflict_do_nothing().returning(ApiKey.id)
     if session.scalar(inserting) is not None:
         session.execute(

@@ -15,7 +15,7 @@ from service.auth import api_keys
 from service.auth.errors import KeyMalformed, KeyMissing, Unauthorized
 from service.auth.principal import ANONYMOUS, LOCAL, AuthResult, Principal
 from service.auth.rate_limit import RateLimiter
-from service.core import security
+from service.core import api_key_format
 from service.db.session import Database
 from service.http.errors import UNAVAILABLE, ServiceError
 
@@ -115,7 +115,7 @@ def secret_of(authorization: Sequence[str]) -> str:
     if len(authorization) > 1 or scheme.lower() != "bearer":
         raise KeyMalformed("Invalid Authorization header: send one header `Authorization: Bearer g2k_…`")
     try:
-        security.check_form(secret.strip())
+        api_key_format.check_format(secret.strip())
     except ValueError as error:
         raise KeyMalformed(f"Malformed API key: {error}") from None
     return secret.strip()

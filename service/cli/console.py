@@ -25,7 +25,7 @@ from service.core.settings import Settings, what_is_wrong
 from service.db.session import connect as connect_database
 from service.jobs.views import JobView
 from service.local import EmbeddedError
-from service.local.running import find
+from service.local.running_servers import find_running
 
 stdout = Console()
 stderr = Console(stderr=True)
@@ -79,7 +79,7 @@ def _database_settings(data: Path) -> Settings:
     try:
         if "G2RPO_DATABASE_URL" in os.environ:
             return Settings()
-        running = find(data)
+        running = find_running(data)
         if running is not None and running.database_url is not None:
             return Settings(database_url=running.database_url)
     except ValidationError as error:

@@ -12,7 +12,7 @@ from service.api.keys.schemas import KeySpec
 from service.auth import api_keys
 from service.auth.principal import Scope
 from service.cli import console, options
-from service.core.security import new_secret
+from service.core.api_key_format import new_secret
 from service.http.errors import NotFound
 from service.http.pagination import PageQuery
 from service.local import EmbeddedError

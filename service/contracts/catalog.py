@@ -159,7 +159,7 @@ REWARD_CLASSES = {
     "pickscore": "pickscore:PickScoreReward",
     "image_reward": "image_reward:ImageReward",
     "unified_reward": "unified_reward:UnifiedReward",
-    "http": "http:HttpReward",
+    "http": "custom_http:HttpReward",
     "shapes_verifier": "shapes_verifier:ShapesVerifierReward",
     "shapes_bench_verifier": "shapes_verifier:ShapesBenchVerifierReward",
 }

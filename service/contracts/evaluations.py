@@ -59,10 +59,10 @@ class ImageName(Contract):
         return f"{self.index}_{self.image_index}.png"
 
 
-class DrawnImage(ImageName):
+class PendingImage(ImageName):
     """An image of an earlier attempt for which the judge has not given a final answer."""
 
-    asked: int = Field(0, description="Number of requests sent to the judge for this image.")
+    requests: int = Field(0, description="Number of requests sent to the judge for this image.")
 
 
 class EvaluationJob(Contract):
@@ -71,7 +71,9 @@ class EvaluationJob(Contract):
     spec: EvaluationSpec
     benchmark: Benchmark = Field(description="The benchmark, reduced to the evaluated prompts.")
     judge: JudgeEntry | None
-    drawn: tuple[DrawnImage, ...] = Field(description="Images without a final answer; missing files are regenerated.")
+    pending: tuple[PendingImage, ...] = Field(
+        description="Images without a final answer. Missing files are generated again."
+    )
     done: tuple[ImageName, ...] = Field(description="Finished images.")
 
     @property
@@ -80,7 +82,7 @@ class EvaluationJob(Contract):
         return len(self.benchmark.prompts) * self.spec.num_images
 
 
-class ImageDrawn(Timed):
+class ImageGenerated(Timed):
     """Event: an image was generated and scored by the rewards."""
 
     type: Literal["image"] = "image"
@@ -107,7 +109,7 @@ class ImageAnswered(Timed):
 
 
 EvaluationEvent = Annotated[
-    Started | Progress | ImageDrawn | ImageAnswered | Finished | Failed, Field(discriminator="type")
+    Started | Progress | ImageGenerated | ImageAnswered | Finished | Failed, Field(discriminator="type")
 ]
 EvaluationEventLine: TypeAdapter[EvaluationEvent] = TypeAdapter(EvaluationEvent)
 """Parser for one line of an evaluation's `events.jsonl`."""

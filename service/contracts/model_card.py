@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
+from service.contracts.attempt_files import SPEC_FILE, CheckpointManifest
 from service.contracts.catalog import ModelEntry
-from service.contracts.jobs import SPEC_FILE, CheckpointManifest
 
 CARD_FILE = "README.md"
 HELDOUT_FILE = "heldout.json"

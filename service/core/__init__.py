@@ -1,1 +1,1 @@
-"""Code shared with the worker: settings, logging, key format, catalog loader and bootstrap intervals."""
+"""Code shared with the worker: settings, logging, API key format, catalog loader and bootstrap intervals."""

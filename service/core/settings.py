@@ -22,7 +22,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError
 
-from service.core.security import check_form
+from service.core.api_key_format import check_format
 
 _UNREADABLE = (
     "the URL cannot be read: the port must be a number; in user and password write %25 for %, %2F for /, %3A for :, "
@@ -163,7 +163,7 @@ class Settings(BaseSettings):
     def _well_formed(cls, key: SecretStr | None) -> SecretStr | None:
         if key is not None:
             try:
-                check_form(key.get_secret_value())
+                check_format(key.get_secret_value())
             except ValueError as error:
                 raise ValueError(f"{error}; `g2rpo keys new` prints a valid key") from None
         return key
@@ -174,6 +174,8 @@ class Settings(BaseSettings):
         return self.storage_url or f"file://{(self.data_dir / 'artifacts').resolve()}"
 
 
+WAKE_TASK = "jobs.wake"
+"""Name of the workers' only Celery task. Its arguments are the queue and, for the log, the id of a new job."""
 READ_ELSEWHERE = frozenset({"G2RPO_URL", "G2RPO_API_KEY", "G2RPO_PORT", "G2RPO_COMMIT", "G2RPO_PARENT_FD"})
 """Variables with the prefix `G2RPO_` that the command line, build or training process reads, so not settings."""
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from service.contracts.jobs import MANIFEST_FILE
+from service.contracts.attempt_files import MANIFEST_FILE
 from service.db.storage_backends import BLOCK, WrongHash, backend_of
 
 __all__ = ["BLOCK", "ArtifactDamaged", "ArtifactStore", "StoreUnavailable", "Stored", "WrongHash"]

@@ -11,14 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from service.core.settings import Settings
+from service.core.settings import WAKE_TASK, Settings
 from service.db.models import Job
 
 if TYPE_CHECKING:
     from celery import Celery
 
-WAKE = "jobs.wake"
-"""The only task of the workers. Its arguments are the queue and the id of the new job, which is only logged."""
 _TIMEOUT_SECONDS = 1.0
 
 log = structlog.get_logger()
@@ -52,7 +50,7 @@ class Queue:
         request_id = structlog.contextvars.get_contextvars().get("request_id")
         headers = {"request_id": request_id} if request_id else None
         try:
-            self._celery.send_task(WAKE, args=[job.QUEUE, str(id)], queue=job.QUEUE, headers=headers, retry=False)
+            self._celery.send_task(WAKE_TASK, args=[job.QUEUE, str(id)], queue=job.QUEUE, headers=headers, retry=False)
         except Exception as error:
             # The transport raises many exception types. The job is already committed, and workers poll for such jobs.
             log.warning("wake_up_not_sent", queue=job.QUEUE, job=str(id), error=repr(error))

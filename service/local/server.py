@@ -1,6 +1,6 @@
 """Start and stop embedded servers as child processes, and manage the locks and sockets of their data directories.
 
-`service.local.guard` imports this module, so apart from `service.local` it imports only the standard library.
+`service.local.watchdog` imports this module, so apart from `service.local` it imports only the standard library.
 """
 
 import fcntl
@@ -24,7 +24,7 @@ Announce: TypeAlias = Callable[[Process], None]
 """Called with a process as soon as it exists, so that the process can be stopped whatever happens next."""
 
 _LOCK_SECONDS = 3.0
-"""Maximum time for helpers of a killed server, or the guard of a killed `up`, to end and release the lock."""
+"""Maximum time for helpers of a killed server, or the watchdog of a killed `up`, to end and release the lock."""
 _STOP_SECONDS = 20.0
 _MAX_SOCKET_PATH = 107
 """In bytes. The kernel's `sun_path` holds 108 bytes, including the terminating null byte."""

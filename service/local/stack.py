@@ -23,7 +23,7 @@ from service.db import migrate
 from service.db.session import connect
 from service.jobs.queue import Queue
 from service.jobs.registry import queues
-from service.local import EmbeddedError, guard, postgres, valkey
+from service.local import EmbeddedError, postgres, valkey, watchdog
 from service.local.doctor import machine
 from service.local.server import Announce, Process, launch, locked, tail
 from service.observability import checks
@@ -73,7 +73,7 @@ class Stack:
         self._lock = threading.RLock()
         self._resources = contextlib.ExitStack()
         self._stopping = False
-        self._guard: Process | None = None
+        self._watchdog: Process | None = None
         self._listening: socket.socket | None = None
         self.failure: EmbeddedError | None = None
         """Why the stack ended on its own, or None if it did not."""
@@ -91,7 +91,7 @@ class Stack:
         """The process id of each running part, by part name."""
         with self._lock:
             running = {part.name: part.process.pid for part in self._parts if part.process}
-        return running | ({"guard": self._guard.pid} if self._guard else {})
+        return running | ({"watchdog": self._watchdog.pid} if self._watchdog else {})
 
     def __enter__(self) -> Self:
         try:
@@ -117,7 +117,7 @@ class Stack:
         self.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.logs.mkdir(exist_ok=True)
         lock = self._resources.enter_context(locked(self.data))
-        self._start_guard(lock)
+        self._start_watchdog(lock)
         self._listening = self._resources.enter_context(_listen(self._port))
         self._resources.callback(self._stop_parts)
         if "G2RPO_DATABASE_URL" not in os.environ:
@@ -204,7 +204,7 @@ class Stack:
         def announce(process: Process) -> None:
             with self._lock:
                 part.process = process
-                self._notify_guard()
+                self._notify_watchdog()
                 if self._stopping:
                     process.kill()
 
@@ -219,7 +219,7 @@ class Stack:
                 if self._stopping:
                     return
                 part.process = None
-                self._notify_guard()
+                self._notify_watchdog()
             now = time.monotonic()
             part.ends = [*(end for end in part.ends if now - end < _RESTART_WINDOW), now]
             if len(part.ends) > self._restarts:
@@ -236,9 +236,9 @@ class Stack:
             except (EmbeddedError, OSError) as error:  # may be temporary, e.g. a full disk or a held lock
                 refused = f"could not be started: {error}"
 
-    def _running(self) -> list[guard.Part]:
+    def _running(self) -> list[watchdog.Part]:
         return [
-            guard.Part(
+            watchdog.Part(
                 pid=part.process.pid,
                 stage=part.stage,
                 signal=part.stop,
@@ -254,29 +254,29 @@ class Stack:
             self._stopping = True
             running = self._running()
         self.ended.set()
-        guard.stop(running)
+        watchdog.stop(running)
         for part in self._parts:
             if part.process is not None:
                 part.process.wait()
         self._parts.clear()
 
-    def _start_guard(self, lock: int) -> None:
-        # The data directory stays locked until the guard has stopped whatever a killed `up` left running.
-        argv = [sys.executable, "-P", "-m", "service.local.guard"]
-        self._guard = launch(argv, self._log_file("guard"), lock, stdin=subprocess.PIPE)
-        self._resources.callback(self._stop_guard)
+    def _start_watchdog(self, lock: int) -> None:
+        # The data directory stays locked until the watchdog has stopped whatever a killed `up` left running.
+        argv = [sys.executable, "-P", "-m", "service.local.watchdog"]
+        self._watchdog = launch(argv, self._log_file("watchdog"), lock, stdin=subprocess.PIPE)
+        self._resources.callback(self._stop_watchdog)
 
-    def _stop_guard(self) -> None:
-        assert self._guard is not None
-        self._notify_guard()
+    def _stop_watchdog(self) -> None:
+        assert self._watchdog is not None
+        self._notify_watchdog()
         with contextlib.suppress(BrokenPipeError):
-            self._guard.communicate()
+            self._watchdog.communicate()
 
-    def _notify_guard(self) -> None:
-        assert self._guard is not None and self._guard.stdin is not None
+    def _notify_watchdog(self) -> None:
+        assert self._watchdog is not None and self._watchdog.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._guard.stdin.write(json.dumps(self._running()).encode() + b"\n")
-            self._guard.stdin.flush()
+            self._watchdog.stdin.write(json.dumps(self._running()).encode() + b"\n")
+            self._watchdog.stdin.flush()
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + _READY_SECONDS

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.api.routing import ApiRoute, declare
 from service.auth.principal import Scope as KeyScope
 from service.db.session import Database
-from service.observability.service_metrics import ServiceCollector
+from service.observability.database_metrics import DatabaseCollector
 
 router = APIRouter(tags=["health"], route_class=ApiRoute)
 
@@ -48,7 +48,7 @@ def make_registry(database: Database, version: str) -> CollectorRegistry:
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=registry)
     Info("g2rpo_build", "Version of the service.", registry=registry).info({"version": version})
-    registry.register(ServiceCollector(database))
+    registry.register(DatabaseCollector(database))
     return registry
 
 

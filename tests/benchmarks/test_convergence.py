@@ -22,9 +22,9 @@ from benchmarks.convergence.plan import Run, StepSeconds, load_settings, planned
 from benchmarks.convergence.report import put
 from benchmarks.convergence.runs import curve, keep_request, newest_checkpoint, outcome
 from service.contracts.runs import RunSpec
+from worker.shapes.caption_sampling import heldout_prompts
 from worker.shapes.grammar import parse
 from worker.shapes.render import render
-from worker.shapes.sampling import heldout_prompts
 
 
 def test_smoothing_is_over_the_last_three_values_and_over_fewer_at_the_beginning() -> None:

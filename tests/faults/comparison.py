@@ -13,8 +13,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.client import Client
+from service.contracts.attempt_files import MANIFEST_FILE
 from service.contracts.evaluations import EvaluationJob
-from service.contracts.jobs import MANIFEST_FILE
 from service.contracts.status import JobStatus
 from service.db import evaluation_scores
 from service.db.models import (
@@ -144,7 +144,7 @@ class Comparison:
             rows = session.scalars(select(Evaluation).where(Evaluation.status == JobStatus.SUCCEEDED)).all()
             for row in rows:
                 benchmark = evaluation_scores.benchmark_of(session, row)
-                job = {"spec": row.spec, "benchmark": benchmark, "judge": row.judge, "drawn": (), "done": ()}
+                job = {"spec": row.spec, "benchmark": benchmark, "judge": row.judge, "pending": (), "done": ()}
                 wanted = self._references.judged(EvaluationJob.model_validate(job))
                 own = (EvaluationImage.evaluation_id == row.id, EvaluationAnswer.evaluation_id == row.id)
                 images = session.scalars(select(EvaluationImage).where(own[0])).all()

@@ -14,7 +14,7 @@ from sqlalchemy import func, select, text
 from sqlalchemy.orm import Session
 
 from service.client import Client
-from service.contracts.jobs import MANIFEST_FILE
+from service.contracts.attempt_files import MANIFEST_FILE
 from service.contracts.status import HELD, MOVES, RESTING, JobStatus
 from service.db.models import (
     Checkpoint,

@@ -15,10 +15,10 @@ from pathlib import Path
 import psutil
 import redis
 
-from service.contracts.jobs import EVENTS_FILE
+from service.contracts.attempt_files import EVENTS_FILE
 from service.jobs.queue import Queue
 from service.jobs.registry import JOBS, queues
-from service.local.guard import is_alive as pid_alive
+from service.local.watchdog import is_alive as pid_alive
 from tests.faults.monitor import Monitor, Standing
 from tests.faults.system import LEASE_SECONDS, Child, System, alive
 

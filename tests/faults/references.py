@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from service.contracts.evaluations import EvaluationEventLine, EvaluationJob, ImageAnswered, ImageDrawn
+from service.contracts.attempt_files import EVENTS_FILE
+from service.contracts.evaluations import EvaluationEventLine, EvaluationJob, ImageAnswered, ImageGenerated
 from service.contracts.events import EventLine, Finished, Metrics, RewardGroups, Sample
-from service.contracts.jobs import EVENTS_FILE
 from tests.faults.system import SETTINGS
 from worker.jobs.evaluation import evaluate_command
-from worker.jobs.run import train_command
+from worker.jobs.training_run import train_command
 
 MetricKey = tuple[str, int]
 GroupKey = tuple[int, int, int, int, str]
@@ -143,7 +143,7 @@ def _read_judged(directory: Path) -> JudgedReference:
     found = JudgedReference({}, {}, {})
     for line in (directory / EVENTS_FILE).read_bytes().splitlines():
         match EvaluationEventLine.validate_json(line):
-            case ImageDrawn() as message:
+            case ImageGenerated() as message:
                 found.images[message.index, message.image_index] = message.sha256
                 found.rewards[message.index, message.image_index] = message.rewards
             case ImageAnswered() as message:

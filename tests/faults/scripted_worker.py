@@ -16,7 +16,7 @@ if os.environ.get("CLOCK_WRONG_BY"):
 from worker import tasks
 from worker.celery_app import app
 from worker.jobs.registry import JOB_TYPES
-from worker.jobs.run import RunJobType
+from worker.jobs.training_run import RunJobType
 
 PROGRAM = (sys.executable, "-S", str(Path(__file__).parents[1] / "worker" / "jobs" / "scripted_child.py"))
 

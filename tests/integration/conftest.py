@@ -19,7 +19,7 @@ from service.cli import app
 from service.client import ApiError, Client
 from service.contracts.status import TERMINAL, JobStatus
 from service.local.stack import Stack
-from worker.shapes.bench.sampling import train_prompts
+from worker.shapes.bench.caption_sampling import train_prompts
 
 TINY: dict[str, Any] = {
     "preset": "shapes",

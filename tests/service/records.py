@@ -12,11 +12,11 @@ from typing import Any
 from sqlalchemy import select, text
 
 from service.api.benchmarks.service import store
+from service.contracts.attempt_files import MANIFEST_FILE
 from service.contracts.benchmarks.data import Benchmark
 from service.contracts.benchmarks.judge_answers import Failure
 from service.contracts.catalog import JudgeEntry, load_catalog
 from service.contracts.evaluations import EvaluationSpec
-from service.contracts.jobs import MANIFEST_FILE
 from service.contracts.plan import make_plan
 from service.contracts.prompts import Counts, PromptLine
 from service.contracts.runs import RunSpec

@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from service.contracts.benchmarks.csv_reader import read_prompts
 from service.contracts.benchmarks.data import Benchmark, JudgePrompt, Language
 from service.contracts.benchmarks.dimensions import CHINESE, SUB
 from service.contracts.benchmarks.official import FILES, KEYS, OfficialFile
-from service.contracts.benchmarks.reading import read_prompts
 
 EN, EN_LONG, ZH, ZH_LONG = FILES
 PROMPTS = 10

@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 
+from service.contracts.attempt_files import SPEC_FILE
 from service.contracts.catalog import Catalog, Source, load_catalog
 from service.contracts.evaluations import EvaluationJob
 from service.contracts.events import Failed, Started
-from service.contracts.jobs import SPEC_FILE
 from worker.engine.evaluation.evaluator import Evaluator, RemainingWork
+from worker.engine.evaluation.image_sampler import ImageSampler
 from worker.engine.evaluation.judges import JudgeFailed, load_judge
-from worker.engine.evaluation.sampling import ImageSampler
-from worker.engine.keepalive import PROGRESS_SECONDS
+from worker.engine.heartbeat import PROGRESS_SECONDS
 from worker.engine.models import check_model, load_model
 from worker.engine.models.sources import fingerprint
 from worker.engine.precision import default_device, resolve_dtype
@@ -23,24 +23,24 @@ from worker.engine.rewards import load_reward
 from worker.engine.training.checkpoint import read_manifest
 from worker.engine.training.distributed import Distributed
 from worker.engine.training.event_log import EventWriter
-from worker.entrypoints import attempt
+from worker.entrypoints import common
 from worker.entrypoints.launcher import end_with_parent
 
 
 def main(arguments: list[str] | None = None, progress_seconds: float = PROGRESS_SECONDS) -> int:
     """Run the evaluation and return the exit code: 0 if it finished, 1 if it failed, 2 if it was not started."""
     options = _parse(arguments)
-    attempt.configure_logging()
+    common.configure_logging()
     end_with_parent()
     body = partial(evaluate, options, progress_seconds)
-    return attempt.run_attempt(options.out, Distributed(torch.device("cpu")), body, classify)
+    return common.run_attempt(options.out, Distributed(torch.device("cpu")), body, classify)
 
 
 def evaluate(options: argparse.Namespace, progress_seconds: float, events: EventWriter) -> int:
     """Load everything, run the evaluation, and return the exit code."""
     job = EvaluationJob.model_validate_json(options.job.read_bytes())
     (options.out / SPEC_FILE).write_text(job.model_dump_json(), encoding="utf-8")
-    with attempt.loading(events, len(job.done), job.total_images, progress_seconds):
+    with common.loading(events, len(job.done), job.total_images, progress_seconds):
         device, catalog = default_device(options.device), load_catalog()
         evaluator = build_evaluator(job, catalog, events, device, options.checkpoint)
         started = Started(provenance=provenance(job, evaluator, catalog, device), resumed_at=len(job.done))
@@ -87,7 +87,7 @@ def provenance(job: EvaluationJob, evaluator: Evaluator, catalog: Catalog, devic
         precision = str(resolve_dtype(entry.dtype, device)).removeprefix("torch.")
         sources = {name: catalog.reward(name).source for name in job.spec.rewards} | {job.spec.model: entry.source}
     words = job.benchmark.judge
-    return attempt.provenance(device, ("pillow", "httpx")) | {
+    return common.provenance(device, ("pillow", "httpx")) | {
         "precision": precision,
         "weights": {name: fingerprint(source) for name, source in sources.items() if source is not None},
         "benchmark": {
@@ -111,7 +111,7 @@ def classify(error: Exception) -> Failed:
         case torch.OutOfMemoryError():
             hint = "Request a smaller `width` and `height`, or use a larger device."
             return Failed(code="out_of_memory", detail=f"{type(error).__name__}: {error}", hint=hint)
-    return attempt.classify_common(error, "Free disk space; POST /evaluations/ID/resume keeps the existing results.")
+    return common.classify_common(error, "Free disk space; POST /evaluations/ID/resume keeps the existing results.")
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -16,8 +16,8 @@ import torch
 from diffusers import DiffusionPipeline
 from safetensors import safe_open
 
+from service.contracts.attempt_files import SPEC_FILE, CheckpointManifest
 from service.contracts.catalog import ModelEntry, load_catalog
-from service.contracts.jobs import SPEC_FILE, CheckpointManifest
 from service.contracts.model_card import CARD_FILE, HELDOUT_FILE, Form, card
 from worker.engine.models import lora
 from worker.engine.models.sources import fetch

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from service.contracts.attempt_files import PARENT_FD
 from service.contracts.events import Failed
-from service.contracts.jobs import PARENT_FD
 from worker.engine.training.event_log import EventWriter
 
 RENDEZVOUS = "G2RPO_RENDEZVOUS"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from service.contracts.jobs import MANIFEST_FILE, CheckpointManifest
+from service.contracts.attempt_files import MANIFEST_FILE, CheckpointManifest
 from service.db.artifacts import ArtifactDamaged, ArtifactStore, Stored
 from service.db.models import Checkpoint, PromptSet
 from service.db.session import Database

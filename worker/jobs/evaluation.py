@@ -10,17 +10,17 @@ import structlog
 from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session
 
+from service.contracts.attempt_files import SPEC_FILE
 from service.contracts.evaluations import (
     IMAGES,
-    DrawnImage,
     EvaluationEventLine,
     EvaluationJob,
     EvaluationSpec,
     ImageAnswered,
-    ImageDrawn,
+    ImageGenerated,
     ImageName,
+    PendingImage,
 )
-from service.contracts.jobs import SPEC_FILE
 from service.contracts.status import RESTING
 from service.db import evaluation_scores, events
 from service.db.artifacts import ArtifactDamaged
@@ -53,7 +53,7 @@ class EvaluationIngest(Ingest[Batch]):
 
     def _read(self, line: bytes, batch: Batch) -> None:
         match EvaluationEventLine.validate_json(line):
-            case ImageDrawn() as event:
+            case ImageGenerated() as event:
                 self._read_image(event, batch)
             case ImageAnswered() as event:
                 row = event.model_dump(mode="json", exclude={"type", "time"})
@@ -64,7 +64,7 @@ class EvaluationIngest(Ingest[Batch]):
             case event:
                 self._read_common(event, batch)
 
-    def _read_image(self, event: ImageDrawn, batch: Batch) -> None:
+    def _read_image(self, event: ImageGenerated, batch: Batch) -> None:
         name = ImageName(index=event.index, image_index=event.image_index).file
         key = f"{self._prefix()}/{name}"
         try:
@@ -114,7 +114,7 @@ class EvaluationJobType(SupervisedJobType):
             images = session.scalars(select(EvaluationImage).where(EvaluationImage.evaluation_id == row.id)).all()
             answers = {(one.index, one.image_index): one for one in evaluation_scores.newest(session, row.id)}
         (directory / IMAGES).mkdir(exist_ok=True)
-        drawn: list[DrawnImage] = []
+        pending: list[PendingImage] = []
         done: list[ImageName] = []
         for image in images:
             answer = answers.pop((image.index, image.image_index), None)
@@ -122,8 +122,8 @@ class EvaluationJobType(SupervisedJobType):
                 done.append(ImageName(index=image.index, image_index=image.image_index))
                 continue
             tries = answer.number if answer is not None else 0
-            name = DrawnImage(index=image.index, image_index=image.image_index, asked=tries)
-            drawn.append(name)
+            name = PendingImage(index=image.index, image_index=image.image_index, requests=tries)
+            pending.append(name)
             try:
                 data = database.artifacts.read(image.key, image.sha256)
             except ArtifactDamaged as error:
@@ -131,11 +131,11 @@ class EvaluationJobType(SupervisedJobType):
                 continue
             (directory / IMAGES / name.file).write_bytes(data)
         # Answers without a stored image. Only the answer with the highest number is used, so numbering must continue.
-        drawn += [
-            DrawnImage(index=one.index, image_index=one.image_index, asked=one.number) for one in answers.values()
+        pending += [
+            PendingImage(index=one.index, image_index=one.image_index, requests=one.number) for one in answers.values()
         ]
         job = EvaluationJob.model_validate(
-            {"spec": spec, "benchmark": benchmark, "judge": row.judge, "drawn": tuple(drawn), "done": tuple(done)}
+            {"spec": spec, "benchmark": benchmark, "judge": row.judge, "pending": tuple(pending), "done": tuple(done)}
         )
         job_file = directory / SPEC_FILE
         job_file.write_text(job.model_dump_json(), encoding="utf-8")

@@ -14,8 +14,8 @@ from sqlalchemy.orm import Session
 from service.contracts.events import Phase, Progress
 from service.contracts.status import JobStatus
 from service.db import events
+from worker.engine.heartbeat import PROGRESS_SECONDS, periodic_heartbeat
 from worker.engine.inference.model_cache import MODEL_CACHE
-from worker.engine.keepalive import PROGRESS_SECONDS, repeated
 from worker.jobs.attempt import Attempt, AttemptEnded
 from worker.jobs.claim import JobType, LeaseLost, held, move
 from worker.jobs.outcome import Outcome, stuck_for
@@ -103,7 +103,10 @@ class InProcess:
 
         At the end of the block, raises the same exceptions as `heartbeat`.
         """
-        with repeated(self.touch, self._progress_seconds), repeated(self._record_cancelled, _REQUEST_SECONDS):
+        with (
+            periodic_heartbeat(self.touch, self._progress_seconds),
+            periodic_heartbeat(self._record_cancelled, _REQUEST_SECONDS),
+        ):
             yield
         self.heartbeat()
 

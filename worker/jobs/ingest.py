@@ -20,8 +20,8 @@ from sqlalchemy import Select, delete
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
+from service.contracts.attempt_files import EVENTS_FILE, LOG_FILE
 from service.contracts.events import Failed, Finished, Phase, Progress, Started
-from service.contracts.jobs import EVENTS_FILE, LOG_FILE
 from service.contracts.status import JobStatus
 from service.db import events
 from service.db.artifacts import StoreUnavailable

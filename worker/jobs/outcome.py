@@ -1,4 +1,8 @@
-"""Outcomes of attempts. This module maps all failures to a job status, error code, message and hint."""
+"""Outcomes of attempts: exceptions, exit codes and lost leases mapped to a job status, error code, message and hint.
+
+A child process that fails normally reports its own error in a `Failed` event (`worker.entrypoints`), which is used
+unchanged. This module provides the errors of processes that report none, and of the worker itself.
+"""
 
 import signal
 from collections.abc import Iterator

@@ -3,8 +3,8 @@
 from worker.jobs.claim import JobType
 from worker.jobs.evaluation import EvaluationJobType
 from worker.jobs.generation import GenerationJobType
-from worker.jobs.run import RunJobType
 from worker.jobs.scoring import ScoreJobType
+from worker.jobs.training_run import RunJobType
 
 _ALL: tuple[JobType, ...] = (RunJobType(), GenerationJobType(), EvaluationJobType(), ScoreJobType())
 JOB_TYPES: dict[str, JobType] = {job_type.model.KIND: job_type for job_type in _ALL}

@@ -18,8 +18,8 @@ from typing import Any, ClassVar
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
+from service.contracts.attempt_files import CONTROL_FILE, EVENTS_FILE, LOG_FILE, Control
 from service.contracts.events import Failed, Finished
-from service.contracts.jobs import CONTROL_FILE, EVENTS_FILE, LOG_FILE, Control
 from service.contracts.runs import Limits
 from service.contracts.status import RESTING
 from service.db.models import SupervisedJob

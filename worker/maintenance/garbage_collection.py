@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, and_, delete, func, select
 from sqlalchemy.orm import Session
 
 from service.contracts.status import TERMINAL
-from service.db import retention
+from service.db import deletion
 from service.db.artifacts import ArtifactDamaged, ArtifactStore
 from service.db.models import Checkpoint, Deployment, Garbage, IdempotencyKey, Job, PromptSet
 from service.db.session import Database
@@ -78,7 +78,7 @@ def find_orphans(database: Database) -> list[str]:
         with database.transaction() as session:
             known = session.scalars(select(owner.id).where(owner.id.in_(map(uuid.UUID, names))))
             found = [f"{folder}/{name}" for name in sorted(names - set(map(str, known)))]
-            retention.discard(session, found)
+            deletion.discard(session, found)
         orphans += found
     if orphans:
         log.info("orphans.found", prefixes=len(orphans), first=orphans[0])
@@ -127,7 +127,7 @@ def _mark_unnamed(database: Database, job_type: JobType, id_: uuid.UUID, prefixe
             return []
         keys = set(session.scalars(job_type.artifact_keys(id_)).all())
         unnamed = [one for one in prefixes if one not in keys and not any(key.startswith(f"{one}/") for key in keys)]
-        retention.discard(session, unnamed)
+        deletion.discard(session, unnamed)
     return unnamed
 
 

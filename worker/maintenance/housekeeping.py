@@ -13,9 +13,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session, defer
 
 from service.contracts.status import CLAIMABLE, HELD, JobStatus
+from service.core.settings import WAKE_TASK
 from service.db.models import Run, Worker
 from service.db.session import Database
-from worker.celery_app import WAKE
 from worker.engine.inference.model_cache import MODEL_CACHE, ModelCache, device_is_shared
 from worker.jobs.claim import JobType, end_lost_attempt
 from worker.jobs.registry import JOB_TYPES, job_types
@@ -169,4 +169,4 @@ def _wake(app: Celery, queue: str) -> None:
     limits = dict.fromkeys(("socket_timeout", "socket_connect_timeout", "connect_retries_timeout"), _BROKER_SECONDS)
     with app.connection(app.conf.broker_write_url, transport_options=limits) as connection:
         if connection.default_channel.queue_declare(queue).message_count == 0:
-            app.send_task(WAKE, args=[queue], queue=queue, connection=connection, retry=False)
+            app.send_task(WAKE_TASK, args=[queue], queue=queue, connection=connection, retry=False)

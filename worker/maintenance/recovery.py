@@ -15,7 +15,7 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from service.contracts.jobs import EVENTS_FILE
+from service.contracts.attempt_files import EVENTS_FILE
 from service.contracts.status import RESTING
 from service.db.models import Job, SupervisedJob
 from service.db.session import Database

@@ -1,7 +1,7 @@
 """Worker statistics, which are collected in this process and written with the heartbeat, for export to Prometheus.
 
 A name may end with a dot and a label value, such as `jobs.failed` or `gpu_memory_used_bytes.0`.
-`service.observability.service_metrics` lists the exported names with their descriptions.
+`service.observability.database_metrics` lists the exported names with their descriptions.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""The grammar of captions. The captions of the basic world are a subset; see `worker.shapes.points.predicates`."""
+"""The grammar of captions. The captions of the basic world are a subset; see `worker.shapes.testpoints.predicates`."""
 
 from dataclasses import dataclass
 from enum import StrEnum

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from worker.shapes import IMAGE_SIZE
+from worker.shapes.image_content import PerceivedImage, PerceivedObject
 from worker.shapes.render import AREA, BACKGROUND_PALETTE, CENTROID_BELOW_MIDDLE, PALETTE, coverage
-from worker.shapes.seen import Seen, SeenImage
 from worker.shapes.words import BACKGROUNDS, COLORS, SHAPES
 
 CHUNK = 128
@@ -35,7 +35,7 @@ _CONNECTED = np.zeros((3, 3, 3), dtype=bool)
 _CONNECTED[1] = ndimage.generate_binary_structure(2, 1)
 
 
-def perceive(images: Tensor) -> list[SeenImage]:
+def perceive(images: Tensor) -> list[PerceivedImage]:
     """Detect the background and objects in each of `images` [N, 3, H, W] in [0, 1].
 
     Each result is independent of the other images. Images of other sizes than 32×32 are resized.
@@ -56,16 +56,16 @@ def normalize(images: Tensor) -> Tensor:
     return functional.interpolate(images, (IMAGE_SIZE, IMAGE_SIZE), mode="area")
 
 
-def _perceive_chunk(images: Tensor) -> list[SeenImage]:
+def _perceive_chunk(images: Tensor) -> list[PerceivedImage]:
     background, names = nearest_background(images)
     covered, color = segment(images, background)
     regions = _regions(covered, color, len(images))
     shapes, radii = _match(regions, covered)
-    found: list[list[Seen]] = [[] for _ in range(len(images))]
+    found: list[list[PerceivedObject]] = [[] for _ in range(len(images))]
     rows = zip(regions.image.tolist(), regions.color.tolist(), shapes, radii, regions.center.tolist(), strict=True)
     for image, tone, shape, radius, (x, y) in rows:
-        found[image].append(Seen(SHAPES[shape] if shape >= 0 else None, COLORS[tone], radius, x, y))
-    return [SeenImage(tuple(objects), name) for objects, name in zip(found, names, strict=True)]
+        found[image].append(PerceivedObject(SHAPES[shape] if shape >= 0 else None, COLORS[tone], radius, x, y))
+    return [PerceivedImage(tuple(objects), name) for objects, name in zip(found, names, strict=True)]
 
 
 def nearest_background(images: Tensor) -> tuple[Tensor, list[str | None]]:

@@ -7,8 +7,8 @@ from torch import Tensor
 
 from worker.shapes.grammar import parse
 from worker.shapes.perception import perceive
-from worker.shapes.points import predicates
-from worker.shapes.rules import holds
+from worker.shapes.testpoint_rules import holds
+from worker.shapes.testpoints import predicates
 
 
 def verify(images: Tensor, captions: Sequence[str]) -> list[tuple[bool, ...]]:

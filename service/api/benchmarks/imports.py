@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from service.api.benchmarks.constants import Constants, Unreadable
+from service.contracts.benchmarks.csv_reader import ParsedFile, is_storable, read_prompts
 from service.contracts.benchmarks.data import Benchmark, JudgePrompt, Language
 from service.contracts.benchmarks.dimensions import dimension_of
 from service.contracts.benchmarks.official import FILES, OfficialFile
-from service.contracts.benchmarks.reading import Reading, is_storable, read_prompts
 
 SCRIPTS = "eval/src"
 """The directory in the checkout that contains the scripts."""
@@ -30,7 +30,7 @@ class FileReport:
     """The content of one prompt file."""
 
     file: OfficialFile
-    reading: Reading
+    reading: ParsedFile
     benchmark: Benchmark | None
     """None if the file has no valid rows or its language has no readable judge prompt."""
 

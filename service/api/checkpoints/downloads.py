@@ -22,8 +22,8 @@ from fastapi.responses import StreamingResponse
 from sqlalchemy.orm import Session
 
 from service.api.checkpoints.imports import WEIGHTS
+from service.contracts.attempt_files import MANIFEST_FILE, SPEC_FILE, CheckpointManifest
 from service.contracts.catalog import Catalog
-from service.contracts.jobs import MANIFEST_FILE, SPEC_FILE, CheckpointManifest
 from service.contracts.model_card import CARD_FILE, HELDOUT_FILE, Form, card
 from service.db import metric_series
 from service.db.artifacts import ArtifactStore, Stored

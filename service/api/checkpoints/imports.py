@@ -17,9 +17,9 @@ from sqlalchemy.orm import Session
 from service.api.checkpoints.schemas import ImportQuery
 from service.api.idempotency import IdempotentRequest
 from service.auth.principal import Principal
+from service.contracts.attempt_files import MANIFEST_FILE, CheckpointFile, CheckpointManifest
 from service.contracts.catalog import Catalog, ModelEntry
-from service.contracts.jobs import MANIFEST_FILE, CheckpointFile, CheckpointManifest
-from service.db import retention
+from service.db import deletion
 from service.db.artifacts import ArtifactStore
 from service.db.base import new_id
 from service.db.models import Checkpoint
@@ -79,7 +79,7 @@ def store(
     manifest_file.write_text(manifest.model_dump_json(indent=1), encoding="utf-8")
     artifacts.put_file(manifest_file, f"{key}/{MANIFEST_FILE}")
     if (earlier := idempotency.with_body(sha256).claim(session, id)) is not None:
-        retention.discard(session, [key])
+        deletion.discard(session, [key])
         session.commit()
         return earlier
     row = Checkpoint(

@@ -7,7 +7,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from service.api.checkpoints.schemas import CheckpointFilters, CheckpointSummary, CheckpointView
-from service.db import retention
+from service.db import deletion
 from service.db.artifacts import Stored
 from service.db.models import Checkpoint, Run
 from service.http.errors import Deleted, InUse, NotFound
@@ -41,9 +41,9 @@ def delete(session: Session, id: uuid.UUID) -> None:
         session.get(Run, run_id, with_for_update={"key_share": True})
     row = _find(session, id, lock=True)
     if row.deleted_at is None:
-        if (use := retention.use_of(session, row)) is not None:
+        if (use := deletion.use_of(session, row)) is not None:
             raise InUse(f"Checkpoint {id} is in use: {use}")
-        retention.retire(session, [row])
+        deletion.retire(session, [row])
     session.commit()
 
 

@@ -11,7 +11,7 @@ from service.api.keys.schemas import CreatedKeyView, KeySpec, KeyView
 from service.auth.api_keys import keys_exist
 from service.auth.errors import LastAdminKey
 from service.auth.principal import Scope
-from service.core import security as secrets
+from service.core import api_key_format
 from service.db.base import new_id
 from service.db.models import ApiKey
 from service.http.errors import NotFound, invalid
@@ -28,12 +28,12 @@ class CreatedKey(NamedTuple):
 
 def add_key(session: Session, spec: KeySpec, id: uuid.UUID | None = None) -> CreatedKey:
     """Add a key and return it with its secret. The caller commits."""
-    secret = secrets.new_secret()
+    secret = api_key_format.new_secret()
     row = ApiKey(
         **spec.model_dump(exclude={"scopes"}),
         id=id or new_id(),
-        prefix=secrets.prefix_of(secret),
-        hash=secrets.digest_of(secret),
+        prefix=api_key_format.prefix_of(secret),
+        hash=api_key_format.digest_of(secret),
         scopes=sorted(set(spec.scopes)),
     )
     session.add(row)

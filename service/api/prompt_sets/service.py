@@ -18,7 +18,7 @@ from service.auth.principal import Principal
 from service.contracts.catalog import Catalog, PromptSetEntry
 from service.contracts.prompts import MAX_LINE_BYTES, Format, Split
 from service.contracts.status import TERMINAL
-from service.db import retention
+from service.db import deletion
 from service.db.artifacts import ArtifactDamaged, ArtifactStore
 from service.db.base import new_id
 from service.db.models import PromptSet, Run
@@ -120,7 +120,7 @@ def _show_upload(session: Session, upload: uuid.UUID, skipped: list[FieldError])
 
 def _discard(session: Session, rows: Sequence[PromptSet]) -> None:
     """Mark the files of rows that were not added as garbage, and commit."""
-    retention.discard(session, [f"prompt-sets/{row.id}" for row in rows])
+    deletion.discard(session, [f"prompt-sets/{row.id}" for row in rows])
     session.commit()
 
 
@@ -194,7 +194,7 @@ def delete(session: Session, catalog: Catalog, name: str) -> None:
     if (run := session.scalar(select(Run.id).where(*needing).limit(1))) is not None:
         raise InUse(f"Prompt set {name!r} is in use by run {run}, which has not ended")
     row.deleted_at = func.now()
-    retention.discard(session, [f"prompt-sets/{row.id}"])
+    deletion.discard(session, [f"prompt-sets/{row.id}"])
     session.commit()
 
 

@@ -26,7 +26,7 @@ from service.contracts.plan import make_plan
 from service.contracts.presets import merge
 from service.contracts.runs import SPEC_VERSION, RunSpec
 from service.contracts.status import CLAIMABLE, RESTING, TERMINAL, JobStatus
-from service.db import events, metric_series, retention
+from service.db import deletion, events, metric_series
 from service.db.artifacts import ArtifactDamaged, ArtifactStore
 from service.db.base import new_id
 from service.db.models import Attempt, Checkpoint, PromptSet, Run
@@ -269,7 +269,7 @@ def delete(session: Session, id: uuid.UUID) -> None:
     if (other := session.scalar(started.limit(1))) is not None:
         raise InUse(f"Run {other} started from a checkpoint of run {id}; delete run {other} first")
     for checkpoint in checkpoints:
-        if (use := retention.use_of(session, checkpoint, by_its_run=False)) is not None:
+        if (use := deletion.use_of(session, checkpoint, by_its_run=False)) is not None:
             raise InUse(f"Checkpoint {checkpoint.id} of run {id} is in use: {use}")
     session.execute(delete_rows(Checkpoint).where(Checkpoint.run_id == id))
     jobs.delete(session, run)

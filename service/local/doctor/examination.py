@@ -13,7 +13,7 @@ from service.db.session import Database, connect
 from service.http.errors import ReadinessCheck
 from service.jobs.queue import Queue
 from service.local.doctor import jobs, machine
-from service.local.running import find
+from service.local.running_servers import find_running
 from service.observability import checks
 from service.observability.checks import STORAGE_HINT, run
 
@@ -27,7 +27,7 @@ def examine(data: Path, port: int) -> Iterator[ReadinessCheck]:
     of a `g2rpo up` running on `data`.
     """
     data = data.absolute()
-    running = find(data)
+    running = find_running(data)
     own = {"database_url": running.database_url, "broker_url": running.broker_url} if running else {}
     named = {name: f"G2RPO_{name.upper()}" in os.environ for name in ("database_url", "broker_url")}
     settings, invalid = None, None

@@ -13,7 +13,7 @@ from sqlalchemy import func, text, update
 from service.api.keys import service
 from service.api.keys.schemas import KeySpec
 from service.auth.principal import Scope
-from service.core.security import new_secret
+from service.core.api_key_format import new_secret
 from service.db.base import Base
 from service.db.models import ApiKey
 from service.db.session import Database

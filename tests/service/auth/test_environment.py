@@ -11,7 +11,7 @@ from pydantic import SecretStr, ValidationError
 from sqlalchemy import select, text
 
 from service.app import create_app
-from service.core.security import new_secret
+from service.core.api_key_format import new_secret
 from service.core.settings import Settings
 from service.db.models import ApiKey
 from service.db.session import Database

@@ -14,7 +14,7 @@ from fastapi.testclient import TestClient
 from pydantic import SecretStr
 
 from service.app import create_app
-from service.core.security import new_secret
+from service.core.api_key_format import new_secret
 from service.core.settings import Settings
 from service.db.session import Database
 

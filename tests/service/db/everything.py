@@ -10,7 +10,7 @@ from service.api.keys.schemas import KeySpec
 from service.api.keys.service import add_key
 from service.auth.principal import Scope
 from service.contracts.status import JobStatus
-from service.db import events, retention
+from service.db import deletion, events
 from service.db.base import new_id
 from service.db.models import (
     ApiKey,
@@ -87,7 +87,7 @@ def _runs(records: Records, key: ApiKey, imported: Checkpoint) -> tuple[Run, Che
     records.checkpoint(saved, WEIGHTS)
     records.run(JobStatus.PAUSED, name="paused")
     with records.database.transaction() as session:
-        retention.retire(session, [session.get_one(Checkpoint, retired.id)])
+        deletion.retire(session, [session.get_one(Checkpoint, retired.id)])
         events.record(session, Run, run.id, 2, "status", {"status": "succeeded"})
         session.add(LogChunk(run_id=run.id, attempt=2, offset=0, data=b"step 1 of 60\n"))
         place = {"run_id": run.id, "attempt": 2, "step": 1, "kind": "heldout", "index": 0}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service.contracts.jobs import MANIFEST_FILE
+from service.contracts.attempt_files import MANIFEST_FILE
 from service.db.artifacts import BLOCK, ArtifactDamaged, ArtifactStore, Stored, StoreUnavailable, WrongHash
 
 LONG = os.urandom(2 * BLOCK + 1000)

@@ -19,7 +19,7 @@ from service.contracts.status import JobStatus
 from service.core.settings import Settings
 from service.db.models import Attempt, Worker
 from service.db.session import Database
-from service.observability.service_metrics import MEASURES
+from service.observability.database_metrics import MEASURES
 from tests.service.records import Records
 
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]

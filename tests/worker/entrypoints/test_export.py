@@ -11,15 +11,15 @@ import torch
 from diffusers import FluxTransformer2DModel
 from PIL import Image
 
+from service.contracts.attempt_files import MANIFEST_FILE, CheckpointManifest
 from service.contracts.catalog import load_catalog
 from service.contracts.generations import GenerationSpec
-from service.contracts.jobs import MANIFEST_FILE, CheckpointManifest
 from service.contracts.model_card import CARD_FILE, card
 from tests.worker.engine.models import tiny
 from worker.engine.grpo.noise import normal
+from worker.engine.image_sampling import SamplingSettings, sample_images
 from worker.engine.inference.generator import Generator
 from worker.engine.models import load_model
-from worker.engine.sampling import SamplingSettings, sample_images
 from worker.engine.training.checkpoint import _describe
 from worker.entrypoints import export
 

@@ -18,8 +18,8 @@ from service.contracts.status import JobStatus
 from service.db.models import Attempt, Run, RunEvent
 from service.db.session import Database
 from worker.jobs.claim import Claim, JobType, claim_next
-from worker.jobs.run import RunJobType
-from worker.jobs.runner import run_job
+from worker.jobs.job_runner import run_job
+from worker.jobs.training_run import RunJobType
 
 PROGRAM = (sys.executable, "-S", str(Path(__file__).with_name("scripted_child.py")))
 RUN = RunJobType(PROGRAM)

@@ -25,7 +25,7 @@ job = json.loads(options.job.read_text())
 spec, behavior = job["spec"], job["spec"]["name"]
 attempt = int(out.name.removeprefix("attempt-"))
 done = {(one["index"], one["image_index"]) for one in job["done"]}
-drawn = {(one["index"], one["image_index"]): one["asked"] for one in job["drawn"]}
+pending = {(one["index"], one["image_index"]): one["requests"] for one in job["pending"]}
 total = len(job["benchmark"]["prompts"]) * spec["num_images"]
 
 
@@ -73,7 +73,9 @@ def asked_to(action: str) -> bool:
 
 threading.Thread(target=end_with_parent, daemon=True).start()
 print("the child started", flush=True)
-say("started", provenance={"device": "scripted", "done": sorted(done), "drawn": sorted(drawn)}, resumed_at=len(done))
+say(
+    "started", provenance={"device": "scripted", "done": sorted(done), "pending": sorted(pending)}, resumed_at=len(done)
+)
 finished = len(done)
 for prompt in job["benchmark"]["prompts"]:
     for image_index in range(spec["num_images"]):
@@ -88,7 +90,7 @@ for prompt in job["benchmark"]["prompts"]:
             say("failed", code="judge_failed", detail="judge j is away", hint="Resume it once the judge answers.")
             sys.exit(1)
         if job["judge"] is not None:
-            answer(*name, len(prompt["points"]), drawn.get(name, 0))
+            answer(*name, len(prompt["points"]), pending.get(name, 0))
         finished += 1
         say("progress", step=finished, max_steps=total, phase="evaluation", eta_seconds=1.5)
         while behavior == "waits" and not asked_to("cancel"):

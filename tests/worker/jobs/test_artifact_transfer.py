@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from service.contracts.attempt_files import MANIFEST_FILE
 from service.contracts.generations import GenerationSpec
-from service.contracts.jobs import MANIFEST_FILE
 from service.contracts.status import JobStatus
 from service.db.models import Checkpoint, Generation
 from service.db.session import Database
@@ -19,7 +19,7 @@ from worker.jobs import artifact_transfer
 from worker.jobs.artifact_transfer import fetch_checkpoint
 from worker.jobs.claim import claim_next
 from worker.jobs.generation import GenerationJobType
-from worker.jobs.runner import run_job
+from worker.jobs.job_runner import run_job
 
 WEIGHTS = "weights.safetensors"
 Save = Callable[[str], uuid.UUID]

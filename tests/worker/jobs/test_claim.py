@@ -12,7 +12,7 @@ from service.contracts.status import JobStatus
 from service.db.session import Database
 from worker.jobs.attempt import Attempt
 from worker.jobs.claim import LeaseLost, claim_next, move, renew
-from worker.jobs.run import RunJobType
+from worker.jobs.training_run import RunJobType
 
 
 class TestClaimNext:

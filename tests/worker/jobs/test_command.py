@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from worker.jobs.run import PROGRAM, RANKS, train_command
+from worker.jobs.training_run import PROGRAM, RANKS, train_command
 
 SPEC, OUT, START, RESUME = (Path(name) for name in ("spec.json", "out dir", "start", "resume"))
 

@@ -33,7 +33,7 @@ from tests.service.unigenbench import EN, benchmark
 from tests.worker.jobs.conftest import with_settings
 from worker.jobs.claim import Claim, claim_next, end_lost_attempt, move
 from worker.jobs.evaluation import EvaluationIngest, EvaluationJobType
-from worker.jobs.runner import run_job
+from worker.jobs.job_runner import run_job
 from worker.maintenance.garbage_collection import collect_garbage
 from worker.maintenance.recovery import recover_unread
 
@@ -154,7 +154,7 @@ def test_killed_evaluation_continues(evaluations: Evaluations) -> None:
 
     assert evaluations.asked(id) == ALL
     told = evaluations.rows(EvaluationAttempt, id)[1].provenance
-    assert (told["done"], told["drawn"]) == ([[0, 0], [0, 1], [1, 0]], [[1, 1]])
+    assert (told["done"], told["pending"]) == ([[0, 0], [0, 1], [1, 0]], [[1, 1]])
     assert len(evaluations.rows(EvaluationImage, id)) == 6
 
 

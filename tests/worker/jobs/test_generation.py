@@ -25,7 +25,7 @@ from worker.jobs import generation
 from worker.jobs.claim import claim_next
 from worker.jobs.generation import GenerationJobType
 from worker.jobs.in_process import STUCK_EXIT
-from worker.jobs.runner import run_job
+from worker.jobs.job_runner import run_job
 from worker.monitoring.stats import STATS
 
 PROGRAM = """
@@ -33,7 +33,7 @@ import threading
 from service.db.session import connect
 from worker.jobs.claim import claim_next
 from worker.jobs.generation import GenerationJobType
-from worker.jobs.runner import run_job
+from worker.jobs.job_runner import run_job
 database = connect()
 run_job(database, claim_next(database, GenerationJobType(), "worker:1"), threading.Event())
 """

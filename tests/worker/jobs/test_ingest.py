@@ -16,7 +16,7 @@ from service.contracts.status import JobStatus
 from service.db.models import Attempt, Checkpoint, LogChunk, Metric, RewardGroup, Run, RunEvent, Sample
 from service.db.session import Database
 from worker.jobs.claim import LeaseLost, move
-from worker.jobs.run import RunIngest
+from worker.jobs.training_run import RunIngest
 
 
 def line(type: str, **values: Any) -> bytes:
@@ -203,9 +203,9 @@ from service.db.models import Run
 from service.db.session import connect
 from service.core.settings import Settings
 import worker.jobs.ingest
-from worker.jobs.run import RunIngest
+from worker.jobs.training_run import RunIngest
 from worker.jobs.claim import Claim
-from worker.jobs.run import RunJobType
+from worker.jobs.training_run import RunJobType
 url, data, id, owner, directory = sys.argv[1:]
 worker.jobs.ingest._BATCH_BYTES = 2000
 database = connect(Settings(database_url=url, data_dir=Path(data)))

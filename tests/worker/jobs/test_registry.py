@@ -16,8 +16,8 @@ from tests.worker.jobs.conftest import with_settings
 from worker.celery_app import make_app
 from worker.jobs.claim import claim_next
 from worker.jobs.in_process import InProcess, InProcessJobType
+from worker.jobs.job_runner import run_job
 from worker.jobs.registry import JOB_TYPES, job_types
-from worker.jobs.runner import run_job
 from worker.maintenance.garbage_collection import find_leftovers, find_orphans
 from worker.maintenance.housekeeping import reconcile
 

@@ -27,7 +27,7 @@ from worker.engine.rewards import load_reward
 from worker.jobs import scoring
 from worker.jobs.claim import claim_next
 from worker.jobs.generation import GenerationJobType
-from worker.jobs.runner import run_job
+from worker.jobs.job_runner import run_job
 from worker.jobs.scoring import ScoreJobType
 
 CAPTIONS = ("a small red circle above a large blue square on white", "a large green triangle on white")

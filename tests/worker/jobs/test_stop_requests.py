@@ -15,7 +15,7 @@ from service.db.session import Database
 from service.jobs import views as service_jobs
 from tests.worker.jobs.conftest import RUN, with_settings
 from worker.jobs.claim import end_lost_attempt
-from worker.jobs.run import RunJobType
+from worker.jobs.training_run import RunJobType
 
 
 class TestCancel:

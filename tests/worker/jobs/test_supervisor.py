@@ -19,7 +19,7 @@ from service.db.models import Checkpoint, LogChunk, Metric, RewardGroup, Run, Sa
 from service.db.session import Database, connect
 from tests.worker.jobs.conftest import with_settings
 from worker.jobs.claim import LeaseLost, move
-from worker.jobs.run import RunJobType
+from worker.jobs.training_run import RunJobType
 from worker.monitoring.stats import STATS
 
 
@@ -160,7 +160,7 @@ class TestFailure:
         assert [row.step for row in jobs.rows(Checkpoint, run)] == [3]
 
     def test_missing_program_is_a_failure(self, jobs: Any, impatient: Database) -> None:
-        from worker.jobs.runner import run_job
+        from worker.jobs.job_runner import run_job
 
         id = jobs.add()
         claim = jobs.claim(job_type=RunJobType(("/no/such/program",)))
@@ -327,7 +327,7 @@ HOLDER = """
 import sys, threading
 from pathlib import Path
 from worker.jobs.process import Process
-from worker.jobs.run import train_command
+from worker.jobs.training_run import train_command
 directory = Path(sys.argv[1])
 spec, out = directory / "spec.json", directory / "attempt-1"
 command = train_command(spec, out, program=sys.argv[3:], processes=int(sys.argv[2]))

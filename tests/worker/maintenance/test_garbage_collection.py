@@ -29,7 +29,7 @@ from service.db.models import (
 )
 from service.db.session import Database, connect
 from tests.worker.jobs.conftest import with_settings
-from worker.jobs.run import RunJobType
+from worker.jobs.training_run import RunJobType
 from worker.maintenance.garbage_collection import (
     ForeignStore,
     clear_local_files,

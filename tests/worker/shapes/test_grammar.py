@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from worker.shapes import sampling, words
+from worker.shapes import caption_sampling as sampling
+from worker.shapes import words
 from worker.shapes.grammar import Form, Phrase, Sentence, caption, parse
-from worker.shapes.points import predicates
+from worker.shapes.testpoints import predicates
 
 phrases = st.builds(
     Phrase,

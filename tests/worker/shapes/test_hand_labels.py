@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from worker.shapes import IMAGE_SIZE
+from worker.shapes.caption_sampling import is_heldout
 from worker.shapes.grammar import parse
-from worker.shapes.points import TestPoint, predicates
-from worker.shapes.sampling import is_heldout
+from worker.shapes.testpoints import TestPoint, predicates
 from worker.shapes.verifier import verify
 
 FOLDER = Path(__file__).parents[3] / "benchmarks" / "perception_hand_labels"

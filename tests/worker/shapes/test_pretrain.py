@@ -11,15 +11,15 @@ from diffusers import FluxPipeline
 from transformers import AutoTokenizer, CLIPModel
 
 from worker.shapes import FLUX_WEIGHTS
-from worker.shapes.bench.alter import alterations
-from worker.shapes.bench.sampling import Part, part_of
+from worker.shapes.bench.caption_sampling import Part, part_of
+from worker.shapes.bench.caption_variants import alterations
+from worker.shapes.caption_sampling import canonical, is_heldout, train_prompts
 from worker.shapes.grammar import caption, parse
 from worker.shapes.pretrain.__main__ import STAGES, main
 from worker.shapes.pretrain.data import BasicScenes, BenchScenes
 from worker.shapes.pretrain.presets import MINIATURE, Plan
 from worker.shapes.pretrain.scores import sample_images
 from worker.shapes.pretrain.stage import Stage, read_record
-from worker.shapes.sampling import canonical, is_heldout, train_prompts
 
 TINY = replace(
     MINIATURE,

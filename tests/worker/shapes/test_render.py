@@ -2,9 +2,9 @@
 
 import torch
 
+from worker.shapes.caption_sampling import train_prompts
 from worker.shapes.grammar import parse
 from worker.shapes.render import BACKGROUND_PALETTE, GAP, HALF_EXTENT, MARGIN, encode, place, render
-from worker.shapes.sampling import train_prompts
 
 SCENES = [parse(text) for text in train_prompts()[:300]]
 

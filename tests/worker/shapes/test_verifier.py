@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from worker.shapes.caption_sampling import sample_scene, train_prompts
 from worker.shapes.grammar import Form, Phrase, Sentence, caption, parse
 from worker.shapes.perception import perceive
-from worker.shapes.points import predicates
 from worker.shapes.render import render
-from worker.shapes.sampling import sample_scene, train_prompts
+from worker.shapes.testpoints import predicates
 from worker.shapes.verifier import verifier_score, verify
 
 CAPTIONS = train_prompts()[:1000]

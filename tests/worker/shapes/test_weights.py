@@ -6,11 +6,11 @@ from diffusers import FluxPipeline
 from transformers import AutoImageProcessor, AutoTokenizer, CLIPModel
 
 from worker.shapes import CLIP_WEIGHTS, FLUX_WEIGHTS, TEXT_LENGTH
+from worker.shapes.caption_sampling import heldout_prompts
 from worker.shapes.grammar import parse
 from worker.shapes.pretrain.clip import tokenize
 from worker.shapes.pretrain.scores import clip_cosine, sample_images
 from worker.shapes.render import render
-from worker.shapes.sampling import heldout_prompts
 from worker.shapes.verifier import verifier_score
 from worker.shapes.words import BASIC_VOCABULARY as VOCABULARY
 

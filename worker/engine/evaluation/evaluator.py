@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from service.contracts.evaluations import IMAGES, DrawnImage, EvaluationJob
+from service.contracts.evaluations import IMAGES, EvaluationJob, PendingImage
 from service.contracts.events import Finished
+from worker.engine.evaluation.image_sampler import ImageKey, ImageSampler
 from worker.engine.evaluation.judge_pool import JudgePool
 from worker.engine.evaluation.judges import Judge
 from worker.engine.evaluation.progress import EvaluationProgress
-from worker.engine.evaluation.sampling import ImageKey, ImageSampler
 from worker.engine.training.event_log import Cancelled, ControlFile, EventWriter, Paused
 
 _CHECK_SECONDS = 0.2
@@ -24,13 +24,13 @@ class RemainingWork:
     files are lost, with the number of previous requests to the judge.
     """
 
-    sampled: dict[ImageKey, DrawnImage]
+    sampled: dict[ImageKey, PendingImage]
     missing: dict[ImageKey, int]
 
     @classmethod
     def of(cls, job: EvaluationJob, directory: Path) -> "RemainingWork":
         """Determine the remaining work for an attempt in `directory`."""
-        known = {(name.index, name.image_index): name for name in job.drawn}
+        known = {(name.index, name.image_index): name for name in job.pending}
         sampled = {key: name for key, name in known.items() if (directory / IMAGES / name.file).exists()}
         done = {(name.index, name.image_index) for name in job.done}
         keys = [
@@ -39,7 +39,7 @@ class RemainingWork:
             for image_index in range(job.spec.num_images)
         ]
         missing = [key for key in keys if key not in sampled and key not in done]
-        return cls(sampled, {key: known[key].asked if key in known else 0 for key in missing})
+        return cls(sampled, {key: known[key].requests if key in known else 0 for key in missing})
 
 
 class Evaluator:
@@ -95,14 +95,14 @@ class Evaluator:
             for sampled in self._sampler.sample(self._remaining.missing.keys(), self._check):
                 self._progress.write(sampled)
                 requests = self._remaining.missing[sampled.index, sampled.image_index]
-                self._judge(DrawnImage(index=sampled.index, image_index=sampled.image_index, asked=requests))
+                self._judge(PendingImage(index=sampled.index, image_index=sampled.image_index, requests=requests))
         if self._judges:
             self._judges.close_queue()
             while not self._judges.wait(_CHECK_SECONDS):
                 self._check()
         self._check()
 
-    def _judge(self, image: DrawnImage) -> None:
+    def _judge(self, image: PendingImage) -> None:
         """Queue an image for the judge. If there is no judge, count the image as finished."""
         if self._judges:
             self._judges.add(image)

@@ -6,7 +6,7 @@ import threading
 import time
 from pathlib import Path
 
-from service.contracts.evaluations import IMAGES, DrawnImage, EvaluationJob, ImageAnswered
+from service.contracts.evaluations import IMAGES, EvaluationJob, ImageAnswered, PendingImage
 from worker.engine.evaluation.judges import Judge, JudgeClosed, JudgeFailed, JudgeResponse
 from worker.engine.evaluation.progress import EvaluationProgress
 
@@ -28,7 +28,7 @@ class JudgePool:
         self._job, self._judge, self._progress = job, judge, progress
         self._images = directory / IMAGES
         self._prompts = {prompt.index: prompt for prompt in job.benchmark.prompts}
-        self._queue: queue.SimpleQueue[DrawnImage | None] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[PendingImage | None] = queue.SimpleQueue()
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._unanswered, self._answered = 0, len(job.done)
@@ -43,7 +43,7 @@ class JudgePool:
         for thread in self._threads:
             thread.start()
 
-    def add(self, image: DrawnImage) -> None:
+    def add(self, image: PendingImage) -> None:
         """Queue an image, whose file must already exist."""
         self._queue.put(image)
 
@@ -84,11 +84,11 @@ class JudgePool:
             self._error = self._error or error
             self._end()
 
-    def _judge_image(self, image: DrawnImage) -> None:
+    def _judge_image(self, image: PendingImage) -> None:
         """Send an image until its answer is readable, the request fails, or `tries` requests have been made."""
         png = (self._images / image.file).read_bytes()
         prompt = self._prompts[image.index]
-        for number in range(image.asked + 1, image.asked + self._judge.entry.tries + 1):
+        for number in range(image.requests + 1, image.requests + self._judge.entry.tries + 1):
             response = self._judge.ask(prompt, png)
             self._progress.write(
                 ImageAnswered(

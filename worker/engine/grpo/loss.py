@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from worker.engine.grpo.rollout import Velocity, filled
+from worker.engine.grpo.solvers import Velocity, filled
 from worker.engine.grpo.transitions import Transition, probability_ratio
 
 

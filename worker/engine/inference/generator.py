@@ -7,11 +7,11 @@ from pathlib import Path
 
 from service.contracts.catalog import load_catalog
 from service.contracts.generations import GenerationSpec
+from worker.engine.image_sampling import SamplingSettings, sample_images
 from worker.engine.inference.model_cache import ModelCache
 from worker.engine.models import FlowModel, load_model
 from worker.engine.models.images import png
 from worker.engine.precision import default_device, resolve_dtype
-from worker.engine.sampling import SamplingSettings, sample_images
 from worker.engine.training.checkpoint import read_manifest
 
 

@@ -15,9 +15,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 
+from service.contracts.attempt_files import CheckpointManifest
 from service.contracts.catalog import ModelEntry
-from service.contracts.jobs import CheckpointManifest
-from worker.engine.grpo.rollout import Velocity
+from worker.engine.grpo.solvers import Velocity
 from worker.engine.models import lora, sharding, weights
 from worker.engine.models.sources import fetch, fingerprint
 

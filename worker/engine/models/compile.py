@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from worker.engine.grpo.rollout import Velocity, filled
+from worker.engine.grpo.solvers import Velocity, filled
 
 
 class NoCompiler(RuntimeError):

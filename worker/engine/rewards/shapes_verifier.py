@@ -10,7 +10,7 @@ from service.contracts.catalog import RewardEntry
 from worker.engine.rewards.base import Reward
 from worker.shapes.bench.judge import bench_score
 from worker.shapes.grammar import parse
-from worker.shapes.points import predicates
+from worker.shapes.testpoints import predicates
 from worker.shapes.verifier import verifier_score
 
 

@@ -17,7 +17,7 @@ from PIL import Image
 from service.contracts.catalog import Axis, RewardEntry
 from worker.engine.remote import chat
 from worker.engine.rewards.base import Answers
-from worker.engine.rewards.remote import FIRST_WAIT, ServerReward, Unreadable
+from worker.engine.rewards.remote_base import FIRST_WAIT, ServerReward, Unreadable
 
 TEMPLATES = Path(__file__).with_name("unified_reward.yaml")
 """YAML file with the prompts that the models were trained on, by form."""

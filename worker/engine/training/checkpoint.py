@@ -16,11 +16,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.distributed.checkpoint.stateful import Stateful
 
+from service.contracts.attempt_files import MANIFEST_FILE, CheckpointFile, CheckpointManifest
 from service.contracts.events import CheckpointSaved
-from service.contracts.jobs import MANIFEST_FILE, CheckpointFile, CheckpointManifest
 from worker.engine.models.sharding import like, whole_tensors
-from worker.engine.training.context import RunContext
 from worker.engine.training.optimizer import PolicyOptimizer
+from worker.engine.training.run_context import RunContext
 
 OPTIMIZER_FILE = "optimizer.safetensors"
 PARAMETERS_FILE = "parameters.safetensors"

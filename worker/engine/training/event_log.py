@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
 
-from service.contracts.jobs import CONTROL_FILE, EVENTS_FILE, Control
+from service.contracts.attempt_files import CONTROL_FILE, EVENTS_FILE, Control
 
 
 class Cancelled(Exception):

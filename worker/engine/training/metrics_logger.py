@@ -11,10 +11,10 @@ from service.contracts.events import Metrics, RewardGroup, RewardGroups, Sample
 from worker.engine.grpo.advantages import Advantages
 from worker.engine.grpo.algorithms.base import Algorithm
 from worker.engine.models.images import png
-from worker.engine.training.context import RunContext
-from worker.engine.training.evaluator import HeldoutEvaluator
 from worker.engine.training.event_log import finite
+from worker.engine.training.heldout_evaluator import HeldoutEvaluator
 from worker.engine.training.reward_scorer import RewardScorer
+from worker.engine.training.run_context import RunContext
 
 
 @dataclass

@@ -14,7 +14,7 @@ from service.contracts.runs import Training
 from worker.engine.grpo.algorithms.base import Algorithm
 from worker.engine.grpo.loss import LossPart, RolloutBatch, losses
 from worker.engine.grpo.noise import permutation
-from worker.engine.grpo.rollout import Velocity
+from worker.engine.grpo.solvers import Velocity
 from worker.engine.models.sharding import whole
 from worker.engine.training.distributed import Distributed
 

@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any
 
 from service.contracts.events import Phase, Progress
-from worker.engine.keepalive import PROGRESS_SECONDS
+from worker.engine.heartbeat import PROGRESS_SECONDS
 from worker.engine.training.event_log import ControlFile, EventWriter
 
 _TIMED_STEPS = 20

@@ -8,8 +8,8 @@ from service.contracts.catalog import Catalog, PromptSetEntry
 from service.contracts.prompts import read_prompts
 from service.contracts.runs import PromptSource
 from worker.engine.grpo.noise import permutation
-from worker.shapes.bench import sampling as bench
-from worker.shapes.sampling import heldout_prompts, train_prompts
+from worker.shapes.bench import caption_sampling as bench
+from worker.shapes.caption_sampling import heldout_prompts, train_prompts
 
 _AHEAD = 256
 """Prompts to encode in advance: seconds of work each time the encoders are moved to the device and back."""

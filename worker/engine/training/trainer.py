@@ -4,8 +4,8 @@ import torch
 from torch import Tensor
 from torch.distributed.checkpoint.stateful import Stateful
 
+from service.contracts.attempt_files import ENCODINGS
 from service.contracts.events import Cause, Finished
-from service.contracts.jobs import ENCODINGS
 from service.contracts.runs import RunSpec
 from service.contracts.schedule import sigma_nodes
 from worker.engine.grpo.advantages import Advantages
@@ -16,19 +16,19 @@ from worker.engine.models.base import Conditioning, FlowModel
 from worker.engine.models.prompt_cache import Encodings
 from worker.engine.rewards.base import Reward
 from worker.engine.training.checkpoint import Checkpointer
-from worker.engine.training.context import RunContext
 from worker.engine.training.cost_meter import CostMeter
 from worker.engine.training.distributed import Distributed
 from worker.engine.training.early_stopping import EarlyStopping
-from worker.engine.training.evaluator import HeldoutEvaluator
 from worker.engine.training.event_log import EventWriter
+from worker.engine.training.heldout_evaluator import HeldoutEvaluator
 from worker.engine.training.metrics_logger import MetricsLogger
 from worker.engine.training.optimizer import NotFinite, PolicyOptimizer, save_inputs
 from worker.engine.training.progress import ProgressReporter
 from worker.engine.training.prompt_sampler import PromptSampler
 from worker.engine.training.reward_failures import RewardFailureMonitor
 from worker.engine.training.reward_scorer import RewardScorer
-from worker.engine.training.rollout import RolloutCollector
+from worker.engine.training.rollout_collector import RolloutCollector
+from worker.engine.training.run_context import RunContext
 
 
 class Trainer:

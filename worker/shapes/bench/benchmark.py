@@ -1,9 +1,9 @@
 """The benchmark's prompts over the ten dimensions, with their test points. The prompts are excluded from training."""
 
 from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt, Point, fingerprint
-from worker.shapes.bench.sampling import RECIPES, Part, prompts
+from worker.shapes.bench.caption_sampling import RECIPES, Part, prompts
 from worker.shapes.grammar import parse
-from worker.shapes.points import points
+from worker.shapes.testpoints import points
 
 SEED = 77
 COUNTS = dict.fromkeys(RECIPES, 12) | {"style": 24, "world": 24, "matching": 14, "text": 28}

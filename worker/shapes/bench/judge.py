@@ -8,9 +8,9 @@ from torch import Tensor
 from service.contracts.benchmarks.data import BenchmarkPrompt
 from worker.shapes.bench.perception import perceive
 from worker.shapes.grammar import parse
-from worker.shapes.points import points
-from worker.shapes.rules import holds
-from worker.shapes.seen import SeenImage
+from worker.shapes.image_content import PerceivedImage
+from worker.shapes.testpoint_rules import holds
+from worker.shapes.testpoints import points
 
 CHUNK = 64
 """Images perceived per batch."""
@@ -27,7 +27,7 @@ def judge_points(images: Tensor, prompts: Sequence[BenchmarkPrompt | str]) -> li
     return judge_seen([one for part in torch.split(images, CHUNK) for one in perceive(part)], prompts)
 
 
-def judge_seen(seen: Sequence[SeenImage], prompts: Sequence[BenchmarkPrompt | str]) -> list[tuple[int, ...]]:
+def judge_seen(seen: Sequence[PerceivedImage], prompts: Sequence[BenchmarkPrompt | str]) -> list[tuple[int, ...]]:
     """Judge images that have already been perceived, as `judge_points` does."""
     wanted = [points(parse(prompt if isinstance(prompt, str) else prompt.text)) for prompt in prompts]
     for prompt, expected in zip(prompts, wanted, strict=True):

@@ -6,10 +6,10 @@ import numpy as np
 from scipy import ndimage
 from torch import Tensor
 
-from worker.shapes.bench.fitting import Fit, best_glyph, best_shapes, complete, stripes_error
 from worker.shapes.bench.regions import NEIGHBORS, Region, regions
+from worker.shapes.bench.shape_fitting import Fit, best_glyph, best_shapes, complete, stripes_error
+from worker.shapes.image_content import PerceivedImage, PerceivedObject
 from worker.shapes.perception import MAX_MISFIT, nearest_background, normalize, segment
-from worker.shapes.seen import Seen, SeenImage
 from worker.shapes.words import OUTLINED, SOLID, STRIPED
 
 MAX_STRIPES_MISFIT = 0.35
@@ -18,7 +18,7 @@ HOLLOW = 0.08
 """Minimum share of an outlined object that must be a hole showing the background."""
 
 
-def perceive(images: Tensor) -> list[SeenImage]:
+def perceive(images: Tensor) -> list[PerceivedImage]:
     """Detect the background and objects in each of `images` [N, 3, H, W] in [0, 1].
 
     Each result is independent of the other images. Images of other sizes than 32×32 are resized.
@@ -29,15 +29,15 @@ def perceive(images: Tensor) -> list[SeenImage]:
     # The regions of all images are compared with the shapes in one batch.
     fits = iter(best_shapes([region for both in found for part in both for region in part]))
     return [
-        SeenImage(_objects(single, [next(fits) for _ in single], groups, [next(fits) for _ in groups]), name)
+        PerceivedImage(_objects(single, [next(fits) for _ in single], groups, [next(fits) for _ in groups]), name)
         for (single, groups), name in zip(found, names, strict=True)
     ]
 
 
 def _objects(
     single: Sequence[Region], fits: Sequence[Fit], groups: Sequence[Region], group_fits: Sequence[Fit]
-) -> tuple[Seen, ...]:
-    objects: list[Seen] = []
+) -> tuple[PerceivedObject, ...]:
+    objects: list[PerceivedObject] = []
     used: set[int] = set()
     for group, fit in zip(groups, group_fits, strict=True):
         if fit.error <= MAX_MISFIT and stripes_error(group, fit) <= MAX_STRIPES_MISFIT:
@@ -51,7 +51,7 @@ def _objects(
     return tuple(objects)
 
 
-def _recognize(region: Region, fit: Fit, whole: Fit | None, first: int, others: Sequence[Region]) -> Seen:
+def _recognize(region: Region, fit: Fit, whole: Fit | None, first: int, others: Sequence[Region]) -> PerceivedObject:
     sign = best_glyph(region)
     if sign and sign.error <= MAX_MISFIT and sign.error < fit.error:
         return _seen(region, sign, SOLID)
@@ -65,6 +65,8 @@ def _recognize(region: Region, fit: Fit, whole: Fit | None, first: int, others: 
     return _seen(region, fit, OUTLINED if hollow else SOLID)
 
 
-def _seen(region: Region, fit: Fit, style: str, hidden_by: int | None = None) -> Seen:
+def _seen(region: Region, fit: Fit, style: str, hidden_by: int | None = None) -> PerceivedObject:
     shape = fit.shape if fit.error <= MAX_MISFIT else None
-    return Seen(shape, region.color, fit.radius, *fit.center, style, fit.pose, np.asarray(region.own), hidden_by)
+    return PerceivedObject(
+        shape, region.color, fit.radius, *fit.center, style, fit.pose, np.asarray(region.own), hidden_by
+    )

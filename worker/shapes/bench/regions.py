@@ -7,8 +7,8 @@ from scipy import ndimage
 from torch import Tensor
 
 from worker.shapes.bench.scene import STRIPE
+from worker.shapes.image_content import Mask
 from worker.shapes.perception import MIN_AREA, Floats
-from worker.shapes.seen import Mask
 from worker.shapes.words import COLORS
 
 SEAM = 0.2

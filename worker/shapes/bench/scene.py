@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from worker.shapes import IMAGE_SIZE
+from worker.shapes.image_content import PerceivedImage, PerceivedObject
 from worker.shapes.render import ARM, BACKGROUND_PALETTE, HALF_BASE, HALF_DIAGONAL, HALF_SIDE, PALETTE, distance
-from worker.shapes.seen import Seen, SeenImage
 from worker.shapes.words import BACKGROUNDS, COLORS, GLYPHS, OUTLINED, SOLID, STRIPED, TILTED, UPRIGHT
 
 WALL = 2.5
@@ -151,18 +151,18 @@ def draw(scenes: Sequence[Scene]) -> Tensor:
     return images
 
 
-def ground_truth(scene: Scene) -> SeenImage:
+def ground_truth(scene: Scene) -> PerceivedImage:
     """Return what perception would find in the image of the scene if it made no errors."""
     covered = [solid(thing) for thing in scene.objects]
     objects = tuple(_observe(thing, index, covered) for index, thing in enumerate(scene.objects))
-    return SeenImage(objects, scene.background)
+    return PerceivedImage(objects, scene.background)
 
 
-def _observe(thing: Placed, index: int, covered: list[np.ndarray]) -> Seen:
+def _observe(thing: Placed, index: int, covered: list[np.ndarray]) -> PerceivedObject:
     visible, hidden_by = covered[index], None
     for other in range(index + 1, len(covered)):
         if (covered[index] & covered[other]).sum() >= MIN_HIDDEN * covered[index].sum():
             hidden_by = other
         visible = visible & ~covered[other]
     x, y = (thing.x, thing.y) if thing.shape in INK else center_of_mass(mask(thing, SOLID))
-    return Seen(thing.shape, thing.color, thing.radius, x, y, thing.style, thing.pose, visible, hidden_by)
+    return PerceivedObject(thing.shape, thing.color, thing.radius, x, y, thing.style, thing.pose, visible, hidden_by)

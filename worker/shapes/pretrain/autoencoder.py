@@ -8,12 +8,12 @@ from diffusers import AutoencoderKL
 from torch import Tensor
 
 from worker.shapes import IMAGE_SIZE
+from worker.shapes.caption_sampling import heldout_prompts
 from worker.shapes.grammar import parse
 from worker.shapes.pretrain.presets import Preset
 from worker.shapes.pretrain.stage import Stage
 from worker.shapes.pretrain.worlds import WORLDS
 from worker.shapes.render import render
-from worker.shapes.sampling import heldout_prompts
 
 LATENT_CHANNELS = 8
 CHANNELS = (8, 16, 32)

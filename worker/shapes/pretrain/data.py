@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from worker.shapes import words as w
-from worker.shapes.bench.alter import alter as alter_sentence
-from worker.shapes.bench.layout import NoScene, realize
-from worker.shapes.bench.sampling import Part, part_of, sample
+from worker.shapes.bench.caption_sampling import Part, part_of, sample
+from worker.shapes.bench.caption_variants import alter as alter_sentence
 from worker.shapes.bench.scene import Scene
 from worker.shapes.bench.scene import draw as draw_scenes
+from worker.shapes.bench.scene_layout import NoScene, realize
+from worker.shapes.caption_sampling import Rng, canonical, choose, is_heldout, sample_scene
 from worker.shapes.grammar import Sentence, caption
 from worker.shapes.render import DRAWS, draw, encode, place
-from worker.shapes.sampling import Rng, canonical, choose, is_heldout, sample_scene
 
 RENDERS = 2
 """Images per caption in the benchmark's world, where generating new scenes at every step would take too long."""

@@ -17,14 +17,14 @@ from service.contracts.benchmarks.dimensions import PRIMARY
 from worker.shapes import IMAGE_SIZE, TEXT_LENGTH
 from worker.shapes.bench.benchmark import benchmark
 from worker.shapes.bench.judge import judge_points
-from worker.shapes.bench.layout import realize
 from worker.shapes.bench.scene import draw
+from worker.shapes.bench.scene_layout import realize
+from worker.shapes.caption_sampling import heldout_prompts
 from worker.shapes.grammar import parse
-from worker.shapes.points import predicates
 from worker.shapes.pretrain.autoencoder import reconstruct
 from worker.shapes.pretrain.clip import tokenize
 from worker.shapes.render import render
-from worker.shapes.sampling import heldout_prompts
+from worker.shapes.testpoints import predicates
 from worker.shapes.verifier import verify
 
 STEPS, GUIDANCE = 8, 3.5

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from service.contracts.jobs import CheckpointManifest
+from service.contracts.attempt_files import CheckpointManifest
 from service.contracts.status import JobStatus
 from service.db.artifacts import BLOCK
 from service.db.models import Checkpoint, Run

@@ -12,15 +12,15 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 from service.app import create_app
+from service.contracts.attempt_files import EVENTS_FILE, MANIFEST_FILE
 from service.contracts.events import CheckpointSaved
-from service.contracts.jobs import EVENTS_FILE, MANIFEST_FILE
 from service.core.settings import Settings
 from service.db.artifacts import BLOCK, ArtifactDamaged
 from service.db.models import Checkpoint
 from service.db.session import Database, connect
 from worker.jobs.artifact_transfer import fetch_checkpoint
 from worker.jobs.claim import claim_next
-from worker.jobs.run import RunIngest, RunJobType
+from worker.jobs.training_run import RunIngest, RunJobType
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 FILES = {WEIGHTS: bytes(range(256)) * (BLOCK // 256 + 1), "training_state.json": b"{}"}

@@ -9,7 +9,7 @@ from fastapi.testclient import TestClient
 from typer.testing import CliRunner, Result
 
 from service.cli import app as commands
-from service.core.security import check_form
+from service.core.api_key_format import check_format
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_create_prints_only_a_valid_key(g2rpo: Any, away: TestClient) -> None:
     done = g2rpo("create", "the lab", "--scope", "write", "--max-open-jobs", "1", "--expires-days", "1")
     assert done.exit_code == 0, done.output
     secret = done.stdout.strip()
-    check_form(secret)
+    check_format(secret)
     assert "needs a key from now on" in done.stderr
     assert secret not in done.stderr
     answers = [away.post("/runs", json={}, headers=shown(secret)).status_code for _ in range(2)]
@@ -46,7 +46,7 @@ def test_list_and_revoke(g2rpo: Any, away: TestClient, keys: Any) -> None:
 
 
 def test_new_prints_a_key_and_stores_nothing(g2rpo: Any, client: TestClient) -> None:
-    check_form(g2rpo("new").stdout.strip())
+    check_format(g2rpo("new").stdout.strip())
     assert client.get("/runs").status_code == 200
 
 

@@ -262,7 +262,7 @@ class TestHeader:
         assert away.get("/runs", headers=both).json()["code"] == "key_malformed"
 
     def test_a_matching_prefix_is_not_sufficient(self, away: TestClient, keys: Any) -> None:
-        from service.core.security import _checksum
+        from service.core.api_key_format import _checksum
 
         good = keys.make("read").secret
         body = good[:12] + "0" * 24

@@ -2,8 +2,8 @@
 
 import pytest
 
+from service.contracts.benchmarks.csv_reader import read_prompts
 from service.contracts.benchmarks.official import FILES
-from service.contracts.benchmarks.reading import read_prompts
 
 
 @pytest.mark.parametrize(("columns", "listed"), [(3, 3), (10, 10), (11, 10), (500, 10)])

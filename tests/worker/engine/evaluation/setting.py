@@ -11,8 +11,8 @@ from PIL import Image
 from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt, JudgePrompt, Point
 from service.contracts.benchmarks.dimensions import SUB
 from service.contracts.catalog import JudgeEntry
-from service.contracts.evaluations import DrawnImage, EvaluationJob, EvaluationSpec, ImageName
-from worker.shapes.sampling import heldout_prompts
+from service.contracts.evaluations import EvaluationJob, EvaluationSpec, ImageName, PendingImage
+from worker.shapes.caption_sampling import heldout_prompts
 
 WORDS = JudgePrompt(
     template="Of «{prompt}» tell {testpoint}. {explanation} {test_explanation} Say <score>[…]</score>.",
@@ -64,7 +64,7 @@ def job(judge: JudgeEntry | None, prompts: int = 3, **spec: Any) -> EvaluationJo
     """Two images of each prompt, in two steps."""
     reported = {"model": "shapes-flux", "num_images": 2, "steps": 2, "judge": judge and judge.name}
     chosen = EvaluationSpec.model_validate(reported | spec)
-    return EvaluationJob(spec=chosen, benchmark=benchmark(prompts), judge=judge, drawn=(), done=())
+    return EvaluationJob(spec=chosen, benchmark=benchmark(prompts), judge=judge, pending=(), done=())
 
 
 def image_keys(job: EvaluationJob) -> list[tuple[int, int]]:
@@ -95,11 +95,11 @@ def remaining_job(job: EvaluationJob, attempts: Iterable[Path]) -> EvaluationJob
     return job.model_copy(
         update={
             "done": tuple(ImageName(index=index, image_index=image_index) for index, image_index in sorted(done)),
-            "drawn": tuple(
-                DrawnImage(
+            "pending": tuple(
+                PendingImage(
                     index=index,
                     image_index=image_index,
-                    asked=answers.get((index, image_index), {"number": 0})["number"],
+                    requests=answers.get((index, image_index), {"number": 0})["number"],
                 )
                 for index, image_index in sorted(drawn - done)
             ),

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
+from service.contracts.attempt_files import PARENT_FD, Control
 from service.contracts.evaluations import EvaluationJob, ImageName
-from service.contracts.jobs import PARENT_FD, Control
 from tests.worker.engine.evaluation.conftest import Attempt
 from tests.worker.engine.evaluation.judge_server import JudgeRequest, JudgeServer, Reply, Serve, completion, valid_reply
 from tests.worker.engine.evaluation.setting import (
@@ -59,7 +59,7 @@ class TestResume:
         server.plan = plan
         _, out = attempt(whole)
         rest = remaining_job(whole, [out])
-        assert {(name.index, name.image_index): name.asked for name in rest.drawn} == dict.fromkeys(bad, 2)
+        assert {(name.index, name.image_index): name.requests for name in rest.pending} == dict.fromkeys(bad, 2)
         server.plan = valid_reply
         shutil.copytree(out / "images", out.parent / "again" / "images")
         _, again = attempt(rest, "again")

@@ -13,8 +13,8 @@ pytest.importorskip("worker.shapes.bench")
 
 from worker.shapes.bench import judge_points
 from worker.shapes.bench.benchmark import benchmark
-from worker.shapes.bench.layout import realize
 from worker.shapes.bench.scene import draw
+from worker.shapes.bench.scene_layout import realize
 from worker.shapes.grammar import parse
 
 PROMPTS = benchmark().prompts[::30]

@@ -24,7 +24,7 @@ from tests.worker.engine.grpo.toy import (
     sampler,
 )
 from worker.engine.grpo.advantages import integrate_advantages
-from worker.engine.grpo.rollout import Branch, denoise_branches
+from worker.engine.grpo.solvers import Branch, denoise_branches
 
 CHAINS = [name for name in CONFIGS if name != "g2rpo"]
 

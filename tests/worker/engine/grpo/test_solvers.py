@@ -14,7 +14,7 @@ from service.contracts.schedule import sigma_nodes, tail_nodes
 from tests.worker.engine.grpo import transcription
 from tests.worker.engine.grpo.toy import CHANNELS, PROMPTS, TOKENS, ToyFlow
 from worker.engine.grpo.noise import normal
-from worker.engine.grpo.rollout import dpm_solver_pp, ode_trajectory
+from worker.engine.grpo.solvers import dpm_solver_pp, ode_trajectory
 
 MEAN, WIDTH = 0.4, 0.7
 """A Gaussian target N(0.4, 0.7²), for which the velocity is linear in x."""

@@ -17,7 +17,7 @@ from tests.worker.engine.grpo import transcription
 from worker.engine.grpo.algorithms import ALGORITHMS
 from worker.engine.grpo.algorithms.base import Algorithm, Rollout, Sampler
 from worker.engine.grpo.noise import StepNoise, normal
-from worker.engine.grpo.rollout import Velocity
+from worker.engine.grpo.solvers import Velocity
 
 PROMPTS, TOKENS, CHANNELS = 3, 4, 5
 STEPS, SHIFT, SEED = 8, 3.0, 11

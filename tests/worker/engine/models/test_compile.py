@@ -10,7 +10,7 @@ from torch import Tensor
 
 from tests.worker.engine.models import tiny
 from worker.engine.grpo.noise import normal
-from worker.engine.grpo.rollout import Velocity
+from worker.engine.grpo.solvers import Velocity
 from worker.engine.models import load_model
 from worker.engine.models.base import FlowModel, ImageSize
 from worker.engine.models.compile import compiled

@@ -12,7 +12,7 @@ from service.contracts.catalog import ModelEntry
 from service.contracts.schedule import sigma_nodes
 from tests.worker.engine.models.tiny import KINDS, PROMPTS, SHIFT, TEXT_LENGTH, make
 from worker.engine.grpo.noise import normal
-from worker.engine.grpo.rollout import ode_trajectory
+from worker.engine.grpo.solvers import ode_trajectory
 from worker.engine.models import FAMILIES, FlowModel, load_model
 from worker.engine.models.base import ImageSize
 from worker.engine.precision import resolve_dtype

@@ -7,16 +7,16 @@ import torch
 from diffusers import FluxPipeline
 from torch import Tensor
 
+from service.contracts.attempt_files import CheckpointManifest
 from service.contracts.catalog import load_catalog
-from service.contracts.jobs import CheckpointManifest
 from service.contracts.schedule import sigma_nodes
 from worker.engine.grpo.noise import normal
-from worker.engine.grpo.rollout import ode_trajectory
+from worker.engine.grpo.solvers import ode_trajectory
 from worker.engine.models import load_model
 from worker.engine.models.base import ImageSize
 from worker.engine.models.flux import FluxModel
 from worker.engine.models.sources import locate
-from worker.shapes.sampling import heldout_prompts
+from worker.shapes.caption_sampling import heldout_prompts
 
 SIZE = ImageSize(32, 32)
 ENTRY = load_catalog().model("shapes-flux")

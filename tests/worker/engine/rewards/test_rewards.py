@@ -10,13 +10,13 @@ from torch import Tensor
 from service.contracts.catalog import RewardEntry, load_catalog
 from worker.engine.rewards import Reward, load_reward
 from worker.engine.rewards.base import score_or_missing
-from worker.shapes.bench.layout import realize
-from worker.shapes.bench.sampling import heldout_prompts as bench_prompts
+from worker.shapes.bench.caption_sampling import heldout_prompts as bench_prompts
 from worker.shapes.bench.scene import draw
+from worker.shapes.bench.scene_layout import realize
+from worker.shapes.caption_sampling import heldout_prompts
 from worker.shapes.grammar import parse
 from worker.shapes.grammar import parse as parse_bench
 from worker.shapes.render import render
-from worker.shapes.sampling import heldout_prompts
 
 CAPTIONS = list(heldout_prompts()[:32])
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from service.contracts.runs import RunSpec
 from worker.engine.training.event_log import EventWriter
 from worker.engine.training.trainer import Trainer
 from worker.entrypoints.train import build_trainer
-from worker.shapes.sampling import train_prompts
+from worker.shapes.caption_sampling import train_prompts
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from service.contracts.jobs import CONTROL_FILE
+from service.contracts.attempt_files import CONTROL_FILE
 from service.contracts.presets import merge
 from tests.worker.engine.models.tiny import PROMPTS, make
 from tests.worker.engine.training.in_double import MODEL, perform

@@ -19,9 +19,9 @@ from tenacity import retry, stop_after_delay, wait_fixed
 
 from service.contracts.catalog import BUNDLED, RewardEntry
 from tests.worker.engine.evaluation.judge_server import JudgeRequest, JudgeServer, Reply, Serve
-from tests.worker.engine.rewards.test_remote import values
+from tests.worker.engine.rewards.test_remote_base import values
 from tests.worker.engine.training.miniature import SMALL, events, metrics, small, spec, tensors
-from worker.engine.rewards.http import HttpReward
+from worker.engine.rewards.custom_http import HttpReward
 from worker.engine.training.reward_failures import RewardsUnavailable
 from worker.engine.training.trainer import Trainer
 from worker.entrypoints.train import PAUSED_ITSELF, main

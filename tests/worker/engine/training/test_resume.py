@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from service.contracts.jobs import CONTROL_FILE
+from service.contracts.attempt_files import CONTROL_FILE
 from service.contracts.presets import merge
 from tests.worker.engine.training.miniature import HalfRun, events, metrics, newest, small, tensors, trainer
 from worker.engine.cpu_parallel import batch_size_per_thread

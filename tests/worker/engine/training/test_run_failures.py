@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from service.contracts.attempt_files import CONTROL_FILE
 from service.contracts.catalog import RewardEntry
-from service.contracts.jobs import CONTROL_FILE
 from service.contracts.presets import merge
 from tests.worker.engine.training.miniature import MINIATURE, events, metrics, small, trainer
 from worker.engine.rewards.base import Reward
@@ -20,7 +20,7 @@ from worker.engine.training.event_log import Cancelled
 from worker.engine.training.optimizer import NotFinite
 from worker.engine.training.reward_failures import RewardsFailed, RewardsUnavailable
 from worker.entrypoints.train import classify, main
-from worker.shapes.sampling import train_prompts
+from worker.shapes.caption_sampling import train_prompts
 
 pytestmark = pytest.mark.long
 

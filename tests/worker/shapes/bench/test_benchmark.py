@@ -11,9 +11,9 @@ from service.contracts.benchmarks.dimensions import PRIMARY, SUB
 from worker.shapes.bench import judge_points
 from worker.shapes.bench.__main__ import main
 from worker.shapes.bench.benchmark import benchmark
-from worker.shapes.bench.layout import realize
-from worker.shapes.bench.sampling import Part, heldout_prompts, part_of, train_prompts
+from worker.shapes.bench.caption_sampling import Part, heldout_prompts, part_of, train_prompts
 from worker.shapes.bench.scene import draw
+from worker.shapes.bench.scene_layout import realize
 from worker.shapes.grammar import parse
 
 

@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 
 from worker.shapes import TEXT_LENGTH
-from worker.shapes.bench.alter import alter, alterations
-from worker.shapes.bench.sampling import RECIPES, Part, heldout_prompts, part_of, sample, train_prompts
+from worker.shapes.bench.caption_sampling import RECIPES, Part, heldout_prompts, part_of, sample, train_prompts
+from worker.shapes.bench.caption_variants import alter, alterations
+from worker.shapes.caption_sampling import canonical
 from worker.shapes.grammar import Clause, Form, Sentence, caption, parse
-from worker.shapes.points import MAX_POINTS, points
-from worker.shapes.sampling import canonical
+from worker.shapes.testpoints import MAX_POINTS, points
 from worker.shapes.words import BASIC_VOCABULARY, VOCABULARY
 
 

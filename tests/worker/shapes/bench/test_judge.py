@@ -11,14 +11,14 @@ from torch import Tensor
 from benchmarks.broken_scenes import break_scene
 from service.contracts.benchmarks.dimensions import PRIMARY, primary_of
 from worker.shapes.bench import judge_points
+from worker.shapes.bench.caption_sampling import RECIPES, heldout_prompts, sample
 from worker.shapes.bench.judge import bench_score
-from worker.shapes.bench.layout import realize
 from worker.shapes.bench.perception import perceive
-from worker.shapes.bench.sampling import RECIPES, heldout_prompts, sample
 from worker.shapes.bench.scene import Scene, draw, ground_truth
+from worker.shapes.bench.scene_layout import realize
 from worker.shapes.grammar import caption, parse
-from worker.shapes.points import points
-from worker.shapes.rules import holds
+from worker.shapes.testpoint_rules import holds
+from worker.shapes.testpoints import points
 
 EACH = 24
 """Scenes of each recipe."""

@@ -13,8 +13,8 @@ from transformers import AutoTokenizer, CLIPModel
 from service.contracts.benchmarks.bundled import bundled
 from service.contracts.benchmarks.dimensions import PRIMARY
 from worker.shapes import BENCH_CLIP_WEIGHTS, BENCH_FLUX_WEIGHTS, FLUX_WEIGHTS, TEXT_LENGTH, WEIGHTS
-from worker.shapes.bench.layout import realize
 from worker.shapes.bench.scene import draw
+from worker.shapes.bench.scene_layout import realize
 from worker.shapes.grammar import parse
 from worker.shapes.pretrain.clip import tokenize
 from worker.shapes.pretrain.scores import SEED, clip_cosine, point_shares, sample_images

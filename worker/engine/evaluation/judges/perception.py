@@ -14,7 +14,7 @@ from worker.engine.evaluation.judges.base import Judge, JudgeResponse
 from worker.engine.models.images import read_png
 from worker.shapes.bench.judge import judge_seen
 from worker.shapes.bench.perception import perceive
-from worker.shapes.seen import SeenImage
+from worker.shapes.image_content import PerceivedImage
 
 
 class PerceptionJudge(Judge):
@@ -61,7 +61,7 @@ def _one_core() -> Iterator[None]:
         torch.set_num_threads(own)
 
 
-def _in_words(seen: SeenImage) -> str:
+def _in_words(seen: PerceivedImage) -> str:
     things = [
         f"a {thing.size} {thing.style} {thing.color} {thing.shape or 'thing with an unknown shape'} "
         f"at ({thing.x:.0f}, {thing.y:.0f})"

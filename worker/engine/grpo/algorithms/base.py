@@ -13,7 +13,7 @@ from service.contracts.algorithms import AlgorithmContract
 from worker.engine.grpo.advantages import Advantages, integrate_advantages
 from worker.engine.grpo.loss import Objective, RolloutBatch
 from worker.engine.grpo.noise import StepNoise
-from worker.engine.grpo.rollout import Velocity
+from worker.engine.grpo.solvers import Velocity
 from worker.engine.grpo.transitions import Transition
 
 

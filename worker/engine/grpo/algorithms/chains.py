@@ -11,7 +11,7 @@ from service.contracts.schedule import TreeNode
 from worker.engine.grpo.algorithms.base import Algorithm, Rollout, Sampler
 from worker.engine.grpo.loss import RolloutBatch
 from worker.engine.grpo.noise import StepNoise
-from worker.engine.grpo.rollout import Branch, Velocity, denoise_branches, filled, ode_trajectory
+from worker.engine.grpo.solvers import Branch, Velocity, denoise_branches, filled, ode_trajectory
 from worker.engine.grpo.transitions import Transition
 
 

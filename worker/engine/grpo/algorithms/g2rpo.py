@@ -10,7 +10,7 @@ from service.contracts.schedule import continuation_tree
 from worker.engine.grpo.algorithms.base import Algorithm, Rollout, Sampler
 from worker.engine.grpo.loss import RolloutBatch
 from worker.engine.grpo.noise import StepNoise
-from worker.engine.grpo.rollout import Branch, Trajectory, Velocity, denoise_branches, ode_trajectory
+from worker.engine.grpo.solvers import Branch, Trajectory, Velocity, denoise_branches, ode_trajectory
 from worker.engine.grpo.transitions import FlowTransition, Transition
 
 

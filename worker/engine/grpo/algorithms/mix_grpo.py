@@ -9,7 +9,7 @@ from service.contracts.algorithms import MixGRPO as Contract
 from service.contracts.schedule import tail_nodes
 from worker.engine.grpo.algorithms.base import Sampler
 from worker.engine.grpo.algorithms.chains import Chains
-from worker.engine.grpo.rollout import Velocity, dpm_solver_pp
+from worker.engine.grpo.solvers import Velocity, dpm_solver_pp
 from worker.engine.grpo.transitions import FlowTransition
 
 

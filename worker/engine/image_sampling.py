@@ -11,7 +11,7 @@ from service.contracts.catalog import ModelEntry
 from service.contracts.evaluations import EvaluationSpec
 from service.contracts.generations import GenerationSpec
 from service.contracts.schedule import sigma_nodes
-from worker.engine.grpo.rollout import ode_trajectory
+from worker.engine.grpo.solvers import ode_trajectory
 from worker.engine.models.base import FlowModel, ImageSize
 
 _BATCH_PIXELS = 2**22

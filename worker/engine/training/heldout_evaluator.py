@@ -14,13 +14,13 @@ from service.contracts.plan import heldout_steps
 from service.contracts.schedule import sigma_nodes
 from worker.engine.cpu_parallel import Check, map_batches
 from worker.engine.grpo.noise import normal
-from worker.engine.grpo.rollout import ode_trajectory
+from worker.engine.grpo.solvers import ode_trajectory
 from worker.engine.models.prompt_cache import Encodings
-from worker.engine.training.context import RunContext
 from worker.engine.training.optimizer import PolicyOptimizer
 from worker.engine.training.prompt_sampler import fingerprint
 from worker.engine.training.reward_failures import RewardFailureMonitor
 from worker.engine.training.reward_scorer import RewardScorer
+from worker.engine.training.run_context import RunContext
 
 RESAMPLES = 10_000
 

@@ -71,7 +71,7 @@ MEASURES = (
 """Every number in `workers.stats` that is exported as a metric."""
 
 
-class ServiceCollector(Collector):
+class DatabaseCollector(Collector):
     """Collector that reads jobs, attempts, checkpoints and workers in one short transaction per scrape.
 
     Every API process exports the same values. If the database cannot be read, the only metric is `g2rpo_database_up`,

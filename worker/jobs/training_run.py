@@ -14,9 +14,9 @@ from sqlalchemy import ColumnElement, Select, case, func, select, true
 from sqlalchemy.orm import Session
 
 from service.contracts import events as run_events
-from service.contracts.jobs import ENCODINGS, MANIFEST_FILE, SPEC_FILE
+from service.contracts.attempt_files import ENCODINGS, MANIFEST_FILE, SPEC_FILE
 from service.contracts.runs import Limits, RunSpec
-from service.db import events, retention
+from service.db import deletion, events
 from service.db.artifacts import ArtifactDamaged
 from service.db.models import Attempt, Checkpoint, Metric, RewardGroup, Run, Sample
 from service.db.session import Database
@@ -160,7 +160,7 @@ class RunIngest(Ingest[RunBatch]):
         row.losses = 0
         keep = session.scalar(select(Run.spec["checkpoints"]["keep"].as_integer()).where(Run.id == row.id))
         if keep is not None:
-            for step in retention.retire_old(session, row.id, keep):
+            for step in deletion.retire_old(session, row.id, keep):
                 events.record(session, Run, row.id, self._number, "checkpoint_retired", {"step": step, "keep": keep})
 
 

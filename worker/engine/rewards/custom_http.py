@@ -14,7 +14,7 @@ from service.contracts.catalog import RewardEntry
 from worker.engine.remote.chat import png_file
 from worker.engine.remote.http_client import RequestFailed
 from worker.engine.rewards.base import Answers
-from worker.engine.rewards.remote import FIRST_WAIT, ServerReward
+from worker.engine.rewards.remote_base import FIRST_WAIT, ServerReward
 
 VERSION = 1
 """Version of the protocol."""

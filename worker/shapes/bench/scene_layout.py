@@ -7,10 +7,10 @@ import numpy as np
 from worker.shapes import IMAGE_SIZE
 from worker.shapes import words as w
 from worker.shapes.bench.scene import INK, STRIPED_HEIGHT, Placed, Scene, ground_truth, half_extent, solid
+from worker.shapes.caption_sampling import Rng, choose
 from worker.shapes.grammar import Clause, Form, Phrase, Sentence
-from worker.shapes.points import points
-from worker.shapes.rules import holds
-from worker.shapes.sampling import Rng, choose
+from worker.shapes.testpoint_rules import holds
+from worker.shapes.testpoints import points
 from worker.shapes.words import COLORS, OUTLINED, SIZES, STRIPED
 
 RADIUS = {"small": (3.3, 3.9), "large": (5.6, 6.4)}

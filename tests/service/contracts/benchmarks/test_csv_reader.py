@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.contracts.benchmarks.csv_reader import read_prompts
 from service.contracts.benchmarks.dimensions import PRIMARY, SUB, dimension_of, primary_named, primary_of
 from service.contracts.benchmarks.official import FILES, OfficialFile
-from service.contracts.benchmarks.reading import read_prompts
 from tests.service.unigenbench import EN, EN_LONG, ZH, about, benchmark, prompts_csv, rows
 
 

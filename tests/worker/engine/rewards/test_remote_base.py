@@ -16,8 +16,8 @@ from tests.worker.engine.evaluation.judge_server import JudgeRequest, Reply, Ser
 from worker.engine.remote.http_client import Misconfigured
 from worker.engine.rewards import load_reward
 from worker.engine.rewards.base import Answers
-from worker.engine.rewards.http import HttpReward
-from worker.engine.rewards.remote import FAILURES, PAUSE_SECONDS, Breaker
+from worker.engine.rewards.custom_http import HttpReward
+from worker.engine.rewards.remote_base import FAILURES, PAUSE_SECONDS, CircuitBreaker
 from worker.engine.rewards.unified_reward import UnifiedReward, template
 
 AXES = "Alignment Score (1-5): 4\nCoherence Score (1-5): 3\nStyle Score (1-5): 2"
@@ -189,15 +189,15 @@ FORMS = {
 
 def test_single_request_probes_the_server_after_a_pause() -> None:
     now = 0.0
-    breaker = Breaker(clock=lambda: now)
+    breaker = CircuitBreaker(clock=lambda: now)
     for _ in range(FAILURES):
-        assert breaker.away() is None
+        assert breaker.pause_cause() is None
         breaker.failed("HTTP 503")
-    assert "HTTP 503" in str(breaker.away())
+    assert "HTTP 503" in str(breaker.pause_cause())
     now = PAUSE_SECONDS
-    assert (breaker.away(), breaker.away() is None) == (None, False)
+    assert (breaker.pause_cause(), breaker.pause_cause() is None) == (None, False)
     breaker.answered()
-    assert breaker.away() is None
+    assert breaker.pause_cause() is None
 
 
 @pytest.mark.parametrize("axes", [{}, {"style": 0}, {"style": 1, "alignment": -1}, {"beauty": 1}])

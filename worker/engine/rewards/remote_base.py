@@ -31,7 +31,7 @@ PAUSE_SECONDS = 30.0
 """Pause in seconds before a single request checks whether the server is available again."""
 
 
-class Breaker:
+class CircuitBreaker:
     """Circuit breaker that pauses requests to a server after repeated failures. Thread-safe.
 
     clock: returns the current time in seconds.
@@ -42,7 +42,7 @@ class Breaker:
         self._lock = threading.Lock()
         self._failed, self._cause, self._until = 0, "", 0.0
 
-    def away(self) -> str | None:
+    def pause_cause(self) -> str | None:
         """Return why requests are paused, or None if a request may be sent.
 
         After each pause, one caller gets None and may try a request.
@@ -86,7 +86,7 @@ class ServerReward(RemoteReward):
         self.entry = entry
         self._server = Server(f"reward {entry.name!r}", entry)
         self.server = self._server.host
-        self._breaker = Breaker()
+        self._breaker = CircuitBreaker()
         self._retrying = retrying(threading.Event(), first_wait, entry.tries)
         self._pool: RequestPool[Answers] = RequestPool(entry.concurrency)
 
@@ -110,8 +110,8 @@ class ServerReward(RemoteReward):
         return [self._pool.submit(partial(self._request, pil_images[part], prompts[part]), check) for part in parts]
 
     def _request(self, images: Sequence[Image.Image], prompts: Sequence[str]) -> Answers:
-        if (away := self._breaker.away()) is not None:
-            return nothing(len(prompts), "not_asked", away)
+        if (cause := self._breaker.pause_cause()) is not None:
+            return nothing(len(prompts), "not_asked", cause)
         try:
             answers = self._retrying(self.ask, images, prompts)
         except (RequestRejected, RequestFailed, Misconfigured) as error:

@@ -14,9 +14,9 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError
 
+from service.contracts.attempt_files import EVENTS_FILE
 from service.contracts.events import NO_ROOM, Failed, Progress
-from service.contracts.jobs import EVENTS_FILE
-from worker.engine.keepalive import repeated
+from worker.engine.heartbeat import periodic_heartbeat
 from worker.engine.training.distributed import Distributed
 from worker.engine.training.event_log import EventWriter, NullEventWriter
 from worker.entrypoints.launcher import FAILURE
@@ -69,7 +69,7 @@ def loading(events: EventWriter, step: int, max_steps: int, seconds: float) -> I
         events.write(Progress(step=step, max_steps=max_steps, phase="loading"))
 
     report()
-    with repeated(report, seconds):
+    with periodic_heartbeat(report, seconds):
         yield
 
 

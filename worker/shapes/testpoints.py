@@ -5,7 +5,7 @@ from enum import StrEnum
 
 from worker.shapes import words as w
 from worker.shapes.grammar import PRONOUNS, Clause, Form, Phrase, Sentence, conjunction
-from worker.shapes.seen import Seen
+from worker.shapes.image_content import PerceivedObject
 
 MAX_POINTS = 4
 PREDICATES = ("count", "object", "size", "relation", "background")
@@ -32,7 +32,7 @@ class Match:
     style: str | None = None
     pose: str | None = None
 
-    def fits(self, thing: Seen) -> bool:
+    def fits(self, thing: PerceivedObject) -> bool:
         """Whether `thing` satisfies the condition."""
         return (
             self.color in (None, thing.color)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from service.contracts.benchmarks.data import BenchmarkPrompt
-from service.contracts.evaluations import IMAGES, EvaluationJob, ImageDrawn, ImageName
+from service.contracts.evaluations import IMAGES, EvaluationJob, ImageGenerated, ImageName
+from worker.engine.image_sampling import SamplingSettings, sample_images
 from worker.engine.models.base import FlowModel
 from worker.engine.models.images import png
 from worker.engine.rewards.base import Reward, score_or_missing
-from worker.engine.sampling import SamplingSettings, sample_images
 from worker.engine.training.checkpoint import read_manifest
 from worker.engine.training.event_log import finite
 
@@ -32,7 +32,7 @@ class ImageSampler:
         self._images = directory / IMAGES
         self._settings = SamplingSettings.of(job.spec, model.entry)
 
-    def sample(self, wanted: Collection[ImageKey], check: Callable[[], None]) -> Iterator[ImageDrawn]:
+    def sample(self, wanted: Collection[ImageKey], check: Callable[[], None]) -> Iterator[ImageGenerated]:
         """Sample the wanted images and yield each image's event once its file is complete.
 
         check: called before every network evaluation; may raise to stop sampling. Raises ValueError if the checkpoint
@@ -75,7 +75,7 @@ class ImageSampler:
 
     def _write(
         self, image: Tensor, prompt: BenchmarkPrompt, image_index: int, rewards: dict[str, float | None]
-    ) -> ImageDrawn:
+    ) -> ImageGenerated:
         spec, name = self._job.spec, ImageName(index=prompt.index, image_index=image_index)
         metadata = {
             "prompt": prompt.text,
@@ -91,7 +91,7 @@ class ImageSampler:
         temporary = target.with_suffix(".part")
         temporary.write_bytes(data)
         temporary.replace(target)
-        return ImageDrawn(
+        return ImageGenerated(
             index=prompt.index,
             image_index=image_index,
             seed=spec.seed + image_index,

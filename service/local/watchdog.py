@@ -1,8 +1,8 @@
-"""Guard process that stops whatever a killed `g2rpo up` has left running.
+"""Watchdog process that stops whatever a killed `g2rpo up` has left running.
 
-The guard waits on a pipe that the kernel closes when `up` dies. Each line on standard input is a JSON list of the
+The watchdog waits on a pipe that the kernel closes when `up` dies. Each line on standard input is a JSON list of the
 running parts and replaces the previous list. An orderly shutdown writes an empty list. The module has few imports, so
-that the guard is small and starts before the other processes.
+that the watchdog is small and starts before the other processes.
 """
 
 import contextlib
@@ -59,7 +59,7 @@ def is_alive(pid: int) -> bool:
 
 def main() -> None:
     """Read lines until the pipe is closed, then stop the parts listed in the last complete line."""
-    # Signals sent to the terminal or process group are meant for `up`, which stops the guard itself.
+    # Signals sent to the terminal or process group are meant for `up`, which stops the watchdog itself.
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
     parts: list[Part] = []

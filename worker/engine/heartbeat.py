@@ -12,7 +12,7 @@ LOADING_SECONDS = 6 * 3600.0
 
 
 @contextlib.contextmanager
-def repeated(
+def periodic_heartbeat(
     heartbeat: Callable[[], None], interval: float = PROGRESS_SECONDS, at_most: float = LOADING_SECONDS
 ) -> Iterator[None]:
     """Call `heartbeat` from another thread every `interval` seconds inside the block, for at most `at_most` seconds."""

@@ -1,4 +1,4 @@
-"""Reading of the official CSV files. Each row is accepted, repaired and recorded, or reported with its row number."""
+"""Reader for the official CSV files. Each row is accepted, repaired and recorded, or reported with its row number."""
 
 import codecs
 import contextlib
@@ -22,7 +22,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 @dataclass
-class Reading:
+class ParsedFile:
     """The result of reading a prompt file."""
 
     sha256: str
@@ -40,13 +40,13 @@ class _BadRow(ValueError):
         self.index = index
 
 
-def read_prompts(data: bytes, file: OfficialFile) -> Reading:
+def read_prompts(data: bytes, file: OfficialFile) -> ParsedFile:
     """Read an official file, or a file in the same format.
 
     Errors in the file are listed in `problems` instead of being raised.
     """
     sha256 = hashlib.sha256(data).hexdigest()
-    reading = Reading(sha256, pinned=sha256 == file.sha256)
+    reading = ParsedFile(sha256, pinned=sha256 == file.sha256)
 
     def report(row: int, error: Exception | str, index: int | None = None) -> None:
         reading.problems.append(RowProblem(row=row, index=index, description=str(error)))

@@ -7,8 +7,8 @@ from scipy import ndimage
 
 from worker.shapes import IMAGE_SIZE
 from worker.shapes import words as w
-from worker.shapes.points import Rule, TestPoint
-from worker.shapes.seen import Seen, SeenImage
+from worker.shapes.image_content import PerceivedImage, PerceivedObject
+from worker.shapes.testpoints import Rule, TestPoint
 
 CLEARANCE = 2.0
 """Minimum distance in pixels between two centers for the relations left of, right of, above and below."""
@@ -26,7 +26,7 @@ LEVEL = 2.5
 """Maximum deviation in pixels of an object's center from its row or column."""
 
 
-def holds(point: TestPoint, seen: SeenImage) -> bool:
+def holds(point: TestPoint, seen: PerceivedImage) -> bool:
     """Whether the image satisfies the test point. Statements about missing objects are false."""
     things, matches = seen.objects, point.matches
     fitting = [[thing for thing in things if match.fits(thing)] for match in matches]
@@ -58,7 +58,7 @@ def holds(point: TestPoint, seen: SeenImage) -> bool:
             return seen.background == point.value
 
 
-def _related(name: str, one: Seen, two: Seen, seen: SeenImage) -> bool:
+def _related(name: str, one: PerceivedObject, two: PerceivedObject, seen: PerceivedImage) -> bool:
     right, down = two.x - one.x, two.y - one.y
     match name:
         case "left of":
@@ -80,18 +80,18 @@ def _related(name: str, one: Seen, two: Seen, seen: SeenImage) -> bool:
     return _related(w.MIRROR[name], two, one, seen)
 
 
-def _distance(one: Seen, other: Seen) -> float:
+def _distance(one: PerceivedObject, other: PerceivedObject) -> float:
     """Compute the distance between the nearest pixels of two objects. Adjacent pixels have distance 1."""
     return float(ndimage.distance_transform_edt(~one.mask)[other.mask].min(initial=np.inf))
 
 
-def _share_inside(inner: Seen, outer: Seen) -> float:
+def _share_inside(inner: PerceivedObject, outer: PerceivedObject) -> float:
     """Compute the share of the inner object's pixels that the outer object encloses."""
     enclosed = ndimage.binary_fill_holes(outer.mask) & ~outer.mask
     return float((inner.mask & enclosed).sum() / max(1, inner.mask.sum()))
 
 
-def _in_position(name: str, thing: Seen) -> bool:
+def _in_position(name: str, thing: PerceivedObject) -> bool:
     if name == w.MIDDLE:
         return max(abs(thing.x - IMAGE_SIZE / 2), abs(thing.y - IMAGE_SIZE / 2)) <= MIDDLE
     from_top = thing.y if "top" in name else IMAGE_SIZE - thing.y
@@ -99,7 +99,7 @@ def _in_position(name: str, thing: Seen) -> bool:
     return max(from_top, from_side) <= CORNER
 
 
-def _in_line(name: str, things: tuple[Seen, ...]) -> bool:
+def _in_line(name: str, things: tuple[PerceivedObject, ...]) -> bool:
     along = np.array([(thing.x, thing.y) if name == "row" else (thing.y, thing.x) for thing in things])
     level = bool(np.ptp(along[:, 1]) <= 2 * LEVEL)
     return level and all(abs(one[0] - two[0]) > 2 * LEVEL for one, two in permutations(along.tolist(), 2))

@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from worker.shapes import words as w
-from worker.shapes.bench.layout import RING_SHAPES, STYLED_SHAPES, WHOLE_SHAPES
+from worker.shapes.bench.scene_layout import RING_SHAPES, STYLED_SHAPES, WHOLE_SHAPES
+from worker.shapes.caption_sampling import Rng, choose
 from worker.shapes.grammar import Clause, Form, Phrase, Sentence
-from worker.shapes.sampling import Rng, choose
 from worker.shapes.words import BACKGROUNDS, COLORS, SHAPES, SIZES
 
 

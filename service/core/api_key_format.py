@@ -26,7 +26,7 @@ def new_secret() -> str:
     return body + _checksum(body)
 
 
-def check_form(secret: str) -> None:
+def check_format(secret: str) -> None:
     """Check a key's format and checksum. Raises ValueError, whose message does not contain the key."""
     if not _FORM.fullmatch(secret):
         raise ValueError(f"a key consists of {PREFIX} and {LENGTH - len(PREFIX)} letters and digits")

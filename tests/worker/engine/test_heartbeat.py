@@ -23,8 +23,8 @@ from service.db.session import Database
 from tests.worker.engine.evaluation.setting import job
 from tests.worker.engine.training.miniature import MINIATURE, events
 from worker.engine import models, rewards
+from worker.engine.heartbeat import periodic_heartbeat
 from worker.engine.inference.model_cache import ModelCache
-from worker.engine.keepalive import repeated
 from worker.entrypoints import evaluate, train
 from worker.jobs import generation, scoring
 from worker.jobs.attempt import Attempt, AttemptEnded
@@ -58,18 +58,18 @@ def repeating() -> list[threading.Thread]:
 class TestRepeated:
     def test_signals_are_sent_only_within_the_context(self) -> None:
         heard = Heard()
-        with repeated(heard, SOON):
+        with periodic_heartbeat(heard, SOON):
             assert heard.three()
         assert not repeating()
 
     def test_signals_end_when_the_work_raises(self) -> None:
-        with pytest.raises(ValueError), repeated(lambda: None, SOON):
+        with pytest.raises(ValueError), periodic_heartbeat(lambda: None, SOON):
             raise ValueError
         assert not repeating()
 
     def test_signals_of_hanging_work_end(self, eventually: Eventually) -> None:
         heard = Heard()
-        with repeated(heard, SOON, at_most=0.05):
+        with periodic_heartbeat(heard, SOON, at_most=0.05):
             eventually(lambda: not repeating())
 
     def test_signals_resume_after_a_full_disk(self) -> None:
@@ -80,7 +80,7 @@ class TestRepeated:
                 raise OSError(28, "No space left on device")
             heard()
 
-        with repeated(write, SOON):
+        with periodic_heartbeat(write, SOON):
             assert heard.three()
 
 

@@ -11,13 +11,13 @@ from torch import Tensor
 from worker.engine.cpu_parallel import batch_size_per_thread
 from worker.engine.grpo.algorithms.base import Algorithm, Rollout, Sampler
 from worker.engine.grpo.noise import StepNoise
-from worker.engine.grpo.rollout import Velocity
+from worker.engine.grpo.solvers import Velocity
 from worker.engine.models import attention
 from worker.engine.models.base import Conditioning
 from worker.engine.models.compile import compiled
-from worker.engine.training.context import RunContext
 from worker.engine.training.reward_failures import RewardFailureMonitor
 from worker.engine.training.reward_scorer import RewardScorer, ScoredBatch
+from worker.engine.training.run_context import RunContext
 
 
 @dataclass

@@ -12,7 +12,7 @@ Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
-class Seen:
+class PerceivedObject:
     """An object in an image. Perception of the basic world does not set the fields that have defaults."""
 
     shape: str | None
@@ -36,7 +36,7 @@ class Seen:
 
 
 @dataclass(frozen=True)
-class SeenImage:
-    objects: tuple[Seen, ...]
+class PerceivedImage:
+    objects: tuple[PerceivedObject, ...]
     background: str | None
     """Name of the background, or None if the border resembles none of them."""

@@ -8,15 +8,15 @@ from service.local.server import is_locked
 
 
 @dataclass(frozen=True)
-class Running:
+class RunningServers:
     """URLs of the embedded servers. A URL is None if `up` does not run that server itself."""
 
     database_url: str | None
     broker_url: str | None
 
 
-def find(data: Path) -> Running | None:
+def find_running(data: Path) -> RunningServers | None:
     """Return the servers of the `up` running on `data`, or None if no `up` is running."""
     if not is_locked(data):
         return None
-    return Running(postgres.running_url(data / "postgres"), valkey.running_url(data / "valkey"))
+    return RunningServers(postgres.running_url(data / "postgres"), valkey.running_url(data / "valkey"))

@@ -13,9 +13,9 @@ from torch.nn import functional
 from worker.shapes import IMAGE_SIZE
 from worker.shapes.bench.regions import NEIGHBORS, Region
 from worker.shapes.bench.scene import AXIS, HEIGHT, INK, MIN_HIDDEN, WIDTH, center_of_mass, cover, half_extent
+from worker.shapes.image_content import Mask
 from worker.shapes.perception import SCALES
 from worker.shapes.render import AREA, CENTROID_BELOW_MIDDLE
-from worker.shapes.seen import Mask
 from worker.shapes.words import POINTING, SHAPES, SOLID, STRIPED, TILTED, UP, UPRIGHT
 
 FORMS = (
