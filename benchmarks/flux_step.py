@@ -9,11 +9,11 @@ requires neither weights nor network. `--tiny` uses small models, to test the sc
 
 The report is for the last step: with `--set training.max_steps=2` it excludes warm-up and compilation.
 
-The memory of a phase is the maximum allocated by tensors, compared with the planned parts except `context and gaps`.
-AdamW's moments and the copy of the original weights are allocated before the first step, as in every later step. The
-total is the memory that the driver has allocated at the end, compared with the planned total. torch caches freed
-memory, so this is a maximum and may exceed the required memory; `--limit` simulates a smaller GPU. On a CPU it is the
-memory of the process, which the plan does not estimate.
+The memory of a phase is the maximum allocated by tensors, compared with the planned parts except `context and
+fragmentation`. AdamW's moments and the copy of the original weights are allocated before the first step, as in every
+later step. The total is the memory that the driver has allocated at the end, compared with the planned total. torch
+caches freed memory, so this is a maximum and may exceed the required memory; `--limit` simulates a smaller GPU. On a
+CPU it is the memory of the process, which the plan does not estimate.
 """
 
 import argparse
@@ -236,7 +236,7 @@ def _memory(metrics: dict[str, float], plan: Plan, whole: int) -> dict[str, Memo
     pairs = {}
     for one in plan.memory.phases:
         peak = max(int(metrics[f"memory/{part}"]) for part in PHASES[one.phase])
-        pairs[str(one.phase)] = peak, one.total - one.parts["context and gaps"]
+        pairs[str(one.phase)] = peak, one.total - one.parts["context and fragmentation"]
     pairs["whole"] = whole, plan.memory.total
     return {name: Memory(measured, planned, planned / measured) for name, (measured, planned) in pairs.items()}
 

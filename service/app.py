@@ -106,7 +106,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         without_database={route.path for route in routes if route.declaration.without_database},
     )
     app.add_middleware(RequestMiddleware)
-    app.add_middleware(MetricsMiddleware, registry=app.state.registry)  # the outermost
+    app.add_middleware(MetricsMiddleware, registry=app.state.registry)  # outermost middleware
     errors.install(app, routes)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

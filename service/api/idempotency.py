@@ -32,7 +32,7 @@ from service.middleware.request import REPLAYED
 
 _WITHOUT_KEY = uuid.UUID(int=0)
 _LOCK_TIMEOUT = "10s"
-"""How long a repeated request waits for the first one to end."""
+"""Maximum time that a repeated request waits for the first request to end."""
 _KeyHeader = Annotated[
     str | None,
     Header(

@@ -99,7 +99,7 @@ class LongPoll:
         return await run_in_threadpool(read)
 
     async def show(self, job: type[Job], id: uuid.UUID, show: Show[View]) -> View:
-        """Return the view of a job, after waiting for its end if the client prefers that.
+        """Return the view of a job, after waiting for its end if the client requests it.
 
         Raises NotFound, without waiting, if the job does not exist.
         """
@@ -192,7 +192,9 @@ def find_deletable(
     """
     row = views.find(session, job, id, lock=True)
     if row.status not in states:
-        raise WrongState(f"{job.KIND.capitalize()} {id} is {row.status}; to delete it, cancel it and wait for the end")
+        raise WrongState(
+            f"{job.KIND.capitalize()} {id} is {row.status}; cancel it and wait until it has ended, then delete it"
+        )
     return row
 
 

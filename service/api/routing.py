@@ -77,7 +77,7 @@ class ApiRoute(APIRoute):
     def _statuses(self, path: str) -> Iterator[int]:
         """Yield the error statuses that follow from the route's scope, path and parameters.
 
-        A route only needs to declare other statuses.
+        A route declares only its additional statuses.
         """
         yield from (401, 403, 429) if self.declaration.scope else (403,)
         has_body = not self.methods or not self.methods <= {"GET", "HEAD", "DELETE"}

@@ -6,7 +6,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from service.auth.errors import TooManyOpenJobs
-from service.contracts.status import RESTING
+from service.contracts.status import INACTIVE
 from service.core.settings import Settings
 from service.db.models import ApiKey
 from service.jobs.registry import JOBS
@@ -23,7 +23,7 @@ def check_open_jobs(session: Session, settings: Settings, key_id: uuid.UUID | No
     # Without populate_existing, the session would return the values from when it first read the row.
     key = session.get_one(ApiKey, key_id, with_for_update={"key_share": True}, populate_existing=True)
     open_jobs = sum(
-        session.scalar(select(func.count()).where(job.created_by == key_id, job.status.not_in(RESTING))) or 0
+        session.scalar(select(func.count()).where(job.created_by == key_id, job.status.not_in(INACTIVE))) or 0
         for job in JOBS.values()
     )
     limit = settings.max_open_jobs if key.max_open_jobs is None else key.max_open_jobs

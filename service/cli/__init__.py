@@ -44,7 +44,7 @@ def up(port: options.Port = 8000, data: options.Data = options.DATA_DIR) -> None
     """Run the whole service on this machine until Ctrl-C: PostgreSQL, Valkey, API, workers.
 
     The next `up` on the same data continues unfinished jobs. Set G2RPO_DATABASE_URL and G2RPO_BROKER_URL to use other
-    servers instead of the embedded ones.
+    servers instead of the embedded servers.
     """
     from service.local.up import up as run  # imported here because Alembic, Celery and psutil are slow to import
 

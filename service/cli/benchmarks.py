@@ -35,8 +35,8 @@ def import_benchmarks(
     """Import UniGenBench++ into the database: prompts, dimension definitions, judge templates.
 
     No code from the checkout is executed. Importing the same content again changes nothing; new content replaces the
-    benchmark with the same name. The command uses the database at G2RPO_DATABASE_URL, or else that of the `g2rpo up`
-    running on --data.
+    benchmark with the same name. The command uses the database at G2RPO_DATABASE_URL, otherwise the database of the
+    `g2rpo up` that runs on --data.
     """
     from service.api.benchmarks import imports, service
 

@@ -58,7 +58,7 @@ def connect() -> Client:
 
 @contextmanager
 def open_session(data: Path) -> Iterator[Session]:
-    """Open a session on the database at G2RPO_DATABASE_URL, or else on that of the `g2rpo up` running on `data`.
+    """Open a session on the database at G2RPO_DATABASE_URL or, if unset, of the `g2rpo up` that runs on `data`.
 
     Raises EmbeddedError if there is no such database, if it is unreachable, or if its schema is not current.
     """
@@ -121,7 +121,7 @@ def split_pair(text: str, separator: str, form: str) -> tuple[str, str]:
 
 
 def drop_unset(**values: Any) -> dict[str, Any]:
-    """Return the options that were given, which are those that are not None."""
+    """Return the options that were given. Options that were not given are None."""
     return {name: value for name, value in values.items() if value is not None}
 
 

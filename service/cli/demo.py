@@ -1,4 +1,4 @@
-"""`g2rpo demo`: start the whole service, align the bundled model, and measure what the run changed."""
+"""`g2rpo demo`: start the whole service, align the bundled model, and measure the effect of the run."""
 
 import json
 import os
@@ -28,9 +28,9 @@ PROMPTS, IMAGES, GENERATION_SEED = 6, 2, 1000
 LABEL = {"g2rpo": "demo"}
 _GENERATION_SECONDS = 300.0
 _REFRESH_SECONDS = 3.0
-"""Rendering takes processor time from the run, which uses the same cores."""
+"""Minimum seconds between progress updates. Rendering takes processor time from the run on the same cores."""
 _MEMORY_SECONDS = 10.0
-"""Each measurement makes the kernel walk every page table, which takes processor time from the run."""
+"""Seconds between memory measurements. For each, the kernel walks all page tables, which slows down the run."""
 _PACKAGES = (
     "g2rpo",
     "torch",

@@ -19,14 +19,15 @@ from service.local import EmbeddedError
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Manage API keys in the database at G2RPO_DATABASE_URL, or else in that of the `g2rpo up` running on --data.",
+    help="Manage API keys in the database at G2RPO_DATABASE_URL, otherwise in the database of the `g2rpo up` that runs "
+    "on --data.",
 )
 
 
 @app.command()
 def create(
     name: Annotated[str, typer.Argument(help="Owner or purpose.")],
-    scope: Annotated[list[Scope], typer.Option(help="admin includes write, write includes read; repeatable.")],
+    scope: Annotated[list[Scope], typer.Option(help="admin includes write, and write includes read; repeatable.")],
     expires_days: Annotated[float | None, typer.Option(min=0.001, help="Days until the key expires.")] = None,
     max_open_jobs: Annotated[int | None, typer.Option(min=1, help="Maximum number of unfinished jobs.")] = None,
     requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Maximum requests per minute.")] = None,

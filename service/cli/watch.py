@@ -12,14 +12,14 @@ from service.api.events.schemas import EvaluationProgress
 from service.api.runs.schemas import LatestMetric, RunView
 from service.cli import console
 from service.client import Client, RunProgress
-from service.contracts.status import RESTING
+from service.contracts.status import INACTIVE
 
 REFRESH_SECONDS = 1.0
 _LINE_SECONDS = 10.0
 
 
 class ProgressDisplay:
-    """A callable that shows job progress: as a bar in a terminal, or else as a line at most every ten seconds."""
+    """A callable that shows job progress: as a bar in a terminal, otherwise as a line at most every ten seconds."""
 
     def __init__(self, on: Console = console.stdout) -> None:
         self._console = on
@@ -63,7 +63,7 @@ class ProgressDisplay:
 def watch(client: Client, run: RunView, on: Console = console.stdout, every: float = REFRESH_SECONDS) -> RunView:
     """Show a run's progress until it ends or pauses, at most once every `every` seconds, and return the run."""
     with ProgressDisplay(on) as display:
-        return client.wait_for_run(run.id, until=RESTING, every=every, seen=display)
+        return client.wait_for_run(run.id, until=INACTIVE, every=every, seen=display)
 
 
 def newest_rewards(metrics: Mapping[str, LatestMetric]) -> str:

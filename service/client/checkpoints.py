@@ -93,7 +93,7 @@ class Checkpoints(Transport):
 
 
 def _local_path(directory: Path, name: str) -> Path:
-    """Return the path for a file name within `directory`. Raises ApiError if the name leads outside the directory."""
+    """Return the path for a file name within `directory`. Raises ApiError if the path is outside the directory."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or not path.name:
         raise ApiError(f"Invalid file name {name!r}: it is outside {directory}", code="foreign_path")

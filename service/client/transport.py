@@ -32,9 +32,9 @@ class Transport:
     """A connection to the service, and the base class of the client's resources.
 
     A request that gets no response, or the status 429, 502, 503 or 504, is retried for up to `patience` seconds. The
-    pause before each retry is the one the service asks for (`Retry-After`), or else grows from 0.2 s to 5 s. Every POST
-    carries an `Idempotency-Key` that stays the same across retries, so that a request whose response was lost is not
-    executed twice.
+    service sets the pause before each retry with `Retry-After`; without this header, the pause grows from 0.2 s to 5 s.
+    Every POST carries an `Idempotency-Key` that stays the same across retries, so that a request whose response was
+    lost is not executed twice.
     """
 
     def __init__(

@@ -116,7 +116,7 @@ class ModelEntry(ModelInfo):
         "auto", description="Precision for specs with `auto`; `auto`: bfloat16 on CUDA, float32 on CPU."
     )
     lora_targets: tuple[str, ...] = Field(
-        (), description="Name endings of the layers with a LoRA; empty: the family's."
+        (), description="Suffixes of the names of the layers with a LoRA; empty: the default layers of the family."
     )
 
     @model_validator(mode="before")

@@ -21,18 +21,18 @@ class Timed(Record):
 
 
 class Started(Timed):
-    """Event: the process has loaded models and data, and starts to work."""
+    """Event: the process has loaded its models and data and starts the job."""
 
     type: Literal["started"] = "started"
     provenance: dict[str, Any] = Field(description="Devices, processes, package versions, hashes, threads.")
-    resumed_at: int = Field(0, description="Optimizer steps done by earlier attempts.")
+    resumed_at: int = Field(0, description="Optimizer steps completed by earlier attempts.")
 
 
 class Progress(Timed):
     """Event: the progress of the run. It also serves as the heartbeat."""
 
     type: Literal["progress"] = "progress"
-    step: int = Field(description="Optimizer steps done.")
+    step: int = Field(description="Optimizer steps completed.")
     max_steps: int
     phase: Phase
     eta_seconds: float | None = Field(None, description="Estimated seconds to the end; null before the first step.")
@@ -88,7 +88,7 @@ class CheckpointSaved(Timed):
     type: Literal["checkpoint"] = "checkpoint"
     step: int
     directory: str = Field(description="Path relative to the attempt's directory; contains `manifest.json`.")
-    request: int = Field(0, description="Number of the newest checkpoint request that it fulfills; 0: none.")
+    request: int = Field(0, description="Number of the newest request that this checkpoint fulfills; 0: none.")
     best: float | None = Field(None, description="Held-out value if it is the best of the run so far; otherwise null.")
 
 

@@ -241,5 +241,5 @@ def _activation(spec: RunSpec, model: ModelEntry) -> int:
 
 def _phase(phase: Phase, parts: dict[str, int]) -> PhaseMemory:
     used = {name: size for name, size in parts.items() if size}
-    used["context and gaps"] = _CONTEXT_BYTES + int(_FRAGMENTED * sum(used.values()))
+    used["context and fragmentation"] = _CONTEXT_BYTES + int(_FRAGMENTED * sum(used.values()))
     return PhaseMemory(phase=phase, parts=used, total=sum(used.values()))

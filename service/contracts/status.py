@@ -20,7 +20,7 @@ TERMINAL = frozenset({JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED
 CLAIMABLE = frozenset({JobStatus.QUEUED, JobStatus.INTERRUPTED})
 HELD = frozenset({JobStatus.STARTING, JobStatus.RUNNING, JobStatus.PAUSING, JobStatus.CANCELLING})
 """States in which a worker holds the job's lease."""
-RESTING = TERMINAL | {JobStatus.PAUSED}
+INACTIVE = TERMINAL | {JobStatus.PAUSED}
 """States that a job leaves only when a user requests it."""
 
 MOVES: dict[JobStatus, frozenset[JobStatus]] = {

@@ -71,7 +71,7 @@ class Settings(BaseSettings):
         1800, description="Maximum time for which a process may make no progress."
     )
     cancel_grace_seconds: PositiveFloat = Field(
-        120, description="Time to stop, in addition to two steps, before SIGTERM."
+        120, description="Grace period before SIGTERM, in addition to the time of two steps."
     )
     drain_seconds: PositiveFloat = Field(60, description="Time for a job to save its state when its worker stops.")
     max_attempts: PositiveInt = Field(3, description="Number of consecutive lost attempts after which a job fails.")
@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     max_prompts: PositiveInt = Field(10_000, description="Maximum number of prompts in a request.")
     max_run_nfe: PositiveInt = Field(100_000_000_000, description="Maximum NFE of a run's plan.")
     max_body_bytes: PositiveInt = Field(32 * 2**20, description="Maximum size of a request body, bytes.")
-    max_wait_seconds: PositiveFloat = Field(60, description="Maximum wait of `Prefer: wait=N`.")
+    max_wait_seconds: PositiveFloat = Field(60, description="Maximum N in `Prefer: wait=N`.")
     max_streams: PositiveInt = Field(1000, description="Maximum number of event streams per API process.")
     max_stream_seconds: PositiveFloat = Field(3600, description="Maximum age of a stream; clients reconnect.")
     max_images: PositiveInt = Field(1024, description="Maximum number of images in a generation.")

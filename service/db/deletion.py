@@ -1,4 +1,4 @@
-"""Retire checkpoints: mark their rows as deleted, and their files as garbage that workers remove later."""
+"""Deletion of checkpoints and other stored files, which are marked as garbage and removed later by workers."""
 
 import uuid
 from collections.abc import Iterable, Sequence

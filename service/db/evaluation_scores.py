@@ -1,4 +1,4 @@
-"""Read an evaluation's answers and compute its scores. Only the newest answer about each image is used."""
+"""Read an evaluation's answers and compute its scores. Only the newest answer for each image is used."""
 
 import uuid
 from collections import defaultdict
@@ -20,7 +20,7 @@ log = structlog.get_logger()
 
 
 def is_newest() -> ColumnElement[bool]:
-    """Return the condition that a row of `evaluation_answers` is the newest answer about its image."""
+    """Return the condition that a row of `evaluation_answers` is the newest answer for its image."""
     newer = aliased(EvaluationAnswer)
     columns = ("evaluation_id", "index", "image_index")
     same = [getattr(newer, column) == getattr(EvaluationAnswer, column) for column in columns]
@@ -28,13 +28,13 @@ def is_newest() -> ColumnElement[bool]:
 
 
 def newest(session: Session, evaluation_id: uuid.UUID) -> Sequence[EvaluationAnswer]:
-    """Return the newest answer about each image, sorted by prompt and image."""
+    """Return the newest answer for each image, sorted by prompt and image."""
     query = select(EvaluationAnswer).where(EvaluationAnswer.evaluation_id == evaluation_id, is_newest())
     return session.scalars(query.order_by(EvaluationAnswer.index, EvaluationAnswer.image_index)).all()
 
 
 def newest_verdicts(session: Session, evaluation_id: uuid.UUID) -> Iterator[Answer]:
-    """Yield the newest answer about each image, without its text, sorted by prompt and image."""
+    """Yield the newest answer for each image, without its text, sorted by prompt and image."""
     columns = (EvaluationAnswer.index, EvaluationAnswer.image_index, EvaluationAnswer.scores, EvaluationAnswer.failure)
     query = select(*columns).where(EvaluationAnswer.evaluation_id == evaluation_id, is_newest())
     for index, image_index, points, failure in session.execute(query.order_by(*columns[:2])):

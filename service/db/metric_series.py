@@ -9,7 +9,7 @@ from sqlalchemy.orm import Session
 
 from service.db.models import Run
 
-# One index probe per name finds the next name, so the cost depends on the number of names, not on that of rows.
+# One index probe per name finds the next name, so the cost depends on the number of names, not of rows.
 _LATEST = text("""
 WITH RECURSIVE names(name) AS (
     (SELECT name FROM metrics WHERE run_id = :run ORDER BY name LIMIT 1)

@@ -12,7 +12,7 @@ from service.core.settings import Settings
 from service.db.artifacts import ArtifactStore
 
 _ALIVE = {"keepalives_idle": 10, "keepalives_interval": 5, "keepalives_count": 3, "tcp_user_timeout": 15_000}
-"""A connection to a machine that has disappeared fails after 25 s; with libpq's defaults, after many minutes."""
+"""A connection to an unreachable machine fails after 25 s, instead of after many minutes with libpq's defaults."""
 
 
 @dataclass(frozen=True)

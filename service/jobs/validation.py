@@ -128,7 +128,7 @@ def check_checkpoint(
     # Hold a shared lock until the commit: either a concurrent deletion is visible here, or it sees the reference.
     checkpoint = session.get(Checkpoint, id, with_for_update={"read": True}, populate_existing=True)
     if checkpoint is None:
-        return None, [_error(loc, "unknown_name", f"there is no checkpoint {id}")]
+        return None, [_error(loc, "unknown_name", f"checkpoint {id} not found")]
     if checkpoint.deleted_at is not None:
         msg = f"checkpoint {id} was deleted at {checkpoint.deleted_at:%Y-%m-%d %H:%M:%S} UTC; use another checkpoint"
         return None, [_error(loc, "deleted_checkpoint", msg)]

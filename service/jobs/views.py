@@ -85,7 +85,7 @@ def find(session: Session, model: type[JobRow], id: uuid.UUID, *, lock: bool = F
     # Use KEY SHARE, because a clone may add a reference to the row while it holds locks on checkpoints.
     row = session.get(model, id, with_for_update={"key_share": True} if lock else None)
     if row is None:
-        raise NotFound(f"There is no {model.KIND} {id}")
+        raise NotFound(f"{model.KIND.capitalize()} {id} not found")
     return row
 
 

@@ -1,4 +1,4 @@
-"""Choose the account that PostgreSQL runs as: the current user, or `nobody` if that is root, which it rejects."""
+"""Choose the account that runs PostgreSQL: the current user, or `nobody` if that is root, which PostgreSQL rejects."""
 
 import os
 import pwd

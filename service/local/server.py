@@ -21,7 +21,7 @@ from service.local import EmbeddedError
 
 Process: TypeAlias = subprocess.Popen[bytes]
 Announce: TypeAlias = Callable[[Process], None]
-"""Called with a process as soon as it exists, so that the process can be stopped whatever happens next."""
+"""Called with a process as soon as it exists, so that the process can be stopped even if the start fails."""
 
 _LOCK_SECONDS = 3.0
 """Maximum time for helpers of a killed server, or the watchdog of a killed `up`, to end and release the lock."""

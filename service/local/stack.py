@@ -29,7 +29,7 @@ from service.local.server import Announce, Process, launch, locked, tail
 from service.observability import checks
 
 _RESTARTS, _RESTART_WINDOW = 5, 600.0
-"""A part that ends more often than this within this many seconds has a problem that a restart cannot fix."""
+"""Maximum number of restarts within a number of seconds. A component that ends more often has a permanent problem."""
 _READY_SECONDS = 60.0
 _GRACE = 15.0
 _RECORDING_SECONDS = 30.0
@@ -37,7 +37,7 @@ _RECORDING_SECONDS = 30.0
 
 
 @dataclass
-class _Part:
+class _Component:
     """A process of the stack. `start` launches and announces the process, and returns when it is usable."""
 
     name: str
@@ -54,8 +54,8 @@ class Stack:
     """Context manager that runs PostgreSQL, Valkey, the API and the workers on `data`. Raises EmbeddedError.
 
     If `port` is 0, a free port is chosen. If G2RPO_DATABASE_URL or G2RPO_BROKER_URL is set, that server is used instead
-    of the embedded one. A part is restarted up to `restarts` times in ten minutes. `report` is called with progress
-    messages.
+    of the embedded server. A component is restarted up to `restarts` times in ten minutes. `report` is called with
+    progress messages.
     """
 
     def __init__(
@@ -69,14 +69,14 @@ class Stack:
         self.logs = self.data / "logs"
         self._report, self._port, self._restarts = report, port, restarts
         self._environment = {**os.environ, "G2RPO_DATA_DIR": str(self.data)}
-        self._parts: list[_Part] = []
+        self._components: list[_Component] = []
         self._lock = threading.RLock()
         self._resources = contextlib.ExitStack()
         self._stopping = False
         self._watchdog: Process | None = None
         self._listening: socket.socket | None = None
         self.failure: EmbeddedError | None = None
-        """Why the stack ended on its own, or None if it did not."""
+        """The reason why the stack stopped unexpectedly, or None."""
         self.ended = threading.Event()
         """Set when the stack has failed or is being stopped."""
 
@@ -88,9 +88,9 @@ class Stack:
 
     @property
     def processes(self) -> dict[str, int]:
-        """The process id of each running part, by part name."""
+        """The process id of each running component, by component name."""
         with self._lock:
-            running = {part.name: part.process.pid for part in self._parts if part.process}
+            running = {component.name: component.process.pid for component in self._components if component.process}
         return running | ({"watchdog": self._watchdog.pid} if self._watchdog else {})
 
     def __enter__(self) -> Self:
@@ -107,7 +107,7 @@ class Stack:
         self.stop()
 
     def stop(self) -> None:
-        """Stop every part in order: workers, API, Valkey, PostgreSQL. Calling it again has no effect."""
+        """Stop every component in order: workers, API, Valkey, PostgreSQL. Calling it again has no effect."""
         self._resources.close()
 
     def _start(self) -> None:
@@ -119,18 +119,18 @@ class Stack:
         lock = self._resources.enter_context(locked(self.data))
         self._start_watchdog(lock)
         self._listening = self._resources.enter_context(_listen(self._port))
-        self._resources.callback(self._stop_parts)
+        self._resources.callback(self._stop_components)
         if "G2RPO_DATABASE_URL" not in os.environ:
             self._report("starting PostgreSQL")
             data = self.data / "postgres"
-            self._add(_Part("postgres", 3, self._start_postgres, stop=signal.SIGINT, data=data))
+            self._add(_Component("postgres", 3, self._start_postgres, stop=signal.SIGINT, data=data))
         if "G2RPO_BROKER_URL" not in os.environ:
             self._report("starting Valkey")
-            self._add(_Part("valkey", 2, self._start_valkey, data=self.data / "valkey"))
+            self._add(_Component("valkey", 2, self._start_valkey, data=self.data / "valkey"))
         self._report("preparing the database")
         self._prepare()
         self._report("starting the API and the workers")
-        self._add(_Part("api", 1, self._start_api))
+        self._add(_Component("api", 1, self._start_api))
         for queue in queues():
             self._add_worker(queue)
         self._wait_until_ready()
@@ -185,7 +185,9 @@ class Stack:
             # This worker generates images in its own process, next to a training process that may use every core.
             environment["OMP_NUM_THREADS"] = str(max(1, len(os.sched_getaffinity(0)) // 2))
         grace = Settings().drain_seconds + _RECORDING_SECONDS
-        self._add(_Part(name, 0, lambda announce: announce(self._python(name, arguments, environment)), grace=grace))
+        self._add(
+            _Component(name, 0, lambda announce: announce(self._python(name, arguments, environment)), grace=grace)
+        )
 
     def _python(self, name: str, module: list[str], environment: dict[str, str], *descriptors: int) -> Process:
         argv = [sys.executable, "-P", "-m", *module]
@@ -194,71 +196,71 @@ class Stack:
     def _log_file(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 
-    def _add(self, part: _Part) -> None:
-        """Start a part, and restart it whenever it ends unexpectedly."""
-        self._parts.append(part)
-        self._launch(part)
-        threading.Thread(target=self._watch, args=(part,), name=f"watch-{part.name}", daemon=True).start()
+    def _add(self, component: _Component) -> None:
+        """Start a component, and restart it whenever it ends unexpectedly."""
+        self._components.append(component)
+        self._launch(component)
+        threading.Thread(target=self._watch, args=(component,), name=f"watch-{component.name}", daemon=True).start()
 
-    def _launch(self, part: _Part) -> None:
+    def _launch(self, component: _Component) -> None:
         def announce(process: Process) -> None:
             with self._lock:
-                part.process = process
+                component.process = process
                 self._notify_watchdog()
                 if self._stopping:
                     process.kill()
 
-        part.start(announce)
+        component.start(announce)
 
-    def _watch(self, part: _Part) -> None:
-        refused, log_file = "", self._log_file(part.name)
+    def _watch(self, component: _Component) -> None:
+        refused, log_file = "", self._log_file(component.name)
         while True:
-            code = part.process.wait() if part.process is not None else None
+            code = component.process.wait() if component.process is not None else None
             reason = refused or f"ended with status {code}"
             with self._lock:
                 if self._stopping:
                     return
-                part.process = None
+                component.process = None
                 self._notify_watchdog()
             now = time.monotonic()
-            part.ends = [*(end for end in part.ends if now - end < _RESTART_WINDOW), now]
-            if len(part.ends) > self._restarts:
-                message = f"{part.name} ended {len(part.ends)} times; the last time it {reason}"
+            component.ends = [*(end for end in component.ends if now - end < _RESTART_WINDOW), now]
+            if len(component.ends) > self._restarts:
+                message = f"{component.name} ended {len(component.ends)} times; the last time it {reason}"
                 self.failure = EmbeddedError(f"{message}; its log {log_file} ends with:\n{tail(log_file)}")
                 self.ended.set()
                 return
-            self._report(f"{part.name} {reason}; restarting it (its log: {log_file})")
-            if self.ended.wait(0.2 * min(len(part.ends), _RESTARTS)):
+            self._report(f"{component.name} {reason}; restarting it (its log: {log_file})")
+            if self.ended.wait(0.2 * min(len(component.ends), _RESTARTS)):
                 return
             refused = ""
             try:
-                self._launch(part)
+                self._launch(component)
             except (EmbeddedError, OSError) as error:  # may be temporary, e.g. a full disk or a held lock
                 refused = f"could not be started: {error}"
 
-    def _running(self) -> list[watchdog.Part]:
+    def _running(self) -> list[watchdog.Component]:
         return [
-            watchdog.Part(
-                pid=part.process.pid,
-                stage=part.stage,
-                signal=part.stop,
-                grace=part.grace,
-                data=str(part.data) if part.data else None,
+            watchdog.Component(
+                pid=component.process.pid,
+                stage=component.stage,
+                signal=component.stop,
+                grace=component.grace,
+                data=str(component.data) if component.data else None,
             )
-            for part in self._parts
-            if part.process is not None
+            for component in self._components
+            if component.process is not None
         ]
 
-    def _stop_parts(self) -> None:
+    def _stop_components(self) -> None:
         with self._lock:
             self._stopping = True
             running = self._running()
         self.ended.set()
         watchdog.stop(running)
-        for part in self._parts:
-            if part.process is not None:
-                part.process.wait()
-        self._parts.clear()
+        for component in self._components:
+            if component.process is not None:
+                component.process.wait()
+        self._components.clear()
 
     def _start_watchdog(self, lock: int) -> None:
         # The data directory stays locked until the watchdog has stopped whatever a killed `up` left running.

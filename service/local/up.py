@@ -32,7 +32,7 @@ def interruptible() -> Iterator[None]:
 
 
 def up(data: Path, port: int, report: Callable[[str], None]) -> None:
-    """Run the stack until a signal arrives. Raises EmbeddedError if a part cannot be started or fails repeatedly."""
+    """Run the stack until a signal arrives. Raises EmbeddedError if a component does not start or fails repeatedly."""
     with interruptible():
         try:
             with Stack(data, port, report) as stack:

@@ -1,8 +1,8 @@
 """Watchdog process that stops whatever a killed `g2rpo up` has left running.
 
 The watchdog waits on a pipe that the kernel closes when `up` dies. Each line on standard input is a JSON list of the
-running parts and replaces the previous list. An orderly shutdown writes an empty list. The module has few imports, so
-that the watchdog is small and starts before the other processes.
+running components and replaces the previous list. An orderly shutdown writes an empty list. The module has few
+imports, so that the watchdog is small and starts before the other processes.
 """
 
 import contextlib
@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import TypedDict
 
@@ -21,8 +22,8 @@ import psutil
 from service.local.server import remove_sockets
 
 
-class Part(TypedDict):
-    """A process to stop. Lower stages are stopped first, and parts of the same stage are stopped together."""
+class Component(TypedDict):
+    """A process to stop. Lower stages are stopped first, and components of the same stage are stopped together."""
 
     pid: int
     stage: int
@@ -32,21 +33,21 @@ class Part(TypedDict):
     """Data directory of a server, whose sockets are removed once the process has stopped."""
 
 
-def stop(parts: Sequence[Part]) -> None:
-    """Stop `parts` in order: send each part its signal and, after its grace period, SIGKILL to its process group."""
-    for _, stage in groupby(sorted(parts, key=lambda part: part["stage"]), key=lambda part: part["stage"]):
+def stop(components: Sequence[Component]) -> None:
+    """Stop `components` in order: send each its signal and, after its grace period, SIGKILL to its process group."""
+    for _, stage in groupby(sorted(components, key=itemgetter("stage")), key=itemgetter("stage")):
         together = list(stage)
-        for part in together:
+        for component in together:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(part["pid"], part["signal"])
+                os.kill(component["pid"], component["signal"])
         start = time.monotonic()
-        for part in together:
-            while is_alive(part["pid"]) and time.monotonic() - start < part["grace"]:
+        for component in together:
+            while is_alive(component["pid"]) and time.monotonic() - start < component["grace"]:
                 time.sleep(0.02)
             with contextlib.suppress(ProcessLookupError):
-                os.killpg(part["pid"], signal.SIGKILL)
-            if part["data"] is not None:
-                remove_sockets(Path(part["data"]))
+                os.killpg(component["pid"], signal.SIGKILL)
+            if component["data"] is not None:
+                remove_sockets(Path(component["data"]))
 
 
 def is_alive(pid: int) -> bool:
@@ -58,15 +59,15 @@ def is_alive(pid: int) -> bool:
 
 
 def main() -> None:
-    """Read lines until the pipe is closed, then stop the parts listed in the last complete line."""
+    """Read lines until the pipe is closed, then stop the components listed in the last complete line."""
     # Signals sent to the terminal or process group are meant for `up`, which stops the watchdog itself.
     for ignored in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(ignored, signal.SIG_IGN)
-    parts: list[Part] = []
+    components: list[Component] = []
     for line in sys.stdin:
         if line.endswith("\n"):
-            parts = json.loads(line)
-    stop(parts)
+            components = json.loads(line)
+    stop(components)
 
 
 if __name__ == "__main__":

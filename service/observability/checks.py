@@ -47,7 +47,7 @@ class Degraded(Failed):
 
 
 class Skipped(Exception):
-    """A check was skipped because something it depends on is not available."""
+    """A check was skipped because one of its dependencies is not available."""
 
 
 def run(name: str, check: Callable[[], str], hint: str = "") -> ReadinessCheck:
@@ -59,7 +59,7 @@ def run(name: str, check: Callable[[], str], hint: str = "") -> ReadinessCheck:
     except Skipped as skipped:
         return ReadinessCheck(name=name, ok=False, detail=f"not checked: {skipped}")
     except Exception as error:
-        return ReadinessCheck(name=name, ok=False, detail=_reason(error), hint=hint)  # whatever a driver raises
+        return ReadinessCheck(name=name, ok=False, detail=_reason(error), hint=hint)  # drivers raise various exceptions
 
 
 def database(database: Database) -> str:
@@ -94,7 +94,7 @@ def broker(queue: Queue) -> str:
     """Check that the broker responds."""
     try:
         queue.ping()
-    except Exception as error:  # whatever the transport raises, even for an invalid address
+    except Exception as error:  # the transport raises various exceptions, including for an invalid address
         reason = _reason(error).strip("'\".")
         if any(word in reason.lower() for word in _BROKER_PASSWORD):
             hint = "set the right password in G2RPO_BROKER_URL: redis://:PASSWORD@HOST:6379/0"

@@ -93,7 +93,9 @@ class DatabaseCollector(Collector):
             found, up = [], 0
         else:
             seconds = time.perf_counter() - start
-            found.append(_gauge("database_scrape_seconds", "Time of this scrape's database reads.", value=seconds))
+            found.append(
+                _gauge("database_scrape_seconds", "Duration of this scrape's database queries.", value=seconds)
+            )
             up = 1
         return [_gauge("database_up", "Whether this scrape could read the database.", value=up), *found]
 

@@ -27,7 +27,7 @@ router = APIRouter(tags=["health"], route_class=ApiRoute)
 
 _BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 _OTHER = "other"
-"""Label for unknown methods and paths, of which clients could otherwise create any number."""
+"""Label for unknown methods and paths, because clients could otherwise create an unlimited number of labels."""
 _TEXT: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The metrics, in the text format of Prometheus, or of OpenMetrics if the client accepts it.",

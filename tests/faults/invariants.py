@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from service.client import Client
 from service.contracts.attempt_files import MANIFEST_FILE
-from service.contracts.status import HELD, MOVES, RESTING, JobStatus
+from service.contracts.status import HELD, INACTIVE, MOVES, JobStatus
 from service.db.models import (
     Checkpoint,
     EvaluationImage,
@@ -139,7 +139,7 @@ class Findings:
         for write in writes:
             self.compared["rows written by workers"] += write.rows
             pids = self._system.workers_by_label.get(write.label, set())
-            if not write.owner and write.status in RESTING:
+            if not write.owner and write.status in INACTIVE:
                 self.compared["of these, recovered from ended runs"] += write.rows
                 continue
             if not write.owner or int(write.owner.split(":")[1]) not in pids:

@@ -10,7 +10,7 @@ import psutil
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
-from service.contracts.status import HELD, RESTING
+from service.contracts.status import HELD, INACTIVE
 from service.jobs.registry import JOBS
 from tests.faults.system import Child, System
 
@@ -81,7 +81,7 @@ class Monitor:
     def waiting(self) -> int:
         """Jobs that are not idle."""
         with self._lock:
-            return sum(job.status not in RESTING for job in self.jobs.values())
+            return sum(job.status not in INACTIVE for job in self.jobs.values())
 
     def injected(self, kind: str, aim: str, met: dict[str, Standing], new_attempt: bool) -> None:
         """Record a fault and watch until it is resolved."""
@@ -134,7 +134,7 @@ class Monitor:
 
 
 def _got_on(before: Standing, now: Standing | None, new_attempt: bool) -> bool:
-    if now is None or now.status in RESTING:
+    if now is None or now.status in INACTIVE:
         return True
     if now.status not in HELD or now.progress is None:
         return False

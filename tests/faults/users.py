@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from service.client import ApiError, Client
-from service.contracts.status import RESTING, TERMINAL
+from service.contracts.status import INACTIVE, TERMINAL
 
 STEPS, LONGER = 8, 10
 SEEDS = (11, 12)
@@ -162,7 +162,7 @@ class _Story:
     def some_time(self, job: Job) -> None:
         """Wait for a random time: in the queue, while the job loads, or while it runs."""
         if self.rng.random() < 0.6:
-            self.wait(job, {"running", *RESTING})
+            self.wait(job, {"running", *INACTIVE})
         time.sleep(self.rng.uniform(0, 4))
 
     def end(self, job: Job) -> str:
@@ -206,7 +206,7 @@ def _pauses(story: _Story) -> None:
             if error.code != "wrong_state":
                 raise
             break  # it has ended meanwhile
-        if story.wait(job, RESTING) == "paused":
+        if story.wait(job, INACTIVE) == "paused":
             if (newest := story.newest(job)) is not None:
                 story.refused("in_use", lambda newest=newest: story.client.delete_checkpoint(newest.id))
             story.client.resume(job.id)
@@ -235,7 +235,7 @@ def _changes_their_mind(story: _Story) -> None:
 def _saves(story: _Story) -> None:
     job = story.submit(checkpoints={"every": 0})
     for _ in range(2):
-        story.wait(job, {"running", *RESTING})
+        story.wait(job, {"running", *INACTIVE})
         try:
             story.client.save(job.id)
         except ApiError as error:

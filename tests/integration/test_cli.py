@@ -48,7 +48,7 @@ class TestRuns:
     def test_show_of_an_unknown_run_is_an_error(self, g2rpo: Any) -> None:
         done = g2rpo("runs", "show", "00000000-0000-0000-0000-000000000000")
         assert done.exit_code == 2
-        assert "There is no run" in done.output
+        assert "not found" in done.output
 
     def test_curves_are_printed_and_written_to_files(self, g2rpo: Any, finished: Any, tmp_path: Path) -> None:
         assert "heldout/clip_score" in g2rpo("runs", "curves", finished.id, "--metric", "heldout/*").output
@@ -130,7 +130,7 @@ class TestCourse:
         assert "cancelled" in listed and "cpu" in listed
         assert g2rpo("runs", "delete", id, input="n\n").exit_code != 0
         assert g2rpo("runs", "delete", id, "--yes").exit_code == 0
-        assert "There is no run" in g2rpo("runs", "show", id).output
+        assert "not found" in g2rpo("runs", "show", id).output
 
     def test_each_event_is_a_line(self, g2rpo: Any, finished: Any) -> None:
         lines = g2rpo("runs", "events", finished.id).output.splitlines()

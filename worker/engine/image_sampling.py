@@ -29,7 +29,7 @@ class SamplingSettings:
 
     @classmethod
     def of(cls, spec: GenerationSpec | EvaluationSpec, entry: ModelEntry) -> "SamplingSettings":
-        """Return the settings in `spec`, with the model's defaults for those that it omits."""
+        """Return the settings in `spec`, with the model's defaults for omitted fields."""
         size = ImageSize(spec.width or entry.width, spec.height or entry.height)
         return cls(
             size,

@@ -103,7 +103,7 @@ def provenance(job: EvaluationJob, evaluator: Evaluator, catalog: Catalog, devic
 
 
 def classify(error: Exception) -> Failed:
-    """Convert an exception to a failure of the evaluation, with a hint how to fix it."""
+    """Convert an exception to a failure of the evaluation, with a hint on how to fix it."""
     match error:
         case JudgeFailed():
             hint = "Fix the judge or its catalog entry; POST /evaluations/ID/resume keeps the existing results."

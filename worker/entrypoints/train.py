@@ -132,7 +132,7 @@ def provenance(trainer: Trainer, catalog: Catalog) -> dict[str, Any]:
 
 
 def classify(error: Exception) -> Failed:
-    """Convert an exception to a failure of the run, with a hint how to fix it."""
+    """Convert an exception to a failure of the run, with a hint on how to fix it."""
     detail = f"{type(error).__name__}: {error}"
     match error:
         case RewardsFailed():

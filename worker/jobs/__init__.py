@@ -1,1 +1,1 @@
-"""Everything that makes up one attempt at a job: claim, lease, child process, ingestion of events, and outcome."""
+"""The steps of one attempt at a job: claim, lease, child process, ingestion of events, and outcome."""

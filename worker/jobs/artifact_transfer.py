@@ -35,7 +35,7 @@ def inside(directory: Path, relative: str) -> Path:
     """
     path = (directory / relative).resolve()
     if not path.is_relative_to(directory.resolve()):
-        raise Rejected(f"{relative!r} leads out of the attempt's directory")
+        raise Rejected(f"{relative!r} is outside the attempt's directory")
     if not path.exists():
         raise Rejected(f"{relative!r} does not exist")
     return path
@@ -86,7 +86,7 @@ def _fetch(database: Database, id: uuid.UUID, target: Path) -> None:
     with database.transaction() as session:
         row = session.get(Checkpoint, id)
         if row is None:
-            raise ArtifactDamaged(f"there is no checkpoint {id}")
+            raise ArtifactDamaged(f"checkpoint {id} not found")
         key, manifest = row.key, CheckpointManifest.model_validate(row.manifest)
     shutil.rmtree(target, ignore_errors=True)
     try:
@@ -122,7 +122,7 @@ def fetch_prompt_set(database: Database, id: uuid.UUID, directory: Path) -> Path
     with database.transaction() as session:
         row = session.get(PromptSet, id)
         if row is None:
-            raise PromptSetDamaged(f"there is no prompt set {id}")
+            raise PromptSetDamaged(f"prompt set {id} not found")
         name, stored = row.name, row.stored
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / f"{id}.jsonl"

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from sqlalchemy import ColumnElement, Select, func, literal, select, true
 from sqlalchemy.orm import Session, defer
 
-from service.contracts.status import CLAIMABLE, HELD, RESTING, JobStatus
+from service.contracts.status import CLAIMABLE, HELD, INACTIVE, JobStatus
 from service.db import events
 from service.db.models import Job, JobError, SupervisedJob
 from service.db.session import Database
@@ -175,7 +175,7 @@ def _move_row(
 
     Depending on `status`, conclude the job and end its attempt.
     """
-    if status in RESTING:
+    if status in INACTIVE:
         job_type.conclude(session, row)
     owner = row.lease_owner
     row.move_to(status, error)

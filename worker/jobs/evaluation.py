@@ -21,7 +21,7 @@ from service.contracts.evaluations import (
     ImageName,
     PendingImage,
 )
-from service.contracts.status import RESTING
+from service.contracts.status import INACTIVE
 from service.db import evaluation_scores, events
 from service.db.artifacts import ArtifactDamaged
 from service.db.models import Evaluation, EvaluationAnswer, EvaluationImage
@@ -82,7 +82,7 @@ class EvaluationIngest(Ingest[Batch]):
         self._keep(session, select(EvaluationImage.key).where(EvaluationImage.evaluation_id == row.id), batch)
         if batch.rows:
             row.losses = 0
-            if row.status in RESTING:  # the evaluation ended before these rows were read
+            if row.status in INACTIVE:  # the evaluation ended before these rows were read
                 evaluation_scores.conclude(session, row)
 
 

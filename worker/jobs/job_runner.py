@@ -65,7 +65,7 @@ def _run(attempt: Attempt, execution: Supervisor | InProcess) -> Outcome:
 
 
 def _record(attempt: Attempt, outcome: Outcome) -> Outcome:
-    """Record and return the outcome. It becomes a failure if the job has now lost the maximum number of attempts."""
+    """Record and return the outcome. The outcome is a failure if the job has lost the maximum number of attempts."""
     if outcome.lost and (losses := attempt.losses() + 1) >= attempt.database.settings.max_attempts:
         outcome = too_often_lost(losses, outcome.returncode, outcome.log_tail)
     move(attempt.database, attempt.claim, outcome.status, outcome.error, lost=outcome.lost)

@@ -144,7 +144,7 @@ def too_often_lost(losses: int, returncode: int = 0, log_tail: str = "") -> Outc
     return failed(
         "lost",
         f"all {losses} attempts were lost: their worker or process disappeared{last}",
-        "Check for a lack of memory and for restarts of the worker. G2RPO_MAX_ATTEMPTS sets the maximum of attempts.",
+        "Check for a lack of memory and for restarts of the worker. G2RPO_MAX_ATTEMPTS sets the limit.",
         log_tail,
     )
 

@@ -21,7 +21,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from service.contracts.attempt_files import CONTROL_FILE, EVENTS_FILE, LOG_FILE, Control
 from service.contracts.events import Failed, Finished
 from service.contracts.runs import Limits
-from service.contracts.status import RESTING
+from service.contracts.status import INACTIVE
 from service.db.models import SupervisedJob
 from service.db.session import Database
 from worker.jobs.attempt import Attempt
@@ -92,7 +92,7 @@ class Supervisor:
 
         Log and events are kept.
         """
-        if outcome.status not in RESTING or not self._all_read:
+        if outcome.status not in INACTIVE or not self._all_read:
             return
         for number in range(1, self._claim.attempt + 1):  # if the job was resumed, the next attempt may already be here
             for name in self._job_type.stored:

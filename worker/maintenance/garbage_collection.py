@@ -116,7 +116,7 @@ def _matching(store: ArtifactStore, prefix: str, pattern: str) -> list[str]:
 
 
 def _mark_unnamed(database: Database, job_type: JobType, id_: uuid.UUID, prefixes: list[str]) -> list[str]:
-    """Mark and return those of an ended job's `prefixes` that no row refers to, unless the job was resumed.
+    """Mark and return the `prefixes` of an ended job that no row refers to, unless the job was resumed.
 
     If a worker later ingests files of the ended job, it removes the mark when it writes the row, under the same lock.
     """
@@ -157,7 +157,7 @@ def check_owner(database: Database) -> None:
         database.artifacts.read(_OWNER_KEY, hashlib.sha256(own.encode()).hexdigest())
     except ArtifactDamaged as error:
         raise ForeignStore(
-            f"the artifact store belongs to another database than this one ({own}), so nothing is collected. Fix "
+            f"the artifact store belongs to another database, not to this one ({own}), so nothing is removed. Fix "
             f"G2RPO_DATABASE_URL or G2RPO_STORAGE_URL, or remove the file {_OWNER_KEY} from the store if it belongs to "
             "this database"
         ) from error
@@ -183,7 +183,7 @@ def delete_idempotency_keys(database: Database) -> None:
 def clear_local_files(database: Database) -> None:
     """Remove the local files of deleted and long-ended jobs, except those of jobs with unread events.
 
-    Raises ForeignStore if the store belongs to another database, because then the files may too.
+    Raises ForeignStore if the store belongs to another database, because the files may also belong to that database.
     """
     check_owner(database)
     for job_type in JOB_TYPES.values():

@@ -37,7 +37,7 @@ _BURST_SECONDS = 2.0
 class Housekeeping:
     """Runs background tasks for the worker's lifetime.
 
-    There are three threads: one for tasks that must be punctual, one for tasks that may take long, and one for tasks
+    There are three threads: one for time-critical tasks, one for tasks that may take long, and one for tasks
     that may hang in a GPU driver.
     """
 

@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.contracts.attempt_files import EVENTS_FILE
-from service.contracts.status import RESTING
+from service.contracts.status import INACTIVE
 from service.db.models import Job, SupervisedJob
 from service.db.session import Database
 from worker.jobs.claim import Claim, LeaseLost
@@ -53,7 +53,7 @@ def unread(database: Database, job: type[Job]) -> Iterator[tuple[uuid.UUID, int,
         found = session.execute(
             select(attempts.job_id, attempts.number, attempts.events_offset, job.attempt)
             .join(job, job.id == attempts.job_id)
-            .where(job.status.in_(RESTING), tuple_(attempts.job_id, attempts.number).in_(directories))
+            .where(job.status.in_(INACTIVE), tuple_(attempts.job_id, attempts.number).in_(directories))
         ).all()
     for id_, number, offset, newest in found:
         directory = directories[id_, number]
@@ -71,6 +71,6 @@ def _attempt_directories(root: Path) -> Iterator[tuple[tuple[uuid.UUID, int], Pa
 
 def _resting(session: Session, claim: Claim) -> Any:
     row = session.get(claim.model, claim.id, with_for_update={"key_share": True}, populate_existing=True)
-    if row is None or row.status not in RESTING or row.attempt != claim.attempt:
+    if row is None or row.status not in INACTIVE or row.attempt != claim.attempt:
         raise LeaseLost(f"{claim.kind} {claim.id} was resumed")
     return row

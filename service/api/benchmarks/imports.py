@@ -39,7 +39,7 @@ class FileReport:
 class Report:
     """The content of a checkout.
 
-    Any of the `faults` prevents the import. Bad rows prevent it unless they are explicitly allowed.
+    The import is refused if there are `faults`, or bad rows that are not explicitly allowed.
     """
 
     faults: list[str] = field(default_factory=list)

@@ -38,7 +38,7 @@ _NEWEST = (BenchmarkRow.imported_at.desc(), BenchmarkRow.id.desc())
 
 
 def store(session: Session, benchmark: Benchmark) -> bool:
-    """Store a benchmark as the newest with its name. Returns False if the same content was already stored."""
+    """Store a benchmark as the newest version of its name. Returns False if the same content was already stored."""
     row = {
         "id": new_id(),
         "name": benchmark.name,
@@ -86,7 +86,7 @@ def unknown_benchmark(name: str, available: Iterable[str]) -> str:
     similar = get_close_matches(name, available := list(available), n=1)
     hint = f" Did you mean {similar[0]!r}?" if similar else ""
     return (
-        f"Unknown benchmark {name[:100]!r}.{hint} Available: {', '.join(available)}. "
+        f"Benchmark {name[:100]!r} not found.{hint} Available: {', '.join(available)}. "
         "Import others with `g2rpo benchmarks import`"
     )
 

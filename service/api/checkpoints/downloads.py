@@ -88,7 +88,7 @@ def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
         start = int(first)
         length = (min(int(last), size - 1) if last else size - 1) - start + 1
     if length <= 0:
-        detail = f"Range {header} is outside of the file of {size} bytes"
+        detail = f"Range {header} is outside the file, which has {size} bytes"
         raise RangeNotSatisfiable(detail, headers={"Content-Range": f"bytes */{size}"})
     return start, length
 
@@ -224,7 +224,7 @@ def _prompts(session: Session, row: Checkpoint) -> dict[str, Any]:
 def _curves(session: Session, row: Checkpoint, run: Run | None) -> str:
     """Return all metrics up to the checkpoint's step as CSV, one point per line.
 
-    Long metrics are cut into buckets, each represented by its mean.
+    Long metrics are divided into buckets, each represented by its mean.
     """
     text = io.StringIO()
     writer = csv.writer(text)

@@ -37,7 +37,7 @@ def list_all(session: Session, filters: CheckpointFilters) -> Page[CheckpointSum
 def delete(session: Session, id: uuid.UUID) -> None:
     """Delete the files of a checkpoint but keep its row. Raises NotFound, and InUse if a job uses the checkpoint."""
     run_id = _find(session, id).run_id
-    if run_id is not None:  # as everywhere, lock the run first, so that a concurrent resumption sees the deletion
+    if run_id is not None:  # lock the run before the checkpoint, so that a concurrent resumption sees the deletion
         session.get(Run, run_id, with_for_update={"key_share": True})
     row = _find(session, id, lock=True)
     if row.deleted_at is None:
@@ -73,5 +73,5 @@ def present(session: Session, id: uuid.UUID) -> Checkpoint:
 def _find(session: Session, id: uuid.UUID, lock: bool = False) -> Checkpoint:
     row = session.get(Checkpoint, id, with_for_update=lock or None, populate_existing=lock)
     if row is None:
-        raise NotFound(f"There is no checkpoint {id}")
+        raise NotFound(f"Checkpoint {id} not found")
     return row

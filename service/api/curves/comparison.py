@@ -23,7 +23,7 @@ _UNITS: dict[Axis, str] = {"step": "optimizer steps", "nfe": "NFE", "seconds": "
 _ELAPSED: dict[Axis, str] = {"nfe": "elapsed/nfe", "seconds": "elapsed/seconds"}
 """The metrics that map steps to the other axes. They are written at every step."""
 _MAX_POINTS = 1_000_000
-"""The maximum number of points read for one response. A group counts with the points of all its runs."""
+"""The maximum number of points read for one response. For a group, the points of all its runs are counted."""
 
 Ids = Sequence[uuid.UUID]
 Ranges = Mapping[str, metric_series.Range]
@@ -91,7 +91,7 @@ class _Reader:
         for pattern in self.query.metric:
             matching = [name for name in names if matches(name, pattern)]
             if not matching:
-                self.warn(f"no run has a metric {pattern!r}")
+                self.warn(f"no run has a metric that matches {pattern!r}")
             found |= dict.fromkeys(matching)
         if len(found) > MAX_METRICS:
             patterns = ", ".join(self.query.metric)[:200]
@@ -110,7 +110,7 @@ class _Reader:
             for id in ids:
                 span = self.ranges[id].get(metric)
                 if span is None or span.last_step < self.query.since_step:
-                    self.warn(f"run {self.labels[id]} has no {metric} to show")
+                    self.warn(f"run {self.labels[id]} has no metric {metric}")
                 else:
                     spans.append(span)
             if spans:
@@ -130,7 +130,7 @@ class _Reader:
             raise invalid(["query", "max_points"], msg + f"Set max_points to {_MAX_POINTS // len(spans)} or less")
 
     def lines(self, ids: Ids, ranges: Ranges) -> dict[str, dict[uuid.UUID, Line]]:
-        """Return, by metric and run, the values over x. All of these runs are cut into the same buckets."""
+        """Return, by metric and run, the values over x. All of these runs are divided into the same buckets."""
         query = self.query
         buckets = {id: self._buckets(id, ranges) for id in ids}
         elapsed = {} if query.x == "step" else {id: self._elapsed(id, found.values()) for id, found in buckets.items()}

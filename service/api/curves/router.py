@@ -40,8 +40,8 @@ def get_curves(
 ) -> Response:
     """Return the metrics of a run over optimizer steps.
 
-    Long metrics are cut into buckets with mean, minimum and maximum, so that spikes remain visible. If several attempts
-    computed a step, the value of the newest attempt is used.
+    Long metrics are divided into buckets with mean, minimum and maximum, so that spikes remain visible. If several
+    attempts computed a step, the value of the newest attempt is used.
     """
     curves = service.curves(session, run_id, query)
     run = views.find(session, Run, run_id)

@@ -27,7 +27,7 @@ MetricPatterns = Annotated[
 SinceStep = Annotated[int, Field(ge=0, le=2**31 - 1, description="First optimizer step.")]
 MaxPoints = Annotated[
     int,
-    Field(ge=1, le=10_000, description="Maximum points per metric. Longer metrics are cut into equally wide buckets."),
+    Field(ge=1, le=10_000, description="Maximum points per metric. Longer metrics are divided into equal buckets."),
 ]
 Smooth = Annotated[
     float,

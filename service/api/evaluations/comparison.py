@@ -70,7 +70,10 @@ def _warnings(session: Session, first: Evaluation, second: Evaluation) -> Iterat
         if first.spec.get(name) != second.spec.get(name):
             yield f"{name} differs: {first.spec.get(name)} in the first, {second.spec.get(name)} in the second"
     if sorted(first.prompts) != sorted(second.prompts):
-        yield f"the first has {len(first.prompts)} prompts, the second {len(second.prompts)}; common prompts count"
+        yield (
+            f"the first has {len(first.prompts)} prompts, the second {len(second.prompts)}; "
+            "only common prompts are compared"
+        )
     for side, row in (("first", first), ("second", second)):
         if row.status is not JobStatus.SUCCEEDED:
             yield f"the {side} is {row.status}: images may be missing"

@@ -167,10 +167,10 @@ def _evaluations(session: Session, id: uuid.UUID, query: GalleryQuery) -> list[E
     for position, other in enumerate(query.others):
         loc = ("query", "with", position)
         if other == id:
-            raise invalid(loc, f"Evaluation {id} is already in the path; name others here", "duplicate")
+            raise invalid(loc, f"Evaluation {id} is already in the path; list only other evaluations", "duplicate")
         row = session.get(Evaluation, other)
         if row is None:
-            raise invalid(loc, f"Unknown evaluation {other}", "unknown_name")
+            raise invalid(loc, f"Evaluation {other} not found", "unknown_name")
         results.check_same_benchmark(session, found[0], row, loc)
         found.append(row)
     return found

@@ -118,7 +118,7 @@ def image(session: Session, id: uuid.UUID, index: int, image_index: int) -> Eval
     if found is not None:
         return found
     if row.status not in TERMINAL and index in row.prompts and image_index < row.spec["num_images"]:
-        raise NotFinished(f"Image {index}_{image_index} is not generated yet; evaluation {id} is {row.status}")
+        raise NotFinished(f"Image {index}_{image_index} has not been generated yet; evaluation {id} is {row.status}")
     raise NotFound(f"Evaluation {id} has no image {index}_{image_index}")
 
 

@@ -21,7 +21,7 @@ PAGE = 100
 
 @dataclass(frozen=True)
 class Position:
-    """How much a stream has already sent."""
+    """The position of a stream: the data that it has already sent."""
 
     after: int
     """The id of the last event sent."""
@@ -57,7 +57,7 @@ def read_update(
     found = session.scalar(select(job).options(load_only(*columns)).where(job.id == id))
     row = cast("Run | Evaluation | None", found)
     if row is None:
-        raise NotFound(f"There is no {job.KIND} {id}")
+        raise NotFound(f"{job.KIND.capitalize()} {id} not found")
     # The row is read before the events, so all events up to its `last_event` exist and lead to its status.
     own = select(job.EVENTS).where(job.EVENTS.job_id == id)
     due = own.where(job.EVENTS.id > position.after, job.EVENTS.id <= row.last_event)

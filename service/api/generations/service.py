@@ -120,7 +120,9 @@ def image(session: Session, id: uuid.UUID, number: int) -> GenerationImage:
     if found is not None:
         return found
     if row.status not in TERMINAL and number < _total(row.spec):
-        raise NotFinished(f"Image {number} of generation {id} is not generated yet; the generation is {row.status}")
+        raise NotFinished(
+            f"Image {number} of generation {id} has not been generated yet; the generation is {row.status}"
+        )
     raise NotFound(f"Generation {id} has no image {number}; it has {_total(row.spec)} images, numbered from 0")
 
 

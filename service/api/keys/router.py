@@ -18,7 +18,7 @@ router = APIRouter(prefix="/keys", tags=["keys"], route_class=ApiRoute)
 
 _EXAMPLES = {
     "lab": {"summary": "A key for a lab", "value": {"name": "the lab", "scopes": ["write"], "max_open_jobs": 20}},
-    "admin": {"summary": "A key that makes keys", "value": {"name": "operator", "scopes": ["admin"]}},
+    "admin": {"summary": "An admin key", "value": {"name": "operator", "scopes": ["admin"]}},
 }
 
 

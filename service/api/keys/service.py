@@ -66,7 +66,7 @@ def find(session: Session, id: uuid.UUID) -> ApiKey:
     """Return the key with the given id. Raises NotFound if it does not exist."""
     row = session.get(ApiKey, id)
     if row is None:
-        raise NotFound(f"There is no key {id}")
+        raise NotFound(f"Key {id} not found")
     return row
 
 

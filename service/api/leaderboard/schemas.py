@@ -23,6 +23,6 @@ class Leaderboard(BaseModel):
     """
 
     benchmark: str = Field(examples=["unigenbench-en"])
-    columns: list[str] = Field(description="Names of the values, in table order.")
+    columns: list[str] = Field(description="Column names in table order.")
     notes: list[str] = Field([], description="What is omitted, and why.")
     rankings: list[Ranking]

@@ -99,7 +99,8 @@ def split(source: Path, train: Path, heldout: Path, amount: float, seed: int) ->
             (heldout_file if held_out else train_file).write(line)
             counts[held_out] += 1
     if not all(counts):
-        msg = f"Holding out {amount:g} of {sum(counts)} prompts leaves {counts[0]} to train on and {counts[1]} held out"
+        left = f"{counts[0]} training prompts and {counts[1]} held-out prompts"
+        msg = f"Holding out {amount:g} of {sum(counts)} prompts leaves {left}"
         raise invalid(["query", "heldout"], f"{msg}; both sets need at least one prompt", "empty_part")
     return counts[0], counts[1]
 

@@ -202,7 +202,7 @@ def _find(session: Session, name: str, lock: bool = False) -> PromptSet:
     query = select(PromptSet).where(PromptSet.name == name, PromptSet.deleted_at.is_(None))
     row = session.scalar(query.with_for_update() if lock else query)
     if row is None:
-        raise NotFound(f"There is no prompt set {name!r}; GET /prompt-sets lists them")
+        raise NotFound(f"Prompt set {name!r} not found; GET /prompt-sets lists all prompt sets")
     return row
 
 

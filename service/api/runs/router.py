@@ -38,7 +38,7 @@ def create_run(
     response: Response,
     session: SessionDep,
 ) -> RunView:
-    """Validate and queue a run. A worker claims it as soon as one is free.
+    """Validate and queue a run. The next free worker claims it.
 
     A preset provides values for fields that the request omits. The response contains the resolved spec and its planned
     cost.

@@ -25,7 +25,7 @@ from service.auth.quota import check_open_jobs
 from service.contracts.plan import make_plan
 from service.contracts.presets import merge
 from service.contracts.runs import SPEC_VERSION, RunSpec
-from service.contracts.status import CLAIMABLE, RESTING, TERMINAL, JobStatus
+from service.contracts.status import CLAIMABLE, INACTIVE, TERMINAL, JobStatus
 from service.db import deletion, events, metric_series
 from service.db.artifacts import ArtifactDamaged, ArtifactStore
 from service.db.base import new_id
@@ -170,7 +170,7 @@ def _check_resumable(session: Session, request: JobRequest, run: Run, changes: R
     Raises WrongState if the run cannot be resumed, or Invalid if `max_steps` is too small.
     """
     id = run.id
-    if run.status not in RESTING:
+    if run.status not in INACTIVE:
         detail = f"Run {id} is {run.status}; only a paused or ended run can be resumed"
         raise WrongState(f"{detail}. POST /runs/{id}/pause, then wait until it is paused")
     saved = _newest_intact_step(session, request.database.artifacts, id)
@@ -183,7 +183,7 @@ def _check_resumable(session: Session, request: JobRequest, run: Run, changes: R
         raise invalid(["body", "max_steps"], msg, "too_few_steps")
     done = (run.progress or {}).get("step", run.max_steps)
     if run.status is JobStatus.SUCCEEDED and done < run.max_steps:
-        detail = f"Run {id} stopped early, after {done} of {run.max_steps} steps: its held-out reward stopped rising"
+        detail = f"Run {id} stopped early, after {done} of {run.max_steps} steps: its held-out reward stopped improving"
         hint = f"POST /runs/{id}/clone with `start_from` and without `heldout.early_stop` continues from there"
         raise WrongState(f"{detail}. {hint}", code="stopped_early")
     if run.status is JobStatus.SUCCEEDED and steps <= run.max_steps:
@@ -262,7 +262,7 @@ def delete(session: Session, id: uuid.UUID) -> None:
 
     Raises NotFound, WrongState, or InUse if a checkpoint is in use.
     """
-    run = jobs.find_deletable(session, Run, id, RESTING)
+    run = jobs.find_deletable(session, Run, id, INACTIVE)
     own = select(Checkpoint).where(Checkpoint.run_id == id).order_by(Checkpoint.id)
     checkpoints = session.scalars(own.with_for_update()).all()
     started = select(Run.id).where(Run.start_from.in_([row.id for row in checkpoints]), Run.id != id)

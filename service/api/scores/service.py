@@ -77,7 +77,7 @@ def _generated_images(session: Session, settings: Settings, id: uuid.UUID, spec:
     # Lock FOR SHARE until the commit: either a concurrent deletion is visible here, or it sees the new score.
     generation = session.get(Generation, spec.generation, with_for_update={"read": True})
     if generation is None:
-        raise invalid(["body", "generation"], f"There is no generation {spec.generation}", "unknown_name")
+        raise invalid(["body", "generation"], f"Generation {spec.generation} not found", "unknown_name")
     if generation.status not in TERMINAL:
         raise NotFinished(f"Generation {spec.generation} is {generation.status}; score its images once it has ended")
     own = select(GenerationImage).where(GenerationImage.generation_id == spec.generation)

@@ -19,5 +19,5 @@ def bundled() -> Benchmark:
 
 @cache
 def bundled_sha256() -> str:
-    """Return the SHA-256 of the benchmark's content. It is cached because the content has a size of about 1 MB."""
+    """Return the SHA-256 of the benchmark's content. The result is cached because the content is about 1 MB."""
     return bundled().content_sha256

@@ -40,7 +40,7 @@ _BINARY = re.compile(r"\s*[01]\s*")
 
 
 def read_answer(text: str | None, points: int) -> Verdict:
-    """Parse the scores in a judge's answer about `points` test points.
+    """Parse the scores in a judge's answer, one for each of `points` test points.
 
     Only the content of `<score>` is parsed, so that quotes, fences and brackets in the analysis have no effect. It must
     be a list of exactly `points` items, each 0 or 1. Anything else is a failure; scores are never guessed.

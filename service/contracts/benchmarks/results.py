@@ -23,7 +23,7 @@ _MAX_LENGTH = 1_000_000
 
 @dataclass(frozen=True)
 class Answer:
-    """A judge's answer about one image."""
+    """A judge's answer for one image."""
 
     index: int
     """Index of the prompt."""

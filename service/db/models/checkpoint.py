@@ -33,7 +33,7 @@ class Checkpoint(Base):
     architecture: Mapped[str | None]
     """Null for imported weights."""
     manifest: Mapped[dict[str, Any]]
-    """The `contracts.jobs.CheckpointManifest` as JSON."""
+    """The `contracts.attempt_files.CheckpointManifest` as JSON."""
     key: Mapped[str]
     size: Mapped[BigInt]
     """Total size of its files in bytes."""

@@ -28,7 +28,7 @@ class Worker(Base):
     """The message queue that the worker serves, such as `train`."""
     device: Mapped[str]
     stats: Mapped[dict[str, Any]] = mapped_column(default=dict, server_default="{}")
-    """The worker's latest measurements of itself, by metric name."""
+    """The worker's latest statistics by metric name."""
     started_at: Mapped[CreatedAt]
     heartbeat_at: Mapped[CreatedAt]
 

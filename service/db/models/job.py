@@ -13,7 +13,7 @@ from service.db.base import BigInt, CreatedAt, new_id
 
 
 class JobError(TypedDict):
-    """A description for users of why a job failed."""
+    """The reason why a job failed, as shown to users."""
 
     code: str
     detail: str
@@ -72,7 +72,7 @@ class Job:
     started_at: Mapped[datetime | None]
     ended_at: Mapped[datetime | None]
     attempt: Mapped[int] = mapped_column(default=0)
-    """How often the job has been claimed. This is also the number of the only attempt that may write."""
+    """Number of times the job has been claimed. Only the attempt with this number may write."""
     losses: Mapped[int] = mapped_column(default=0, server_default="0")
     """Number of consecutive attempts lost without a checkpoint. An orderly stop does not count as a loss."""
     lease_owner: Mapped[str | None]
@@ -97,7 +97,7 @@ class Job:
         return new
 
     def move_to(self, new: JobStatus, error: JobError | None = None) -> None:
-        """Set the status and, by the database's clock, the times. Release the lease unless `new` requires it."""
+        """Set the status, and set the times from the database's clock. Release the lease unless `new` requires it."""
         self.status = new
         if error is not None:
             self.error = error
@@ -114,7 +114,7 @@ class Job:
 
 
 class AttemptColumns:
-    """The worker, provenance and outcome of an attempt, and how much of its files has been copied to the database."""
+    """The worker, provenance and outcome of an attempt, and the parts of its files that are already in the database."""
 
     if TYPE_CHECKING:
         job_id: Mapped[uuid.UUID]

@@ -7,7 +7,7 @@ from sqlalchemy import REAL, ForeignKey, Index, PrimaryKeyConstraint, UniqueCons
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.orm import Mapped, mapped_column, synonym
 
-from service.contracts.status import RESTING, JobStatus
+from service.contracts.status import INACTIVE, JobStatus
 from service.db.base import Base, BigInt, StoredFile, new_id
 from service.db.models.job import (
     AttemptColumns,
@@ -95,7 +95,7 @@ class Run(SupervisedJob, Base):
     def move_to(self, new: JobStatus, error: JobError | None = None) -> None:
         """Change the status as for any job, and close open checkpoint requests if the run is now paused or ended."""
         super().move_to(new, error)
-        if new in RESTING:
+        if new in INACTIVE:
             self.checkpoint_answers = self.checkpoint_requests
 
 

@@ -23,8 +23,8 @@ _MIN_FREE_BYTES: int = Settings.model_fields["min_free_bytes"].default
 def examine(data: Path, port: int) -> Iterator[ReadinessCheck]:
     """Check the service on `data`, and yield the result of each check.
 
-    Checks that depend on a failed check are skipped. The servers are those configured in the environment, or else those
-    of a `g2rpo up` running on `data`.
+    Checks that depend on a failed check are skipped. The servers are those configured in the environment, otherwise the
+    servers of the `g2rpo up` that runs on `data`.
     """
     data = data.absolute()
     running = find_running(data)

@@ -154,7 +154,7 @@ class TestFailure:
         lines = [data["line"] for type, data in events if type == "unreadable_event"]
         assert lines == ['{"type": "metrics", "step": 1', "��� not even text"]
         details = [data["detail"] for type, data in events if type in ("sample_rejected", "checkpoint_rejected")]
-        assert "leads out of the attempt's directory" in details[0]
+        assert "is outside the attempt's directory" in details[0]
         assert "has the SHA-256" in details[1] and "has the SHA-256" in details[2]
         assert len(jobs.rows(Sample, run)) == 1
         assert [row.step for row in jobs.rows(Checkpoint, run)] == [3]

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 STOP_SECONDS = 3.0
 """Maximum seconds to wait for pending responses when the evaluation ends early."""
 MAX_UNANSWERED = 16
-"""The judge is considered to have failed after this many images without a response, if no image has received one."""
+"""Number of images after which the judge is considered to have failed if none of them has received a response."""
 
 
 class JudgePool:

@@ -27,7 +27,7 @@ def group_z_scores(
     """Compute z-scores (R − mean)/(std + std_eps) over the last dimension, ignoring missing values (NaN).
 
     rewards: [..., group]. batch: the dimensions over which the standard deviation in the divisor is computed: by
-    default those of the group, or those of the whole batch (Flow-GRPO's global std).
+    default the group dimension, or all dimensions of the batch (Flow-GRPO's global std).
 
     Returns scores of the same shape as `rewards`, the unbiased std of each group [...], and whether each group is flat
     [...]. Missing values have score 0 and do not affect other scores. A group is flat if it has fewer than two valid

@@ -55,8 +55,8 @@ class RolloutBatch:
         """Divide the batch into `count` minibatches with equal numbers of pieces.
 
         orders: for each prompt, a permutation of its pieces. first_prompt: the index of this process's first prompt
-        within the step. The pieces of the whole step are dealt out to the minibatches in turn, prompt by prompt, so the
-        minibatches do not depend on the number of processes.
+        within the step. The pieces of the whole step are distributed round-robin over the minibatches, prompt by
+        prompt, so the minibatches do not depend on the number of processes.
         """
         if count == 1:
             return [self]

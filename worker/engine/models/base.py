@@ -272,7 +272,7 @@ class FlowModel(ABC):
         """
         if manifest.architecture not in (None, self.architecture()):
             raise ValueError(
-                f"the checkpoint's architecture {manifest.architecture} is not that of {self.entry.name!r}, "
+                f"the checkpoint's architecture {manifest.architecture} is not the one of {self.entry.name!r}, "
                 f"{self.architecture()}"
             )
         if manifest.lora_rank is None or manifest.lora_alpha is None:
@@ -324,7 +324,7 @@ class FlowModel(ABC):
             raise ValueError(f"the checkpoint's transformer does not fit {self.entry.name!r}: {error}") from error
 
     def _cell(self, size: ImageSize, cell: int) -> tuple[int, int]:
-        """Return how many rows and columns of `cell` × `cell` pixels the image has.
+        """Return the numbers of rows and columns of `cell` × `cell` pixels in the image.
 
         Raises ValueError if the width or height is not a multiple of `cell`.
         """

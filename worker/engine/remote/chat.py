@@ -14,7 +14,7 @@ from worker.engine.remote.http_client import MAX_CHARACTERS, RequestFailed, Serv
 
 PATH = "chat/completions"
 JPEG_QUALITY = 95
-"""The value used in the official UniGenBench++ and UnifiedReward scripts."""
+"""JPEG quality, as in the official UniGenBench++ and UnifiedReward scripts."""
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ class BlipScorer(nn.Module):
                 max_position_embeddings=sizes.positions,
                 layer_norm_eps=1e-12,
                 is_decoder=True,  # adds cross-attention; attention is causal only if the call sets `is_decoder` too
-                attn_implementation="eager",  # the only one that supports the mask of these classes
+                attn_implementation="eager",  # the only one that supports the masks of these classes
             ),
             add_pooling_layer=False,
         )
@@ -102,7 +102,8 @@ _PUBLISHED = {
     "head.3.": "mlp.layers.6.",
     "head.4.": "mlp.layers.7.",
 }
-"""Parts of our tensor names and the corresponding parts of the published names. All other parts are identical."""
+"""Parts of this module's tensor names and the corresponding parts of the published names. All other parts are
+identical."""
 
 
 def published_name(name: str) -> str:

@@ -52,7 +52,8 @@ class ClipReward(Reward):
     """Names of weight files in the open_clip layout."""
 
     described: ClassVar[bool] = True
-    """Whether such a file needs open_clip's configuration file, which is the only source of the activation function."""
+    """Whether a weight file in the open_clip layout needs open_clip's configuration file, which is the only source of
+    the activation function."""
 
     def __init__(self, model: CLIPModel, tokens: Tokens, fit: Fit, mean: Sequence[float], std: Sequence[float]) -> None:
         self.model, self._tokens, self._fit = model, tokens, fit

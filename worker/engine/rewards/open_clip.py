@@ -77,7 +77,7 @@ def architecture(tensors: Mapping[str, Tensor], description: Mapping[str, Any] |
     """Derive the architecture from the tensor shapes and open_clip's configuration.
 
     The configuration `description` provides the activation and the number of heads. If it is None, the activation is
-    GELU and the number of heads is that of open_clip's models of the same width. Raises ValueError if tensors are
+    GELU and the number of heads is the one of open_clip's models of the same width. Raises ValueError if tensors are
     missing or `description` contradicts the shapes.
     """
     sizes = _sizes(tensors)

@@ -32,7 +32,7 @@ def find_file(source: Source, names: Sequence[str]) -> Path:
     for name in wanted:
         if (path := Path(place, name)).is_file():
             return path
-    raise ValueError(f"there is no {' or '.join(wanted)} in {place}")
+    raise ValueError(f"{' or '.join(wanted)} not found in {place}")
 
 
 def find_optional(source: Source, name: str) -> Path | None:

@@ -165,7 +165,7 @@ class PolicyOptimizer:
             self._skipped += 1
             if self._skipped_in_a_row >= self.training.max_nonfinite_updates:
                 raise NotFinite(
-                    f"the gradient was not finite in {self._skipped_in_a_row} updates in a row, the last at step {step}"
+                    f"the gradient was not finite in {self._skipped_in_a_row} consecutive updates, up to step {step}"
                 )
             return
         self._skipped_in_a_row = 0

@@ -12,7 +12,7 @@ from worker.shapes.bench import caption_sampling as bench
 from worker.shapes.caption_sampling import heldout_prompts, train_prompts
 
 _AHEAD = 256
-"""Prompts to encode in advance: seconds of work each time the encoders are moved to the device and back."""
+"""Number of prompts to encode in advance each time the encoders are moved to the device."""
 
 
 def load_prompt_set(entry: PromptSetEntry) -> tuple[str, ...]:

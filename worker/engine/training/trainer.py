@@ -134,7 +134,7 @@ class Trainer:
         self.events.write(Finished(outcome="succeeded", step=self.step, heldout=summary))
 
     def conclude_step(self, resumed: bool = False) -> None:
-        """Evaluate and save a checkpoint after a step, each if it is due.
+        """After a step, evaluate the policy and save a checkpoint, each only if it is due.
 
         resumed: whether the run was resumed from a checkpoint of this step, which need not be saved again.
         """
@@ -177,7 +177,7 @@ class Trainer:
             rank = f"-rank-{self.distributed.rank}" if self.distributed.world_size > 1 else ""
             file = self.events.directory / f"bad-step-{self.step:06d}{rank}.safetensors"
             save_inputs(file, prompts, batch, values)
-            raise NotFinite(f"{error}; the worker saved the inputs of the last one to {file}") from error
+            raise NotFinite(f"{error}; the inputs of the last update were saved to {file}") from error
         self.meter.count("update", len(batch.states))
         if reference is not None:
             self.meter.count("reference", len(batch.states))

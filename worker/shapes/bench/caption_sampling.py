@@ -13,7 +13,8 @@ from worker.shapes.words import BACKGROUNDS, COLORS, SHAPES, SIZES
 
 
 class Part(IntEnum):
-    """The use of a caption, determined by its part number. All part numbers from TRAIN on are for training."""
+    """The use of a caption, determined by its part number. Part numbers greater than or equal to TRAIN are for
+    training."""
 
     BENCHMARK = 0
     HELDOUT = 1

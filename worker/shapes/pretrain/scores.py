@@ -129,7 +129,7 @@ def clip_cosine(model: CLIPModel, tokens: Tensor, images: Tensor) -> Tensor:
 def predicate_shares(images: Tensor, captions: Sequence[str]) -> dict[str, float]:
     """Compute the mean verifier score and shares of satisfied captions and predicates.
 
-    The shares are that of captions whose predicates all hold, and that of satisfied predicates for each kind.
+    The first share counts captions whose predicates all hold. The other shares count satisfied predicates by kind.
     """
     held = verify(images, captions)
     kinds: dict[str, list[bool]] = defaultdict(list)

@@ -175,5 +175,5 @@ class TestShow:
         response = client.get("/benchmarks/unigenbnch-en")
         assert (response.status_code, response.json()["code"]) == (404, "not_found")
         detail = response.json()["detail"]
-        assert detail.startswith("Unknown benchmark 'unigenbnch-en'. Did you mean 'unigenbench-en'? Available: ")
+        assert detail.startswith("Benchmark 'unigenbnch-en' not found. Did you mean 'unigenbench-en'? Available: ")
         assert "shapes-bench, unigenbench-en, " in detail and "g2rpo benchmarks import" in detail

@@ -118,5 +118,5 @@ class TestServed:
             assert [one.index for one in client.benchmark_prompts(EN.name)] == list(range(PROMPTS))
             assert [one.index for one in client.benchmark_prompts(EN.name, ["Action - State"])] == [3]
             assert client.leaderboard().rankings[0].rows[0].model == "G²RPO"
-            with pytest.raises(ApiError, match="Unknown benchmark 'nothing'"):
+            with pytest.raises(ApiError, match="Benchmark 'nothing' not found"):
                 client.benchmark("nothing")

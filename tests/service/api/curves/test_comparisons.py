@@ -92,7 +92,7 @@ class TestRuns:
         assert found["warnings"] == [
             "no run has a metric 'nothing'",
             "no run has a metric 'no*'",
-            f"run bare has no {CLIP} to show",
+            f"run bare has no metric {CLIP}",
         ]
 
 

@@ -97,7 +97,7 @@ class TestWarnings:
             "seed differs: 3407 in the first, 9 in the second",
             "steps differs: 8 in the first, 4 in the second",
             "width differs: 32 in the first, 16 in the second",
-            "the first has 10 prompts, the second 5; common prompts count",
+            "the first has 10 prompts, the second 5; only common prompts are compared",
             "the second is failed: images may be missing",
             "unreadable answers of the second: 1",
             "only the first has the rewards clip_score",

@@ -93,7 +93,7 @@ class TestCreate:
             ({"judge": "perception"}, "judge", "supports only shapes-bench; other judges of the catalog: seer"),
             ({"model": "nothing"}, "model", "shapes-flux"),
             ({"rewards": ["clip_score", "nothing"]}, "rewards", "clip_score"),
-            ({"checkpoint": "01a204c3-f0ca-74ae-8fde-44fae912a6da"}, "checkpoint", "there is no checkpoint"),
+            ({"checkpoint": "01a204c3-f0ca-74ae-8fde-44fae912a6da"}, "checkpoint", "not found"),
             ({"width": 64}, "width", "up to 32 pixels"),
             ({"num_images": 17}, "num_images", "16"),
         ],

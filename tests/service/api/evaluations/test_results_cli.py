@@ -108,7 +108,7 @@ def test_the_client_returns_images_and_raises_the_errors_of_the_service(
         assert len(images) == 20 and len(list(client.evaluation_images(row.id, 3))) == 2
         assert client.fetch_image(images[0].url) == (tmp_path / "image.png").read_bytes()
         assert len(list(client.answers(row.id))) == 20
-        with pytest.raises(ApiError, match="Unknown evaluation"):
+        with pytest.raises(ApiError, match="not found"):
             client.gallery(row.id, beside=["00000000-0000-7000-8000-000000000001"])
         with pytest.raises(ValueError, match="must end in"):
             client.export_evaluation(row.id, tmp_path / "x.txt")

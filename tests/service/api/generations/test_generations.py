@@ -99,7 +99,7 @@ class TestCreate:
             ({"seed": -1}, ["seed"], "greater than or equal to 0"),
             ({"checkpoints": []}, ["checkpoints"], "at least 1"),
             ({"checkpoints": ["base", "base"]}, ["checkpoints"], "more than once"),
-            ({"checkpoints": ["base", str(uuid.UUID(int=7))]}, ["checkpoints", 1], "there is no checkpoint"),
+            ({"checkpoints": ["base", str(uuid.UUID(int=7))]}, ["checkpoints", 1], "not found"),
             ({"image": 1}, ["image"], "not permitted"),
         ],
     )

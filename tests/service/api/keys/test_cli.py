@@ -54,7 +54,7 @@ def test_new_prints_a_key_and_stores_nothing(g2rpo: Any, client: TestClient) -> 
     ("words", "message"),
     [
         (("create", "environment", "--scope", "read"), "is reserved for the key in G2RPO_ADMIN_KEY"),
-        (("revoke", "00000000-0000-0000-0000-000000000001"), "There is no key"),
+        (("revoke", "00000000-0000-0000-0000-000000000001"), "not found"),
     ],
 )
 def test_an_error_is_one_line(g2rpo: Any, words: tuple[str, ...], message: str) -> None:

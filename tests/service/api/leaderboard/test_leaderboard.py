@@ -82,7 +82,7 @@ class TestBenchmarks:
         response = client.get("/leaderboard?benchmark=unigenbnch-en")
         assert response.status_code == 404
         detail = response.json()["detail"]
-        assert detail.startswith("Unknown benchmark 'unigenbnch-en'. Did you mean 'unigenbench-en'? Available: ")
+        assert detail.startswith("Benchmark 'unigenbnch-en' not found. Did you mean 'unigenbench-en'? Available: ")
         assert "unigenbench-en-long" in detail
 
     def test_an_imported_benchmark_has_a_leaderboard(self, client: TestClient, database: Database) -> None:

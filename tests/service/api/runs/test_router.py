@@ -93,7 +93,7 @@ class TestCreate:
             ({"sampling": {"width": 64}}, ["body", "sampling", "width"], "multiples of 16 up to 32 pixels"),
             ({"training": {"seed": 2**63}}, ["body", "training", "seed"], "less than or equal to"),
             ({"training": {"max_steps": 10**30}}, ["body", "training", "max_steps"], "less than or equal to"),
-            ({"start_from": str(uuid.UUID(int=7))}, ["body", "start_from"], "there is no checkpoint"),
+            ({"start_from": str(uuid.UUID(int=7))}, ["body", "start_from"], "not found"),
             ({"start_from": "latest"}, ["body", "start_from"], "valid UUID"),
             ({"resources": {"nodes": 2}}, ["body", "resources", "nodes"], "1"),
             ([], ["body"], "dictionary"),

@@ -86,7 +86,7 @@ class TestCreate:
             ({"images": []}, ["images"], "at least 1"),
             ({"images": None}, [], "either `images` or `generation`"),
             ({"generation": str(uuid.UUID(int=7))}, [], "either `images` or `generation`"),
-            ({"images": None, "generation": str(uuid.UUID(int=7))}, ["generation"], "There is no generation"),
+            ({"images": None, "generation": str(uuid.UUID(int=7))}, ["generation"], "not found"),
             ({"images": [{"prompt": " ", "image": RED}]}, ["images", 0, "prompt"], "at least 1"),
             ({"images": [{"prompt": "a", "image": RED}] * 257}, ["images"], "the maximum is 256"),
         ],

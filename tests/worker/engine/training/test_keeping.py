@@ -202,7 +202,7 @@ def test_nonfinite_updates_are_skipped_then_fail_the_run_and_are_saved(tmp_path:
     subject.checkpoints.resume(last)
     with torch.no_grad():
         subject.optimizer.parameters[0].fill_(torch.nan)
-    with pytest.raises(NotFinite, match=r"5 updates in a row, the last at step 4; .*bad-step-000004") as failure:
+    with pytest.raises(NotFinite, match=r"5 consecutive updates, up to step 4; .*bad-step-000004") as failure:
         subject.run()
 
     assert classify(failure.value).code == "not_finite"
@@ -227,5 +227,5 @@ def test_count_of_skipped_updates_persists_across_an_interruption(tmp_path: Path
     subject.run()
     resumed = small(tmp_path / "resumed", training={"max_steps": 3, "max_nonfinite_updates": 2})
     resumed.checkpoints.resume(tmp_path / "begun/checkpoints/step-000001")
-    with pytest.raises(NotFinite, match="2 updates in a row, the last at step 1"):
+    with pytest.raises(NotFinite, match="2 consecutive updates, up to step 1"):
         resumed.run()

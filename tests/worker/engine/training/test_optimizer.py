@@ -152,7 +152,7 @@ def test_nonfinite_update_is_skipped_and_its_count_resets_after_a_finite_one() -
     assert weights(flow).isfinite().all() and not torch.equal(weights(flow), before)
     with optimizer.published_weights():
         assert weights(flow).isfinite().all()
-    with pytest.raises(NotFinite, match="3 updates in a row, the last at step 9"):
+    with pytest.raises(NotFinite, match="3 consecutive updates, up to step 9"):
         optimizer.update(9, flow, batch, advantages * torch.nan, rows=2)
 
 

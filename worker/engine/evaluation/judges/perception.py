@@ -63,7 +63,7 @@ def _one_core() -> Iterator[None]:
 
 def _in_words(seen: PerceivedImage) -> str:
     things = [
-        f"a {thing.size} {thing.style} {thing.color} {thing.shape or 'thing with an unknown shape'} "
+        f"a {thing.size} {thing.style} {thing.color} {thing.shape or 'object of unknown shape'} "
         f"at ({thing.x:.0f}, {thing.y:.0f})"
         for thing in seen.objects
     ]
