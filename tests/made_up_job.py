@@ -1,4 +1,4 @@
-"""A kind of jobs that exists in tests only, with its own table: only the registries list kinds."""
+"""A job kind that exists only in tests, with its own table, to show that only the registries list job kinds."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +13,7 @@ from service.db.session import Database
 
 
 class _Base(DeclarativeBase):
-    """Separate metadata, so that the tables of the service stay as they are."""
+    """Separate metadata, so that the service's tables do not change."""
 
     metadata = MetaData(naming_convention=dict(Base.metadata.naming_convention))
     type_annotation_map = Base.type_annotation_map
@@ -23,7 +23,7 @@ ApiKey.__table__.to_metadata(_Base.metadata)  # type: ignore[attr-defined]
 
 
 class Sketch(Job, _Base):
-    """A job without columns beyond those of every kind."""
+    """A job with only the columns of every job kind."""
 
     __tablename__ = "sketches"
     __table_args__ = job_indexes("sketches")
@@ -34,7 +34,7 @@ class Sketch(Job, _Base):
 
 @contextmanager
 def table(database: Database) -> Iterator[None]:
-    """Within the block, the table of sketches exists."""
+    """Create the table of sketches within the block."""
     sketches = [Sketch.__table__]
     _Base.metadata.create_all(database.engine, tables=sketches)  # type: ignore[arg-type]
     try:

@@ -1,4 +1,4 @@
-"""The pure parts of the comparison: what curves say, how budgets become steps, and which runs are done."""
+"""The computations of the comparison: curves, steps within a budget, and finished runs."""
 
 import json
 from pathlib import Path

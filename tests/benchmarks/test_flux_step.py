@@ -1,4 +1,4 @@
-"""The true-size step: a small one of the same code is measured whole, and the true sizes are the catalog's."""
+"""The FLUX step benchmark: a small step runs completely, and the full sizes equal the sizes in the catalog."""
 
 import json
 from pathlib import Path

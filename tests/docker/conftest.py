@@ -47,7 +47,7 @@ def _read(path: Path) -> Dockerfile:
 
 @pytest.fixture(scope="session")
 def dockerfiles() -> dict[str, Dockerfile]:
-    """`service` and `worker`."""
+    """The images `service` and `worker`."""
     return {name: _read(ROOT / "docker" / f"Dockerfile.{name}") for name in ("service", "worker")}
 
 

@@ -1,4 +1,4 @@
-"""The containers' commands, run here: what the images install, start, watch and stop."""
+"""The containers' commands, run without containers: installation, start, health check and stop."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def installed(dockerfiles: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel of what the service image is built from, unpacked."""
+    """The unpacked wheel, built from the files in the service image."""
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
     for name in dockerfiles["service"].sources():
         if (ROOT / name).is_dir():
@@ -39,7 +39,7 @@ def installed(dockerfiles: Any, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 @pytest.fixture
 def environment(new_database_url: str, broker_url: str, tmp_path: Path) -> dict[str, str]:
-    """What compose gives a container."""
+    """The environment that compose sets in a container."""
     given = {"G2RPO_DATABASE_URL": new_database_url, "G2RPO_BROKER_URL": broker_url, "G2RPO_DATA_DIR": str(tmp_path)}
     return {**os.environ, **given, "OMP_NUM_THREADS": "1"}
 
@@ -66,7 +66,7 @@ def test_the_image_contains_the_migrations(
 ) -> None:
     command = compose["services"]["migrate"]["command"]
     environment = {**os.environ, "PYTHONPATH": str(installed), "G2RPO_DATABASE_URL": empty_database_url}
-    for _ in range(2):  # every start of the composition migrates
+    for _ in range(2):  # the schema is migrated at every start
         subprocess.run([sys.executable, *command[1:]], env=environment, cwd=tmp_path, check=True, timeout=60)
     found = "import migrations, service.app, sys; print(migrations.__file__, service.__file__, 'torch' in sys.modules)"
     shown = subprocess.run(
@@ -88,11 +88,11 @@ def test_api_starts_becomes_healthy_and_stops(
     check = [word.replace("8000", port) for word in dockerfiles["service"].command("HEALTHCHECK")]
     assert not _healthy(check, environment)
     api = start(command)
-    # Each check starts a process, which makes no sense before the port is open.
+    # Each check starts a process, so wait until the port is open.
     eventually(lambda: _open(int(port)))
     eventually(lambda: _healthy(check, environment))
     api.send_signal(signal.SIGTERM)
-    assert api.wait(30) == -signal.SIGTERM  # uvicorn passes the signal on once it has ended in order
+    assert api.wait(30) == -signal.SIGTERM  # uvicorn raises the signal again after an orderly shutdown
 
 
 def test_worker_starts_becomes_healthy_and_drains(

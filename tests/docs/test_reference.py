@@ -1,4 +1,4 @@
-"""Generated pages of the documentation are up to date, and links between pages lead somewhere."""
+"""Generated pages of the documentation are up to date, and links between pages are valid."""
 
 import importlib.util
 import re

@@ -1,6 +1,6 @@
-"""`g2rpo demo`, in miniature: one command from nothing to figures, and nothing left running.
+"""A small `g2rpo demo`: the command starts the service, writes the figures, and leaves no process running.
 
-`tests/integration/test_demo.py` has the demonstration on a service that runs.
+`tests/integration/test_demo.py` runs the demo on a running service.
 """
 
 import json

@@ -76,9 +76,10 @@ def run_campaign(
 ) -> Result:
     """Disturb a fresh service in `directory` until `kills` processes were killed, let it become idle, and check it.
 
-    `most_faults` and `most_seconds` bound the storm, `settle_seconds` what follows; `between` are the least and most
-    seconds between two faults; `at_once` users train. `kinds`: these faults alone, each as often as the others. The
-    seed decides the order of faults, what they aim at, and what users do; when exactly things happen is the machine's.
+    `most_faults` and `most_seconds` limit the faults, `settle_seconds` the time afterwards. `between` is the minimum
+    and maximum number of seconds between two faults. `at_once` users train. `kinds` restricts the faults to these
+    kinds, in equal numbers. The seed determines the order of faults, their targets and the users' actions, but not
+    their exact times.
     """
     rng = random.Random(seed)
     references = References(directory / "references")

@@ -1,4 +1,4 @@
-"""Invariants after a campaign of faults. Each check returns its violations as texts, or nothing."""
+"""Invariants after a campaign of faults. Each check yields descriptions of its violations."""
 
 import itertools
 import time
@@ -39,7 +39,7 @@ from worker.maintenance import garbage_collection
 
 _SOON_SECONDS = 20.0
 _SAME_MOMENT = timedelta(milliseconds=100)
-"""Tolerance: times of attempts are the starts of their transactions, whose commits may have another order."""
+"""Tolerance, because the times of attempts are the start times of transactions that may commit in another order."""
 _WRITTEN_BY_WORKERS = (Metric, RewardGroup, Sample, Checkpoint, LogChunk)
 _KEPT_COPIES = 16
 _OF_JOBS = ("checkpoints/", *(f"{job.FOLDER}/" for job in JOBS.values()))
@@ -70,7 +70,7 @@ END $$;
 
 
 class Findings:
-    """All checks over one idle system."""
+    """All checks of an idle system."""
 
     def __init__(self, system: System, monitor: Monitor, users: Users, references: References) -> None:
         self._system, self._monitor, self._users = system, monitor, users
@@ -228,7 +228,7 @@ def empty_store(system: System, users: Users) -> list[str]:
             return session.scalar(select(Garbage.prefix).limit(1)) is None
 
     try:
-        _soon(collected)  # a worker may be at some of it
+        _soon(collected)  # a worker may be removing some of it
         return [f"{key} is left of deleted runs" for key in _stored(system.artifacts) if key.startswith("runs/")][:5]
     finally:
         database.close()

@@ -293,7 +293,7 @@ def _freeze_postgres(storm: Storm) -> Effect | None:
 
 @kind("artifact store refuses for seconds")
 def _break_store(storm: Storm) -> Effect | None:
-    # A link that is swapped in one step: for root too, nothing can be made or read below a plain file.
+    # An atomically replaced link: even root can create or read nothing below a regular file.
     if not storm.store.acquire(blocking=False):
         return None
     refusing = storm.system.directory / "refusing"

@@ -41,7 +41,7 @@ class Reference:
     heldout: dict[str, Any]
 
     def checkpoint(self, step: int) -> Path:
-        """The directory of its checkpoint after `step` steps."""
+        """The directory of the run's checkpoint after `step` steps."""
         return self.directory / "checkpoints" / f"step-{step:06d}"
 
 
@@ -74,7 +74,7 @@ class References:
         plain = {name: value for name, value in spec.items() if name not in _UNTOLD}
         plain["training"] = {**plain["training"], "max_steps": max_steps}
         processes = plain["resources"]["processes_per_node"]
-        plain["checkpoints"] = {"every": 1, "keep": None}  # so that every checkpoint has one to compare with
+        plain["checkpoints"] = {"every": 1, "keep": None}  # so that every checkpoint has a reference
         text = json.dumps(plain, sort_keys=True)
         key = hashlib.sha256(f"{text} from {start}".encode()).hexdigest()[:16]
         with self._lock:

@@ -12,7 +12,7 @@ from tests.faults import wrong_clock
 if os.environ.get("CLOCK_WRONG_BY"):
     wrong_clock.move(float(os.environ["CLOCK_WRONG_BY"]))
 
-# The clock first: these read it when they are imported.
+# Set the clock first, because these modules read it when they are imported.
 from worker import tasks
 from worker.celery_app import app
 from worker.jobs.registry import JOB_TYPES

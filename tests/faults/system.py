@@ -28,7 +28,7 @@ SETTINGS = {
     "G2RPO_COLLECT_SECONDS": "5",
     "G2RPO_DRAIN_SECONDS": "20",
     "G2RPO_MAX_ATTEMPTS": "1000000",
-    "OMP_NUM_THREADS": "1",  # the references are computed with as many
+    "OMP_NUM_THREADS": "1",  # the references are computed with the same number
 }
 _EMBEDDED_ONLY = ("G2RPO_DATABASE_URL", "G2RPO_BROKER_URL", "G2RPO_ADMIN_KEY", "G2RPO_API_KEY", "G2RPO_CATALOG")
 _TRAIN, _EVALUATE, _STARTER = (f"worker.entrypoints.{name}" for name in ("train", "evaluate", "ranks"))
@@ -44,14 +44,14 @@ class Child:
     attempt: int
     directory: Path
     group: int
-    """Its process group, shared by all processes of an attempt: ranks may run seconds longer than their parent."""
+    """The process group of all processes of an attempt. Ranks may run seconds longer than their parent."""
 
     def alive(self) -> bool:
-        """Whether it runs; a zombie does not run."""
+        """Whether the process is running; a zombie is not running."""
         return alive(self.pid, self.began)
 
     def ranks(self) -> list[int]:
-        """The computing processes: itself, or its child processes in a run with several."""
+        """The processes that compute: the process itself, or its children in a run with several processes."""
         with contextlib.suppress(psutil.NoSuchProcess):
             process = psutil.Process(self.pid)
             if _STARTER in process.cmdline() and (children := process.children()):
@@ -60,7 +60,7 @@ class Child:
 
 
 def alive(pid: int, began: float) -> bool:
-    """Whether the process with that id and start time still runs."""
+    """Whether the process with this id and start time is still running."""
     try:
         process = psutil.Process(pid)
         return process.create_time() == began and process.status() != psutil.STATUS_ZOMBIE
@@ -144,12 +144,12 @@ class System:
         return create_engine(self.database_url, pool_pre_ping=True, connect_args={"connect_timeout": 5})
 
     def workers(self) -> list[int]:
-        """Process ids of the training workers that run now."""
+        """Process ids of the running training workers."""
         found = [self.stack.processes.get("worker-train"), self.second.pid if self.second else None]
         return [pid for pid in found if pid is not None]
 
     def trainings(self) -> list[Child]:
-        """The training processes that run now and belong to this system."""
+        """The running training processes of this system."""
         return self._children(_TRAIN)
 
     def evaluations(self) -> list[Child]:
@@ -199,7 +199,7 @@ class SecondWorker:
         self._thread.start()
 
     def stop(self) -> None:
-        """End it permanently."""
+        """Stop the worker permanently."""
         self._stopping.set()
         if self._process is not None:
             self._process.terminate()

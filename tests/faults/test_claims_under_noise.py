@@ -91,7 +91,7 @@ class Workers:
         eventually(lambda: {self.name_of(worker.name) for worker in rows(self.database, Worker)} >= set(CLOCKS))
 
     def name_of(self, worker: str) -> str | None:
-        """The process of a row's worker; None if it has ended."""
+        """The process of the worker in a row, or None if it has ended."""
         return next((name for name, one in self.running.items() if f":{one.pid}:" in worker), None)
 
     def log(self, name: str) -> Path:
@@ -124,7 +124,7 @@ def database(
 
 @pytest.fixture(scope="module")
 def eventually(eventually: Eventually) -> Eventually:
-    """Wait until a condition holds, with ten queries a second in addition to those of the workers."""
+    """Wait until a condition holds, with ten queries a second."""
 
     def wait(condition: Callable[[], object]) -> None:
         def look() -> bool:
@@ -252,7 +252,7 @@ class TestClocks:
 
     def test_worker_clocks_are_wrong(self, workers: Workers) -> None:
         lines = [workers.log(name).read_text().splitlines() for name in ("fast", "slow")]
-        # The newest: a worker may have been started again since the first.
+        # The newest process, because a worker may have been restarted.
         worker_times = [[json.loads(line)["time"] for line in own if line.startswith("{")][-1] for own in lines]
         fast, slow = (datetime.fromisoformat(time) for time in worker_times)
         assert timedelta(hours=11) < fast - slow < timedelta(hours=13)
@@ -263,7 +263,7 @@ class TestClocks:
         eventually(lambda: {run.status for run in rows(database, Run, ids)} == {JobStatus.RUNNING})
 
         first = min(run.lease_expires_at for run in rows(database, Run, ids))
-        # Three leases later each still has its own.
+        # After three lease durations, each worker still holds its job.
         later = first + timedelta(seconds=3 * LEASE_SECONDS)
         eventually(lambda: min(run.lease_expires_at for run in rows(database, Run, ids)) > later)
         assert {run.attempt for run in rows(database, Run, ids)} == {1}
@@ -305,7 +305,7 @@ class TestClocks:
         times += [time for one in rows(database, Attempt, ids) for time in (one.started_at, one.ended_at)]
         times += [worker.heartbeat_at for worker in rows(database, Worker) if workers.name_of(worker.name)]
         times += [event.time for event in rows(database, RunEvent, ids)]
-        with database.transaction() as session:  # last: workers report while the rows are read
+        with database.transaction() as session:  # last, because workers report while the rows are read
             now = session.scalars(select(func.now())).one()
         assert all(timedelta() <= now - time < timedelta(minutes=5) for time in times)
         assert {run.attempt for run in rows(database, Run, ids)} == {1}

@@ -205,7 +205,7 @@ def _pauses(story: _Story) -> None:
         except ApiError as error:
             if error.code != "wrong_state":
                 raise
-            break  # it has ended meanwhile
+            break  # the job has ended in the meantime
         if story.wait(job, INACTIVE) == "paused":
             if (newest := story.newest(job)) is not None:
                 story.refused("in_use", lambda newest=newest: story.client.delete_checkpoint(newest.id))
@@ -263,7 +263,7 @@ def _deletes(story: _Story) -> None:
     try:
         story.client.delete_run(job.id)
     except ApiError as error:
-        if error.status != 404:  # the answer to the first try was lost
+        if error.status != 404:  # the response to the first attempt was lost
             raise
     story.refused("not_found", lambda: story.client.run(job.id))
 

@@ -15,7 +15,7 @@ def move(seconds: float) -> None:
             return isinstance(instance, real)
 
     class Moved(real, metaclass=_Any):  # type: ignore[valid-type,misc]
-        __slots__ = ()  # compiled modules look at the size
+        __slots__ = ()  # compiled modules check the object's size
 
         @classmethod
         def now(cls, tz: datetime.tzinfo | None = None) -> Any:

@@ -1,7 +1,7 @@
-"""One running service for all tests of the package: PostgreSQL, Valkey, API and workers, with leases that end soon.
+"""One running service for all tests of the package: PostgreSQL, Valkey, API and workers, with short leases.
 
-A training process takes seconds to load, so tests share runs: `finished`, which is not disturbed, and `sent`, whose
-prompts come over HTTP. What a test changes belongs to it alone.
+A training process takes seconds to load, so tests share runs: `finished`, which no test changes, and `sent`, whose
+prompts were uploaded over HTTP. Tests change only their own jobs.
 """
 
 import json
@@ -37,11 +37,11 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with pytest.MonkeyPatch.context() as environment:
         for name in ("G2RPO_DATABASE_URL", "G2RPO_BROKER_URL"):
             environment.delenv(name, raising=False)
-        environment.setenv("OMP_NUM_THREADS", "1")  # tiny tensors: a second thread only gets in the way
+        environment.setenv("OMP_NUM_THREADS", "1")  # tensors are tiny, so a second thread would only slow down the run
         environment.setenv("G2RPO_LEASE_SECONDS", "4")
         environment.setenv("G2RPO_RENEW_SECONDS", "1")
         environment.setenv("G2RPO_RECONCILE_SECONDS", "1")
-        environment.setenv("G2RPO_WORKER_TIMEOUT_SECONDS", "20")  # a killed one is not listed for long
+        environment.setenv("G2RPO_WORKER_TIMEOUT_SECONDS", "20")  # a killed worker is soon removed from the list
         with Stack(tmp_path_factory.mktemp("stack") / "data", port=0) as running:
             yield running
 
@@ -57,8 +57,7 @@ def client(stack: Stack) -> Iterator[Client]:
 
 @pytest.fixture(scope="session")
 def eventually(eventually: Callable[[Callable[[], object]], None]) -> Callable[[Callable[[], object]], None]:
-    """Wait until a condition holds, with ten polls a second: a poll is a request, which takes processor time from the
-    training process."""
+    """Wait until a condition holds. Ten polls a second leave enough processor time for the training process."""
 
     def wait(condition: Callable[[], object]) -> None:
         def look() -> bool:
@@ -102,7 +101,7 @@ class Sent:
     train: tuple[str, list[str]]
     heldout: tuple[str, list[str]]
     refusals: list[str]
-    """Error codes of the deletions of its sets while the run was open."""
+    """Error codes of the requests to delete the run's sets while the run was open."""
 
 
 @pytest.fixture(scope="session")

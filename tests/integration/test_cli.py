@@ -1,4 +1,4 @@
-"""The commands with a running service."""
+"""The command line with a running service."""
 
 import json
 from collections.abc import Callable
@@ -117,14 +117,14 @@ class TestCourse:
         eventually(lambda: "reward/clip_score" in client.run(id).metrics)
         assert client.run(waiting.id).queue_position == 1
 
-        assert client.cancel(waiting.id).status is JobStatus.CANCELLED  # at once
+        assert client.cancel(waiting.id).status is JobStatus.CANCELLED  # immediately
         assert "is cancelling" in g2rpo("runs", "cancel", id).output
         first, second = client.cancel(id), client.cancel(id)
         assert first.cancel_requested_at == second.cancel_requested_at is not None
         run = client.wait_for_run(id, timeout=60, every=0.1)
         assert run.status is JobStatus.CANCELLED
-        assert client.cancel(id).status is JobStatus.CANCELLED  # and it stays so
-        assert client.run(waiting.id).attempt == 0  # never taken
+        assert client.cancel(id).status is JobStatus.CANCELLED  # the status remains
+        assert client.run(waiting.id).attempt == 0  # never claimed
 
         listed = g2rpo("runs", "attempts", id).output
         assert "cancelled" in listed and "cpu" in listed

@@ -21,7 +21,7 @@ def test_code_blocks_of_the_page_run(stack: Stack, tmp_path: Path, monkeypatch: 
     assert len(blocks) >= 8 and text.count(f'"{ADDRESS}"') == 1
     namespace: dict[str, Any] = {}
     for block in blocks:
-        # Blank lines before it: a traceback names the line of the page.
+        # Prepend blank lines, so that a traceback shows the line number of the page.
         code = "\n" * text.count("\n", 0, block.start(1)) + block[1].replace(ADDRESS, stack.url)
         exec(compile(code, PAGE, "exec"), namespace)
 

@@ -26,6 +26,6 @@ def test_the_demo_reports_measurements_and_writes_figures(
         assert one["interval95"][0] <= one["difference"] <= one["interval95"][1]
         assert one["pairs"] == 8
     assert client.run(report["run"]).status is JobStatus.SUCCEEDED
-    assert len(report["prompts"]) == 2  # as many as a held-out evaluation keeps images of
+    assert len(report["prompts"]) == 2  # the number of images that a held-out evaluation stores
     assert set(seconds) == {"run", "generate", "figures"}
     assert stack.url in capsys.readouterr().out

@@ -1,5 +1,4 @@
-"""A run that is paused, saved, killed, resumed and extended, and weights that come back from outside, with the real
-engine: what they compute is the same."""
+"""Interrupted, resumed and extended runs, and re-imported weights, give the same results with the real engine."""
 
 import io
 from collections.abc import Callable
@@ -54,14 +53,14 @@ def test_a_paused_killed_resumed_and_extended_run_equals_the_uninterrupted_one(
 ) -> None:
     def spec(max_steps: int) -> dict[str, Any]:
         training = {**tiny["training"], "max_steps": max_steps}
-        # The final evaluation has as many pairs as the others: an extended run then has the curves of a straight one.
+        # All evaluations have the same number of pairs, so that an extended run has the curves of an uninterrupted run.
         evaluation = {**tiny["heldout"], "every": 3, "pairs": 8, "final_pairs": 8}
         return {**tiny, "training": training, "checkpoints": {"every": 0}, "heldout": evaluation}
 
-    # Enough steps that the run does not finish before it receives the requests.
+    # Enough steps, so that the run does not finish before it receives the requests.
     id = client.create_run(spec(100_000)).id
     eventually(lambda: client.run(id).status is JobStatus.STARTING)
-    client.pause(id)  # while it loads
+    client.pause(id)  # while the run is loading
     eventually(lambda: client.run(id).status is JobStatus.PAUSED)
 
     client.resume(id)
@@ -77,7 +76,7 @@ def test_a_paused_killed_resumed_and_extended_run_equals_the_uninterrupted_one(
     eventually(lambda: client.run(id).attempt == 3 and client.run(id).status is JobStatus.RUNNING)
     assert "is running" in g2rpo("runs", "checkpoint", id).output
     assert "is paus" in g2rpo("runs", "pause", id).output
-    assert f"run {id}: paused" in g2rpo("runs", "show", id, "--watch").output  # following ends with the pause
+    assert f"run {id}: paused" in g2rpo("runs", "show", id, "--watch").output  # the stream ends when the run pauses
     assert client.run(id).worker is None
 
     end = 3 * (next(client.checkpoints(id)).step // 3 + 2)

@@ -1,4 +1,4 @@
-"""Workers' counters are in the metrics."""
+"""The metrics contain the workers' counters."""
 
 from collections.abc import Callable
 from typing import Any
@@ -18,7 +18,7 @@ def test_every_step_of_a_finished_run_is_counted(
         every = [sample for family in parse(text) for sample in family.samples]
         return {one.name: one.value for one in every if one.labels.get("queue", "train") == "train"}
 
-    # After the worker's next heartbeat; a worker that another test killed stays listed for some seconds.
+    # After the worker's next heartbeat. A worker killed by another test remains in the list for some seconds.
     eventually(lambda: "g2rpo_worker_jobs_total" in metrics() and metrics()["g2rpo_workers"] == 1)
     found = metrics()
     # Other tests' runs may have been counted too.

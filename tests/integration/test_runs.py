@@ -111,7 +111,7 @@ class TestEnds:
     def test_a_run_continues_on_another_worker_after_draining(
         self, client: Client, stack: Stack, tiny: Any, eventually: Eventually
     ) -> None:
-        """SIGTERM, with the real engine. `tests/faults/test_claims_under_noise.py` does it with a scripted one.
+        """SIGTERM with the real engine. `tests/faults/test_claims_under_noise.py` does it with a scripted one.
 
         SIGKILL is in `test_life.py`.
         """

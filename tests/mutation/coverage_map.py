@@ -19,13 +19,12 @@ ALWAYS = {
     "worker/engine/training": ("tests/worker/engine/training/",),
     "service/contracts": ("tests/service/contracts/",),
 }
-"""Tests that are candidates for every mutant below a path, after those that are seen to run its line: some start
-processes, which no coverage sees."""
+"""Additional tests for mutants below a path. Some of them start processes, which coverage does not measure."""
 
 
 @dataclass
 class Timed:
-    """A test, its seconds without shared fixtures, its shared fixtures, and those that it is the first to request."""
+    """A test, its seconds without shared fixtures, its shared fixtures, and those that it requests first."""
 
     own: float
     uses: tuple[str, ...] = ()
@@ -34,14 +33,14 @@ class Timed:
 
 @dataclass
 class CoverageMap:
-    """tests by id, seconds of shared fixtures, and for each file and line the tests that ran it in call or setup."""
+    """Tests by id, seconds of shared fixtures, and the tests that executed each line in call or setup."""
 
     tests: dict[str, Timed]
     fixtures: dict[str, float]
     lines: dict[str, dict[int, tuple[set[str], set[str]]]]
 
     def stages(self, mutant: Mutant, budgets: Iterable[float], without: set[str]) -> list[tuple[list[str], float]]:
-        """The tests to run one after another, and their seconds, in stages that end at the `budgets`."""
+        """The tests to run in sequence, and their seconds, in stages that end at the `budgets`."""
         order = [test for test in self._ordered(mutant) if test not in without]
         stages: list[tuple[list[str], float]] = []
         spent = 0.0
@@ -72,7 +71,7 @@ class CoverageMap:
         return sorted(weights, key=lambda test: (cost(test), test))
 
     def _covering(self, mutant: Mutant) -> tuple[set[str], set[str]]:
-        """Tests that run the mutant's statement, or what is in its file; and those that share fixtures which do."""
+        """Tests that execute the mutant's statement or other code of its file, and tests whose shared fixtures do."""
         lines = self.lines.get(mutant.file, {})
         ran = range(mutant.first, mutant.last + 1)
         places = [lines[line] for line in (lines if mutant.at_import else ran) if line in lines]
@@ -81,7 +80,7 @@ class CoverageMap:
         return direct, {test for test, each in self.tests.items() if shared & set(each.uses)} - direct
 
     def save(self, file: Path) -> None:
-        """Write all as JSON, tests in the lines by number."""
+        """Write the map as JSON, in which lines refer to tests by number."""
         number = {test: place for place, test in enumerate(self.tests)}
         lines = {
             name: {line: [sorted(number[t] for t in tests) for tests in both] for line, both in of_file.items()}
@@ -92,7 +91,7 @@ class CoverageMap:
 
     @classmethod
     def load(cls, file: Path) -> "CoverageMap":
-        """Read what `save` wrote."""
+        """Read a map written by `save`."""
         data = json.loads(file.read_text())
         names = [test[0] for test in data["tests"]]
         tests = {name: Timed(own, tuple(uses), tuple(made)) for name, own, uses, made in data["tests"]}
@@ -126,13 +125,13 @@ def _pytest(tree: Path, records: Path, arguments: list[str]) -> None:
     environment = {**os.environ, "PYTHONPATH": places, "MUTATION_RECORDS": str(records.resolve())}
     command = [sys.executable, "-m", "pytest", "-p", "recorder", *arguments]
     code = subprocess.run(command, cwd=tree, env=environment, check=False, stdout=sys.stderr).returncode
-    if code not in (0, 1):  # 1: some tests failed, which the map leaves out
+    if code not in (0, 1):  # 1: some tests failed, and the map omits them
         raise RuntimeError(f"pytest ended with status {code}, perhaps before all tests had run; there is no map")
 
 
 def build(tree: Path, coverage_files: list[Path], records: list[Path]) -> CoverageMap:
-    """The map of what was measured in `tree`. Failed and skipped tests are omitted."""
-    from coverage import CoverageData  # of pytest-cov, which only this command needs
+    """Build the map from the measurements in `tree`. Failed and skipped tests are omitted."""
+    from coverage import CoverageData  # a dependency of pytest-cov, which only this command needs
 
     tests, fixtures = _times(records)
     lines: dict[str, dict[int, tuple[set[str], set[str]]]] = defaultdict(lambda: defaultdict(lambda: (set(), set())))
@@ -198,5 +197,5 @@ def make(tree: Path, out: Path, paths: list[str], measured: tuple[list[Path], li
         else:
             record(tree, paths, directory, options)
             coverage = [directory / "coverage"]
-        # What was collected comes last: it has the fixtures of tests but no durations.
+        # The collection record comes last, because it has the tests' fixtures but no durations.
         build(tree, coverage, [*records, directory / "records"]).save(out)

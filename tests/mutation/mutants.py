@@ -38,9 +38,9 @@ _PAIRS = (("min", "max"), ("amin", "amax"), ("minimum", "maximum"), ("any", "all
 _OPPOSITE = dict(_PAIRS) | {b: a for a, b in _PAIRS}
 _GENERIC = {"Callable", "Literal", "Iterator", "Mapping", "Sequence", "TypeVar", "dict", "list", "tuple", "type"}
 _SILENT = {"log", "logger", "logging", "warnings", "print", "sys.stderr.write", "super"}
-"""Calls without mutants, by their name or its first part."""
+"""Calls that are not mutated, by their name or the first part of it."""
 _TEXTS = {"description", "examples", "title", "json_schema_extra", "strict"}
-"""Keyword arguments that describe, and `strict` of `zip`, which states an invariant."""
+"""Keyword arguments with descriptions, and `strict` of `zip`, which states an invariant."""
 _IDENTIFIER = re.compile(r"[A-Za-z][\w./-]*")
 
 
@@ -91,7 +91,7 @@ class _Finder(ast.NodeVisitor):
             self.starts.append(self.starts[-1] + len(line))
         self.scope: list[str] = []
         self.depth = 0
-        """Functions around the node; 0: the code runs at import."""
+        """Number of enclosing functions; 0: the code runs at import."""
         self.span = (0, 0)
         self.found: dict[tuple[int, int, str], Mutant] = {}
         self.visit(ast.parse(source))
@@ -116,7 +116,7 @@ class _Finder(ast.NodeVisitor):
         self.add(node, operator, f"({ast.unparse(changed)})")
 
     def visit(self, node: ast.AST) -> None:
-        """Note the statement that a node belongs to: its lines, of a compound one those of its header."""
+        """Record the lines of the statement that contains a node, or of its header if the statement is compound."""
         if not isinstance(node, ast.stmt):
             super().visit(node)
             return
@@ -210,7 +210,7 @@ class _Finder(ast.NodeVisitor):
         """Assertions state invariants."""
 
     def visit_JoinedStr(self, node: ast.JoinedStr) -> None:
-        """Texts, in which Python 3.11 knows no positions."""
+        """Skip f-strings, in which Python 3.11 provides no positions."""
 
     def visit_Subscript(self, node: ast.Subscript) -> None:
         name = ast.unparse(node.value)

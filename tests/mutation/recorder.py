@@ -1,7 +1,7 @@
-"""A plugin of pytest that writes, for `map`, how long tests and shared fixtures take and which tests share fixtures.
+"""A pytest plugin that records, for `map`, the durations of tests and shared fixtures, and shared use of fixtures.
 
-It imports nothing of the project, so that it runs in any tree: `-p recorder`, with this directory on the path. One JSON
-object a line, in a file of each process in `$MUTATION_RECORDS`.
+It does not import the project, so that it runs in any tree: `-p recorder`, with this directory on the path. Each
+process writes a file of JSON lines to `$MUTATION_RECORDS`.
 """
 
 import json
@@ -38,6 +38,6 @@ def pytest_fixture_setup(fixturedef: Any, request: pytest.FixtureRequest) -> Ite
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Write how long a phase of a test takes; under pytest-xdist in the process that ran it."""
+    """Write the duration of a phase of a test; with pytest-xdist, in the process that ran the test."""
     if not hasattr(report, "node"):
         _write(id=report.nodeid, when=report.when, s=report.duration, o=report.outcome)

@@ -11,7 +11,7 @@ from tests.mutation.runner import KILLED
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 MOST_EQUIVALENT, LEAST_KILLED = 0.10, 0.85
 _KEY = ("file", "function", "text", "becomes")
-"""What names a mutant in `equivalent.toml`: no number that changes with the lines above it."""
+"""The key of a mutant in `equivalent.toml`, which does not change with the lines above the mutant."""
 Results = dict[str, dict[str, Any]]
 
 

@@ -33,7 +33,7 @@ class Warm:
         environment = {**os.environ, **threads, "PYTHONPATH": str(self.tree), "TMPDIR": str(self.directory / "tmp")}
         if shared is not None:
             environment["SHARED_DATA"] = str(shared)
-        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # what is compiled serves the next mutant
+        environment.pop("PYTHONDONTWRITEBYTECODE", None)  # compiled files are reused for the next mutant
         command = [sys.executable, "-P", str(_WARM), str(self.tree), package]
         self.log = (self.directory / "log.txt").open("wb")
         pipe = subprocess.PIPE
@@ -42,7 +42,7 @@ class Warm:
         self.process.stdin.write(json.dumps(sorted({test.partition("::")[0] for test in tests.tests})) + "\n")
 
     def run(self, file: str, source: str | None, stages: list[tuple[list[str], float]]) -> dict[str, Any]:
-        """Return the result of a changed source, or with None of the unchanged tree."""
+        """Return the result of a changed source, or of the unchanged tree if it is None."""
         assert self.process.stdin is not None and self.process.stdout is not None
         limited_stages = [{"tests": tests, "limit": _LEAST_LIMIT + _SLOWER * seconds} for tests, seconds in stages]
         self.process.stdin.write(json.dumps({"file": file, "source": source, "stages": limited_stages}) + "\n")
@@ -62,7 +62,7 @@ class Warm:
 
 
 class Run:
-    """One suite's run over mutants, which continues what a results file has."""
+    """The run of a test suite over mutants, which continues an existing results file."""
 
     def __init__(self, tree: Path, tests: CoverageMap, out: Path, budgets: list[float], shared: Path | None) -> None:
         self.tree, self.tests, self.out, self.budgets, self.shared = tree, tests, out, budgets, shared
@@ -107,7 +107,7 @@ class Run:
         if not stages:
             return result | {"outcome": "survived", "by": None}
         became = warm.run(mutant.file, source, stages)
-        if became["outcome"] == "timeout":  # a loop without end is one again; a machine that stood still is not
+        if became["outcome"] == "timeout":  # an endless loop times out again; a temporarily stalled machine does not
             became = warm.run(mutant.file, source, stages)
         return result | became
 
@@ -136,7 +136,7 @@ class Run:
 
 
 def read(out: Path) -> tuple[dict[str, dict[str, Any]], set[str]]:
-    """Results by mutant, and the tests found to fail without one."""
+    """Results by mutant, and the tests that fail without a mutant."""
     results: dict[str, dict[str, Any]] = {}
     broken: set[str] = set()
     for line in out.read_text(encoding="utf-8").splitlines() if out.exists() else []:

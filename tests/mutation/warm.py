@@ -1,8 +1,8 @@
 """A process with all libraries loaded, from which each mutant's tests run in a fork: `python -P warm.py TREE PACKAGE`.
 
-It imports nothing of tests.mutation, so that it runs in a copy of any tree of the project. The first line of
-standard input is the list of test files; each other one a JSON request {file, source, stages: [{tests, limit}]}, and a
-line of standard output the reply.
+It does not import tests.mutation, so that it runs in a copy of any tree of the project. The first line of standard
+input is the list of test files. Each other line is a JSON request {file, source, stages: [{tests, limit}]}, answered by
+a line on standard output.
 """
 
 import ast
@@ -28,7 +28,7 @@ _OPTIONS = ("-x", "-q", "--strict-markers", "--import-mode=importlib", "-o", "ad
 _PLUGINS = ("-p", "no:randomly", "-p", "no:cacheprovider", "-p", "no:pytest_cov")
 _BECOME_SUBREAPER = 36
 _PAST = 400_000_000
-"""Seconds by which mutants' files are older than now."""
+"""Age in seconds of the mutants' files."""
 
 
 class _Chosen:
@@ -60,7 +60,7 @@ class _Chosen:
 
 
 def _independent(tree: Path, package: str) -> set[str]:
-    """Modules of the project that import nothing of `package`, directly or not."""
+    """Modules of the project that do not import `package`, directly or indirectly."""
     imports: dict[str, set[str]] = {}
     for path in (path for top in ("service", "worker") for path in (tree / top).rglob("*.py")):
         name = ".".join(path.relative_to(tree).with_suffix("").parts).removesuffix(".__init__")

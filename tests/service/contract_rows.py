@@ -30,7 +30,7 @@ GENERATION = {
 }
 SCORE = {"rewards": ["clip_score"], "generation": None}
 RESERVED: dict[str, dict[str, Any]] = {}
-"""Path parameters by operation id, of rows in a rare state; no other request addresses these rows."""
+"""Path parameters, by operation id, of rows in a rare state that no other request addresses."""
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""The OpenAPI document, created once per process: this needs half a second, and all settings give the same."""
+"""The OpenAPI document, created once per process because this takes half a second."""
 
 import functools
 from typing import Any

@@ -162,7 +162,7 @@ class Records:
         number: int = 1,
         **columns: Any,
     ) -> None:
-        """Add a judge's answer about an image: scores, or the reason why it has none."""
+        """Add a judge's answer for an image: scores, or the reason why there are none."""
         failed = isinstance(answer, Failure)
         values: dict[str, Any] = {
             "scores": None if failed else list(answer),

@@ -50,7 +50,7 @@ PHASES = ("examples", "coverage", "fuzzing", "stateful")
 SCHEMA_ERRORS = frozenset(get_args(ErrorType)) - {"value_error", "string_too_short"}
 """Error types of pydantic itself; a schema has the same constraints, except that pydantic strips white space."""
 MAX_INTEGER_PREFIX = str(2**63)[:-3]
-"""First digits of the largest integers: FastAPI writes bounds as floats, and that of 2^63 - 1 is too large."""
+"""First digits of the largest integers: FastAPI writes bounds as floats, which are too large for 2^63 - 1."""
 VALID_STATUSES = ["2xx", "304", "404", "406", "409", "410", "416"]
 """Statuses of valid requests: the resource may not exist, or not in the requested form or state."""
 LORA = save(
@@ -63,8 +63,8 @@ PROMPTS = '{"prompt": "a red circle"}\n{"prompt": "a blue square"}\n'
 """Two prompts, as JSON lines and also as plain text."""
 RESULT = result_row(0, 0, (1, 0, 1))
 FIRST, STEP = 20, 8
-"""Without ALL_BOUNDS: the first 20 requests of an operation, then every eighth. `/runs` and `/plans`, whose
-bodies are the same, have 1,500 each, and use different eighths."""
+"""Without ALL_BOUNDS, the first 20 requests of an operation are sent, then every eighth. `/runs` and `/plans` have the
+same bodies and 1,500 requests each, so they use different eighths."""
 BOUNDS: Counter[str] = Counter()
 """Requests for bounds so far, by operation."""
 
@@ -154,7 +154,7 @@ def campaign(
     capsys: pytest.CaptureFixture[str],
 ) -> Campaign:
     """All phases against a server with short waits and streams."""
-    caplog.set_level(logging.CRITICAL, "service.audit")  # its lines would hide a failure
+    caplog.set_level(logging.CRITICAL, "service.audit")  # its log lines would hide a failure
     short = {"max_wait_seconds": 0.05, "max_stream_seconds": 0.2, "max_open_jobs": 1_000_000}
     app = create_app(database.settings.model_copy(update=short))
     result = Campaign()
@@ -247,7 +247,7 @@ def _is_a_failure(context: Any, failure: Failure, case: schemathesis.Case, respo
     """Return whether a failure counts: not if it is intended or due to a rule that a schema cannot express."""
     headers = case.headers or {}
     if isinstance(failure, UseAfterFree):
-        return not case.path.startswith(("/keys", "/checkpoints"))  # their records remain
+        return not case.path.startswith(("/keys", "/checkpoints"))  # the rows of deleted checkpoints remain
     if isinstance(failure, AcceptedNegativeData):
         return "x-schemathesis-unknown-property" not in headers  # unknown headers are ignored
     return not (

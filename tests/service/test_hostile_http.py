@@ -17,7 +17,7 @@ from tests.service.document import document
 
 _PATIENCE = 30.0
 _MOST = 2**20
-"""Bytes of a body that the served application takes."""
+"""Maximum body size of the served application in bytes."""
 
 TRAVERSALS = (
     "../../../../etc/passwd",
@@ -52,10 +52,10 @@ class Served:
             yield connection
 
     def answer(self, *parts: bytes, hang_up: bool = False) -> bytes:
-        """All that comes back until the server closes the connection; `hang_up` closes our half of it after sending."""
+        """Read until the server closes the connection. `hang_up` closes the client's half after sending."""
         received = b""
         with self.connected() as connection:
-            with contextlib.suppress(OSError):  # it may close the connection before it has read everything
+            with contextlib.suppress(OSError):  # the server may close the connection before it has read everything
                 for part in parts:
                     connection.sendall(part)
                 if hang_up:
@@ -97,7 +97,7 @@ def running(module_database: Database, serve: Callable[..., Any]) -> Iterator[Se
 
 @pytest.fixture
 def served(running: Served, caplog: pytest.LogCaptureFixture) -> Iterator[Served]:
-    """The service; after the test it has raised nothing and responds."""
+    """The service. After the test, checks that it has raised no exception and still responds."""
     yield running
     assert running.is_well()
     raised = [record for record in caplog.records if record.levelno >= logging.ERROR]
@@ -106,7 +106,7 @@ def served(running: Served, caplog: pytest.LogCaptureFixture) -> Iterator[Served
 
 @pytest.fixture(scope="module")
 def ids(module_records: Any) -> dict[str, str]:
-    """What path parameters may name; no test here changes it."""
+    """Values of path parameters for rows that no test of this module changes."""
     run = module_records.run(JobStatus.SUCCEEDED)
     checkpoint = module_records.checkpoint(run, {"w": b"weights"})
     some = str(uuid.uuid4())
@@ -220,7 +220,10 @@ def test_bodies_over_the_limit_are_413(served: Served) -> None:
     headers = ["Content-Type: application/json"]
     response = request("POST", "/plans", *headers, f"Content-Length: {_MOST + 1}")
     assert served.status(response) == 413
-    assert served.status(*BODIES["too large by its chunks"]) in (0, 413)  # the answer may be lost while we still send
+    assert served.status(*BODIES["too large by its chunks"]) in (
+        0,
+        413,
+    )  # the response may be lost during sending
 
 
 JSON = {

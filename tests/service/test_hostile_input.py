@@ -21,7 +21,7 @@ from tests.service.unigenbench import benchmark
 
 pytestmark = pytest.mark.long
 _LIMIT = 30_000
-"""Bytes of an answer that refuses: what was sent is not sent back."""
+"""Maximum size of an error response in bytes, because it must not contain the whole request."""
 
 VALUES = {
     "NUL": "%00",
@@ -69,7 +69,7 @@ BODIES = {
     "a mapping": '{"__proto__": {"a": 1}}',
     "text": '"3"',
 }
-"""Where there are many, they are longer than a refusal may be."""
+"""If there are many values, they exceed the maximum size of an error response."""
 
 
 def operations(method: str) -> list[str]:
@@ -90,7 +90,7 @@ def refused_or_answered(response: Any) -> None:
 
 @pytest.fixture(autouse=True)
 def _quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """No record of each change: thousands of them would be formatted for nothing."""
+    """Disable the audit log, whose thousands of lines no test reads."""
     caplog.set_level(logging.CRITICAL, "service.audit")
 
 
@@ -102,7 +102,7 @@ def client(module_client: TestClient) -> TestClient:
 
 @pytest.fixture(scope="module")
 def ids(module_records: Any) -> dict[str, str]:
-    """A row of each kind, so that requests get beyond a 404. Tests with this fixture do not change the rows."""
+    """A row of each kind, so that requests are not answered with 404. Tests do not change the rows."""
     return rows(module_records)
 
 
@@ -113,7 +113,7 @@ def own_ids(module_records: Any) -> dict[str, str]:
 
 
 def rows(records: Any) -> dict[str, str]:
-    """The path parameters of new rows, each of a noun."""
+    """The path parameters of new rows, one for each resource."""
     run = records.run(JobStatus.SUCCEEDED)
     records.metric(run, "reward/clip_score", [0.1, None, 0.3])
     records.reward_group(run, [0.1, None, 0.3])
@@ -183,10 +183,10 @@ class TestParameters:
 
 
 def fields(path: str, method: str) -> list[str]:
-    """The fields of the JSON object that an operation accepts; empty without one."""
+    """The fields of the JSON object that an operation accepts; empty if it accepts none."""
     content = document()["paths"][path][method].get("requestBody", {}).get("content", {})
     schema = content.get("application/json", {}).get("schema", {})
-    if path.endswith("/clone"):  # any part of a run's spec, which its own schema leaves open
+    if path.endswith("/clone"):  # any part of a run's spec, which the schema does not restrict
         schema = {"$ref": "#/components/schemas/RunSpec"}
     for one in [schema, *schema.get("anyOf", [])]:
         name = one.get("$ref", "").rpartition("/")[2]
@@ -207,7 +207,7 @@ NESTED = {
 
 
 def bodies(path: str, method: str, value: str) -> list[str]:
-    """Bodies with a value at every place: as the whole, under an unknown name, as and in each field."""
+    """Bodies with a value at every position: the whole body, an unknown name, each field, and inside each field."""
     own = fields(path, method)
     templates = [template for field in own for template in NESTED.get(field, [])]
     return [
@@ -271,14 +271,15 @@ HEADERS = {
 }
 
 CONDITIONS = ("range", "if-range", "if-none-match")
-"""Headers that routes of files read and do not all document."""
+"""Headers that file routes read, some of which are not documented."""
 
 
 class TestHeaders:
     @pytest.mark.parametrize("name", HEADERS)
     def test_each_header_alone_and_twice(self, client: TestClient, ids: dict[str, str], name: str) -> None:
         for place, path in enumerate(operations("get")):
-            # What is done with other headers knows no routes: each value is sent to a third of them, and not twice.
+            # Other headers are handled independently of the route, so each value is sent once, to a third of the
+            # routes.
             documented = [one.lower() for one in parameters(path, "get", "header")]
             read = path == "/runs" or name in (*documented, *CONDITIONS)
             for number, value in enumerate(HEADERS[name]):
@@ -315,7 +316,7 @@ REQUESTS = {
 
 @pytest.fixture(scope="module")
 def port(module_database: Database, serve: Any) -> Iterator[int]:
-    """Where the service answers on a socket."""
+    """The address of the service on a socket."""
     with serve(create_app(module_database.settings)) as url:
         yield int(url.rpartition(":")[2])
 

@@ -1,4 +1,4 @@
-"""A hand-made checkout with the layout of the official repository, in words of our own."""
+"""A synthetic checkout with the layout of the official repository and our own texts."""
 
 import csv
 import io
@@ -36,12 +36,12 @@ LANG_CONFIGS = {
 
 
 def spelled(dimension: str, language: Language) -> str:
-    """A dimension as files of that language spell it."""
+    """The spelling of a dimension in files of the given language."""
     return dimension if language == "en" else CHINESE[dimension]
 
 
 def about(dimensions: Sequence[str], language: Language, **changes: Any) -> dict[str, Any]:
-    """The mapping of a row with those test points; `changes` replace or, being None, remove entries."""
+    """The mapping of a row with the given test points; `changes` replaces entries, or removes them (None)."""
     keys = KEYS[language]
     value = {
         keys.category: "Trees",
@@ -60,12 +60,12 @@ def dimensions_of(index: int) -> tuple[str, ...]:
 
 
 def text_of(index: int, file: OfficialFile) -> str:
-    """Prompt `index`."""
+    """The text of prompt `index`."""
     return f"tree number {index} of {file.name}"
 
 
 def rows(file: OfficialFile) -> list[list[str]]:
-    """Ten good rows."""
+    """Ten valid rows."""
     return [
         [
             str(index),
@@ -89,7 +89,7 @@ def prompts_csv(file: OfficialFile, body: Iterable[Sequence[str]] | None = None)
 
 
 def script(config: str = CONFIG, **constants: Any) -> str:
-    """The Python source that holds the judge's words."""
+    """The Python source with the judge prompts."""
     values = {
         "EXPLAINED_EN": {one: f"{one} is as it should be" for one in SUB},
         "EXPLAINED_ZH": {CHINESE[one]: "对的" for one in SUB},
@@ -100,7 +100,7 @@ def script(config: str = CONFIG, **constants: Any) -> str:
 
 
 def write_checkout(directory: Path, files: Mapping[str, str | bytes | None] | None = None) -> Path:
-    """The checkout; `files` replace those of it, or, being None, remove them, by their path."""
+    """Create the checkout; `files` replaces files by path, or removes them if the value is None."""
     made: dict[str, str | bytes | None] = {file.path: prompts_csv(file) for file in FILES}
     made["eval/src/eval_common.py"] = script()
     made["eval/src/other.py"] = "print('never run')\nraise SystemExit(1)\n"
@@ -113,7 +113,7 @@ def write_checkout(directory: Path, files: Mapping[str, str | bytes | None] | No
 
 
 def benchmark(data: bytes | None = None, file: OfficialFile = EN) -> Benchmark:
-    """The benchmark in the bytes of a file of prompts, else of ten good rows."""
+    """The benchmark in the bytes of a prompt file, by default with ten valid rows."""
     reading = read_prompts(prompts_csv(file).encode() if data is None else data, file)
     assert not reading.problems, reading.problems
     return Benchmark(
@@ -131,7 +131,7 @@ def benchmark(data: bytes | None = None, file: OfficialFile = EN) -> Benchmark:
 
 
 def answer(scores: Sequence[int]) -> str:
-    """A judge's words."""
+    """The text of a judge's answer."""
     analysis = [f"I looked at {place}" for place in range(len(scores))]
     return f"<description><analysis>{analysis}</analysis>\n<score>{list(scores)}</score></description>"
 
@@ -139,7 +139,7 @@ def answer(scores: Sequence[int]) -> str:
 def result_row(
     index: int, image_index: int, scores: Sequence[int], file: OfficialFile = EN, /, **changes: Any
 ) -> dict[str, Any]:
-    """A row as the official script writes it."""
+    """A row in the format of the official script."""
     points = [spelled(one, file.language) for one in dimensions_of(index)]
     result = {"prompt": "…", "testpoint": points, "analysis": ["…"] * len(points), "score": list(scores)}
     row = {

@@ -1,4 +1,4 @@
-"""Engine tests run on one thread: their batches are too small to gain from two, and the machine may be busy."""
+"""Run engine tests on one thread, because their batches are too small for two and the machine may be busy."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ torch.set_num_threads(1)
 
 @pytest.fixture(scope="session")
 def compiler() -> None:
-    """What torch.compile needs for a CPU: a C++ compiler and Python's headers."""
+    """The requirements of torch.compile on a CPU: a C++ compiler and Python's headers."""
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         pytest.skip("needs a C compiler: install gcc with g++, or name another in CXX")
     if not Path(sysconfig.get_path("include"), "Python.h").is_file():

@@ -1,4 +1,4 @@
-"""`Idempotency-Key`: the same request is done once, however often and from however many connections it comes."""
+"""`Idempotency-Key`: a request is executed once, even if it is repeated on several connections."""
 
 import uuid
 from collections.abc import Callable, Iterator
@@ -178,7 +178,7 @@ def test_two_idempotency_headers_are_rejected(client: TestClient) -> None:
 
 @pytest.fixture
 def locked(client: TestClient, database: Database) -> Iterator[str]:
-    """A key whose first request does not come to its end."""
+    """A key whose first request does not finish."""
     with database.engine.connect() as connection:
         connection.execute(
             text("INSERT INTO idempotency_keys (scope, key, fingerprint) VALUES (:scope, 'held', 'x')"),

@@ -1,4 +1,4 @@
-"""The route of CONTRIBUTING.md, in the files that are listed there, works as described."""
+"""The example route of CONTRIBUTING.md, in the files listed there, works as described."""
 
 import re
 import sys

@@ -34,7 +34,7 @@ class Keys:
         return created
 
     def presented(self, state: str, scope: str = "admin") -> dict[str, str]:
-        """The header with a key of that state."""
+        """The header with a key in the given state."""
         if state == "missing":
             return {}
         secrets: dict[str, Callable[[], str]] = {
@@ -86,7 +86,7 @@ def away(app: FastAPI, remote: Callable[[FastAPI], TestClient]) -> TestClient:
 
 @pytest.fixture
 def contents(database: Database) -> Callable[[], dict[str, str | None]]:
-    """Computes a digest of every table, without the time of the last use of keys."""
+    """Computes a digest of every table, except for the last-use times of keys."""
 
     def digests() -> dict[str, str | None]:
         with database.sessions() as session:

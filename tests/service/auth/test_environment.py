@@ -25,7 +25,7 @@ def shown(secret: str) -> dict[str, str]:
 
 @pytest.fixture
 def started(settings: Settings, remote: Remote, database: Database) -> Callable[[str], TestClient]:
-    """Starts an API process with that key in its environment."""
+    """Starts an API process with the given key in its environment."""
     return lambda secret: remote(create_app(settings.model_copy(update={"admin_key": SecretStr(secret)})))
 
 

@@ -1,4 +1,4 @@
-"""Every route with every state of a key and every scope. Routes are taken from the application, new ones too."""
+"""Every route of the application with every key state and every scope."""
 
 import json
 import re

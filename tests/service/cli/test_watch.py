@@ -1,4 +1,4 @@
-"""Following a run in a terminal, and without one."""
+"""Following a run with and without a terminal."""
 
 import io
 from collections.abc import Iterator
@@ -44,7 +44,7 @@ def moving(app: FastAPI, serve: Any, database: Database) -> Iterator[Moving]:
 
 @pytest.fixture
 def run(records: Any) -> Run:
-    """A run that computes."""
+    """A running run."""
     progress = {"time": "2026-01-01T12:00:00Z", "step": 7, "max_steps": 60, "phase": "rollout", "eta_seconds": 125.0}
     created: Run = records.run(JobStatus.RUNNING, progress=progress)
     records.metric(created, "reward/clip_score", [0.25, 0.5])

@@ -1,4 +1,4 @@
-"""The Python client through a network that loses requests, responses and parts of files."""
+"""The Python client with a network that loses requests, responses and parts of files."""
 
 import collections
 import contextlib
@@ -216,7 +216,7 @@ class TestDownload:
             part = tmp_path / "out" / f".{WEIGHTS}.part"
             assert 0 < part.stat().st_size < len(DATA)
             assert not (tmp_path / "out" / WEIGHTS).exists()
-            network.always = len(DATA) - part.stat().st_size + 2000  # enough for the rest and its headers alone
+            network.always = len(DATA) - part.stat().st_size + 2000  # enough for the headers and the rest only
             assert impatient._download_file(file, tmp_path / "out").read_bytes() == DATA
 
     def test_an_existing_file_is_unchanged(

@@ -1,4 +1,4 @@
-"""The bounds that the API promises: the lowest and highest values are allowed, and those next to them are refused."""
+"""The documented bounds: the minimum and maximum are allowed, and the values just outside them are rejected."""
 
 import math
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from service.contracts.runs import RunSpec
 from service.contracts.scores import ScoreSpec
 
 ABOVE, BELOW = "above", "below"
-"""Of a bound that is itself outside."""
+"""Distance to an exclusive bound."""
 
 SEED = 2**63 - 1
 PIXELS = (16, 4096)
@@ -107,7 +107,7 @@ def _cases() -> Iterator[tuple[type[Contract], str, dict[str, Any], tuple[Any, A
 
 
 def _refused_at(contract: type[Contract], place: str, base: dict[str, Any], value: Any) -> bool:
-    """Whether `value` lies outside the bounds of the field: other fields may refuse what does not go with it."""
+    """Whether `value` is outside the field's bounds. Values within them may be incompatible with other fields."""
     *above, name = place.split(".")
     values: dict[str, Any] = {**base}
     here = values
@@ -124,7 +124,7 @@ def _refused_at(contract: type[Contract], place: str, base: dict[str, Any], valu
 
 
 def _next(place: str, value: Any, by: int) -> Any:
-    """The number next to `value`: of whole numbers, by one, of pixels, by 16."""
+    """The number next to `value`: 1 away for integers, 16 for pixels."""
     by *= 16 if place.endswith(("width", "height")) else 1
     return value + by if isinstance(value, int) else math.nextafter(value, by * math.inf)
 

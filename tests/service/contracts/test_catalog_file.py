@@ -1,4 +1,4 @@
-"""The file of a catalog: contents, merging and errors."""
+"""Catalog files: contents, merging and errors."""
 
 import re
 from collections.abc import Iterable

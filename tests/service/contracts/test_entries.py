@@ -1,4 +1,4 @@
-"""The entries of a catalog: defaults, bounds and derived values."""
+"""Catalog entries: defaults, bounds and derived values."""
 
 from typing import Any
 

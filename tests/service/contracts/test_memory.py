@@ -1,4 +1,4 @@
-"""The memory that a run needs: measured figures are met, parts are counted, and settings that save memory do."""
+"""Memory estimates match measurements, count all parts, and decrease with settings that save memory."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def parts(memory: Memory, phase: str) -> dict[str, int]:
 def test_the_update_is_within_ten_percent_of_measurements_on_an_h100(
     batch: int, checkpointing: bool, measured: float
 ) -> None:
-    """FLUX.1-dev at 720×720: transformer, a small LoRA, its gradients, activations; nothing else was on the card."""
+    """FLUX.1-dev at 720×720: transformer, a small LoRA, its gradients, activations; nothing else was on the GPU."""
     update = parts(planned(training={"update_batch_size": batch, "gradient_checkpointing": checkpointing}), "update")
     there = sum(update[name] for name in ("weights", "adapter", "gradients", "activations"))
     assert there == pytest.approx(measured, rel=0.1)
@@ -45,13 +45,13 @@ def test_the_papers_run_with_a_lora_fits_one_gpu_of_80_gb() -> None:
 
 
 def test_every_adapted_layer_stores_its_input_in_float32() -> None:
-    """Of FLUX.1-dev: query, key, value, output, and the feed-forward's two, the last of them four times as wide."""
+    """Input widths of FLUX.1-dev's layers: query, key, value, output, and two feed-forward layers."""
     whole, one_block = (
         parts(planned(training={"gradient_checkpointing": recomputed}), "update")["adapter's inputs"]
         for recomputed in (False, True)
     )
     tokens, width = 45 * 45 + 512, 3072
-    ending = 45 * 45 * width  # the layer that ends the transformer is adapted too, and sees the image alone
+    ending = 45 * 45 * width  # the last layer of the transformer is adapted too, and processes only image tokens
     assert whole == 4 * ((19 + 38) * (3 + 1 + 1 + 4) * tokens * width + ending)
     assert one_block == whole // 57
 
@@ -69,7 +69,7 @@ def test_all_weights_fit_no_single_gpu() -> None:
     ],
 )
 def test_lora_parameters_match_the_layers(name: str, adapter: int, replaced: int) -> None:
-    """The numbers are those of diffusers' models of these shapes."""
+    """The parameter counts equal the counts of diffusers' models with these shapes."""
     model = FLUX.model(name)
     assert lora_parameters(model, 64) == adapter
     assert sum(inner * outer for _, inner, outer in targeted(model)) == replaced

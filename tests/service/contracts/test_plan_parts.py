@@ -1,4 +1,4 @@
-"""The parts of a plan: seconds by what they are spent on, and bytes of each image that is scored."""
+"""The parts of a plan: seconds by part, and bytes per scored image."""
 
 import re
 from pathlib import Path
@@ -36,7 +36,7 @@ def planned(catalog: Catalog, **changes: Any) -> Plan:
 
 
 def seconds(plan: Plan) -> dict[str, float]:
-    """Seconds by part, read from the basis."""
+    """Seconds by part, parsed from `seconds_basis`."""
     return {part: float(number) for part, number in re.findall(r"(\w+) (\d+) s\b", plan.seconds_basis)}
 
 
@@ -78,7 +78,7 @@ def test_uploaded_prompt_sets_cause_no_warning() -> None:
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_scoring_memory_counts_decoder_and_rewards_per_image(batch: int) -> None:
-    """In bytes: the decoder's tensors of 128 channels in bfloat16, the image twice in float32, and 50 MB in a ViT."""
+    """Bytes per image: decoder tensors with 128 channels in bfloat16, two float32 images, and 50 MB in a ViT."""
     pixels = 1024 * 1024
     scored = planned(rated(), sampling={"decode_batch_size": batch})
     assert scored.memory is not None
@@ -95,10 +95,10 @@ def test_rewards_of_small_images_need_no_extra_memory() -> None:
 
 
 def test_adapted_layers_of_stable_diffusion_store_image_or_text_tokens() -> None:
-    """Layers of the second stream (`add_…`, `ff_context`) see the tokens of the text, the others the image's."""
+    """Layers of the text stream (`add_…`, `ff_context`) process text tokens, and the others image tokens."""
     model = rated().model("sd-3.5-medium")
     image, text, width = 64 * 64, model.text_length, model.hidden_size
-    both = model.blocks - 1  # the last block has no feed-forward of the text, and no output of its attention
+    both = model.blocks - 1  # the last block has no feed-forward layer and no attention output for the text
     attention = width * (model.blocks * (4 * image + 3 * text) + both * text)
     feed_forward = 5 * width * (model.blocks * image + both * text)
     plan = planned(rated(), sampling={"guidance": 1.0}, training={"update_batch_size": 1})

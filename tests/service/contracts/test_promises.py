@@ -1,4 +1,4 @@
-"""Words, defaults and numbers that clients and stored data rely on."""
+"""Names, defaults and numbers that clients and stored data rely on."""
 
 import importlib
 import pkgutil

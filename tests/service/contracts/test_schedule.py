@@ -1,4 +1,4 @@
-"""σ nodes, continuation paths and their sharing, for every schedule that a spec may name."""
+"""σ nodes, continuation paths and shared prefixes, for every schedule that a spec allows."""
 
 import math
 from itertools import pairwise

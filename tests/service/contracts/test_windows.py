@@ -1,4 +1,4 @@
-"""MixGRPO's window and what follows it, and what chains evaluate: for every schedule that a spec may name."""
+"""MixGRPO's window and solver tail, and the NFE of chains, for every schedule that a spec allows."""
 
 from collections import Counter
 from itertools import pairwise
@@ -15,7 +15,7 @@ from tests.worker.engine.grpo import transcription
 
 @st.composite
 def windows(draw: st.DrawFn, order: str) -> tuple[Window, int]:
-    """A window and a schedule that holds it."""
+    """A window and a schedule that contains it."""
     steps = draw(st.integers(2, 60))
     size, stride, every = draw(st.integers(1, steps - 1)), draw(st.integers(1, 60)), draw(st.integers(1, 30))
     return Window(size=size, order=order, stride=stride, every=every), steps
@@ -67,7 +67,7 @@ def test_a_random_window_is_uniform_and_depends_on_the_seed() -> None:
 
 
 def test_draws_are_reproducible() -> None:
-    """No process, hash seed or library version may draw otherwise: these are the numbers for ever."""
+    """The numbers must not depend on the process, hash seed or library version, and must never change."""
     expected = [0, 10, 8, 1, 8, 13, 20, 4]
     assert [draw(21, 42, "window", move) for move in range(8)] == expected
     window = Window(size=4, order="random", every=25)
@@ -107,7 +107,7 @@ def test_the_nfe_of_a_run_is_the_sum_of_its_steps(
     estimate = algorithm.total_nfe(steps, max_steps, seed)
     if window.order == "progressive":
         assert estimate == summed
-    else:  # what is to be expected, which lies between the cheapest and the dearest place
+    else:  # the expected value, between the cheapest and the most expensive position
         costs = [algorithm._cost_at(steps, start).total for start in window.positions(steps)]
         assert max_steps * min(costs) <= estimate <= max_steps * max(costs)
 

@@ -1,4 +1,4 @@
-"""The text of a key."""
+"""The format of API keys."""
 
 import hashlib
 import re

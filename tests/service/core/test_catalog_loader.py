@@ -1,4 +1,4 @@
-"""A catalog's file that changes while the service runs."""
+"""A catalog file that changes while the service is running."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The process of the service writes only JSON lines."""
+"""The service process writes only JSON lines."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""What an operator may set."""
+"""Settings: valid and invalid values."""
 
 import pytest
 from pydantic import ValidationError

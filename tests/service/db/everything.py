@@ -54,7 +54,7 @@ def fill(records: Records) -> None:
 
 
 def _imported(key: ApiKey) -> Checkpoint:
-    """Weights that no run made."""
+    """Imported weights."""
     id = new_id()
     return Checkpoint(
         id=id,

@@ -1,4 +1,4 @@
-"""Backing up and restoring, by the commands that docs/how-to/back-up-and-restore.md gives."""
+"""Backup and restore with the commands of docs/how-to/back-up-and-restore.md."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""The guard on a job's status, and the columns that a transition sets."""
+"""The check of status transitions, and the columns that a transition sets."""
 
 from typing import Any
 

@@ -18,7 +18,7 @@ from tests.service.db.everything import fill
 from tests.service.records import Records
 
 Contents = dict[str, dict[tuple[Any, ...], dict[str, Any]]]
-"""By table and primary key, the row."""
+"""Rows by table and primary key."""
 
 STORED = Path(__file__).parents[1] / "contracts" / "stored"
 NEWEST_FIRST = [one.revision for one in ScriptDirectory.from_config(migrate.config()).walk_revisions()]
@@ -48,7 +48,7 @@ def contents(engine: Engine) -> Contents:
 
 
 def narrowed(wide: Contents, narrow: Contents) -> Contents:
-    """The rows of `wide`, in the tables and columns that `narrow` has."""
+    """The rows of `wide`, restricted to the tables and columns of `narrow`."""
     columns = {name: next(iter(rows.values()), {}).keys() for name, rows in narrow.items()}
     return {
         name: {key: {column: row[column] for column in columns[name]} for key, row in wide[name].items()}

@@ -1,4 +1,4 @@
-"""Choosing a media type by an Accept header."""
+"""Selection of a media type by the Accept header."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Cursors."""
+"""Pagination cursors."""
 
 import uuid
 

@@ -23,7 +23,7 @@ from service.http.response_cache import ResponseCache
 
 @contextmanager
 def statements(app: FastAPI) -> Iterator[list[str]]:
-    """The statements that `app` executes meanwhile, except key lookups."""
+    """The statements that `app` executes within the block, except key lookups."""
     executed: list[str] = []
 
     def record(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
@@ -45,8 +45,8 @@ def is_computed(app: FastAPI, send: Callable[[], object]) -> bool:
 def assert_cached(app: FastAPI, send: Callable[[], object], eventually: Callable[[Callable[[], bool]], None]) -> None:
     """Assert that a response comes from the cache.
 
-    A snapshot is that of the whole server, so a transaction of another test process between two requests invalidates
-    the first response; the requests are repeated.
+    The snapshot covers the whole server, so a transaction of another test process may invalidate the first response.
+    The requests are therefore repeated.
     """
     eventually(lambda: not is_computed(app, send))
 
@@ -101,7 +101,7 @@ def test_a_commit_invalidates_responses_computed_during_the_transaction(
 ) -> None:
     run = records.run()
     with database.transaction() as session:
-        session.execute(text("SELECT pg_current_xact_id()"))  # the writer's number is older than every snapshot
+        session.execute(text("SELECT pg_current_xact_id()"))  # the writer's transaction id is older than every snapshot
         assert client.get(f"/runs/{run.id}").json()["notes"] == ""
         session.execute(update(Run).where(Run.id == run.id).values(notes="done"))
         assert client.get(f"/runs/{run.id}").json()["notes"] == ""

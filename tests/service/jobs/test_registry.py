@@ -1,4 +1,4 @@
-"""A kind of jobs is one entry of the registry: all that treats kinds alike finds it there."""
+"""A job kind needs only one entry in the registry, which all generic code uses."""
 
 import asyncio
 from collections.abc import Iterator

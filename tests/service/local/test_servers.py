@@ -1,4 +1,4 @@
-"""PostgreSQL and Valkey as children: on any path, for root too, never two in one directory, nothing lost to a kill."""
+"""PostgreSQL and Valkey as child processes: paths, root, locking, and no data loss after a kill."""
 
 import os
 import stat
@@ -48,7 +48,7 @@ def connect(server: Server) -> "redis.Redis":
 
 
 def awkward_path(inside: Path) -> Path:
-    """A path with spaces and percent signs, longer than a unix socket's may be, closed to all but its owner."""
+    """A private path with spaces and percent signs that is too long for a Unix socket."""
     closed = inside / "closed"
     closed.mkdir(mode=0o700)
     return closed / "a b%20c" / ("x" * 120)
@@ -56,7 +56,7 @@ def awkward_path(inside: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def awkward(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Such a path for one PostgreSQL after another: its files take a second to create."""
+    """A path of this kind for several PostgreSQL servers in sequence, because creating files takes a second."""
     return awkward_path(tmp_path_factory.mktemp("awkward"))
 
 

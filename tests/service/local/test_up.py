@@ -37,13 +37,13 @@ class Up:
         return psutil.Process(self.process.pid).children(recursive=True)
 
     def part(self, *words: str) -> psutil.Process:
-        """The child whose command line has all these words."""
+        """The child process whose command line contains all these words."""
         [found] = [one for one in self.descendants() if all(word in " ".join(one.cmdline()) for word in words)]
         return found
 
 
 def running(processes: list[psutil.Process]) -> list[psutil.Process]:
-    """The processes that have not ended; zombies have ended."""
+    """The running processes, without zombies."""
     left = []
     for process in processes:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -56,7 +56,7 @@ def running(processes: list[psutil.Process]) -> list[psutil.Process]:
 def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
     """Starts `g2rpo up` and returns when it is ready."""
     started: list[subprocess.Popen[str]] = []
-    # Its own servers, whatever those of the tests are.
+    # Embedded servers, independent of the servers of the tests.
     own = {name: value for name, value in os.environ.items() if name not in ("G2RPO_DATABASE_URL", "G2RPO_BROKER_URL")}
 
     def start(data: Path = tmp_path / "data", port: int = 0) -> Up:
@@ -84,11 +84,11 @@ def up(tmp_path: Path) -> Iterator[Callable[..., Up]]:
 
 @pytest.fixture
 def occupied_ports() -> Iterator[None]:
-    """The usual ports of PostgreSQL and Redis, in use by another socket."""
+    """The default ports of PostgreSQL and Redis, in use by another socket."""
     with contextlib.ExitStack() as stack:
         for port in (5432, 6379):
             taken = stack.enter_context(socket.socket())
-            with contextlib.suppress(OSError):  # taken already: as good
+            with contextlib.suppress(OSError):  # already in use, which is equivalent
                 taken.bind(("127.0.0.1", port))
                 taken.listen()
         yield
@@ -105,7 +105,7 @@ def test_up_continues_after_a_kill_or_ctrl_c_and_leaves_no_processes(
         client.cancel(run.id)
         eventually(lambda: {worker.queue for worker in client.catalog().workers} == {"train", "generate", "evaluate"})
 
-    # Parts that die are started again, and another `up` is refused meanwhile.
+    # Killed components are restarted, and another `up` is rejected in the meantime.
     api, server = first.part("service.local.api"), first.part("postgres", "cluster")
     api.kill()
     server.kill()
@@ -131,16 +131,16 @@ def test_up_continues_after_a_kill_or_ctrl_c_and_leaves_no_processes(
     third = up()
     assert names(third) == ["kept"]
 
-    # A part that cannot be started again yet is tried again.
+    # If a restart fails, it is retried.
     server, api = third.part("postgres", "cluster"), third.part("service.local.api")
     with (third.data / "postgres" / "lock").open("rb+") as held:
         server.kill()
-        fcntl.flock(held, fcntl.LOCK_EX)  # as a helper of the killed server has it that is slow to end
+        fcntl.flock(held, fcntl.LOCK_EX)  # as held by a helper of the killed server that ends slowly
         wait_for_output(third, "postgres could not be started")
 
     log = third.data / "logs" / "api.log"
     log.rename(log.with_suffix(".kept"))
-    log.mkdir()  # as on a disk that takes no file
+    log.mkdir()  # as on a disk on which no file can be created
     api.kill()
     wait_for_output(third, "api could not be started")
     log.rmdir()
@@ -155,7 +155,7 @@ def names(up: Up) -> list[str] | None:
 
 
 def wait_for_output(up: Up, message: str) -> None:
-    """Wait until it has printed `words`; AssertionError once it has ended."""
+    """Wait until the process has printed `words`. Raises AssertionError if it ends before."""
     assert up.process.stderr is not None
     assert any(message in line for line in up.process.stderr), message
 

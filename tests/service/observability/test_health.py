@@ -1,4 +1,4 @@
-"""`/`, `/healthz`, `/readyz`."""
+"""The routes `/`, `/healthz` and `/readyz`."""
 
 import uuid
 from datetime import timedelta

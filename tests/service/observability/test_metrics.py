@@ -1,4 +1,4 @@
-"""`/metrics`: what Prometheus reads."""
+"""`/metrics`: the metrics for Prometheus."""
 
 import re
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Loading sends heartbeats: events in the programs of the engine, a thread in the worker.
+"""Heartbeats during loading: events in the engine's programs, and a thread in the worker.
 
 Models in these tests load until three heartbeats were received, so they would never end without heartbeats.
 """
@@ -39,7 +39,7 @@ Eventually = Callable[[Callable[[], object]], None]
 
 
 class Heard:
-    """Signs, counted."""
+    """A counter of heartbeats."""
 
     def __init__(self) -> None:
         self._signs = threading.Semaphore(0)
@@ -85,7 +85,7 @@ class TestRepeated:
 
 
 class Waits(rewards.Reward):
-    """Loads until a heartbeat was received, and then fails as missing."""
+    """Load until a heartbeat was received, then fail because of a missing file."""
 
     heard: Callable[[], object]
 
@@ -100,7 +100,7 @@ class Waits(rewards.Reward):
 
 @pytest.fixture
 def waiting(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]], None]:
-    """Has the reward `shapes_verifier` load until what is given holds."""
+    """Makes the reward `shapes_verifier` load until the given condition holds."""
 
     def wait_for(condition: Callable[[], object]) -> None:
         monkeypatch.setattr(
@@ -114,7 +114,7 @@ def waiting(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[], object]],
 class TestPrograms:
     @pytest.fixture
     def last_words(self, tmp_path: Path, waiting: Any, eventually: Eventually) -> Callable[..., tuple[list[Any], Any]]:
-        """What a program says before it failed, and how it failed."""
+        """The output of a program before it failed, and its failure."""
         out = tmp_path / "out"
 
         def heard() -> bool:
@@ -149,7 +149,7 @@ class TestServing:
 
     @pytest.fixture
     def attempt(self, database: Database, heard: Heard) -> Callable[[Any], InProcess]:
-        """An attempt at a row's job whose signs of progress go to `heard`."""
+        """An attempt at a row's job whose heartbeats are sent to `heard`."""
 
         class Listening(InProcess):
             def touch(self) -> None:
@@ -205,7 +205,7 @@ class TestServing:
         from worker.engine.inference.image_scorer import ImageScorer
 
         in_time: list[bool] = []
-        waiting(lambda: in_time.append(heard.three()))  # what a reward raises, the scoring bears
+        waiting(lambda: in_time.append(heard.three()))  # scoring handles the exceptions of rewards
         monkeypatch.setattr(scoring, "_scorer", lambda: ImageScorer("cpu", ModelCache()))
         spec = {"rewards": ["shapes_verifier"], "generation": None}
         ScoreJobType().work(attempt(Score(id=uuid.uuid4(), requested={}, spec=spec, spec_version=1, total_images=0)))

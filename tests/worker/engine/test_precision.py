@@ -1,4 +1,4 @@
-"""float32 is float32, whichever process loads a model or a reward, and in whatever order."""
+"""float32 computations use full precision, independent of the process and of the loading order."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Runs in the database, and a supervisor whose child is the scripted one."""
+"""Runs in the database, and a supervisor with the scripted child process."""
 
 import sys
 import threading
@@ -23,29 +23,29 @@ from worker.jobs.training_run import RunJobType
 
 PROGRAM = (sys.executable, "-S", str(Path(__file__).with_name("scripted_child.py")))
 RUN = RunJobType(PROGRAM)
-"""Runs whose child process is the scripted one."""
+"""The job type of runs with the scripted child process."""
 
 
 @pytest.fixture
 def program() -> tuple[str, ...]:
-    """What is started in place of the engine."""
+    """The program that replaces the engine."""
     return PROGRAM
 
 
 @pytest.fixture(autouse=True)
 def _poll_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Supervisors look after their children twenty times a second, not once."""
+    """Supervisors poll their child processes twenty times a second instead of once."""
     monkeypatch.setattr("worker.jobs.attempt.Attempt.poll_seconds", 0.05)
 
 
 def with_settings(database: Database, **changes: Any) -> Database:
-    """The same connections, with some settings otherwise."""
+    """The same connections with some changed settings."""
     return replace(database, settings=database.settings.model_copy(update=changes))
 
 
 @pytest.fixture
 def impatient(database: Database) -> Database:
-    """The emptied database, with renewals that come within a test; leases and timeouts bear a slow machine."""
+    """The emptied database, with frequent lease renewals and with timeouts that suit a slow machine."""
     return with_settings(
         database,
         lease_seconds=60.0,
@@ -58,7 +58,7 @@ def impatient(database: Database) -> Database:
 
 @dataclass
 class Jobs:
-    """Runs, claims and supervisors, all ended when the test is."""
+    """Runs, claims and supervisors, which end with the test."""
 
     database: Database
     eventually: Callable[[Callable[[], object]], None]
@@ -66,7 +66,7 @@ class Jobs:
     threads: list[threading.Thread] = field(default_factory=list)
 
     def add(self, name: str = "finishes", **columns: Any) -> uuid.UUID:
-        """A queued run whose child will behave as `name` says."""
+        """A queued run; `name` specifies the behavior of its child process."""
         spec = RunSpec(name=name)
         values: dict[str, Any] = {"model": spec.model, "algorithm": "g2rpo", "requested": {}, "spec_version": 1}
         values |= {"plan": make_plan(spec, load_catalog()).model_dump(mode="json", exclude={"spec"})}
@@ -78,7 +78,7 @@ class Jobs:
         return run.id
 
     def claim(self, owner: str = "worker:1", job_type: JobType = RUN) -> Claim:
-        """The next run, claimed."""
+        """Claim the next run."""
         claim = claim_next(self.database, job_type, owner)
         assert claim is not None, [(run.status, run.error) for run in self.every_run()]
         return claim
@@ -91,7 +91,7 @@ class Jobs:
         return thread
 
     def perform(self, name: str, **columns: Any) -> Run:
-        """Add a run, see one attempt through, and return the row."""
+        """Add a run, execute one attempt, and return the row."""
         id = self.add(name, **columns)
         self.supervise(self.claim()).join()
         return self.run(id)
@@ -105,7 +105,7 @@ class Jobs:
             return session.get_one(Run, id)
 
     def reaches(self, id: uuid.UUID, status: JobStatus) -> Run:
-        """Wait until the run has that status."""
+        """Wait until the run has the given status."""
         self.eventually(lambda: self.run(id).status is status)
         return self.run(id)
 
@@ -114,19 +114,19 @@ class Jobs:
             return session.get_one(Attempt, (id, number))
 
     def events(self, id: uuid.UUID) -> list[tuple[str, dict[str, Any]]]:
-        """What happened to the run: types and data, in order."""
+        """The run's events, as types and data in order."""
         with self.database.transaction() as session:
             rows = session.scalars(select(RunEvent).where(RunEvent.run_id == id).order_by(RunEvent.id)).all()
         return [(row.type, row.data) for row in rows]
 
     def rows(self, table: type[Any], run: Run) -> list[Any]:
-        """What a table has of the run."""
+        """The run's rows in a table."""
         with self.database.transaction() as session:
             return list(session.scalars(select(table).where(table.run_id == run.id)))
 
     @staticmethod
     def alive(pid: int) -> bool:
-        """Whether the process runs; a zombie does not."""
+        """Whether the process is running; a zombie is not running."""
         try:
             return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
         except FileNotFoundError:

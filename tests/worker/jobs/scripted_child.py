@@ -1,6 +1,6 @@
-"""A training child in place of the engine: it speaks the same protocol, and behaves as the run's name says.
+"""A child process that replaces the training engine and behaves as specified by the run's name.
 
-Standard library only, so that it starts at once.
+It uses only the standard library, so that it starts quickly.
 """
 
 import argparse
@@ -105,7 +105,7 @@ def wait_for_control(action: str) -> dict[str, object]:
 
 
 def be_the_second_rank() -> None:
-    """Behave as a rank that does not lead, from the moment the leading one has said something."""
+    """Behave like a rank other than 0 after rank 0 has written output."""
     while not (out / "events.jsonl").exists():
         time.sleep(0.01)
     if spec["name"] == "second-rank-is-killed":
@@ -121,7 +121,7 @@ def be_the_second_rank() -> None:
 
 
 def fail_after_the_second_rank() -> None:
-    """Fail as the leading rank does when the other has gone: at once, but later than the other."""
+    """Fail like rank 0 after the other rank has exited."""
     while not (pid := (out / "second.pid").read_text() if (out / "second.pid").exists() else ""):
         time.sleep(0.01)
     with contextlib.suppress(ProcessLookupError):
@@ -218,7 +218,7 @@ match behavior:
             longest = size
             print("a line of log" * 4000, flush=True)
             time.sleep(0.01)
-        while (out / "log.txt").stat().st_size <= 100_000:  # what the test keeps; its end is about to be put back
+        while (out / "log.txt").stat().st_size <= 100_000:  # the content that the test keeps; its end will be restored
             time.sleep(0.01)
         print("the last words", flush=True)
         say("failed", code="error", detail="too many words")

@@ -1,6 +1,7 @@
-"""An evaluating child in place of the engine: it speaks the same protocol, and behaves as the evaluation's name says.
+"""A child process that replaces the evaluation engine and behaves as specified by the evaluation's name.
 
-Standard library only, so that it starts at once. The judge finds every test point met but the first of prompt 0.
+It uses only the standard library, so that it starts quickly. The judge accepts every test point except the first of
+prompt 0.
 """
 
 import argparse

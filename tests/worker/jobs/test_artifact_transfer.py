@@ -1,4 +1,4 @@
-"""Fetched checkpoints: a job keeps its files, whatever happens to the cache."""
+"""Fetched checkpoints: a job's files remain intact when the cache changes."""
 
 import hashlib
 import json

@@ -43,7 +43,7 @@ JUDGE = JudgeEntry(name="j", kind="openai", url="http://127.0.0.1:1/v1", model="
 
 
 class Evaluations:
-    """Evaluations of the first three prompts, and their supervision in this thread."""
+    """Evaluations of the first three prompts, supervised in this thread."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -51,7 +51,7 @@ class Evaluations:
             store(session, benchmark())
 
     def add(self, name: str = "finishes", judge: JudgeEntry | None = JUDGE, **changes: Any) -> uuid.UUID:
-        """A queued evaluation whose child will behave as `name` says: two images for each of three prompts."""
+        """A queued evaluation of three prompts with two images each; `name` specifies the child's behavior."""
         spec = EvaluationSpec(name=name, benchmark=EN.name, rewards=("clip_score",), num_images=2, **changes)
         with self.database.transaction() as session:
             benchmark_id = session.scalars(select(BenchmarkRow.id)).one()
@@ -70,13 +70,13 @@ class Evaluations:
         return row.id
 
     def claim(self) -> Claim:
-        """The next one, claimed."""
+        """Claim the next evaluation."""
         claim = claim_next(self.database, EVALUATION, "worker:1")
         assert claim is not None
         return claim
 
     def perform(self) -> Evaluation:
-        """See one attempt at the next one through, and return its row."""
+        """Execute one attempt at the next evaluation, and return its row."""
         claim = self.claim()
         run_job(self.database, claim, threading.Event())
         return self.row(claim.id)
@@ -98,7 +98,7 @@ class Evaluations:
             )
 
     def asked(self, id: uuid.UUID) -> list[tuple[int, int, int]]:
-        """Which images the judge answered on, and for which time."""
+        """The answers, as prompt index, image index and answer number."""
         return [(one.index, one.image_index, one.number) for one in self.rows(EvaluationAnswer, id)]
 
 
@@ -110,7 +110,7 @@ def unscorable(evaluations: Evaluations, id: uuid.UUID) -> None:
 
 
 def spoil(store: ArtifactStore, key: str, damage: str) -> None:
-    """Have the artifact store lose a file, or alter it."""
+    """Delete or alter a file in the artifact store."""
     store.delete(key)
     if damage == "altered":
         with tempfile.NamedTemporaryFile() as other:
@@ -202,7 +202,7 @@ class TestCancelledWithoutItsWorker:
 def test_recovered_answers_of_an_ended_evaluation_are_scored(evaluations: Evaluations) -> None:
     id = evaluations.add("is-killed-once")
     evaluations.perform()
-    with evaluations.database.transaction() as session:  # as if the store had taken nothing until it had ended
+    with evaluations.database.transaction() as session:  # as if nothing had been stored before the end
         for table in (EvaluationImage, EvaluationAnswer, EvaluationLogChunk):
             session.execute(delete(table))
         session.execute(update(EvaluationAttempt).values(events_offset=0, log_offset=0))

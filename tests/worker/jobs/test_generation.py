@@ -1,4 +1,4 @@
-"""Generations in the worker's process: stuck and cancelled ones end."""
+"""Generations in the worker's process: stuck and cancelled generations end."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""Ingestion writes each event exactly once, however often it is interrupted."""
+"""Ingestion writes each event exactly once, even if it is interrupted several times."""
 
 import json
 import shutil
@@ -109,7 +109,7 @@ class TestDrain:
     def test_every_batch_updates_the_attempt(
         self, impatient: Database, claim: Any, directory: Path, name: str, data: bytes
     ) -> None:
-        """The API keeps an ended run's answers for as long as its row and its attempts' are what they were."""
+        """The API caches responses about an ended run until its row or the rows of its attempts change."""
         append(directory, data, name)
         RunIngest(impatient, claim, directory).drain()
 
@@ -191,7 +191,7 @@ class TestDrain:
     def test_many_rows_fit_one_batch(self, impatient: Database, claim: Any, directory: Path) -> None:
         values = {f"metric/{number}": 0.5 for number in range(100)}
         append(directory, b"".join(line("metrics", step=step, values=values) for step in range(300)))
-        RunIngest(impatient, claim, directory).drain()  # one batch, of more values than a statement can bind
+        RunIngest(impatient, claim, directory).drain()  # one batch with more values than a statement can bind
 
         assert count(impatient, Metric) == 30_000
 

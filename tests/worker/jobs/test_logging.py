@@ -28,7 +28,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def add(database: Database) -> Run:
-    """A run that is claimed and fails, for its spec is not one."""
+    """A run that is claimed and fails because of its invalid spec."""
     run = Run(
         model="m", algorithm="g2rpo", requested={}, spec={"model": 3}, spec_version=1, plan={}, seed=1, max_steps=1
     )
@@ -44,7 +44,7 @@ def test_log_lines_name_job_and_request(
     database = connect(own)
     with Connection(own.broker_url) as connection:
         connection.SimpleQueue("train").clear()  # other tests' messages would wake it for these runs, too
-    told, beside = add(database), add(database)  # the message is about the first; it wakes a worker for both
+    told, beside = add(database), add(database)  # the message names the first run, but wakes a worker for both
     with structlog.contextvars.bound_contextvars(request_id="asked-1"):
         assert Queue(own).send(Run, told.id)
 
@@ -53,8 +53,8 @@ def test_log_lines_name_job_and_request(
         worker = subprocess.Popen([sys.executable, *command], stderr=log, stdout=subprocess.PIPE, env=environment(own))
     try:
         eventually(lambda: all(_status(database, run) in TERMINAL for run in (told, beside)))
-        eventually(lambda: " succeeded in " in (tmp_path / "log").read_text())  # the message has done its work
-        found = add(database)  # without a message: the worker's housekeeping wakes it
+        eventually(lambda: " succeeded in " in (tmp_path / "log").read_text())  # the message has been processed
+        found = add(database)  # without a message: the worker's housekeeping finds the run
         eventually(lambda: _status(database, found) in TERMINAL)
     finally:
         worker.terminate()

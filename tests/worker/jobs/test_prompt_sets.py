@@ -34,7 +34,7 @@ def uploaded(database: Database, tmp_path: Path) -> PromptSet:
 def test_process_reads_the_uploaded_prompts(database: Database, uploaded: PromptSet, tmp_path: Path) -> None:
     file = fetch_prompt_set(database, uploaded.id, tmp_path / "prompt-sets")
     files = {"mine": file, "shapes-train": file}
-    for name in files:  # a file goes before an entry that the catalog has got since
+    for name in files:  # a file takes precedence over a catalog entry that was added later
         assert load_prompts(PromptSource(set=name), load_catalog(), files) == PROMPTS
     with pytest.raises(KeyError, match="Unknown prompt set 'yours'"):
         load_named("yours", load_catalog(), files)

@@ -1,4 +1,4 @@
-"""A kind of jobs is one module and one entry of the registry: housekeeping, claims and the runner find it there."""
+"""A job kind needs one module and one entry in the registry, which housekeeping, claims and the runner use."""
 
 import threading
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ from worker.maintenance.housekeeping import reconcile
 
 
 class SketchJobType(InProcessJobType):
-    """What a module of a new kind contains."""
+    """The content of the module of a new job kind."""
 
     model = Sketch
 

@@ -25,7 +25,7 @@ from worker.monitoring.stats import STATS
 
 @pytest.fixture
 def brief_drain(impatient: Database) -> Database:
-    """For a child that hangs: a stopping worker does not wait for it."""
+    """Zero drain time, because a stopping worker must not wait for a child process that hangs."""
     return with_settings(impatient, drain_seconds=0.2)
 
 
@@ -248,13 +248,13 @@ class TestLoss:
 
 
 class TestRanks:
-    """A run of several processes is one child to its supervisor."""
+    """A run with several processes is a single child process of its supervisor."""
 
     def spec(self, name: str) -> dict[str, Any]:
         return RunSpec(name=name, resources={"processes_per_node": 2}).model_dump(mode="json")
 
     def left_over(self, jobs: Any, id: Any) -> list[int]:
-        """Processes of the run's group that still run."""
+        """The running processes of the run's process group."""
         group, found = jobs.attempt(id).provenance["group"], []
         for process in psutil.process_iter():
             with contextlib.suppress(ProcessLookupError, psutil.NoSuchProcess):
@@ -284,7 +284,7 @@ class TestRanks:
         id = jobs.add("hangs", spec=self.spec("hangs"))
         supervising = jobs.supervise(jobs.claim(), brief_drain)
         jobs.reaches(id, JobStatus.RUNNING)
-        jobs.eventually(lambda: len(self.left_over(jobs, id)) == 3)  # two ranks, and who started them
+        jobs.eventually(lambda: len(self.left_over(jobs, id)) == 3)  # two ranks and their launcher
 
         jobs.stopping.set()
         supervising.join()

@@ -43,13 +43,13 @@ from worker.maintenance.recovery import recover_unread, unread
 
 @pytest.fixture
 def hasty(impatient: Database) -> Database:
-    """A database whose orphans are old at once."""
+    """A database whose orphans may be deleted immediately."""
     return with_settings(impatient, orphan_seconds=1e-6, idempotency_seconds=60.0)
 
 
 @pytest.fixture
 def heard(impatient: Database) -> Iterator[Database]:
-    """Connections of their own, whose statements a test listens to."""
+    """Separate connections whose statements the test observes."""
     connected = connect(impatient.settings)
     yield connected
     connected.close()
@@ -144,7 +144,7 @@ class TestLeftovers:
         stored = []
 
         def resume(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-            if "FROM evaluations" in statement:  # runs were chosen already
+            if "FROM evaluations" in statement:  # runs have already been selected
                 with jobs.database.transaction() as session:
                     session.get_one(Run, id).move_to(JobStatus.QUEUED)
                 stored.append(put(hasty, tmp_path, f"runs/{id}/{jobs.claim().attempt}/checkpoints/5/lora.safetensors"))
@@ -187,7 +187,7 @@ def test_local_files_of_deleted_and_old_jobs_are_removed(jobs: Any, hasty: Datab
 
 class TestRecovery:
     def forget(self, database: Database) -> None:
-        """As if the worker had died before it read anything."""
+        """Reset the offsets, as if the worker had died before reading anything."""
         with database.transaction() as session:
             for table in (Metric, RewardGroup, Sample, Checkpoint, LogChunk):
                 session.execute(delete(table))
@@ -224,7 +224,7 @@ class TestRecovery:
         found = []
 
         def tidy(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-            if "FROM runs" in statement and "FOR" in statement and not found:  # stored, and about to be recorded
+            if "FROM runs" in statement and "FOR" in statement and not found:  # stored but not yet recorded
                 found.extend(find_leftovers(hasty))
                 if collected:
                     collect_garbage(hasty)
@@ -239,7 +239,7 @@ class TestRecovery:
         hasty.artifacts.check_whole(checkpoint.stored.values())
 
     def test_recovery_does_not_block_a_clone(self, jobs: Any, impatient: Database, heard: Database) -> None:
-        """Who clones it holds a checkpoint by then, which retention may want."""
+        """A clone request already holds the lock of a checkpoint that retention also locks."""
         id = jobs.perform("is-killed-once").id
         with impatient.transaction() as session:
             session.get_one(Run, id).move_to(JobStatus.CANCELLED)

@@ -115,7 +115,7 @@ class TestReconcile:
             expire(impatient)
             reconcile(impatient, app)
 
-        # The next attempt reads what was unread, and then fails the run.
+        # The next attempt ingests unread events and then fails the run.
         assert jobs.run(id).losses == impatient.settings.max_attempts
         jobs.supervise(jobs.claim()).join()
         run = jobs.run(id)
@@ -160,7 +160,7 @@ class TestHeartbeat:
 
 
 class TestReleaseModels:
-    """A generation's model, while runs come and go; on which card, the caller says."""
+    """A generation's model while runs start and end; the caller specifies the GPU."""
 
     @pytest.fixture(scope="class")
     def model(self) -> FlowModel:

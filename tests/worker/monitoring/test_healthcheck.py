@@ -30,7 +30,7 @@ def test_worker_without_a_recent_heartbeat_is_not_alive(database: Database) -> N
 
 def test_check_exits_silently_or_with_a_reason(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("G2RPO_DATABASE_URL", database.settings.database_url)
-    with pytest.raises(SystemExit, match="had a heartbeat"):  # a text becomes status 1, and the text on stderr
+    with pytest.raises(SystemExit, match="had a heartbeat"):  # a text argument means status 1, and is printed to stderr
         main()
     heartbeat(database, f"{socket.gethostname()}:7", "train")
     main()

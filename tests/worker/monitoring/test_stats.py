@@ -1,4 +1,4 @@
-"""What a worker counts and measures of itself."""
+"""The statistics of a worker."""
 
 import os
 import threading
@@ -68,7 +68,7 @@ class TestGpuMemory:
         memory = GpuMemory(executable(tmp_path / "smi", f"read line < {gate}"))
         assert memory.read() == {}
         assert memory.read() == {}
-        gate.write_text("answer\n")  # it ends, and is not left behind
+        gate.write_text("answer\n")  # the process is terminated
 
 
 class TestDevices:

@@ -1,4 +1,4 @@
-"""Captions and scenes are two forms of the same thing, and the held-out ones stay held out."""
+"""Captions and scenes are equivalent, and held-out captions are excluded from training."""
 
 import hashlib
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""The verifier on what a model really draws: images of the base, labeled by eye."""
+"""The verifier on images of the base model, compared with hand labels."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ def images() -> Tensor:
 
 @pytest.fixture(scope="module")
 def judged(images: Tensor) -> list[tuple[TestPoint, bool, bool]]:
-    """Every predicate, what the eye said, and what the verifier says."""
+    """Every predicate with its hand label and the verifier's result."""
     return [
         judgment
         for label, results in zip(LABELS, verify(images, CAPTIONS), strict=True)
@@ -47,7 +47,7 @@ def test_every_predicate_has_a_label() -> None:
 
 
 def test_verifier_agrees_with_hand_labels(judged: list[tuple[TestPoint, bool, bool]]) -> None:
-    # Measured: 0.775. The eye is stricter: it gives no name to what lies between two shapes.
+    # Measured: 0.775. The labels are stricter: a form between two shapes has no label.
     assert np.mean([eye == said for _, eye, said in judged]) >= 0.75
 
 

@@ -1,4 +1,4 @@
-"""The training command: what it writes can be loaded, and the same seed gives the same weights."""
+"""The pretraining command: its output can be loaded, and the same seed gives the same weights."""
 
 import hashlib
 import json
@@ -97,7 +97,7 @@ class TestReproducibility:
             out = tmp_path / name
             for needed in {"flow": ["clip", "autoencoder"]}.get(stage, []):
                 STAGES[needed](TINY, out, "cpu")
-            # Whatever else has drawn random numbers in this process makes no difference.
+            # Other uses of random numbers in this process have no effect.
             torch.rand(3)
             STAGES[stage](TINY, out, "cpu")
             weights = sorted(out.rglob("*.safetensors"))
@@ -107,7 +107,7 @@ class TestReproducibility:
 
 class TestStage:
     def train(self, out: Path, fails_at: int | None = None) -> torch.Tensor:
-        """The weights after three steps, of which the loss of one may fail."""
+        """The weights after three steps; the loss of one step may raise an error."""
         stage = Stage("clip", TINY, out, "cpu", seed=1)
         torch.manual_seed(0)
         model = torch.nn.Linear(4, 1)

@@ -1,4 +1,4 @@
-"""Images of scenes: shape, range, and what the seed decides."""
+"""Images of scenes: shape, value range, and dependence on the seed."""
 
 import torch
 
@@ -32,7 +32,7 @@ class TestPlace:
         draws = torch.rand(2000, 6, generator=torch.Generator().manual_seed(0))
         encoded = encode(SCENES).repeat(7, 1)[:2000]
         placed = place(encoded, draws)
-        # An absent object stands, with no extent, where the first one is.
+        # A missing object has the position of the first object and no extent.
         extent = torch.where(placed.shape < 0, 0.0, placed.radius * HALF_EXTENT[placed.shape.clamp(min=0)])
         assert (placed.center - extent[:, :, None] >= MARGIN - 1e-4).all()
         assert (placed.center + extent[:, :, None] <= 32 - MARGIN + 1e-4).all()

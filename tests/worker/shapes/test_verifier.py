@@ -1,4 +1,4 @@
-"""Renders satisfy their captions, and every way of breaking one is noticed by the right predicate."""
+"""Renders satisfy their captions, and the corresponding predicate detects every error."""
 
 from dataclasses import replace
 

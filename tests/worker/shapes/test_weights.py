@@ -1,4 +1,4 @@
-"""The shipped weights load by the ordinary ways, and do what their cards say."""
+"""The shipped weights load with the standard methods and reach the scores in their model cards."""
 
 import pytest
 import torch

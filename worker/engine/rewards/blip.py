@@ -102,8 +102,7 @@ _PUBLISHED = {
     "head.3.": "mlp.layers.6.",
     "head.4.": "mlp.layers.7.",
 }
-"""Parts of this module's tensor names and the corresponding parts of the published names. All other parts are
-identical."""
+"""Parts of the scorer's tensor names and the corresponding published names. All other parts are identical."""
 
 
 def published_name(name: str) -> str:

@@ -52,8 +52,7 @@ class ClipReward(Reward):
     """Names of weight files in the open_clip layout."""
 
     described: ClassVar[bool] = True
-    """Whether a weight file in the open_clip layout needs open_clip's configuration file, which is the only source of
-    the activation function."""
+    """Whether a weight file needs open_clip's configuration file, the only source of the activation function."""
 
     def __init__(self, model: CLIPModel, tokens: Tokens, fit: Fit, mean: Sequence[float], std: Sequence[float]) -> None:
         self.model, self._tokens, self._fit = model, tokens, fit

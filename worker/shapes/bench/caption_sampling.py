@@ -13,8 +13,7 @@ from worker.shapes.words import BACKGROUNDS, COLORS, SHAPES, SIZES
 
 
 class Part(IntEnum):
-    """The use of a caption, determined by its part number. Part numbers greater than or equal to TRAIN are for
-    training."""
+    """The use of a caption, determined by its part number. Part numbers of TRAIN and above are for training."""
 
     BENCHMARK = 0
     HELDOUT = 1

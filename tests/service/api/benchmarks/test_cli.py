@@ -27,7 +27,7 @@ def g2rpo(database: Database) -> Callable[..., Result]:
 
 @pytest.fixture
 def served(app: FastAPI, serve: Callable[..., Any]) -> Iterator[str]:
-    """The service's address."""
+    """The URL of the service."""
     with serve(app) as url:
         yield url
 

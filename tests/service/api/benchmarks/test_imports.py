@@ -14,7 +14,7 @@ SCRIPT = "eval/src/eval_common.py"
 
 
 def faults(directory: Path, **files: str | bytes | None) -> str:
-    """The faults of a checkout with these files."""
+    """The faults in a checkout with these files."""
     report = examine(write_checkout(directory, files))
     assert report.benchmarks(allow_bad_rows=True) == []
     return "\n".join(report.faults)

@@ -1,4 +1,4 @@
-"""`/catalog`: what a request may name."""
+"""`/catalog`: the names that requests may use."""
 
 from datetime import UTC, datetime, timedelta
 

@@ -1,4 +1,4 @@
-"""Checkpoints: listing, manifests, downloads whole and in ranges."""
+"""Checkpoints: listing, manifests, and downloads of whole files and ranges."""
 
 import base64
 import hashlib

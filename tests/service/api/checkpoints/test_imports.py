@@ -1,4 +1,4 @@
-"""A LoRA from outside becomes a checkpoint, or is refused for a reason that its sender understands."""
+"""An uploaded LoRA becomes a checkpoint, or is rejected with a clear error."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""An API and a worker with data directories of their own: they share the database and an S3 bucket, nothing else."""
+"""An API and a worker with separate data directories, which share only the database and an S3 bucket."""
 
 import hashlib
 import json
@@ -34,7 +34,7 @@ def shared(settings: Settings, bucket_url: str) -> Settings:
 
 @pytest.fixture
 def worker(shared: Settings, database: Database, tmp_path: Path) -> Iterator[Database]:
-    """What a worker on one machine is connected to."""
+    """The database and artifact store of a worker on another machine."""
     connected = connect(shared.model_copy(update={"data_dir": tmp_path / "worker"}))
     yield connected
     connected.close()
@@ -51,7 +51,7 @@ def client(shared: Settings, database: Database, tmp_path: Path) -> Iterator[Tes
 
 @pytest.fixture
 def saved(worker: Database, records: Any) -> Checkpoint:
-    """A checkpoint that a training process wrote and its worker has taken in."""
+    """A checkpoint that a training process wrote and its worker ingested."""
     run = records.run()
     claim = claim_next(worker, RunJobType(), "worker:1")
     assert claim is not None and claim.id == run.id

@@ -47,7 +47,7 @@ def create(client: TestClient, **changes: Any) -> dict[str, Any]:
 
 
 def ends(database: Database, id: str, status: JobStatus, judged: int = 0, failed: int = 0) -> None:
-    """Record an attempt with that many judged images and unreadable answers, and the status at its end."""
+    """Record an attempt with the given numbers of judged images and unreadable answers, and its final status."""
     with database.transaction() as session:
         row = session.get_one(Evaluation, uuid.UUID(id))
         prompts = benchmark().prompts

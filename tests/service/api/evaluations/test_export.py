@@ -45,7 +45,7 @@ def official_scores(text: str) -> dict[str, dict[str, tuple[int, int]]]:
         try:
             result = ast.literal_eval(row["result_json"])["score"]
         except ValueError:
-            continue  # `null`: it skips the row
+            continue  # `null`: the script skips the row
         for name, score in zip(ast.literal_eval(row["testpoint"]), result, strict=True):
             counts["primary_dimensions"][name.split("-", 1)[0].strip()].append(score)
             counts["sub_dimensions"][name].append(score)
@@ -108,7 +108,7 @@ def test_a_row_has_the_format_of_the_official_script(client: TestClient, records
     assert response.text.splitlines()[0] == "index,prompt,testpoint,output,result_json,img_path"
     assert response.headers["content-disposition"] == f'attachment; filename="{evaluation.id}.csv"'
     assert len(rows) == 40 and rows[9]["img_path"] == "2_1.png"
-    assert rows[9]["output"] == answer([1, 0, 1])  # the newest answer, not the failed one before it
+    assert rows[9]["output"] == answer([1, 0, 1])  # the newest answer, not the failed answer before it
     assert ast.literal_eval(rows[9]["testpoint"]) == list(dimensions_of(2))
     assert json.loads(rows[9]["result_json"]) == {
         "prompt": benchmark().prompts[2].text,

@@ -32,7 +32,7 @@ def color(index: int, image_index: int, position: int = 0) -> tuple[int, int, in
 
 
 def generated(records: Any, position: int = 0, content: Any = None, **spec: Any) -> Any:
-    """An evaluation with all its images, which meet their first test point only; the answer on 1_0 is unreadable."""
+    """An evaluation with all its images, which meet only their first test point; the answer for 1_0 is unreadable."""
     content = content or benchmark()
     scores = {
         (prompt.index, image_index): [1, *[0] * (len(prompt.points) - 1)]

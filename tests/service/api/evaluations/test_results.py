@@ -21,7 +21,7 @@ def png(color: tuple[int, int, int]) -> bytes:
 
 @pytest.fixture
 def evaluation(records: Any) -> Any:
-    """Image 0 of each prompt meets only its first point, image 1 all others; the answer on 3_1 is unreadable."""
+    """Image 0 of each prompt meets only its first point, image 1 all others; the answer for 3_1 is unreadable."""
     answers: dict[tuple[int, int], Any] = {}
     for index in range(10):
         points = len(dimensions_of(index))

@@ -20,7 +20,7 @@ from tests.service.unigenbench import EN, benchmark, dimensions_of
 
 @pytest.fixture
 def served(app: FastAPI, serve: Callable[..., Any]) -> Iterator[str]:
-    """The service's address."""
+    """The URL of the service."""
     with serve(app) as url:
         yield url
 

@@ -49,7 +49,7 @@ def ids(events: list[tuple[str, dict[str, Any]]]) -> list[int]:
 
 @pytest.fixture
 def ended(records: Any, story: Any) -> Run:
-    """An ended run with more events than one read returns."""
+    """An ended run with more events than a single read returns."""
     run: Run = records.run(JobStatus.RUNNING)
     story.tell(run, "status", "started", *["checkpoint"] * 240, note="a\u2028b\r\nη")
     records.metric(run, "reward/clip_score", [0.1, None, 0.3])
@@ -320,9 +320,9 @@ class TestSurvives:
         run = records.run(JobStatus.RUNNING)
         settings = database.settings.model_copy(update={"max_stream_seconds": 0.5})
         with serve(create_app(settings)) as url, Client(url) as client:
-            assert [name for name, _ in received(url, run)] == ["progress"]  # closed, and not by an end
+            assert [name for name, _ in received(url, run)] == ["progress"]  # closed without an `end` event
             events = client.events(run.id, every=0.1)
-            assert [isinstance(next(events), RunProgress) for _ in range(3)] == [True] * 3  # one for each stream
+            assert [isinstance(next(events), RunProgress) for _ in range(3)] == [True] * 3  # one per stream
             story.move(run, JobStatus.SUCCEEDED)
             assert isinstance(list(events)[-1], RunEnd)
 
@@ -342,7 +342,7 @@ def test_a_stopping_server_ends_its_streams_immediately(database: Database, reco
             heard = frames(response.iter_bytes())
             assert next(heard)[0] == "progress"
             server.terminate()
-            assert list(heard) == []  # complete: a connection that broke off would raise
+            assert list(heard) == []  # complete: a lost connection would raise
         _, output = server.communicate(timeout=60)
         assert server.returncode in (0, -signal.SIGTERM)
         assert b"Traceback" not in output and b"without completing" not in output
@@ -363,7 +363,7 @@ def test_concurrent_streams_at_the_same_position_share_a_read() -> None:
         together = [asyncio.create_task(streams.read("a run", Position(0), read)) for _ in range(5)]
         elsewhere = asyncio.create_task(streams.read("a run", Position(7), lambda: Update(Position(7), [])))
         await asyncio.to_thread(begun.wait, 30)
-        late = asyncio.create_task(streams.read("a run", Position(0), read))  # after a later notification, perhaps
+        late = asyncio.create_task(streams.read("a run", Position(0), read))  # possibly after a later notification
         await elsewhere
         go_on.set()
         return [await one for one in (*together, late)]

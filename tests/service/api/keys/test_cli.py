@@ -1,4 +1,4 @@
-"""`g2rpo keys`: keys made where the database is."""
+"""`g2rpo keys`: keys created directly in the database."""
 
 from collections.abc import Callable
 from pathlib import Path

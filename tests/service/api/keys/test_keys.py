@@ -1,4 +1,4 @@
-"""`/keys`: making, showing and revoking keys."""
+"""`/keys`: creating, showing and revoking keys."""
 
 import uuid
 from collections.abc import Callable

@@ -224,7 +224,7 @@ class TestEvaluated:
 
 
 def answered(score: int, failed: dict[tuple[int, int], Failure] | None = None) -> dict[tuple[int, int], Any]:
-    """Answers on two images of every prompt; the second image of each meets no test point."""
+    """Answers for two images per prompt; the second image meets no test point."""
     scores = {
         (index, image_index): [score * (1 - image_index)] * len(dimensions_of(index))
         for index in range(10)

@@ -1,4 +1,4 @@
-"""`/runs/{run_id}/logs`: bytes by offset, cut between characters."""
+"""`/runs/{run_id}/logs`: parts by byte offset, split between characters."""
 
 import uuid
 from typing import Any
@@ -20,7 +20,7 @@ def run(records: Any) -> Any:
 
 
 def write(database: Database, run: Any, data: bytes, attempt: int = 1, size: int = 5) -> None:
-    """Store a log in chunks that mind no character."""
+    """Store a log in chunks that may split characters."""
     with database.transaction() as session:
         for offset in range(0, len(data), size):
             session.add(LogChunk(run_id=run.id, attempt=attempt, offset=offset, data=data[offset : offset + size]))

@@ -1,4 +1,4 @@
-"""`/plans`: what a run would cost."""
+"""`/plans`: the estimated cost of a run."""
 
 from fastapi.testclient import TestClient
 

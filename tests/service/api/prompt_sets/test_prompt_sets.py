@@ -1,4 +1,4 @@
-"""`/prompt-sets` from a file to a run that is accepted with it."""
+"""`/prompt-sets`: from the upload of a file to a run that uses it."""
 
 import itertools
 import resource
@@ -32,7 +32,7 @@ def many(count: int) -> bytes:
 
 @contextmanager
 def room_for(size: int) -> Iterator[None]:
-    """Within: no file of this process can grow beyond `size` bytes, as on a full disk."""
+    """Limit the size of this process's files to `size` bytes within the block, as on a full disk."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
     yield
@@ -96,7 +96,7 @@ class TestCreated:
         assert first.json() == again.json() and again.headers["Idempotency-Replayed"] == "true"
         with database.transaction() as session:
             assert len(session.scalars(select(PromptSet)).all()) == 1
-            assert len(session.scalars(select(Garbage)).all()) == 1  # what the second had stored
+            assert len(session.scalars(select(Garbage)).all()) == 1  # the files stored by the second request
         client.delete("/prompt-sets/mine")
         assert send(client, b"a red circle", headers).status_code == 410
 
@@ -160,7 +160,7 @@ class TestRefused:
             refused = httpx.post(f"{url}/prompt-sets", params={"name": "mine"}, content=stream(), headers=TEXT)
         assert (refused.status_code, refused.json()["code"]) == (413, "body_too_large")
         grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-        assert grown < 32 * 1024  # KiB; more than twice this had been received
+        assert grown < 32 * 1024  # KiB; more than twice this amount had been received
 
     def test_a_set_of_the_catalog_cannot_be_deleted(self, client: TestClient) -> None:
         assert client.get("/prompt-sets/shapes-train").json()["origin"] == "catalog"

@@ -1,4 +1,4 @@
-"""`POST /runs` and `/plans`: every algorithm is accepted, and errors have the field of the request."""
+"""`POST /runs` and `/plans`: every algorithm is accepted, and errors name the field of the request."""
 
 from typing import Any
 

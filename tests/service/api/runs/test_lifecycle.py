@@ -32,7 +32,7 @@ def statuses(database: Database, id: uuid.UUID) -> list[str]:
 
 
 def store(database: Database, checkpoint: Checkpoint, directory: Path, data: bytes) -> None:
-    """Replace the weights of a checkpoint by other bytes."""
+    """Replace the weights of a checkpoint with other bytes."""
     (directory / "weights").write_bytes(data)
     database.artifacts.put_file(directory / "weights", f"{checkpoint.key}/{next(iter(FILES))}")
 

@@ -1,4 +1,4 @@
-"""`/runs/{run_id}/rewards`: groups, their spread, their failures, in pages."""
+"""`/runs/{run_id}/rewards`: reward groups with standard deviation and failures, and pagination."""
 
 import uuid
 from typing import Any

@@ -1,4 +1,4 @@
-"""`/runs`: accepting, listing, showing, cancelling."""
+"""`/runs`: creating, listing, showing and canceling runs."""
 
 import uuid
 from typing import Any
@@ -18,7 +18,7 @@ from service.db.session import Database
 
 
 def refused(response: Any) -> list[dict[str, Any]]:
-    """The fields that a 422 names."""
+    """The fields named in a response with status 422."""
     assert response.status_code == 422, response.text
     assert response.headers["content-type"] == "application/problem+json"
     errors: list[dict[str, Any]] = response.json()["errors"]

@@ -123,7 +123,7 @@ class TestRepair:
         "text",
         [
             BROKEN.replace('"what 0 is", ', '"what 0 is" '),  # two commas
-            BROKEN.replace('"Style"  ', '"Style"'),  # no blank: a quote that was not escaped?
+            BROKEN.replace('"Style"  ', '"Style"'),  # no space: possibly an unescaped quotation mark
             BROKEN.replace('"Style"  ', '"Style"; '),
             BROKEN.replace('"Style"  ', "Style, "),
             BROKEN[:-1],

@@ -1,4 +1,4 @@
-"""The problem of a header that lacks columns."""
+"""The problem reported for a header without required columns."""
 
 import pytest
 

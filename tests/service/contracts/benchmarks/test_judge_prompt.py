@@ -1,4 +1,4 @@
-"""The prompt of a judge, filled in as in the official script."""
+"""The judge prompt, filled in as in the official script."""
 
 import pytest
 

@@ -38,7 +38,7 @@ class TestPublished:
         assert ranking.data_sha256 is None and ranking.notes
 
     def test_best_and_second_are_computed(self) -> None:
-        """As in the paper, except for Layout, where the second best value is 80.78 but the paper underlines 79.29."""
+        """The marks of the paper, except for Layout: the second-best value is 80.78, but the paper underlines 79.29."""
         [ranking] = rank(published_rows("unigenbench-en"))
         holders = {
             (column, mark): [one.model for one in ranking.rows if one.marks.get(column) == mark]

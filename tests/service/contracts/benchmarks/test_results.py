@@ -21,7 +21,7 @@ def read(*rows: dict[str, Any]) -> Answers:
 
 
 def verdict(**changes: Any) -> Any:
-    """The verdict on an image of prompt 0, which has three test points."""
+    """The scores of an image of prompt 0, which has three test points."""
     found = read(result_row(0, 2, (1, 0, 1), **changes))
     assert not found.problems, found.problems
     return found.answers[0].verdict

@@ -25,7 +25,7 @@ POINTS = [len(prompt.points) for prompt in BENCHMARK.prompts]
 
 
 def answers_on(index: int, *verdicts: tuple[int, ...] | Failure) -> list[Answer]:
-    """Answers on a prompt's images."""
+    """Answers for a prompt's images."""
     return [
         Answer(index, image_index, Verdict(one) if isinstance(one, tuple) else Verdict(None, one))
         for image_index, one in enumerate(verdicts)
@@ -35,7 +35,7 @@ def answers_on(index: int, *verdicts: tuple[int, ...] | Failure) -> list[Answer]
 def random_answers(
     seed: int, share: float = 0.6, failed: float = 0.1, images: int = 4, of: Benchmark = BENCHMARK
 ) -> list[Answer]:
-    """Answers at random on every image."""
+    """Random answers for every image."""
     draw = np.random.default_rng(seed)
     return [
         Answer(prompt.index, image_index, Verdict(None, Failure.NO_SCORES) if draw.random() < failed
@@ -118,7 +118,7 @@ class TestIntervals:
         assert (found.seed, found.resamples) == (1, 2000)
 
     def test_it_is_the_plain_bootstrap_over_prompts(self) -> None:
-        """The same resamples, prompt by prompt and without matrices."""
+        """Reference implementation: the same resamples, prompt by prompt and without matrices."""
         counted, draws = self.COUNTED, 200
         scored = counted.judged()
         indices, generator = list(scored), np.random.default_rng(9)
@@ -200,7 +200,7 @@ class TestComparison:
             assert found.sub[name].difference == pytest.approx(own)
 
     def test_a_paired_interval_is_narrower_than_separate_ones(self) -> None:
-        """Prompts differ much in difficulty, and both evaluations share it."""
+        """Prompts differ greatly in difficulty, which both evaluations share."""
         draw = np.random.default_rng(12)
         hard = draw.random(PROMPTS) < 0.5
 
@@ -223,7 +223,7 @@ class TestComparison:
 
 
 class TestOfficial:
-    """Against what the official script made of the same result files."""
+    """The scores equal the output of the official script for the same result files."""
 
     @pytest.fixture(scope="class", params=[EN, ZH], ids=["en", "zh"])
     def case(self, request: pytest.FixtureRequest, shared: Path) -> tuple[Tally, Answers, dict[str, Any], Benchmark]:

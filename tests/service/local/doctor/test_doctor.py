@@ -40,7 +40,7 @@ def environment(database: Database, monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 def found(data: Path, last: str = "storage") -> Checks:
-    """The findings up to `last`: torch, which comes at the end, takes long to look at."""
+    """The findings up to `last`. The check of torch comes last and takes long."""
     checks: Checks = {}
     for check in examine(data, 0):
         checks[check.name] = check
@@ -50,7 +50,7 @@ def found(data: Path, last: str = "storage") -> Checks:
 
 
 def wrong(checks: Checks) -> dict[str, str]:
-    """What is wrong, and why."""
+    """The failed findings with their details."""
     assert all(check.hint for check in checks.values() if not check.ok)
     return {name: check.detail for name, check in checks.items() if not check.ok}
 
@@ -108,7 +108,7 @@ class TestDatabase:
 
     @pytest.fixture
     def strict(self, tmp_path: Path) -> Iterator[str]:
-        """The URL of a server that asks `app` for its password, which is `right`."""
+        """The URL of a server that requires the password `right` of the user `app`."""
         server = postgres.start(tmp_path / "strict", durable=False)
         engine = create_engine(server.url, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:

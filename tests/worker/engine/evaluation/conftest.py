@@ -12,7 +12,7 @@ Attempt = Callable[..., tuple[int, Path]]
 
 
 def attempts_in(directory: Path) -> Attempt:
-    """Carries out jobs in directories below this one; the exit status, and the attempt's directory."""
+    """Runs jobs in subdirectories of this directory, and returns the exit status and the attempt's directory."""
 
     def run_attempt(job: EvaluationJob, name: str = "attempt", *options: str) -> tuple[int, Path]:
         out = directory / name
@@ -25,5 +25,5 @@ def attempts_in(directory: Path) -> Attempt:
 
 @pytest.fixture
 def attempt(tmp_path: Path) -> Attempt:
-    """Carries out a job in the test's own directory."""
+    """Runs jobs in the test's directory."""
     return attempts_in(tmp_path)

@@ -51,14 +51,14 @@ class JudgeRequest:
 
 @dataclass(frozen=True)
 class Reply:
-    """A response of the server. cut: the number of bytes of the body after which it closes the connection."""
+    """A response of the server. cut: the number of body bytes after which the server closes the connection."""
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     cut: int | None = None
     hang: bool = False
-    """Nothing is sent until the server ends."""
+    """Send nothing until the server ends."""
 
 
 def completion(text: str | None, finish_reason: str = "stop") -> Reply:

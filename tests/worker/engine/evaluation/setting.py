@@ -1,4 +1,4 @@
-"""Small benchmarks and jobs, and what attempts at them wrote."""
+"""Small benchmarks and jobs, and readers for the files of their attempts."""
 
 import io
 import json
@@ -26,7 +26,7 @@ UNREACHABLE_URL = "http://127.0.0.1:9/v1"
 
 
 def benchmark(prompts: int = 3, name: str = "small") -> Benchmark:
-    """Captions of the bundled world, three test points each. Numbers have gaps."""
+    """Captions of the bundled world with three test points each. Their indices have gaps."""
     return Benchmark(
         name=name,
         title="Small",
@@ -61,21 +61,21 @@ def entry(url: str, **changes: Any) -> JudgeEntry:
 
 
 def job(judge: JudgeEntry | None, prompts: int = 3, **spec: Any) -> EvaluationJob:
-    """Two images of each prompt, in two steps."""
+    """Two images per prompt, generated in two steps."""
     reported = {"model": "shapes-flux", "num_images": 2, "steps": 2, "judge": judge and judge.name}
     chosen = EvaluationSpec.model_validate(reported | spec)
     return EvaluationJob(spec=chosen, benchmark=benchmark(prompts), judge=judge, pending=(), done=())
 
 
 def image_keys(job: EvaluationJob) -> list[tuple[int, int]]:
-    """All images."""
+    """The keys of all images."""
     return [
         (prompt.index, image_index) for prompt in job.benchmark.prompts for image_index in range(job.spec.num_images)
     ]
 
 
 def events(directory: Path, *types: str) -> list[dict[str, Any]]:
-    """An attempt's events of these types, in order. Whole lines alone: it may have been killed."""
+    """The events of these types of an attempt, in order. Incomplete lines of a killed attempt are ignored."""
     *lines, _ = (directory / "events.jsonl").read_text(encoding="utf-8").split("\n")
     return [event for event in map(json.loads, lines) if event["type"] in types or not types]
 
@@ -85,7 +85,7 @@ def image_key(event: dict[str, Any]) -> tuple[int, int]:
 
 
 def remaining_job(job: EvaluationJob, attempts: Iterable[Path]) -> EvaluationJob:
-    """What is left to do after some attempts, as a supervisor says it."""
+    """The job for the next attempt after some attempts, as the supervisor writes it."""
     drawn: set[tuple[int, int]] = set()
     answers: dict[tuple[int, int], dict[str, Any]] = {}
     for attempt in attempts:
@@ -108,23 +108,23 @@ def remaining_job(job: EvaluationJob, attempts: Iterable[Path]) -> EvaluationJob
 
 
 def files(directory: Path) -> dict[str, bytes]:
-    """An attempt's images."""
+    """The directory of an attempt's images."""
     return {path.name: path.read_bytes() for path in (directory / "images").iterdir()}
 
 
 def files_in_order(job: EvaluationJob, directory: Path) -> list[bytes]:
-    """Them, prompt by prompt."""
+    """The image files, prompt by prompt."""
     return [files(directory)[f"{index}_{image_index}.png"] for index, image_index in image_keys(job)]
 
 
 def pixels(png: bytes) -> bytes:
-    """What a file shows."""
+    """The pixels of an image file."""
     with Image.open(io.BytesIO(png)) as image:
         return image.tobytes()
 
 
 def failed(directory: Path) -> dict[str, Any]:
-    """How it failed: with its last event."""
+    """The last event of an attempt, which must be a failure."""
     last = events(directory)[-1]
     assert last["type"] == "failed"
     return last

@@ -33,7 +33,7 @@ from worker.entrypoints.evaluate import build_evaluator
 
 
 class TestWhole:
-    """One attempt at a whole job, and what it wrote."""
+    """The exit status and files of one attempt at a complete job."""
 
     @pytest.fixture(scope="class")
     def completed(self, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[EvaluationJob, int, Path]]:
@@ -98,7 +98,7 @@ class TestWhole:
     def test_provenance_names_weights_judge_and_benchmark(self, whole: EvaluationJob, out: Path) -> None:
         (started,) = events(out, "started")
         found = started["provenance"]
-        assert found["weights"].keys() == {"shapes-flux", "clip_score"}  # the verifier has none
+        assert found["weights"].keys() == {"shapes-flux", "clip_score"}  # the verifier has no weights
         assert found["judge"] == {"name": "tester", "kind": "openai", "identity": "Looker-1"}
         assert found["benchmark"]["content_sha256"] == whole.benchmark.content_sha256
         assert (found["device"], found["precision"]) == ("cpu", "float32")

@@ -150,11 +150,11 @@ class TestOrphaned:
         return serve(plan)
 
     def start(self, whole: EvaluationJob, out: Path, **options: Any) -> subprocess.Popen[bytes]:
-        """The real child."""
+        """The real child process."""
         file = out.with_suffix(".json")
         file.write_text(whole.model_dump_json(), encoding="utf-8")
         command = [sys.executable, "-m", "worker.entrypoints.evaluate", str(file), "--out", str(out), "--device", "cpu"]
-        threads = str(torch.get_num_threads())  # their number shows in the last bits of an image on some processors
+        threads = str(torch.get_num_threads())  # affects the last bits of images on some CPUs
         environment = {**os.environ, "NO_PROXY": "127.0.0.1", "OMP_NUM_THREADS": threads, **options.pop("env", {})}
         return subprocess.Popen(command, env=environment, **options)
 
@@ -166,7 +166,7 @@ class TestOrphaned:
         with self.start(whole, out, env={PARENT_FD: str(reading)}, pass_fds=(reading,)) as child:
             os.close(reading)
             assert held.wait(180)
-            os.close(writing)  # as a parent's death does; the child ends at once, as if it were killed
+            os.close(writing)  # as after the parent's death: the child ends immediately, as if it were killed
             assert child.wait(60) == 1
         assert events(out)[-1]["type"] not in ("finished", "failed")
 

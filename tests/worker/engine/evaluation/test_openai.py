@@ -1,4 +1,4 @@
-"""The judge behind the OpenAI chat protocol, asked on a real connection."""
+"""The judge that uses the OpenAI chat protocol, on a real connection."""
 
 import io
 import time
@@ -30,12 +30,12 @@ def png(size: int = 16, mode: str = "RGB") -> bytes:
 
 
 def judge(url: str, **changes: Any) -> OpenAIJudge:
-    """A judge that loses little time between requests."""
+    """A judge with short pauses between requests."""
     return OpenAIJudge(entry(url, **changes), benchmark().judge, first_wait=0.001)
 
 
 def first(*replies: Reply) -> Callable[[JudgeRequest], Reply]:
-    """These replies in turn, then good answers."""
+    """Return these replies in order, then valid answers."""
     return lambda request: replies[request.number] if request.number < len(replies) else valid_reply(request)
 
 
@@ -197,7 +197,7 @@ class TestFaults:
         server = serve(first(Reply(hang=True)))
         reported = judge(server.url, timeout_seconds=0.3).ask(PROMPT, png())
         assert reported.verdict.scores == (1, 0, 1)
-        assert reported.seconds < 0.3  # of the request that was answered
+        assert reported.seconds < 0.3  # from the request that was answered
 
     def test_retry_after_is_obeyed(self, serve: Serve) -> None:
         server = serve(first(Reply(429, headers={"Retry-After": "1"})))
@@ -224,10 +224,10 @@ class TestFaults:
         server = serve(lambda request: valid_reply(request) if request.number % 4 == 3 else Reply(500))
         asking = OpenAIJudge(entry(server.url, patience_seconds=1.0), benchmark().judge, first_wait=0.03)
         begun = time.monotonic()
-        for _ in range(6):  # each waits 0.03 + 0.06 + 0.12 seconds, or a little more
+        for _ in range(6):  # each waits for at least 0.03 + 0.06 + 0.12 seconds
             assert asking.ask(PROMPT, png()).verdict.scores == (1, 0, 1)
         assert len(server.requests) == 24
-        assert time.monotonic() - begun > 1.0  # longer, together, than the patience
+        assert time.monotonic() - begun > 1.0  # longer in total than `patience_seconds`
 
     @pytest.mark.parametrize("status", [301, 401, 402, 403, 404, 405])
     def test_misconfigured_server_is_not_retried(self, serve: Serve, status: int) -> None:
@@ -277,6 +277,6 @@ class TestClosing:
 
 @pytest.fixture(autouse=True)
 def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Requests to loopback go there, whatever the machine's settings are."""
+    """Requests to loopback addresses ignore the proxy settings of the machine."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     yield

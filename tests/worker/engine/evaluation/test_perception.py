@@ -1,4 +1,4 @@
-"""The bundled world's judge: what its benchmark's rules say, in words that are read like any judge's."""
+"""The judge of the bundled world: answers contain the results of the benchmark's rules and can be parsed."""
 
 import numpy as np
 import pytest
@@ -27,7 +27,7 @@ def judge() -> Judge:
 
 
 def test_scores_equal_the_rules(judge: Judge) -> None:
-    for place, prompt in enumerate(PROMPTS):  # the right image, and the two before it in turn
+    for place, prompt in enumerate(PROMPTS):  # the correct image, and the two images before it
         shown = IMAGES[[place, place - 1, place - 2]]
         reported = [judge.ask(prompt, png(image)).verdict.scores for image in shown]
         assert reported == judge_points(shown, [prompt.text] * len(shown))

@@ -18,7 +18,7 @@ PAPER = Advantage(clip_max=5.0, std_eps=1e-8, std_floor=1e-5, scale="sum")
 
 
 def replace(config: Advantage, **changes: Any) -> Advantage:
-    """The settings with some changed, also beyond the contract's bounds."""
+    """The settings with some changes, which may exceed the contract's bounds."""
     return config.model_copy(update=changes)
 
 
@@ -29,7 +29,7 @@ OPTIONS = [
 ]
 every_option = pytest.mark.parametrize("options", OPTIONS, ids=lambda options: "-".join(options.values()))
 
-# Multiples of 1/64: spreads are either 0 or far above the floor, so that no example sits on its edge.
+# Multiples of 1/64, so that standard deviations are either 0 or far above the floor.
 values = st.integers(-640, 640).map(lambda n: n / 64)
 groups = st.integers(2, 16).flatmap(lambda g: arrays(np.float64, (g,), elements=values))
 SHAPE = (2, 3, 2, 6, 3)  # rewards, prompts, SDE steps, group, granularities
@@ -124,7 +124,7 @@ def test_failed_reward_does_not_change_other_ranks(std: str, rewards: np.ndarray
     elsewhere[p, i] = False
     if std == "group":
         assert np.array_equal(after[elsewhere], plain[elsewhere])
-    else:  # the step's deviation is another: one factor for all
+    else:  # the standard deviation of the step differs by one factor for all groups
         ratio = plain[elsewhere][plain[elsewhere] != 0] / after[elsewhere][after[elsewhere] != 0]
         assert ratio == pytest.approx(np.full_like(ratio, ratio[0]) if len(ratio) else ratio, rel=1e-9)
 

@@ -1,4 +1,4 @@
-"""Every algorithm's rollout on a toy flow in float64, against the plain procedure: batch 1, nothing shared."""
+"""Rollouts of every algorithm on a toy flow in float64, compared with the naive procedure."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ from tests.worker.engine.grpo.toy import (
 from worker.engine.grpo.loss import losses
 
 Drawn = dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray, float]]
-"""(prompt, SDE step, sample) → (x_i, x', log π(x')) of every SDE step taken."""
+"""Maps (prompt, SDE step, sample) to (x_i, x', log π(x')) for every SDE step."""
 
 
 def draw(config: AlgorithmContract, v: transcription.Velocity, x: np.ndarray, i: int, noise: np.ndarray) -> Any:
@@ -134,7 +134,7 @@ def test_dance_samples_the_trained_steps_for_every_chain() -> None:
             chosen.setdefault((step, p, g), []).append(i)
     assert all(len(set(steps)) == len(steps) == config.trained_of_a_chain(STEPS) == 4 for steps in chosen.values())
     assert {i for steps in chosen.values() for i in steps} == set(range(STEPS - 1))
-    assert len({tuple(sorted(steps)) for steps in chosen.values()}) > 10  # of 24 chains, among 35 choices
+    assert len({tuple(sorted(steps)) for steps in chosen.values()}) > 10  # for 24 chains with 35 possible choices
 
 
 @every_algorithm
@@ -191,4 +191,4 @@ def test_rollout_can_be_abandoned_between_batches(name: str) -> None:
     stopped = type(ready)(ready.exact, ready.exact_rows, ready.fast, ready.fast_rows, ready.costs, stop)
     with torch.no_grad(), pytest.raises(KeyboardInterrupt):
         make(CONFIGS[name]).roll_out(TRAINING_STEP, PROMPTS, noise(TRAINING_STEP), stopped)
-    assert flow.nfe <= 2 * PROMPTS * STEPS  # the anchors, and nothing after them
+    assert flow.nfe <= 2 * PROMPTS * STEPS  # only the anchors

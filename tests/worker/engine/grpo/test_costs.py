@@ -1,4 +1,4 @@
-"""A rollout evaluates the network as often as its contract says, on every schedule, and shares what it may."""
+"""The NFE of a rollout equal the contract's cost on every schedule, and common evaluations are shared."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ def configurations(draw: st.DrawFn) -> tuple[AlgorithmContract, int]:
 def test_nfe_equals_the_contract(configuration: tuple[AlgorithmContract, int], step: int, fast_rows: int) -> None:
     config, steps = configuration
     flow = ToyFlow()
-    ready = sampler(flow, rows=1, fast_rows=fast_rows)  # rows of 1: no batch to fill up
+    ready = sampler(flow, rows=1, fast_rows=fast_rows)  # batches of 1 need no padding
     rollout = make(config, steps).roll_out(step, PROMPTS, noise(step), ready)
     cost = config.cost(steps, step, SEED)
     counted = ready.costs.nfe
@@ -53,7 +53,7 @@ def test_nfe_equals_the_contract(configuration: tuple[AlgorithmContract, int], s
     ("config", "step"), [(DanceGRPO(group_size=4), 0), (MixGRPO(group_size=4, window=Window(size=3, every=1)), 3)]
 )
 def test_common_prefix_is_a_single_exact_chain(config: AlgorithmContract, step: int) -> None:
-    """Each chain of a group as if it were alone would come to the very state that they share."""
+    """Each chain of a group, computed separately, reaches the shared state exactly."""
     flow, algorithm = ToyFlow(), make(config)
     with torch.no_grad():
         rollout = algorithm.roll_out(step, PROMPTS, noise(step), sampler(flow, rows=1, fast_rows=1))

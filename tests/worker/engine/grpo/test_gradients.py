@@ -1,4 +1,4 @@
-"""The update's loss and gradient in float64: against one forward per sample, and against finite differences."""
+"""The update's loss and gradient in float64, compared with one forward pass per sample and with finite differences."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,14 +24,14 @@ from worker.engine.grpo.loss import LossPart, Objective, RolloutBatch, losses
 from worker.engine.grpo.noise import normal
 
 MOVED = 0.02
-"""How far the policy has come since it drew: some ratios are then beyond the clip range, and some are not."""
+"""Change of the policy since the rollout, chosen so that some ratios are outside the clip range and some within it."""
 CLIP = {"cps": 2e-5}
 every_objective = pytest.mark.parametrize("kl_weight", [0.0, 0.3])
 
 
 @cache
 def drawn(name: str) -> tuple[RolloutBatch, Tensor]:
-    """A rollout by the base, and advantages for its samples."""
+    """A rollout of the base model, with advantages for its samples."""
     config = CONFIGS[name]
     batch = roll_out(config, ToyFlow(), TRAINING_STEP).batch
     count = PROMPTS * len(make(config).group_steps) * config.group_size
@@ -45,7 +45,7 @@ def objective(name: str, kl_weight: float = 0.0) -> Objective:
 def parts(
     name: str, policy: ToyFlow, aim: Objective, rows: int = 2, batch: RolloutBatch | None = None, share: float = 1.0
 ) -> list[LossPart]:
-    """What the engine makes of a rollout."""
+    """The engine's loss for a rollout."""
     whole, advantages = drawn(name)
     base = torch.no_grad()(ToyFlow()) if aim.kl_weight else None
     chosen = whole if batch is None else batch
@@ -53,7 +53,7 @@ def parts(
 
 
 def plain_loss(name: str, policy: ToyFlow, aim: Objective) -> Tensor:
-    """The mean loss over samples: one forward for each, nothing shared, in the papers' formulas."""
+    """The mean loss over samples by the papers' formulas, with one forward pass per sample."""
     config, (batch, advantages) = CONFIGS[name], drawn(name)
     kind, base = transition_of(config), ToyFlow().requires_grad_(False)
     terms = []
@@ -85,7 +85,7 @@ def test_loss_and_gradient_are_those_of_one_forward_per_sample(name: str, kl_wei
     policy, aim = ToyFlow(MOVED), objective(name, kl_weight)
     found = parts(name, policy, aim)
     clipped = torch.cat([part.clipped.flatten() for part in found])
-    assert clipped.any() and not clipped.all()  # or the clipping would go unproved
+    assert clipped.any() and not clipped.all()  # otherwise clipping would not be tested
 
     expected = plain_loss(name, policy, aim)
     torch.testing.assert_close(total(found), expected, rtol=0, atol=1e-12)
@@ -140,11 +140,11 @@ def test_divergence_is_zero_at_the_base_and_pulls_back_to_it(name: str) -> None:
         policy = ToyFlow(moved)
         found = list(
             losses(policy, batch, torch.zeros_like(advantages), transitions, flat, 2, 1.0, ToyFlow())
-        )  # no advantage: the divergence is all there is
+        )  # without advantages, the loss consists of the divergence only
         pull = torch.autograd.grad(total(found), policy.bias)[0]
         if moved:
             assert all((part.divergence > 0).all() for part in found)
-            assert (pull > 0).all()  # the way down leads back
+            assert (pull > 0).all()  # the gradient points back to the base
         else:
             assert total(found).item() == 0.0
             assert not pull.any()

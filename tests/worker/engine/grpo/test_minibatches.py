@@ -1,4 +1,4 @@
-"""Shares of a rollout for several updates: equal, whole pieces, and the same however many processes there are."""
+"""Minibatches of a rollout: equal sizes, whole pieces, and independent of the number of processes."""
 
 from collections import Counter
 
@@ -16,7 +16,7 @@ Piece = tuple[int, int]
 
 @st.composite
 def shapes(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
-    """Processes, prompts of each, pieces of a prompt, states of a piece, and updates that share all of them evenly."""
+    """Numbers of processes, prompts per process, pieces per prompt, states per piece, and possible updates."""
     processes, prompts = draw(st.integers(1, 4)), draw(st.integers(1, 4))
     pieces, states = draw(st.integers(1, 12)), draw(st.integers(1, 4))
     total = processes * prompts * pieces
@@ -25,7 +25,7 @@ def shapes(draw: st.DrawFn) -> tuple[int, int, int, int, int]:
 
 
 def batch(prompts: int, pieces: int, states: int) -> RolloutBatch:
-    """Of `states` SDE steps of every piece, the steps one after another as chains have them."""
+    """A rollout with `states` consecutive SDE steps in every piece, as in chains."""
     places = [(i, p, piece) for i in range(states) for p in range(prompts) for piece in range(pieces)]
     empty = torch.zeros(len(places), 1, 1)
     return RolloutBatch(
@@ -40,7 +40,7 @@ def batch(prompts: int, pieces: int, states: int) -> RolloutBatch:
 
 
 def pieces_of(part: RolloutBatch, first_prompt: int = 0) -> Counter[Piece]:
-    """(prompt of all processes, piece) → how many of its states are there."""
+    """Maps (prompt index over all processes, piece) to the number of its states in the batch."""
     return Counter((first_prompt + p, piece) for p, piece in zip(part.prompts, part.pieces, strict=True))
 
 
@@ -62,7 +62,7 @@ def test_minibatches_partition_the_batch_for_any_number_of_processes(
     for process in range(processes):
         first = process * prompts
         own = batch(prompts, pieces, states).minibatches(updates, orders[first : first + prompts], first)
-        if prompts * pieces % updates == 0:  # what a spec may ask for
+        if prompts * pieces % updates == 0:  # all values that a spec allows
             assert {len(part.states) for part in own} == {prompts * pieces * states // updates}
         for number, part in enumerate(own):
             together[number] += pieces_of(part, first)

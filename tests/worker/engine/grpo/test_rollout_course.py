@@ -1,4 +1,4 @@
-"""The course of a rollout: its parts, its batches, where it can be abandoned, and ends that are given out early."""
+"""The course of a rollout: parts, batches, cancellation, and early delivery of finished latents."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ CHAINS = [name for name in CONFIGS if name != "g2rpo"]
 
 
 class Course:
-    """`Costs` that know the current part, and a velocity that counts its evaluations by part."""
+    """`Costs` with the current part, and a velocity that counts its evaluations by part."""
 
     def __init__(self) -> None:
         self.flow, self.now = ToyFlow(), "none"

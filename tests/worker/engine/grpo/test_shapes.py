@@ -1,4 +1,4 @@
-"""The shapes that results promise."""
+"""The documented shapes of results."""
 
 import pytest
 import torch

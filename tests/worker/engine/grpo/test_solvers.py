@@ -1,4 +1,4 @@
-"""DPM-Solver++ against its paper's algorithm, and against a flow whose solution is known."""
+"""DPM-Solver++ compared with the paper's algorithm, and with a flow that has a known solution."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from worker.engine.grpo.noise import normal
 from worker.engine.grpo.solvers import dpm_solver_pp, ode_trajectory
 
 MEAN, WIDTH = 0.4, 0.7
-"""A Gaussian target N(0.4, 0.7²), for which the velocity is linear in x."""
+"""The Gaussian target N(0.4, 0.7²), for which the velocity is linear in x."""
 
 
 def gaussian_velocity(x: torch.Tensor, sigma: torch.Tensor, prompts: list[int]) -> torch.Tensor:
@@ -29,7 +29,7 @@ def gaussian_velocity(x: torch.Tensor, sigma: torch.Tensor, prompts: list[int]) 
 
 
 def gaussian_flow(x: torch.Tensor, sigma: float, following: float) -> torch.Tensor:
-    """Where the flow of the Gaussian target leads from `x` at σ to a lower level: its quantile stays."""
+    """The exact solution for the Gaussian target from `x` at σ to a lower noise level, which preserves the quantile."""
     before, after = (math.sqrt((1 - level) ** 2 * WIDTH**2 + level**2) for level in (sigma, following))
     return (1 - following) * MEAN + after / before * (x - (1 - sigma) * MEAN)
 
@@ -38,13 +38,13 @@ START = torch.tensor([-1.3, 0.2, 0.9, 2.1], dtype=torch.float64)[:, None, None]
 
 
 def error(nodes: Sequence[float]) -> float:
-    """Of the solver's whole way to σ = 0."""
+    """The error of the solver at σ = 0."""
     end = dpm_solver_pp(gaussian_velocity, START, nodes, [0] * len(START))
     return (end - gaussian_flow(START, nodes[0], 0.0)).abs().max().item()
 
 
 def orders(errors: Sequence[float]) -> list[float]:
-    """By which power of the step the error falls, each time the step is halved."""
+    """The convergence order, measured each time the step is halved."""
     return [math.log2(one / other) for one, other in pairwise(errors)]
 
 
@@ -67,7 +67,7 @@ def test_solver_equals_the_papers_algorithm(steps: int, shift: float, share: flo
 
 
 def test_solver_error_is_quadratic_in_the_step() -> None:
-    """Equal steps of λ = log((1−σ)/σ), its own variable, so that halving them halves every step."""
+    """Noise levels with equal steps in the solver's variable λ = log((1−σ)/σ), so that every step can be halved."""
     first, last = (math.log((1 - sigma) / sigma) for sigma in (0.9, 0.02))
     errors = []
     for intervals in (32, 64, 128):
@@ -82,7 +82,7 @@ def test_solver_error_is_quadratic_in_the_step() -> None:
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_solver_has_second_order_on_the_schedule_and_euler_first(shift: float) -> None:
-    """Near σ = 0 steps of equal time are long in λ: the order comes up to 2 from below."""
+    """Near σ = 0, steps of equal time are long in λ, so the order approaches 2 from below."""
     ladder = [tail_nodes(16, shift, 4, intervals) for intervals in (256, 512, 1024)]
     euler = [ode_trajectory(gaussian_velocity, START, nodes, 4).end for nodes in ladder]
     exact = gaussian_flow(START, ladder[0][0], 0.0)

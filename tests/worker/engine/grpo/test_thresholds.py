@@ -1,4 +1,4 @@
-"""On which side a value lies that is exactly a threshold."""
+"""Values that are exactly equal to a threshold."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""The SDE steps against transcriptions of their formulas, and their limits."""
+"""The SDE steps compared with transcriptions of their formulas, and their limits."""
 
 import math
 from typing import Any
@@ -23,7 +23,7 @@ from worker.engine.grpo.transitions import (
 
 TRANSITIONS: dict[str, type[Transition]] = {"flow": FlowTransition, "dance": DanceTransition, "cps": CpsTransition}
 every_transition = pytest.mark.parametrize("name", TRANSITIONS)
-etas = st.floats(0.05, 1.0)  # up to 1, which is all that cps has
+etas = st.floats(0.05, 1.0)  # up to 1, the maximum for cps
 
 
 @st.composite
@@ -74,7 +74,7 @@ def test_sde_step_converges_to_the_ode_step(name: str) -> None:
     for i in range(15):
         step = ode_step(x, v, nodes[i + 1] - nodes[i])
         gaps = [(TRANSITIONS[name].at(nodes, i, eta).mean(x, v) - step).abs().max().item() for eta in (1e-2, 1e-3)]
-        assert 0 < gaps[1] < gaps[0] / 50  # it falls with η²
+        assert 0 < gaps[1] < gaps[0] / 50  # the difference decreases with η²
 
 
 @given(place=places(), s=st.floats(0.05, 2.0))

@@ -1,4 +1,4 @@
-"""A toy flow in float64, and what an algorithm needs to roll out on it."""
+"""A toy flow in float64, and the inputs of an algorithm's rollout."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ CONFIGS: dict[str, AlgorithmContract] = {
 }
 every_algorithm = pytest.mark.parametrize("name", CONFIGS)
 TRAINING_STEP = 3
-"""By then a window that moves at every step is in the middle."""
+"""The training step at which a window that moves at every step is in the middle."""
 NODES = transcription.sigmas(STEPS, SHIFT)
 
 
@@ -55,14 +55,14 @@ class ToyFlow(torch.nn.Module):
         return torch.tanh(latents @ self.weight + self.bias[prompts][:, None]) * (1 + sigma[:, None, None])
 
     def plain(self, x: np.ndarray, sigma: float, prompt: int) -> np.ndarray:
-        """The same field of one sample, in NumPy."""
+        """The same field for one sample in NumPy."""
         weight, bias = self.weight.detach().numpy(), self.bias.detach().numpy()
         return np.tanh(x @ weight + bias[prompt]) * (1 + sigma)
 
 
 @dataclass
 class Ledger:
-    """`Costs` that remembers what was counted."""
+    """`Costs` that stores the counts."""
 
     nfe: dict[str, int] = field(default_factory=lambda: defaultdict(int))
 
@@ -75,7 +75,7 @@ class Ledger:
 
 
 def make(config: AlgorithmContract, steps: int = STEPS) -> Algorithm:
-    """The engine's algorithm of a contract."""
+    """The engine's algorithm for a contract."""
     return ALGORITHMS[config.name](config, sigma_nodes(steps, SHIFT), SHIFT, SEED)
 
 
@@ -87,7 +87,7 @@ def noise(step: int = 0, first_prompt: int = 0) -> StepNoise:
 
 
 def sampler(flow: Velocity, rows: int = 2, fast_rows: int = 7, fast_flow: Velocity | None = None) -> Sampler:
-    """The policy `flow` as a rollout uses it; `fast_flow` is what is not trained on, where that is another."""
+    """A sampler of the policy `flow`; `fast_flow` replaces it in evaluations without log-probabilities."""
 
     @contextmanager
     def fast() -> Iterator[Velocity]:
@@ -103,5 +103,5 @@ def roll_out(config: AlgorithmContract, flow: Velocity, step: int = 0, rows: int
 
 
 def transition_of(config: AlgorithmContract) -> str:
-    """The name of its SDE step in `transcription`."""
+    """The name of the algorithm's SDE step in `transcription`."""
     return getattr(config, "transition", "dance" if config.name == "dance_grpo" else "flow")

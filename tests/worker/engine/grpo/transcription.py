@@ -1,6 +1,6 @@
-"""The papers' formulas, one after another, in plain arithmetic: what the engine is held to. It shares no code with it.
+"""The papers' formulas in plain arithmetic, as a reference for the engine. The module shares no code with the engine.
 
-Arrays are NumPy's, or torch's where a gradient is needed: only operators and `mean` are used on them. σ is the noise
+Arrays are NumPy arrays, or torch tensors if a gradient is needed; only operators and `mean` are used. σ is the noise
 level of x_σ = (1−σ)·x_0 + σ·ε, v the velocity ε − x_0, `nodes` are σ_0 = 1 … σ_T = 0.
 """
 
@@ -28,7 +28,7 @@ def flash_sigmas(steps: int, shift: float, start: int, share: float) -> list[flo
 
 
 def path(steps: int, sde_step: int, stride: int) -> list[int]:
-    """G²RPO's evaluated nodes: i+1, then i+2, i+2+λ, … as long as another λ still fits before T."""
+    """G²RPO's evaluated nodes: i+1, then i+2, i+2+λ, … while the next node is at most T."""
     nodes, following = [sde_step + 1], sde_step + 2
     while following + stride <= steps:
         nodes.append(following)
@@ -37,7 +37,7 @@ def path(steps: int, sde_step: int, stride: int) -> list[int]:
 
 
 def flow_step(x: Array, v: Array, nodes: Sequence[float], i: int, eta: float) -> tuple[Array, float]:
-    """Flow-GRPO's SDE: (μ, std). σ_1 stands for σ_0 under the root alone."""
+    """Flow-GRPO's SDE: (μ, std). Under the root, σ_1 replaces σ_0."""
     sigma, dt = nodes[i], nodes[i + 1] - nodes[i]
     s = eta * math.sqrt(sigma / (1 - (nodes[1] if i == 0 else sigma)))
     mean = x * (1 + s**2 / (2 * sigma) * dt) + v * (1 + s**2 * (1 - sigma) / (2 * sigma)) * dt
@@ -66,7 +66,7 @@ def gaussian_log_prob(value: Array, mean: Array, std: float) -> Any:
 
 
 def cps_log_prob(value: Array, mean: Array, std: float) -> Any:
-    """As published with the cps step: without the variance."""
+    """The log-probability as published for the cps step, without the variance."""
     return -((value - mean) ** 2).mean()
 
 
@@ -75,7 +75,7 @@ LOG_PROBS = {"flow": gaussian_log_prob, "dance": gaussian_log_prob, "cps": cps_l
 
 
 def denoise(v: Velocity, x: Array, noise_levels: Sequence[float]) -> Array:
-    """Euler steps of the ODE from level to level, and at the last one the clean estimate."""
+    """Euler steps of the ODE between noise levels, and the clean estimate at the last level."""
     for sigma, following in zip(noise_levels, [*noise_levels[1:], 0.0], strict=True):
         x = x + (following - sigma) * v(x, sigma)
     return x
@@ -84,7 +84,7 @@ def denoise(v: Velocity, x: Array, noise_levels: Sequence[float]) -> Array:
 def dpm_solver(v: Velocity, x: Array, noise_levels: Sequence[float]) -> Array:
     """DPM-Solver++(2M), Algorithm 2 of its paper, in data prediction; `noise_levels` end at 0.
 
-    At σ = 0 the step h is infinite and e^−h is 0: what is left is the clean estimate.
+    At σ = 0, the step h is infinite and e^−h is 0, so that only the clean estimate remains.
     """
     lam = [math.log(1 - sigma) - math.log(sigma) for sigma in noise_levels[:-1]]
     clean = [x - noise_levels[0] * v(x, noise_levels[0])]
@@ -101,7 +101,7 @@ def dpm_solver(v: Velocity, x: Array, noise_levels: Sequence[float]) -> Array:
 
 
 def progressive_starts(steps: int, size: int, stride: int, every: int, count: int) -> list[int]:
-    """MixGRPO's window, moved along: the first SDE step of each of `count` training steps."""
+    """The first SDE step of MixGRPO's window in each of `count` training steps."""
     starts, start = [], 0
     for step in range(count):
         if step and step % every == 0:
@@ -113,7 +113,7 @@ def progressive_starts(steps: int, size: int, stride: int, every: int, count: in
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and unbiased standard deviation of the values that are there; no deviation of fewer than two: NaN."""
+    """Mean and unbiased standard deviation of the valid values; the latter is NaN for fewer than two values."""
     there = [value for value in values if math.isfinite(value)]
     mean = sum(there) / len(there) if there else math.nan
     if len(there) < 2:

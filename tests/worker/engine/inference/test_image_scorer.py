@@ -1,4 +1,4 @@
-"""Images scored outside a run: a value that is missing says why, in the words of who did not give it."""
+"""Image scoring outside a run: every missing value has the cause reported by its reward."""
 
 import json
 from pathlib import Path
@@ -19,7 +19,7 @@ rewards:
 
 
 def causes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, **entry: str) -> list[str | None]:
-    """Why each of some images has no value of a server's reward; None where it has one."""
+    """The cause of each missing value of a server's reward, or None if the value is present."""
     (tmp_path / "catalog.yaml").write_text(SERVERS.format(**entry))
     monkeypatch.setenv("G2RPO_CATALOG", str(tmp_path / "catalog.yaml"))
     images = [png(torch.rand(3, 16, 16)) for _ in range(number)]

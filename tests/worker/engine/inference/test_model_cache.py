@@ -1,4 +1,4 @@
-"""Cached models are released when no request comes, and compute the same when they are loaded again."""
+"""Cached models are released when idle, and give the same results after they are loaded again."""
 
 import gc
 import json

@@ -1,4 +1,4 @@
-"""Compiled sampling: the same velocities but for the last digits, and nothing of it left where ratios are made."""
+"""Compiled sampling: velocities differ only in the last digits, and log-probabilities use the uncompiled model."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ from worker.engine.models.compile import compiled
 
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.timeout(900),  # a compiler that has nothing kept from before, on a busy machine
+    pytest.mark.timeout(900),  # a compiler without cached results, on a busy machine
 ]
 SIZE = ImageSize(32, 32)
 ROWS = 4
@@ -25,7 +25,7 @@ ROWS = 4
 
 @pytest.fixture(scope="module", autouse=True)
 def scalar_kernels() -> Iterator[None]:
-    """Kernels without vector instructions compile in a fraction of the time; these tests are about no kernel."""
+    """Compile kernels without vector instructions, which is much faster; these tests do not depend on the kernels."""
     with torch._inductor.config.patch({"cpp.simdlen": 1}):
         yield
 
@@ -40,7 +40,7 @@ def model(compiler: None, request: pytest.FixtureRequest, tmp_path_factory: pyte
 
 
 def asked(model: FlowModel, rows: int) -> tuple[Velocity, tuple[Tensor, Tensor, list[int]]]:
-    """The model's velocity, and what to ask of it."""
+    """The model's velocity and its arguments."""
     velocity = model.velocity(model.encode(tiny.PROMPTS[:2]), SIZE, 3.5)
     latents = normal((rows, *model.packed_shape(SIZE)), 1, "latents")
     return velocity, (latents, torch.linspace(0.2, 0.9, rows), [row % 2 for row in range(rows)])
@@ -58,7 +58,7 @@ def test_it_computes_what_the_network_does(model: FlowModel) -> None:
         plain = velocity(*question)
     with fast(model, velocity) as fastest:
         found = fastest(*question)
-    assert not torch.equal(found, plain)  # another order of operations: it is compiled
+    assert not torch.equal(found, plain)  # compiled code has a different order of operations
     torch.testing.assert_close(found, plain, rtol=1e-5, atol=1e-5)
 
 

@@ -1,4 +1,4 @@
-"""Both families against diffusers' own pipelines, on tiny ones of the published layout."""
+"""Both model families compared with diffusers' pipelines, with tiny models in the published layout."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def entry(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.fixture(scope="module")
 def plain(entry: ModelEntry) -> FlowModel:
-    """The model as it is, for who leaves it so."""
+    """A model that the tests do not change."""
     return loaded(entry)
 
 
@@ -54,7 +54,7 @@ def draw(model: FlowModel, prompts: list[str], seeds: list[int], guidance: float
 
 
 def theirs(entry: ModelEntry, guidance: float = 3.5, lora: Path | None = None) -> Tensor:
-    """The images of the plain pipeline, which shifts the even schedule itself."""
+    """The images of the diffusers pipeline, which shifts the uniform schedule itself."""
     absent = {"text_encoder_3": None, "tokenizer_3": None} if entry.name == "sd3-without-t5" else {}
     own = FAMILIES[entry.family].pipeline_class
     pipeline = own.from_pretrained(entry.source.directory, dtype=torch.float32, **absent)
@@ -110,7 +110,7 @@ def test_its_size_is_that_of_all_its_weights(plain: FlowModel, entry: ModelEntry
     assert entry.source.directory is not None
     files = [load_file(file) for file in Path(entry.source.directory).rglob("*.safetensors")]
     stored = sum(4 * tensor.numel() for weights in files for tensor in weights.values())
-    assert plain.weight_bytes() == pytest.approx(stored, rel=0.02)  # some have tables that are made, not stored
+    assert plain.weight_bytes() == pytest.approx(stored, rel=0.02)  # some tables are computed, not stored
 
 
 def test_packing_loses_nothing(plain: FlowModel) -> None:
@@ -148,7 +148,7 @@ def test_step_moves_the_lora_and_nothing_else(entry: ModelEntry, dtype: torch.dt
     parameters = model.train_lora(4, 4.0, seed=0)
     assert {parameter.dtype for parameter in parameters} == {torch.float32}
     optimizer = torch.optim.AdamW(parameters, lr=0.1)
-    for _ in range(2):  # the half of a LoRA that starts at zero moves first
+    for _ in range(2):  # the matrix of a LoRA that starts at zero changes first
         optimizer.zero_grad()
         velocity = model.velocity(model.encode(PROMPTS), SIZE, 3.5)
         noise = normal((len(PROMPTS), *model.packed_shape(SIZE)), 0)

@@ -1,4 +1,4 @@
-"""The Flux adapter against diffusers' own pipeline, on the bundled model."""
+"""The FLUX adapter compared with diffusers' pipeline, with the bundled model."""
 
 from pathlib import Path
 
@@ -105,7 +105,7 @@ def test_fresh_lora_changes_nothing(model: FluxModel) -> None:
 
 def test_initial_lora_depends_on_its_seed_alone() -> None:
     def initial(seed: int) -> list[Tensor]:
-        torch.randn(3)  # other uses of the generator make no difference
+        torch.randn(3)  # other uses of the generator have no effect
         return load_model(ENTRY, torch.device("cpu"), torch.float32).train_lora(8, 8.0, seed)
 
     assert all(torch.equal(a, b) for a, b in zip(initial(1), initial(1), strict=True))

@@ -1,4 +1,4 @@
-"""Encoded prompts are kept within bounds, and are the same bits as those encoded at the moment."""
+"""The prompt cache is bounded in size, and cached encodings are bit-identical to new encodings."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Files that are missing, damaged, foreign or pickled are refused by name before anything is put on a device."""
+"""Missing, damaged, foreign and pickled files are rejected by name before the device is used."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ from worker.engine.models.sources import fetch, fingerprint
 from worker.engine.models.weights import read_shapes
 
 NOWHERE = torch.device("cuda")
-"""Unusable: these tests expect errors before the device is used."""
+"""An unusable device, because these tests expect errors before the device is used."""
 TRANSFORMER = "transformer/diffusion_pytorch_model.safetensors"
 
 
@@ -48,7 +48,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Tensor]], object]) -> None:
 
 
 def shard(place: Path) -> Path:
-    """Split the transformer's weights in two, as large ones are published."""
+    """Split the transformer's weights into two shards, as large models are published."""
     path = place / TRANSFORMER
     tensors = load_file(path)
     path.unlink()
@@ -156,7 +156,7 @@ def test_failed_model_download_error_suggests_a_fix(monkeypatch: pytest.MonkeyPa
 def test_pipeline_is_told_apart_by_what_is_here_of_its_repository(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The hub's client lists a repository whole, and a pipeline has no use for all of it."""
+    """The hub's client lists all files of a repository, including files that a pipeline does not need."""
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
     commit, folder = "a" * 40, tmp_path / "models--nobody--flux"
     snapshot = folder / "snapshots" / commit

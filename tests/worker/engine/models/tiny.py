@@ -25,11 +25,11 @@ WIDTH = 32
 
 KINDS = ("flux-dev", "flux-schnell", "sd3", "sd3-without-t5")
 ONE_BLOCK = "sd3-one-block"
-"""Where blocks are compiled, of which each kind takes seconds."""
+"""For tests that compile blocks, because each kind of block takes seconds."""
 
 
 def make(kind: str, place: Path) -> ModelEntry:
-    """Write the pipeline of that kind into `place`, and describe it as the catalog would."""
+    """Write the pipeline of the given kind to `place`, and return its catalog entry."""
     torch.manual_seed(11)
     layers = 1 if kind == ONE_BLOCK else 2
     pipeline = flux(kind == "flux-dev") if kind.startswith("flux") else sd3(kind != "sd3-without-t5", layers)
@@ -38,7 +38,7 @@ def make(kind: str, place: Path) -> ModelEntry:
 
 
 def entry(kind: str, place: Path) -> ModelEntry:
-    """The catalog's entry of a pipeline in `place`."""
+    """The catalog entry of the pipeline in `place`."""
     return ModelEntry(
         name=kind,
         family="flux" if kind.startswith("flux") else "sd3",

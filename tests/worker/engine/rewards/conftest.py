@@ -21,14 +21,14 @@ _PRINTED = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *r
 
 @pytest.fixture(scope="session")
 def golden(shared: Path) -> Golden:
-    """`prompts`, `images` (names), `config` of the models, and what was computed of them."""
+    """The golden record: `prompts`, `images` (names), `config` of the models, and computed values."""
     directory = shared / "golden" / "clip"
     meta = json.loads((directory / "meta.json").read_text(encoding="utf-8"))
     return {**meta, **load_file(directory / "expected.safetensors"), "directory": directory}
 
 
 def load_image(path: Path) -> Tensor:
-    """[1, 3, height, width] in 0..1: what a reward is given."""
+    """An image [1, 3, height, width] in 0..1, the input of a reward."""
     with Image.open(path) as image:
         return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)[None].float() / 255
 
@@ -70,13 +70,13 @@ def _write_vocabulary(directory: Path, merges: list[str]) -> Path:
 
 @pytest.fixture(scope="session")
 def vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tokenizer directory of CLIP's form and size, that spells."""
+    """A tokenizer directory with CLIP's layout and size, which encodes texts byte by byte."""
     return _write_vocabulary(tmp_path_factory.mktemp("vocabulary"), [])
 
 
 @pytest.fixture(scope="session")
 def clip_vocabulary(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """CLIP's own, made of the file in the wheel `open_clip_torch`, which is read and not imported."""
+    """CLIP's tokenizer, built from the vocabulary file in the wheel `open_clip_torch`, which is not imported."""
     spec = find_spec("open_clip")
     if spec is None or not spec.submodule_search_locations:
         pytest.skip("needs CLIP's vocabulary: pip install --no-deps -r tests/requirements-vocabulary.txt")

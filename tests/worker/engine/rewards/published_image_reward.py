@@ -32,7 +32,7 @@ TINY = BlipSizes(
 
 
 def published_shapes(sizes: BlipSizes) -> dict[str, tuple[int, ...]]:
-    """The published file's tensors, written down from its architecture."""
+    """The shapes of the published file's tensors, derived from its architecture."""
     vision, text, joint = sizes.vision_width, sizes.text_width, 256
     shapes: dict[str, tuple[int, ...]] = {
         "blip.visual_encoder.cls_token": (1, 1, vision),
@@ -81,7 +81,7 @@ _EMBEDDINGS = ("word_embeddings", "position_embeddings", "cls_token", "pos_embed
 
 
 def published_tensors(sizes: BlipSizes, seed: int = 1) -> dict[str, Tensor]:
-    """Random ones. Embeddings are small, so that the ε of the layer norms that follow them shows in the value."""
+    """Random tensors. Embeddings are small, so that the ε of the following layer norms affects the value."""
     generator = torch.Generator().manual_seed(seed)
 
     def drawn(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -108,7 +108,7 @@ class Original:
         return (state[:, 0] - 0.16717362830052426) / 1.0333394966054072
 
     def see(self, pixels: Tensor) -> Tensor:
-        """[n, patches + 1, width]: every layer norm stands before what it normalizes for."""
+        """Image features [n, patches + 1, width]; layer norms precede the layers (pre-norm)."""
         root, tensors = "blip.visual_encoder", self.tensors
         kernel, bias = (tensors[f"{root}.patch_embed.proj.{kind}"] for kind in ("weight", "bias"))
         patches = conv2d(pixels, kernel, bias, stride=self.sizes.patch).flatten(2).mT
@@ -124,7 +124,7 @@ class Original:
         return self.norm(f"{root}.norm", state, 1e-6)
 
     def read(self, tokens: Tensor, mask: Tensor, patches: Tensor) -> Tensor:
-        """[n, length, width]: BERT, not causal; layer norms stand after the sums; no mask over the patches."""
+        """Text features [n, length, width] of a non-causal BERT with post-norm layers and no mask over the patches."""
         root, tensors = "blip.text_encoder", self.tensors
         words = embedding(tokens, tensors[f"{root}.embeddings.word_embeddings.weight"])
         places = tensors[f"{root}.embeddings.position_embeddings.weight"][: tokens.shape[1]]
@@ -161,7 +161,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, heads: int, bias: Tenso
 
 
 def transformed(image: Tensor, size: int) -> Tensor:
-    """The published transform of one image, in Pillow: resize the shorter side, crop the middle, 0..1."""
+    """The published transform of one image in Pillow: resize the shorter side, crop the center, scale to 0..1."""
     image = Image.fromarray((image * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
     shorter = min(image.size)
     image = image.resize([int(size * side / shorter) for side in image.size], Image.Resampling.BICUBIC)

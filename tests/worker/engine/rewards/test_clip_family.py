@@ -1,4 +1,4 @@
-"""CLIP score and HPS: preprocessing, features and scores are those of the original packages."""
+"""CLIP score and HPS: preprocessing, features and scores equal the results of the original packages."""
 
 import json
 import pickle
@@ -34,16 +34,16 @@ def load(model: str, directory: Path, **given: Any) -> ClipReward:
 
 
 def save_as_transformers(reward: ClipReward, out: Path) -> None:
-    """The reward's weights as transformers publishes a CLIP."""
+    """The reward's weights in the transformers layout of CLIP."""
     reward.model.save_pretrained(out)
     CLIPImageProcessorPil(size=SQUARE, crop_size=SQUARE).save_pretrained(out)
 
 
 def golden_images(golden: Golden, model: str) -> list[Tensor]:
-    """The golden images as rewards are given them.
+    """The golden images as inputs of rewards.
 
-    open_clip's squash resizes a file in its own mode. An image with transparency or a palette is thus another image
-    once it is RGB, and is resized here before it becomes that.
+    open_clip's squash resizes a file in its original mode. An image with transparency or a palette would differ after
+    conversion to RGB, so it is resized before the conversion.
     """
     return [
         squashed_in_its_mode(golden["directory"] / "images" / name)
@@ -92,7 +92,7 @@ def test_scores_of_images_and_prompts_are_the_original_packages(
     reward = load(model, published / model, tokenizer=Source(directory=clip_vocabulary))
     prompts = golden["prompts"]
     for index, given in enumerate(golden_images(golden, model)):
-        chosen = [(3 * index + place) % len(prompts) for place in range(3)]  # three in turn: all come
+        chosen = [(3 * index + place) % len(prompts) for place in range(3)]  # three in sequence: all arrive
         values = reward.score(given.expand(3, -1, -1, -1), [prompts[place] for place in chosen])
         assert values.dtype == torch.float32
         assert_close(values, golden[f"{model}.cosine"][index, chosen], rtol=0, atol=1e-4)
@@ -131,7 +131,7 @@ def test_it_moves_with_its_cached_prompts_and_scores_the_same_where_it_was(golde
     before = reward.score(given, ["a fox"])
     reward.move(CPU)
     assert torch.equal(reward.score(given, ["a fox"]), before)
-    reward.move(torch.device("meta"))  # stands for another device: it is one everywhere
+    reward.move(torch.device("meta"))  # represents another device, because it exists on every machine
     assert reward.text_features(["a fox"]).is_meta
     assert all(tensor.is_meta for tensor in (*reward.model.parameters(), *reward.model.buffers()))
     assert reward.score(given, ["a fox"]).is_meta
@@ -209,7 +209,7 @@ def test_description_of_another_architecture_is_refused(published: Path, tmp_pat
 
 
 def described(published: Path, directory: Path, **preprocessing: Any) -> Path:
-    """DFN's weights with a description that says so of the preprocessing."""
+    """DFN's weights with the given preprocessing in the configuration file."""
     shutil.copytree(published / "dfn", directory)
     path = directory / "open_clip_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"preprocess_cfg": preprocessing}))
@@ -224,7 +224,7 @@ def pillow_middle(given: Tensor, size: tuple[int, int], box: tuple[int, int, int
 
 @pytest.fixture
 def wide() -> Tensor:
-    """An image that resized to 227×224 has margins of a pixel and a half."""
+    """An image that has margins of 1.5 pixels when resized to 227×224."""
     return torch.rand(1, 3, 448, 454, generator=torch.Generator().manual_seed(6))
 
 
@@ -245,7 +245,7 @@ def test_another_way_to_a_square_is_refused_by_name(published: Path, tmp_path: P
 
 @pytest.fixture(scope="module")
 def converted(published: Path, vocabulary: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """DFN's weights as transformers publishes a CLIP, with its tokenizer and no description of open_clip's."""
+    """DFN's weights in the transformers layout, with the tokenizer, without open_clip's configuration file."""
     out = tmp_path_factory.mktemp("converted") / "transformers"
     save_as_transformers(load("dfn", published / "dfn"), out)
     shutil.copytree(vocabulary, out, dirs_exist_ok=True)
@@ -254,7 +254,7 @@ def converted(published: Path, vocabulary: Path, tmp_path_factory: pytest.TempPa
 
 @pytest.fixture
 def directory(converted: Path, tmp_path: Path) -> Path:
-    """The same, for one test to change."""
+    """A copy of these weights that one test may change."""
     return shutil.copytree(converted, tmp_path / "transformers")
 
 

@@ -1,4 +1,4 @@
-"""ImageReward: values equal the published computation, and files may contain tensors only."""
+"""ImageReward: values equal the published computation, and files may contain only tensors."""
 
 import pickle
 from collections.abc import Callable
@@ -31,7 +31,7 @@ PROMPTS = ["a red square", "Blue squares and a red circle", "a red square", "cir
 
 
 TOKENS = [
-    [2, 5, 6, 8, 3],  # [CLS] first, which BLIP's own matching head has replaced by [ENC], and ImageReward has not
+    [2, 5, 6, 8, 3],  # [CLS] first, which BLIP's matching head replaces with [ENC], but ImageReward does not
     [2, 7, 8, 9, 11, 5, 6, 10, 3],
     [2, 5, 6, 8, 3],
     [2, *([10, 13, 10, 12] * 12)[:33], 3],
@@ -125,7 +125,7 @@ def test_move_includes_all_tensors(entry: RewardEntry) -> None:
     before = reward.score(images, PROMPTS)
     reward.move(CPU)
     assert torch.equal(reward.score(images, PROMPTS), before)
-    reward.move(torch.device("meta"))  # stands for another device: it is one everywhere
+    reward.move(torch.device("meta"))  # represents another device, because it exists on every machine
     assert reward._prepare(images).is_meta
     assert all(tensor.is_meta for tensor in (*reward._scorer.parameters(), *reward._scorer.buffers()))
 
@@ -183,7 +183,7 @@ def test_wrong_tensors_are_named(
 
 
 class Trap:
-    """What would make a file where it is unpickled."""
+    """An object that creates a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -238,7 +238,7 @@ def test_catalog_may_name_the_file(entry: RewardEntry) -> None:
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A cache of the hub's client, which asks no net."""
+    """A cache of the hub's client in offline mode."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     return tmp_path / "hub"

@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 
 
 class Wanderer(Reward):
-    """Remembers where it was sent, and where it was when it scored."""
+    """Records the devices to which the reward was moved, and the devices on which it scored."""
 
     def __init__(self) -> None:
         self.moves: list[str] = []
@@ -35,7 +35,7 @@ class Wanderer(Reward):
 
 
 class Decoder:
-    """Latents that are images already."""
+    """A decoder for latents that are already images."""
 
     def decode(self, latents: Tensor, size: ImageSize) -> Tensor:
         return latents

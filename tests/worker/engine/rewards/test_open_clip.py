@@ -1,4 +1,4 @@
-"""open_clip's layout: every tensor of the true size has a place, and every place a tensor."""
+"""open_clip's layout: the tensors of full-size models map one-to-one to transformers' tensors."""
 
 import torch
 from torch import Tensor
@@ -8,7 +8,7 @@ from worker.engine.rewards.open_clip import architecture, layout, to_transformer
 
 
 def vit_h_14() -> dict[str, Tensor]:
-    """ViT-H/14's tensors, with no memory: written down from its architecture."""
+    """ViT-H/14's tensor shapes on the meta device, derived from its architecture."""
     shapes: dict[str, tuple[int, ...]] = {
         "logit_scale": (),
         "positional_embedding": (77, 1024),

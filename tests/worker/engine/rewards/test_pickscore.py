@@ -1,4 +1,4 @@
-"""PickScore: the value is transformers' own, by its processor and model."""
+"""PickScore: values equal the results of transformers' processor and model."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ PROMPTS = ["a fox in snow", "“Curly” &amp; quotes"]
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small random model in the published layout: transformers', with safetensors."""
+    """A small random model in the published layout: transformers with safetensors."""
     torch.manual_seed(3)
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = CLIPConfig(

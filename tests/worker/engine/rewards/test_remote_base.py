@@ -1,4 +1,4 @@
-"""Rewards of servers, asked on a real connection: what is sent, what is believed, and what counts as failed."""
+"""Remote rewards on a real connection: requests, accepted responses, and failures."""
 
 import base64
 import io

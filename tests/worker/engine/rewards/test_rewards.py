@@ -1,4 +1,4 @@
-"""Rewards: what they return, and what becomes of their failures."""
+"""Rewards: their values, and the handling of their failures."""
 
 from collections.abc import Sequence
 

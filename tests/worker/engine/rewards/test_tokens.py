@@ -1,4 +1,4 @@
-"""Prompts become the tokens of the original packages."""
+"""Token ids equal the token ids of the original packages."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Reading UnifiedReward's words: a number where they say one exactly as asked, else the kind of failure."""
+"""Parsing of UnifiedReward answers: a number if the format is correct, otherwise the kind of failure."""
 
 import pytest
 from hypothesis import given

@@ -1,4 +1,4 @@
-"""Files of the hub that may be missing: that there is none is not the same as that nobody could look."""
+"""Optional files of the hub: a missing file is distinguished from an unreachable hub."""
 
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ NAME = "open_clip_config.json"
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The cache of the hub's client, which may ask the net."""
+    """The cache of the hub's client in online mode."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     return tmp_path
@@ -32,7 +32,7 @@ def hub_says(error: Exception, monkeypatch: pytest.MonkeyPatch, cause: Exception
 
 @pytest.fixture
 def unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the client raises where the net fails and nothing is cached."""
+    """The client's exception if the network fails and nothing is cached."""
     cause = httpx.ConnectError("Name or service not known")
     hub_says(LocalEntryNotFoundError("An error happened while trying to locate the file"), monkeypatch, cause)
 

@@ -18,7 +18,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def half(tmp_path_factory: pytest.TempPathFactory) -> HalfRun:
-    """A run of the first two of the finished run's four steps."""
+    """A run of the first two steps of the finished run."""
     directory = tmp_path_factory.mktemp("half")
     subject = trainer(directory, training={"max_steps": 2})
     before = {name: p.clone() for name, p in subject.model.transformer.named_parameters()}

@@ -1,4 +1,4 @@
-"""Runs of a tiny model with classifier-free guidance, of the published layout."""
+"""Runs of a tiny model with classifier-free guidance in the published layout."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,7 +31,7 @@ SPEC: dict[str, Any] = {
 
 
 class Redness(Reward):
-    """How much of the image is red."""
+    """The share of red in the image."""
 
     @classmethod
     def load(cls, entry: RewardEntry, device: torch.device) -> "Redness":
@@ -42,7 +42,7 @@ class Redness(Reward):
 
 
 def run(entry: ModelEntry, out: Path, resume: Path | None = None, **changes: Any) -> Plan:
-    """A run of two steps into `out`, and what was planned."""
+    """A run of two steps that writes to `out`, and its plan."""
     spec = RunSpec.model_validate(merge(SPEC, {"model": entry.name, **changes}))
     out.mkdir()
     model = load_model(entry, CPU, torch.float32)

@@ -22,7 +22,7 @@ MODEL = "flux-dev"
 def perform(
     place: Path, directory: Path, spec: dict[str, Any], distributed: Distributed, resume: str | None = None
 ) -> None:
-    """One run of the model in `place` from its start, or from a checkpoint, to its end."""
+    """A complete run of the model in `place`, from the beginning or from a checkpoint."""
     directory.mkdir(parents=True, exist_ok=True)
     run = RunSpec.model_validate(spec)
     model = load_model(entry(MODEL, place), distributed.device, torch.float64)

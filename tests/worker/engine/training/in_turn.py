@@ -2,7 +2,7 @@
 
 Loading torch takes longer than these runs do. A job is a run in float64 (`in_double`), or the arguments of the real
 program and its number of threads. The processes initialize torch.distributed for each job, as if they had just
-started. The first job that fails ends the process as it ends the real program.
+started. The first failing job ends the process in the same way as it ends the real program.
 """
 
 import json
@@ -21,7 +21,7 @@ from worker.entrypoints.launcher import RENDEZVOUS, end_with_parent
 
 
 def in_double(model: str, cases: list[dict[str, Any]]) -> int:
-    """Runs in float64 in one process group."""
+    """Perform runs in float64 in one process group."""
     distributed = init_distributed("cpu", os.environ[RENDEZVOUS])
     for case in cases:
         perform(Path(model), Path(case["directory"]), case["spec"], distributed, case.get("resume"))

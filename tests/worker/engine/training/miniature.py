@@ -1,4 +1,4 @@
-"""Miniature runs on the bundled model: a second or two each, and what they wrote."""
+"""Miniature runs of one or two seconds on the bundled model, and readers for their files."""
 
 import json
 import re
@@ -28,7 +28,7 @@ class HalfRun:
 
 
 FEW_PROMPTS: dict[str, Any] = {"items": list(train_prompts()[:40])}
-"""Encoding the thousands of prompts of the bundled set takes longer than the run."""
+"""A few prompts, because encoding the thousands of prompts of the bundled set takes longer than the run."""
 MINIATURE: dict[str, Any] = {
     "sampling": {"steps": 5},
     "algorithm": {"group_size": 3, "sde_steps": [0, 2], "granularities": [1, 3]},
@@ -51,13 +51,13 @@ def trainer(directory: Path, **changes: Any) -> Trainer:
 
 
 def events(directory: Path, *types: str) -> list[dict[str, Any]]:
-    """Its events of these types, in order."""
+    """The run's events of these types, in order."""
     lines = (directory / "events.jsonl").read_text(encoding="utf-8").splitlines()
     return [event for event in map(json.loads, lines) if event["type"] in types]
 
 
 def metrics(directory: Path, pattern: str = "") -> list[tuple[int, str, float]]:
-    """(step, name, value) of all metrics but seconds and memory, which no two runs share."""
+    """(step, name, value) of all metrics except seconds and memory, which differ between runs."""
     return [
         (event["step"], name, value)
         for event in events(directory, "metrics")
@@ -72,7 +72,7 @@ def newest(directory: Path) -> dict[tuple[int, str], float]:
 
 
 def tensors(checkpoint: Path) -> dict[str, bytes]:
-    """Every tensor of a checkpoint, weights and optimizer, as its bytes. (The files' headers have no fixed order.)"""
+    """The bytes of all weight and optimizer tensors of a checkpoint. (The files' headers have no fixed order.)"""
     return {
         f"{path.name}:{name}": tensor.numpy().tobytes()
         for path in checkpoint.rglob("*.safetensors")
@@ -87,10 +87,10 @@ SMALL: dict[str, Any] = {
     "heldout": {"every": 0},
     "checkpoints": {"every": 0},
 }
-"""A second's run, where nothing but the updates matters."""
+"""A spec for runs of one second, for tests of the updates only."""
 
 
 def small(directory: Path, **changes: Any) -> Trainer:
-    """A run of SMALL that writes to `directory`; G²RPO where no algorithm is named."""
+    """A run of SMALL that writes to `directory`, with G²RPO by default."""
     algorithm = {"algorithm": {"group_size": 2, "sde_steps": [0, 2]}}
     return trainer(directory, **merge(merge(SMALL, algorithm), changes))

@@ -1,4 +1,4 @@
-"""Each algorithm as a whole run on the bundled model: what it costs, and that it continues exactly."""
+"""Complete runs of each algorithm on the bundled model: costs, and exact resumption."""
 
 from collections import defaultdict
 from dataclasses import dataclass
@@ -122,7 +122,7 @@ def test_groups_and_images_have_global_indices(straight: Run) -> None:
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", ["g2rpo", "dance", "mix"])
 def test_batches_that_leave_a_remainder_keep_every_ratio_at_one(name: str, precision: str, tmp_path: Path) -> None:
-    """Five prompts, or fifteen chains, in batches of four: the last of each kind is filled up."""
+    """Five prompts or fifteen chains in batches of four, so that the last batches are padded."""
     algorithm = RUNS[name]["algorithm"] | {"updates_per_rollout": 1, "group_size": 3}
     training = {"max_steps": 2, "prompts_per_step": 5, "update_batch_size": 4, "precision": precision}
     small(tmp_path, algorithm=algorithm, training=training).run()
@@ -133,12 +133,12 @@ def test_batches_that_leave_a_remainder_keep_every_ratio_at_one(name: str, preci
 
 def test_divergence_keeps_the_policy_near_its_base(tmp_path: Path) -> None:
     ends = {}
-    for weight in (1e-6, 1000.0):  # the first has no effect, but the metric exists
+    for weight in (1e-6, 1000.0):  # the first update has no effect, but the metric exists
         algorithm = {"group_size": 2, "sde_steps": [0, 2], "clip_range": 1.0, "kl_weight": weight}
         training = {"max_steps": 6, "learning_rate": 3e-3}
         small(tmp_path / str(weight), algorithm=algorithm, training=training).run()
         recorded = [value for _, _, value in metrics(tmp_path / str(weight), "^kl$")]
-        assert recorded[0] == 0.0  # a fresh LoRA is the base itself
+        assert recorded[0] == 0.0  # a new LoRA does not change the base model
         assert all(value > 0 for value in recorded[1:])
         ends[weight] = recorded[-1]
     assert ends[1000.0] < ends[1e-6] / 2

@@ -1,4 +1,4 @@
-"""Rewards that cannot be had are refused by name before the model is looked for, and before a device is taken."""
+"""Unavailable rewards are rejected by name before the model is loaded or a device is used."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from worker.entrypoints.train import build_trainer
 
 @pytest.fixture
 def catalog(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Catalog:
-    """The bundled one with a model and rewards whose files are not there."""
+    """The bundled catalog with a model and rewards whose files do not exist."""
     model = load_catalog().model("shapes-flux").model_dump(mode="json", exclude_unset=True)
     nowhere = {"directory": str(tmp_path / "nowhere")}
     reward = {"scale": "-1 to 1", "source": nowhere}
@@ -44,7 +44,7 @@ def test_invalid_second_reward_is_found_before_the_model_is_loaded(catalog: Cata
 
 
 class Wanderer(Reward):
-    """Remembers where it was."""
+    """Records the device."""
 
     places: list[str]
 

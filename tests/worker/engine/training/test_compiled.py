@@ -1,4 +1,4 @@
-"""A run whose sampling is compiled: only what no log-probability comes from differs, and that in the last digits."""
+"""A run with compiled sampling: only evaluations without log-probabilities differ, and only in the last digits."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ from worker.entrypoints.train import main
 
 pytestmark = [
     pytest.mark.long,
-    pytest.mark.timeout(900),  # a compiler that has nothing kept from before, on a busy machine
+    pytest.mark.timeout(900),  # a compiler without cached results, on a busy machine
 ]
 COMPILED: dict[str, Any] = {"sampling": {"compile": True}}
 TWO_STEPS: dict[str, Any] = {"training": {"max_steps": 2}, "heldout": {"every": 1}, "checkpoints": {"every": 1}}
@@ -28,7 +28,7 @@ TWO_STEPS: dict[str, Any] = {"training": {"max_steps": 2}, "heldout": {"every": 
 
 @dataclass(frozen=True)
 class Runs:
-    """A run of two steps as it is, the same one compiled, and a continued one."""
+    """A run of two steps, the same run with compilation, and a resumed run."""
 
     plain: Path
     compiled: Path
@@ -40,13 +40,13 @@ class Runs:
 
 @pytest.fixture(scope="module", autouse=True)
 def scalar_kernels() -> Iterator[None]:
-    """Kernels without vector instructions compile in a fraction of the time; these tests are about no kernel."""
+    """Compile kernels without vector instructions, which is much faster; these tests do not depend on the kernels."""
     with torch._inductor.config.patch({"cpp.simdlen": 1}):
         yield
 
 
 def tiny_runs(place: Path) -> Runs:
-    """Of a tiny model with guidance, in batches of the shape that `models/test_compiling.py` has compiled too."""
+    """Runs of a tiny model with guidance, in batches of the shape that `models/test_compile.py` also compiles."""
     entry = make(ONE_BLOCK, place / "model")
     sampling = {"height": 32, "rollout_batch_size": 4}
     guided.run(entry, place / "plain", sampling=sampling)
@@ -63,7 +63,7 @@ def tiny_runs(place: Path) -> Runs:
 
 
 def bundled_runs(place: Path) -> Runs:
-    """Of the bundled model."""
+    """Runs of the bundled model."""
     changes = merge(TWO_STEPS, COMPILED)
     trainer(place / "plain", **TWO_STEPS).run()
     trainer(place / "compiled", **changes).run()
@@ -93,7 +93,7 @@ def test_first_step_is_equal_up_to_rounding(runs: Runs) -> None:
     assert {name: compiled[name] for name in exact} == {name: plain[name] for name in exact}
     assert compiled[f"reward/{runs.reward}"] == pytest.approx(plain[f"reward/{runs.reward}"], abs=1e-4)
     last = "checkpoints/step-000002"
-    assert tensors(runs.compiled / last) != tensors(runs.plain / last)  # another order of operations: it is compiled
+    assert tensors(runs.compiled / last) != tensors(runs.plain / last)  # a different order of operations
 
 
 def test_ratios_are_one_and_nfe_equals_the_plan(runs: Runs) -> None:
@@ -112,7 +112,7 @@ def test_without_a_compiler_the_run_fails_before_the_model_is_loaded(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "spec.json").write_text(spec(**COMPILED).model_dump_json())
-    torch._dynamo.reset()  # what was compiled before needs no compiler
+    torch._dynamo.reset()  # cached results need no compiler
     with fresh_cache(dir=str(tmp_path)), torch._inductor.config.patch({"cpp.cxx": (None, "/no/such/compiler")}):
         status = main([str(tmp_path / "spec.json"), "--out", str(tmp_path / "out"), "--device", "cpu"])
 

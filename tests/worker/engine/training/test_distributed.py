@@ -1,4 +1,4 @@
-"""Several processes compute what one computes, and start, stop and fail together."""
+"""Several processes give the results of one process, and start, stop and fail together."""
 
 import json
 import os
@@ -79,7 +79,7 @@ REAL: dict[str, dict[str, Any]] = {
     },
     "wrong": {"prompts": {"items": ["a small red dinosaur on white"]}},
 }
-"""Runs of the real program, one after another in the same two processes. The last one ends them."""
+"""Runs of the real program, in sequence in the same two processes. The last run ends the processes."""
 
 
 def spec(case: str) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def spec(case: str) -> dict[str, Any]:
 
 
 def start(directory: Path, count: int, *program: str) -> "subprocess.Popen[bytes]":
-    """Several ranks of a program, with what they print in `log.txt`."""
+    """Several ranks of a program, with their output in `log.txt`."""
     command = [sys.executable, "-m", "worker.entrypoints.launcher", str(count), str(directory), sys.executable, "-m"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     directory.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def start(directory: Path, count: int, *program: str) -> "subprocess.Popen[bytes
 
 
 def real(directory: Path, changes: dict[str, Any]) -> list[str]:
-    """The real program's arguments for a run into `directory`."""
+    """The real program's arguments for a run that writes to `directory`."""
     directory.mkdir(parents=True)
     (directory / "given.json").write_text(json.dumps(merge(merge(SMALL, LONG), changes)))
     return [str(directory / "given.json"), "--out", str(directory), "--device", "cpu"]
@@ -104,7 +104,7 @@ def real(directory: Path, changes: dict[str, Any]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory, eventually: Eventually) -> Path:
-    """Every case by one process and by two, and some continued from the other's first checkpoint.
+    """Every case with one process and with two, and some cases resumed from the other's first checkpoint.
 
     Then the runs of the real program in the same two processes, with their control requests.
     """
@@ -124,7 +124,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, eventually: Eventually) -> Pa
     (root / "jobs.json").write_text(json.dumps(jobs))
     process = start(root / "real/wrong", 2, "tests.worker.engine.training.in_turn", str(root / "jobs.json"))
     try:
-        for case in cases:  # one after another, for all of them take longer than is waited for one thing
+        for case in cases:  # in sequence, because all of them together exceed the timeout of one wait
             out = Path(case["directory"])
             eventually(lambda out=out: said(out, "finished") or process.poll() is not None)
         ask_real_runs(root / "real", process, eventually)
@@ -139,7 +139,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, eventually: Eventually) -> Pa
 
 
 def ask_real_runs(place: Path, process: "subprocess.Popen[bytes]", eventually: Eventually) -> None:
-    """Wait for each run that does not end automatically, and write the request that ends it."""
+    """For each run that does not end automatically, write the request that ends it."""
     for name in ("paused-lora", "paused-full", "cancelled"):
         out = place / name
         eventually(lambda out=out: said(out, "metrics") or process.poll() is not None)
@@ -261,7 +261,7 @@ class TestSharedProcessGroup:
 class TestEnds:
     @pytest.fixture
     def begun(self, tmp_path: Path) -> "Iterator[Callable[..., subprocess.Popen[bytes]]]":
-        """Starts two ranks, of which nothing is left after the test."""
+        """Starts two ranks, and stops them after the test."""
         started: list[subprocess.Popen[bytes]] = []
 
         def begin(*program: str) -> "subprocess.Popen[bytes]":
@@ -297,7 +297,7 @@ class TestEnds:
         assert process.wait() == -signal.SIGKILL
         assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
         assert f"rank 1 of 2 (process {ranks[1]}) was ended by SIGKILL" in (tmp_path / "out/log.txt").read_text()
-        assert not said(tmp_path / "out", "failed")  # whatever the other one says is not the cause
+        assert not said(tmp_path / "out", "failed")  # the other rank's message is not the cause
 
     def test_ranks_end_when_their_launcher_is_killed(
         self, running: "tuple[subprocess.Popen[bytes], list[int]]", eventually: Eventually

@@ -25,7 +25,7 @@ PAGE = Path(__file__).parents[4] / "CONTRIBUTING.md"
 
 @pytest.fixture
 def contract(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The page's contract, with the lines that it asks for written for one test."""
+    """The page's contract, registered for one test."""
     section = PAGE.read_text(encoding="utf-8").split("\n## Add an algorithm\n")[1].split("\n## ")[0]
     texts = re.findall(r"^ *```python\n(.*?)^ *```", section, re.DOTALL | re.MULTILINE)
     contract_file, engine_file = (compile(textwrap.dedent(text), PAGE, "exec") for text in texts)
@@ -42,7 +42,7 @@ def contract(monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def spec_of(contract: Any, **changes: Any) -> RunSpec:
-    """A spec whose union has the page's contract for its one member."""
+    """A spec class whose algorithm union contains only the page's contract."""
     extended = type("Extended", (RunSpec,), {"__annotations__": {"algorithm": contract}, "algorithm": contract()})
     spec: RunSpec = extended.model_validate(merge(SMALL, {"training": {"max_steps": 1}, **changes}))
     return spec

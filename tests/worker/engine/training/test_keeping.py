@@ -1,4 +1,4 @@
-"""What a run keeps, and when it ends: average weights, the best checkpoint, no more progress, no finite updates."""
+"""Averaged weights, the best checkpoint, early stopping, and non-finite updates."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -27,13 +27,13 @@ TINY: dict[str, Any] = {
     "algorithm": {"group_size": 2, "sde_steps": [0], "granularities": [1]},
     "training": {"prompts_per_step": 1, "update_batch_size": 1},
 }
-"""Steps of next to no cost, where only what is kept of them matters."""
+"""Very cheap steps, for tests of the saved results only."""
 JUDGED: dict[str, Any] = {
     **TINY,
     "rewards": [{"name": "clip_score"}],
     "heldout": {"every": 1, "pairs": 2, "final_pairs": 2, "samples": 0, "rewards": ["shapes_verifier"]},
 }
-"""The verifier is asked for held-out images alone, once at each evaluation."""
+"""The verifier is a held-out reward only, so it is called once per evaluation."""
 
 
 class Recorded(Reward):
@@ -51,7 +51,7 @@ class Recorded(Reward):
 
 
 def judged(directory: Path, values: Sequence[float], **changes: Any) -> Trainer:
-    """A run whose held-out curve will be `values`."""
+    """A run with the held-out curve `values`."""
     subject = small(directory, **merge(JUDGED, changes))
     subject.scorer.rewards["shapes_verifier"] = Recorded(iter(values))
     return subject
@@ -141,7 +141,7 @@ AVERAGED: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Averaged:
-    """A run that offers the average of its weights, and the weights themselves before it and after each step."""
+    """A run that publishes averaged weights, and the weights before the run and after each step."""
 
     directory: Path
     subject: Trainer

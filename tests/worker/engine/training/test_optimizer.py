@@ -1,4 +1,4 @@
-"""The updates of one rollout, on a toy flow in float64: how many, on what, and at which rate."""
+"""The updates of one rollout on a toy flow in float64: their number, minibatches and learning rate."""
 
 import math
 from itertools import pairwise
@@ -35,7 +35,7 @@ every_algorithm = pytest.mark.parametrize("name", KINDS)
 
 
 def ready(name: str, updates: int = 1, **changes: Any) -> tuple[ToyFlow, PolicyOptimizer, RolloutBatch, Tensor]:
-    """A policy, its optimizer, a rollout of it, and advantages."""
+    """A policy with its optimizer, a rollout, and advantages."""
     training = {key: changes.pop(key) for key in list(changes) if key in Training.model_fields}
     config = KINDS[name](group_size=4, clip_range=0.5, updates_per_rollout=updates, **CONFIGS[name], **changes)
     flow, algorithm = ToyFlow(), make(config)
@@ -62,9 +62,9 @@ def test_rollout_has_the_configured_number_of_optimizer_steps(name: str, updates
     recorded = optimizer.update(0, flow, batch, advantages, rows=1)
     assert len(seen) == updates
     assert len({tuple(each.tolist()) for each in seen}) == updates
-    assert flow.nfe - evaluated == len(batch.states)  # each state once, whatever the number
+    assert flow.nfe - evaluated == len(batch.states)  # each state once, for every number of updates
     assert recorded["ratio/first_deviation"] <= 1e-12
-    assert (recorded["ratio/max"] > 1 + 1e-12) is (updates > 1)  # the later shares see a policy that has moved
+    assert (recorded["ratio/max"] > 1 + 1e-12) is (updates > 1)  # the policy has changed before the later minibatches
 
 
 @every_algorithm
@@ -91,11 +91,11 @@ def test_minibatches_are_shuffled_in_every_step(name: str) -> None:
 
 def test_gradients_norm_is_clipped() -> None:
     moved = []
-    for most in (1e6, 1e-9):  # under AdamW's ε = 1e-8 the size of a gradient shows
+    for most in (1e6, 1e-9):  # for values below AdamW's ε = 1e-8, the size of the gradient matters
         flow, optimizer, batch, advantages = ready("g2rpo", max_grad_norm=most, weight_decay=0.0)
         before = weights(flow)
         recorded = optimizer.update(0, flow, batch, advantages, rows=2)
-        assert recorded["grad_norm"] > 1e-4  # as it was before it was clipped
+        assert recorded["grad_norm"] > 1e-4  # the norm before clipping
         moved.append((weights(flow) - before).abs().max().item())
     assert moved[1] < moved[0] / 10
 
@@ -141,7 +141,7 @@ def test_average_is_updated_after_every_optimizer_step() -> None:
 def test_nonfinite_update_is_skipped_and_its_count_resets_after_a_finite_one() -> None:
     flow, optimizer, batch, advantages = ready("g2rpo", 4, ema_decay=0.5, max_nonfinite_updates=3)
     bad = advantages.clone()
-    bad[batch.members[batch.sde_steps.index(3)]] = torch.nan  # in one share of the four
+    bad[batch.members[batch.sde_steps.index(3)]] = torch.nan  # in one of the four minibatches
     before = weights(flow)
     seen: list[Tensor] = []
     optimizer.adamw.register_step_post_hook(lambda *_: seen.append(weights(flow)))

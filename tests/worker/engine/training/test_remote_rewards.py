@@ -28,7 +28,7 @@ from worker.entrypoints.train import PAUSED_ITSELF, main
 
 EXAMPLE = Path(__file__).parents[4] / "docs" / "examples"
 STEP_REQUESTS = 3
-"""Of a step of `remote`: 16 images in eights, and two anchors."""
+"""Number of requests in a step of `remote`: 16 images in batches of 8, and two anchors."""
 
 
 def brightness(request: JudgeRequest) -> Reply:
@@ -37,7 +37,7 @@ def brightness(request: JudgeRequest) -> Reply:
 
 
 def remote(directory: Path, server: JudgeServer, **changes: Any) -> Trainer:
-    """A run on clip_score and on a server's reward, which has the verifier's name."""
+    """A run with clip_score and a remote reward that replaces the verifier."""
     subject = small(directory, **changes)
     asked = {"kind": "http", "url": server.url, "tries": 1, "timeout_seconds": 5}
     entry = RewardEntry.model_validate({"name": "shapes_verifier", **asked})
@@ -96,7 +96,7 @@ def metrics_of(directory: Path, pattern: str) -> list[tuple[str, float]]:
 
 @pytest.mark.parametrize("algorithm", [{"group_size": 4, "sde_steps": [0, 2]}, {"name": "mix_grpo", "group_size": 8}])
 def test_reward_requests_overlap_with_sampling(serve: Serve, tmp_path: Path, algorithm: dict[str, Any]) -> None:
-    """The first prompt's images are at the server before the second's last evaluation."""
+    """The server receives the first prompt's images before the last evaluation of the second prompt."""
     server = serve(brightness)
     changes = {"algorithm": algorithm, "sampling": {"rollout_batch_size": 8}}
     subject = remote(tmp_path, server, **changes)
@@ -106,7 +106,7 @@ def test_reward_requests_overlap_with_sampling(serve: Serve, tmp_path: Path, alg
     rollout = subject.rollout.sample(prompts, subject.model.encode(prompts))
     assert seen[0] == 0 and seen[-1] > 0
     beside = subject.rollout.score(rollout.ends, prompts)
-    # Other batches, other last bits; and one of 255 steps of brightness where a pixel lies between two.
+    # Other batches change the last bits, and thereby sometimes a pixel by 1/255.
     torch.testing.assert_close(beside, subject.rollout.score(rollout.ends, prompts), rtol=1e-4, atol=1e-4)
 
 
@@ -120,7 +120,7 @@ def test_heldout_evaluation_waits_for_its_server(serve: Serve, tmp_path: Path) -
 
 @pytest.fixture
 def example(tmp_path: Path) -> Iterator[str]:
-    """The documentation's server, started as it says; its URL."""
+    """The example server of the documentation, started as described; yields its URL."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "uvicorn", "reward_server:app", "--port", str(port), "--log-level", "warning"]
@@ -161,7 +161,7 @@ def test_documented_server_trains_a_run_and_its_absence_pauses_it(
 
 
 def run(directory: Path, reward: str) -> int:
-    """Train for two steps on one reward; the exit status."""
+    """Train for two steps with one reward, and return the exit status."""
     file = directory / f"{reward}.json"
     algorithm = {"group_size": 2, "sde_steps": [0, 2]}
     training = {**SMALL["training"], "max_steps": 2}

@@ -52,7 +52,7 @@ def test_resuming_ends_bit_identical(
 
 
 def call(subject: Trainer, number: int, action: Callable[[], object]) -> None:
-    """Do something during the `number`-th forward of the model from now on."""
+    """Call a function during the `number`-th forward pass of the model from now on."""
     calls = itertools.count(1)
 
     def hook(*_: object) -> None:
@@ -76,7 +76,7 @@ SMALL_BATCHES: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[tuple[int, str]]]:
-    """The directory of a run of small batches, and the steps done and the phase at each forward of the model."""
+    """The directory of a run with small batches, and the completed steps and phase at each forward pass."""
     directory = tmp_path_factory.mktemp("uninterrupted")
     subject = trainer(directory, **SMALL_BATCHES)
     forwards: list[tuple[int, str]] = []
@@ -99,7 +99,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[
 def test_run_paused_in_any_phase_ends_bit_identical(
     done: int, phase: str, place: float, saved: int, uninterrupted: tuple[Path, list[tuple[int, str]]], tmp_path: Path
 ) -> None:
-    """Paused by a wish that comes during a forward of each phase: its first, one in its middle, or its last."""
+    """Pause requests during the first, middle or last forward pass of each phase."""
     straight, forwards = uninterrupted
     within = [number for number, at in enumerate(forwards, start=1) if at == (done, phase)]
     paused = trainer(tmp_path / "paused", **SMALL_BATCHES)
@@ -118,7 +118,7 @@ def test_run_paused_in_any_phase_ends_bit_identical(
 
     last = "checkpoints/step-000002"
     assert tensors(tmp_path / "resumed" / last) == tensors(straight / last)
-    # Whatever both attempts say of a step, they say alike; together they say what the uninterrupted run says.
+    # Records of the same step are equal in both attempts; together, they equal the records of the uninterrupted run.
     reported = metrics(tmp_path / "paused") + metrics(tmp_path / "resumed")
     assert sorted(set(reported)) == sorted(set(metrics(straight)))
     groups = {event["step"]: event["groups"] for name in ("paused", "resumed") for event in groups_of(tmp_path / name)}
@@ -144,7 +144,7 @@ TWO_THREADS: dict[str, Any] = {
     "training": {"prompts_per_step": 4},
     "heldout": {"every": 0, "final_pairs": 0, "samples": 0},
 }
-"""With two threads, batches that both of them share."""
+"""Batches for a run with two threads that both threads share."""
 
 
 @contextmanager
@@ -188,7 +188,7 @@ def two_threads() -> Iterator[None]:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_paused_run_on_two_threads_ends_bit_identical(two_threads: None, tmp_path: Path) -> None:
-    """Slow: two threads within an operator wait for each other, which on a busy machine takes minutes."""
+    """Slow, because two threads in an operator wait for each other, which takes minutes on a busy machine."""
     changes = merge(TWO_THREADS, {"training": {"max_steps": 2}, "heldout": {"every": 2, "pairs": 20}})
     straight, paused = (trainer(tmp_path / name, **changes) for name in ("straight", "paused"))
     forwards: list[tuple[int, str]] = []
@@ -239,7 +239,7 @@ def test_resuming_a_finished_run_repeats_the_summary_without_counting_twice(fini
     assert events(tmp_path, "finished")[0]["heldout"] == events(finished, "finished")[0]["heldout"]
     assert events(tmp_path, "sample") == []
     assert newest(tmp_path).items() <= newest(finished).items()
-    assert len(events(tmp_path, "metrics")) == 1  # the totals, as they were
+    assert len(events(tmp_path, "metrics")) == 1  # the unchanged totals
 
 
 def test_resuming_a_finished_run_reports_its_progress(tmp_path: Path) -> None:

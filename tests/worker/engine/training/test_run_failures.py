@@ -110,7 +110,7 @@ def test_cancelled_run_stops_between_batches(tmp_path: Path) -> None:
 
 
 def run_program(directory: Path, request: dict[str, Any], *arguments: str) -> tuple[int, dict[str, Any]]:
-    """Exit code and last event of the program, started as a researcher would."""
+    """Exit code and last event of the program, started from the command line."""
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "request.json").write_text(json.dumps(request))
     code = main([str(directory / "request.json"), "--out", str(directory / "out"), "--device", "cpu", *arguments])
@@ -174,14 +174,14 @@ class FillsTheDisk(Broken):
 
     def score(self, images: Tensor, prompts: Sequence[str]) -> Tensor:
         if self.checkpoint.exists():
-            # The next optimizer state does not fit into 300 KiB, the events do.
+            # The next optimizer state does not fit into 300 KiB, but the events do.
             resource.setrlimit(resource.RLIMIT_FSIZE, (300 * 1024, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
         return torch.zeros(len(images))
 
 
 @pytest.fixture
 def file_sizes() -> Iterator[None]:
-    """As large as before once the test has ended."""
+    """Restore the file size limit after the test."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     yield
     resource.setrlimit(resource.RLIMIT_FSIZE, before)

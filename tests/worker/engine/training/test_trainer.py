@@ -80,7 +80,7 @@ def test_training_changes_only_the_lora(half: HalfRun) -> None:
 
 
 def test_same_spec_gives_the_same_metrics(half: HalfRun, finished: Path) -> None:
-    """Up to the end of the shorter run, which is evaluated as the longer one's middle is not."""
+    """Events before the end of the shorter run, whose final evaluation the longer run does not have."""
     recorded, known = newest(half.directory), newest(finished)
     common = {key for key in known if key[0] < 2}
     assert {step for step, _ in common} == {0, 1}

@@ -1,6 +1,6 @@
-"""A rank that waits for the others for ever: `python -m tests.worker.engine.training.waiting_rank DIR`.
+"""A rank that waits for the others indefinitely: `python -m tests.worker.engine.training.waiting_rank DIR`.
 
-It writes its process id to `DIR/rank-N`. Rank 0 has said by then that it failed, as one does whose peer has ended.
+The rank writes its process id to `DIR/rank-N`. Rank 0 first reports a failure, like a rank whose peer has exited.
 """
 
 import os

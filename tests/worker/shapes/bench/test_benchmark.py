@@ -1,4 +1,4 @@
-"""The benchmark that ships: what the command makes, enough of every dimension, and nothing of it for training."""
+"""The bundled benchmark equals the command's output, covers every dimension, and is excluded from training."""
 
 import json
 from collections import Counter

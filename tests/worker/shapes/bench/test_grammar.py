@@ -1,4 +1,4 @@
-"""Captions of shapes-bench: told, read back, and shared out among training, trying out and the benchmark."""
+"""Captions of shapes-bench: formatting, parsing, and the split into training, held-out and benchmark captions."""
 
 import hypothesis.strategies as st
 import numpy as np

@@ -1,4 +1,4 @@
-"""The judge on what a model really draws: images of the base for the benchmark's prompts, labeled by eye."""
+"""The judge on images of the base model for the benchmark's prompts, compared with hand labels."""
 
 import json
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The judge of shapes-bench: right about clean images, and hard to please by broken ones."""
+"""The judge of shapes-bench: correct on clean images, and strict on broken images."""
 
 from collections import defaultdict
 from collections.abc import Iterator
@@ -21,11 +21,11 @@ from worker.shapes.testpoint_rules import holds
 from worker.shapes.testpoints import points
 
 EACH = 24
-"""Scenes of each recipe."""
+"""Number of scenes per recipe."""
 
 
 def clean(rng: np.random.Generator) -> Iterator[tuple[str, Scene]]:
-    """Captions, and scenes of them."""
+    """Captions with matching scenes."""
     for recipe in RECIPES:
         for _ in range(EACH):
             sentence = sample(rng, recipe)
@@ -33,7 +33,7 @@ def clean(rng: np.random.Generator) -> Iterator[tuple[str, Scene]]:
 
 
 def broken(rng: np.random.Generator) -> Iterator[tuple[str, Scene]]:
-    """Captions, and scenes of them with one thing broken so that a test point is not met."""
+    """Captions with scenes that have one error, so that a test point is not met."""
     for text, scene in clean(rng):
         made = break_scene(scene, rng)
         if made and not all(holds(point, ground_truth(made[1])) for point in points(parse(text))):
@@ -41,7 +41,7 @@ def broken(rng: np.random.Generator) -> Iterator[tuple[str, Scene]]:
 
 
 def judged(pairs: list[tuple[str, Scene]]) -> dict[str, list[tuple[bool, bool]]]:
-    """By primary dimension: what is true of each test point, and what the judge says."""
+    """Ground truth and the judge's result for each test point, by primary dimension."""
     found: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
     said = judge_points(draw([scene for _, scene in pairs]), [text for text, _ in pairs])
     for (text, scene), scores in zip(pairs, said, strict=True):

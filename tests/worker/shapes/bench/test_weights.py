@@ -1,4 +1,4 @@
-"""The weights for shapes-bench load by the ordinary ways, know its words, and draw something of every dimension."""
+"""The weights for shapes-bench: loading, vocabulary, and satisfied test points in every dimension."""
 
 import hashlib
 import json
