@@ -68,7 +68,7 @@ def main() -> None:
                 ]
                 report(f"6 runs compared, {form.partition('/')[2]}", times)
             report("GET /runs/{id} of that run", [milliseconds(lambda: client.get(f"/runs/{run}")) for _ in range(30)])
-            report("GET /runs, 50 of them", [milliseconds(lambda: client.get("/runs")) for _ in range(30)])
+            report("GET /runs, 50 items", [milliseconds(lambda: client.get("/runs")) for _ in range(30)])
 
 
 def report(what: str, times: list[float]) -> None:
@@ -87,7 +87,7 @@ def milliseconds(action: object) -> float:
 
 
 def import_seconds() -> float:
-    """Minimum of five imports, each in a separate interpreter and measured by it."""
+    """The minimum duration of five imports, each measured in a separate interpreter."""
     code = "import time; t = time.perf_counter(); import service.app; print(time.perf_counter() - t)"
     command = [sys.executable, "-c", code]
     return min(float(subprocess.run(command, capture_output=True, check=True, text=True).stdout) for _ in range(5))

@@ -246,7 +246,7 @@ def show(report: Report) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     versions = ", ".join(f"{name} {number}" for name, number in report.versions.items())
     console.print(f"{report.command}\n{report.device}, {versions}, {report.date}")
-    parts = Table("part", "seconds", "nfe", "planned", "each, s", "catalog, s", box=MARKDOWN)
+    parts = Table("part", "seconds", "NFE", "planned", "each, s", "catalog, s", box=MARKDOWN)
     for name, part in report.parts.items():
         label = f"{name}, images" if name in PHASES["scoring"] else name
         rates = ("" if rate is None else f"{rate:.4f}" for rate in (part.each, part.catalog))

@@ -26,7 +26,7 @@ class Curve:
     seconds: Floats
     """Calm seconds of training steps."""
     nfe: Floats
-    """Network evaluations in rollouts."""
+    """Cumulative NFE of rollouts."""
     rewards: dict[str, Floats]
     pairs: int
     """Number of held-out pairs per point."""

@@ -78,14 +78,14 @@ def steps_table(settings: dict[str, Any], out: Path, methods: Sequence[Method]) 
         )
     head = (
         "method",
-        "evaluations a step",
-        "calm s a step",
+        "NFE per step",
+        "calm s per step",
         "of which rollout / decoding and rewards / update",
         "rate",
         "steps",
-        "calm s in all",
-        "evaluations in all",
-        "the engine's own s, by seed",
+        "total calm s",
+        "total NFE",
+        "the engine's seconds, by seed",
     )
     return markdown(head, rows)
 
@@ -155,7 +155,7 @@ def times_table(methods: Sequence[Method]) -> str:
                 share = reached.seconds / reference.seconds
                 spent = (f"{reached.seconds:.0f}", f"{share:.2f}", f"{reached.nfe:,.0f}")
             rows.append((method.label, seed, f"{best:.4f}", f"{reached.target:.4f}", *spent))
-    return markdown(("method", "seed", "best", "target", "calm s", "share of DanceGRPO's s", "nfe"), rows)
+    return markdown(("method", "seed", "best", "target", "calm s", "share of DanceGRPO's s", "NFE"), rows)
 
 
 def equal_table(methods: Sequence[Method]) -> str:
@@ -164,7 +164,7 @@ def equal_table(methods: Sequence[Method]) -> str:
     seconds = min(method.seconds[-1] for method in methods)
     nfe = min(method.curves[0].nfe[-1] for method in methods)
     rows = [(method.label, *(cell(values[method.name][axis]) for axis in ("seconds", "nfe"))) for method in methods]
-    return markdown(("method", f"at {seconds:.0f} calm s", f"at {nfe:,.0f} evaluations"), rows)
+    return markdown(("method", f"at {seconds:.0f} calm s", f"at {nfe:,.0f} NFE"), rows)
 
 
 def cell(values: Sequence[float | None]) -> str:

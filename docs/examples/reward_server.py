@@ -1,6 +1,6 @@
-"""A reward of your own behind HTTP: how bright an image is. `uvicorn reward_server:app --port 9000` serves it.
+"""Example of a custom HTTP reward: the brightness of an image. Start it with `uvicorn reward_server:app --port 9000`.
 
-Its entry in the catalog: `{name: brightness, kind: http, url: "http://localhost:9000/v1", scale: 0 to 1}`.
+The catalog entry: `{name: brightness, kind: http, url: "http://localhost:9000/v1", scale: 0 to 1}`.
 """
 
 import base64
@@ -27,14 +27,14 @@ class Answer(BaseModel):
 @app.post("/v1/score")
 def score(question: Question) -> Answer:
     if question.version != 1:
-        raise HTTPException(400, f"protocol {question.version}; this server speaks 1")
+        raise HTTPException(400, f"Unsupported protocol version {question.version}; must be 1")
     if len(question.images) != len(question.prompts):
         raise HTTPException(422, f"{len(question.images)} images, but {len(question.prompts)} prompts")
     return Answer(values=[brightness(image) for image in question.images])
 
 
 def brightness(image: str) -> float | None:
-    """Mean luminance, 0 to 1; None where the image cannot be read: never a number made up."""
+    """Mean luminance, 0 to 1; None if the image cannot be read, so that the value counts as missing."""
     try:
         with Image.open(io.BytesIO(base64.b64decode(image, validate=True))) as image:
             return ImageStat.Stat(image.convert("L")).mean[0] / 255

@@ -1,4 +1,4 @@
-"""The route class used by all routers, and the declaration of a route's scope, body limit and caching."""
+"""The route class of all routers, which checks scope, body size and JSON, and the declaration of these for a route."""
 
 import json
 import re
