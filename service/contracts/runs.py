@@ -328,8 +328,8 @@ def refuse_split(algorithm: AlgorithmContract, prompts: int, processes: int) -> 
     if pieces % updates:
         each = "groups of one SDE step" if algorithm.name == "g2rpo" else "chains"
         raise ValueError(
-            f"algorithm.updates_per_rollout {updates} splits the rollout's {pieces} {each}"
-            f"{' of a process' if processes > 1 else ''}; must be a divisor of {pieces}"
+            f"algorithm.updates_per_rollout {updates} does not divide the rollout's {pieces} {each}"
+            f"{' per process' if processes > 1 else ''} evenly; must be a divisor of {pieces}"
         )
 
 

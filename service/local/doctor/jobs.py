@@ -40,7 +40,7 @@ def queues(database: Database) -> str:
             age: Any = func.extract("epoch", func.now() - func.min(job.queued_at))
             waiting, oldest = session.execute(select(func.count(), age).where(job.status.in_(CLAIMABLE))).one()
             longest = max(longest, float(oldest or 0))
-            parts.append(f"{waiting} {job.KIND}s wait" + (f", the oldest for {float(oldest):.0f} s" if oldest else ""))
+            parts.append(f"{waiting} {job.KIND}s waiting" + (f", oldest {float(oldest):.0f} s" if oldest else ""))
     found = "; ".join(parts)
     if longest > _LONG_WAIT_SECONDS:
         raise Degraded(found, "start more workers, or check the logs of the workers")

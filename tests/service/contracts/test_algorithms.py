@@ -56,7 +56,7 @@ REFUSALS: list[tuple[dict[str, Any], tuple[str | int, ...], list[str]]] = [
     (
         {"algorithm": {"updates_per_rollout": 8}, "resources": {"processes_per_node": 8}},
         ("resources",),
-        ["algorithm.updates_per_rollout 8", "4 groups of one SDE step of a process", "must be a divisor of 4"],
+        ["algorithm.updates_per_rollout 8", "4 groups of one SDE step per process", "must be a divisor of 4"],
     ),
     (
         {"resources": {"processes_per_node": 3}},

@@ -43,7 +43,7 @@ def test_a_new_kind_is_in_metrics_and_health(client: TestClient, sketch: Sketch)
 
 
 def test_a_new_kind_is_in_the_doctor(database: Database, sketch: Sketch) -> None:
-    assert "1 sketchs wait" in doctor.queues(database)
+    assert "1 sketchs waiting" in doctor.queues(database)
     with pytest.raises(Degraded, match="sketching"):
         doctor.workers(database)
 

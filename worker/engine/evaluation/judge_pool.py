@@ -115,6 +115,6 @@ class JudgePool:
             self._unanswered += bool(response.error)
             if not self._answered and self._unanswered >= min(MAX_UNANSWERED, self._job.total_images):
                 raise JudgeFailed(
-                    f"judge {self._judge.entry.name!r} gave no response for the first {self._unanswered} images; "
+                    f"judge {self._judge.entry.name!r} returned no response for the first {self._unanswered} images; "
                     f"last error: {response.error}"
                 )

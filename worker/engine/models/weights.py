@@ -35,7 +35,7 @@ def weight_files(directory: Path, file: str | None = None) -> list[Path]:
     expected = " or ".join(f"{name}.safetensors" for name in _NAMES)
     if pickles := sorted(path.name for path in directory.iterdir() if path.suffix in _PICKLES):
         raise ValueError(
-            f"{directory} has only pickles, {some(pickles)}, which are not opened, because that would run their code; "
+            f"{directory} contains only pickles ({some(pickles)}), which are not loaded because they may execute code; "
             f"convert them to {expected}"
         )
     raise ValueError(f"{directory} has no weights; expected {expected}, or shards with an index")

@@ -17,7 +17,7 @@ _HINT = (
 
 
 class RewardsFailed(Exception):
-    """Raised when every reward failed on every image of a step, and no server computes any of the rewards."""
+    """Raised when every reward failed for every image of a step, and no server computes any of the rewards."""
 
 
 class RewardsUnavailable(Exception):
@@ -54,15 +54,15 @@ class RewardFailureMonitor:
         missing = (~rewards[:, finite].isfinite()).sum(dim=1).tolist()
         if min(missing) == images:
             causes = "; ".join(f"{name}: {cause}" for name, cause in self._causes().items()) or "All values were NaN."
-            raise RewardsFailed(f"every reward failed on every image of the step. {causes}")
+            raise RewardsFailed(f"every reward failed for every image of the step. {causes}")
         limit = self._training.max_missing_rewards
         counts = dict(zip(names, missing, strict=True))
         self.streaks = {name: self.streaks.get(name, 0) + 1 for name, count in counts.items() if count / images > limit}
         for name, steps in self.streaks.items():
             if steps >= self._training.max_missing_steps:
                 raise RewardsUnavailable(
-                    f"{self._describe(name)} failed on {counts[name]} of {images} images, the last of {steps} "
-                    f"steps in a row with more than {limit:g} of them missing; {self._last_error(name)}"
+                    f"{self._describe(name)} failed for {counts[name]} of {images} images; its share of failures "
+                    f"exceeded {limit:g} in {steps} consecutive steps; {self._last_error(name)}"
                 )
 
     def check_servers(self, values: Tensor, names: Sequence[str]) -> None:
@@ -70,7 +70,7 @@ class RewardFailureMonitor:
         for name, row in zip(names, values, strict=True):
             if self._scorer.server(name) is not None and len(row) and not row.isfinite().any():
                 raise RewardsUnavailable(
-                    f"{self._describe(name)} failed on all {len(row)} images; {self._last_error(name)}"
+                    f"{self._describe(name)} failed for all {len(row)} images; {self._last_error(name)}"
                 )
 
     def state_dict(self) -> dict[str, Any]:

@@ -254,7 +254,7 @@ class TestJobs:
         checks = found(tmp_path)
         assert wrong(checks) == {}
         assert "0 for train" in checks["workers"].detail and "--queues train" in checks["workers"].hint
-        assert checks["queues"].detail.startswith("1 runs wait, the oldest for 72")
+        assert checks["queues"].detail.startswith("1 runs waiting, oldest 72")
         assert "start more workers" in checks["queues"].hint
 
     def test_jobs_with_expired_leases(self, records: Records, tmp_path: Path) -> None:

@@ -96,7 +96,7 @@ def test_pickle_is_never_opened(place: Path, name: str) -> None:
     (place / TRANSFORMER).unlink()
     (place / "transformer" / name).write_bytes(b"cos\nsystem\n(S'exit 1'\ntR.")
     said = refused(entry("sd3", place))
-    assert f"has only pickles, {name}" in said
+    assert f"contains only pickles ({name})" in said
     assert "convert them" in said
 
 

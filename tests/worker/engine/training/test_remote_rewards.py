@@ -63,7 +63,7 @@ def test_run_paused_by_a_dead_server_resumes_bit_identically(serve: Serve, tmp_p
     (last,) = events(tmp_path / "first", "finished")
     assert (last["outcome"], last["step"], last["cause"]["code"]) == ("paused", 2, "rewards_failed")
     host = server.url.removeprefix("http://").removesuffix("/v1")
-    assert f"'shapes_verifier' (server {host}) failed on all 16 images" in last["cause"]["detail"]
+    assert f"'shapes_verifier' (server {host}) failed for all 16 images" in last["cause"]["detail"]
     assert "the graphics card fell out" in last["cause"]["detail"] and "resume" in last["cause"]["hint"]
 
     down.clear()
@@ -112,7 +112,7 @@ def test_reward_requests_overlap_with_sampling(serve: Serve, tmp_path: Path, alg
 
 def test_heldout_evaluation_waits_for_its_server(serve: Serve, tmp_path: Path) -> None:
     subject = remote(tmp_path, serve(lambda _: Reply(500)), heldout={"every": 2, "pairs": 4, "final_pairs": 0})
-    with pytest.raises(RewardsUnavailable, match="failed on all 4 images"):
+    with pytest.raises(RewardsUnavailable, match="failed for all 4 images"):
         subject.run()
     subject.pause()
     assert not events(tmp_path, "metrics") and (tmp_path / "checkpoints" / "step-000000").is_dir()

@@ -54,7 +54,7 @@ def test_repeatedly_failing_reward_pauses_the_run_before_the_update(tmp_path: Pa
     subject = small(tmp_path, training=training)
     subject.scorer.rewards["shapes_verifier"] = Broken()
     with pytest.raises(
-        RewardsUnavailable, match="'shapes_verifier' failed on 16 of 16 images, the last of 2 steps"
+        RewardsUnavailable, match=r"'shapes_verifier' failed for 16 of 16 images; .* in 2 consecutive steps"
     ) as away:
         subject.run()
     subject.pause(away.value.cause)
