@@ -138,7 +138,7 @@ def _parsed(given: list[str]) -> argparse.Namespace:
     parser.add_argument("--prompts", type=int, default=1, help="number of prompts of the step")
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="FIELD=VALUE")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the report to this file")
-    parser.add_argument("--device", help="torch device; default: cuda if there is one, else cpu")
+    parser.add_argument("--device", help="torch device; default: cuda if available, otherwise cpu")
     parser.add_argument("--limit", type=float, metavar="GB", help="maximum GPU memory for torch")
     parser.add_argument("--tiny", action="store_true", help="use small models")
     options = parser.parse_args(given)

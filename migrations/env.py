@@ -1,4 +1,4 @@
-"""Run Alembic migrations on the connection given by `service.db.migrate`, or else on the URL in the settings."""
+"""Run Alembic migrations on the connection given by `service.db.migrate`, or on the URL in the settings."""
 
 from alembic import context
 from sqlalchemy import Connection, create_engine

@@ -171,7 +171,7 @@ def eventually() -> Callable[[Callable[[], object]], None]:
     def wait(condition: Callable[[], object]) -> None:
         deadline = time.monotonic() + _PATIENCE
         while not condition():
-            assert time.monotonic() < deadline, "the condition did not come to hold within three minutes"
+            assert time.monotonic() < deadline, "the condition was not met within three minutes"
             time.sleep(0.01)
 
     return wait

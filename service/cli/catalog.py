@@ -40,7 +40,7 @@ def show(context: typer.Context) -> None:
 @app.command()
 def check(
     file: Annotated[
-        Path | None, typer.Argument(help="Catalog file; default: $G2RPO_CATALOG, else the bundled file.")
+        Path | None, typer.Argument(help="Catalog file; default: $G2RPO_CATALOG, otherwise the bundled file.")
     ] = None,
 ) -> None:
     """Check a catalog file and whether the files it refers to exist. The exit status is 1 if the catalog is invalid.

@@ -68,7 +68,7 @@ def import_lora(
     model: Annotated[str, typer.Option(help="Catalog model that the LoRA belongs to.")],
     name: Annotated[str, typer.Option(help="Name; default: the file name.")] = "",
     lora_alpha: Annotated[
-        float | None, typer.Option(help="LoRA alpha; default: the value in the file, else the rank.")
+        float | None, typer.Option(help="LoRA alpha; default: the value in the file, otherwise the rank.")
     ] = None,
 ) -> None:
     """Import a LoRA from which to start runs or generate images, and print its id."""

@@ -263,7 +263,7 @@ class Stack:
         self._components.clear()
 
     def _start_watchdog(self, lock: int) -> None:
-        # The data directory stays locked until the watchdog has stopped whatever a killed `up` left running.
+        # The data directory stays locked until the watchdog has stopped all processes of a killed `up`.
         argv = [sys.executable, "-P", "-m", "service.local.watchdog"]
         self._watchdog = launch(argv, self._log_file("watchdog"), lock, stdin=subprocess.PIPE)
         self._resources.callback(self._stop_watchdog)

@@ -1,4 +1,4 @@
-"""Watchdog process that stops whatever a killed `g2rpo up` has left running.
+"""Watchdog process that stops the remaining processes of a killed `g2rpo up`.
 
 The watchdog waits on a pipe that the kernel closes when `up` dies. Each line on standard input is a JSON list of the
 running components and replaces the previous list. An orderly shutdown writes an empty list. The module has few

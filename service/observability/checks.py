@@ -101,7 +101,7 @@ def broker(queue: Queue) -> str:
         elif reason.startswith("No such transport"):
             hint = "G2RPO_BROKER_URL must start with redis://, rediss:// or redis+socket://"
         else:
-            hint = f"start Valkey or Redis, or fix G2RPO_BROKER_URL (now {queue.address}); jobs wait meanwhile"
+            hint = f"start Valkey or Redis, or fix G2RPO_BROKER_URL (now {queue.address}); until then, jobs wait"
         raise Failed(reason, hint) from error
     return "responds"
 

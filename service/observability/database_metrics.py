@@ -64,7 +64,7 @@ MEASURES = (
     Measure("ingestion_lag_seconds", "Time since all events of the worker's job were last in the database."),
     Measure("gpu_memory_used_bytes", "Memory used by all processes on a GPU that the worker may use.", label="gpu"),
     Measure("gpu_memory_total_bytes", "Total memory of a GPU that the worker may use.", label="gpu"),
-    Measure("devices", "Number of processes that can each have a device: GPUs, or else cores."),
+    Measure("devices", "Number of processes that can each have a device: GPUs, or cores if there are none."),
     Measure("memory_total_bytes", "Memory of a machine that has no GPUs, or the limit of its container."),
     Measure("data_free_bytes", "Free bytes on the disk that holds the files of the worker's jobs."),
 )

@@ -105,7 +105,7 @@ class Findings:
                 row = _row(session, job)
                 if row is None:
                     if not job.deleted:
-                        yield f"{job.kind} {job.id} was accepted, and is gone"
+                        yield f"{job.kind} {job.id} was accepted but no longer exists"
                 elif job.deleted:
                     yield f"{job.kind} {job.id} was deleted, and is there ({row.status})"
                 elif row.status not in job.ends:

@@ -88,7 +88,7 @@ class Users:
             thread.join(_LAST_WORDS_SECONDS)
         left = [thread.name for thread in self._threads if thread.is_alive()]
         if left:
-            self.broken.append(f"{left} did not come to an end within {seconds:g} s after the storm")
+            self.broken.append(f"{left} did not end within {seconds:g} s after the faults")
 
     def _live(self, stories: Mapping[str, "Callable[[_Story], None]"]) -> None:
         deck: list[str] = []

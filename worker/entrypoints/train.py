@@ -141,7 +141,7 @@ def classify(error: Exception) -> Failed:
         case NotFinite():
             return Failed(code="not_finite", detail=str(error), hint="Lower training.learning_rate or use float32.")
         case NoCompiler():
-            hint = "Install a C compiler (for a GPU also Triton) on the worker, or set sampling.compile to false."
+            hint = "Install a C compiler, and Triton for a GPU, on the worker, or set sampling.compile to false."
             return Failed(code="no_compiler", detail=detail, hint=hint)
         case torch.OutOfMemoryError():
             hint = (

@@ -42,7 +42,7 @@ _LOG_END_BYTES = 64 * 1024
 
 @dataclass
 class Batch:
-    """The content of a section of the events file, as common to all job types."""
+    """The content of a section of the events file. Subclasses add fields of a job type."""
 
     rows: dict[type[Any], list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
     """New rows by table."""

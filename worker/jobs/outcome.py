@@ -126,7 +126,7 @@ def _stopped(stop: Stop, log_tail: str) -> Outcome:
             return failed(
                 "budget_spent",
                 "the run has used the time that limits.wall_clock_seconds or G2RPO_MAX_RUN_SECONDS allows",
-                "Resume it for the same time again, or clone it with another limit.",
+                "Resume the run with the same budget again, or clone it with another limit.",
                 log_tail,
             )
 

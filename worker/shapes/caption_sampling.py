@@ -21,7 +21,7 @@ PARTS = 8
 MAX_TRAIN, MAX_HELDOUT = 30000, 4000
 """Maximum numbers of training and held-out captions.
 
-The world has 36,594 and 5,346, but rejection sampling of the last ones is slow.
+The world has 36,594 and 5,346, but rejection sampling of the last captions is slow.
 """
 
 

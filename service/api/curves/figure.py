@@ -23,7 +23,7 @@ _PANEL_MM, _MAX_COLUMNS = 55.0, 3
 _MIN_HEIGHT_MM, _MAX_HEIGHT_MM, _ASPECT = 38.0, 75.0, 0.72
 """The minimum and maximum height of a panel, and the ratio of height to width between these limits."""
 _LETTER_MM = 1.7
-"""The average width of a letter."""
+"""Average width of a character in millimeters."""
 _MAX_MARKERS = 12
 _BANDS: dict[Band, str] = {"ci95": "95% CI of the mean", "std": "mean ± std", "minmax": "min to max"}
 _X_LABELS = {"step": "optimizer step", "nfe": "NFE", "seconds": "training time"}

@@ -41,7 +41,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
-"""Restrict the page to its own images and style, whatever a prompt contains."""
+"""Restrict the page to its own images and style, regardless of the content of prompts."""
 _MARKS = {1: ("met", "✓"), 0: ("unmet", "✗"), None: ("unknown", "?")}
 
 

@@ -160,6 +160,6 @@ def _present(path: Path, why: str) -> Path:
 
 
 def some(names: Collection[str]) -> str:
-    """Return the first names as text, followed by the number of the remaining ones."""
+    """Return the first names as text, followed by the number of remaining names."""
     more = f" and {len(names) - _MAX_SHOWN} more" if len(names) > _MAX_SHOWN else ""
     return ", ".join(list(names)[:_MAX_SHOWN]) + more
