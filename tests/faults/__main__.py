@@ -16,8 +16,8 @@ def main() -> int:
     """Run a campaign, print the report, and keep the files of a failed campaign."""
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--seed", type=int, default=42)
-    parser.add_argument("--kills", type=int, default=120, help="processes to kill before the storm ends")
-    parser.add_argument("--minutes", type=float, default=40.0, help="longest storm")
+    parser.add_argument("--kills", type=int, default=120, help="processes to kill before the faults end")
+    parser.add_argument("--minutes", type=float, default=40.0, help="maximum minutes of faults")
     parser.add_argument("--at-once", type=int, default=4, help="users at work at a time")
     parser.add_argument("--only", action="append", default=[], choices=sorted(KINDS), help="this kind of fault alone")
     parser.add_argument("--keep", action="store_true", help="keep the files of a campaign without findings too")

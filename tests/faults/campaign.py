@@ -11,7 +11,7 @@ from statistics import median
 from sqlalchemy import text
 
 from tests.faults.invariants import AUDIT, Findings, empty_store, leftovers
-from tests.faults.kinds import KINDS, Kind, Storm
+from tests.faults.kinds import KINDS, FaultContext, Kind
 from tests.faults.monitor import Injected, Monitor
 from tests.faults.references import References
 from tests.faults.system import System
@@ -25,7 +25,7 @@ class Result:
     seed: int
     faults: list[Injected]
     kills: int
-    storm_seconds: float
+    fault_seconds: float
     compared: dict[str, int]
     stories: dict[str, int]
     together_seconds: float
@@ -45,7 +45,7 @@ class Result:
         """The complete report as text."""
         summary = ", ".join(f"{name} {count}" for name, count in sorted(self.stories.items()))
         seen = "\n".join(f"- {name}: {count}" for name, count in self.compared.items())
-        head = f"seed {self.seed}: {len(self.faults)} faults, {self.kills} kills, storm of {self.storm_seconds:.0f} s"
+        head = f"seed {self.seed}: {len(self.faults)} faults, {self.kills} kills, faults for {self.fault_seconds:.0f} s"
         verdict = "every invariant holds" if not self.wrong else f"{len(self.wrong)} things are wrong:"
         wrong = "\n".join(f"- {one}" for one in self.wrong)
         together = f"- seconds in which a superseded process and its successor both ran: {self.together_seconds:.1f}"
@@ -87,7 +87,7 @@ def run_campaign(
         _audit(system)
         monitor = Monitor(system)
         users = Users(system.stack.url, seed, at_once)
-        storm = Storm(system, monitor, rng)
+        context = FaultContext(system, monitor, rng)
         users.start()
         started = time.monotonic()
         chosen = [KINDS[name] for name in kinds] or [kind for kind in KINDS.values() for _ in range(kind.weight)]
@@ -96,16 +96,16 @@ def run_campaign(
         while done < kills and len(monitor.faults) < most_faults and time.monotonic() - started < most_seconds:
             if system.stack.failure is not None:
                 break
-            storm.ended.wait(rng.uniform(*between) if rng.random() < 0.8 else 0.0)
+            context.ended.wait(rng.uniform(*between) if rng.random() < 0.8 else 0.0)
             kind = deck.draw()
-            if (effect := kind.do(storm)) is None:
+            if (effect := kind.do(context)) is None:
                 continue
             monitor.injected(kind.name, effect.aim, effect.met, effect.new_attempt)
             done += kind.kill
             say(f"{time.monotonic() - started:6.1f} s  {done:3} kills  {kind.name} {effect.aim}")
-        stormed = time.monotonic() - started
-        storm.mend()
-        say(f"the storm is over after {stormed:.0f} s; waiting until it is idle")
+        fault_seconds = time.monotonic() - started
+        context.repair()
+        say(f"the faults ended after {fault_seconds:.0f} s; waiting until the system is idle")
         users.stop(settle_seconds)
         _rest(monitor, settle_seconds)
         say("comparing with undisturbed runs")
@@ -121,7 +121,14 @@ def run_campaign(
             wrong.append(f"the stack gave up: {system.stack.failure}")
     wrong += leftovers(system, processes)
     return Result(
-        seed, faults, done, stormed, dict(findings.compared), dict(users.story_counts), monitor.together_seconds, wrong
+        seed,
+        faults,
+        done,
+        fault_seconds,
+        dict(findings.compared),
+        dict(users.story_counts),
+        monitor.together_seconds,
+        wrong,
     )
 
 

@@ -30,7 +30,7 @@ _STOP_SECONDS = 5.0
 
 
 @dataclass
-class Storm:
+class FaultContext:
     """The system and state that a fault uses."""
 
     system: System
@@ -64,7 +64,7 @@ class Storm:
         thread.start()
         self.repairs.append(thread)
 
-    def mend(self) -> None:
+    def repair(self) -> None:
         """Wait until all scheduled repairs are complete."""
         for thread in self.repairs:
             thread.join()
@@ -95,43 +95,45 @@ class Kind:
 
     name: str
     kill: bool
-    do: Callable[[Storm], Effect | None]
+    do: Callable[[FaultContext], Effect | None]
     weight: int = 1
 
 
 KINDS: dict[str, Kind] = {}
 
 
-def kind(name: str, *, kill: bool = False, weight: int = 1) -> Callable[[Callable[[Storm], Effect | None]], None]:
+def kind(
+    name: str, *, kill: bool = False, weight: int = 1
+) -> Callable[[Callable[[FaultContext], Effect | None]], None]:
     """Register a kind of fault."""
 
-    def register(do: Callable[[Storm], Effect | None]) -> None:
+    def register(do: Callable[[FaultContext], Effect | None]) -> None:
         KINDS[name] = Kind(name, kill, do, weight)
 
     return register
 
 
-def _met(storm: Storm, child: Child) -> dict[str, Standing]:
-    standing = storm.monitor.jobs.get(child.job)
+def _met(context: FaultContext, child: Child) -> dict[str, Standing]:
+    standing = context.monitor.jobs.get(child.job)
     return {child.job: standing} if standing and standing.attempt == child.attempt else {}
 
 
 @kind("training process (a rank) killed", kill=True, weight=3)
-def _kill_child(storm: Storm) -> Effect | None:
-    if (aimed := storm.aim()) is None:
+def _kill_child(context: FaultContext) -> Effect | None:
+    if (aimed := context.aim()) is None:
         return None
     child, phase = aimed
-    met = _met(storm, child)
-    victim = storm.rng.choice(child.ranks())
+    met = _met(context, child)
+    victim = context.rng.choice(child.ranks())
     return Effect(met, phase, new_attempt=True) if _signal(victim, signal.SIGKILL) else None
 
 
 @kind("training process's whole group killed", kill=True, weight=2)
-def _kill_group(storm: Storm) -> Effect | None:
-    if (aimed := storm.aim()) is None:
+def _kill_group(context: FaultContext) -> Effect | None:
+    if (aimed := context.aim()) is None:
         return None
     child, phase = aimed
-    met = _met(storm, child)
+    met = _met(context, child)
     with contextlib.suppress(ProcessLookupError):
         os.killpg(child.pid, signal.SIGKILL)
         return Effect(met, phase, new_attempt=True)
@@ -139,173 +141,173 @@ def _kill_group(storm: Storm) -> Effect | None:
 
 
 @kind("training process frozen beyond the lease")
-def _freeze_child(storm: Storm) -> Effect | None:
-    if (aimed := storm.aim()) is None:
+def _freeze_child(context: FaultContext) -> Effect | None:
+    if (aimed := context.aim()) is None:
         return None
     child, phase = aimed
-    storm.freeze([child.pid])
-    return Effect(_met(storm, child), phase)
+    context.freeze([child.pid])
+    return Effect(_met(context, child), phase)
 
 
 @kind("training worker frozen beyond the lease, its process runs on")
-def _freeze_worker(storm: Storm) -> Effect | None:
-    return _to_supervisor(storm, lambda worker, _: storm.freeze([worker]))
+def _freeze_worker(context: FaultContext) -> Effect | None:
+    return _to_supervisor(context, lambda worker, _: context.freeze([worker]))
 
 
 @kind("training worker and its process frozen beyond the lease")
-def _freeze_both(storm: Storm) -> Effect | None:
-    return _to_supervisor(storm, lambda worker, child: storm.freeze([worker, child.pid]))
+def _freeze_both(context: FaultContext) -> Effect | None:
+    return _to_supervisor(context, lambda worker, child: context.freeze([worker, child.pid]))
 
 
 @kind("training worker (the supervisor) killed", kill=True, weight=3)
-def _kill_worker(storm: Storm) -> Effect | None:
-    return _to_supervisor(storm, lambda worker, _: _signal(worker, signal.SIGKILL))
+def _kill_worker(context: FaultContext) -> Effect | None:
+    return _to_supervisor(context, lambda worker, _: _signal(worker, signal.SIGKILL))
 
 
 @kind("training worker terminated (SIGTERM)")
-def _drain_worker(storm: Storm) -> Effect | None:
-    return _to_supervisor(storm, lambda worker, _: _signal(worker, signal.SIGTERM))
+def _drain_worker(context: FaultContext) -> Effect | None:
+    return _to_supervisor(context, lambda worker, _: _signal(worker, signal.SIGTERM))
 
 
-def _to_supervisor(storm: Storm, do: Callable[[int, Child], object]) -> Effect | None:
-    if (aimed := storm.aim()) is None:
+def _to_supervisor(context: FaultContext, do: Callable[[int, Child], object]) -> Effect | None:
+    if (aimed := context.aim()) is None:
         return None
     child, phase = aimed
     try:
         worker = psutil.Process(child.pid).ppid()
     except psutil.NoSuchProcess:
         return None
-    if worker not in storm.system.workers():
+    if worker not in context.system.workers():
         return None
-    met = _met(storm, child)
+    met = _met(context, child)
     do(worker, child)
     return Effect(met, phase, new_attempt=True)
 
 
 @kind("generating worker killed", kill=True)
-def _kill_generator(storm: Storm) -> Effect | None:
-    _wait_for(storm, lambda: storm.monitor.held("generation", "score"))
-    return _to_part(storm, "worker-generate", signal.SIGKILL, "generation", "score")
+def _kill_generator(context: FaultContext) -> Effect | None:
+    _wait_for(context, lambda: context.monitor.held("generation", "score"))
+    return _to_part(context, "worker-generate", signal.SIGKILL, "generation", "score")
 
 
 @kind("evaluating process killed", kill=True)
-def _kill_evaluation(storm: Storm) -> Effect | None:
-    if not _wait_for(storm, storm.system.evaluations):
+def _kill_evaluation(context: FaultContext) -> Effect | None:
+    if not _wait_for(context, context.system.evaluations):
         return None
-    storm.ended.wait(storm.rng.uniform(0, 8))
-    for child in storm.system.evaluations():
-        met = _met(storm, child)
+    context.ended.wait(context.rng.uniform(0, 8))
+    for child in context.system.evaluations():
+        met = _met(context, child)
         if met and _signal(child.pid, signal.SIGKILL):
             return Effect(met, new_attempt=True)
     return None
 
 
 @kind("evaluating worker killed", kill=True)
-def _kill_evaluator(storm: Storm) -> Effect | None:
-    _wait_for(storm, storm.system.evaluations)
-    return _to_part(storm, "worker-evaluate", signal.SIGKILL, "evaluation")
+def _kill_evaluator(context: FaultContext) -> Effect | None:
+    _wait_for(context, context.system.evaluations)
+    return _to_part(context, "worker-evaluate", signal.SIGKILL, "evaluation")
 
 
-def _wait_for(storm: Storm, there: Callable[[], object]) -> bool:
+def _wait_for(context: FaultContext, there: Callable[[], object]) -> bool:
     deadline = time.monotonic() + _AIM_SECONDS
     while not there():
         if time.monotonic() > deadline:
             return False
-        storm.ended.wait(0.05)
+        context.ended.wait(0.05)
     return True
 
 
 @kind("API killed", kill=True)
-def _kill_api(storm: Storm) -> Effect | None:
-    return _to_part(storm, "api", signal.SIGKILL, "run")
+def _kill_api(context: FaultContext) -> Effect | None:
+    return _to_part(context, "api", signal.SIGKILL, "run")
 
 
 @kind("Valkey killed", kill=True)
-def _kill_valkey(storm: Storm) -> Effect | None:
-    return _to_part(storm, "valkey", signal.SIGKILL)
+def _kill_valkey(context: FaultContext) -> Effect | None:
+    return _to_part(context, "valkey", signal.SIGKILL)
 
 
 @kind("Valkey frozen beyond the lease")
-def _freeze_valkey(storm: Storm) -> Effect | None:
-    pid = storm.system.stack.processes.get("valkey")
+def _freeze_valkey(context: FaultContext) -> Effect | None:
+    pid = context.system.stack.processes.get("valkey")
     if pid is None:
         return None
-    storm.freeze([pid])
-    return Effect(storm.monitor.held())
+    context.freeze([pid])
+    return Effect(context.monitor.held())
 
 
 @kind("Valkey emptied")
-def _empty_valkey(storm: Storm) -> Effect | None:
-    return _to_valkey(storm, lambda valkey: valkey.flushall())
+def _empty_valkey(context: FaultContext) -> Effect | None:
+    return _to_valkey(context, lambda valkey: valkey.flushall())
 
 
 @kind("wake-ups deleted")
-def _delete_messages(storm: Storm) -> Effect | None:
-    return _to_valkey(storm, lambda valkey: valkey.delete(*queues()))
+def _delete_messages(context: FaultContext) -> Effect | None:
+    return _to_valkey(context, lambda valkey: valkey.delete(*queues()))
 
 
 @kind("wake-ups doubled many times")
-def _double_messages(storm: Storm) -> Effect | None:
-    queue = Queue(storm.system.settings())
+def _double_messages(context: FaultContext) -> Effect | None:
+    queue = Queue(context.system.settings())
     try:
         sent = [queue.send(job, uuid.uuid4()) for job in JOBS.values() for _ in range(20)]
     finally:
         queue.close()
-    return Effect(storm.monitor.held()) if any(sent) else None
+    return Effect(context.monitor.held()) if any(sent) else None
 
 
 @kind("PostgreSQL restarted (fast)", kill=True)
-def _restart_postgres(storm: Storm) -> Effect | None:
-    pid = storm.system.stack.processes.get("postgres")
+def _restart_postgres(context: FaultContext) -> Effect | None:
+    pid = context.system.stack.processes.get("postgres")
     if pid is not None:
         began = psutil.Process(pid).create_time()
         # Like a service manager: a server that gets a signal during its recovery may not end.
-        storm.later(_STOP_SECONDS, lambda: alive(pid, began) and _signal(pid, signal.SIGKILL))
-    return _to_part(storm, "postgres", signal.SIGINT)
+        context.later(_STOP_SECONDS, lambda: alive(pid, began) and _signal(pid, signal.SIGKILL))
+    return _to_part(context, "postgres", signal.SIGINT)
 
 
 @kind("PostgreSQL killed (crash recovery)", kill=True)
-def _kill_postgres(storm: Storm) -> Effect | None:
-    return _to_part(storm, "postgres", signal.SIGKILL)
+def _kill_postgres(context: FaultContext) -> Effect | None:
+    return _to_part(context, "postgres", signal.SIGKILL)
 
 
 @kind("a PostgreSQL connection's process killed (all reset)", kill=True)
-def _kill_backend(storm: Storm) -> Effect | None:
+def _kill_backend(context: FaultContext) -> Effect | None:
     backends = [
-        one for one in _postgres_processes(storm) if "idle" in _title(one) or "postgres postgres" in _title(one)
+        one for one in _postgres_processes(context) if "idle" in _title(one) or "postgres postgres" in _title(one)
     ]
     if not backends:
         return None
-    met = storm.monitor.held()
-    return Effect(met) if _signal(storm.rng.choice(backends).pid, signal.SIGKILL) else None
+    met = context.monitor.held()
+    return Effect(met) if _signal(context.rng.choice(backends).pid, signal.SIGKILL) else None
 
 
 @kind("PostgreSQL frozen beyond the lease")
-def _freeze_postgres(storm: Storm) -> Effect | None:
-    pids = [one.pid for one in _postgres_processes(storm)]
-    postmaster = storm.system.stack.processes.get("postgres")
+def _freeze_postgres(context: FaultContext) -> Effect | None:
+    pids = [one.pid for one in _postgres_processes(context)]
+    postmaster = context.system.stack.processes.get("postgres")
     if postmaster is None:
         return None
-    met = storm.monitor.held()
-    storm.freeze([postmaster, *pids])
+    met = context.monitor.held()
+    context.freeze([postmaster, *pids])
     return Effect(met)
 
 
 @kind("artifact store refuses for seconds")
-def _break_store(storm: Storm) -> Effect | None:
+def _break_store(context: FaultContext) -> Effect | None:
     # An atomically replaced link: even root can create or read nothing below a regular file.
-    if not storm.store.acquire(blocking=False):
+    if not context.store.acquire(blocking=False):
         return None
-    refusing = storm.system.directory / "refusing"
+    refusing = context.system.directory / "refusing"
     refusing.touch()
-    _point(storm.system.store, refusing)
+    _point(context.system.store, refusing)
 
     def restore() -> None:
-        _point(storm.system.store, storm.system.artifacts)
-        storm.store.release()
+        _point(context.system.store, context.system.artifacts)
+        context.store.release()
 
-    storm.later(_STORE_SECONDS, restore)
-    return Effect(storm.monitor.held())
+    context.later(_STORE_SECONDS, restore)
+    return Effect(context.monitor.held())
 
 
 def _point(link: Path, target: Path) -> None:
@@ -314,25 +316,25 @@ def _point(link: Path, target: Path) -> None:
     fresh.replace(link)
 
 
-def _to_part(storm: Storm, name: str, number: signal.Signals, *kinds: str) -> Effect | None:
-    pid = storm.system.stack.processes.get(name)
-    met = storm.monitor.held(*kinds)
+def _to_part(context: FaultContext, name: str, number: signal.Signals, *kinds: str) -> Effect | None:
+    pid = context.system.stack.processes.get(name)
+    met = context.monitor.held(*kinds)
     if pid is None or not _signal(pid, number):
         return None
     return Effect(met, new_attempt=name in ("worker-generate", "worker-evaluate"))
 
 
-def _to_valkey(storm: Storm, do: "Callable[[redis.Redis[bytes]], object]") -> Effect | None:
+def _to_valkey(context: FaultContext, do: "Callable[[redis.Redis[bytes]], object]") -> Effect | None:
     try:
-        with contextlib.closing(storm.valkey()) as valkey:
+        with contextlib.closing(context.valkey()) as valkey:
             do(valkey)
     except redis.RedisError:
         return None
-    return Effect(storm.monitor.held())
+    return Effect(context.monitor.held())
 
 
-def _postgres_processes(storm: Storm) -> list[psutil.Process]:
-    postmaster = storm.system.stack.processes.get("postgres")
+def _postgres_processes(context: FaultContext) -> list[psutil.Process]:
+    postmaster = context.system.stack.processes.get("postgres")
     with contextlib.suppress(psutil.NoSuchProcess):
         return psutil.Process(postmaster).children() if postmaster is not None else []
     return []

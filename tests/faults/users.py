@@ -155,7 +155,7 @@ class _Story:
         }
         while (status := reads[job.kind](job.id).status) not in states:
             if self.users.over.is_set():
-                raise TimeoutError(f"{job.kind} {job.id} is still {status} long after the storm")
+                raise TimeoutError(f"{job.kind} {job.id} is still {status} long after the faults")
             time.sleep(_EVERY_SECONDS)
         return str(status)
 
