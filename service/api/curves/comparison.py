@@ -154,9 +154,9 @@ class _Reader:
         x, values = joined(of_runs) if query.x == "step" or kind == "run" else resampled(of_runs, query.max_points)
         found = mean(values, query.band)
         if not len(x):
-            self.warn(f"the runs of group {name} have no {query.x} in common at which {metric} is known")
+            self.warn(f"the runs of group {name} have no common range of {query.x} for {metric}")
         elif kind == "group" and found.n.min() < len(of_runs):
-            self.warn(f"group {name}: not every one of its {len(of_runs)} runs has every point of {metric}; see n")
+            self.warn(f"group {name}: some of its {len(of_runs)} runs lack points of {metric}; see `n`")
         low, high = _finite(found.low), _finite(found.high)
         has_band = any(edge is not None for edge in low)
         return ComparedSeries.model_construct(

@@ -123,7 +123,7 @@ class TestGroups:
         assert (one["x"], one["n"]) == ([0, 1, 2], [2, 1, 1])
         assert one["values"] == pytest.approx([0.7, 0.6, 0.7])
         assert one["low"][1:] == [None, None]
-        assert found["warnings"] == [f"group g2rpo: not every one of its 2 runs has every point of {CLIP}; see n"]
+        assert found["warnings"] == [f"group g2rpo: some of its 2 runs lack points of {CLIP}; see `n`"]
 
     def test_runs_of_a_group_share_buckets(self, client: TestClient, records: Any) -> None:
         runs = [records.run(name=name) for name in "ab"]
@@ -213,7 +213,7 @@ class TestElapsed:
             records.metric(run, "elapsed/seconds", [100.0 * number, 100.0 * number + 50])
         found = compare(client, group(runs), "metric=loss", "x=seconds")
         assert found["series"] == []
-        assert found["warnings"] == ["the runs of group g2rpo have no seconds in common at which loss is known"]
+        assert found["warnings"] == ["the runs of group g2rpo have no common range of seconds for loss"]
 
 
 class TestErrors:

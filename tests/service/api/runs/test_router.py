@@ -160,8 +160,8 @@ class TestStartFrom:
     @pytest.mark.parametrize(
         ("change", "says"),
         [
-            ({"training": {"adapter": "full"}}, "is of kind 'lora'; set training.adapter to it"),
-            ({"training": {"lora_rank": 8}}, "is a LoRA of rank 16; set training.lora_rank to it, not to 8"),
+            ({"training": {"adapter": "full"}}, "has kind 'lora', which training.adapter 'full' does not match"),
+            ({"training": {"lora_rank": 8}}, "training.lora_rank 8 differs from the rank 16 of checkpoint"),
             (
                 {"model": "flux-1-dev", "sampling": {"width": 512, "height": 512}},
                 "belongs to model 'shapes-flux' (architecture aaaaaaaaaaaa), not to 'flux-1-dev'",
