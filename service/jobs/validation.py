@@ -179,14 +179,14 @@ def _start(session: Session, artifacts: ArtifactStore, spec: RunSpec, id: uuid.U
         return
     training, manifest = spec.training, checkpoint.manifest
     if checkpoint.kind != training.adapter:
-        msg = (
-            f"checkpoint {id} has kind {checkpoint.kind!r}, which training.adapter {training.adapter!r} does not match"
-        )
+        kind = checkpoint.kind
+        msg = f"checkpoint {id} has kind {kind!r}; training.adapter must be {kind!r}, not {training.adapter!r}"
         yield _error(loc, "other_kind", msg)
     elif checkpoint.kind == "lora":
         for name in ("rank", "alpha"):
             trained, requested = manifest.get(f"lora_{name}"), getattr(training, f"lora_{name}")
             if trained != requested:
-                msg = f"training.lora_{name} {requested} differs from the {name} {trained} of checkpoint {id}"
+                required = f"training.lora_{name} must be {trained}, not {requested}"
+                msg = f"checkpoint {id} has LoRA {name} {trained}; {required}"
                 yield _error(loc, f"other_{name}", msg)
                 return

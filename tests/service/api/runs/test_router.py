@@ -160,8 +160,8 @@ class TestStartFrom:
     @pytest.mark.parametrize(
         ("change", "says"),
         [
-            ({"training": {"adapter": "full"}}, "has kind 'lora', which training.adapter 'full' does not match"),
-            ({"training": {"lora_rank": 8}}, "training.lora_rank 8 differs from the rank 16 of checkpoint"),
+            ({"training": {"adapter": "full"}}, "has kind 'lora'; training.adapter must be 'lora', not 'full'"),
+            ({"training": {"lora_rank": 8}}, "has LoRA rank 16; training.lora_rank must be 16, not 8"),
             (
                 {"model": "flux-1-dev", "sampling": {"width": 512, "height": 512}},
                 "belongs to model 'shapes-flux' (architecture aaaaaaaaaaaa), not to 'flux-1-dev'",
