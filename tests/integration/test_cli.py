@@ -72,7 +72,7 @@ class TestRuns:
 
     def test_missing_metrics_of_a_comparison_are_warnings(self, g2rpo: Any, finished: Any) -> None:
         done = g2rpo("curves", "--run", finished.id, "--metric", "nothing")
-        assert "warning: no run has a metric 'nothing'" in done.output
+        assert "warning: no run has a metric that matches 'nothing'" in done.output
 
     def test_logs_cancel_and_spec(self, g2rpo: Any, finished: Any) -> None:
         assert g2rpo("runs", "logs", finished.id).exit_code == 0

@@ -90,8 +90,8 @@ class TestRuns:
         found = compare(client, f"run={bare.id}", group([seeds[0], bare]), f"metric={CLIP},nothing,no*")
         assert [one["runs"] for one in found["series"]] == [[str(seeds[0].id)]]
         assert found["warnings"] == [
-            "no run has a metric 'nothing'",
-            "no run has a metric 'no*'",
+            "no run has a metric that matches 'nothing'",
+            "no run has a metric that matches 'no*'",
             f"run bare has no metric {CLIP}",
         ]
 
