@@ -31,13 +31,22 @@ class Page(BaseModel, Generic[Item]):
     next_cursor: str | None = Field(description="The `cursor` for the next page; null for the last page.")
 
 
-class PageQuery(BaseModel):
-    """Query parameters of a list: the page size and the cursor. Subclasses add filters."""
+class StrictQuery(BaseModel):
+    """Query parameters of a route, which rejects unknown parameters."""
 
     model_config = ConfigDict(extra="forbid")
 
+
+class PageQuery(StrictQuery):
+    """Query parameters of a list: the page size and the cursor. Subclasses add filters."""
+
     limit: Limit = 50
     cursor: Cursor = None
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """Return the filters that are not None, by name: those in `names`, or all filters if there are no names."""
+        filters = set(names) or type(self).model_fields.keys() - PageQuery.model_fields.keys()
+        return self.model_dump(include=filters, exclude_none=True)
 
 
 def paged(

@@ -3,11 +3,11 @@
 from datetime import datetime
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from service.contracts.benchmarks.data import BenchmarkPrompt, JudgePrompt, Repair, RowProblem
 from service.contracts.benchmarks.scores import RESAMPLES, Scores
-from service.http.pagination import Page, PageQuery, Text
+from service.http.pagination import Page, PageQuery, StrictQuery, Text
 
 
 class BenchmarkFilters(PageQuery):
@@ -53,10 +53,8 @@ class BenchmarkView(BenchmarkSummary):
     prompts: Page[BenchmarkPrompt] = Field(description="Sorted by index.")
 
 
-class RescoreQuery(BaseModel):
+class RescoreQuery(StrictQuery):
     """Options for scoring a result file."""
-
-    model_config = ConfigDict(extra="forbid")
 
     points: bool = Field(False, description="Include the counts of every test point.")
     resamples: int = Field(RESAMPLES, ge=0, le=10_000, description="Bootstrap resamples; 0 disables intervals.")

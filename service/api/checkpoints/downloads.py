@@ -6,9 +6,7 @@ hardly compress. The same checkpoint gives the same bytes as long as the records
 """
 
 import base64
-import csv
 import hashlib
-import io
 import json
 import re
 import tarfile
@@ -28,6 +26,7 @@ from service.contracts.model_card import CARD_FILE, HELDOUT_FILE, Form, card
 from service.db import metric_series
 from service.db.artifacts import ArtifactStore, Stored
 from service.db.models import Attempt, Checkpoint, Run
+from service.http.content_negotiation import csv_text
 from service.http.errors import RangeNotSatisfiable
 from service.jobs.validation import find_model
 
@@ -226,11 +225,9 @@ def _curves(session: Session, row: Checkpoint, run: Run | None) -> str:
 
     Long metrics are divided into buckets, each represented by its mean.
     """
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["name", "step", "value"])
+    rows: list[tuple[object, ...]] = [("name", "step", "value")]
     if run is not None:
         for metric in metric_series.buckets(session, run, metric_series.latest(session, run.id), 0, _MAX_POINTS):
             points = zip(metric.steps, metric.means, strict=True)
-            writer.writerows((metric.name, step, value) for step, value in points if step <= row.step)
-    return text.getvalue()
+            rows += [(metric.name, step, value) for step, value in points if step <= row.step]
+    return csv_text(rows)

@@ -7,7 +7,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field
 
 from service.contracts.base import Name
-from service.http.pagination import PageQuery, Text
+from service.http.pagination import PageQuery, StrictQuery, Text
 
 
 class CheckpointFilters(PageQuery):
@@ -18,10 +18,8 @@ class CheckpointFilters(PageQuery):
     deleted: bool = Field(False, description="Include deleted checkpoints.")
 
 
-class ImportQuery(BaseModel):
+class ImportQuery(StrictQuery):
     """The model, display name and α of a LoRA file to import."""
-
-    model_config = ConfigDict(extra="forbid")
 
     model: Name = Field(description="A model of the catalog.")
     name: str = Field("", max_length=200, pattern=r"^[^\x00]*$", description="Display name.")
@@ -34,10 +32,8 @@ class ImportQuery(BaseModel):
     )
 
 
-class ArchiveQuery(BaseModel):
+class ArchiveQuery(StrictQuery):
     """Options for the contents of an archive."""
-
-    model_config = ConfigDict(extra="forbid")
 
     training: bool = Field(False, description="Include the training state, such as the optimizer's.")
 

@@ -24,9 +24,7 @@ def list_of_run(session: Session, run_id: uuid.UUID, query: PageQuery) -> Page[C
 
 def list_all(session: Session, filters: CheckpointFilters) -> Page[CheckpointSummary]:
     """Return a page of the matching checkpoints, including imported ones, newest first."""
-    query = select(Checkpoint)
-    if filters.model is not None:
-        query = query.where(Checkpoint.model == filters.model)
+    query = select(Checkpoint).filter_by(**filters.given("model"))
     if filters.imported is not None:
         query = query.where(Checkpoint.run_id.is_(None) if filters.imported else Checkpoint.run_id.is_not(None))
     if not filters.deleted:

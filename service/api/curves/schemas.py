@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 
+from service.http.pagination import StrictQuery
+
 Axis = Literal["step", "nfe", "seconds"]
 Band = Literal["minmax", "std", "ci95", "none"]
 Kind = Literal["run", "group"]
@@ -42,10 +44,8 @@ Smooth = Annotated[
 _PATTERNS = "Names, repeated or separated by commas; a final `*` matches any ending, as in `heldout/*`. "
 
 
-class CurveQuery(BaseModel):
+class CurveQuery(StrictQuery):
     """The metrics to show for a run, and their resolution and smoothing."""
-
-    model_config = ConfigDict(extra="forbid")
 
     metrics: MetricPatterns = Field([], description=_PATTERNS + "Default: all.")
     since_step: SinceStep = 0
@@ -119,10 +119,8 @@ def _duplicate(values: Sequence[object]) -> object | None:
     return next((value for index, value in enumerate(values) if value in values[:index]), None)
 
 
-class ComparisonQuery(BaseModel):
+class ComparisonQuery(StrictQuery):
     """The runs, groups and metrics to compare, the x axis, the band, and the width of the figure."""
-
-    model_config = ConfigDict(extra="forbid")
 
     run: list[uuid.UUID] = Field(
         [],

@@ -66,13 +66,9 @@ def answers(session: Session, id: uuid.UUID, filters: AnswerFilters) -> Page[Ans
     Raises NotFound, and Invalid if a dimension is unknown or the cursor is invalid.
     """
     prompts = _prompts(session, id)
-    query = select(EvaluationAnswer).where(EvaluationAnswer.evaluation_id == id)
+    query = select(EvaluationAnswer).filter_by(evaluation_id=id, **filters.given("index", "failure"))
     if filters.tries == "newest":
         query = query.where(is_newest())
-    if filters.index is not None:
-        query = query.where(EvaluationAnswer.index == filters.index)
-    if filters.failure is not None:
-        query = query.where(EvaluationAnswer.failure == filters.failure)
     if filters.dimension:
         query = query.where(_has_point(points_of(prompts.values(), filters.dimension), filters.met))
     elif filters.met is not None:
@@ -84,9 +80,7 @@ def answers(session: Session, id: uuid.UUID, filters: AnswerFilters) -> Page[Ans
         for position, point in enumerate(prompt.points):
             score = None if row.scores is None else row.scores[position]
             points.append(JudgedPoint(position=position, score=score, **point.model_dump()))
-        columns = ("index", "image_index", "number", "text", "failure", "error", "seconds", "answered_at")
-        fields = {column: getattr(row, column) for column in columns}
-        return AnswerView(**fields, name=_name(row), prompt=prompt.text, points=points, image_url=_url(row))
+        return views.from_row(AnswerView, row, name=_name(row), prompt=prompt.text, points=points, image_url=_url(row))
 
     key = (EvaluationAnswer.index, EvaluationAnswer.image_index, EvaluationAnswer.number)
     return paged(session, query, key, filters, view, ascending=True)
@@ -95,14 +89,11 @@ def answers(session: Session, id: uuid.UUID, filters: AnswerFilters) -> Page[Ans
 def images(session: Session, id: uuid.UUID, filters: ImageFilters) -> Page[EvaluationImageView]:
     """Return a page of an evaluation's images, sorted by prompt and image number. Raises NotFound, Invalid."""
     prompts = _prompts(session, id)
-    query = select(EvaluationImage).where(EvaluationImage.evaluation_id == id)
-    if filters.index is not None:
-        query = query.where(EvaluationImage.index == filters.index)
+    query = select(EvaluationImage).filter_by(evaluation_id=id, **filters.given("index"))
 
     def view(row: EvaluationImage) -> EvaluationImageView:
-        columns = ("index", "image_index", "seed", "rewards", "sha256", "size")
-        fields = {column: getattr(row, column) for column in columns}
-        return EvaluationImageView(**fields, name=_name(row), prompt=prompts[row.index].text, url=_url(row))
+        text = prompts[row.index].text
+        return views.from_row(EvaluationImageView, row, name=_name(row), prompt=text, url=_url(row))
 
     key = (EvaluationImage.index, EvaluationImage.image_index)
     return paged(session, query, key, filters, view, ascending=True)

@@ -4,13 +4,13 @@ import uuid
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from service.contracts.benchmarks.judge_answers import Failure
 from service.contracts.benchmarks.scores import RESAMPLES, Difference, ScoreDifferences, Scores
 from service.contracts.evaluations import RewardMean
 from service.contracts.status import JobStatus
-from service.http.pagination import PageQuery, Text
+from service.http.pagination import PageQuery, StrictQuery, Text
 from service.jobs.views import JobFilters, JobView
 
 MAX_PROMPTS, MAX_IMAGES, MAX_OTHERS = 50, 16, 7
@@ -125,10 +125,8 @@ class EvaluationImageView(_OfImage):
     url: str = Field(description="Path of the PNG.")
 
 
-class CompareQuery(BaseModel):
+class CompareQuery(StrictQuery):
     """Options for comparing two evaluations."""
-
-    model_config = ConfigDict(extra="forbid")
 
     resamples: int = Field(RESAMPLES, ge=0, le=10_000, description="Bootstrap resamples; 0 disables intervals.")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Bootstrap seed.")
@@ -161,10 +159,8 @@ class EvaluationComparison(BaseModel):
     warnings: list[str] = Field(description="Other differences between the two, besides the checkpoint.")
 
 
-class GalleryQuery(BaseModel):
+class GalleryQuery(StrictQuery):
     """The images to show in a gallery."""
-
-    model_config = ConfigDict(extra="forbid")
 
     others: list[uuid.UUID] = Field(
         [],

@@ -61,9 +61,8 @@ def create(session: Session, request: JobRequest, spec: EvaluationSpec) -> uuid.
 
 def list_evaluations(session: Session, filters: EvaluationFilters) -> Page[EvaluationSummary]:
     """Return a page of the matching evaluations, newest first."""
-    query = select_jobs(Evaluation, filters).join(Evaluation.benchmark).options(contains_eager(Evaluation.benchmark))
-    if filters.model is not None:
-        query = query.where(Evaluation.model == filters.model)
+    query = select_jobs(Evaluation, filters).filter_by(**filters.given("model"))
+    query = query.join(Evaluation.benchmark).options(contains_eager(Evaluation.benchmark))
     if filters.checkpoint is not None:
         query = query.where(Evaluation.spec["checkpoint"].as_string() == str(filters.checkpoint))
     if filters.benchmark is not None:

@@ -13,15 +13,14 @@ from service.api.runs.schemas import LatestMetric
 from service.contracts.events import Progress
 from service.contracts.status import JobStatus
 from service.http.errors import Problem
+from service.http.pagination import StrictQuery
 
 LAST_ID = 2**63 - 1
 """The maximum id of an event."""
 
 
-class EventQuery(BaseModel):
+class EventQuery(StrictQuery):
     """The position at which a stream starts, and its progress interval."""
-
-    model_config = ConfigDict(extra="forbid")
 
     after: int = Field(
         0, ge=0, le=LAST_ID, description="Id of the last event received; `Last-Event-ID` takes precedence."

@@ -1,16 +1,14 @@
 """Query parameters and response of `/leaderboard`."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from service.contracts.benchmarks.leaderboard import Ranking
 from service.contracts.benchmarks.official import FILES
-from service.http.pagination import Text
+from service.http.pagination import StrictQuery, Text
 
 
-class LeaderboardQuery(BaseModel):
+class LeaderboardQuery(StrictQuery):
     """Query parameters of the leaderboard."""
-
-    model_config = ConfigDict(extra="forbid")
 
     benchmark: Text = Field(FILES[0].name, description="Name of a UniGenBench++ set or another imported benchmark.")
 

@@ -1,12 +1,12 @@
 """Query parameters and response of the log routes."""
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
+
+from service.http.pagination import StrictQuery
 
 
-class LogQuery(BaseModel):
+class LogQuery(StrictQuery):
     """Query parameters that select a part of a log."""
-
-    model_config = ConfigDict(extra="forbid")
 
     attempt: int | None = Field(
         None, ge=1, le=2**31 - 1, description="The attempt; defaults to the newest attempt with output."

@@ -1,5 +1,6 @@
 """Read parts of logs by byte offset without splitting UTF-8 characters."""
 
+import codecs
 import uuid
 from collections.abc import Sequence
 
@@ -31,10 +32,9 @@ def read(
     size = session.scalar(end.order_by(logs.offset.desc()).limit(1)) or 0
     start = min(query.offset, size)
     data = _bytes(session, job, of_attempt, start, min(query.limit or max_bytes, max_bytes))
-    if start + len(data) < size:
-        data = data[: _complete_length(data)]
-    text = data.decode("utf-8", errors="replace")
-    next_offset = start + len(data)
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    text = decoder.decode(data, final=start + len(data) >= size)
+    next_offset = start + len(data) - len(decoder.getstate()[0])  # without an incomplete character at the end
     return LogPart(attempt=attempt, offset=start, next_offset=next_offset, size=size, next_attempt=later, text=text)
 
 
@@ -49,14 +49,3 @@ def _bytes(
     if not chunks:
         return b""
     return b"".join(chunk.data for chunk in chunks)[start - chunks[0].offset :][:count]
-
-
-def _complete_length(data: bytes) -> int:
-    """Return the length of `data` up to the end of its last complete UTF-8 character."""
-    for back in range(1, min(4, len(data)) + 1):
-        byte = data[-back]
-        if byte & 0xC0 == 0x80:
-            continue  # a continuation byte
-        length = 4 if byte >= 0xF0 else 3 if byte >= 0xE0 else 2 if byte >= 0xC0 else 1
-        return len(data) - back if length > back and back < len(data) else len(data)
-    return len(data)

@@ -8,15 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 from service.contracts.prompts import Counts, Format, Split
 from service.http.errors import FieldError
+from service.http.pagination import StrictQuery
 
 NewName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,54}$")]
 """The name of a new set, short enough for a split suffix to be appended."""
 
 
-class PromptSetQuery(BaseModel):
+class PromptSetQuery(StrictQuery):
     """Query parameters that control how an uploaded file is stored."""
-
-    model_config = ConfigDict(extra="forbid")
 
     name: NewName = Field(description="Unique name of the set, used in run specs.")
     description: str = Field("", max_length=1000, pattern=r"^[^\x00]*$", description="Free text.")

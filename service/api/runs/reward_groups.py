@@ -8,7 +8,6 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 from pydantic import BaseModel, Field
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from service.api.dependencies import SessionDep
 from service.api.routing import ApiRoute, declare
@@ -50,25 +49,7 @@ class RewardGroupView(BaseModel):
     )
 
 
-_KEY = (
-    RewardGroup.step,
-    RewardGroup.prompt_index,
-    RewardGroup.sde_step,
-    RewardGroup.granularity,
-    RewardGroup.reward,
-)
-
-
-def list_groups(session: Session, run_id: uuid.UUID, filters: RewardFilters) -> Page[RewardGroupView]:
-    """Return a page of the reward groups of a run, sorted by `_KEY`, each from the newest attempt that contains it.
-
-    Raises NotFound if the run does not exist.
-    """
-    run = views.find(session, Run, run_id)
-    query = select(RewardGroup).where(RewardGroup.run_id == run_id).distinct(*_KEY)
-    query = query.filter_by(**filters.model_dump(exclude={"limit", "cursor"}, exclude_none=True))
-    view = partial(_view, floor=float(run.spec["algorithm"]["advantage"]["std_floor"]))
-    return paged(session, query, _KEY, filters, view, ascending=True, then=[RewardGroup.attempt.desc()])
+_KEY = (RewardGroup.step, RewardGroup.prompt_index, RewardGroup.sde_step, RewardGroup.granularity, RewardGroup.reward)
 
 
 def _view(row: RewardGroup, floor: float) -> RewardGroupView:
@@ -93,4 +74,7 @@ def list_reward_groups(
     run_id: uuid.UUID, filters: Annotated[RewardFilters, Query()], session: SessionDep
 ) -> Page[RewardGroupView]:
     """Return the reward values per prompt, SDE step, granularity and reward, with standard deviation and failures."""
-    return list_groups(session, run_id, filters)
+    run = views.find(session, Run, run_id)
+    query = select(RewardGroup).where(RewardGroup.run_id == run_id).distinct(*_KEY).filter_by(**filters.given())
+    view = partial(_view, floor=float(run.spec["algorithm"]["advantage"]["std_floor"]))
+    return paged(session, query, _KEY, filters, view, ascending=True, then=[RewardGroup.attempt.desc()])

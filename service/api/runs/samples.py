@@ -7,7 +7,6 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 from pydantic import BaseModel, Field
 from sqlalchemy import select
-from sqlalchemy.orm import Session
 
 from service.api.dependencies import DatabaseDep, SessionDep
 from service.api.routing import ApiRoute, declare
@@ -51,25 +50,6 @@ class SampleView(BaseModel):
 _KEY = (Sample.step, Sample.kind, Sample.index)
 
 
-def list_run_samples(session: Session, run_id: uuid.UUID, filters: SampleFilters) -> Page[SampleView]:
-    """Return a page of the samples of a run, sorted by step, kind and index, each from the newest attempt.
-
-    Raises NotFound if the run does not exist.
-    """
-    views.find(session, Run, run_id)
-    query = select(Sample).where(Sample.run_id == run_id).distinct(*_KEY)
-    query = query.filter_by(**filters.model_dump(exclude={"limit", "cursor"}, exclude_none=True))
-    return paged(session, query, _KEY, filters, _view, ascending=True, then=[Sample.attempt.desc()])
-
-
-def find_sample(session: Session, run_id: uuid.UUID, sample_id: uuid.UUID) -> Sample:
-    """Return a sample of a run. Raises NotFound if it does not exist."""
-    row = session.get(Sample, sample_id)
-    if row is None or row.run_id != run_id:
-        raise NotFound(f"Sample {sample_id} of run {run_id} not found")
-    return row
-
-
 def _view(row: Sample) -> SampleView:
     return views.from_row(SampleView, row, image=f"/runs/{row.run_id}/samples/{row.id}/image")
 
@@ -83,7 +63,9 @@ def list_samples(
     run_id: uuid.UUID, filters: Annotated[SampleFilters, Query()], session: SessionDep
 ) -> Page[SampleView]:
     """Return the held-out images and the best and worst image of a group at each step, with their rewards."""
-    return list_run_samples(session, run_id, filters)
+    views.find(session, Run, run_id)
+    query = select(Sample).where(Sample.run_id == run_id).distinct(*_KEY).filter_by(**filters.given())
+    return paged(session, query, _KEY, filters, _view, ascending=True, then=[Sample.attempt.desc()])
 
 
 @router.get("/{sample_id}/image", summary="Download a sample image", response_class=Response, responses=PNG)
@@ -92,5 +74,7 @@ def get_sample_image(
     run_id: uuid.UUID, sample_id: uuid.UUID, request: Request, database: DatabaseDep, session: SessionDep
 ) -> Response:
     """Return the PNG after verifying it against its hash."""
-    row = find_sample(session, run_id, sample_id)
+    row = session.get(Sample, sample_id)
+    if row is None or row.run_id != run_id:
+        raise NotFound(f"Sample {sample_id} of run {run_id} not found")
     return image_response(request, database.artifacts, row.key, row.sha256)

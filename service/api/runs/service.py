@@ -95,11 +95,7 @@ def _add(
 
 def list_runs(session: Session, filters: RunFilters) -> Page[RunSummary]:
     """Return a page of the matching runs, newest first."""
-    query = jobs.select_jobs(Run, filters)
-    if filters.algorithm is not None:
-        query = query.where(Run.algorithm == filters.algorithm)
-    if filters.model is not None:
-        query = query.where(Run.model == filters.model)
+    query = jobs.select_jobs(Run, filters).filter_by(**filters.given("algorithm", "model"))
     for label in filters.label:
         key, _, value = label.partition(":")
         query = query.where(Run.labels.contains({key: value}))

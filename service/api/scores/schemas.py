@@ -31,14 +31,11 @@ class ScoredImage(BaseModel):
     )
 
 
-class ScoreView(JobView):
+class ScoreView(ScoreSummary):
     """The full details of a score."""
 
     queue_position: int | None = Field(description="1 if it is claimed next; null if the score is not waiting.")
-    rewards: list[str] = Field(description="Names of the rewards.", examples=[["clip_score"]])
     versions: list[RewardVersion] | None = Field(
         description="The version of each reward; null until a worker has loaded the rewards."
     )
-    generation: UUID | None = Field(description="The generation that contains the images; null if they were uploaded.")
-    total_images: int
     images: list[ScoredImage]
