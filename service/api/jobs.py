@@ -7,7 +7,7 @@ from typing import Annotated, Any, TypeVar
 
 from fastapi import Depends, Request, Response
 from fastapi.concurrency import run_in_threadpool
-from sqlalchemy import Select, select
+from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
 from service.api.dependencies import CatalogDep, DatabaseDep, QueueDep, WaiterDep
@@ -17,10 +17,11 @@ from service.auth.quota import check_open_jobs
 from service.contracts.catalog import Catalog, ModelEntry
 from service.contracts.evaluations import EvaluationSpec
 from service.contracts.generations import GenerationSpec
-from service.contracts.status import TERMINAL, JobStatus
+from service.contracts.status import HELD, TERMINAL, JobStatus
 from service.db import deletion, events
 from service.db.base import Base
-from service.db.models import Job, SupervisedJob
+from service.db.evaluation_scores import conclude
+from service.db.models import Evaluation, Job, SupervisedJob
 from service.db.session import Database
 from service.http.content_negotiation import PreferHeader
 from service.http.errors import Deleted, Invalid, NotFound, WrongState
@@ -175,11 +176,22 @@ def select_jobs(job: type[JobRow], filters: JobFilters) -> Select[JobRow]:
 
 
 def cancel(session: Session, job: type[Job], id: uuid.UUID, idempotency: IdempotentRequest) -> None:
-    """Cancel a job. Canceling it again has no effect. Raises NotFound."""
+    """Cancel a job. Canceling it again, or a job that has ended, has no effect. Raises NotFound.
+
+    A job that no worker holds is cancelled immediately; an evaluation is then scored from its answers so far. Otherwise
+    the status becomes `cancelling`, and the worker stops the job.
+    """
     if idempotency.claim(session, id) is None:
-        row, changed = views.cancel(session, job, id)
-        if changed and isinstance(row, SupervisedJob):
-            record_status(session, row)
+        row = views.find(session, job, id, lock=True)
+        if row.status not in TERMINAL and row.status is not JobStatus.CANCELLING:
+            row.cancel_requested_at = func.now()
+            row.move_to(JobStatus.CANCELLING if row.status in HELD else JobStatus.CANCELLED)
+            if isinstance(row, Evaluation) and row.status in TERMINAL and row.attempt:
+                conclude(session, row)
+            if isinstance(row, SupervisedJob):
+                record_status(session, row)
+            else:
+                events.notify_job(session, row.KIND, id)
     session.commit()
 
 

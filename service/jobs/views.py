@@ -10,8 +10,7 @@ from sqlalchemy.orm import Session
 
 from service.contracts.base import Moment
 from service.contracts.events import Progress
-from service.contracts.status import CLAIMABLE, HELD, TERMINAL, JobStatus
-from service.db.events import notify_job
+from service.contracts.status import CLAIMABLE, TERMINAL, JobStatus
 from service.db.models import Job, SupervisedJob
 from service.http.errors import NotFound
 from service.http.pagination import PageQuery
@@ -110,20 +109,3 @@ def queue_position(session: Session, job: JobRow) -> int | None:
 def eta_seconds(job: SupervisedJob) -> float | None:
     """Return the estimated remaining seconds, or None if the job is not running or no step has been timed yet."""
     return (job.progress or {}).get("eta_seconds") if job.status is JobStatus.RUNNING else None
-
-
-def cancel(session: Session, model: type[JobRow], id: uuid.UUID) -> tuple[JobRow, bool]:
-    """Cancel a job and return its row and whether it was changed. The caller commits.
-
-    A job that no worker holds is cancelled immediately. Otherwise the status becomes `cancelling`, and the worker stops
-    the job. A job that has ended or is already being cancelled is not changed. Raises NotFound if it does not exist.
-    """
-    job = find(session, model, id, lock=True)
-    if job.status in TERMINAL or job.status is JobStatus.CANCELLING:
-        return job, False
-    job.cancel_requested_at = func.now()
-    job.move_to(JobStatus.CANCELLING if job.status in HELD else JobStatus.CANCELLED)
-    notify_job(session, model.KIND, id)
-    session.flush()
-    session.refresh(job)
-    return job, True

@@ -4,6 +4,7 @@ import functools
 import ipaddress
 import re
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from sqlalchemy.exc import ProgrammingError
 from starlette.datastructures import Headers, State
@@ -17,6 +18,7 @@ from service.auth.principal import DATABASE_UNAVAILABLE, AuthResult
 from service.http.errors import NotReady, ServiceError, error_response
 
 
+@dataclass
 class AuthMiddleware:
     """Sets `request.state.principal`, and `request.state.snapshot` for the response cache.
 
@@ -24,26 +26,18 @@ class AuthMiddleware:
     is unavailable. `routes` are used to find the route of a refused request for the audit log and the metrics.
     """
 
-    def __init__(
-        self,
-        app: ASGIApp,
-        state: State,
-        routes: Collection[BaseRoute],
-        public: Collection[str],
-        without_database: Collection[str],
-    ) -> None:
-        self.app = app
-        self._state = state
-        self._routes = routes
-        self._public = public
-        self._without_database = without_database
+    app: ASGIApp
+    state: State
+    routes: Collection[BaseRoute]
+    public: Collection[str]
+    without_database: Collection[str]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             try:
                 result = await self._authenticate(scope)
             except (ServiceError, *DATABASE_ERRORS) as error:
-                for route in self._routes:
+                for route in self.routes:
                     match, child_scope = route.matches(scope)
                     if match is Match.FULL:
                         scope.update(child_scope)
@@ -55,15 +49,15 @@ class AuthMiddleware:
         await self.app(scope, receive, send)
 
     async def _authenticate(self, scope: Scope) -> AuthResult:
-        authenticator: Authenticator = self._state.authenticator
+        authenticator: Authenticator = self.state.authenticator
         headers = Headers(scope=scope)
         credentials = Credentials(tuple(headers.getlist("Authorization")), _remote_error(scope, headers))
-        if scope["path"] in self._public:
+        if scope["path"] in self.public:
             return AuthResult(await authenticator.identify(credentials))
         try:
             return await authenticator.authenticate(credentials, scope["state"]["response_headers"])
         except DATABASE_ERRORS as error:
-            if credentials.remote_error is None and scope["path"] in self._without_database:
+            if credentials.remote_error is None and scope["path"] in self.without_database:
                 return AuthResult(DATABASE_UNAVAILABLE)
             if isinstance(error, ProgrammingError):
                 raise NotReady("The database has no schema or another version of it; see /readyz") from error

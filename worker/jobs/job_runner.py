@@ -21,8 +21,13 @@ def run_job(database: Database, claim: Claim, stopping: threading.Event) -> None
     If `stopping` is set, the attempt stops and another worker can continue it. Errors of the job, its process, the
     database or another worker are not raised but recorded in the job's row.
     """
-    attempt = Attempt(database, claim, stopping)
-    execution = _execution(attempt)
+    attempt, job_type = Attempt(database, claim, stopping), claim.job_type
+    execution: Supervisor | InProcess
+    if isinstance(job_type, SupervisedJobType):
+        execution = Supervisor(attempt, job_type)
+    else:
+        assert isinstance(job_type, InProcessJobType), f"{job_type} is not a job type of a known kind"
+        execution = InProcess(attempt, job_type)
     try:
         with attempt.lease:
             outcome = _run(attempt, execution)
@@ -38,16 +43,6 @@ def run_job(database: Database, claim: Claim, stopping: threading.Event) -> None
         attempt.log.warning("job.lost", detail=str(lost))
     finally:
         execution.abort()
-
-
-def _execution(attempt: Attempt) -> Supervisor | InProcess:
-    match attempt.claim.job_type:
-        case SupervisedJobType() as job_type:
-            return Supervisor(attempt, job_type)
-        case InProcessJobType() as job_type:
-            return InProcess(attempt, job_type)
-        case job_type:
-            raise TypeError(f"{type(job_type).__name__} is neither a SupervisedJobType nor an InProcessJobType")
 
 
 def _run(attempt: Attempt, execution: Supervisor | InProcess) -> Outcome:

@@ -1,13 +1,29 @@
 """Query parameters and responses of `/benchmarks`."""
 
 from datetime import datetime
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field
 
 from service.contracts.benchmarks.data import BenchmarkPrompt, JudgePrompt, Repair, RowProblem
 from service.contracts.benchmarks.scores import RESAMPLES, Scores
 from service.http.pagination import Page, PageQuery, StrictQuery, Text
+
+Dimensions = Annotated[
+    list[Text],
+    Field(
+        max_length=40,
+        description="Only those with a test point of one of these dimensions, primary (`Attribute`) or sub "
+        "(`Attribute - Color`). Repeatable; default: all.",
+    ),
+]
+
+
+class BootstrapQuery(StrictQuery):
+    """Options for bootstrap intervals."""
+
+    resamples: int = Field(RESAMPLES, ge=0, le=10_000, description="Bootstrap resamples; 0 disables intervals.")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Bootstrap seed.")
 
 
 class BenchmarkFilters(PageQuery):
@@ -17,12 +33,7 @@ class BenchmarkFilters(PageQuery):
 class PromptFilters(PageQuery):
     """Filters for the prompts of a benchmark."""
 
-    dimension: list[Text] = Field(
-        [],
-        max_length=40,
-        description="Only prompts with a test point of one of these dimensions, primary (`Attribute`) or sub "
-        "(`Attribute - Color`). Repeatable; default: all.",
-    )
+    dimension: Dimensions = Field([])
 
 
 class BenchmarkSummary(BaseModel):
@@ -53,12 +64,10 @@ class BenchmarkView(BenchmarkSummary):
     prompts: Page[BenchmarkPrompt] = Field(description="Sorted by index.")
 
 
-class RescoreQuery(StrictQuery):
+class RescoreQuery(BootstrapQuery):
     """Options for scoring a result file."""
 
     points: bool = Field(False, description="Include the counts of every test point.")
-    resamples: int = Field(RESAMPLES, ge=0, le=10_000, description="Bootstrap resamples; 0 disables intervals.")
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="Bootstrap seed.")
 
 
 class Rescore(BaseModel):

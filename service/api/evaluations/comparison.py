@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from service.api.benchmarks.schemas import BootstrapQuery
 from service.api.evaluations import results
-from service.api.evaluations.schemas import Compared, CompareQuery, EvaluationComparison
+from service.api.evaluations.schemas import Compared, EvaluationComparison
 from service.contracts.status import JobStatus
 from service.core.bootstrap_intervals import compare, compare_values
 from service.db.evaluation_scores import is_newest, rewards_by_prompt, tally_of
@@ -19,7 +20,7 @@ _SETTINGS = ("num_images", "seed", "steps", "guidance", "width", "height")
 
 
 def comparison(
-    session: Session, first_id: uuid.UUID, second_id: uuid.UUID, query: CompareQuery
+    session: Session, first_id: uuid.UUID, second_id: uuid.UUID, query: BootstrapQuery
 ) -> EvaluationComparison:
     """Compute the differences between two evaluations, as the second minus the first.
 

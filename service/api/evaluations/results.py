@@ -6,11 +6,11 @@ from collections.abc import Collection, Iterable, Sequence
 from sqlalchemy import ARRAY, ColumnElement, Integer, cast, exists, func, select
 from sqlalchemy.orm import Session
 
+from service.api.benchmarks.schemas import Dimensions
 from service.api.benchmarks.service import sub_dimensions
 from service.api.evaluations.schemas import (
     AnswerFilters,
     AnswerView,
-    Dimensions,
     EvaluationImageView,
     ImageFilters,
     JudgedPoint,

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Body, Header, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from service.api import jobs
+from service.api.benchmarks.schemas import BootstrapQuery
 from service.api.dependencies import DatabaseDep, SessionDep
 from service.api.evaluations import export, gallery, image_grid, results, service
 from service.api.evaluations.schemas import (
     AnswerFilters,
     AnswerView,
-    CompareQuery,
     EvaluationComparison,
     EvaluationFilters,
     EvaluationImageView,
@@ -105,7 +105,7 @@ def cancel_evaluation(
 
     Canceling an evaluation that has ended or is already being canceled has no effect.
     """
-    service.cancel(session, evaluation_id, idempotency)
+    jobs.cancel(session, Evaluation, evaluation_id, idempotency)
     return service.show(session, evaluation_id)
 
 
@@ -203,7 +203,7 @@ def export_evaluation(
 def compare_evaluations(
     evaluation_id: uuid.UUID,
     second_id: uuid.UUID,
-    query: Annotated[CompareQuery, Query()],
+    query: Annotated[BootstrapQuery, Query()],
     session: SessionDep,
 ) -> EvaluationComparison:
     """Return the second evaluation minus the first, on their common prompts, with 95% paired bootstrap intervals.

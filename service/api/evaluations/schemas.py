@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
+from service.api.benchmarks.schemas import Dimensions
 from service.contracts.benchmarks.judge_answers import Failure
-from service.contracts.benchmarks.scores import RESAMPLES, Difference, ScoreDifferences, Scores
+from service.contracts.benchmarks.scores import Difference, ScoreDifferences, Scores
 from service.contracts.evaluations import RewardMean
 from service.contracts.status import JobStatus
 from service.http.pagination import PageQuery, StrictQuery, Text
@@ -15,14 +16,6 @@ from service.jobs.views import JobFilters, JobView
 
 MAX_PROMPTS, MAX_IMAGES, MAX_OTHERS = 50, 16, 7
 _INDEX = Field(None, ge=0, le=999_999, description="Only results for the prompt with this index.")
-Dimensions = Annotated[
-    list[Text],
-    Field(
-        max_length=40,
-        description="Only results with a test point of one of these dimensions, primary (`Attribute`) or sub "
-        "(`Attribute - Color`). Repeatable; default: all.",
-    ),
-]
 
 
 class EvaluationFilters(JobFilters):
@@ -123,13 +116,6 @@ class EvaluationImageView(_OfImage):
     sha256: str
     size: int = Field(description="Size of the PNG in bytes.")
     url: str = Field(description="Path of the PNG.")
-
-
-class CompareQuery(StrictQuery):
-    """Options for comparing two evaluations."""
-
-    resamples: int = Field(RESAMPLES, ge=0, le=10_000, description="Bootstrap resamples; 0 disables intervals.")
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="Bootstrap seed.")
 
 
 class Compared(BaseModel):

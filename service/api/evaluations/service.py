@@ -1,4 +1,4 @@
-"""Create, list, show, cancel and resume evaluations."""
+"""Create, list, show and resume evaluations."""
 
 import uuid
 from typing import Any
@@ -9,7 +9,6 @@ from sqlalchemy.orm import Session, contains_eager
 from service.api.benchmarks import service as benchmarks
 from service.api.evaluations.results import judge_of
 from service.api.evaluations.schemas import EvaluationFilters, EvaluationSummary, EvaluationView
-from service.api.idempotency import IdempotentRequest
 from service.api.jobs import JobRequest, record_status, select_jobs, with_model_defaults
 from service.auth.quota import check_open_jobs
 from service.contracts.benchmarks.bundled import BUNDLED
@@ -20,7 +19,7 @@ from service.contracts.runs import SPEC_VERSION
 from service.contracts.status import TERMINAL, JobStatus
 from service.core.settings import Settings
 from service.db.base import new_id
-from service.db.evaluation_scores import conclude, is_newest
+from service.db.evaluation_scores import is_newest
 from service.db.models import BenchmarkRow, Evaluation, EvaluationAnswer, EvaluationImage
 from service.http.errors import Invalid, NotFound, WrongState, invalid
 from service.http.pagination import Page, paged
@@ -95,20 +94,6 @@ def show(session: Session, id: uuid.UUID) -> EvaluationView:
         failed=failed,
         rewards=row.rewards or {},
     )
-
-
-def cancel(session: Session, id: uuid.UUID, idempotency: IdempotentRequest) -> None:
-    """Cancel an evaluation. Canceling it again has no effect. Raises NotFound.
-
-    If no worker is running the evaluation, it is scored here from the answers so far.
-    """
-    if idempotency.claim(session, id) is None:
-        row, changed = views.cancel(session, Evaluation, id)
-        if changed:
-            if row.status in TERMINAL and row.attempt:
-                conclude(session, row)
-            record_status(session, row)
-    session.commit()
 
 
 def resume(session: Session, request: JobRequest, id: uuid.UUID) -> None:

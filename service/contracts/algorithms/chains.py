@@ -1,7 +1,5 @@
 """Contract of chain algorithms: each group consists of G chains for one prompt, stochastic in a range of steps."""
 
-from abc import abstractmethod
-
 from pydantic import Field
 
 from service.contracts.algorithms.base import AlgorithmContract
@@ -21,13 +19,13 @@ class ChainContract(AlgorithmContract):
         "first SDE step are evaluated once.",
     )
 
-    @abstractmethod
     def stochastic(self, steps: int, step: int, seed: int) -> range:
-        """Return the SDE steps of training step `step`: consecutive indices from 0 to steps − 2."""
+        """Return the SDE steps of training step `step`: consecutive indices, by default all from 0 to steps − 2."""
+        return range(steps - 1)
 
-    @abstractmethod
     def tail(self, steps: int, stop: int) -> int:
         """Return the NFE of one chain from node `stop`, which follows its last SDE step, to the end."""
+        return steps - stop
 
     def refuse_outside(self, steps: int) -> None:
         """Accept any schedule, because no field depends on it."""

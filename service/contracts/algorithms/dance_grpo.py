@@ -26,12 +26,6 @@ class DanceGRPO(ChainContract):
         description="Optimizer steps per rollout. Source: DanceGRPO's published script.",
     )
 
-    def stochastic(self, steps: int, step: int, seed: int) -> range:
-        return range(steps - 1)
-
-    def tail(self, steps: int, stop: int) -> int:
-        return steps - stop
-
     def trained_of_a_chain(self, steps: int) -> int:
         """Return the number of trained SDE steps per chain."""
         return max(1, int(self.timestep_fraction * (steps - 1)))

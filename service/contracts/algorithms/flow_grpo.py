@@ -26,11 +26,5 @@ class FlowGRPO(ChainContract):
             raise ValueError(f"eta {self.eta} is too large for transition cps; must be above 0 and at most 1")
         return self
 
-    def stochastic(self, steps: int, step: int, seed: int) -> range:
-        return range(steps - 1)
-
-    def tail(self, steps: int, stop: int) -> int:
-        return steps - stop
-
     def trained(self, steps: int) -> int:
         return self.group_size * (steps - 1)

@@ -1,14 +1,17 @@
 """A job kind needs only one entry in the registry, which all generic code uses."""
 
 import asyncio
+import uuid
 from collections.abc import Iterator
 
 import pytest
-from fastapi import Response
+from fastapi import Request, Response
 from fastapi.testclient import TestClient
 from kombu import Connection
 from sqlalchemy import delete
 
+from service.api.idempotency import IdempotentRequest
+from service.api.jobs import cancel
 from service.auth.errors import TooManyOpenJobs
 from service.auth.quota import check_open_jobs
 from service.contracts.status import JobStatus
@@ -73,9 +76,10 @@ def test_a_new_kind_counts_towards_the_quota(database: Database, sketch: Sketch)
 
 
 def test_a_job_of_a_new_kind_is_found_awaited_and_cancelled(database: Database, sketch: Sketch) -> None:
-    with database.transaction() as session:
+    without_key = IdempotentRequest(Request({"type": "http"}), uuid.UUID(int=0), None, None)
+    with database.sessions() as session:
         assert views.queue_position(session, views.find(session, Sketch, sketch.id)) == 1
-        row, changed = views.cancel(session, Sketch, sketch.id)
-        assert (row.status, changed) == (JobStatus.CANCELLED, True)
+        cancel(session, Sketch, sketch.id, without_key)
+        assert views.find(session, Sketch, sketch.id).status is JobStatus.CANCELLED
     waiter = JobWaiter(database.engine)
     assert asyncio.run(wait_for_end("wait=1", Response(), database, waiter, Sketch, sketch.id))

@@ -1,6 +1,5 @@
 """Base class of the chain algorithms: G whole chains per prompt that are stochastic in a range of steps."""
 
-from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -36,12 +35,12 @@ class Chains(Algorithm):
     def make_transitions(self) -> Mapping[int, Transition]:
         return {i: self.transition.at(self.sigmas, i, self.config.eta) for i in range(self.steps - 1)}
 
-    @abstractmethod
     def trained_steps(self, step: int, prompt: int, sample: int, stochastic: range) -> Sequence[int]:
-        """Return the SDE steps of a chain to train on.
+        """Return the SDE steps of a chain to train on, by default all of them.
 
         prompt: the index among the prompts of all processes. stochastic: all SDE steps of the chain.
         """
+        return stochastic
 
     def finish(self, velocity: Velocity, x: Tensor, prompts: list[int], start: int, sampler: Sampler) -> Tensor:
         """Denoise the chains `x` [chains, …] from node `start` step by step and return their clean ends."""

@@ -13,6 +13,3 @@ class FlowGRPO(Chains):
     def __init__(self, config: Contract, sigmas: Sequence[float], shift: float, seed: int) -> None:
         self.transition = CpsTransition if config.transition == "cps" else FlowTransition
         super().__init__(config, sigmas, shift, seed)
-
-    def trained_steps(self, step: int, prompt: int, sample: int, stochastic: range) -> Sequence[int]:
-        return stochastic

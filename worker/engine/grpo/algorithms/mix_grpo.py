@@ -1,7 +1,5 @@
 """MixGRPO: training uses a sliding window of stochastic steps, which a fast solver may complete."""
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor
 
@@ -18,9 +16,6 @@ class MixGRPO(Chains):
 
     config: Contract
     transition = FlowTransition
-
-    def trained_steps(self, step: int, prompt: int, sample: int, stochastic: range) -> Sequence[int]:
-        return stochastic
 
     def finish(self, velocity: Velocity, x: Tensor, prompts: list[int], start: int, sampler: Sampler) -> Tensor:
         if self.config.flash is None:
