@@ -14,7 +14,7 @@ from service.auth.principal import Scope
 from service.cli import console, options
 from service.core.api_key_format import new_secret
 from service.http.errors import NotFound
-from service.http.pagination import PageQuery
+from service.http.pagination import PageQuery, every_item
 from service.local import EmbeddedError
 
 app = typer.Typer(
@@ -65,11 +65,7 @@ def new() -> None:
 def list_keys(data: options.Data = options.DATA_DIR) -> None:
     """List all keys without their secrets, newest first, including revoked keys."""
     with console.open_session(data) as session:
-        page = service.list_keys(session, PageQuery(limit=200))
-        keys = page.items
-        while page.next_cursor is not None:
-            page = service.list_keys(session, PageQuery(limit=200, cursor=page.next_cursor))
-            keys += page.items
+        keys = list(every_item(lambda cursor: service.list_keys(session, PageQuery(limit=200, cursor=cursor))))
     times = ("created_at", "last_used_at", "expires_at")
     console.print_items(keys, "id", "prefix", "name", "state", *times, scopes=lambda key: ", ".join(key.scopes))
 

@@ -8,6 +8,7 @@ from service.api.benchmarks.schemas import BenchmarkSummary, BenchmarkView, Resc
 from service.api.leaderboard.schemas import Leaderboard
 from service.client.transport import Transport, media_type
 from service.contracts.benchmarks.data import BenchmarkPrompt
+from service.http.pagination import every_item
 
 _MEDIA_TYPES = {
     ".csv": "text/csv",
@@ -33,13 +34,7 @@ class Benchmarks(Transport):
 
     def benchmark_prompts(self, name: str, dimension: Sequence[str] = ()) -> Iterator[BenchmarkPrompt]:
         """Iterate over the prompts of a benchmark, ordered by index."""
-        cursor: str | None = None
-        while True:
-            page = self.benchmark(name, dimension, limit=200, cursor=cursor).prompts
-            yield from page.items
-            cursor = page.next_cursor
-            if cursor is None:
-                return
+        return every_item(lambda cursor: self.benchmark(name, dimension, limit=200, cursor=cursor).prompts)
 
     def rescore(
         self, file: Path, benchmark: str, *, points: bool = False, resamples: int | None = None, seed: int | None = None

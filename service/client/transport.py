@@ -12,7 +12,7 @@ from pydantic import BaseModel, TypeAdapter
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay
 
 from service.client.errors import ApiError
-from service.http.pagination import Page
+from service.http.pagination import Page, every_item
 
 DEFAULT_URL = "http://127.0.0.1:8000"
 BLOCK_BYTES = 1 << 20
@@ -97,13 +97,10 @@ class Transport:
 
     def _pages(self, model: type[Model], path: str, query: Query | None = None) -> Iterator[Model]:
         """Iterate over the items of a list, fetching it page by page."""
-        cursor: str | None = None
-        while True:
-            page = self._read(Page[model], "GET", path, {**(query or {}), "limit": 200, "cursor": cursor})  # type: ignore[valid-type]
-            yield from page.items
-            cursor = page.next_cursor
-            if cursor is None:
-                return
+        page: Any = Page[model]  # type: ignore[valid-type]
+        return every_item(
+            lambda cursor: self._read(page, "GET", path, {**(query or {}), "limit": 200, "cursor": cursor})
+        )
 
     def _save(self, path: str, accept: str, query: Query | None, file: Path) -> Path:
         """Save a response as `file`, which is created only once it is complete. Raises ApiError or OSError."""

@@ -98,13 +98,8 @@ def make_plan(spec: RunSpec, catalog: Catalog, uploaded: Collection[str] = ()) -
 
 
 def _rollout_nfe(cost: RolloutCost, passes: int) -> RolloutNfe:
-    return RolloutNfe(
-        anchor=passes * cost.anchor,
-        sde_steps=passes * cost.sde_steps,
-        continuations=passes * cost.continuations,
-        total=passes * cost.total,
-        images=cost.images,
-    )
+    nfe = {name: passes * getattr(cost, name) for name in ("anchor", "sde_steps", "continuations", "total")}
+    return RolloutNfe(**nfe, images=cost.images)
 
 
 def _paper_formula(algorithm: G2RPO, steps: int) -> PaperFormula:

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
-from service.contracts.attempt_files import MANIFEST_FILE
 from service.db.storage_backends import BLOCK, WrongHash, backend_of
 
 __all__ = ["BLOCK", "ArtifactDamaged", "ArtifactStore", "StoreUnavailable", "Stored", "WrongHash"]
@@ -65,14 +64,6 @@ class ArtifactStore:
         with self._translate_errors(f"cannot store {key}", source):
             return Stored(key, *self._backend.put(source, safe, sha256))
 
-    def put_directory(self, source: Path, key: str, last: str = MANIFEST_FILE) -> dict[str, Stored]:
-        """Store every file of a directory, with `last` after all others. Returns the stored files by relative name."""
-        names = sorted(path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file())
-        if last not in names:
-            raise FileNotFoundError(f"{source} is not complete: it has no {last}")
-        names.remove(last)
-        return {name: self.put_file(source / name, f"{key}/{name}") for name in (*names, last)}
-
     def get_directory(self, key: str, names: list[str], target: Path) -> None:
         """Copy the named files of a stored directory to `target`. Raises ArtifactDamaged if one is missing."""
         for name in names:
@@ -91,17 +82,13 @@ class ArtifactStore:
             raise ArtifactDamaged(f"{key} in the artifact store does not have its recorded SHA-256 hash")
         return data
 
-    def check_size(self, stored: Stored) -> None:
-        """Check that a file exists and has the recorded size. Raises ArtifactDamaged otherwise."""
-        safe = _safe(stored.key)
-        with self._translate_errors(f"cannot read {stored.key}"):
-            found = self._backend.size(safe)
-        _compare_size(stored, found)
-
     def check_whole(self, files: Iterable[Stored]) -> None:
         """Check that all files exist and have the recorded sizes. Raises ArtifactDamaged otherwise."""
         for file in files:
-            self.check_size(file)
+            safe = _safe(file.key)
+            with self._translate_errors(f"cannot read {file.key}"):
+                found = self._backend.size(safe)
+            _compare_size(file, found)
 
     def stream(self, stored: Stored, start: int = 0, length: int | None = None) -> Iterator[bytes]:
         """Read `length` bytes from `start`, by default to the end, in blocks. Raises ArtifactDamaged.

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import GenericAlias
 from typing import Annotated, Any, Generic, TypeVar
 
@@ -29,6 +29,12 @@ class Page(BaseModel, Generic[Item]):
 
     items: list[Item]
     next_cursor: str | None = Field(description="The `cursor` for the next page; null for the last page.")
+
+
+class RowView(BaseModel):
+    """A response model that can be created from a database row."""
+
+    model_config = ConfigDict(from_attributes=True)
 
 
 class StrictQuery(BaseModel):
@@ -76,6 +82,16 @@ def paged(
         if len(rows) > len(page)
         else None,
     )
+
+
+def every_item(page_after: Callable[[str | None], Page[Item]]) -> Iterator[Item]:
+    """Iterate over the items of a list. `page_after` returns the page at a cursor, or the first page for None."""
+    cursor: str | None = None
+    while True:
+        page = page_after(cursor)
+        yield from page.items
+        if (cursor := page.next_cursor) is None:
+            return
 
 
 def encode_cursor(*key: Any) -> str:

@@ -4,7 +4,7 @@ import uuid
 from datetime import datetime
 from typing import TypeVar
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, Field
 from sqlalchemy import func, select, tuple_
 from sqlalchemy.orm import Session
 
@@ -13,7 +13,7 @@ from service.contracts.events import Progress
 from service.contracts.status import CLAIMABLE, TERMINAL, JobStatus
 from service.db.models import Job, SupervisedJob
 from service.http.errors import NotFound
-from service.http.pagination import PageQuery
+from service.http.pagination import PageQuery, RowView
 
 JobRow = TypeVar("JobRow", bound=Job)
 View = TypeVar("View", bound=BaseModel)
@@ -28,10 +28,8 @@ class JobFailure(BaseModel):
     log_tail: str = Field("", description="The last lines of the process log.")
 
 
-class JobView(BaseModel):
+class JobView(RowView):
     """The state of a job."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     id: uuid.UUID
     status: JobStatus

@@ -240,7 +240,8 @@ class Records:
         }
         (directory / MANIFEST_FILE).write_text(json.dumps(manifest))
         key = f"runs/{run.id}/1/checkpoints/{step}"
-        stored = self.database.artifacts.put_directory(directory, key)
+        names = (*files, MANIFEST_FILE)
+        stored = [self.database.artifacts.put_file(directory / name, f"{key}/{name}") for name in names]
         row = Checkpoint(
             run_id=run.id,
             attempt=1,
@@ -248,7 +249,7 @@ class Records:
             manifest=manifest,
             key=key,
             deleted_at=deleted_at,
-            size=sum(file.size for file in stored.values()),
+            size=sum(file.size for file in stored),
             **values,
         )
         with self.database.transaction() as session:

@@ -3,15 +3,14 @@
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from service.contracts.catalog import ModelInfo, PromptSetInfo, RewardInfo
+from service.http.pagination import RowView
 
 
-class JudgeView(BaseModel):
+class JudgeView(RowView):
     """A judge, which decides whether images meet the test points of a benchmark."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     name: str
     kind: str
@@ -27,10 +26,8 @@ class AlgorithmView(BaseModel):
     json_schema: dict[str, Any] = Field(description="JSON Schema of `algorithm` in a run's spec.")
 
 
-class WorkerView(BaseModel):
+class WorkerView(RowView):
     """A live worker."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     name: str
     queue: str = Field(description="`train`, `generate` or `evaluate`.")

@@ -56,7 +56,7 @@ def file_response(artifacts: ArtifactStore, file: Stored, method: str, headers: 
     if etag in headers.get("if-none-match", ""):
         return Response(status_code=304, headers=common)
     if method == "HEAD":  # ranges do not apply
-        artifacts.check_size(file)
+        artifacts.check_whole([file])
         return Response(None, 200, {**common, "Content-Length": str(file.size)}, FILE_TYPE)
     part = byte_range(headers.get("range"), file.size) if headers.get("if-range", etag) == etag else None
     if part is None:

@@ -4,10 +4,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, Field
 
 from service.contracts.base import Name
-from service.http.pagination import PageQuery, StrictQuery, Text
+from service.http.pagination import PageQuery, RowView, StrictQuery, Text
 
 
 class CheckpointFilters(PageQuery):
@@ -38,10 +38,8 @@ class ArchiveQuery(StrictQuery):
     training: bool = Field(False, description="Include the training state, such as the optimizer's.")
 
 
-class CheckpointSummary(BaseModel):
+class CheckpointSummary(RowView):
     """A saved policy."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     id: UUID
     run_id: UUID | None = Field(description="The run that saved it; null for imported weights.")

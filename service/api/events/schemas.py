@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, GetJsonSchemaHandler
+from pydantic import BaseModel, Field, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
@@ -13,7 +13,7 @@ from service.api.runs.schemas import LatestMetric
 from service.contracts.events import Progress
 from service.contracts.status import JobStatus
 from service.http.errors import Problem
-from service.http.pagination import StrictQuery
+from service.http.pagination import RowView, StrictQuery
 
 LAST_ID = 2**63 - 1
 """The maximum id of an event."""
@@ -30,10 +30,8 @@ class EventQuery(StrictQuery):
     )
 
 
-class RunEvent(BaseModel):
+class RunEvent(RowView):
     """An event of a job, such as a status change. Its `type` is the name of the server-sent event."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     id: int = Field(description="Consecutive within a job; `Last-Event-ID` resumes after it.")
     time: datetime

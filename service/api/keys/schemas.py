@@ -4,11 +4,12 @@ from datetime import UTC, datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, computed_field, field_validator
+from pydantic import Field, StringConstraints, computed_field, field_validator
 
 from service.auth.api_keys import ENVIRONMENT
 from service.auth.principal import Scope
 from service.contracts.base import Contract, Moment
+from service.http.pagination import RowView
 
 KeyName = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")
@@ -45,10 +46,8 @@ class KeySpec(Contract):
         return expires_at
 
 
-class KeyView(BaseModel):
+class KeyView(RowView):
     """An API key without its secret."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     id: UUID
     name: str

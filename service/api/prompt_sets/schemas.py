@@ -4,11 +4,11 @@ from datetime import datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from service.contracts.prompts import Counts, Format, Split
 from service.http.errors import FieldError
-from service.http.pagination import StrictQuery
+from service.http.pagination import RowView, StrictQuery
 
 NewName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,54}$")]
 """The name of a new set, short enough for a split suffix to be appended."""
@@ -39,10 +39,8 @@ class PromptSetQuery(StrictQuery):
         return self
 
 
-class PromptSetView(BaseModel):
+class PromptSetView(RowView):
     """A named list of prompts for run specs."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     name: str
     origin: Literal["catalog", "uploaded"] = Field(

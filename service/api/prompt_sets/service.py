@@ -59,9 +59,7 @@ def create(
             counts=counts.model_dump(mode="json"),
             split=part and part.model_dump(mode="json"),
             prompts=prompts,
-            key=stored.key,
-            sha256=stored.sha256,
-            size=stored.size,
+            **vars(stored),
             created_by=principal.id,
         )
         rows.append(row)

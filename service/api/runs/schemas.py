@@ -4,12 +4,12 @@ from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import BaseModel, Field, StringConstraints, model_validator
 
 from service.contracts.base import Contract
 from service.contracts.events import HeldoutSummary
 from service.contracts.runs import Labels
-from service.http.pagination import Text
+from service.http.pagination import RowView, Text
 from service.jobs.views import JobFilters, JobView
 
 LabelFilter = Annotated[str, StringConstraints(pattern=r"^[^\x00:]{1,100}:[^\x00]{1,100}$")]
@@ -56,10 +56,8 @@ class RunChanges(Contract):
     )
 
 
-class AttemptView(BaseModel):
+class AttemptView(RowView):
     """An attempt by a worker to execute a run."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     number: int
     worker: str = Field(description="The worker's name.")

@@ -2,9 +2,10 @@
 
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from service.contracts.scores import RewardValue, RewardVersion
+from service.http.pagination import RowView
 from service.jobs.views import JobView
 
 
@@ -16,10 +17,8 @@ class ScoreSummary(JobView):
     total_images: int
 
 
-class ScoredImage(BaseModel):
+class ScoredImage(RowView):
     """An image and its reward values."""
-
-    model_config = ConfigDict(from_attributes=True)
 
     number: int = Field(description="Index of the image in the request, or its number in the generation.")
     prompt: str = Field(examples=["a red circle left of a blue square"])

@@ -66,9 +66,8 @@ def _received_images(
     rows = []
     for number, (given, image) in enumerate(zip(spec.images or (), received, strict=True)):
         stored = artifacts.put_file(image.file, f"scores/{id}/{number}.png", image.sha256)
-        size = {"width": image.width, "height": image.height, "size": stored.size}
-        key = {"key": stored.key, "sha256": stored.sha256}
-        rows.append(ScoreImage(score_id=id, number=number, prompt=given.prompt, **size, **key))
+        columns = {"width": image.width, "height": image.height, **vars(stored)}
+        rows.append(ScoreImage(score_id=id, number=number, prompt=given.prompt, **columns))
     return rows
 
 
@@ -93,9 +92,7 @@ def _generated_images(session: Session, settings: Settings, id: uuid.UUID, spec:
             prompt=generation.spec["prompts"][image.prompt_index],
             width=generation.spec["width"],
             height=generation.spec["height"],
-            key=image.key,
-            sha256=image.sha256,
-            size=image.size,
+            **vars(image.stored),
         )
         for image in images
     ]

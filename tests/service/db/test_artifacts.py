@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from service.contracts.attempt_files import MANIFEST_FILE
 from service.db.artifacts import BLOCK, ArtifactDamaged, ArtifactStore, Stored, StoreUnavailable, WrongHash
 
 LONG = os.urandom(2 * BLOCK + 1000)
@@ -49,7 +48,7 @@ class TestFiles:
             assert (stored.key, stored.size) == ("runs/1/a.png", len(content))
             assert store.read(stored.key, stored.sha256) == content
             assert b"".join(store.stream(stored)) == content
-            store.check_size(stored)
+            store.check_whole([stored])
 
     def test_any_part_of_a_file_can_be_streamed(self, store: ArtifactStore, tmp_path: Path) -> None:
         stored = put(store, tmp_path, "a", LONG)
@@ -82,20 +81,14 @@ class TestFiles:
 
 
 class TestDirectories:
-    def test_a_directory_is_stored_with_its_manifest_last(self, store: ArtifactStore, tmp_path: Path) -> None:
-        source = write(tmp_path / "checkpoint", {"weights": LONG, "sub/more": b"m", MANIFEST_FILE: b"{}"})
-        stored = store.put_directory(source, "runs/1/checkpoints/20")
-        assert list(stored) == ["sub/more", "weights", MANIFEST_FILE]
+    def test_the_files_of_a_directory_are_fetched(self, store: ArtifactStore, tmp_path: Path) -> None:
+        for name, data in {"weights": LONG, "sub/more": b"m"}.items():
+            put(store, tmp_path, f"runs/1/checkpoints/20/{name}", data)
         target = tmp_path / "copy"
         store.get_directory("runs/1/checkpoints/20", ["sub/more", "weights"], target)
         assert (target / "sub/more").read_bytes() == b"m" and (target / "weights").read_bytes() == LONG
         with pytest.raises(ArtifactDamaged):
             store.get_directory("runs/1/checkpoints/20", ["other"], target)
-
-    def test_a_directory_without_a_manifest_is_not_stored(self, store: ArtifactStore, tmp_path: Path) -> None:
-        with pytest.raises(FileNotFoundError, match="not complete"):
-            store.put_directory(write(tmp_path / "half", {"weights": b"w"}), "runs/1")
-        assert not store.exists("runs/1/weights")
 
     def test_names_under_a_prefix_are_listed(self, store: ArtifactStore, tmp_path: Path) -> None:
         assert list(store.names("runs")) == []
@@ -150,7 +143,7 @@ class TestDamage:
         stored = put(store, tmp_path, "a", LONG)
         for content in (LONG[:-1], LONG + b"x", b"", None):
             store.delete("a") if content is None else put(store, tmp_path, "a", content)
-            for use in (store.stream, store.check_size, lambda file: store.stream(file, 5, 1)):
+            for use in (store.stream, lambda file: store.check_whole([file]), lambda file: store.stream(file, 5, 1)):
                 with pytest.raises(ArtifactDamaged):
                     use(stored)
 

@@ -8,14 +8,7 @@ import time
 from datetime import UTC, datetime
 
 import httpx
-from tenacity import (
-    RetryCallState,
-    Retrying,
-    retry_if_exception_type,
-    sleep_using_event,
-    stop_after_attempt,
-    stop_when_event_set,
-)
+import tenacity
 from tenacity.wait import wait_exponential_jitter
 
 from service.contracts.catalog import RemoteServer
@@ -117,23 +110,23 @@ class Server:
         return _UNSTORABLE.sub("\N{REPLACEMENT CHARACTER}", hidden)
 
 
-def retrying(closed: threading.Event, first_wait: float, tries: int | None = None) -> Retrying:
+def retrying(closed: threading.Event, first_wait: float, tries: int | None = None) -> tenacity.Retrying:
     """Return a Retrying object that retries after RequestFailed with exponential, jittered waits.
 
     It stops after `tries` attempts, if given, or when `closed` is set, and raises the last error again.
     """
     backoff = wait_exponential_jitter(initial=first_wait, max=MAX_WAIT, jitter=first_wait)
 
-    def wait(state: RetryCallState) -> float:
+    def wait(state: tenacity.RetryCallState) -> float:
         fault = state.outcome.exception() if state.outcome else None
         return max(backoff(state), fault.retry_after if isinstance(fault, RequestFailed) else 0.0)
 
-    ended = stop_when_event_set(closed)
-    return Retrying(
-        retry=retry_if_exception_type(RequestFailed),
+    ended = tenacity.stop_when_event_set(closed)
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(RequestFailed),
         wait=wait,
-        sleep=sleep_using_event(closed),
-        stop=ended if tries is None else ended | stop_after_attempt(tries),
+        sleep=tenacity.sleep_using_event(closed),
+        stop=ended if tries is None else ended | tenacity.stop_after_attempt(tries),
         reraise=True,
     )
 
