@@ -29,7 +29,8 @@ from sqlalchemy import insert, text
 
 from service.client import Client
 from service.core.settings import Settings
-from service.db.models import LogChunk, Metric, RewardGroup, Sample
+from service.db.models import Metric, RewardGroup, Sample
+from service.db.models.run import LogChunk
 from service.db.session import Database, connect
 from service.local.running_servers import find_running
 from service.local.stack import Stack

@@ -21,13 +21,13 @@ from service.db.models import (
     EvaluationImage,
     Garbage,
     GenerationImage,
-    LogChunk,
     Metric,
     RewardGroup,
     Sample,
     ScoreImage,
     SupervisedJob,
 )
+from service.db.models.run import LogChunk
 from service.db.session import Database, connect
 from service.jobs.registry import JOBS, queues
 from tests.faults.comparison import Comparison

@@ -27,7 +27,8 @@ from service.contracts.plan import make_plan
 from service.contracts.runs import RunSpec
 from service.contracts.status import TERMINAL, JobStatus
 from service.core.settings import Settings
-from service.db.models import Attempt, Checkpoint, LogChunk, Metric, RewardGroup, Run, RunEvent, Sample, Worker
+from service.db.models import Attempt, Checkpoint, Metric, RewardGroup, Run, Sample, Worker
+from service.db.models.run import LogChunk, RunEvent
 from service.db.session import Database, connect
 from service.jobs import views as service_jobs
 from service.jobs.queue import Queue

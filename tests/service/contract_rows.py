@@ -15,7 +15,8 @@ from service.auth.principal import Scope
 from service.contracts.benchmarks.judge_answers import Failure
 from service.contracts.status import JobStatus
 from service.db import events as run_events
-from service.db.models import Evaluation, LogChunk, Run, Sample
+from service.db.models import Evaluation, Run, Sample
+from service.db.models.run import LogChunk
 from service.db.session import Database
 from tests.service.records import Records
 from tests.service.unigenbench import benchmark

@@ -3,19 +3,11 @@
 from service.db.models.api_key import ApiKey, IdempotencyKey
 from service.db.models.checkpoint import Checkpoint
 from service.db.models.deployment import Deployment, Garbage, Worker
-from service.db.models.evaluation import (
-    BenchmarkRow,
-    Evaluation,
-    EvaluationAnswer,
-    EvaluationAttempt,
-    EvaluationEvent,
-    EvaluationImage,
-    EvaluationLogChunk,
-)
+from service.db.models.evaluation import BenchmarkRow, Evaluation, EvaluationAnswer, EvaluationImage
 from service.db.models.generation import Generation, GenerationImage
 from service.db.models.job import Job, JobError, SupervisedJob
 from service.db.models.prompt_set import PromptSet
-from service.db.models.run import Attempt, LogChunk, Metric, RewardGroup, Run, RunEvent, Sample
+from service.db.models.run import Attempt, Metric, RewardGroup, Run, Sample
 from service.db.models.score import Score, ScoreImage
 
 __all__ = [
@@ -26,22 +18,17 @@ __all__ = [
     "Deployment",
     "Evaluation",
     "EvaluationAnswer",
-    "EvaluationAttempt",
-    "EvaluationEvent",
     "EvaluationImage",
-    "EvaluationLogChunk",
     "Garbage",
     "Generation",
     "GenerationImage",
     "IdempotencyKey",
     "Job",
     "JobError",
-    "LogChunk",
     "Metric",
     "PromptSet",
     "RewardGroup",
     "Run",
-    "RunEvent",
     "Sample",
     "Score",
     "ScoreImage",

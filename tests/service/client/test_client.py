@@ -22,7 +22,8 @@ from service.client import ApiError, Client, RunEnd, RunEvent, RunProgress
 from service.client.events import frames
 from service.contracts.status import JobStatus
 from service.db.events import notify_job, record
-from service.db.models import Generation, LogChunk, Run
+from service.db.models import Generation, Run
+from service.db.models.run import LogChunk
 from service.db.session import Database
 
 Eventually = Callable[[Callable[[], object]], None]

@@ -16,17 +16,16 @@ from service.db.models import (
     ApiKey,
     Checkpoint,
     Evaluation,
-    EvaluationAttempt,
-    EvaluationLogChunk,
     Generation,
     IdempotencyKey,
-    LogChunk,
     Run,
     Sample,
     Score,
     ScoreImage,
     Worker,
 )
+from service.db.models.evaluation import EvaluationAttempt, EvaluationLogChunk
+from service.db.models.run import LogChunk
 from tests.service.records import Records
 from tests.service.unigenbench import benchmark
 

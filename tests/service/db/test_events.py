@@ -9,7 +9,8 @@ import pytest
 from sqlalchemy import select
 
 from service.db import events
-from service.db.models import Run, RunEvent
+from service.db.models import Run
+from service.db.models.run import RunEvent
 from service.db.session import Database
 
 

@@ -15,7 +15,8 @@ from service.contracts.catalog import load_catalog
 from service.contracts.plan import make_plan
 from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
-from service.db.models import Attempt, Run, RunEvent
+from service.db.models import Attempt, Run
+from service.db.models.run import RunEvent
 from service.db.session import Database
 from worker.jobs.claim import Claim, JobType, claim_next
 from worker.jobs.job_runner import run_job

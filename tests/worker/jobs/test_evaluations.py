@@ -18,16 +18,8 @@ from service.contracts.catalog import JudgeEntry
 from service.contracts.evaluations import EvaluationSpec
 from service.contracts.status import JobStatus
 from service.db.artifacts import ArtifactStore
-from service.db.models import (
-    BenchmarkRow,
-    Evaluation,
-    EvaluationAnswer,
-    EvaluationAttempt,
-    EvaluationEvent,
-    EvaluationImage,
-    EvaluationLogChunk,
-    Garbage,
-)
+from service.db.models import BenchmarkRow, Evaluation, EvaluationAnswer, EvaluationImage, Garbage
+from service.db.models.evaluation import EvaluationAttempt, EvaluationEvent, EvaluationLogChunk
 from service.db.session import Database
 from tests.service.unigenbench import EN, benchmark
 from tests.worker.jobs.conftest import with_settings

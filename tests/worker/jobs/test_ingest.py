@@ -13,7 +13,8 @@ import pytest
 from sqlalchemy import func, select, text, update
 
 from service.contracts.status import JobStatus
-from service.db.models import Attempt, Checkpoint, LogChunk, Metric, RewardGroup, Run, RunEvent, Sample
+from service.db.models import Attempt, Checkpoint, Metric, RewardGroup, Run, Sample
+from service.db.models.run import LogChunk, RunEvent
 from service.db.session import Database
 from worker.jobs.claim import LeaseLost, move
 from worker.jobs.training_run import RunIngest

@@ -10,7 +10,8 @@ from structlog.testing import capture_logs
 
 from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
-from service.db.models import Checkpoint, Garbage, Run, RunEvent
+from service.db.models import Checkpoint, Garbage, Run
+from service.db.models.run import RunEvent
 from service.db.session import Database
 from service.jobs import views as service_jobs
 from tests.worker.jobs.conftest import RUN, with_settings

@@ -15,7 +15,8 @@ from sqlalchemy import select, text, update
 
 from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
-from service.db.models import Checkpoint, LogChunk, Metric, RewardGroup, Run, Sample
+from service.db.models import Checkpoint, Metric, RewardGroup, Run, Sample
+from service.db.models.run import LogChunk
 from service.db.session import Database, connect
 from tests.worker.jobs.conftest import with_settings
 from worker.jobs.claim import LeaseLost, move

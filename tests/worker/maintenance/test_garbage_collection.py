@@ -20,13 +20,13 @@ from service.db.models import (
     Generation,
     GenerationImage,
     IdempotencyKey,
-    LogChunk,
     Metric,
     RewardGroup,
     Run,
     Sample,
     Score,
 )
+from service.db.models.run import LogChunk
 from service.db.session import Database, connect
 from tests.worker.jobs.conftest import with_settings
 from worker.jobs.training_run import RunJobType

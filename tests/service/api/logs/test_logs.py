@@ -7,7 +7,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from service.contracts.status import JobStatus
-from service.db.models import LogChunk
+from service.db.models.run import LogChunk
 from service.db.session import Database
 
 TEXT = "step 1: reward 0.9\nη = 0.7, σ → 0 \N{WHITE HEAVY CHECK MARK}\nend\n"

@@ -9,7 +9,8 @@ from fastapi.testclient import TestClient
 from sqlalchemy import select
 
 from service.contracts.status import JobStatus
-from service.db.models import Checkpoint, Garbage, Metric, Run, RunEvent
+from service.db.models import Checkpoint, Garbage, Metric, Run
+from service.db.models.run import RunEvent
 from service.db.session import Database
 
 WAITING = (JobStatus.QUEUED, JobStatus.INTERRUPTED)

@@ -13,7 +13,8 @@ from service.app import create_app
 from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
 from service.core.settings import Settings
-from service.db.models import Run, RunEvent, Worker
+from service.db.models import Run, Worker
+from service.db.models.run import RunEvent
 from service.db.session import Database
 
 
