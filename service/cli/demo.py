@@ -210,11 +210,7 @@ def _generate(client: Client, aligned: RunView) -> GenerationView:
 
 def _planned(plan: Plan) -> dict[str, int]:
     steps = plan.spec.training.max_steps
-    return {
-        "rollout": plan.per_step_nfe * steps,
-        "heldout": plan.heldout_nfe,
-        "update": plan.per_step_updates * steps,
-    }
+    return {"rollout": plan.per_step_nfe * steps, "heldout": plan.heldout_nfe, "update": plan.per_step_updates * steps}
 
 
 def _counted(client: Client, aligned: RunView) -> dict[str, int]:

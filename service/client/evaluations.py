@@ -125,13 +125,6 @@ class Evaluations(Events):
         images: int | None = None,
     ) -> bytes:
         """Render images with the judge's results as PNG or HTML, optionally next to those of other evaluations."""
-        query = {
-            "with": beside,
-            "dimension": dimension,
-            "index": index,
-            "count": count,
-            "seed": seed,
-            "images": images,
-        }
+        query = {"with": beside, "dimension": dimension, "index": index, "count": count, "seed": seed, "images": images}
         media_type = {"png": "image/png", "html": "text/html"}[form]
         return self._content(f"/evaluations/{evaluation}/gallery", media_type, query)

@@ -66,11 +66,7 @@ class Events(Transport):
 
 
 def wait_for_end(
-    id: Id,
-    events: Iterable[RunEvent | P | E],
-    until: Collection[str],
-    seen: Callable[[P], None],
-    timeout: float | None,
+    id: Id, events: Iterable[RunEvent | P | E], until: Collection[str], seen: Callable[[P], None], timeout: float | None
 ) -> None:
     """Follow a job until it ends or reaches a state in `until`, and call `seen` with each progress message.
 

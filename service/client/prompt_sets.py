@@ -6,12 +6,7 @@ from pathlib import Path
 from service.api.prompt_sets.schemas import PromptSetUpload, PromptSetView, PromptView
 from service.client.transport import Transport, media_type
 
-_MEDIA_TYPES = {
-    ".txt": "text/plain",
-    ".jsonl": "application/jsonl",
-    ".ndjson": "application/jsonl",
-    ".csv": "text/csv",
-}
+_MEDIA_TYPES = {".txt": "text/plain", ".jsonl": "application/jsonl", ".ndjson": "application/jsonl", ".csv": "text/csv"}
 
 
 class PromptSets(Transport):

@@ -189,9 +189,7 @@ class RewardEntry(RemoteServer, RewardInfo):
     source: Source | None = Field(None, description="Source of the weights of a reward that the worker computes.")
     tokenizer: Source | None = Field(None, description="Source of the tokenizer, if it is not stored with the weights.")
     parameters: int | None = Field(
-        None,
-        ge=0,
-        description="Number of parameters of the reward model, in float32. The default depends on `kind`.",
+        None, ge=0, description="Number of parameters of the reward model, in float32. The default depends on `kind`."
     )
     seconds_per_image: float | None = Field(None, ge=0, description="Measured seconds per scored image, batched.")
     form: Literal["final_score", "axes"] = Field(

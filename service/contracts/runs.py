@@ -164,10 +164,7 @@ class Heldout(Contract):
         "`pairs` of them.",
     )
     rewards: tuple[Name, ...] | None = Field(
-        None,
-        min_length=1,
-        max_length=8,
-        description="Rewards of the catalog to report; null: the training rewards.",
+        None, min_length=1, max_length=8, description="Rewards of the catalog to report; null: the training rewards."
     )
     seed: Seed = Field(7, description="Seed of the held-out noise.")
     samples: int = Field(8, ge=0, le=64, description="Number of held-out images stored per evaluation.")

@@ -58,11 +58,7 @@ class Stack:
     """
 
     def __init__(
-        self,
-        data: Path,
-        port: int = 8000,
-        report: Callable[[str], None] = lambda _: None,
-        restarts: int = _RESTARTS,
+        self, data: Path, port: int = 8000, report: Callable[[str], None] = lambda _: None, restarts: int = _RESTARTS
     ) -> None:
         self.data = data.absolute()
         self.logs = self.data / "logs"

@@ -32,10 +32,7 @@ def configure_logging(prefix: str = "") -> None:
 
 
 def run_attempt(
-    out: Path,
-    distributed: Distributed,
-    body: Callable[[EventWriter], int],
-    classify: Callable[[Exception], Failed],
+    out: Path, distributed: Distributed, body: Callable[[EventWriter], int], classify: Callable[[Exception], Failed]
 ) -> int:
     """Call `body` with a writer for the events in `out`, and return its exit code.
 

@@ -52,10 +52,7 @@ def list_all_checkpoints(
     "/checkpoints",
     status_code=201,
     summary="Import a LoRA",
-    responses={
-        201: LOCATION,
-        **problems(409, 415),
-    },
+    responses={201: LOCATION, **problems(409, 415)},
     openapi_extra={"requestBody": {"required": True, **_BYTES}},
 )
 @declare(Scope.WRITE, max_body="max_upload_bytes")

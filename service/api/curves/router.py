@@ -33,10 +33,7 @@ Accept = Annotated[str | None, Header(description="JSON, `text/csv`, `image/png`
 )
 @declare(Scope.READ, cacheable=True)
 def get_curves(
-    run_id: uuid.UUID,
-    query: Annotated[CurveQuery, Query()],
-    session: SessionDep,
-    accept: Accept = None,
+    run_id: uuid.UUID, query: Annotated[CurveQuery, Query()], session: SessionDep, accept: Accept = None
 ) -> Response:
     """Return the metrics of a run over optimizer steps.
 

@@ -8,13 +8,7 @@ from sqlalchemy.orm import Session
 
 from service.api.benchmarks.schemas import Dimensions
 from service.api.benchmarks.service import sub_dimensions
-from service.api.evaluations.schemas import (
-    AnswerFilters,
-    AnswerView,
-    EvaluationImageView,
-    ImageFilters,
-    JudgedPoint,
-)
+from service.api.evaluations.schemas import AnswerFilters, AnswerView, EvaluationImageView, ImageFilters, JudgedPoint
 from service.contracts.benchmarks.data import BenchmarkPrompt
 from service.contracts.catalog import JudgeEntry
 from service.contracts.evaluations import ImageName

@@ -51,13 +51,7 @@ _SUMMARY = {"schema": {"type": "object", "properties": {"primary_dimensions": _C
 
 
 @router.post(
-    "",
-    status_code=202,
-    summary="Evaluate a model on a benchmark",
-    responses={
-        202: LOCATION,
-        **problems(409, 410),
-    },
+    "", status_code=202, summary="Evaluate a model on a benchmark", responses={202: LOCATION, **problems(409, 410)}
 )
 @declare(Scope.WRITE)
 def create_evaluation(
@@ -201,10 +195,7 @@ def export_evaluation(
 @router.get("/{evaluation_id}/comparison/{second_id}", summary="Compare two evaluations", responses=problems(409))
 @declare(Scope.READ)
 def compare_evaluations(
-    evaluation_id: uuid.UUID,
-    second_id: uuid.UUID,
-    query: Annotated[BootstrapQuery, Query()],
-    session: SessionDep,
+    evaluation_id: uuid.UUID, second_id: uuid.UUID, query: Annotated[BootstrapQuery, Query()], session: SessionDep
 ) -> EvaluationComparison:
     """Return the second evaluation minus the first, on their common prompts, with 95% paired bootstrap intervals.
 
@@ -220,10 +211,7 @@ def compare_evaluations(
     "/{evaluation_id}/gallery",
     summary="Show images of one or several evaluations",
     response_class=Response,
-    responses={
-        200: {"content": openapi_content("image/png", "text/html")},
-        **problems(406),
-    },
+    responses={200: {"content": openapi_content("image/png", "text/html")}, **problems(406)},
 )
 @declare(Scope.READ)
 def get_gallery(

@@ -26,8 +26,7 @@ class KeySpec(Contract):
     )
     expires_at: Moment | None = Field(None, description="When the key expires; null if it never expires.")
     max_open_jobs: Limit | None = Field(
-        None,
-        description="Maximum number of jobs that are neither ended nor paused; null for the default.",
+        None, description="Maximum number of jobs that are neither ended nor paused; null for the default."
     )
     requests_per_minute: Limit | None = Field(None, description="Maximum requests per minute; null for the default.")
 

@@ -13,10 +13,7 @@ class LogQuery(StrictQuery):
     )
     offset: int = Field(0, ge=0, le=2**63 - 1, description="Offset of the first byte to return.")
     limit: int | None = Field(
-        None,
-        ge=4,
-        le=2**24,
-        description="Maximum number of bytes to return; defaults to the server's limit.",
+        None, ge=4, le=2**24, description="Maximum number of bytes to return; defaults to the server's limit."
     )
 
 

@@ -47,10 +47,7 @@ Name = Annotated[
     "",
     status_code=201,
     summary="Upload prompts",
-    responses={
-        201: LOCATION,
-        **problems(409, 410, 415),
-    },
+    responses={201: LOCATION, **problems(409, 410, 415)},
     openapi_extra={"requestBody": {"required": True, "content": _FILES}},
 )
 @declare(Scope.WRITE, max_body="max_prompt_set_bytes")
@@ -109,11 +106,7 @@ def get_prompt_set(name: Name, session: SessionDep, catalog: CatalogDep) -> Prom
 @router.get("/{name}/items", summary="List prompts of a prompt set")
 @declare(Scope.READ, cacheable=True)
 def list_prompts(
-    name: Name,
-    query: Annotated[PageQuery, Query()],
-    session: SessionDep,
-    database: DatabaseDep,
-    catalog: CatalogDep,
+    name: Name, query: Annotated[PageQuery, Query()], session: SessionDep, database: DatabaseDep, catalog: CatalogDep
 ) -> Page[PromptView]:
     """Return the prompts of an uploaded set in file order."""
     return service.list_prompts(session, database.artifacts, catalog, name, query)

@@ -20,10 +20,7 @@ class DanceGRPO(ChainContract):
         "Source: DanceGRPO's published script.",
     )
     updates_per_rollout: int = Field(
-        3,
-        ge=1,
-        le=1024,
-        description="Optimizer steps per rollout. Source: DanceGRPO's published script.",
+        3, ge=1, le=1024, description="Optimizer steps per rollout. Source: DanceGRPO's published script."
     )
 
     def trained_of_a_chain(self, steps: int) -> int:

@@ -9,14 +9,7 @@ from sqlalchemy.orm import Mapped, mapped_column, synonym
 
 from service.contracts.status import INACTIVE, JobStatus
 from service.db.base import Base, BigInt, StoredFile, new_id
-from service.db.models.job import (
-    AttemptColumns,
-    EventColumns,
-    JobError,
-    LogColumns,
-    SupervisedJob,
-    job_indexes,
-)
+from service.db.models.job import AttemptColumns, EventColumns, JobError, LogColumns, SupervisedJob, job_indexes
 
 RunId = Annotated[uuid.UUID, mapped_column(ForeignKey("runs.id", ondelete="CASCADE"))]
 """The run that a row belongs to. The row is deleted together with the run."""
