@@ -96,8 +96,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.state.streams = Streams(settings.max_streams)
     app.router.route_class = ApiRoute
     routes = [route for router in ROUTERS for route in router.routes if isinstance(route, ApiRoute)]
-    for router in ROUTERS:
-        app.include_router(router)
+    app.router.routes.extend(routes)  # `include_router` would build each route again for each application
     app.add_middleware(
         AuthMiddleware,
         state=app.state,

@@ -101,7 +101,8 @@ class TestOthers:
         assert done.exit_code == 2
         assert "path.to.field=value" in done.output
 
-    def test_an_unreachable_service_is_an_error_without_traceback(self) -> None:
+    def test_an_unreachable_service_is_an_error_without_traceback(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(Client.__init__.__kwdefaults__, "patience", 0.5)
         done = CliRunner().invoke(app, ["catalog"], env={"G2RPO_URL": "http://127.0.0.1:1"})
         assert done.exit_code == 2
         assert "is the service running" in done.output

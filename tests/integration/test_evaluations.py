@@ -19,7 +19,7 @@ from service.local.stack import Stack
 pytestmark = pytest.mark.long
 
 Eventually = Callable[[Callable[[], object]], None]
-PROMPTS, IMAGES = 60, 4
+PROMPTS, IMAGES = 30, 4
 
 
 def spec(name: str, **changed: Any) -> dict[str, Any]:
