@@ -47,24 +47,24 @@ def canonical(sentence: Sentence) -> Sentence:
     return min(sentence, other, key=lambda one: (one.word, caption(one)))
 
 
-def part_number(text: str, prefix: str = "") -> int:
-    """Return the part number of a caption, from 0 to PARTS - 1. Captions with the same meaning have the same part."""
-    return hashlib.sha256((prefix + caption(canonical(parse(text)))).encode()).digest()[0] % PARTS
+def part_number(sentence: Sentence | str, prefix: str = "") -> int:
+    """Return the part number of a sentence or caption, from 0 to PARTS - 1. It is the same for equal meanings."""
+    meaning = parse(sentence) if isinstance(sentence, str) else sentence
+    return hashlib.sha256((prefix + caption(canonical(meaning))).encode()).digest()[0] % PARTS
 
 
 def distinct(
-    count: int, sample: Callable[[Rng], Sentence], belongs: Callable[[str], bool], seed: int
+    count: int, sample: Callable[[Rng], Sentence], belongs: Callable[[Sentence], bool], seed: int
 ) -> tuple[str, ...]:
-    """Return the first `count` distinct captions of a random sequence for which `belongs` is true.
+    """Return the first `count` distinct captions of a random sequence of sentences for which `belongs` is true.
 
     Raises ValueError if such captions are too rare.
     """
     rng = np.random.default_rng(seed)
     found: dict[str, None] = {}  # ordered by first occurrence
     for _ in range(200 * count + 1000):
-        text = caption(sample(rng))
-        if belongs(text):
-            found[text] = None
+        if belongs(sentence := sample(rng)):
+            found[caption(sentence)] = None
         if len(found) == count:
             return tuple(found)
     raise ValueError(f"found only {len(found)} of {count} captions; request fewer")
@@ -85,9 +85,9 @@ def _sample_object(rng: Rng) -> Phrase:
     return Phrase(size=choose(rng, w.SIZES), color=choose(rng, w.COLORS), shape=choose(rng, w.SHAPES))
 
 
-def is_heldout(text: str) -> bool:
-    """Whether a caption of the basic world is excluded from training."""
-    return part_number(text) == 0
+def is_heldout(sentence: Sentence | str) -> bool:
+    """Whether a sentence or caption of the basic world is excluded from training."""
+    return part_number(sentence) == 0
 
 
 @lru_cache
@@ -111,4 +111,4 @@ def heldout_prompts(count: int = 1024) -> tuple[str, ...]:
 def _prompts(count: int, maximum: int, heldout: bool, seed: int) -> tuple[str, ...]:
     if count > maximum:
         raise ValueError(f"cannot sample {count} captions; at most {maximum} are available")
-    return distinct(count, sample_scene, lambda text: is_heldout(text) == heldout, seed)
+    return distinct(count, sample_scene, lambda sentence: is_heldout(sentence) == heldout, seed)

@@ -235,6 +235,7 @@ def _parse_attributes(words: _Words, count: int) -> Phrase:
     return Phrase(shape, color, size, style, pose, count, color_hint, shape_hint)
 
 
+@lru_cache(maxsize=4096)
 def _describe(phrase: Phrase) -> str:
     if phrase.is_glyph:
         return f"the {'letter' if phrase.shape in w.LETTERS else 'digit'} {phrase.shape} in {phrase.color}"

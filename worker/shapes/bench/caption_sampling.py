@@ -20,9 +20,9 @@ class Part(IntEnum):
     TRAIN = 2
 
 
-def part_of(text: str) -> Part:
-    """Return the part of a caption. Captions with the same meaning have the same part."""
-    return Part(min(part_number(text, "shapes-bench "), Part.TRAIN))
+def part_of(sentence: Sentence | str) -> Part:
+    """Return the part of a sentence or caption. It is the same for equal meanings."""
+    return Part(min(part_number(sentence, "shapes-bench "), Part.TRAIN))
 
 
 def sample(rng: Rng, recipe: str | None = None) -> Sentence:
@@ -49,7 +49,7 @@ def heldout_prompts(count: int = 1024) -> tuple[str, ...]:
 
 def prompts(count: int, part: Part, seed: int, recipe: str | None = None) -> tuple[str, ...]:
     """Return the first `count` distinct captions of a part, from one recipe or from all recipes."""
-    return distinct(count, lambda rng: sample(rng, recipe), lambda text: part_of(text) is part, seed)
+    return distinct(count, lambda rng: sample(rng, recipe), lambda sentence: part_of(sentence) is part, seed)
 
 
 def _show(rng: Rng, **stated: str | int | None) -> Sentence:

@@ -69,7 +69,7 @@ class BasicScenes(Scenes):
         while len(scenes) < 2 * pairs:
             scene = sample_scene(rng)
             neighbor = alter(scene, rng)
-            if not is_heldout(caption(scene)) and not is_heldout(caption(neighbor)):
+            if not is_heldout(scene) and not is_heldout(neighbor):
                 scenes += [scene, neighbor]
         super().__init__(scenes)
         self._encoded = encode(scenes)
@@ -89,7 +89,7 @@ class BenchScenes(Scenes):
         while len(sentences) < 2 * pairs:
             sentence = sample(rng)
             pair = (sentence, alter_sentence(sentence, rng))
-            if any(part_of(caption(one)) is not Part.TRAIN for one in pair):
+            if any(part_of(one) is not Part.TRAIN for one in pair):
                 continue
             try:
                 scenes += [realize(one, rng) for one in pair for _ in range(RENDERS)]

@@ -61,11 +61,12 @@ CASES: dict[str, dict[str, Any]] = {
 }
 RESUMED = ("g2rpo", "g2rpo-full")
 LONG: dict[str, Any] = {
+    "sampling": {"steps": 3},
     "algorithm": {"group_size": 2, "sde_steps": [0, 2], "granularities": [1]},
     "rewards": [{"name": "clip_score"}],
     "prompts": FEW_PROMPTS,
-    "training": {"max_steps": 100_000},
-    "heldout": {"every": 0},
+    "training": {"max_steps": 100_000, "prompts_per_step": 2, "update_batch_size": 1},
+    "heldout": {"every": 0, "final_pairs": 0, "samples": 0},
     "checkpoints": {"every": 0},
 }
 REAL: dict[str, dict[str, Any]] = {
@@ -75,7 +76,13 @@ REAL: dict[str, dict[str, Any]] = {
     "bfloat16": {
         "sampling": {"rollout_batch_size": 64},
         "algorithm": {"group_size": 8},
-        "training": {"adapter": "full", "precision": "bfloat16", "gradient_checkpointing": True, "max_steps": 1},
+        "training": {
+            "adapter": "full",
+            "precision": "bfloat16",
+            "gradient_checkpointing": True,
+            "max_steps": 1,
+            "prompts_per_step": 4,
+        },
     },
     "wrong": {"prompts": {"items": ["a small red dinosaur on white"]}},
 }
