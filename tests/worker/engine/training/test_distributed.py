@@ -62,7 +62,7 @@ CASES: dict[str, dict[str, Any]] = {
 RESUMED = ("g2rpo", "g2rpo-full")
 LONG: dict[str, Any] = {
     "sampling": {"steps": 3},
-    "algorithm": {"group_size": 2, "sde_steps": [0, 2], "granularities": [1]},
+    "algorithm": {"group_size": 2, "sde_steps": [0, 1], "granularities": [1]},
     "rewards": [{"name": "clip_score"}],
     "prompts": FEW_PROMPTS,
     "training": {"max_steps": 100_000, "prompts_per_step": 2, "update_batch_size": 1},
