@@ -215,7 +215,7 @@ NESTED = {
 
 
 def bodies(path: str, method: str, value: str) -> list[str]:
-    """Bodies with a value as the whole body, under an unknown name, inside fields, and as all fields, which is the last."""
+    """Bodies with a value as the whole body, under an unknown name, inside fields, and (the last) as all fields."""
     own = fields(path, method)
     templates = [template for field in own for template in NESTED.get(field, [])]
     return [
