@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 from collections.abc import AsyncIterator
 from importlib.metadata import PackageNotFoundError, version
@@ -115,7 +116,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     listening = asyncio.create_task(app.state.waiter.run())
     await run_in_threadpool(app.state.authenticator.start)
+    # A full garbage collection of modules and routes would stop all requests for more than 0.1 s.
+    gc.freeze()
     yield
+    gc.unfreeze()
     listening.cancel()
     with contextlib.suppress(asyncio.CancelledError):
         await listening

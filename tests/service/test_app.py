@@ -1,5 +1,6 @@
 """The application: imports, request ids, errors, limits, the OpenAPI document."""
 
+import gc
 import json
 import re
 import subprocess
@@ -32,6 +33,12 @@ def test_importing_the_api_imports_neither_torch_nor_the_worker() -> None:
     code = f"import sys, service.app; print([name for name in {HEAVY} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
+
+
+def test_full_garbage_collections_skip_the_application(app: FastAPI) -> None:
+    with TestClient(app):
+        assert gc.get_freeze_count() > 10 * len(gc.get_objects())
+    assert gc.get_freeze_count() == 0
 
 
 def test_every_response_has_a_request_id(client: TestClient) -> None:
