@@ -78,6 +78,9 @@ class Settings(BaseSettings):
     max_run_seconds: PositiveFloat = Field(
         30 * 86_400, description="Maximum running time since creation or the last resume."
     )
+    job_niceness: int = Field(
+        5, ge=0, le=19, description="Niceness of training and evaluation processes, so that the API responds first."
+    )
     worker_timeout_seconds: PositiveFloat = Field(60, description="Maximum heartbeat age of a listed worker.")
 
     # Storage

@@ -37,10 +37,25 @@ class Command:
     environment: dict[str, str] = field(default_factory=engine_environment)
 
 
-class Process:
-    """A running child process and its process group. `ended` and `wake` are set after the process has exited."""
+def lower_priority(pid: int, niceness: int) -> None:
+    """Increase the niceness of a process that leads a process group and a session, and of all its threads.
 
-    def __init__(self, command: Command, log_file: Path, wake: threading.Event) -> None:
+    Linux can schedule sessions as units (autogroups); niceness then counts only within a session, and the session has a
+    niceness of its own.
+    """
+    niceness = min(19, os.getpriority(os.PRIO_PROCESS, pid) + niceness)
+    os.setpriority(os.PRIO_PGRP, pid, niceness)
+    with contextlib.suppress(OSError):  # no autogroups, or another session changed its niceness at the same moment
+        Path(f"/proc/{pid}/autogroup").write_text(str(niceness))
+
+
+class Process:
+    """A running child process and its process group. `ended` and `wake` are set after the process has exited.
+
+    Its niceness is that of this process plus `niceness`.
+    """
+
+    def __init__(self, command: Command, log_file: Path, wake: threading.Event, niceness: int = 0) -> None:
         # The child waits for end of file on this pipe. The kernel closes the parent's writing end when the parent dies
         # for any reason.
         reading, writing = os.pipe()
@@ -63,6 +78,7 @@ class Process:
             finally:
                 os.close(reading)
         self.pid = self._process.pid
+        lower_priority(self.pid, niceness)
         self.ended = threading.Event()
         self._wake = wake
         # A blocking wait needs no processor time, whereas Popen.wait with a timeout polls.

@@ -117,7 +117,8 @@ class Supervisor:
             return classify(None, 0, stop=stop, out_of_memory=False, log_tail="")
         ingest = attempt.retry(self._job_type.ingest, database, claim, self._directory)
         kills = oom_kills()
-        process = self._process = Process(command, self._directory / LOG_FILE, self._wake)
+        niceness = self._settings.job_niceness
+        process = self._process = Process(command, self._directory / LOG_FILE, self._wake, niceness)
         attempt.log.info("job.started", pid=process.pid)
         with ThreadPoolExecutor(1, "ingest") as reader:
             try:

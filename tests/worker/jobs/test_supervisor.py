@@ -20,6 +20,7 @@ from service.db.models.run import LogChunk
 from service.db.session import Database, connect
 from tests.worker.jobs.conftest import with_settings
 from worker.jobs.claim import LeaseLost, move
+from worker.jobs.process import lower_priority
 from worker.jobs.training_run import RunJobType
 from worker.monitoring.stats import STATS
 
@@ -294,6 +295,32 @@ class TestRanks:
 
 
 class TestProcesses:
+    def test_every_process_of_a_job_has_the_niceness_of_the_setting(self, jobs: Any, impatient: Database) -> None:
+        id = jobs.add("hangs", spec=RunSpec(name="hangs", resources={"processes_per_node": 2}).model_dump(mode="json"))
+        supervising = jobs.supervise(jobs.claim(), with_settings(impatient, job_niceness=7, drain_seconds=0.2))
+        jobs.reaches(id, JobStatus.RUNNING)
+        leader = psutil.Process(jobs.attempt(id).provenance["group"])
+        jobs.eventually(lambda: len(leader.children()) == 2)
+
+        niceness = [process.nice() for process in (leader, *leader.children())]
+        assert niceness == [psutil.Process().nice() + 7] * 3
+        autogroup = Path(f"/proc/{leader.pid}/autogroup")
+        if autogroup.exists():  # Linux schedules sessions, so niceness has no effect unless the session has it too
+            assert autogroup.read_text().split()[1:] == ["nice", str(niceness[0])]
+        jobs.stopping.set()
+        supervising.join()
+
+    def test_niceness_is_added_and_has_a_maximum(self, tmp_path: Path) -> None:
+        argv = ("nice", "-n", str(15 - os.nice(0)), "cat")
+        with subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True) as process:
+            assert process.stdin is not None and process.stdout is not None
+            process.stdin.write(b".")
+            process.stdin.flush()
+            process.stdout.read(1)  # `cat` runs with its niceness
+            lower_priority(process.pid, 10)
+            assert psutil.Process(process.pid).nice() == 19
+            process.stdin.close()
+
     def test_grandchildren_end_with_the_process(self, jobs: Any, impatient: Database) -> None:
         run = jobs.perform("leaves-a-grandchild")
 
