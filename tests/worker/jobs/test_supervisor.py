@@ -143,7 +143,7 @@ class TestFailure:
 
     def test_stuck_process_is_terminated(self, jobs: Any, impatient: Database) -> None:
         id = jobs.add("hangs")
-        jobs.supervise(jobs.claim(), with_settings(impatient, progress_timeout_seconds=0.5)).join()
+        jobs.supervise(jobs.claim(), with_settings(impatient, progress_timeout_seconds=1.5)).join()
 
         assert jobs.run(id).error["code"] == "stuck"
         assert not jobs.alive(jobs.attempt(id).provenance["process"])
