@@ -176,23 +176,29 @@ def select_jobs(job: type[JobRow], filters: JobFilters) -> Select[JobRow]:
 
 
 def cancel(session: Session, job: type[Job], id: uuid.UUID, idempotency: IdempotentRequest) -> None:
+    """Cancel a job for a request, which can be repeated. Raises NotFound."""
+    if idempotency.claim(session, id) is None:
+        cancel_job(session, job, id)
+    session.commit()
+
+
+def cancel_job(session: Session, job: type[Job], id: uuid.UUID) -> None:
     """Cancel a job. Canceling it again, or a job that has ended, has no effect. Raises NotFound.
 
     A job that no worker holds is cancelled immediately; an evaluation is then scored from its answers so far. Otherwise
     the status becomes `cancelling`, and the worker stops the job.
     """
-    if idempotency.claim(session, id) is None:
-        row = views.find(session, job, id, lock=True)
-        if row.status not in TERMINAL and row.status is not JobStatus.CANCELLING:
-            row.cancel_requested_at = func.now()
-            row.move_to(JobStatus.CANCELLING if row.status in HELD else JobStatus.CANCELLED)
-            if isinstance(row, Evaluation) and row.status in TERMINAL and row.attempt:
-                conclude(session, row)
-            if isinstance(row, SupervisedJob):
-                record_status(session, row)
-            else:
-                events.notify_job(session, row.KIND, id)
-    session.commit()
+    row = views.find(session, job, id, lock=True)
+    if row.status in TERMINAL or row.status is JobStatus.CANCELLING:
+        return
+    row.cancel_requested_at = func.now()
+    row.move_to(JobStatus.CANCELLING if row.status in HELD else JobStatus.CANCELLED)
+    if isinstance(row, Evaluation) and row.status in TERMINAL and row.attempt:
+        conclude(session, row)
+    if isinstance(row, SupervisedJob):
+        record_status(session, row)
+    else:
+        events.notify_job(session, row.KIND, id)
 
 
 def find_deletable(

@@ -22,6 +22,7 @@ import redis
 from kombu import Connection
 from sqlalchemy import Engine, func, select, text
 
+from service.api.jobs import cancel_job
 from service.contracts.catalog import load_catalog
 from service.contracts.plan import make_plan
 from service.contracts.runs import RunSpec
@@ -30,7 +31,6 @@ from service.core.settings import Settings
 from service.db.models import Attempt, Checkpoint, Metric, RewardGroup, Run, Sample, Worker
 from service.db.models.run import LogChunk, RunEvent
 from service.db.session import Database, connect
-from service.jobs import views as service_jobs
 from service.jobs.queue import Queue
 
 pytestmark = pytest.mark.long
@@ -156,7 +156,7 @@ def workers(started: Workers, eventually: Eventually) -> Iterator[Workers]:
     for run in rows(database, Run):
         if run.status not in TERMINAL:
             with database.transaction() as session:
-                service_jobs.cancel(session, Run, run.id)
+                cancel_job(session, Run, run.id)
     eventually(lambda: all(run.status in TERMINAL for run in rows(database, Run)))
 
 
@@ -274,7 +274,7 @@ class TestClocks:
 
         for id in ids:
             with database.transaction() as session:
-                service_jobs.cancel(session, Run, id)
+                cancel_job(session, Run, id)
         eventually(lambda: {run.status for run in rows(database, Run, ids)} == {JobStatus.CANCELLED})
 
     @pytest.mark.parametrize("killed", CLOCKS)

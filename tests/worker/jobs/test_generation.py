@@ -11,12 +11,12 @@ import pytest
 import torch
 from sqlalchemy import select
 
+from service.api.jobs import cancel_job
 from service.contracts.catalog import ModelEntry
 from service.contracts.generations import GenerationSpec
 from service.contracts.status import JobStatus
 from service.db.models import Generation, GenerationImage
 from service.db.session import Database
-from service.jobs import views as service_jobs
 from worker.engine import models
 from worker.engine.inference.generator import Generator
 from worker.engine.inference.model_cache import ModelCache
@@ -73,7 +73,7 @@ def test_generation_cancelled_while_loading_ends_immediately(
         @classmethod
         def load(cls, entry: ModelEntry, device: torch.device, dtype: torch.dtype) -> FlowModel:
             with impatient.transaction() as session:
-                service_jobs.cancel(session, Generation, row.id)
+                cancel_job(session, Generation, row.id)
             eventually(lambda: now() is JobStatus.CANCELLED)
             eventually(lambda: not any(thread.name.startswith("lease-") for thread in threading.enumerate()))
             return family.load(entry, device, dtype)

@@ -8,12 +8,12 @@ import pytest
 from sqlalchemy import select
 from structlog.testing import capture_logs
 
+from service.api.jobs import cancel_job
 from service.contracts.runs import RunSpec
 from service.contracts.status import JobStatus
 from service.db.models import Checkpoint, Garbage, Run
 from service.db.models.run import RunEvent
 from service.db.session import Database
-from service.jobs import views as service_jobs
 from tests.worker.jobs.conftest import RUN, with_settings
 from worker.jobs.claim import end_lost_attempt
 from worker.jobs.training_run import RunJobType
@@ -22,7 +22,7 @@ from worker.jobs.training_run import RunJobType
 class TestCancel:
     def request(self, database: Database, id: Any) -> None:
         with database.transaction() as session:
-            service_jobs.cancel(session, Run, id)
+            cancel_job(session, Run, id)
 
     def test_process_stops_on_request(self, jobs: Any, impatient: Database) -> None:
         id = jobs.add("cancels")
