@@ -134,7 +134,7 @@ class TestPause:
 
         run = jobs.run(id)
         assert (run.status, run.error["code"]) == (JobStatus.FAILED, "budget_spent")
-        assert "Resume it" in run.error["hint"]
+        assert "Resume the run" in run.error["hint"]
         assert run.seconds_used > impatient.settings.max_run_seconds
 
 
