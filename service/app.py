@@ -46,6 +46,7 @@ from service.middleware.request import RequestMiddleware
 from service.observability.health import router as health
 from service.observability.metrics import MetricsMiddleware, make_registry
 from service.observability.metrics import router as metrics
+from service.web import pages
 
 DESCRIPTION = """Aligns flow text-to-image models with human preference by G²RPO, and generates images with them.
 
@@ -98,11 +99,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     app.router.route_class = ApiRoute
     routes = [route for router in ROUTERS for route in router.routes if isinstance(route, ApiRoute)]
     app.router.routes.extend(routes)  # `include_router` would build each route again for each application
+    pages.install(app)
     app.add_middleware(
         AuthMiddleware,
         state=app.state,
         routes=routes,
-        public=PUBLIC | {route.path for route in routes if route.declaration.scope is None},
+        public=PUBLIC | pages.public_paths() | {route.path for route in routes if route.declaration.scope is None},
         without_database={route.path for route in routes if route.declaration.without_database},
     )
     app.add_middleware(RequestMiddleware)

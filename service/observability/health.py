@@ -1,8 +1,9 @@
 """Routes `/`, `/healthz` and `/readyz`: report whether the process is alive and whether the service is ready."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Header, Response
+from fastapi.responses import JSONResponse
 from pydantic import BaseModel
 
 from service.api.dependencies import CatalogLoaderDep, DatabaseDep, QueueDep
@@ -10,9 +11,11 @@ from service.api.routing import ApiRoute, declare
 from service.auth.principal import ANONYMOUS, PrincipalDep
 from service.core.catalog_loader import CatalogLoader
 from service.db.session import Database
+from service.http.content_negotiation import choose
 from service.http.errors import NotReady, ReadinessCheck
 from service.jobs.queue import Queue
 from service.observability import checks
+from service.web.pages import index_page
 
 router = APIRouter(tags=["health"], route_class=ApiRoute)
 
@@ -40,11 +43,13 @@ class Ready(BaseModel):
     checks: list[ReadinessCheck]
 
 
-@router.get("/", summary="Links to the service's main resources")
+@router.get("/", summary="Dashboard, or links to the service's main resources", response_model=Index)
 @declare(None)
-def get_index() -> Index:
-    """Return links to the main pages and resources of the service."""
-    return Index()
+def get_index(accept: Annotated[str | None, Header()] = None) -> Response:
+    """Return the dashboard to a browser, and links to the main pages and resources of the service to a program."""
+    if choose(accept, ("application/json", "text/html")) == "text/html":
+        return index_page()
+    return JSONResponse(Index().model_dump(), headers={"Vary": "Accept"})
 
 
 @router.get("/healthz", summary="Whether the process is alive")

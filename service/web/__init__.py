@@ -1,0 +1,1 @@
+"""The web dashboard: static pages that use the public API."""
