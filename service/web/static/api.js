@@ -73,6 +73,7 @@ export async function send(path, options = {}) {
  * @returns {Promise<any>}
  */
 export async function api(path, { method = "GET", body, signal, headers = {} } = {}) {
+  /** @type {Record<string, string>} */
   const json = body === undefined ? {} : { "Content-Type": "application/json" };
   const response = await send(path, {
     method,
@@ -146,13 +147,14 @@ export async function follow(path, listener, { signal, after = 0 }) {
 
 /** @param {Response} response */
 async function* serverSentEvents(response) {
-  const reader = /** @type {ReadableStream<Uint8Array>} */ (response.body).pipeThrough(new TextDecoderStream()).getReader();
+  const reader = /** @type {ReadableStream<Uint8Array>} */ (response.body).getReader();
+  const decoder = new TextDecoder();
   let buffer = "";
   try {
     for (;;) {
       const { value, done } = await reader.read();
       if (done) return;
-      buffer += value.replace(/\r/g, "");
+      buffer += decoder.decode(value, { stream: true }).replaceAll("\r", "");
       const blocks = buffer.split("\n\n");
       buffer = blocks.pop() ?? "";
       for (const block of blocks) {

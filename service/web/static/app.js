@@ -32,7 +32,8 @@ async function show() {
   const parts = path.split("/").map(decodeURIComponent);
   const [module, title] = PAGES[parts[0]] ?? PAGES.runs;
   for (const link of document.querySelectorAll("#nav a")) {
-    const current = link.getAttribute("href") === `#/${parts[0] === "run" ? "runs" : parts[0] === "evaluation" ? "evaluations" : parts[0]}`;
+    const current = link.getAttribute("href") ===
+      `#/${parts[0] === "run" ? "runs" : parts[0] === "evaluation" ? "evaluations" : parts[0]}`;
     if (current) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
@@ -55,7 +56,9 @@ function setParams(values) {
   const params = new URLSearchParams(search);
   for (const [name, value] of Object.entries(values)) {
     params.delete(name);
-    for (const item of Array.isArray(value) ? value : [value]) if (item !== null && item !== undefined && item !== "") params.append(name, String(item));
+    for (const item of Array.isArray(value) ? value : [value]) {
+      if (item !== null && item !== undefined && item !== "") params.append(name, String(item));
+    }
   }
   const text = params.toString();
   history.replaceState(null, "", `#/${path}${text ? `?${text}` : ""}`);
@@ -71,14 +74,24 @@ function showSession() {
       showSession();
       dispatchEvent(new Event("theme"));
     }, { "aria-label": "Theme" }),
-    apiKey() ? h("button", { type: "button", onclick: () => { setApiKey(null); location.hash = "#/login"; } }, "Log out") : h("a", { href: "#/login" }, "Log in"),
+    apiKey()
+      ? h("button", {
+        type: "button",
+        onclick: () => {
+          setApiKey(null);
+          location.hash = "#/login";
+        },
+      }, "Log out")
+      : h("a", { href: "#/login" }, "Log in"),
   );
 }
 
 function start() {
   fill(
     /** @type {Element} */ (document.getElementById("nav")),
-    Object.entries(PAGES).filter(([, [, title]]) => title).map(([path, [, title]]) => h("a", { href: `#/${path}` }, title)),
+    Object.entries(PAGES).filter(([, [, title]]) => title).map(([path, [, title]]) =>
+      h("a", { href: `#/${path}` }, title)
+    ),
     h("a", { href: "docs" }, "API"),
   );
   const banner = /** @type {Element} */ (document.getElementById("banner"));

@@ -15,7 +15,8 @@ export const badge = (status) => h("span", { class: `badge ${status}` }, status)
 export const loading = (text = "Loading …") => h("p", { class: "state", role: "status" }, text);
 
 /** @param {string} title @param {...Child} hint */
-export const empty = (title, ...hint) => h("div", { class: "state" }, h("p", { class: "strong" }, title), h("p", {}, ...hint));
+export const empty = (title, ...hint) =>
+  h("div", { class: "state" }, h("p", { class: "strong" }, title), h("p", {}, ...hint));
 
 /**
  * Show an error with its cause and, if `retry` is given, a button.
@@ -58,11 +59,19 @@ export function progressBar(job, eta = null) {
   const total = job.progress?.max_steps ?? job.max_steps ?? job.total_images ?? 0;
   const share = job.status === "succeeded" ? 1 : total ? step / total : 0;
   const left = ACTIVE.has(job.status) ? (eta ?? job.progress?.eta_seconds) : null;
-  const text = `${step} / ${total}${left ? ` · ${duration(left)} left` : ""}`;
+  const phase = job.status === "starting" ? " · starting: loading the model" : "";
+  const text = `${step} / ${total}${left ? ` · ${duration(left)} left` : phase}`;
   return h(
     "div",
     { class: "progress" },
-    h("div", { class: "track", role: "progressbar", "aria-label": "Progress", "aria-valuemin": 0, "aria-valuemax": 100, "aria-valuenow": Math.round(100 * share) }, h("div", { style: { width: `${100 * share}%` } })),
+    h("div", {
+      class: "track",
+      role: "progressbar",
+      "aria-label": "Progress",
+      "aria-valuemin": 0,
+      "aria-valuemax": 100,
+      "aria-valuenow": Math.round(100 * share),
+    }, h("div", { style: { width: `${100 * share}%` } })),
     h("span", { class: "muted" }, text),
   );
 }
@@ -78,7 +87,13 @@ export function confirm(title, text, action) {
   return new Promise((resolve) => {
     const dialog = h(
       "dialog",
-      { "aria-labelledby": "confirm-title", onclose: () => { dialog.remove(); resolve(dialog.returnValue === "yes"); } },
+      {
+        "aria-labelledby": "confirm-title",
+        onclose: () => {
+          dialog.remove();
+          resolve(dialog.returnValue === "yes");
+        },
+      },
       h("h2", { id: "confirm-title" }, title),
       h("p", {}, text),
       h(
@@ -128,8 +143,13 @@ const visible = new IntersectionObserver(
       visible.unobserve(target);
       const image = /** @type {HTMLImageElement} */ (target);
       imageUrl(image.dataset.path ?? "").then(
-        (url) => { image.src = url; },
-        () => { image.classList.add("missing"); image.alt = "The image cannot be loaded"; },
+        (url) => {
+          image.src = url;
+        },
+        () => {
+          image.classList.add("missing");
+          image.alt = "The image cannot be loaded";
+        },
       );
     }
   },
@@ -162,14 +182,20 @@ export function showImage(path, title, facts, ...actions) {
     { class: "viewer", "aria-label": title, onclose: () => dialog.remove() },
     h("figure", {}, lazyImage(path, title, { class: "sample full" }), h("figcaption", {}, title)),
     definitions(facts),
-    h("div", { class: "actions" }, ...actions, h("button", { type: "button", autofocus: true, onclick: () => dialog.close() }, "Close")),
+    h(
+      "div",
+      { class: "actions" },
+      ...actions,
+      h("button", { type: "button", autofocus: true, onclick: () => dialog.close() }, "Close"),
+    ),
   );
   document.body.append(dialog);
   dialog.showModal();
 }
 
 /** @param {[string, Child][]} facts */
-export const definitions = (facts) => h("dl", { class: "facts" }, facts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+export const definitions = (facts) =>
+  h("dl", { class: "facts" }, facts.flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
 
 /**
  * A table that scrolls sideways on narrow screens.
@@ -216,7 +242,10 @@ export function tabs(tabs, selected, onselect) {
     h("button", {
       type: "button",
       role: "tab",
-      onclick: () => { select(name); onselect?.(name); },
+      onclick: () => {
+        select(name);
+        onselect?.(name);
+      },
       onkeydown: (/** @type {KeyboardEvent} */ event) => {
         const move = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
         if (!move) return;
@@ -224,7 +253,7 @@ export function tabs(tabs, selected, onselect) {
         next.focus();
         next.click();
       },
-    }, name),
+    }, name)
   );
   select(tabs.some(([name]) => name === selected) ? selected : tabs[0][0]);
   return h("div", { class: "tabs" }, h("div", { role: "tablist" }, buttons), panel);

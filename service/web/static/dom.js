@@ -40,7 +40,9 @@ function setAttributes(element, attributes) {
     if (value === null || value === undefined || value === false) continue;
     if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
     else if (name === "style") {
-      for (const [property, text] of Object.entries(value)) /** @type {HTMLElement} */ (element).style.setProperty(property, String(text));
+      for (const [property, text] of Object.entries(value)) {
+        /** @type {HTMLElement} */ (element).style.setProperty(property, String(text));
+      }
     } else if (name === "value" || name === "checked") /** @type {any} */ (element)[name] = value;
     else element.setAttribute(name, value === true ? "" : String(value));
   }

@@ -10,10 +10,15 @@ export function number(value, digits = 4) {
 }
 
 /** @param {number | null | undefined} value a difference, shown with its sign */
-export const signed = (value) => (value === null || value === undefined ? "–" : `${value >= 0 ? "+" : "−"}${number(Math.abs(value), 3)}`);
+export const signed = (
+  value,
+) => (value === null || value === undefined ? "–" : `${value >= 0 ? "+" : "−"}${number(Math.abs(value), 3)}`);
 
 /** @param {number | null | undefined} value a share between 0 and 1 */
-export const percent = (value, digits = 1) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(digits)}%`);
+export const percent = (
+  value,
+  digits = 1,
+) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(digits)}%`);
 
 /** @param {number | null | undefined} seconds */
 export function duration(seconds) {
@@ -71,10 +76,18 @@ const NAMES = {
 export function metricTitle(metric) {
   const [group, ...rest] = metric.split("/");
   const words = rest.join(" ");
-  const prefix = { heldout: "Held-out", heldout_ema: "Held-out (EMA)", reward: "Reward:", anchor: "Anchor:", seconds: "Seconds:" }[group];
+  const prefix = {
+    heldout: "Held-out",
+    heldout_ema: "Held-out (EMA)",
+    reward: "Reward:",
+    anchor: "Anchor:",
+    seconds: "Seconds:",
+  }[group];
   const label = /** @type {Record<string, string>} */ (NAMES)[words] ?? words.replaceAll("_", " ");
   if (prefix) return `${prefix} ${label}`;
-  const text = rest.length ? `${group.replaceAll("_", " ")}: ${label}` : /** @type {Record<string, string>} */ (NAMES)[group] ?? group.replaceAll("_", " ");
+  const text = rest.length
+    ? `${group.replaceAll("_", " ")}: ${label}`
+    : /** @type {Record<string, string>} */ (NAMES)[group] ?? group.replaceAll("_", " ");
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 

@@ -12,24 +12,78 @@ export async function page(root, { params, signal, setParams }) {
   let benchmark = params.get("benchmark") ?? "unigenbench-en";
   const content = h("div", { class: "stack" });
   const load = () => section(fill(content), signal, () => api(`leaderboard${query({ benchmark })}`, { signal }), show);
-  const save = (/** @type {string} */ suffix, /** @type {string} */ type) => actionButton(suffix.toUpperCase(), () => download(`leaderboard${query({ benchmark })}`, `leaderboard-${benchmark}.${suffix}`, type));
-  root.append(h("div", { class: "head" }, h("h1", {}, "Leaderboard"), h("div", { class: "actions" }, save("png", "image/png"), save("csv", "text/csv"), save("md", "text/markdown"))), h("div", { class: "filters" }, field("Benchmark", select(names, benchmark, (value) => { benchmark = value; setParams({ benchmark }); load(); }))), content);
+  const save = (/** @type {string} */ suffix, /** @type {string} */ type) =>
+    actionButton(
+      suffix.toUpperCase(),
+      () => download(`leaderboard${query({ benchmark })}`, `leaderboard-${benchmark}.${suffix}`, type),
+    );
+  root.append(
+    h(
+      "div",
+      { class: "head" },
+      h("h1", {}, "Leaderboard"),
+      h("div", { class: "actions" }, save("png", "image/png"), save("csv", "text/csv"), save("md", "text/markdown")),
+    ),
+    h(
+      "div",
+      { class: "filters" },
+      field(
+        "Benchmark",
+        select(names, benchmark, (value) => {
+          benchmark = value;
+          setParams({ benchmark });
+          load();
+        }),
+      ),
+    ),
+    content,
+  );
   load();
 }
 
 /** @param {any} leaderboard */
 function show({ rankings, columns, notes }) {
   const filled = rankings.filter((/** @type {any} */ ranking) => ranking.rows.length);
-  if (!filled.length) return empty("There are no results yet.", h("a", { href: "#/evaluations" }, "Start an evaluation"));
-  return [...notes.map((/** @type {string} */ text) => h("p", { class: "warning" }, text)), ...filled.map((/** @type {any} */ ranking) => h("section", {},
-    h("h2", {}, `Judged by ${ranking.judge} (${ranking.protocol})`),
-    ranking.notes.map((/** @type {string} */ text) => h("p", { class: "muted" }, text)),
-    table(`Ranking of ${ranking.judge}`, ["Model", "Source", ...columns], ranking.rows.map((/** @type {any} */ row) => [
-      row.evaluation_id ? h("a", { href: `#/evaluation/${row.evaluation_id}` }, row.model) : row.model,
-      h("span", { class: `badge ${row.kind === "evaluated" ? "ok" : ""}`, title: row.source }, row.kind),
-      ...columns.map((/** @type {string} */ column) => {
-        const value = number(row.values[column], 4);
-        const range = column === "Overall" && row.overall_interval95 ? h("div", { class: "muted" }, `${number(row.overall_interval95[0])} to ${number(row.overall_interval95[1])}`) : null;
-        return h("span", {}, row.marks[column] === "best" ? h("strong", { title: "best" }, value) : row.marks[column] === "second" ? h("u", { title: "second" }, value) : value, range);
-      })]))))];
+  if (!filled.length) {
+    return empty("There are no results yet.", h("a", { href: "#/evaluations" }, "Start an evaluation"));
+  }
+  return [
+    ...notes.map((/** @type {string} */ text) => h("p", { class: "warning" }, text)),
+    ...filled.map((/** @type {any} */ ranking) =>
+      h(
+        "section",
+        {},
+        h("h2", {}, `Judged by ${ranking.judge} (${ranking.protocol})`),
+        ranking.notes.map((/** @type {string} */ text) => h("p", { class: "muted" }, text)),
+        table(
+          `Ranking of ${ranking.judge}`,
+          ["Model", "Source", ...columns],
+          ranking.rows.map((/** @type {any} */ row) => [
+            row.evaluation_id ? h("a", { href: `#/evaluation/${row.evaluation_id}` }, row.model) : row.model,
+            h("span", { class: `badge ${row.kind === "evaluated" ? "ok" : ""}`, title: row.source }, row.kind),
+            ...columns.map((/** @type {string} */ column) => {
+              const value = number(row.values[column], 4);
+              const range = column === "Overall" && row.overall_interval95
+                ? h(
+                  "div",
+                  { class: "muted" },
+                  `${number(row.overall_interval95[0])} to ${number(row.overall_interval95[1])}`,
+                )
+                : null;
+              return h(
+                "span",
+                {},
+                row.marks[column] === "best"
+                  ? h("strong", { title: "best" }, value)
+                  : row.marks[column] === "second"
+                  ? h("u", { title: "second" }, value)
+                  : value,
+                range,
+              );
+            }),
+          ]),
+        ),
+      )
+    ),
+  ];
 }

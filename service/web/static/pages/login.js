@@ -5,8 +5,14 @@ import { errorBox, field } from "../components.js";
 import { fill, h } from "../dom.js";
 
 /** @param {HTMLElement} root @param {import("../app.js").Route} route */
-export async function page(root, { params }) {
-  const input = h("input", { type: "password", autocomplete: "off", required: true, placeholder: "g2k_…", autofocus: true });
+export function page(root, { params }) {
+  const input = h("input", {
+    type: "password",
+    autocomplete: "off",
+    required: true,
+    placeholder: "g2k_…",
+    autofocus: true,
+  });
   const errors = h("div", {});
   const form = h(
     "form",
@@ -25,7 +31,13 @@ export async function page(root, { params }) {
       },
     },
     h("h1", {}, "Log in"),
-    h("p", {}, "This service needs an API key. An administrator creates one with ", h("code", {}, "g2rpo keys create"), "."),
+    h(
+      "p",
+      {},
+      "This service needs an API key. An administrator creates one with ",
+      h("code", {}, "g2rpo keys create"),
+      ".",
+    ),
     field("API key", input),
     errors,
     h("div", { class: "actions" }, h("button", { class: "primary" }, "Log in")),
