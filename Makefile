@@ -11,7 +11,7 @@ KILLS ?= 120
 unexport PYTHONDONTWRITEBYTECODE
 INSTALL = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 
-.PHONY: help setup demo check ruff format-check mypy imports language spelling docs test test-slow contract faults format lock bench clean
+.PHONY: help setup demo check ruff format-check mypy imports language spelling javascript docs test test-slow contract faults format lock bench clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -36,7 +36,7 @@ demo: $(VENV)/.runtime  ## start the service, align the bundled model, write ima
 	$(BIN)/g2rpo demo --seed $(SEED) --out demo
 
 check: setup  ## run ruff, format check, mypy, import-linter, spelling and phrase check in parallel
-	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target mypy language ruff format-check imports spelling
+	@$(MAKE) --no-print-directory --jobs=2 --keep-going --output-sync=target mypy language ruff format-check imports spelling javascript
 
 ruff: setup
 	$(BIN)/ruff check .
@@ -52,6 +52,11 @@ imports: setup
 
 language: setup  ## list phrases to avoid in technical English (tests/language/phrases.toml)
 	$(BIN)/python -m tests.language
+
+javascript: setup  ## check the types, lint and format of the dashboard's JavaScript
+	cd service/web && ../../$(BIN)/deno check --quiet static/app.js static/pages/*.js
+	cd service/web && ../../$(BIN)/deno lint --quiet static
+	cd service/web && ../../$(BIN)/deno fmt --quiet --check static
 
 spelling: setup
 	$(BIN)/codespell service worker tests benchmarks migrations docs README.md Makefile
@@ -76,6 +81,7 @@ docs: setup  ## write the generated pages of docs/reference
 format: setup  ## fix lint errors and format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	cd service/web && ../../$(BIN)/deno fmt --quiet static
 
 bench: setup  ## run the short benchmarks in benchmarks/
 	$(BIN)/python benchmarks/rollout.py

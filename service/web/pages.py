@@ -1,5 +1,6 @@
 """Serve the dashboard: one HTML page, its JavaScript modules and style sheet, and the chart library."""
 
+import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -26,8 +27,8 @@ class _Assets(StaticFiles):
         response.headers.update(HEADERS)
         return response
 
-    def lookup_path(self, path: str):  # type: ignore[no-untyped-def]
-        return (str(d3 := _d3()), d3.stat()) if path == "d3.js" else super().lookup_path(path)
+    def lookup_path(self, path: str) -> tuple[str, os.stat_result | None]:
+        return (str(_d3()), _d3().stat()) if path == "d3.js" else super().lookup_path(path)
 
 
 def _d3() -> Path:

@@ -303,7 +303,7 @@ export function heatMap({ title, rows, columns, values, rowLabel, columnLabel, o
                   "td",
                   {
                     style: { "--share": share.toFixed(3) },
-                    class: value === null ? "none" : share > 0.55 ? "strong-cell" : "",
+                    class: value === null && "none",
                   },
                   h("button", {
                     type: "button",

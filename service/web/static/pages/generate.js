@@ -22,7 +22,7 @@ import { compareImages } from "../image_pair.js";
 import { ago, bytes, number, shortId } from "../format.js";
 
 /** @param {HTMLElement} root @param {import("../app.js").Route} route */
-export async function page(root, { parts: [id], params, signal, setParams }) {
+export async function page(root, { parts: [id], params, signal }) {
   const catalog = await api("catalog", { signal });
   const checkpoints = (await all("checkpoints", {}, { signal, limit: 500 })).filter((row) => !row.deleted_at);
   const chosen = new Set(params.getAll("checkpoint").length ? params.getAll("checkpoint") : ["base"]);

@@ -6,7 +6,7 @@ import { fill, h } from "../dom.js";
 import { ago, bytes, dateTime, number } from "../format.js";
 
 /** @param {HTMLElement} root @param {import("../app.js").Route} route */
-export async function page(root, { params, signal, setParams }) {
+export function page(root, { params, signal, setParams }) {
   root.append(
     h("h1", {}, "System"),
     tabs(
