@@ -67,16 +67,19 @@ class RewardGroups(Timed):
 
 
 class Sample(Timed):
-    """Event: a held-out image, or the best or worst image of a group, was saved."""
+    """Event: a held-out image, or an image of a group, was saved."""
 
     type: Literal["sample"] = "sample"
     step: int
-    kind: Literal["heldout", "best", "worst"]
-    index: int = Field(description="Index among the images of this kind at this step.")
+    kind: Literal["heldout", "best", "worst", "group"]
+    index: int = Field(
+        description="Index among the images of this kind at this step. For the images of groups: "
+        "(k·Λ + s)·G + g for image g of the group of the k-th SDE step and s-th granularity."
+    )
     prompt: str
     rewards: dict[str, float | None]
-    sde_step: int | None = Field(None, description="SDE step of the group, for best and worst images.")
-    granularity: int | None = Field(None, description="Stride of the image's continuation, for best and worst images.")
+    sde_step: int | None = Field(None, description="SDE step of the group; null for held-out images.")
+    granularity: int | None = Field(None, description="Stride of the image's continuation; null for held-out images.")
     file: str = Field(description="Path of the PNG file, relative to the attempt's directory.")
     sha256: str
     size: int = Field(description="File size in bytes.")

@@ -48,6 +48,10 @@ class Plan(Contract):
     paper_formula: PaperFormula | None = Field(
         description="Cost according to the supplement's formula, for G²RPO; otherwise null."
     )
+    group_image_bytes: int = Field(
+        description="Estimated disk space of the images of groups: at most three bytes per pixel and the limit "
+        "of the spec."
+    )
     memory: Memory | None = Field(description="Estimated memory per process; null if the model is not in the catalog.")
     seconds: float | None = Field(description="Estimated seconds at the rates in the catalog; null if it has none.")
     seconds_basis: str = Field(description="Basis of the time estimate.")
@@ -90,6 +94,7 @@ def make_plan(spec: RunSpec, catalog: Catalog, uploaded: Collection[str] = ()) -
         heldout_nfe=heldout,
         total_nfe=total,
         paper_formula=_paper_formula(algorithm, steps) if isinstance(algorithm, G2RPO) else None,
+        group_image_bytes=_group_image_bytes(spec, shared.images),
         memory=_memory(spec, entry, catalog) if entry else None,
         seconds=seconds,
         seconds_basis=basis,
@@ -100,6 +105,13 @@ def make_plan(spec: RunSpec, catalog: Catalog, uploaded: Collection[str] = ()) -
 def _rollout_nfe(cost: RolloutCost, passes: int) -> RolloutNfe:
     nfe = {name: passes * getattr(cost, name) for name in ("anchor", "sde_steps", "continuations", "total")}
     return RolloutNfe(**nfe, images=cost.images)
+
+
+def _group_image_bytes(spec: RunSpec, images: int) -> int:
+    """Return the estimated bytes of the images of groups, of which each evaluation after the first stores `images`."""
+    stored = images * max(0, len(heldout_steps(spec)) - 1)
+    pixels = spec.sampling.width * spec.sampling.height
+    return min(int(spec.heldout.group_images_mib * 2**20), 3 * pixels * stored)
 
 
 def _paper_formula(algorithm: G2RPO, steps: int) -> PaperFormula:

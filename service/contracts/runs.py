@@ -168,6 +168,15 @@ class Heldout(Contract):
     )
     seed: Seed = Field(7, description="Seed of the held-out noise.")
     samples: int = Field(8, ge=0, le=64, description="Number of held-out images stored per evaluation.")
+    group_images_mib: float = Field(
+        16,
+        ge=0,
+        le=100_000,
+        allow_inf_nan=False,
+        description="Disk space in MiB for the images of all groups of a step's first prompt, which are stored at each "
+        "evaluation after the first; 0: they are not stored. Each evaluation gets the same share, and stores whole "
+        "groups until its share is used.",
+    )
     early_stop: EarlyStop | None = Field(None, description="Early stopping; null: disabled.")
 
 

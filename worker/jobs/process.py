@@ -41,7 +41,7 @@ def lower_priority(pid: int, niceness: int) -> None:
     """Increase the niceness of a process that leads a process group and a session, and of all its threads.
 
     Linux can schedule sessions as units (autogroups); niceness then counts only within a session, and the session has a
-    niceness of its own.
+    separate niceness.
     """
     niceness = min(19, os.getpriority(os.PRIO_PROCESS, pid) + niceness)
     os.setpriority(os.PRIO_PGRP, pid, niceness)

@@ -1,4 +1,4 @@
-"""`/runs/{run_id}/samples`: held-out images, and the best and worst images of reward groups."""
+"""`/runs/{run_id}/samples`: held-out images, and images of reward groups."""
 
 import uuid
 from typing import Annotated, Literal
@@ -21,8 +21,10 @@ from service.jobs import views
 class SampleFilters(PageQuery):
     """Query parameters of the list. Samples must match all filters."""
 
-    kind: Literal["heldout", "best", "worst"] | None = Field(None, description="The kind of the sample.")
+    kind: Literal["heldout", "best", "worst", "group"] | None = Field(None, description="The kind of the sample.")
     step: int | None = Field(None, ge=0, le=2**31 - 1, description="The optimizer step.")
+    sde_step: int | None = Field(None, ge=0, le=1000, description="The SDE step of the group.")
+    granularity: int | None = Field(None, ge=1, le=1000, description="The granularity of the group.")
 
 
 class SampleView(BaseModel):
@@ -32,7 +34,7 @@ class SampleView(BaseModel):
     step: int = Field(description="Number of optimizer steps completed when the image was generated.")
     kind: str = Field(
         description="`heldout`: uses the same prompts and noise in each evaluation. `best`, `worst`: the best or worst "
-        "image of a group."
+        "image of a group. `group`: an image of a group of the step's first prompt."
     )
     index: int = Field(description="Index among the images of this kind and step.")
     prompt: str = Field(examples=["a red circle left of a blue square"])
@@ -62,10 +64,15 @@ router = APIRouter(prefix="/runs/{run_id}/samples", tags=["samples"], route_clas
 def list_samples(
     run_id: uuid.UUID, filters: Annotated[SampleFilters, Query()], session: SessionDep
 ) -> Page[SampleView]:
+<<<<<<< HEAD
     """Return the held-out images and the best and worst image of a group at each step, with their rewards."""
     views.find(session, Run, run_id)
     query = select(Sample).where(Sample.run_id == run_id).distinct(*_KEY).filter_by(**filters.given())
     return paged(session, query, _KEY, filters, _view, ascending=True, then=[Sample.attempt.desc()])
+=======
+    """Return the held-out images and the images of groups at each step, with their rewards."""
+    return list_run_samples(session, run_id, filters)
+>>>>>>> 4137f0f (training: images of all groups of the first prompt at each held-out evaluation; web: the group explorer shows them)
 
 
 @router.get("/{sample_id}/image", summary="Download a sample image", response_class=Response, responses=PNG)

@@ -129,7 +129,7 @@ class RewardGroup(Base):
 
 
 class Sample(StoredFile, Base):
-    """A held-out image, or the best or worst image of a group."""
+    """A held-out image, or an image of a group."""
 
     __tablename__ = "samples"
     __table_args__ = (UniqueConstraint("run_id", "step", "kind", "index", "attempt"),)
@@ -139,7 +139,7 @@ class Sample(StoredFile, Base):
     attempt: Mapped[int]
     step: Mapped[int]
     kind: Mapped[str]
-    """`heldout`, `best` or `worst`."""
+    """`heldout`, `best`, `worst` or `group`."""
     index: Mapped[int]
     prompt: Mapped[str]
     rewards: Mapped[dict[str, Any]]

@@ -106,3 +106,14 @@ def test_adapted_layers_of_stable_diffusion_store_image_or_text_tokens() -> None
     (phase,) = (phase for phase in plan.memory.phases if phase.phase == "update")
     dual = 0 if "attn2.to_q" in model.lora_targets else model.dual_attention_blocks * 4 * image * width
     assert phase.parts["adapter's inputs"] == 4 * (attention + feed_forward + dual)
+
+
+def test_disk_space_of_group_images_is_bounded_by_pixels_and_by_the_limit() -> None:
+    images = 4 * 12 * 3 + 1  # SDE steps, group size, granularities, and the anchor
+    evaluations = 45 // 5
+    assert make_plan(RunSpec(), load_catalog()).group_image_bytes == 3 * 32 * 32 * images * evaluations
+    assert (
+        make_plan(RunSpec.model_validate({"heldout": {"group_images_mib": 1}}), load_catalog()).group_image_bytes
+        == 2**20
+    )
+    assert make_plan(RunSpec.model_validate({"heldout": {"every": 0}}), load_catalog()).group_image_bytes == 0

@@ -105,6 +105,9 @@ def add_run(database: Database, records: Records, status: str, **spec: Any) -> R
     for kind in ("best", "worst"):
         group = {"step": 10, "sde_step": 1, "granularity": 2}
         _add_sample(database, records, run, kind=kind, index=0, prompt=PROMPTS[0], **group)
+    for g in range(3):
+        group = {"step": 10, "sde_step": 2, "granularity": 2}
+        _add_sample(database, records, run, kind="group", index=9 + g, prompt=PROMPTS[0], **group)
     records.checkpoint(run, {"pytorch_lora_weights.safetensors": b"weights"}, step=10)
     with database.transaction() as session:
         session.add(LogChunk(run_id=run.id, attempt=1, offset=0, data=b"step 10 of 45\n"))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from service.contracts.events import Metrics, RewardGroup, RewardGroups, Sample
+from service.contracts.plan import heldout_steps
 from worker.engine.grpo.advantages import Advantages
 from worker.engine.grpo.algorithms.base import Algorithm
 from worker.engine.models.images import png
@@ -88,11 +89,37 @@ class MetricsLogger:
                 scores = dict(zip(weights, rewards[:, p, k, g, s].tolist(), strict=True))
                 self._log_image(image, kind, p, prompts[p], scores, **group)
 
+    def log_group_images(self, prompt: str, ends: Tensor, rewards: Tensor) -> None:
+        """Write the images of all groups of the step's first prompt, as far as the disk limit of the spec allows.
+
+        ends: clean latents [P, K, G, Λ, …] of this process's prompts. rewards: [rewards, P, K, G, Λ] for all prompts.
+        """
+        spec, groups = self.context.spec, self.algorithm
+        budget = int(spec.heldout.group_images_mib * 2**20 / max(1, len(heldout_steps(spec)) - 1))
+        if not budget or not self.context.distributed.is_main:  # the main process has the first prompt
+            return
+        number = 0
+        for k, sde_step in enumerate(groups.group_steps):
+            for s, stride in enumerate(groups.granularities):
+                images = [png(image) for image in self.scorer.decode(ends[0, k, :, s], "heldout_")]
+                budget -= sum(map(len, images))
+                if budget < 0:
+                    return
+                for g, data in enumerate(images):
+                    scores = dict(zip(self.context.rewards, rewards[:, 0, k, g, s].tolist(), strict=True))
+                    self._log_png(data, "group", number + g, prompt, scores, sde_step=sde_step, granularity=stride)
+                number += len(images)
+
     def _log_image(
         self, image: Tensor, kind: str, index: int, prompt: str, scores: Mapping[str, float], **group: int
     ) -> None:
         """Write an image [3, height, width] in 0..1 to a PNG file, and log its event."""
-        events, step, data = self.context.events, self.context.progress.step, png(image)
+        self._log_png(png(image), kind, index, prompt, scores, **group)
+
+    def _log_png(
+        self, data: bytes, kind: str, index: int, prompt: str, scores: Mapping[str, float], **group: int
+    ) -> None:
+        events, step = self.context.events, self.context.progress.step
         directory = events.directory / "samples"
         directory.mkdir(exist_ok=True)
         file = directory / f"{step:06d}-{kind}-{index:03d}.png"

@@ -127,6 +127,7 @@ class Trainer:
             self.logger.log_step(prompts, rewards, anchor_rewards, advantages, update)
             if self.evaluator.due:
                 self.logger.log_best_and_worst(prompts, rollout.ends, rewards)
+                self.logger.log_group_images(prompts[0], rollout.ends, rewards)
             del rollout  # frees memory for the next step
             self.checkpoints.snapshot()
             self.conclude_step()

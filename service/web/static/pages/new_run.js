@@ -321,6 +321,7 @@ function planView(plan, catalog) {
       ["Shared computation saves", `${Math.round(100 * plan.saved_share)}% of the NFE`],
       ["Duration", plan.seconds === null ? "not known for this model" : duration(plan.seconds)],
       ["Basis", plan.seconds_basis],
+      ["Images of groups", `at most ${bytes(plan.group_image_bytes)}`],
       ["Peak memory", plan.memory ? `${bytes(plan.memory.total)} in the phase ${plan.memory.peak}` : "not known"],
       [
         "Workers",

@@ -2,9 +2,10 @@
 
 import { all } from "../api.js";
 import { heatMap } from "../chart.js";
-import { definitions, empty, field, loading, section, select, table } from "../components.js";
+import { definitions, empty, field, lazyImage, loading, section, select, table } from "../components.js";
 import { fill, h } from "../dom.js";
 import { number, percent, signed } from "../format.js";
+import { showSample } from "./run_samples.js";
 
 /**
  * @param {string} id @param {any} run @param {URLSearchParams} params @param {AbortSignal} signal
@@ -31,7 +32,7 @@ export function groupsTab(id, run, params, signal, setParams) {
       signal,
       () => all(`runs/${id}/rewards`, { step }, { signal }),
       (groups) => (groups.length
-        ? explorer(groups)
+        ? explorer(id, groups, signal)
         : empty(`There are no reward groups for step ${step}.`, "Choose a completed step.")),
     );
   load();
@@ -48,8 +49,8 @@ export function groupsTab(id, run, params, signal, setParams) {
   );
 }
 
-/** Explore the groups of a step: a heat map of SDE step × granularity, and the values of the selected group. @param {any[]} groups */
-function explorer(groups) {
+/** Explore the groups of a step: a heat map of SDE step × granularity, and the values of the selected group. @param {string} id @param {any[]} groups @param {AbortSignal} signal */
+function explorer(id, groups, signal) {
   const unique = (/** @type {string} */ key) =>
     [...new Set(groups.map((group) => group[key]))].sort((
       a,
@@ -94,27 +95,63 @@ function explorer(groups) {
       fill(detail, empty("This group has no values."));
       return;
     }
-    const order = group.values.map((/** @type {number | null} */ value, /** @type {number} */ index) => [index, value])
-      .sort((/** @type {any} */ a, /** @type {any} */ b) => (b[1] ?? -Infinity) - (a[1] ?? -Infinity));
+    const images = h("div", {});
     fill(
       detail,
-      h("h3", {}, `SDE step ${group.sde_step}, granularity ${group.granularity}`),
-      definitions([["Mean", number(group.mean)], ["Standard deviation", number(group.std)], [
-        "Failures",
-        group.failures,
-      ], ["Zero spread", group.zero_std ? "yes: the group gives no gradient" : "no"]]),
-      table(
-        "Values of the group",
-        ["Image", "Reward", "Advantage of this reward"],
-        order.map((
-          /** @type {[number, number | null]} */ [index, value],
-        ) => [
-          String(index),
-          number(value),
-          group.std && value !== null ? signed((value - group.mean) / group.std) : "–",
-        ]),
-      ),
+      h("h2", {}, `SDE step ${group.sde_step}, granularity ${group.granularity}`),
+      definitions([
+        ["Mean", number(group.mean)],
+        ["Standard deviation", number(group.std)],
+        ["Failures", group.failures],
+        ["Zero spread", group.zero_std ? "yes: the group gives no gradient" : "no"],
+      ]),
+      images,
     );
+    showImages(images, group);
+  }
+
+  /** Show the images of a group, best first, with their rewards and advantages. @param {HTMLElement} element @param {any} group */
+  function showImages(element, group) {
+    const { step, sde_step, granularity } = group;
+    const advantage = (/** @type {number | null} */ value) =>
+      group.std && value !== null ? signed((value - group.mean) / group.std) : "–";
+    const order = group.values.map((/** @type {number | null} */ value, /** @type {number} */ index) => ({
+      value,
+      index,
+    }))
+      .sort((/** @type {any} */ a, /** @type {any} */ b) => (b.value ?? -Infinity) - (a.value ?? -Infinity));
+    const filter = { kind: "group", step, sde_step, granularity };
+    const load = () => (group.prompt_index === 0 ? all(`runs/${id}/samples`, filter, { signal }) : Promise.resolve([]));
+    section(element, signal, load, (/** @type {any[]} */ samples) => {
+      if (!samples.length) {
+        return [
+          table(
+            "Values of the group",
+            ["Image", "Reward", "Advantage of this reward"],
+            order.map((/** @type {any} */ { value, index }) => [String(index), number(value), advantage(value)]),
+          ),
+          h("p", { class: "muted" }, "Images of groups are stored at held-out evaluations, for the first prompt."),
+        ];
+      }
+      const images = new Map(samples.map((sample) => [sample.index % group.values.length, sample]));
+      return h(
+        "div",
+        { class: "wall" },
+        order.filter((/** @type {any} */ { index }) => images.has(index)).map((/** @type {any} */ { value, index }) => {
+          const sample = images.get(index);
+          return h(
+            "figure",
+            {},
+            h(
+              "button",
+              { type: "button", class: "tile", onclick: () => showSample(sample) },
+              lazyImage(sample.image, `Image ${index} of the group, ${group.reward} ${number(value, 3)}`),
+            ),
+            h("figcaption", {}, `${group.reward} ${number(value, 3)}`, h("br"), `advantage ${advantage(value)}`),
+          );
+        }),
+      );
+    });
   }
   draw();
   const zero = groups.filter((group) => group.zero_std).length;

@@ -132,7 +132,7 @@ const rewardsText = (rewards) =>
   Object.entries(rewards).map(([name, value]) => `${name} ${number(value, 3)}`).join(" · ");
 
 /** @param {any} sample */
-function showSample(sample) {
+export function showSample(sample) {
   showImage(sample.image, sample.prompt, [
     ["Step", sample.step],
     ["Kind", sample.kind],

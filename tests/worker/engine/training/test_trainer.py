@@ -1,6 +1,7 @@
 """Complete training runs on the bundled model: events, metrics and updated weights."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -68,9 +69,37 @@ def test_images_are_stored_with_their_rewards(finished: Path) -> None:
         assert (finished / sample["file"]).stat().st_size == sample["size"]
     pairs = {}
     for sample in samples:
-        if sample["kind"] != "heldout":
+        if sample["kind"] in ("best", "worst"):
             pairs.setdefault((sample["step"], sample["index"]), {})[sample["kind"]] = sum(sample["rewards"].values())
     assert all(pair["best"] > pair["worst"] for pair in pairs.values())
+
+
+def group_images(directory: Path, step: int) -> list[dict[str, Any]]:
+    """Return the recorded images of the groups of a step's first prompt, in order."""
+    return [s for s in events(directory, "sample") if s["kind"] == "group" and s["step"] == step]
+
+
+def test_images_of_the_first_prompts_groups_have_the_recorded_rewards(finished: Path) -> None:
+    recorded = {event["step"]: event["groups"] for event in events(finished, "reward_groups")}
+    for step in (2, 4):
+        images = group_images(finished, step)
+        assert [image["index"] for image in images] == list(range(2 * 2 * 3))  # SDE steps, granularities, group size
+        for image in images:
+            groups = [
+                group
+                for group in recorded[step]
+                if group["prompt_index"] == 0
+                and (group["sde_step"], group["granularity"]) == (image["sde_step"], image["granularity"])
+            ]
+            assert image["rewards"] == {group["reward"]: group["values"][image["index"] % 3] for group in groups}
+
+
+def test_images_of_groups_are_limited_to_whole_groups_within_the_disk_limit(finished: Path, tmp_path: Path) -> None:
+    sizes = [image["size"] for image in group_images(finished, 2)]
+    limit = sum(sizes[: 2 * 3]) + sizes[2 * 3]  # two groups and an image of the third
+    heldout = {"group_images_mib": limit / 2**20, "final_pairs": 4}
+    trainer(tmp_path, training={"max_steps": 2}, heldout=heldout).run()
+    assert [image["size"] for image in group_images(tmp_path, 2)] == sizes[: 2 * 3]
 
 
 def test_training_changes_only_the_lora(half: HalfRun) -> None:
