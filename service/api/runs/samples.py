@@ -64,15 +64,10 @@ router = APIRouter(prefix="/runs/{run_id}/samples", tags=["samples"], route_clas
 def list_samples(
     run_id: uuid.UUID, filters: Annotated[SampleFilters, Query()], session: SessionDep
 ) -> Page[SampleView]:
-<<<<<<< HEAD
-    """Return the held-out images and the best and worst image of a group at each step, with their rewards."""
+    """Return the held-out images and the images of groups at each step, with their rewards."""
     views.find(session, Run, run_id)
     query = select(Sample).where(Sample.run_id == run_id).distinct(*_KEY).filter_by(**filters.given())
     return paged(session, query, _KEY, filters, _view, ascending=True, then=[Sample.attempt.desc()])
-=======
-    """Return the held-out images and the images of groups at each step, with their rewards."""
-    return list_run_samples(session, run_id, filters)
->>>>>>> 4137f0f (training: images of all groups of the first prompt at each held-out evaluation; web: the group explorer shows them)
 
 
 @router.get("/{sample_id}/image", summary="Download a sample image", response_class=Response, responses=PNG)

@@ -137,7 +137,7 @@ def test_group_explorer_shows_rewards_by_sde_step_and_granularity(site: Site, pa
     expect(page.get_by_text("4 groups; 0 (0.0%) have zero spread.")).to_be_visible()
     page.locator(".heat").get_by_role("row", name=re.compile("^2")).get_by_role("button").nth(1).click()
     expect(page.get_by_role("heading", name="SDE step 2, granularity 2")).to_be_visible()
-    best = page.get_by_role("img", name="Image 1 of the group, clip_score 0.4")  # of 0.2, 0.4 and 0.3, whose standard deviation is 0.1
+    best = page.get_by_role("img", name="Image 1 of the group, clip_score 0.4")
     expect(best).to_have_js_property("naturalWidth", 32)
     expect(page.locator(".wall figcaption").first).to_have_text("clip_score 0.4advantage +1")
     page.locator(".heat").get_by_role("row", name=re.compile("^1")).get_by_role("button").first.click()
