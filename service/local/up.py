@@ -36,7 +36,9 @@ def up(data: Path, port: int, report: Callable[[str], None]) -> None:
     with interruptible():
         try:
             with Stack(data, port, report) as stack:
-                report(f"dashboard: {stack.url}  (API documentation: {stack.url}/docs, logs: {stack.logs})")
+                report(
+                    f"ready at {stack.url}  (open it in a browser; API documentation: {stack.url}/docs, logs: {stack.logs})"
+                )
                 stack.ended.wait()
         except Interrupted:
             report("stopped")
