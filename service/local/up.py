@@ -36,9 +36,7 @@ def up(data: Path, port: int, report: Callable[[str], None]) -> None:
     with interruptible():
         try:
             with Stack(data, port, report) as stack:
-                report(
-                    f"ready at {stack.url}  (open it in a browser; API documentation: {stack.url}/docs, logs: {stack.logs})"
-                )
+                report(f"ready at {stack.url} (dashboard, API documentation: {stack.url}/docs, logs: {stack.logs})")
                 stack.ended.wait()
         except Interrupted:
             report("stopped")
