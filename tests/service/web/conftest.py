@@ -15,7 +15,8 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from service.app import create_app
 from service.contracts.status import JobStatus
 from service.db import events
-from service.db.models import LogChunk, Run, Sample
+from service.db.models import Run, Sample
+from service.db.models.run import LogChunk
 from service.db.session import Database
 from tests.service.records import Records
 
