@@ -3,7 +3,7 @@
     python -m benchmarks.dashboard [--seconds 60] [--json FILE]
 
 Starts the service in a temporary directory with 1,000 runs, one of which has 100,000 metric rows and 5,000 samples. The
-times are those of a browser with an empty cache. Needs Chromium (CHROMIUM, or on the path) and the development packages.
+browser's cache is empty. Needs Chromium (CHROMIUM, or on the path) and the development packages.
 """
 
 import argparse
