@@ -272,4 +272,4 @@ class TestLifecycle:
         id = "01a204c3-f0ca-74ae-8fde-44fae912a6da"
         for method, path in (("GET", ""), ("POST", "/cancel"), ("POST", "/resume"), ("DELETE", ""), ("GET", "/logs")):
             response = client.request(method, f"/evaluations/{id}{path}")
-            assert response.status_code == 404 and "no evaluation" in response.json()["detail"]
+            assert response.status_code == 404 and response.json()["detail"].endswith("not found")
