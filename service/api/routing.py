@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, TypeVar
 
 from fastapi import Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.routing import APIRoute
 from starlette.types import Message, Receive
 
 from service.auth.errors import ScopeMissing
 from service.auth.principal import Principal, Scope
+from service.contracts.json_limits import check_json
 from service.core.settings import Settings
 from service.http.errors import BodyTooLarge, invalid, problems
 from service.http.response_cache import ResponseCache
@@ -29,9 +31,13 @@ LOCATION: dict[str, Any] = {
 """The documented header of responses with status 201 or 202."""
 _MAX_NAMES = 1000
 """The maximum number of names in a JSON object. Validation creates an error for each unknown name."""
+MAX_VALUES = 20_000
+"""The maximum number of values in a body with prompts or images, of which there are at most 10,000 or 4096."""
+_LONG_BODY = 256 * 1024
+"""Size in bytes from which a body is parsed in another thread, so that other requests proceed in between."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
-BodyLimit = Literal["max_body_bytes", "max_upload_bytes", "max_results_bytes", "max_prompt_set_bytes"]
+BodyLimit = Literal["max_json_bytes", "max_body_bytes", "max_upload_bytes", "max_results_bytes", "max_prompt_set_bytes"]
 
 
 @dataclass(frozen=True)
@@ -40,8 +46,10 @@ class Declaration:
 
     scope: Scope | None = Scope.ADMIN
     """The scope that a key needs, or None for a public route."""
-    max_body: BodyLimit = "max_body_bytes"
-    """The setting that limits the body size. Only routes that read the body as a stream override the default."""
+    max_body: BodyLimit = "max_json_bytes"
+    """The setting that limits the body size."""
+    max_values: int = 1000
+    """The maximum number of values in a JSON body."""
     cacheable: bool = False
     """Whether the response may be cached: it is made from rows and immutable files, and is the same for all keys."""
     reads_only: bool = False
@@ -91,6 +99,7 @@ class ApiRoute(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handler = super().get_route_handler()
         scope, max_body, cacheable = self.declaration.scope, self.declaration.max_body, self.declaration.cacheable
+        max_values = self.declaration.max_values
         reads_json = self.body_field is not None
 
         async def handle(request: Request) -> Response:
@@ -104,7 +113,9 @@ class ApiRoute(APIRoute):
             if reads_json:
                 _check_content_type(request)
             settings: Settings = request.app.state.database.settings
-            response = await handler(JsonRequest(request.scope, _limited(request, getattr(settings, max_body))))
+            limited = JsonRequest(request.scope, _limited(request, getattr(settings, max_body)))
+            limited.max_values = max_values
+            response = await handler(limited)
             if key is not None:
                 cache.put(key, response)
             return response
@@ -115,20 +126,26 @@ class ApiRoute(APIRoute):
 class JsonRequest(Request):
     """A request whose JSON is parsed strictly. The parsed body is kept in `request.state.body`."""
 
+    max_values: int
+
     async def json(self) -> Any:
         body = await self.body()
+        parsed = await run_in_threadpool(self._parse, body) if len(body) > _LONG_BODY else self._parse(body)
+        self.state.body = parsed
+        return parsed
+
+    def _parse(self, body: bytes) -> Any:
         try:
+            check_json(body, self.max_values)
             parsed = json.loads(body, parse_constant=_reject_constant, object_pairs_hook=_object)
             if _SURROGATE.search(body):
                 json.dumps(parsed, ensure_ascii=False).encode()  # fails for a lone surrogate, which cannot be stored
         except json.JSONDecodeError as error:
             msg = f"Invalid JSON at line {error.lineno}, column {error.colno}: {error.msg}"
             raise invalid(["body", error.pos], msg, "json_invalid") from error
-        except (ValueError, RecursionError) as error:
-            # Invalid UTF-8, a lone surrogate, NaN, Infinity, a number with thousands of digits, or deep nesting.
-            reason = "nesting too deep" if isinstance(error, RecursionError) else str(error)[:200]
-            raise invalid(["body"], f"Invalid JSON: {reason}", "json_invalid") from error
-        self.state.body = parsed
+        except ValueError as error:
+            # Invalid UTF-8, a lone surrogate, NaN, Infinity, a number with thousands of digits, or too many values.
+            raise invalid(["body"], f"Invalid JSON: {str(error)[:200]}", "json_invalid") from error
         return parsed
 
 

@@ -8,6 +8,8 @@ from pydantic import AwareDatetime, Field, TypeAdapter
 
 from service.contracts.base import Record
 
+RECOVERED = "recovered"
+"""Type of the event that records that a worker has stored what an ended attempt left on its disk."""
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 """Write errors that are reported as `disk_full`: full disk, exceeded quota, exceeded file size limit."""
 Phase = Literal["loading", "evaluation", "rollout", "reward", "update", "checkpoint"]

@@ -75,6 +75,9 @@ class Settings(BaseSettings):
     )
     drain_seconds: PositiveFloat = Field(60, description="Time for a job to save its state when its worker stops.")
     max_attempts: PositiveInt = Field(3, description="Number of consecutive lost attempts after which a job fails.")
+    worker_memory_bytes: PositiveInt | None = Field(
+        None, description="Maximum memory of a job's processes, bytes; default: 80% of the machine or container."
+    )
     max_run_seconds: PositiveFloat = Field(
         30 * 86_400, description="Maximum running time since creation or the last resume."
     )
@@ -106,7 +109,10 @@ class Settings(BaseSettings):
     )
     max_prompts: PositiveInt = Field(10_000, description="Maximum number of prompts in a request.")
     max_run_nfe: PositiveInt = Field(100_000_000_000, description="Maximum NFE of a run's plan.")
-    max_body_bytes: PositiveInt = Field(32 * 2**20, description="Maximum size of a request body, bytes.")
+    max_body_bytes: PositiveInt = Field(
+        32 * 2**20, description="Maximum size of a run, a plan or the images to score in a request body, bytes."
+    )
+    max_json_bytes: PositiveInt = Field(4 * 2**20, description="Maximum size of any other JSON body, bytes.")
     max_wait_seconds: PositiveFloat = Field(60, description="Maximum N in `Prefer: wait=N`.")
     max_streams: PositiveInt = Field(1000, description="Maximum number of event streams per API process.")
     max_stream_seconds: PositiveFloat = Field(3600, description="Maximum age of a stream; clients reconnect.")

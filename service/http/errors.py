@@ -117,8 +117,8 @@ class NotFinished(ServiceError, status=HTTPStatus.CONFLICT, code="not_finished")
 class WrongState(ServiceError, status=HTTPStatus.CONFLICT, code="wrong_state"):
     """The current state of the resource does not allow the operation."""
 
-    def __init__(self, detail: str, code: str = "wrong_state") -> None:
-        super().__init__(detail)
+    def __init__(self, detail: str, code: str = "wrong_state", *, headers: dict[str, str] | None = None) -> None:
+        super().__init__(detail, headers=headers)
         self.code = code
 
 

@@ -18,12 +18,15 @@ from worker.engine.heartbeat import PROGRESS_SECONDS, periodic_heartbeat
 from worker.engine.inference.model_cache import MODEL_CACHE
 from worker.jobs.attempt import Attempt, AttemptEnded
 from worker.jobs.claim import JobType, LeaseLost, held, move
-from worker.jobs.outcome import Outcome, stuck_for
+from worker.jobs.outcome import Outcome, over_memory_limit, stuck_for
+from worker.monitoring import devices
 
 _REQUEST_SECONDS = 1.0
 """Interval at which cancellation requests are read while models are loading."""
+_WATCH_SECONDS = 0.25
+"""Interval at which memory and progress are checked. The kernel provides up to about a gigabyte in this time."""
 STUCK_EXIT = 70
-"""Exit status of a worker whose job was stuck."""
+"""Exit status of a worker whose job was stuck or used too much memory."""
 
 
 class InProcessJobType(JobType, ABC):
@@ -37,8 +40,8 @@ class InProcessJobType(JobType, ABC):
 class InProcess:
     """Runs one attempt in the calling thread.
 
-    A second thread exits the whole process if the job makes no progress, because a thread that hangs in a device call
-    cannot be stopped otherwise. The service manager then restarts the worker.
+    A second thread exits the whole process if the job makes no progress or uses too much memory, because a thread in a
+    device call or a tensor operation cannot be stopped otherwise. The service manager then restarts the worker.
     """
 
     def __init__(
@@ -103,10 +106,16 @@ class InProcess:
 
         At the end of the block, raises the same exceptions as `heartbeat`.
         """
-        with (
-            periodic_heartbeat(self.touch, self._progress_seconds),
-            periodic_heartbeat(self._record_cancelled, _REQUEST_SECONDS),
-        ):
+        with periodic_heartbeat(self.touch, self._progress_seconds), self.cancellable():
+            yield
+
+    @contextlib.contextmanager
+    def cancellable(self) -> Iterator[None]:
+        """While the block runs, record a cancellation without waiting for the block.
+
+        At the end of the block, raises the same exceptions as `heartbeat`.
+        """
+        with periodic_heartbeat(self._record_cancelled, _REQUEST_SECONDS):
             yield
         self.heartbeat()
 
@@ -122,7 +131,7 @@ class InProcess:
         return row
 
     def _record_cancelled(self) -> None:
-        """Record the end of a cancelled job immediately, because loading cannot be interrupted."""
+        """Record the end of a cancelled job immediately, because its work cannot be interrupted."""
         if self.attempt.recorded.is_set():
             return
         with contextlib.suppress(SQLAlchemyError, LeaseLost):  # the main thread handles these errors if they persist
@@ -132,12 +141,17 @@ class InProcess:
                 self.attempt.recorded.set()
 
     def _watch(self) -> None:
-        timeout = self.database.settings.progress_timeout_seconds
-        while not self._finished.wait(max(0.05, self._heartbeat_at + timeout - time.monotonic())):
-            if time.monotonic() - self._heartbeat_at < timeout:
-                continue
-            self.attempt.log.error("job.stuck", seconds=timeout)
-            outcome = stuck_for(timeout)
-            with contextlib.suppress(SQLAlchemyError, LeaseLost):
-                move(self.database, self.claim, outcome.status, outcome.error)
-            os._exit(STUCK_EXIT)
+        settings = self.database.settings
+        timeout, memory = settings.progress_timeout_seconds, devices.memory_limit(settings.worker_memory_bytes)
+        while not self._finished.wait(_WATCH_SECONDS):
+            if (used := devices.used_memory()) > memory:
+                self._exit(over_memory_limit(used, memory))
+            if time.monotonic() - self._heartbeat_at >= timeout:
+                self._exit(stuck_for(timeout))
+
+    def _exit(self, outcome: Outcome) -> None:
+        """Record the outcome and end the process."""
+        self.attempt.log.error("job.stopped", error=outcome.error)
+        with contextlib.suppress(SQLAlchemyError, LeaseLost):
+            move(self.database, self.claim, outcome.status, outcome.error)
+        os._exit(STUCK_EXIT)

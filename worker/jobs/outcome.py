@@ -138,6 +138,16 @@ def stuck_for(seconds: float, log_tail: str = "") -> Outcome:
     return failed("stuck", detail, hint, log_tail)
 
 
+def over_memory_limit(used: int, limit: int, log_tail: str = "") -> Outcome:
+    """Return the outcome of a job that was stopped because its processes used more memory than allowed, in bytes."""
+    detail = f"the job used {used / 2**30:.2f} GiB of memory, above the limit of {limit / 2**30:.2f} GiB"
+    hint = (
+        "Request fewer or smaller images, lower sampling.rollout_batch_size, or give the worker more memory: "
+        "G2RPO_WORKER_MEMORY_BYTES sets the limit."
+    )
+    return failed("out_of_memory", detail, hint, log_tail)
+
+
 def too_often_lost(losses: int, returncode: int = 0, log_tail: str = "") -> Outcome:
     """Return the outcome of a job that has reached the limit on lost attempts."""
     last = f"; the last process was terminated by {_signal_name(-returncode)}" if returncode < 0 else ""
@@ -182,6 +192,7 @@ def _oom_counters() -> Iterator[Path]:
             yield root / "memory" / group.lstrip("/") / "memory.oom_control"
     yield root / "memory.events"
     yield root / "memory" / "memory.oom_control"
+    yield Path("/proc/vmstat")  # of the whole machine
 
 
 def _signal_name(number: int) -> str:

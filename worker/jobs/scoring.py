@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 _BATCH_PIXELS = 2**22
 """Maximum number of pixels per batch: eight images of 720×720."""
-_MAX_BATCH_IMAGES = 64
+_MAX_BATCH_IMAGES = 16
+"""Bounds the time of a batch, which a cancellation cannot interrupt within a reward."""
 
 
 class ScoreJobType(InProcessJobType):
@@ -39,7 +40,8 @@ class ScoreJobType(InProcessJobType):
         _record(execution, [], 0, len(images), rewards=versions)
         done = 0
         for batch in _batches(images):
-            values = _score(execution, scorer, names, batch)
+            with execution.cancellable():
+                values = _score(execution, scorer, names, batch)
             done += len(batch)
             numbers = [one.number for one in batch]
             _record(execution, list(zip(numbers, values, strict=True)), done, len(images))
@@ -72,7 +74,7 @@ def _score(
                 for name in names
             ]
     if undamaged:
-        scored = scorer.score(names, pngs, [one.prompt for one in undamaged])
+        scored = scorer.score(names, pngs, [one.prompt for one in undamaged], execution.heartbeat)
         found |= {one.number: values for one, values in zip(undamaged, scored, strict=True)}
     return [found[one.number] for one in batch]
 

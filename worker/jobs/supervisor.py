@@ -10,8 +10,9 @@ import threading
 import time
 import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,8 +28,9 @@ from service.db.session import Database
 from worker.jobs.attempt import Attempt
 from worker.jobs.claim import Claim, JobType, LeaseLost
 from worker.jobs.ingest import Ingest
-from worker.jobs.outcome import Outcome, Stop, classify, oom_kills, stuck_for
+from worker.jobs.outcome import Outcome, Stop, classify, oom_kills, over_memory_limit, stuck_for
 from worker.jobs.process import Command, Process
+from worker.monitoring import devices
 
 TERMINATION_SECONDS = 10.0
 """Seconds between SIGTERM and SIGKILL."""
@@ -124,13 +126,13 @@ class Supervisor:
             try:
                 if self._aborted:
                     raise LeaseLost("the lease was lost before the process was started")
-                stuck = self._watch(process, ingest, reader, self._job_type.limits(row), row.seconds_used)
+                stopped = self._watch(process, ingest, reader, self._job_type.limits(row), row.seconds_used)
             finally:
                 process.terminate(0)
         attempt.retry(ingest.drain)
         self._all_read = True
-        if stuck and ingest.ending is None:
-            return stuck_for(stuck, ingest.log.tail())
+        if stopped and ingest.ending is None:
+            return stopped(ingest.log.tail())
         assert process.returncode is not None
         out_of_memory = oom_kills() > kills
         tail = ingest.log.tail()
@@ -175,13 +177,14 @@ class Supervisor:
 
     def _watch(
         self, process: Process, ingest: Ingest[Any], reader: Executor, limits: Limits, used: float
-    ) -> float | None:
+    ) -> Callable[[str], Outcome] | None:
         """Wait until the process has exited, and forward requests to it.
 
-        Returns the progress timeout in seconds if the process was terminated as stuck, otherwise None. Events are
-        ingested in another thread, because storing a checkpoint may take minutes, during which requests must still be
-        handled.
+        If the process was terminated because it was stuck or used too much memory, returns a function of the end of
+        the log that returns the outcome. Events are ingested in another thread, because storing a checkpoint may take
+        minutes, during which requests must still be handled.
         """
+        memory = devices.memory_limit(self._settings.worker_memory_bytes)
         timeout = limits.progress_timeout_seconds or self._settings.progress_timeout_seconds
         budget = min(limits.wall_clock_seconds or math.inf, self._settings.max_run_seconds) - used
         written, heartbeat = 0, time.monotonic()
@@ -195,6 +198,9 @@ class Supervisor:
                 self._attempt.log.warning("job.request_not_forwarded", error=str(error).splitlines()[0])
             with contextlib.suppress(OSError):  # other code that uses the disk reports the failure
                 ingest.log.trim()
+            if (used_memory := devices.used_memory(process.pid)) > memory:
+                process.terminate(0)
+                return partial(over_memory_limit, used_memory, memory)
             now = time.monotonic()
             if (size := ingest.written()) != written:
                 written, heartbeat = size, now
@@ -204,7 +210,7 @@ class Supervisor:
                 process.terminate(TERMINATION_SECONDS)
             elif self._stop is None and now - heartbeat > timeout:
                 process.terminate(TERMINATION_SECONDS)
-                return timeout
+                return partial(stuck_for, timeout)
         self._attempt.lease.check()
         return None
 

@@ -16,7 +16,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
 from service.contracts.attempt_files import EVENTS_FILE
+from service.contracts.events import RECOVERED
 from service.contracts.status import INACTIVE
+from service.db import events
 from service.db.models import Job, SupervisedJob
 from service.db.session import Database
 from worker.jobs.claim import Claim, LeaseLost
@@ -33,6 +35,8 @@ def recover_unread(database: Database, job_type: SupervisedJobType) -> None:
         bound = log.bind(**{claim.kind: str(id_)}, attempt=attempt)
         try:
             job_type.ingest(database, claim, directory, attempt, lock=_resting).drain()
+            with database.transaction() as session:
+                events.record(session, job_type.model, id_, attempt, RECOVERED, {})
             bound.info("job.recovered")
         except LeaseLost:
             continue  # the job was resumed, and its supervisor ingests the attempt

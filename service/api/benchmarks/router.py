@@ -24,7 +24,7 @@ from service.auth.principal import Scope
 from service.contracts.benchmarks.data import Benchmark
 from service.http.errors import UnsupportedMediaType, problems
 from service.http.pagination import Page
-from service.http.uploads import receive
+from service.http.uploads import receive, while_connected
 
 router = APIRouter(tags=["benchmarks"], route_class=ApiRoute)
 
@@ -98,4 +98,5 @@ async def rescore_benchmark(
     with tempfile.TemporaryDirectory(prefix="g2rpo-rescore-") as directory:
         file = pathlib.Path(directory) / "results"
         sha256 = await receive(request.stream(), file)
-        return await run_in_threadpool(service.rescore, benchmark, file, sha256, media_type, query)
+        async with while_connected(request) as check:
+            return await run_in_threadpool(service.rescore, benchmark, file, sha256, media_type, query, check)

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -158,15 +158,22 @@ def sub_dimensions(requested: Sequence[str]) -> set[str]:
     return found
 
 
-def rescore(benchmark: Benchmark, file: Path, file_sha256: str, media_type: str, query: RescoreQuery) -> Rescore:
-    """Score an official result file.
+def rescore(
+    benchmark: Benchmark,
+    file: Path,
+    file_sha256: str,
+    media_type: str,
+    query: RescoreQuery,
+    check: Callable[[], None] = lambda: None,
+) -> Rescore:
+    """Score an official result file. `check` is called before each line or row and may raise.
 
-    Raises Invalid if the file is not readable or has no rows, with an error for each row that does not belong to the
-    benchmark.
+    Raises Invalid if the file is not readable or has no rows, with an error for each of the first rows that do not
+    belong to the benchmark.
     """
     from service.core.bootstrap_intervals import intervals  # imports numpy, which other routes do not need
 
-    read = _read(benchmark, file, media_type)
+    read = _read(benchmark, file, media_type, check)
     if isinstance(read, Counts):
         found = scores_of_counts(read.sub)
     else:
@@ -186,13 +193,13 @@ def rescore(benchmark: Benchmark, file: Path, file_sha256: str, media_type: str,
     )
 
 
-def _read(benchmark: Benchmark, file: Path, media_type: str) -> Answers | Counts:
+def _read(benchmark: Benchmark, file: Path, media_type: str, check: Callable[[], None]) -> Answers | Counts:
     try:
         # The csv module needs unchanged line endings inside quotes.
         with file.open(encoding="utf-8-sig", newline="" if media_type == CSV else None) as text:
             if media_type == JSON:
-                return read_json(text.read(), benchmark)
-            return read_csv(text, benchmark) if media_type == CSV else read_lines(text, benchmark)
+                return read_json(text, benchmark, check)
+            return (read_csv if media_type == CSV else read_lines)(text, benchmark, check)
     except UnicodeDecodeError as error:
         raise invalid(["body"], f"The file is not UTF-8: {error.reason}", "not_utf8") from error
     except json.JSONDecodeError as error:

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from safetensors import SafetensorError, safe_open
 from sqlalchemy.orm import Session
 
+from service.api.checkpoints.safetensors_checks import MAX_TENSORS, check_finite, check_header
 from service.api.checkpoints.schemas import ImportQuery
 from service.api.idempotency import IdempotentRequest
 from service.auth.principal import Principal
@@ -30,7 +31,6 @@ WEIGHTS = "pytorch_lora_weights.safetensors"
 """The file name that diffusers' `load_lora_weights` looks for."""
 _TENSOR = re.compile(r"transformer\.(?P<layer>[A-Za-z0-9_.]{1,200})\.lora_(?P<half>[AB])\.weight")
 _TYPES = frozenset({"F32", "F16", "BF16"})
-_MAX_TENSORS = 100_000
 _MAX_NAMES = 3
 
 
@@ -107,15 +107,17 @@ def read_adapter(file: Path, model: ModelEntry) -> Adapter:
     Raises Invalid, listing the unsupported tensors or layers, if the file is not a LoRA for this model.
     """
     try:
+        check_header(file)
         with safe_open(file, framework="numpy") as tensors:
             slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118 - not a mapping
             shapes = {name: tuple(part.get_shape()) for name, part in slices.items()}
             types = {name: str(part.get_dtype()) for name, part in slices.items()}
             metadata = tensors.metadata() or {}
+        check_finite(file)
     except (SafetensorError, OSError, ValueError) as error:
         raise _invalid(f"Invalid safetensors file: {str(error)[:200]}") from error
-    if not 0 < len(shapes) <= _MAX_TENSORS:
-        raise _invalid(f"The file has {len(shapes)} tensors; expected 1 to {_MAX_TENSORS}")
+    if not 0 < len(shapes) <= MAX_TENSORS:
+        raise _invalid(f"The file has {len(shapes)} tensors; expected 1 to {MAX_TENSORS}")
     if wrong := [name for name, type_ in types.items() if type_ not in _TYPES]:
         raise _invalid(f"Unsupported data type of {_some(wrong)}; supported types: {', '.join(sorted(_TYPES))}")
     return Adapter(_rank(shapes, model), _alpha(metadata))

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Body
 
 from service.api.dependencies import CatalogDep, SessionDep, SettingsDep
 from service.api.idempotency import IdempotentRequestDep
-from service.api.routing import ApiRoute, declare
+from service.api.routing import MAX_VALUES, ApiRoute, declare
 from service.api.runs.router import EXAMPLE
 from service.auth.principal import Scope
 from service.contracts.plan import Plan
@@ -17,7 +17,7 @@ router = APIRouter(tags=["plans"], route_class=ApiRoute)
 
 
 @router.post("/plans", summary="Plan a run")
-@declare(Scope.READ, reads_only=True)
+@declare(Scope.READ, max_body="max_body_bytes", max_values=MAX_VALUES, reads_only=True)
 def make_plan(
     spec: Annotated[RunSpec, Body(openapi_examples={"shapes": {"summary": "The bundled world", "value": EXAMPLE}})],
     session: SessionDep,

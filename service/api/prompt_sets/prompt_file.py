@@ -25,6 +25,7 @@ from service.http.errors import FieldError, Invalid, invalid
 
 MAX_INPUT_BYTES = 128 * 1024
 """Maximum size of a line or CSV row: enough for the longest prompt, however it is escaped, and its metadata."""
+MAX_COLUMNS = 64
 MAX_ERRORS = 20
 """Maximum number of bad lines in a response. Reading stops there unless bad lines are skipped."""
 
@@ -164,6 +165,8 @@ def _csv(file: BinaryIO) -> Iterator[tuple[int, Parse]]:
     if names.count("prompt") != 1:
         found = ", ".join(repr(name[:50]) for name in names[:10]) or "none"
         raise Invalid([_error(1, f"a CSV needs exactly one column `prompt`; found: {found}", "no_prompt_column")])
+    if len(names) > MAX_COLUMNS:
+        raise Invalid([_error(1, f"{len(names)} columns; the maximum is {MAX_COLUMNS}", "too_many_columns")])
     if len(set(names)) != len(names):
         raise Invalid([_error(1, "two columns have the same name", "duplicate_column")])
     for number, row in rows:

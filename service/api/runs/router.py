@@ -9,7 +9,7 @@ from service.api import jobs
 from service.api.dependencies import SessionDep
 from service.api.idempotency import IdempotentRequestDep
 from service.api.jobs import JobRequestDep, show_created
-from service.api.routing import LOCATION, ApiRoute, declare
+from service.api.routing import LOCATION, MAX_VALUES, ApiRoute, declare
 from service.api.runs import service
 from service.api.runs.schemas import AttemptView, ResumeRequest, RunChanges, RunFilters, RunSummary, RunView
 from service.auth.principal import Scope
@@ -31,7 +31,7 @@ EXAMPLE = {
 
 
 @router.post("", status_code=202, summary="Start an alignment run", responses={202: LOCATION, **problems(409, 410)})
-@declare(Scope.WRITE)
+@declare(Scope.WRITE, max_body="max_body_bytes", max_values=MAX_VALUES)
 def create_run(
     spec: Annotated[RunSpec, Body(openapi_examples={"shapes": {"summary": "The bundled world", "value": EXAMPLE}})],
     request: JobRequestDep,
@@ -141,7 +141,7 @@ def save_run(run_id: uuid.UUID, session: SessionDep, idempotency: IdempotentRequ
 
 
 @router.post("/{run_id}/clone", status_code=202, summary="Clone a run", responses={202: LOCATION, **problems(409, 410)})
-@declare(Scope.WRITE)
+@declare(Scope.WRITE, max_body="max_body_bytes", max_values=MAX_VALUES)
 def clone_run(
     run_id: uuid.UUID,
     response: Response,

@@ -1,12 +1,13 @@
 """Create, list, show, pause, resume, save, clone, change and delete runs."""
 
+import math
 import uuid
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from sqlalchemy import delete as delete_rows
-from sqlalchemy import select
+from sqlalchemy import exists, select
 from sqlalchemy.orm import Session
 
 from service.api import jobs
@@ -22,14 +23,16 @@ from service.api.runs.schemas import (
     RunView,
 )
 from service.auth.quota import check_open_jobs
+from service.contracts.events import RECOVERED
 from service.contracts.plan import make_plan
 from service.contracts.presets import merge
 from service.contracts.runs import SPEC_VERSION, RunSpec
 from service.contracts.status import CLAIMABLE, INACTIVE, TERMINAL, JobStatus
+from service.core.settings import Settings
 from service.db import deletion, events, metric_series
 from service.db.artifacts import ArtifactDamaged, ArtifactStore
 from service.db.base import new_id
-from service.db.models import Attempt, Checkpoint, PromptSet, Run
+from service.db.models import Attempt, Checkpoint, PromptSet, Run, RunEvent
 from service.http.errors import InUse, Invalid, WrongState, invalid
 from service.http.pagination import Page, PageQuery, paged
 from service.jobs import views
@@ -171,6 +174,7 @@ def _check_resumable(session: Session, request: JobRequest, run: Run, changes: R
         raise WrongState(f"{detail}. POST /runs/{id}/pause, then wait until it is paused")
     saved = _newest_intact_step(session, request.database.artifacts, id)
     if saved is None and run.status in TERMINAL:
+        _check_recovered(session, request.database.settings, run)
         detail = f"Run {id} has no checkpoint to resume from; POST /runs/{id}/clone starts it from the beginning"
         raise WrongState(detail, code="no_checkpoint")
     steps = changes.max_steps or run.max_steps
@@ -186,6 +190,20 @@ def _check_resumable(session: Session, request: JobRequest, run: Run, changes: R
         detail = f"Run {id} has completed all its {run.max_steps} steps; set max_steps above {run.max_steps}"
         raise WrongState(detail, code="nothing_left")
     return saved or 0, steps
+
+
+def _check_recovered(session: Session, settings: Settings, run: Run) -> None:
+    """Raise WrongState if the run failed because of the artifact store and its worker may still have a checkpoint."""
+    own = (RunEvent.run_id == run.id, RunEvent.attempt == run.attempt, RunEvent.type == RECOVERED)
+    if (run.error or {}).get("code") != "storage" or session.scalar(select(exists().where(*own))):
+        return
+    seconds = math.ceil(settings.reconcile_seconds)
+    detail = (
+        f"Run {run.id} failed because the artifact store was unavailable. Its worker stores checkpoints that wait on "
+        f"its disk every {seconds} s once the store works; retry then. Without the worker, POST /runs/{run.id}/clone "
+        "starts the run from the beginning"
+    )
+    raise WrongState(detail, code="checkpoint_not_stored", headers={"Retry-After": str(seconds)})
 
 
 def _newest_intact_step(session: Session, artifacts: ArtifactStore, id: uuid.UUID) -> int | None:

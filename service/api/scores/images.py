@@ -20,6 +20,8 @@ from service.http.errors import FieldError, Invalid
 if TYPE_CHECKING:
     from PIL import Image
 
+MAX_SIDE = 16_384
+"""Maximum width and height in pixels."""
 FORMATS = ("PNG", "JPEG", "WEBP")
 _TRANSPARENT = frozenset({"RGBA", "LA", "PA", "La", "RGBa"})
 
@@ -106,6 +108,8 @@ def _store(data: bytes, file: Path, max_pixels: int) -> ReceivedImage:
 
 def _check(image: "Image.Image", max_pixels: int) -> None:
     width, height = image.size
+    if max(width, height) > MAX_SIDE:
+        raise _InvalidImage(f"{width}×{height}: width and height must be at most {MAX_SIDE} pixels", "too_large_side")
     if width * height > max_pixels:
         msg = f"{width}×{height} is {width * height} pixels; only {max_pixels} are left for this image"
         raise _InvalidImage(msg, "too_many_pixels")

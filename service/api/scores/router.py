@@ -9,7 +9,7 @@ from service.api import jobs
 from service.api.dependencies import SessionDep
 from service.api.idempotency import IdempotentRequestDep
 from service.api.jobs import JobRequestDep, LongPollDep
-from service.api.routing import LOCATION, ApiRoute, declare
+from service.api.routing import LOCATION, MAX_VALUES, ApiRoute, declare
 from service.api.scores import service
 from service.api.scores.schemas import ScoreSummary, ScoreView
 from service.auth.principal import Scope
@@ -38,7 +38,7 @@ EXAMPLE = {"rewards": ["clip_score"], "images": [{"prompt": "a red circle", "ima
         **problems(409, 410),
     },
 )
-@declare(Scope.WRITE)
+@declare(Scope.WRITE, max_body="max_body_bytes", max_values=MAX_VALUES)
 async def score(
     spec: Annotated[ScoreSpec, Body(openapi_examples={"given": {"summary": "One image", "value": EXAMPLE}})],
     request: JobRequestDep,

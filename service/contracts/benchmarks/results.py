@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -11,6 +12,7 @@ from typing import Any, TextIO
 from service.contracts.benchmarks.data import Benchmark, BenchmarkPrompt, RowProblem
 from service.contracts.benchmarks.dimensions import PRIMARY, SUB, dimension_of, primary_named, primary_of, tidy
 from service.contracts.benchmarks.judge_answers import Failure, Verdict, check_scores, read_answer
+from service.contracts.json_limits import check_json
 
 COLUMNS = ("index", "testpoint", "result_json", "img_path")
 """The required columns. The column `output`, with the text of the judge's answer, is optional."""
@@ -19,6 +21,18 @@ _STRINGS = "|".join(rf"{quote}(?:[^{quote}\\\n]|\\.)*{quote}(?!{quote})" for quo
 _TOKEN = re.compile(rf"\s+|[\[\]{{}}:,]|-?[0-9]+(?:\.[0-9]+)?|(?:True|False|None)(?!\w)|{_STRINGS}", re.DOTALL)
 _MAX_DEPTH = 8
 _MAX_LENGTH = 1_000_000
+MAX_ROW = 2 * 2**20
+"""Maximum number of characters in a line of a file, and in a JSON row: an answer has up to 200,000, escaped or not."""
+MAX_COLUMNS = 64
+MAX_VALUES = 10_000
+"""Maximum number of values in a row of a JSON Lines file."""
+MAX_ROWS = 200_000
+MAX_PROBLEMS = 20
+"""Number of invalid rows after which reading stops."""
+csv.field_size_limit(MAX_ROW)  # Python's default is shorter than an answer
+Check = Callable[[], None]
+"""A function that is called before each line or row, and raises to stop."""
+_SPACE = re.compile(r"[ \t\n\r]*")
 
 
 @dataclass(frozen=True)
@@ -49,27 +63,32 @@ class Counts:
     sub: Mapping[str, tuple[int, int]]
 
 
-def read_csv(file: TextIO, benchmark: Benchmark) -> Answers:
-    """Read the answers in an official result CSV. The file must be opened with `newline=""`."""
-    return _read(_csv_rows(file), benchmark)
+def read_csv(file: TextIO, benchmark: Benchmark, check: Check = lambda: None) -> Answers:
+    """Read the answers in an official result CSV. The file must be opened with `newline=""`.
 
-
-def read_lines(file: TextIO, benchmark: Benchmark) -> Answers:
-    """Read the answers in a JSON Lines file, which the official script writes during a run."""
-    return _read(_json_rows(file), benchmark)
-
-
-def read_json(text: str, benchmark: Benchmark) -> Answers | Counts:
-    """Read the answers in a JSON list of rows, or the counts in an official summary.
-
-    Raises ValueError if the text is neither.
+    Raises ValueError if a line or the file is too long.
     """
-    try:
-        value = json.loads(text)
-    except RecursionError:
-        raise ValueError("Invalid JSON: nesting too deep") from None
-    if isinstance(value, list):
-        return _read(enumerate(value, 1), benchmark)
+    return _read(_csv_rows(_lines(file, check)), benchmark)
+
+
+def read_lines(file: TextIO, benchmark: Benchmark, check: Check = lambda: None) -> Answers:
+    """Read the answers in a JSON Lines file, which the official script writes during a run.
+
+    Raises ValueError if a line or the file is too long.
+    """
+    return _read(_json_rows(_lines(file, check)), benchmark)
+
+
+def read_json(file: TextIO, benchmark: Benchmark, check: Check = lambda: None) -> Answers | Counts:
+    """Read the answers in a JSON list of rows, one at a time, or the counts in an official summary.
+
+    Raises ValueError if the file is neither, or too long.
+    """
+    text = file.read(MAX_ROW)
+    if text.lstrip().startswith("["):
+        return _read(_listed_rows(file, text.lstrip()[1:], check), benchmark)
+    check_json(text.encode(), MAX_VALUES)
+    value = json.loads(text)
     if isinstance(value, dict) and {"primary_dimensions", "sub_dimensions"} <= value.keys():
         return _counts(value)
     raise ValueError(
@@ -78,11 +97,15 @@ def read_json(text: str, benchmark: Benchmark) -> Answers | Counts:
     )
 
 
-def _csv_rows(file: TextIO) -> Iterator[tuple[int, Any]]:
-    reader = csv.DictReader(file, strict=True)
+def _csv_rows(lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
+    reader = csv.DictReader(lines, strict=True)
     number = 1
     try:
-        missing = [column for column in COLUMNS if column not in (reader.fieldnames or ())]
+        names = reader.fieldnames or ()
+        if len(names) > MAX_COLUMNS:
+            yield 1, f"{len(names)} columns; the maximum is {MAX_COLUMNS}"
+            return
+        missing = [column for column in COLUMNS if column not in names]
         if missing:
             yield 1, f"missing columns: {', '.join(missing)}"
             return
@@ -96,9 +119,47 @@ def _json_rows(lines: Iterable[str]) -> Iterator[tuple[int, Any]]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
+                check_json(line.encode(), MAX_VALUES)
                 yield number, json.loads(line)
-            except (ValueError, RecursionError) as error:
+            except ValueError as error:
                 yield number, f"invalid JSON: {str(error)[:200]}"
+
+
+def _listed_rows(file: TextIO, text: str, check: Check) -> Iterator[tuple[int, Any]]:
+    """Yield the rows of a JSON list. `text` is the beginning of the list, without its bracket."""
+    decoder, position = json.JSONDecoder(), 0
+    for number in itertools.count(1):
+        check()
+        if len(text) - position < MAX_ROW and (more := file.read(MAX_ROW)):
+            text, position = text[position:] + more, 0
+        position = _after_space(text, position)
+        if number > 1 and text.startswith(",", position):
+            position = _after_space(text, position + 1)
+        elif text.startswith("]", position) and not text[position + 1 :].strip() and not file.read(1):
+            return
+        elif number > 1:
+            yield number, "invalid JSON: expected `,` or the end of the list"
+            return
+        try:
+            row, position = decoder.raw_decode(text, position)
+        except (ValueError, RecursionError) as error:
+            reason = "nesting too deep" if isinstance(error, RecursionError) else getattr(error, "msg", str(error))
+            yield number, f"invalid JSON: {reason[:200]}"
+            return
+        yield number, row
+
+
+def _after_space(text: str, position: int) -> int:
+    found = _SPACE.match(text, position)
+    return found.end() if found else position
+
+
+def _lines(file: TextIO, check: Check) -> Iterator[str]:
+    while line := file.readline(MAX_ROW + 1):
+        check()
+        if len(line) > MAX_ROW:
+            raise ValueError(f"a line has more than {MAX_ROW} characters")
+        yield line
 
 
 def _read(rows: Iterable[tuple[int, Any]], benchmark: Benchmark) -> Answers:
@@ -107,6 +168,8 @@ def _read(rows: Iterable[tuple[int, Any]], benchmark: Benchmark) -> Answers:
     read = Answers()
     seen: dict[tuple[int, int], int] = {}
     for number, row in rows:
+        if len(read.answers) == MAX_ROWS:
+            raise ValueError(f"The file has more than {MAX_ROWS} rows")
         answer = _answer(row, prompts)
         if isinstance(answer, Answer):
             image = (answer.index, answer.image_index)
@@ -116,6 +179,8 @@ def _read(rows: Iterable[tuple[int, Any]], benchmark: Benchmark) -> Answers:
                 continue
             answer = f"duplicate image {answer.index}_{answer.image_index}, first in row {seen[image]}"
         read.problems.append(RowProblem(row=number, index=None, description=answer))
+        if len(read.problems) == MAX_PROBLEMS:
+            break
     return read
 
 

@@ -1,7 +1,7 @@
 """Image scoring with rewards from the catalog, which are cached between requests."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -46,14 +46,24 @@ class ImageScorer:
         return [self._load(catalog.reward(name)).version for name in names]
 
     @torch.no_grad()
-    def score(self, names: Sequence[str], pngs: Sequence[bytes], prompts: Sequence[str]) -> list[list[RewardValue]]:
+    def score(
+        self,
+        names: Sequence[str],
+        pngs: Sequence[bytes],
+        prompts: Sequence[str],
+        check: Callable[[], None] = lambda: None,
+    ) -> list[list[RewardValue]]:
         """Return the value of each named reward for each of n images and their n prompts.
 
-        All images must have the same size. Raises KeyError if a name is not in the catalog.
+        All images must have the same size. `check` is called before each reward and may raise. Raises KeyError if a
+        name is not in the catalog.
         """
         images = torch.stack([read_png(png) for png in pngs]).to(self._device)
         catalog = load_catalog()
-        by_reward = [self._values(catalog.reward(name), images, prompts) for name in names]
+        by_reward = []
+        for name in names:
+            check()
+            by_reward.append(self._values(catalog.reward(name), images, prompts))
         return [list(values) for values in zip(*by_reward, strict=True)]
 
     def _values(self, entry: RewardEntry, images: Tensor, prompts: Sequence[str]) -> list[RewardValue]:

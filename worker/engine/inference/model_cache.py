@@ -13,7 +13,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import psutil
+
 Loaded = TypeVar("Loaded")
+_CACHE_BYTES = min(32 * 2**30, psutil.virtual_memory().total // 2)
 _OWN_BYTES = 2 * 2**30
 """Device memory of this process outside torch's allocator, for CUDA's context and libraries, with a margin."""
 
@@ -24,7 +27,7 @@ class ModelCache:
     One thread may load objects while another releases them.
     """
 
-    def __init__(self, max_bytes: int = 32 * 2**30, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, max_bytes: int = _CACHE_BYTES, clock: Callable[[], float] = time.monotonic) -> None:
         self._max_bytes, self._clock = max_bytes, clock
         self._cached: OrderedDict[tuple[type, str], tuple[object, int]] = OrderedDict()
         self._lock = threading.Lock()

@@ -101,13 +101,15 @@ def load(transformer: Any, directory: Path) -> None:
     """Load a saved LoRA into the attached adapter.
 
     Files from other tools may omit layers; these keep their newly initialized adapter, whose output is zero. Raises
-    ValueError if a tensor is unknown, has the wrong shape, or lacks its A or B counterpart.
+    ValueError if a tensor is unknown, has the wrong shape or a non-finite value, or lacks its A or B counterpart.
     """
     saved = {name.removeprefix("transformer."): tensor for name, tensor in load_file(directory / WEIGHTS).items()}
     present = {_layer(name) for name in saved}
     # If the file is empty, report all tensors as missing.
     expected = {name: value.shape for name, value in state(transformer).items() if not saved or _layer(name) in present}
     check_shapes(WEIGHTS, {name: tensor.shape for name, tensor in saved.items()}, expected)
+    if nonfinite := [name for name, tensor in saved.items() if not tensor.isfinite().all()]:
+        raise ValueError(f"{WEIGHTS}: {nonfinite[0]} has NaN or infinite values")
     set_peft_model_state_dict(transformer, saved, adapter_name=ADAPTER)
 
 

@@ -145,14 +145,14 @@ class TestJson:
         rows = [result_row(0, 0, (1, 0, 1)), result_row(3, 0, (1, 0, 1), result_json="null", output=None)]
         expected = read(*rows).answers
         listed, lines = json.dumps(rows), "\n".join(map(json.dumps, rows)) + "\n\n"
-        assert read_json(listed, BENCHMARK) == Answers(expected)
+        assert read_json(io.StringIO(listed), BENCHMARK) == Answers(expected)
         assert read_lines(io.StringIO(lines), BENCHMARK) == Answers(expected)
 
     def test_results_may_be_nested_json(self) -> None:
         row = result_row(0, 0, (1, 0, 1))
         row |= {"index": 0, "testpoint": json.loads(row["result_json"])["testpoint"], "output": ""}
         row["result_json"] = json.loads(row["result_json"])
-        found = read_json(json.dumps([row]), BENCHMARK)
+        found = read_json(io.StringIO(json.dumps([row])), BENCHMARK)
         assert isinstance(found, Answers) and found.answers[0].verdict.scores == (1, 0, 1)
 
     def test_lines_that_are_not_rows_are_reported(self) -> None:
@@ -164,12 +164,12 @@ class TestJson:
     )
     def test_other_json(self, text: str) -> None:
         with pytest.raises(ValueError):
-            read_json(text, BENCHMARK)
+            read_json(io.StringIO(text), BENCHMARK)
 
     @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda one: st.lists(one, max_size=3) | st.dictionaries(st.sampled_from(["index", "testpoint", "result_json", "output", "img_path", "score", "primary_dimensions", "sub_dimensions"]), one, max_size=4)))  # fmt: skip  # noqa: E501
     def test_other_exceptions_are_never_raised(self, value: Any) -> None:
         try:
-            found = read_json(json.dumps(value), BENCHMARK)
+            found = read_json(io.StringIO(json.dumps(value)), BENCHMARK)
         except ValueError:
             return
         assert isinstance(found, Counts) or not found.answers or found.answers[0].index == 0
@@ -191,7 +191,7 @@ class TestSummary:
         return json.dumps(value)
 
     def test_its_counts_are_those_of_the_sub_dimensions(self) -> None:
-        found = read_json(self.summary(), BENCHMARK)
+        found = read_json(io.StringIO(self.summary()), BENCHMARK)
         assert found == Counts({"Style": (3, 4), "Attribute - Color": (1, 4), "Attribute - Shape": (2, 5)})
         assert found.sub.keys() < set(SUB)
 
@@ -211,4 +211,4 @@ class TestSummary:
     )
     def test_a_contradictory_summary_is_invalid(self, changes: dict[str, Any], message: str) -> None:
         with pytest.raises(ValueError, match=message):
-            read_json(self.summary(**changes), BENCHMARK)
+            read_json(io.StringIO(self.summary(**changes)), BENCHMARK)

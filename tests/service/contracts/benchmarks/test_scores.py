@@ -253,7 +253,7 @@ class TestOfficial:
 
     def test_the_official_summary_has_equal_counts(self, case: Any) -> None:
         counted, _, expected, made = case
-        summary = read_json(json.dumps(expected), made)
+        summary = read_json(io.StringIO(json.dumps(expected)), made)
         assert isinstance(summary, Counts)
         found, full = scores_of_counts(summary.sub), scores(counted)
         assert found.overall == full.overall
