@@ -227,6 +227,10 @@ match behavior:
         checkpoint(3)
         wait_for_control("checkpoint")
         finish()
+    case "uses-memory":
+        held = b"a" * (200 * 2**20)
+        while True:
+            time.sleep(1)
     case "loads-forever":
         while True:
             time.sleep(1)

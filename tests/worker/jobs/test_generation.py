@@ -39,14 +39,22 @@ run_job(database, claim_next(database, GenerationJobType(), "worker:1"), threadi
 """
 
 
-def test_stuck_generation_fails_and_ends_its_worker(impatient: Database, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("limit", "code"),
+    [
+        ({"G2RPO_PROGRESS_TIMEOUT_SECONDS": "0.2"}, "stuck"),  # loading torch and the model takes longer
+        ({"G2RPO_WORKER_MEMORY_BYTES": "100000000"}, "out_of_memory"),
+    ],
+)
+def test_generation_beyond_a_limit_fails_and_ends_its_worker(
+    impatient: Database, tmp_path: Path, limit: dict[str, str], code: str
+) -> None:
     spec = GenerationSpec(prompts=("a small red circle on white",)).model_dump(mode="json")
     row = Generation(requested={}, spec=spec, spec_version=1)
     with impatient.transaction() as session:
         session.add(row)
     url = impatient.settings.database_url
-    impatience = {"G2RPO_PROGRESS_TIMEOUT_SECONDS": "0.2"}  # loading torch and the model takes longer
-    environment = {**os.environ, "G2RPO_DATABASE_URL": url, "G2RPO_DATA_DIR": str(tmp_path), **impatience}
+    environment = {**os.environ, "G2RPO_DATABASE_URL": url, "G2RPO_DATA_DIR": str(tmp_path), **limit}
 
     done = subprocess.run([sys.executable, "-c", PROGRAM], env=environment, timeout=120, capture_output=True)
 
@@ -54,7 +62,7 @@ def test_stuck_generation_fails_and_ends_its_worker(impatient: Database, tmp_pat
     with impatient.transaction() as session:
         found = session.get_one(Generation, row.id)
     assert (found.status, found.lease_owner) == (JobStatus.FAILED, None)
-    assert found.error is not None and found.error["code"] == "stuck"
+    assert found.error is not None and found.error["code"] == code
 
 
 def test_generation_cancelled_while_loading_ends_immediately(

@@ -3,7 +3,7 @@
 import hashlib
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -18,6 +18,7 @@ from service.contracts.scores import RewardValue
 from service.contracts.status import JobStatus
 from service.db.models import Generation, GenerationImage, Score, ScoreImage
 from service.db.session import Database
+from service.jobs import views as service_jobs
 from worker.engine import rewards
 from worker.engine.inference.image_scorer import NO_NUMBER, ImageScorer
 from worker.engine.inference.model_cache import MODEL_CACHE, ModelCache
@@ -155,6 +156,33 @@ def test_lost_image_does_not_affect_others(database: Database, tmp_path: Path) -
     assert row.status is JobStatus.SUCCEEDED
     assert gone.cause is not None and "artifact store" in gone.cause
     assert there.status == "ok"
+
+
+def test_cancellation_takes_effect_during_a_batch(
+    database: Database,
+    drawn: list[GenerationImage],
+    monkeypatch: pytest.MonkeyPatch,
+    eventually: Callable[[Callable[[], object]], None],
+) -> None:
+    class Slow(Broken):
+        def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
+            with database.transaction() as session:
+                service_jobs.cancel(session, Score, id)
+            eventually(lambda: found(database, id)[0].status is JobStatus.CANCELLED)
+            return torch.zeros(len(prompts))
+
+    scored = []
+    monkeypatch.setattr("worker.engine.rewards.shapes_verifier.ShapesBenchVerifierReward", Slow)
+    monkeypatch.setattr("worker.engine.rewards.clip.ClipReward.score", lambda *given: scored.append(given))
+    monkeypatch.setattr(scoring, "_scorer", lambda: ImageScorer(cache=ModelCache()))
+    slow = next(one.name for one in load_catalog().rewards if one.kind == "shapes_bench_verifier")
+    id = add(database, [slow, "clip_score"], [(CAPTIONS[0], drawn[0].key, drawn[0].sha256)])
+
+    perform(database)
+
+    row, values = found(database, id)
+    assert (row.status, row.error, values) == (JobStatus.CANCELLED, None, [[]])
+    assert not scored
 
 
 class LetsGo(Broken):

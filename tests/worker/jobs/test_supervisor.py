@@ -148,6 +148,16 @@ class TestFailure:
         assert jobs.run(id).error["code"] == "stuck"
         assert not jobs.alive(jobs.attempt(id).provenance["process"])
 
+    def test_process_above_the_memory_limit_is_terminated_and_not_retried(self, jobs: Any, impatient: Database) -> None:
+        id = jobs.add("uses-memory")
+        jobs.supervise(jobs.claim(), with_settings(impatient, worker_memory_bytes=100 * 2**20)).join()
+
+        run = jobs.run(id)
+        assert (run.status, run.attempt, run.error["code"]) == (JobStatus.FAILED, 1, "out_of_memory")
+        assert "above the limit of 0.10 GiB" in run.error["detail"]
+        assert "G2RPO_WORKER_MEMORY_BYTES" in run.error["hint"]
+        assert not jobs.alive(jobs.attempt(id).provenance["process"])
+
     def test_invalid_events_are_recorded_and_skipped(self, jobs: Any) -> None:
         run = jobs.perform("writes-garbage")
 

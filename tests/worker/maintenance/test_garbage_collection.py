@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from sqlalchemy import delete, event, func, select, update
 
+from service.contracts.events import RECOVERED
 from service.contracts.status import JobStatus
 from service.db.base import new_id
 from service.db.models import (
@@ -210,6 +211,7 @@ class TestRecovery:
         assert [type for type, _ in jobs.events(run.id)].count("checkpoint") == checkpoints + 1
         assert jobs.run(run.id).status is JobStatus.CANCELLED
         assert list(unread(impatient, Run)) == []
+        assert [type for type, _ in jobs.events(run.id)].count(RECOVERED) == 1
 
     @pytest.mark.parametrize("collected", [False, True])
     def test_recovered_checkpoint_is_unmarked_or_stored_again(

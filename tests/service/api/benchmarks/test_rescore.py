@@ -78,6 +78,10 @@ class TestScores:
             "failures": 2,
         }
 
+    def test_longest_answer_of_an_export_is_read(self, client: TestClient) -> None:
+        rows = [result_row(0, 0, (1, 1, 1), result_json="null", output='"' * 199_000 + "<score>[1, 0, 1]</score>")]
+        assert send(client, results_csv(rows)).json()["scores"]["recovered"] == 1
+
     def test_a_summary_has_only_counts(self, client: TestClient) -> None:
         summary = {
             "primary_dimensions": {"Style": {"correct": 1, "total": 4, "accuracy": 0.25}},
@@ -116,6 +120,10 @@ class TestErrors:
             (b"{}", "application/json", "neither a list of rows nor a summary"),
             (b"[]", "application/json", "The file has no rows"),
             (b"[" * 100_000, "application/json", "nesting too deep"),
+            (b"[" + b"{}," * 100_000, "application/json", "invalid img_path"),
+            (b"{}\n" * 100_000, "application/x-ndjson", "invalid img_path"),
+            (b"[" + b"[]," * 20_000 + b"1]\n", "application/x-ndjson", "more than 10000 values"),
+            (b" " * 2**22, "application/x-ndjson", "a line has more than"),
             (b"{}\n[", "application/x-ndjson", "invalid JSON"),
         ],
     )

@@ -88,6 +88,20 @@ class TestAccepted:
         assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
 
 
+def header(data: bytes) -> bytes:
+    return struct.pack("<Q", len(data)) + data
+
+
+EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+
+
+def with_value(value: float) -> np.ndarray[Any, Any]:
+    """A matrix of over a megabyte with one value at its end."""
+    matrix = np.zeros((4, 2**17), np.float32)
+    matrix[-1, -1] = value
+    return matrix
+
+
 class TestRefused:
     @pytest.mark.parametrize(
         ("data", "says"),
@@ -96,6 +110,11 @@ class TestRefused:
             (b"\x80\x04\x95 a pickle", "Invalid safetensors file"),
             (struct.pack("<Q", 2**62) + b"{}", "Invalid safetensors file"),
             (save(lora())[:-1], "Invalid safetensors file"),
+            (header(json.dumps({str(number): EMPTY for number in range(20_000)}).encode()), "is 10000 tensors"),
+            (struct.pack("<Q", 2**25) + b"{}", "the maximum is 16777216"),
+            (save(lora(**{f"{LAYER}.lora_A.weight": with_value(np.nan)})), f"{LAYER}.lora_A.weight has NaN"),
+            (save(lora(**{f"{LAYER}.lora_A.weight": with_value(-np.inf)})), "infinite"),
+            (save(lora(**{f"{LAYER}.lora_B.weight": np.full((96, 4), np.nan, np.float16)})), "lora_B.weight has NaN"),
             (save({}), "has 0 tensors"),
             (save(lora(**{"text_encoder.layer.lora_A.weight": np.zeros((4, 8), np.float32)})), "text_encoder.layer"),
             (save(lora(**{f"{LAYER}.lora_B.weight": None})), "each needs lora_A"),

@@ -1,5 +1,6 @@
 """`/plans`: the estimated cost of a run."""
 
+import pytest
 from fastapi.testclient import TestClient
 
 
@@ -20,6 +21,27 @@ def test_an_invalid_spec_is_rejected(client: TestClient) -> None:
     response = client.post("/plans", json={"algorithm": {"group_size": 1}})
     assert response.status_code == 422
     assert response.json()["errors"][0]["loc"] == ["body", "algorithm", "group_size"]
+
+
+@pytest.mark.parametrize("route", ["/plans", "/runs"])
+def test_body_with_too_many_or_too_deep_values_is_rejected_before_parsing(client: TestClient, route: str) -> None:
+    for body, message in ((b"[" + b"[]," * 2_000_000 + b"1]", "20000 values"), (b"[" * 100, "nested more than 64")):
+        response = client.post(route, content=body, headers={"Content-Type": "application/json"})
+        assert response.status_code == 422 and message in response.json()["detail"]
+
+
+def test_ten_thousand_long_prompts_are_accepted(client: TestClient) -> None:
+    prompts = [f"number {number}, " + "a [red] {circle}, " * 60 for number in range(10_000)]
+    assert client.post("/plans", json={"prompts": {"items": prompts}}).status_code == 200
+
+
+def test_body_limits_fit_the_route(client: TestClient) -> None:
+    large = b'{"name": "' + b"a" * 2**22 + b'"}'
+    headers = {"Content-Type": "application/json"}
+    assert client.post("/generate", content=large, headers=headers).status_code == 413
+    assert client.post("/runs", content=large, headers=headers).status_code == 422
+    many = b'{"prompts": [' + b"1," * 1000 + b"1]}"
+    assert "more than 1000 values" in client.post("/generate", content=many, headers=headers).text
 
 
 def test_nothing_is_stored(client: TestClient) -> None:

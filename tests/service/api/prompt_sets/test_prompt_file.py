@@ -118,6 +118,7 @@ class TestRefused:
             (b'{"prompt": "a", "metadata": {"x": "' + b"y" * 5000 + b'"}}\n', "jsonl", "the maximum is 4096"),
             (b"", "csv", "one column `prompt`; found: none"),
             (b"text,label\na,b\n", "csv", "found: 'text', 'label'"),
+            (",".join(["prompt", *map(str, range(64))]).encode(), "csv", "65 columns; the maximum is 64"),
             (b"prompt,a,a\nx,y,z\n", "csv", "two columns have the same name"),
             (b"prompt,a\nx\n", "csv", "line 2: the row has 1 cells; the header has 2"),
             (b'prompt\na\n"b\n' + b"c\n" * MAX_INPUT_BYTES, "csv", "line 3: invalid CSV"),

@@ -8,7 +8,9 @@ import pytest
 from fastapi.testclient import TestClient
 from sqlalchemy import select
 
+from service.contracts.events import RECOVERED
 from service.contracts.status import JobStatus
+from service.db import events
 from service.db.models import Checkpoint, Garbage, Metric, Run
 from service.db.models.run import RunEvent
 from service.db.session import Database
@@ -103,6 +105,18 @@ class TestResume:
         run = records.run(status)
         records.checkpoint(run, FILES, deleted_at=run.created_at)
         assert "clone" in refused(client.post(f"/runs/{run.id}/resume"), 409, "no_checkpoint")
+
+    def test_a_checkpoint_that_waits_on_a_worker_is_announced(
+        self, client: TestClient, records: Any, database: Database
+    ) -> None:
+        error = {"code": "storage", "detail": "no route to host", "hint": "", "log_tail": ""}
+        run = records.run(JobStatus.FAILED, error=error, attempt=2)
+        response = client.post(f"/runs/{run.id}/resume")
+        assert "stores checkpoints that wait" in refused(response, 409, "checkpoint_not_stored")
+        assert int(response.headers["Retry-After"]) == database.settings.reconcile_seconds
+        with database.transaction() as session:
+            events.record(session, Run, run.id, 2, RECOVERED)
+        refused(client.post(f"/runs/{run.id}/resume"), 409, "no_checkpoint")
 
     def test_a_run_with_a_damaged_checkpoint_resumes_once_the_store_is_repaired(
         self, client: TestClient, records: Any, database: Database, tmp_path: Path

@@ -44,6 +44,14 @@ def huge(width: int, height: int) -> str:
 
 
 class TestCreate:
+    @pytest.mark.parametrize(("width", "height", "status"), [(1, 4000, 202), (4000, 1, 202), (1, 16_385, 422)])
+    def test_any_aspect_ratio_is_accepted_up_to_the_maximum_side(
+        self, client: TestClient, width: int, height: int, status: int
+    ) -> None:
+        response = client.post("/score", json=body(encoded(Image.new("RGB", (width, height)))))
+        assert response.status_code == status
+        assert status == 202 or "must be at most 16384" in response.json()["detail"]
+
     def test_images_are_stored_as_rgb(self, client: TestClient, database: Database) -> None:
         formats = [encoded(Image.new("RGB", (8, 8), "red"), one) for one in ("PNG", "JPEG", "WEBP")]
         response = client.post("/score", json=body(*formats))

@@ -132,7 +132,8 @@ class TestRowsThatDoNotBelong:
             ("index,prompt\n0,a\n", "row 1: missing columns: testpoint, result_json, img_path"),
             ('index,testpoint,result_json,img_path\n0,"a', "row 2: invalid CSV"),
             ("index,testpoint,result_json,img_path\n0\n", "row 2: invalid img_path 'None'"),
-            ("index,testpoint,result_json,img_path\n" + "a" * 200_000 + ",,,\n", "row 2: invalid CSV"),
+            ('index,testpoint,result_json,img_path\n"' + ("a" * 99_999 + "\n") * 21, "row 2: invalid CSV"),
+            (f"{','.join(map(str, range(5000)))}\n", "row 1: 5000 columns; the maximum is 64"),
         ],
     )
     def test_other_files(self, text: str, message: str) -> None:
@@ -160,11 +161,29 @@ class TestJson:
         assert [one.row for one in found.problems] == [1, 2, 3, 4]
 
     @pytest.mark.parametrize(
-        "text", ["{}", "3", "null", '"a"', '{"primary_dimensions": {}}', "[" * 100_000, "{", "NaN"]
+        "text", ["{}", "3", "null", '"a"', '{"primary_dimensions": {}}', '{"a":' * 100_000, "{", "NaN"]
     )
     def test_other_json(self, text: str) -> None:
         with pytest.raises(ValueError):
             read_json(io.StringIO(text), BENCHMARK)
+
+    @pytest.mark.parametrize("end", ["", ",", "]x", "}", ",]", "[", "[" * 100_000, '"'])
+    def test_error_in_a_list_is_reported_after_its_rows(self, end: str) -> None:
+        found = read_json(io.StringIO(f" [ {json.dumps(result_row(0, 0, (1, 0, 1)))}\n{end}"), BENCHMARK)
+        assert isinstance(found, Answers) and len(found.answers) == 1
+        assert [one.row for one in found.problems] == [2]
+        assert "invalid JSON" in found.problems[0].description
+
+    def test_rows_of_a_long_list_are_read_in_parts(self) -> None:
+        rows = [result_row(0, number, (1, 0, 1), output="é" * 200_000) for number in range(12)]
+        for ascii in (True, False):
+            found = read_json(io.StringIO(json.dumps(rows, ensure_ascii=ascii)), BENCHMARK)
+            assert isinstance(found, Answers) and len(found.answers) == 12
+
+    def test_reading_stops_after_20_invalid_rows(self) -> None:
+        checks: list[int] = []
+        found = read_json(io.StringIO("[" + "{}," * 100_000 + "{}]"), BENCHMARK, lambda: checks.append(1))
+        assert isinstance(found, Answers) and len(found.problems) == len(checks) == 20
 
     @given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(max_size=5), lambda one: st.lists(one, max_size=3) | st.dictionaries(st.sampled_from(["index", "testpoint", "result_json", "output", "img_path", "score", "primary_dimensions", "sub_dimensions"]), one, max_size=4)))  # fmt: skip  # noqa: E501
     def test_other_exceptions_are_never_raised(self, value: Any) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import FluxPipeline
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from service.contracts.attempt_files import CheckpointManifest
@@ -12,7 +13,7 @@ from service.contracts.catalog import load_catalog
 from service.contracts.schedule import sigma_nodes
 from worker.engine.grpo.noise import normal
 from worker.engine.grpo.solvers import ode_trajectory
-from worker.engine.models import load_model
+from worker.engine.models import load_model, lora
 from worker.engine.models.base import ImageSize
 from worker.engine.models.flux import FluxModel
 from worker.engine.models.sources import locate
@@ -95,6 +96,19 @@ def test_saved_lora_gives_plain_diffusers_our_image(model: FluxModel, tmp_path: 
     theirs = pipeline_images(pipeline, PROMPTS, [1, 2, 3, 4])
     torch.testing.assert_close(theirs, ours, rtol=0, atol=1e-4)
     assert (ours - base).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_lora_with_nonfinite_values_is_refused_by_name(model: FluxModel, tmp_path: Path, value: float) -> None:
+    moved_lora(model)
+    model.save_trained(tmp_path)
+    file = tmp_path / "pytorch_lora_weights.safetensors"
+    tensors = load_file(file)
+    name = sorted(tensors)[-1]
+    tensors[name][-1, -1] = value
+    save_file(tensors, file)
+    with pytest.raises(ValueError, match=f"{name.removeprefix('transformer.')} has NaN or infinite values"):
+        lora.load(model.transformer, tmp_path)
 
 
 def test_fresh_lora_changes_nothing(model: FluxModel) -> None:
