@@ -32,7 +32,8 @@ from service.core.settings import Settings
 from service.db import deletion, events, metric_series
 from service.db.artifacts import ArtifactDamaged, ArtifactStore
 from service.db.base import new_id
-from service.db.models import Attempt, Checkpoint, PromptSet, Run, RunEvent
+from service.db.models import Attempt, Checkpoint, PromptSet, Run
+from service.db.models.run import RunEvent
 from service.http.errors import InUse, Invalid, WrongState, invalid
 from service.http.pagination import Page, PageQuery, paged
 from service.jobs import views
