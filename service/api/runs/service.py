@@ -196,7 +196,7 @@ def _check_resumable(session: Session, request: JobRequest, run: Run, changes: R
 def _check_recovered(session: Session, settings: Settings, run: Run) -> None:
     """Raise WrongState if the run failed because of the artifact store and its worker may still have a checkpoint."""
     own = (RunEvent.run_id == run.id, RunEvent.attempt == run.attempt, RunEvent.type == RECOVERED)
-    if (run.error or {}).get("code") != "storage" or session.scalar(select(exists().where(*own))):
+    if run.error is None or run.error["code"] != "storage" or session.scalar(select(exists().where(*own))):
         return
     seconds = math.ceil(settings.reconcile_seconds)
     detail = (
