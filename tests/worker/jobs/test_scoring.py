@@ -12,13 +12,13 @@ import torch
 from PIL import Image
 from sqlalchemy import select
 
+from service.api.jobs import cancel_job
 from service.contracts.catalog import RewardEntry, load_catalog
 from service.contracts.generations import GenerationSpec
 from service.contracts.scores import RewardValue
 from service.contracts.status import JobStatus
 from service.db.models import Generation, GenerationImage, Score, ScoreImage
 from service.db.session import Database
-from service.jobs import views as service_jobs
 from worker.engine import rewards
 from worker.engine.inference.image_scorer import NO_NUMBER, ImageScorer
 from worker.engine.inference.model_cache import MODEL_CACHE, ModelCache
@@ -167,7 +167,7 @@ def test_cancellation_takes_effect_during_a_batch(
     class Slow(Broken):
         def score(self, images: torch.Tensor, prompts: Sequence[str]) -> torch.Tensor:
             with database.transaction() as session:
-                service_jobs.cancel(session, Score, id)
+                cancel_job(session, Score, id)
             eventually(lambda: found(database, id)[0].status is JobStatus.CANCELLED)
             return torch.zeros(len(prompts))
 
