@@ -95,3 +95,35 @@ def test_the_patience_of_a_judge_is_not_negative(seconds: float, allowed: bool) 
         return
     with pytest.raises(ValidationError, match="patience_seconds"):
         JudgeEntry.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("field", "lowest"),
+    [
+        ("blocks", 1),
+        ("single_blocks", 0),
+        ("dual_attention_blocks", 0),
+        ("token_pixels", 1),
+        ("out_channels", 1),
+        ("encoder_parameters", 0),
+        ("decoder_parameters", 0),
+        ("seconds_per_decode", 0),
+        ("seconds_per_update", 0),
+    ],
+)
+def test_lowest_sizes_of_a_model(field: str, lowest: int) -> None:
+    assert getattr(ModelEntry.model_validate({**SD3, field: lowest}), field) == lowest
+    with pytest.raises(ValidationError, match=field):
+        ModelEntry.model_validate({**SD3, field: lowest - 1})
+
+
+@pytest.mark.parametrize(
+    ("field", "lowest", "highest"), [("parameters", 0, None), ("seconds_per_image", 0, None), ("batch_size", 1, 256)]
+)
+def test_bounds_of_the_sizes_of_a_reward(field: str, lowest: int, highest: int | None) -> None:
+    values = {"name": "mine", "kind": "http", "url": "http://mine"}
+    for allowed in (lowest, highest or 10**9):
+        assert getattr(RewardEntry.model_validate({**values, field: allowed}), field) == allowed
+    for refused in [lowest - 1] + ([highest + 1] if highest else []):
+        with pytest.raises(ValidationError, match=field):
+            RewardEntry.model_validate({**values, field: refused})

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from service.contracts.catalog import Catalog, load_catalog
-from service.contracts.plan import Plan, make_plan
+from service.contracts.plan import Plan, heldout_pairs, make_plan
 from service.contracts.presets import merge
 from service.contracts.runs import RunSpec
 
 FLUX = load_catalog(Path(__file__).parents[3] / "docs" / "reference" / "catalogs" / "flux.yaml")
+OTHER = [{"name": "shapes_verifier"}]
 RATES = {"seconds_per_nfe": 0.1, "seconds_per_update": 10.0, "seconds_per_decode": 1.0, "measured_on": "a card"}
 SMALL: dict[str, Any] = {
     "model": "sd-3.5-medium",
@@ -94,6 +95,28 @@ def test_rewards_of_small_images_need_no_extra_memory() -> None:
     assert phase.parts["activations"] == 3 * (10 * 128 * 32 * 32 * 4 + 2 * 3 * 32 * 32 * 4)
 
 
+@pytest.mark.parametrize(("largest", "size"), [(64, 4), (65, 2)])
+def test_models_of_more_than_64_pixels_use_bfloat16_encoders_and_large_rewards(largest: int, size: int) -> None:
+    catalog = load_catalog()
+    model = catalog.model("shapes-flux").model_copy(update={"max_size": largest, "dtype": "auto"})
+    memory = make_plan(RunSpec(), catalog.model_copy(update={"models": (model,)})).memory
+    assert memory is not None
+    phases = {phase.phase: phase.parts for phase in memory.phases}
+    assert phases["rollout"]["weights"] == model.parameters * size
+    assert ("text encoders" in phases["encoding"]) is (largest == 65)
+    scored = 50_000_000 if largest == 65 else 0
+    assert phases["scoring"]["activations"] == 96 * (10 * 128 * 32 * 32 * size + 2 * 3 * 32 * 32 * 4 + scored)
+
+
+def test_only_the_rewards_of_the_run_need_memory() -> None:
+    catalog = load_catalog()
+    clip = catalog.reward("clip_score")
+    for spec, expected in (({"rewards": [{"name": "clip_score"}]}, clip.parameters), ({"rewards": OTHER}, 0)):
+        memory = make_plan(RunSpec.model_validate(spec), catalog).memory
+        assert memory is not None
+        assert memory.phases[1].parts.get("rewards", 0) == 4 * (expected or 0)
+
+
 def test_adapted_layers_of_stable_diffusion_store_image_or_text_tokens() -> None:
     """Layers of the text stream (`add_…`, `ff_context`) process text tokens, and the others image tokens."""
     model = rated().model("sd-3.5-medium")
@@ -117,3 +140,39 @@ def test_disk_space_of_group_images_is_bounded_by_pixels_and_by_the_limit() -> N
         == 2**20
     )
     assert make_plan(RunSpec.model_validate({"heldout": {"every": 0}}), load_catalog()).group_image_bytes == 0
+
+
+def test_a_plan_names_each_field_that_the_catalog_lacks() -> None:
+    spec = {"model": "a", "rewards": [{"name": "b"}], "prompts": {"set": "c"}}
+    plan = make_plan(RunSpec.model_validate({**spec, "heldout": {"prompts": "d", "rewards": ["e"]}}), load_catalog())
+    unknown = [warning.partition(" is not in")[0] for warning in plan.warnings if "would be refused" in warning]
+    assert unknown == ["model: 'a'", "heldout.prompts: 'd'", "rewards: 'b'", "heldout.rewards: 'e'", "prompts.set: 'c'"]
+
+
+def test_the_cost_per_prompt_is_that_of_the_first_step() -> None:
+    window = {"size": 2, "every": 1}
+    plan = make_plan(RunSpec.model_validate({"algorithm": {"name": "mix_grpo", "window": window}}), load_catalog())
+    assert (plan.per_prompt.anchor, plan.naive_per_prompt.anchor) == (0, 0)  # the window starts at the first step
+
+
+def test_float32_layers_store_no_copies_of_their_inputs() -> None:
+    memory = make_plan(RunSpec(), load_catalog()).memory
+    assert memory is not None
+    assert "adapter's inputs" not in memory.phases[-1].parts
+
+
+@pytest.mark.parametrize(("final", "expected"), [(8, [8, 3, 8]), (2, [3, 3, 3]), (0, [3, 3, 3])])
+def test_the_first_and_last_evaluation_have_at_least_the_pairs_of_a_point(final: int, expected: list[int]) -> None:
+    heldout = {"every": 2, "pairs": 3, "final_pairs": final}
+    assert heldout_pairs(RunSpec.model_validate({"training": {"max_steps": 4}, "heldout": heldout})) == expected
+
+
+@pytest.mark.parametrize(("recomputed", "each_block", "once"), [(False, 16.6, 0), (True, 1, 28.5)])
+def test_activations_of_an_update_are_multiples_of_tokens_and_width(
+    recomputed: bool, each_block: float, once: float
+) -> None:
+    changes = {"preset": "paper-lora", "training": {"gradient_checkpointing": recomputed, "update_batch_size": 2}}
+    memory = make_plan(RunSpec.model_validate(changes), FLUX).memory
+    assert memory is not None
+    activation = (45 * 45 + 512) * 3072 * 2
+    assert memory.phases[-1].parts["activations"] == int(2 * (57 * each_block + once) * activation)

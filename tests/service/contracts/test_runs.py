@@ -31,6 +31,60 @@ def test_the_paper_preset_is_the_supplements_table() -> None:
     assert training.adapter == "full"
 
 
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "dance-grpo": {
+        "algorithm": {"name": "dance_grpo", "group_size": 12, "eta": 0.3, "timestep_fraction": 0.6}
+        | {"updates_per_rollout": 3, "clip_range": 1e-4, "same_noise": True},
+        "training": {"adapter": "full", "learning_rate": 1e-5, "max_steps": 300, "prompts_per_step": 16},
+        "sampling": {"steps": 16, "width": 720, "height": 720, "shift": 3.0, "guidance": 3.5},
+    },
+    "mix-grpo": {
+        "algorithm": {"name": "mix_grpo", "group_size": 12, "eta": 0.7, "flash": None}
+        | {"window": {"size": 4, "order": "progressive", "every": 25, "stride": 1}}
+        | {"updates_per_rollout": 4, "clip_range": 1e-4, "same_noise": True},
+        "training": {"adapter": "full", "learning_rate": 1e-5, "max_steps": 300, "prompts_per_step": 16},
+        "sampling": {"steps": 25, "width": 720, "height": 720, "shift": 3.0, "guidance": 3.5},
+    },
+    "mix-grpo-flash": {
+        "algorithm": {"name": "mix_grpo", "group_size": 12, "eta": 0.7, "flash": {"share": 0.4}}
+        | {"window": {"size": 4, "order": "progressive", "every": 20, "stride": 1}}
+        | {"updates_per_rollout": 4, "clip_range": 1e-4, "same_noise": True},
+        "training": {"adapter": "full", "learning_rate": 1e-5, "max_steps": 300, "prompts_per_step": 16},
+        "sampling": {"steps": 25, "width": 720, "height": 720, "shift": 3.0, "guidance": 3.5},
+    },
+    "flow-grpo": {
+        "algorithm": {"name": "flow_grpo", "group_size": 24, "eta": 0.9, "transition": "flow", "kl_weight": 0.0}
+        | {"updates_per_rollout": 2, "clip_range": 1e-4, "same_noise": False},
+        "training": {"adapter": "lora", "lora_rank": 64, "lora_alpha": 128.0, "learning_rate": 3e-4}
+        | {"prompts_per_step": 48, "ema_decay": 0.9, "max_steps": 300},
+        "sampling": {"steps": 6, "width": 512, "height": 512, "shift": 3.0, "guidance": 3.5},
+    },
+    "paper-no-mgai": {
+        "algorithm": {"name": "g2rpo", "granularities": [1], "sde_steps": [0, 1, 2, 3, 4, 5, 6, 7], "group_size": 12},
+        "training": {"adapter": "full", "learning_rate": 2e-6, "max_steps": 300, "update_batch_size": 1},
+        "sampling": {"steps": 16, "width": 720, "height": 720, "rollout_batch_size": 12, "decode_batch_size": 4},
+    },
+    "paper-lora": {
+        "algorithm": {"name": "g2rpo", "granularities": [1, 2, 3], "eta": 0.7},
+        "training": {"adapter": "lora", "lora_rank": 64, "lora_alpha": 128.0, "learning_rate": 2e-5}
+        | {"gradient_checkpointing": True, "max_steps": 300, "prompts_per_step": 16},
+        "sampling": {"steps": 16, "width": 720, "height": 720},
+    },
+    "shapes-no-mgai": {"algorithm": {"name": "g2rpo", "granularities": [1]}},
+    "shapes-dance-grpo": {"algorithm": {"name": "dance_grpo"}, "training": {"learning_rate": 3e-4}},
+    "shapes-mix-grpo": {"algorithm": {"name": "mix_grpo"}, "training": {"learning_rate": 1e-3}},
+    "shapes-flow-grpo": {"algorithm": {"name": "flow_grpo"}, "training": {"learning_rate": 1e-3}},
+}
+
+
+@pytest.mark.parametrize("preset", PUBLISHED)
+def test_presets_of_baselines_have_the_published_values(preset: str) -> None:
+    spec = RunSpec(preset=preset).model_dump(mode="json")
+    for section, values in PUBLISHED[preset].items():
+        assert {name: spec[section][name] for name in values} == values
+    assert PUBLISHED.keys() | {"shapes", "paper"} == PRESETS.keys()
+
+
 def test_the_plan_of_the_paper_has_1708_instead_of_2188_nfe() -> None:
     plan = make_plan(RunSpec(preset="paper"), load_catalog())
     assert (plan.per_prompt.total, plan.naive_per_prompt.total) == (1708, 2188)

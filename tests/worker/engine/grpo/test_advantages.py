@@ -176,3 +176,12 @@ def test_constant_group_has_zero_advantage_under_batch_deviation() -> None:
     result = integrate_advantages(rewards, [1.0], replace(PAPER, std="batch"))
     assert torch.equal(result.values[0], torch.zeros(1, 7))
     assert result.values[1].abs().min() > 1e-3
+
+
+def test_groups_may_have_any_other_dimensions_and_the_mean_is_over_the_granularities() -> None:
+    rewards = torch.rand(2, 3, 1, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    config = replace(PAPER, clip_max=100.0)
+    summed = integrate_advantages(rewards, [1.0, 0.5], config).values
+    mean = integrate_advantages(rewards, [1.0, 0.5], replace(config, scale="mean")).values
+    torch.testing.assert_close(mean * 1.5 * 4, summed)
+    torch.testing.assert_close(integrate_advantages(rewards[:, 1, 0], [1.0, 0.5], config).values, summed[1, 0])

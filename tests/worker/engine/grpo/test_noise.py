@@ -2,7 +2,8 @@
 
 import torch
 
-from worker.engine.grpo.noise import normal, permutation
+from tests.worker.engine.grpo.toy import CONFIGS, SEED, STEPS, make, noise
+from worker.engine.grpo.noise import StepNoise, normal, permutation
 
 
 def test_same_address_gives_the_same_noise() -> None:
@@ -38,3 +39,17 @@ def test_noise_of_many_addresses_is_standard_normal() -> None:
 def test_permutation_holds_every_index_once() -> None:
     assert sorted(permutation(100, 3, "prompts", 0)) == list(range(100))
     assert permutation(100, 3, "prompts", 0) != permutation(100, 3, "prompts", 1)
+
+
+def test_addresses_are_the_same_in_every_version() -> None:
+    """Otherwise a run from an earlier version would continue with other noise."""
+    shape = noise().shape
+    assert torch.equal(noise(3).initial(5)[0], normal(shape, SEED, "initial", 3, 5).double())
+    assert torch.equal(noise(3, first_prompt=2).initial(5, 4)[0], normal(shape, SEED, "initial", 3, 7, 4).double())
+    assert torch.equal(noise(3, first_prompt=2).sde(5, 6, 4), normal(shape, SEED, "sde", 3, 7, 6, 4))
+    assert torch.equal(StepNoise(SEED, 3, noise().packed, shape).sde(5, 6, 4), normal(shape, SEED, "sde", 3, 5, 6, 4))
+    chains = make(CONFIGS["dance"])
+    order = permutation(STEPS - 1, SEED, "trained", 3, 5, 4)
+    assert chains.trained_steps(3, 5, 4, range(STEPS - 1)) == order[:4]
+    values = [round(value, 4) for value in normal((2,), 42, "sde", 1).tolist()]
+    assert (values, permutation(5, 42, "prompts", 0)) == ([0.6937, 0.0546], [4, 3, 0, 2, 1])

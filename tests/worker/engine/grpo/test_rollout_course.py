@@ -131,3 +131,30 @@ def test_one_lane_evaluates_in_full_batches(branches: int, batch: int, batches: 
     waiting = [Branch(torch.zeros(1, 1), path, 0, (n,)) for n in range(branches)]
     assert denoise_branches(velocity, waiting, NODES, batch, lambda *_: None) == branches
     assert sizes == batches
+
+
+def test_a_single_branch_is_denoised() -> None:
+    branch = Branch(torch.ones(4, 5, dtype=torch.float64), TreeNode(STEPS - 1, (), (1,)), 0, (0,))
+    ends: list[Tensor] = []
+    assert denoise_branches(ToyFlow(), [branch], NODES, 3, lambda _, __, end: ends.append(end)) == 1
+    assert len(ends) == 1 and ends[0].shape == (4, 5)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_chains_have_one_granularity(name: str) -> None:
+    assert make(CONFIGS[name]).granularities == (1,)
+
+
+def test_the_parts_of_a_rollout_are_measured_in_order() -> None:
+    parts: list[str] = []
+
+    class Named(Course):
+        @contextmanager
+        def part(self, name: str) -> Iterator[None]:
+            parts.append(name)
+            yield
+
+    for name in ("g2rpo", "mix"):
+        with torch.no_grad():
+            make(CONFIGS[name]).roll_out(0, PROMPTS, noise(0), replace(sampler(ToyFlow()), costs=Named()))
+    assert parts == ["anchor", "branch", "continuation"] * 2

@@ -37,7 +37,7 @@ every_algorithm = pytest.mark.parametrize("name", KINDS)
 def ready(name: str, updates: int = 1, **changes: Any) -> tuple[ToyFlow, PolicyOptimizer, RolloutBatch, Tensor]:
     """A policy with its optimizer, a rollout, and advantages."""
     training = {key: changes.pop(key) for key in list(changes) if key in Training.model_fields}
-    config = KINDS[name](group_size=4, clip_range=0.5, updates_per_rollout=updates, **CONFIGS[name], **changes)
+    config = KINDS[name](group_size=4, updates_per_rollout=updates, **{"clip_range": 0.5, **CONFIGS[name], **changes})
     flow, algorithm = ToyFlow(), make(config)
     alone = Distributed(torch.device("cpu"))
     optimizer = PolicyOptimizer(
@@ -113,6 +113,31 @@ def test_divergence_pulls_towards_the_base(name: str) -> None:
     assert distances[-1] < 0.7 * distances[0]
     assert divergences[-1] < divergences[0] / 4
     assert all(one > other for one, other in pairwise(divergences[:20]))
+
+
+def test_metrics_of_an_update_describe_its_steps() -> None:
+    flow, optimizer, batch, advantages = ready("dance_grpo", 2, clip_range=1e-9, max_grad_norm=1e6)
+    norms: list[float] = []
+
+    def measure(*_: object) -> None:
+        norms.append(math.sqrt(sum(p.grad.square().sum().item() for p in flow.parameters() if p.grad is not None)))
+
+    optimizer.adamw.register_step_pre_hook(measure)
+    recorded = optimizer.update(0, flow, batch, advantages, rows=2)
+    assert recorded.keys() == {
+        "loss",
+        "ratio/mean",
+        "ratio/min",
+        "ratio/max",
+        "ratio/first_deviation",
+        "clip_fraction",
+        "grad_norm",
+        "learning_rate",
+        "skipped_updates",
+    }
+    assert recorded["grad_norm"] == pytest.approx(sum(norms) / 2)
+    assert recorded["ratio/min"] < recorded["ratio/mean"] < recorded["ratio/max"]
+    assert recorded["clip_fraction"] == 0.5  # only the second of two steps sees a policy that has moved
 
 
 def test_no_reference_means_no_divergence_metric() -> None:

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor
 
 from service.contracts.attempt_files import CONTROL_FILE
-from service.contracts.catalog import RewardEntry
+from service.contracts.catalog import RewardEntry, load_catalog
 from service.contracts.presets import merge
-from tests.worker.engine.training.miniature import MINIATURE, events, metrics, small, trainer
+from tests.worker.engine.training.miniature import MINIATURE, events, metrics, small, spec, trainer
 from worker.engine.rewards.base import Reward
 from worker.engine.training.checkpoint import read_manifest
-from worker.engine.training.event_log import Cancelled
+from worker.engine.training.event_log import Cancelled, EventWriter
 from worker.engine.training.optimizer import NotFinite
 from worker.engine.training.reward_failures import RewardsFailed, RewardsUnavailable
-from worker.entrypoints.train import classify, main
+from worker.entrypoints.train import build_trainer, classify, main
 from worker.shapes.caption_sampling import train_prompts
 
 pytestmark = pytest.mark.long
@@ -145,6 +145,14 @@ def test_invalid_prompt_is_found_before_the_first_step(tmp_path: Path) -> None:
     code, last = run_program(tmp_path, merge(MINIATURE, {"prompts": {"items": prompts}}))
     assert (code, last["code"]) == (1, "bad_config")
     assert not events(tmp_path / "out", "metrics", "started")
+
+
+def test_invalid_held_out_prompt_is_found_before_the_run(tmp_path: Path) -> None:
+    file = tmp_path / "mine.jsonl"
+    file.write_text('{"prompt": "a small red circle on white"}\n{"prompt": "a small red dinosaur on white"}\n')
+    changed = spec(heldout={"prompts": "mine"})
+    with pytest.raises(ValueError, match="dinosaur"):
+        build_trainer(changed, load_catalog(), EventWriter(tmp_path), "cpu", prompt_sets={"mine": file})
 
 
 def test_directory_of_a_run_is_not_overwritten(finished: Path, tmp_path: Path) -> None:

@@ -1,5 +1,8 @@
 """Complete training runs on the bundled model: events, metrics and updated weights."""
 
+import hashlib
+import json
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ from tests.worker.engine.training.miniature import HalfRun, events, metrics, new
 from worker.engine.training.checkpoint import read_manifest
 
 pytestmark = pytest.mark.long
+TWO_REWARDS = {"clip_score", "shapes_verifier"}
 
 
 def test_finished_run_summarizes_all_pairs(finished: Path) -> None:
@@ -100,6 +104,77 @@ def test_images_of_groups_are_limited_to_whole_groups_within_the_disk_limit(fini
     heldout = {"group_images_mib": limit / 2**20, "final_pairs": 4}
     trainer(tmp_path, training={"max_steps": 2}, heldout=heldout).run()
     assert [image["size"] for image in group_images(tmp_path, 2)] == sizes[: 2 * 3]
+
+
+def test_each_phase_is_reported_and_each_part_measured(finished: Path) -> None:
+    steps = ["rollout", "reward", "update"]
+    evaluated = ["evaluation", "checkpoint"]
+    phases = [event["phase"] for event in events(finished, "progress")]
+    assert phases == ["evaluation", *steps, *steps, *evaluated, *steps, *steps, *evaluated]
+    begin, *_, end = (datetime.fromisoformat(event["time"]) for event in events(finished, "progress", "metrics"))
+    elapsed = events(finished, "metrics")[-1]["values"]["elapsed/seconds"]
+    assert 0 < elapsed < (end - begin).total_seconds()  # only the steps, each once
+    names = {name for event in events(finished, "metrics") if event["step"] == 1 for name in event["values"]}
+    of_rewards = {f"{kind}/{name}" for kind in ("reward", "anchor", "spread", "failures") for name in TWO_REWARDS}
+    parts = {"anchor", "branch", "continuation", "decode", "reward", "update"}
+    assert names - {f"{kind}/heldout_decode" for kind in ("seconds", "memory")} == (
+        of_rewards
+        | {f"{kind}/{part}" for kind in ("seconds", "memory") for part in parts}
+        | {f"nfe/{part}" for part in ("anchor", "continuation", "update", "total")}
+        | {f"ratio/{kind}" for kind in ("min", "mean", "max", "first_deviation")}
+        | {"advantage/abs_mean", "zero_std_fraction", "clip_fraction", "grad_norm", "learning_rate", "loss"}
+        | {"skipped_updates", "elapsed/nfe", "elapsed/seconds", "images/total", "memory/peak_bytes"}
+    )
+
+
+def test_a_checkpoint_has_the_state_of_each_part(finished: Path) -> None:
+    state = json.loads((finished / "checkpoints/step-000004/state.json").read_text())
+    assert state.keys() == {
+        "progress",
+        "cost",
+        "optimizer",
+        "evaluator",
+        "early_stopping",
+        "reward_failures",
+        "process",
+    }
+    assert state["progress"]["step"] == 4
+
+
+def test_saving_a_checkpoint_leaves_no_file_open(tmp_path: Path) -> None:
+    subject = small(tmp_path)
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    subject.checkpoints.save(None)
+    assert read_manifest(tmp_path / "checkpoints/step-000000").step == 0
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before
+
+
+def test_points_of_the_curves_are_over_the_first_pairs(tmp_path: Path) -> None:
+    subject = trainer(tmp_path)
+    values = torch.tensor([[1.0, 2.0, torch.nan, 3.0, 100.0], [0.0, 0.0, 0.0, 4.0, 100.0]])
+    assert subject.evaluator.metrics(values) == {"heldout/clip_score": 2.0, "heldout/shapes_verifier": 1.0}
+
+
+def test_best_and_worst_images_are_of_the_widest_group(finished: Path) -> None:
+    weights = {reward.name: reward.weight for reward in spec().rewards}
+    assert weights.keys() == TWO_REWARDS
+    for event in events(finished, "reward_groups"):
+        totals: dict[int, dict[tuple[int, int], list[float]]] = {}
+        for group in event["groups"]:
+            place = (group["sde_step"], group["granularity"])
+            known = totals.setdefault(group["prompt_index"], {}).setdefault(place, [0.0] * 3)
+            known[:] = [a + weights[group["reward"]] * b for a, b in zip(known, group["values"], strict=True)]
+        for sample in events(finished, "sample"):
+            if sample["step"] == event["step"] and sample["kind"] in ("best", "worst"):
+                own = totals[sample["index"]]
+                values = own[sample["sde_step"], sample["granularity"]]
+                assert max(values) - min(values) == pytest.approx(max(max(each) - min(each) for each in own.values()))
+                total = sum(weights[name] * value for name, value in sample["rewards"].items())
+                assert total == pytest.approx(max(values) if sample["kind"] == "best" else min(values))
+                image = (finished / sample["file"]).read_bytes()
+                assert hashlib.sha256(image).hexdigest() == sample["sha256"]
+    images = [sample["sha256"] for sample in events(finished, "sample") if sample["kind"] in ("best", "worst")]
+    assert len(images) == len(set(images)) == 8
 
 
 def test_training_changes_only_the_lora(half: HalfRun) -> None:
