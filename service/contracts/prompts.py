@@ -19,6 +19,8 @@ MAX_METADATA_BYTES = 4096
 """Maximum size of a prompt's metadata as JSON, in bytes."""
 MAX_LINE_BYTES = 16 * 1024
 """Maximum size of a line in a prompt set file: room for the longest prompt, at 4 bytes per character, and metadata."""
+INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
+"""Characters without width that have no effect at the ends of a text, such as byte order marks and joiners."""
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -62,7 +64,10 @@ def metadata_bytes(metadata: dict[str, Any]) -> int:
 
 
 def normalized(text: str) -> str:
-    """Normalize a prompt to Unicode NFC with single spaces and no surrounding space; blank text becomes empty.
+    """Normalize a prompt to Unicode NFC with single spaces; blank text becomes empty.
+
+    Spaces and INVISIBLE characters at both ends are removed. Inside, INVISIBLE characters have an effect, such as the
+    joiners of an emoji, and are kept.
 
     Prompts that differ only in these respects look the same and are treated as duplicates. Raises ValueError if the
     text contains a control character or an unpaired surrogate, or exceeds MAX_CHARACTERS.
@@ -70,7 +75,7 @@ def normalized(text: str) -> str:
     if found := _CONTROL.search(text) or _SURROGATE.search(text):
         kind = "a control character" if _CONTROL.match(found[0]) else "an unpaired surrogate"
         raise ValueError(f"character {found.start() + 1} is {kind}, U+{ord(found[0]):04X}; a prompt must be plain text")
-    prompt = " ".join(unicodedata.normalize("NFC", text).split())
+    prompt = " ".join(unicodedata.normalize("NFC", text).split()).strip(f" {INVISIBLE}")
     if len(prompt) > MAX_CHARACTERS:
         raise ValueError(f"the prompt has {len(prompt)} characters; allowed: 1 to {MAX_CHARACTERS}")
     return prompt

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from service.contracts.prompts import (
+    INVISIBLE,
     MAX_METADATA_BYTES,
     Counts,
     Format,
@@ -225,9 +226,10 @@ def _prompt_line(text: str, metadata: dict[str, Any] | None = None) -> PromptLin
 
 
 def _lines(file: BinaryIO) -> Iterator[tuple[int, str | None]]:
-    """Yield each line number with the line without its line ending, or None if it exceeds MAX_INPUT_BYTES.
+    """Yield each line number with the line, or None if it exceeds MAX_INPUT_BYTES.
 
-    Raises NotText if a line contains a NUL byte or invalid UTF-8.
+    Lines have no line ending and no INVISIBLE characters at their ends. Raises NotText if a line contains a NUL byte or
+    invalid UTF-8.
     """
     number = 0
     while line := file.readline(MAX_INPUT_BYTES + 2):
@@ -241,9 +243,8 @@ def _lines(file: BinaryIO) -> Iterator[tuple[int, str | None]]:
                     raise NotText(f"line {number}: NUL byte; send a text file in UTF-8")
             yield number, None
             continue
-        line = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
         try:
-            yield number, line.decode("utf-8").removesuffix("\n").removesuffix("\r")
+            yield number, line.decode("utf-8").removesuffix("\n").removesuffix("\r").strip(INVISIBLE)
         except UnicodeDecodeError as error:
             byte = f"byte {error.start + 1} is 0x{line[error.start]:02x}"
             raise NotText(f"line {number}: {byte}, which is invalid UTF-8; save the file as UTF-8") from error

@@ -87,6 +87,19 @@ class TestEveryFormat:
             "metadata": {"source": "mine"},
         }
 
+    @pytest.mark.parametrize("format", ["text", "jsonl", "csv"])
+    def test_invisible_characters_at_the_ends_do_not_make_another_prompt(self, directory: Path, format: Format) -> None:
+        """Concatenated files have a byte order mark in the middle; a joiner inside an emoji is part of it."""
+        family = "a family \U0001f468\u200d\U0001f469\u200d\U0001f467 on white"
+        signs = ("", "\u200b", "\ufeff", "\ufeff\ufeff", " \u200b\ufeff ", "\u2060")
+        texts = [f"{sign}a red circle{sign}" for sign in signs] + ["\u200b\ufeff", family]
+        header = {"text": "", "jsonl": "", "csv": "\ufeffprompt,label\n"}[format]
+        form = {"text": "{}\n", "jsonl": '\ufeff{{"prompt": "{}"}}\r\n', "csv": "{},x\n"}[format]
+        data = "\ufeff" + header + "".join(form.format(text) for text in texts)
+        prompts, counts, _ = read(directory, data.encode(), format)
+        assert prompts == ["a red circle", family]
+        assert (counts.duplicates, counts.blank) == (len(signs) - 1, 1)
+
     def test_byte_order_mark_and_line_ends_are_ignored(self, directory: Path) -> None:
         assert read(directory, b"\xef\xbb\xbfa red circle\r\na blue square")[0] == ["a red circle", "a blue square"]
 
