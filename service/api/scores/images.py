@@ -1,7 +1,8 @@
 """Check uploaded images before decoding them, and store them as plain RGB.
 
 Only the pixels are kept. The EXIF orientation is applied, transparent areas become white, and gray, palette and CMYK
-images are converted to RGB. Images with 16 bits per channel are reduced to the upper 8 bits. Animations are rejected.
+images are converted to RGB. Images with 16 bits per channel are reduced to the upper 8 bits, after a transparent color
+of a PNG was applied. Animations are rejected.
 """
 
 import base64
@@ -18,7 +19,7 @@ from service.core.settings import Settings
 from service.http.errors import FieldError, Invalid
 
 if TYPE_CHECKING:
-    from PIL import Image
+    from PIL import Image, ImageFile
 
 MAX_SIDE = 16_384
 """Maximum width and height in pixels."""
@@ -90,8 +91,7 @@ def _store(data: bytes, file: Path, max_pixels: int) -> ReceivedImage:
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _check(image, max_pixels)
-            image.load()
-            plain = as_rgb(image)
+            plain = as_rgb(_color_key_applied(image, data))
     except _InvalidImage:
         raise
     except Exception as error:  # decoders raise many exception types for malicious files
@@ -115,6 +115,37 @@ def _check(image: "Image.Image", max_pixels: int) -> None:
         raise _InvalidImage(msg, "too_many_pixels")
     if getattr(image, "n_frames", 1) != 1 and image.format in FORMATS:  # a camera's JPEG may contain a preview
         raise _InvalidImage("Animations are not supported; send a single image", "animation")
+
+
+_GRAY_STEPS = {"L;2": 85, "L;4": 17}
+"""Factor by which Pillow scales the samples of gray PNG files with few bits."""
+
+
+def _color_key_applied(image: "ImageFile.ImageFile", data: bytes) -> "Image.Image":
+    """Decode an image, comparing the transparent color of a PNG with the samples as stored in the file `data`.
+
+    Pillow compares it with the samples reduced or scaled to 8 bits.
+    """
+    import numpy as np
+    from PIL import Image
+
+    key, raw = image.info.get("transparency"), str(image.tile[0].args) if image.format == "PNG" else ""
+    image.load()
+    if key is None or raw not in (*_GRAY_STEPS, "I;16B", "RGB;16B"):
+        return image
+    if raw in _GRAY_STEPS:
+        image.info["transparency"] = key * _GRAY_STEPS[raw]
+        return image
+    samples = np.asarray(image).astype(np.uint16)
+    if raw == "RGB;16B":
+        with Image.open(io.BytesIO(data)) as lower:  # swapped bytes: Pillow then keeps the lower 8 bits
+            lower.tile = [tile._replace(args="RGB;16L") for tile in lower.tile]
+            samples = samples << 8 | np.asarray(lower)
+    opaque = (samples.reshape(*samples.shape[:2], -1) != key).any(axis=2)
+    reduced = image if raw == "RGB;16B" else Image.fromarray((samples >> 8).astype(np.uint8))
+    reduced.putalpha(Image.fromarray(opaque.astype(np.uint8) * 255))
+    reduced.info = {name: value for name, value in image.info.items() if name != "transparency"}
+    return reduced
 
 
 def as_rgb(image: "Image.Image") -> "Image.Image":

@@ -33,14 +33,17 @@ def body(*images: str, **changes: Any) -> dict[str, Any]:
     return {"rewards": ["clip_score"], "images": images} | changes
 
 
+def png(*chunks: tuple[bytes, bytes]) -> str:
+    """A PNG of the chunks."""
+    data = b"\x89PNG\r\n\x1a\n"
+    for name, content in chunks:
+        data += struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+    return base64.b64encode(data).decode()
+
+
 def huge(width: int, height: int) -> str:
     """A PNG of a few bytes whose header declares a large size."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return base64.b64encode(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b""))).decode()
+    return png((b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)), (b"IDAT", zlib.compress(b"")))
 
 
 class TestCreate:
@@ -156,6 +159,40 @@ class TestImages:
     def test_every_mode_becomes_rgb(self, image: Image.Image, expected: tuple[int, int, int]) -> None:
         plain = as_rgb(image)
         assert (plain.mode, plain.getpixel((0, 0))) == ("RGB", expected)
+
+    @pytest.mark.parametrize(
+        ("depth", "color_type", "samples", "key", "expected"),
+        [
+            (16, 0, [[0], [32768], [32769], [40000]], (32768,), [0, 255, 128, 156]),
+            (16, 2, [[0, 0, 0], [32768, 0, 0], [32769, 0, 0], [40000, 0, 0]], (32768, 0, 0), [0, 255, 128, 156]),
+            (8, 0, [[0], [1], [2], [255]], (1,), [0, 255, 2, 255]),
+            (4, 0, [[0x01], [0xF2]], (1,), [0, 255, 255, 34]),
+            (2, 0, [[0b00011011]], (1,), [0, 255, 170, 255]),
+            (1, 0, [[0b00010000]], (0,), [255, 255, 255, 255]),
+        ],
+    )
+    def test_a_transparent_color_is_compared_with_all_bits(
+        self,
+        client: TestClient,
+        database: Database,
+        depth: int,
+        color_type: int,
+        samples: list[list[int]],
+        key: tuple[int, ...],
+        expected: list[int],
+    ) -> None:
+        row = np.array(samples, dtype=">u2" if depth == 16 else ">u1").tobytes()
+        data = png(
+            (b"IHDR", struct.pack(">IIBBBBB", 4, 1, depth, color_type, 0, 0, 0)),
+            (b"tRNS", struct.pack(f">{len(key)}H", *key)),
+            (b"IDAT", zlib.compress(b"\0" + row)),
+            (b"IEND", b""),
+        )
+        assert client.post("/score", json=body(data)).status_code == 202
+        with database.transaction() as session:
+            stored = session.scalars(select(ScoreImage)).one()
+        with Image.open(io.BytesIO(database.artifacts.read(stored.key, stored.sha256))) as image:
+            assert np.asarray(image)[0, :, 0].tolist() == expected
 
 
 class TestLife:
