@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 
 from service.contracts import catalog_file
 from service.contracts.base import Contract, Name
+from service.contracts.validation_errors import did_you_mean
 
 BUNDLED = Path(__file__).with_name("catalog.yaml")
 
@@ -53,6 +54,12 @@ class RemoteServer(Contract):
     )
     image_first: bool = Field(True, description="Send the image before the text (vLLM) or after it (Gemini).")
     max_tokens: int = Field(4096, ge=1, description="Maximum number of tokens in an answer.")
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = Field(
+        "max_tokens", description="Name of the request field for `max_tokens`; newer servers use the second."
+    )
+    temperature: float | None = Field(
+        0.0, ge=0, le=2, description="Sampling temperature; null: not sent, for servers that refuse it."
+    )
 
 
 _JOINT = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
@@ -168,7 +175,8 @@ REWARD_CLASSES = {
 
 def _check_reward_kind(kind: str) -> str:
     if kind not in REWARD_CLASSES:
-        raise ValueError(f"Unknown kind {kind!r}. Available: {', '.join(REWARD_CLASSES)}")
+        hint = did_you_mean(kind, REWARD_CLASSES)
+        raise ValueError(f"Unknown kind {kind!r}{hint}. Available: {', '.join(REWARD_CLASSES)}")
     return kind
 
 
@@ -315,7 +323,8 @@ def _find(noun: str, entries: tuple[Entry, ...], name: str) -> Entry:
         if entry.name == name:
             return entry
     allowed = ", ".join(entry.name for entry in entries)
-    raise KeyError(f"Unknown {noun} {name!r}; the catalog has {allowed}")
+    hint = did_you_mean(name, (entry.name for entry in entries))
+    raise KeyError(f"Unknown {noun} {name!r}{hint}; the catalog has {allowed}")
 
 
 def catalog_path(path: Path | None = None) -> Path:

@@ -32,22 +32,44 @@ class Verdict:
     failure: Failure | None = None
 
 
-_TAG = re.compile(r"<[ \t]{0,3}(/?)[ \t]{0,3}(score|analysis|think|thinking)[ \t]{0,3}>", re.IGNORECASE)
+_TAG = re.compile(r"<[ \t]{0,3}(/?)[ \t]{0,3}(score|analysis)[ \t]{0,3}>", re.IGNORECASE)
+_THINK = re.compile(r"<[ \t]{0,3}(/?)[ \t]{0,3}think(?:ing)?[ \t]{0,3}>", re.IGNORECASE)
 _END = re.compile(r"\s*</\w{1,20}>(?:\s|```|</\w{1,20}>)*")
 _FENCE = re.compile(r"```[a-zA-Z]{0,10}\s(.*?)```", re.DOTALL)
 _LIST = re.compile(r"\[([^\[\]]*)\]")
 _BINARY = re.compile(r"\s*[01]\s*")
 
 
-def read_answer(text: str | None, points: int) -> Verdict:
+def without_thinking(text: str) -> str:
+    """Return the answer of a reasoning model without its thinking.
+
+    Thinking is the content of `<think>…</think>`, the text before a `</think>` that was never opened, because some chat
+    templates open it in the prompt, and the text after a `<think>` that is never closed.
+    """
+    kept: list[str] = []
+    start, thinking = 0, False
+    for tag in _THINK.finditer(text):
+        if not tag[1]:
+            if not thinking:
+                kept.append(text[start : tag.start()])
+            thinking = True
+            continue
+        if not thinking:
+            kept.clear()
+        start, thinking = tag.end(), False
+    return "".join(kept if thinking else [*kept, text[start:]])
+
+
+def read_answer(text: str | None, points: int, truncated: bool = False) -> Verdict:
     """Parse the scores in a judge's answer, one for each of `points` test points.
 
     Only the content of `<score>` is parsed, so that quotes, fences and brackets in the analysis have no effect. It must
-    be a list of exactly `points` items, each 0 or 1. Anything else is a failure; scores are never guessed.
+    be a list of exactly `points` items, each 0 or 1. Anything else is a failure; scores are never guessed. If the model
+    was interrupted (`truncated`), the scores must be the end of the text, because earlier ones may be a draft.
     """
     if text is None or not text.strip():
         return Verdict(None, Failure.NO_ANSWER)
-    found = {_unfenced(content) for content in _score_elements(text)}
+    found = {_unfenced(content) for content in _score_elements(without_thinking(text), truncated)}
     # A tag that is only mentioned in the analysis contains prose. An invalid list may be the intended one, so it is
     # used.
     lists = {content for content in found if "[" in content} or found
@@ -68,28 +90,30 @@ def check_scores(values: Any, points: int) -> Verdict:
     return Verdict(tuple(values))
 
 
-def _score_elements(text: str) -> list[str]:
+def _score_elements(text: str, truncated: bool) -> list[str]:
     """Return the contents of all `<score>` elements, except those mentioned within an analysis.
 
     If an analysis is never closed, the answer may have been cut off inside it. The elements in it are then returned
-    only if the last one is followed by the end of the answer.
+    only if the last one is followed by the end of the answer. Without this end, a truncated answer has no elements.
     """
     final: list[str] = []
     mentioned: list[str] = []
     start: int | None = None
     end = 0
-    thinking = False
+    analyzing = False
     for tag in _TAG.finditer(text):
         closing, name = bool(tag[1]), tag[2].lower()
         if name != "score":
-            start, thinking = None, not closing
+            start, analyzing = None, not closing
             if closing:
                 mentioned.clear()
         elif not closing:
             start = tag.end()
         elif start is not None:
-            (mentioned if thinking else final).append(text[start : tag.start()])
+            (mentioned if analyzing else final).append(text[start : tag.start()])
             start, end = None, tag.end()
+    if truncated and text[end:].strip() and not _END.fullmatch(text, end):
+        return []
     return final + mentioned if _END.fullmatch(text, end) else final
 
 

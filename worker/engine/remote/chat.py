@@ -30,15 +30,23 @@ def question(entry: RemoteServer, image: Image.Image | bytes, text: str) -> byte
     url = f"data:image/{entry.image_format};base64,{base64.b64encode(_file(entry.image_format, image)).decode()}"
     content: list[dict[str, Any]] = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
     message = {"role": "user", "content": content if entry.image_first else content[::-1]}
-    request = {"model": entry.model, "messages": [message], "temperature": 0, "max_tokens": entry.max_tokens}
+    request: dict[str, Any] = {"model": entry.model, "messages": [message], entry.max_tokens_field: entry.max_tokens}
+    if entry.temperature is not None:
+        request["temperature"] = entry.temperature
     return json.dumps(request, ensure_ascii=False).encode()
 
 
 def completion(server: Server, data: bytes) -> Completion:
-    """Parse a response from `server`. Raises RequestFailed if it is not a chat completion."""
+    """Parse a response from `server`. Raises RequestFailed if it is not a chat completion.
+
+    The content may be a list of parts. Those of type `text` are joined; others, such as `thinking`, are omitted.
+    """
     try:
         choice = json.loads(data)["choices"][0]
         content, reason = choice["message"].get("content"), choice.get("finish_reason")
+        if isinstance(content, list):
+            texts = [part["text"] for part in content if part.get("type") == "text"]
+            content = "".join(texts) if texts else None
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise RequestFailed(f"the response is not a chat completion: {server.excerpt(data)}") from error
     if content is not None and not isinstance(content, str):

@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 from PIL import Image
 
+from service.contracts.benchmarks.judge_answers import without_thinking
 from service.contracts.catalog import Axis, RewardEntry
 from worker.engine.remote import chat
 from worker.engine.rewards.base import Answers
@@ -120,7 +121,7 @@ class UnifiedReward(ServerReward):
     def _value(self, answer: chat.Completion) -> float | Unread:
         if answer.truncated:
             return Unread.TRUNCATED
-        text = answer.text or ""
+        text = without_thinking(answer.text or "")
         return final_score(text) if self.entry.form == "final_score" else axes_mean(text, self.entry.axes)
 
 

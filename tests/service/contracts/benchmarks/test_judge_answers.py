@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.contracts.benchmarks.judge_answers import Failure, Verdict, check_scores, read_answer
+from service.contracts.benchmarks.judge_answers import Failure, Verdict, check_scores, read_answer, without_thinking
 
 GOOD = "[1, 0, 1]"
 SCORES = (1, 0, 1)
@@ -118,6 +118,33 @@ def test_answers_without_scores_have_a_reason(text: str | None, failure: Failure
     assert read_answer(text, 3) == Verdict(None, failure)
 
 
+DRAFT = "maybe <score>[0, 0, 0]</score> but wait"
+
+
+@pytest.mark.parametrize(
+    ("text", "truncated", "expected"),
+    [
+        # Some chat templates open the thinking in the prompt.
+        (f"{DRAFT}\n</think>\n\nI cannot judge this image.", False, Verdict(None, Failure.NO_SCORES)),
+        (f"{DRAFT}\n</think>\n\n<analysis>['a', 'b', 'c']</analysis><score>{GOOD}</score>", False, Verdict(SCORES)),
+        (f'{DRAFT}\n</think>\n\n<analysis>["a', True, Verdict(None, Failure.NO_SCORES)),
+        (f"{DRAFT}</thinking><score>{GOOD}</score>", False, Verdict(SCORES)),
+        (f"<think>{DRAFT} <think> {DRAFT}</think>{DRAFT}</think><score>{GOOD}</score>", False, Verdict(SCORES)),
+        (f"<score>{GOOD}</score><think>{DRAFT}</think>", False, Verdict(SCORES)),
+        (f"<think></think><score>{GOOD}</score><think>{DRAFT}", False, Verdict(SCORES)),
+        (f"<think>{DRAFT} <score>{GOOD}</score></description>", False, Verdict(None, Failure.NO_SCORES)),
+        # At the token limit, only scores at the end are final.
+        (f"Let me think. {DRAFT}", True, Verdict(None, Failure.NO_SCORES)),
+        (f"<analysis>['a', 'b', 'c']</analysis><score>{GOOD}</score>", True, Verdict(SCORES)),
+        (f"<analysis>['a', 'b', 'c']</analysis><score>{GOOD}</score>\n</description>\n", True, Verdict(SCORES)),
+        (f"<score>{GOOD}</score><analysis>['a', ", True, Verdict(None, Failure.NO_SCORES)),
+        (f"<score>{GOOD}</score> <score>[1, ", True, Verdict(None, Failure.NO_SCORES)),
+    ],
+)
+def test_a_draft_is_not_the_answer(text: str, truncated: bool, expected: Verdict) -> None:
+    assert read_answer(text, 3, truncated) == expected
+
+
 def test_an_unclosed_analysis_is_accepted_if_the_answer_ends_after_the_scores() -> None:
     for end in ("</description>", "\n</description>\n```\n"):
         assert read_answer(f"<description><analysis>['It's a tree.'\n<score>{GOOD}</score>{end}", 3) == Verdict(SCORES)
@@ -198,3 +225,8 @@ def test_values_other_than_lists(values: object) -> None:
 @pytest.mark.parametrize("values", [[True, False, True], [1.0, 0, 1], [1, 0, "1"], [1, 0, None], [1, 0, [1]]])
 def test_only_whole_numbers_are_scores(values: object) -> None:
     assert check_scores(values, 3) == Verdict(None, Failure.NOT_BINARY)
+
+
+@given(st.lists(pieces, max_size=40).map("".join))
+def test_thinking_is_removed_once(text: str) -> None:
+    assert without_thinking(without_thinking(text)) == without_thinking(text)

@@ -61,7 +61,7 @@ class Reply:
     """Send nothing until the server ends."""
 
 
-def completion(text: str | None, finish_reason: str = "stop") -> Reply:
+def completion(text: str | list[Any] | None, finish_reason: str = "stop") -> Reply:
     """A chat completion."""
     choice = {"index": 0, "message": {"role": "assistant", "content": text}, "finish_reason": finish_reason}
     return Reply(body=json.dumps({"object": "chat.completion", "choices": [choice]}).encode())

@@ -58,6 +58,14 @@ class TestRequest:
         judge(server.url, image_first=image_first).ask(PROMPT, png())
         assert [part["type"] for part in server.requests[0].content] == order
 
+    def test_request_for_a_server_with_other_parameters(self, serve: Serve) -> None:
+        server = serve()
+        judge(server.url, max_tokens=77, max_tokens_field="max_completion_tokens", temperature=None).ask(PROMPT, png())
+        judge(server.url, temperature=0.6).ask(PROMPT, png())
+        first, second = (request.body for request in server.requests)
+        assert first.keys() == {"model", "messages", "max_completion_tokens"} and first["max_completion_tokens"] == 77
+        assert second["temperature"] == 0.6
+
     def test_png_is_sent_unchanged(self, serve: Serve) -> None:
         server = serve()
         judge(server.url, image_format="png").ask(PROMPT, png())
@@ -160,6 +168,34 @@ class TestAnswers:
         reported = judge(server.url).ask(PROMPT, png())
         assert reported.text is not None and len(reported.text) == MAX_CHARACTERS
         assert reported.verdict.scores == (1, 0, 1)
+
+    @pytest.mark.parametrize(
+        ("content", "reason", "scores"),
+        [
+            ([{"type": "text", "text": "<score>[1,0,1]</score>"}], "stop", (1, 0, 1)),
+            (
+                [
+                    {"type": "thinking", "thinking": "hmm <score>[0,0,0]</score>"},
+                    {"type": "text", "text": "<analysis>['a', 'b', 'c']</analysis><sco"},
+                    {"type": "text", "text": "re>[1,0,1]</score>"},
+                ],
+                "stop",
+                (1, 0, 1),
+            ),
+            ([{"type": "thinking", "thinking": "<score>[0,0,0]</score>"}], "stop", None),
+            ([], "stop", None),
+            ("maybe <score>[1,0,1]</score> but", "length", None),
+            ("<score>[1,0,1]</score>", "length", (1, 0, 1)),
+            ("maybe <score>[0,0,0]</score>\n</think><score>[1,0,1]</score>", "stop", (1, 0, 1)),
+        ],
+    )
+    def test_the_answer_is_the_text_without_thinking(
+        self, serve: Serve, content: Any, reason: str, scores: tuple[int, ...] | None
+    ) -> None:
+        server = serve(lambda _: completion(content, reason))
+        reported = judge(server.url).ask(PROMPT, png())
+        assert (reported.verdict.scores, reported.error) == (scores, "")
+        assert scores is not None or reported.verdict.failure in (Failure.NO_SCORES, Failure.NO_ANSWER)
 
 
 class TestFaults:

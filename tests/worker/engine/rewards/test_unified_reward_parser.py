@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.contracts.catalog import Axis
-from worker.engine.rewards.unified_reward import Unread, axes_mean, final_score
+from service.contracts.catalog import Axis, RewardEntry
+from worker.engine.remote.chat import Completion
+from worker.engine.rewards.unified_reward import UnifiedReward, Unread, axes_mean, final_score
 
 EQUAL: dict[Axis, float] = {"alignment": 1.0, "coherence": 1.0, "style": 1.0}
 NUMBERS = st.floats(1, 5).map(lambda number: f"{number:.12f}") | st.integers(1, 5).map(str)
@@ -81,6 +82,16 @@ def test_final_score_ends_the_answer(before: str, number: str) -> None:
 )
 def test_other_answers_with_a_final_score_are_failures(text: str, kind: Unread) -> None:
     assert final_score(text) is kind
+
+
+@pytest.mark.parametrize("thinking", ["<think>\n\n</think>\n\n", "Final Score: 1\n</think>\n", "<think>Hm.</think>"])
+@pytest.mark.parametrize(
+    ("form", "text", "value"), [("axes", axes("4", "3", "5"), 4), ("final_score", "Final Score: 3", 3)]
+)
+def test_thinking_is_not_part_of_the_answer(thinking: str, form: str, text: str, value: float) -> None:
+    entry = RewardEntry(name="u", kind="unified_reward", url="http://127.0.0.1:9/v1", model="u", form=form)
+    assert UnifiedReward(entry)._value(Completion(thinking + text, truncated=False)) == value
+    assert isinstance(UnifiedReward(entry)._value(Completion(f"<think>{text}", truncated=False)), Unread)
 
 
 @given(st.text(max_size=200))

@@ -78,7 +78,7 @@ class OpenAIJudge(Judge):
             nonlocal own_faults, failed_at
             started = time.monotonic()
             try:
-                text = chat.completion(self._server, self._server.post(chat.PATH, body)).text
+                answer = chat.completion(self._server, self._server.post(chat.PATH, body))
             except RequestFailed as fault:
                 others_succeed = self._availability.failed(started, fault) > failed_at
                 own_faults, failed_at = own_faults + (others_succeed and not fault.throttled), time.monotonic()
@@ -88,7 +88,8 @@ class OpenAIJudge(Judge):
                     )
                 raise
             self._availability.answered()
-            return JudgeResponse(text, read_answer(text, len(prompt.points)), seconds=_since(started))
+            verdict = read_answer(answer.text, len(prompt.points), answer.truncated)
+            return JudgeResponse(answer.text, verdict, seconds=_since(started))
 
         try:
             return self._retrying(once)
