@@ -21,6 +21,7 @@ from sqlalchemy.orm import Session
 from typer.core import TyperGroup
 
 from service.client import DEFAULT_URL, ApiError, Client
+from service.contracts.yaml_file import load_yaml
 from service.core.settings import Settings, what_is_wrong
 from service.db.session import connect as connect_database
 from service.jobs.views import JobView
@@ -95,7 +96,7 @@ def read_spec(file: Path | None, settings: Sequence[str] | None) -> dict[str, An
     spec: Any = {}
     if file is not None:
         try:
-            spec = yaml.safe_load(sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8"))
+            spec = load_yaml(sys.stdin.read() if str(file) == "-" else file.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise typer.BadParameter(f"Cannot read {file} as YAML or JSON: {error}") from error
         if not isinstance(spec, dict):
@@ -108,7 +109,10 @@ def read_spec(file: Path | None, settings: Sequence[str] | None) -> dict[str, An
             target = target.setdefault(parent, {})
             if not isinstance(target, dict):
                 raise typer.BadParameter(f"Cannot set {setting!r}: {parent!r} is not a mapping")
-        target[name] = yaml.safe_load(value)
+        try:
+            target[name] = load_yaml(value)
+        except yaml.YAMLError as error:
+            raise typer.BadParameter(f"Cannot read the value of {setting!r} as YAML: {error}") from error
     return dict(spec)
 
 

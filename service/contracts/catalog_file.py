@@ -1,16 +1,17 @@
 """Reading of catalog files. Error messages state the file, entry, field, value and allowed values."""
 
 from collections import Counter
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from service.contracts.validation_errors import describe, did_you_mean
+from service.contracts.yaml_file import load_yaml
+
 NOUNS = ("models", "rewards", "prompt_sets", "judges")
 """The lists in a catalog."""
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _MAX_ERRORS = 20
 
 
@@ -32,7 +33,8 @@ def read(path: Path, bundled: Path, contract: type[BaseModel]) -> dict[str, Any]
     if extends != "bundled":
         raise CatalogError(f"{path}: extends: {extends!r} is unknown; allowed: `bundled`")
     if unknown := [noun for noun in contents if noun not in contract.model_fields]:
-        raise CatalogError(f"{path}: {unknown[0]}: unknown field; allowed: extends, {', '.join(NOUNS)}")
+        hint = did_you_mean(str(unknown[0]), NOUNS)
+        raise CatalogError(f"{path}: Unknown field {unknown[0]!r}{hint}; allowed: extends, {', '.join(NOUNS)}")
     base = _mapping(bundled)
     return {noun: _merge(base.get(noun) or [], contents.get(noun) or []) for noun in NOUNS}
 
@@ -58,27 +60,10 @@ def refuse_repeated(path: Path, contents: dict[str, Any]) -> None:
 
 def explain(path: Path, error: ValidationError, contents: dict[str, Any], contract: type[BaseModel]) -> CatalogError:
     """Convert the errors from validating `contents` to a CatalogError."""
-    found = error.errors(include_url=False, include_context=False)
-    lines = [
-        _line(one["loc"], one["type"], one["msg"], one["input"], contents, contract) for one in found[:_MAX_ERRORS]
-    ]
-    more = [f"and {len(found) - _MAX_ERRORS} more"] if len(found) > _MAX_ERRORS else []
-    return CatalogError("\n".join(f"{path}: {line}" for line in lines + more))
-
-
-def _line(
-    loc: tuple[int | str, ...], kind: str, message: str, value: Any, contents: dict[str, Any], contract: type[BaseModel]
-) -> str:
-    field = _field(loc, contents)
-    if kind == "extra_forbidden":
-        allowed = _fields(contract, loc[:-1])
-        similar = get_close_matches(str(loc[-1]), allowed, n=1)
-        hint = f" (did you mean {similar[0]}?)" if similar else ""
-        return f"{field}: unknown field{hint}; allowed: {', '.join(allowed)}"
-    if kind == "missing":
-        return f"{field}: is missing"
-    shown = "" if isinstance(value, dict | list | tuple) else f"{value!r}: "
-    return f"{field}: {shown}{message.removeprefix('Value error, ')}"
+    found = describe(error.errors(include_url=False), contract)
+    lines = [f"{path}: {_field(one.loc, contents)}: {one.msg}" for one in found[:_MAX_ERRORS]]
+    more = [f"{path}: and {len(found) - _MAX_ERRORS} more"] if len(found) > _MAX_ERRORS else []
+    return CatalogError("\n".join(lines + more))
 
 
 def _field(loc: tuple[int | str, ...], contents: dict[str, Any]) -> str:
@@ -97,26 +82,9 @@ def _field(loc: tuple[int | str, ...], contents: dict[str, Any]) -> str:
     return path or "the file"
 
 
-def _fields(contract: type[BaseModel], loc: tuple[int | str, ...]) -> list[str]:
-    """Return the field names of the pydantic model at `loc`."""
-    model: type[BaseModel] = contract
-    for part in loc:
-        if isinstance(part, str):
-            model = _model(model.model_fields[part].annotation) or model
-    extends = ["extends"] if model is contract else []
-    return [*extends, *model.model_fields]
-
-
-def _model(annotation: Any) -> type[BaseModel] | None:
-    """Return the pydantic model in an annotation such as `Model | None` or `tuple[Model, ...]`, or None."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _model(part)) is not None), None)
-
-
 def _mapping(path: Path) -> dict[str, Any]:
     try:
-        contents = yaml.load(path.read_text(encoding="utf-8"), _LOADER)  # noqa: S506, a safe loader either way
+        contents = load_yaml(path.read_text(encoding="utf-8"))
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         position = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""

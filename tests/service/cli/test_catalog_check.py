@@ -41,7 +41,7 @@ prompt_sets: [{{name: mine, kind: file, path: {tmp_path}/prompts.txt}}]
     assert "a-secret-value" not in result.output
 
 
-@pytest.mark.parametrize(("content", "message"), [("models: 1", "models: 1: "), (None, "No such file")])
+@pytest.mark.parametrize(("content", "message"), [("models: 1", "models: Invalid value 1"), (None, "No such file")])
 def test_an_invalid_file_is_an_error(tmp_path: Path, content: str | None, message: str) -> None:
     file = tmp_path / "catalog.yaml"
     if content is not None:

@@ -24,29 +24,37 @@ def file(tmp_path: Path) -> Path:
     ("written", "expected"),
     [
         ("models:\n  - name: a: b", ", line 2, column 12: mapping values are not allowed"),
+        (
+            "extends: bundled\nrewards:\n  - {name: mine, kind: http, url: 'http://h/'}\nrewards: []\n",
+            ", line 4, column 1: the key 'rewards' occurs more than once, first in line 2",
+        ),
+        (
+            "extends: bundled\nrewards:\n- {name: a, kind: http, url: 'http://h/',\n   'name': b}\n",
+            ", line 4, column 4: the key 'name' occurs more than once, first in line 3",
+        ),
         ("- 1", ": not a catalog; expected a mapping with the lists models, rewards, prompt_sets, judges"),
-        ("models: []\nprompt_sets: []\n", ": rewards: is missing"),
-        (EMPTY + "model: []\n", ": model: unknown field (did you mean models?); allowed: extends, models,"),
+        ("models: []\nprompt_sets: []\n", ": rewards: Missing field 'rewards'"),
+        (EMPTY + "model: []\n", ": model: Unknown field 'model'. Did you mean 'models'?"),
         ("extends: mine\n", ": extends: 'mine' is unknown; allowed: `bundled`"),
-        ("extends: bundled\nmodel: []\n", ": model: unknown field; allowed: extends, models"),
+        ("extends: bundled\nmodel: []\n", ": Unknown field 'model' (did you mean 'models'?); allowed: extends, models"),
         (
             "extends: bundled\nrewards: [{name: a, kind: clp, source: {bundled: b}}]\n",
-            ": rewards[4] (a).kind: 'clp': Unknown kind 'clp'. Available: clip, hps",
+            ": rewards[4] (a).kind: Unknown kind 'clp' (did you mean 'clip'?). Available: clip, hps",
         ),
         (
             "extends: bundled\nrewards: [{name: a, kind: clip, source: {hubs: o/n}}]\n",
-            ": rewards[4] (a).source.hubs: unknown field (did you mean hub?); allowed: bundled, directory, hub",
+            ": rewards[4] (a).source.hubs: Unknown field 'hubs' in rewards[4].source. Did you mean 'hub'?",
         ),
         (
             "extends: bundled\nrewards: [{name: a, kind: clip, source: {hub: name}}]\n",
-            ": rewards[4] (a).source.hub: 'name': String should match pattern",
+            ": rewards[4] (a).source.hub: Invalid value 'name': must match pattern",
         ),
         ("extends: bundled\nrewards: [{name: a, kind: clip}]\n", "reward a: kind `clip` needs a `source`"),
         (
             "extends: bundled\njudges: [{name: a, kind: perception}, {name: a, kind: perception}]\n",
             ": judges: the name 'a' occurs more than once",
         ),
-        ("extends: bundled\njudges: 1\n", ": judges: 1: Input should be a valid tuple"),
+        ("extends: bundled\njudges: 1\n", ": judges: Invalid value 1: must be a list"),
     ],
 )
 def test_an_error_contains_file_entry_field_and_value(file: Path, written: str, expected: str) -> None:
