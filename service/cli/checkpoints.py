@@ -43,9 +43,19 @@ def show(checkpoint_id: CheckpointId) -> None:
 def download(
     checkpoint_id: CheckpointId,
     out: Annotated[Path | None, typer.Option(help="Directory; default: the checkpoint id.")] = None,
+    kohya: Annotated[
+        bool,
+        typer.Option(
+            "--kohya", help="Save only the LoRA, for ComfyUI and sd-scripts, as OUT or CHECKPOINT.safetensors."
+        ),
+    ] = False,
 ) -> None:
     """Download the files of a checkpoint and verify their hashes. Interrupted downloads are resumed."""
     with console.connect() as client:
+        if kohya:
+            path = client.kohya_lora(checkpoint_id, out or Path(f"{checkpoint_id}.safetensors"))
+            console.print_line(f"wrote {path}")
+            return
         for path in client.download(checkpoint_id, out or Path(checkpoint_id)):
             console.print_line(f"wrote {path}")
 
@@ -64,7 +74,9 @@ def archive(
 
 @app.command("import")
 def import_lora(
-    file: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="LoRA file as saved by diffusers.")],
+    file: Annotated[
+        Path, typer.Argument(exists=True, dir_okay=False, help="LoRA file as saved by diffusers or sd-scripts.")
+    ],
     model: Annotated[str, typer.Option(help="Catalog model that the LoRA belongs to.")],
     name: Annotated[str, typer.Option(help="Name; default: the file name.")] = "",
     lora_alpha: Annotated[

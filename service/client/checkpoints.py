@@ -45,6 +45,10 @@ class Checkpoints(Transport):
         query = {"training": True} if training else {}
         return self._save(f"/checkpoints/{checkpoint}/archive", "application/x-tar", query, file)
 
+    def kohya_lora(self, checkpoint: Id, file: Path) -> Path:
+        """Save the LoRA of a checkpoint in the format of kohya's sd-scripts, which ComfyUI reads."""
+        return self._save(f"/checkpoints/{checkpoint}/kohya", "application/octet-stream", {}, file)
+
     def delete_checkpoint(self, id: Id) -> None:
         """Delete the files of a checkpoint. Its metadata is preserved."""
         self._send("DELETE", f"/checkpoints/{id}")
@@ -52,7 +56,7 @@ class Checkpoints(Transport):
     def import_checkpoint(
         self, file: Path, model: str, *, name: str = "", lora_alpha: float | None = None
     ) -> CheckpointView:
-        """Import a LoRA file (safetensors, as saved by diffusers) from which to start runs or generate images."""
+        """Import a LoRA file, as saved by diffusers or sd-scripts, from which to start runs or generate images."""
         query = {"model": model, "name": name, "lora_alpha": lora_alpha}
         headers = {"Content-Type": "application/octet-stream"}
         return self._read(CheckpointView, "POST", "/checkpoints", query, headers=headers, file=file)

@@ -32,7 +32,10 @@ def card(
     `entry` is the catalog entry of the base model, or None if the catalog does not contain it. `heldout` maps reward
     names to held-out results.
     """
-    return "\n".join([*_about(manifest, entry), *_training(manifest), *_held_out(heldout), *_use(entry, form)]) + "\n"
+    return (
+        "\n".join([*_about(manifest, entry), *_training(manifest), *_held_out(heldout), *_use(manifest, entry, form)])
+        + "\n"
+    )
 
 
 def _about(manifest: CheckpointManifest, entry: ModelEntry | None) -> Iterator[str]:
@@ -84,7 +87,7 @@ def _held_out(heldout: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         yield f"| {name} | {numbers} | {between} | {reward.get('pairs') or ''} |"
 
 
-def _use(entry: ModelEntry | None, form: Form) -> Iterator[str]:
+def _use(manifest: CheckpointManifest, entry: ModelEntry | None, form: Form) -> Iterator[str]:
     if entry is None:
         return
     dtype = "torch.float32" if entry.source.bundled else "torch.bfloat16"
@@ -113,6 +116,13 @@ def _use(entry: ModelEntry | None, form: Form) -> Iterator[str]:
     yield f"    max_sequence_length={entry.text_length},"
     yield "    generator=torch.Generator().manual_seed(7),"
     yield from (").images[0]", 'image.save("image.png")', "```")
+    if form == "lora":
+        scale = (manifest.lora_alpha or 0) / (manifest.lora_rank or 1)
+        yield ""
+        yield "diffusers and PEFT read alpha from the metadata of `pytorch_lora_weights.safetensors`. Other programs,"
+        yield f"such as ComfyUI and sd-scripts, ignore the metadata and would use the scale 1 instead of {scale:g}. For"
+        yield "them, download the LoRA in kohya's format: `GET /checkpoints/ID/kohya`, or"
+        yield "`g2rpo checkpoints download ID --kohya`."
 
 
 def _base(entry: ModelEntry) -> str:

@@ -3,11 +3,23 @@
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    GetJsonSchemaHandler,
+    StringConstraints,
+    TypeAdapter,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import CoreSchema
 
 from service.contracts.algorithms import G2RPO, Algorithm, AlgorithmContract
 from service.contracts.base import Contract, DisplayName, Name, Pixels, Prompt, refuse_repeated
 from service.contracts.presets import PRESETS, merge
+from service.contracts.validation_errors import did_you_mean
 
 SPEC_VERSION = 1
 
@@ -61,6 +73,17 @@ class Reward(Contract):
         if weight == 0:
             raise ValueError("weight 0 has no effect; to report the reward only, list it in heldout.rewards")
         return weight
+
+
+class _OrName:
+    """Adds a name as an alternative to the JSON schema of an object, in requests as in responses."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [handler(schema), TypeAdapter(Name).json_schema()]}
+
+
+def _named(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
 
 
 def _check_rewards(rewards: tuple[Reward, ...]) -> tuple[Reward, ...]:
@@ -126,7 +149,7 @@ class Training(Contract):
     max_grad_norm: float = Field(1.0, gt=0, le=1e6, description="Maximum gradient norm. Source: Table 1.")
     adapter: Literal["lora", "full"] = Field("lora", description="Train a LoRA adapter, or all transformer weights.")
     lora_rank: int = Field(16, ge=1, le=1024, description="Rank r of the LoRA; unused with adapter `full`.")
-    lora_alpha: float = Field(16.0, gt=0, le=4096, description="LoRA scale numerator α; unused with adapter `full`.")
+    lora_alpha: float = Field(16.0, gt=0, le=1e6, description="LoRA scale numerator α; unused with adapter `full`.")
     precision: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="`auto`: bfloat16 on CUDA, float32 on CPU. Log-probabilities and rewards are always float32.",
@@ -240,11 +263,14 @@ class RunSpec(Contract):
     start_from: UUID | None = Field(None, description="Id of the checkpoint that provides the initial weights.")
     sampling: Sampling = Sampling()
     algorithm: Algorithm = Field(default_factory=G2RPO, validate_default=True)
-    rewards: Annotated[tuple[Reward, ...], AfterValidator(_check_rewards)] = Field(
+    rewards: Annotated[
+        tuple[Annotated[Reward, BeforeValidator(_named), _OrName()], ...],
+        AfterValidator(_check_rewards),
+    ] = Field(
         (Reward(name="clip_score"), Reward(name="shapes_verifier")),
         min_length=1,
         max_length=8,
-        description="Training rewards.",
+        description="Training rewards, each an object or only its name.",
     )
     prompts: PromptSource = PromptSource(set="shapes-train")
     training: Training = Field(Training(), validate_default=True)
@@ -270,7 +296,7 @@ class RunSpec(Contract):
     @classmethod
     def _check_preset(cls, preset: str) -> str:
         if preset not in PRESETS:
-            raise ValueError(f"Unknown preset {preset!r}; allowed: {', '.join(PRESETS)}")
+            raise ValueError(f"Unknown preset {preset!r}{did_you_mean(preset, PRESETS)}; allowed: {', '.join(PRESETS)}")
         return preset
 
     @field_validator("algorithm")

@@ -10,16 +10,21 @@ import hashlib
 import json
 import re
 import tarfile
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from fastapi import Response
 from fastapi.responses import StreamingResponse
+from safetensors import SafetensorError
 from sqlalchemy.orm import Session
 
-from service.api.checkpoints.imports import WEIGHTS
+from service.api.checkpoints import kohya
+from service.api.checkpoints.imports import WEIGHTS, read_layers
+from service.api.checkpoints.lora_file import TensorFile
 from service.contracts.attempt_files import MANIFEST_FILE, SPEC_FILE, CheckpointManifest
 from service.contracts.catalog import Catalog
 from service.contracts.model_card import CARD_FILE, HELDOUT_FILE, Form, card
@@ -27,7 +32,7 @@ from service.db import metric_series
 from service.db.artifacts import ArtifactStore, Stored
 from service.db.models import Attempt, Checkpoint, Run
 from service.http.content_negotiation import csv_text
-from service.http.errors import RangeNotSatisfiable
+from service.http.errors import Invalid, RangeNotSatisfiable, WrongState
 from service.jobs.validation import find_model
 
 FILE_TYPE, ARCHIVE_TYPE = "application/octet-stream", "application/x-tar"
@@ -184,6 +189,28 @@ def archive_response(artifacts: ArtifactStore, archive: Archive, if_none_match: 
     archive.check(artifacts)
     headers["Content-Length"] = str(archive.size)
     return StreamingResponse(archive.blocks(artifacts), 200, headers, ARCHIVE_TYPE)
+
+
+def kohya_response(artifacts: ArtifactStore, catalog: Catalog, row: Checkpoint) -> Response:
+    """Return the LoRA of a checkpoint in kohya's format. Raises ArtifactDamaged, WrongState."""
+    model, manifest = find_model(catalog, row.model), CheckpointManifest.model_validate(row.manifest)
+    weights = row.stored.get(WEIGHTS)
+    if weights is None or manifest.lora_alpha is None:
+        raise WrongState(f"Checkpoint {row.id} is of kind {row.kind!r}; kohya's format needs a LoRA")
+    if model is None:
+        raise WrongState(f"The catalog does not contain {row.model!r}, the model of checkpoint {row.id}")
+    with tempfile.TemporaryDirectory(prefix="g2rpo-kohya-") as directory:
+        file = Path(directory) / WEIGHTS
+        with file.open("wb") as output:
+            output.writelines(artifacts.stream(weights))
+        try:
+            layers = read_layers(TensorFile(file))  # remains mapped into memory after the file was deleted
+            content = kohya.content(model.family, layers, manifest.lora_alpha)
+        except (SafetensorError, ValueError, Invalid) as error:
+            raise WrongState(f"Checkpoint {row.id} cannot be converted: {error}") from error
+    name = f"{row.model}-step-{row.step}-{str(row.id)[-6:]}.safetensors"
+    headers = {"Content-Length": str(content.size), "Content-Disposition": f'attachment; filename="{name}"'}
+    return StreamingResponse(content.blocks, 200, headers, FILE_TYPE)
 
 
 def _json(value: Any) -> bytes:

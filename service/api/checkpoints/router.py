@@ -65,9 +65,10 @@ async def import_checkpoint(
     principal: PrincipalDep,
     idempotency: StreamedIdempotentRequestDep,
 ) -> CheckpointView:
-    """Upload a LoRA file in diffusers format (safetensors) as the request body, to use it in runs and generations.
+    """Upload a LoRA file (safetensors) as the request body, to use it in runs and generations.
 
-    The model must support LoRA for every layer in the file. Other layers keep their weights.
+    The file has the format of diffusers or of kohya's sd-scripts. Several ranks or scales are converted to one rank and
+    α. The model must support LoRA for every layer in the file. Other layers keep their weights.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != downloads.FILE_TYPE:
@@ -131,6 +132,25 @@ def get_checkpoint_archive(
     archive = downloads.archive(session, catalog, service.present(session, checkpoint_id), query.training)
     session.close()  # release the connection while the file is sent
     return downloads.archive_response(database.artifacts, archive, request.headers.get("if-none-match"))
+
+
+@router.get(
+    "/checkpoints/{checkpoint_id}/kohya",
+    summary="Download a LoRA for ComfyUI and sd-scripts",
+    response_class=Response,
+    responses={200: _BYTES, **problems(409, 410)},
+)
+@declare(Scope.READ)
+def get_kohya_lora(
+    checkpoint_id: uuid.UUID, database: DatabaseDep, catalog: CatalogDep, session: SessionDep
+) -> Response:
+    """Download a LoRA in the format of kohya's sd-scripts, which ComfyUI and other programs read.
+
+    It has the original model's names of layers, and a tensor `alpha` for each. `POST /checkpoints` also accepts it.
+    """
+    row = service.present(session, checkpoint_id)
+    session.close()  # release the connection while the file is sent
+    return downloads.kohya_response(database.artifacts, catalog, row)
 
 
 @router.get(

@@ -26,9 +26,9 @@ class ImportQuery(StrictQuery):
     lora_alpha: float | None = Field(
         None,
         gt=0,
-        le=4096,
+        le=1e6,
         allow_inf_nan=False,
-        description="α; default: the value in the file's metadata, or the rank if there is none.",
+        description="α of all layers, for the scale α/rank; default: the file's values, or the rank if there are none.",
     )
 
 

@@ -41,7 +41,7 @@ OF_A_RUN: dict[str, tuple[Any, Any]] = {
     "training.max_missing_steps": (1, 1000),
     "training.max_grad_norm": ((ABOVE, 0.0), 1e6),
     "training.lora_rank": (1, 1024),
-    "training.lora_alpha": ((ABOVE, 0.0), 4096.0),
+    "training.lora_alpha": ((ABOVE, 0.0), 1e6),
     "training.update_batch_size": (1, 1024),
     "training.seed": (0, SEED),
     "training.sampler_seed": (0, SEED),
