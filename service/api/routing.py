@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, TypeVar
@@ -15,7 +16,7 @@ from service.auth.errors import ScopeMissing
 from service.auth.principal import Principal, Scope
 from service.contracts.json_limits import check_json
 from service.core.settings import Settings
-from service.http.errors import BodyTooLarge, invalid, problems
+from service.http.errors import BodyTooLarge, invalid, problems, query_type
 from service.http.response_cache import ResponseCache
 
 SECURITY_SCHEME = {
@@ -101,11 +102,16 @@ class ApiRoute(APIRoute):
         scope, max_body, cacheable = self.declaration.scope, self.declaration.max_body, self.declaration.cacheable
         max_values = self.declaration.max_values
         reads_json = self.body_field is not None
+        takes_query = query_type(self.dependant) is not None
 
         async def handle(request: Request) -> Response:
             principal: Principal = request.state.principal
             if scope is not None and not principal.has_scope(scope):
                 raise ScopeMissing(principal, scope)
+            if request.query_params and not takes_query:
+                name = next(iter(request.query_params))
+                msg = f"Unknown query parameter {name!r}. Allowed: none"
+                raise invalid(["query", name], msg, "extra_forbidden")
             cache: ResponseCache = request.app.state.response_cache
             key = cache.key(request) if cacheable else None
             if key is not None and (cached := cache.get(key)) is not None:
@@ -152,7 +158,10 @@ class JsonRequest(Request):
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(pairs) > _MAX_NAMES:
         raise ValueError(f"an object has {len(pairs)} names; the maximum is {_MAX_NAMES}")
-    return dict(pairs)
+    if len(names := dict(pairs)) < len(pairs):
+        repeated = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        raise ValueError(f"the name {repeated[:100]!r} occurs more than once in an object")
+    return names
 
 
 def _reject_constant(constant: str) -> NoReturn:

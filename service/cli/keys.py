@@ -12,6 +12,7 @@ from service.api.keys.schemas import KeySpec
 from service.auth import api_keys
 from service.auth.principal import Scope
 from service.cli import console, options
+from service.contracts.validation_errors import describe
 from service.core.api_key_format import new_secret
 from service.http.errors import NotFound
 from service.http.pagination import PageQuery, every_item
@@ -43,8 +44,8 @@ def create(
             requests_per_minute=requests_per_minute,
         )
     except ValidationError as error:
-        problems = (f"{one['loc'][0]}: {one['msg'].removeprefix('Value error, ')}" for one in error.errors())
-        raise EmbeddedError("; ".join(problems)) from None
+        found = describe(error.errors(), KeySpec)
+        raise EmbeddedError("; ".join(f"{one.loc[0]}: {one.msg}" for one in found)) from None
     with console.open_session(data) as session:
         first = not api_keys.keys_exist(session)
         made = service.add_key(session, spec)

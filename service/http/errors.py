@@ -1,12 +1,14 @@
 """The errors of the API and the corresponding `application/problem+json` responses (RFC 9457)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
+from itertools import groupby
 from typing import Any
 
 import psycopg
 import structlog
 from fastapi import FastAPI, HTTPException, Request
+from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
@@ -16,8 +18,8 @@ from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from starlette.exceptions import HTTPException as RoutingError
 from starlette.types import Receive, Scope, Send
 
-from service.contracts.algorithms import CONTRACTS
 from service.contracts.events import NO_ROOM
+from service.contracts.validation_errors import describe
 from service.db.artifacts import ArtifactDamaged, StoreUnavailable
 
 MEDIA_TYPE = "application/problem+json"
@@ -56,13 +58,13 @@ _EXAMPLE: dict[str, Any] = {
     "type": "about:blank",
     "title": "Unprocessable Entity",
     "status": 422,
-    "detail": "body.algorithm.group_size: Input should be greater than or equal to 2",
+    "detail": "body.algorithm.group_size: Invalid value 1: must be greater than or equal to 2",
     "code": "invalid_request",
     "request_id": "01a204c3-7312-71d9-9300-f5913550663d",
     "errors": [
         {
             "loc": ["body", "algorithm", "group_size"],
-            "msg": "Input should be greater than or equal to 2",
+            "msg": "Invalid value 1: must be greater than or equal to 2",
             "type": "greater_than_equal",
         }
     ],
@@ -272,17 +274,28 @@ def _allowed_methods(request: Request) -> list[str]:
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
-    errors = [
-        FieldError(loc=_location(item["loc"]), msg=item["msg"].removeprefix("Value error, "), type=item["type"])
-        for item in error.errors()
-    ]
+    route: APIRoute = request.scope["route"]
+    types = {"body": route.body_field and route.body_field.field_info.annotation, "query": query_type(route.dependant)}
+    errors = []
+    for source, group in groupby(error.errors(), lambda item: str(item["loc"][0])):
+        relative = [{**item, "loc": item["loc"][1:]} for item in group]
+        errors += field_errors(relative, types.get(source), source)
     return await _http_error(request, Invalid(errors))
 
 
-def _location(loc: Sequence[str | int]) -> list[str | int]:
-    """Return the location in the request, without the tag that pydantic adds to select the algorithm contract."""
-    pairs = zip(("", *loc), loc, strict=False)
-    return [part for previous, part in pairs if previous != "algorithm" or part not in CONTRACTS]
+def query_type(dependant: Dependant) -> Any:
+    """Return the model of a route's query parameters, or None if it has none."""
+    inner = [query_type(dependency) for dependency in dependant.dependencies]
+    return next(filter(None, [*(one.field_info.annotation for one in dependant.query_params), *inner]), None)
+
+
+def field_errors(errors: Iterable[Mapping[str, Any]], annotation: Any, source: str = "body") -> list[FieldError]:
+    """Return pydantic's errors of validating the part `source` of a request, which has the type `annotation`."""
+    noun = "query parameter" if source == "query" else "field"
+    return [
+        FieldError(loc=[source, *found.loc], msg=found.msg, type=found.type)
+        for found in describe(errors, annotation, noun)
+    ]
 
 
 async def _artifact_damaged(request: Request, error: Exception) -> JSONResponse:

@@ -9,6 +9,7 @@ from sqlalchemy.orm import Session
 from service.contracts.catalog import Catalog, ModelEntry
 from service.contracts.plan import Plan, make_plan
 from service.contracts.runs import RunSpec
+from service.contracts.validation_errors import did_you_mean
 from service.core.settings import Settings
 from service.db.artifacts import ArtifactDamaged, ArtifactStore
 from service.db.models import Checkpoint, PromptSet
@@ -165,7 +166,8 @@ def _prompt_sets(session: Session, catalog: Catalog, spec: RunSpec, uploaded: Co
         if name is not None and name not in bundled and name not in uploaded:
             query = select(PromptSet.name).where(PromptSet.deleted_at.is_(None)).order_by(PromptSet.name)
             found = session.scalars(query.limit(_MAX_LISTED)).all()
-            msg = f"unknown prompt set {name!r}; the catalog has {', '.join(bundled)}; "
+            hint = did_you_mean(name, [*bundled, *found])
+            msg = f"unknown prompt set {name!r}{hint}; the catalog has {', '.join(bundled)}; "
             msg += f"uploaded sets: {', '.join(found) or 'none'}"
             more = " and possibly others; see GET /prompt-sets" if len(found) == _MAX_LISTED else ""
             yield _error(("body", *loc), "unknown_name", msg + more)

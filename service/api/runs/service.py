@@ -4,7 +4,6 @@ import math
 import uuid
 from typing import Any
 
-from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from sqlalchemy import delete as delete_rows
 from sqlalchemy import exists, select
@@ -34,7 +33,7 @@ from service.db.artifacts import ArtifactDamaged, ArtifactStore
 from service.db.base import new_id
 from service.db.models import Attempt, Checkpoint, PromptSet, Run
 from service.db.models.run import RunEvent
-from service.http.errors import InUse, Invalid, WrongState, invalid
+from service.http.errors import InUse, Invalid, WrongState, field_errors, invalid
 from service.http.pagination import Page, PageQuery, paged
 from service.jobs import views
 from service.jobs.validation import check_budget, check_run, uploaded_sets
@@ -55,7 +54,7 @@ def clone(session: Session, request: JobRequest, parent: uuid.UUID, overrides: d
     """Create a run from the resolved spec of `parent`, merged with `overrides`, and return its id.
 
     For a repeated request, returns the id of the earlier run. Raises NotFound if `parent` does not exist, or Invalid,
-    RequestValidationError, TooManyOpenJobs or IdempotencyMismatch.
+    TooManyOpenJobs or IdempotencyMismatch.
     """
     id = new_id()
     if (earlier := request.idempotency.claim(session, id)) is not None:
@@ -66,7 +65,7 @@ def clone(session: Session, request: JobRequest, parent: uuid.UUID, overrides: d
     try:
         spec = RunSpec.model_validate(merge(views.find(session, Run, parent).spec, overrides))
     except ValidationError as error:
-        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in error.errors()]) from error
+        raise Invalid(field_errors(error.errors(), RunSpec)) from error
     return _add(session, request, id, spec, parent)
 
 

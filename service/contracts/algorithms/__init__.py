@@ -13,6 +13,7 @@ from service.contracts.algorithms.dance_grpo import DanceGRPO
 from service.contracts.algorithms.flow_grpo import FlowGRPO
 from service.contracts.algorithms.g2rpo import G2RPO
 from service.contracts.algorithms.mix_grpo import MixGRPO
+from service.contracts.validation_errors import did_you_mean
 
 CONTRACTS: dict[str, type[AlgorithmContract]] = {
     "g2rpo": G2RPO,
@@ -34,7 +35,10 @@ def _check_name(value: Any) -> Any:
         raise PydanticCustomError(
             "unknown_algorithm",
             "Unknown algorithm {value}; expected an object whose name is one of {allowed}",
-            {"value": repr(name if isinstance(value, dict) else value)[:100], "allowed": ", ".join(CONTRACTS)},
+            {
+                "value": repr(name if isinstance(value, dict) else value)[:100] + did_you_mean(str(name), CONTRACTS),
+                "allowed": ", ".join(CONTRACTS),
+            },
         )
     return value
 

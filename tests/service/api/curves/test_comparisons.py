@@ -228,7 +228,7 @@ class TestErrors:
         ("query", "field", "words"),
         [
             ("metric=loss", "group", "run=ID or group=NAME:ID,ID"),
-            ("run={0}", "metric", "required"),
+            ("run={0}", "metric", "Missing query parameter 'metric'"),
             ("run={0}&metric=,", "metric", "metric=NAME"),
             ("run=abc&metric=loss", "run", "valid UUID"),
             ("run={0}&run={0}&metric=loss", "run", "Duplicate run {0}; list each run once"),
@@ -246,7 +246,7 @@ class TestErrors:
             ("run={0}&metric=loss&width_mm=401", "width_mm", "less than or equal to 400"),
             ("run={0}&metric=loss&max_points=0", "max_points", "greater than or equal to 1"),
             ("run={0}&metric=loss&smooth=1", "smooth", "less than 1"),
-            ("run={0}&metrics=loss&metric=loss", "metrics", "not permitted"),
+            ("run={0}&metrics=loss&metric=loss", "metrics", "Did you mean 'metric'?"),
         ],
     )
     def test_an_invalid_query_names_what_is_allowed(
