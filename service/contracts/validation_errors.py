@@ -80,7 +80,7 @@ def _unknown(loc: Loc, parents: list[Any], root: Any, noun: str) -> str:
     here = re.sub(r"\[\d+\]", "[]", _path(loc[:-1]))
     paths = dict.fromkeys([] if root is None else _paths(root))
     elsewhere = [path for path in paths if path.rpartition(".")[0] != here]
-    ends = {path.rpartition(".")[2] for path in elsewhere}
+    ends = dict.fromkeys(path.rpartition(".")[2] for path in elsewhere)
     found = [] if root is None else similar(name, allowed)
     last = [name] if name in ends else [] if found else similar(name, ends)
     found += [path for path in elsewhere if path.rpartition(".")[2] in last and not (found and "[]" in path)][:2]

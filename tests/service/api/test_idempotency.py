@@ -70,13 +70,15 @@ def test_another_body_path_or_query_under_the_same_key_is_rejected(client: TestC
     created = client.post("/runs", json={}, headers=key())
     for other in (
         client.post("/runs", json={"name": "other"}, headers=key()),
-        client.post("/runs?x=1", json={}, headers=key()),
         client.post("/generate", json=GENERATION, headers=key()),
         client.post(f"{created.headers['Location']}/cancel", headers=key()),
     ):
         assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
         assert "use a new key" in other.json()["detail"]
     assert (rows(database, Run), rows(database, Generation)) == (1, 0)
+    headers = {**key("query"), "Content-Type": "text/plain"}
+    first, other = (client.post(f"/prompt-sets?name={name}", content="a red circle", headers=headers) for name in "ab")
+    assert (first.status_code, other.json()["code"]) == (201, "idempotency_mismatch")
 
 
 def test_a_rejected_request_does_not_use_its_key(client: TestClient) -> None:
