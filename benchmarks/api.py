@@ -142,6 +142,7 @@ def api(environment: dict[str, str]) -> Iterator[tuple[str, float]]:
         port = probe.getsockname()[1]
     url = f"http://127.0.0.1:{port}"
     options = ["--factory", "service.app:create_app", "--port", str(port), "--log-level", "warning", "--no-access-log"]
+    options += ["--http", "h11"]  # as in service/local/api.py
     start = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-m", "uvicorn", *options], env=environment)
     try:

@@ -1,4 +1,4 @@
-"""The API application; start it with `uvicorn --factory service.app:create_app`."""
+"""The API application; start it with `uvicorn --no-proxy-headers --factory service.app:create_app`."""
 
 import asyncio
 import contextlib
@@ -13,6 +13,7 @@ from fastapi import FastAPI
 from fastapi.concurrency import run_in_threadpool
 from fastapi.openapi.utils import get_openapi
 from fastapi_offline import FastAPIOffline
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
 from service.api.benchmarks.router import router as benchmarks
 from service.api.catalog.router import router as catalog
@@ -42,6 +43,7 @@ from service.http.response_cache import ResponseCache
 from service.jobs.long_poll import JobWaiter
 from service.jobs.queue import Queue
 from service.middleware.authentication import AuthMiddleware
+from service.middleware.head import HeadMiddleware
 from service.middleware.request import RequestMiddleware
 from service.observability.health import router as health
 from service.observability.metrics import MetricsMiddleware, make_registry
@@ -107,8 +109,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         public=PUBLIC | pages.public_paths() | {route.path for route in routes if route.declaration.scope is None},
         without_database={route.path for route in routes if route.declaration.without_database},
     )
-    app.add_middleware(RequestMiddleware)
-    app.add_middleware(MetricsMiddleware, registry=app.state.registry)  # outermost middleware
+    app.add_middleware(HeadMiddleware, routes=routes)
+    app.add_middleware(RequestMiddleware, root_path=settings.root_path)
+    app.add_middleware(MetricsMiddleware, registry=app.state.registry)
+    if settings.trusted_proxies:
+        app.add_middleware(ProxyHeadersMiddleware, trusted_hosts=settings.trusted_proxies)  # the outermost
     errors.install(app, routes)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

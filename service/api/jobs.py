@@ -25,6 +25,7 @@ from service.db.models import Evaluation, Job, SupervisedJob
 from service.db.session import Database
 from service.http.content_negotiation import PreferHeader
 from service.http.errors import Deleted, Invalid, NotFound, WrongState
+from service.http.links import link
 from service.jobs import views
 from service.jobs.long_poll import JobWaiter, wait_for_end
 from service.jobs.queue import Queue
@@ -143,7 +144,7 @@ def show_created(response: Response, session: Session, job: type[Job], id: uuid.
 
     Also sets the Location header. Raises Deleted if the job has been deleted since.
     """
-    response.headers["Location"] = f"/{job.FOLDER}/{id}"
+    response.headers["Location"] = link(f"/{job.FOLDER}/{id}")
     try:
         return show(session, id)
     except NotFound as error:

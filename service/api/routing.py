@@ -16,7 +16,14 @@ from service.auth.errors import ScopeMissing
 from service.auth.principal import Principal, Scope
 from service.contracts.json_limits import check_json
 from service.core.settings import Settings
-from service.http.errors import BodyTooLarge, invalid, problems, query_type
+from service.http.errors import (
+    BodyTooLarge,
+    ClientDisconnected,
+    ContentEncodingUnsupported,
+    invalid,
+    problems,
+    query_type,
+)
 from service.http.response_cache import ResponseCache
 
 SECURITY_SCHEME = {
@@ -36,6 +43,8 @@ MAX_VALUES = 20_000
 """The maximum number of values in a body with prompts or images, of which there are at most 10,000 or 4096."""
 _LONG_BODY = 256 * 1024
 """Size in bytes from which a body is parsed in another thread, so that other requests proceed in between."""
+_FLOAT_DIGITS = 308
+"""Every integer with at most this many digits is in the range of float."""
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 BodyLimit = Literal["max_json_bytes", "max_body_bytes", "max_upload_bytes", "max_results_bytes", "max_prompt_set_bytes"]
@@ -93,7 +102,7 @@ class ApiRoute(APIRoute):
         if "{" in path:
             yield 404
         if has_body:
-            yield 413
+            yield from (413, 415)
         if has_body or "{" in path or self.dependant.query_params or self.dependant.header_params:
             yield 422
 
@@ -112,6 +121,8 @@ class ApiRoute(APIRoute):
                 name = next(iter(request.query_params))
                 msg = f"Unknown query parameter {name!r}. Allowed: none"
                 raise invalid(["query", name], msg, "extra_forbidden")
+            if (encoding := request.headers.get("content-encoding", "identity").lower()) != "identity":
+                raise ContentEncodingUnsupported(encoding)
             cache: ResponseCache = request.app.state.response_cache
             key = cache.key(request) if cacheable else None
             if key is not None and (cached := cache.get(key)) is not None:
@@ -143,14 +154,14 @@ class JsonRequest(Request):
     def _parse(self, body: bytes) -> Any:
         try:
             check_json(body, self.max_values)
-            parsed = json.loads(body, parse_constant=_reject_constant, object_pairs_hook=_object)
+            parsed = json.loads(body, parse_int=_integer, parse_constant=_reject_constant, object_pairs_hook=_object)
             if _SURROGATE.search(body):
                 json.dumps(parsed, ensure_ascii=False).encode()  # fails for a lone surrogate, which cannot be stored
         except json.JSONDecodeError as error:
             msg = f"Invalid JSON at line {error.lineno}, column {error.colno}: {error.msg}"
             raise invalid(["body", error.pos], msg, "json_invalid") from error
         except ValueError as error:
-            # Invalid UTF-8, a lone surrogate, NaN, Infinity, a number with thousands of digits, or too many values.
+            # Invalid UTF-8, a lone surrogate, NaN, Infinity, or too many values.
             raise invalid(["body"], f"Invalid JSON: {str(error)[:200]}", "json_invalid") from error
         return parsed
 
@@ -162,6 +173,11 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         repeated = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise ValueError(f"the name {repeated[:100]!r} occurs more than once in an object")
     return names
+
+
+def _integer(digits: str) -> int | float:
+    """Parse an integer. One beyond the range of float becomes infinity, like 1e400, which no numeric field allows."""
+    return int(digits) if len(digits) <= _FLOAT_DIGITS else float(digits)
 
 
 def _reject_constant(constant: str) -> NoReturn:
@@ -176,15 +192,21 @@ def _check_content_type(request: Request) -> None:
 
 
 def _limited(request: Request, limit: int) -> Receive:
-    """Return a receive function for the request that raises BodyTooLarge if the body exceeds `limit` bytes."""
+    """Return a receive function that raises BodyTooLarge if the body exceeds `limit` bytes.
+
+    It raises ClientDisconnected if the client closes the connection before the end of the body.
+    """
     length = request.headers.get("content-length", "")
     announced = int(length[:19]) if length.isdecimal() else 0
-    received = 0
+    received, complete = 0, False
 
     async def receive() -> Message:
-        nonlocal received
+        nonlocal received, complete
         if announced <= limit:
             message = await request.receive()
+            if message["type"] == "http.disconnect" and not complete:
+                raise ClientDisconnected
+            complete = not message.get("more_body", False)
             received += len(message.get("body", b""))
             if received <= limit:
                 return message

@@ -60,6 +60,17 @@ class HostNotAllowed(ServiceError, status=HTTPStatus.BAD_REQUEST, code="host_not
     """The Host header refers to a host other than this machine, as in a DNS rebinding attack."""
 
 
+class CrossOrigin(ServiceError, status=HTTPStatus.FORBIDDEN, code="cross_origin"):
+    """A browser sent the request for a page of another origin (cross-site request forgery)."""
+
+    def __init__(self, origin: str | None, host: str) -> None:
+        page = f"of the origin {origin[:200]!r}" if origin else "of another site"
+        super().__init__(
+            f"A page {page} cannot change data of {host[:200]!r}. Use the service's own pages, or a program that sends "
+            "no Origin header; a proxy in front of the service must forward the Host header unchanged"
+        )
+
+
 class RateLimited(ServiceError, status=HTTPStatus.TOO_MANY_REQUESTS, code="rate_limited"):
     """The key exceeded its maximum number of requests per minute."""
 

@@ -130,6 +130,7 @@ class Transport:
         """Send a request once and yield the response before reading its body. Raises ApiError, even while reading."""
         if not path.startswith("/") or path.startswith("//"):  # the key must not be sent to another host
             raise ApiError(f"Invalid path {path!r}: must start with a single /", code="foreign_url")
+        path = path.removeprefix(self._http.base_url.path.rstrip("/"))  # links in responses include it
         params = {name: value for name, value in (query or {}).items() if value is not None}
         try:
             with self._http.stream(method, path, params=params, headers=dict(headers), **request) as response:

@@ -1,7 +1,9 @@
 """Base classes and common field types of the contracts."""
 
+import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -12,10 +14,14 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     StringConstraints,
     ValidationInfo,
     field_validator,
 )
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema, core_schema
 
 Items = TypeVar("Items", bound=Sequence[Any])
 
@@ -74,10 +80,42 @@ DISTINCT = AfterValidator(refuse_repeated)
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]{0,62}$")]
 """A catalog name: 1 to 63 lowercase letters, digits, dots, hyphens or underscores, starting with a letter or digit."""
 
-Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000, pattern=r"^[^\x00]*$")]
-"""A prompt of 1 to 2000 characters after trimming, without NUL, which PostgreSQL cannot store."""
+CONTROL = r"\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f"
+"""Control characters other than line ends and tabs, as a part of a character class."""
 
-DisplayName = Annotated[str, StringConstraints(max_length=200, pattern=r"^[^\x00]*$")]
+
+@dataclass(frozen=True)
+class Without:
+    """Annotation of a string type that refuses characters. It comes last, after the constraints of the type."""
+
+    characters: str
+    """The refused characters, as the content of a character class."""
+    kind: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(self._refuse, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> JsonSchemaValue:
+        return handler(schema) | {"pattern": f"^[^{self.characters}]*$"}
+
+    def _refuse(self, text: Any) -> Any:
+        if isinstance(text, str) and (found := re.search(f"[{self.characters}]", text)):
+            raise ValueError(f"character {found.start() + 1} is U+{ord(found[0]):04X}; {self.kind} are not allowed")
+        return text
+
+
+ONE_LINE = Without(
+    r"\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069",
+    "control characters, bidirectional controls and line separators",
+)
+"""For names, labels and titles: one line of text that cannot reorder or hide the text around it."""
+FREE_TEXT = Without(CONTROL, "control characters other than line ends and tabs")
+"""For text of several lines."""
+
+Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=2000), FREE_TEXT]
+"""A prompt of 1 to 2000 characters after trimming."""
+
+DisplayName = Annotated[str, StringConstraints(max_length=200), ONE_LINE]
 """A display name of up to 200 characters."""
 
 

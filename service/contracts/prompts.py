@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from service.contracts.base import Contract
+from service.contracts.base import CONTROL, Contract
 
 Format = Literal["text", "jsonl", "csv"]
 """Format of an uploaded file: one prompt per line, one JSON object per line, or a table with a `prompt` column."""
@@ -21,7 +21,7 @@ MAX_LINE_BYTES = 16 * 1024
 """Maximum size of a line in a prompt set file: room for the longest prompt, at 4 bytes per character, and metadata."""
 INVISIBLE = "\u200b\u200c\u200d\u200e\u200f\u2060\ufeff"
 """Characters without width that have no effect at the ends of a text, such as byte order marks and joiners."""
-_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x84\x86-\x9f]")
+_CONTROL = re.compile(f"[{CONTROL}]")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 

@@ -17,13 +17,13 @@ from pydantic import (
 from pydantic_core import CoreSchema
 
 from service.contracts.algorithms import G2RPO, Algorithm, AlgorithmContract
-from service.contracts.base import Contract, DisplayName, Name, Pixels, Prompt, refuse_repeated
+from service.contracts.base import ONE_LINE, Contract, DisplayName, Name, Pixels, Prompt, refuse_repeated
 from service.contracts.presets import PRESETS, merge
 from service.contracts.validation_errors import did_you_mean
 
 SPEC_VERSION = 1
 
-Label = Annotated[str, StringConstraints(min_length=1, max_length=100, pattern=r"^[^\x00]*$")]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=100), ONE_LINE]
 Labels = Annotated[dict[Label, Label], Field(max_length=32, json_schema_extra={"additionalProperties": False})]
 """Labels of a run. In the JSON schema, `additionalProperties: false` excludes names that do not match the pattern."""
 

@@ -5,6 +5,7 @@
 
 import difflib
 from collections.abc import Mapping
+from ipaddress import ip_network
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -46,6 +47,16 @@ class Settings(BaseSettings):
     )
     data_dir: Path = Field(Path(".g2rpo"), description="Local directory for files of this process.")
     storage_url: str | None = Field(None, description="fsspec URL of the artifact store; default: data_dir/artifacts.")
+    root_path: str = Field(
+        "",
+        pattern=r"^(/[A-Za-z0-9._~-]+)*$",
+        description="Path prefix, such as `/g2rpo`, that a proxy in front of the API removes from requests.",
+    )
+    trusted_proxies: str = Field(
+        "",
+        description="Comma-separated addresses or networks of proxies in front of the API. Only their "
+        "`X-Forwarded-For` and `X-Forwarded-Proto` headers are used.",
+    )
     min_free_bytes: NonNegativeInt = Field(
         2**30, description="Minimum free space required in the artifact store, bytes."
     )
@@ -149,6 +160,13 @@ class Settings(BaseSettings):
         except (ArgumentError, ValueError):
             raise ValueError(_UNREADABLE) from None
         return url
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _networks(cls, proxies: str) -> str:
+        for proxy in filter(None, proxies.split(",")):
+            ip_network(proxy.strip())  # raises ValueError with the address
+        return proxies
 
     @field_validator("catalog", mode="before")
     @classmethod

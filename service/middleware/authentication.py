@@ -13,9 +13,10 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.auth.authenticator import DATABASE_ERRORS, Authenticator, Credentials
-from service.auth.errors import HostNotAllowed, NotLocal
+from service.auth.errors import CrossOrigin, HostNotAllowed, NotLocal
 from service.auth.principal import DATABASE_UNAVAILABLE, AuthResult
 from service.http.errors import NotReady, ServiceError, error_response
+from service.http.links import route_path
 
 
 @dataclass
@@ -50,24 +51,43 @@ class AuthMiddleware:
 
     async def _authenticate(self, scope: Scope) -> AuthResult:
         authenticator: Authenticator = self.state.authenticator
-        headers = Headers(scope=scope)
+        headers, path = Headers(scope=scope), route_path(scope)
+        _check_origin(scope, headers)
         credentials = Credentials(tuple(headers.getlist("Authorization")), _remote_error(scope, headers))
-        if scope["path"] in self.public:
+        if path in self.public:
             return AuthResult(await authenticator.identify(credentials))
         try:
             return await authenticator.authenticate(credentials, scope["state"]["response_headers"])
         except DATABASE_ERRORS as error:
-            if credentials.remote_error is None and scope["path"] in self.without_database:
+            if credentials.remote_error is None and path in self.without_database:
                 return AuthResult(DATABASE_UNAVAILABLE)
             if isinstance(error, ProgrammingError):
                 raise NotReady("The database has no schema or another version of it; see /readyz") from error
             raise
 
 
+def _check_origin(scope: Scope, headers: Headers) -> None:
+    """Raise CrossOrigin for a request that changes data and that a browser sent for a page of another origin.
+
+    Browsers set `Origin` and `Sec-Fetch-Site`, and pages cannot change them. Programs send neither. A proxy with TLS
+    hides the scheme, so the scheme is not compared if the browser reports the same origin.
+    """
+    if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        return
+    origin, host, site = headers.get("origin"), headers.get("host", ""), headers.get("sec-fetch-site")
+    is_foreign = site == "cross-site"
+    if origin is not None:
+        scheme, _, origin_host = origin.lower().partition("://")
+        is_foreign |= origin_host != host.lower() or (scheme != scope["scheme"] and site != "same-origin")
+    if is_foreign:
+        raise CrossOrigin(origin, host)
+
+
 def _remote_error(scope: Scope, headers: Headers) -> ServiceError | None:
     """Return why a request is not considered local to this machine, or None if it is local."""
     client = scope.get("client")  # None for a Unix socket
-    if client is not None and not is_loopback(client[0]):
+    is_forwarded = "x-forwarded-for" in headers or "forwarded" in headers  # by a proxy, for any client
+    if is_forwarded or (client is not None and not is_loopback(client[0])):
         return NotLocal(
             "Without API keys the service accepts requests from this machine only. Create the first key with "
             "`g2rpo keys create` or G2RPO_ADMIN_KEY; then any machine with a key can send requests"

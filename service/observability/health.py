@@ -13,6 +13,7 @@ from service.core.catalog_loader import CatalogLoader
 from service.db.session import Database
 from service.http.content_negotiation import choose
 from service.http.errors import NotReady, ReadinessCheck
+from service.http.links import link
 from service.jobs.queue import Queue
 from service.observability import checks
 from service.web.pages import index_page
@@ -49,7 +50,8 @@ def get_index(accept: Annotated[str | None, Header()] = None) -> Response:
     """Return the dashboard to a browser, and links to the main pages and resources of the service to a program."""
     if choose(accept, ("application/json", "text/html")) == "text/html":
         return index_page()
-    return JSONResponse(Index().model_dump(), headers={"Vary": "Accept"})
+    links = {name: link(path) for name, path in Index().model_dump(exclude={"service"}).items()}
+    return JSONResponse({"service": "g2rpo", **links}, headers={"Vary": "Accept"})
 
 
 @router.get("/healthz", summary="Whether the process is alive")

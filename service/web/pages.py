@@ -12,13 +12,8 @@ from starlette.types import Scope
 
 STATIC = Path(__file__).parent / "static"
 PREFIX = "/assets"
-HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Referrer-Policy": "no-referrer",
-    "X-Content-Type-Options": "nosniff",
-    "Cache-Control": "no-cache",  # revalidated by ETag, so that a page never mixes modules of two versions
-}
+HEADERS = {"Cache-Control": "no-cache"}
+"""Files are revalidated by ETag, so that a page never mixes modules of two versions."""
 
 
 class _Assets(StaticFiles):

@@ -21,6 +21,7 @@ from service.app import create_app
 from service.core.settings import Settings
 from service.db.artifacts import ArtifactStore
 from service.db.session import Database
+from service.local.api import server_config
 from tests.database_cleanup import empty
 from tests.service.records import Records
 
@@ -85,7 +86,9 @@ class _Server(uvicorn.Server):
 
 @contextlib.contextmanager
 def _served(app: FastAPI, port: int = 0) -> Iterator[str]:
-    server = _Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=1))
+    config = server_config(app)
+    config.timeout_graceful_shutdown = 1
+    server = _Server(config)
     with socket.create_server(("127.0.0.1", port), backlog=1024) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()

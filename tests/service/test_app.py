@@ -55,7 +55,7 @@ def test_an_unknown_route_is_a_problem(client: TestClient) -> None:
 def test_an_unsupported_method_lists_the_allowed_ones(client: TestClient) -> None:
     response = client.delete("/runs")
     problem(response, 405, "method_not_allowed")
-    assert response.headers["Allow"] == "GET, POST"
+    assert response.headers["Allow"] == "GET, HEAD, POST"
 
 
 def test_an_unexpected_error_does_not_show_its_cause(app: FastAPI) -> None:

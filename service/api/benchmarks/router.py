@@ -22,7 +22,7 @@ from service.api.idempotency import StreamedIdempotentRequestDep
 from service.api.routing import ApiRoute, declare
 from service.auth.principal import Scope
 from service.contracts.benchmarks.data import Benchmark
-from service.http.errors import UnsupportedMediaType, problems
+from service.http.errors import UnsupportedMediaType
 from service.http.pagination import Page
 from service.http.uploads import receive, while_connected
 
@@ -66,7 +66,6 @@ def get_benchmark(
 @router.post(
     "/benchmarks/{name}/rescore",
     summary="Score a result file",
-    responses=problems(415),
     openapi_extra={"requestBody": {"required": True, "content": _FILES}},
 )
 @declare(Scope.READ, max_body="max_results_bytes", reads_only=True)

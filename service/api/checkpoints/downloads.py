@@ -31,7 +31,7 @@ from service.contracts.model_card import CARD_FILE, HELDOUT_FILE, Form, card
 from service.db import metric_series
 from service.db.artifacts import ArtifactStore, Stored
 from service.db.models import Attempt, Checkpoint, Run
-from service.http.content_negotiation import csv_text
+from service.http.content_negotiation import csv_text, is_current
 from service.http.errors import Invalid, RangeNotSatisfiable, WrongState
 from service.jobs.validation import find_model
 
@@ -58,7 +58,7 @@ def file_response(artifacts: ArtifactStore, file: Stored, method: str, headers: 
         "Cache-Control": "private, max-age=31536000, immutable",
         "Content-Disposition": "attachment",
     }
-    if etag in headers.get("if-none-match", ""):
+    if is_current(etag, headers.get("if-none-match")):
         return Response(status_code=304, headers=common)
     if method == "HEAD":  # ranges do not apply
         artifacts.check_whole([file])
@@ -184,7 +184,7 @@ def archive_response(artifacts: ArtifactStore, archive: Archive, if_none_match: 
         "Cache-Control": "private, no-cache",
         "Content-Disposition": f'attachment; filename="{archive.name}.tar"',
     }
-    if archive.etag in (if_none_match or ""):
+    if is_current(archive.etag, if_none_match):
         return Response(status_code=304, headers=headers)
     archive.check(artifacts)
     headers["Content-Length"] = str(archive.size)

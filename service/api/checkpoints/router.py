@@ -21,6 +21,7 @@ from service.api.idempotency import StreamedIdempotentRequestDep
 from service.api.routing import LOCATION, ApiRoute, declare
 from service.auth.principal import PrincipalDep, Scope
 from service.http.errors import UnsupportedMediaType, problems
+from service.http.links import link
 from service.http.pagination import Page, PageQuery
 from service.http.uploads import receive
 
@@ -52,7 +53,7 @@ def list_all_checkpoints(
     "/checkpoints",
     status_code=201,
     summary="Import a LoRA",
-    responses={201: LOCATION, **problems(409, 415)},
+    responses={201: LOCATION, **problems(409)},
     openapi_extra={"requestBody": {"required": True, **_BYTES}},
 )
 @declare(Scope.WRITE, max_body="max_upload_bytes")
@@ -85,7 +86,7 @@ async def import_checkpoint(
         file = pathlib.Path(directory) / imports.WEIGHTS
         sha256 = await receive(request.stream(), file)
         checkpoint = await run_in_threadpool(store)
-    response.headers["Location"] = f"/checkpoints/{checkpoint.id}"
+    response.headers["Location"] = link(f"/checkpoints/{checkpoint.id}")
     return checkpoint
 
 

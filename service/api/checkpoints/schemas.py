@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from service.contracts.base import Name
+from service.contracts.base import DisplayName, Name
 from service.http.pagination import PageQuery, RowView, StrictQuery, Text
 
 
@@ -22,7 +22,7 @@ class ImportQuery(StrictQuery):
     """The model, display name and α of a LoRA file to import."""
 
     model: Name = Field(description="A model of the catalog.")
-    name: str = Field("", max_length=200, pattern=r"^[^\x00]*$", description="Display name.")
+    name: DisplayName = Field("", description="Display name.")
     lora_alpha: float | None = Field(
         None,
         gt=0,

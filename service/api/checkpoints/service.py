@@ -11,6 +11,7 @@ from service.db import deletion
 from service.db.artifacts import Stored
 from service.db.models import Checkpoint, Run
 from service.http.errors import Deleted, InUse, NotFound
+from service.http.links import link
 from service.http.pagination import Page, PageQuery, paged
 from service.jobs import views
 
@@ -48,7 +49,7 @@ def delete(session: Session, id: uuid.UUID) -> None:
 def show(session: Session, id: uuid.UUID) -> CheckpointView:
     """Return the full view of a checkpoint. Raises NotFound."""
     row = _find(session, id)
-    files = [{**file, "url": f"/checkpoints/{id}/files/{quote(file['name'])}"} for file in row.manifest["files"]]
+    files = [{**file, "url": link(f"/checkpoints/{id}/files/{quote(file['name'])}")} for file in row.manifest["files"]]
     return views.from_row(CheckpointView, row, files=files)
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo, field_validator
 
+from service.contracts.base import ONE_LINE
 from service.http.pagination import StrictQuery
 
 Axis = Literal["step", "nfe", "seconds"]
@@ -102,8 +103,8 @@ class Group(NamedTuple):
         name = name.strip()
         if not name:
             raise ValueError(f"Invalid group {text[:80]!r}; {_GROUP_FORMAT}")
-        if len(name) > _MAX_NAME or not name.isprintable():
-            raise ValueError(f"Invalid group name {name[:80]!r}; use at most {_MAX_NAME} printable characters")
+        if len(name) > _MAX_NAME:
+            raise ValueError(f"Invalid group name {name[:80]!r}; use at most {_MAX_NAME} characters")
         runs = []
         for id in ids.split(","):
             try:
@@ -128,7 +129,7 @@ class ComparisonQuery(StrictQuery):
         description=f"A run to show as its own line; repeatable. At most {MAX_RUNS} runs, including those of groups.",
         examples=[[EXAMPLE_RUNS[0]]],
     )
-    group: list[Annotated[str, Field(max_length=_MAX_NAME + MAX_RUNS * 37)]] = Field(
+    group: list[Annotated[str, StringConstraints(max_length=_MAX_NAME + MAX_RUNS * 37), ONE_LINE]] = Field(
         [],
         max_length=MAX_GROUPS,
         validate_default=True,

@@ -16,6 +16,7 @@ from service.contracts.status import TERMINAL
 from service.db.evaluation_scores import full_benchmark_of, is_newest
 from service.db.models import BenchmarkRow, Checkpoint, Evaluation, EvaluationAnswer, EvaluationImage, Run
 from service.http.errors import NotFinished, NotFound, WrongState, invalid
+from service.http.links import link
 from service.http.pagination import Page, paged
 from service.jobs import views
 
@@ -164,4 +165,4 @@ def _name(row: EvaluationAnswer | EvaluationImage) -> str:
 
 
 def _url(row: EvaluationAnswer | EvaluationImage) -> str:
-    return f"/evaluations/{row.evaluation_id}/images/{row.index}/{row.image_index}"
+    return link(f"/evaluations/{row.evaluation_id}/images/{row.index}/{row.image_index}")

@@ -20,6 +20,7 @@ from service.db.base import new_id
 from service.db.models import Checkpoint, Generation, GenerationImage, Score
 from service.db.session import Database
 from service.http.errors import FieldError, InUse, Invalid, NotAcceptable, NotFinished, NotFound
+from service.http.links import link
 from service.http.pagination import Page, paged
 from service.jobs import views
 from service.jobs.validation import check_checkpoint, check_prompts, check_size, lock_checkpoints
@@ -99,7 +100,7 @@ def show(session: Session, id: uuid.UUID) -> GenerationView:
         queue_position=views.queue_position(session, row),
         total_images=_total(spec),
         images=[_image_view(image, spec["prompts"][image.prompt_index]) for image in _images(session, id)],
-        grid=f"/generations/{id}/grid.png",
+        grid=link(f"/generations/{id}/grid.png"),
     )
 
 
@@ -109,7 +110,7 @@ def _images(session: Session, id: uuid.UUID) -> list[GenerationImage]:
 
 
 def _image_view(image: GenerationImage, prompt: str) -> GenerationImageView:
-    url = f"/generations/{image.generation_id}/images/{image.number}"
+    url = link(f"/generations/{image.generation_id}/images/{image.number}")
     return views.from_row(GenerationImageView, image, prompt=prompt, url=url)
 
 

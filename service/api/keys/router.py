@@ -12,6 +12,7 @@ from service.api.keys.schemas import CreatedKeyView, KeySpec, KeyView
 from service.api.routing import LOCATION, ApiRoute, declare
 from service.auth.principal import Scope
 from service.http.errors import problems
+from service.http.links import link
 from service.http.pagination import Page, PageQuery
 
 router = APIRouter(prefix="/keys", tags=["keys"], route_class=ApiRoute)
@@ -35,7 +36,7 @@ def create_key(
     The first key must have the scope `admin`. Once it exists, every request requires a key.
     """
     made = service.create(session, spec, idempotency)
-    response.headers["Location"] = f"/keys/{made.id}"
+    response.headers["Location"] = link(f"/keys/{made.id}")
     response.headers["Cache-Control"] = "no-store"
     return made
 

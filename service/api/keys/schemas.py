@@ -8,12 +8,10 @@ from pydantic import Field, StringConstraints, computed_field, field_validator
 
 from service.auth.api_keys import ENVIRONMENT
 from service.auth.principal import Scope
-from service.contracts.base import Contract, Moment
+from service.contracts.base import ONE_LINE, Contract, Moment
 from service.http.pagination import RowView
 
-KeyName = Annotated[
-    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")
-]
+KeyName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100), ONE_LINE]
 Limit = Annotated[int, Field(ge=1, le=1_000_000)]
 
 

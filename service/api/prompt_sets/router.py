@@ -15,6 +15,7 @@ from service.api.routing import LOCATION, ApiRoute, declare
 from service.auth.principal import PrincipalDep, Scope
 from service.contracts.prompts import Format
 from service.http.errors import UnsupportedMediaType, problems
+from service.http.links import link
 from service.http.pagination import Page, PageQuery
 from service.http.uploads import receive
 
@@ -47,7 +48,7 @@ Name = Annotated[
     "",
     status_code=201,
     summary="Upload prompts",
-    responses={201: LOCATION, **problems(409, 410, 415)},
+    responses={201: LOCATION, **problems(409, 410)},
     openapi_extra={"requestBody": {"required": True, "content": _FILES}},
 )
 @declare(Scope.WRITE, max_body="max_prompt_set_bytes")
@@ -74,7 +75,7 @@ async def create_prompt_set(
         created = await run_in_threadpool(
             service.create, database, catalog, query, format, file, principal, idempotency.with_body(sha256)
         )
-    response.headers["Location"] = f"/prompt-sets/{created.prompt_sets[0].name}"
+    response.headers["Location"] = link(f"/prompt-sets/{created.prompt_sets[0].name}")
     return created
 
 

@@ -6,6 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
+from service.contracts.base import FREE_TEXT
 from service.contracts.prompts import Counts, Format, Split
 from service.http.errors import FieldError
 from service.http.pagination import RowView, StrictQuery
@@ -18,7 +19,7 @@ class PromptSetQuery(StrictQuery):
     """Query parameters that control how an uploaded file is stored."""
 
     name: NewName = Field(description="Unique name of the set, used in run specs.")
-    description: str = Field("", max_length=1000, pattern=r"^[^\x00]*$", description="Free text.")
+    description: Annotated[str, StringConstraints(max_length=1000), FREE_TEXT] = Field("", description="Free text.")
     skip_bad: bool = Field(
         False, description="Skip and count bad lines and list the first of them, instead of rejecting the file."
     )

@@ -14,6 +14,7 @@ from service.auth.principal import Scope
 from service.db.models import Run, Sample
 from service.http.errors import NotFound
 from service.http.image_response import PNG, image_response
+from service.http.links import link
 from service.http.pagination import Page, PageQuery, paged
 from service.jobs import views
 
@@ -53,7 +54,7 @@ _KEY = (Sample.step, Sample.kind, Sample.index)
 
 
 def _view(row: Sample) -> SampleView:
-    return views.from_row(SampleView, row, image=f"/runs/{row.run_id}/samples/{row.id}/image")
+    return views.from_row(SampleView, row, image=link(f"/runs/{row.run_id}/samples/{row.id}/image"))
 
 
 router = APIRouter(prefix="/runs/{run_id}/samples", tags=["samples"], route_class=ApiRoute)

@@ -6,7 +6,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field, StringConstraints, model_validator
 
-from service.contracts.base import Contract
+from service.contracts.base import FREE_TEXT, Contract, DisplayName
 from service.contracts.events import HeldoutSummary
 from service.contracts.runs import Labels
 from service.http.pagination import RowView, Text
@@ -45,8 +45,8 @@ class ResumeRequest(Contract):
 class RunChanges(Contract):
     """The fields of a run that can be changed. Omitted fields keep their value."""
 
-    name: str = Field("", max_length=200, pattern=r"^[^\x00]*$", description="Display name.")
-    notes: str = Field("", max_length=20_000, pattern=r"^[^\x00]*$", description="Free text.")
+    name: DisplayName = Field("", description="Display name.")
+    notes: Annotated[str, StringConstraints(max_length=20_000), FREE_TEXT] = Field("", description="Free text.")
     labels: Labels = Field({}, description="Up to 32 labels, which replace the current ones.")
     priority: int = Field(
         0,

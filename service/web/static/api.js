@@ -1,6 +1,8 @@
 // Requests to the API: JSON, server-sent events and images. The API key stays in the browser's session storage.
 
 const KEY = "g2rpo-key";
+/** Path of the page, ending with a slash. It is the path prefix if a proxy adds one, which links of the API include. */
+const BASE = new URL(".", location.href).pathname;
 
 /** @typedef {{status: number, code: string, title: string, detail: string, errors?: {loc: (string|number)[], msg: string}[]}} Problem */
 
@@ -44,15 +46,14 @@ function withKey(headers) {
 }
 
 /**
- * Send a request and return the response. Paths are relative to the page, so that the dashboard works behind a proxy
- * that adds a path prefix.
+ * Send a request and return the response. Paths are relative to the page, or links of the API.
  * @param {string} path for example `runs/ID`
  * @param {RequestInit} [options]
  */
 export async function send(path, options = {}) {
   let response;
   try {
-    response = await fetch(path.replace(/^\//, ""), { ...options, headers: withKey(options.headers) });
+    response = await fetch(path.startsWith(BASE) ? path : BASE + path.replace(/^\//, ""), { ...options, headers: withKey(options.headers) });
   } catch (error) {
     if (options.signal?.aborted) throw error;
     setReachable(false);

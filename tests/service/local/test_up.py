@@ -106,7 +106,7 @@ def test_up_continues_after_a_kill_or_ctrl_c_and_leaves_no_processes(
         eventually(lambda: {worker.queue for worker in client.catalog().workers} == {"train", "generate", "evaluate"})
 
     # Killed components are restarted, and another `up` is rejected in the meantime.
-    api, server = first.part("service.local.api"), first.part("postgres", "cluster")
+    api, server = first.part("service.local.api"), first.part("bin/postgres")
     api.kill()
     server.kill()
     assert "in use by another process" in refused_up(first.data).stderr
@@ -132,7 +132,7 @@ def test_up_continues_after_a_kill_or_ctrl_c_and_leaves_no_processes(
     assert names(third) == ["kept"]
 
     # If a restart fails, it is retried.
-    server, api = third.part("postgres", "cluster"), third.part("service.local.api")
+    server, api = third.part("bin/postgres"), third.part("service.local.api")
     with (third.data / "postgres" / "lock").open("rb+") as held:
         server.kill()
         fcntl.flock(held, fcntl.LOCK_EX)  # as held by a helper of the killed server that ends slowly

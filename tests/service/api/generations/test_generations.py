@@ -91,7 +91,7 @@ class TestCreate:
             ({"prompts": []}, ["prompts"], "at least 1"),
             ({"prompts": ["a"] * 257}, ["prompts"], "at most 256"),
             ({"prompts": ["  "]}, ["prompts", 0], "at least 1"),
-            ({"prompts": ["a\x00"]}, ["prompts", 0], "must not contain NUL"),
+            ({"prompts": ["a\x00"]}, ["prompts", 0], "character 2 is U+0000"),
             ({"num_images": 0}, ["num_images"], "greater than or equal to 1"),
             ({"prompts": ["a"] * 32, "num_images": 64}, ["num_images"], "the maximum is 1024"),
             ({"width": 64}, ["width"], "multiples of 16 up to 32"),

@@ -1,11 +1,13 @@
 """`g2rpo doctor` on real servers: each problem is reported once, with its cause and its fix."""
 
 import json
+import signal
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import create_engine, func, text
@@ -107,21 +109,24 @@ class TestDatabase:
         assert "host was not found" in found(tmp_path)["database"].hint
 
     @pytest.fixture
-    def strict(self, tmp_path: Path) -> Iterator[str]:
-        """The URL of a server that requires the password `right` of the user `app`."""
-        server = postgres.start(tmp_path / "strict", durable=False)
+    def strict(self, tmp_path: Path, eventually: Any) -> Iterator[str]:
+        """The URL of a server that requires the password `right` of the user `g2rpo`."""
+        data = tmp_path / "strict"
+        server = postgres.start(data, durable=False)
         engine = create_engine(server.url, isolation_level="AUTOCOMMIT")
         with engine.connect() as connection:
-            connection.execute(text("CREATE ROLE app LOGIN PASSWORD 'right'"))
-            rules = tmp_path / "strict" / "cluster" / "pg_hba.conf"
-            rules.write_text("local all app scram-sha-256\nlocal all all trust\n")
-            connection.execute(text("SELECT pg_reload_conf()"))
+            connection.execute(text("ALTER ROLE g2rpo PASSWORD 'right'"))
         engine.dispose()
+        (data / "sockets" / "hba_file").write_text("local all g2rpo scram-sha-256\n")
+        log = data / "postgres.log"
+        reloads = log.read_text().count("reloading configuration files")
+        server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: log.read_text().count("reloading configuration files") > reloads)
         yield server.url
         server.stop()
 
     def test_a_wrong_password(self, environment: pytest.MonkeyPatch, tmp_path: Path, strict: str) -> None:
-        url = make_url(strict).set(username="app", password="hunter2").render_as_string(hide_password=False)
+        url = make_url(strict).set(password="hunter2").render_as_string(hide_password=False)
         environment.setenv("G2RPO_DATABASE_URL", url)
         checks = found(tmp_path)
         assert list(wrong(checks)) == ["database"]
