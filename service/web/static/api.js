@@ -53,7 +53,10 @@ function withKey(headers) {
 export async function send(path, options = {}) {
   let response;
   try {
-    response = await fetch(path.startsWith(BASE) ? path : BASE + path.replace(/^\//, ""), { ...options, headers: withKey(options.headers) });
+    response = await fetch(path.startsWith(BASE) ? path : BASE + path.replace(/^\//, ""), {
+      ...options,
+      headers: withKey(options.headers),
+    });
   } catch (error) {
     if (options.signal?.aborted) throw error;
     setReachable(false);
