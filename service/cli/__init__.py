@@ -25,6 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode="rich" if console.stdout.is_terminal else None,  # None: no boxes and no colors in pipes
     help="Align flow text-to-image models with human preference by G²RPO. G2RPO_URL is the address of the service, "
     "http://127.0.0.1:8000 by default; G2RPO_API_KEY is its API key.",
 )
@@ -37,6 +38,11 @@ app.add_typer(keys.app, name="keys")
 app.add_typer(catalog.app, name="catalog")
 for command in (curves.curves, images.generate, images.score, benchmarks.leaderboard, runs.plan):
     app.command()(command)
+
+
+@app.callback()
+def main(debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of an error.")] = False) -> None:
+    """Read the options that precede the command; `ErrorReportingGroup` uses them."""
 
 
 @app.command()

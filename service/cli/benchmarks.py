@@ -54,6 +54,7 @@ def import_benchmarks(
 
 
 @app.command("list")
+@console.with_formats
 def list_benchmarks() -> None:
     """List benchmarks."""
     with console.connect() as client:
@@ -67,6 +68,7 @@ def list_benchmarks() -> None:
 
 
 @app.command()
+@console.with_formats
 def show(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Benchmark, such as unigenbench-en.")],
     dimension: options.Dimension = None,
@@ -74,7 +76,7 @@ def show(
 ) -> None:
     """Print a benchmark as YAML, with the judge's templates and some prompts."""
     with console.connect() as client:
-        console.print_yaml(client.benchmark(name, dimension or (), limit=limit).model_dump(mode="json"))
+        console.print_view(client.benchmark(name, dimension or (), limit=limit), "name")
 
 
 @app.command()

@@ -14,6 +14,7 @@ app = typer.Typer(invoke_without_command=True, help="Show the catalog of a servi
 
 
 @app.callback()
+@console.with_formats
 def show(context: typer.Context) -> None:
     """Show the names that requests may use (models, presets, rewards, prompt sets) and the workers."""
     if context.invoked_subcommand is not None:
@@ -27,13 +28,15 @@ def show(context: typer.Context) -> None:
         ),
         *(("algorithm", one.name, one.description.splitlines()[0]) for one in found.algorithms),
         *(
-            ("preset", name, f"{spec['model']}, {spec['training']['max_steps']} steps")
+            ("preset", name, f"{found.preset_descriptions[name]} {spec['training']['max_steps']} steps.")
             for name, spec in found.presets.items()
         ),
         *(("reward", one.name, f"{one.description} {one.scale}") for one in found.rewards),
         *(("prompt set", one.name, one.description) for one in found.prompt_sets),
         *(("worker", one.name, f"{one.queue} on {one.device}") for one in found.workers),
     ]
+    if console.emit(found, [name for _, name, _ in rows]):
+        return
     console.print_table(("kind", "name", "description"), rows)
 
 

@@ -6,16 +6,19 @@ from typing import Annotated
 
 import typer
 
-from service.cli import console, options
+from service.cli import console, ids, options
 
 app = typer.Typer(no_args_is_help=True, help="Manage checkpoints.")
 
-CheckpointId = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="Checkpoint id.")]
+CheckpointId = Annotated[str, ids.argument("checkpoint", ids.checkpoint)]
 
 
 @app.command("list")
+@console.with_formats
 def list_checkpoints(
-    run: Annotated[str | None, typer.Option(metavar="RUN", help="Only checkpoints of this run.")] = None,
+    run: Annotated[
+        str | None, typer.Option(metavar="RUN", parser=ids.run, help="Only checkpoints of this run.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="Only checkpoints of this model.")] = None,
     imported: Annotated[bool | None, typer.Option(help="Only imported checkpoints, or only those of runs.")] = None,
     limit: options.Limit = 20,
@@ -33,10 +36,11 @@ def list_checkpoints(
 
 
 @app.command()
+@console.with_formats
 def show(checkpoint_id: CheckpointId) -> None:
     """Print a checkpoint with its files and manifest as YAML."""
     with console.connect() as client:
-        console.print_yaml(client.checkpoint(checkpoint_id).model_dump(mode="json"))
+        console.print_view(client.checkpoint(checkpoint_id))
 
 
 @app.command()

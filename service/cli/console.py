@@ -1,19 +1,25 @@
 """Code shared by all commands: output, request specs, errors, and access to the service and its database."""
 
+import functools
+import inspect
+import json
 import os
 import sys
-import uuid
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import typer
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
+from rich.cells import cell_len
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 from sqlalchemy.exc import OperationalError, ProgrammingError
@@ -33,10 +39,13 @@ stderr = Console(stderr=True)
 
 FAILED, REFUSED = 1, 2
 """Exit statuses for a failed job and for a request that was rejected before anything ran."""
-_ID_LENGTH = 36
 _LOG_TAIL = 1500
+_UNLIMITED = 1 << 20
+_KEY_MISSING = "API key required: set G2RPO_API_KEY. An administrator creates keys with `g2rpo keys create`"
+_format: ContextVar[Literal["json", "ids"] | None] = ContextVar("format", default=None)
+"""The output format of the running command, or None for text."""
 MediaType = TypeVar("MediaType", bound=str)
-Item = TypeVar("Item")
+Item = TypeVar("Item", bound=BaseModel)
 
 
 class ErrorReportingGroup(TyperGroup):
@@ -45,11 +54,60 @@ class ErrorReportingGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except (ApiError, EmbeddedError) as error:
+        except BrokenPipeError:
+            raise
+        except (ApiError, EmbeddedError, OSError) as error:
+            if ctx.params.get("debug"):
+                traceback.print_exception(error)
+            text = _KEY_MISSING if getattr(error, "code", "") == "key_missing" else str(error)
+            if getattr(error, "code", "") in ("key_unknown", "key_malformed", "key_revoked", "key_expired"):
+                text += "  (the key in G2RPO_API_KEY)"
             request_id = getattr(error, "request_id", "")
             stderr.print("[bold red]error:[/] ", end="")
-            print_line(f"{error}  (request {request_id})" if request_id else str(error), to=stderr)
+            print_line(f"{text}  (request {request_id})" if request_id else text, to=stderr)
             raise typer.Exit(REFUSED) from None
+
+
+def with_formats(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the options `--json` and `--quiet` to a command that prints with `print_items` or `emit`."""
+
+    @functools.wraps(command)
+    def run(*args: Any, as_json: bool, quiet: bool, **arguments: Any) -> None:
+        if as_json and quiet:
+            raise typer.BadParameter("--json and --quiet cannot be combined")
+        token = _format.set("json" if as_json else "ids" if quiet else None)
+        try:
+            command(*args, **arguments)
+        finally:
+            _format.reset(token)
+
+    added = {
+        "as_json": Annotated[bool, typer.Option("--json", help="Print JSON.")],
+        "quiet": Annotated[bool, typer.Option("--quiet", "-q", help="Print only ids or names.")],
+    }
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    options = [inspect.Parameter(name, keyword, default=False, annotation=type) for name, type in added.items()]
+    signature = inspect.signature(command)
+    run.__signature__ = signature.replace(parameters=[*signature.parameters.values(), *options])  # type: ignore[attr-defined]
+    run.__annotations__ = command.__annotations__ | added
+    return run
+
+
+def emit(value: BaseModel | Sequence[BaseModel], names: Iterable[object] | None = None) -> bool:
+    """Print a model or a list of models if `--json` or `--quiet` was given, and return whether it was printed.
+
+    `--quiet` prints the `names`, by default the ids of the models.
+    """
+    several = [value] if isinstance(value, BaseModel) else value
+    if _format.get() == "json":
+        found = [one.model_dump(mode="json") for one in several]
+        typer.echo(json.dumps(found[0] if isinstance(value, BaseModel) else found, indent=2, ensure_ascii=False))
+    elif _format.get() == "ids":
+        for name in (getattr(one, "id", None) for one in several) if names is None else names:
+            if name is None:
+                raise typer.BadParameter("The result has no id to print with --quiet; use --json")
+            typer.echo(name)
+    return _format.get() is not None
 
 
 def connect() -> Client:
@@ -158,20 +216,38 @@ def print_yaml(value: Any) -> None:
     typer.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), nl=False)
 
 
+def print_view(view: BaseModel, key: str = "id") -> None:
+    """Print a model as YAML unless another format was selected. `key` is the field that `--quiet` prints."""
+    if not emit(view, [getattr(view, key)]):
+        print_yaml(view.model_dump(mode="json"))
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table. Ids are never truncated, None is shown as an empty cell, floats have five significant digits."""
-    table = Table(*columns, box=None)
+    """Print a table. None is shown as an empty cell, floats have five significant digits.
+
+    Nothing is truncated: cells wrap between words in a terminal, and not at all in a pipe or file.
+    """
+    table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
-        for column, value in zip(table.columns, row, strict=True):
-            if isinstance(value, uuid.UUID):
-                column.no_wrap, column.min_width = True, _ID_LENGTH
         table.add_row(*(Text(_cell(value)) for value in row))
-    stdout.print(table)
+    for column in table.columns:
+        words = [str(cell).split() for cell in column.cells]
+        column.no_wrap = not stdout.is_terminal or all(len(cell) <= 1 for cell in words)
+        column.min_width = max((cell_len(word) for cell in words for word in cell), default=0)
+    size = Measurement.get(stdout, stdout.options.update(max_width=_UNLIMITED), table)
+    table.width = min(size.maximum, max(stdout.width, size.minimum)) if stdout.is_terminal else size.maximum
+    stdout.print(table, crop=False)
 
 
 def print_items(items: Iterable[Item], *attributes: str, **columns: Callable[[Item], object]) -> None:
-    """Print a table with a column for each of the items' `attributes` and for each value computed by `columns`."""
+    """Print a table with a column for each of the items' `attributes` and for each value computed by `columns`.
+
+    `--quiet` prints the first column.
+    """
+    items = list(items)
     getters: dict[str, Callable[[Item], object]] = {**{name: attrgetter(name) for name in attributes}, **columns}
+    if emit(items, map(next(iter(getters.values())), items)):
+        return
     titles = [name.replace("_", " ") for name in getters]
     print_table(titles, ([get(item) for get in getters.values()] for item in items))
 

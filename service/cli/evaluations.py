@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from service.api.evaluations.schemas import EvaluationView
-from service.cli import console, options
+from service.cli import console, ids, options
 from service.cli.benchmarks import print_scores
 from service.cli.watch import ProgressDisplay
 from service.client import Client
@@ -18,7 +18,7 @@ from service.contracts.status import JobStatus
 
 app = typer.Typer(no_args_is_help=True, help="Evaluate models on benchmarks.")
 
-EvaluationId = Annotated[str, typer.Argument(metavar="EVALUATION", help="Evaluation id.")]
+EvaluationId = Annotated[str, ids.argument("evaluation", ids.evaluation)]
 _SIGNS = {1: "+", 0: "-", None: "?"}
 _GALLERY_FORMS: dict[str, Literal["png", "html"]] = {".png": "png", ".html": "html"}
 
@@ -28,7 +28,10 @@ def start(
     benchmark: Annotated[str | None, typer.Option(help="Benchmark; default: shapes-bench.")] = None,
     model: Annotated[str | None, typer.Option(help="Catalog model.")] = None,
     checkpoint: Annotated[
-        str | None, typer.Option("--checkpoint", "-c", help="Checkpoint id; default: the base model.")
+        str | None,
+        typer.Option(
+            "--checkpoint", "-c", parser=ids.checkpoint, metavar="ID", help="Checkpoint id; default: the base model."
+        ),
     ] = None,
     judge: Annotated[str | None, typer.Option(help="Catalog judge; `none` to use rewards only.")] = None,
     reward: Annotated[list[str] | None, typer.Option(help="Reward to compute for every image; repeatable.")] = None,
@@ -59,6 +62,7 @@ def start(
 
 
 @app.command("list")
+@console.with_formats
 def list_evaluations(
     status: Annotated[list[JobStatus] | None, typer.Option(help="Only evaluations in this state; repeatable.")] = None,
     benchmark: Annotated[str | None, typer.Option(help="Only evaluations on this benchmark.")] = None,
@@ -74,10 +78,13 @@ def list_evaluations(
 
 
 @app.command()
+@console.with_formats
 def show(evaluation_id: EvaluationId) -> None:
     """Show the state of an evaluation and its scores."""
     with console.connect() as client:
-        _print_results(client.evaluation(evaluation_id))
+        evaluation = client.evaluation(evaluation_id)
+    if not console.emit(evaluation):
+        _print_results(evaluation)
 
 
 @app.command()
@@ -122,6 +129,7 @@ def logs(evaluation_id: EvaluationId) -> None:
 
 
 @app.command()
+@console.with_formats
 def answers(
     evaluation_id: EvaluationId,
     dimension: options.Dimension = None,
@@ -140,7 +148,10 @@ def answers(
         found = client.answers(
             evaluation_id, dimension=dimension or (), index=index, met=met, failure=failure, tries=tries
         )
-        for answer in islice(found, limit):
+        answers = list(islice(found, limit))
+        if console.emit(answers):
+            return
+        for answer in answers:
             failed = f"  {answer.failure} {answer.error}" if answer.failure else ""
             console.print_line(f"{answer.name}  {answer.prompt}{failed}")
             for point in answer.points:
@@ -165,15 +176,23 @@ def export(
 
 
 @app.command()
+@console.with_formats
 def compare(
-    first: Annotated[str, typer.Argument(metavar="FIRST", help="Evaluation id.")],
-    second: Annotated[str, typer.Argument(metavar="SECOND", help="Evaluation id, with the same benchmark and judge.")],
+    first: Annotated[str, typer.Argument(metavar="FIRST", parser=ids.evaluation, help="Evaluation id.")],
+    second: Annotated[
+        str,
+        typer.Argument(
+            metavar="SECOND", parser=ids.evaluation, help="Evaluation id, with the same benchmark and judge."
+        ),
+    ],
     resamples: options.Resamples = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Bootstrap seed.")] = None,
 ) -> None:
     """Show the second evaluation minus the first, with paired 95% intervals and the prompts won and lost."""
     with console.connect() as client:
         found = client.compare_evaluations(first, second, resamples=resamples, seed=seed)
+    if console.emit(found):
+        return
     console.print_warnings(found.warnings)
     console.print_line(
         f"{found.second.label} minus {found.first.label}, on {found.benchmark}, judge {found.judge or 'none'}"
@@ -190,7 +209,8 @@ def compare(
 def gallery(
     evaluation_id: EvaluationId,
     beside: Annotated[
-        list[str] | None, typer.Option("--with", metavar="EVALUATION", help="Add another evaluation; repeatable.")
+        list[str] | None,
+        typer.Option("--with", metavar="EVALUATION", parser=ids.evaluation, help="Add another evaluation; repeatable."),
     ] = None,
     dimension: options.Dimension = None,
     index: Annotated[list[int] | None, typer.Option(min=0, help="Show this prompt; repeatable.")] = None,
@@ -220,7 +240,7 @@ def _follow(client: Client, evaluation: EvaluationView, watching: bool) -> None:
     if not watching:
         _print_state(evaluation)
         return
-    with ProgressDisplay() as display:
+    with ProgressDisplay(again=f"g2rpo evaluations watch {evaluation.id}") as display:
         ended = client.wait_for_evaluation(evaluation.id, seen=display)
     _print_results(ended)
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli import console
+from service.cli import console, ids
 from service.contracts.scores import RewardValue
 from service.contracts.status import JobStatus
 from service.jobs.views import JobView
@@ -16,7 +16,14 @@ WaitOption = Annotated[float, typer.Option(min=1, help="Maximum number of second
 def generate(
     prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="Prompt; repeatable.")],
     checkpoint: Annotated[
-        list[str] | None, typer.Option("--checkpoint", "-c", help="Checkpoint id, or base; repeatable.")
+        list[str] | None,
+        typer.Option(
+            "--checkpoint",
+            "-c",
+            parser=ids.checkpoint_or_base,
+            metavar="ID",
+            help="Checkpoint id, or base; repeatable.",
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Catalog model.")] = None,
     num_images: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Images per prompt.")] = 1,
@@ -49,7 +56,8 @@ def score(
         list[str] | None, typer.Option("--prompt", "-p", help="One prompt for all images, or one per image, in order.")
     ] = None,
     generation: Annotated[
-        str | None, typer.Option(metavar="GENERATION", help="Score the images of this generation instead.")
+        str | None,
+        typer.Option(metavar="GENERATION", parser=ids.generation, help="Score the images of this generation instead."),
     ] = None,
     wait: WaitOption = 600,
 ) -> None:

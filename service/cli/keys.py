@@ -6,12 +6,13 @@ from typing import Annotated
 
 import typer
 from pydantic import ValidationError
+from sqlalchemy.orm import Session
 
 from service.api.keys import service
-from service.api.keys.schemas import KeySpec
+from service.api.keys.schemas import KeySpec, KeyView
 from service.auth import api_keys
 from service.auth.principal import Scope
-from service.cli import console, options
+from service.cli import console, ids, options
 from service.contracts.validation_errors import describe
 from service.core.api_key_format import new_secret
 from service.http.errors import NotFound
@@ -63,22 +64,29 @@ def new() -> None:
 
 
 @app.command("list")
+@console.with_formats
 def list_keys(data: options.Data = options.DATA_DIR) -> None:
     """List all keys without their secrets, newest first, including revoked keys."""
     with console.open_session(data) as session:
-        keys = list(every_item(lambda cursor: service.list_keys(session, PageQuery(limit=200, cursor=cursor))))
+        keys = _all_keys(session)
     times = ("created_at", "last_used_at", "expires_at")
     console.print_items(keys, "id", "prefix", "name", "state", *times, scopes=lambda key: ", ".join(key.scopes))
 
 
 @app.command()
 def revoke(
-    key_id: Annotated[uuid.UUID, typer.Argument(metavar="KEY", help="Key id.")], data: options.Data = options.DATA_DIR
+    key_id: Annotated[str, ids.argument("key")],
+    data: options.Data = options.DATA_DIR,
 ) -> None:
     """Revoke a key immediately, even the last admin key. Its jobs continue."""
     with console.open_session(data) as session:
         try:
-            key = service.revoke(session, key_id, protect_last_admin=False)
+            id = uuid.UUID(ids.select(key_id, "key", lambda: _all_keys(session)))
+            key = service.revoke(session, id, protect_last_admin=False)
         except NotFound as error:
             raise EmbeddedError(error.detail) from None
     console.print_line(f"key {key.prefix} ({key.name}) is {key.state}")
+
+
+def _all_keys(session: Session) -> list[KeyView]:
+    return list(every_item(lambda cursor: service.list_keys(session, PageQuery(limit=200, cursor=cursor))))

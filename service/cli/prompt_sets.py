@@ -36,6 +36,7 @@ def create(
 
 
 @app.command("list")
+@console.with_formats
 def list_prompt_sets() -> None:
     """List all prompt sets, both from the catalog and uploaded."""
     with console.connect() as client:
@@ -43,10 +44,11 @@ def list_prompt_sets() -> None:
 
 
 @app.command()
+@console.with_formats
 def show(name: Name) -> None:
     """Print a prompt set as YAML."""
     with console.connect() as client:
-        console.print_yaml(client.prompt_set(name).model_dump(mode="json"))
+        console.print_view(client.prompt_set(name), "name")
 
 
 @app.command()

@@ -9,15 +9,17 @@ from typing import Annotated, Literal
 import typer
 
 from service.api.runs.schemas import RunSummary, RunView
-from service.cli import console, options
+from service.cli import console, ids, options
+from service.cli.curves import check_metrics
 from service.cli.watch import watch
 from service.client import Client, RunEvent
 from service.contracts.memory import PhaseMemory
+from service.contracts.plan import duration
 from service.contracts.status import JobStatus
 
 app = typer.Typer(no_args_is_help=True, help="Manage alignment runs.")
 
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="Run id.")]
+RunId = Annotated[str, ids.argument("run", ids.run)]
 _SMALL_BYTES = 5e7
 """Parts of a plan's memory that are smaller than this are not listed."""
 _CURVE_TYPES: dict[str, Literal["text/csv", "image/png", "image/svg+xml"]] = {
@@ -35,6 +37,7 @@ def create(file: options.File = None, settings: options.Settings = None, watchin
 
 
 @app.command("list")
+@console.with_formats
 def list_runs(
     status: Annotated[list[JobStatus] | None, typer.Option(help="Only runs in this state; repeatable.")] = None,
     label: Annotated[
@@ -49,13 +52,24 @@ def list_runs(
 
 
 @app.command()
+@console.with_formats
 def show(run_id: RunId, watching: options.Watch = False) -> None:
     """Show a run: state, progress, latest metrics, held-out rewards and checkpoints."""
     with console.connect() as client:
         run = client.run(run_id)
-        _print_run(watch(client, run) if watching else run)
+        run = _watch(client, run) if watching else run
+        if console.emit(run):
+            return
+        _print_run(run)
         for checkpoint in client.checkpoints(run_id):
             console.print_line(f"checkpoint {checkpoint.id}  step {checkpoint.step}  {checkpoint.size} bytes")
+
+
+@app.command("watch")
+def watch_run(run_id: RunId) -> None:
+    """Follow a run until it ends or pauses."""
+    with console.connect() as client:
+        _follow(client, client.run(run_id), watching=True)
 
 
 @app.command()
@@ -129,6 +143,7 @@ def delete(run_id: RunId, yes: options.Yes = False) -> None:
 
 
 @app.command()
+@console.with_formats
 def curves(
     run_id: RunId,
     metric: Annotated[list[str] | None, typer.Option(help="Metric, or a prefix ending in *; repeatable.")] = None,
@@ -136,10 +151,13 @@ def curves(
 ) -> None:
     """Print the first and last values of a run's metrics, or write its curves to a file."""
     with console.connect() as client:
+        check_metrics(client, [run_id], metric or ())
         if out is not None:
             console.write_file(out, client.curves_as(run_id, console.media_type(out, _CURVE_TYPES), metric or ()))
             return
         found = client.curves(run_id, metric or ()).curves
+    if console.emit(found, [curve.name for curve in found]):
+        return
     rows = [(curve.name, curve.values[0], curve.values[-1], len(curve.steps)) for curve in found if curve.steps]
     console.print_table(("metric", "first", "last", "points"), rows)
 
@@ -178,6 +196,7 @@ def events(
 
 
 @app.command()
+@console.with_formats
 def attempts(run_id: RunId) -> None:
     """List the attempts of a run, newest first."""
     with console.connect() as client:
@@ -196,10 +215,13 @@ def spec(run_id: RunId) -> None:
         console.print_yaml(client.run(run_id).spec)
 
 
+@console.with_formats
 def plan(file: options.File = None, settings: options.Settings = None) -> None:
     """Show the cost of a run before starting it: NFE (network evaluations), memory and time."""
     with console.connect() as client:
         made = client.plan(console.read_spec(file, settings))
+    if console.emit(made):
+        return
     console.print_line(
         f"per prompt: {made.per_prompt.total} NFE (anchor {made.per_prompt.anchor}, continuations "
         f"{made.per_prompt.continuations}); naive {made.naive_per_prompt.total}; saved {made.saved_share:.1%}\n"
@@ -214,7 +236,7 @@ def plan(file: options.File = None, settings: options.Settings = None) -> None:
             made.memory.phases, "phase", GB=lambda phase: f"{phase.total / 1e9:.1f}", parts=_memory_parts
         )
     if made.seconds is not None:
-        console.print_line(f"time: about {made.seconds:.0f} s ({made.seconds_basis})")
+        console.print_line(f"time: about {duration(made.seconds)} ({made.seconds_basis})")
     console.print_warnings(made.warnings)
 
 
@@ -224,10 +246,14 @@ def _follow(client: Client, run: RunView, watching: bool) -> None:
         console.print_line(str(run.id))
         return
     console.print_line(f"run {run.id}")
-    run = watch(client, run)
+    run = _watch(client, run)
     _print_run(run)
     paused_on_request = run.status is JobStatus.PAUSED and run.error is None
     raise typer.Exit(0 if run.status is JobStatus.SUCCEEDED or paused_on_request else console.FAILED)
+
+
+def _watch(client: Client, run: RunView) -> RunView:
+    return watch(client, run, again=f"g2rpo runs watch {run.id}")
 
 
 def _print_run(run: RunView) -> None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import Mapping
 from typing import Self
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
@@ -15,13 +16,17 @@ from service.contracts.status import INACTIVE
 
 REFRESH_SECONDS = 1.0
 _LINE_SECONDS = 10.0
+_INTERRUPTED = 130
 
 
 class ProgressDisplay:
-    """A callable that shows job progress: as a bar in a terminal, otherwise as a line at most every ten seconds."""
+    """A callable that shows job progress: as a bar in a terminal, otherwise as a line at most every ten seconds.
 
-    def __init__(self, on: Console = console.stdout) -> None:
-        self._console = on
+    If Ctrl-C ends it, it prints the command `again`, which continues to follow the job, and exits with status 130.
+    """
+
+    def __init__(self, on: Console = console.stdout, again: str = "") -> None:
+        self._console, self._again = on, again
         self._metrics: dict[str, LatestMetric] = {}
         self._last_line, self._next_line_at = "", 0.0
         columns = (
@@ -39,8 +44,11 @@ class ProgressDisplay:
         self._bar.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._bar.stop()
+        if kind is KeyboardInterrupt and self._again:
+            console.print_line(f"The job continues; watch it again with `{self._again}`", to=console.stderr)
+            raise typer.Exit(_INTERRUPTED)
 
     def __call__(self, now: RunProgress | EvaluationProgress) -> None:
         if isinstance(now, RunProgress):
@@ -57,9 +65,11 @@ class ProgressDisplay:
             self._last_line, self._next_line_at = line, time.monotonic() + _LINE_SECONDS
 
 
-def watch(client: Client, run: RunView, on: Console = console.stdout, every: float = REFRESH_SECONDS) -> RunView:
+def watch(
+    client: Client, run: RunView, on: Console = console.stdout, every: float = REFRESH_SECONDS, again: str = ""
+) -> RunView:
     """Show a run's progress until it ends or pauses, at most once every `every` seconds, and return the run."""
-    with ProgressDisplay(on) as display:
+    with ProgressDisplay(on, again) as display:
         return client.wait_for_run(run.id, until=INACTIVE, every=every, seen=display)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import httpx
-from pydantic import BaseModel, TypeAdapter
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_before_delay
 
 from service.client.errors import ApiError
@@ -89,7 +89,11 @@ class Transport:
         """Send a request and validate the response as `model`. Raises ApiError."""
         content = self._send(method, path, query, **request).content
         # Fields are also accepted by name, because the schemas have aliases for database columns.
-        return TypeAdapter(model).validate_json(content, by_alias=True, by_name=True)
+        try:
+            return TypeAdapter(model).validate_json(content, by_alias=True, by_name=True)
+        except ValidationError as error:
+            reason = f"Unexpected response to {method} {self.url}{path}: it is not from this version of the service"
+            raise ApiError(reason, code="foreign_service") from error
 
     def _content(self, path: str, accept: str, query: Query | None = None) -> bytes:
         """Fetch the body of a response with the media type `accept`. Raises ApiError."""

@@ -1,6 +1,7 @@
 """Run plans: NFE by part, memory, time and warnings."""
 
 from collections.abc import Collection
+from itertools import pairwise
 
 from pydantic import Field
 
@@ -11,6 +12,9 @@ from service.contracts.memory import Memory, estimate, tokens
 from service.contracts.runs import RunSpec
 from service.contracts.schedule import RolloutCost, seed_formula
 
+_UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+_LONG_SECONDS = 86400
+"""Plans of more than this have a warning."""
 _RECOMPUTING = 1.6
 """Slowdown of a forward and backward pass due to gradient checkpointing: 0.65 s / 0.40 s for FLUX.1-dev on an H100."""
 
@@ -58,6 +62,15 @@ class Plan(Contract):
     warnings: tuple[str, ...]
 
 
+def duration(seconds: float) -> str:
+    """Format a duration in its two largest units, such as `6 d 23 h`, rounded to the smaller unit."""
+    for (unit, size), (lower, part) in pairwise(_UNITS):
+        if round(seconds / part) * part >= size:
+            whole, rest = divmod(round(seconds / part), size // part)
+            return f"{whole} {unit}" + (f" {rest} {lower}" if rest else "")
+    return f"{seconds:.0f} s"
+
+
 def heldout_pairs(spec: RunSpec) -> list[int]:
     """Return the number of prompt and noise pairs in each held-out evaluation of the run, in order."""
     pairs, last = spec.heldout.pairs, spec.training.max_steps
@@ -84,6 +97,12 @@ def make_plan(spec: RunSpec, catalog: Catalog, uploaded: Collection[str] = ()) -
     heldout = passes * sum(heldout_pairs(spec)) * steps
     total = passes * prompts * algorithm.total_nfe(steps, spec.training.max_steps, seed) + heldout
     seconds, basis = _seconds(spec, entry, catalog, total) if entry else (None, "no measured rate in the catalog")
+    warnings = _warnings(spec, catalog, uploaded)
+    if seconds is not None and seconds > _LONG_SECONDS:
+        warnings.append(
+            f"the run takes about {duration(seconds)}; a smaller training.max_steps or training.prompts_per_step, or "
+            "more resources.processes_per_node, shortens it"
+        )
     return Plan(
         spec=spec,
         per_prompt=_rollout_nfe(shared, passes),
@@ -98,7 +117,7 @@ def make_plan(spec: RunSpec, catalog: Catalog, uploaded: Collection[str] = ()) -
         memory=_memory(spec, entry, catalog) if entry else None,
         seconds=seconds,
         seconds_basis=basis,
-        warnings=tuple(_warnings(spec, catalog, uploaded)),
+        warnings=tuple(warnings),
     )
 
 
@@ -159,7 +178,7 @@ def _seconds(spec: RunSpec, entry: ModelEntry, catalog: Catalog, nfe: int) -> tu
         "updates": updates * (entry.seconds_per_update or 0) * recomputing * size,
     }
     processes = spec.resources.processes_per_node
-    summary = ", ".join(f"{part} {seconds / processes:.0f} s" for part, seconds in parts.items() if seconds)
+    summary = ", ".join(f"{part} {duration(seconds / processes)}" for part, seconds in parts.items() if seconds)
     missing = [part for part, seconds in parts.items() if not seconds]
     basis = f"{summary}, by the catalog's rates on {entry.measured_on}"
     if size != 1:

@@ -125,6 +125,22 @@ PRESETS: dict[str, dict[str, Any]] = {
     ),
 }
 
+DESCRIPTIONS: dict[str, str] = {
+    "shapes": "G²RPO on the bundled model, as a first run: minutes on two CPU cores.",
+    "shapes-no-mgai": "Ablation of `shapes` with one granularity, to measure the effect of several.",
+    "shapes-dance-grpo": "The baseline DanceGRPO on the bundled model, to compare with `shapes`.",
+    "shapes-mix-grpo": "The baseline MixGRPO on the bundled model, to compare with `shapes`.",
+    "shapes-flow-grpo": "The baseline Flow-GRPO on the bundled model, to compare with `shapes`.",
+    "paper": "G²RPO on FLUX.1-dev with the paper's values: full training, which needs several large GPUs.",
+    "paper-lora": "`paper` with a LoRA of rank 64 in place of full training, to fit on one 80 GB GPU.",
+    "paper-no-mgai": "Ablation of `paper` with one granularity, to measure the effect of several.",
+    "dance-grpo": "The baseline DanceGRPO on FLUX.1-dev with its published values, to compare with `paper`.",
+    "mix-grpo": "The baseline MixGRPO on FLUX.1-dev with its published values, to compare with `paper`.",
+    "mix-grpo-flash": "MixGRPO-Flash on FLUX.1-dev: `mix-grpo` with a faster solver after the window.",
+    "flow-grpo": "The baseline Flow-GRPO on FLUX.1-dev with its published values and a LoRA, to compare with `paper`.",
+}
+"""The purpose of each preset."""
+
 
 def merge(preset: dict[str, Any], explicit: dict[str, Any]) -> dict[str, Any]:
     """Merge explicit fields into a preset. Objects are merged field by field; other values are replaced.

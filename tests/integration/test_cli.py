@@ -70,9 +70,10 @@ class TestRuns:
             done = g2rpo("curves", "--metric", "loss", *words)
             assert done.exit_code == 2 and "Traceback" not in done.output
 
-    def test_missing_metrics_of_a_comparison_are_warnings(self, g2rpo: Any, finished: Any) -> None:
+    def test_a_metric_that_was_not_recorded_is_an_error(self, g2rpo: Any, finished: Any) -> None:
         done = g2rpo("curves", "--run", finished.id, "--metric", "nothing")
-        assert "warning: no run has a metric that matches 'nothing'" in done.output
+        assert done.exit_code == 2
+        assert "Unknown metric 'nothing'; recorded: " in done.output
 
     def test_logs_cancel_and_spec(self, g2rpo: Any, finished: Any) -> None:
         assert g2rpo("runs", "logs", finished.id).exit_code == 0

@@ -42,6 +42,7 @@ class CatalogView(BaseModel):
     models: list[ModelInfo]
     algorithms: list[AlgorithmView]
     presets: dict[str, dict[str, Any]] = Field(description="The resolved spec of each preset.")
+    preset_descriptions: dict[str, str] = Field(description="The purpose of each preset.")
     rewards: list[RewardInfo]
     prompt_sets: list[PromptSetInfo]
     judges: list[JudgeView]

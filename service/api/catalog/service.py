@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 from service.api.catalog.schemas import AlgorithmView, CatalogView
 from service.contracts.algorithms import CONTRACTS
 from service.contracts.catalog import Catalog
-from service.contracts.presets import PRESETS
+from service.contracts.presets import DESCRIPTIONS, PRESETS
 from service.contracts.runs import RunSpec
 from service.core.settings import Settings
 from service.db.models import Worker
@@ -20,7 +20,12 @@ def show(session: Session, settings: Settings, catalog: Catalog) -> CatalogView:
     """Return the catalog entries, algorithms and presets, and the live workers."""
     cutoff = func.now() - timedelta(seconds=settings.worker_timeout_seconds)
     workers = session.scalars(select(Worker).where(Worker.heartbeat_at > cutoff).order_by(Worker.name))
-    others = {"algorithms": _algorithms(), "presets": _presets(), "workers": list(workers)}
+    others = {
+        "algorithms": _algorithms(),
+        "presets": _presets(),
+        "preset_descriptions": DESCRIPTIONS,
+        "workers": list(workers),
+    }
     return CatalogView.model_validate({**dict(catalog), **others})
 
 

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import typer
 from fastapi import FastAPI
 from rich.console import Console
 
-from service.cli.watch import watch
+from service.cli.watch import ProgressDisplay, watch
 from service.client import Client, RunProgress
 from service.contracts.status import JobStatus
 from service.db.events import notify_job
@@ -76,3 +77,11 @@ def test_a_queued_run_shows_its_queue_position(moving: Moving, records: Any) -> 
     on = Console(file=io.StringIO(), width=200)
     watch(moving, moving.run(waiting.id), on, every=0.1)
     assert "queued 0/?  queue position 2" in on.file.getvalue()  # type: ignore[attr-defined]
+
+
+def test_an_interrupt_shows_how_to_watch_again(capsys: pytest.CaptureFixture[str]) -> None:
+    on = Console(file=io.StringIO())
+    with pytest.raises(typer.Exit) as stopped, ProgressDisplay(on, again="g2rpo runs watch 1"):
+        raise KeyboardInterrupt
+    assert stopped.value.exit_code == 130
+    assert capsys.readouterr().err == "The job continues; watch it again with `g2rpo runs watch 1`\n"

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from service.contracts.catalog import Catalog, load_catalog
-from service.contracts.plan import Plan, heldout_pairs, make_plan
+from service.contracts.plan import Plan, duration, heldout_pairs, make_plan
 from service.contracts.presets import merge
 from service.contracts.runs import RunSpec
 
 FLUX = load_catalog(Path(__file__).parents[3] / "docs" / "reference" / "catalogs" / "flux.yaml")
 OTHER = [{"name": "shapes_verifier"}]
+SECONDS = {"d": 86400, "h": 3600, "min": 60, "s": 1}
 RATES = {"seconds_per_nfe": 0.1, "seconds_per_update": 10.0, "seconds_per_decode": 1.0, "measured_on": "a card"}
 SMALL: dict[str, Any] = {
     "model": "sd-3.5-medium",
@@ -38,7 +39,11 @@ def planned(catalog: Catalog, **changes: Any) -> Plan:
 
 def seconds(plan: Plan) -> dict[str, float]:
     """Seconds by part, parsed from `seconds_basis`."""
-    return {part: float(number) for part, number in re.findall(r"(\w+) (\d+) s\b", plan.seconds_basis)}
+    parts = re.findall(r"(\w+) ((?:\d+ (?:d|h|min|s)\b ?)+)", plan.seconds_basis)
+    return {
+        part: sum(float(number) * SECONDS[unit] for number, unit in re.findall(r"(\d+) (\w+)", text))
+        for part, text in parts
+    }
 
 
 @pytest.mark.parametrize(("guidance", "passes"), [(1.0, 1), (4.5, 2)])
@@ -176,3 +181,29 @@ def test_activations_of_an_update_are_multiples_of_tokens_and_width(
     assert memory is not None
     activation = (45 * 45 + 512) * 3072 * 2
     assert memory.phases[-1].parts["activations"] == int(2 * (57 * each_block + once) * activation)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min"),
+        (768, "12 min 48 s"),
+        (3599.9, "1 h"),
+        (5400, "1 h 30 min"),
+        (86_399, "1 d"),
+        (601_200, "6 d 23 h"),
+    ],
+)
+def test_durations_have_two_units(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
+
+
+def test_a_run_of_more_than_a_day_has_a_warning() -> None:
+    def warnings(seconds: float) -> list[str]:
+        return [one for one in planned(rated(seconds_per_update=seconds)).warnings if "takes about" in one]
+
+    assert warnings(10.0) == []
+    (warning,) = warnings(86_400 / 48)
+    assert warning.startswith("the run takes about 2 d 1 h;")

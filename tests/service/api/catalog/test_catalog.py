@@ -21,6 +21,8 @@ def test_all_names_are_listed(client: TestClient) -> None:
     ):
         assert [entry["name"] for entry in shown[noun]] == [entry.name for entry in entries]
     assert shown["presets"].keys() == PRESETS.keys()
+    assert shown["preset_descriptions"].keys() == PRESETS.keys()
+    assert all(text.endswith(".") for text in shown["preset_descriptions"].values())
     for name, spec in shown["presets"].items():
         assert RunSpec.model_validate(spec) == RunSpec(preset=name)
     assert {algorithm["name"] for algorithm in shown["algorithms"]} == CONTRACTS.keys()
