@@ -25,7 +25,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich" if console.stdout.is_terminal else None,  # None: no boxes and no colors in pipes
+    rich_markup_mode="rich" if console.stdout.is_terminal and console.stderr.is_terminal else None,  # no boxes in pipes
     help="Align flow text-to-image models with human preference by G²RPO. G2RPO_URL is the address of the service, "
     "http://127.0.0.1:8000 by default; G2RPO_API_KEY is its API key.",
 )

@@ -16,9 +16,7 @@ CheckpointId = Annotated[str, ids.argument("checkpoint", ids.checkpoint)]
 @app.command("list")
 @console.with_formats
 def list_checkpoints(
-    run: Annotated[
-        str | None, typer.Option(metavar="RUN", parser=ids.run, help="Only checkpoints of this run.")
-    ] = None,
+    run: Annotated[str | None, typer.Option(metavar="RUN", parser=ids.run, help="Only those of this run.")] = None,
     model: Annotated[str | None, typer.Option(help="Only checkpoints of this model.")] = None,
     imported: Annotated[bool | None, typer.Option(help="Only imported checkpoints, or only those of runs.")] = None,
     limit: options.Limit = 20,

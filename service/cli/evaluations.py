@@ -29,9 +29,7 @@ def start(
     model: Annotated[str | None, typer.Option(help="Catalog model.")] = None,
     checkpoint: Annotated[
         str | None,
-        typer.Option(
-            "--checkpoint", "-c", parser=ids.checkpoint, metavar="ID", help="Checkpoint id; default: the base model."
-        ),
+        typer.Option("--checkpoint", "-c", parser=ids.checkpoint, metavar="ID", help="Default: the base model."),
     ] = None,
     judge: Annotated[str | None, typer.Option(help="Catalog judge; `none` to use rewards only.")] = None,
     reward: Annotated[list[str] | None, typer.Option(help="Reward to compute for every image; repeatable.")] = None,
@@ -178,17 +176,15 @@ def export(
 @app.command()
 @console.with_formats
 def compare(
-    first: Annotated[str, typer.Argument(metavar="FIRST", parser=ids.evaluation, help="Evaluation id.")],
-    second: Annotated[
-        str,
-        typer.Argument(
-            metavar="SECOND", parser=ids.evaluation, help="Evaluation id, with the same benchmark and judge."
-        ),
-    ],
+    first: EvaluationId,
+    second: EvaluationId,
     resamples: options.Resamples = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Bootstrap seed.")] = None,
 ) -> None:
-    """Show the second evaluation minus the first, with paired 95% intervals and the prompts won and lost."""
+    """Show the second evaluation minus the first, with paired 95% intervals and the prompts won and lost.
+
+    Both evaluations must have the same benchmark and judge.
+    """
     with console.connect() as client:
         found = client.compare_evaluations(first, second, resamples=resamples, seed=seed)
     if console.emit(found):
@@ -209,8 +205,7 @@ def compare(
 def gallery(
     evaluation_id: EvaluationId,
     beside: Annotated[
-        list[str] | None,
-        typer.Option("--with", metavar="EVALUATION", parser=ids.evaluation, help="Add another evaluation; repeatable."),
+        list[str] | None, typer.Option("--with", metavar="ID", parser=ids.evaluation, help="Another one; repeatable.")
     ] = None,
     dimension: options.Dimension = None,
     index: Annotated[list[int] | None, typer.Option(min=0, help="Show this prompt; repeatable.")] = None,

@@ -17,13 +17,7 @@ def generate(
     prompt: Annotated[list[str], typer.Option("--prompt", "-p", help="Prompt; repeatable.")],
     checkpoint: Annotated[
         list[str] | None,
-        typer.Option(
-            "--checkpoint",
-            "-c",
-            parser=ids.checkpoint_or_base,
-            metavar="ID",
-            help="Checkpoint id, or base; repeatable.",
-        ),
+        typer.Option("--checkpoint", "-c", parser=ids.checkpoint_or_base, metavar="ID", help="Id or base; repeatable."),
     ] = None,
     model: Annotated[str | None, typer.Option(help="Catalog model.")] = None,
     num_images: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Images per prompt.")] = 1,
@@ -56,8 +50,7 @@ def score(
         list[str] | None, typer.Option("--prompt", "-p", help="One prompt for all images, or one per image, in order.")
     ] = None,
     generation: Annotated[
-        str | None,
-        typer.Option(metavar="GENERATION", parser=ids.generation, help="Score the images of this generation instead."),
+        str | None, typer.Option(metavar="ID", parser=ids.generation, help="Score the images of this generation.")
     ] = None,
     wait: WaitOption = 600,
 ) -> None:

@@ -4,7 +4,7 @@ import json
 import sys
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -33,7 +33,7 @@ _CURVE_TYPES: dict[str, Literal["text/csv", "image/png", "image/svg+xml"]] = {
 def create(file: options.File = None, settings: options.Settings = None, watching: options.Watch = False) -> None:
     """Start a run. The default spec is the preset `shapes`."""
     with console.connect() as client:
-        _follow(client, client.create_run(console.read_spec(file, settings)), watching)
+        _follow(client, client.create_run(_read_spec(file, settings)), watching)
 
 
 @app.command("list")
@@ -110,7 +110,7 @@ def clone(
 ) -> None:
     """Start a run with the spec of another run and the given overrides."""
     with console.connect() as client:
-        _follow(client, client.clone(run_id, console.read_spec(file, settings)), watching)
+        _follow(client, client.clone(run_id, _read_spec(file, settings)), watching)
 
 
 @app.command()
@@ -219,7 +219,7 @@ def spec(run_id: RunId) -> None:
 def plan(file: options.File = None, settings: options.Settings = None) -> None:
     """Show the cost of a run before starting it: NFE (network evaluations), memory and time."""
     with console.connect() as client:
-        made = client.plan(console.read_spec(file, settings))
+        made = client.plan(_read_spec(file, settings))
     if console.emit(made):
         return
     console.print_line(
@@ -238,6 +238,13 @@ def plan(file: options.File = None, settings: options.Settings = None) -> None:
     if made.seconds is not None:
         console.print_line(f"time: about {duration(made.seconds)} ({made.seconds_basis})")
     console.print_warnings(made.warnings)
+
+
+def _read_spec(file: Path | None, settings: list[str] | None) -> dict[str, Any]:
+    spec = console.read_spec(file, settings)
+    if isinstance(spec.get("start_from"), str):
+        spec["start_from"] = ids.checkpoint(spec["start_from"])
+    return spec
 
 
 def _follow(client: Client, run: RunView, watching: bool) -> None:

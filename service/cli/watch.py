@@ -12,6 +12,7 @@ from service.api.events.schemas import EvaluationProgress
 from service.api.runs.schemas import LatestMetric, RunView
 from service.cli import console
 from service.client import Client, RunProgress
+from service.contracts.plan import duration
 from service.contracts.status import INACTIVE
 
 REFRESH_SECONDS = 1.0
@@ -91,5 +92,4 @@ def _time_left(now: RunProgress | EvaluationProgress) -> str:
         return "loading"
     if now.eta_seconds is None:
         return now.progress.phase
-    minutes, seconds = divmod(round(now.eta_seconds), 60)
-    return f"{minutes}:{seconds:02d} left"
+    return f"{duration(now.eta_seconds)} left"

@@ -20,13 +20,8 @@ def show(session: Session, settings: Settings, catalog: Catalog) -> CatalogView:
     """Return the catalog entries, algorithms and presets, and the live workers."""
     cutoff = func.now() - timedelta(seconds=settings.worker_timeout_seconds)
     workers = session.scalars(select(Worker).where(Worker.heartbeat_at > cutoff).order_by(Worker.name))
-    others = {
-        "algorithms": _algorithms(),
-        "presets": _presets(),
-        "preset_descriptions": DESCRIPTIONS,
-        "workers": list(workers),
-    }
-    return CatalogView.model_validate({**dict(catalog), **others})
+    others = {"algorithms": _algorithms(), "presets": _presets(), "workers": list(workers)}
+    return CatalogView.model_validate({**dict(catalog), **others, "preset_descriptions": DESCRIPTIONS})
 
 
 @cache

@@ -111,6 +111,12 @@ class TestIds:
         assert f"No {noun[:-1]} has an id that starts or ends with '12345678'" in done.output
         assert "give at least 4 characters" in g2rpo(noun, "show", "123").output
 
+    def test_the_checkpoint_of_a_spec_is_found(self, g2rpo: Any, module_records: Any, runs: list[Run]) -> None:
+        id = str(module_records.checkpoint(runs[0], {"a": b""}).id)
+        planned = g2rpo("plan", "--set", f"start_from='{id[-8:]}'", "--json")
+        assert json.loads(planned.stdout)["spec"]["start_from"] == id
+        assert "No checkpoint has an id" in g2rpo("runs", "create", "--set", "start_from=nothing").output
+
     def test_an_ambiguous_id_names_the_candidates(self, g2rpo: Any, runs: list[Run]) -> None:
         done = g2rpo("runs", "cancel", str(runs[0].id)[:4])
         assert done.exit_code == 2

@@ -61,7 +61,7 @@ def test_progress_is_shown_until_the_run_ends(moving: Moving, run: Run, terminal
     ended = watch(moving, moving.run(run.id), on, every=0.1)
     assert ended.status is last
     shown = on.file.getvalue()  # type: ignore[attr-defined]
-    for part in ("running", "7/60", "2:05 left", "held-out clip_score 0.7500"):
+    for part in ("running", "7/60", "2 min 5 s left", "held-out clip_score 0.7500"):
         assert part in shown
 
 
