@@ -12,7 +12,7 @@ from service.auth.principal import ANONYMOUS, PrincipalDep
 from service.core.catalog_loader import CatalogLoader
 from service.db.session import Database
 from service.http.content_negotiation import choose
-from service.http.errors import NotReady, ReadinessCheck
+from service.http.errors import NotReady, ReadinessCheck, problems
 from service.http.links import link
 from service.jobs.queue import Queue
 from service.observability import checks
@@ -44,7 +44,9 @@ class Ready(BaseModel):
     checks: list[ReadinessCheck]
 
 
-@router.get("/", summary="Dashboard, or links to the service's main resources", response_model=Index)
+@router.get(
+    "/", summary="Dashboard, or links to the service's main resources", response_model=Index, responses=problems(406)
+)
 @declare(None)
 def get_index(accept: Annotated[str | None, Header()] = None) -> Response:
     """Return the dashboard to a browser, and links to the main pages and resources of the service to a program."""

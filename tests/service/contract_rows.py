@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
+from safetensors.numpy import save
 
 from service.api.curves.schemas import EXAMPLE_RUNS
 from service.api.keys.schemas import KeySpec
@@ -100,6 +102,10 @@ def _reserve(records: Records, png: bytes, sample: str) -> None:
     RESERVED["getSampleImage"] = {"run_id": EXAMPLE_RUNS[0], "sample_id": sample}
     checkpoint = records.checkpoint(records.run(JobStatus.SUCCEEDED), {"pytorch_lora_weights.safetensors": b"w"})
     RESERVED["deleteCheckpoint"] = {"checkpoint_id": checkpoint.id}
+    layer = "transformer.transformer_blocks.0.attn.to_q"
+    halves = {f"{layer}.lora_A.weight": np.ones((4, 96), "f4"), f"{layer}.lora_B.weight": np.ones((96, 4), "f4")}
+    lora = records.checkpoint(records.run(JobStatus.SUCCEEDED), {"pytorch_lora_weights.safetensors": save(halves)})
+    RESERVED["getKohyaLora"] = {"checkpoint_id": lora.id}
     RESERVED["deleteScore"] = {"score_id": records.score(SCORE, JobStatus.FAILED).id}
     RESERVED["deleteGeneration"] = {"generation_id": records.generation(GENERATION, JobStatus.FAILED).id}
     generation = records.generation({**GENERATION, "guidance": 3.5}, JobStatus.SUCCEEDED)

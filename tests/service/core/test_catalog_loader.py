@@ -40,7 +40,7 @@ def test_an_invalid_file_keeps_the_last_catalog_until_it_is_fixed(file: Path) ->
     before = loader.current()
     file.write_text("extends: bundled\nmodels: [{}]\n")
     assert loader.current() is before
-    assert loader.problem is not None and ".name: is missing" in loader.problem
+    assert loader.problem is not None and ".name: Missing field" in loader.problem
     file.write_text(MINE)
     assert loader.current().prompt_set("mine") and loader.problem is None
 

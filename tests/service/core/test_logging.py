@@ -107,14 +107,14 @@ def test_a_server_process_writes_only_json_lines(database: Database) -> None:
             env=os.environ | environment,
         )
         try:
-            httpx.get(f"http://127.0.0.1:{port}/catalog?a=1", headers={"X-Request-ID": "mine-1"}, timeout=60)
+            httpx.get(f"http://127.0.0.1:{port}/runs?limit=1", headers={"X-Request-ID": "mine-1"}, timeout=60)
         finally:
             process.terminate()
             printed, _ = process.communicate()
     written = [json.loads(line) for line in printed.splitlines()]
     assert {"time", "level", "event"} <= set.intersection(*(set(line) for line in written))
     [request] = [line for line in written if line["event"] == "request"]
-    assert (request["request_id"], request["path"], request["status"]) == ("mine-1", "/catalog", 200)
+    assert (request["request_id"], request["path"], request["status"]) == ("mine-1", "/runs", 200)
     [unknown] = [line for line in written if line["event"] == "setting.unknown"]
     assert (unknown["variable"], unknown["did_you_mean"]) == ("G2RPO_LEASE_SECOND", "G2RPO_LEASE_SECONDS")
     assert any("Application startup complete" in line["event"] for line in written)

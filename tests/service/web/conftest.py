@@ -82,9 +82,9 @@ def site(
         yield Site(url, module_database, module_records, running, finished)
 
 
-def add_run(database: Database, records: Records, status: str, **spec: Any) -> Run:
+def add_run(database: Database, records: Records, status: str, study: str = "one") -> Run:
     """Store a run with metrics, reward groups, samples, a checkpoint, events and a log."""
-    run = records.run(JobStatus(status), name=f"a {status} run", labels={"study": "one"}, spec=spec)
+    run = records.run(JobStatus(status), name=f"a {status} run", labels={"study": study})
     records.attempts(run, 1)
     for name, values in {
         "heldout/clip_score": [0.5 + 0.01 * step for step in range(11)],

@@ -30,7 +30,7 @@ def set_progress(database: Database, run: Run, step: int) -> None:
 
 
 def test_runs_are_filtered_searched_and_selected(site: Site, page: Page) -> None:
-    site.open(page, "runs")
+    site.open(page, "runs?label=study:one")
     cards = page.locator("li.run")
     expect(cards).to_have_count(2)
     page.get_by_label("Search").fill("finished")
@@ -161,7 +161,7 @@ def test_log_events_and_spec_are_shown(site: Site, page: Page) -> None:
 
 
 def test_run_is_paused_and_cancelled_with_confirmation(site: Site, page: Page) -> None:
-    run = add_run(site.database, site.records, "running")
+    run = add_run(site.database, site.records, "running", study="two")
     site.open(page, f"run/{run.id}")
     page.get_by_role("button", name="Save checkpoint").click()
     expect(page.get_by_text("The checkpoint is saved after the current step.")).to_be_visible()

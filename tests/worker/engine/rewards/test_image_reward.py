@@ -225,7 +225,7 @@ def test_truncated_file_is_rejected(entry: RewardEntry, name: str, write: Callab
 
 def test_missing_file_is_reported_with_its_directory(entry: RewardEntry) -> None:
     weights_of(entry).unlink()
-    with pytest.raises(ValueError, match=r"no ImageReward\.safetensors or ImageReward\.pt in .*weights"):
+    with pytest.raises(ValueError, match=r"ImageReward\.safetensors or ImageReward\.pt not found in .*weights"):
         ImageReward.load(entry, CPU, TINY)
 
 

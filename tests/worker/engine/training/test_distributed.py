@@ -168,7 +168,8 @@ def ask(out: Path, **control: Any) -> None:
 
 
 def events(directory: Path, *types: str) -> list[dict[str, Any]]:
-    lines = (directory / "events.jsonl").read_text(encoding="utf-8").splitlines()
+    written = (directory / "events.jsonl").read_text(encoding="utf-8")
+    lines = written.rpartition("\n")[0].splitlines()  # the process may be writing the last line
     return [event for event in map(json.loads, lines) if event["type"] in types]
 
 

@@ -223,7 +223,9 @@ def test_nonfinite_updates_are_skipped_then_fail_the_run_and_are_saved(tmp_path:
 def test_count_of_skipped_updates_persists_across_an_interruption(tmp_path: Path) -> None:
     subject = small(tmp_path / "begun", training={"max_steps": 1, "max_nonfinite_updates": 2})
     with torch.no_grad():
-        subject.optimizer.parameters[0].fill_(torch.nan)
+        subject.optimizer.parameters[0].fill_(
+            3e38
+        )  # finite, so that the checkpoint is valid, but the gradient overflows
     subject.run()
     resumed = small(tmp_path / "resumed", training={"max_steps": 3, "max_nonfinite_updates": 2})
     resumed.checkpoints.resume(tmp_path / "begun/checkpoints/step-000001")
