@@ -33,6 +33,7 @@ def show(context: typer.Context) -> None:
         ),
         *(("reward", one.name, f"{one.description} {one.scale}") for one in found.rewards),
         *(("prompt set", one.name, one.description) for one in found.prompt_sets),
+        *(("judge", one.name, one.description) for one in found.judges),
         *(("worker", one.name, f"{one.queue} on {one.device}") for one in found.workers),
     ]
     if console.emit(found, [name for _, name, _ in rows]):

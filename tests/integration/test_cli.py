@@ -91,7 +91,7 @@ class TestOthers:
 
     def test_catalog_lists_all_names(self, g2rpo: Any) -> None:
         printed = g2rpo("catalog").output
-        for name in ("shapes-flux", "clip_score", "shapes-train", "train on"):
+        for name in ("shapes-flux", "clip_score", "shapes-train", "perception", "train on"):
             assert name in printed
 
     def test_the_plan_of_the_paper_has_its_nfe(self, g2rpo: Any) -> None:
