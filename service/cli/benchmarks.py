@@ -98,7 +98,7 @@ def rescore(
 
 
 def leaderboard(
-    benchmark: Annotated[str | None, typer.Option(help="Benchmark; default: unigenbench-en.")] = None,
+    benchmark: Annotated[str | None, typer.Option(help="Benchmark; default: shapes-bench.")] = None,
     out: Annotated[Path | None, typer.Option(help="Write a .md, .csv or .png file instead of printing.")] = None,
 ) -> None:
     """Show the ranking of models on a benchmark, including published results."""

@@ -84,6 +84,9 @@ def draw(columns: Sequence[str], rows: Sequence[Row], width: int, height: int, m
             with Image.open(io.BytesIO(read()), formats=["PNG"]) as image:
                 enlarged = image.convert("RGB").resize((cell_width, cell_height), Image.Resampling.NEAREST)
             canvas.paste(enlarged, (x, y))
+            pen.rectangle(
+                (x - 1, y - 1, x + cell_width, y + cell_height), outline=_GRAY
+            )  # shows where white images end
             for number, score in enumerate(row.scores[column] if row.scores else ()):
                 line, position = divmod(number, marks_per_line)
                 corner = (x + position * _MARK, y + cell_height + _GAP + line * _MARK)

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from service.api.figures import new_figure, save
 from service.api.leaderboard.schemas import Leaderboard
 from service.api.leaderboard.service import heading
-from service.contracts.benchmarks.leaderboard import COLUMNS, SHORT, Ranking, printed
+from service.contracts.benchmarks.leaderboard import COLUMNS, SHORT, Ranking, printed, printed_interval
 
 _MARGIN, _MODEL, _COLUMN, _LINE = 4, 53, 21, 6
 """Lengths in millimeters: margin, width of the first column, width of each other column, line height."""
@@ -16,7 +16,7 @@ _WIDTH = _MODEL + _COLUMN * len(COLUMNS) + 2 * _MARGIN
 
 
 def draw(board: Leaderboard) -> bytes:
-    """Return a PNG with one table per ranking. The best value is bold and the second best is underlined."""
+    """Return a PNG with one table per ranking. The clearly best value is bold, the second best underlined."""
     lines = sum(len(ranking.rows[:_MAX_ROWS]) + 3 for ranking in board.rankings) or 2
     height = _LINE * (lines + 1)
     figure = new_figure(_WIDTH, height)
@@ -47,8 +47,17 @@ def _draw_table(axes: Axes, ranking: Ranking, top: float) -> float:
         axes.text(_MARGIN, top, name + (" †" if row.kind == "published" else ""), va="center")
         for edge, column in zip(edges, COLUMNS, strict=True):
             mark = row.marks.get(column)
-            weight = "bold" if mark == "best" else "normal"
-            text = axes.text(edge, top, printed(row.values.get(column)), va="center", ha="right", fontweight=weight)
+            weight = "bold" if column in row.clearly_best else "normal"
+            if interval := printed_interval(row, column):
+                axes.text(edge, top + 0.38 * _LINE, interval, va="center", ha="right", fontsize=5, color="0.35")
+            text = axes.text(
+                edge,
+                top - (0.12 * _LINE if interval else 0),
+                printed(row.values.get(column)),
+                va="center",
+                ha="right",
+                fontweight=weight,
+            )
             if mark == "second":  # matplotlib cannot underline text
                 box = axes.transData.inverted().transform_bbox(text.get_window_extent())
                 axes.hlines(max(box.y0, box.y1), box.x0, box.x1, colors="k", linewidth=0.9)

@@ -2,15 +2,15 @@
 
 from pydantic import BaseModel, Field
 
+from service.contracts.benchmarks.bundled import BUNDLED
 from service.contracts.benchmarks.leaderboard import Ranking
-from service.contracts.benchmarks.official import FILES
 from service.http.pagination import StrictQuery, Text
 
 
 class LeaderboardQuery(StrictQuery):
     """Query parameters of the leaderboard."""
 
-    benchmark: Text = Field(FILES[0].name, description="Name of a UniGenBench++ set or another imported benchmark.")
+    benchmark: Text = Field(BUNDLED, description="Name of a UniGenBench++ set or another imported benchmark.")
 
 
 class Leaderboard(BaseModel):

@@ -17,6 +17,7 @@ from service.contracts.benchmarks.leaderboard import (
     Row,
     Setting,
     printed,
+    printed_interval,
     published_rows,
     rank,
 )
@@ -70,7 +71,7 @@ def csv_table(board: Leaderboard) -> str:
                 *(getattr(row, name) for name in (*setting, *about)),
                 *(printed(row.values.get(column)) for column in COLUMNS),
                 *("; ".join(name for name in COLUMNS if row.marks.get(name) == mark) for mark in ("best", "second")),
-                *map(printed, row.overall_interval95 or (None, None)),
+                *map(printed, row.intervals95.get(OVERALL, (None, None))),
                 *(getattr(row, name) for name in details),
             )
             for ranking in board.rankings
@@ -80,7 +81,10 @@ def csv_table(board: Leaderboard) -> str:
 
 
 def markdown(board: Leaderboard) -> str:
-    """Format each ranking as a Markdown table. The best value is bold and the second best is underlined."""
+    """Format each ranking as a Markdown table, with the 95% interval of each value.
+
+    The best value is bold if it is clearly best, and the second best is underlined.
+    """
     parts = [f"# {board.benchmark}" + ("" if board.rankings else "\n\nNo rows yet.")]
     parts += map(_escaped, board.notes)
     for ranking in board.rankings:
@@ -88,11 +92,20 @@ def markdown(board: Leaderboard) -> str:
         lines.append("| Model | " + " | ".join(SHORT[column] for column in COLUMNS) + " | |")
         lines.append("|---|" + "---:|" * len(COLUMNS) + "---|")
         for row in ranking.rows:
-            values = [_MARKED[row.marks.get(column)].format(printed(row.values.get(column))) for column in COLUMNS]
-            cells = [_escaped(row.model), *values, f"{row.kind}: {_escaped(_about(row))}"]
+            cells = [
+                _escaped(row.model),
+                *(_cell(row, column) for column in COLUMNS),
+                f"{row.kind}: {_escaped(_about(row))}",
+            ]
             lines.append("| " + " | ".join(cells) + " |")
         parts.append("\n".join(lines))
     return "\n\n".join(parts) + "\n"
+
+
+def _cell(row: Row, column: str) -> str:
+    mark = "best" if column in row.clearly_best else "second" if row.marks.get(column) == "second" else None
+    interval = printed_interval(row, column)
+    return _MARKED[mark].format(printed(row.values.get(column))) + (f" ({interval})" if interval else "")
 
 
 def _evaluated_rows(session: Session, benchmark: str) -> tuple[list[Row], list[str]]:
@@ -149,7 +162,7 @@ def _evaluated_row(
         and (num_images, seed) == (_OFFICIAL_IMAGES, SEED)
     )
     shares = {OVERALL: scores.overall, **{name: accuracy.accuracy for name, accuracy in scores.primary.items()}}
-    low, high = scores.overall_interval95 or (None, None)
+    intervals = {OVERALL: scores.overall_interval95, **{name: one.interval95 for name, one in scores.primary.items()}}
     return Row(
         model=label(evaluation, checkpoint, run),
         kind="evaluated",
@@ -162,17 +175,15 @@ def _evaluated_row(
         num_images=num_images,
         seed=seed,
         evaluation_id=evaluation.id,
-        overall_interval95=None if low is None or high is None else (100 * low, 100 * high),
+        intervals95={name: (100 * one[0], 100 * one[1]) for name, one in intervals.items() if one is not None},
         failed_answers=scores.failed_answers,
         values={name: None if share is None else 100 * share for name, share in shares.items()},
     )
 
 
 def _about(row: Row) -> str:
-    """Describe the source of a row, with its confidence interval and number of failed answers, if any."""
+    """Describe the source of a row, with its number of failed answers, if any."""
     about = [row.source]
-    if row.overall_interval95 is not None:
-        about.append("95% interval of Overall " + " to ".join(map(printed, row.overall_interval95)))
     if row.failed_answers:
         about.append(f"failed answers: {row.failed_answers}")
     return ", ".join(about)

@@ -53,12 +53,13 @@ class Row(Setting):
     )
     source: str = Field(description="The publication or the evaluation.")
     evaluation_id: UUID | None = Field(None, description="Id of the evaluation; null for published rows.")
-    overall_interval95: Interval | None = Field(
-        None, description="95% bootstrap interval of Overall over prompts, in percent."
-    )
+    intervals95: dict[str, Interval] = Field({}, description="95% intervals over prompts by column, in percent.")
     failed_answers: int | None = Field(None, description="Number of images with an unreadable answer.")
     values: dict[str, float | None] = Field(description="Values by column, in percent.")
     marks: dict[str, Mark] = Field({}, description="By column, whether the value is the best or second best.")
+    clearly_best: tuple[str, ...] = Field(
+        (), description="Columns whose best value differs from all lower values by more than the 95% intervals."
+    )
 
 
 class Ranking(Setting):
@@ -130,6 +131,12 @@ def printed(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
+def printed_interval(row: Row, column: str) -> str:
+    """Format the interval of a value with one decimal; an empty string if there is none."""
+    interval = row.intervals95.get(column)
+    return "" if interval is None else "{:.1f}\N{EN DASH}{:.1f}".format(*interval)
+
+
 def _notes(setting: Setting) -> Iterator[str]:
     for table in publications():
         if setting.protocol == "published" and (table.benchmark, table.judge) == (setting.benchmark, setting.judge):
@@ -143,7 +150,24 @@ def _marked(rows: list[Row]) -> Iterator[Row]:
         marks[column] = dict(zip(sorted(values, key=float, reverse=True), ("best", "second"), strict=False))
     for row in sorted(rows, key=_overall, reverse=True):
         own = {column: marks[column].get(printed(row.values.get(column))) for column in COLUMNS}
-        yield row.model_copy(update={"marks": {column: mark for column, mark in own.items() if mark}})
+        clear = tuple(column for column, mark in own.items() if mark == "best" and _is_clear(row, rows, column))
+        marked = {column: mark for column, mark in own.items() if mark}
+        yield row.model_copy(update={"marks": marked, "clearly_best": clear})
+
+
+def _is_clear(row: Row, rows: list[Row], column: str) -> bool:
+    """Whether no lower value is in the interval of the best value, nor the best value in the interval of a lower one.
+
+    Rows without an interval, such as published ones, count as exact.
+    """
+    best = row.values[column] or 0.0
+    low = row.intervals95.get(column, (best, best))[0]
+    others = [
+        (value, other.intervals95.get(column, (value, value))[1])
+        for other in rows
+        if (value := other.values.get(column)) is not None and printed(value) != printed(best)
+    ]
+    return all(value < low and high < best for value, high in others)
 
 
 def _overall(row: Row) -> float:

@@ -26,7 +26,9 @@ class Accuracy(Contract):
     correct: int = Field(description="Number of test points met.")
     total: int = Field(description="Number of test points judged, counted once for each image with a readable answer.")
     accuracy: float | None = Field(description="correct / total; null if total is 0.")
-    interval95: Interval | None = Field(None, description="95% bootstrap interval over prompts.")
+    interval95: Interval | None = Field(
+        None, description="95% bootstrap interval over prompts; the Wilson score interval if its width would be 0."
+    )
     failures: int | None = Field(
         None, description="Number of test points not judged because the answer about the image is unreadable."
     )
@@ -211,6 +213,15 @@ def mean_of_ten(values: Mapping[str, float | None]) -> float | None:
     return math.fsum(known) / len(ten) if len(known) == len(ten) else None
 
 
+def wilson(correct: int, total: int) -> Interval:
+    """Return the 95% Wilson score interval of a share (E. B. Wilson, JASA 22, 1927). `total` is at least 1."""
+    z = 1.959964  # the 97.5% quantile of the normal distribution
+    share, scale = correct / total, 1 + z * z / total
+    center = (share + z * z / (2 * total)) / scale
+    half = z * math.sqrt(share * (1 - share) / total + (z / (2 * total)) ** 2) / scale
+    return (0.0 if correct == 0 else center - half, 1.0 if correct == total else center + half)
+
+
 def _scores(counts: Iterable[tuple[str, Count]], intervals: Intervals | None, with_failures: bool) -> Scores:
     """Compute the scores from pairs of sub-dimension and counts."""
     intervals = intervals or Intervals()
@@ -220,6 +231,8 @@ def _scores(counts: Iterable[tuple[str, Count]], intervals: Intervals | None, wi
             total.add(count)
 
     def accuracy(count: Count, interval: Interval | None) -> Accuracy:
+        if count.total and interval is not None and interval[0] == interval[1]:  # all prompts have the same share
+            interval = wilson(count.correct, count.total)
         return Accuracy(
             correct=count.correct,
             total=count.total,

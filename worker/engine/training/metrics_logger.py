@@ -1,6 +1,7 @@
 """Logging of a run's training steps: metrics, reward groups and sample images."""
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -17,6 +18,11 @@ from worker.engine.training.heldout_evaluator import HeldoutEvaluator
 from worker.engine.training.reward_scorer import RewardScorer
 from worker.engine.training.run_context import RunContext
 
+logger = logging.getLogger(__name__)
+
+_LOGGED = ("heldout", "reward", "anchor", "kl", "grad_norm", "learning_rate")
+"""Metric families in the log line of a step, in this order. The sums of `seconds` and `nfe` follow."""
+
 
 @dataclass
 class MetricsLogger:
@@ -27,7 +33,7 @@ class MetricsLogger:
     algorithm: Algorithm
 
     def log(self, values: Mapping[str, float]) -> None:
-        """Write metrics after combining them across all processes."""
+        """Write metrics after combining them across all processes, and log a line that summarizes them."""
         elapsed = {
             "elapsed/seconds": self.context.progress.elapsed_seconds,
             "elapsed/nfe": float(self.context.meter.training_nfe),
@@ -35,6 +41,8 @@ class MetricsLogger:
         combined = self.context.distributed.reduce_metrics({**values, **elapsed})
         metrics = {name: finite(value) for name, value in combined.items()}
         self.context.events.write(Metrics(step=self.context.progress.step, values=metrics))
+        if self.context.distributed.is_main:
+            logger.info("step %d: %s", self.context.progress.step, summary(combined))
 
     def log_step(
         self,
@@ -160,6 +168,16 @@ def reward_metrics(
     values["zero_std_fraction"] = advantages.zero_std_fraction
     values["advantage/abs_mean"] = advantages.values.abs().mean().item()
     return values
+
+
+def summary(metrics: Mapping[str, float]) -> str:
+    """Format the main metrics of a step as `NAME=VALUE` pairs, with the total seconds and NFE of its parts."""
+    shown = {name: metrics[name] for family in _LOGGED for name in metrics if name.split("/")[0] == family}
+    for unit in ("seconds", "nfe"):
+        shown[unit] = sum(
+            value for name, value in metrics.items() if name.startswith(f"{unit}/") and "total" not in name
+        )
+    return " ".join(f"{name}={value:.4g}" if name != "nfe" else f"nfe={value:.0f}" for name, value in shown.items())
 
 
 def reward_groups(

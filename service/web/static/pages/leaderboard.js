@@ -63,18 +63,19 @@ function show({ rankings, columns, notes }) {
             h("span", { class: `badge ${row.kind === "evaluated" ? "ok" : ""}`, title: row.source }, row.kind),
             ...columns.map((/** @type {string} */ column) => {
               const value = number(row.values[column], 4);
-              const range = column === "Overall" && row.overall_interval95
+              const interval = row.intervals95[column];
+              const range = interval
                 ? h(
                   "div",
                   { class: "muted" },
-                  `${number(row.overall_interval95[0])} to ${number(row.overall_interval95[1])}`,
+                  `${number(interval[0])} to ${number(interval[1])}`,
                 )
                 : null;
               return h(
                 "span",
                 {},
-                row.marks[column] === "best"
-                  ? h("strong", { title: "best" }, value)
+                row.clearly_best.includes(column)
+                  ? h("strong", { title: "best by more than the 95% intervals" }, value)
                   : row.marks[column] === "second"
                   ? h("u", { title: "second" }, value)
                   : value,

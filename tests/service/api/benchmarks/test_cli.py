@@ -105,7 +105,7 @@ class TestServed:
         assert other.exit_code == 2 and "must end in one of .csv" in other.stderr
 
     def test_the_leaderboard_is_printed_and_written(self, g2rpo: Any, served: str, tmp_path: Path) -> None:
-        assert "| G²RPO | **69.21** |" in g2rpo("leaderboard", G2RPO_URL=served).stdout
+        assert "| G²RPO | **69.21** |" in g2rpo("leaderboard", "--benchmark", EN.name, G2RPO_URL=served).stdout
         for suffix, begins in ((".md", b"#"), (".csv", b"benchmark,"), (".png", b"\x89PNG")):
             out = tmp_path / f"board{suffix}"
             assert g2rpo("leaderboard", "--out", out, G2RPO_URL=served).exit_code == 0
@@ -117,6 +117,6 @@ class TestServed:
             assert len(list(client.benchmarks())) == 4 + 1
             assert [one.index for one in client.benchmark_prompts(EN.name)] == list(range(PROMPTS))
             assert [one.index for one in client.benchmark_prompts(EN.name, ["Action - State"])] == [3]
-            assert client.leaderboard().rankings[0].rows[0].model == "G²RPO"
+            assert client.leaderboard(EN.name).rankings[0].rows[0].model == "G²RPO"
             with pytest.raises(ApiError, match="Benchmark 'nothing' not found"):
                 client.benchmark("nothing")

@@ -15,8 +15,9 @@ from service.api.leaderboard.schemas import Leaderboard
 from service.api.leaderboard.service import csv_table, markdown
 from service.contracts.benchmarks.judge_answers import Failure
 from service.contracts.benchmarks.leaderboard import COLUMNS, Row, rank
-from service.contracts.benchmarks.scores import Scores
+from service.contracts.benchmarks.scores import Scores, wilson
 from service.contracts.catalog import JudgeEntry
+from service.contracts.evaluations import EvaluationSpec
 from service.contracts.status import JobStatus
 from service.db.models import Evaluation
 from service.db.session import Database
@@ -35,7 +36,7 @@ def row(model: str, value: float | None, judge: str = "j", data_sha256: str | No
 
 class TestMediaTypes:
     def test_json(self, client: TestClient) -> None:
-        response = client.get("/leaderboard")
+        response = client.get("/leaderboard?benchmark=unigenbench-en")
         found = response.json()
         assert response.headers["vary"] == "Accept"
         assert found["benchmark"] == "unigenbench-en" and len(found["columns"]) == 11
@@ -47,7 +48,7 @@ class TestMediaTypes:
         assert ranking["rows"][0]["marks"]["Overall"] == "best"
 
     def test_csv(self, client: TestClient) -> None:
-        response = client.get("/leaderboard", headers={"Accept": "text/csv"})
+        response = client.get("/leaderboard?benchmark=unigenbench-en", headers={"Accept": "text/csv"})
         assert response.headers["content-type"] == "text/csv; charset=utf-8"
         rows = {one["model"]: one for one in csv.DictReader(io.StringIO(response.text))}
         assert rows["G²RPO"]["Overall"] == "69.21" and rows["MixGRPO"]["Overall"] == "66.60"
@@ -55,20 +56,20 @@ class TestMediaTypes:
         assert rows["DanceGRPO"]["second"] == "Action; Entity Layout"
 
     def test_markdown(self, client: TestClient) -> None:
-        text = client.get("/leaderboard", headers={"Accept": "text/markdown"}).text
+        text = client.get("/leaderboard?benchmark=unigenbench-en", headers={"Accept": "text/markdown"}).text
         assert "| Model | Overall | Style | World Know. |" in text
         assert "| G²RPO | **69.21** | 76.20 | **89.08** |" in text
         assert "| MixGRPO | <u>66.60</u> | <u>80.80</u> | <u>87.97</u> | 74.04 | <u>68.82</u> |" in text
         assert "published: G²RPO, supplementary material, Table 2 |" in text
 
     def test_png(self, client: TestClient) -> None:
-        response = client.get("/leaderboard", headers={"Accept": "image/png"})
+        response = client.get("/leaderboard?benchmark=unigenbench-en", headers={"Accept": "image/png"})
         assert response.headers["content-type"] == "image/png"
         image = Image.open(io.BytesIO(response.content))
         assert image.width > 1500 and image.height > 200
 
     def test_other_media_types_are_not_acceptable(self, client: TestClient) -> None:
-        assert client.get("/leaderboard", headers={"Accept": "text/html"}).status_code == 406
+        assert client.get("/leaderboard?benchmark=unigenbench-en", headers={"Accept": "text/html"}).status_code == 406
 
 
 class TestBenchmarks:
@@ -116,12 +117,43 @@ class TestTables:
         assert Image.open(io.BytesIO(draw(created))).height < 4000
 
 
+class TestIntervals:
+    def test_only_clearly_best_values_are_bold(self) -> None:
+        def created(low: float, high: float) -> Leaderboard:
+            first, second = row("a", 60), row("b", 50)
+            intervals = {"intervals95": dict.fromkeys(COLUMNS, (low, 65.0))}, {"intervals95": {"Style": (45.0, high)}}
+            rows = (one.model_copy(update=found) for one, found in zip((first, second), intervals, strict=True))
+            return board(*rows)
+
+        clear, first_overlaps, second_overlaps = created(55, 58), created(45, 58), created(55, 61)
+        assert "| a | **60.00** (55.0\N{EN DASH}65.0) |" in markdown(clear)
+        assert "**" not in markdown(first_overlaps) and "| a | 60.00 (45.0\N{EN DASH}65.0) |" in markdown(
+            first_overlaps
+        )
+        assert "Style" not in second_overlaps.rankings[0].rows[0].clearly_best
+        assert first_overlaps.rankings[0].rows[0].marks["Overall"] == "best"
+        assert draw(clear) != draw(first_overlaps)
+
+    def test_the_default_benchmark_is_that_of_evaluations(self, client: TestClient) -> None:
+        assert client.get("/leaderboard").json()["benchmark"] == EvaluationSpec(model="m").benchmark
+
+    def test_equal_answers_have_an_interval_with_width(self) -> None:
+        assert wilson(0, 4) == pytest.approx((0, 0.4899), abs=1e-4)
+        assert wilson(7, 7) == pytest.approx((0.6457, 1), abs=1e-4)
+        assert wilson(5, 10) == pytest.approx((0.2366, 0.7634), abs=1e-4)
+
+    def test_no_dimension_has_an_interval_of_width_zero(self, client: TestClient, records: Any) -> None:
+        records.evaluation(benchmark(), answers=answered(1))
+        [found] = evaluated(client)
+        assert all(low < high for name, (low, high) in found["intervals95"].items() if name != "Overall")
+
+
 class TestEvaluated:
     def test_an_evaluation_has_a_row_with_its_interval_and_failures(
         self, client: TestClient, database: Database, records: Any
     ) -> None:
         evaluation = records.evaluation(benchmark(), answers=answered(1, {(3, 1): Failure.NO_SCORES}), name="mine")
-        published, own = client.get("/leaderboard").json()["rankings"]
+        published, own = client.get("/leaderboard?benchmark=unigenbench-en").json()["rankings"]
         assert published["protocol"] == "published" and len(published["rows"]) == 5
         [found] = own["rows"]
         assert (found["model"], found["kind"]) == ("mine", "evaluated")
@@ -130,7 +162,8 @@ class TestEvaluated:
             scores = Scores.model_validate(session.get_one(Evaluation, evaluation.id).scores)
         assert scores.overall is not None and scores.overall_interval95 is not None
         assert found["values"]["Overall"] == 100 * scores.overall
-        assert found["overall_interval95"] == [100 * end for end in scores.overall_interval95]
+        assert found["intervals95"]["Overall"] == [100 * end for end in scores.overall_interval95]
+        assert set(found["intervals95"]) == set(COLUMNS)
         assert found["failed_answers"] == 1 and found["marks"]["Overall"] == "best"
         about = {name: own[name] for name in ("judge", "protocol", "num_images", "seed", "content_sha256")}
         evaluated_row = {"judge": "perception", "protocol": "adapted", "num_images": 2, "seed": 3407}
@@ -138,14 +171,14 @@ class TestEvaluated:
 
     def test_an_evaluation_is_in_every_media_type(self, client: TestClient, records: Any) -> None:
         evaluation = records.evaluation(benchmark(), answers=answered(1, {(3, 1): Failure.NO_SCORES}), name="mi|ne")
-        table = client.get("/leaderboard", headers={"Accept": "text/csv"}).text
+        table = client.get("/leaderboard?benchmark=unigenbench-en", headers={"Accept": "text/csv"}).text
         [row] = [one for one in csv.DictReader(io.StringIO(table)) if one["kind"] == "evaluated"]
         assert (row["model"], row["evaluation_id"], row["failed_answers"]) == ("mi|ne", str(evaluation.id), "1")
         assert float(row["overall_low"]) <= float(row["Overall"]) <= float(row["overall_high"])
-        text = client.get("/leaderboard", headers={"Accept": "text/markdown"}).text
-        assert "| mi\\|ne | **" in text and "95% interval of Overall" in text and "failed answers: 1" in text
+        text = client.get("/leaderboard?benchmark=unigenbench-en", headers={"Accept": "text/markdown"}).text
+        assert "| mi\\|ne | **" in text and "** (" in text and "failed answers: 1" in text
         assert "2 images per prompt from seed 3407" in text
-        assert client.get("/leaderboard", headers={"Accept": "image/png"}).status_code == 200
+        assert client.get("/leaderboard?benchmark=unigenbench-en", headers={"Accept": "image/png"}).status_code == 200
 
     def test_the_model_name_is_that_of_the_evaluation_or_checkpoint(
         self, client: TestClient, database: Database, records: Any
@@ -174,7 +207,7 @@ class TestEvaluated:
         records.evaluation(benchmark(), answers=answered(1), seed=5)
         records.evaluation(benchmark(), answers=answered(1), num_images=4)
         records.evaluation(fewer, answers={image: scores for image, scores in answered(1).items() if image[0] < 9})
-        rankings = client.get("/leaderboard").json()["rankings"][1:]
+        rankings = client.get("/leaderboard?benchmark=unigenbench-en").json()["rankings"][1:]
         assert [len(one["rows"]) for one in rankings] == [1] * 5
         assert {one["judge"] for one in rankings} == {"perception", "qwen"}
 
@@ -203,8 +236,8 @@ class TestEvaluated:
         records.evaluation(benchmark(), judge=None, rewards=["clip_score"])
         assert models(client) == {"complete"}
         note = "evaluations of some of the prompts are not ranked: 1 omitted"
-        assert client.get("/leaderboard").json()["notes"] == [note]
-        assert note in client.get("/leaderboard", headers={"Accept": "text/markdown"}).text
+        assert client.get("/leaderboard?benchmark=unigenbench-en").json()["notes"] == [note]
+        assert note in client.get("/leaderboard?benchmark=unigenbench-en", headers={"Accept": "text/markdown"}).text
 
     def test_the_number_of_evaluations_is_limited(
         self, client: TestClient, records: Any, monkeypatch: pytest.MonkeyPatch
@@ -213,7 +246,9 @@ class TestEvaluated:
         for seed in range(3):
             records.evaluation(benchmark(), answers=answered(1), name=f"number {seed}", seed=seed)
         assert models(client) == {"number 1", "number 2"}
-        assert client.get("/leaderboard").json()["notes"] == ["only the newest 2 evaluations are shown"]
+        assert client.get("/leaderboard?benchmark=unigenbench-en").json()["notes"] == [
+            "only the newest 2 evaluations are shown"
+        ]
 
     def test_ties_share_a_mark(self, client: TestClient, records: Any) -> None:
         for name, steps in (("a", 1), ("b", 2)):
@@ -234,7 +269,7 @@ def answered(score: int, failed: dict[tuple[int, int], Failure] | None = None) -
 
 
 def evaluated(client: TestClient) -> list[dict[str, Any]]:
-    rankings = client.get("/leaderboard").json()["rankings"]
+    rankings = client.get("/leaderboard?benchmark=unigenbench-en").json()["rankings"]
     return [row for ranking in rankings for row in ranking["rows"] if row["kind"] == "evaluated"]
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,19 @@ def test_finished_run_summarizes_all_pairs(finished: Path) -> None:
         assert row["pairs"] == 8
         assert row["difference"] == pytest.approx(row["after"] - row["before"], abs=1e-9)
         assert row["interval95"][0] <= row["difference"] <= row["interval95"][1]
+
+
+def test_each_step_logs_a_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", "worker.engine.training.metrics_logger"):
+        trainer(tmp_path, training={"max_steps": 1}).run()
+    lines = [record.getMessage() for record in caplog.records if record.name.endswith("metrics_logger")]
+    assert [re.findall(r"([\w/]+)=", line) for line in lines if "reward/" in line] == [
+        [
+            *("reward/clip_score", "reward/shapes_verifier", "anchor/clip_score", "anchor/shapes_verifier"),
+            *("grad_norm", "learning_rate", "seconds", "nfe"),
+        ]
+    ]
+    assert any(re.match(r"step 0: heldout/clip_score=0\.\d+ .*seconds=\d\S* nfe=\d+$", line) for line in lines)
 
 
 def test_nfe_equals_the_plan(finished: Path) -> None:
