@@ -103,7 +103,9 @@ def markdown(board: Leaderboard) -> str:
 
 
 def _cell(row: Row, column: str) -> str:
-    mark = "best" if column in row.clearly_best else "second" if row.marks.get(column) == "second" else None
+    mark: Mark | None = (
+        "best" if column in row.clearly_best else "second" if row.marks.get(column) == "second" else None
+    )
     interval = printed_interval(row, column)
     return _MARKED[mark].format(printed(row.values.get(column))) + (f" ({interval})" if interval else "")
 

@@ -8,8 +8,8 @@ import { number } from "../format.js";
 /** @param {HTMLElement} root @param {import("../app.js").Route} route */
 export async function page(root, { params, signal, setParams }) {
   const benchmarks = await all("benchmarks", {}, { signal });
-  const names = [...new Set([...benchmarks.map((row) => row.name), "unigenbench-en"])];
-  let benchmark = params.get("benchmark") ?? "unigenbench-en";
+  const names = [...new Set([...benchmarks.map((row) => row.name), "shapes-bench"])];
+  let benchmark = params.get("benchmark") ?? "shapes-bench";
   const content = h("div", { class: "stack" });
   const load = () => section(fill(content), signal, () => api(`leaderboard${query({ benchmark })}`, { signal }), show);
   const save = (/** @type {string} */ suffix, /** @type {string} */ type) =>
