@@ -2,8 +2,8 @@
 
     python benchmarks/load.py [--rate 100] [--seconds 60] [--json FILE] [--costs]
 
-Starts the service in a temporary directory, with a finished run of many rows and a run that trains (preset `shapes`),
-whose step time is measured before, during and after the load. `--costs` measures CPU time per route instead.
+Starts the service in a temporary directory, with a long finished run and a run that trains (preset `shapes`), whose
+step time is measured before, during and after the load. `--costs` measures CPU time per route instead.
 """
 
 import argparse

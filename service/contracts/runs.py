@@ -360,8 +360,8 @@ def refuse_split(algorithm: AlgorithmContract, prompts: int, processes: int) -> 
     if pieces % updates:
         each = "groups of one SDE step" if algorithm.name == "g2rpo" else "chains"
         raise ValueError(
-            f"algorithm.updates_per_rollout {updates} does not divide the rollout's {pieces} {each}"
-            f"{' per process' if processes > 1 else ''} evenly; must be a divisor of {pieces}"
+            f"algorithm.updates_per_rollout {updates} must be a divisor of {pieces}, the number of {each} in a rollout"
+            f"{' per process' if processes > 1 else ''}"
         )
 
 

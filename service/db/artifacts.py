@@ -79,7 +79,7 @@ class ArtifactStore:
         with self._translate_errors(f"cannot read {key}"), self._backend.open(safe) as file:
             data = file.read()
         if hashlib.sha256(data).hexdigest() != sha256:
-            raise ArtifactDamaged(f"{key} in the artifact store does not have its recorded SHA-256 hash")
+            raise ArtifactDamaged(f"{key} in the artifact store does not match its recorded SHA-256 hash")
         return data
 
     def check_whole(self, files: Iterable[Stored]) -> None:
@@ -181,11 +181,13 @@ class ArtifactStore:
 
 def _compare_size(stored: Stored, found: int) -> None:
     if found != stored.size:
-        raise ArtifactDamaged(f"{stored.key} in the artifact store has {found} bytes; {stored.size} are recorded")
+        raise ArtifactDamaged(
+            f"{stored.key} in the artifact store has {found} bytes, but its recorded size is {stored.size}"
+        )
 
 
 def _safe(key: str) -> str:
     path = PurePosixPath(key)
     if path.is_absolute() or not path.parts or ".." in path.parts or _NOT_IN_A_KEY & set(key):
-        raise ValueError(f"invalid key of the artifact store: {key!r}")
+        raise ValueError(f"invalid artifact store key: {key!r}")
     return path.as_posix()

@@ -80,7 +80,7 @@ def schema(database: Database) -> str:
     """Check that the schema has the revision that this version of the service requires."""
     current, newest = _revisions(database)
     if current != newest:
-        raise Failed(f"the schema has revision {current or 'none'}, this service needs {newest}", _MIGRATE)
+        raise Failed(f"the schema has revision {current or 'none'}, but this service needs {newest}", _MIGRATE)
     return f"revision {current}"
 
 
@@ -172,7 +172,7 @@ def _revisions(database: Database) -> tuple[str | None, str | None]:
 
 @contextmanager
 def _connected(database: Database, instead: Exception | None = None) -> Iterator[Connection]:
-    """Open a connection. If that fails, raises `instead`, or Failed with the cause."""
+    """Open a connection. Raises `instead` if the connection fails, or Failed with the cause if `instead` is None."""
     try:
         connection = database.engine.connect().execution_options(isolation_level="AUTOCOMMIT")
     except Exception as error:

@@ -16,7 +16,7 @@ from worker.monitoring import devices
 
 _GPU_QUERY = ("--query-gpu=index,memory.used,memory.total", "--format=csv,noheader,nounits")
 _GPU_SECONDS = 5.0
-"""Query timeout in seconds, because a faulty driver may never respond."""
+"""Timeout of the query in seconds. It is needed because a faulty driver may never respond."""
 _GPU_WAIT_SECONDS = 1.0
 _MIB = 2**20
 

@@ -38,7 +38,7 @@ _CONNECTED[1] = ndimage.generate_binary_structure(2, 1)
 def perceive(images: Tensor) -> list[PerceivedImage]:
     """Detect the background and objects in each of `images` [N, 3, H, W] in [0, 1].
 
-    Each result is independent of the other images. Images of other sizes than 32×32 are resized.
+    Each result is independent of the other images. Images of any size other than 32×32 are resized.
     """
     return [seen for chunk in torch.split(normalize(images), CHUNK) for seen in _perceive_chunk(chunk)]
 

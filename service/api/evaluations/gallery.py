@@ -189,13 +189,13 @@ def _prompts(session: Session, evaluations: Sequence[Evaluation], query: Gallery
     if query.index:
         for position, index in enumerate(query.index):
             if index not in common:
-                msg = f"Prompt {index} is not in all of these evaluations, or has no test point of that dimension"
+                msg = f"Prompt {index} is not in all of these evaluations, or has no test point of the requested dimension"
                 raise invalid(["query", "index", position], msg, "unknown_prompt")
         common = set(query.index)
     elif len(common) > query.count:
         common = set(random.Random(query.seed).sample(sorted(common), query.count))  # noqa: S311 - not a secret
     if not common:
-        raise NotFound("These evaluations have no prompt in common with a test point of that dimension")
+        raise NotFound("These evaluations share no prompt with a test point of the requested dimension")
     return [by_index[index] for index in sorted(common)]
 
 

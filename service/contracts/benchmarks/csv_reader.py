@@ -89,7 +89,7 @@ def _columns(header: list[str], file: OfficialFile) -> tuple[int, ...]:
     """Return the positions of the required columns. Raises _BadRow unless each column occurs exactly once."""
     if missing := [column for column in file.columns if header.count(column) != 1]:
         found = ", ".join(map(repr, header[:10])) or "none"
-        raise _BadRow(f"the columns {', '.join(missing)} must each occur once; the header has {found}")
+        raise _BadRow(f"these columns must occur exactly once: {', '.join(missing)}; the header has {found}")
     return tuple(header.index(column) for column in file.columns)
 
 

@@ -80,7 +80,7 @@ class JudgePrompt(Contract):
         """
         if undefined := sorted({point.name for point in prompt.points} - self.definitions.keys()):
             listed = ", ".join(map(repr, undefined))
-            raise ValueError(f"The judge's prompt does not define {listed}, a dimension of prompt {prompt.index}")
+            raise ValueError(f"The judge's prompt does not define these dimensions of prompt {prompt.index}: {listed}")
         return self.template.format(
             prompt=prompt.text,
             testpoint=[point.name for point in prompt.points],

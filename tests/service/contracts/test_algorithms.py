@@ -51,17 +51,17 @@ REFUSALS: list[tuple[dict[str, Any], tuple[str | int, ...], list[str]]] = [
     (
         {"algorithm": {"updates_per_rollout": 3}},
         ("training",),
-        ["algorithm.updates_per_rollout 3", "32 groups of one SDE step", "must be a divisor of 32"],
+        ["algorithm.updates_per_rollout 3", "must be a divisor of 32, the number of groups of one SDE step"],
     ),
     (
         {"algorithm": {"name": "dance_grpo", "group_size": 4, "updates_per_rollout": 5}},
         ("training",),
-        ["algorithm.updates_per_rollout 5", "32 chains", "must be a divisor of 32"],
+        ["algorithm.updates_per_rollout 5", "must be a divisor of 32, the number of chains"],
     ),
     (
         {"algorithm": {"updates_per_rollout": 8}, "resources": {"processes_per_node": 8}},
         ("resources",),
-        ["algorithm.updates_per_rollout 8", "4 groups of one SDE step per process", "must be a divisor of 4"],
+        ["algorithm.updates_per_rollout 8", "must be a divisor of 4, the number of groups", "per process"],
     ),
     (
         {"resources": {"processes_per_node": 3}},

@@ -117,7 +117,7 @@ def test_a_missing_schema_is_named(settings: Settings, empty_database_url: str) 
     empty = settings.model_copy(update={"database_url": empty_database_url})
     status, problem = readiness(empty)
     assert status == 503
-    assert f"the schema has revision none, this service needs {migrate.head()}" in problem["detail"]
+    assert f"the schema has revision none, but this service needs {migrate.head()}" in problem["detail"]
     assert any("service.db.migrate" in check["hint"] for check in problem["checks"] if not check["ok"])
     migrate.upgrade(empty_database_url)
     assert readiness(empty)[0] == 200

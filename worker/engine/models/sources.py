@@ -24,7 +24,7 @@ def locate(source: Source) -> tuple[str, str | None]:
         return source.hub, source.revision
     directory = _BUNDLED / source.bundled if source.bundled else source.directory
     if directory is None or not directory.is_dir():
-        raise ValueError(f"weights directory {directory} of the catalog not found")
+        raise ValueError(f"the weights directory {directory} in the catalog does not exist")
     return str(directory), None
 
 

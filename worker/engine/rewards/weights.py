@@ -51,11 +51,11 @@ def find_optional(source: Source, name: str) -> Path | None:
         if is_offline_mode() or known is _CACHED_NO_EXIST:
             return None
         cause = _first_line(error.__cause__ or error)
-        raise ValueError(f"the hub's {source.hub}/{name} could not be reached: {cause}") from error
+        raise ValueError(f"cannot reach {source.hub}/{name} on the hub: {cause}") from error
     except EntryNotFoundError:
         return None
     except OSError as error:
-        raise ValueError(f"the hub's {source.hub}/{name} cannot be downloaded: {_first_line(error)}") from error
+        raise ValueError(f"cannot download {source.hub}/{name} from the hub: {_first_line(error)}") from error
 
 
 def read_tensors(path: Path, within: str | None = None) -> dict[str, Tensor]:

@@ -159,7 +159,10 @@ class PolicyOptimizer:
         }
 
     def step(self, step: int, rate: float, norm: float) -> None:
-        """Take one optimizer step, or skip and count it if the gradient norm is not finite. Raises NotFinite."""
+        """Take one optimizer step, or skip it if the gradient norm is not finite.
+
+        Raises NotFinite once `max_nonfinite_updates` consecutive steps have been skipped.
+        """
         if not math.isfinite(norm):
             self._skipped_in_a_row += 1
             self._skipped += 1

@@ -21,7 +21,7 @@ HOLLOW = 0.08
 def perceive(images: Tensor) -> list[PerceivedImage]:
     """Detect the background and objects in each of `images` [N, 3, H, W] in [0, 1].
 
-    Each result is independent of the other images. Images of other sizes than 32×32 are resized.
+    Each result is independent of the other images. Images of any size other than 32×32 are resized.
     """
     images = normalize(images)
     background, names = nearest_background(images)

@@ -120,7 +120,7 @@ def sample_images(
 
 @torch.no_grad()
 def clip_cosine(model: CLIPModel, tokens: Tensor, images: Tensor) -> Tensor:
-    """Compute the cosine [N] of each caption (token ids [N, 16]) and its image in [0, 1]."""
+    """Compute the CLIP cosine similarity [N] of each caption (token ids [N, 16]) and its image in [0, 1]."""
     text = model.get_text_features(input_ids=tokens).pooler_output
     image = model.get_image_features(pixel_values=2 * images.to(tokens.device) - 1).pooler_output
     return functional.cosine_similarity(text, image).cpu()

@@ -222,9 +222,9 @@ class TestBadFiles:
         ("data", "message"),
         [
             (b"", "row 1: the file is empty"),
-            (b"\n\n", "the columns index, prompt_en, sub_dims_en must each occur once; the header has none"),
-            (b"index,prompt_zh,sub_dims_zh\n", "the columns prompt_en, sub_dims_en must each occur once"),
-            (b"index,prompt_en,sub_dims_en,index\n", "the columns index must each occur once"),
+            (b"\n\n", "these columns must occur exactly once: index, prompt_en, sub_dims_en; the header has none"),
+            (b"index,prompt_zh,sub_dims_zh\n", "these columns must occur exactly once: prompt_en, sub_dims_en"),
+            (b"index,prompt_en,sub_dims_en,index\n", "these columns must occur exactly once: index"),
             (b'index,prompt_en,sub_dims_en\n0,"never closed\n1,a,b\n', "row 2: invalid CSV"),
             (b"\x89PNG\r\n\x1a\n" + bytes(range(256)), "row 1:"),
         ],

@@ -42,5 +42,5 @@ class TestFill:
 
     def test_a_dimension_without_a_definition_is_named(self) -> None:
         stranger = ONE.model_copy(update={"name": "Taste"})
-        with pytest.raises(ValueError, match="does not define 'Taste', a dimension of prompt 0"):
+        with pytest.raises(ValueError, match="does not define these dimensions of prompt 0: 'Taste'"):
             words("{explanation}").fill(PROMPT.model_copy(update={"points": (ONE, stranger)}))

@@ -137,7 +137,7 @@ class TestDatabase:
     def test_a_missing_schema(self, environment: pytest.MonkeyPatch, tmp_path: Path, empty_database_url: str) -> None:
         environment.setenv("G2RPO_DATABASE_URL", empty_database_url)
         checks = found(tmp_path)
-        assert wrong(checks) == {"schema": f"the schema has revision none, this service needs {migrate.head()}"}
+        assert wrong(checks) == {"schema": f"the schema has revision none, but this service needs {migrate.head()}"}
         assert "python -m service.db.migrate" in checks["schema"].hint
         assert "workers" not in checks
 

@@ -44,7 +44,7 @@ def test_file_missing_from_the_hub_is_none(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.usefixtures("unreachable")
 def test_unreachable_hub_is_an_error() -> None:
-    reported = r"nobody/clip/open_clip_config\.json could not be reached: Name or service not known"
+    reported = r"cannot reach nobody/clip/open_clip_config\.json on the hub: Name or service not known"
     with pytest.raises(ValueError, match=reported):
         find_optional(SOURCE, NAME)
 

@@ -39,7 +39,9 @@ def build(catalog: Catalog, directory: Path, device: str, names: Sequence[str], 
 
 @pytest.mark.parametrize("name", ["clip_away", "hps_away", "image_reward_away"])
 def test_invalid_second_reward_is_found_before_the_model_is_loaded(catalog: Catalog, tmp_path: Path, name: str) -> None:
-    with pytest.raises(ValueError, match=f"reward '{name}': weights directory .*nowhere of the catalog not found"):
+    with pytest.raises(
+        ValueError, match=f"reward '{name}': the weights directory .*nowhere in the catalog does not exist"
+    ):
         build(catalog, tmp_path, "cuda", ["clip_score", name], model="away")  # tests have no such device
 
 
