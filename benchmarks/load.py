@@ -37,8 +37,7 @@ from service.local.stack import Stack
 
 ROWS, METRICS = 100_000, 20
 """Metric rows of the finished run, and the number of metric names among which they are divided."""
-STREAMS = 24
-"""Number of event streams that stay open."""
+STREAMS = 24  # event streams that stay open
 IDLE_SECONDS = 3.0
 """Maximum idle time of a reused connection; the server closes connections after five idle seconds."""
 ENDED = ("succeeded", "failed", "cancelled")

@@ -181,7 +181,7 @@ def compare(
     resamples: options.Resamples = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Bootstrap seed.")] = None,
 ) -> None:
-    """Compare two evaluations: paired differences (second minus first) with 95% intervals, and the numbers of prompts won and lost.
+    """Show paired differences (second minus first) with 95% intervals, and the numbers of prompts won and lost.
 
     Both evaluations must have the same benchmark and judge.
     """

@@ -32,7 +32,9 @@ __all__ = [
 
 
 class Client(Runs, Checkpoints, Images, Evaluations, Benchmarks, PromptSets):
-    """A client with a typed method for every route, to be used as a context manager. Every method raises ApiError if its request fails.
+    """A client with a typed method for every route, to be used as a context manager.
+
+    Every method raises ApiError if its request fails.
 
     Args:
         url: Address of the service.

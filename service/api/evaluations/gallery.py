@@ -189,7 +189,7 @@ def _prompts(session: Session, evaluations: Sequence[Evaluation], query: Gallery
     if query.index:
         for position, index in enumerate(query.index):
             if index not in common:
-                msg = f"Prompt {index} is not in all of these evaluations, or has no test point of the requested dimension"
+                msg = f"Prompt {index} is not in all of these evaluations, or has no such test point"
                 raise invalid(["query", "index", position], msg, "unknown_prompt")
         common = set(query.index)
     elif len(common) > query.count:

@@ -21,7 +21,10 @@ def clean(prompt: str) -> str:
 
 
 class Tokens:
-    """Tokenizes a prompt for a text tower. The tokens are truncated to the tower's context length and end with the end token."""
+    """Tokenizes a prompt for a text tower.
+
+    The tokens are truncated to the tower's context length and end with the end token.
+    """
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, length: int, cleaned: bool) -> None:
         self._tokenizer, self._length, self._cleaned = tokenizer, length, cleaned
