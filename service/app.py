@@ -44,6 +44,7 @@ from service.jobs.long_poll import JobWaiter
 from service.jobs.queue import Queue
 from service.middleware.authentication import AuthMiddleware
 from service.middleware.head import HeadMiddleware
+from service.middleware.path_suffix import PathSuffixMiddleware
 from service.middleware.request import RequestMiddleware
 from service.observability.health import router as health
 from service.observability.metrics import MetricsMiddleware, make_registry
@@ -109,6 +110,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         public=PUBLIC | pages.public_paths() | {route.path for route in routes if route.declaration.scope is None},
         without_database={route.path for route in routes if route.declaration.without_database},
     )
+    app.add_middleware(PathSuffixMiddleware)
     app.add_middleware(HeadMiddleware, routes=routes)
     app.add_middleware(RequestMiddleware, root_path=settings.root_path)
     app.add_middleware(MetricsMiddleware, registry=app.state.registry)

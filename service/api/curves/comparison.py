@@ -50,6 +50,7 @@ def compare(session: Session, query: ComparisonQuery) -> Comparison:
         x=query.x,
         unit=_UNITS[query.x],
         band=query.band,
+        heldout_pairs=reader.heldout_pairs(metrics),
         series=[line for lines in series.values() for line in lines],
         warnings=list(reader.warnings),
     )
@@ -98,6 +99,27 @@ class _Reader:
             msg = f"{patterns!r} matches {len(found)} metrics; at most {MAX_METRICS} are allowed"
             raise invalid(["query", "metric"], msg)
         return list(found)
+
+    def heldout_pairs(self, metrics: Iterable[str]) -> int | None:
+        """Return the number of held-out pairs, or None if it differs. Adds a warning for each setting that differs."""
+        heldout = {id: run.spec.get("heldout") or {} for id, run in self.runs.items()}
+        if any(metric.startswith("heldout/") for metric in metrics):
+            for name in ("prompts", "pairs", "seed"):
+                self._warn_of_difference(f"held-out {name}", {id: one.get(name) for id, one in heldout.items()})
+        self._warn_of_difference(
+            "rewards",
+            {
+                id: [f"{r['name']} x {r.get('weight', 1)}" for r in run.spec.get("rewards", ())]
+                for id, run in self.runs.items()
+            },
+        )
+        pairs = {one.get("pairs") for one in heldout.values()}
+        return pairs.pop() if len(pairs) == 1 else None
+
+    def _warn_of_difference(self, name: str, values: Mapping[uuid.UUID, object]) -> None:
+        if len(set(map(str, values.values()))) > 1:
+            shown = "; ".join(f"{self.labels[id]}: {value}" for id, value in list(values.items())[:4])
+            self.warn(f"not comparable: the runs have different {name} ({shown})")
 
     def common_ranges(self, ids: Ids, metrics: Iterable[str]) -> dict[str, metric_series.Range]:
         """Return, by metric, the range from the first step of any of the runs to the last.

@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
-from service.api.curves.schemas import MAX_METRICS, Band, Comparison, Curve, Curves, Kind
+from service.api.curves.schemas import MAX_METRICS, Band, ComparedSeries, Comparison, Curve, Curves, Kind
 from service.api.figures import Form, line_style, new_figure, save
 
 _PANEL_MM, _MAX_COLUMNS = 55.0, 3
@@ -29,11 +29,23 @@ _BANDS: dict[Band, str] = {"ci95": "95% CI of the mean", "std": "mean ± std", "
 _X_LABELS = {"step": "optimizer step", "nfe": "NFE", "seconds": "training time"}
 _TIME_UNITS = ((7200.0, 3600.0, "h"), (300.0, 60.0, "min"), (0.0, 1.0, "s"))
 """Time units: the minimum length of the axis in seconds, the unit in seconds, and its symbol."""
-_FAMILIES = ("heldout", "reward", "anchor", "spread", "advantage", "failures", "zero_std_fraction")
+_FAMILIES = (
+    "heldout",
+    "reward",
+    "anchor",
+    "kl",
+    "ratio",
+    "grad_norm",
+    "spread",
+    "advantage",
+    "failures",
+    "zero_std_fraction",
+)
 """Metric families in panel order. Other families follow by name.
 
 The family is the part of a metric name before the first slash.
 """
+_ACRONYMS = {"blip", "clip", "hps", "kl", "nfe"}
 _UNITS = {
     "heldout": "reward",
     "reward": "reward",
@@ -51,16 +63,32 @@ _UNITS = {
 Values = Sequence[float | None]
 
 
-def draw_curves(curves: Curves, title: str, form: Form, width_mm: float = 240) -> bytes:
-    """Draw the curves of one run, with at most 24 metrics: the mean as a line, minimum to maximum as a band."""
-    shown = sorted(curves.curves, key=_rank)[:MAX_METRICS]
-    figure, panels = _panels([curve.name for curve in shown], width_mm, _X_LABELS["step"])
-    omitted = len(curves.curves) - len(shown)
-    figure.suptitle(_printable(title) + (f" ({omitted} more metrics not shown)" if omitted else ""))
-    for axes, curve in zip(panels, shown, strict=True):
-        handles = _plot(axes, curve.steps, curve.values, curve.min, curve.max, line_style(0))
-        axes.legend(handles, [readable(curve.name), _BANDS["minmax"]][: len(handles)], frameon=True, edgecolor="none")
-    return save(figure, form, title)
+def draw_curves(curves: Curves, title: str, form: Form, *, pairs: int | None, zeros: bool) -> bytes:
+    """Draw the curves of one run like a comparison, with at most 24 metrics.
+
+    Curves that are always 0 are drawn only if `zeros` is true. pairs: number of held-out pairs.
+    """
+    found = sorted((one for one in curves.curves if zeros or any(value != 0 for value in one.values)), key=_rank)
+    constant, omitted = len(curves.curves) - len(found), max(0, len(found) - MAX_METRICS)
+    series = [
+        ComparedSeries.model_construct(
+            name=title,
+            kind="run",
+            runs=[curves.run_id],
+            metric=curve.name,
+            x=curve.steps,
+            values=curve.values,
+            low=curve.min,
+            high=curve.max,
+        )
+        for curve in found[:MAX_METRICS]
+    ]
+    warnings = [f"{omitted} more metrics not shown"] if omitted else []
+    warnings += [f"metrics that are always 0: {constant} not shown"] if constant else []
+    comparison = Comparison.model_construct(
+        x="step", unit="optimizer steps", band="minmax", heldout_pairs=pairs, series=series, warnings=warnings
+    )
+    return draw_comparison(comparison, 240, form)
 
 
 def draw_comparison(comparison: Comparison, width_mm: float, form: Form) -> bytes:
@@ -73,7 +101,7 @@ def draw_comparison(comparison: Comparison, width_mm: float, form: Form) -> byte
         longest = max((series.x[-1] for series in comparison.series), default=0.0)
         scale, unit = next((scale, unit) for minimum, scale, unit in _TIME_UNITS if longest >= minimum)
         x_label += f" ({unit})"
-    figure, panels = _panels(metrics, width_mm, x_label, integer=comparison.x != "seconds")
+    figure, panels = _panels(metrics, width_mm, x_label, comparison.heldout_pairs, integer=comparison.x != "seconds")
     for axes, metric in zip(panels, metrics, strict=True):
         if comparison.x == "nfe":
             axes.xaxis.set_major_formatter(EngFormatter(sep="\N{THIN SPACE}"))
@@ -81,6 +109,12 @@ def draw_comparison(comparison: Comparison, width_mm: float, form: Form) -> byte
             if series.metric == metric:
                 x = [value / scale for value in series.x]
                 _plot(axes, x, series.values, series.low, series.high, styles[series.kind, series.name])
+    if comparison.warnings:
+        letters = max(10, int(width_mm / _LETTER_MM))
+        lines = [line for text in comparison.warnings for line in textwrap.wrap(_printable(text), letters)]
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width, height + 0.14 * len(lines))
+        figure.supxlabel("\n".join(lines), fontsize="small", color="#A03000")
     if metrics:
         legend = _legend(figure, comparison, styles, width_mm)
         width, height = figure.get_size_inches()
@@ -88,13 +122,16 @@ def draw_comparison(comparison: Comparison, width_mm: float, form: Form) -> byte
     return save(figure, form)
 
 
-def readable(metric: str) -> str:
-    """Return a metric name in readable form, such as `held-out clip score` for `heldout/clip_score`."""
-    return metric.replace("heldout/", "held-out ").replace("/", " ").replace("_", " ")
+def readable(metric: str, pairs: int | None = None) -> str:
+    """Return a readable metric name, such as `Held-out CLIP score, 128 pairs` for `heldout/clip_score`."""
+    words = metric.replace("heldout/", "held-out ").replace("/", " ").replace("_", " ").split(" ")
+    text = " ".join(word.upper() if word in _ACRONYMS else word for word in words)
+    count = f", {pairs} pairs" if pairs and metric.startswith("heldout/") else ""
+    return text[:1].upper() + text[1:] + count
 
 
 def _panels(
-    metrics: Sequence[str], width_mm: float, x_label: str, *, integer: bool = True
+    metrics: Sequence[str], width_mm: float, x_label: str, pairs: int | None, *, integer: bool = True
 ) -> tuple[Figure, list[Axes]]:
     """Create a figure with an empty panel for each metric. Returns the figure and its panels."""
     columns = max(1, min(_MAX_COLUMNS, int(width_mm // _PANEL_MM), len(metrics)))
@@ -104,7 +141,7 @@ def _panels(
     panels = [figure.add_subplot(rows, columns, index + 1) for index in range(len(metrics))]
     for axes, metric in zip(panels, metrics, strict=True):
         family, _, name = metric.partition("/")
-        axes.set_title(metric, wrap=True)
+        axes.set_title(readable(metric, pairs), wrap=True)
         axes.set_xlabel(x_label)
         axes.set_ylabel(_UNITS.get(family, name or family.replace("_", " ")))
         axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=integer))

@@ -42,13 +42,14 @@ def get_curves(
     """
     curves = service.curves(session, run_id, query)
     run = views.find(session, Run, run_id)
-    title = run.name or f"run {str(run.id)[-8:]}"
+    title = (run.name or f"run {str(run.id)[-8:]}") + (", smoothed" if query.smooth else "")
+    pairs = run.spec.get("heldout", {}).get("pairs")
     session.close()  # drawing takes a while and needs no connection
 
     def draw(form: Form) -> bytes:
         from service.api.curves.figure import draw_curves  # imports matplotlib: 0.3 s
 
-        return draw_curves(curves, title, form)
+        return draw_curves(curves, title, form, pairs=pairs, zeros=bool(query.metrics))
 
     return respond(accept, _renderers(curves, partial(service.table, curves), draw))
 

@@ -227,5 +227,6 @@ class Comparison(BaseModel):
     x: Axis
     unit: str = Field(description="Unit of `x`: optimizer steps, NFE or seconds.")
     band: Band
+    heldout_pairs: int | None = Field(None, description="Pairs per held-out point; null if the runs differ.")
     series: list[ComparedSeries]
     warnings: list[str] = Field(description="What is missing from the result, and why.")

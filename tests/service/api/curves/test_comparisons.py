@@ -85,6 +85,15 @@ class TestRuns:
         found = compare(client, f"run={run.id}", "metric=loss,heldout/*", "metric=*")
         assert [one["metric"] for one in found["series"]] == ["loss", "heldout/a", "heldout/b", "other"]
 
+    def test_different_heldout_pairs_are_a_warning(self, client: TestClient, records: Any, seeds: list[Any]) -> None:
+        other = records.run(JobStatus.RUNNING, {"heldout": {"pairs": 16}}, name="few")
+        records.metric(other, CLIP, [0.5, 0.6])
+        query = (f"run={seeds[0].id}", f"run={other.id}", f"metric={CLIP}")
+        warning = "not comparable: the runs have different held-out pairs (seed 0: 128; few: 16)"
+        found = compare(client, *query)
+        assert (found["warnings"], found["heldout_pairs"]) == ([warning], None)
+        assert warning[:40] in compare(client, *query, headers={"Accept": "image/svg+xml"}).text
+
     def test_missing_metrics_are_warnings(self, client: TestClient, records: Any, seeds: list[Any]) -> None:
         bare = records.run(name="bare")
         found = compare(client, f"run={bare.id}", group([seeds[0], bare]), f"metric={CLIP},nothing,no*")
@@ -333,7 +342,15 @@ class TestMediaTypes:
         records.metric(seeds[0], "loss $x$", [1.0])
         parameters = (group(seeds, "_g$p$"), f"run={seeds[0].id}", f"metric={CLIP}", "metric=loss*", f"x={x}")
         text = compare(client, *parameters, headers={"Accept": "image/svg+xml"}).text
-        for words in (CLIP, "loss $x$", label, "_g$p$ (n = 3)", "seed 0", "95% CI of the mean", "reward"):
+        for words in (
+            "Held-out CLIP score, 128 pairs",
+            "Loss $x$",
+            label,
+            "_g$p$ (n = 3)",
+            "seed 0",
+            "95% CI of the mean",
+            "reward",
+        ):
             assert f"<!-- {words} -->" in text
 
     def test_long_times_are_shown_in_hours(self, client: TestClient, records: Any) -> None:

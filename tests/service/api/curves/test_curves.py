@@ -198,16 +198,36 @@ class TestMediaTypes:
         response = client.get(f"/runs/{run.id}/curves", headers={"Accept": "image/svg+xml"})
         assert response.headers["content-type"] == "image/svg+xml"
         assert response.text.startswith("<?xml")
-        for words in ("heldout/clip_score", "loss $x$", "optimizer step", "min to max", "held-out clip score"):
+        for words in ("Held-out CLIP score", "Loss $x$", "optimizer step", "min to max"):
             assert words in response.text
 
     def test_panels_are_ordered_by_family(self, client: TestClient, records: Any, run: Any) -> None:
         for name in ("advantage/abs_mean", "reward/clip_score", "seconds/rollout"):
             records.metric(run, name, [1.0, 2.0])
         text = client.get(f"/runs/{run.id}/curves", headers={"Accept": "image/svg+xml"}).text
-        titles = ["heldout/clip_score", "reward/clip_score", "advantage/abs_mean", "loss $x$", "seconds/rollout"]
+        titles = ["Reward CLIP score", "Advantage abs mean", "Loss $x$", "Seconds rollout"]
         positions = [text.index(f"<!-- {title} -->") for title in titles]
         assert positions == sorted(positions)
+
+    def test_the_suffix_of_the_path_selects_the_media_type(self, client: TestClient, run: Any) -> None:
+        types = {
+            "png": "image/png",
+            "svg": "image/svg+xml",
+            "csv": "text/csv; charset=utf-8",
+            "json": "application/json",
+        }
+        for suffix, media_type in types.items():
+            response = client.get(f"/runs/{run.id}/curves.{suffix}?metrics=heldout/*", headers={"Accept": "text/html"})
+            assert (response.status_code, response.headers["content-type"]) == (200, media_type)
+        assert client.get("/leaderboard.md").headers["content-type"].startswith("text/markdown")
+        assert client.get(f"/runs/{run.id}/curves.gif").status_code == 404
+        assert client.get("/runs.csv").status_code == 404
+
+    def test_constant_zeros_are_left_out_unless_requested(self, client: TestClient, records: Any, run: Any) -> None:
+        records.metric(run, "failures/clip_score", [0.0, 0.0])
+        text = client.get(f"/runs/{run.id}/curves.svg").text
+        assert "Failures CLIP score" not in text and "metrics that are always 0: 1 not shown" in text
+        assert "Failures CLIP score" in client.get(f"/runs/{run.id}/curves.svg?metrics=failures/*").text
 
     def test_a_figure_without_metrics(self, client: TestClient, run: Any) -> None:
         response = client.get(f"/runs/{run.id}/curves?metrics=nothing", headers={"Accept": "image/svg+xml"})
