@@ -66,7 +66,7 @@ Values = Sequence[float | None]
 def draw_curves(curves: Curves, title: str, form: Form, *, pairs: int | None, zeros: bool) -> bytes:
     """Draw the curves of one run like a comparison, with at most 24 metrics.
 
-    Curves that are always 0 are drawn only if `zeros` is true. pairs: number of held-out pairs.
+    Curves that are always 0 appear only if `zeros` is true. pairs: number of held-out pairs.
     """
     found = sorted((one for one in curves.curves if zeros or any(value != 0 for value in one.values)), key=_rank)
     constant, omitted = len(curves.curves) - len(found), max(0, len(found) - MAX_METRICS)
@@ -76,10 +76,11 @@ def draw_curves(curves: Curves, title: str, form: Form, *, pairs: int | None, ze
             kind="run",
             runs=[curves.run_id],
             metric=curve.name,
-            x=curve.steps,
+            x=[float(step) for step in curve.steps],
             values=curve.values,
             low=curve.min,
             high=curve.max,
+            n=[1] * len(curve.steps),
         )
         for curve in found[:MAX_METRICS]
     ]
