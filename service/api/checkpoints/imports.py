@@ -29,7 +29,7 @@ from service.api.checkpoints.lora_file import (
     diffusers_content,
 )
 from service.api.checkpoints.safetensors_checks import MAX_TENSORS, check_finite, check_header
-from service.api.checkpoints.schemas import ImportQuery
+from service.api.checkpoints.schemas import MIN_ALPHA, ImportQuery
 from service.api.idempotency import IdempotentRequest
 from service.auth.principal import Principal
 from service.contracts.attempt_files import MANIFEST_FILE, CheckpointFile, CheckpointManifest
@@ -236,10 +236,11 @@ def _stated_alpha(settings: Mapping[str, Any], name: str, layer: LoraLayer) -> f
         return layer.rank * math.sqrt(layer.rank) if root else None
     number = isinstance(alpha, int | float) and not isinstance(alpha, bool)
     value = float(alpha) * (math.sqrt(layer.rank) if root else 1) if number and abs(alpha) < _MAX_FLOAT else math.nan
-    if not 0 < value < math.inf:
+    if not MIN_ALPHA <= value < math.inf:
         shown = repr(alpha)[:50]
         raise _invalid(
-            f"The file states α {shown} for the layer {name}; α must be a finite number above 0; {_OVERRIDE}"
+            f"The file states α {shown} for the layer {name}; α must be a finite number above 0, at least "
+            f"{MIN_ALPHA:g}; {_OVERRIDE}"
         )
     return value
 

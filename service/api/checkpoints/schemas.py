@@ -18,6 +18,10 @@ class CheckpointFilters(PageQuery):
     deleted: bool = Field(False, description="Include deleted checkpoints.")
 
 
+MIN_ALPHA = 1e-6
+"""The minimum α of a LoRA. A much smaller scale underflows to 0."""
+
+
 class ImportQuery(StrictQuery):
     """The model, display name and α of a LoRA file to import."""
 
@@ -25,7 +29,7 @@ class ImportQuery(StrictQuery):
     name: DisplayName = Field("", description="Display name.")
     lora_alpha: float | None = Field(
         None,
-        gt=0,
+        ge=MIN_ALPHA,
         le=1e6,
         allow_inf_nan=False,
         description="α of all layers, for the scale α/rank; default: the file's values, or the rank if there are none.",

@@ -76,7 +76,7 @@ class TestFiles:
     def test_a_key_outside_the_store_is_refused(self, store: ArtifactStore) -> None:
         for key in ("/etc/passwd", "../a", "a/../../b", "", "a\\b", "a\x00", "a*", "a?versionId=1"):
             for use in (store.exists, store.delete, store.names):
-                with pytest.raises(ValueError, match="invalid key"):
+                with pytest.raises(ValueError, match="invalid artifact store key"):
                     use(key)
 
 

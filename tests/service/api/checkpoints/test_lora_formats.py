@@ -141,6 +141,7 @@ class TestStatedScale:
             ),
             ('{"lora_alpha": NaN}', "states α nan"),
             ('{"lora_alpha": Infinity}', "states α inf"),
+            ('{"lora_alpha": 5e-324}', "must be a finite number above 0, at least 1e-06"),
             ('{"lora_alpha": 1' + "0" * 400 + "}", "must be a finite number above 0"),
             ('{"lora_alpha": 1e308, "use_rslora": true}', "must be a finite number above 0"),
             (
@@ -288,3 +289,8 @@ class TestKohya:
         response = client.get(f"/checkpoints/{checkpoint.id}/kohya")
         assert (response.status_code, response.json()["code"]) == (409, "wrong_state")
         assert "needs a LoRA" in response.json()["detail"]
+
+
+def test_an_alpha_that_underflows_is_refused(client: TestClient) -> None:
+    response = send(client, save(tensors()), lora_alpha=5e-324)
+    assert response.status_code == 422 and "0.000001" in response.text
