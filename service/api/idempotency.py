@@ -56,7 +56,7 @@ class IdempotencyInProgress(ServiceError, status=HTTPStatus.CONFLICT, code="idem
 
 @dataclass(frozen=True)
 class IdempotentRequest:
-    """A request and its idempotency key, if any. If there is no key, the request is always treated as new."""
+    """A request with an optional idempotency key. A request without a key is always treated as new."""
 
     request: Request
     scope: uuid.UUID

@@ -21,7 +21,7 @@ class Principal:
     """The sender of a request: the owner of an API key, or a user of this machine while no keys exist."""
 
     id: uuid.UUID | None
-    """The id of the key, as stored in `created_by` columns, or None if there is no key."""
+    """The id of the key, as stored in `created_by` columns, or None for a request without a key."""
     name: str
     scopes: frozenset[Scope]
     prefix: str = ""

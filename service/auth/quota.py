@@ -13,7 +13,7 @@ from service.jobs.registry import JOBS
 
 
 def check_open_jobs(session: Session, settings: Settings, key_id: uuid.UUID | None) -> None:
-    """Raise TooManyOpenJobs if the API key has reached its limit. If `key_id` is None, there is no limit.
+    """Raise TooManyOpenJobs if the API key has reached its limit. There is no limit if `key_id` is None.
 
     Call this in the transaction that adds or requeues the job. The row of the key stays locked until the transaction
     ends, so that concurrent requests count the job. Paused and ended jobs are not counted.

@@ -119,7 +119,7 @@ def connect() -> Client:
 def open_session(data: Path) -> Iterator[Session]:
     """Open a session on the database at G2RPO_DATABASE_URL or, if unset, of the `g2rpo up` that runs on `data`.
 
-    Raises EmbeddedError if there is no such database, if it is unreachable, or if its schema is not current.
+    Raises EmbeddedError if the database does not exist or is unreachable, or if its schema is not current.
     """
     database = connect_database(_database_settings(data))
     try:

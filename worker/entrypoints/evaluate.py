@@ -23,24 +23,24 @@ from worker.engine.rewards import load_reward
 from worker.engine.training.checkpoint import read_manifest
 from worker.engine.training.distributed import Distributed
 from worker.engine.training.event_log import EventWriter
-from worker.entrypoints import common
+from worker.entrypoints import attempt_program
 from worker.entrypoints.launcher import end_with_parent
 
 
 def main(arguments: list[str] | None = None, progress_seconds: float = PROGRESS_SECONDS) -> int:
     """Run the evaluation and return the exit code: 0 if it finished, 1 if it failed, 2 if it was not started."""
     options = _parse(arguments)
-    common.configure_logging()
+    attempt_program.configure_logging()
     end_with_parent()
     body = partial(evaluate, options, progress_seconds)
-    return common.run_attempt(options.out, Distributed(torch.device("cpu")), body, classify)
+    return attempt_program.run_attempt(options.out, Distributed(torch.device("cpu")), body, classify)
 
 
 def evaluate(options: argparse.Namespace, progress_seconds: float, events: EventWriter) -> int:
     """Load everything, run the evaluation, and return the exit code."""
     job = EvaluationJob.model_validate_json(options.job.read_bytes())
     (options.out / SPEC_FILE).write_text(job.model_dump_json(), encoding="utf-8")
-    with common.loading(events, len(job.done), job.total_images, progress_seconds):
+    with attempt_program.loading(events, len(job.done), job.total_images, progress_seconds):
         device, catalog = default_device(options.device), load_catalog()
         evaluator = build_evaluator(job, catalog, events, device, options.checkpoint)
         started = Started(provenance=provenance(job, evaluator, catalog, device), resumed_at=len(job.done))
@@ -87,7 +87,7 @@ def provenance(job: EvaluationJob, evaluator: Evaluator, catalog: Catalog, devic
         precision = str(resolve_dtype(entry.dtype, device)).removeprefix("torch.")
         sources = {name: catalog.reward(name).source for name in job.spec.rewards} | {job.spec.model: entry.source}
     words = job.benchmark.judge
-    return common.provenance(device, ("pillow", "httpx")) | {
+    return attempt_program.provenance(device, ("pillow", "httpx")) | {
         "precision": precision,
         "weights": {name: fingerprint(source) for name, source in sources.items() if source is not None},
         "benchmark": {
@@ -111,7 +111,9 @@ def classify(error: Exception) -> Failed:
         case torch.OutOfMemoryError():
             hint = "Request a smaller `width` and `height`, or use a larger device."
             return Failed(code="out_of_memory", detail=f"{type(error).__name__}: {error}", hint=hint)
-    return common.classify_common(error, "Free disk space; POST /evaluations/ID/resume keeps the existing results.")
+    return attempt_program.classify_common(
+        error, "Free disk space; POST /evaluations/ID/resume keeps the existing results."
+    )
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

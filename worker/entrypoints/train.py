@@ -27,7 +27,7 @@ from worker.engine.training.optimizer import NotFinite
 from worker.engine.training.prompt_sampler import load_named, load_prompts
 from worker.engine.training.reward_failures import RewardsFailed, RewardsUnavailable
 from worker.engine.training.trainer import Trainer
-from worker.entrypoints import common
+from worker.entrypoints import attempt_program
 from worker.entrypoints.launcher import RENDEZVOUS, end_with_parent
 
 logger = logging.getLogger(__name__)
@@ -42,11 +42,13 @@ def main(arguments: list[str] | None = None, progress_seconds: float = PROGRESS_
     A run that is paused or cancelled on request also returns 0.
     """
     options = _parse(arguments)
-    common.configure_logging(f"rank {os.environ['RANK']} " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else "")
+    attempt_program.configure_logging(
+        f"rank {os.environ['RANK']} " if int(os.environ.get("WORLD_SIZE", "1")) > 1 else ""
+    )
     end_with_parent()
     distributed = init_distributed(options.device, os.environ.get(RENDEZVOUS))
     body = partial(train, options, distributed, progress_seconds)
-    return common.run_attempt(options.out, distributed, body, classify)
+    return attempt_program.run_attempt(options.out, distributed, body, classify)
 
 
 def train(options: argparse.Namespace, distributed: Distributed, progress_seconds: float, events: EventWriter) -> int:
@@ -54,7 +56,7 @@ def train(options: argparse.Namespace, distributed: Distributed, progress_second
     spec = RunSpec.model_validate_json(distributed.broadcast(options.spec.read_bytes()))
     if distributed.is_main:
         (options.out / SPEC_FILE).write_text(spec.model_dump_json(indent=1), encoding="utf-8")
-    with common.loading(events, 0, spec.training.max_steps, progress_seconds):
+    with attempt_program.loading(events, 0, spec.training.max_steps, progress_seconds):
         catalog = load_catalog()
         trainer = build_trainer(spec, catalog, events, options.device, distributed, dict(options.prompt_sets))
         if options.resume:
@@ -115,7 +117,7 @@ def build_trainer(
 
 def provenance(trainer: Trainer, catalog: Catalog) -> dict[str, Any]:
     """Return the environment, weights, prompts and devices, to show whether two attempts are comparable."""
-    spec, found = trainer.spec, common.provenance(trainer.model.device)
+    spec, found = trainer.spec, attempt_program.provenance(trainer.model.device)
     processes = trainer.distributed.all_gather_object((found["process"], found["device"]))
     sources = {spec.model: catalog.model(spec.model).source}
     sources |= {name: source for name in trainer.scorer.rewards if (source := catalog.reward(name).source) is not None}
@@ -149,7 +151,7 @@ def classify(error: Exception) -> Failed:
                 "sampling and training. POST /plans shows the memory of each part, the log where it ran out."
             )
             return Failed(code="out_of_memory", detail=detail, hint=hint)
-    return common.classify_common(error, "Free disk space; checkpoints that are already listed are complete.")
+    return attempt_program.classify_common(error, "Free disk space; checkpoints that are already listed are complete.")
 
 
 def _parse(arguments: list[str] | None) -> argparse.Namespace:

@@ -76,7 +76,7 @@ def file_response(artifacts: ArtifactStore, file: Stored, method: str, headers: 
 def byte_range(header: str | None, size: int) -> tuple[int, int] | None:
     """Return the start and length of the range that a Range header requests.
 
-    Returns None, which means the whole file, if there is no header or it is not a single valid byte range. Raises
+    Returns None, which stands for the whole file, unless the header is a single valid byte range. Raises
     RangeNotSatisfiable if the range is outside the file.
     """
     match = _RANGE.fullmatch((header or "").replace(" ", ""))

@@ -59,7 +59,7 @@ class TensorFile:
         return raw.astype(np.float32)
 
     def read_alpha(self, name: str) -> float:
-        """Return the value of a scalar tensor in seven digits, the precision of float32; NaN if it is no scalar."""
+        """Return a scalar tensor with seven digits, the precision of float32, or NaN if the tensor is not scalar."""
         if self.types[name] not in _ALPHA_DTYPES or math.prod(self.shapes[name]) != 1:
             return math.nan
         return rounded(self.read(name).item())

@@ -96,7 +96,7 @@ class AnswerView(_OfImage):
     points: list[JudgedPoint]
     text: str | None = Field(description="Text of the answer; null if there is none.")
     failure: Failure | None = Field(description="Why there are no scores; null if the answer is readable.")
-    error: str = Field(description="Why there is no text; empty if there is.")
+    error: str = Field(description="The reason for a missing text; empty if the text is present.")
     seconds: float = Field(description="Duration of the request to the judge in seconds.")
     answered_at: datetime
     image_url: str = Field(description="Path of the PNG.")

@@ -90,8 +90,8 @@ async def stream_run_events(run_id: uuid.UUID, open_stream: OpenStreamDep) -> Re
 
     Events with an id are those of the run (`status`, `started`, `checkpoint`, …); `progress` reports its current state.
     `end` is sent once the run has ended and all events have been sent. `error`, with a problem, is sent if the API key
-    is no longer valid or the run was deleted. The connection is closed after either of them. If it is closed without
-    one, reconnect with `Last-Event-ID`, as `EventSource` does automatically.
+    is no longer valid or the run was deleted. The connection is closed after `end` or `error`. If it is closed
+    before, reconnect with `Last-Event-ID`, as `EventSource` does automatically.
     """
     return await open_stream(Run, run_id)
 
